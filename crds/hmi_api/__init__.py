@@ -1,0 +1,5 @@
+"""The contract: resource types, conditions, errors, artifact manifests and internal wire types.
+
+Belongs here: what two or more planes must agree on, as pydantic types and pure functions.
+Forbidden here: I/O, torch, SQL, HTTP servers, and imports of any other HMI package.
+"""

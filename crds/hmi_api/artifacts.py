@@ -1,0 +1,58 @@
+"""Artifacts: what a training run publishes, and how it is named.
+
+An artifact is a folder in the artifact store: a ``manifest.json`` and the files it lists. It is named by
+the SHA-256 of the manifest's bytes, and the manifest names the SHA-256 of every file, so one digest
+covers all. Tensors are safetensors; nothing is ever pickled. This module holds the types alone: the
+runtime reads and writes the bytes.
+"""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class ArtifactKind(StrEnum):
+    """What an artifact holds."""
+
+    LAYERS = "Layers"  # a domain's window-local lower layers, gates, positions and bridge
+    TABLE = "Table"  # a domain's PLOT: window keys and their values
+    ADAPTER = "Adapter"  # a task's adapter and head
+
+
+class WireModel(BaseModel):
+    """Base of types that travel between HMI's own parts: camelCase, unknown fields refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class ArtifactRef(WireModel):
+    """Names a published artifact."""
+
+    kind: ArtifactKind
+    uri: str = Field(description="Folder in the artifact store, relative to its root.")
+    digest: str = Field(description="sha256: of manifest.json's bytes.")
+    bytes: int = Field(ge=0, description="All files together.")
+
+
+class ArtifactFile(WireModel):
+    """One file of an artifact."""
+
+    path: str
+    digest: str
+    bytes: int
+
+
+class ArtifactManifest(WireModel):
+    """``manifest.json``: what is inside and what it belongs to."""
+
+    format_version: int = 1
+    kind: ArtifactKind
+    base_digest: str = Field(description="Digest of the base model's weights this was made for.")
+    layers_digest: str | None = Field(
+        default=None, description="Layers artifact a Table was made by or an Adapter was trained on."
+    )
+    files: list[ArtifactFile]
+    config: dict[str, object] = Field(
+        default_factory=dict, description="What the reader needs besides tensors; its schema is the kind's."
+    )

@@ -1,0 +1,104 @@
+"""Pieces that both resource kinds are made of."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from hmi_api.conditions import Condition
+
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+DnsLabel = Annotated[str, Field(pattern=DNS_LABEL, max_length=63)]
+
+
+class ApiModel(BaseModel):
+    """Base of everything a user writes: camelCase in YAML, unknown fields refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
+
+
+class ObjectMeta(BaseModel):
+    """The part of Kubernetes' object metadata that HMI reads; the rest is kept as it came."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow")
+
+    name: DnsLabel
+    namespace: DnsLabel = "default"
+    uid: str = ""
+    generation: int = 1
+    resource_version: str = ""
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    finalizers: list[str] = Field(default_factory=list)
+
+
+class ObjectRef(ApiModel):
+    """Names another resource, in this namespace unless one is given."""
+
+    name: DnsLabel = Field(description="Name of the resource.")
+    namespace: DnsLabel | None = Field(default=None, description="Its namespace; this one when absent.")
+
+
+class SecretRef(ApiModel):
+    """Names a Secret in the resource's own namespace."""
+
+    name: DnsLabel = Field(description="Name of the Secret.")
+
+
+class DataSource(ApiModel):
+    """Rows of text: one file or folder of JSON Lines, plain text or CSV."""
+
+    uri: str = Field(
+        min_length=1, description="Where the rows are: a path, file://, s3:// or any fsspec address."
+    )
+    format: str = Field(
+        default="JSONLines",
+        pattern="^(JSONLines|Text|CSV)$",
+        description="JSONLines (one object a line), Text (one row a line) or CSV (with a header).",
+    )
+    text_field: str = Field(default="text", description="Field that holds the text; ignored for Text.")
+    label_field: str = Field(default="label", description="Field that holds the label, for sequence tasks.")
+    tokens_field: str = Field(default="tokens", description="Field with the list of words, for token tasks.")
+    tags_field: str = Field(default="tags", description="Field with the list of tags, for token tasks.")
+    secret_ref: SecretRef | None = Field(
+        default=None, description="Secret with the credentials for the address."
+    )
+
+
+class Resources(ApiModel):
+    """What a training Job may use, in Kubernetes' notation."""
+
+    requests: dict[str, str] = Field(
+        default_factory=dict, description='Asked for, such as {"cpu": "2", "memory": "4Gi"}.'
+    )
+    limits: dict[str, str] = Field(
+        default_factory=dict, description='Not exceeded, such as {"nvidia.com/gpu": "1"}.'
+    )
+
+
+class ArtifactStatus(ApiModel):
+    """Where a published version's bytes are."""
+
+    uri: str = Field(description="Address of the artifact in the store.")
+    digest: str = Field(description="SHA-256 of its manifest, which names the digest of every file.")
+    bytes: int = Field(description="Size in bytes, all files together.")
+
+
+class CommonStatus(ApiModel):
+    """What both kinds report; each field is written by the reconciler alone."""
+
+    observed_generation: int | None = Field(default=None, description="Generation this status speaks of.")
+    phase: str = Field(default="Pending", description="One word for people; programs read the conditions.")
+    conditions: list[Condition] = Field(default_factory=list, description="Steps on the way to Ready.")
+    version: int | None = Field(default=None, description="Version that is published, from 1.")
+    artifact: ArtifactStatus | None = Field(default=None, description="Artifact of that version.")
+    metrics: dict[str, float] = Field(default_factory=dict, description="Measured on held-out rows.")
+    job_ref: str | None = Field(default=None, description="The training run or Job at work, if any.")
+    progress: str | None = Field(default=None, description="How far that run is, such as 120/400.")
+
+
+def dump(model: BaseModel) -> dict[str, Any]:
+    """Return a model as it is written in YAML and JSON: camelCase, absent fields left out."""
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)

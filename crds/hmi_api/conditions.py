@@ -1,0 +1,102 @@
+"""Conditions: what a resource's ``status`` says, type by type, and how one is set.
+
+Positive polarity throughout: ``True`` is good. A reason is CamelCase and tells the user where to look.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ConditionStatus(StrEnum):
+    """The three values Kubernetes allows."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class DomainCondition(StrEnum):
+    """Condition types of a Domain, in the order in which they come true."""
+
+    ACCEPTED = "Accepted"
+    CORPUS_READY = "CorpusReady"
+    TRAINED = "Trained"
+    TABLE_BUILT = "TableBuilt"
+    PUBLISHED = "Published"
+    READY = "Ready"
+
+
+class TaskAdapterCondition(StrEnum):
+    """Condition types of a TaskAdapter, in the order in which they come true."""
+
+    ACCEPTED = "Accepted"
+    DOMAIN_READY = "DomainReady"
+    QUOTA_AVAILABLE = "QuotaAvailable"
+    TRAINED = "Trained"
+    GATE_PASSED = "GatePassed"
+    PUBLISHED = "Published"
+    SCHEDULED = "Scheduled"
+    LOADED = "Loaded"
+    READY = "Ready"
+
+
+class Condition(BaseModel):
+    """One entry of ``status.conditions``, as Kubernetes defines it."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    type: str = Field(description="What this condition is about; unique in the list.")
+    status: ConditionStatus = Field(description="True, False or Unknown.")
+    reason: str = Field(description="CamelCase word that says why.")
+    message: str = Field(default="", description="Sentence for a person: what happened and what to do.")
+    last_transition_time: str = Field(
+        alias="lastTransitionTime", description="When status last changed, RFC 3339, UTC."
+    )
+    observed_generation: int | None = Field(
+        default=None, alias="observedGeneration", description="Generation of the spec this speaks of."
+    )
+
+
+def now_rfc3339() -> str:
+    """Return the present moment as Kubernetes writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def set_condition(
+    conditions: Sequence[Condition],
+    type_: str,
+    status: ConditionStatus,
+    reason: str,
+    message: str = "",
+    *,
+    generation: int | None = None,
+    now: str | None = None,
+) -> list[Condition]:
+    """Return ``conditions`` with ``type_`` set; its transition time is kept unless its status changes."""
+    old = find_condition(conditions, type_)
+    kept = old.last_transition_time if old is not None and old.status == status else None
+    new = Condition(
+        type=type_,
+        status=status,
+        reason=reason,
+        message=message,
+        last_transition_time=kept or now or now_rfc3339(),
+        observed_generation=generation,
+    )
+    if old is None:
+        return [*conditions, new]
+    return [new if condition.type == type_ else condition for condition in conditions]
+
+
+def find_condition(conditions: Sequence[Condition], type_: str) -> Condition | None:
+    """Return the condition of that type, or None."""
+    return next((condition for condition in conditions if condition.type == type_), None)
+
+
+def is_true(conditions: Sequence[Condition], type_: str) -> bool:
+    """Say whether the condition of that type is there and True."""
+    condition = find_condition(conditions, type_)
+    return condition is not None and condition.status == ConditionStatus.TRUE

@@ -1,0 +1,132 @@
+"""The Domain resource: lower layers adapted to a corpus, materialised as a lookup table."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from hmi_api.common import ApiModel, CommonStatus, DataSource, ObjectMeta, ObjectRef, Resources
+
+
+class OnMiss(StrEnum):
+    """What a runtime does with a window that no table holds."""
+
+    COMPUTE = "Compute"
+    BACKOFF = "Backoff"
+
+
+class TableDtype(StrEnum):
+    """How a table's values are stored."""
+
+    FLOAT16 = "Float16"
+    INT8 = "Int8"
+
+
+class BaseModelRef(ApiModel):
+    """The pretrained model that a Domain stands on."""
+
+    uri: str = Field(
+        min_length=1,
+        description="A local folder, hf://name (hub or its cache) or wheel://package (a Python wheel).",
+    )
+    revision: str | None = Field(default=None, description="Revision for hf://; ignored elsewhere.")
+
+
+class Bridge(ApiModel):
+    """The narrow attention that gives distant tokens back what windows took from them."""
+
+    heads: int = Field(default=4, ge=0, le=32, description="Attention heads; 0 for no bridge.")
+    head_size: int = Field(default=24, ge=8, le=128, description="Width of one head.")
+
+
+class DomainTraining(ApiModel):
+    """How the lower layers are distilled on the corpus."""
+
+    steps: int = Field(
+        default=400,
+        ge=0,
+        le=1_000_000,
+        description="Optimiser steps; 0 keeps the parent's layers and only builds a table.",
+    )
+    batch_size: int = Field(default=24, ge=1, le=4096, description="Rows a step.")
+    learning_rate: float = Field(
+        default=3e-4, gt=0, le=1, description="Peak rate of the lower layers; the bridge gets 1e-3."
+    )
+    max_length: int = Field(default=128, ge=8, le=8192, description="Tokens a row is cut to.")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Same seed and data, same result.")
+
+
+class Refresh(ApiModel):
+    """When a table is rebuilt from what traffic asked for."""
+
+    schedule: str | None = Field(default=None, description="Cron schedule, UTC; never when absent.")
+    min_miss_rate: float = Field(
+        default=0.05, ge=0, le=1, description="Share of lookups that must miss before a refresh is worth it."
+    )
+
+
+class Plot(ApiModel):
+    """The precomputed lookup table of a Domain."""
+
+    max_entries: int = Field(
+        default=200_000, ge=1, le=2_000_000_000, description="Most windows the table may hold."
+    )
+    min_frequency: int = Field(
+        default=2, ge=1, description="Times a window must occur in the corpus to be worth its memory."
+    )
+    dtype: TableDtype = Field(default=TableDtype.FLOAT16, description="How values are stored.")
+    on_miss: OnMiss = Field(
+        default=OnMiss.COMPUTE,
+        description="Compute runs the layers for a missing window (exact); Backoff falls back to "
+        "bigrams and unigrams, here and then up the tree (approximate).",
+    )
+    refresh: Refresh = Field(default_factory=Refresh, description="When the table is rebuilt from traffic.")
+
+
+class Sharing(ApiModel):
+    """Who else may put TaskAdapters and child Domains on a Domain."""
+
+    namespaces: list[str] = Field(
+        default_factory=list, description='Namespaces besides its own; "*" for all.'
+    )
+
+
+class DomainSpec(ApiModel):
+    """What a tenant declares of a Domain. ``baseModel`` and ``split`` cannot be changed later."""
+
+    base_model: BaseModelRef = Field(description="Pretrained model underneath. Immutable.")
+    parent_ref: ObjectRef | None = Field(
+        default=None, description="Parent in the knowledge tree; the base model's own layers when absent."
+    )
+    split: int | None = Field(
+        default=None,
+        ge=1,
+        le=512,
+        description="Layers that become a table; half of them when absent. Immutable.",
+    )
+    corpus: list[DataSource] = Field(min_length=1, description="Unlabelled text of the domain.")
+    bridge: Bridge = Field(default_factory=Bridge, description="Mixing step after the lookup.")
+    training: DomainTraining = Field(default_factory=DomainTraining, description="Distillation.")
+    plot: Plot = Field(default_factory=Plot, description="The lookup table.")
+    sharing: Sharing = Field(default_factory=Sharing, description="Who else may use this Domain.")
+    resources: Resources = Field(default_factory=Resources, description="For the training Job.")
+    suspend: bool = Field(default=False, description="True: start nothing new; what serves goes on.")
+
+
+class DomainStatus(CommonStatus):
+    """What the reconciler reports of a Domain."""
+
+    entries: int | None = Field(default=None, description="Windows in the table.")
+    coverage: float | None = Field(
+        default=None, description="Share of the held-out corpus's windows that the table holds, 0 to 1."
+    )
+
+
+class Domain(ApiModel):
+    """A Domain: a node of the knowledge tree."""
+
+    api_version: Literal["hmi.dev/v1alpha1"] = Field(default="hmi.dev/v1alpha1", description="API version.")
+    kind: Literal["Domain"] = Field(default="Domain", description="Kind.")
+    metadata: ObjectMeta = Field(description="Name, namespace and labels.")
+    spec: DomainSpec = Field(description="What is wanted.")
+    status: DomainStatus = Field(default_factory=DomainStatus, description="What is.")

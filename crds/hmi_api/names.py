@@ -1,0 +1,53 @@
+"""Names that every part agrees on: the API group, labels, keys and digests.
+
+Pure functions and constants only; nothing here reads a file or the environment.
+"""
+
+import hashlib
+import json
+from typing import Any, NewType
+
+GROUP = "hmi.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+TENANT_LABEL = f"{GROUP}/tenant"
+FINALIZER = f"{GROUP}/cleanup"
+
+Tenant = NewType("Tenant", str)
+"""The party that is metered and billed; one or more namespaces belong to it."""
+
+AdapterKey = NewType("AdapterKey", str)
+"""``{tenant}/{adapter}``: what a request is routed by, unique in the catalog."""
+
+DomainKey = NewType("DomainKey", str)
+"""``{namespace}/{domain}``: names a Domain across namespaces."""
+
+Digest = NewType("Digest", str)
+"""``sha256:`` and 64 hexadecimal digits."""
+
+
+def adapter_key(tenant: str, name: str) -> AdapterKey:
+    """Return the routing key of a tenant's adapter."""
+    return AdapterKey(f"{tenant}/{name}")
+
+
+def domain_key(namespace: str, name: str) -> DomainKey:
+    """Return the key of a Domain."""
+    return DomainKey(f"{namespace}/{name}")
+
+
+def tenant_of(namespace: str, labels: dict[str, str] | None = None) -> Tenant:
+    """Return a namespace's tenant: its ``hmi.dev/tenant`` label, else its own name."""
+    return Tenant((labels or {}).get(TENANT_LABEL) or namespace)
+
+
+def digest_bytes(data: bytes) -> Digest:
+    """Return the SHA-256 digest of ``data``."""
+    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+
+
+def digest_json(value: Any) -> Digest:
+    """Return the digest of a JSON-able value, the same whatever the order of its keys."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return digest_bytes(canonical.encode())

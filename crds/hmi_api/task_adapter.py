@@ -1,0 +1,176 @@
+"""The TaskAdapter resource: one tenant's one task on a Domain."""
+
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from hmi_api.common import ApiModel, CommonStatus, DataSource, ObjectMeta, ObjectRef, Resources, SecretRef
+
+
+class TaskType(StrEnum):
+    """What a task gives back."""
+
+    SEQUENCE_CLASSIFICATION = "SequenceClassification"
+    TOKEN_CLASSIFICATION = "TokenClassification"
+    TEXT_GENERATION = "TextGeneration"
+
+
+class MethodType(StrEnum):
+    """How the upper layers are customised."""
+
+    LORA = "LoRA"
+    BOTTLENECK = "Bottleneck"
+
+
+class Fit(StrEnum):
+    """How an adapter is found: tuned in full and then cut, or trained as it is served."""
+
+    COMPRESSED = "Compressed"
+    DIRECT = "Direct"
+
+
+class AdapterPlacement(StrEnum):
+    """Where a bottleneck stands."""
+
+    PARALLEL = "Parallel"
+    SEQUENTIAL = "Sequential"
+
+
+class Metric(StrEnum):
+    """What a gate measures on held-out rows; all are 0 to 1 and higher is better."""
+
+    ACCURACY = "accuracy"
+    MACRO_F1 = "macro_f1"
+    ENTITY_F1 = "entity_f1"
+
+
+class Task(ApiModel):
+    """The task itself."""
+
+    type: TaskType = Field(
+        description="SequenceClassification, TokenClassification or TextGeneration. Immutable."
+    )
+    labels: list[str] = Field(
+        default_factory=list,
+        max_length=10_000,
+        description="Label names in the order of the scores; from the training rows, sorted, when absent.",
+    )
+
+
+class TaskData(ApiModel):
+    """Labelled rows."""
+
+    train: DataSource = Field(description="Rows to learn from.")
+    evaluation: DataSource | None = Field(
+        default=None, description="Held-out rows for the gate; a tenth of the training rows when absent."
+    )
+
+
+class ImportSource(ApiModel):
+    """An adapter trained elsewhere: a PEFT LoRA folder."""
+
+    uri: str = Field(
+        min_length=1, description="Folder with adapter_config.json and adapter_model.safetensors."
+    )
+    secret_ref: SecretRef | None = Field(default=None, description="Secret with the credentials.")
+
+
+class Method(ApiModel):
+    """How the task is put into the upper layers."""
+
+    type: MethodType = Field(default=MethodType.LORA, description="LoRA or Bottleneck.")
+    fit: Fit | None = Field(
+        default=None,
+        description="Compressed (tune in full, then cut by SVD; LoRA only and its default) or Direct.",
+    )
+    placement: AdapterPlacement = Field(
+        default=AdapterPlacement.PARALLEL, description="Bottleneck only: Parallel or Sequential."
+    )
+    size: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Rank of a LoRA or width of a bottleneck. Absent: Compressed takes the smallest rank "
+        "of 8, 16, 32 that keeps the validation metric; Direct LoRA 16; Bottleneck 32.",
+    )
+    alpha: float | None = Field(
+        default=None, gt=0, le=4096, description="LoRA's scale is alpha / size; alpha is size when absent."
+    )
+
+    @model_validator(mode="after")
+    def _fit_matches_type(self) -> Self:
+        if self.type is MethodType.BOTTLENECK and self.fit is Fit.COMPRESSED:
+            raise ValueError("fit: Compressed is for LoRA only; remove fit or set it to Direct")
+        return self
+
+    @property
+    def effective_fit(self) -> Fit:
+        """The fit that applies: LoRA is compressed unless said otherwise, a bottleneck is always direct."""
+        if self.fit is not None:
+            return self.fit
+        return Fit.COMPRESSED if self.type is MethodType.LORA else Fit.DIRECT
+
+
+class AdapterTraining(ApiModel):
+    """How the task is learnt."""
+
+    epochs: int = Field(default=10, ge=1, le=1000, description="Passes over the training rows.")
+    batch_size: int = Field(default=32, ge=1, le=4096, description="Rows a step.")
+    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="Peak rate.")
+    max_length: int = Field(default=128, ge=8, le=8192, description="Tokens a row is cut to.")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Same seed and data, same result.")
+
+
+class Gate(ApiModel):
+    """What a version must reach on held-out rows before it serves."""
+
+    metric: Metric = Field(description="accuracy, macro_f1 or entity_f1.")
+    minimum: float = Field(ge=0, le=1, description="Least value that passes, 0 to 1.")
+
+
+class Serving(ApiModel):
+    """How the adapter is kept."""
+
+    replicas: int = Field(default=1, ge=1, le=1000, description="Runtimes that hold it.")
+    pinned: bool = Field(default=False, description="True: never evicted from device memory.")
+    canary_percent: int = Field(
+        default=100, ge=0, le=100, description="Share of traffic a new version gets while the old one serves."
+    )
+
+
+class TaskAdapterSpec(ApiModel):
+    """What a tenant declares of a task. ``domainRef`` and ``task.type`` cannot be changed later."""
+
+    domain_ref: ObjectRef = Field(description="Domain it stands on. Immutable.")
+    task: Task = Field(description="What it gives back.")
+    data: TaskData | None = Field(default=None, description="Rows to train on; this or source.")
+    source: ImportSource | None = Field(default=None, description="Adapter trained elsewhere; this or data.")
+    method: Method = Field(default_factory=Method, description="How it is put into the upper layers.")
+    training: AdapterTraining = Field(default_factory=AdapterTraining, description="How it is learnt.")
+    gate: Gate | None = Field(default=None, description="What it must reach; none when absent.")
+    serving: Serving = Field(default_factory=Serving, description="How it is kept.")
+    resources: Resources = Field(default_factory=Resources, description="For the training Job.")
+    suspend: bool = Field(default=False, description="True: start nothing new; what serves goes on.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.data is None) == (self.source is None):
+            raise ValueError("give exactly one of data (to train here) and source (to import a PEFT folder)")
+        return self
+
+
+class TaskAdapterStatus(CommonStatus):
+    """What the reconciler reports of a TaskAdapter."""
+
+    domain: str | None = Field(default=None, description="Domain and version it stands on, such as shop/3.")
+
+
+class TaskAdapter(ApiModel):
+    """A TaskAdapter: one tenant's one task."""
+
+    api_version: Literal["hmi.dev/v1alpha1"] = Field(default="hmi.dev/v1alpha1", description="API version.")
+    kind: Literal["TaskAdapter"] = Field(default="TaskAdapter", description="Kind.")
+    metadata: ObjectMeta = Field(description="Name, namespace and labels.")
+    spec: TaskAdapterSpec = Field(description="What is wanted.")
+    status: TaskAdapterStatus = Field(default_factory=TaskAdapterStatus, description="What is.")

@@ -1,0 +1,330 @@
+"""What HMI's own parts say to one another over the control plane's internal HTTP API.
+
+Paths are under ``/internal/v1`` and need the internal token. These types are the contract: the control
+plane serves them, and the reconciler, training programs and runtimes are its clients.
+
+    PUT  /tenants/{tenant}                         ensure a tenant                         -> 204
+    PUT  /domains/{namespace}/{name}               DomainRecord     declare                -> 204
+    PUT  /adapters/{namespace}/{name}              AdapterRecord    declare                -> 204
+    GET  /domains/{namespace}/{name}               -> DomainView     (404 when absent)
+    GET  /adapters/{namespace}/{name}              -> AdapterView
+    DELETE both                                    erase; idempotent                       -> 204
+    POST /runs                                     RunCreate        idempotent             -> RunView
+    GET  /runs/{id}                                -> RunView
+    POST /runs/{id}/progress | /complete | /fail   RunProgress | RunResult | RunFailure    -> RunView
+    PUT  /runtimes/{id}                            RuntimeRegistration                     -> 204
+    POST /runtimes/{id}/heartbeat                  Heartbeat                               -> HeartbeatReply
+    GET  /runtimes/{id}/desired?since=N&wait=S     -> DesiredState (long poll)
+    DELETE /runtimes/{id}                          drained, gone                           -> 204
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from hmi_api.artifacts import ArtifactRef, WireModel
+from hmi_api.domain import BaseModelRef, DomainSpec, OnMiss
+from hmi_api.task_adapter import TaskAdapterSpec, TaskType
+
+# --- declared resources -----------------------------------------------------------------------------
+
+
+class DomainRecord(WireModel):
+    """A Domain as the reconciler declares it to the catalog."""
+
+    uid: str
+    tenant: str
+    generation: int
+    spec_digest: str
+    base_uri: str
+    parent: str | None = Field(default=None, description="namespace/name of the parent.")
+
+
+class AdapterRecord(WireModel):
+    """A TaskAdapter as the reconciler declares it to the catalog."""
+
+    uid: str
+    tenant: str
+    generation: int
+    spec_digest: str
+    domain: str = Field(description="namespace/name of its Domain.")
+    task_type: TaskType
+    replicas: int = 1
+    pinned: bool = False
+
+
+class DomainVersionView(WireModel):
+    """A published version of a Domain."""
+
+    version: int
+    spec_digest: str
+    base: BaseModelRef
+    base_digest: str
+    split: int
+    layers: ArtifactRef
+    tables: list[ArtifactRef] = Field(description="Its own table first, then its ancestors', nearest first.")
+    on_miss: OnMiss
+    entries: int
+    coverage: float
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class DomainView(WireModel):
+    """A Domain as the catalog knows it."""
+
+    record: DomainRecord
+    current: DomainVersionView | None = None
+
+
+class AdapterVersionView(WireModel):
+    """A published version of a TaskAdapter."""
+
+    version: int
+    spec_digest: str
+    artifact: ArtifactRef
+    layers_digest: str
+    labels: list[str]
+    metrics: dict[str, float] = Field(default_factory=dict)
+    gate_passed: bool = True
+
+
+class AdapterView(WireModel):
+    """A TaskAdapter as the catalog knows it, and where it is served."""
+
+    record: AdapterRecord
+    current: AdapterVersionView | None = None
+    scheduled_on: list[str] = Field(default_factory=list, description="Ids of runtimes it is placed on.")
+    loaded_on: list[str] = Field(
+        default_factory=list, description="Ids of runtimes that say they can serve it."
+    )
+    load_error: str | None = Field(default=None, description="Reason: message of the last failed load.")
+
+
+# --- training runs ----------------------------------------------------------------------------------
+
+
+class RunState(StrEnum):
+    """Where a training run stands; the last two are final."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class DomainRunSpec(WireModel):
+    """What ``python -m hmi_runtime.training domain`` is told."""
+
+    kind: Literal["domain"] = "domain"
+    namespace: str
+    name: str
+    spec: DomainSpec
+    parent: DomainVersionView | None = Field(default=None, description="Layers and tables to start from.")
+
+
+class AdapterRunSpec(WireModel):
+    """What ``python -m hmi_runtime.training adapter`` is told."""
+
+    kind: Literal["adapter"] = "adapter"
+    namespace: str
+    name: str
+    spec: TaskAdapterSpec
+    domain: DomainVersionView
+
+
+RunSpec = DomainRunSpec | AdapterRunSpec
+
+
+class RunCreate(WireModel):
+    """Asks for a run; the same uid and spec digest give the same run."""
+
+    uid: str = Field(description="uid of the resource.")
+    tenant: str
+    spec_digest: str
+    attempt: int = Field(default=0, description="Raised to try a failed run again.")
+    spec: DomainRunSpec | AdapterRunSpec = Field(discriminator="kind")
+
+
+class RunProgress(WireModel):
+    """How far a run is."""
+
+    stage: str = Field(description="corpus, training, table, evaluation or publishing.")
+    step: int
+    total: int
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class RunResult(WireModel):
+    """What a run published. The control plane makes a version of it in the same transaction."""
+
+    artifacts: list[ArtifactRef]
+    base_digest: str
+    layers_digest: str | None = Field(default=None, description="Adapter runs: what it was trained on.")
+    split: int | None = None
+    labels: list[str] = Field(default_factory=list)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    gate_passed: bool = True
+    gate_message: str = ""
+    entries: int | None = None
+    coverage: float | None = None
+    training_seconds: float = 0.0
+
+
+class RunFailure(WireModel):
+    """Why a run ended without a result."""
+
+    reason: str
+    message: str
+    retryable: bool = False
+
+
+class RunView(WireModel):
+    """A run as the catalog knows it."""
+
+    id: str
+    uid: str
+    spec_digest: str
+    attempt: int
+    state: RunState
+    spec: DomainRunSpec | AdapterRunSpec = Field(discriminator="kind")
+    progress: RunProgress | None = None
+    result: RunResult | None = None
+    failure: RunFailure | None = None
+
+
+# --- runtimes ---------------------------------------------------------------------------------------
+
+
+class RuntimeRegistration(WireModel):
+    """A runtime says hello."""
+
+    url: str
+    device: str = Field(description="cpu or cuda, with its name.")
+    capacity_bytes: int = Field(description="What adapters and tables may take.")
+    incarnation: str = Field(description="New at every start; older residency is void.")
+
+
+class LoadFailure(WireModel):
+    """An adapter that could not be brought to where it can serve."""
+
+    adapter: str
+    version: int
+    reason: str
+    message: str
+
+
+class ResidentBytes(WireModel):
+    """Bytes held, by kind and tier."""
+
+    kind: Literal["adapter", "table"]
+    tier: Literal["device", "host", "disk"]
+    bytes: int
+
+
+class Heartbeat(WireModel):
+    """What a runtime reports, every few seconds; lists hold changes since the last answered one."""
+
+    incarnation: str
+    ready: list[str] = Field(default_factory=list, description='"tenant/adapter@version" newly servable.')
+    gone: list[str] = Field(default_factory=list, description="No longer servable, same form.")
+    failed: list[LoadFailure] = Field(default_factory=list)
+    resident: list[ResidentBytes] = Field(default_factory=list)
+    free_bytes: int = 0
+    queue_depth: int = 0
+    draining: bool = False
+
+
+class HeartbeatReply(WireModel):
+    """known=False: the control plane does not know this incarnation; register and report all again."""
+
+    known: bool
+    desired_revision: int
+
+
+class DomainServing(WireModel):
+    """What a runtime needs to serve adapters on one version of a Domain."""
+
+    key: str = Field(description="namespace/name.")
+    version: DomainVersionView
+
+
+class AdapterServing(WireModel):
+    """What a runtime needs to serve one version of an adapter."""
+
+    key: str = Field(description="tenant/adapter.")
+    version: int
+    task_type: TaskType
+    labels: list[str]
+    artifact: ArtifactRef
+    domain: str = Field(description="namespace/name of its Domain.")
+    domain_version: int = Field(description="Version whose layers it was trained on.")
+    pinned: bool = False
+
+
+class DesiredState(WireModel):
+    """What a runtime should serve: all of it when ``full``, else what changed since ``since``."""
+
+    revision: int
+    full: bool
+    domains: list[DomainServing] = Field(default_factory=list)
+    adapters: list[AdapterServing] = Field(default_factory=list)
+    removed_adapters: list[str] = Field(default_factory=list, description='"tenant/adapter".')
+
+
+# --- inference: gateway to runtime, POST {runtime}/internal/v1/infer ---------------------------------
+
+
+class InferRow(WireModel):
+    """One text for one adapter."""
+
+    adapter: str = Field(description="tenant/adapter.")
+    text: str | None = None
+    words: list[str] | None = Field(
+        default=None, description="Pre-split text for token tasks, instead of text."
+    )
+
+
+class InferRequest(WireModel):
+    """Rows answered together; each succeeds or fails alone."""
+
+    request_id: str
+    rows: list[InferRow]
+
+
+class TokenLabel(WireModel):
+    """One labelled stretch of the text."""
+
+    text: str
+    start: int = Field(description="First character, from 0.")
+    end: int = Field(description="One past the last character.")
+    label: str
+    score: float
+
+
+class RowError(WireModel):
+    """Why one row has no answer."""
+
+    status: int
+    reason: str
+    message: str
+
+
+class RowResult(WireModel):
+    """The answer to one row: an error, or scores (sequence) or tokens (token tasks)."""
+
+    error: RowError | None = None
+    version: int | None = None
+    labels: list[str] = Field(default_factory=list)
+    scores: list[float] = Field(default_factory=list, description="Softmax, in the order of labels.")
+    tokens: list[TokenLabel] = Field(default_factory=list)
+    prompt_tokens: int = 0
+    table_hits: int = 0
+    table_lookups: int = 0
+
+
+class InferReply(WireModel):
+    """One result a row, in order."""
+
+    results: list[RowResult]
+    timings_ms: dict[str, float] = Field(default_factory=dict)
