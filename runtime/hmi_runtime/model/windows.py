@@ -1,0 +1,38 @@
+"""Windows: the trigram around every token, and how their parts make up a position again.
+
+After SkipBERT (Wang et al., ACL 2022): a position is composed from the windows that cover it.
+"""
+
+import torch
+from torch import Tensor
+
+ABSENT = -1
+"""Stands in a window for a token that is not there: before the first, after the last."""
+
+
+def trigrams(ids: Tensor, mask: Tensor) -> Tensor:
+    """Return each token's window (B, T, 3) int64: its left neighbour, itself, its right neighbour.
+
+    ``ids`` (B, T) int64; ``mask`` (B, T) bool, False on padding. A neighbour that is past an edge or is
+    padding is ``ABSENT``, so a row's windows do not depend on how far it was padded.
+    """
+    real = ids.masked_fill(~mask, ABSENT)  # (B, T)
+    edge = real.new_full((ids.shape[0], 1), ABSENT)  # (B, 1)
+    left = torch.cat([edge, real[:, :-1]], dim=1)  # (B, T)
+    right = torch.cat([real[:, 1:], edge], dim=1)  # (B, T)
+    windows = torch.stack([left, ids, right], dim=2)  # (B, T, 3)
+    # Padding's own windows are all alike, whatever stands beside them.
+    windows[:, :, 0].masked_fill_(~mask, ABSENT)
+    return windows
+
+
+def compose(parts: Tensor) -> Tensor:
+    """Return positions (B, T, D) from the gated parts (B, T, 3, D) of their windows.
+
+    Position i is its own window's centre, plus what its right neighbour's window says of its left token,
+    plus what its left neighbour's window says of its right token. Gates are already in the parts.
+    """
+    composed = parts[:, :, 1].clone()  # (B, T, D)
+    composed[:, :-1] += parts[:, 1:, 0]
+    composed[:, 1:] += parts[:, :-1, 2]
+    return composed
