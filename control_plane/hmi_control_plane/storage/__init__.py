@@ -1,0 +1,43 @@
+"""Storage: the catalog's tables, the types of their columns, the database they live in and its migrations.
+
+Belongs here: SQLAlchemy models (one file a theme), column types, engines, transactions, Alembic migrations.
+Forbidden here: HTTP, decisions about tenants, runs or placement, and money arithmetic; those are made by the
+packages that use these tables.
+"""
+
+from hmi_control_plane.storage.adapters import Adapter, AdapterVersion
+from hmi_control_plane.storage.artifacts import Artifact
+from hmi_control_plane.storage.base import Base
+from hmi_control_plane.storage.billing import Invoice, InvoiceLine, InvoiceState, Price
+from hmi_control_plane.storage.database import Database
+from hmi_control_plane.storage.domains import Domain, DomainVersion, DomainVersionTable
+from hmi_control_plane.storage.placements import DomainPlacement, Placement
+from hmi_control_plane.storage.runs import TrainingRun
+from hmi_control_plane.storage.runtimes import Residency, ResidencyState, Runtime
+from hmi_control_plane.storage.tenants import ApiKey, Tenant
+from hmi_control_plane.storage.usage import Meter, UsageEvent
+
+__all__ = [
+    "Adapter",
+    "AdapterVersion",
+    "ApiKey",
+    "Artifact",
+    "Base",
+    "Database",
+    "Domain",
+    "DomainPlacement",
+    "DomainVersion",
+    "DomainVersionTable",
+    "Invoice",
+    "InvoiceLine",
+    "InvoiceState",
+    "Meter",
+    "Placement",
+    "Price",
+    "Residency",
+    "ResidencyState",
+    "Runtime",
+    "Tenant",
+    "TrainingRun",
+    "UsageEvent",
+]

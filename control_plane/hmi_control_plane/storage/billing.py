@@ -1,0 +1,83 @@
+"""Prices by effective date, and invoices made from them."""
+
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from hmi_control_plane.storage.base import Base
+from hmi_control_plane.storage.types import RowId
+
+
+class Price(Base):
+    """What one unit of a meter costs from a moment on, until a later price for meter and currency."""
+
+    __tablename__ = "prices"
+    __table_args__ = (UniqueConstraint("meter", "currency", "effective_from"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    meter: Mapped[str] = mapped_column(String(32))
+    currency: Mapped[str] = mapped_column(String(3))
+    unit_price: Mapped[Decimal]
+    effective_from: Mapped[datetime]
+    created_at: Mapped[datetime]
+
+
+class InvoiceState(StrEnum):
+    """A draft may be made anew; a final invoice never changes, except to become void."""
+
+    DRAFT = "draft"
+    FINAL = "final"
+    VOID = "void"
+
+
+_NOT_VOID = text("state <> 'void'")
+
+
+class Invoice(Base):
+    """A tenant's bill for ``[period_start, period_end)``; at most one that is not void for each."""
+
+    __tablename__ = "invoices"
+    __table_args__ = (
+        Index(
+            "uq_invoices_live_period",
+            "tenant",
+            "currency",
+            "period_start",
+            "period_end",
+            unique=True,
+            sqlite_where=_NOT_VOID,
+            postgresql_where=_NOT_VOID,
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(63), index=True)
+    currency: Mapped[str] = mapped_column(String(3))
+    period_start: Mapped[datetime]
+    period_end: Mapped[datetime]
+    state: Mapped[str] = mapped_column(String(8), default=InvoiceState.DRAFT)
+    total: Mapped[Decimal]
+    created_at: Mapped[datetime]
+    finalized_at: Mapped[datetime | None]
+    voided_at: Mapped[datetime | None]
+    lines: Mapped[list["InvoiceLine"]] = relationship(
+        order_by="InvoiceLine.position", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+
+class InvoiceLine(Base):
+    """One meter at one price, of one adapter or of the tenant as a whole."""
+
+    __tablename__ = "invoice_lines"
+
+    invoice_id: Mapped[str] = mapped_column(ForeignKey("invoices.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    meter: Mapped[str] = mapped_column(String(32))
+    adapter: Mapped[str | None] = mapped_column(String(63))
+    description: Mapped[str] = mapped_column(Text, default="")
+    quantity: Mapped[int] = mapped_column(BigInteger)
+    unit_price: Mapped[Decimal]
+    amount: Mapped[Decimal]

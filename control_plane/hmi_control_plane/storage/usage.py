@@ -1,0 +1,46 @@
+"""The usage ledger: what was used, by whom, exactly once."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from hmi_control_plane.storage.base import Base
+from hmi_control_plane.storage.types import RowId
+
+
+class Meter(StrEnum):
+    """What is counted; every quantity is a whole number of the unit in its name."""
+
+    REQUESTS = "requests"
+    ROWS = "rows"
+    PROMPT_TOKENS = "prompt_tokens"
+    TRAINING_SECONDS = "training_seconds"
+    RESIDENT_BYTE_HOURS = "resident_byte_hours"
+
+
+class UsageEvent(Base):
+    """A quantity of one meter. ``(source, event_id)`` is the event's identity, as in CloudEvents.
+
+    Tenant and adapter are names without foreign keys: the ledger outlives what it speaks of.
+    """
+
+    __tablename__ = "usage_events"
+    __table_args__ = (
+        UniqueConstraint("source", "event_id"),
+        Index(None, "tenant", "time"),
+        Index(None, "time"),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    source: Mapped[str] = mapped_column(String(100))
+    event_id: Mapped[str] = mapped_column(String(200))
+    tenant: Mapped[str] = mapped_column(String(63))
+    adapter: Mapped[str | None] = mapped_column(String(63))
+    version: Mapped[int | None]
+    meter: Mapped[str] = mapped_column(String(32))
+    quantity: Mapped[int] = mapped_column(BigInteger)
+    time: Mapped[datetime]
+    request_id: Mapped[str | None] = mapped_column(String(128))
+    recorded_at: Mapped[datetime]
