@@ -1,0 +1,111 @@
+"""The study: every task, method, learning rate and seed is one cell, run once and kept in a file."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from hmi_bench.accuracy.tasks import Task
+from hmi_bench.accuracy.tuning import Recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is run: rows, epochs, learning rates to choose from, distillation steps, seeds."""
+
+    name: str
+    train_rows: int
+    test_rows: int
+    epochs: int
+    full_rates: tuple[float, ...]
+    upper_rates: tuple[float, ...]
+    distillation_steps: int
+    seeds: tuple[int, ...] = (0,)
+
+
+PRESETS = {
+    "quick": Preset("quick", 400, 300, 4, (2e-4,), (5e-4,), 200),
+    "standard": Preset("standard", 800, 500, 5, (1e-4, 3e-4), (2e-4, 5e-4), 500),
+    "full": Preset("full", 10_000, 10_000, 10, (5e-5, 1e-4, 3e-4), (1e-4, 2e-4, 5e-4), 1200, (0, 1, 2)),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one cell measured; ``test`` is only looked at for the rate that validation chose."""
+
+    task: str
+    domain: str
+    method: str
+    seed: int
+    learning_rate: float
+    best_epoch: int
+    validation: float
+    test: float
+    seconds: float
+    detail: dict[str, float] = field(default_factory=dict)
+
+
+Method = Callable[[Task, Recipe, int], tuple[float, int, float, dict[str, float]]]
+"""(task, recipe, seed) -> (validation metric, best epoch, test metric, detail)."""
+
+
+def run_study(tasks: list[Task], methods: dict[str, Method], preset: Preset, folder: Path) -> list[Outcome]:
+    """Run the cells that are not in ``folder`` yet and return all outcomes of this preset.
+
+    Every method gets the same care: on the smallest task of a domain (its pilot) all of the method's
+    rates are tried, and the one that does best on validation serves the domain's other tasks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    outcomes: list[Outcome] = []
+    by_size = sorted(tasks, key=lambda task: sum(map(len, task.train.plain())))
+    pilots = {task.domain: task.name for task in reversed(by_size)}
+    for seed in preset.seeds:
+        for task in by_size:
+            for method, run in methods.items():
+                rates = preset.full_rates if method == "full" else preset.upper_rates
+                if pilots[task.domain] != task.name:
+                    rates = (_pilot_rate(outcomes, pilots[task.domain], method, seed),)
+                limited = task.limited(preset.train_rows, preset.test_rows, seed)
+                outcomes += [_cell(limited, method, run, rate, preset, seed, folder) for rate in rates]
+    return outcomes
+
+
+def _cell(
+    task: Task, method: str, run: Method, rate: float, preset: Preset, seed: int, folder: Path
+) -> Outcome:
+    """Return a cell's outcome: the one on file, else run it and keep it there."""
+    path = folder / f"{task.name.replace('/', '.')}-{method}-{rate:g}-{seed}.json"
+    if path.is_file():
+        return Outcome(**json.loads(path.read_text()))
+    started = time.monotonic()
+    validation, epoch, test, detail = run(task, Recipe(rate, preset.epochs), seed)
+    seconds = round(time.monotonic() - started, 1)
+    outcome = Outcome(task.name, task.domain, method, seed, rate, epoch, validation, test, seconds, detail)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(asdict(outcome), indent=1))
+    temporary.replace(path)
+    log.info(
+        "%s %s rate %g seed %d: validation %.4f, %.0f s", task.name, method, rate, seed, validation, seconds
+    )
+    return outcome
+
+
+def _pilot_rate(outcomes: list[Outcome], pilot: str, method: str, seed: int) -> float:
+    """Return the rate that did best on the pilot's validation rows."""
+    tried = [o for o in outcomes if (o.task, o.method, o.seed) == (pilot, method, seed)]
+    return max(tried, key=lambda outcome: outcome.validation).learning_rate
+
+
+def chosen(outcomes: list[Outcome]) -> list[Outcome]:
+    """Return, of each task, method and seed, the outcome whose rate did best on validation."""
+    best: dict[tuple[str, str, int], Outcome] = {}
+    for outcome in outcomes:
+        key = (outcome.task, outcome.method, outcome.seed)
+        if key not in best or outcome.validation > best[key].validation:
+            best[key] = outcome
+    return list(best.values())
