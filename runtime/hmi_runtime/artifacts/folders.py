@@ -1,0 +1,75 @@
+"""Folders on a local disk that appear whole or not at all, and stay after a power cut."""
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PARTIAL_PREFIX = ".partial-"
+_ABANDONED_SECONDS = 24 * 3600
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file's or folder's content to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def partial_folder(parent: Path) -> Iterator[Path]:
+    """Give an empty folder below ``parent`` under a temporary name, and remove what is left of it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    partial = parent / f"{_PARTIAL_PREFIX}{uuid.uuid4().hex}"
+    partial.mkdir()
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def move_into_place(partial: Path, final: Path) -> bool:
+    """Rename ``partial`` to ``final`` and make that last; False when another process was there first."""
+    for folder in [*(path for path in partial.rglob("*") if path.is_dir()), partial]:
+        fsync_path(folder)
+    try:
+        partial.rename(final)
+    except OSError:
+        # Renaming onto a folder that is not empty fails, with an error code that differs by file system.
+        if final.is_dir():
+            return False
+        raise
+    fsync_path(final.parent)
+    return True
+
+
+def remove_folder(folder: Path) -> None:
+    """Make ``folder`` vanish at once for new readers, then free its space; absent is fine.
+
+    Who has a file of it mapped keeps reading the old bytes.
+    """
+    aside = folder.parent / f"{_PARTIAL_PREFIX}{uuid.uuid4().hex}"
+    try:
+        folder.rename(aside)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep_abandoned(parent: Path) -> None:
+    """Remove temporary folders that a killed process left below ``parent`` a day ago or earlier."""
+    if not parent.is_dir():
+        return
+    oldest = time.time() - _ABANDONED_SECONDS
+    for entry in parent.glob(f"{_PARTIAL_PREFIX}*"):
+        try:
+            abandoned = entry.stat().st_mtime < oldest
+        except FileNotFoundError:
+            continue  # its owner finished in between
+        if abandoned:
+            shutil.rmtree(entry, ignore_errors=True)
