@@ -69,7 +69,10 @@ class Invoice(Base):
 
 
 class InvoiceLine(Base):
-    """One meter at one price, of one adapter or of the tenant as a whole."""
+    """One meter at one price, of one adapter or of the tenant as a whole, used in ``[usage_start, usage_end)``.
+
+    The use may lie before the invoice's period: what reached the ledger too late for the invoice of its own.
+    """
 
     __tablename__ = "invoice_lines"
 
@@ -78,6 +81,8 @@ class InvoiceLine(Base):
     meter: Mapped[str] = mapped_column(String(32))
     adapter: Mapped[str | None] = mapped_column(String(63))
     description: Mapped[str] = mapped_column(Text, default="")
+    usage_start: Mapped[datetime]
+    usage_end: Mapped[datetime]
     quantity: Mapped[int] = mapped_column(BigInteger)
     unit_price: Mapped[Decimal]
     amount: Mapped[Decimal]

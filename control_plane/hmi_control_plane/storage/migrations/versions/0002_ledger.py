@@ -79,6 +79,8 @@ def upgrade() -> None:
         sa.Column("meter", sa.String(length=32), nullable=False),
         sa.Column("adapter", sa.String(length=63), nullable=True),
         sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("usage_start", _TIME, nullable=False),
+        sa.Column("usage_end", _TIME, nullable=False),
         sa.Column("quantity", sa.BigInteger(), nullable=False),
         sa.Column("unit_price", _MONEY, nullable=False),
         sa.Column("amount", _MONEY, nullable=False),
