@@ -19,6 +19,8 @@ class Domain(Base):
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     namespace: Mapped[str] = mapped_column(String(63))
     name: Mapped[str] = mapped_column(String(63))
+    key: Mapped[str] = mapped_column(String(127), unique=True)
+    """``namespace/name``, the form in which adapters and children name it, so that they join by an index."""
     uid: Mapped[str] = mapped_column(String(64))
     tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"), index=True)
     generation: Mapped[int] = mapped_column(BigInteger)

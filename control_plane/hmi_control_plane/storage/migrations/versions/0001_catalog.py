@@ -101,6 +101,7 @@ def upgrade() -> None:
         sa.Column("id", _ROW_ID, nullable=False),
         sa.Column("namespace", sa.String(length=63), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("key", sa.String(length=127), nullable=False),
         sa.Column("uid", sa.String(length=64), nullable=False),
         sa.Column("tenant", sa.String(length=63), nullable=False),
         sa.Column("generation", sa.BigInteger(), nullable=False),
@@ -111,6 +112,7 @@ def upgrade() -> None:
         sa.Column("created_at", _TIME, nullable=False),
         sa.ForeignKeyConstraint(["tenant"], ["tenants.name"], name=op.f("fk_domains_tenant_tenants")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_domains")),
+        sa.UniqueConstraint("key", name=op.f("uq_domains_key")),
         sa.UniqueConstraint("namespace", "name", name=op.f("uq_domains_namespace_name")),
     )
     op.create_index(op.f("ix_domains_tenant"), "domains", ["tenant"])

@@ -1,0 +1,133 @@
+"""Error answers: every one has OpenAI's shape, a stable reason as its code, and never a traceback."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import IntegrityError, OperationalError
+from starlette.exceptions import HTTPException
+
+from hmi_api.errors import HmiError, InvalidInput, NotReady, error_body
+
+
+class NotFound(HmiError):
+    """No such thing, or not the caller's: the answer is the same, so that nothing is disclosed."""
+
+
+class Conflict(HmiError):
+    """The request contradicts what is there."""
+
+
+class Unauthorized(HmiError):
+    """The caller has not shown who it is."""
+
+
+class TooLarge(HmiError):
+    """The body is longer than the limit."""
+
+
+_STATUS_OF: dict[type[HmiError], int] = {
+    InvalidInput: 400,
+    Unauthorized: 401,
+    NotFound: 404,
+    Conflict: 409,
+    TooLarge: 413,
+    NotReady: 503,
+}
+_TYPE_OF = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+_RETRY_AFTER_SECONDS = "1"
+
+
+def status_of(error: HmiError) -> int:
+    """Return the HTTP status that a user's error becomes; 500 for what is no fault of theirs."""
+    return next((status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), 500)
+
+
+def error_response(
+    status: int,
+    reason: str,
+    message: str,
+    *,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """Return an OpenAI-shaped answer; ``reason`` becomes its ``code``."""
+    kind = _TYPE_OF.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return JSONResponse(error_body(message, kind, param=param, code=reason), status, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Make ``app`` answer every error in the one shape."""
+    app.add_exception_handler(HmiError, _on_hmi_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(IntegrityError, _on_integrity_error)
+    app.add_exception_handler(OperationalError, _on_operational_error)
+    app.add_exception_handler(Exception, _on_unexpected)
+
+
+def _on_hmi_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HmiError)  # noqa: S101 -- the handler is registered for this type
+    status = status_of(error)
+    headers: dict[str, str] = {}
+    if status == 503:
+        headers["Retry-After"] = _RETRY_AFTER_SECONDS
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return error_response(status, error.reason, error.message, headers=headers)
+
+
+def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    problems = error.errors()
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        return error_response(400, "MalformedJson", "The body is not valid JSON.")
+    first = problems[0]
+    where = _location(first)
+    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+    return error_response(422, "InvalidField", f"{where or 'body'}: {first['msg']}{more}.", param=where)
+
+
+def _location(problem: dict[str, Any]) -> str | None:
+    parts = [str(part) for part in problem["loc"] if part not in {"body", "query", "path"}]
+    return ".".join(parts) or None
+
+
+def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    phrase = HTTPStatus(error.status_code).phrase
+    message = error.detail if error.detail != phrase else f"{phrase}."
+    headers = dict(error.headers) if error.headers else None
+    return error_response(error.status_code, phrase.title().replace(" ", ""), message, headers=headers)
+
+
+def _on_integrity_error(_request: Request, _error: Exception) -> JSONResponse:
+    return error_response(
+        409, "ConcurrentWrite", "Another request wrote the same thing at the same moment; try again."
+    )
+
+
+def _on_operational_error(_request: Request, _error: Exception) -> JSONResponse:
+    return error_response(
+        503,
+        "DatabaseUnavailable",
+        "The catalog database did not answer; try again.",
+        headers={"Retry-After": _RETRY_AFTER_SECONDS},
+    )
+
+
+def _on_unexpected(request: Request, _error: Exception) -> JSONResponse:
+    # Starlette answers these outside the middleware that sets the id, and then lets the server log them.
+    request_id = getattr(request.state, "request_id", None)
+    headers = {"X-Request-Id": request_id} if request_id else None
+    return error_response(
+        500, "InternalError", "Something failed here; give the X-Request-Id to the operator.", headers=headers
+    )
