@@ -1,0 +1,113 @@
+"""The HTTP face of the ledger: a tenant's own usage, and everyone's for an administrator."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from hmi_control_plane.auth import Identity
+from hmi_control_plane.metering.usage import (
+    LARGEST_PAGE,
+    Bucket,
+    Group,
+    UsageLine,
+    UsageQuery,
+    report,
+)
+from hmi_control_plane.storage import Database, Meter
+
+
+class UsageParameters(BaseModel):
+    """Query parameters of a usage report."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    start: AwareDatetime | None = Field(
+        default=None, alias="from", description="First moment; the start of this month when absent."
+    )
+    end: AwareDatetime | None = Field(
+        default=None, alias="to", description="Moment after the last; now when absent."
+    )
+    bucket: Bucket | None = Field(default=None, description="hour, day or month; one window when absent.")
+    group_by: list[Group] = Field(
+        default_factory=lambda: [Group.METER],
+        description="Repeatable: tenant, adapter, meter (always included).",
+    )
+    adapter: str | None = Field(default=None, description="Only this adapter.")
+    meter: Meter | None = Field(default=None, description="Only this meter.")
+    limit: int = Field(default=100, ge=1, le=LARGEST_PAGE, description="Lines on a page.")
+    after: str | None = Field(default=None, description="`next` of the page before.")
+
+    def to_query(self, now: datetime, tenant: str | None) -> UsageQuery:
+        """Return the query, with defaults taken at ``now``."""
+        return UsageQuery(
+            start=self.start or now.replace(day=1, hour=0, minute=0, second=0, microsecond=0),
+            end=self.end or now,
+            bucket=self.bucket,
+            groups=frozenset(self.group_by),
+            tenant=tenant,
+            adapter=self.adapter,
+            meter=self.meter,
+            limit=self.limit,
+            after=self.after,
+        )
+
+
+class AdminUsageParameters(UsageParameters):
+    """The same, over all tenants or one."""
+
+    tenant: str | None = Field(default=None, description="Only this tenant.")
+
+
+class UsageItem(BaseModel):
+    """One sum; fields that the report is not split by are null."""
+
+    start: str | None = Field(description="Start of the window, UTC.")
+    tenant: str | None
+    adapter: str | None
+    meter: Meter
+    quantity: int
+
+
+class UsageList(BaseModel):
+    """One page of a report."""
+
+    object: str = "list"
+    data: list[UsageItem]
+    next: str | None = Field(description="Send it as `after` for the next page; null on the last.")
+
+
+def build_router(
+    database: Database,
+    tenant_from_key: Callable[[Request], Awaitable[Identity]],
+    require_admin: Callable[[Request], Awaitable[None]],
+    *,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> APIRouter:
+    """Return ``GET /v1/usage`` and ``GET /admin/v1/usage``."""
+    router = APIRouter(tags=["usage"])
+
+    @router.get("/v1/usage", summary="What you used")
+    def own_usage(
+        parameters: Annotated[UsageParameters, Query()],
+        identity: Annotated[Identity, Depends(tenant_from_key)],
+    ) -> UsageList:
+        return _answer(database, parameters.to_query(clock(), identity.tenant))
+
+    @router.get("/admin/v1/usage", summary="What everyone used", dependencies=[Depends(require_admin)])
+    def all_usage(parameters: Annotated[AdminUsageParameters, Query()]) -> UsageList:
+        return _answer(database, parameters.to_query(clock(), parameters.tenant))
+
+    return router
+
+
+def _answer(database: Database, query: UsageQuery) -> UsageList:
+    with database.read() as session:
+        page = report(session, query)
+    return UsageList(data=[UsageItem(**_fields(line)) for line in page.lines], next=page.next)
+
+
+def _fields(line: UsageLine) -> dict[str, Any]:
+    return {name: getattr(line, name) for name in UsageItem.model_fields}

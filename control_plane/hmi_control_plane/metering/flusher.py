@@ -1,0 +1,110 @@
+"""The flusher: moves spooled events into the ledger, in batches, again and again until they are there."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from hmi_control_plane.metering.events import UsageEvent
+from hmi_control_plane.metering.ledger import record
+from hmi_control_plane.metering.metrics import MeteringMetrics
+from hmi_control_plane.metering.segments import SegmentFolder, read_segment
+from hmi_control_plane.storage import Database
+
+log = logging.getLogger(__name__)
+
+LONGEST_BACKOFF_SECONDS = 30.0
+
+
+class Flusher:
+    """Moves what the spool has sealed into the ledger, and deletes a segment only after the commit.
+
+    A crash between the two delivers the segment again, and the ledger's identity of events makes the second
+    time count nothing. While the database is away, events wait in the spool. ``interval`` is in seconds.
+    """
+
+    def __init__(
+        self,
+        segments: SegmentFolder,
+        database: Database,
+        metrics: MeteringMetrics,
+        *,
+        interval: float = 1.0,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._segments = segments
+        self._database = database
+        self._metrics = metrics
+        self._interval = interval
+        self._clock = clock
+        self._stopping = asyncio.Event()
+        self._behind_since: float | None = None
+
+    async def run(self) -> None:
+        """Flush every ``interval`` until ``stop``, and once more then; back off while it fails."""
+        failures = 0
+        while not self._stopping.is_set():
+            failures = 0 if await self._try_flush() else failures + 1
+            pause = min(LONGEST_BACKOFF_SECONDS, self._interval * 2**failures) if failures else self._interval
+            await self._pause(pause)
+        await self._try_flush()
+
+    def stop(self) -> None:
+        """Ask ``run`` to flush a last time and return."""
+        self._stopping.set()
+
+    def flush(self) -> int:
+        """Move everything that is spooled now; return the number of events delivered.
+
+        Blocking. Raises SQLAlchemyError when the database does not take them; then the segments stay.
+        """
+        delivered = 0
+        for segment in self._segments.seal():
+            contents = read_segment(segment)
+            self._deliver(contents.events)
+            delivered += len(contents.events)
+            self._dispose(segment, torn=contents.torn, damaged=contents.damaged)
+        return delivered
+
+    async def _try_flush(self) -> bool:
+        try:
+            delivered = await asyncio.to_thread(self.flush)
+        except (SQLAlchemyError, OSError) as error:
+            self._metrics.flush_failures.inc()
+            self._behind_since = self._behind_since or monotonic()
+            log.warning("usage events wait in the spool: %s", error)
+            succeeded = False
+        else:
+            self._metrics.events_flushed.inc(delivered)
+            self._behind_since = None
+            succeeded = True
+        self._metrics.spool_lag_seconds.set(monotonic() - self._behind_since if self._behind_since else 0.0)
+        self._metrics.spool_bytes.set(await asyncio.to_thread(self._segments.unflushed_bytes))
+        return succeeded
+
+    def _deliver(self, events: Sequence[UsageEvent]) -> None:
+        if events:
+            with self._database.write() as session:
+                record(session, events, self._clock())
+
+    def _dispose(self, segment: Path, *, torn: int, damaged: int) -> None:
+        if torn:
+            log.warning(
+                "%s ends in %d bytes of a write that was cut off and never acknowledged", segment, torn
+            )
+        if damaged:
+            self._metrics.damaged_lines.inc(damaged)
+            kept = self._segments.set_aside(segment)
+            log.error("%d lines of %s are damaged and were not counted; see %s", damaged, segment, kept)
+        else:
+            self._segments.remove(segment)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), timeout=seconds)
+        except TimeoutError:
+            return

@@ -1,0 +1,63 @@
+"""The ledger: usage events in the catalog, each exactly once, and sums over them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from hmi_control_plane.metering.events import UsageEvent
+from hmi_control_plane.storage import Meter
+from hmi_control_plane.storage import UsageEvent as UsageRow
+
+# SQLite binds at most 32,766 values in a statement, PostgreSQL 65,535; a row takes ten.
+_ROWS_PER_INSERT = 2_000
+
+
+def record(session: Session, events: Sequence[UsageEvent], recorded_at: datetime) -> None:
+    """Add events to the ledger within the session's transaction; those already there are left as they are."""
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    # One order for all writers, so that two of them cannot wait for each other's rows.
+    rows = [_row(event, recorded_at) for event in sorted(events, key=lambda event: (event.source, event.id))]
+    for start in range(0, len(rows), _ROWS_PER_INSERT):
+        statement = insert(UsageRow).values(rows[start : start + _ROWS_PER_INSERT])
+        session.execute(statement.on_conflict_do_nothing(index_elements=["source", "event_id"]))
+
+
+def _row(event: UsageEvent, recorded_at: datetime) -> dict[str, object]:
+    return {
+        "source": event.source,
+        "event_id": event.id,
+        "tenant": event.tenant,
+        "adapter": event.adapter,
+        "version": event.version,
+        "meter": str(event.meter),
+        "quantity": event.quantity,
+        "time": event.time,
+        "request_id": event.request_id,
+        "recorded_at": recorded_at,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """What a tenant used of one meter through one adapter (None: through none) in some period."""
+
+    adapter: str | None
+    meter: Meter
+    quantity: int
+
+
+def quantities(session: Session, tenant: str, start: datetime, end: datetime) -> list[Quantity]:
+    """Return a tenant's use in ``[start, end)``, by adapter and meter."""
+    statement = (
+        select(UsageRow.adapter, UsageRow.meter, func.sum(UsageRow.quantity))
+        .where(UsageRow.tenant == tenant, UsageRow.time >= start, UsageRow.time < end)
+        .group_by(UsageRow.adapter, UsageRow.meter)
+    )
+    found = [
+        Quantity(adapter, Meter(meter), int(total)) for adapter, meter, total in session.execute(statement)
+    ]
+    return sorted(found, key=lambda item: (item.adapter or "", item.meter))

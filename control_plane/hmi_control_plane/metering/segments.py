@@ -1,0 +1,175 @@
+"""Segment files: checksummed lines, appended and synced, sealed, read back and deleted.
+
+A segment is named by a growing number, ``000000000001.events``. Each line is ``{json}\t{crc32}\n``; JSON
+never holds a raw tab, so the last one parts the two. Everything here is synchronous and safe to call from
+several threads.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from hmi_control_plane.metering.events import UsageEvent, from_cloud_event
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".events"
+DAMAGED_SUFFIX = ".damaged"
+LOCK_NAME = "lock"
+
+
+class SpoolInUseError(Exception):
+    """Another process appends to this folder; each process needs a folder of its own."""
+
+
+@dataclass(frozen=True)
+class SegmentContents:
+    """What a sealed segment holds.
+
+    ``torn`` counts bytes after the last whole line: what a crash left of a write nobody was told of.
+    ``damaged`` counts unreadable lines before that: those may have been acknowledged.
+    """
+
+    events: list[UsageEvent]
+    torn: int
+    damaged: int
+
+
+def encode_line(json_line: str) -> bytes:
+    """Return the stored form of one event's JSON."""
+    body = json_line.encode()
+    return b"%s\t%08x\n" % (body, zlib.crc32(body))
+
+
+def read_segment(path: Path) -> SegmentContents:
+    """Return a segment's readable events and how much of it was not readable."""
+    *lines, tail = path.read_bytes().split(b"\n")
+    decoded = [_decode_line(line) for line in lines]
+    torn = len(tail)
+    while decoded and decoded[-1] is None:  # blocks of an unsynced write reach the disk in any order
+        decoded.pop()
+        torn += len(lines[len(decoded)]) + 1
+    events = [event for event in decoded if event is not None]
+    return SegmentContents(events, torn=torn, damaged=len(decoded) - len(events))
+
+
+def _decode_line(line: bytes) -> UsageEvent | None:
+    body, tab, checksum = line.rpartition(b"\t")
+    if not tab or checksum != b"%08x" % zlib.crc32(body):
+        return None
+    try:
+        return from_cloud_event(body.decode())
+    except (ValueError, KeyError, TypeError):
+        log.exception("a usage event with a right checksum cannot be read: %r", body)
+        return None
+
+
+class SegmentFolder:
+    """The folder of segments of one process: one open for appending, the others sealed.
+
+    Whatever an earlier process left behind counts as sealed. Raises SpoolInUseError when a living process
+    has the folder.
+    """
+
+    def __init__(self, folder: Path, *, segment_bytes: int = 16 * 2**20) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._lock = threading.Lock()
+        self._folder_lock = _lock_folder(folder)
+        self._open: int | None = None  # descriptor of the open segment
+        self._end = 0  # bytes of it that are synced
+        self._next_number = 1 + max((int(p.stem) for p in folder.iterdir() if p.stem.isdigit()), default=0)
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Write ``lines`` and return when they are on the disk.
+
+        Raises OSError when they may not be; then none of them will be read back.
+        """
+        data = b"".join(lines)
+        with self._lock:
+            descriptor = self._start_segment() if self._open is None else self._open
+            try:
+                _write_all(descriptor, data)
+                os.fdatasync(descriptor)
+            except OSError:
+                self._cut_back(descriptor)
+                raise
+            self._end += len(data)
+            if self._end >= self._segment_bytes:
+                self._seal()
+
+    def seal(self) -> list[Path]:
+        """Close the open segment, if it holds anything, and return all sealed ones, oldest first."""
+        with self._lock:
+            self._seal()
+            return sorted(self._folder.glob(f"*{SUFFIX}"))
+
+    def remove(self, segment: Path) -> None:
+        """Delete a sealed segment; call it only when its events are safe elsewhere."""
+        segment.unlink(missing_ok=True)
+
+    def set_aside(self, segment: Path) -> Path:
+        """Keep a damaged segment for a person to look at, out of the way of further reading."""
+        return segment.rename(segment.with_suffix(DAMAGED_SUFFIX))
+
+    def unflushed_bytes(self) -> int:
+        """Return the bytes of all segments that are still here."""
+        return sum(path.stat().st_size for path in self._folder.glob(f"*{SUFFIX}") if path.exists())
+
+    def close(self) -> None:
+        """Seal and let another process have the folder."""
+        with self._lock:
+            self._seal()
+            self._folder_lock.close()
+
+    def _start_segment(self) -> int:
+        path = self._folder / f"{self._next_number:012d}{SUFFIX}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._next_number += 1
+        self._open, self._end = descriptor, 0
+        _sync_folder(self._folder)  # the name must survive a power cut, not only the bytes
+        return descriptor
+
+    def _seal(self) -> None:
+        if self._open is not None:
+            os.close(self._open)
+            self._open = None
+
+    def _cut_back(self, descriptor: int) -> None:
+        """Take a failed write out again and leave the segment, so that no later line follows its remains."""
+        try:
+            os.ftruncate(descriptor, self._end)
+            os.fsync(descriptor)
+        finally:
+            self._seal()
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _lock_folder(folder: Path) -> BinaryIO:
+    lock = (folder / LOCK_NAME).open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise SpoolInUseError(f"{folder} is in use by another process") from error
+    return lock
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,67 @@
+"""The spool: usage events made durable on the local disk, one sync for all requests that wait."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hmi_control_plane.metering.events import UsageEvent, to_cloud_event
+from hmi_control_plane.metering.segments import SegmentFolder, encode_line
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    lines: list[bytes]
+    done: asyncio.Future[None]
+
+
+class Spool:
+    """Appends events durably without blocking the event loop.
+
+    While one write is being synced, further appends gather; the next write takes them all (group commit).
+    ``folder`` belongs to one process; raises SpoolInUseError when another has it. Use it from one event loop.
+    """
+
+    def __init__(self, folder: Path, *, segment_bytes: int = 16 * 2**20) -> None:
+        self.segments = SegmentFolder(folder, segment_bytes=segment_bytes)
+        self._waiting: list[_Waiting] = []
+        self._committer: asyncio.Task[None] | None = None
+
+    async def append(self, events: Sequence[UsageEvent]) -> None:
+        """Return when the events are on the disk. Raises OSError when they could not be written."""
+        if not events:
+            return
+        lines = [encode_line(to_cloud_event(event)) for event in events]
+        waiting = _Waiting(lines, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._commit_all(), name="usage-spool-commit")
+        await waiting.done
+
+    async def close(self) -> None:
+        """Wait for what is being written, then release the folder."""
+        if self._committer is not None:
+            await self._committer
+        await asyncio.to_thread(self.segments.close)
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                await self._commit(batch)
+        finally:
+            self._committer = None
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        error: OSError | None = None
+        try:
+            await asyncio.to_thread(self.segments.append, [line for item in batch for line in item.lines])
+        except OSError as failure:
+            error = failure
+        for item in batch:
+            if item.done.done():  # its request was cancelled; the answer was computed, so it stays counted
+                continue
+            if error is None:
+                item.done.set_result(None)
+            else:
+                item.done.set_exception(error)

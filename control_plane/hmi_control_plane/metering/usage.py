@@ -1,0 +1,147 @@
+"""Usage reports: sums of the ledger by window and group, page by page."""
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, Select, cast, func, literal, select, tuple_
+from sqlalchemy import String as SqlString
+from sqlalchemy.orm import Session
+
+from hmi_api.errors import InvalidInput
+from hmi_control_plane.storage import Meter
+from hmi_control_plane.storage import UsageEvent as UsageRow
+
+LARGEST_PAGE = 1_000
+
+
+class Bucket(StrEnum):
+    """How long a window of a report is; windows start at full hours, days or months in UTC."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+class Group(StrEnum):
+    """What a report is split by."""
+
+    TENANT = "tenant"
+    ADAPTER = "adapter"
+    METER = "meter"
+
+
+@dataclass(frozen=True)
+class UsageQuery:
+    """What a report covers: ``[start, end)``, both aware.
+
+    The meter is always a group of its own, since requests and tokens have no sum.
+    """
+
+    start: datetime
+    end: datetime
+    bucket: Bucket | None = None
+    groups: frozenset[Group] = frozenset()
+    tenant: str | None = None
+    adapter: str | None = None
+    meter: Meter | None = None
+    limit: int = 100
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class UsageLine:
+    """One sum; a field that the report was not split by is None."""
+
+    start: str | None
+    tenant: str | None
+    adapter: str | None
+    meter: Meter
+    quantity: int
+
+
+@dataclass(frozen=True)
+class UsagePage:
+    """Lines in the order of window, tenant, adapter and meter; ``next`` continues after the last one."""
+
+    lines: list[UsageLine]
+    next: str | None
+
+
+def report(session: Session, query: UsageQuery) -> UsagePage:
+    """Return one page of a report. Raises InvalidInput for an empty window or a cursor of another query."""
+    if query.start >= query.end:
+        raise InvalidInput("EmptyWindow", "from must be earlier than to.")
+    rows = session.execute(_page(session, query)).all()
+    found = [
+        UsageLine(start or None, tenant or None, adapter or None, Meter(meter), int(quantity))
+        for start, tenant, adapter, meter, quantity in rows[: query.limit]
+    ]
+    more = len(rows) > query.limit
+    return UsagePage(found, next=_encode_cursor(list(rows[query.limit - 1][:4])) if more else None)
+
+
+def _page(session: Session, query: UsageQuery) -> Select[str, str, str, str, int]:
+    nothing = literal("", SqlString)
+    sums = (
+        select(
+            (_window(session, query.bucket) if query.bucket else nothing).label("start"),
+            (UsageRow.tenant if Group.TENANT in query.groups else nothing).label("tenant"),
+            (func.coalesce(UsageRow.adapter, "") if Group.ADAPTER in query.groups else nothing).label(
+                "adapter"
+            ),
+            UsageRow.meter.label("meter"),
+            func.sum(UsageRow.quantity).label("quantity"),
+        )
+        .where(UsageRow.time >= query.start, UsageRow.time < query.end, *_filters(query))
+        .group_by("start", "tenant", "adapter", "meter")
+        .subquery()
+    )
+    key = (sums.c.start, sums.c.tenant, sums.c.adapter, sums.c.meter)
+    page = select(*key, sums.c.quantity).order_by(*key).limit(query.limit + 1)
+    if query.after is not None:
+        page = page.where(tuple_(*key) > tuple_(*(literal(part) for part in _decode_cursor(query.after))))
+    return page
+
+
+def _filters(query: UsageQuery) -> list[ColumnElement[bool]]:
+    wanted = (
+        (UsageRow.tenant, query.tenant),
+        (UsageRow.adapter, query.adapter),
+        (UsageRow.meter, query.meter),
+    )
+    return [column == str(value) for column, value in wanted if value is not None]
+
+
+def _window(session: Session, bucket: Bucket) -> ColumnElement[str]:
+    """Return the window's start as ISO text, which sorts by time and is the same on both databases."""
+    if session.get_bind().dialect.name == "sqlite":
+        pattern = {
+            Bucket.HOUR: "%Y-%m-%dT%H:00:00Z",
+            Bucket.DAY: "%Y-%m-%dT00:00:00Z",
+            Bucket.MONTH: "%Y-%m-01T00:00:00Z",
+        }[bucket]
+        return func.strftime(pattern, UsageRow.time, type_=SqlString())
+    start = func.date_trunc(bucket.value, func.timezone("UTC", UsageRow.time))
+    return cast(func.to_char(start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), SqlString)
+
+
+def _encode_cursor(key: list[str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
+
+
+def _decode_cursor(cursor: str) -> list[str]:
+    try:
+        key = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+    except (binascii.Error, ValueError) as error:
+        raise _bad_cursor() from error
+    if not (isinstance(key, list) and len(key) == 4 and all(isinstance(part, str) for part in key)):
+        raise _bad_cursor()
+    return key
+
+
+def _bad_cursor() -> InvalidInput:
+    return InvalidInput("InvalidCursor", "after must be the next of the page before, unchanged.")
