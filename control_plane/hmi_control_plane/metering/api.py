@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from hmi_api.common import DnsLabel
 from hmi_control_plane.auth import Identity
+from hmi_control_plane.metering.moments import Moment
 from hmi_control_plane.metering.usage import (
     LARGEST_PAGE,
     Bucket,
@@ -24,10 +26,10 @@ class UsageParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    start: AwareDatetime | None = Field(
+    start: Moment | None = Field(
         default=None, alias="from", description="First moment; the start of this month when absent."
     )
-    end: AwareDatetime | None = Field(
+    end: Moment | None = Field(
         default=None, alias="to", description="Moment after the last; now when absent."
     )
     bucket: Bucket | None = Field(default=None, description="hour, day or month; one window when absent.")
@@ -35,10 +37,10 @@ class UsageParameters(BaseModel):
         default_factory=lambda: [Group.METER],
         description="Repeatable: tenant, adapter, meter (always included).",
     )
-    adapter: str | None = Field(default=None, description="Only this adapter.")
+    adapter: DnsLabel | None = Field(default=None, description="Only this adapter.")
     meter: Meter | None = Field(default=None, description="Only this meter.")
     limit: int = Field(default=100, ge=1, le=LARGEST_PAGE, description="Lines on a page.")
-    after: str | None = Field(default=None, description="`next` of the page before.")
+    cursor: str | None = Field(default=None, description="`next_cursor` of the page before.")
 
     def to_query(self, now: datetime, tenant: str | None) -> UsageQuery:
         """Return the query, with defaults taken at ``now``."""
@@ -51,14 +53,14 @@ class UsageParameters(BaseModel):
             adapter=self.adapter,
             meter=self.meter,
             limit=self.limit,
-            after=self.after,
+            after=self.cursor,
         )
 
 
 class AdminUsageParameters(UsageParameters):
     """The same, over all tenants or one."""
 
-    tenant: str | None = Field(default=None, description="Only this tenant.")
+    tenant: DnsLabel | None = Field(default=None, description="Only this tenant.")
 
 
 class UsageItem(BaseModel):
@@ -76,7 +78,7 @@ class UsageList(BaseModel):
 
     object: str = "list"
     data: list[UsageItem]
-    next: str | None = Field(description="Send it as `after` for the next page; null on the last.")
+    next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last.")
 
 
 def build_router(
@@ -106,7 +108,7 @@ def build_router(
 def _answer(database: Database, query: UsageQuery) -> UsageList:
     with database.read() as session:
         page = report(session, query)
-    return UsageList(data=[UsageItem(**_fields(line)) for line in page.lines], next=page.next)
+    return UsageList(data=[UsageItem(**_fields(line)) for line in page.lines], next_cursor=page.next)
 
 
 def _fields(line: UsageLine) -> dict[str, Any]:

@@ -138,10 +138,14 @@ def _decode_cursor(cursor: str) -> list[str]:
         key = json.loads(base64.urlsafe_b64decode(cursor.encode()))
     except (binascii.Error, ValueError) as error:
         raise _bad_cursor() from error
-    if not (isinstance(key, list) and len(key) == 4 and all(isinstance(part, str) for part in key)):
+    if not (
+        isinstance(key, list)
+        and len(key) == 4
+        and all(isinstance(part, str) and "\0" not in part for part in key)
+    ):
         raise _bad_cursor()
     return key
 
 
 def _bad_cursor() -> InvalidInput:
-    return InvalidInput("InvalidCursor", "after must be the next of the page before, unchanged.")
+    return InvalidInput("InvalidCursor", "Use next_cursor of the previous page, unchanged, or leave it out.")

@@ -1,0 +1,170 @@
+"""The HTTP face of billing: prices and invoices for an administrator, bills for a tenant."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from hmi_api.common import DnsLabel
+from hmi_api.errors import InvalidInput
+from hmi_control_plane.auth import Identity
+from hmi_control_plane.billing import invoices
+from hmi_control_plane.billing.money import Currency
+from hmi_control_plane.billing.prices import put_price, stored_prices
+from hmi_control_plane.billing.schemas import (
+    BillBody,
+    InvoiceBody,
+    InvoiceItems,
+    InvoiceRequest,
+    PriceBody,
+    PriceItem,
+    PriceItems,
+)
+from hmi_control_plane.metering.moments import Moment
+from hmi_control_plane.storage import Database, InvoiceState
+
+Clock = Callable[[], datetime]
+InvoiceId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+
+
+class BillParameters(BaseModel):
+    """Query parameters of a bill."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    start: Moment | None = Field(default=None, alias="from", description="This month's start when absent.")
+    end: Moment | None = Field(default=None, alias="to", description="A month after from when absent.")
+    currency: Currency | None = Field(default=None, description="The installation's currency when absent.")
+
+
+class InvoiceParameters(BaseModel):
+    """Query parameters of a list of invoices."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant: DnsLabel | None = None
+    state: InvoiceState | None = None
+    limit: int = Field(default=50, ge=1, le=200)
+    cursor: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+
+
+def build_router(
+    database: Database,
+    tenant_from_key: Callable[[Request], Awaitable[Identity]],
+    require_admin: Callable[[Request], Awaitable[None]],
+    *,
+    currency: str = "USD",
+    clock: Clock = lambda: datetime.now(UTC),
+) -> APIRouter:
+    """Return all billing endpoints; ``currency`` is the installation's, used where a request names none."""
+    router = APIRouter(tags=["billing"])
+    router.include_router(_tenant_router(database, tenant_from_key, currency, clock))
+    admin = APIRouter(prefix="/admin/v1", dependencies=[Depends(require_admin)])
+    _add_prices(admin, database, currency, clock)
+    _add_invoices(admin, database, currency, clock)
+    router.include_router(admin)
+    return router
+
+
+def _tenant_router(
+    database: Database,
+    tenant_from_key: Callable[[Request], Awaitable[Identity]],
+    currency: str,
+    clock: Clock,
+) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/bill", summary="What your use costs")
+    def own_bill(
+        parameters: Annotated[BillParameters, Query()],
+        identity: Annotated[Identity, Depends(tenant_from_key)],
+    ) -> BillBody:
+        return _bill(database, identity.tenant, parameters, currency, clock())
+
+    @router.get("/invoices/{invoice_id}", summary="One of your invoices")
+    def own_invoice(
+        invoice_id: InvoiceId, identity: Annotated[Identity, Depends(tenant_from_key)]
+    ) -> InvoiceBody:
+        with database.read() as session:
+            return InvoiceBody.of(invoices.get_invoice(session, invoice_id, identity.tenant))
+
+    return router
+
+
+def _add_prices(router: APIRouter, database: Database, currency: str, clock: Clock) -> None:
+    @router.get("/prices", summary="The price list")
+    def get_prices(currency: Annotated[Currency | None, Query()] = None) -> PriceItems:
+        with database.read() as session:
+            return PriceItems(data=[PriceItem.of(price) for price in stored_prices(session, currency)])
+
+    @router.put("/prices", summary="Set a price from a moment on")
+    def set_price(body: PriceBody) -> PriceItem:
+        now = clock()
+        with database.write() as session:
+            price = put_price(
+                session,
+                body.meter,
+                body.currency or currency,
+                body.effective_from or now,
+                body.unit_price,
+                now,
+            )
+            return PriceItem.of(price)
+
+    @router.get("/bills/{tenant}", summary="What a tenant's use costs")
+    def bill_of(tenant: DnsLabel, parameters: Annotated[BillParameters, Query()]) -> BillBody:
+        return _bill(database, tenant, parameters, currency, clock())
+
+
+def _add_invoices(router: APIRouter, database: Database, currency: str, clock: Clock) -> None:
+    @router.post("/invoices", summary="Draft an invoice, or draft it anew")
+    def draft(body: InvoiceRequest) -> InvoiceBody:
+        with database.write() as session:
+            invoice = invoices.make_draft(
+                session, body.tenant, body.currency or currency, body.start, body.end, clock()
+            )
+            return InvoiceBody.of(invoice)
+
+    @router.get("/invoices", summary="Invoices")
+    def list_all(parameters: Annotated[InvoiceParameters, Query()]) -> InvoiceItems:
+        with database.read() as session:
+            found = invoices.list_invoices(
+                session, parameters.tenant, parameters.state, parameters.limit + 1, parameters.cursor
+            )
+            page = [InvoiceBody.of(invoice) for invoice in found[: parameters.limit]]
+        more = len(found) > parameters.limit
+        return InvoiceItems(data=page, next_cursor=page[-1].id if more else None)
+
+    @router.get("/invoices/{invoice_id}", summary="One invoice")
+    def get_one(invoice_id: InvoiceId) -> InvoiceBody:
+        with database.read() as session:
+            return InvoiceBody.of(invoices.get_invoice(session, invoice_id))
+
+    @router.post("/invoices/{invoice_id}/finalize", summary="Fix a draft; it never changes after")
+    def finalize(invoice_id: InvoiceId) -> InvoiceBody:
+        with database.write() as session:
+            return InvoiceBody.of(invoices.finalize(session, invoice_id, clock()))
+
+    @router.post("/invoices/{invoice_id}/void", summary="Take an invoice back")
+    def void(invoice_id: InvoiceId) -> InvoiceBody:
+        with database.write() as session:
+            return InvoiceBody.of(invoices.void(session, invoice_id, clock()))
+
+
+def _bill(
+    database: Database, tenant: str, parameters: BillParameters, currency: str, now: datetime
+) -> BillBody:
+    start = parameters.start or now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    end = parameters.end or _month_after(start)
+    if start >= end:
+        raise InvalidInput("EmptyPeriod", "from must be earlier than to.")
+    with database.read() as session:
+        return BillBody.of(invoices.bill_for(session, tenant, parameters.currency or currency, start, end))
+
+
+def _month_after(start: datetime) -> datetime:
+    """Return the first moment of the month after ``start``'s."""
+    first = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)

@@ -1,0 +1,93 @@
+"""The stored price list: reading it, and changing what no final invoice rests on."""
+
+from datetime import datetime
+from decimal import Decimal
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from hmi_control_plane.billing.money import plain_text
+from hmi_control_plane.billing.pricing import PriceChange, PriceList
+from hmi_control_plane.errors import Conflict
+from hmi_control_plane.storage import Invoice, InvoiceState, Meter, Price
+
+# Any number that no other part of the catalog locks on.
+_BILLING_LOCK = 0x484D49
+
+
+def serialise(session: Session) -> None:
+    """Let one transaction at a time change prices or invoices, until the session ends.
+
+    On PostgreSQL by an advisory lock; on SQLite a write transaction is alone anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _BILLING_LOCK})
+
+
+def price_list(session: Session, currency: str) -> PriceList:
+    """Return all prices of a currency."""
+    return PriceList(
+        PriceChange(Meter(price.meter), price.effective_from, price.unit_price)
+        for price in session.scalars(select(Price).where(Price.currency == currency))
+    )
+
+
+def stored_prices(session: Session, currency: str | None) -> list[Price]:
+    """Return the rows of the price list, all or one currency's, by currency, meter and date."""
+    statement = select(Price).order_by(Price.currency, Price.meter, Price.effective_from)
+    return list(
+        session.scalars(statement if currency is None else statement.where(Price.currency == currency))
+    )
+
+
+def put_price(
+    session: Session,
+    meter: Meter,
+    currency: str,
+    effective_from: datetime,
+    unit_price: Decimal,
+    now: datetime,
+) -> Price:
+    """Set a price from a moment on; the same price again changes nothing.
+
+    Raises Conflict when a final invoice covers that moment or a later one: what was billed stays explicable.
+    """
+    serialise(session)
+    found = session.scalars(
+        select(Price).where(
+            Price.meter == str(meter), Price.currency == currency, Price.effective_from == effective_from
+        )
+    ).first()
+    if found is not None and found.unit_price == unit_price:
+        return found
+    _refuse_if_invoiced(session, currency, effective_from, unit_price)
+    if found is None:
+        found = Price(
+            meter=str(meter),
+            currency=currency,
+            effective_from=effective_from,
+            unit_price=unit_price,
+            created_at=now,
+        )
+        session.add(found)
+    else:
+        found.unit_price = unit_price
+    session.flush()
+    return found
+
+
+def _refuse_if_invoiced(
+    session: Session, currency: str, effective_from: datetime, unit_price: Decimal
+) -> None:
+    last_end = session.scalars(
+        select(Invoice.period_end)
+        .where(Invoice.currency == currency, Invoice.state == InvoiceState.FINAL)
+        .order_by(Invoice.period_end.desc())
+        .limit(1)
+    ).first()
+    if last_end is not None and effective_from < last_end:
+        raise Conflict(
+            "PriceInvoiced",
+            f"A final invoice covers use until {last_end.isoformat()}; let {plain_text(unit_price)} "
+            "take effect then or later, or void that invoice first.",
+        )

@@ -1,0 +1,190 @@
+"""Bodies of the billing API. Amounts are strings, moments are ISO 8601 with a zone."""
+
+from datetime import datetime
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hmi_api.common import DnsLabel
+from hmi_control_plane.billing.bill import NO_PRICE, UNIT_OF, Bill
+from hmi_control_plane.billing.money import Amount, Currency, UnitPrice, minor_digits
+from hmi_control_plane.metering.moments import Moment
+from hmi_control_plane.storage import Invoice, InvoiceState, Meter, Price
+
+
+class PriceBody(BaseModel):
+    """A price to set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    meter: Meter
+    unit_price: UnitPrice = Field(description='Price of one unit, a string such as "0.000002".')
+    currency: Currency | None = Field(default=None, description="The installation's currency when absent.")
+    effective_from: Moment | None = Field(default=None, description="Now when absent.")
+
+
+class PriceItem(BaseModel):
+    """A price as it stands."""
+
+    meter: Meter
+    unit: str
+    unit_price: Amount
+    currency: str
+    effective_from: datetime
+
+    @classmethod
+    def of(cls, price: Price) -> Self:
+        """Return the item of a stored price."""
+        meter = Meter(price.meter)
+        return cls(
+            meter=meter,
+            unit=UNIT_OF[meter],
+            unit_price=price.unit_price,
+            currency=price.currency,
+            effective_from=price.effective_from,
+        )
+
+
+class PriceItems(BaseModel):
+    """The price list."""
+
+    object: str = "list"
+    data: list[PriceItem]
+
+
+class LineItem(BaseModel):
+    """One line of a bill or an invoice."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    adapter: str | None = Field(description="Null for what no adapter used.")
+    meter: Meter
+    unit: str
+    start: datetime = Field(serialization_alias="from")
+    end: datetime = Field(serialization_alias="to")
+    quantity: int
+    unit_price: Amount
+    amount: Amount
+    note: str = Field(description=f'Empty, "{NO_PRICE}", or why earlier use stands here.')
+
+
+class BillBody(BaseModel):
+    """A tenant's bill."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    object: str = "bill"
+    tenant: str
+    currency: str
+    start: datetime = Field(serialization_alias="from")
+    end: datetime = Field(serialization_alias="to")
+    lines: list[LineItem]
+    total: Amount
+    rounding: str
+
+    @classmethod
+    def of(cls, bill: Bill) -> Self:
+        """Return the body of a bill."""
+        return cls(
+            tenant=bill.tenant,
+            currency=bill.currency,
+            start=bill.start,
+            end=bill.end,
+            lines=[
+                LineItem(
+                    adapter=line.adapter,
+                    meter=line.meter,
+                    unit=UNIT_OF[line.meter],
+                    start=line.start,
+                    end=line.end,
+                    quantity=line.quantity,
+                    unit_price=line.unit_price,
+                    amount=line.amount,
+                    note=line.note,
+                )
+                for line in bill.lines
+            ],
+            total=bill.total,
+            rounding=_rounding(bill.currency),
+        )
+
+
+class InvoiceRequest(BaseModel):
+    """Which invoice to draft: ``[from, to)``."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    tenant: DnsLabel
+    start: Moment = Field(alias="from")
+    end: Moment = Field(alias="to")
+    currency: Currency | None = Field(default=None, description="The installation's currency when absent.")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError("from must be earlier than to")
+        return self
+
+
+class InvoiceBody(BaseModel):
+    """An invoice."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    object: str = "invoice"
+    id: str
+    state: InvoiceState
+    tenant: str
+    currency: str
+    start: datetime = Field(serialization_alias="from")
+    end: datetime = Field(serialization_alias="to")
+    lines: list[LineItem]
+    total: Amount
+    rounding: str
+    created_at: datetime
+    finalized_at: datetime | None
+    voided_at: datetime | None
+
+    @classmethod
+    def of(cls, invoice: Invoice) -> Self:
+        """Return the body of a stored invoice."""
+        return cls(
+            id=invoice.id,
+            state=InvoiceState(invoice.state),
+            tenant=invoice.tenant,
+            currency=invoice.currency,
+            start=invoice.period_start,
+            end=invoice.period_end,
+            lines=[
+                LineItem(
+                    adapter=line.adapter,
+                    meter=Meter(line.meter),
+                    unit=UNIT_OF[Meter(line.meter)],
+                    start=line.usage_start,
+                    end=line.usage_end,
+                    quantity=line.quantity,
+                    unit_price=line.unit_price,
+                    amount=line.amount,
+                    note=line.description,
+                )
+                for line in invoice.lines
+            ],
+            total=invoice.total,
+            rounding=_rounding(invoice.currency),
+            created_at=invoice.created_at,
+            finalized_at=invoice.finalized_at,
+            voided_at=invoice.voided_at,
+        )
+
+
+class InvoiceItems(BaseModel):
+    """A page of invoices."""
+
+    object: str = "list"
+    data: list[InvoiceBody]
+    next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last.")
+
+
+def _rounding(currency: str) -> str:
+    digits = minor_digits(currency)
+    return f"each line is rounded once, half to even, to {digits} decimal places; the total is the lines' sum"
