@@ -1,0 +1,70 @@
+"""ONNX Runtime with one whole model and no tenants at all: what a user on a CPU picks for few models."""
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from hmi_bench.serving.contender import Batch
+from hmi_bench.serving.peft_mixed import pool
+
+
+class _Classifier(nn.Module):
+    """A whole encoder and a head, as one graph."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.encoder = BertModel(config, add_pooling_layer=False)
+        self.head = nn.Linear(2 * config.hidden_size, 8)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        logits: Tensor = self.head(pool(hidden, mask))
+        return logits
+
+
+class OnnxWhole:
+    """One model in ONNX Runtime, float32 or dynamically quantised to int8."""
+
+    def __init__(self, config: BertConfig, *, int8: bool, threads: int) -> None:
+        self.name = f"ONNX Runtime, one whole model, {'int8' if int8 else 'float32'}"
+        torch.manual_seed(0)
+        with tempfile.TemporaryDirectory() as folder:
+            path = _export(_Classifier(config).eval(), Path(folder) / "model.onnx")
+            if int8:
+                quantised = Path(folder) / "int8.onnx"
+                quantize_dynamic(path, quantised, weight_type=QuantType.QInt8, per_channel=True)
+                path = quantised
+            self.bytes_a_tenant = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def prepare(self, batch: Batch) -> None:
+        """Make the inputs as ONNX Runtime takes them."""
+        self._inputs = {"ids": batch.ids.numpy(), "mask": batch.mask.long().numpy()}
+
+    def serve(self, batch: Batch) -> np.ndarray:
+        """Return logits (B, N), the same model for every row."""
+        (logits,) = self._session.run(None, self._inputs)
+        return np.asarray(logits)
+
+
+def _export(model: nn.Module, path: Path) -> Path:
+    ids = torch.randint(1000, 2000, (2, 16))
+    dynamic = {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's deprecation notes concern its own inside
+        torch.onnx.export(
+            model, (ids, torch.ones_like(ids)), path, input_names=["ids", "mask"],
+            output_names=["logits"], dynamic_axes=dynamic, dynamo=False, opset_version=17,
+        )  # fmt: skip
+    return path
