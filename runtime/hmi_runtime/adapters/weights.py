@@ -1,0 +1,270 @@
+"""Adapter weights: what one task adds to the frozen upper layers, as plain tensors.
+
+An adapter is a value: it holds no base weights and no modules. Its file is ``adapter.safetensors``; what
+is not a tensor (task, labels, digests, activations) travels as JSON in that file's header, so that one
+digest covers all of it, and is repeated in the artifact's manifest for people (``AdapterWeights.config``).
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hmi_api.errors import Damaged, InvalidInput
+from hmi_api.task_adapter import TaskType
+from hmi_runtime.base import MATRICES, NORMS
+
+ADAPTER_FILE = "adapter.safetensors"
+FORMAT_VERSION = 1
+
+Place = Literal["attention", "ffn"]
+Placement = Literal["parallel", "sequential"]
+Pooling = Literal["first", "mean", "first_and_mean", "token"]
+
+PLACES: tuple[Place, ...] = ("attention", "ffn")
+"""The two sublayers of a layer that a bottleneck can stand at."""
+
+POOLINGS: tuple[Pooling, ...] = ("first", "mean", "first_and_mean", "token")
+"""How a head reads the last hidden states."""
+
+
+@dataclass(frozen=True)
+class LoraMatrix:
+    """A low-rank difference ``b @ a`` of one matrix (Hu et al., 2021); its scale is folded into ``b``."""
+
+    a: Tensor  # (r, d_in) float32
+    b: Tensor  # (d_out, r) float32
+
+    @property
+    def rank(self) -> int:
+        """Rank r of the difference."""
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """A narrow MLP at a sublayer; its scale is folded into ``up`` and ``up_bias``.
+
+    ``parallel`` (He et al., 2022) reads the sublayer's input and adds to its output; ``sequential``
+    (Houlsby et al., 2019) reads the sublayer's output and adds to it, before the residual sum.
+    """
+
+    down: Tensor  # (w, D) float32
+    down_bias: Tensor  # (w,)
+    up: Tensor  # (D, w)
+    up_bias: Tensor  # (D,)
+    activation: Literal["relu", "gelu"] = "relu"
+    placement: Placement = "parallel"
+
+    @property
+    def width(self) -> int:
+        """Width w of the narrow layer."""
+        return self.down.shape[0]
+
+
+@dataclass(frozen=True)
+class LayerAdapter:
+    """What an adapter changes in one layer. What is absent stays the base's."""
+
+    lora: Mapping[str, LoraMatrix] = field(default_factory=dict)
+    """By name of one of ``MATRICES``."""
+    bias: Mapping[str, Tensor] = field(default_factory=dict)
+    """Whole bias (d_out,) of one of ``MATRICES``, in place of the base's."""
+    norms: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Whole weight and bias, both (D,), of one of ``NORMS``, in place of the base's."""
+    bottlenecks: Mapping[Place, Bottleneck] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The hidden layer of a head, as BERT's pooler or RoBERTa's classification head has it."""
+
+    weight: Tensor  # (h, pooled width)
+    bias: Tensor  # (h,)
+    activation: Literal["tanh", "relu", "gelu"] = "tanh"
+
+
+@dataclass(frozen=True)
+class Head:
+    """From the last hidden states to logits: pool, an optional dense layer, one matrix.
+
+    ``first`` takes the first token, ``mean`` the mean over unpadded tokens, ``first_and_mean`` both side
+    by side, ``token`` every token for itself.
+    """
+
+    pooling: Pooling
+    weight: Tensor  # (n labels, pooled width, or h behind a dense layer)
+    bias: Tensor  # (n,)
+    dense: Dense | None = None
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """One task's adapter and head.
+
+    ``layers`` is by absolute index in the base model. ``base_digest`` names the base's weights file and
+    ``layers_digest`` the Domain's Layers artifact the adapter was trained on (None: the unsplit base,
+    as for an import).
+    """
+
+    task: TaskType
+    labels: tuple[str, ...]
+    layers: Mapping[int, LayerAdapter]
+    head: Head
+    base_digest: str
+    layers_digest: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.numel() * tensor.element_size() for _, tensor in self.named_tensors())
+
+    @property
+    def rank(self) -> int:
+        """Largest rank of any matrix; 0 without LoRA."""
+        return max((m.rank for layer in self.layers.values() for m in layer.lora.values()), default=0)
+
+    @property
+    def bottleneck_width(self) -> int:
+        """Largest width of any bottleneck; 0 without one."""
+        widths = (b.width for layer in self.layers.values() for b in layer.bottlenecks.values())
+        return max(widths, default=0)
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every tensor with its name in ``adapter.safetensors``."""
+        for index, layer in self.layers.items():
+            yield from _layer_tensors(f"layers.{index}", layer)
+        yield "head.weight", self.head.weight
+        yield "head.bias", self.head.bias
+        if self.head.dense is not None:
+            yield "head.dense.weight", self.head.dense.weight
+            yield "head.dense.bias", self.head.dense.bias
+
+    def config(self) -> dict[str, object]:
+        """Return what is no tensor, as JSON values: the manifest's ``config`` and the file's header."""
+        bottlenecks = {
+            f"layers.{index}.{place}": {"activation": b.activation, "placement": b.placement}
+            for index, layer in self.layers.items()
+            for place, b in layer.bottlenecks.items()
+        }
+        dense = self.head.dense
+        return {
+            "formatVersion": FORMAT_VERSION,
+            "task": self.task.value,
+            "labels": list(self.labels),
+            "rank": self.rank,
+            "pooling": self.head.pooling,
+            "denseActivation": dense.activation if dense is not None else None,
+            "bottlenecks": bottlenecks,
+            "baseDigest": self.base_digest,
+            "layersDigest": self.layers_digest,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write ``adapter.safetensors`` into ``folder``, float32; the same adapter gives the same bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: t.detach().float().cpu().contiguous() for name, t in self.named_tensors()}
+        save_file(tensors, folder / ADAPTER_FILE, metadata={"hmi": json.dumps(self.config(), sort_keys=True)})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read ``adapter.safetensors`` from ``folder``.
+
+        Raises ``Damaged`` (AdapterUnreadable) when it is missing, truncated or lacks tensors, and
+        ``InvalidInput`` (AdapterFormat) when a newer version of HMI wrote it. Whether it fits a base is
+        for ``checks.check_adapter`` to say.
+        """
+        path = folder / ADAPTER_FILE
+        try:
+            with safe_open(path, framework="pt") as file:
+                config = json.loads((file.metadata() or {})["hmi"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            if config["formatVersion"] != FORMAT_VERSION:
+                raise InvalidInput(
+                    "AdapterFormat",
+                    f"{path.name} has format {config['formatVersion']}, this version reads "
+                    f"{FORMAT_VERSION}; update HMI or train the adapter again.",
+                )
+            return cls(
+                task=TaskType(config["task"]),
+                labels=tuple(config["labels"]),
+                layers=_read_layers(tensors, config["bottlenecks"]),
+                head=_read_head(tensors, config["pooling"], config["denseActivation"]),
+                base_digest=config["baseDigest"],
+                layers_digest=config["layersDigest"],
+            )
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise Damaged(
+                "AdapterUnreadable",
+                f"{path.name} cannot be read ({error}); fetch it again or train the adapter again.",
+            ) from error
+
+
+def _layer_tensors(prefix: str, layer: LayerAdapter) -> Iterator[tuple[str, Tensor]]:
+    for matrix in MATRICES:
+        if matrix in layer.lora:
+            yield f"{prefix}.{matrix}.lora_a", layer.lora[matrix].a
+            yield f"{prefix}.{matrix}.lora_b", layer.lora[matrix].b
+        if matrix in layer.bias:
+            yield f"{prefix}.{matrix}.bias", layer.bias[matrix]
+    for norm in NORMS:
+        if norm in layer.norms:
+            weight, bias = layer.norms[norm]
+            yield f"{prefix}.{norm}.weight", weight
+            yield f"{prefix}.{norm}.bias", bias
+    for place, bottleneck in layer.bottlenecks.items():
+        yield f"{prefix}.{place}.down", bottleneck.down
+        yield f"{prefix}.{place}.down_bias", bottleneck.down_bias
+        yield f"{prefix}.{place}.up", bottleneck.up
+        yield f"{prefix}.{place}.up_bias", bottleneck.up_bias
+
+
+def _read_layers(tensors: Mapping[str, Tensor], bottlenecks: Mapping[str, Any]) -> dict[int, LayerAdapter]:
+    indices = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("layers.")})
+    return {index: _read_layer(tensors, f"layers.{index}", bottlenecks) for index in indices}
+
+
+def _read_layer(tensors: Mapping[str, Tensor], prefix: str, bottlenecks: Mapping[str, Any]) -> LayerAdapter:
+    return LayerAdapter(
+        lora={
+            matrix: LoraMatrix(tensors[f"{prefix}.{matrix}.lora_a"], tensors[f"{prefix}.{matrix}.lora_b"])
+            for matrix in MATRICES
+            if f"{prefix}.{matrix}.lora_a" in tensors
+        },
+        bias={
+            matrix: tensors[f"{prefix}.{matrix}.bias"]
+            for matrix in MATRICES
+            if f"{prefix}.{matrix}.bias" in tensors
+        },
+        norms={
+            norm: (tensors[f"{prefix}.{norm}.weight"], tensors[f"{prefix}.{norm}.bias"])
+            for norm in NORMS
+            if f"{prefix}.{norm}.weight" in tensors
+        },
+        bottlenecks={
+            place: Bottleneck(
+                down=tensors[f"{prefix}.{place}.down"],
+                down_bias=tensors[f"{prefix}.{place}.down_bias"],
+                up=tensors[f"{prefix}.{place}.up"],
+                up_bias=tensors[f"{prefix}.{place}.up_bias"],
+                activation=bottlenecks[f"{prefix}.{place}"]["activation"],
+                placement=bottlenecks[f"{prefix}.{place}"]["placement"],
+            )
+            for place in PLACES
+            if f"{prefix}.{place}" in bottlenecks
+        },
+    )
+
+
+def _read_head(tensors: Mapping[str, Tensor], pooling: Pooling, activation: Any) -> Head:
+    dense = (
+        Dense(tensors["head.dense.weight"], tensors["head.dense.bias"], activation)
+        if activation is not None
+        else None
+    )
+    return Head(pooling=pooling, weight=tensors["head.weight"], bias=tensors["head.bias"], dense=dense)
