@@ -1,9 +1,11 @@
 """Placements: which runtime should serve which adapter, and so which domains."""
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String
+from sqlalchemy import BigInteger, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hmi_control_plane.storage.base import Base
+
+_REMOVED = text("adapter_id IS NULL")
 
 
 class Placement(Base):
@@ -14,7 +16,17 @@ class Placement(Base):
     """
 
     __tablename__ = "placements"
-    __table_args__ = (Index(None, "runtime_id", "revision"),)
+    __table_args__ = (
+        Index(None, "runtime_id", "revision"),
+        # Removals are few and asked for at every read, so they have an index of their own.
+        Index(
+            "ix_placements_removed",
+            "runtime_id",
+            "revision",
+            sqlite_where=_REMOVED,
+            postgresql_where=_REMOVED,
+        ),
+    )
 
     runtime_id: Mapped[str] = mapped_column(ForeignKey("runtimes.id", ondelete="CASCADE"), primary_key=True)
     adapter_key: Mapped[str] = mapped_column(String(127), primary_key=True)

@@ -302,6 +302,13 @@ def upgrade() -> None:
     op.create_index(op.f("ix_placements_adapter_id"), "placements", ["adapter_id"])
     op.create_index(op.f("ix_placements_domain_version_id"), "placements", ["domain_version_id"])
     op.create_index(op.f("ix_placements_runtime_id_revision"), "placements", ["runtime_id", "revision"])
+    op.create_index(
+        "ix_placements_removed",
+        "placements",
+        ["runtime_id", "revision"],
+        sqlite_where=sa.text("adapter_id IS NULL"),
+        postgresql_where=sa.text("adapter_id IS NULL"),
+    )
 
 
 def downgrade() -> None:

@@ -1,0 +1,133 @@
+"""Bodies of the admin API."""
+
+from datetime import date, datetime
+from typing import Annotated, Generic, TypeVar
+
+from fastapi import Query
+from pydantic import Field
+
+from hmi_api.artifacts import ArtifactRef, WireModel
+from hmi_api.common import DnsLabel
+from hmi_api.wire import AdapterView, DomainView, ResidentBytes, RunView
+from hmi_control_plane.catalog.paging import LARGEST_PAGE, Page
+
+Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="Most items a page.")]
+Cursor = Annotated[str | None, Query(max_length=500, description="next_cursor of the page before.")]
+TenantFilter = Annotated[str | None, Query(max_length=63, description="Only what is this tenant's.")]
+
+T = TypeVar("T")
+
+
+class Listing(WireModel, Generic[T]):
+    """A page of a list."""
+
+    items: list[T]
+    next_cursor: str | None = Field(default=None, description="Asks for the next page; absent at the end.")
+
+
+class TenantCreate(WireModel):
+    """Asks for a tenant."""
+
+    name: DnsLabel
+    display_name: str = Field(default="", max_length=200)
+
+
+class TenantUpdate(WireModel):
+    """Changes a tenant."""
+
+    display_name: str = Field(max_length=200)
+
+
+class TenantBody(WireModel):
+    """A tenant."""
+
+    name: str
+    display_name: str
+    created_at: datetime
+
+
+class KeyCreate(WireModel):
+    """Asks for an API key."""
+
+    name: str = Field(default="", max_length=200, description="What it is for, for people.")
+
+
+class KeyBody(WireModel):
+    """An API key without its secret."""
+
+    id: str
+    tenant: str
+    name: str
+    created_at: datetime
+    revoked_at: datetime | None = None
+    last_used_on: date | None = Field(default=None, description="Day of its last use, UTC.")
+
+
+class KeyCreated(KeyBody):
+    """An API key just made."""
+
+    key: str = Field(description="The key itself. Shown now and never again.")
+
+
+class NamedDomain(WireModel):
+    """A Domain in a list."""
+
+    namespace: str
+    name: str
+    domain: DomainView
+
+
+class NamedAdapter(WireModel):
+    """A TaskAdapter in a list."""
+
+    namespace: str
+    name: str
+    adapter: AdapterView
+
+
+class ArtifactBody(WireModel):
+    """An artifact, and how many versions need it."""
+
+    artifact: ArtifactRef
+    refcount: int
+    created_at: datetime
+
+
+class RunBody(WireModel):
+    """A training run in a list."""
+
+    tenant: str
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    run: RunView
+
+
+class RuntimeBody(WireModel):
+    """A runtime."""
+
+    id: str
+    url: str
+    device: str
+    capacity_bytes: int
+    placed_bytes: int = Field(description="Claimed by placements; more than the capacity is possible.")
+    free_bytes: int = Field(description="As it last reported.")
+    queue_depth: int
+    resident: list[ResidentBytes]
+    draining: bool
+    lost: bool
+    registered_at: datetime
+    heartbeat_at: datetime
+
+
+class PlacementBody(WireModel):
+    """An adapter that a runtime should serve."""
+
+    adapter: str = Field(description="tenant/adapter.")
+    bytes: int
+    revision: int
+
+
+def listing(page: Page[T]) -> Listing[T]:
+    """Return a page as it is answered."""
+    return Listing(items=page.items, next_cursor=page.next_cursor)

@@ -1,0 +1,158 @@
+"""Task adapters: declared, read and erased."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hmi_api.names import adapter_key
+from hmi_api.wire import AdapterRecord, AdapterView
+from hmi_control_plane import placement
+from hmi_control_plane.catalog import artifacts, runs
+from hmi_control_plane.catalog.paging import Page, decode_number_cursor, page_of
+from hmi_control_plane.catalog.tenants import get_tenant
+from hmi_control_plane.catalog.times import now
+from hmi_control_plane.catalog.views import adapter_record, adapter_version_view
+from hmi_control_plane.errors import Conflict, NotFound
+from hmi_control_plane.storage import (
+    Adapter,
+    AdapterVersion,
+    Placement,
+    Residency,
+    ResidencyState,
+    Runtime,
+)
+
+
+def declare_adapter(session: Session, namespace: str, name: str, record: AdapterRecord) -> None:
+    """Note what is wanted of a TaskAdapter; the same record again changes nothing.
+
+    A record with another uid is another resource of the same name: what the old one left is erased first.
+    Raises NotFound (UnknownTenant), Conflict (NameTaken, TenantChanged).
+    """
+    get_tenant(session, record.tenant)
+    placement.lock(session)
+    row = find_adapter(session, namespace, name)
+    if row is not None and row.uid != record.uid:
+        erase_adapter(session, namespace, name)
+        row = None
+    if row is None:
+        _refuse_taken_name(session, namespace, name, record.tenant)
+        row = Adapter(
+            namespace=namespace,
+            name=name,
+            uid=record.uid,
+            tenant=record.tenant,
+            missing_replicas=0,
+            created_at=now(),
+        )
+        session.add(row)
+    elif row.tenant != record.tenant:
+        raise Conflict(
+            "TenantChanged",
+            f"TaskAdapter {namespace}/{name} belongs to {row.tenant}; delete it and apply it again.",
+        )
+    moved = (row.replicas, row.pinned) != (record.replicas, record.pinned)
+    row.generation = record.generation
+    row.spec_digest = record.spec_digest
+    row.domain = record.domain
+    row.task_type = record.task_type.value
+    row.replicas = record.replicas
+    row.pinned = record.pinned
+    session.flush()
+    if moved and row.current_version is not None:
+        placement.settle(session, [row])
+
+
+def adapter_view(session: Session, namespace: str, name: str) -> AdapterView:
+    """Return a TaskAdapter, its current version and where it is; raises NotFound (UnknownAdapter)."""
+    row = find_adapter(session, namespace, name)
+    if row is None:
+        raise NotFound("UnknownAdapter", f"There is no TaskAdapter {namespace}/{name}.")
+    return to_view(session, row)
+
+
+def to_view(session: Session, row: Adapter) -> AdapterView:
+    """Return an adapter's row with its current version and where it is scheduled and loaded."""
+    version = session.scalar(
+        select(AdapterVersion).where(
+            AdapterVersion.adapter_id == row.id, AdapterVersion.version == row.current_version
+        )
+    )
+    scheduled = session.scalars(
+        select(Placement.runtime_id)
+        .join(Runtime, Runtime.id == Placement.runtime_id)
+        .where(Placement.adapter_id == row.id, ~Runtime.lost)
+        .order_by(Placement.runtime_id)
+    )
+    reports = _reports(session, row)
+    failures = [report for report in reports if report.state == ResidencyState.FAILED]
+    return AdapterView(
+        record=adapter_record(row),
+        current=adapter_version_view(session, version) if version is not None else None,
+        scheduled_on=list(scheduled),
+        loaded_on=[report.runtime_id for report in reports if report.state == ResidencyState.READY],
+        load_error=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
+    )
+
+
+def find_adapter(session: Session, namespace: str, name: str) -> Adapter | None:
+    """Return the TaskAdapter declared as ``namespace/name``, or None."""
+    return session.scalar(select(Adapter).where(Adapter.namespace == namespace, Adapter.name == name))
+
+
+def erase_adapter(session: Session, namespace: str, name: str) -> None:
+    """Remove a TaskAdapter, its versions, placements and artifacts; idempotent.
+
+    Runtimes read of the removal with their next desired state; nothing here waits for them.
+    """
+    placement.lock(session)
+    row = find_adapter(session, namespace, name)
+    if row is None:
+        return
+    digests = session.scalars(
+        select(AdapterVersion.artifact_digest).where(
+            AdapterVersion.adapter_id == row.id, AdapterVersion.artifact_digest.is_not(None)
+        )
+    ).all()
+    row.current_version = None
+    placement.settle(session, [row])
+    runs.erase_runs(session, row.uid)
+    session.delete(row)
+    session.flush()
+    artifacts.release(session, [digest for digest in digests if digest is not None])
+
+
+def list_adapters(session: Session, *, tenant: str | None, limit: int, cursor: str | None) -> Page[Adapter]:
+    """Return adapters in the order of their declaration, one tenant's or all."""
+    query = select(Adapter).order_by(Adapter.id).limit(limit + 1)
+    if tenant is not None:
+        query = query.where(Adapter.tenant == tenant)
+    after = decode_number_cursor(cursor)
+    if after is not None:
+        query = query.where(Adapter.id > after)
+    return page_of(session.scalars(query).all(), limit, lambda row: row.id)
+
+
+def _refuse_taken_name(session: Session, namespace: str, name: str, tenant: str) -> None:
+    other = session.scalar(select(Adapter).where(Adapter.tenant == tenant, Adapter.name == name))
+    if other is not None:
+        raise Conflict(
+            "NameTaken",
+            f"{adapter_key(tenant, name)} is declared in namespace {other.namespace}, which belongs to the "
+            f"same tenant; rename the TaskAdapter in {namespace} or delete the other.",
+        )
+
+
+def _reports(session: Session, row: Adapter) -> Sequence[Residency]:
+    """Return what living runtimes say of the current version, the oldest report first."""
+    return session.scalars(
+        select(Residency)
+        .join(Runtime, Runtime.id == Residency.runtime_id)
+        .where(
+            Residency.adapter_id == row.id,
+            Residency.version == row.current_version,
+            ~Runtime.lost,
+        )
+        .order_by(Residency.updated_at, Residency.runtime_id)
+    ).all()

@@ -1,0 +1,119 @@
+"""Artifacts: counted while versions name them, erased from the store when none does."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import fsspec
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
+from hmi_control_plane.catalog.times import now
+from hmi_control_plane.storage import Artifact, Database
+from hmi_control_plane.storage.upsert import insert_missing
+
+_ERASED_AT_ONCE = 20
+
+
+def artifact_ref(row: Artifact) -> ArtifactRef:
+    """Return the artifact as it is named on the wire."""
+    return ArtifactRef(kind=ArtifactKind(row.kind), uri=row.uri, digest=row.digest, bytes=row.bytes)
+
+
+def load_refs(session: Session, digests: Iterable[str]) -> dict[str, ArtifactRef]:
+    """Return the artifacts with these digests, by digest."""
+    rows = session.scalars(select(Artifact).where(Artifact.digest.in_(set(digests))))
+    return {row.digest: artifact_ref(row) for row in rows}
+
+
+def record(session: Session, refs: Iterable[ArtifactRef]) -> None:
+    """Note artifacts that were published; one that no version retains afterwards is an orphan."""
+    moment = now()
+    rows = {
+        ref.digest: {
+            "digest": ref.digest,
+            "kind": ref.kind.value,
+            "uri": ref.uri,
+            "bytes": ref.bytes,
+            "refcount": 0,
+            "created_at": moment,
+            "orphaned_at": moment,
+        }
+        for ref in refs
+    }
+    # Sorted, so that two transactions that share artifacts take their locks in one order.
+    insert_missing(session, Artifact, [rows[digest] for digest in sorted(rows)])
+
+
+def retain(session: Session, digests: Iterable[str]) -> None:
+    """Count one more version for each digest named; they must be recorded."""
+    _add(session, Counter(digests), sign=1)
+
+
+def release(session: Session, digests: Iterable[str]) -> None:
+    """Count one version less for each digest named; what none needs any more becomes an orphan."""
+    _add(session, Counter(digests), sign=-1)
+
+
+def list_artifacts(session: Session, *, limit: int, cursor: str | None) -> Page[Artifact]:
+    """Return artifacts by digest."""
+    query = select(Artifact).order_by(Artifact.digest).limit(limit + 1)
+    after = decode_text_cursor(cursor)
+    if after is not None:
+        query = query.where(Artifact.digest > after)
+    return page_of(session.scalars(query).all(), limit, lambda row: row.digest)
+
+
+def _add(session: Session, counts: Counter[str], *, sign: int) -> None:
+    for digest in sorted(counts):
+        session.execute(
+            update(Artifact)
+            .where(Artifact.digest == digest)
+            .values(refcount=Artifact.refcount + sign * counts[digest])
+        )
+    moment = now()
+    orphaned = Artifact.orphaned_at.is_not(None)
+    session.execute(
+        update(Artifact)
+        .where(Artifact.digest.in_(counts), Artifact.refcount > 0, orphaned)
+        .values(orphaned_at=None)
+    )
+    session.execute(
+        update(Artifact)
+        .where(Artifact.digest.in_(counts), Artifact.refcount <= 0, ~orphaned)
+        .values(orphaned_at=moment)
+    )
+
+
+class ArtifactEraser:
+    """Removes orphans: their bytes from the store first, then their rows, so that a crash loses neither."""
+
+    def __init__(self, database: Database, root: str) -> None:
+        self._database = database
+        self._root = root
+
+    def erase_orphans(self) -> int:
+        """Erase a few orphans; return how many, 0 when none is left. Safe to repeat and to interrupt."""
+        with self._database.write() as session:
+            # Locked until they are gone: a run that publishes the same bytes meanwhile waits, then adds them.
+            orphans: Sequence[Artifact] = session.scalars(
+                select(Artifact)
+                .where(Artifact.orphaned_at.is_not(None))
+                .order_by(Artifact.orphaned_at)
+                .limit(_ERASED_AT_ONCE)
+                .with_for_update(skip_locked=True)
+            ).all()
+            for orphan in orphans:
+                self._remove_folder(orphan.uri)
+                session.delete(orphan)
+            return len(orphans)
+
+    def _remove_folder(self, uri: str) -> None:
+        filesystem, root = fsspec.core.url_to_fs(self._root)
+        root = root.rstrip("/")
+        folder = f"{root}/{uri.strip('/')}"
+        if ".." in folder.split("/") or folder == root:
+            return  # an address that leads out of the store is nobody's artifact
+        if filesystem.exists(folder):
+            filesystem.rm(folder, recursive=True)

@@ -1,0 +1,146 @@
+"""What a runtime should serve: everything, or what changed since a revision it has read."""
+
+from sqlalchemy import and_, delete, exists, select
+from sqlalchemy.orm import Session
+
+from hmi_api.task_adapter import TaskType
+from hmi_api.wire import AdapterServing, DesiredState, DomainServing
+from hmi_control_plane import placement
+from hmi_control_plane.catalog.artifacts import artifact_ref
+from hmi_control_plane.catalog.views import domain_version_views
+from hmi_control_plane.errors import NotFound
+from hmi_control_plane.storage import (
+    Adapter,
+    AdapterVersion,
+    Artifact,
+    Domain,
+    DomainPlacement,
+    DomainVersion,
+    Placement,
+    Runtime,
+)
+
+
+def is_news(session: Session, runtime_id: str, since: int) -> bool:
+    """Say whether there is anything to read after ``since``; one row by its key, for polling.
+
+    Raises NotFound (UnknownRuntime).
+    """
+    revision = session.scalar(select(Runtime.desired_revision).where(Runtime.id == runtime_id))
+    if revision is None:
+        raise _unknown(runtime_id)
+    return since != revision
+
+
+def desired_state(session: Session, runtime_id: str, since: int) -> DesiredState:
+    """Return what changed after revision ``since``, or all of it (``full``) when since is 0, or too old or
+    from another life of this runtime to tell the difference. Raises NotFound (UnknownRuntime).
+    """
+    runtime = session.get(Runtime, runtime_id)
+    if runtime is None:
+        raise _unknown(runtime_id)
+    # Read before the rows: what is written meanwhile is then seen now and again, never missed.
+    revision = runtime.desired_revision
+    full = not runtime.forgotten_revision <= since <= revision
+    after = 0 if full else since
+    removed = [] if full else _removed(session, runtime_id, after)
+    return DesiredState(
+        revision=revision,
+        full=full,
+        domains=_domains(session, runtime_id, after),
+        adapters=_adapters(session, runtime_id, after),
+        removed_adapters=removed,
+    )
+
+
+def forget_removals(session: Session, runtime_id: str, since: int) -> None:
+    """Drop the memory of removals that a runtime has read: it asks for what follows ``since``."""
+    read = (
+        Placement.runtime_id == runtime_id,
+        Placement.adapter_id.is_(None),
+        Placement.revision <= since,
+    )
+    placement.lock(session)
+    if session.scalar(select(exists().where(*read))):
+        session.execute(delete(Placement).where(*read))
+        runtime = session.get_one(Runtime, runtime_id)
+        runtime.forgotten_revision = max(runtime.forgotten_revision, since)
+
+
+def has_read_removals(session: Session, runtime_id: str, since: int) -> bool:
+    """Say whether ``forget_removals`` would drop anything; a look at an index, without a write."""
+    return bool(
+        session.scalar(
+            select(
+                exists().where(
+                    Placement.runtime_id == runtime_id,
+                    Placement.revision <= since,
+                    Placement.adapter_id.is_(None),
+                )
+            )
+        )
+    )
+
+
+def _removed(session: Session, runtime_id: str, after: int) -> list[str]:
+    keys = session.scalars(
+        select(Placement.adapter_key)
+        .where(
+            Placement.runtime_id == runtime_id,
+            Placement.revision > after,
+            Placement.adapter_id.is_(None),
+        )
+        .order_by(Placement.revision, Placement.adapter_key)
+    )
+    return list(keys)
+
+
+def _domains(session: Session, runtime_id: str, after: int) -> list[DomainServing]:
+    rows = session.execute(
+        select(Domain.key, DomainVersion)
+        .join(DomainVersion, DomainVersion.domain_id == Domain.id)
+        .join(DomainPlacement, DomainPlacement.domain_version_id == DomainVersion.id)
+        .where(DomainPlacement.runtime_id == runtime_id, DomainPlacement.revision > after)
+        .order_by(Domain.key, DomainVersion.version)
+    ).all()
+    views = domain_version_views(session, [version for _, version in rows])
+    return [DomainServing(key=key, version=views[version.id]) for key, version in rows]
+
+
+def _adapters(session: Session, runtime_id: str, after: int) -> list[AdapterServing]:
+    rows = session.execute(
+        select(
+            Placement.adapter_key,
+            Adapter,
+            AdapterVersion.version,
+            AdapterVersion.labels,
+            Artifact,
+            DomainVersion.version,
+        )
+        .join(Adapter, Adapter.id == Placement.adapter_id)
+        .join(
+            AdapterVersion,
+            and_(AdapterVersion.adapter_id == Adapter.id, AdapterVersion.version == Adapter.current_version),
+        )
+        .join(Artifact, Artifact.digest == AdapterVersion.artifact_digest)
+        .join(DomainVersion, DomainVersion.id == Placement.domain_version_id)
+        .where(Placement.runtime_id == runtime_id, Placement.revision > after)
+        .order_by(Placement.revision, Placement.adapter_key)
+    )
+    return [
+        AdapterServing(
+            key=key,
+            version=version,
+            task_type=TaskType(adapter.task_type),
+            labels=labels,
+            artifact=artifact_ref(artifact),
+            domain=adapter.domain,
+            domain_version=domain_version,
+            pinned=adapter.pinned,
+        )
+        for key, adapter, version, labels, artifact, domain_version in rows
+    ]
+
+
+def _unknown(runtime_id: str) -> NotFound:
+    return NotFound("UnknownRuntime", f"Runtime {runtime_id} is not registered; register first.")

@@ -1,0 +1,109 @@
+"""Domains: declared, read and erased."""
+
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from hmi_api.names import domain_key
+from hmi_api.wire import DomainRecord, DomainView
+from hmi_control_plane.catalog import artifacts, runs
+from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
+from hmi_control_plane.catalog.tenants import get_tenant
+from hmi_control_plane.catalog.times import now
+from hmi_control_plane.catalog.views import domain_record, domain_version_views
+from hmi_control_plane.errors import Conflict, NotFound
+from hmi_control_plane.storage import Adapter, Domain, DomainVersion, DomainVersionTable
+
+
+def declare_domain(session: Session, namespace: str, name: str, record: DomainRecord) -> None:
+    """Note what is wanted of a Domain; the same record again changes nothing.
+
+    A record with another uid is another resource of the same name: what the old one left is erased first.
+    Raises NotFound (UnknownTenant), Conflict (TenantChanged, DomainInUse).
+    """
+    get_tenant(session, record.tenant)
+    row = find_domain(session, domain_key(namespace, name))
+    if row is not None and row.uid != record.uid:
+        erase_domain(session, namespace, name)
+        row = None
+    if row is None:
+        row = Domain(
+            namespace=namespace,
+            name=name,
+            key=domain_key(namespace, name),
+            uid=record.uid,
+            tenant=record.tenant,
+            created_at=now(),
+        )
+        session.add(row)
+    if row.tenant != record.tenant:
+        raise Conflict(
+            "TenantChanged", f"Domain {row.key} belongs to {row.tenant}; delete it and apply it again."
+        )
+    row.generation = record.generation
+    row.spec_digest = record.spec_digest
+    row.base_uri = record.base_uri
+    row.parent = record.parent
+    session.flush()
+
+
+def domain_view(session: Session, namespace: str, name: str) -> DomainView:
+    """Return a Domain and its current version; raises NotFound (UnknownDomain)."""
+    row = find_domain(session, domain_key(namespace, name))
+    if row is None:
+        raise NotFound("UnknownDomain", f"There is no Domain {namespace}/{name}.")
+    return to_view(session, row)
+
+
+def to_view(session: Session, row: Domain) -> DomainView:
+    """Return a Domain's row with its current version."""
+    version = current_version(session, row)
+    views = domain_version_views(session, [version]) if version is not None else {}
+    return DomainView(record=domain_record(row), current=views[version.id] if version is not None else None)
+
+
+def find_domain(session: Session, key: str) -> Domain | None:
+    """Return the Domain called ``namespace/name``, or None."""
+    return session.scalar(select(Domain).where(Domain.key == key))
+
+
+def current_version(session: Session, row: Domain) -> DomainVersion | None:
+    """Return the version that new adapters train on, or None."""
+    return session.scalar(
+        select(DomainVersion).where(
+            DomainVersion.domain_id == row.id, DomainVersion.version == row.current_version
+        )
+    )
+
+
+def erase_domain(session: Session, namespace: str, name: str) -> None:
+    """Remove a Domain, its versions and their artifacts as far as nothing else needs them; idempotent.
+
+    Raises Conflict (DomainInUse) while TaskAdapters stand on it. Child Domains keep the tables they inherit.
+    """
+    row = find_domain(session, domain_key(namespace, name))
+    if row is None:
+        return
+    if session.scalar(select(exists().where(Adapter.domain == row.key))):
+        raise Conflict("DomainInUse", f"Delete the TaskAdapters on Domain {row.key} first.")
+    layers = session.scalars(select(DomainVersion.layers_digest).where(DomainVersion.domain_id == row.id))
+    tables = session.scalars(
+        select(DomainVersionTable.artifact_digest)
+        .join(DomainVersion, DomainVersion.id == DomainVersionTable.domain_version_id)
+        .where(DomainVersion.domain_id == row.id)
+    )
+    digests = [*layers, *tables]
+    runs.erase_runs(session, row.uid)
+    session.delete(row)
+    session.flush()
+    artifacts.release(session, digests)
+
+
+def list_domains(session: Session, *, tenant: str | None, limit: int, cursor: str | None) -> Page[Domain]:
+    """Return Domains by key, one tenant's or all."""
+    query = select(Domain).order_by(Domain.key).limit(limit + 1)
+    if tenant is not None:
+        query = query.where(Domain.tenant == tenant)
+    after = decode_text_cursor(cursor)
+    if after is not None:
+        query = query.where(Domain.key > after)
+    return page_of(session.scalars(query).all(), limit, lambda row: row.key)

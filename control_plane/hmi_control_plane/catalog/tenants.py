@@ -1,0 +1,97 @@
+"""Tenants and their API keys."""
+
+from datetime import datetime
+
+from sqlalchemy import delete, exists, select
+from sqlalchemy.orm import Session
+
+from hmi_control_plane.auth.keys import NewKey, new_key
+from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
+from hmi_control_plane.catalog.times import now
+from hmi_control_plane.errors import Conflict, NotFound
+from hmi_control_plane.storage import Adapter, ApiKey, Domain, Tenant, TrainingRun
+
+
+def ensure_tenant(session: Session, name: str) -> Tenant:
+    """Return the tenant, made now if it is new."""
+    tenant = session.get(Tenant, name)
+    if tenant is None:
+        tenant = Tenant(name=name, display_name="", created_at=now())
+        session.add(tenant)
+        session.flush()
+    return tenant
+
+
+def create_tenant(session: Session, name: str, display_name: str) -> Tenant:
+    """Make a tenant; raises Conflict (TenantExists)."""
+    if session.get(Tenant, name) is not None:
+        raise Conflict("TenantExists", f"There is a tenant {name} already; choose another name.")
+    tenant = ensure_tenant(session, name)
+    tenant.display_name = display_name
+    return tenant
+
+
+def get_tenant(session: Session, name: str) -> Tenant:
+    """Return the tenant; raises NotFound (UnknownTenant)."""
+    tenant = session.get(Tenant, name)
+    if tenant is None:
+        raise NotFound("UnknownTenant", f"There is no tenant {name}; make it first.")
+    return tenant
+
+
+def list_tenants(session: Session, *, limit: int, cursor: str | None) -> Page[Tenant]:
+    """Return tenants by name."""
+    query = select(Tenant).order_by(Tenant.name).limit(limit + 1)
+    after = decode_text_cursor(cursor)
+    if after is not None:
+        query = query.where(Tenant.name > after)
+    return page_of(session.scalars(query).all(), limit, lambda tenant: tenant.name)
+
+
+def delete_tenant(session: Session, name: str) -> list[str]:
+    """Remove a tenant, its keys and its runs; idempotent. The ledger keeps what was billed.
+
+    Returns the ids of the keys that are no longer valid. Raises Conflict (TenantInUse) while it has domains
+    or adapters.
+    """
+    tenant = session.get(Tenant, name)
+    if tenant is None:
+        return []
+    has_domains = session.scalar(select(exists().where(Domain.tenant == name)))
+    has_adapters = session.scalar(select(exists().where(Adapter.tenant == name)))
+    if has_domains or has_adapters:
+        raise Conflict("TenantInUse", f"Delete the Domains and TaskAdapters of {name} first.")
+    session.execute(delete(TrainingRun).where(TrainingRun.tenant == name))
+    key_ids = session.scalars(delete(ApiKey).where(ApiKey.tenant == name).returning(ApiKey.id)).all()
+    session.delete(tenant)
+    return list(key_ids)
+
+
+def create_key(session: Session, tenant: str, name: str) -> tuple[ApiKey, NewKey]:
+    """Make an API key of a tenant; the token in the second result can be shown now and never again."""
+    get_tenant(session, tenant)
+    made = new_key()
+    row = ApiKey(
+        id=made.id, tenant=tenant, name=name, secret_hash=made.secret_hash, created_at=now(), revoked_at=None
+    )
+    session.add(row)
+    session.flush()
+    return row, made
+
+
+def list_keys(session: Session, tenant: str, *, limit: int, cursor: str | None) -> Page[ApiKey]:
+    """Return a tenant's keys by id, revoked ones too."""
+    get_tenant(session, tenant)
+    query = select(ApiKey).where(ApiKey.tenant == tenant).order_by(ApiKey.id).limit(limit + 1)
+    after = decode_text_cursor(cursor)
+    if after is not None:
+        query = query.where(ApiKey.id > after)
+    return page_of(session.scalars(query).all(), limit, lambda key: key.id)
+
+
+def revoke_key(session: Session, tenant: str, key_id: str, at: datetime | None = None) -> None:
+    """Make a key invalid from now on; idempotent. Raises NotFound (UnknownKey)."""
+    key = session.get(ApiKey, key_id)
+    if key is None or key.tenant != tenant:
+        raise NotFound("UnknownKey", f"Tenant {tenant} has no key {key_id}.")
+    key.revoked_at = key.revoked_at or at or now()

@@ -1,0 +1,9 @@
+"""The internal API, ``/internal/v1``: what the reconciler, training programs and runtimes call.
+
+Belongs here: routers that serve the contract of ``hmi_api.wire``, and the long poll's waiting.
+Forbidden here: SQL, and anything a tenant or an administrator may call.
+"""
+
+from hmi_control_plane.internal_api.router import PREFIX, build
+
+__all__ = ["PREFIX", "build"]

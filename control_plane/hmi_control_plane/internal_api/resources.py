@@ -1,0 +1,67 @@
+"""Tenants, Domains and TaskAdapters, as the reconciler declares and reads them."""
+
+from fastapi import APIRouter, Response
+
+from hmi_api.wire import AdapterRecord, AdapterView, DomainRecord, DomainView
+from hmi_control_plane.catalog import adapters, domains, tenants
+from hmi_control_plane.internal_api.changes import Changes
+from hmi_control_plane.parameters import Name
+from hmi_control_plane.storage import Database
+
+_DONE = 204
+
+
+def build(database: Database, changes: Changes) -> APIRouter:
+    """Return the routes under ``/tenants``, ``/domains`` and ``/adapters``."""
+    router = APIRouter()
+
+    @router.put("/tenants/{tenant}", status_code=_DONE)
+    def ensure_tenant(tenant: Name) -> Response:
+        """Ensure that a tenant is there."""
+        with database.write() as session:
+            tenants.ensure_tenant(session, tenant)
+        return Response(status_code=_DONE)
+
+    @router.put("/domains/{namespace}/{name}", status_code=_DONE)
+    def declare_domain(namespace: Name, name: Name, record: DomainRecord) -> Response:
+        """Declare a Domain."""
+        with database.write() as session:
+            domains.declare_domain(session, namespace, name, record)
+        return Response(status_code=_DONE)
+
+    @router.get("/domains/{namespace}/{name}")
+    def read_domain(namespace: Name, name: Name) -> DomainView:
+        """Read a Domain and its current version."""
+        with database.read() as session:
+            return domains.domain_view(session, namespace, name)
+
+    @router.delete("/domains/{namespace}/{name}", status_code=_DONE)
+    def erase_domain(namespace: Name, name: Name) -> Response:
+        """Erase a Domain; 409 while TaskAdapters stand on it."""
+        with database.write() as session:
+            domains.erase_domain(session, namespace, name)
+        return Response(status_code=_DONE)
+
+    @router.put("/adapters/{namespace}/{name}", status_code=_DONE)
+    def declare_adapter(namespace: Name, name: Name, record: AdapterRecord) -> Response:
+        """Declare a TaskAdapter; 409 when the tenant has the name in another namespace."""
+        with database.write() as session:
+            adapters.declare_adapter(session, namespace, name, record)
+        changes.notify()
+        return Response(status_code=_DONE)
+
+    @router.get("/adapters/{namespace}/{name}")
+    def read_adapter(namespace: Name, name: Name) -> AdapterView:
+        """Read a TaskAdapter, its current version and where it is served."""
+        with database.read() as session:
+            return adapters.adapter_view(session, namespace, name)
+
+    @router.delete("/adapters/{namespace}/{name}", status_code=_DONE)
+    def erase_adapter(namespace: Name, name: Name) -> Response:
+        """Erase a TaskAdapter."""
+        with database.write() as session:
+            adapters.erase_adapter(session, namespace, name)
+        changes.notify()
+        return Response(status_code=_DONE)
+
+    return router

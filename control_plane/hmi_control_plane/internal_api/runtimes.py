@@ -1,0 +1,94 @@
+"""Runtimes: registration, heartbeats, and the long poll for what they should serve."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from starlette.concurrency import run_in_threadpool
+
+from hmi_api.wire import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
+from hmi_control_plane import placement
+from hmi_control_plane.catalog import desired, runtimes
+from hmi_control_plane.internal_api.changes import Changes
+from hmi_control_plane.parameters import RuntimeId
+from hmi_control_plane.storage import Database
+
+_DONE = 204
+_LOOK_AGAIN_SECONDS = 1.0
+
+
+def build(database: Database, changes: Changes, *, wait_limit_seconds: float) -> APIRouter:
+    """Return the routes under ``/runtimes``; a poll is held open for ``wait_limit_seconds`` at most."""
+    router = APIRouter(prefix="/runtimes")
+
+    def refill() -> None:
+        placement.fill(database)
+        changes.notify()
+
+    @router.put("/{runtime_id}", status_code=_DONE)
+    def register(runtime_id: RuntimeId, registration: RuntimeRegistration) -> Response:
+        """Register a runtime that has started."""
+        with database.write() as session:
+            runtimes.register(session, runtime_id, registration)
+        refill()
+        return Response(status_code=_DONE)
+
+    @router.post("/{runtime_id}/heartbeat")
+    def heartbeat(runtime_id: RuntimeId, beat: Heartbeat) -> HeartbeatReply:
+        """Take a runtime's report."""
+        with database.write() as session:
+            outcome = runtimes.heartbeat(session, runtime_id, beat)
+        if outcome.fleet_changed:
+            refill()
+        return outcome.reply
+
+    @router.delete("/{runtime_id}", status_code=_DONE)
+    def deregister(runtime_id: RuntimeId) -> Response:
+        """Forget a runtime that has drained."""
+        with database.write() as session:
+            runtimes.deregister(session, runtime_id)
+        refill()
+        return Response(status_code=_DONE)
+
+    @router.get("/{runtime_id}/desired")
+    async def read_desired(
+        runtime_id: RuntimeId,
+        since: Annotated[int, Query(ge=0, description="Revision read last; 0 for everything.")] = 0,
+        wait: Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for news.")] = 0.0,
+    ) -> DesiredState:
+        """Read what to serve: at once when there is news, else after ``wait`` seconds at the latest."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(wait, wait_limit_seconds)
+        with changes.subscribe() as changed:
+            while not await run_in_threadpool(_is_news, database, runtime_id, since):
+                left = deadline - loop.time()
+                if left <= 0:
+                    break
+                await _wait(changed, min(left, _LOOK_AGAIN_SECONDS))
+        return await run_in_threadpool(_read, database, runtime_id, since)
+
+    return router
+
+
+async def _wait(changed: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await changed.wait()
+    except TimeoutError:
+        return
+    changed.clear()
+
+
+def _is_news(database: Database, runtime_id: str, since: int) -> bool:
+    with database.read() as session:
+        return desired.is_news(session, runtime_id, since)
+
+
+def _read(database: Database, runtime_id: str, since: int) -> DesiredState:
+    with database.read() as session:
+        state = desired.desired_state(session, runtime_id, since)
+        acknowledges = not state.full and desired.has_read_removals(session, runtime_id, since)
+    if acknowledges:
+        with database.write() as session:
+            desired.forget_removals(session, runtime_id, since)
+    return state

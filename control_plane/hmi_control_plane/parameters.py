@@ -1,0 +1,13 @@
+"""Path parameters that are names: checked at the door."""
+
+from typing import Annotated
+
+from fastapi import Path
+
+from hmi_api.common import DNS_LABEL
+
+Name = Annotated[str, Path(pattern=DNS_LABEL, max_length=63, description="A DNS label.")]
+RuntimeId = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,126}[A-Za-z0-9])?$", description="Id of a runtime.")
+]
+RunId = Annotated[str, Path(pattern=r"^[0-9a-f]{1,32}$", description="Id of a training run.")]

@@ -1,0 +1,62 @@
+"""The sweeper: gives up silent runtimes, places what waits for one, and erases artifacts nobody needs."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from hmi_control_plane import placement
+from hmi_control_plane.catalog import runtimes
+from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.storage import Database
+
+log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Runs every ``every_seconds`` beside the HTTP server; each part can be interrupted and repeated.
+
+    ``notify`` is called after placements may have changed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        eraser: ArtifactEraser,
+        *,
+        lost_after: timedelta,
+        forgotten_after: timedelta,
+        every_seconds: float,
+        notify: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._eraser = eraser
+        self._lost_after = lost_after
+        self._forgotten_after = forgotten_after
+        self._every_seconds = every_seconds
+        self._notify = notify
+
+    async def run(self) -> None:
+        """Sweep until cancelled; a database or store that is away is tried again."""
+        while True:
+            try:
+                await run_in_threadpool(self.sweep)
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("sweep failed and will be repeated: %s", type(error).__name__, exc_info=error)
+            await asyncio.sleep(self._every_seconds)
+
+    def sweep(self) -> None:
+        """Do everything once."""
+        with self._database.write() as session:
+            lost = runtimes.mark_lost(session, silent_for=self._lost_after)
+        if lost:
+            log.warning("no heartbeat for %s from runtimes %s", self._lost_after, ", ".join(lost))
+            placement.fill(self._database)
+            self._notify()
+        with self._database.write() as session:
+            runtimes.forget_lost(session, silent_for=self._forgotten_after)
+        while self._eraser.erase_orphans():
+            pass
