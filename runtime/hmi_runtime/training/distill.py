@@ -1,0 +1,208 @@
+"""Domain training: the window-local lower layers and the bridge learn to stand in for the base's own.
+
+The student is the Domain's layers followed by the base's frozen upper layers; the teacher is the base
+model. The loss is 0.5 times the error at the split plus that after every upper layer, each a mean squared
+error over real tokens divided by the variance of the teacher's states there, so that a layer counts by how
+much of its variation is missed and not by its scale.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hmi_runtime.base import Encoder
+from hmi_runtime.model import ABSENT, DomainLayers, UpperLayers, trigrams
+from hmi_runtime.training.checkpoint import Checkpoint, generator
+from hmi_runtime.training.schedule import BatchOrder, learning_rate_factor
+from hmi_runtime.training.spool import TokenSpool
+
+SPLIT_WEIGHT = 0.5
+BRIDGE_LEARNING_RATE = 1e-3
+WARMUP_STEPS = 30
+LARGEST_GRADIENT = 1.0
+
+# Of the windows of a Domain that backs off, what share is trained without its left token, without its
+# right one, and without both.
+BACKED_OFF_SHARES = (0.1, 0.1, 0.1)
+
+_EVALUATION_ROWS = 256
+_EVALUATION_BATCH = 32
+_SMOOTHING = 0.95
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How long and how hard to train; the defaults are the recipe that was measured."""
+
+    steps: int = 400
+    batch_size: int = 24
+    learning_rate: float = 3e-4
+    bridge_learning_rate: float = BRIDGE_LEARNING_RATE
+    seed: int = 0
+    back_off: bool = False
+
+
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Called with (step, steps, metrics)."""
+
+
+class Distiller:
+    """Teacher and student over one batch at a time."""
+
+    def __init__(self, encoder: Encoder, layers: DomainLayers) -> None:
+        self._encoder = encoder
+        self._layers = layers
+        self._upper = UpperLayers(encoder, layers.config.split).requires_grad_(False).eval()
+
+    def teach(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return the base's states at the split and after every upper layer, each (N, D) of real tokens."""
+        with torch.no_grad():
+            states = self._encoder.hidden_states(ids, mask)[self._layers.config.split :]
+            return [state[mask] for state in states]
+
+    def learn(self, windows: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return the student's states (N, D) at the same places, from ``windows`` (B, T, 3)."""
+        at_split = represent_windows(self._layers, windows, mask)  # (B, T, D)
+        return [state[mask] for state in (at_split, *self._upper.hidden_states(at_split, mask))]
+
+    def loss(self, ids: Tensor, mask: Tensor, windows: Tensor) -> Tensor:
+        """Return the distillation loss, a scalar."""
+        return distillation_loss(self.learn(windows, mask), self.teach(ids, mask))
+
+
+def distillation_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Return the weighted sum of errors; each tensor is (N, D), the first pair is at the split."""
+    errors = [
+        functional.mse_loss(ours, theirs) / theirs.var()
+        for ours, theirs in zip(student, teacher, strict=True)
+    ]
+    return SPLIT_WEIGHT * errors[0] + torch.stack(errors[1:]).sum()
+
+
+def represent_windows(layers: DomainLayers, windows: Tensor, mask: Tensor) -> Tensor:
+    """Return the representation at the split (B, T, D) of ``windows`` (B, T, 3) int64, ``mask`` (B, T).
+
+    What ``DomainLayers.represent`` computes for a text's own trigrams, but for any windows; each distinct
+    one is computed once.
+    """
+    real = windows[mask]  # (N, 3)
+    base = layers.config.encoder.vocab_size + 1
+    left, centre, right = (real - ABSENT).unbind(1)
+    keys = (left * base + centre) * base + right  # (N,), one number a window: quicker to sort than rows
+    unique, place = torch.unique(keys, return_inverse=True)  # (W,), (N,)
+    distinct = (
+        torch.stack([unique // base**2, unique // base % base, unique % base], dim=1) + ABSENT
+    )  # (W, 3)
+    # Over three tokens the plain products are quicker than a fused kernel's per-head set-up.
+    with sdpa_kernel(SDPBackend.MATH):
+        values = layers.window_parts(distinct)[place]  # (N, 3, D)
+    parts = values.new_zeros((*mask.shape, *values.shape[1:]))  # (B, T, 3, D)
+    parts[mask] = values
+    return layers.finish(parts, mask)
+
+
+def back_off_at_random(windows: Tensor, random: torch.Generator) -> Tensor:
+    """Return ``windows`` (B, T, 3) with a share of them cut to bigrams and unigrams, centre kept."""
+    left, right, both = BACKED_OFF_SHARES
+    draw = torch.rand(windows.shape[:-1], generator=random)  # (B, T)
+    cut_left = (draw < left) | ((draw >= left + right) & (draw < left + right + both))  # (B, T)
+    cut_right = (draw >= left) & (draw < left + right + both)  # (B, T)
+    keep_all = torch.zeros_like(cut_left)
+    return windows.masked_fill(torch.stack([cut_left, keep_all, cut_right], dim=-1), ABSENT)
+
+
+def make_optimizer(layers: DomainLayers, config: Distillation) -> torch.optim.Optimizer:
+    """Return AdamW with one rate for the lower layers and one for the bridge."""
+    bridge = [] if layers.bridge is None else list(layers.bridge.parameters())
+    in_bridge = {id(parameter) for parameter in bridge}
+    lower = [parameter for parameter in layers.parameters() if id(parameter) not in in_bridge]
+    groups = [{"params": lower, "lr": config.learning_rate, "peak": config.learning_rate}]
+    if bridge:
+        groups.append(
+            {"params": bridge, "lr": config.bridge_learning_rate, "peak": config.bridge_learning_rate}
+        )
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def distill(
+    encoder: Encoder,
+    layers: DomainLayers,
+    spool: TokenSpool,
+    config: Distillation,
+    *,
+    checkpoint_path: Path,
+    checkpoint_seconds: float = 30.0,
+    progress: Progress = lambda step, steps, metrics: None,
+) -> None:
+    """Train ``layers`` in place on the spool's training rows.
+
+    Goes on from ``checkpoint_path`` where one is; the caller removes it once the layers are safe.
+    """
+    pad_id = encoder.config.pad_id
+    distiller = Distiller(encoder, layers)
+    optimizer = make_optimizer(layers, config)
+    rows = spool.training_rows
+    order = BatchOrder(rows, spool.lengths[rows], config.batch_size, config.seed)
+    checkpoint = Checkpoint(checkpoint_path, layers, optimizer, checkpoint_seconds)
+    warmup = min(WARMUP_STEPS, max(1, config.steps // 4))
+    first, notes = checkpoint.restore()
+    layers.requires_grad_(True).train()
+    for step in range(first, config.steps):
+        ids, mask = spool.batch(order.rows_of(step), pad_id)
+        windows = trigrams(ids, mask)  # (B, T, 3)
+        if config.back_off:
+            windows = back_off_at_random(windows, generator(config.seed, step))
+        set_learning_rate(optimizer, learning_rate_factor(step, config.steps, warmup))
+        loss = distiller.loss(ids, mask, windows)
+        descend(loss, layers, optimizer)
+        notes["loss"] = smoothed(notes.get("loss"), loss.item())
+        checkpoint.save_when_due(step + 1, notes)
+        progress(step + 1, config.steps, notes)
+    layers.requires_grad_(False).eval()
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to its peak times ``factor``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def descend(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Take one step down ``loss``, the gradient's norm bounded."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(module.parameters(), LARGEST_GRADIENT)
+    optimizer.step()
+
+
+def smoothed(average: float | None, value: float) -> float:
+    """Return the running average of a noisy figure."""
+    return value if average is None else _SMOOTHING * average + (1 - _SMOOTHING) * value
+
+
+def evaluate_distillation(encoder: Encoder, layers: DomainLayers, spool: TokenSpool) -> dict[str, float]:
+    """Return how near the student comes on held-out rows: the loss, and the mean cosine of a token's
+    state to the base model's, at the split and at the output.
+    """
+    distiller = Distiller(encoder, layers)
+    numbers = spool.held_out_rows[:_EVALUATION_ROWS]
+    loss = at_split = at_output = 0.0
+    tokens = 0
+    with torch.no_grad():
+        for ids, mask in spool.batches(numbers, _EVALUATION_BATCH, encoder.config.pad_id):
+            ours, theirs = distiller.learn(trigrams(ids, mask), mask), distiller.teach(ids, mask)
+            count = int(mask.sum())
+            loss += distillation_loss(ours, theirs).item() * count
+            at_split += functional.cosine_similarity(ours[0], theirs[0]).sum().item()
+            at_output += functional.cosine_similarity(ours[-1], theirs[-1]).sum().item()
+            tokens += count
+    return {
+        "distillation_loss": loss / tokens,
+        "cosine_at_split": at_split / tokens,
+        "cosine_at_output": at_output / tokens,
+    }

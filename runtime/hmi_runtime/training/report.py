@@ -1,0 +1,149 @@
+"""Telling how a run goes: to the control plane, or as JSON lines on standard output."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Protocol, TextIO
+
+import httpx
+from pydantic import BaseModel
+
+from hmi_api.errors import NotReady
+from hmi_api.wire import RunFailure, RunProgress, RunResult, RunView
+
+_LOG = logging.getLogger(__name__)
+
+_PROGRESS_SECONDS = 1.0
+_PROGRESS_TIMEOUT = 2.0
+_TIMEOUT = 10.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+
+
+class Reporter(Protocol):
+    """Where a run's progress and its end go."""
+
+    def progress(self, progress: RunProgress) -> None:
+        """Say how far the run is; may be dropped."""
+
+    def complete(self, result: RunResult) -> None:
+        """Hand in the result; returns once it is accepted."""
+
+    def fail(self, failure: RunFailure) -> None:
+        """Say why there is no result; returns once it is accepted."""
+
+
+class LineReporter:
+    """One JSON object a line: {"event": "progress" | "complete" | "fail", ...}."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+
+    def progress(self, progress: RunProgress) -> None:
+        self._write("progress", progress)
+
+    def complete(self, result: RunResult) -> None:
+        self._write("complete", result)
+
+    def fail(self, failure: RunFailure) -> None:
+        self._write("fail", failure)
+
+    def _write(self, event: str, body: BaseModel) -> None:
+        line = {"event": event, **body.model_dump(mode="json", by_alias=True, exclude_none=True)}
+        print(json.dumps(line), file=self._stream, flush=True)
+
+
+class RunRefused(Exception):
+    """The control plane answered, and will not change its mind: the run is unknown, over or not ours."""
+
+
+class ControlPlaneReporter:
+    """Reports to the control plane's internal API.
+
+    Progress goes out at most once a second, and a control plane that is away only makes it rarer. Results
+    and failures are posted again, ever more slowly, until they are accepted or ``patience`` seconds are over.
+    """
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        run_id: str,
+        *,
+        patience: float = 3600.0,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``client`` has the control plane's address and the internal token."""
+        self._client = client
+        self._path = f"/internal/v1/runs/{run_id}"
+        self._patience = patience
+        self._sleep = sleep
+        self._clock = clock
+        self._next_progress = clock()
+        self._progress_pause = _PROGRESS_SECONDS
+
+    def run(self) -> RunView:
+        """Fetch the run; raises ``RunRefused``, or ``NotReady`` ControlPlaneAway after the patience."""
+        answer = self._until_answered(lambda: self._client.get(self._path, timeout=_TIMEOUT))
+        return RunView.model_validate_json(answer.content)
+
+    def progress(self, progress: RunProgress) -> None:
+        if self._clock() < self._next_progress:
+            return
+        try:
+            answer = self._client.post(
+                f"{self._path}/progress", content=_body(progress), timeout=_PROGRESS_TIMEOUT
+            )
+            away = answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+        except httpx.TransportError as error:
+            _LOG.warning("progress was not reported: %s", error)
+            away = True
+        self._progress_pause = min(self._progress_pause * 2, _LONGEST_WAIT) if away else _PROGRESS_SECONDS
+        self._next_progress = self._clock() + self._progress_pause
+
+    def complete(self, result: RunResult) -> None:
+        self._post("complete", result)
+
+    def fail(self, failure: RunFailure) -> None:
+        self._post("fail", failure)
+
+    def _post(self, action: str, body: BaseModel) -> None:
+        content = _body(body)
+        self._until_answered(
+            lambda: self._client.post(f"{self._path}/{action}", content=content, timeout=_TIMEOUT)
+        )
+
+    def _until_answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        give_up, wait = self._clock() + self._patience, _FIRST_WAIT
+        while True:
+            try:
+                answer = send()
+                if answer.is_success:
+                    return answer
+                trouble = f"it answered {answer.status_code}"
+                if not _may_change(answer.status_code):
+                    raise RunRefused(f"The control plane refused {answer.url}: {trouble}.")
+            except httpx.TransportError as error:
+                trouble = f"{type(error).__name__}: {error}"
+            if self._clock() + wait > give_up:
+                raise NotReady(
+                    "ControlPlaneAway",
+                    f"The control plane could not be reached ({trouble}); "
+                    "start the run again when it is back.",
+                )
+            _LOG.warning("control plane not reached (%s); trying again in %.1f s", trouble, wait)
+            self._sleep(wait)
+            wait = min(wait * 2, _LONGEST_WAIT)
+
+
+def _body(model: BaseModel) -> str:
+    return model.model_dump_json(by_alias=True, exclude_none=True)
+
+
+def _may_change(status: int) -> bool:
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.REQUEST_TIMEOUT,
+    )

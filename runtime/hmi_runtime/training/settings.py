@@ -1,0 +1,43 @@
+"""What the environment tells a training program."""
+
+from pathlib import Path
+
+import torch
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class TrainingSettings(BaseSettings):
+    """Settings, each read from ``HMI_`` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="HMI_", frozen=True)
+
+    control_plane_url: str | None = Field(
+        default=None, description="Where runs are fetched and reported; none for use from the command line."
+    )
+    internal_token: SecretStr | None = Field(default=None, description="Bearer token for that.")
+    artifacts: str | None = Field(default=None, description="Root of the artifact store, any fsspec address.")
+    run_id: str | None = Field(default=None, description="The run to do.")
+    work_dir: Path | None = Field(
+        default=None, description="Checkpoints and unfinished files; kept over restarts."
+    )
+    training_threads: int = Field(
+        default=0,
+        ge=0,
+        description="CPU threads; 0 for all cores. A run gives the same bits only on "
+        "the same number of threads.",
+    )
+    training_checkpoint_seconds: float = Field(
+        default=30.0, ge=0, description="Least time between checkpoints."
+    )
+    training_report_patience_seconds: float = Field(
+        default=3600.0,
+        ge=0,
+        description="How long a finished run tries to hand in its result before it exits.",
+    )
+
+
+def limit_threads(count: int) -> None:
+    """Let torch use ``count`` threads, or all cores for 0."""
+    if count:
+        torch.set_num_threads(count)
