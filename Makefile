@@ -1,0 +1,67 @@
+# One command for each thing a person does here; every target sets up what it needs in .venv.
+#
+#   make demo     the main job, end to end, on this machine (add ARGS=--keep to leave it running)
+#   make test     every test that needs no cluster and no GPU
+#   make check    formatting, lint, types, layers and the tests: what CI runs
+#   make bench    the measurements of docs/benchmarks.md
+#
+# PYTHON=python3.11  TORCH=cpu|cuda  HMI_PIP_ARGS="--index-url ..."  change how .venv is made.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+TORCH ?= cpu
+VENV ?= .venv
+HMI_PIP_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist worksteal
+ARGS ?=
+
+BIN := $(VENV)/bin
+DEMO := $(VENV)/.demo-$(TORCH)
+DEV := $(VENV)/.dev-$(TORCH)
+CODE := crds operator control_plane runtime cli
+CHECKED := $(CODE) tests examples scripts benchmarks
+
+export HMI_PIP_ARGS
+
+.PHONY: help demo test check format bench crds clean
+
+help:
+	@sed -n 's/^#   make/make/p' Makefile
+
+demo: $(DEMO)
+	$(BIN)/hmi demo $(ARGS)
+
+# Two workers on two cores: one thread each, or the workers would wait for one another.
+test: $(DEV)
+	@mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/pytest --junitxml=build/tests.xml $(PYTEST_ARGS); status=$$?; \
+	$(BIN)/python scripts/skipped.py build/tests.xml; exit $$status
+
+check: $(DEV)
+	$(BIN)/ruff format --check $(wildcard $(CHECKED))
+	$(BIN)/ruff check $(wildcard $(CHECKED))
+	$(BIN)/mypy $(addprefix -p ,hmi_api hmi_operator hmi_control_plane hmi_runtime hmi_cli)
+	$(BIN)/lint-imports
+	$(MAKE) test
+
+format: $(DEV)
+	$(BIN)/ruff check --fix $(wildcard $(CHECKED))
+	$(BIN)/ruff format $(wildcard $(CHECKED))
+
+bench: $(DEV)
+	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench $(ARGS)
+
+crds: $(DEV)
+	$(BIN)/python -m hmi_api.crds crds
+
+clean:
+	rm -rf $(VENV) build dist .hmi .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DEMO): pyproject.toml scripts/install
+	PYTHON="$(PYTHON)" scripts/install "$(VENV)" "control-plane,runtime,cli,demo,$(TORCH)"
+	@touch $@
+
+$(DEV): pyproject.toml scripts/install
+	PYTHON="$(PYTHON)" scripts/install "$(VENV)" "control-plane,runtime,cli,demo,bench,dev,$(TORCH)"
+	@touch $@ $(DEMO)

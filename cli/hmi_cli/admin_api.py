@@ -1,0 +1,72 @@
+"""Tenants, keys, prices, usage and bills over HTTP: what an administrator asks of the control plane."""
+
+from typing import Any
+
+from hmi_cli.client import Client
+
+BASE = "/admin/v1"
+Answer = dict[str, Any]
+Query = dict[str, str | list[str]]
+
+
+class AdminApi:
+    """The control plane's administrative interface."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def tenants(self) -> list[Answer]:
+        """Return the tenants."""
+        return pages(self._client, f"{BASE}/tenants", {})
+
+    def create_tenant(self, name: str) -> None:
+        """Create a tenant."""
+        self._client.ask("POST", f"{BASE}/tenants", json={"name": name})
+
+    def keys(self, tenant: str) -> list[Answer]:
+        """Return a tenant's keys, without their secrets."""
+        return pages(self._client, f"{BASE}/tenants/{tenant}/keys", {})
+
+    def create_key(self, tenant: str, name: str) -> Answer:
+        """Create a key; its secret is in this answer and never again."""
+        answer: Answer = self._client.ask("POST", f"{BASE}/tenants/{tenant}/keys", json={"name": name})
+        return answer
+
+    def revoke_key(self, tenant: str, key_id: str) -> None:
+        """Revoke a key."""
+        self._client.ask("DELETE", f"{BASE}/tenants/{tenant}/keys/{key_id}")
+
+    def runtimes(self) -> list[Answer]:
+        """Return the runtimes, with what each of them holds."""
+        return pages(self._client, f"{BASE}/runtimes", {})
+
+    def prices(self) -> list[Answer]:
+        """Return the price list."""
+        return pages(self._client, f"{BASE}/prices", {})
+
+    def set_price(self, meter: str, unit_price: str, currency: str) -> None:
+        """Set a price from now on."""
+        body = {"meter": meter, "unit_price": unit_price, "currency": currency}
+        self._client.ask("PUT", f"{BASE}/prices", json=body)
+
+    def usage(self, query: Query) -> list[Answer]:
+        """Return the lines of a usage report."""
+        return pages(self._client, f"{BASE}/usage", query)
+
+    def bill(self, tenant: str, query: Query) -> Answer:
+        """Return a tenant's bill from the price list."""
+        answer: Answer = self._client.ask("GET", f"{BASE}/bills/{tenant}", params=query)
+        return answer
+
+
+def pages(client: Client, path: str, query: Query) -> list[Answer]:
+    """Return the items of all pages of a list."""
+    items: list[Answer] = []
+    cursor: str | None = None
+    while True:
+        answer = client.ask("GET", path, params={**query, **({"cursor": cursor} if cursor else {})})
+        # Lists of the catalog are camelCase like resources; those of usage and prices follow OpenAI's.
+        items += answer["items"] if "items" in answer else answer["data"]
+        cursor = answer.get("nextCursor") or answer.get("next_cursor")
+        if not cursor:
+            return items

@@ -1,0 +1,70 @@
+"""``hmi tenant | key``: who may ask, and with what."""
+
+from typing import Annotated
+
+import typer
+
+from hmi_cli.admin_api import AdminApi
+from hmi_cli.render.accounts import keys_table, tenants_table
+from hmi_cli.render.objects import Output, dump_value
+from hmi_cli.session import session_of
+
+tenants = typer.Typer(help="Tenants: who is metered and billed.", no_args_is_help=True)
+keys = typer.Typer(help="API keys of a tenant.", no_args_is_help=True)
+
+Tenant = Annotated[str, typer.Argument(help="Name of the tenant.")]
+OutputOption = Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")]
+
+
+@tenants.command("create")
+def create_tenant(context: typer.Context, name: Tenant) -> None:
+    """Create a tenant; a namespace's tenant is created by itself."""
+    with session_of(context).admin() as client:
+        AdminApi(client).create_tenant(name)
+    typer.echo(f"tenant/{name} created")
+
+
+@tenants.command("list")
+def list_tenants(context: typer.Context, output: OutputOption = None) -> None:
+    """List the tenants."""
+    with session_of(context).admin() as client:
+        found = AdminApi(client).tenants()
+    typer.echo(dump_value(found, output) if output in (Output.JSON, Output.YAML) else tenants_table(found))
+
+
+@keys.command("create")
+def create_key(
+    context: typer.Context,
+    tenant: Tenant,
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "default",
+    output: OutputOption = None,
+) -> None:
+    """Create an API key and print it alone, for `export HMI_API_KEY=$(hmi key create TENANT)`; shown once."""
+    with session_of(context).admin() as client:
+        made = AdminApi(client).create_key(tenant, name)
+    typer.echo(dump_value(made, output) if output in (Output.JSON, Output.YAML) else made["key"])
+    typer.echo(f"key {made['id']} of tenant {tenant}: keep it, it is not shown again", err=True)
+
+
+@keys.command("list")
+def list_keys(context: typer.Context, tenant: Tenant, output: OutputOption = None) -> None:
+    """List a tenant's keys."""
+    with session_of(context).admin() as client:
+        found = AdminApi(client).keys(tenant)
+    typer.echo(dump_value(found, output) if output in (Output.JSON, Output.YAML) else keys_table(found))
+
+
+@keys.command("revoke")
+def revoke_key(
+    context: typer.Context, tenant: Tenant, key: Annotated[str, typer.Argument(help="Id of the key.")]
+) -> None:
+    """Revoke a key; requests with it are refused within seconds."""
+    with session_of(context).admin() as client:
+        AdminApi(client).revoke_key(tenant, key)
+    typer.echo(f"key {key} of tenant {tenant} revoked")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(tenants, name="tenant")
+    app.add_typer(keys, name="key")

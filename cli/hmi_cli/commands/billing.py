@@ -1,0 +1,132 @@
+"""``hmi usage | bill | price``: what was used, and what it costs."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from hmi_cli.admin_api import AdminApi, Query, pages
+from hmi_cli.client import Client
+from hmi_cli.errors import usage_error
+from hmi_cli.render.billing import bill_table, usage_table
+from hmi_cli.render.objects import Output, dump_value
+from hmi_cli.render.tables import format_table
+from hmi_cli.session import session_of
+
+
+class Bucket(StrEnum):
+    """The windows a report can be cut into."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+Key = Annotated[
+    str | None,
+    typer.Option("--key", "-k", envvar="HMI_API_KEY", help="A tenant's own view, with its API key."),
+]
+Start = Annotated[
+    str | None, typer.Option("--from", help="First moment, ISO 8601 with a zone; this month's start.")
+]
+End = Annotated[
+    str | None, typer.Option("--to", help="Moment after the last; now, or the month's end for a bill.")
+]
+OutputOption = Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")]
+
+
+def usage(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Argument(help="Only this tenant; all when absent.")] = None,
+    by: Annotated[str, typer.Option("--by", help="Split by any of tenant,adapter.")] = "tenant,adapter",
+    bucket: Annotated[Bucket | None, typer.Option(help="Split by time.")] = None,
+    start: Start = None,
+    end: End = None,
+    key: Key = None,
+    output: OutputOption = None,
+) -> None:
+    """Show what was used, by tenant, adapter and meter."""
+    query: Query = {**_period(start, end), "group_by": ["meter", *(word for word in by.split(",") if word)]}
+    if bucket:
+        query["bucket"] = bucket.value
+    session = session_of(context)
+    if key:
+        with session.tenant(key) as client:
+            lines = pages(client, "/v1/usage", query)
+    else:
+        with session.admin() as client:
+            lines = AdminApi(client).usage({**query, **({"tenant": tenant} if tenant else {})})
+    if output in (Output.JSON, Output.YAML):
+        typer.echo(dump_value(lines, output))
+    elif lines:
+        typer.echo(usage_table(lines))
+    else:
+        typer.echo("No usage in this period.", err=True)
+
+
+def bill(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Argument(help="The tenant; not needed with --key.")] = None,
+    start: Start = None,
+    end: End = None,
+    key: Key = None,
+    output: OutputOption = None,
+) -> None:
+    """Show what a tenant's use costs by the price list."""
+    session, period = session_of(context), _period(start, end)
+    if key:
+        with session.tenant(key) as client:
+            answer = client.ask("GET", "/v1/bill", params=period)
+    elif tenant:
+        with session.admin() as client:
+            answer = AdminApi(client).bill(tenant, period)
+    else:
+        raise usage_error(
+            "say whose bill", hint="hmi bill TENANT, or with a tenant's own key: hmi bill --key KEY"
+        )
+    typer.echo(dump_value(answer, output) if output in (Output.JSON, Output.YAML) else bill_table(answer))
+
+
+def _period(start: str | None, end: str | None) -> Query:
+    return {name: value for name, value in (("from", start), ("to", end)) if value}
+
+
+prices = typer.Typer(help="The price list.", no_args_is_help=True)
+
+
+@prices.command("list")
+def list_prices(context: typer.Context, output: OutputOption = None) -> None:
+    """Show the price of each meter, by date."""
+    with _admin(context) as client:
+        found = AdminApi(client).prices()
+    if output in (Output.JSON, Output.YAML):
+        typer.echo(dump_value(found, output))
+        return
+    rows = [
+        [price["meter"], price["unit_price"], price["currency"], price["effective_from"]] for price in found
+    ]
+    typer.echo(format_table(["METER", "UNIT PRICE", "CURRENCY", "FROM"], rows))
+
+
+@prices.command("set")
+def set_price(
+    context: typer.Context,
+    meter: Annotated[str, typer.Argument(help="requests, rows, prompt_tokens, training_seconds, ...")],
+    unit_price: Annotated[str, typer.Argument(help="Price of one unit, such as 0.000002.")],
+    currency: Annotated[str, typer.Option(help="Three letters.")] = "USD",
+) -> None:
+    """Set a price from now on."""
+    with _admin(context) as client:
+        AdminApi(client).set_price(meter, unit_price, currency)
+    typer.echo(f"{meter} costs {unit_price} {currency} from now on")
+
+
+def _admin(context: typer.Context) -> Client:
+    return session_of(context).admin()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(usage)
+    app.command()(bill)
+    app.add_typer(prices, name="price")

@@ -1,0 +1,81 @@
+"""``hmi classify | models``: asking the models, as a tenant does."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from hmi_cli.client import Client
+from hmi_cli.errors import usage_error
+from hmi_cli.render.inference import models_table, predictions_table
+from hmi_cli.render.objects import Output, dump_value
+from hmi_cli.session import Session, session_of
+
+Key = Annotated[
+    str | None,
+    typer.Option("--key", "-k", envvar="HMI_API_KEY", help="The tenant's API key (`hmi key create TENANT`)."),
+]
+
+
+def classify(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="Name of the TaskAdapter; not with --models.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT...", help="Texts; - reads lines.")
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option("--models", "-m", help="Fan-out: several models, a,b,c.")
+    ] = None,
+    key: Key = None,
+    output: Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")] = None,
+) -> None:
+    """Classify texts with one model, or each text with several in one request."""
+    given = [*([model] if model else []), *(texts or [])]
+    if models:
+        target: dict[str, str | list[str]] = {
+            "models": [name.strip() for name in models.split(",") if name.strip()]
+        }
+        rows = given
+    else:
+        target = {"model": given[0]} if given else {}
+        rows = given[1:]
+    if rows == ["-"]:
+        rows = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not target or not rows:
+        raise usage_error(
+            "say which model and what text",
+            hint='hmi classify MODEL "some text", or hmi classify --models a,b "some text"',
+        )
+    with _client_key(session_of(context), key) as client:
+        answer = client.ask("POST", "/classify", json={**target, "input": rows})
+    typer.echo(
+        dump_value(answer, output)
+        if output in (Output.JSON, Output.YAML)
+        else predictions_table(rows, answer)
+    )
+
+
+def models(
+    context: typer.Context,
+    key: Key = None,
+    output: Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")] = None,
+) -> None:
+    """List the models that a tenant can ask."""
+    with _client_key(session_of(context), key) as client:
+        answer = client.ask("GET", "/v1/models")
+    typer.echo(dump_value(answer, output) if output in (Output.JSON, Output.YAML) else models_table(answer))
+
+
+def _client_key(session: Session, key: str | None) -> Client:
+    if not key:
+        raise usage_error(
+            "asking a model takes a tenant's API key",
+            hint="make one with `hmi key create TENANT`; give it with --key or HMI_API_KEY",
+        )
+    return session.tenant(key)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(classify)
+    app.command()(models)

@@ -1,0 +1,30 @@
+"""What the command says when something is wrong: one short line, and what to do about it."""
+
+EXIT_FAILED = 1
+"""The server or the world said no."""
+
+EXIT_USAGE = 2
+"""The command line or a manifest cannot be understood."""
+
+
+class CliError(Exception):
+    """Ends the command with a message and a hint on standard error, never with a traceback."""
+
+    def __init__(self, message: str, *, hint: str = "", exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = exit_code
+
+
+class Refused(CliError):
+    """The server answered, and its answer was no; ``status`` is the HTTP status."""
+
+    def __init__(self, message: str, status: int, *, hint: str = "") -> None:
+        super().__init__(f"{message} (HTTP {status})", hint=hint)
+        self.status = status
+
+
+def usage_error(message: str, *, hint: str = "") -> CliError:
+    """Return the error for something the user typed that cannot be understood."""
+    return CliError(message, hint=hint, exit_code=EXIT_USAGE)

@@ -1,0 +1,37 @@
+"""Usage and bills as tables; amounts are printed as the server wrote them, never recalculated."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hmi_cli.render.tables import format_table
+
+Answer = dict[str, Any]
+
+
+def usage_table(lines: Sequence[Answer]) -> str:
+    """Return one line a sum; columns that the report is not split by are left out."""
+    split = [name for name in ("start", "tenant", "adapter") if any(line.get(name) for line in lines)]
+    headers = [*(name.upper() for name in split), "METER", "QUANTITY"]
+    rows = [
+        [*(str(line.get(name) or "-") for name in split), line["meter"], f"{line['quantity']:,}"]
+        for line in lines
+    ]
+    return format_table(headers, rows)
+
+
+def bill_table(bill: Answer) -> str:
+    """Return a bill: its period, a line each for adapter and meter, and the total."""
+    head = f"{bill['tenant']}: {bill['from'][:10]} to {bill['to'][:10]}, in {bill['currency']}"
+    rows = [
+        [
+            line["adapter"] or "-",
+            line["meter"],
+            f"{line['quantity']:,}",
+            line["unit_price"],
+            line["amount"],
+            line["note"],
+        ]
+        for line in bill["lines"]
+    ]
+    table = format_table(["ADAPTER", "METER", "QUANTITY", "UNIT PRICE", "AMOUNT", "NOTE"], rows)
+    return f"{head}\n{table}\ntotal {bill['total']} {bill['currency']}"

@@ -1,0 +1,164 @@
+"""Domains and TaskAdapters as tables, and one of them described in full."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from hmi_cli.kinds import DOMAIN, Kind
+from hmi_cli.render.tables import NONE, age, amount, format_table
+
+Object = dict[str, Any]
+
+
+def resource_table(kind: Kind, items: Sequence[Object], *, wide: bool, namespaces: bool) -> str:
+    """Return the printer columns of the objects of one kind."""
+    headers = [*(["NAMESPACE"] if namespaces else []), "NAME", *columns(kind, wide=wide)]
+    rows = [
+        [
+            *([item["metadata"].get("namespace", "default")] if namespaces else []),
+            item["metadata"]["name"],
+            *_cells(kind, item, wide=wide),
+        ]
+        for item in items
+    ]
+    return format_table(headers, rows)
+
+
+def columns(kind: Kind, *, wide: bool) -> list[str]:
+    """Return the headers after NAME."""
+    own = ["ENTRIES", "COVERAGE"] if kind is DOMAIN else ["DOMAIN", "METRIC"]
+    return ["PHASE", "READY", *own, "VERSION", "PROGRESS", *(["REASON"] if wide else []), "AGE"]
+
+
+def _cells(kind: Kind, item: Object, *, wide: bool) -> list[str]:
+    status = item.get("status") or {}
+    return [
+        status.get("phase") or "Pending",
+        ready_status(item),
+        *(_domain_cells(status) if kind is DOMAIN else _adapter_cells(item)),
+        str(status.get("version") or NONE),
+        status.get("progress") or "-",
+        *([reason(item)] if wide else []),
+        age(item["metadata"].get("creationTimestamp")),
+    ]
+
+
+def _domain_cells(status: Object) -> list[str]:
+    entries, coverage = status.get("entries"), status.get("coverage")
+    return [NONE if entries is None else str(entries), NONE if coverage is None else f"{coverage:.0%}"]
+
+
+def _adapter_cells(item: Object) -> list[str]:
+    ref = (item.get("spec") or {}).get("domainRef") or {}
+    named = f"{ref['namespace']}/{ref.get('name')}" if ref.get("namespace") else str(ref.get("name", NONE))
+    return [(item.get("status") or {}).get("domain") or named, gate_cell(item)]
+
+
+def gate_cell(item: Object) -> str:
+    """Return the held-out metric that the gate looks at, beside what it asks for."""
+    gate = (item.get("spec") or {}).get("gate")
+    metrics = (item.get("status") or {}).get("metrics") or {}
+    if not gate:
+        return NONE
+    measured = metrics.get(gate["metric"])
+    return f"{gate['metric']} {'-' if measured is None else f'{measured:.3f}'}/{gate['minimum']:.2f}"
+
+
+def conditions(item: Object) -> list[Object]:
+    """Return the conditions of an object's status."""
+    return list((item.get("status") or {}).get("conditions") or [])
+
+
+def condition(item: Object, type_: str) -> Object | None:
+    """Return the condition of that type, or None."""
+    return next((found for found in conditions(item) if found["type"] == type_), None)
+
+
+def ready_status(item: Object) -> str:
+    """Return True, False or Unknown: the status of the condition Ready."""
+    ready = condition(item, "Ready")
+    return str(ready["status"]) if ready else "Unknown"
+
+
+def blocking(item: Object) -> Object | None:
+    """Return the condition that keeps an object from being Ready: the first False one but Ready itself."""
+    false = [found for found in conditions(item) if found["status"] == "False"]
+    return next((found for found in false if found["type"] != "Ready"), false[0] if false else None)
+
+
+def reason(item: Object) -> str:
+    """Return the reason of what blocks the object, else of Ready."""
+    found = blocking(item) or condition(item, "Ready")
+    return str(found["reason"]) if found else NONE
+
+
+def describe(kind: Kind, item: Object) -> str:
+    """Return all that is known of an object, in kubectl's layout."""
+    return "\n".join([*_head(kind, item), *_spec(item), *_status(item), *_conditions(item)])
+
+
+def _head(kind: Kind, item: Object) -> Iterator[str]:
+    metadata = item["metadata"]
+    for title, value in (
+        ("Name", metadata["name"]),
+        ("Namespace", metadata.get("namespace", "default")),
+        ("Kind", kind.name),
+        ("Labels", _pairs(metadata.get("labels"))),
+        ("Annotations", _pairs(metadata.get("annotations"))),
+        ("Generation", metadata.get("generation", 1)),
+        (
+            "Created",
+            f"{metadata.get('creationTimestamp') or NONE} ({age(metadata.get('creationTimestamp'))} ago)",
+        ),
+    ):
+        yield f"{title + ':':<14}{value}"
+    if metadata.get("deletionTimestamp"):
+        yield f"{'Deleting:':<14}since {metadata['deletionTimestamp']}"
+
+
+def _pairs(values: dict[str, str] | None) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted((values or {}).items())) or NONE
+
+
+def _spec(item: Object) -> Iterator[str]:
+    yield "Spec:"
+    text = yaml.safe_dump(item.get("spec") or {}, sort_keys=False, allow_unicode=True)
+    yield from (f"  {line}" for line in text.rstrip().splitlines())
+
+
+def _status(item: Object) -> Iterator[str]:
+    status = item.get("status") or {}
+    yield "Status:"
+    for key in (
+        "phase",
+        "version",
+        "domain",
+        "entries",
+        "coverage",
+        "progress",
+        "jobRef",
+        "observedGeneration",
+    ):
+        if status.get(key) is not None:
+            yield f"  {key + ':':<20}{status[key]}"
+    if artifact := status.get("artifact"):
+        yield f"  {'artifact:':<20}{artifact['digest']} ({amount(artifact['bytes'])})"
+    for name, value in sorted((status.get("metrics") or {}).items()):
+        yield f"  {name + ':':<20}{value:.4f}"
+
+
+def _conditions(item: Object) -> Iterator[str]:
+    yield "Conditions:"
+    rows = [
+        [
+            found["type"],
+            str(found["status"]),
+            found["reason"],
+            age(found.get("lastTransitionTime")),
+            found.get("message") or "",
+        ]
+        for found in conditions(item)
+    ]
+    table = format_table(["TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"], rows) if rows else NONE
+    yield from (f"  {line}" for line in table.splitlines())

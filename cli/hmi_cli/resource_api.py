@@ -1,0 +1,80 @@
+"""Resources over HTTP, with the paths and verbs of a Kubernetes API server."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from hmi_api.names import GROUP, VERSION
+from hmi_cli.client import Client
+from hmi_cli.errors import usage_error
+from hmi_cli.kinds import KINDS, Kind
+from hmi_cli.manifests import Manifest
+
+FIELD_MANAGER = "hmi"
+Object = dict[str, Any]
+
+
+class ResourceApi:
+    """Lists, reads, applies, deletes and watches the objects of a server."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self, kind: Kind, namespace: str | None) -> list[Object]:
+        """Return the objects of a kind in a namespace, or everywhere when it is None."""
+        answer = self._client.ask("GET", path(kind, namespace))
+        return [_with_kind(item, kind) for item in answer.get("items", [])]
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        """Return one object; ``CliError`` when there is none."""
+        return _with_kind(self._client.ask("GET", path(kind, namespace, name)), kind)
+
+    def apply(self, manifest: Manifest, namespace: str, *, dry_run: bool) -> Object:
+        """Create an object or bring it to what the manifest says, and return it."""
+        body = manifest.body
+        params = {"fieldManager": FIELD_MANAGER, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
+        answer: Object = self._client.ask(
+            "PATCH",
+            object_path(manifest, namespace),
+            params=params,
+            content=yaml.safe_dump(body, allow_unicode=True),
+            headers={"Content-Type": "application/apply-patch+yaml"},
+        )
+        return answer
+
+    def delete(self, kind: Kind, namespace: str, name: str) -> None:
+        """Ask for an object's deletion; what it held is freed in the background."""
+        self._client.ask("DELETE", path(kind, namespace, name))
+
+    def watch(self, kind: Kind, namespace: str | None) -> Iterator[tuple[str, Object]]:
+        """Yield ``(ADDED | MODIFIED | DELETED, object)`` as it happens, what is there first."""
+        for event in self._client.lines(path(kind, namespace), params={"watch": "true"}):
+            if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
+                yield event["type"], _with_kind(event["object"], kind)
+
+
+def path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
+    """Return the address of a kind's objects, or of one of them."""
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    return f"/apis/{GROUP}/{VERSION}{scope}/{kind.plural}" + (f"/{name}" if name else "")
+
+
+def object_path(manifest: Manifest, namespace: str) -> str:
+    """Return the address of a manifest's object; ``CliError`` for kinds that HMI does not keep."""
+    body = manifest.body
+    if body["kind"] == "Namespace":
+        return f"/api/v1/namespaces/{body['metadata']['name']}"
+    for kind in KINDS:
+        if body["kind"] == kind.name and body["apiVersion"] == f"{GROUP}/{VERSION}":
+            return path(kind, namespace, body["metadata"]["name"])
+    known = ", ".join(f"{kind.name} ({GROUP}/{VERSION})" for kind in KINDS)
+    raise usage_error(
+        f'{manifest.origin}: no resource type "{body["kind"]}" in {body["apiVersion"]}',
+        hint=f"known: {known}, Namespace (v1)",
+    )
+
+
+def _with_kind(item: Object, kind: Kind) -> Object:
+    """Lists may leave kind and apiVersion to their head; every object gets its own."""
+    return {"apiVersion": f"{GROUP}/{VERSION}", "kind": kind.name} | item

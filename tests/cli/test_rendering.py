@@ -1,0 +1,89 @@
+"""Objects as a kubectl user sees them."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from hmi_cli.kinds import DOMAIN, TASK_ADAPTER
+from hmi_cli.render.resources import describe, resource_table
+from hmi_cli.render.tables import age, amount, format_table
+
+ADAPTER = {
+    "apiVersion": "hmi.dev/v1alpha1",
+    "kind": "TaskAdapter",
+    "metadata": {"name": "topic", "namespace": "seaview"},
+    "spec": {
+        "domainRef": {"name": "hotel", "namespace": "commons"},
+        "gate": {"metric": "accuracy", "minimum": 0.9},
+    },
+    "status": {
+        "phase": "Failed",
+        "metrics": {"accuracy": 0.8125},
+        "conditions": [
+            {
+                "type": "Accepted",
+                "status": "True",
+                "reason": "Valid",
+                "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            },
+            {
+                "type": "GatePassed",
+                "status": "False",
+                "reason": "GateNotReached",
+                "message": "accuracy is 0.8125",
+            },
+            {"type": "Ready", "status": "False", "reason": "NotPublished", "message": ""},
+        ],
+    },
+}
+
+
+def test_tables_line_up_and_are_never_cut() -> None:
+    table = format_table(["NAME", "AGE"], [["a" * 200, "1s"], ["b", "12d"]])
+    assert table.splitlines()[2] == "b" + " " * 202 + "12d"
+
+
+@pytest.mark.parametrize(
+    ("moment", "shown"),
+    [
+        ("2026-01-02T00:00:00Z", "0s"),
+        ("2026-01-01T23:58:30Z", "90s"),
+        ("2026-01-01T23:50:00Z", "10m"),
+        ("2026-01-01T19:00:00Z", "5h"),
+        ("2025-12-20T00:00:00Z", "13d"),
+        (None, "<none>"),
+    ],
+)
+def test_age_is_told_as_kubectl_tells_it(moment: str | None, shown: str) -> None:
+    assert age(moment, datetime(2026, 1, 2, tzinfo=UTC)) == shown
+
+
+def test_bytes_come_in_a_persons_unit() -> None:
+    assert [amount(n) for n in (0, 1023, 1024, 5 << 20, 3 << 30)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "5.0 MiB",
+        "3.0 GiB",
+    ]
+
+
+def test_the_reason_is_that_of_the_step_that_failed_and_not_of_ready() -> None:
+    header, row = resource_table(TASK_ADAPTER, [ADAPTER], wide=True, namespaces=True).splitlines()
+    assert header.split()[:3] == ["NAMESPACE", "NAME", "PHASE"]
+    assert "GateNotReached" in row
+    assert "accuracy 0.812/0.90" in row
+    assert "commons/hotel" in row
+
+
+def test_a_new_object_without_status_has_a_line() -> None:
+    item = {"metadata": {"name": "shop"}, "spec": {}}
+    assert resource_table(DOMAIN, [item], wide=True, namespaces=False).splitlines()[1].startswith("shop")
+
+
+def test_describe_shows_spec_and_every_condition_with_its_message() -> None:
+    text = describe(TASK_ADAPTER, ADAPTER)
+    assert "minimum: 0.9" in text
+    assert "accuracy is 0.8125" in text
+    assert text.index("Accepted") < text.index("GatePassed")
