@@ -1,0 +1,63 @@
+"""Migrations lead to what the models say, and back."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hmi_control_plane.storage import Base, Database
+from hmi_control_plane.storage.migrate import check, downgrade, upgrade
+from sqlalchemy import inspect
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    return str(request.getfixturevalue("empty_postgres_url"))
+
+
+def _tables(url: str) -> set[str]:
+    database = Database(url)
+    names = set(inspect(database.engine).get_table_names())
+    database.close()
+    return names - {"alembic_version"}
+
+
+def test_up_and_down_and_up_again(empty_url: str) -> None:
+    upgrade(empty_url)
+    assert _tables(empty_url) == set(Base.metadata.tables)
+    downgrade(empty_url)
+    assert _tables(empty_url) == set()
+    upgrade(empty_url)
+    assert _tables(empty_url) == set(Base.metadata.tables)
+
+
+def test_each_revision_can_be_undone(empty_url: str) -> None:
+    upgrade(empty_url, "0001")
+    first = _tables(empty_url)
+    upgrade(empty_url, "0002")
+    downgrade(empty_url, "0001")
+    assert _tables(empty_url) == first
+
+
+def test_migrations_match_the_models(empty_url: str) -> None:
+    upgrade(empty_url)
+    check(empty_url)
+
+
+def test_upgrading_twice_changes_nothing(empty_url: str) -> None:
+    upgrade(empty_url)
+    upgrade(empty_url)
+    assert _tables(empty_url) == set(Base.metadata.tables)
+
+
+def test_the_command_needs_no_ini_file(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'by-command.db'}"
+    command = [sys.executable, "-m", "hmi_control_plane.storage.migrate"]
+    subprocess.run([*command, "upgrade", url], check=True, cwd=tmp_path, env=dict(os.environ))
+    shown = subprocess.run(
+        [*command, "current", url], check=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "0002 (head)" in shown.stdout
