@@ -1,0 +1,145 @@
+"""A hash index from int64 keys to rows: open addressing over buckets of one cache line.
+
+A bucket is eight contiguous slots, 64 bytes of keys, so a look-up reads one line for nearly every key
+whatever the table's size, where a binary search reads some twenty. At half load about one bucket in
+twenty is full; a key that finds its own full lies in the next that has room, and the longest such walk is
+kept as ``probes``.
+"""
+
+from typing import Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+BUCKET_SLOTS = 8
+EMPTY = -1
+
+_KEYS_PER_BUCKET = 4  # load of at most a half
+_HASH_BITS = 31
+
+_Keys = TypeVar("_Keys", Tensor, NDArray[np.int64])
+
+
+def home_bucket(keys: _Keys, buckets: int) -> _Keys:
+    """Return the bucket (N,) int64 where each key (N,) int64 belongs.
+
+    The mixer is MurmurHash3's 64-bit finaliser (Appleby, public domain) with its shifts made logical by
+    masks, since int64 is what torch has; its upper bits are scaled to the number of buckets instead of
+    taken modulo, which would need a power of two.
+    """
+    x = keys ^ ((keys >> 33) & 0x7FFFFFFF)
+    x = x * -0x00AE502812AA7333
+    x = x ^ ((x >> 33) & 0x7FFFFFFF)
+    x = x * -0x3B314601E57A13AD
+    return (((x >> 33) & 0x7FFFFFFF) * buckets) >> _HASH_BITS
+
+
+class HashIndex:
+    """Rows of keys. Keys are not negative; a negative key is never found."""
+
+    def __init__(self, slots: Tensor, rows: Tensor, probes: int) -> None:
+        """Wrap ``slots`` (B, 8) int64, ``rows`` (B, 8) int32 and the longest walk that ``insert`` made."""
+        self.slots = slots
+        self.rows = rows
+        self.probes = probes
+        # numpy's calls cost a fraction of torch's at these sizes, and wake no thread pool.
+        on_host = slots.device.type == "cpu"
+        self._host_slots: NDArray[np.int64] | None = slots.numpy() if on_host else None
+        self._host_rows: NDArray[np.int32] | None = rows.numpy().reshape(-1) if on_host else None
+
+    @classmethod
+    def with_room(cls, capacity: int) -> Self:
+        """Return an empty index for up to ``capacity`` keys."""
+        buckets = max(1, -(-capacity // _KEYS_PER_BUCKET))
+        slots = torch.full((buckets, BUCKET_SLOTS), EMPTY, dtype=torch.int64)
+        return cls(slots, torch.full((buckets, BUCKET_SLOTS), EMPTY, dtype=torch.int32), probes=0)
+
+    @classmethod
+    def build(cls, keys: Tensor) -> Self:
+        """Return an index of ``keys`` (N,) int64, all different, not negative; key i is in row i."""
+        made = cls.with_room(len(keys))
+        made.insert(keys, torch.arange(len(keys), dtype=torch.int32))
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of slots and rows."""
+        return self.slots.nbytes + self.rows.nbytes
+
+    def to(self, device: torch.device) -> "HashIndex":
+        """Return this index on another device."""
+        return HashIndex(self.slots.to(device), self.rows.to(device), self.probes)
+
+    def clear(self) -> None:
+        """Forget all keys."""
+        self.slots.fill_(EMPTY)
+        self.rows.fill_(EMPTY)
+        self.probes = 0
+
+    def insert(self, keys: Tensor, rows: Tensor) -> None:
+        """Add ``keys`` (N,) int64 with ``rows`` (N,) int32; on the host only.
+
+        The keys must be different, not negative and not in the index; all keys together must stay within
+        the capacity it was made for.
+        """
+        slots, flat_rows = self._host()
+        buckets = len(slots)
+        pending, values = keys.numpy(), rows.numpy()
+        bucket = home_bucket(pending, buckets)
+        walked = 0
+        while len(pending):
+            walked += 1
+            order = np.argsort(bucket, kind="stable")
+            pending, values, bucket = pending[order], values[order], bucket[order]
+            rank = np.arange(len(bucket)) - np.searchsorted(bucket, bucket)  # among those wanting the bucket
+            place = (slots[bucket] != EMPTY).sum(axis=1) + rank
+            fits = place < BUCKET_SLOTS
+            slots[bucket[fits], place[fits]] = pending[fits]
+            flat_rows[bucket[fits] * BUCKET_SLOTS + place[fits]] = values[fits]
+            # Only a full bucket is walked past, which is what lets a look-up stop at one that is not.
+            pending, values, bucket = pending[~fits], values[~fits], (bucket[~fits] + 1) % buckets
+        self.probes = max(self.probes, walked)
+
+    def find(self, keys: Tensor) -> Tensor:
+        """Return the row (N,) int64 of each key (N,) int64, -1 where it is not in the index."""
+        if self._host_slots is None:
+            return self._find_on_device(keys)
+        return torch.from_numpy(self._find_on_host(keys.numpy()))
+
+    def _host(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        if self._host_slots is None or self._host_rows is None:
+            raise ValueError("this index lies on a device; insert on the host and move it with to()")
+        return self._host_slots, self._host_rows
+
+    def _find_on_host(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """One line for every key, then a loop for the few whose bucket is full and holds another's keys."""
+        slots, flat_rows = self._host()
+        found = np.full(len(keys), -1, dtype=np.int64)
+        place = np.arange(len(keys))
+        bucket = home_bucket(keys, len(slots))
+        for _ in range(self.probes):
+            line = slots.take(bucket, axis=0)  # (M, 8)
+            match = np.flatnonzero(line == keys[:, None])
+            which, slot = match >> 3, match & 7
+            found[place[which]] = flat_rows[bucket[which] * BUCKET_SLOTS + slot]
+            walks_on = line[:, -1] != EMPTY
+            walks_on[which] = False
+            rest = np.flatnonzero(walks_on)
+            if not len(rest):
+                break
+            place, keys, bucket = place[rest], keys[rest], (bucket[rest] + 1) % len(slots)
+        return found
+
+    def _find_on_device(self, keys: Tensor) -> Tensor:
+        """Every probe for every key: a walk of two or three lines is cheaper than one wait for the device."""
+        buckets = len(self.slots)
+        bucket = home_bucket(keys, buckets)
+        found = torch.full_like(keys, -1)
+        for _ in range(self.probes):
+            match = self.slots.index_select(0, bucket) == keys[:, None]  # (N, 8)
+            rows = torch.where(match, self.rows.index_select(0, bucket), -1).amax(dim=1)
+            found = torch.maximum(found, rows)
+            bucket = (bucket + 1) % buckets
+        return found

@@ -1,0 +1,224 @@
+"""Looking windows up through a Domain's tree of tables, and computing what no table holds."""
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmi_api.domain import OnMiss
+from hmi_runtime.model.domain_layers import DomainLayers
+from hmi_runtime.plot.keys import check_vocabulary, pack, unpack
+from hmi_runtime.plot.recent import RecentWindows
+from hmi_runtime.plot.sketch import MissSketch
+from hmi_runtime.plot.steps import Form, Level, plan_steps
+from hmi_runtime.plot.table import PlotTable
+
+_COMPUTE_AT_ONCE = 4096  # windows; bounds the activations of a batch that misses everything
+_DEFAULT_RECENT_BYTES = 32 << 20
+
+
+def count_levels(levels: Tensor) -> dict[Level, int]:
+    """Return how many of ``levels`` (any shape, int8) are each level, those that occur only, no padding."""
+    counts = torch.bincount(levels.flatten().long() + 1, minlength=len(Level)).tolist()
+    return {level: counts[level + 1] for level in Level if level >= 0 and counts[level + 1]}
+
+
+@dataclass(frozen=True)
+class LookupResult:
+    """Windows' parts and where each came from."""
+
+    parts: Tensor  # (N, 3, D) float32
+    levels: Tensor  # (N,) int8, values of Level
+
+    @property
+    def lookups(self) -> int:
+        """Windows asked for."""
+        return len(self.levels)
+
+    @property
+    def hits(self) -> int:
+        """Windows that a table held, in whatever form, or that were computed earlier and kept."""
+        return int((self.levels < Level.COMPUTED).sum())
+
+    def level_counts(self) -> dict[Level, int]:
+        """Return how many windows came from each level."""
+        return count_levels(self.levels)
+
+
+@dataclass(frozen=True)
+class BatchLookup:
+    """The same for a padded batch; padding's parts are zero and its level is ``Level.PADDING``."""
+
+    parts: Tensor  # (B, T, 3, D) float32
+    levels: Tensor  # (B, T) int8
+
+    def row_lookups(self) -> Tensor:
+        """Return each row's windows (B,) int64."""
+        return (self.levels != Level.PADDING).sum(dim=1)
+
+    def row_hits(self) -> Tensor:
+        """Return how many of each row's windows (B,) int64 were not computed."""
+        return ((self.levels != Level.PADDING) & (self.levels < Level.COMPUTED)).sum(dim=1)
+
+    def level_counts(self) -> dict[Level, int]:
+        """Return how many windows came from each level."""
+        return count_levels(self.levels)
+
+
+class TreeLookup:
+    """One Domain version's look-up: its own table, its ancestors', then its own lower layers.
+
+    With ``Compute`` what is given back equals ``DomainLayers.window_parts`` to the rounding of the tables'
+    type, whatever the tables hold. Threads may share it: tables are read only, and what changes (recently
+    computed windows, counts of misses) is locked.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[PlotTable],
+        layers: DomainLayers,
+        *,
+        layers_digest: str,
+        on_miss: OnMiss,
+        recent_bytes: int = _DEFAULT_RECENT_BYTES,
+        misses: MissSketch | None = None,
+    ) -> None:
+        """Look in ``tables``, own first, then ancestors, nearest first; compute with ``layers``.
+
+        ``recent_bytes`` bounds what is kept of computed windows. ``misses``, when given, counts the whole
+        windows that the tables held in no exact form. Raises ``InvalidInput`` TableOfOtherLayers,
+        VocabularyTooLarge.
+        """
+        check_vocabulary(layers.config.encoder.vocab_size)
+        self.tables = list(tables)
+        self.layers = layers
+        self.layers_digest = layers_digest
+        self.on_miss = on_miss
+        self.misses = misses
+        self._vocab_size = layers.config.encoder.vocab_size
+        self._width = layers.config.encoder.width
+        self._device = layers.word.device
+        self._steps = plan_steps(self.tables, layers_digest, on_miss)
+        self._last_form = Form.TRIGRAM if on_miss is OnMiss.COMPUTE else Form.UNIGRAM
+        self._recent = RecentWindows(recent_bytes, self._width, self._device)
+        self._lock = threading.Lock()
+
+    @property
+    def width(self) -> int:
+        """D, the width of one part."""
+        return self._width
+
+    def lookup(self, windows: Tensor) -> LookupResult:
+        """Return the parts of ``windows`` (N, 3) int64, on the host, none of them padding's."""
+        parts, levels, pending = self._first_step(windows)
+        for step in self._steps[1:]:
+            if not len(pending):
+                break
+            rows = step.table.find(self._keys(windows[pending], step.form))
+            hit = rows >= 0
+            if hit.any():
+                found = pending[hit]
+                _put(parts, found, step.table.gather(rows[hit]))
+                levels[found] = step.level
+            pending = pending[~hit]
+        if len(pending):
+            self._resolve(windows[pending], pending, parts, levels)
+        if self.misses is not None:
+            self._count_misses(self.misses, windows, levels)
+        return LookupResult(parts, levels)
+
+    def coverage(self, batches: Iterable[Tensor]) -> float:
+        """Return the share, 0 to 1, of ``batches`` of windows (N, 3) that a table holds whole."""
+        held = seen = 0
+        for windows in batches:
+            keys = self._keys(windows, Form.TRIGRAM)
+            found = torch.zeros(len(keys), dtype=torch.bool)
+            for step in self._steps:
+                if step.form is Form.TRIGRAM:
+                    found |= step.table.find(keys) >= 0
+            held += int(found.sum())
+            seen += len(keys)
+        return held / seen if seen else 0.0
+
+    def _first_step(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Ask the first table for all windows at once, and return parts, levels and what is missing.
+
+        Nearly everything is found here, so its rows are gathered straight into the result; a missing
+        window gets some row, and is overwritten later.
+        """
+        count = len(windows)
+        levels = torch.full((count,), Level.COMPUTED, dtype=torch.int8)
+        if not self._steps:
+            return torch.empty(count, 3, self._width, device=self._device), levels, torch.arange(count)
+        step = self._steps[0]
+        rows = step.table.find(self._keys(windows, step.form))
+        parts = step.table.gather(rows.clamp_min(0))
+        levels.masked_fill_(rows >= 0, step.level)
+        return parts, levels, (rows < 0).nonzero()[:, 0]
+
+    def _keys(self, windows: Tensor, form: Form) -> Tensor:
+        return pack(form.of(windows), self._vocab_size)
+
+    def _resolve(self, windows: Tensor, places: Tensor, parts: Tensor, levels: Tensor) -> None:
+        """Fill ``parts`` and ``levels`` at ``places`` from recent windows and the layers."""
+        unique, inverse = torch.unique(self._keys(windows, self._last_form), return_inverse=True)
+        values = torch.empty(len(unique), 3, self._width, device=self._device)
+        with self._lock:
+            held, kept = self._recent.find(unique)
+        _put(values, held.nonzero()[:, 0], kept)
+        fresh = unique[~held]
+        if len(fresh):
+            computed = self._compute(unpack(fresh, self._vocab_size))
+            _put(values, (~held).nonzero()[:, 0], computed)
+            with self._lock:
+                self._recent.add(fresh, computed)
+        _put(parts, places, values.index_select(0, inverse.to(values.device)))
+        levels[places] = torch.where(held, int(Level.RECENT), int(Level.COMPUTED)).to(torch.int8)[inverse]
+
+    @torch.no_grad()
+    def _compute(self, windows: Tensor) -> Tensor:
+        pieces = torch.split(windows.to(self._device), _COMPUTE_AT_ONCE)
+        return torch.cat([self.layers.window_parts(piece) for piece in pieces]).float()
+
+    def _count_misses(self, misses: MissSketch, windows: Tensor, levels: Tensor) -> None:
+        missed = (levels != Level.OWN_TRIGRAM) & (levels != Level.ANCESTOR_TRIGRAM)
+        if missed.any():
+            keys = self._keys(windows[missed], Form.TRIGRAM).numpy()
+            with self._lock:
+                misses.add(*np.unique(keys, return_counts=True))
+
+
+def _put(target: Tensor, places: Tensor, values: Tensor) -> None:
+    """Write ``values`` (M, 3, D) to ``target`` (N, 3, D) at ``places`` (M,), moving both to its device."""
+    target.index_copy_(0, places.to(target.device), values.to(target.device))
+
+
+def lookup_many(
+    lookups: Sequence[TreeLookup], domain_of_row: Tensor, windows: Tensor, mask: Tensor
+) -> BatchLookup:
+    """Look a mixed batch up: row b's windows through ``lookups[domain_of_row[b]]``.
+
+    ``domain_of_row`` (B,) int64, ``windows`` (B, T, 3) int64, ``mask`` (B, T) bool, False on padding. All
+    lookups must be of one width. One look-up a Domain, however many of the rows are its own.
+    """
+    rows, length = mask.shape
+    flat_windows, flat_mask = windows.flatten(0, 1), mask.flatten()  # (B*T, 3), (B*T,)
+    domain_of_window = domain_of_row.repeat_interleave(length)  # (B*T,)
+    levels = torch.full((rows * length,), Level.PADDING, dtype=torch.int8)
+    parts: Tensor | None = None  # (B*T, 3, D)
+    for domain in sorted(set(domain_of_row.tolist())):
+        places = (flat_mask & (domain_of_window == domain)).nonzero()[:, 0]
+        found = lookups[domain].lookup(flat_windows[places])
+        if len(places) == rows * length:  # one domain, no padding: nothing to scatter
+            parts, levels = found.parts, found.levels
+            break
+        if parts is None:
+            parts = found.parts.new_zeros(rows * length, *found.parts.shape[1:])
+        _put(parts, places, found.parts)
+        levels[places] = found.levels
+    if parts is None:
+        raise ValueError("a batch has at least one row")
+    return BatchLookup(parts.view(rows, length, *parts.shape[1:]), levels.view(rows, length))
