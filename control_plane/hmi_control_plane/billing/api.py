@@ -97,7 +97,7 @@ def _add_prices(router: APIRouter, database: Database, currency: str, clock: Clo
     @router.get("/prices", summary="The price list")
     def get_prices(currency: Annotated[Currency | None, Query()] = None) -> PriceItems:
         with database.read() as session:
-            return PriceItems(data=[PriceItem.of(price) for price in stored_prices(session, currency)])
+            return PriceItems(items=[PriceItem.of(price) for price in stored_prices(session, currency)])
 
     @router.put("/prices", summary="Set a price from a moment on")
     def set_price(body: PriceBody) -> PriceItem:
@@ -135,7 +135,7 @@ def _add_invoices(router: APIRouter, database: Database, currency: str, clock: C
             )
             page = [InvoiceBody.of(invoice) for invoice in found[: parameters.limit]]
         more = len(found) > parameters.limit
-        return InvoiceItems(data=page, next_cursor=page[-1].id if more else None)
+        return InvoiceItems(items=page, next_cursor=page[-1].id if more else None)
 
     @router.get("/invoices/{invoice_id}", summary="One invoice")
     def get_one(invoice_id: InvoiceId) -> InvoiceBody:

@@ -3,8 +3,9 @@
 from datetime import datetime
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from hmi_api.artifacts import WireModel
 from hmi_api.common import DnsLabel
 from hmi_control_plane.billing.bill import NO_PRICE, UNIT_OF, Bill
 from hmi_control_plane.billing.money import Amount, Currency, UnitPrice, minor_digits
@@ -12,10 +13,8 @@ from hmi_control_plane.metering.moments import Moment
 from hmi_control_plane.storage import Invoice, InvoiceState, Meter, Price
 
 
-class PriceBody(BaseModel):
+class PriceBody(WireModel):
     """A price to set."""
-
-    model_config = ConfigDict(extra="forbid")
 
     meter: Meter
     unit_price: UnitPrice = Field(description='Price of one unit, a string such as "0.000002".')
@@ -23,7 +22,7 @@ class PriceBody(BaseModel):
     effective_from: Moment | None = Field(default=None, description="Now when absent.")
 
 
-class PriceItem(BaseModel):
+class PriceItem(WireModel):
     """A price as it stands."""
 
     meter: Meter
@@ -45,39 +44,33 @@ class PriceItem(BaseModel):
         )
 
 
-class PriceItems(BaseModel):
+class PriceItems(WireModel):
     """The price list."""
 
-    object: str = "list"
-    data: list[PriceItem]
+    items: list[PriceItem]
 
 
-class LineItem(BaseModel):
+class LineItem(WireModel):
     """One line of a bill or an invoice."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     adapter: str | None = Field(description="Null for what no adapter used.")
     meter: Meter
     unit: str
-    start: datetime = Field(serialization_alias="from")
-    end: datetime = Field(serialization_alias="to")
+    start: datetime = Field(alias="from")
+    end: datetime = Field(alias="to")
     quantity: int
     unit_price: Amount
     amount: Amount
     note: str = Field(description=f'Empty, "{NO_PRICE}", or why earlier use stands here.')
 
 
-class BillBody(BaseModel):
+class BillBody(WireModel):
     """A tenant's bill."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
-    object: str = "bill"
     tenant: str
     currency: str
-    start: datetime = Field(serialization_alias="from")
-    end: datetime = Field(serialization_alias="to")
+    start: datetime = Field(alias="from")
+    end: datetime = Field(alias="to")
     lines: list[LineItem]
     total: Amount
     rounding: str
@@ -109,10 +102,8 @@ class BillBody(BaseModel):
         )
 
 
-class InvoiceRequest(BaseModel):
+class InvoiceRequest(WireModel):
     """Which invoice to draft: ``[from, to)``."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     tenant: DnsLabel
     start: Moment = Field(alias="from")
@@ -126,18 +117,15 @@ class InvoiceRequest(BaseModel):
         return self
 
 
-class InvoiceBody(BaseModel):
+class InvoiceBody(WireModel):
     """An invoice."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
-    object: str = "invoice"
     id: str
     state: InvoiceState
     tenant: str
     currency: str
-    start: datetime = Field(serialization_alias="from")
-    end: datetime = Field(serialization_alias="to")
+    start: datetime = Field(alias="from")
+    end: datetime = Field(alias="to")
     lines: list[LineItem]
     total: Amount
     rounding: str
@@ -177,11 +165,10 @@ class InvoiceBody(BaseModel):
         )
 
 
-class InvoiceItems(BaseModel):
+class InvoiceItems(WireModel):
     """A page of invoices."""
 
-    object: str = "list"
-    data: list[InvoiceBody]
+    items: list[InvoiceBody]
     next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last.")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from hmi_api.artifacts import WireModel
 from hmi_api.common import DnsLabel
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.metering.moments import Moment
@@ -63,7 +64,7 @@ class AdminUsageParameters(UsageParameters):
     tenant: DnsLabel | None = Field(default=None, description="Only this tenant.")
 
 
-class UsageItem(BaseModel):
+class UsageItem(WireModel):
     """One sum; fields that the report is not split by are null."""
 
     start: str | None = Field(description="Start of the window, UTC.")
@@ -73,11 +74,10 @@ class UsageItem(BaseModel):
     quantity: int
 
 
-class UsageList(BaseModel):
+class UsageList(WireModel):
     """One page of a report."""
 
-    object: str = "list"
-    data: list[UsageItem]
+    items: list[UsageItem]
     next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last.")
 
 
@@ -108,7 +108,7 @@ def build_router(
 def _answer(database: Database, query: UsageQuery) -> UsageList:
     with database.read() as session:
         page = report(session, query)
-    return UsageList(data=[UsageItem(**_fields(line)) for line in page.lines], next_cursor=page.next)
+    return UsageList(items=[UsageItem(**_fields(line)) for line in page.lines], next_cursor=page.next)
 
 
 def _fields(line: UsageLine) -> dict[str, Any]:

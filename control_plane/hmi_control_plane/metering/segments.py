@@ -73,19 +73,24 @@ def _decode_line(line: bytes) -> UsageEvent | None:
 class SegmentFolder:
     """The folder of segments of one process: one open for appending, the others sealed.
 
-    Whatever an earlier process left behind counts as sealed. Raises SpoolInUseError when a living process
-    has the folder.
+    Whatever an earlier process left behind counts as sealed. Call ``open`` before anything else.
     """
 
     def __init__(self, folder: Path, *, segment_bytes: int = 16 * 2**20) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._segment_bytes = segment_bytes
         self._lock = threading.Lock()
-        self._folder_lock = _lock_folder(folder)
+        self._folder_lock: BinaryIO | None = None
         self._open: int | None = None  # descriptor of the open segment
         self._end = 0  # bytes of it that are synced
-        self._next_number = 1 + max((int(p.stem) for p in folder.iterdir() if p.stem.isdigit()), default=0)
+        self._next_number = 1
+
+    def open(self) -> None:
+        """Make the folder and take it. Raises SpoolInUseError when a living process has it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder_lock = _lock_folder(self._folder)
+        numbers = [int(path.stem) for path in self._folder.iterdir() if path.stem.isdigit()]
+        self._next_number = max(numbers, default=0) + 1
 
     def append(self, lines: Sequence[bytes]) -> None:
         """Write ``lines`` and return when they are on the disk.
@@ -127,7 +132,9 @@ class SegmentFolder:
         """Seal and let another process have the folder."""
         with self._lock:
             self._seal()
-            self._folder_lock.close()
+            if self._folder_lock is not None:
+                self._folder_lock.close()
+                self._folder_lock = None
 
     def _start_segment(self) -> int:
         path = self._folder / f"{self._next_number:012d}{SUFFIX}"

@@ -19,13 +19,17 @@ class Spool:
     """Appends events durably without blocking the event loop.
 
     While one write is being synced, further appends gather; the next write takes them all (group commit).
-    ``folder`` belongs to one process; raises SpoolInUseError when another has it. Use it from one event loop.
+    ``folder`` belongs to one process. Use it from one event loop, after ``open``.
     """
 
     def __init__(self, folder: Path, *, segment_bytes: int = 16 * 2**20) -> None:
         self.segments = SegmentFolder(folder, segment_bytes=segment_bytes)
         self._waiting: list[_Waiting] = []
         self._committer: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Take the folder. Raises SpoolInUseError when another living process has it."""
+        self.segments.open()
 
     async def append(self, events: Sequence[UsageEvent]) -> None:
         """Return when the events are on the disk. Raises OSError when they could not be written."""

@@ -1,0 +1,68 @@
+"""Routes as the catalog knows them."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from hmi_api.names import AdapterKey, adapter_key
+from hmi_api.task_adapter import TaskType
+from hmi_control_plane.gateway.routes import CatalogUnavailableError, ReadRoutes, Route, RuntimeAddress
+from hmi_control_plane.storage import Adapter, Database, Residency, ResidencyState, Runtime
+
+
+def read_routes_from(database: Database) -> ReadRoutes:
+    """Return a reader of routes for a ``RoutingTable``; it queries in a thread."""
+
+    async def read(keys: Sequence[AdapterKey]) -> Mapping[AdapterKey, Route]:
+        return await run_in_threadpool(_read, database, keys)
+
+    return read
+
+
+def _read(database: Database, keys: Sequence[AdapterKey]) -> dict[AdapterKey, Route]:
+    try:
+        with database.read() as session:
+            return read_routes(session, keys)
+    except SQLAlchemyError as error:
+        raise CatalogUnavailableError(str(error)) from error
+
+
+def read_routes(session: Session, keys: Sequence[AdapterKey]) -> dict[AdapterKey, Route]:
+    """Return the routes of those ``keys`` that exist, in two queries."""
+    names = [tuple(key.split("/", 1)) for key in keys]
+    adapters = session.execute(
+        select(Adapter.id, Adapter.tenant, Adapter.name, Adapter.task_type, Adapter.current_version).where(
+            tuple_(Adapter.tenant, Adapter.name).in_(names)
+        )
+    ).all()
+    serving = _serving(session, {row.id: row.current_version for row in adapters})
+    return {
+        (key := adapter_key(row.tenant, row.name)): Route(
+            key, TaskType(row.task_type), row.current_version, serving.get(row.id, ())
+        )
+        for row in adapters
+    }
+
+
+def _serving(session: Session, current: Mapping[int, int | None]) -> dict[int, tuple[RuntimeAddress, ...]]:
+    """Return by adapter id who serves any version of it; an older version serves until the new one does."""
+    rows = session.execute(
+        select(Residency.adapter_id, Residency.version, Runtime.id, Runtime.url)
+        .join(Runtime, Runtime.id == Residency.runtime_id)
+        .where(
+            Residency.adapter_id.in_(current),
+            Residency.state == ResidencyState.READY,
+            Runtime.lost.is_(False),
+            Runtime.draining.is_(False),
+        )
+        .order_by(Residency.version.desc(), Runtime.id)
+    ).all()
+    found: dict[int, dict[str, RuntimeAddress]] = {}
+    for current_first in (True, False):
+        for adapter_id, version, runtime_id, url in rows:
+            if (version == current[adapter_id]) is current_first:
+                found.setdefault(adapter_id, {}).setdefault(runtime_id, RuntimeAddress(runtime_id, url))
+    return {adapter_id: tuple(addresses.values()) for adapter_id, addresses in found.items()}

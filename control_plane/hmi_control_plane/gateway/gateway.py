@@ -1,0 +1,83 @@
+"""The gateway put together: its router, and what must be closed when the application stops."""
+
+from collections.abc import Awaitable, Callable
+
+import httpx
+from fastapi import APIRouter, Request
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from hmi_control_plane.auth import Identity
+from hmi_control_plane.gateway.catalog_routes import read_routes_from
+from hmi_control_plane.gateway.classify import add_classify
+from hmi_control_plane.gateway.dispatch import Dispatcher
+from hmi_control_plane.gateway.failures import InferenceRoute
+from hmi_control_plane.gateway.inference import Inference
+from hmi_control_plane.gateway.metrics import GatewayMetrics
+from hmi_control_plane.gateway.models import add_models
+from hmi_control_plane.gateway.open_inference import add_open_inference
+from hmi_control_plane.gateway.routes import RoutingTable
+from hmi_control_plane.gateway.runtime_client import RuntimeClient
+from hmi_control_plane.gateway.settings import GatewaySettings
+from hmi_control_plane.metering import Spool
+from hmi_control_plane.storage import Database
+
+
+class Gateway:
+    """Routes tenants' requests to runtimes. Use it from one event loop, and close it.
+
+    ``transport`` replaces the network to the runtimes.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        spool: Spool,
+        token: SecretStr,
+        registry: CollectorRegistry,
+        settings: GatewaySettings | None = None,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        settings = settings or GatewaySettings()
+        self._database = database
+        self._client = RuntimeClient(
+            token,
+            connections=settings.runtime_connections,
+            connect_timeout=settings.connect_timeout_seconds,
+            timeout=settings.deadline_seconds,
+            transport=transport,
+        )
+        self._table = RoutingTable(
+            read_routes_from(database),
+            believe_seconds=settings.route_seconds,
+            capacity=settings.cached_routes,
+        )
+        dispatcher = Dispatcher(self._client, self._table, deadline=settings.deadline_seconds)
+        self.inference = Inference(self._table, dispatcher, spool, GatewayMetrics(registry), settings)
+
+    async def is_ready(self) -> bool:
+        """Say whether the catalog answers, so that models can be found."""
+        try:
+            await run_in_threadpool(self._database.ping)
+        except SQLAlchemyError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Let go of connections to runtimes."""
+        await self._table.close()
+        await self._client.close()
+
+
+def build_router(
+    gateway: Gateway, database: Database, tenant_from_key: Callable[[Request], Awaitable[Identity]]
+) -> APIRouter:
+    """Return ``/classify``, ``/v1/models`` and ``/v2``."""
+    router = APIRouter(tags=["inference"], route_class=InferenceRoute)
+    add_classify(router, gateway.inference, tenant_from_key)
+    add_models(router, database, tenant_from_key)
+    add_open_inference(router, gateway.inference, tenant_from_key, gateway.is_ready)
+    return router

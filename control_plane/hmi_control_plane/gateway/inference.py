@@ -1,0 +1,219 @@
+"""Inference for a tenant: texts through models, checked, routed, answered, metered."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hmi_api.errors import NotReady
+from hmi_api.names import AdapterKey, adapter_key
+from hmi_api.task_adapter import TaskType
+from hmi_api.wire import InferRow, RowResult
+from hmi_control_plane.gateway.dispatch import Dispatcher, RoutedRow
+from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded, unknown_model
+from hmi_control_plane.gateway.metrics import GatewayMetrics
+from hmi_control_plane.gateway.routes import CatalogUnavailableError, Route, RoutingTable
+from hmi_control_plane.gateway.settings import GatewaySettings
+from hmi_control_plane.metering import Spool, UsageEvent, request_events
+
+Text = str | list[str]
+"""One text, or one text already split into words."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    """What one model said: a result for every text, or why there is none."""
+
+    model: str
+    task_type: TaskType | None = None
+    results: tuple[RowResult, ...] = ()
+    failure: InferenceFailed | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all texts, as the model's tokenizer counts them."""
+        return sum(result.prompt_tokens for result in self.results)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answers of all models asked, in the order asked; ``request_id`` is the gateway's own."""
+
+    request_id: str
+    created: datetime
+    models: tuple[ModelAnswer, ...]
+
+    def require_any(self) -> None:
+        """Raise the first model's InferenceFailed when no model answered."""
+        failures = [answer.failure for answer in self.models if answer.failure is not None]
+        if len(failures) == len(self.models):
+            raise failures[0]
+
+
+def best_label(result: RowResult) -> str:
+    """Return a sequence task's most probable label."""
+    return result.labels[max(range(len(result.scores)), key=result.scores.__getitem__)]
+
+
+class Inference:
+    """Answers a tenant's requests. What was used is durable before an answer is returned.
+
+    ``source`` names this gateway in usage events.
+    """
+
+    def __init__(
+        self,
+        table: RoutingTable,
+        dispatcher: Dispatcher,
+        spool: Spool,
+        metrics: GatewayMetrics,
+        settings: GatewaySettings,
+        *,
+        source: str = "/hmi/gateway",
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._table = table
+        self._dispatcher = dispatcher
+        self._spool = spool
+        self._metrics = metrics
+        self._settings = settings
+        self._source = source
+        self._clock = clock
+
+    async def answer(self, tenant: str, models: Sequence[str], texts: Sequence[Text]) -> Answer:
+        """Send every text through every model, all rows together.
+
+        A model's failure stands in its own answer. Raises InferenceFailed for input that no model could
+        answer, and NotReady when the catalog or the usage spool cannot be reached.
+        """
+        self._check(models, texts)
+        # A model named twice, with and without its tenant, is asked and billed once.
+        names = list({(_key_of(tenant, name) or name): name for name in reversed(models)}.values())[::-1]
+        keys = [_key_of(tenant, name) for name in names]
+        routes = await self._routes(keys)
+        request_id = secrets.token_hex(16)
+        created = self._clock()
+        found = {key: route for key in keys if key is not None and (route := routes.get(key)) is not None}
+        results = await self._infer(request_id, list(found.values()), texts)
+        answers = tuple(
+            self._model_answer(name, found.get(key) if key is not None else None, results)
+            for name, key in zip(names, keys, strict=True)
+        )
+        await self._meter(request_id, created, tenant, answers)
+        return Answer(request_id, created, answers)
+
+    async def route(self, tenant: str, model: str) -> Route:
+        """Return a model's route; raises InferenceFailed (404) when the tenant has no such model."""
+        key = _key_of(tenant, model)
+        routes = await self._routes([key])
+        if key is None or key not in routes:
+            raise unknown_model(model)
+        return routes[key]
+
+    async def _routes(self, keys: Sequence[AdapterKey | None]) -> dict[AdapterKey, Route]:
+        try:
+            return await self._table.routes([key for key in keys if key is not None])
+        except CatalogUnavailableError as error:
+            raise NotReady(
+                "CatalogUnavailable", "Models cannot be looked up at the moment; try again."
+            ) from error
+
+    def _check(self, models: Sequence[str], texts: Sequence[Text]) -> None:
+        limits = self._settings
+        if not models:
+            raise InferenceFailed(400, "MissingModel", "Name a model, or several in models.", param="model")
+        if len(models) > limits.max_models:
+            raise _too_many("models", len(models), limits.max_models, "TooManyModels", "models")
+        if not texts:
+            raise InferenceFailed(400, "EmptyInput", "input holds no text.", param="input")
+        if len(texts) > limits.max_texts:
+            raise _too_many("texts", len(texts), limits.max_texts, "TooManyTexts", "input")
+        if len(texts) * len(models) > limits.max_rows:
+            rows = len(texts) * len(models)
+            raise _too_many("rows (texts times models)", rows, limits.max_rows, "TooManyRows", "input")
+        for index, text in enumerate(texts):
+            self._check_text(text, f"input.{index}")
+
+    def _check_text(self, text: Text, param: str) -> None:
+        limits = self._settings
+        characters = len(text) if isinstance(text, str) else sum(map(len, text))
+        if characters > limits.max_characters:
+            raise _too_many("characters", characters, limits.max_characters, "TextTooLong", param)
+        if not isinstance(text, str) and len(text) > limits.max_words:
+            raise _too_many("words", len(text), limits.max_words, "TextTooLong", param)
+        blank = (
+            not text.strip() if isinstance(text, str) else not all(word.strip() for word in text) or not text
+        )
+        if blank:
+            what = (
+                "is empty or only whitespace" if isinstance(text, str) else "holds no words, or an empty one"
+            )
+            raise InferenceFailed(400, "EmptyInput", f"{param} {what}.", param=param)
+
+    async def _infer(
+        self, request_id: str, routes: Sequence[Route], texts: Sequence[Text]
+    ) -> dict[AdapterKey, list[RowResult]]:
+        """Return the results by model. Rows of one text stand together, so that it is tokenised once."""
+        serving = [route for route in routes if route.runtimes]
+        rows = [RoutedRow(_row(route.key, text), route) for text in texts for route in serving]
+        results = await self._dispatcher.infer(request_id, rows) if rows else []
+        return {route.key: results[place :: len(serving)] for place, route in enumerate(serving)}
+
+    def _model_answer(
+        self, name: str, route: Route | None, results: dict[AdapterKey, list[RowResult]]
+    ) -> ModelAnswer:
+        if route is None:
+            return ModelAnswer(name, failure=unknown_model(name))
+        if route.key not in results:
+            return ModelAnswer(name, failure=not_loaded(name))
+        rows = results[route.key]
+        for index, row in enumerate(rows):
+            if row.error is not None:
+                self._metrics.rows.labels("failed").inc(len(rows))
+                param = f"input.{index}" if row.error.status == 400 else None
+                return ModelAnswer(name, failure=InferenceFailed.of_row(row.error, param))
+        return ModelAnswer(name, route.task_type, tuple(rows))
+
+    async def _meter(
+        self, request_id: str, created: datetime, tenant: str, answers: Sequence[ModelAnswer]
+    ) -> None:
+        """Make the use of the models that answered durable; raises NotReady when that fails."""
+        events: list[UsageEvent] = []
+        for ordinal, answer in enumerate(answers):
+            if answer.failure is None:
+                events += request_events(
+                    self._source,
+                    request_id,
+                    created,
+                    tenant,
+                    answer.model.rpartition("/")[2],
+                    ordinal=ordinal,
+                    rows=len(answer.results),
+                    prompt_tokens=answer.prompt_tokens,
+                    version=answer.results[0].version,
+                )
+        try:
+            await self._spool.append(events)
+        except OSError as error:
+            raise NotReady("UsageNotRecorded", "The request could not be recorded; try again.") from error
+        for answer in answers:
+            if answer.failure is None:
+                self._metrics.rows.labels("answered").inc(len(answer.results))
+                self._metrics.tokens.labels("prompt").inc(answer.prompt_tokens)
+
+
+def _key_of(tenant: str, model: str) -> AdapterKey | None:
+    """Return the key of a model named within the tenant, or None for what names another's or nothing."""
+    owner, slash, name = model.rpartition("/")
+    if (slash and owner != tenant) or not name or "\0" in name:
+        return None
+    return adapter_key(tenant, name)
+
+
+def _row(key: AdapterKey, text: Text) -> InferRow:
+    return InferRow(adapter=key, text=text) if isinstance(text, str) else InferRow(adapter=key, words=text)
+
+
+def _too_many(what: str, given: int, limit: int, reason: str, param: str) -> InferenceFailed:
+    message = f"{param} has {given} {what}; the limit is {limit}. Send less, or in several requests."
+    return InferenceFailed(400, reason, message, param=param)

@@ -1,0 +1,83 @@
+"""``GET /v1/models``: a tenant's models, as OpenAI lists them."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from hmi_api.task_adapter import TaskType
+from hmi_control_plane.auth import Identity
+from hmi_control_plane.gateway.failures import unknown_model
+from hmi_control_plane.storage import Adapter, Database, Residency, ResidencyState, Runtime
+
+
+class Model(BaseModel):
+    """One model; what OpenAI has, and its task, version and whether it can answer now."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = Field(description="The tenant.")
+    task: TaskType
+    version: int | None = Field(description="Its newest published version; null before the first.")
+    ready: bool = Field(description="Whether a runtime has it loaded.")
+
+
+class ModelList(BaseModel):
+    """All models of a tenant."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+def add_models(
+    router: APIRouter, database: Database, tenant_from_key: Callable[[Request], Awaitable[Identity]]
+) -> None:
+    """Add the endpoints."""
+
+    @router.get("/v1/models", summary="Your models")
+    def list_models(identity: Annotated[Identity, Depends(tenant_from_key)]) -> ModelList:
+        with database.read() as session:
+            return ModelList(data=_models(session, identity.tenant))
+
+    @router.get("/v1/models/{model:path}", summary="One of your models")
+    def get_model(model: str, identity: Annotated[Identity, Depends(tenant_from_key)]) -> Model:
+        owner, slash, name = model.rpartition("/")
+        found: list[Model] = []
+        if (not slash or owner == identity.tenant) and "\0" not in name:
+            with database.read() as session:
+                found = _models(session, identity.tenant, name)
+        if not found:
+            raise unknown_model(model)
+        return found[0]
+
+
+def _models(session: Session, tenant: str, name: str | None = None) -> list[Model]:
+    loaded = (
+        select(Residency.adapter_id)
+        .join(Runtime, Runtime.id == Residency.runtime_id)
+        .where(
+            Residency.adapter_id == Adapter.id,
+            Residency.state == ResidencyState.READY,
+            Runtime.lost.is_(False),
+            Runtime.draining.is_(False),
+        )
+        .exists()
+    )
+    statement = select(Adapter, loaded).where(Adapter.tenant == tenant).order_by(Adapter.name)
+    if name is not None:
+        statement = statement.where(Adapter.name == name)
+    return [
+        Model(
+            id=adapter.name,
+            created=int(adapter.created_at.timestamp()),
+            owned_by=tenant,
+            task=TaskType(adapter.task_type),
+            version=adapter.current_version,
+            ready=ready,
+        )
+        for adapter, ready in session.execute(statement)
+    ]

@@ -1,0 +1,159 @@
+"""The routing table: which runtimes can serve an adapter now, kept in memory for the adapters in use.
+
+Only what is asked for is read, many adapters in one query, so its cost follows the traffic and not the number
+of registered adapters. A route that serves is believed for a while and then read again in the background; one
+that does not exist or does not serve yet is read again before it is answered, so that news shows at once.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from hmi_api.names import AdapterKey
+from hmi_api.task_adapter import TaskType
+
+_SHORTEST_BELIEF_SECONDS = 0.25
+_LARGEST_READ = 500
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeAddress:
+    """A runtime that takes requests."""
+
+    id: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An adapter and the runtimes that say they can serve it, those with its current version first."""
+
+    key: AdapterKey
+    task_type: TaskType
+    version: int | None
+    runtimes: tuple[RuntimeAddress, ...]
+
+
+class CatalogUnavailableError(Exception):
+    """The catalog cannot be read at the moment."""
+
+
+ReadRoutes = Callable[[Sequence[AdapterKey]], Awaitable[Mapping[AdapterKey, Route]]]
+
+
+@dataclass(slots=True)
+class _Entry:
+    route: Route | None
+    read_at: float
+    serves: bool
+
+
+class RoutingTable:
+    """Routes by adapter key. ``read`` asks the catalog for several; keys it does not know are left out.
+
+    While the catalog is away, known routes go on; asking for others raises CatalogUnavailableError.
+
+    Use it from one event loop.
+    """
+
+    def __init__(
+        self,
+        read: ReadRoutes,
+        *,
+        believe_seconds: float = 2.0,
+        capacity: int = 200_000,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._read = read
+        self._believe_seconds = believe_seconds
+        self._capacity = capacity
+        self._clock = clock
+        self._entries: OrderedDict[AdapterKey, _Entry] = OrderedDict()
+        self._reading: dict[AdapterKey, asyncio.Future[None]] = {}
+        self._wanted: list[AdapterKey] = []
+        self._reader: asyncio.Task[None] | None = None
+
+    async def routes(self, keys: Collection[AdapterKey]) -> dict[AdapterKey, Route]:
+        """Return the routes of ``keys``; those that do not exist are left out."""
+        waiting = [reading for key in keys if (reading := self._freshen(key)) is not None]
+        if waiting:
+            await asyncio.gather(*waiting)
+        found = {}
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is not None and entry.route is not None:
+                found[key] = entry.route
+        return found
+
+    def distrust(self, keys: Collection[AdapterKey]) -> None:
+        """Have these routes read again before their next use: a runtime did not keep what they promise."""
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is not None:
+                entry.serves, entry.read_at = False, float("-inf")
+
+    async def close(self) -> None:
+        """Wait for a read in progress."""
+        if self._reader is not None:
+            await self._reader
+
+    def _freshen(self, key: AdapterKey) -> asyncio.Future[None] | None:
+        """Have ``key`` read when its entry is old; return what to wait for, or None when it may be used."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return self._request(key)
+        self._entries.move_to_end(key)
+        age = self._clock() - entry.read_at
+        if age < (self._believe_seconds if entry.serves else _SHORTEST_BELIEF_SECONDS):
+            return None
+        reading = self._request(key)
+        return None if entry.serves else reading
+
+    def _request(self, key: AdapterKey) -> asyncio.Future[None]:
+        reading = self._reading.get(key)
+        if reading is None:
+            reading = self._reading[key] = asyncio.get_running_loop().create_future()
+            self._wanted.append(key)
+            if self._reader is None:
+                self._reader = asyncio.create_task(self._read_all(), name="gateway-routes")
+        return reading
+
+    async def _read_all(self) -> None:
+        try:
+            while self._wanted:
+                keys, self._wanted = self._wanted[:_LARGEST_READ], self._wanted[_LARGEST_READ:]
+                await self._read_some(keys)
+        finally:
+            self._reader = None
+
+    async def _read_some(self, keys: list[AdapterKey]) -> None:
+        try:
+            routes = await self._read(keys)
+        except CatalogUnavailableError as error:
+            log.warning("routes could not be read: %s", error)
+            self._fail(keys, error)
+            return
+        for key in keys:
+            route = routes.get(key)
+            serves = route is not None and bool(route.runtimes)
+            self._entries[key] = _Entry(route, self._clock(), serves)
+            self._entries.move_to_end(key)
+            self._reading.pop(key).set_result(None)
+        while len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+
+    def _fail(self, keys: list[AdapterKey], error: CatalogUnavailableError) -> None:
+        for key in keys:
+            reading = self._reading.pop(key)
+            reading.set_exception(error)
+            reading.exception()  # a read in the background has nobody who waits for it
+            entry = self._entries.get(key)
+            if (
+                entry is not None and entry.serves
+            ):  # the old route goes on; try again after a while, not at once
+                entry.read_at = self._clock()

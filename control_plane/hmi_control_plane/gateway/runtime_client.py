@@ -1,0 +1,69 @@
+"""The way to a runtime: pooled HTTP, timeouts, and failures told apart by whether another try can help."""
+
+import httpx
+from pydantic import SecretStr, ValidationError
+
+from hmi_api.wire import InferReply, InferRequest
+
+INFER_PATH = "/internal/v1/infer"
+
+
+class RuntimeUnavailableError(Exception):
+    """A runtime did not answer a request; inference changes nothing there, so another may be asked.
+
+    ``refused`` says that no connection was made, so that even the same runtime may be asked again.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+class RuntimeClient:
+    """Calls runtimes with the internal token over one pool of connections.
+
+    ``transport`` replaces the network, as for an app in this process.
+    """
+
+    def __init__(
+        self,
+        token: SecretStr,
+        *,
+        connections: int = 256,
+        connect_timeout: float = 1.0,
+        timeout: float = 30.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._http = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {token.get_secret_value()}"},
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            timeout=httpx.Timeout(timeout, connect=connect_timeout),
+            transport=transport,
+            trust_env=False,  # a proxy set for the internet must not see internal calls
+        )
+
+    async def infer(self, url: str, request: InferRequest) -> InferReply:
+        """Return the runtime's answer. Raises RuntimeUnavailableError."""
+        try:
+            response = await self._http.post(
+                f"{url.rstrip('/')}{INFER_PATH}",
+                content=request.model_dump_json(by_alias=True, exclude_none=True),
+                headers={"Content-Type": "application/json"},
+            )
+        except httpx.ConnectError as error:
+            raise RuntimeUnavailableError(f"{url}: {error}", refused=True) from error
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise RuntimeUnavailableError(f"{url}: {type(error).__name__} {error}") from error
+        if response.status_code != 200:
+            raise RuntimeUnavailableError(f"{url} answered {response.status_code}")
+        try:
+            reply = InferReply.model_validate_json(response.content)
+        except ValidationError as error:
+            raise RuntimeUnavailableError(f"{url} answered what is no InferReply: {error}") from error
+        if len(reply.results) != len(request.rows):
+            raise RuntimeUnavailableError(f"{url} answered {len(reply.results)} of {len(request.rows)} rows")
+        return reply
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
