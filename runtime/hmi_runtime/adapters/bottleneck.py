@@ -1,0 +1,116 @@
+"""Bottleneck adapters as trainable modules, parallel or sequential.
+
+A layer with bottlenecks takes the place of the plain one in ``UpperLayers``; its frozen parts are the
+plain layer's own.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hmi_runtime.adapters.weights import PLACES, Bottleneck, LayerAdapter, Place, Placement
+from hmi_runtime.base import NORMS, EncoderLayer
+from hmi_runtime.base.architecture import activate
+from hmi_runtime.model import UpperLayers
+
+PARALLEL_SCALE = 4.0
+"""What He et al. (2022) scale a parallel bottleneck by; a sequential one is not scaled."""
+
+_INITIAL_STD = 0.02
+
+
+class BottleneckModule(nn.Module):
+    """Down to ``width``, ReLU, up again; starts at zero, so training starts from the frozen model."""
+
+    def __init__(self, outer: int, width: int, scale: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.scale = scale
+        self.down = nn.Linear(outer, width)
+        self.up = nn.Linear(width, outer)
+        with torch.no_grad():
+            self.down.weight.normal_(std=_INITIAL_STD, generator=generator)
+            for zero in (self.down.bias, self.up.weight, self.up.bias):
+                zero.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what is added, (..., D), for ``x`` (..., D)."""
+        return self.up(functional.relu(self.down(x))) * self.scale  # type: ignore[no-any-return]
+
+    def export(self, placement: Placement) -> Bottleneck:
+        """Return the bottleneck as it is served, its scale folded into ``up``."""
+        return Bottleneck(
+            down=self.down.weight.detach().clone(),
+            down_bias=self.down.bias.detach().clone(),
+            up=self.up.weight.detach() * self.scale,
+            up_bias=self.up.bias.detach() * self.scale,
+            activation="relu",
+            placement=placement,
+        )
+
+
+class BottleneckLayer(nn.Module):
+    """A frozen layer with a bottleneck at each of its sublayers; the bottlenecks and the norms learn."""
+
+    def __init__(
+        self, layer: EncoderLayer, width: int, placement: Placement, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.placement = placement
+        outer = layer.attention_norm.normalized_shape[0]
+        scale = PARALLEL_SCALE if placement == "parallel" else 1.0
+        self.attention = BottleneckModule(outer, width, scale, generator)
+        self.ffn = BottleneckModule(outer, width, scale, generator)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the layer's output (B, T, D) for ``x`` (B, T, D) under an additive ``bias``."""
+        layer = self.layer
+        attended = layer.attention_output(layer.attend(x, bias))
+        x = layer.attention_norm(x + self._adapted("attention", x, attended))
+        narrowed = layer.ffn_down(activate(layer.activation, layer.ffn_up(x)))
+        return layer.ffn_norm(x + self._adapted("ffn", x, narrowed))  # type: ignore[no-any-return]
+
+    def _adapted(self, place: Place, sublayer_input: Tensor, output: Tensor) -> Tensor:
+        bottleneck = self.get_submodule(place)
+        return output + bottleneck(sublayer_input if self.placement == "parallel" else output)  # type: ignore[no-any-return]
+
+    def export(self) -> LayerAdapter:
+        """Return the bottlenecks and norms as they are served."""
+        modules: dict[Place, BottleneckModule] = {"attention": self.attention, "ffn": self.ffn}
+        return LayerAdapter(
+            norms={
+                name: (
+                    self.layer.get_parameter(f"{name}.weight").detach().clone(),
+                    self.layer.get_parameter(f"{name}.bias").detach().clone(),
+                )
+                for name in NORMS
+            },
+            bottlenecks={place: modules[place].export(self.placement) for place in PLACES},
+        )
+
+
+def add_bottlenecks(
+    upper: UpperLayers, width: int, placement: Placement = "parallel", *, seed: int = 0
+) -> list[nn.Parameter]:
+    """Put bottlenecks into every layer of ``upper``, freeze the rest but the norms; return what learns.
+
+    The layers are changed in place: give a copy.
+    """
+    upper.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    learning: list[nn.Parameter] = []
+    for index, layer in enumerate(upper.layers):
+        wrapped = BottleneckLayer(layer, width, placement, generator)  # type: ignore[arg-type]
+        upper.layers[index] = wrapped
+        for module in (wrapped.attention, wrapped.ffn, layer.attention_norm, layer.ffn_norm):
+            learning += module.requires_grad_(True).parameters()  # type: ignore[union-attr]
+    return learning
+
+
+def export_bottlenecks(upper: UpperLayers) -> dict[int, LayerAdapter]:
+    """Return what ``add_bottlenecks`` added and training found, by absolute layer index."""
+    return {
+        upper.split + index: layer.export()
+        for index, layer in enumerate(upper.layers)
+        if isinstance(layer, BottleneckLayer)
+    }

@@ -1,0 +1,72 @@
+"""LoRA as a trainable module: a low-rank sum beside a frozen matrix (Hu et al., 2021)."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hmi_runtime.adapters.weights import LayerAdapter, LoraMatrix
+from hmi_runtime.base import MATRICES, EncoderLayer
+from hmi_runtime.model import UpperLayers
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer plus ``scale * b @ a``; only ``a`` and ``b`` learn."""
+
+    def __init__(self, frozen: nn.Linear, rank: int, alpha: float, generator: torch.Generator) -> None:
+        """Start as the frozen layer: ``a`` is random (Kaiming uniform), ``b`` zero; scale is alpha / rank."""
+        super().__init__()
+        self.frozen = frozen.requires_grad_(False)
+        self.scale = alpha / rank
+        bound = 1 / math.sqrt(frozen.in_features)
+        start = torch.rand(rank, frozen.in_features, generator=generator) * 2 * bound - bound
+        self.a = nn.Parameter(start.to(frozen.weight))  # (r, d_in)
+        self.b = nn.Parameter(frozen.weight.new_zeros(frozen.out_features, rank))  # (d_out, r)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., d_out) for ``x`` (..., d_in)."""
+        low = functional.linear(x, self.a)  # (..., r)
+        return self.frozen(x) + functional.linear(low, self.b) * self.scale  # type: ignore[no-any-return]
+
+    def export(self) -> LoraMatrix:
+        """Return the difference as it is served, its scale folded into ``b``."""
+        return LoraMatrix(self.a.detach().clone(), self.b.detach() * self.scale)
+
+
+def add_lora(
+    upper: UpperLayers,
+    rank: int,
+    alpha: float | None = None,
+    *,
+    matrices: Iterable[str] = MATRICES,
+    seed: int = 0,
+) -> list[nn.Parameter]:
+    """Put LoRA on the named matrices of every layer of ``upper``, freeze the rest; return what learns.
+
+    ``alpha`` is ``rank`` when absent (scale 1). The layers are changed in place: give a copy.
+    """
+    upper.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    added = []
+    for layer in upper.layers:
+        for name in matrices:
+            module = LoraLinear(getattr(layer, name), rank, alpha or rank, generator)
+            setattr(layer, name, module)
+            added += [module.a, module.b]
+    return added
+
+
+def export_lora(upper: UpperLayers) -> dict[int, LayerAdapter]:
+    """Return what ``add_lora`` added and training found, by absolute layer index."""
+    return {
+        upper.split + index: LayerAdapter(lora=_layer_lora(layer))
+        for index, layer in enumerate(upper.layers)
+        if isinstance(layer, EncoderLayer)
+    }
+
+
+def _layer_lora(layer: EncoderLayer) -> dict[str, LoraMatrix]:
+    modules = {name: layer.get_submodule(name) for name in MATRICES}
+    return {name: module.export() for name, module in modules.items() if isinstance(module, LoraLinear)}

@@ -1,0 +1,181 @@
+"""What was trained is what is served: LoRA, bottlenecks, heads, and full tuning after compression."""
+
+import copy
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hmi_api.errors import InvalidInput
+from hmi_api.task_adapter import TaskType
+from hmi_runtime.adapters.batched import UpperExecutor
+from hmi_runtime.adapters.batched_heads import run_heads
+from hmi_runtime.adapters.bottleneck import add_bottlenecks, export_bottlenecks
+from hmi_runtime.adapters.checks import check_adapter
+from hmi_runtime.adapters.compress import Decomposition, compress, smallest_rank
+from hmi_runtime.adapters.heads import HeadModule
+from hmi_runtime.adapters.lora import add_lora, export_lora
+from hmi_runtime.adapters.slots import SlotLimits, SlotPool
+from hmi_runtime.adapters.weights import AdapterWeights, LayerAdapter
+from hmi_runtime.base import Encoder, EncoderConfig
+from hmi_runtime.model import UpperLayers
+
+SPLIT, WIDTH = 2, 16
+CONFIG = EncoderConfig(
+    family="bert", layers=4, width=WIDTH, heads=2, ffn_width=24, vocab_size=30, positions=16, segments=1,
+    norm_eps=1e-12, activation="gelu", pad_id=0, cls_id=1, sep_id=2,
+)  # fmt: skip
+
+
+@pytest.fixture
+def base() -> UpperLayers:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return UpperLayers(Encoder(CONFIG).eval().requires_grad_(False), SPLIT)
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    return torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1)), mask
+
+
+def train(
+    upper: UpperLayers, head: HeadModule, learning: list[nn.Parameter], batch: tuple[Tensor, Tensor]
+) -> None:
+    """A few steps at a high rate: far enough from the start that a part left out would show."""
+    optimiser = torch.optim.Adam([*learning, *head.parameters()], lr=0.02)
+    goal = torch.tensor([0, 2]) if head.pooling != "token" else torch.tensor([[0, 1, 2, 1, 0]] * 2)
+    head.eval()
+    for _ in range(8):
+        logits = head(upper(*batch), batch[1])
+        loss = nn.functional.cross_entropy(logits.flatten(0, -2), goal.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def adapter(layers: Mapping[int, LayerAdapter], head: HeadModule) -> AdapterWeights:
+    task = TaskType.TOKEN_CLASSIFICATION if head.pooling == "token" else TaskType.SEQUENCE_CLASSIFICATION
+    weights = AdapterWeights(task, ("a", "b", "c"), layers, head.export(), "sha256:base", "sha256:layers")
+    check_adapter(weights, CONFIG, SPLIT, base_digest="sha256:base", layers_digest="sha256:layers")
+    return weights
+
+
+def serve(base: UpperLayers, weights: AdapterWeights, batch: tuple[Tensor, Tensor]) -> list[Tensor]:
+    pool = SlotPool(base, 1, SlotLimits(max_rank=16, max_bottleneck=8, max_labels=3))
+    pool.write(0, weights)
+    return run_heads(pool, UpperExecutor(base, pool).run(*batch, [0, 0]), batch[1], [0, 0])
+
+
+Fit = tuple[
+    Callable[[UpperLayers], list[nn.Parameter]], Callable[[UpperLayers, UpperLayers], dict[int, LayerAdapter]]
+]
+FITS: dict[str, Fit] = {
+    "lora": (lambda upper: add_lora(upper, 4, alpha=8), lambda upper, _: export_lora(upper)),
+    "parallel": (
+        lambda upper: add_bottlenecks(upper, 8, "parallel"),
+        lambda upper, _: export_bottlenecks(upper),
+    ),
+    "sequential": (
+        lambda upper: add_bottlenecks(upper, 8, "sequential"),
+        lambda upper, _: export_bottlenecks(upper),
+    ),
+    "compressed at full rank": (
+        lambda upper: list(upper.requires_grad_(True).parameters()),
+        lambda upper, base: compress(upper, base, WIDTH),
+    ),
+}
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("task", [TaskType.SEQUENCE_CLASSIFICATION, TaskType.TOKEN_CLASSIFICATION])
+def test_trained_equals_served(
+    base: UpperLayers, batch: tuple[Tensor, Tensor], fit: str, task: TaskType
+) -> None:
+    prepare, export = FITS[fit]
+    upper, head = copy.deepcopy(base), HeadModule(WIDTH, 3, task)
+    train(upper, head, prepare(upper), batch)
+    with torch.no_grad():
+        expected = head(upper(*batch), batch[1])
+        untouched = head(base(*batch), batch[1])
+
+    found = serve(base, adapter(export(upper, base), head), batch)
+
+    assert not torch.allclose(expected, untouched, atol=1e-2)
+    for row, length in enumerate(batch[1].sum(1).tolist()):
+        kept = slice(None) if head.pooling != "token" else slice(length)
+        torch.testing.assert_close(found[row][kept], expected[row][kept], atol=1e-4, rtol=1e-4)
+
+
+def test_training_leaves_the_frozen_weights_alone(base: UpperLayers, batch: tuple[Tensor, Tensor]) -> None:
+    upper, head = copy.deepcopy(base), HeadModule(WIDTH, 3)
+    train(upper, head, add_lora(upper, 4), batch)
+    assert torch.equal(upper.layers[0].query.frozen.weight, base.layers[0].query.weight)
+
+
+@pytest.mark.parametrize("add", [lambda u: add_lora(u, 4), lambda u: add_bottlenecks(u, 4)])
+def test_a_new_adapter_starts_as_the_frozen_model(
+    base: UpperLayers, batch: tuple[Tensor, Tensor], add: Callable[[UpperLayers], list[nn.Parameter]]
+) -> None:
+    upper = copy.deepcopy(base)
+    add(upper)
+    torch.testing.assert_close(upper(*batch), base(*batch))
+
+
+def test_a_seed_gives_the_same_adapter(base: UpperLayers) -> None:
+    first, second, other = (copy.deepcopy(base) for _ in range(3))
+    for upper, seed in ((first, 1), (second, 1), (other, 2)):
+        add_lora(upper, 4, seed=seed)
+    assert torch.equal(first.layers[1].key.a, second.layers[1].key.a)
+    assert not torch.equal(first.layers[1].key.a, other.layers[1].key.a)
+
+
+def tuned_by_rank(base: UpperLayers, rank: int) -> UpperLayers:
+    """Return layers whose matrices differ from the base's by exactly that rank."""
+    tuned, generator = copy.deepcopy(base), torch.Generator().manual_seed(2)
+    for layer in tuned.layers:
+        left, right = (torch.randn(WIDTH, rank, generator=generator) for _ in range(2))
+        layer.query.weight += left @ right.t()
+    return tuned
+
+
+def test_a_cut_keeps_a_difference_of_its_own_rank_whole(base: UpperLayers) -> None:
+    tuned = tuned_by_rank(base, 3)
+    found = Decomposition(tuned, base, 8)
+    assert found.energy_kept(3) == pytest.approx(1.0, abs=1e-5)
+    assert found.energy_kept(1) < found.energy_kept(2) < 0.99
+    lora = found.cut(3)[SPLIT].lora["query"]
+    torch.testing.assert_close(
+        lora.b @ lora.a, tuned.layers[0].query.weight - base.layers[0].query.weight, atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(lora.a.norm(dim=1), lora.b.norm(dim=0), atol=1e-4, rtol=1e-4)
+
+
+def test_an_untuned_model_compresses_to_nothing(base: UpperLayers) -> None:
+    found = Decomposition(base, base, 4)
+    assert found.energy_kept(1) == 1.0
+    assert all(not m.b.any() for layer in found.cut(4).values() for m in layer.lora.values())
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen", "tried"),
+    [
+        ({8: 0.896, 16: 0.90, 32: 0.90}, 8, {8}),
+        ({8: 0.85, 16: 0.91, 32: 0.90}, 16, {8, 16}),
+        ({8: 0.80, 16: 0.85, 32: 0.82}, 16, {8, 16, 32}),
+        ({8: 0.80, 16: 0.80, 32: 0.80}, 8, {8, 16, 32}),
+    ],
+)
+def test_the_smallest_rank_that_keeps_the_metric_is_taken(
+    scores: dict[int, float], chosen: int, tried: set[int]
+) -> None:
+    choice = smallest_rank(scores.__getitem__, 0.90)
+    assert choice.rank == chosen
+    assert set(choice.scores) == tried
+
+
+def test_encoders_have_no_head_for_generation() -> None:
+    with pytest.raises(InvalidInput, match="TaskUnsupported"):
+        HeadModule(WIDTH, 2, TaskType.TEXT_GENERATION)
