@@ -102,7 +102,19 @@ def _running_server(binaries: Path, user: str) -> Iterator[PostgresServer]:
             shutil.chown(home, user)
         data, log = home / "data", folder / "server.log"
         made = subprocess.run(
-            [binaries / "initdb", "-D", data, "-U", "hmi", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"],
+            [
+                binaries / "initdb",
+                "-D",
+                data,
+                "-U",
+                "hmi",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-sync",
+                "--locale=C",
+            ],
             capture_output=True,
             text=True,
             check=False,

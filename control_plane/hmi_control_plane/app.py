@@ -52,8 +52,8 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             yield
         finally:
-            sweeping.cancel()
-            await asyncio.gather(sweeping, return_exceptions=True)
+            sweeper.stop()
+            await sweeping
             database.close()
 
     app = FastAPI(title="HMI control plane", version="1", description=_DESCRIPTION, lifespan=lifespan)

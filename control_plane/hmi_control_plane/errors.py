@@ -1,5 +1,6 @@
 """Error answers: every one has OpenAI's shape, a stable reason as its code, and never a traceback."""
 
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +11,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady, error_body
+
+log = logging.getLogger(__name__)
 
 
 class NotFound(HmiError):
@@ -51,6 +54,11 @@ def status_of(error: HmiError) -> int:
     return next((status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), 500)
 
 
+def error_kind(status: int) -> str:
+    """Return OpenAI's ``type`` of an error with this status."""
+    return _TYPE_OF.get(status, "invalid_request_error" if status < 500 else "server_error")
+
+
 def error_response(
     status: int,
     reason: str,
@@ -60,8 +68,9 @@ def error_response(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """Return an OpenAI-shaped answer; ``reason`` becomes its ``code``."""
-    kind = _TYPE_OF.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return JSONResponse(error_body(message, kind, param=param, code=reason), status, headers=headers)
+    return JSONResponse(
+        error_body(message, error_kind(status), param=param, code=reason), status, headers=headers
+    )
 
 
 def install(app: FastAPI) -> None:
@@ -109,13 +118,15 @@ def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
     return error_response(error.status_code, phrase.title().replace(" ", ""), message, headers=headers)
 
 
-def _on_integrity_error(_request: Request, _error: Exception) -> JSONResponse:
+def _on_integrity_error(request: Request, error: Exception) -> JSONResponse:
+    log.warning("%s %s lost a race or broke a constraint", request.method, request.url.path, exc_info=error)
     return error_response(
         409, "ConcurrentWrite", "Another request wrote the same thing at the same moment; try again."
     )
 
 
-def _on_operational_error(_request: Request, _error: Exception) -> JSONResponse:
+def _on_operational_error(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s: the database did not answer", request.method, request.url.path, exc_info=error)
     return error_response(
         503,
         "DatabaseUnavailable",

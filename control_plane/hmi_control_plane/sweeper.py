@@ -1,6 +1,7 @@
 """The sweeper: gives up silent runtimes, places what waits for one, and erases artifacts nobody needs."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -38,15 +39,22 @@ class Sweeper:
         self._forgotten_after = forgotten_after
         self._every_seconds = every_seconds
         self._notify = notify
+        self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Sweep until cancelled; a database or store that is away is tried again."""
-        while True:
+        """Sweep until ``stop``; a database or store that is away is tried again."""
+        while not self._stopping.is_set():
             try:
                 await run_in_threadpool(self.sweep)
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep failed and will be repeated: %s", type(error).__name__, exc_info=error)
-            await asyncio.sleep(self._every_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._every_seconds):
+                    await self._stopping.wait()
+
+    def stop(self) -> None:
+        """Ask ``run`` to return when the sweep at work is over."""
+        self._stopping.set()
 
     def sweep(self) -> None:
         """Do everything once."""

@@ -33,8 +33,8 @@ def register(session: Session, runtime_id: str, registration: RuntimeRegistratio
         revision = time.time_ns() // 1_000_000
         row = Runtime(id=runtime_id, desired_revision=revision, forgotten_revision=revision, placed_bytes=0)
         session.add(row)
-    if row.incarnation != registration.incarnation:
-        session.execute(delete(Residency).where(Residency.runtime_id == runtime_id))
+    restarted = row.incarnation != registration.incarnation
+    if restarted:
         row.registered_at = moment
         row.free_bytes = registration.capacity_bytes
         row.queue_depth = 0
@@ -47,6 +47,8 @@ def register(session: Session, runtime_id: str, registration: RuntimeRegistratio
     row.draining = False
     row.lost = False
     session.flush()
+    if restarted:
+        session.execute(delete(Residency).where(Residency.runtime_id == runtime_id))
     placement.recount(session, runtime_id)
 
 
