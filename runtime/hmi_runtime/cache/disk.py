@@ -1,0 +1,121 @@
+"""The disk tier: verified local copies of artifacts under a byte budget."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from hmi_api.artifacts import ArtifactRef
+from hmi_api.errors import NotReady
+from hmi_runtime.artifacts.folders import remove_folder
+from hmi_runtime.cache.events import CacheEvents, Tier, Unobserved
+from hmi_runtime.cache.lru import LruIndex
+
+_DIGEST_LENGTH = 64  # a copy's folder is named by the hexadecimal digits of its SHA-256
+
+Fetch = Callable[[ArtifactRef, Path], Path]
+"""Brings an artifact into a folder unless it is there, verifies every byte, returns its local folder."""
+
+
+class DiskTier:
+    """Local copies by digest. An artifact that somebody reads, or has mapped, is never removed.
+
+    Thread-safe; different artifacts are fetched side by side, the same one once.
+    """
+
+    def __init__(self, folder: Path, limit: int, fetch: Fetch, events: CacheEvents | None = None) -> None:
+        self._folder = folder
+        self._fetch = fetch
+        self._events = events or Unobserved()
+        self._index: LruIndex[str] = LruIndex(limit)
+        self._paths: dict[str, Path] = {}
+        self._fetching: set[str] = set()
+        self._doomed: set[str] = set()
+        self._changed = threading.Condition()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._adopt()
+
+    @property
+    def used(self) -> int:
+        """Bytes of the copies held."""
+        return self._index.used
+
+    @property
+    def limit(self) -> int:
+        """The byte budget."""
+        return self._index.limit
+
+    def acquire(self, ref: ArtifactRef) -> Path:
+        """Return the verified local folder of ``ref`` and keep it from eviction until ``release``.
+
+        Verifies on every call, whether the copy was here or not. Raises what the fetch raises
+        (``Damaged``, ``OSError``), and ``NotReady`` DiskBudgetFull when what is in use leaves no room.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: ref.digest not in self._fetching)
+            self._reserve(ref)
+            self._fetching.add(ref.digest)
+        path: Path | None = None
+        try:
+            path = self._fetch(ref, self._folder)
+            return path
+        finally:
+            with self._changed:
+                self._fetching.discard(ref.digest)
+                if path is None:
+                    self._index.release(ref.digest)
+                    self._remove_if_idle(ref.digest)
+                else:
+                    self._paths[ref.digest] = path
+                self._changed.notify_all()
+
+    def release(self, digest: str) -> None:
+        """Say that one ``acquire`` of this artifact is over."""
+        with self._changed:
+            self._index.release(digest)
+            if digest in self._doomed:
+                self._remove_if_idle(digest)
+
+    def erase(self, digest: str) -> None:
+        """Remove the copy for good, at once or when the last reader releases it."""
+        with self._changed:
+            if digest in self._index:
+                self._doomed.add(digest)
+                self._remove_if_idle(digest)
+
+    def _reserve(self, ref: ArtifactRef) -> None:
+        if ref.digest not in self._index:
+            if not self._index.has_room(ref.bytes):
+                raise NotReady(
+                    "DiskBudgetFull",
+                    f"{ref.bytes} bytes do not fit beside what is in use in the disk cache of "
+                    f"{self._index.limit}; raise HMI_DISK_BUDGET.",
+                )
+            for digest in self._index.add(ref.digest, ref.bytes):
+                self._delete(digest)
+                self._events.evicted(Tier.DISK, Tier.STORE)
+        self._doomed.discard(ref.digest)
+        self._index.hold(ref.digest)
+
+    def _remove_if_idle(self, digest: str) -> None:
+        if self._index.uses(digest) == 0:
+            self._index.remove(digest)
+            self._doomed.discard(digest)
+            self._delete(digest)
+
+    def _delete(self, digest: str) -> None:
+        path = self._paths.pop(digest, None)
+        if path is not None:
+            remove_folder(path)
+
+    def _adopt(self) -> None:
+        """Count the copies of an earlier process, oldest first; fetching verifies them before any use."""
+        copies = [path for path in self._folder.glob("*/*") if len(path.name) == _DIGEST_LENGTH]
+        for path in sorted(copies, key=lambda copy: copy.stat().st_mtime):
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            if self._index.has_room(size):
+                digest = f"sha256:{path.name}"
+                for evicted in self._index.add(digest, size):
+                    self._delete(evicted)
+                self._paths[digest] = path
+            else:
+                remove_folder(path)

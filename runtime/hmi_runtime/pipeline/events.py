@@ -1,0 +1,19 @@
+"""What a pipeline tells whoever counts. The server turns these into metrics."""
+
+from typing import Protocol
+
+from hmi_runtime.pipeline.staging import StagedBatch
+
+
+class PipelineEvents(Protocol):
+    """Called from the pipeline's threads, so it must be quick and thread-safe."""
+
+    def computed(self, batch: StagedBatch, staging_seconds: float, compute_seconds: float) -> None:
+        """A batch was answered."""
+
+
+class Unobserved:
+    """Counts nothing: for programs that run a pipeline without metrics."""
+
+    def computed(self, batch: StagedBatch, staging_seconds: float, compute_seconds: float) -> None:
+        """Ignore a batch."""

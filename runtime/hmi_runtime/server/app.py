@@ -1,0 +1,89 @@
+"""The HTTP face of a runtime: inference for gateways, probes, metrics, stats."""
+
+import asyncio
+import hmac
+import time
+from typing import Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from hmi_api.errors import error_body
+from hmi_api.wire import InferReply, InferRequest
+from hmi_runtime.server.control_loop import ControlLoop
+from hmi_runtime.server.metrics import RuntimeMetrics
+from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.stats import RuntimeStats, resident_bytes, runtime_stats
+
+
+def build_app(
+    residency: Residency, control: ControlLoop, metrics: RuntimeMetrics, *, token: str, **options: Any
+) -> FastAPI:
+    """Return the application; ``token`` opens what is under ``/internal``, ``options`` are FastAPI's."""
+    app = FastAPI(title="HMI runtime", **options)
+
+    def authorised(request: Request) -> None:
+        """Let HMI's own parts in and nobody else."""
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            raise HTTPException(401, "The internal token is missing or wrong.")
+
+    internal = [Depends(authorised)]
+
+    @app.post("/internal/v1/infer", dependencies=internal)
+    async def infer(request: InferRequest) -> InferReply:
+        """Answer rows of any tenants; each row succeeds or fails alone."""
+        started = time.monotonic()
+        results = await asyncio.wrap_future(residency.pipeline.submit(request.rows))
+        seconds = time.monotonic() - started
+        metrics.requests.labels("infer", "200").inc()
+        metrics.request_seconds.observe(seconds)
+        return InferReply(results=results, timings_ms={"total": seconds * 1000})
+
+    @app.get("/internal/v1/stats", dependencies=internal)
+    def stats() -> RuntimeStats:
+        """Tell what is resident, for whom, and how the tables hit."""
+        return runtime_stats(residency, metrics)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Live: the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz(response: Response) -> dict[str, str]:
+        """Ready: registered, and what was wanted first is loaded."""
+        if control.ready:
+            return {"status": "ready"}
+        response.status_code = 503
+        return {"status": control.why_not_ready}
+
+    @app.get("/metrics")
+    def read_metrics() -> Response:
+        """Metrics for Prometheus."""
+        for entry in resident_bytes(residency):
+            metrics.resident.labels(entry.kind, entry.tier).set(entry.bytes)
+        metrics.queue.set(residency.pipeline.unanswered)
+        metrics.adapters.set(residency.registered)
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    _answer_errors_in_one_shape(app)
+    return app
+
+
+def _answer_errors_in_one_shape(app: FastAPI) -> None:
+    """Give every error the OpenAI-shaped body that the whole system uses."""
+
+    @app.exception_handler(StarletteHTTPException)
+    async def on_http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:
+        kind = "authentication_error" if error.status_code == 401 else "invalid_request_error"
+        return JSONResponse(error_body(str(error.detail), kind), error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return JSONResponse(error_body(f"{place}: {first['msg']}", "invalid_request_error"), 400)

@@ -1,0 +1,124 @@
+"""What a runtime counts, for Prometheus and for ``/internal/v1/stats``."""
+
+import threading
+from collections import Counter as Tally
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from hmi_runtime.cache import Tier
+from hmi_runtime.pipeline.staging import StagedBatch
+from hmi_runtime.plot import Level
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass
+class DomainCounts:
+    """Lookups of one domain version since the start."""
+
+    lookups: int = 0
+    levels: Tally[str] = field(default_factory=Tally)
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of windows that were not computed, 0 to 1."""
+        return 1 - self.levels["computed"] / self.lookups if self.lookups else 0.0
+
+
+class RuntimeMetrics:
+    """Receives the events of the cache and the pipeline. Thread-safe. One registry a process part."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.domains: dict[str, DomainCounts] = defaultdict(DomainCounts)
+        self._lock = threading.Lock()
+        self._batch_rows = Histogram(
+            "hmi_batch_size", "Rows of a batch.", buckets=(1, 2, 4, 8, 16, 24, 32, 48, 64, 128),
+            registry=self.registry,
+        )  # fmt: skip
+        self._shared = Counter(
+            "hmi_shared_representations_total",
+            "Rows that used another row's representation in their batch.",
+            registry=self.registry,
+        )
+        self._stage_seconds = Histogram(
+            "hmi_stage_seconds",
+            "Time of a batch in a stage.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._lookups = Counter(
+            "hmi_plot_lookups_total", "Windows looked up.", ["level", "result"], registry=self.registry
+        )
+        self._tokens = Counter("hmi_tokens_total", "Tokens.", ["direction"], registry=self.registry)
+        self._padding = Counter("hmi_padding_tokens_total", "Padding computed.", registry=self.registry)
+        self._loads = Counter(
+            "hmi_adapter_loads_total", "Adapters asked of a tier.", ["tier", "result"], registry=self.registry
+        )
+        self._load_seconds = Histogram(
+            "hmi_adapter_load_seconds", "Time to bring an adapter to a tier.", ["tier"], buckets=_SECONDS,
+            registry=self.registry,
+        )  # fmt: skip
+        self._evictions = Counter(
+            "hmi_adapter_evictions_total",
+            "Adapters that left a tier.",
+            ["from", "to"],
+            registry=self.registry,
+        )
+        self.resident = Gauge("hmi_resident_bytes", "Bytes held.", ["kind", "tier"], registry=self.registry)
+        self.queue = Gauge("hmi_queue_rows", "Rows taken in and not yet answered.", registry=self.registry)
+        self.adapters = Gauge("hmi_registered_adapters", "Adapter versions served.", registry=self.registry)
+        self.requests = Counter(
+            "hmi_requests_total", "Requests answered.", ["route", "code"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "hmi_request_seconds",
+            "Time of a request in this runtime.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+    # --- events of the cache ------------------------------------------------------------------------
+
+    def loaded(self, tier: Tier, seconds: float, *, failed: bool) -> None:
+        """Count a load."""
+        self._loads.labels(tier.value, "failed" if failed else "loaded").inc()
+        self._load_seconds.labels(tier.value).observe(seconds)
+
+    def hit(self, tier: Tier) -> None:
+        """Count an adapter that was there already."""
+        self._loads.labels(tier.value, "hit").inc()
+
+    def evicted(self, source: Tier, target: Tier) -> None:
+        """Count an eviction."""
+        self._evictions.labels(source.value, target.value).inc()
+
+    # --- events of the pipeline ---------------------------------------------------------------------
+
+    def computed(self, batch: StagedBatch, staging_seconds: float, compute_seconds: float) -> None:
+        """Count a batch."""
+        shared = batch.representations
+        if shared is None:
+            return
+        self._batch_rows.observe(len(batch.rows))
+        self._shared.inc(len(batch.rows) - len(shared.mask))
+        self._stage_seconds.labels("stage").observe(staging_seconds)
+        self._stage_seconds.labels("compute").observe(compute_seconds)
+        tokens = sum(row.text.length for row in batch.rows)
+        self._tokens.labels("input").inc(tokens)
+        self._padding.inc(len(batch.rows) * shared.mask.shape[1] - tokens)
+        for number, domain in enumerate(shared.domains):
+            counts = Tally(shared.levels[shared.domain_of == number].flatten().tolist())
+            del counts[int(Level.PADDING)]
+            self._count_lookups(f"{domain.key}@{domain.version}", counts)
+
+    def _count_lookups(self, domain: str, counts: Tally[int]) -> None:
+        names = {Level(level).name.lower(): count for level, count in counts.items()}
+        for name, count in names.items():
+            self._lookups.labels(name, "miss" if name == "computed" else "hit").inc(count)
+        with self._lock:
+            self.domains[domain].lookups += sum(names.values())
+            self.domains[domain].levels.update(names)

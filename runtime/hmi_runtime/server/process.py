@@ -1,0 +1,109 @@
+"""A runtime process: its parts wired together, its start and its peaceful end."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from types import FrameType
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from hmi_runtime.artifacts import ArtifactStore
+from hmi_runtime.server.app import build_app
+from hmi_runtime.server.body_limit import BodyLimit
+from hmi_runtime.server.control_loop import ControlLoop
+from hmi_runtime.server.control_plane import ControlPlane
+from hmi_runtime.server.metrics import RuntimeMetrics
+from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.settings import RuntimeSettings
+
+log = logging.getLogger(__name__)
+
+
+class RuntimeProcess:
+    """Everything one process runs. ``app`` starts and stops the rest with itself."""
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self._settings = settings
+        # Apart: bringing up new versions, which may take long, never keeps a waiting row's adapter back.
+        self._bringers = ThreadPoolExecutor(settings.loader_threads, thread_name_prefix="bring-up")
+        self._loaders = ThreadPoolExecutor(settings.loader_threads, thread_name_prefix="load")
+        metrics = RuntimeMetrics()
+        self._residency = Residency(
+            settings,
+            ArtifactStore(settings.artifacts),
+            self._loaders,
+            cache_events=metrics,
+            pipeline_events=metrics,
+        )
+        token = settings.internal_token.get_secret_value()
+        self._control_plane = ControlPlane(settings.control_plane_url, token, settings.runtime_id)
+        self._control = ControlLoop(settings, self._control_plane, self._residency, self._bringers)
+        self.app = build_app(self._residency, self._control, metrics, token=token, lifespan=self._lifespan)
+        self.app.add_middleware(BodyLimit, limit=settings.body_limit_bytes)
+
+    def start_draining(self) -> None:
+        """Take no new rows; those under way are answered. Called from the event loop's thread."""
+        self._control.start_draining()
+        self._residency.pipeline.refuse_new()
+
+    @asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        control = asyncio.create_task(self._control.run())
+        control.add_done_callback(_exit_if_failed)
+        try:
+            yield
+        finally:
+            await self._end(control)
+
+    async def _end(self, control: "asyncio.Task[None]") -> None:
+        self.start_draining()
+        drained = await asyncio.to_thread(self._residency.pipeline.drain, self._settings.drain_seconds)
+        log.info("drained" if drained else "stopped with rows unanswered")
+        control.cancel()
+        await asyncio.gather(control, return_exceptions=True)
+        await self._control.say_goodbye()
+        await self._control_plane.close()
+        for executor in (self._bringers, self._loaders):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _exit_if_failed(control: "asyncio.Task[None]") -> None:
+    """End the process if the control loop did: a runtime that is told nothing serves ever less."""
+    if not control.cancelled() and (error := control.exception()) is not None:
+        log.critical("the control loop failed", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
+
+
+class _Server(uvicorn.Server):
+    """Refuses new rows the moment it is told to stop, before it waits for requests under way."""
+
+    def __init__(self, process: RuntimeProcess, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._process = process
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal: drain at the first, leave at the second."""
+        self._process.start_draining()
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: RuntimeSettings) -> None:
+    """Run a runtime process until SIGTERM or SIGINT."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    process = RuntimeProcess(settings)
+    host, port = settings.listen_address
+    config = uvicorn.Config(
+        process.app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+    _Server(process, config).run()

@@ -1,0 +1,104 @@
+"""Settings of a runtime process, one validated tree; read from the environment only when made."""
+
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from hmi_runtime.adapters.slots import SlotLimits
+from hmi_runtime.pipeline import BatchLimits, PipelineLimits
+
+_GIB = 1 << 30
+
+
+class RuntimeSettings(BaseSettings):
+    """What a runtime process is told; every field is also an ``HMI_`` environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix="HMI_", extra="ignore", frozen=True)
+
+    control_plane_url: str = Field(description="Where the control plane's internal API is.")
+    internal_token: SecretStr = Field(description="What HMI's own parts show one another.", min_length=16)
+    runtime_id: str = Field(default="runtime-0", description="Stable name of this runtime.")
+    runtime_url: str = Field(
+        default="http://127.0.0.1:8081", description="Where gateways reach this runtime."
+    )
+    runtime_host: str | None = Field(
+        default=None, description="Address to listen on; runtime_url's if absent."
+    )
+    runtime_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port to listen on; runtime_url's if absent."
+    )
+    body_limit_bytes: int = Field(default=32 << 20, ge=1, description="Largest body of a request.")
+
+    artifacts: str = Field(default=".hmi/artifacts", description="Root of the artifact store, fsspec.")
+    cache_dir: Path = Field(
+        default=Path(".hmi/cache"), description="Folder of the local copies of artifacts."
+    )
+    disk_budget: int = Field(default=20 * _GIB, ge=1, description="Bytes the local copies may take.")
+    host_budget: int = Field(default=2 * _GIB, ge=1, description="Bytes of adapters in host memory.")
+    table_budget: int = Field(default=8 * _GIB, ge=1, description="Bytes of lookup tables and layers mapped.")
+    device_budget: int = Field(
+        default=_GIB, ge=1, description="Bytes of device memory for the adapter slots of one base model."
+    )
+    device_slots: int = Field(
+        default=64, ge=1, description="Most adapter slots of one base model; fewer if the budget is smaller."
+    )
+    max_rank: int = Field(default=32, ge=1, description="Largest LoRA rank that a slot holds.")
+    max_bottleneck: int = Field(
+        default=128, ge=0, description="Widest bottleneck that a slot holds; 0 for none."
+    )
+    max_labels: int = Field(default=256, ge=2, description="Most labels of a head that a slot holds.")
+    dense_heads: bool = Field(default=True, description="Whether slots hold heads with a hidden layer.")
+    failed_load_retry_seconds: float = Field(
+        default=5.0, ge=0, description="How long a broken adapter is refused before it is read again."
+    )
+
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N.")
+    precision: Literal["float32", "int8"] = Field(
+        default="float32", description="Precision of the frozen upper layers; int8 on a CPU only."
+    )
+    threads: int = Field(default=0, ge=0, description="Threads of one product; 0 for one a core.")
+    tokenizer_threads: int = Field(default=1, ge=1, description="Threads that tokenise.")
+    loader_threads: int = Field(default=4, ge=1, description="Threads that fetch and read artifacts.")
+
+    batch_rows: int = Field(default=32, ge=1, description="Most rows of a batch.")
+    batch_tokens: int = Field(default=8192, ge=1, description="Most tokens of a batch, padding included.")
+    max_wait_ms: float = Field(
+        default=2.0, ge=0, description="How long a row waits for company while nothing else computes."
+    )
+    max_queue: int = Field(default=2048, ge=1, description="Rows taken in and not yet answered; beyond: 503.")
+    max_length: int = Field(default=512, ge=4, description="Most tokens of a text; beyond: 400.")
+    request_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="After this a waiting row gets 504."
+    )
+
+    heartbeat_seconds: float = Field(default=2.0, gt=0, description="How often to report at least.")
+    poll_seconds: float = Field(default=20.0, ge=0, description="How long a poll for news is held open.")
+    drain_seconds: float = Field(
+        default=10.0, ge=0, description="How long requests under way may take once told to stop."
+    )
+
+    @property
+    def listen_address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        url = urlsplit(self.runtime_url)
+        port = self.runtime_port if self.runtime_port is not None else (url.port or 8081)
+        return self.runtime_host or url.hostname or "127.0.0.1", port
+
+    @property
+    def slot_limits(self) -> SlotLimits:
+        """The largest adapter that a slot holds."""
+        return SlotLimits(self.max_rank, self.max_bottleneck, self.max_labels, self.dense_heads)
+
+    @property
+    def pipeline_limits(self) -> PipelineLimits:
+        """Bounds of batches, waiting and queues."""
+        return PipelineLimits(
+            batch=BatchLimits(self.batch_rows, self.batch_tokens),
+            max_wait=self.max_wait_ms / 1000,
+            max_queue=self.max_queue,
+            max_length=self.max_length,
+            request_timeout=self.request_timeout_seconds,
+        )
