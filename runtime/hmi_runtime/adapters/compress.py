@@ -61,7 +61,7 @@ class Decomposition:
         }
 
     def energy_kept(self, rank: int) -> float:
-        """Return the share (0 to 1) of the differences' squared Frobenius norm that ranks to ``rank`` hold."""
+        """Return the share (0 to 1) of the differences' squared norm that a cut to ``rank`` keeps."""
         factors = [found for layer in self._factors.values() for found in layer.values()]
         whole = sum(found.energy for found in factors)
         kept = sum(float(found.values[:rank].square().sum()) for found in factors)
