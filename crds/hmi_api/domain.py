@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from hmi_api.common import ApiModel, CommonStatus, DataSource, ObjectMeta, ObjectRef, Resources
+from hmi_api.names import DomainKey, domain_key
 
 
 class OnMiss(StrEnum):
@@ -130,3 +131,22 @@ class Domain(ApiModel):
     metadata: ObjectMeta = Field(description="Name, namespace and labels.")
     spec: DomainSpec = Field(description="What is wanted.")
     status: DomainStatus = Field(default_factory=DomainStatus, description="What is.")
+
+    @property
+    def key(self) -> DomainKey:
+        """``namespace/name``."""
+        return domain_key(self.metadata.namespace, self.metadata.name)
+
+    @property
+    def parent_key(self) -> DomainKey | None:
+        """Key of the parent that ``parentRef`` names, if any."""
+        reference = self.spec.parent_ref
+        return (
+            domain_key(reference.namespace or self.metadata.namespace, reference.name) if reference else None
+        )
+
+    def is_shared_with(self, namespace: str) -> bool:
+        """Say whether resources of that namespace may stand on this Domain."""
+        return namespace == self.metadata.namespace or not {"*", namespace}.isdisjoint(
+            self.spec.sharing.namespaces
+        )

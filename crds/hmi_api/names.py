@@ -13,6 +13,8 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 TENANT_LABEL = f"{GROUP}/tenant"
 FINALIZER = f"{GROUP}/cleanup"
+RETRAIN_ANNOTATION = f"{GROUP}/retrain"
+"""Any new value trains again although the spec is the same, as when rows were mended in place."""
 
 Tenant = NewType("Tenant", str)
 """The party that is metered and billed; one or more namespaces belong to it."""

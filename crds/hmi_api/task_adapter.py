@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from hmi_api.common import ApiModel, CommonStatus, DataSource, ObjectMeta, ObjectRef, Resources, SecretRef
+from hmi_api.names import DomainKey, domain_key
 
 
 class TaskType(StrEnum):
@@ -174,3 +175,9 @@ class TaskAdapter(ApiModel):
     metadata: ObjectMeta = Field(description="Name, namespace and labels.")
     spec: TaskAdapterSpec = Field(description="What is wanted.")
     status: TaskAdapterStatus = Field(default_factory=TaskAdapterStatus, description="What is.")
+
+    @property
+    def domain_key(self) -> DomainKey:
+        """Key of the Domain that ``domainRef`` names."""
+        reference = self.spec.domain_ref
+        return domain_key(reference.namespace or self.metadata.namespace, reference.name)

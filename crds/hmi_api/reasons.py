@@ -1,0 +1,68 @@
+"""Reasons that the reconciler gives in conditions, and what a user does about each.
+
+A failed training run's own reason (``CorpusEmpty``, ``RowMalformed``, ``BaseModelNotFound``, ...) is copied
+into the condition unchanged, with its message; those are decided by the training program.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """A reason, with ``advice`` for the reference page."""
+
+    advice: str
+
+    def __new__(cls, value: str, advice: str) -> "Reason":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.advice = advice
+        return member
+
+    # Accepted
+    ACCEPTED = "Accepted", "Nothing: the resource can work as declared."
+    PARENT_NOT_FOUND = (
+        "ParentNotFound",
+        "Apply the parent Domain, or correct parentRef; this goes on by itself.",
+    )
+    PARENT_CYCLE = "ParentCycle", "The named Domains are one another's ancestors; remove parentRef from one."
+    PARENT_BASE_DIFFERS = "ParentBaseDiffers", "Give parent and child the same baseModel."
+    PARENT_SPLIT_DIFFERS = "ParentSplitDiffers", "Give parent and child the same split."
+    NOT_SHARED = "NotShared", "Have the owner add this namespace to the Domain's sharing.namespaces."
+    IMMUTABLE_FIELD = "ImmutableField", "Change the field back, or delete the resource and apply it anew."
+    TASK_TYPE_UNSUPPORTED = "TaskTypeUnsupported", "Use SequenceClassification or TokenClassification."
+    # Waiting and work
+    WAITING = "Waiting", "Nothing: an earlier step is not finished yet."
+    SUSPENDED = "Suspended", "Set spec.suspend to false to go on."
+    PARENT_NOT_READY = "ParentNotReady", "Nothing: training starts when the parent is published."
+    DOMAIN_NOT_FOUND = "DomainNotFound", "Apply the Domain, or correct domainRef; this goes on by itself."
+    DOMAIN_NOT_READY = (
+        "DomainNotReady",
+        "Nothing while the Domain trains; else see the Domain's own conditions.",
+    )
+    DOMAIN_READY = "DomainReady", "Nothing: the Domain has a published version."
+    NOT_LIMITED = "NotLimited", "Nothing: no quota is set."
+    STARTING = "Starting", "Nothing: a training run is being created."
+    RUNNING = "Running", "Nothing: status.progress says how far the run is."
+    RETRYING = "Retrying", "Nothing: the run failed for a passing cause and is tried again."
+    PROCESS_DIED = "ProcessDied", "Read the run's log; often too little memory."
+    SUPERSEDED = "Superseded", "Nothing: a newer spec took the run's place."
+    SUCCEEDED = "Succeeded", "Nothing: this step is done."
+    # Gate and serving
+    NO_GATE = "NoGate", "Nothing: spec.gate is absent, so every version serves."
+    GATE_PASSED = "GatePassed", "Nothing: the metric reached the minimum."
+    GATE_NOT_REACHED = (
+        "GateNotReached",
+        "Improve the data or training, or lower gate.minimum; what served goes on.",
+    )
+    PUBLISHED = "Published", "Nothing: the version is in the catalog."
+    PREVIOUS_VERSION = (
+        "PreviousVersion",
+        "The previous version stays published and serves; see the other conditions.",
+    )
+    PLACED = "Placed", "Nothing: a runtime was chosen."
+    NO_RUNTIME = "NoRuntime", "Start a runtime, or give the present ones more room."
+    LOADED = "Loaded", "Nothing: a runtime holds the adapter."
+    LOADING = "Loading", "Nothing: a runtime is fetching the adapter."
+    SERVING = "Serving", "Nothing: requests are answered."
+    IN_USE = "InUse", "Delete the resources that stand on the Domain; it goes by itself then."
+    TERMINATING = "Terminating", "Nothing: what belongs to the resource is being erased."

@@ -1,0 +1,219 @@
+"""The engine: gathers the world of one resource, plans, takes the steps and writes the status."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from hmi_api.domain import Domain, DomainStatus
+from hmi_api.errors import InvalidInput
+from hmi_api.names import FINALIZER, DomainKey
+from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
+from hmi_api.wire import RunState, RunView
+from hmi_operator.plan import (
+    AdapterWorld,
+    DomainWorld,
+    JobView,
+    Plan,
+    Standing,
+    Step,
+    plan_adapter,
+    plan_domain,
+    refuse,
+)
+from hmi_operator.plan.steps import (
+    AddFinalizer,
+    DeclareAdapter,
+    DeclareDomain,
+    Erase,
+    RemoveFinalizer,
+    ResumeRun,
+    StartRun,
+    StopRun,
+)
+from hmi_operator.ports import ControlPlane, ResourceRef, ResourceStore, TrainingJobs
+
+logger = logging.getLogger(__name__)
+
+REFUSED_SECONDS = 60.0
+"""When a resource that the control plane refused is tried again, though nothing was heard."""
+MAX_DEPTH = 64
+"""Ancestors that are followed upwards."""
+
+StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of reconciling one resource."""
+
+    requeue_after: float | None = None
+    """Seconds until it should be reconciled again though nothing was heard; None to wait."""
+    wake: tuple[ResourceRef, ...] = ()
+    """Resources that should be reconciled because of what changed here."""
+
+
+class Engine:
+    """Reconciles resources one at a time; it keeps no state of its own.
+
+    The same engine runs on Kubernetes and on one machine: what differs is behind the three ports.
+    ``clock`` gives the present moment, with its time zone.
+    """
+
+    def __init__(
+        self,
+        store: ResourceStore,
+        control_plane: ControlPlane,
+        jobs: TrainingJobs,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store = store
+        self._control_plane = control_plane
+        self._jobs = jobs
+        self._clock = clock
+
+    async def reconcile(self, ref: ResourceRef) -> Outcome:
+        """Bring one resource a step nearer to what is declared.
+
+        Raises ``NotReady`` when the control plane does not answer; nothing is lost by trying again.
+        """
+        resource = await self._store.get(ref)
+        if isinstance(resource, Domain):
+            world = await self._domain_world(resource)
+            return await self._carry_out(resource, resource.status, plan_domain(resource, world))
+        if isinstance(resource, TaskAdapter):
+            adapter_world = await self._adapter_world(resource)
+            return await self._carry_out(resource, resource.status, plan_adapter(resource, adapter_world))
+        return Outcome()
+
+    # --- observing --------------------------------------------------------------------------------
+
+    async def _domain_world(self, domain: Domain) -> DomainWorld:
+        run = await self._run(domain)
+        job = await self._job(run)
+        deleted = domain.metadata.deletion_timestamp is not None
+        dependents = await self._store.dependents(domain.key) if deleted else []
+        return DomainWorld(
+            now=self._clock(),
+            tenant=await self._store.tenant(domain.metadata.namespace),
+            view=await self._control_plane.domain(domain.key),
+            run=run,
+            job=job,
+            parent=await self._standing(domain.parent_key) if domain.parent_key else None,
+            lineage=await self._lineage(domain),
+            dependents=tuple(str(ref) for ref in dependents),
+        )
+
+    async def _adapter_world(self, adapter: TaskAdapter) -> AdapterWorld:
+        run = await self._run(adapter)
+        job = await self._job(run)
+        return AdapterWorld(
+            now=self._clock(),
+            tenant=await self._store.tenant(adapter.metadata.namespace),
+            domain=await self._standing(adapter.domain_key),
+            view=await self._control_plane.adapter(f"{adapter.metadata.namespace}/{adapter.metadata.name}"),
+            run=run,
+            job=job,
+        )
+
+    async def _run(self, resource: Domain | TaskAdapter) -> RunView | None:
+        run_id = resource.status.job_ref
+        return await self._control_plane.run(run_id) if run_id else None
+
+    async def _job(self, run: RunView | None) -> JobView | None:
+        return await self._jobs.observe(run) if run is not None else None
+
+    async def _standing(self, key: DomainKey) -> Standing:
+        domain = await self._declared(key)
+        if domain is None:
+            return Standing(key, None)
+        view = await self._control_plane.domain(key)
+        return Standing(key, domain, view.current if view else None)
+
+    async def _lineage(self, domain: Domain) -> tuple[DomainKey, ...]:
+        lineage = [domain.key]
+        above: Domain | None = domain
+        while above is not None and above.parent_key is not None and len(lineage) <= MAX_DEPTH:
+            key = above.parent_key
+            repeated = key in lineage
+            lineage.append(key)
+            above = None if repeated else await self._declared(key)
+        return tuple(lineage)
+
+    async def _declared(self, key: DomainKey) -> Domain | None:
+        namespace, _, name = key.partition("/")
+        found = await self._store.get(ResourceRef("Domain", namespace, name))
+        return found if isinstance(found, Domain) else None
+
+    # --- acting -----------------------------------------------------------------------------------
+
+    async def _carry_out(self, resource: Domain | TaskAdapter, old: StatusT, plan: Plan[StatusT]) -> Outcome:
+        ref, uid = ResourceRef.of(resource), resource.metadata.uid
+        status, requeue_after = plan.status, plan.requeue_after
+        try:
+            for step in plan.steps:
+                logger.info("%s: %s, because %s", ref, type(step).__name__, step.why)
+                run = await self._take(resource, step)
+                if run is not None:
+                    status = status.model_copy(update={"job_ref": run.id})
+        except InvalidInput as error:
+            logger.warning("%s: the control plane refused it: %s", ref, error)
+            status, requeue_after = refuse(resource, status, error, self._clock()), REFUSED_SECONDS
+        if status != old:
+            await self._store.write_status(ref, uid, status)
+        gone = any(isinstance(step, RemoveFinalizer) for step in plan.steps)
+        return Outcome(requeue_after, await self._to_wake(resource, old, status, gone=gone))
+
+    async def _take(self, resource: Domain | TaskAdapter, step: Step) -> RunView | None:
+        """Take one step; return the run that it started, if it did."""
+        ref, uid = ResourceRef.of(resource), resource.metadata.uid
+        match step:
+            case AddFinalizer():
+                await self._store.add_finalizer(ref, uid, FINALIZER)
+            case RemoveFinalizer():
+                await self._store.remove_finalizer(ref, uid, FINALIZER)
+            case DeclareDomain():
+                await self._control_plane.ensure_tenant(await self._store.tenant(ref.namespace))
+                await self._control_plane.declare_domain(ref.key, step.record)
+            case DeclareAdapter():
+                await self._control_plane.ensure_tenant(await self._store.tenant(ref.namespace))
+                await self._control_plane.declare_adapter(ref.key, step.record)
+            case StartRun():
+                run = await self._control_plane.create_run(step.request)
+                if run.state in (RunState.PENDING, RunState.RUNNING):
+                    await self._jobs.start(run)
+                return run
+            case ResumeRun():
+                resumed = await self._control_plane.run(step.run_id)
+                if resumed is not None:
+                    await self._jobs.start(resumed)
+            case StopRun():
+                await self._jobs.stop(step.run_id)
+                await self._control_plane.fail_run(step.run_id, step.failure)
+            case Erase():
+                await self._erase(resource)
+        return None
+
+    async def _erase(self, resource: Domain | TaskAdapter) -> None:
+        # Processes first: one that lives on could publish into what is being erased.
+        await self._jobs.erase(resource.metadata.uid)
+        key = ResourceRef.of(resource).key
+        if isinstance(resource, Domain):
+            await self._control_plane.erase_domain(key)
+        else:
+            await self._control_plane.erase_adapter(key)
+
+    async def _to_wake(
+        self, resource: Domain | TaskAdapter, old: StatusT, new: StatusT, *, gone: bool
+    ) -> tuple[ResourceRef, ...]:
+        """A Domain wakes what stands on it when that can matter; what goes wakes what it stood on."""
+        below: list[ResourceRef] = []
+        if isinstance(resource, Domain) and (gone or (old.version, old.phase) != (new.version, new.phase)):
+            below = await self._store.dependents(resource.key)
+        above = resource.parent_key if isinstance(resource, Domain) else resource.domain_key
+        if not gone or above is None:
+            return tuple(below)
+        namespace, _, name = above.partition("/")
+        return (*below, ResourceRef("Domain", namespace, name))

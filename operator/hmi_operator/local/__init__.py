@@ -1,0 +1,20 @@
+"""The embedded default's ends of the engine's ports: files, subprocesses, and an API shaped like Kubernetes'.
+
+Belongs here: the resource store, its HTTP face, training subprocesses and the local reconciler. Forbidden
+here: rules of reconciliation, which are ``hmi_operator.plan``'s.
+
+How they fit together::
+
+    store = FileResourceStore(home / "resources")
+    jobs = SubprocessJobs(home / "runs", environment)
+    client = ControlPlaneClient(httpx.AsyncClient(base_url=url), token)
+    app.include_router(router(store, auth))
+    await LocalReconciler(store, client, jobs).run(stop)
+"""
+
+from hmi_operator.local.api import router
+from hmi_operator.local.jobs import SubprocessJobs
+from hmi_operator.local.reconciler import LocalReconciler
+from hmi_operator.local.store import FileResourceStore
+
+__all__ = ["FileResourceStore", "LocalReconciler", "SubprocessJobs", "router"]

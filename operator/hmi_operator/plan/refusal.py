@@ -1,0 +1,115 @@
+"""Why a resource is not accepted as declared."""
+
+from datetime import datetime
+from typing import TypeVar
+
+from hmi_api.conditions import DomainCondition, find_condition
+from hmi_api.domain import Domain, DomainStatus
+from hmi_api.errors import InvalidInput
+from hmi_api.names import DomainKey
+from hmi_api.reasons import Reason
+from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus, TaskType
+from hmi_operator.plan.conditions import ConditionWriter
+from hmi_operator.plan.world import AdapterWorld, DomainWorld, Standing
+
+StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
+
+Refusal = tuple[Reason, str]
+
+
+def refuse_domain(domain: Domain, world: DomainWorld) -> Refusal | None:
+    """Return reason and message when a Domain cannot work as declared, else None."""
+    return _changed_domain(domain, world) or _cycle(world.lineage) or _unfit_parent(domain, world.parent)
+
+
+def refuse_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | None:
+    """Return reason and message when a TaskAdapter cannot work as declared, else None."""
+    if adapter.spec.task.type is TaskType.TEXT_GENERATION:
+        return Reason.TASK_TYPE_UNSUPPORTED, (
+            "TextGeneration is not served by this release; use SequenceClassification or TokenClassification."
+        )
+    record = world.view.record if world.view else None
+    if record is not None and record.domain != adapter.domain_key:
+        return _immutable("spec.domainRef", record.domain)
+    if record is not None and record.task_type is not adapter.spec.task.type:
+        return _immutable("spec.task.type", record.task_type.value)
+    domain = world.domain.domain
+    if domain is not None and not domain.is_shared_with(adapter.metadata.namespace):
+        return _not_shared(domain.key, adapter.metadata.namespace)
+    return None
+
+
+def refuse(resource: Domain | TaskAdapter, status: StatusT, error: InvalidInput, now: datetime) -> StatusT:
+    """Return the planned ``status`` saying instead that the control plane did not accept the resource.
+
+    Transition times go by what the resource said before the plan, so that a lasting refusal has one.
+    """
+    restored = [
+        (find_condition(resource.status.conditions, planned.type) or planned)
+        if planned.type in (DomainCondition.ACCEPTED, DomainCondition.READY)
+        else planned
+        for planned in status.conditions
+    ]
+    writer = ConditionWriter(restored, generation=resource.metadata.generation, now=now)
+    writer.false(DomainCondition.ACCEPTED, error.reason, error.message)
+    serves = status.version is not None
+    if not serves:
+        writer.false(DomainCondition.READY, error.reason, error.message)
+    phase = "Degraded" if serves else "Failed"
+    return status.model_copy(update={"conditions": writer.written, "phase": phase})
+
+
+def _changed_domain(domain: Domain, world: DomainWorld) -> Refusal | None:
+    if world.view is None:
+        return None
+    declared = world.view.record.base_uri
+    if declared != domain.spec.base_model.uri:
+        return _immutable("spec.baseModel", declared)
+    current, split = world.view.current, domain.spec.split
+    if current is not None and split is not None and split != current.split:
+        return _immutable("spec.split", str(current.split))
+    return None
+
+
+def _cycle(lineage: tuple[DomainKey, ...]) -> Refusal | None:
+    if len(lineage) < 2 or lineage[-1] not in lineage[:-1]:
+        return None
+    loop = " -> ".join(lineage[lineage.index(lineage[-1]) :])
+    return Reason.PARENT_CYCLE, f"Domains are their own ancestors: {loop}. Remove parentRef from one of them."
+
+
+def _unfit_parent(domain: Domain, parent: Standing | None) -> Refusal | None:
+    if parent is None:
+        return None
+    if parent.domain is None:
+        return Reason.PARENT_NOT_FOUND, (
+            f"There is no Domain {parent.key}. Apply it, or correct spec.parentRef."
+        )
+    if not parent.domain.is_shared_with(domain.metadata.namespace):
+        return _not_shared(parent.key, domain.metadata.namespace)
+    mine, theirs = domain.spec.base_model, parent.domain.spec.base_model
+    if mine != theirs:
+        return Reason.PARENT_BASE_DIFFERS, (
+            f"This Domain's base model is {mine.uri} and that of its parent {parent.key} is {theirs.uri}. "
+            "Declare both on the same base model and revision."
+        )
+    split = parent.current.split if parent.current else parent.domain.spec.split
+    if domain.spec.split is not None and split is not None and domain.spec.split != split:
+        return Reason.PARENT_SPLIT_DIFFERS, (
+            f"This Domain is split at {domain.spec.split} and its parent {parent.key} at {split}. "
+            "Give both the same split, or leave the child's out."
+        )
+    return None
+
+
+def _immutable(path: str, before: str) -> Refusal:
+    return Reason.IMMUTABLE_FIELD, (
+        f"{path} cannot change; it was {before}. Set it back, or delete the resource and apply it anew."
+    )
+
+
+def _not_shared(key: str, namespace: str) -> Refusal:
+    return Reason.NOT_SHARED, (
+        f"Domain {key} is not shared with namespace {namespace}. "
+        f"Its owner can add {namespace} to its spec.sharing.namespaces."
+    )

@@ -1,0 +1,50 @@
+"""The plan of a resource that is being deleted: the same for both kinds."""
+
+from datetime import datetime
+from typing import TypeVar
+
+from hmi_api.conditions import DomainCondition
+from hmi_api.domain import Domain, DomainStatus
+from hmi_api.names import FINALIZER
+from hmi_api.reasons import Reason
+from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
+from hmi_api.wire import RunFailure, RunView
+from hmi_operator.plan.conditions import ConditionWriter
+from hmi_operator.plan.runs import is_active
+from hmi_operator.plan.steps import Erase, Plan, RemoveFinalizer, Step, StopRun
+
+_SHOWN_DEPENDENTS = 5
+StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
+
+
+def plan_removal(
+    resource: Domain | TaskAdapter,
+    status: StatusT,
+    run: RunView | None,
+    dependents: tuple[str, ...],
+    now: datetime,
+) -> Plan[StatusT]:
+    """Return the steps that erase a resource; while others stand on it, only why it stays."""
+    if FINALIZER not in resource.metadata.finalizers:
+        return Plan(status)
+    writer = ConditionWriter(status.conditions, generation=resource.metadata.generation, now=now)
+    if dependents:
+        shown = ", ".join(dependents[:_SHOWN_DEPENDENTS])
+        more = (
+            f" and {len(dependents) - _SHOWN_DEPENDENTS} more" if len(dependents) > _SHOWN_DEPENDENTS else ""
+        )
+        message = f"It is deleted once nothing stands on it; still there: {shown}{more}."
+        writer.false(DomainCondition.READY, Reason.IN_USE, message)
+        return Plan(_terminating(status, writer))
+    writer.false(DomainCondition.READY, Reason.TERMINATING, "What belongs to it is being erased.")
+    steps: list[Step] = []
+    if run is not None and is_active(run):
+        failure = RunFailure(reason=Reason.TERMINATING.value, message="The resource was deleted.")
+        steps.append(StopRun(run.id, failure, "the resource is deleted"))
+    steps.append(Erase("the resource is deleted"))
+    steps.append(RemoveFinalizer("everything that belonged to it is erased"))
+    return Plan(_terminating(status, writer), tuple(steps))
+
+
+def _terminating(status: StatusT, writer: ConditionWriter) -> StatusT:
+    return status.model_copy(update={"conditions": writer.written, "phase": "Terminating"})

@@ -1,0 +1,158 @@
+"""What to do about a training run: start, resume, retry, replace or leave it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, auto
+
+from hmi_api.reasons import Reason
+from hmi_api.wire import RunCreate, RunFailure, RunState, RunView
+from hmi_operator.plan.steps import ResumeRun, StartRun, Step, StopRun
+from hmi_operator.plan.world import JobView
+
+MAX_ATTEMPTS = 4
+"""Runs made for one digest before a failure that could pass is taken for lasting."""
+MAX_CRASHES = 4
+"""Deaths of one run's process before the run is failed."""
+FIRST_BACKOFF = timedelta(seconds=5)
+LONGEST_BACKOFF = timedelta(minutes=5)
+POLL_SECONDS = 1.0
+"""How often a run at work is asked for its progress."""
+
+_ACTIVE = (RunState.PENDING, RunState.RUNNING)
+
+
+class Standpoint(Enum):
+    """Where the training of the wanted digest stands."""
+
+    UP_TO_DATE = auto()
+    SUSPENDED = auto()
+    STARTING = auto()
+    RUNNING = auto()
+    RETRYING = auto()
+    FAILED = auto()
+    GATE_FAILED = auto()
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A standpoint, the steps that follow from it and the run it speaks of."""
+
+    standpoint: Standpoint
+    steps: tuple[Step, ...] = ()
+    run: RunView | None = None
+    requeue_after: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What an outlook is made from."""
+
+    wanted: str
+    """Digest of what should be published."""
+    published: str | None
+    """Digest of what is."""
+    run: RunView | None
+    job: JobView | None
+    suspended: bool
+    now: datetime
+
+
+def backoff(failures: int) -> timedelta:
+    """Return how long to wait after that many failures, doubling from the first."""
+    doublings = min(max(failures - 1, 0), 16)
+    return min(FIRST_BACKOFF * (1 << doublings), LONGEST_BACKOFF)
+
+
+def is_active(run: RunView | None) -> bool:
+    """Say whether a run is neither succeeded nor failed."""
+    return run is not None and run.state in _ACTIVE
+
+
+def look(facts: RunFacts, request: Callable[[int], RunCreate]) -> Outlook:
+    """Return what to do next; ``request`` makes the run's request for an attempt (from 0)."""
+    run = facts.run
+    if facts.wanted == facts.published:
+        return Outlook(Standpoint.UP_TO_DATE, _stop_superseded(run, facts.wanted))
+    if run is None or run.spec_digest != facts.wanted:
+        return _begin(facts, request)
+    if run.state in _ACTIVE:
+        return _look_at_active(facts, run)
+    if run.state is RunState.FAILED:
+        return _look_at_failed(facts, run, request)
+    return _look_at_succeeded(facts, run, request)
+
+
+def _begin(facts: RunFacts, request: Callable[[int], RunCreate]) -> Outlook:
+    stop = _stop_superseded(facts.run, facts.wanted)
+    if facts.suspended:
+        return Outlook(Standpoint.SUSPENDED, stop)
+    start = StartRun(request(0), "what is published was made from another spec, or nothing is published")
+    return Outlook(Standpoint.STARTING, (*stop, start), requeue_after=0.0)
+
+
+def _look_at_succeeded(facts: RunFacts, run: RunView, request: Callable[[int], RunCreate]) -> Outlook:
+    if run.result is not None and not run.result.gate_passed:
+        return Outlook(Standpoint.GATE_FAILED, run=run)
+    if facts.suspended:
+        return Outlook(Standpoint.SUSPENDED, run=run)
+    # It was published once and then replaced by another spec's version; the older spec is wanted again.
+    again = StartRun(request(run.attempt + 1), "an earlier spec is wanted again")
+    return Outlook(Standpoint.STARTING, (again,), requeue_after=0.0)
+
+
+def _stop_superseded(run: RunView | None, wanted: str) -> tuple[Step, ...]:
+    if run is None or not is_active(run) or run.spec_digest == wanted:
+        return ()
+    failure = RunFailure(
+        reason=Reason.SUPERSEDED.value, message="A newer spec took this run's place.", retryable=True
+    )
+    return (StopRun(run.id, failure, "the run makes what is no longer wanted"),)
+
+
+def _look_at_active(facts: RunFacts, run: RunView) -> Outlook:
+    job = facts.job
+    if job is not None and job.alive:
+        return Outlook(Standpoint.RUNNING, run=run, requeue_after=POLL_SECONDS)
+    if facts.suspended:
+        return Outlook(Standpoint.SUSPENDED, run=run)
+    crashes = job.crashes if job is not None else 0
+    if crashes >= MAX_CRASHES:
+        failure = RunFailure(
+            reason=Reason.PROCESS_DIED.value,
+            message=f"The training process died {crashes} times; read the log of run {run.id}.",
+        )
+        stop = StopRun(run.id, failure, f"its process died {crashes} times")
+        return Outlook(Standpoint.RUNNING, (stop,), run, requeue_after=0.0)
+    wait = _seconds_left(job, crashes, facts.now)
+    if crashes and wait > 0:
+        message = "The training process ended without a result; it is started again shortly."
+        return Outlook(Standpoint.RETRYING, run=run, requeue_after=wait, message=message)
+    resume = ResumeRun(run.id, "the run is not finished and has no process")
+    return Outlook(Standpoint.RUNNING, (resume,), run, requeue_after=POLL_SECONDS)
+
+
+def _look_at_failed(facts: RunFacts, run: RunView, request: Callable[[int], RunCreate]) -> Outlook:
+    failure = run.failure or RunFailure(reason=Reason.PROCESS_DIED.value, message="The run gave no cause.")
+    superseded = failure.reason == Reason.SUPERSEDED
+    may_retry = superseded or (failure.retryable and run.attempt + 1 < MAX_ATTEMPTS)
+    if not may_retry:
+        return Outlook(Standpoint.FAILED, run=run, message=failure.message)
+    if facts.suspended:
+        return Outlook(Standpoint.SUSPENDED, run=run)
+    wait = 0.0 if superseded else _seconds_left(facts.job, run.attempt + 1, facts.now)
+    if wait > 0:
+        message = f"{failure.message} It is tried again shortly ({failure.reason})."
+        return Outlook(Standpoint.RETRYING, run=run, requeue_after=wait, message=message)
+    again = StartRun(
+        request(run.attempt + 1), f"attempt {run.attempt} failed for a passing cause: {failure.reason}"
+    )
+    return Outlook(Standpoint.STARTING, (again,), requeue_after=0.0)
+
+
+def _seconds_left(job: JobView | None, failures: int, now: datetime) -> float:
+    """Return the rest of the wait after a failure; none where nobody remembers when it was."""
+    if job is None or job.ended_at is None:
+        return 0.0
+    return max((job.ended_at + backoff(failures) - now).total_seconds(), 0.0)

@@ -1,0 +1,62 @@
+"""The stages of a training run as conditions: done, under way, failed or not reached."""
+
+from collections.abc import Mapping, Sequence
+
+from hmi_api.reasons import Reason
+from hmi_api.wire import RunFailure, RunProgress
+from hmi_operator.plan.conditions import ConditionWriter
+from hmi_operator.plan.runs import Outlook, Standpoint
+
+
+def progress_text(progress: RunProgress | None) -> str | None:
+    """Return how far a run is, such as ``training 120/400``."""
+    return f"{progress.stage} {progress.step}/{progress.total}" if progress else None
+
+
+def write_waiting(writer: ConditionWriter, types: Sequence[str], reason: str, message: str) -> None:
+    """Say of each type that it is not reached."""
+    for type_ in types:
+        writer.unknown(type_, reason, message)
+
+
+def write_stages(
+    writer: ConditionWriter, types: Sequence[str], stages: Mapping[str, str], outlook: Outlook
+) -> None:
+    """Write the conditions ``types``, in their order, of a run that has not published yet.
+
+    ``stages`` maps a run's stage to the condition it works on; stages it does not know are the first's.
+    """
+    standpoint = outlook.standpoint
+    if standpoint is Standpoint.SUSPENDED:
+        write_waiting(writer, types, Reason.SUSPENDED, "spec.suspend is true: nothing new is started.")
+        return
+    if standpoint is Standpoint.STARTING or outlook.run is None:
+        write_waiting(writer, types, Reason.STARTING, "A training run is being started.")
+        return
+    run = outlook.run
+    failure = run.failure if standpoint is Standpoint.FAILED else None
+    at = types.index(_condition_at(run.progress, failure, types, stages))
+    for type_ in types[:at]:
+        writer.true(type_, Reason.SUCCEEDED)
+    if standpoint is Standpoint.FAILED:
+        reason = failure.reason if failure else Reason.PROCESS_DIED
+        writer.false(types[at], reason, outlook.message)
+    elif standpoint is Standpoint.RETRYING:
+        writer.unknown(types[at], Reason.RETRYING, outlook.message)
+    else:
+        writer.unknown(types[at], Reason.RUNNING, f"Training run {run.id} is at work.")
+    write_waiting(writer, types[at + 1 :], Reason.WAITING, f"Comes after {types[at]}.")
+
+
+def _condition_at(
+    progress: RunProgress | None,
+    failure: RunFailure | None,
+    types: Sequence[str],
+    stages: Mapping[str, str],
+) -> str:
+    # What is wrong with the rows is the corpus's fault whenever it is found.
+    if failure is not None and failure.reason.startswith(("Corpus", "Row", "Field")):
+        return stages.get("corpus", types[0])
+    if progress is not None:
+        return stages.get(progress.stage, types[0])
+    return stages["training"] if failure is not None else types[0]

@@ -1,0 +1,87 @@
+"""Steps: what a plan asks the engine to do, in order, each with its reason."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from hmi_api.domain import DomainStatus
+from hmi_api.task_adapter import TaskAdapterStatus
+from hmi_api.wire import AdapterRecord, DomainRecord, RunCreate, RunFailure
+
+StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
+
+
+@dataclass(frozen=True)
+class AddFinalizer:
+    """Hold the resource until it has been erased; alone in its plan, before anything is made."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class DeclareDomain:
+    """Tell the catalog of the Domain."""
+
+    record: DomainRecord
+    why: str
+
+
+@dataclass(frozen=True)
+class DeclareAdapter:
+    """Tell the catalog of the TaskAdapter."""
+
+    record: AdapterRecord
+    why: str
+
+
+@dataclass(frozen=True)
+class StartRun:
+    """Create a training run and start its process; the same request makes the same run."""
+
+    request: RunCreate
+    why: str
+
+
+@dataclass(frozen=True)
+class ResumeRun:
+    """Start the process of a run that has none; it goes on from its checkpoint."""
+
+    run_id: str
+    why: str
+
+
+@dataclass(frozen=True)
+class StopRun:
+    """End the process of a run and record the failure, so that nobody takes it up again."""
+
+    run_id: str
+    failure: RunFailure
+    why: str
+
+
+@dataclass(frozen=True)
+class Erase:
+    """Erase versions, artifacts, placements and work files of the resource."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class RemoveFinalizer:
+    """Let the resource go."""
+
+    why: str
+
+
+Step = (
+    AddFinalizer | DeclareDomain | DeclareAdapter | StartRun | ResumeRun | StopRun | Erase | RemoveFinalizer
+)
+
+
+@dataclass(frozen=True)
+class Plan(Generic[StatusT]):
+    """A new status, the steps to take, and when to look again though nothing was heard."""
+
+    status: StatusT
+    steps: tuple[Step, ...] = ()
+    requeue_after: float | None = None
+    """Seconds; None to wait for an event."""

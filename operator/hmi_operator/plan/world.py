@@ -1,0 +1,62 @@
+"""The observed world that a plan is made from: facts, gathered by the engine, never changed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from hmi_api.domain import Domain
+from hmi_api.names import DomainKey, Tenant
+from hmi_api.wire import AdapterView, DomainVersionView, DomainView, RunView
+
+
+@dataclass(frozen=True)
+class JobView:
+    """The process that does a training run, as far as this machine or cluster knows it."""
+
+    alive: bool
+    """Running, or queued to run."""
+    crashes: int = 0
+    """Times it ended while its run had not."""
+    ended_at: datetime | None = None
+    """When it last ended."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A Domain that a resource stands on: its parent, or a TaskAdapter's Domain."""
+
+    key: DomainKey
+    domain: Domain | None
+    """None when no such Domain is declared."""
+    current: DomainVersionView | None = None
+    """Its published version."""
+
+
+@dataclass(frozen=True)
+class DomainWorld:
+    """What a Domain's plan depends on.
+
+    ``run`` must have been read before ``view``: a run that has succeeded is then sure to show its version.
+    """
+
+    now: datetime
+    tenant: Tenant
+    view: DomainView | None = None
+    run: RunView | None = None
+    job: JobView | None = None
+    parent: Standing | None = None
+    lineage: tuple[DomainKey, ...] = ()
+    """Keys from this Domain upwards, to the root, a missing one, or the first that comes again."""
+    dependents: tuple[str, ...] = ()
+    """Resources that stand on this Domain, such as ``TaskAdapter shop/topic``."""
+
+
+@dataclass(frozen=True)
+class AdapterWorld:
+    """What a TaskAdapter's plan depends on; ``run`` must have been read before ``view``."""
+
+    now: datetime
+    tenant: Tenant
+    domain: Standing
+    view: AdapterView | None = None
+    run: RunView | None = None
+    job: JobView | None = None

@@ -1,0 +1,140 @@
+"""The ports through which the engine sees and changes the world; each has an end per place it runs in."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+from hmi_api.domain import Domain, DomainStatus
+from hmi_api.names import DomainKey, Tenant
+from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
+from hmi_api.wire import (
+    AdapterRecord,
+    AdapterView,
+    DomainRecord,
+    DomainView,
+    RunCreate,
+    RunFailure,
+    RunView,
+)
+from hmi_operator.plan.world import JobView
+
+KindName = Literal["Domain", "TaskAdapter"]
+ResourceT = TypeVar("ResourceT", Domain, TaskAdapter)
+
+
+@dataclass(frozen=True)
+class ResourceRef:
+    """Names a resource of HMI."""
+
+    kind: KindName
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, resource: Domain | TaskAdapter) -> "ResourceRef":
+        """Return the name of a resource."""
+        return cls(resource.kind, resource.metadata.namespace, resource.metadata.name)
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key}"
+
+
+class ResourceStore(Protocol):
+    """Where resources are declared: a Kubernetes API server, or files."""
+
+    async def get(self, ref: ResourceRef) -> Domain | TaskAdapter | None:
+        """Return a resource, or None."""
+        ...
+
+    async def tenant(self, namespace: str) -> Tenant:
+        """Return the tenant of a namespace."""
+        ...
+
+    async def dependents(self, domain: DomainKey) -> list[ResourceRef]:
+        """Return the TaskAdapters and child Domains that name this Domain, by an index."""
+        ...
+
+    async def write_status(
+        self, ref: ResourceRef, uid: str, status: DomainStatus | TaskAdapterStatus
+    ) -> None:
+        """Replace the status of the resource with that uid; nothing happens when it is gone."""
+        ...
+
+    async def add_finalizer(self, ref: ResourceRef, uid: str, finalizer: str) -> None:
+        """Hold the resource; nothing happens when it is gone or held already."""
+        ...
+
+    async def remove_finalizer(self, ref: ResourceRef, uid: str, finalizer: str) -> None:
+        """Let the resource go; one that is being deleted and has no finalizer left disappears."""
+        ...
+
+
+class ControlPlane(Protocol):
+    """The control plane's internal API, as far as reconciliation needs it.
+
+    All raise ``InvalidInput`` when what is declared is refused and ``NotReady`` when it does not answer.
+    """
+
+    async def ensure_tenant(self, tenant: Tenant) -> None:
+        """Make the tenant known."""
+        ...
+
+    async def declare_domain(self, key: str, record: DomainRecord) -> None:
+        """Tell the catalog of a Domain."""
+        ...
+
+    async def declare_adapter(self, key: str, record: AdapterRecord) -> None:
+        """Tell the catalog of a TaskAdapter."""
+        ...
+
+    async def domain(self, key: str) -> DomainView | None:
+        """Return a Domain as the catalog knows it, or None."""
+        ...
+
+    async def adapter(self, key: str) -> AdapterView | None:
+        """Return a TaskAdapter as the catalog knows it, or None."""
+        ...
+
+    async def erase_domain(self, key: str) -> None:
+        """Erase a Domain's versions and artifacts; idempotent."""
+        ...
+
+    async def erase_adapter(self, key: str) -> None:
+        """Erase a TaskAdapter's versions, artifacts and placements; idempotent."""
+        ...
+
+    async def create_run(self, request: RunCreate) -> RunView:
+        """Create a run; the same uid, digest and attempt give the same run."""
+        ...
+
+    async def run(self, run_id: str) -> RunView | None:
+        """Return a run, or None."""
+        ...
+
+    async def fail_run(self, run_id: str, failure: RunFailure) -> None:
+        """Record that a run ended without a result; nothing happens when it has ended already."""
+        ...
+
+
+class TrainingJobs(Protocol):
+    """Processes that do training runs: Kubernetes Jobs, or subprocesses."""
+
+    async def start(self, run: RunView) -> None:
+        """Start the run's process, or queue it; nothing happens when it is alive."""
+        ...
+
+    async def observe(self, run: RunView) -> JobView | None:
+        """Return what is known of the run's process; None when it never had one here."""
+        ...
+
+    async def stop(self, run_id: str) -> None:
+        """End the run's process and wait until it is gone; nothing happens when it has none."""
+        ...
+
+    async def erase(self, uid: str) -> None:
+        """Stop the processes of a resource's runs and erase their work files; idempotent."""
+        ...
