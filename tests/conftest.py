@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from hmi_control_plane.storage import Database
 from hmi_control_plane.storage.migrate import upgrade
 

@@ -2,17 +2,19 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from sqlalchemy import make_url
 from starlette.concurrency import run_in_threadpool
 
-from hmi_control_plane import admin_api, errors, health, internal_api
-from hmi_control_plane.auth import Authenticator
+from hmi_control_plane import admin_api, billing, errors, gateway, health, internal_api, metering
+from hmi_control_plane.auth import Authenticator, require_token
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.metrics import HttpMetrics, MetricsMiddleware
@@ -28,35 +30,31 @@ _DESCRIPTION = (
 )
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the control plane. Its lifespan migrates the database (if so set) and runs the sweeper."""
+@dataclass(frozen=True)
+class _Parts:
+    """What lives as long as the application."""
+
+    database: Database
+    registry: CollectorRegistry
+    changes: Changes
+    authenticator: Authenticator
+    sweeper: Sweeper
+    spool: metering.Spool
+    flusher: metering.Flusher
+    inference: gateway.Gateway
+
+
+def create_app(settings: Settings, *, runtimes: httpx.AsyncBaseTransport | None = None) -> FastAPI:
+    """Return the control plane.
+
+    Its lifespan must run: it migrates the database (if so set), takes the usage spool and runs the sweeper
+    and the flusher. ``runtimes`` replaces the network to the runtimes.
+    """
     _make_database_folder(settings.database_url)
-    database = Database(settings.database_url)
-    registry = CollectorRegistry()
-    changes = Changes()
-    authenticator = Authenticator(database, cache_seconds=settings.key_cache_seconds)
-    sweeper = Sweeper(
-        database,
-        ArtifactEraser(database, settings.artifacts),
-        lost_after=timedelta(seconds=settings.runtime_lost_after_seconds),
-        forgotten_after=timedelta(seconds=settings.runtime_forgotten_after_seconds),
-        every_seconds=settings.sweep_every_seconds,
-        notify=changes.notify,
+    parts = _make_parts(settings, runtimes)
+    app = FastAPI(
+        title="HMI control plane", version="1", description=_DESCRIPTION, lifespan=_lifespan(settings, parts)
     )
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        if settings.migrate_on_start:
-            await run_in_threadpool(upgrade, settings.database_url)
-        sweeping = asyncio.create_task(sweeper.run(), name="sweeper")
-        try:
-            yield
-        finally:
-            sweeper.stop()
-            await sweeping
-            database.close()
-
-    app = FastAPI(title="HMI control plane", version="1", description=_DESCRIPTION, lifespan=lifespan)
     errors.install(app)
     # The last one added is the outermost.
     app.add_middleware(
@@ -64,19 +62,83 @@ def create_app(settings: Settings) -> FastAPI:
         default=settings.body_limit_bytes,
         limits={f"{internal_api.PREFIX}/": settings.internal_body_limit_bytes},
     )
-    app.add_middleware(MetricsMiddleware, metrics=HttpMetrics(registry))
+    app.add_middleware(MetricsMiddleware, metrics=HttpMetrics(parts.registry))
     app.add_middleware(RequestIdMiddleware)
-    app.include_router(health.build(database, registry))
+    _include_routers(app, settings, parts)
+    return app
+
+
+def _make_parts(settings: Settings, runtimes: httpx.AsyncBaseTransport | None) -> _Parts:
+    database = Database(settings.database_url)
+    registry = CollectorRegistry()
+    changes = Changes()
+    spool = metering.Spool(settings.usage_dir)
+    return _Parts(
+        database=database,
+        registry=registry,
+        changes=changes,
+        authenticator=Authenticator(database, cache_seconds=settings.key_cache_seconds),
+        sweeper=Sweeper(
+            database,
+            ArtifactEraser(database, settings.artifacts),
+            lost_after=timedelta(seconds=settings.runtime_lost_after_seconds),
+            forgotten_after=timedelta(seconds=settings.runtime_forgotten_after_seconds),
+            every_seconds=settings.sweep_every_seconds,
+            notify=changes.notify,
+        ),
+        spool=spool,
+        flusher=metering.Flusher(
+            spool.segments,
+            database,
+            metering.MeteringMetrics(registry),
+            interval=settings.usage_flush_seconds,
+        ),
+        inference=gateway.Gateway(
+            database, spool, settings.internal_token, registry, settings.gateway, transport=runtimes
+        ),
+    )
+
+
+def _lifespan(
+    settings: Settings, parts: _Parts
+) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if settings.migrate_on_start:
+            await run_in_threadpool(upgrade, settings.database_url)
+        parts.spool.open()
+        flushing = asyncio.create_task(parts.flusher.run(), name="usage-flusher")
+        sweeping = asyncio.create_task(parts.sweeper.run(), name="sweeper")
+        try:
+            yield
+        finally:
+            parts.sweeper.stop()
+            await sweeping
+            await parts.inference.close()
+            parts.flusher.stop()
+            await flushing
+            await parts.spool.close()
+            parts.database.close()
+
+    return lifespan
+
+
+def _include_routers(app: FastAPI, settings: Settings, parts: _Parts) -> None:
+    database, tenant = parts.database, parts.authenticator.tenant_from_key
+    admin = require_token(settings.admin_key, "admin key")
+    app.include_router(gateway.build_router(parts.inference, database, tenant))
+    app.include_router(metering.build_router(database, tenant, admin))
+    app.include_router(billing.build_router(database, tenant, admin, currency=settings.currency))
+    app.include_router(admin_api.build(database, admin, parts.authenticator.forget))
     app.include_router(
         internal_api.build(
             database,
-            settings.internal_token,
-            changes,
+            require_token(settings.internal_token, "internal token"),
+            parts.changes,
             wait_limit_seconds=settings.desired_wait_limit_seconds,
         )
     )
-    app.include_router(admin_api.build(database, settings.admin_key, authenticator.forget))
-    return app
+    app.include_router(health.build(database, parts.registry))
 
 
 def _make_database_folder(url: str) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from hmi_control_plane.gateway import GatewaySettings
+
 
 class Settings(BaseSettings):
     """What a control plane process is told; every field is also an ``HMI_`` environment variable."""
 
-    model_config = SettingsConfigDict(env_prefix="HMI_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="HMI_", env_nested_delimiter="__", extra="ignore")
 
     database_url: str = Field(
         default="sqlite:///.hmi/catalog.db", description="SQLAlchemy address; sqlite:/// or postgresql://."
@@ -44,6 +46,13 @@ class Settings(BaseSettings):
     )
     key_cache_seconds: float = Field(
         default=3.0, ge=0, description="How long a checked API key is believed; revocation takes this long."
+    )
+    gateway: GatewaySettings = Field(default_factory=GatewaySettings, description="Limits of inference.")
+    usage_flush_seconds: float = Field(
+        default=1.0, gt=0, description="How often spooled usage events are moved to the catalog."
+    )
+    currency: str = Field(
+        default="USD", pattern="^[A-Z]{3}$", description="ISO 4217 code, where a bill or price names none."
     )
     desired_wait_limit_seconds: float = Field(
         default=55.0, ge=0, description="Longest a runtime's request for its desired state is held open."

@@ -1,4 +1,4 @@
-"""The control plane over HTTP, on both databases, with what a reconciler, a trainer and a runtime would send."""
+"""The control plane over HTTP, and what a reconciler, a trainer and a runtime would send to it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+
 from hmi_control_plane.app import create_app
 from hmi_control_plane.settings import Settings
 

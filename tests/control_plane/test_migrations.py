@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import inspect
+
 from hmi_control_plane.storage import Base, Database
 from hmi_control_plane.storage.migrate import check, downgrade, upgrade
-from sqlalchemy import inspect
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
