@@ -1,6 +1,6 @@
 """Pieces that both resource kinds are made of."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -51,11 +51,12 @@ class DataSource(ApiModel):
     """Rows of text: one file or folder of JSON Lines, plain text or CSV."""
 
     uri: str = Field(
-        min_length=1, description="Where the rows are: a path, file://, s3:// or any fsspec address."
+        min_length=1,
+        max_length=2048,
+        description="Where the rows are: a path, file://, s3:// or any fsspec address.",
     )
-    format: str = Field(
+    format: Literal["JSONLines", "Text", "CSV"] = Field(
         default="JSONLines",
-        pattern="^(JSONLines|Text|CSV)$",
         description="JSONLines (one object a line), Text (one row a line) or CSV (with a header).",
     )
     text_field: str = Field(default="text", description="Field that holds the text; ignored for Text.")
@@ -91,7 +92,11 @@ class CommonStatus(ApiModel):
 
     observed_generation: int | None = Field(default=None, description="Generation this status speaks of.")
     phase: str = Field(default="Pending", description="One word for people; programs read the conditions.")
-    conditions: list[Condition] = Field(default_factory=list, description="Steps on the way to Ready.")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        description="Steps on the way to Ready.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
     version: int | None = Field(default=None, description="Version that is published, from 1.")
     artifact: ArtifactStatus | None = Field(default=None, description="Artifact of that version.")
     metrics: dict[str, float] = Field(default_factory=dict, description="Measured on held-out rows.")

@@ -53,7 +53,9 @@ class Condition(BaseModel):
     reason: str = Field(description="CamelCase word that says why.")
     message: str = Field(default="", description="Sentence for a person: what happened and what to do.")
     last_transition_time: str = Field(
-        alias="lastTransitionTime", description="When status last changed, RFC 3339, UTC."
+        alias="lastTransitionTime",
+        description="When status last changed, RFC 3339, UTC.",
+        json_schema_extra={"format": "date-time"},
     )
     observed_generation: int | None = Field(
         default=None, alias="observedGeneration", description="Generation of the spec this speaks of."

@@ -3,8 +3,9 @@
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from hmi_api.cel import immutable, rules
 from hmi_api.common import ApiModel, CommonStatus, DataSource, ObjectMeta, ObjectRef, Resources
 from hmi_api.names import DomainKey, domain_key
 
@@ -51,7 +52,7 @@ class DomainTraining(ApiModel):
     )
     batch_size: int = Field(default=24, ge=1, le=4096, description="Rows a step.")
     learning_rate: float = Field(
-        default=3e-4, gt=0, le=1, description="Peak rate of the lower layers; the bridge gets 1e-3."
+        default=3e-4, gt=0, le=1, description="Peak rate of the lower layers; the bridge gets its own, 1e-3."
     )
     max_length: int = Field(default=128, ge=8, le=8192, description="Tokens a row is cut to.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Same seed and data, same result.")
@@ -78,8 +79,8 @@ class Plot(ApiModel):
     dtype: TableDtype = Field(default=TableDtype.FLOAT16, description="How values are stored.")
     on_miss: OnMiss = Field(
         default=OnMiss.COMPUTE,
-        description="Compute runs the layers for a missing window (exact); Backoff falls back to "
-        "bigrams and unigrams, here and then up the tree (approximate).",
+        description="What to do about a window that no table holds. Compute: run the layers for it (exact). "
+        "Backoff: take its bigram or unigram, here and then up the tree (approximate).",
     )
     refresh: Refresh = Field(default_factory=Refresh, description="When the table is rebuilt from traffic.")
 
@@ -95,6 +96,10 @@ class Sharing(ApiModel):
 class DomainSpec(ApiModel):
     """What a tenant declares of a Domain. ``baseModel`` and ``split`` cannot be changed later."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(immutable("baseModel"), immutable("split", optional=True))
+    )
+
     base_model: BaseModelRef = Field(description="Pretrained model underneath. Immutable.")
     parent_ref: ObjectRef | None = Field(
         default=None, description="Parent in the knowledge tree; the base model's own layers when absent."
@@ -103,7 +108,8 @@ class DomainSpec(ApiModel):
         default=None,
         ge=1,
         le=512,
-        description="Layers that become a table; half of them when absent. Immutable.",
+        description="Layers that become a table; when absent, the parent's split, else half of the layers. "
+        "Immutable.",
     )
     corpus: list[DataSource] = Field(min_length=1, description="Unlabelled text of the domain.")
     bridge: Bridge = Field(default_factory=Bridge, description="Mixing step after the lookup.")

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     NOT_SHARED = "NotShared", "Have the owner add this namespace to the Domain's sharing.namespaces."
     IMMUTABLE_FIELD = "ImmutableField", "Change the field back, or delete the resource and apply it anew."
     TASK_TYPE_UNSUPPORTED = "TaskTypeUnsupported", "Use SequenceClassification or TokenClassification."
+    CANARY_UNSUPPORTED = "CanaryUnsupported", "Leave serving.canaryPercent out, or set it to 100."
     # Waiting and work
     WAITING = "Waiting", "Nothing: an earlier step is not finished yet."
     SUSPENDED = "Suspended", "Set spec.suspend to false to go on."

@@ -3,8 +3,9 @@
 from enum import StrEnum
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from hmi_api.cel import immutable, rule, rules
 from hmi_api.common import ApiModel, CommonStatus, DataSource, ObjectMeta, ObjectRef, Resources, SecretRef
 from hmi_api.names import DomainKey, domain_key
 
@@ -80,6 +81,16 @@ class ImportSource(ApiModel):
 class Method(ApiModel):
     """How the task is put into the upper layers."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!(has(self.fit) && self.fit == 'Compressed' && self.type == 'Bottleneck')",
+                "fit: Compressed is for LoRA only; remove fit or set it to Direct",
+                ".fit",
+            )
+        )
+    )
+
     type: MethodType = Field(default=MethodType.LORA, description="LoRA or Bottleneck.")
     fit: Fit | None = Field(
         default=None,
@@ -136,12 +147,26 @@ class Serving(ApiModel):
     replicas: int = Field(default=1, ge=1, le=1000, description="Runtimes that hold it.")
     pinned: bool = Field(default=False, description="True: never evicted from device memory.")
     canary_percent: int = Field(
-        default=100, ge=0, le=100, description="Share of traffic a new version gets while the old one serves."
+        default=100,
+        ge=0,
+        le=100,
+        description="Share of traffic a new version gets while the old one serves; only 100 so far.",
     )
 
 
 class TaskAdapterSpec(ApiModel):
     """What a tenant declares of a task. ``domainRef`` and ``task.type`` cannot be changed later."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            immutable("domainRef"),
+            immutable("task.type"),
+            rule(
+                "has(self.data) != has(self.source)",
+                "give exactly one of data (to train here) and source (to import a PEFT folder)",
+            ),
+        )
+    )
 
     domain_ref: ObjectRef = Field(description="Domain it stands on. Immutable.")
     task: Task = Field(description="What it gives back.")

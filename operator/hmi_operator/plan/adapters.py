@@ -3,6 +3,7 @@
 from hmi_api.common import ArtifactStatus
 from hmi_api.conditions import TaskAdapterCondition
 from hmi_api.names import FINALIZER
+from hmi_api.phases import Phase
 from hmi_api.reasons import Reason
 from hmi_api.run_digest import adapter_run_digest, spec_digest
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
@@ -181,7 +182,7 @@ def _without_domain(
     writer.true(TaskAdapterCondition.QUOTA_AVAILABLE, Reason.NOT_LIMITED, "No quota is set.")
     write_waiting(writer, _WORK, Reason.WAITING, "Comes after DomainReady.")
     _write_serving(writer, world.view, up_to_date=False)
-    phase = "Degraded" if is_loaded(world.view) else "Waiting"
+    phase = Phase.DEGRADED.value if is_loaded(world.view) else Phase.WAITING.value
     return Plan(_status(adapter, world, writer).model_copy(update={"phase": phase}), declare)
 
 
@@ -201,7 +202,7 @@ def _refused(
     waiting = [TaskAdapterCondition.DOMAIN_READY.value, TaskAdapterCondition.QUOTA_AVAILABLE.value, *_WORK]
     write_waiting(writer, waiting, Reason.WAITING, "Waits for the TaskAdapter to be accepted.")
     _write_serving(writer, world.view, up_to_date=False)
-    phase = "Degraded" if is_loaded(world.view) else "Failed"
+    phase = Phase.DEGRADED.value if is_loaded(world.view) else Phase.FAILED.value
     return Plan(_status(adapter, world, writer).model_copy(update={"phase": phase}))
 
 

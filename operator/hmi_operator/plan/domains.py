@@ -5,6 +5,7 @@ from hmi_api.common import ArtifactStatus
 from hmi_api.conditions import DomainCondition
 from hmi_api.domain import Domain, DomainSpec, DomainStatus
 from hmi_api.names import FINALIZER
+from hmi_api.phases import Phase
 from hmi_api.reasons import Reason
 from hmi_api.run_digest import domain_run_digest, spec_digest
 from hmi_api.wire import DomainRecord, DomainRunSpec, DomainVersionView, RunCreate
@@ -136,7 +137,7 @@ def _blocked(
     write_waiting(writer, _WORK, *why)
     current = _current(world)
     _write_ready(writer, current, up_to_date=False)
-    phase = "Updating" if current else "Waiting"
+    phase = Phase.UPDATING.value if current else Phase.WAITING.value
     return Plan(_status(domain, world, writer).model_copy(update={"phase": phase}), declare)
 
 
@@ -147,7 +148,7 @@ def _refused(
     write_waiting(writer, _WORK, Reason.WAITING, "Waits for the Domain to be accepted.")
     current = _current(world)
     _write_ready(writer, current, up_to_date=False)
-    phase = "Degraded" if current else "Failed"
+    phase = Phase.DEGRADED.value if current else Phase.FAILED.value
     return Plan(_status(domain, world, writer).model_copy(update={"phase": phase}))
 
 

@@ -1,22 +1,23 @@
 """The one word that sums a resource up for people."""
 
+from hmi_api.phases import Phase
 from hmi_operator.plan.runs import Standpoint
 
 _WITHOUT_VERSION = {
-    Standpoint.SUSPENDED: "Suspended",
-    Standpoint.STARTING: "Pending",
-    Standpoint.RUNNING: "Training",
-    Standpoint.RETRYING: "Retrying",
-    Standpoint.FAILED: "Failed",
-    Standpoint.GATE_FAILED: "Failed",
+    Standpoint.SUSPENDED: Phase.SUSPENDED.value,
+    Standpoint.STARTING: Phase.PENDING.value,
+    Standpoint.RUNNING: Phase.TRAINING.value,
+    Standpoint.RETRYING: Phase.RETRYING.value,
+    Standpoint.FAILED: Phase.FAILED.value,
+    Standpoint.GATE_FAILED: Phase.FAILED.value,
 }
 _WITH_VERSION = {
-    Standpoint.SUSPENDED: "Suspended",
-    Standpoint.STARTING: "Updating",
-    Standpoint.RUNNING: "Updating",
-    Standpoint.RETRYING: "Updating",
-    Standpoint.FAILED: "Degraded",
-    Standpoint.GATE_FAILED: "Degraded",
+    Standpoint.SUSPENDED: Phase.SUSPENDED.value,
+    Standpoint.STARTING: Phase.UPDATING.value,
+    Standpoint.RUNNING: Phase.UPDATING.value,
+    Standpoint.RETRYING: Phase.UPDATING.value,
+    Standpoint.FAILED: Phase.DEGRADED.value,
+    Standpoint.GATE_FAILED: Phase.DEGRADED.value,
 }
 
 
@@ -27,7 +28,7 @@ def phase_of(standpoint: Standpoint, *, published: bool, ready: bool) -> str:
     could not be made; ``Loading`` that no runtime holds the published version yet.
     """
     if published and not ready:
-        return "Loading"
+        return Phase.LOADING.value
     if standpoint is Standpoint.UP_TO_DATE:
-        return "Ready"
+        return Phase.READY.value
     return (_WITH_VERSION if published else _WITHOUT_VERSION)[standpoint]

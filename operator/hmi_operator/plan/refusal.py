@@ -7,6 +7,7 @@ from hmi_api.conditions import DomainCondition, find_condition
 from hmi_api.domain import Domain, DomainStatus
 from hmi_api.errors import InvalidInput
 from hmi_api.names import DomainKey
+from hmi_api.phases import Phase
 from hmi_api.reasons import Reason
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus, TaskType
 from hmi_operator.plan.conditions import ConditionWriter
@@ -15,6 +16,7 @@ from hmi_operator.plan.world import AdapterWorld, DomainWorld, Standing
 StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
 
 Refusal = tuple[Reason, str]
+ALL_TRAFFIC = 100
 
 
 def refuse_domain(domain: Domain, world: DomainWorld) -> Refusal | None:
@@ -28,12 +30,23 @@ def refuse_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | None:
         return Reason.TASK_TYPE_UNSUPPORTED, (
             "TextGeneration is not served by this release; use SequenceClassification or TokenClassification."
         )
+    if adapter.spec.serving.canary_percent != ALL_TRAFFIC:
+        return Reason.CANARY_UNSUPPORTED, (
+            "This release moves all traffic to a new version at once; leave spec.serving.canaryPercent out."
+        )
+    return _changed_adapter(adapter, world) or _unshared_domain(adapter, world.domain.domain)
+
+
+def _changed_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | None:
     record = world.view.record if world.view else None
     if record is not None and record.domain != adapter.domain_key:
         return _immutable("spec.domainRef", record.domain)
     if record is not None and record.task_type is not adapter.spec.task.type:
         return _immutable("spec.task.type", record.task_type.value)
-    domain = world.domain.domain
+    return None
+
+
+def _unshared_domain(adapter: TaskAdapter, domain: Domain | None) -> Refusal | None:
     if domain is not None and not domain.is_shared_with(adapter.metadata.namespace):
         return _not_shared(domain.key, adapter.metadata.namespace)
     return None
@@ -55,7 +68,7 @@ def refuse(resource: Domain | TaskAdapter, status: StatusT, error: InvalidInput,
     serves = status.version is not None
     if not serves:
         writer.false(DomainCondition.READY, error.reason, error.message)
-    phase = "Degraded" if serves else "Failed"
+    phase = Phase.DEGRADED.value if serves else Phase.FAILED.value
     return status.model_copy(update={"conditions": writer.written, "phase": phase})
 
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 from hmi_api.conditions import DomainCondition
 from hmi_api.domain import Domain, DomainStatus
 from hmi_api.names import FINALIZER
+from hmi_api.phases import Phase
 from hmi_api.reasons import Reason
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_api.wire import RunFailure, RunView
@@ -47,4 +48,4 @@ def plan_removal(
 
 
 def _terminating(status: StatusT, writer: ConditionWriter) -> StatusT:
-    return status.model_copy(update={"conditions": writer.written, "phase": "Terminating"})
+    return status.model_copy(update={"conditions": writer.written, "phase": Phase.TERMINATING.value})

@@ -1,0 +1,30 @@
+"""Phases: the one word in ``status.phase`` that sums a resource up for people."""
+
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """A phase, with its ``meaning`` for the reference page. Programs read the conditions instead."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> "Phase":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    PENDING = "Pending", "A training run is being started."
+    WAITING = "Waiting", "Something it stands on is missing or not published yet."
+    TRAINING = "Training", "The first version is being made."
+    RETRYING = "Retrying", "A run failed for a passing cause and is tried again."
+    UPDATING = "Updating", "A version serves while the declared spec's is being made."
+    LOADING = "Loading", "A version is published and no runtime holds it yet."
+    READY = "Ready", "What is declared is published and serves."
+    DEGRADED = (
+        "Degraded",
+        "An earlier version serves; the declared spec could not be made. See the conditions.",
+    )
+    FAILED = "Failed", "Nothing serves; the conditions say why and what to do."
+    SUSPENDED = "Suspended", "spec.suspend keeps the declared spec from being made."
+    TERMINATING = "Terminating", "It is being deleted."
