@@ -4,6 +4,6 @@ Belongs here: manifests, verification, publishing and fetching over fsspec, and 
 Forbidden here: what is inside the files (tables, layers, adapters read their own), torch, and pickle.
 """
 
-from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.artifacts.store import ArtifactStore, manifest_of_copy
 
-__all__ = ["ArtifactStore"]
+__all__ = ["ArtifactStore", "manifest_of_copy"]

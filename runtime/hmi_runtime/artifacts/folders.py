@@ -1,4 +1,4 @@
-"""Folders on a local disk that appear whole or not at all, and stay after a power cut."""
+"""Folders on a local disk that appear whole or not at all."""
 
 import os
 import shutil
@@ -21,6 +21,13 @@ def fsync_path(path: Path) -> None:
         os.close(handle)
 
 
+def fsync_tree(folder: Path) -> None:
+    """Force everything below ``folder``, and it, to the disk."""
+    for path in folder.rglob("*"):
+        fsync_path(path)
+    fsync_path(folder)
+
+
 @contextmanager
 def partial_folder(parent: Path) -> Iterator[Path]:
     """Give an empty folder below ``parent`` under a temporary name, and remove what is left of it."""
@@ -34,9 +41,7 @@ def partial_folder(parent: Path) -> Iterator[Path]:
 
 
 def move_into_place(partial: Path, final: Path) -> bool:
-    """Rename ``partial`` to ``final`` and make that last; False when another process was there first."""
-    for folder in [*(path for path in partial.rglob("*") if path.is_dir()), partial]:
-        fsync_path(folder)
+    """Rename ``partial`` to ``final``; False when another process was there first."""
     try:
         partial.rename(final)
     except OSError:
@@ -44,7 +49,6 @@ def move_into_place(partial: Path, final: Path) -> bool:
         if final.is_dir():
             return False
         raise
-    fsync_path(final.parent)
     return True
 
 

@@ -16,6 +16,7 @@ from hmi_api.artifacts import ArtifactFile, ArtifactKind, ArtifactManifest, Arti
 from hmi_api.errors import Damaged, InvalidInput, NotReady
 from hmi_runtime.artifacts.folders import (
     fsync_path,
+    fsync_tree,
     move_into_place,
     partial_folder,
     remove_folder,
@@ -186,7 +187,7 @@ class ArtifactStore:
         with partial_folder(copy.parent) as partial:
             for file in manifest.files:
                 self._download_file(ref.uri, file, partial / file.path)
-            _write_durably(partial / MANIFEST_FILE, data)
+            (partial / MANIFEST_FILE).write_bytes(data)
             if not move_into_place(partial, copy):
                 _check_copy(copy, ref)  # another process finished first; trust its bytes no more than ours
 
@@ -201,6 +202,11 @@ class ArtifactStore:
         check_format(file.path, target)
 
 
+def manifest_of_copy(copy: Path) -> ArtifactManifest:
+    """Return the manifest of a folder that ``ArtifactStore.fetch`` gave, which has verified it."""
+    return ArtifactManifest.model_validate_json((copy / MANIFEST_FILE).read_bytes())
+
+
 def _publish_locally(final: Path, manifest: ArtifactManifest, data: bytes, folder: Path) -> None:
     """Copy ``folder`` to ``final`` under a temporary name and rename it, replacing a broken one."""
     sweep_abandoned(final.parent)
@@ -211,10 +217,12 @@ def _publish_locally(final: Path, manifest: ArtifactManifest, data: bytes, folde
             with (folder / file.path).open("rb") as source:
                 size, digest = _copy_stream(source, target)
             check_measured(file, size, digest, str(folder))
-        _write_durably(partial / MANIFEST_FILE, data)
+        (partial / MANIFEST_FILE).write_bytes(data)
+        fsync_tree(partial)  # so that after a power cut the name never leads to less than all of it
         if not move_into_place(partial, final) and not _local_folder_holds(final, manifest, data):
             remove_folder(final)
             move_into_place(partial, final)
+        fsync_path(final.parent)
 
 
 def _local_folder_holds(folder: Path, manifest: ArtifactManifest, data: bytes) -> bool:
@@ -226,20 +234,14 @@ def _local_folder_holds(folder: Path, manifest: ArtifactManifest, data: bytes) -
 
 
 def _copy_stream(source: Any, target: Path) -> tuple[int, str]:
-    """Copy an open binary file to ``target``, durably; return its size and digest as they passed by."""
+    """Copy an open binary file to ``target``; return its size and digest as they passed by."""
     running, size = hashlib.sha256(), 0
     with target.open("wb") as sink:
         for piece in chunks(source):
             running.update(piece)
             sink.write(piece)
             size += len(piece)
-    fsync_path(target)
     return size, f"sha256:{running.hexdigest()}"
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    fsync_path(path)
 
 
 def _copy_folder(ref: ArtifactRef, cache_dir: Path) -> Path:

@@ -35,13 +35,13 @@ class LookupResult:
 
     @property
     def lookups(self) -> int:
-        """Windows asked for."""
-        return len(self.levels)
+        """Windows asked for, without padding."""
+        return int((self.levels != Level.PADDING).sum())
 
     @property
     def hits(self) -> int:
         """Windows that a table held, in whatever form, or that were computed earlier and kept."""
-        return int((self.levels < Level.COMPUTED).sum())
+        return int(((self.levels != Level.PADDING) & (self.levels < Level.COMPUTED)).sum())
 
     def level_counts(self) -> dict[Level, int]:
         """Return how many windows came from each level."""
@@ -111,9 +111,12 @@ class TreeLookup:
         """D, the width of one part."""
         return self._width
 
-    def lookup(self, windows: Tensor) -> LookupResult:
-        """Return the parts of ``windows`` (N, 3) int64, on the host, none of them padding's."""
-        parts, levels, pending = self._first_step(windows)
+    def lookup(self, windows: Tensor, mask: Tensor | None = None) -> LookupResult:
+        """Return the parts of ``windows`` (N, 3) int64, given on the host.
+
+        ``mask`` (N,) bool, when given, is False on padding, whose parts are zero.
+        """
+        parts, levels, pending = self._first_step(windows, mask)
         for step in self._steps[1:]:
             if not len(pending):
                 break
@@ -143,21 +146,24 @@ class TreeLookup:
             seen += len(keys)
         return held / seen if seen else 0.0
 
-    def _first_step(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _first_step(self, windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Ask the first table for all windows at once, and return parts, levels and what is missing.
 
-        Nearly everything is found here, so its rows are gathered straight into the result; a missing
-        window gets some row, and is overwritten later.
+        Nearly everything is found here, so its rows are gathered straight into the result, padding
+        included; a missing window gets some row, and is overwritten later.
         """
-        count = len(windows)
-        levels = torch.full((count,), Level.COMPUTED, dtype=torch.int8)
-        if not self._steps:
-            return torch.empty(count, 3, self._width, device=self._device), levels, torch.arange(count)
-        step = self._steps[0]
-        rows = step.table.find(self._keys(windows, step.form))
-        parts = step.table.gather(rows.clamp_min(0))
-        levels.masked_fill_(rows >= 0, step.level)
-        return parts, levels, (rows < 0).nonzero()[:, 0]
+        levels = torch.full((len(windows),), Level.COMPUTED, dtype=torch.int8)
+        if self._steps:
+            step = self._steps[0]
+            rows = step.table.find(self._keys(windows, step.form))
+            parts = step.table.gather(rows.clamp_min(0))
+            levels.masked_fill_(rows >= 0, step.level)
+        else:
+            parts = torch.empty(len(windows), 3, self._width, device=self._device)
+        if mask is not None:
+            levels.masked_fill_(~mask, Level.PADDING)
+            parts.index_fill_(0, (~mask).nonzero()[:, 0].to(parts.device), 0.0)
+        return parts, levels, (levels == Level.COMPUTED).nonzero()[:, 0]
 
     def _keys(self, windows: Tensor, form: Form) -> Tensor:
         return pack(form.of(windows), self._vocab_size)
@@ -184,7 +190,8 @@ class TreeLookup:
         return torch.cat([self.layers.window_parts(piece) for piece in pieces]).float()
 
     def _count_misses(self, misses: MissSketch, windows: Tensor, levels: Tensor) -> None:
-        missed = (levels != Level.OWN_TRIGRAM) & (levels != Level.ANCESTOR_TRIGRAM)
+        held = (levels == Level.OWN_TRIGRAM) | (levels == Level.ANCESTOR_TRIGRAM)
+        missed = ~held & (levels != Level.PADDING)
         if missed.any():
             keys = self._keys(windows[missed], Form.TRIGRAM).numpy()
             with self._lock:
@@ -192,7 +199,7 @@ class TreeLookup:
 
 
 def _put(target: Tensor, places: Tensor, values: Tensor) -> None:
-    """Write ``values`` (M, 3, D) to ``target`` (N, 3, D) at ``places`` (M,), moving both to its device."""
+    """Write ``values`` (M, ...) to ``target`` (N, ...) at ``places`` (M,), moving both to its device."""
     target.index_copy_(0, places.to(target.device), values.to(target.device))
 
 
@@ -205,20 +212,18 @@ def lookup_many(
     lookups must be of one width. One look-up a Domain, however many of the rows are its own.
     """
     rows, length = mask.shape
-    flat_windows, flat_mask = windows.flatten(0, 1), mask.flatten()  # (B*T, 3), (B*T,)
-    domain_of_window = domain_of_row.repeat_interleave(length)  # (B*T,)
-    levels = torch.full((rows * length,), Level.PADDING, dtype=torch.int8)
-    parts: Tensor | None = None  # (B*T, 3, D)
+    levels = torch.empty(rows, length, dtype=torch.int8)
+    parts: Tensor | None = None  # (B, T, 3, D)
     for domain in sorted(set(domain_of_row.tolist())):
-        places = (flat_mask & (domain_of_window == domain)).nonzero()[:, 0]
-        found = lookups[domain].lookup(flat_windows[places])
-        if len(places) == rows * length:  # one domain, no padding: nothing to scatter
-            parts, levels = found.parts, found.levels
-            break
+        own = (domain_of_row == domain).nonzero()[:, 0]  # (b,)
+        found = lookups[domain].lookup(windows[own].flatten(0, 1), mask[own].flatten())
+        found_parts = found.parts.view(len(own), length, *found.parts.shape[1:])
+        if len(own) == rows:  # one Domain: nothing to scatter
+            return BatchLookup(found_parts, found.levels.view(rows, length))
         if parts is None:
-            parts = found.parts.new_zeros(rows * length, *found.parts.shape[1:])
-        _put(parts, places, found.parts)
-        levels[places] = found.levels
+            parts = found_parts.new_empty(rows, *found_parts.shape[1:])
+        _put(parts, own, found_parts)
+        levels[own] = found.levels.view(len(own), length)
     if parts is None:
         raise ValueError("a batch has at least one row")
-    return BatchLookup(parts.view(rows, length, *parts.shape[1:]), levels.view(rows, length))
+    return BatchLookup(parts, levels)
