@@ -1,5 +1,6 @@
 """What a look-up gives equals the window-local model (Compute) or the backoff order, whatever tables hold."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
@@ -173,6 +174,16 @@ def test_a_window_missed_twice_is_computed_once() -> None:
     assert second.level_counts() == {Level.RECENT: 1}
     assert (first.hits, second.hits) == (0, 1)
     assert torch.equal(first.parts[:1], second.parts)
+
+
+def test_threads_that_share_a_look_up_all_get_the_right_parts() -> None:
+    torch.manual_seed(0)
+    lookup = compute_tree(0.2, recent_rows=20).lookup(MissSketch())
+    asked = [draw_windows(20) for _ in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda windows: lookup.lookup(windows).parts, asked))
+    for windows, parts in zip(asked, answers, strict=True):
+        torch.testing.assert_close(parts, layers().window_parts(windows), rtol=0, atol=1e-5)
 
 
 def test_every_level_is_counted() -> None:
