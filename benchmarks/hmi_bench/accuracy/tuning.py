@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from hmi_runtime.training.metrics import accuracy, entity_f1
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hmi_bench.accuracy.tasks import Rows, Task
 from hmi_runtime.base import BaseModel, Encoder
+from hmi_runtime.training.metrics import accuracy, entity_f1
 
 IGNORED = -100
 _EVALUATION_BATCH = 64
@@ -96,7 +96,7 @@ def full_finetune(base: BaseModel, task: Task, recipe: Recipe, seed: int) -> tup
                 logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED
             )
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()

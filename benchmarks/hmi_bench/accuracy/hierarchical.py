@@ -1,0 +1,104 @@
+"""The hPLM and its nearest relative, adapters on the unsplit model, fitted by the product's own programs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hmi_api.names import digest_bytes
+from hmi_api.task_adapter import AdapterTraining, Method
+from hmi_bench.accuracy.tasks import Rows, Task, corpus
+from hmi_bench.accuracy.tuning import Recipe
+from hmi_runtime.base import BaseModel
+from hmi_runtime.model import DomainLayers
+from hmi_runtime.training.distill import Distillation
+from hmi_runtime.training.domain import train_domain
+from hmi_runtime.training.examples import default_metric
+from hmi_runtime.training.fitting import FittedAdapter, evaluate, fit_adapter
+from hmi_runtime.training.foundation import Foundation
+from hmi_runtime.training.labelled import LabelledRows, TaggedRows
+
+
+@dataclass(frozen=True)
+class Hierarchical:
+    """Fits adapters over each domain's own layers; domains are trained once and kept in ``folder``."""
+
+    base: BaseModel
+    tasks: list[Task]
+    steps: int
+    folder: Path
+    bridge_heads: int = 4
+
+    def hplm(self, task: Task, recipe: Recipe, seed: int) -> tuple[float, int, float, dict[str, float]]:
+        """Fit and test a task on its domain's window-local layers."""
+        layers = self.domain_layers(task.domain)
+        name = f"{task.domain}-{self.steps}-{self.bridge_heads}"
+        foundation = Foundation.of_layers(self.base, layers, digest_bytes(name.encode()))
+        return self._fit(foundation, task, recipe, seed, f"hplm-{self.bridge_heads}")
+
+    def unsplit(self, task: Task, recipe: Recipe, seed: int) -> tuple[float, int, float, dict[str, float]]:
+        """Fit and test a task on the base model's own lower layers."""
+        split = self.base.config.layers // 2
+        return self._fit(Foundation.of_unsplit(self.base, split), task, recipe, seed, "unsplit")
+
+    def domain_layers(self, domain: str) -> DomainLayers:
+        """Return a domain's trained layers, from the folder or trained now on its tasks' training texts."""
+        work = self.folder / "domains" / f"{domain.replace('/', '.')}-{self.steps}-{self.bridge_heads}"
+        saved = work / "layers"
+        if not saved.is_dir():
+            layers, _ = train_domain(
+                self.base,
+                corpus(self.tasks, domain),
+                work,
+                bridge_heads=self.bridge_heads,
+                distillation=Distillation(steps=self.steps),
+            )
+            part = work / "layers.part"
+            part.mkdir(exist_ok=True)
+            layers.save(part)
+            part.rename(saved)
+        return DomainLayers.load(saved, self.base.encoder())
+
+    def _fit(
+        self, foundation: Foundation, task: Task, recipe: Recipe, seed: int, method: str
+    ) -> tuple[float, int, float, dict[str, float]]:
+        work = (
+            self.folder / "fits" / f"{task.name.replace('/', '.')}-{method}-{recipe.learning_rate:g}-{seed}"
+        )
+        whole = self._fitted(foundation, task, recipe, seed, work, Method(size=self.base.config.width))
+        served = self._fitted(foundation, task, recipe, seed, work, Method())
+        metrics = [self._test(foundation, task, fitted, recipe, work) for fitted in (served, whole)]
+        detail = {
+            "test_before_the_cut": metrics[1],
+            "rank": served.metrics["rank"],
+            "energy_kept": served.metrics["energy_kept"],
+        }
+        return served.metrics["validation"], int(served.metrics["best_epoch"]), metrics[0], detail
+
+    def _fitted(
+        self, foundation: Foundation, task: Task, recipe: Recipe, seed: int, work: Path, method: Method
+    ) -> FittedAdapter:
+        """Fit; a second call in the same folder finds the tuned layers and only cuts them anew."""
+        training = AdapterTraining(
+            epochs=recipe.epochs,
+            batch_size=recipe.batch_size,
+            learning_rate=recipe.learning_rate,
+            max_length=recipe.max_length,
+            seed=seed,
+        )
+        train, validation = as_labelled(task.train), as_labelled(task.validation)
+        return fit_adapter(
+            foundation, train, validation, work, labels=task.labels, method=method, training=training
+        )
+
+    def _test(
+        self, foundation: Foundation, task: Task, fitted: FittedAdapter, recipe: Recipe, work: Path
+    ) -> float:
+        rows = as_labelled(task.test)
+        metrics = evaluate(foundation, fitted.weights, rows, work / "features", max_length=recipe.max_length)
+        return metrics[default_metric(fitted.weights.task).value]
+
+
+def as_labelled(rows: Rows) -> LabelledRows | TaggedRows:
+    """Return rows as the training programs take them."""
+    if rows.tags:
+        return TaggedRows(rows.words, rows.tags)
+    return LabelledRows(rows.texts, rows.labels)
