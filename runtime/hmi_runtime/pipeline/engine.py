@@ -70,9 +70,8 @@ class Engine:
         parts, mask = shared.parts.to(self.device), shared.mask.to(self.device)
         layers = [domain.layers for domain in shared.domains]
         hidden = finish_by_slot(layers, shared.domain_of.to(self.device), parts, mask)  # (U, T, D)
-        if len(batch.rows) != len(hidden):
-            place = batch.representation_of.to(self.device)
-            hidden, mask = hidden[place], mask[place]  # (B, T, D), (B, T)
+        place = batch.representation_of.to(self.device)  # (B,)
+        hidden, mask = hidden[place], mask[place]  # (B, T, D), (B, T)
         hidden = self.executor.run(hidden, mask, batch.slots)  # (B, T, D)
         logits = run_heads(self.executor.pool, hidden, mask, batch.slots)
         hits = [shared.hits[place] for place in batch.representation_of.tolist()]

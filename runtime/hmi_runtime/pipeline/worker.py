@@ -107,9 +107,10 @@ class EngineWorker:
             return
         finally:
             self.engine.finish(ready.batch)
+        # Counted before it is answered, so that who has an answer finds it in the counts.
+        self._events.computed(ready.batch, ready.staging_seconds, time.monotonic() - started)
         for row, result in zip(ready.batch.rows, results, strict=True):
             self._answer(row, result)
-        self._events.computed(ready.batch, ready.staging_seconds, time.monotonic() - started)
 
     def _refuse(self, row: BatchRow, error: HmiError) -> None:
         self._answer(row, RowResult(error=row_error(error)))

@@ -1,0 +1,254 @@
+"""A tiny world to serve: a random base model, two domains with tables, adapters of several tenants."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer as BackendTokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.domain import BaseModelRef, OnMiss
+from hmi_api.task_adapter import TaskType
+from hmi_api.wire import AdapterServing, DomainServing, DomainVersionView
+from hmi_runtime.adapters.reference import run_head, run_row
+from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Head, LayerAdapter, LoraMatrix
+from hmi_runtime.artifacts import ArtifactStore
+from hmi_runtime.base import MATRICES, BaseModel, load_base
+from hmi_runtime.model import DomainLayers, UpperLayers, trigrams
+from hmi_runtime.plot import PlotTable, pack
+from hmi_runtime.server.metrics import RuntimeMetrics
+from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.settings import RuntimeSettings
+
+SPLIT = 2
+TOKEN = "internal-token-of-the-tests"
+WORDS = ["the", "chain", "slips", "on", "a", "hill", "room", "key", "lost", "my", "##s", "##ing", "wheel", "."]
+SENTENCES = [
+    "the chain slips on a hill",
+    "my room key lost",
+    "a wheel",
+    "the rooms . my keys slipsing on the chain",
+    "lost",
+]
+
+
+@dataclass
+class World:
+    """Publishes what a runtime needs, and knows the right answers."""
+
+    folder: Path
+    base: BaseModel
+    store: ArtifactStore
+    layers: dict[tuple[str, int], DomainLayers] = field(default_factory=dict)
+    adapters: dict[str, AdapterWeights] = field(default_factory=dict)
+
+    def domain(
+        self, key: str, version: int = 1, *, seed: int = 0, bridge_heads: int = 2, table: bool = True
+    ) -> DomainServing:
+        """Publish a domain version: random layers, and a table of the first sentence's windows."""
+        encoder = self.base.encoder()
+        made = DomainLayers.from_encoder(encoder, SPLIT, bridge_heads=bridge_heads, bridge_head_size=8)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        made.requires_grad_(False).eval()
+        folder = self._new_folder("layers")
+        made.save(folder)
+        ref = self.store.publish(ArtifactKind.LAYERS, folder, base_digest=self.base.digest)
+        tables = [self._table(made, ref)] if table else []
+        self.layers[key, version] = made
+        return DomainServing(
+            key=key,
+            version=DomainVersionView(
+                version=version,
+                spec_digest="sha256:spec",
+                base=BaseModelRef(uri=self.base.uri),
+                base_digest=self.base.digest,
+                split=SPLIT,
+                layers=ref,
+                tables=tables,
+                on_miss=OnMiss.COMPUTE,
+                entries=8,
+                coverage=0.5,
+            ),
+        )
+
+    def adapter(
+        self,
+        key: str,
+        domain: DomainServing,
+        *,
+        version: int = 1,
+        seed: int = 0,
+        labels: int = 3,
+        task: TaskType = TaskType.SEQUENCE_CLASSIFICATION,
+        bottleneck: bool = False,
+        pinned: bool = False,
+    ) -> AdapterServing:
+        """Publish a random adapter on a domain version."""
+        weights = self.weights(
+            domain.version.layers.digest, seed=seed, labels=labels, task=task, bottleneck=bottleneck
+        )
+        folder = self._new_folder("adapter")
+        weights.save(folder)
+        ref = self.store.publish(
+            ArtifactKind.ADAPTER, folder, base_digest=self.base.digest, layers_digest=weights.layers_digest
+        )
+        self.adapters[f"{key}@{version}"] = weights
+        return AdapterServing(
+            key=key,
+            version=version,
+            task_type=task,
+            labels=list(weights.labels),
+            artifact=ref,
+            domain=domain.key,
+            domain_version=domain.version.version,
+            pinned=pinned,
+        )
+
+    def weights(
+        self, layers_digest: str, *, seed: int, labels: int, task: TaskType, bottleneck: bool
+    ) -> AdapterWeights:
+        generator = torch.Generator().manual_seed(seed)
+        config = self.base.config
+
+        def random(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=generator) * 0.3
+
+        def lora(matrix: str) -> LoraMatrix:
+            out, inner = config.matrix_shape(matrix)
+            return LoraMatrix(random(4, inner), random(out, 4))
+
+        def narrow() -> Bottleneck:
+            return Bottleneck(random(6, config.width), random(6), random(config.width, 6), random(config.width))
+
+        def layer() -> LayerAdapter:
+            return LayerAdapter(
+                lora={} if bottleneck else {matrix: lora(matrix) for matrix in MATRICES},
+                norms={"ffn_norm": (1 + random(config.width), random(config.width))},
+                bottlenecks={"attention": narrow(), "ffn": narrow()} if bottleneck else {},
+            )
+
+        token = task is TaskType.TOKEN_CLASSIFICATION
+        width = config.width if token else 2 * config.width
+        return AdapterWeights(
+            task=task,
+            labels=tuple(f"label-{number}" for number in range(labels)),
+            layers={index: layer() for index in range(SPLIT, config.layers)},
+            head=Head("token" if token else "first_and_mean", random(labels, width), random(labels)),
+            base_digest=self.base.digest,
+            layers_digest=layers_digest,
+        )
+
+    def probabilities(self, adapter: AdapterServing, text: str | list[str]) -> torch.Tensor:
+        """Return the slow truth for one row: (labels,) or (T, labels)."""
+        tokenizer = self.base.tokenizer
+        encoding = (
+            tokenizer.encode([text], 64) if isinstance(text, str) else tokenizer.encode_words([text], 64)
+        )[0]
+        ids = torch.tensor([encoding.ids])
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        weights = self.adapters[f"{adapter.key}@{adapter.version}"]
+        with torch.no_grad():
+            upper = UpperLayers(self.base.encoder(), SPLIT)
+            hidden = self.layers[adapter.domain, adapter.domain_version].represent(ids, mask)[0]
+            last = run_row(list(upper.layers), SPLIT, weights, hidden, mask[0])
+            return run_head(weights.head, last, mask[0]).softmax(-1)
+
+    def _table(self, layers: DomainLayers, ref: ArtifactRef) -> ArtifactRef:
+        encoding = self.base.tokenizer.encode([SENTENCES[0]], 64)[0]
+        ids = torch.tensor([encoding.ids])
+        windows = trigrams(ids, torch.ones_like(ids, dtype=torch.bool))[0].unique(dim=0)
+        vocabulary = self.base.config.vocab_size
+        with torch.no_grad():
+            parts = layers.window_parts(windows)
+        table = PlotTable.from_parts(
+            pack(windows, vocabulary), parts, vocab_size=vocabulary, layers_digest=ref.digest
+        )
+        folder = self._new_folder("table")
+        table.save(folder)
+        return self.store.publish(
+            ArtifactKind.TABLE, folder, base_digest=self.base.digest, layers_digest=ref.digest
+        )
+
+    def _new_folder(self, kind: str) -> Path:
+        number = len(list((self.folder / "made").glob("*"))) if (self.folder / "made").exists() else 0
+        folder = self.folder / "made" / f"{kind}-{number}"
+        folder.mkdir(parents=True)
+        return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    """A random four-layer BERT with a word-piece tokenizer of a few words."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    vocabulary = {word: index for index, word in enumerate([*special, *WORDS])}
+    BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=24,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=40,
+            max_position_embeddings=32,
+        )
+    ).save_pretrained(folder)
+    backend = BackendTokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = BertPreTokenizer()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 4
+    return load_base(str(folder))
+
+
+@pytest.fixture
+def world(tmp_path: Path, tiny_base: BaseModel) -> World:
+    return World(tmp_path, tiny_base, ArtifactStore(str(tmp_path / "store")))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> RuntimeSettings:
+    return RuntimeSettings(
+        control_plane_url="http://127.0.0.1:9",
+        internal_token=TOKEN,
+        artifacts=str(tmp_path / "store"),
+        cache_dir=tmp_path / "cache",
+        device_slots=8,
+        max_rank=8,
+        max_bottleneck=8,
+        max_labels=8,
+        host_budget=1 << 22,
+        heartbeat_seconds=0.2,
+        poll_seconds=1.0,
+        failed_load_retry_seconds=0.05,
+        drain_seconds=5.0,
+    )
+
+
+@pytest.fixture
+def metrics() -> RuntimeMetrics:
+    return RuntimeMetrics()
+
+
+@pytest.fixture
+def residency(world: World, settings: RuntimeSettings, metrics: RuntimeMetrics) -> Iterator[Residency]:
+    with ThreadPoolExecutor(2) as loaders:
+        made = Residency(settings, world.store, loaders, cache_events=metrics, pipeline_events=metrics)
+        yield made
+        made.pipeline.drain(5.0)

@@ -1,0 +1,148 @@
+"""What the pipeline answers equals the slow truth, row by row, whoever shares the batch."""
+
+import pytest
+import torch
+
+from hmi_api.task_adapter import TaskType
+from hmi_api.wire import AdapterServing, DomainServing, InferRow, RowResult
+from hmi_runtime.cache import AdapterId
+from hmi_runtime.server.residency import Residency
+
+SENTENCES = [
+    "the chain slips on a hill",
+    "my room key lost",
+    "a wheel",
+    "the rooms . my keys slipsing on the chain",
+    "lost",
+]
+
+
+def serve(residency: Residency, adapter: AdapterServing, domain: DomainServing) -> None:
+    residency.serve(residency.load(adapter, domain))
+
+
+def infer(residency: Residency, rows: list[InferRow]) -> list[RowResult]:
+    return residency.pipeline.submit(rows).result(timeout=20)
+
+
+@pytest.fixture
+def served(world, residency) -> dict[str, AdapterServing]:  # type: ignore[no-untyped-def]
+    """Adapters of three tenants on three domains, two with bridges of one shape and one with none."""
+    bike = world.domain("bikes/repair", seed=1)
+    hotel = world.domain("hotels/desk", seed=2)
+    plain = world.domain("plain/none", seed=3, bridge_heads=0, table=False)
+    made = {
+        "acme/topic": (bike, {"seed": 1, "labels": 3}),
+        "acme/guard": (bike, {"seed": 2, "labels": 2}),
+        "acme/names": (bike, {"seed": 3, "labels": 5, "task": TaskType.TOKEN_CLASSIFICATION}),
+        "inn/mood": (hotel, {"seed": 4, "labels": 4, "bottleneck": True}),
+        "inn/desk": (hotel, {"seed": 5, "labels": 8}),
+        "solo/plain": (plain, {"seed": 6, "labels": 2}),
+    }
+    adapters = {}
+    for key, (domain, options) in made.items():
+        adapters[key] = world.adapter(key, domain, **options)
+        serve(residency, adapters[key], domain)
+    return adapters
+
+
+def assert_right(world, adapter: AdapterServing, text: str, result: RowResult) -> None:  # type: ignore[no-untyped-def]
+    assert result.error is None, result.error
+    expected = world.probabilities(adapter, text)
+    if adapter.task_type is TaskType.TOKEN_CLASSIFICATION:
+        for token in result.tokens:
+            assert text[token.start : token.end] == token.text
+        best = expected.max(-1)
+        firsts = [token.label for token in result.tokens]
+        encoding = world.base.tokenizer.encode([text], 64)[0]
+        places = [p for p, w in enumerate(encoding.word_ids) if w is not None and w not in encoding.word_ids[:p]]
+        assert firsts == [adapter.labels[best.indices[place]] for place in places]
+        assert [token.score for token in result.tokens] == pytest.approx(
+            [float(best.values[place]) for place in places], abs=2e-3
+        )
+    else:
+        # Tables hold float16; what is computed is float32.
+        torch.testing.assert_close(torch.tensor(result.scores), expected, atol=2e-3, rtol=0)
+
+
+def test_a_mixed_batch_equals_the_reference_row_by_row(world, residency, served) -> None:  # type: ignore[no-untyped-def]
+    rows = [InferRow(adapter=key, text=text) for text in SENTENCES for key in served]
+    results = infer(residency, rows)
+    for row, result in zip(rows, results, strict=True):
+        assert_right(world, served[row.adapter], row.text or "", result)
+
+
+def test_a_mixed_batch_equals_the_same_rows_one_by_one(residency, served) -> None:  # type: ignore[no-untyped-def]
+    rows = [InferRow(adapter=key, text=text) for text in SENTENCES for key in served]
+    together = infer(residency, rows)
+    for row, result in zip(rows, together, strict=True):
+        (alone,) = infer(residency, [row])
+        assert alone.scores == pytest.approx(result.scores, abs=1e-5)
+        assert [t.label for t in alone.tokens] == [t.label for t in result.tokens]
+        assert alone.table_lookups == result.table_lookups == result.prompt_tokens
+
+
+def test_fan_out_shares_a_text_within_a_domain(residency, served, metrics) -> None:  # type: ignore[no-untyped-def]
+    rows = [InferRow(adapter=key, text=SENTENCES[0]) for key in ("acme/topic", "acme/guard", "acme/names")]
+    results = infer(residency, rows)
+    assert all(result.error is None for result in results)
+    assert metrics.registry.get_sample_value("hmi_shared_representations_total") == 2
+    assert metrics.domains["bikes/repair@1"].lookups == results[0].prompt_tokens
+    assert results[0].table_hits == results[0].table_lookups
+
+
+def test_words_keep_their_own_split_and_offsets(residency, served) -> None:  # type: ignore[no-untyped-def]
+    (result,) = infer(residency, [InferRow(adapter="acme/names", words=["my", "keys", "lost"])])
+    assert [(t.text, t.start, t.end) for t in result.tokens] == [("my", 0, 2), ("keys", 3, 7), ("lost", 8, 12)]
+
+
+@pytest.mark.parametrize(
+    ("row", "status", "reason"),
+    [
+        (InferRow(adapter="acme/topic", text="  "), 400, "EmptyText"),
+        (InferRow(adapter="acme/topic"), 400, "TextMissing"),
+        (InferRow(adapter="acme/topic", words=[]), 400, "EmptyText"),
+        (InferRow(adapter="acme/topic", text="the " * 40), 400, "TextTooLong"),
+        (InferRow(adapter="nobody/here", text="the"), 503, "NotLoaded"),
+    ],
+)
+def test_a_bad_row_fails_alone(residency, served, row: InferRow, status: int, reason: str) -> None:  # type: ignore[no-untyped-def]
+    good = InferRow(adapter="inn/mood", text="a wheel")
+    before, bad, after = infer(residency, [good, row, good])
+    assert before.error is None
+    assert before.scores == after.scores
+    assert bad.error is not None
+    assert (bad.error.status, bad.error.reason) == (status, reason)
+
+
+def test_more_adapters_than_slots_are_served_by_eviction(world, residency, metrics) -> None:  # type: ignore[no-untyped-def]
+    domain = world.domain("bikes/repair")
+    adapters = [world.adapter(f"tenant-{n}/task", domain, seed=n) for n in range(20)]  # of 8 slots
+    for adapter in adapters:
+        serve(residency, adapter, domain)
+    rows = [InferRow(adapter=adapter.key, text=SENTENCES[0]) for adapter in adapters * 2]
+    for row, result in zip(rows, infer(residency, rows), strict=True):
+        assert_right(world, next(a for a in adapters if a.key == row.adapter), row.text or "", result)
+    evictions = metrics.registry.get_sample_value(
+        "hmi_adapter_evictions_total", {"from": "device", "to": "host"}
+    )
+    assert evictions >= 12
+
+
+def test_a_damaged_adapter_fails_alone_and_recovers(world, residency, served) -> None:  # type: ignore[no-untyped-def]
+    domain = world.domain("bikes/repair", seed=1)
+    adapter = world.adapter("acme/broken", domain, seed=9)
+    serve(residency, adapter, domain)
+    stored = world.folder / "store" / adapter.artifact.uri / "adapter.safetensors"
+    whole = stored.read_bytes()
+    residency.disk.erase(adapter.artifact.digest)
+    stored.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    rows = [InferRow(adapter=key, text="a wheel") for key in ("acme/broken", "acme/topic")]
+    broken, good = infer(residency, rows)
+    assert good.error is None
+    assert broken.error is not None
+    assert (broken.error.status, broken.error.reason) == (500, "DigestMismatch")
+    stored.write_bytes(whole)
+    residency.cache.register(AdapterId(adapter.key, 1), adapter.artifact)
+    recovered, _ = infer(residency, rows)
+    assert_right(world, adapter, "a wheel", recovered)
