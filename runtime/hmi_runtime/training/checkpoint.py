@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ class Stages:
 
 @dataclass
 class Checkpoint:
-    """The one checkpoint of a training loop: what ``module`` and ``optimizer`` were after ``step`` steps.
+    """The one checkpoint of a training loop: what ``module``'s trained parameters
+    and ``optimizer`` were after ``step`` steps.
 
     ``every_seconds`` is the least time between two saves; 0 saves after every step.
     """
@@ -91,7 +92,9 @@ class Checkpoint:
         with safe_open(self.path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             metadata = file.metadata()
-        self.module.load_state_dict(_under("module.", tensors))
+        with torch.no_grad():
+            for name, parameter in self._trained():
+                parameter.copy_(tensors[f"module.{name}"])
         state = self.optimizer.state_dict()
         state["state"] = _nested(_under("optimizer.", tensors))
         self.optimizer.load_state_dict(state)
@@ -105,7 +108,7 @@ class Checkpoint:
 
     def save(self, step: int, notes: dict[str, float]) -> None:
         """Replace the checkpoint, whole or not at all."""
-        tensors = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        tensors = {f"module.{name}": parameter for name, parameter in self._trained()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
         temporary = self.path.with_suffix(".part")
@@ -114,8 +117,14 @@ class Checkpoint:
             temporary,
             metadata={_STEP: str(step), _NOTES: json.dumps(notes)},
         )
-        _replace(temporary, self.path)
+        replace_durably(temporary, self.path)
         self._saved_at = self.clock()
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what training changes; the rest is as it was before the first step."""
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter
 
     def remove(self) -> None:
         """Forget it, once the loop's result is safe."""
@@ -126,10 +135,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that, killed at any moment, the old or the new one is there whole."""
     temporary = path.with_name(path.name + ".part")
     temporary.write_bytes(content)
-    _replace(temporary, path)
+    replace_durably(temporary, path)
 
 
-def _replace(temporary: Path, path: Path) -> None:
+def replace_durably(temporary: Path, path: Path) -> None:
     """Flush ``temporary`` to disk and let it take the place of ``path``."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())

@@ -150,8 +150,8 @@ def distill(
     order = BatchOrder(rows, spool.lengths[rows], config.batch_size, config.seed)
     checkpoint = Checkpoint(checkpoint_path, layers, optimizer, checkpoint_seconds)
     warmup = min(WARMUP_STEPS, max(1, config.steps // 4))
-    first, notes = checkpoint.restore()
     layers.requires_grad_(True).train()
+    first, notes = checkpoint.restore()
     for step in range(first, config.steps):
         ids, mask = spool.batch(order.rows_of(step), pad_id)
         windows = trigrams(ids, mask)  # (B, T, 3)

@@ -6,14 +6,12 @@ killed goes on where it was.
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.domain import OnMiss
 from hmi_api.errors import InvalidInput
-from hmi_api.wire import DomainRunSpec, DomainVersionView, RunProgress, RunResult
-from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_api.wire import DomainRunSpec, DomainVersionView, RunResult
 from hmi_runtime.base import BaseModel, Encoder, load_base
 from hmi_runtime.model import DomainLayers, trigrams
 from hmi_runtime.model.domain_layers import check_split
@@ -23,35 +21,10 @@ from hmi_runtime.plot.table import PlotTable
 from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.corpus import read_texts
 from hmi_runtime.training.distill import Distillation, Progress, distill, evaluate_distillation
-from hmi_runtime.training.report import Reporter
 from hmi_runtime.training.spool import TokenSpool
+from hmi_runtime.training.workplace import Workplace
 
 _TABLE_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where a run works and whom it tells."""
-
-    folder: Path
-    store: ArtifactStore
-    reporter: Reporter
-    checkpoint_seconds: float = 30.0
-
-    @property
-    def cache(self) -> Path:
-        """Local copies of artifacts that the run reads."""
-        return self.folder / "artifacts"
-
-    def say(self, stage: str) -> Progress:
-        """Return a progress callback for one stage."""
-
-        def report(step: int, total: int, metrics: dict[str, float] | None = None) -> None:
-            self.reporter.progress(
-                RunProgress(stage=stage, step=step, total=total, metrics=dict(metrics or {}))
-            )
-
-        return report
 
 
 def train_domain(

@@ -1,0 +1,132 @@
+"""A task adapter's training run: rows, fit or import, evaluation behind the gate, publishing."""
+
+import time
+from dataclasses import dataclass
+
+from hmi_api.artifacts import ArtifactKind
+from hmi_api.errors import InvalidInput
+from hmi_api.task_adapter import TaskData
+from hmi_api.wire import AdapterRunSpec, RunResult
+from hmi_runtime.adapters.checks import check_adapter
+from hmi_runtime.adapters.weights import AdapterWeights
+from hmi_runtime.training.checkpoint import Stages
+from hmi_runtime.training.fitting import evaluate, fit_adapter
+from hmi_runtime.training.foundation import Foundation
+from hmi_runtime.training.gate import Verdict, check_gate_fits, judge
+from hmi_runtime.training.imports import import_adapter
+from hmi_runtime.training.labelled import Rows, check_known, hold_out, label_names, read_labelled
+from hmi_runtime.training.workplace import Workplace
+
+
+def run_adapter(run: AdapterRunSpec, stages: Stages, workplace: Workplace) -> RunResult:
+    """Do a task adapter's training run and return what it published.
+
+    A gate that is not passed is a result too: the artifact is published, and ``gate_passed`` is False.
+    Raises ``InvalidInput`` for what the user declared wrongly: Corpus*, FieldMissing, RowMalformed,
+    TagsMismatch, OneLabelOnly, LabelUnknown, TooFewRows, Gate*, TaskUnsupported, and for imports Adapter*.
+    """
+    spec = run.spec
+    check_gate_fits(spec.gate, spec.task.type, has_data=spec.data is not None)
+    started = time.monotonic()
+    foundation = Foundation.of_version(run.domain, workplace.store, workplace.cache)
+    if spec.data is not None:
+        weights, metrics, verdict = _trained(run, spec.data, foundation, stages, workplace)
+    else:
+        weights, metrics, verdict = _imported(run, foundation, workplace), {}, Verdict(True)
+    check_adapter(
+        weights,
+        foundation.base.config,
+        foundation.split,
+        base_digest=foundation.base.digest,
+        layers_digest=foundation.layers_digest,
+    )
+    workplace.say("publishing")(0, 1, metrics)
+    folder = stages.fresh_folder("adapter")
+    weights.save(folder)
+    ref = workplace.store.publish(
+        ArtifactKind.ADAPTER,
+        folder,
+        base_digest=weights.base_digest,
+        layers_digest=foundation.layers_digest,
+        config=weights.config(),
+    )
+    return RunResult(
+        artifacts=[ref],
+        base_digest=foundation.base.digest,
+        layers_digest=foundation.layers_digest,
+        split=foundation.split,
+        labels=list(weights.labels),
+        metrics=metrics,
+        gate_passed=verdict.passed,
+        gate_message=verdict.message,
+        training_seconds=time.monotonic() - started,
+    )
+
+
+def _trained(
+    run: AdapterRunSpec, data: TaskData, foundation: Foundation, stages: Stages, workplace: Workplace
+) -> tuple[AdapterWeights, dict[str, float], Verdict]:
+    """Fit an adapter to the rows and judge it on held-out ones."""
+    workplace.say("corpus")(0, 1, {})
+    parts, labels = _rows(run, data)
+    folder, record = stages.folder / "fitted", stages.record("training")
+    if record is None:
+        fitted = fit_adapter(
+            foundation,
+            parts.train,
+            parts.validation,
+            stages.folder,
+            labels=labels,
+            method=run.spec.method,
+            training=run.spec.training,
+            metric=run.spec.gate.metric if run.spec.gate is not None else None,
+            checkpoint_seconds=workplace.checkpoint_seconds,
+            progress=workplace.say("training"),
+        )
+        fitted.weights.save(stages.fresh_folder(folder.name))
+        record = dict(fitted.metrics)
+        stages.finish("training", record)
+    weights = AdapterWeights.load(folder)
+    workplace.say("evaluation")(0, 1, record)
+    measured = evaluate(
+        foundation,
+        weights,
+        parts.judged_on,
+        stages.folder / "features",
+        max_length=run.spec.training.max_length,
+    )
+    return weights, {**record, **measured}, judge(run.spec.gate, measured, len(parts.judged_on))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Rows to learn from, to choose epoch and rank on, and to judge by."""
+
+    train: Rows
+    validation: Rows
+    judged_on: Rows
+
+
+def _rows(run: AdapterRunSpec, data: TaskData) -> tuple[_Parts, tuple[str, ...]]:
+    """Return the rows and the labels.
+
+    The choice is made on a tenth of the training rows. Where the task has evaluation rows of its own,
+    nothing but the gate sees them; else that tenth serves for both.
+    """
+    task = run.spec.task
+    rows = read_labelled(data.train, task.type)
+    labels = label_names(rows, task.labels)
+    held = hold_out(rows)
+    if data.evaluation is None:
+        return _Parts(held.train, held.validation, held.validation), labels
+    evaluation = read_labelled(data.evaluation, task.type)
+    check_known(evaluation, labels)
+    return _Parts(held.train, held.validation, evaluation), labels
+
+
+def _imported(run: AdapterRunSpec, foundation: Foundation, workplace: Workplace) -> AdapterWeights:
+    spec = run.spec
+    if spec.source is None:
+        raise InvalidInput("DataMissing", "Give data to train on, or a source to import.")
+    workplace.say("corpus")(0, 1, {})
+    return import_adapter(spec.source.uri, workplace.folder / "source", foundation, spec.task)

@@ -1,0 +1,110 @@
+"""Rows of a task as training sees them: token ids and targets, and the way back to labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hmi_api.task_adapter import Metric, TaskType
+from hmi_runtime.base import Encoding, Tokenizer
+from hmi_runtime.training.labelled import LabelledRows, Rows, TaggedRows
+from hmi_runtime.training.metrics import OUTSIDE, accuracy, entity_f1, macro_f1
+
+IGNORED = -100
+"""Target of a token that is not scored: special ones and all but the first of a word."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokenised rows of one task.
+
+    A sequence task has one target a row; a token task has one a token, that of its word for the first
+    token of each word and ``IGNORED`` for the others.
+    """
+
+    ids: Sequence[NDArray[np.int64]]  # R of (T,)
+    targets: Sequence[NDArray[np.int64]]  # R of (1,) or (T,)
+    rows: Rows
+    labels: Sequence[str]
+
+    @property
+    def is_token(self) -> bool:
+        """Whether every word has a label, or every row."""
+        return isinstance(self.rows, TaggedRows)
+
+    @property
+    def task(self) -> TaskType:
+        """The task's type."""
+        return TaskType.TOKEN_CLASSIFICATION if self.is_token else TaskType.SEQUENCE_CLASSIFICATION
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every row, (R,)."""
+        return np.array([len(row) for row in self.ids], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def targets_of(self, numbers: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """Return targets (B,) of a sequence task, (B, T) of a token task, padded with ``IGNORED``."""
+        chosen = [self.targets[int(number)] for number in numbers]
+        padded = torch.full((len(chosen), max(len(row) for row in chosen)), IGNORED)  # (B, T) or (B, 1)
+        for index, row in enumerate(chosen):
+            padded[index, : len(row)] = torch.from_numpy(row)
+        return padded if self.is_token else padded[:, 0]
+
+    def score(self, predicted: Sequence[NDArray[np.int64]], metric: Metric) -> float:
+        """Return a metric of predicted label numbers, shaped as ``targets``.
+
+        A word whose tokens were cut off at the length limit counts as ``O``.
+        """
+        if isinstance(self.rows, LabelledRows):
+            guesses = [self.labels[int(row[0])] for row in predicted]
+            truth: Sequence[str] = self.rows.labels
+            return accuracy(truth, guesses) if metric is Metric.ACCURACY else macro_f1(truth, guesses)
+        tags = [
+            self._tags(len(words), targets, row)
+            for words, targets, row in zip(self.rows.words, self.targets, predicted, strict=True)
+        ]
+        if metric is Metric.ENTITY_F1:
+            return entity_f1(self.rows.tags, tags)
+        words_right = [tag for row in self.rows.tags for tag in row], [tag for row in tags for tag in row]
+        return accuracy(*words_right) if metric is Metric.ACCURACY else macro_f1(*words_right)
+
+    def _tags(self, words: int, targets: NDArray[np.int64], row: NDArray[np.int64]) -> list[str]:
+        tags = [self.labels[int(number)] for number in row[targets != IGNORED]]
+        return tags + [OUTSIDE] * (words - len(tags))
+
+
+def default_metric(task: TaskType) -> Metric:
+    """Return what a task is measured by when its gate names nothing."""
+    return Metric.ENTITY_F1 if task is TaskType.TOKEN_CLASSIFICATION else Metric.ACCURACY
+
+
+def make_examples(rows: Rows, labels: Sequence[str], tokenizer: Tokenizer, max_length: int) -> Examples:
+    """Tokenise ``rows``; every label of theirs must be among ``labels``."""
+    number = {label: index for index, label in enumerate(labels)}
+    if isinstance(rows, LabelledRows):
+        encodings = tokenizer.encode(rows.texts, max_length)
+        targets = [np.array([number[label]]) for label in rows.labels]
+    else:
+        encodings = tokenizer.encode_words(rows.words, max_length)
+        targets = [
+            _token_targets(encoding, [number[tag] for tag in tags])
+            for encoding, tags in zip(encodings, rows.tags, strict=True)
+        ]
+    return Examples([np.array(encoding.ids, np.int64) for encoding in encodings], targets, rows, labels)
+
+
+def _token_targets(encoding: Encoding, tags: Sequence[int]) -> NDArray[np.int64]:
+    """Give each word's tag to its first token."""
+    targets = np.full(len(encoding.ids), IGNORED, np.int64)
+    previous = None
+    for place, word in enumerate(encoding.word_ids):
+        if word is not None and word != previous:
+            targets[place] = tags[word]
+        previous = word
+    return targets

@@ -1,0 +1,205 @@
+"""Fitting a task's adapter on a foundation, and evaluating one: plain functions over rows."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from hmi_api.task_adapter import (
+    AdapterPlacement,
+    AdapterTraining,
+    Fit,
+    Method,
+    MethodType,
+    Metric,
+    TaskType,
+)
+from hmi_runtime.adapters.bottleneck import add_bottlenecks, export_bottlenecks
+from hmi_runtime.adapters.compress import CANDIDATE_RANKS, Decomposition, smallest_rank
+from hmi_runtime.adapters.heads import HeadModule
+from hmi_runtime.adapters.lora import add_lora, export_lora
+from hmi_runtime.adapters.reference import run_head, run_layer
+from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter
+from hmi_runtime.base import EncoderLayer, attention_bias
+from hmi_runtime.model import UpperLayers
+from hmi_runtime.training.distill import Progress
+from hmi_runtime.training.examples import Examples, default_metric, make_examples
+from hmi_runtime.training.features import FeatureFile
+from hmi_runtime.training.foundation import Foundation
+from hmi_runtime.training.labelled import Rows, check_known, label_names
+from hmi_runtime.training.tuning import Logits, TaskModel, TaskRows, Tuning, score, tune
+
+DIRECT_LORA_RANK = 16
+BOTTLENECK_WIDTH = 32
+
+
+@dataclass(frozen=True)
+class FittedAdapter:
+    """An adapter and what was measured on the validation rows while it was found."""
+
+    weights: AdapterWeights
+    metrics: Mapping[str, float]
+
+
+def fit_adapter(
+    foundation: Foundation,
+    train: Rows,
+    validation: Rows,
+    work_dir: Path,
+    *,
+    labels: Sequence[str] = (),
+    method: Method | None = None,
+    training: AdapterTraining | None = None,
+    metric: Metric | None = None,
+    features_dir: Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    progress: Progress = lambda step, steps, metrics: None,
+) -> FittedAdapter:
+    """Fit an adapter and a head to ``train``; epochs and ranks are chosen on ``validation``.
+
+    ``labels`` are taken from the rows when absent, ``metric`` is the task's default. ``work_dir`` holds the
+    checkpoints of this fit; ``features_dir`` (a folder in it when absent) the cached representations, which
+    fits on the same rows and foundation may share. Raises ``InvalidInput`` OneLabelOnly, LabelUnknown.
+    """
+    method, training = method or Method(), training or AdapterTraining()
+    names = label_names(train, labels)
+    check_known(validation, names)
+    features_dir = features_dir or work_dir / "features"
+    learnt = task_rows(foundation, train, names, training.max_length, features_dir)
+    chosen_on = task_rows(foundation, validation, names, training.max_length, features_dir)
+    examples = learnt.examples
+    metric = metric or default_metric(examples.task)
+    folder = work_dir / f"tuning-{_digest(examples)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    model = _model(foundation, examples, method, training.seed)
+    best = tune(
+        model,
+        learnt,
+        chosen_on,
+        Tuning(training.epochs, training.batch_size, training.learning_rate, training.seed),
+        metric,
+        folder=folder,
+        checkpoint_seconds=checkpoint_seconds,
+        progress=progress,
+    )
+    measured = {"validation": best["metric"], "best_epoch": best["epoch"]}
+    if method.effective_fit is Fit.COMPRESSED:
+        weights, found = _compressed(foundation, model, chosen_on, method.size, metric)
+        return FittedAdapter(weights, {**measured, "validation_tuned": best["metric"], **found})
+    export = export_lora if method.type is MethodType.LORA else export_bottlenecks
+    return FittedAdapter(_weights(foundation, examples, export(model.body), model.head.export()), measured)
+
+
+def evaluate(
+    foundation: Foundation,
+    weights: AdapterWeights,
+    rows: Rows,
+    work_dir: Path,
+    *,
+    max_length: int = 128,
+) -> dict[str, float]:
+    """Return every metric that the task has, of the adapter as it is served, on ``rows``.
+
+    Raises ``InvalidInput`` LabelUnknown.
+    """
+    check_known(rows, weights.labels)
+    measured_on = task_rows(foundation, rows, weights.labels, max_length, work_dir)
+    wanted = [Metric.ACCURACY, Metric.MACRO_F1]
+    if measured_on.examples.is_token:
+        wanted.append(Metric.ENTITY_F1)
+    scored = score(adapter_logits(foundation.upper(), weights), measured_on, wanted[0])
+    return {metric.value: measured_on.examples.score(scored.predicted, metric) for metric in wanted}
+
+
+def task_rows(
+    foundation: Foundation, rows: Rows, labels: Sequence[str], max_length: int, folder: Path
+) -> TaskRows:
+    """Tokenise ``rows`` and compute their representations, or find them in ``folder``."""
+    config = foundation.base.config
+    examples = make_examples(rows, labels, foundation.base.tokenizer, min(max_length, config.positions))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{_digest(examples, foundation.layers_digest)}.f16"
+    if not path.is_file():
+        part = path.with_suffix(".part")
+        FeatureFile.write(
+            part, examples.ids, foundation.new_representation(), width=config.width, pad_id=config.pad_id
+        )
+        part.replace(path)
+    return TaskRows(FeatureFile.open(path, examples.ids, config.width), examples)
+
+
+def adapter_logits(upper: UpperLayers, weights: AdapterWeights) -> Logits:
+    """Return the function that an adapter computes from representations at the split."""
+
+    def logits(features: Tensor, mask: Tensor) -> Tensor:
+        x, bias = features, attention_bias(mask, features.dtype)
+        for index, layer in enumerate(upper.layers, start=upper.split):
+            x = run_layer(cast(EncoderLayer, layer), weights.layers.get(index, LayerAdapter()), x, bias)
+        return torch.stack([run_head(weights.head, row, seen) for row, seen in zip(x, mask, strict=True)])
+
+    return logits
+
+
+def _model(foundation: Foundation, examples: Examples, method: Method, seed: int) -> TaskModel:
+    """Return what is trained: upper layers free as a whole, or frozen with an adapter in them."""
+    upper = foundation.upper()
+    if method.effective_fit is Fit.COMPRESSED:
+        upper.requires_grad_(True)
+    elif method.type is MethodType.LORA:
+        add_lora(upper, method.size or DIRECT_LORA_RANK, method.alpha, seed=seed)
+    else:
+        placement = method.placement is AdapterPlacement.PARALLEL
+        add_bottlenecks(
+            upper, method.size or BOTTLENECK_WIDTH, "parallel" if placement else "sequential", seed=seed
+        )
+    head = HeadModule(foundation.base.config.width, len(examples.labels), examples.task, seed=seed)
+    return TaskModel(upper, head)
+
+
+def _compressed(
+    foundation: Foundation, model: TaskModel, validation: TaskRows, size: int | None, metric: Metric
+) -> tuple[AdapterWeights, dict[str, float]]:
+    """Cut the tuned layers to ``size``, or to the smallest rank that keeps the validation metric."""
+    base = foundation.upper()
+    candidates = CANDIDATE_RANKS if size is None else (size,)
+    decomposition = Decomposition(model.body, base, max(candidates))
+
+    def cut(rank: int) -> AdapterWeights:
+        return _weights(foundation, validation.examples, decomposition.cut(rank), model.head.export())
+
+    def measure(rank: int) -> float:
+        return score(adapter_logits(base, cut(rank)), validation, metric).metric
+
+    choice = smallest_rank(measure, score(model, validation, metric).metric, candidates=candidates)
+    return cut(choice.rank), {
+        "rank": float(choice.rank),
+        "energy_kept": decomposition.energy_kept(choice.rank),
+        "validation": choice.scores[choice.rank],
+    }
+
+
+def _weights(
+    foundation: Foundation, examples: Examples, layers: Mapping[int, LayerAdapter], head: Head
+) -> AdapterWeights:
+    return AdapterWeights(
+        task=TaskType(examples.task),
+        labels=tuple(examples.labels),
+        layers=layers,
+        head=head,
+        base_digest=foundation.base.digest,
+        layers_digest=foundation.layers_digest,
+    )
+
+
+def _digest(examples: Examples, layers_digest: str | None = None) -> str:
+    """Name the rows by content, so that changed data never meets files made for what it was."""
+    digest = hashlib.sha256((layers_digest or "").encode())
+    for ids, targets in zip(examples.ids, examples.targets, strict=True):
+        digest.update(len(ids).to_bytes(8, "big"))
+        digest.update(ids.tobytes())
+        digest.update(targets.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,46 @@
+"""The gate: what a version must reach on held-out rows before it serves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hmi_api.errors import InvalidInput
+from hmi_api.task_adapter import Gate, Metric, TaskType
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a gate was passed, and a sentence for the user when it was not."""
+
+    passed: bool
+    message: str = ""
+
+
+def check_gate_fits(gate: Gate | None, task: TaskType, *, has_data: bool) -> None:
+    """Raise ``InvalidInput`` for a gate that could never be measured: GateNeedsData, GateMetricMismatch."""
+    if gate is None:
+        return
+    if not has_data:
+        raise InvalidInput(
+            "GateNeedsData",
+            "An imported adapter comes without held-out rows, so its gate cannot be measured; remove gate.",
+        )
+    if gate.metric is Metric.ENTITY_F1 and task is not TaskType.TOKEN_CLASSIFICATION:
+        raise InvalidInput(
+            "GateMetricMismatch",
+            f"entity_f1 is for TokenClassification; measure {task.value} by accuracy or macro_f1.",
+        )
+
+
+def judge(gate: Gate | None, metrics: Mapping[str, float], rows: int) -> Verdict:
+    """Hold ``metrics``, measured on ``rows`` held-out rows, against the gate."""
+    if gate is None:
+        return Verdict(True)
+    value = metrics[gate.metric.value]
+    if value >= gate.minimum:
+        return Verdict(True)
+    return Verdict(
+        False,
+        f"{gate.metric.value} is {value:.4f} on {rows} held-out rows, the gate asks for {gate.minimum:.4f}. "
+        "Give more or cleaner training rows, train for more epochs, use a Domain trained on this kind of "
+        "text, or lower gate.minimum.",
+    )

@@ -1,0 +1,188 @@
+"""Tuning a task: some body over cached representations, and a head, by gradient descent.
+
+The same loop serves upper layers tuned in full (to be compressed afterwards) and adapters trained as they
+are served. The best epoch on validation rows is kept: highest metric, then lowest loss.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hmi_api.task_adapter import Metric
+from hmi_runtime.adapters.heads import HeadModule
+from hmi_runtime.model import UpperLayers
+from hmi_runtime.training.checkpoint import Checkpoint, derived_seed, replace_durably
+from hmi_runtime.training.distill import Progress, descend, set_learning_rate, smoothed
+from hmi_runtime.training.examples import IGNORED, Examples
+from hmi_runtime.training.features import FeatureFile
+from hmi_runtime.training.schedule import BatchOrder, learning_rate_factor
+
+WARMUP_SHARE = 0.1
+WEIGHT_DECAY = 0.01
+
+_EVALUATION_BATCH = 64
+_DROPOUT = 1  # a place of chance in a run, beside the order of rows
+
+Logits = Callable[[Tensor, Tensor], Tensor]
+"""From representations (B, T, D) and mask (B, T) to logits, (B, n) or (B, T, n)."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How long and how hard to tune; the defaults are the recipe that was measured."""
+
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 2e-4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """Rows of a task with their representations at the split."""
+
+    features: FeatureFile
+    examples: Examples
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions for rows, in their order, and how good they are."""
+
+    predicted: list[NDArray[np.int64]]
+    loss: float
+    metric: float
+
+
+class TaskModel(nn.Module):
+    """A body over the representation at the split, (B, T, D) to (B, T, D), and a head."""
+
+    def __init__(self, body: UpperLayers, head: HeadModule) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Return logits, (B, n) or (B, T, n)."""
+        logits: Tensor = self.head(self.body(features, mask), mask)
+        return logits
+
+
+def tune(
+    model: TaskModel,
+    train: TaskRows,
+    validation: TaskRows,
+    config: Tuning,
+    metric: Metric,
+    *,
+    folder: Path,
+    checkpoint_seconds: float = 30.0,
+    progress: Progress = lambda step, steps, metrics: None,
+) -> dict[str, float]:
+    """Train what requires a gradient in ``model`` and leave the best epoch's weights in it.
+
+    Returns that epoch, from 1, and its metric on ``validation``. Goes on from the files in ``folder``.
+    """
+    lengths = train.examples.lengths
+    order = BatchOrder(np.arange(len(lengths)), lengths, config.batch_size, config.seed)
+    steps = config.epochs * order.steps_per_epoch
+    warmup = max(1, math.ceil(steps * WARMUP_SHARE))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [{"params": trained, "lr": config.learning_rate, "peak": config.learning_rate}],
+        weight_decay=WEIGHT_DECAY,
+        fused=True,
+    )
+    checkpoint = Checkpoint(folder / "tuning.safetensors", model, optimizer, checkpoint_seconds)
+    best = _Best(folder / "best.safetensors", model)
+    first, notes = checkpoint.restore()
+    for step in range(first, steps):
+        numbers = order.rows_of(step)
+        set_learning_rate(optimizer, learning_rate_factor(step, steps, warmup))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(config.seed, _DROPOUT, step))
+            logits = model.train()(*train.features.batch(numbers))
+        loss = task_loss(logits, train.examples.targets_of(numbers))
+        descend(loss, model, optimizer)
+        notes["loss"] = smoothed(notes.get("loss"), loss.item())
+        epoch, in_epoch = divmod(step + 1, order.steps_per_epoch)
+        if in_epoch == 0:
+            scored = score(model.eval(), validation, metric)
+            notes["validation"] = scored.metric
+            best.offer(epoch, scored)
+        checkpoint.save_when_due(step + 1, notes)
+        progress(step + 1, steps, notes)
+    model.eval()
+    return best.restore()
+
+
+def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross entropy over what is scored; a batch without any such token costs nothing."""
+    flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    total = functional.cross_entropy(flat, wanted, ignore_index=IGNORED, reduction="sum")
+    return total / (wanted != IGNORED).sum().clamp_min(1)
+
+
+def score(logits_of: Logits, rows: TaskRows, metric: Metric) -> Scored:
+    """Predict every row and measure the predictions."""
+    lengths = rows.examples.lengths
+    order = np.argsort(lengths, kind="stable")
+    predicted: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(order)
+    loss = 0.0
+    with torch.no_grad():
+        for start in range(0, len(order), _EVALUATION_BATCH):
+            numbers = order[start : start + _EVALUATION_BATCH]
+            logits = logits_of(*rows.features.batch(numbers))
+            loss += task_loss(logits, rows.examples.targets_of(numbers)).item() * len(numbers)
+            best = logits.argmax(-1).numpy()  # (B,) or (B, T)
+            for place, number in enumerate(numbers):
+                row = best[place]
+                predicted[number] = row[: lengths[number]] if rows.examples.is_token else row[None]
+    return Scored(predicted, loss / len(order), rows.examples.score(predicted, metric))
+
+
+class _Best:
+    """The best epoch's trained parameters, in a file."""
+
+    def __init__(self, path: Path, model: nn.Module) -> None:
+        self._path = path
+        self._model = model
+
+    def offer(self, epoch: int, scored: Scored) -> None:
+        """Keep the model as it is now if it beats what is kept."""
+        known = self._record()
+        if known is not None and (known["metric"], -known["loss"]) >= (scored.metric, -scored.loss):
+            return
+        record = {"epoch": epoch, "metric": scored.metric, "loss": scored.loss}
+        tensors = {
+            name: p.detach().contiguous() for name, p in self._model.named_parameters() if p.requires_grad
+        }
+        part = self._path.with_suffix(".part")
+        save_file(tensors, part, metadata={"record": json.dumps(record)})
+        replace_durably(part, self._path)
+
+    def restore(self) -> dict[str, float]:
+        """Put what is kept back into the model; return its epoch, metric and loss."""
+        record = self._record() or {}
+        with safe_open(self._path, framework="pt") as file, torch.no_grad():
+            for name, parameter in self._model.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(file.get_tensor(name))
+        return record
+
+    def _record(self) -> dict[str, float] | None:
+        if not self._path.is_file():
+            return None
+        with safe_open(self._path, framework="pt") as file:
+            record: dict[str, float] = json.loads(file.metadata()["record"])
+        return record

@@ -1,0 +1,32 @@
+"""Where a run works and whom it tells."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hmi_api.wire import RunProgress
+from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.training.distill import Progress
+from hmi_runtime.training.report import Reporter
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A run's folder, the artifact store and the reporter."""
+
+    folder: Path
+    store: ArtifactStore
+    reporter: Reporter
+    checkpoint_seconds: float = 30.0
+
+    @property
+    def cache(self) -> Path:
+        """Local copies of artifacts that the run reads."""
+        return self.folder / "artifacts"
+
+    def say(self, stage: str) -> Progress:
+        """Return a progress callback for one stage."""
+
+        def report(step: int, total: int, metrics: dict[str, float]) -> None:
+            self.reporter.progress(RunProgress(stage=stage, step=step, total=total, metrics=dict(metrics)))
+
+        return report
