@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hmi_api.errors import ErrorDetail
 from hmi_api.wire import TokenLabel
 from hmi_control_plane.gateway.inference import Text
+from hmi_control_plane.gateway.text import WellFormed
 
 
 class ClassifyRequest(BaseModel):
@@ -14,11 +15,11 @@ class ClassifyRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str | None = Field(default=None, max_length=127, description="Name of one of your models.")
-    models: list[Annotated[str, Field(max_length=127)]] | None = Field(
+    model: WellFormed | None = Field(default=None, max_length=127, description="Name of one of your models.")
+    models: list[Annotated[WellFormed, Field(max_length=127)]] | None = Field(
         default=None, description="Several of them: every text goes through each, in one batch."
     )
-    input: str | list[str | list[str]] = Field(
+    input: WellFormed | list[WellFormed | list[WellFormed]] = Field(
         description="A text, or several; for token tasks a text may be a list of words."
     )
     user: str | None = Field(default=None, description="Your end user; accepted and not used.")

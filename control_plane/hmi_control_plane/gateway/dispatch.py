@@ -1,4 +1,4 @@
-"""Dispatch: rows go to runtimes that serve them, in as few requests as possible, and once more on a failure."""
+"""Dispatch: rows go to runtimes that serve them, in few requests, and once more after a failure."""
 
 import asyncio
 import logging

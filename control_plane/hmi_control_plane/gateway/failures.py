@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 
 from hmi_api.errors import ErrorDetail, HmiError
 from hmi_api.wire import RowError
-from hmi_control_plane.errors import error_kind, error_response
+from hmi_control_plane.errors import error_kind, error_response, sendable
 
 RETRY_AFTER_SECONDS = "1"
 
@@ -18,9 +18,9 @@ class InferenceFailed(HmiError):
     """A request, or one model's part of it, has no answer: ``status`` is HTTP's, ``param`` the field."""
 
     def __init__(self, status: int, reason: str, message: str, *, param: str | None = None) -> None:
-        super().__init__(reason, message)
+        super().__init__(reason, sendable(message))
         self.status = status
-        self.param = param
+        self.param = param and sendable(param)
 
     @classmethod
     def of_row(cls, error: RowError, param: str | None) -> Self:

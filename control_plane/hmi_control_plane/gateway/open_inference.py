@@ -18,6 +18,7 @@ from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.entities import merge_entities
 from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded
 from hmi_control_plane.gateway.inference import Inference, ModelAnswer, Text, best_label
+from hmi_control_plane.gateway.text import WellFormed, is_well_formed
 
 _INPUT = "text"
 _OUTPUTS = {
@@ -80,7 +81,7 @@ class InferBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    id: str | None = Field(default=None, max_length=200)
+    id: WellFormed | None = Field(default=None, max_length=200)
     inputs: list[InferInput]
     outputs: list[RequestedOutput] | None = None
 
@@ -151,15 +152,16 @@ def add_open_inference(
     async def infer(
         model: str, body: InferBody, identity: Annotated[Identity, Depends(tenant_from_key)]
     ) -> Response:
-        answer = await inference.answer(identity.tenant, [model], _texts(body))
+        route = await inference.route(identity.tenant, model)
+        texts, wanted = _texts(body), _wanted(body, route.task_type)
+        answer = await inference.answer(identity.tenant, [model], texts)
         answer.require_any()
-        texts = _texts(body)
-        outputs = _wanted(_outputs(answer.models[0], texts), body.outputs)
+        outputs = _outputs(answer.models[0], texts)
         response = InferAnswer(
             model_name=model,
             model_version=str(answer.models[0].results[0].version or ""),
             id=body.id or answer.request_id,
-            outputs=outputs,
+            outputs=[outputs[name] for name in wanted],
         )
         return Response(response.model_dump_json(), media_type="application/json")
 
@@ -204,44 +206,43 @@ def _flat(data: Sequence[Any]) -> list[str]:
         item = left.pop()
         if isinstance(item, list):
             left.extend(reversed(item))
-        elif isinstance(item, str):
+        elif isinstance(item, str) and is_well_formed(item):
             flat.append(item)
         else:
             raise InferenceFailed(
-                400, "InvalidData", "data holds something that is no string.", param="inputs.0.data"
+                400, "InvalidData", "data holds something that is no text.", param="inputs.0.data"
             )
     return flat
 
 
-def _outputs(answer: ModelAnswer, texts: Sequence[Text]) -> list[OutputTensor]:
+def _wanted(body: InferBody, task_type: TaskType) -> list[str]:
+    """Return the names of the outputs to give; raises InferenceFailed (400) for one that is not there."""
+    known = [name for name, _, _ in _OUTPUTS.get(task_type, [])]
+    wanted = [output.name for output in body.outputs or []] or known
+    for name in wanted:
+        if name not in known:
+            message = f'There is no output "{name}"; there are {", ".join(known)}.'
+            raise InferenceFailed(400, "UnknownOutput", message, param="outputs")
+    return wanted
+
+
+def _outputs(answer: ModelAnswer, texts: Sequence[Text]) -> dict[str, OutputTensor]:
     results = answer.results
     if answer.task_type is TaskType.TOKEN_CLASSIFICATION:
         entities = [merge_entities(text, result.tokens) for text, result in zip(texts, results, strict=True)]
-        return [
+        tensors = [
             _bytes("tokens", [_json(result.tokens) for result in results]),
             _bytes("entities", [_json(found) for found in entities]),
         ]
-    scores = [score for result in results for score in result.scores]
-    return [
-        _bytes("label", [best_label(result) for result in results]),
-        OutputTensor(
-            name="scores", datatype="FP32", shape=[len(results), len(results[0].scores)], data=scores
-        ),
-        _bytes("labels", results[0].labels),
-    ]
-
-
-def _wanted(outputs: list[OutputTensor], requested: Sequence[RequestedOutput] | None) -> list[OutputTensor]:
-    if not requested:
-        return outputs
-    by_name = {output.name: output for output in outputs}
-    for wish in requested:
-        if wish.name not in by_name:
-            known = ", ".join(by_name)
-            raise InferenceFailed(
-                400, "UnknownOutput", f'There is no output "{wish.name}"; there are {known}.', param="outputs"
-            )
-    return [by_name[wish.name] for wish in requested]
+    else:
+        scores = [score for result in results for score in result.scores]
+        shape = [len(results), len(results[0].scores)]
+        tensors = [
+            _bytes("label", [best_label(result) for result in results]),
+            OutputTensor(name="scores", datatype="FP32", shape=shape, data=scores),
+            _bytes("labels", results[0].labels),
+        ]
+    return {tensor.name: tensor for tensor in tensors}
 
 
 def _bytes(name: str, values: list[str]) -> OutputTensor:

@@ -86,22 +86,24 @@ def report(session: Session, query: UsageQuery) -> UsagePage:
 
 def _page(session: Session, query: UsageQuery) -> Select[str, str, str, str, int]:
     nothing = literal("", SqlString)
+    window = _window(session, query.bucket) if query.bucket else nothing
+    tenant = UsageRow.tenant if Group.TENANT in query.groups else nothing
+    adapter = func.coalesce(UsageRow.adapter, "") if Group.ADAPTER in query.groups else nothing
+    # No label may be a column's name: GROUP BY would take the column.
     sums = (
         select(
-            (_window(session, query.bucket) if query.bucket else nothing).label("start"),
-            (UsageRow.tenant if Group.TENANT in query.groups else nothing).label("tenant"),
-            (func.coalesce(UsageRow.adapter, "") if Group.ADAPTER in query.groups else nothing).label(
-                "adapter"
-            ),
-            UsageRow.meter.label("meter"),
-            func.sum(UsageRow.quantity).label("quantity"),
+            window.label("by_window"),
+            tenant.label("by_tenant"),
+            adapter.label("by_adapter"),
+            UsageRow.meter.label("by_meter"),
+            func.sum(UsageRow.quantity).label("total"),
         )
         .where(UsageRow.time >= query.start, UsageRow.time < query.end, *_filters(query))
-        .group_by("start", "tenant", "adapter", "meter")
+        .group_by("by_window", "by_tenant", "by_adapter", "by_meter")
         .subquery()
     )
-    key = (sums.c.start, sums.c.tenant, sums.c.adapter, sums.c.meter)
-    page = select(*key, sums.c.quantity).order_by(*key).limit(query.limit + 1)
+    key = (sums.c.by_window, sums.c.by_tenant, sums.c.by_adapter, sums.c.by_meter)
+    page = select(*key, sums.c.total).order_by(*key).limit(query.limit + 1)
     if query.after is not None:
         page = page.where(tuple_(*key) > tuple_(*(literal(part) for part in _decode_cursor(query.after))))
     return page
