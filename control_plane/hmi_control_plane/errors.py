@@ -27,16 +27,11 @@ class Unauthorized(HmiError):
     """The caller has not shown who it is."""
 
 
-class TooLarge(HmiError):
-    """The body is longer than the limit."""
-
-
 _STATUS_OF: dict[type[HmiError], int] = {
     InvalidInput: 400,
     Unauthorized: 401,
     NotFound: 404,
     Conflict: 409,
-    TooLarge: 413,
     NotReady: 503,
 }
 _TYPE_OF = {
@@ -46,6 +41,7 @@ _TYPE_OF = {
     409: "conflict_error",
     429: "rate_limit_error",
 }
+_REASON_OF = {413: "BodyTooLarge"}
 _RETRY_AFTER_SECONDS = "1"
 
 
@@ -59,6 +55,11 @@ def error_kind(status: int) -> str:
     return _TYPE_OF.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
+def sendable(text: str) -> str:
+    """Return ``text`` with what UTF-8 cannot hold escaped: JSON may bring halves of surrogate pairs."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def error_response(
     status: int,
     reason: str,
@@ -69,7 +70,9 @@ def error_response(
 ) -> JSONResponse:
     """Return an OpenAI-shaped answer; ``reason`` becomes its ``code``."""
     return JSONResponse(
-        error_body(message, error_kind(status), param=param, code=reason), status, headers=headers
+        error_body(sendable(message), error_kind(status), param=param and sendable(param), code=reason),
+        status,
+        headers=headers,
     )
 
 
@@ -115,7 +118,8 @@ def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
     phrase = HTTPStatus(error.status_code).phrase
     message = error.detail if error.detail != phrase else f"{phrase}."
     headers = dict(error.headers) if error.headers else None
-    return error_response(error.status_code, phrase.title().replace(" ", ""), message, headers=headers)
+    reason = _REASON_OF.get(error.status_code, phrase.title().replace(" ", ""))
+    return error_response(error.status_code, reason, message, headers=headers)
 
 
 def _on_integrity_error(request: Request, error: Exception) -> JSONResponse:
