@@ -45,7 +45,7 @@ def print_predictions(console: Console, outcomes: Sequence[Outcome]) -> None:
 
 def _telling(outcome: Outcome) -> int:
     """Return the answered row that shows most: of a token task the one with the most stretches."""
-    return max(sorted(outcome.predictions), key=lambda index: len(outcome.predictions[index].tokens))
+    return max(sorted(outcome.predictions), key=lambda index: len(outcome.predictions[index].entities))
 
 
 def print_fan_out(console: Console, text: str, predictions: Sequence[Prediction]) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import httpx
 
 from hmi_cli.errors import CliError
-from hmi_cli.system.child import tied
 from hmi_cli.system.home import Home
+from hmi_cli.system.supervisor import tethered
 
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 40.0
@@ -39,7 +39,7 @@ def started(home: Home, port: int) -> Iterator[Running]:
     command = [sys.executable, "-m", "hmi_cli.main", "--home", str(home.path), "up", "--port", str(port)]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            tied(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            tethered(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     try:
         yield Running(home, _wait_for_url(home, process), process)

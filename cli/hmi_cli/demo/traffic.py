@@ -51,7 +51,7 @@ class Outcome:
             return None
         rows = [self.predictions[index] for index in range(len(self.task.texts))]
         if self.task.tokens:
-            guess = [{(token.start, token.end, token.label) for token in row.tokens} for row in rows]
+            guess = [{(found.start, found.end, found.label) for found in row.entities} for row in rows]
             return entity_f1(self.task.truth, guess)
         scored = macro_f1 if self.task.metric == "macro_f1" else accuracy
         return scored(self.task.truth, [row.label for row in rows])

@@ -22,7 +22,7 @@ def settled(item: Object) -> bool:
     """Say whether a resource is Ready, or has failed in a way that waiting will not mend."""
     status = item.get("status") or {}
     seen = status.get("observedGeneration") == item["metadata"].get("generation", 1)
-    return ready_status(item) == "True" or (seen and status.get("phase") in ("Failed", "Rejected", "Invalid"))
+    return ready_status(item) == "True" or (seen and status.get("phase") in ("Failed", "Degraded"))
 
 
 def wait_until_settled(

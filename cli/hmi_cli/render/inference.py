@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hmi_cli.render.tables import format_table
+from hmi_cli.render.tables import NONE, format_table
 
 Answer = dict[str, Any]
 TEXT_SHOWN = 56
@@ -29,7 +29,7 @@ class Prediction:
     model: str
     label: str
     score: float
-    tokens: tuple[Stretch, ...] = ()
+    entities: tuple[Stretch, ...] = ()
     error: str = ""
 
     @property
@@ -39,27 +39,33 @@ class Prediction:
             return f"error: {self.error}"
         if self.label:
             return self.label
-        return ", ".join(f"{token.label}: {token.text}" for token in self.tokens) or "(nothing found)"
+        return ", ".join(f"{found.label}: {found.text}" for found in self.entities) or "(nothing found)"
 
 
 def read_predictions(answer: Answer) -> list[Prediction]:
-    """Return the predictions of a ``/classify`` answer, for one model or many, in the order they came."""
-    return [_prediction(item, str(answer.get("model") or "")) for item in answer["data"]]
+    """Return the predictions of a ``/classify`` answer, of one model or of a fan-out, as they came.
+
+    A model of a fan-out that failed as a whole is one prediction with its error.
+    """
+    return [prediction for part in answer.get("models") or [answer] for prediction in _of_model(part)]
+
+
+def _of_model(part: Answer) -> list[Prediction]:
+    if part.get("error"):
+        return [Prediction(0, part["model"], "", 0.0, error=part["error"]["message"])]
+    return [_prediction(item, part["model"]) for item in part["data"]]
 
 
 def _prediction(item: Answer, model: str) -> Prediction:
-    error = item.get("error")
-    probabilities = item.get("probs") or []
     return Prediction(
-        index=int(item["index"]),
-        model=str(item.get("model") or model),
-        label=str(item.get("label") or ""),
-        score=max(probabilities, default=0.0),
-        tokens=tuple(
-            Stretch(token["text"], token["start"], token["end"], token["label"], token["score"])
-            for token in item.get("tokens") or []
+        index=item["index"],
+        model=model,
+        label=item.get("label") or "",
+        score=max(item.get("probs") or [], default=0.0),
+        entities=tuple(
+            Stretch(found["text"], found["start"], found["end"], found["label"], found["score"])
+            for found in item.get("entities") or []
         ),
-        error=str(error["message"] if isinstance(error, dict) else error) if error else "",
     )
 
 
@@ -79,7 +85,11 @@ def predictions_table(texts: Sequence[str], answer: Answer) -> str:
 
 def models_table(answer: Answer) -> str:
     """Return one line a model."""
-    return format_table(["MODEL"], [[model["id"]] for model in answer["data"]])
+    rows = [
+        [model["id"], model["task"], str(model.get("version") or NONE), "True" if model["ready"] else "False"]
+        for model in answer["data"]
+    ]
+    return format_table(["NAME", "TASK", "VERSION", "READY"], rows)
 
 
 def shorten(text: str, width: int = TEXT_SHOWN) -> str:

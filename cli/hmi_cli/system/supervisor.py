@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hmi_cli.system.child import tied
+from hmi_operator.local import tether
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +30,16 @@ class Backoff:
         return float(min(self.longest_s, self.first_s * 2 ** min(failures - 1, 30)))
 
 
+def tethered(command: list[str]) -> list[str]:
+    """Return the command line that runs ``command`` tied to the life of the process that calls this."""
+    return [sys.executable, tether.__file__, str(os.getpid()), *command]
+
+
 class Supervisor:
     """Runs one command for as long as ``run`` is not cancelled.
 
-    The child's output goes to ``log``. When ``run`` is cancelled, the child gets SIGTERM, and SIGKILL if it
-    has not ended ``grace_s`` later.
+    The child's output goes to ``log`` and its process id, while it lives, to ``pid_file``. When ``run`` is
+    cancelled, the child gets SIGTERM, and SIGKILL if it has not ended ``grace_s`` later.
     """
 
     def __init__(
@@ -42,15 +49,15 @@ class Supervisor:
         environment: Mapping[str, str],
         log: Path,
         *,
+        pid_file: Path,
         backoff: Backoff = Backoff(),
         grace_s: float = 15.0,
     ) -> None:
         self.name = name
-        self.pid: int | None = None
-        self.starts = 0
         self._command = command
         self._environment = dict(environment)
         self._log = log
+        self._pid_file = pid_file
         self._backoff = backoff
         self._grace_s = grace_s
 
@@ -76,7 +83,7 @@ class Supervisor:
     async def _run_once(self) -> int:
         with self._log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *tied(self._command),
+                *tethered(self._command),
                 env=self._environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -84,13 +91,13 @@ class Supervisor:
                 # Its own session: Ctrl-C at the terminal reaches the parent alone, which then drains it.
                 start_new_session=True,
             )
-        self.pid, self.starts = process.pid, self.starts + 1
+        self._pid_file.write_text(f"{process.pid}\n")
         try:
             return await process.wait()
         finally:
             if process.returncode is None:
                 await self._stop(process)
-            self.pid = None
+            self._pid_file.unlink(missing_ok=True)
 
     async def _stop(self, process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -1,0 +1,93 @@
+"""The embedded default put together: one place makes every part and hands each what it needs."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+
+import httpx
+from pydantic import SecretStr
+
+from hmi_cli.system.home import Home
+from hmi_cli.system.server import System
+from hmi_cli.system.supervisor import Supervisor
+from hmi_control_plane.app import create_app
+from hmi_control_plane.auth import require_token
+from hmi_control_plane.settings import Settings
+from hmi_operator.client import ControlPlaneClient
+from hmi_operator.local import FileResourceStore, LocalReconciler, SubprocessJobs, router
+
+RUNTIME_PROGRAM = [sys.executable, "-m", "hmi_runtime.server"]
+RUNTIME_ID = "runtime-0"
+NOT_FOR_CHILDREN = ("HMI_ADMIN_KEY", "HMI_API_KEY")
+
+
+def compose(home: Home, url: str) -> System:
+    """Return control plane, resource API, reconciler and runtime over a home folder, served at ``url``."""
+    token, admin_key = home.internal_token(), SecretStr(home.admin_key())
+    settings = Settings(
+        database_url=f"sqlite:///{home.database.resolve()}",
+        artifacts=str(home.artifacts.resolve()),
+        usage_dir=home.usage.resolve(),
+        internal_token=SecretStr(token),
+        admin_key=admin_key,
+    )
+    app = create_app(settings)
+    store = FileResourceStore(home.resources)
+    app.include_router(router(store, require_token(admin_key, "admin key")))
+    shared = {
+        "HMI_CONTROL_PLANE_URL": url,
+        "HMI_INTERNAL_TOKEN": token,
+        "HMI_ARTIFACTS": settings.artifacts,
+    }
+    jobs = SubprocessJobs(home.runs.resolve(), shared)
+    return System(app, (_reconciler(store, jobs, url, token), runtime(home, shared).run))
+
+
+def _reconciler(
+    store: FileResourceStore, jobs: SubprocessJobs, url: str, token: str
+) -> Callable[[], Coroutine[object, object, None]]:
+    async def run() -> None:
+        stop = asyncio.Event()
+        # The reconciler speaks to this very process over HTTP, as it would from a pod of its own.
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            working = asyncio.create_task(
+                LocalReconciler(store, ControlPlaneClient(http, token), jobs).run(stop)
+            )
+            try:
+                await asyncio.shield(working)
+            finally:
+                stop.set()
+                await working
+
+    return run
+
+
+def runtime(home: Home, shared: dict[str, str]) -> Supervisor:
+    """Return the supervisor of the one runtime of an embedded system."""
+    defaults = {
+        # A slot is as large as its largest adapter may be; bottlenecks are welcome here.
+        "HMI_MAX_BOTTLENECK": "64",
+        "HMI_HOST_BUDGET": str(1 << 30),
+    }
+    own = {
+        "HMI_RUNTIME_ID": RUNTIME_ID,
+        "HMI_RUNTIME_URL": f"http://127.0.0.1:{free_port()}",
+        "HMI_CACHE_DIR": str(home.cache.resolve()),
+    }
+    inherited = {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
+    return Supervisor(
+        "runtime",
+        RUNTIME_PROGRAM,
+        {**defaults, **inherited, **shared, **own},
+        home.logs / "runtime.log",
+        pid_file=home.path / "runtime.pid",
+    )
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
