@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def bars(path: Path, title: str, unit: str, values: dict[str, float]) -> None:
+def bars(path: Path, title: str, unit: str, values: Mapping[str, float]) -> None:
     """Draw one horizontal bar a name, the first on top."""
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(values) + 1.4), layout="constrained")
     names = list(values)
@@ -67,7 +67,7 @@ def bars(path: Path, title: str, unit: str, values: dict[str, float]) -> None:
 
 
 def grouped_bars(
-    path: Path, title: str, unit: str, groups: Sequence[str], series: dict[str, Sequence[float]]
+    path: Path, title: str, unit: str, groups: Sequence[str], series: Mapping[str, Sequence[float]]
 ) -> None:
     """Draw one cluster of bars a group, one bar a series."""
     figure, axes = plt.subplots(figsize=(max(8, 1.1 * len(groups)), 4.5), layout="constrained")
@@ -84,7 +84,7 @@ def grouped_bars(
 
 
 def lines(
-    path: Path, title: str, x: str, y: str, series: dict[str, tuple[Sequence[float], Sequence[float]]]
+    path: Path, title: str, x: str, y: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
 ) -> None:
     """Draw one line a series over a logarithmic x axis."""
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")

@@ -36,8 +36,17 @@ def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
         results.grouped_bars(
             out / "accuracy.png", "Test accuracy or entity F1", "per cent", list(complete), series
         )
-    header = ["task", "full fine-tuning", "adapters, unsplit", "hPLM", "loss of the hPLM",
-              "by freezing the lower layers", "by windows, after the bridge", "by the cut to a LoRA", "rank"]  # fmt: skip
+    header = [
+        "task",
+        "full fine-tuning",
+        "adapters, unsplit",
+        "hPLM",
+        "loss of the hPLM",
+        "by freezing the lower layers",
+        "by windows, after the bridge",
+        "by the cut to a LoRA",
+        "rank",
+    ]
     return results.table(header, [[row[0], *(f"{value:.1f}" for value in row[1:])] for row in rows])
 
 

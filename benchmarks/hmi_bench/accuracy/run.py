@@ -37,9 +37,10 @@ def run_accuracy(
         return metric, epoch, evaluate(base, task, task.test, model, recipe.max_length), {}
 
     methods: dict[str, Method] = {"full": full, "unsplit": hierarchical.unsplit, "hplm": hierarchical.hplm}
-    chosen_methods = {name: run for name, run in methods.items() if not only_methods or name in only_methods}
-    chosen_tasks = [
-        task for task in tasks if not only_tasks or any(task.name.startswith(o) for o in only_tasks)
-    ]
-    outcomes = run_study(chosen_tasks, chosen_methods, preset, folder / "cells")
+
+    def wanted(task: Task, method: str) -> bool:
+        named = not only_tasks or any(task.name.startswith(prefix) for prefix in only_tasks)
+        return named and (not only_methods or method in only_methods)
+
+    outcomes = run_study(tasks, methods, preset, folder / "cells", wanted)
     return write_report(outcomes, preset, folder)

@@ -54,8 +54,14 @@ Method = Callable[[Task, Recipe, int], tuple[float, int, float, dict[str, float]
 """(task, recipe, seed) -> (validation metric, best epoch, test metric, detail)."""
 
 
-def run_study(tasks: list[Task], methods: dict[str, Method], preset: Preset, folder: Path) -> list[Outcome]:
-    """Run the cells that are not in ``folder`` yet and return all outcomes of this preset.
+def run_study(
+    tasks: list[Task],
+    methods: dict[str, Method],
+    preset: Preset,
+    folder: Path,
+    wanted: Callable[[Task, str], bool] = lambda task, method: True,
+) -> list[Outcome]:
+    """Run the wanted cells that are not in ``folder`` yet and return all outcomes that are there then.
 
     Every method gets the same care: on the smallest task of a domain (its pilot) all of the method's
     rates are tried, and the one that does best on validation serves the domain's other tasks.
@@ -69,19 +75,21 @@ def run_study(tasks: list[Task], methods: dict[str, Method], preset: Preset, fol
             for method, run in methods.items():
                 rates = preset.full_rates if method == "full" else preset.upper_rates
                 if pilots[task.domain] != task.name:
-                    rates = (_pilot_rate(outcomes, pilots[task.domain], method, seed),)
+                    rates = _pilot_rate(outcomes, pilots[task.domain], method, seed)
                 limited = task.limited(preset.train_rows, preset.test_rows, seed)
-                outcomes += [_cell(limited, method, run, rate, preset, seed, folder) for rate in rates]
+                for rate in rates:
+                    path = folder / f"{task.name.replace('/', '.')}-{method}-{rate:g}-{seed}.json"
+                    if path.is_file():
+                        outcomes.append(Outcome(**json.loads(path.read_text())))
+                    elif wanted(task, method):
+                        outcomes.append(_run_cell(limited, method, run, rate, preset, seed, path))
     return outcomes
 
 
-def _cell(
-    task: Task, method: str, run: Method, rate: float, preset: Preset, seed: int, folder: Path
+def _run_cell(
+    task: Task, method: str, run: Method, rate: float, preset: Preset, seed: int, path: Path
 ) -> Outcome:
-    """Return a cell's outcome: the one on file, else run it and keep it there."""
-    path = folder / f"{task.name.replace('/', '.')}-{method}-{rate:g}-{seed}.json"
-    if path.is_file():
-        return Outcome(**json.loads(path.read_text()))
+    """Run a cell and keep its outcome at ``path``."""
     started = time.monotonic()
     validation, epoch, test, detail = run(task, Recipe(rate, preset.epochs), seed)
     seconds = round(time.monotonic() - started, 1)
@@ -95,10 +103,10 @@ def _cell(
     return outcome
 
 
-def _pilot_rate(outcomes: list[Outcome], pilot: str, method: str, seed: int) -> float:
-    """Return the rate that did best on the pilot's validation rows."""
+def _pilot_rate(outcomes: list[Outcome], pilot: str, method: str, seed: int) -> tuple[float, ...]:
+    """Return the rate that did best on the pilot's validation rows; none while the pilot has not run."""
     tried = [o for o in outcomes if (o.task, o.method, o.seed) == (pilot, method, seed)]
-    return max(tried, key=lambda outcome: outcome.validation).learning_rate
+    return (max(tried, key=lambda outcome: outcome.validation).learning_rate,) if tried else ()
 
 
 def chosen(outcomes: list[Outcome]) -> list[Outcome]:
