@@ -24,7 +24,7 @@ def domain_run_digest(domain: Domain, parent_layers: str | None) -> Digest:
     return digest_json({"spec": _sparse(trained), "parentLayers": parent_layers, "retrain": _retrain(domain)})
 
 
-def adapter_run_digest(adapter: TaskAdapter, layers: str, on_miss: OnMiss) -> Digest:
+def adapter_run_digest(adapter: TaskAdapter, layers: str | None, on_miss: OnMiss | None) -> Digest:
     """Return the digest of a TaskAdapter's training: its spec, its Domain's layers and what a miss does.
 
     A table's content is left out: a refresh keeps the layers, and adapters go on unchanged.
@@ -35,11 +35,6 @@ def adapter_run_digest(adapter: TaskAdapter, layers: str, on_miss: OnMiss) -> Di
     return digest_json(
         {"spec": _sparse(trained), "layers": layers, "onMiss": on_miss, "retrain": _retrain(adapter)}
     )
-
-
-def spec_digest(resource: Domain | TaskAdapter) -> Digest:
-    """Return the digest of the whole spec."""
-    return digest_json(_sparse(resource.spec))
 
 
 def _sparse(spec: ApiModel) -> dict[str, Any]:

@@ -245,8 +245,3 @@ async def test_what_the_control_plane_refuses_is_said_in_the_status(
         status = await system.reached(DOMAIN, lambda status: status.phase == "Failed")
         accepted = condition(status, "Accepted")
         assert (accepted.status, accepted.reason) == ("False", "NameTaken")
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _TETHER = Path(__file__).with_name("tether.py")
 _ORPHAN_POLL_SECONDS = 0.2
+_NOT_FOR_CHILDREN = {"HMI_ADMIN_KEY", "HMI_API_KEY"}
 TRAINING_PROGRAM = (sys.executable, "-m", "hmi_runtime.training")
 
 ExitListener = Callable[[RunView], None]
@@ -162,7 +163,8 @@ class SubprocessJobs:
 
     def _environment_of(self, run: RunView) -> dict[str, str]:
         own = {"HMI_RUN_ID": run.id, "HMI_WORK_DIR": str(self.work_dir(run))}
-        return {**os.environ, **self._environment, **own}
+        inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
+        return {**inherited, **self._environment, **own}
 
 
 def _open_log(folder: Path) -> int:

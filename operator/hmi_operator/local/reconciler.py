@@ -11,21 +11,22 @@ from hmi_operator.local.jobs import SubprocessJobs
 from hmi_operator.local.store import FileResourceStore
 from hmi_operator.local.wake_queue import WakeQueue
 from hmi_operator.local.watch import Event, EventType
-from hmi_operator.plan.runs import backoff
 from hmi_operator.ports import ControlPlane, KindName, ResourceRef
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_RESYNC_SECONDS = 15.0
-RESYNCS_PER_SECOND = 20.0
+RECONCILES_PER_SECOND = 20.0
+LONGEST_PAUSE_SECONDS = 60.0
 
 
 class LocalReconciler:
     """Reconciles every resource of a store until it is stopped.
 
     A resource is reconciled when it changes, when something it stands on changes, when its training
-    process ends, when its plan asked for it, and now and then besides: once in 15 s, and more rarely where
-    there are so many that this would be over 20 a second. One resource is never in two hands at once.
+    process ends, when its plan asked for it, and now and then besides: once in 15 s. Where there are so many
+    that asking again and resyncing would be over 20 a second each, both come more rarely. One resource is
+    never in two hands at once.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class LocalReconciler:
         self._workers = workers
         self._queue = WakeQueue()
         self._failures: dict[ResourceRef, int] = {}
+        self._polled: set[ResourceRef] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set; then finish what is in hand and end the training processes."""
@@ -93,11 +95,22 @@ class LocalReconciler:
         self._failures.pop(ref, None)
         for other in outcome.wake:
             self._queue.wake(other)
+        return await self._pause(ref, outcome.requeue_after)
+
+    async def _pause(self, ref: ResourceRef, wanted: float | None) -> float | None:
+        """Return when a reconciled resource comes again: as its plan wants, but no more than all can."""
         if await self._store.get(ref) is None:
+            self._polled.discard(ref)
             return None
-        resync = max(SHORTEST_RESYNC_SECONDS, await self._store.count() / RESYNCS_PER_SECOND)
-        return resync if outcome.requeue_after is None else min(outcome.requeue_after, resync)
+        if wanted == 0:
+            return 0.0
+        resync = max(SHORTEST_RESYNC_SECONDS, await self._store.count() / RECONCILES_PER_SECOND)
+        if wanted is None:
+            self._polled.discard(ref)
+            return resync
+        self._polled.add(ref)
+        return min(max(wanted, len(self._polled) / RECONCILES_PER_SECOND), resync)
 
     def _after_failure(self, ref: ResourceRef) -> float:
         self._failures[ref] = self._failures.get(ref, 0) + 1
-        return backoff(self._failures[ref]).total_seconds()
+        return float(min(2 ** min(self._failures[ref] - 1, 10), LONGEST_PAUSE_SECONDS))

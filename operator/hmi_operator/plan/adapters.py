@@ -2,10 +2,10 @@
 
 from hmi_api.common import ArtifactStatus
 from hmi_api.conditions import TaskAdapterCondition
-from hmi_api.names import FINALIZER
+from hmi_api.names import FINALIZER, Digest
 from hmi_api.phases import Phase
 from hmi_api.reasons import Reason
-from hmi_api.run_digest import adapter_run_digest, spec_digest
+from hmi_api.run_digest import adapter_run_digest
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_api.wire import (
     AdapterRecord,
@@ -71,7 +71,7 @@ def _declare(adapter: TaskAdapter, world: AdapterWorld) -> tuple[Step, ...]:
         uid=adapter.metadata.uid,
         tenant=world.tenant,
         generation=adapter.metadata.generation,
-        spec_digest=spec_digest(adapter),
+        spec_digest=_wanted(adapter, world),
         domain=adapter.domain_key,
         task_type=adapter.spec.task.type,
         replicas=adapter.spec.serving.replicas,
@@ -83,7 +83,7 @@ def _declare(adapter: TaskAdapter, world: AdapterWorld) -> tuple[Step, ...]:
 
 
 def _outlook(adapter: TaskAdapter, world: AdapterWorld, domain: DomainVersionView) -> Outlook:
-    digest = adapter_run_digest(adapter, domain.layers.digest, domain.on_miss)
+    digest = _wanted(adapter, world)
     current = _current(world)
 
     def request(attempt: int) -> RunCreate:
@@ -109,6 +109,14 @@ def _outlook(adapter: TaskAdapter, world: AdapterWorld, domain: DomainVersionVie
         now=world.now,
     )
     return look(facts, request)
+
+
+def _wanted(adapter: TaskAdapter, world: AdapterWorld) -> Digest:
+    """Return the digest of what should be published; while the Domain has no layers, of the spec alone."""
+    domain = world.domain.current
+    return adapter_run_digest(
+        adapter, domain.layers.digest if domain else None, domain.on_miss if domain else None
+    )
 
 
 def _at_work(

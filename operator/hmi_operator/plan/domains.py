@@ -4,10 +4,10 @@ from hmi_api.artifacts import ArtifactRef
 from hmi_api.common import ArtifactStatus
 from hmi_api.conditions import DomainCondition
 from hmi_api.domain import Domain, DomainSpec, DomainStatus
-from hmi_api.names import FINALIZER
+from hmi_api.names import FINALIZER, Digest
 from hmi_api.phases import Phase
 from hmi_api.reasons import Reason
-from hmi_api.run_digest import domain_run_digest, spec_digest
+from hmi_api.run_digest import domain_run_digest
 from hmi_api.wire import DomainRecord, DomainRunSpec, DomainVersionView, RunCreate
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.phases import phase_of
@@ -58,7 +58,7 @@ def _declare(domain: Domain, world: DomainWorld) -> tuple[Step, ...]:
         uid=domain.metadata.uid,
         tenant=world.tenant,
         generation=domain.metadata.generation,
-        spec_digest=spec_digest(domain),
+        spec_digest=_wanted(domain, world),
         base_uri=domain.spec.base_model.uri,
         parent=domain.parent_key,
     )
@@ -69,7 +69,7 @@ def _declare(domain: Domain, world: DomainWorld) -> tuple[Step, ...]:
 
 def _outlook(domain: Domain, world: DomainWorld) -> Outlook:
     parent = world.parent.current if world.parent else None
-    digest = domain_run_digest(domain, parent.layers.digest if parent else None)
+    digest = _wanted(domain, world)
     current = _current(world)
 
     def request(attempt: int) -> RunCreate:
@@ -95,6 +95,12 @@ def _outlook(domain: Domain, world: DomainWorld) -> Outlook:
         now=world.now,
     )
     return look(facts, request)
+
+
+def _wanted(domain: Domain, world: DomainWorld) -> Digest:
+    """Return the digest of what should be published; while a parent has no layers, of the spec alone."""
+    parent = world.parent.current if world.parent else None
+    return domain_run_digest(domain, parent.layers.digest if parent else None)
 
 
 def _spec_to_train(spec: DomainSpec, parent: DomainVersionView | None) -> DomainSpec:

@@ -1,0 +1,150 @@
+"""Resources and worlds for tests of the plan."""
+
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.common import ObjectMeta, ObjectRef
+from hmi_api.conditions import Condition, find_condition
+from hmi_api.domain import BaseModelRef, Domain, DomainSpec, OnMiss
+from hmi_api.names import FINALIZER, DomainKey, Tenant
+from hmi_api.run_digest import adapter_run_digest, domain_run_digest
+from hmi_api.task_adapter import TaskAdapter, TaskAdapterSpec, TaskType
+from hmi_api.wire import (
+    AdapterRunSpec,
+    AdapterVersionView,
+    AdapterView,
+    DomainRunSpec,
+    DomainVersionView,
+    DomainView,
+    RunState,
+    RunView,
+)
+from hmi_operator.plan import (
+    AdapterWorld,
+    DomainWorld,
+    Standing,
+    plan_adapter,
+    plan_domain,
+)
+from hmi_operator.plan.steps import (
+    DeclareAdapter,
+    DeclareDomain,
+)
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+TENANT = Tenant("acme")
+
+
+def metadata(name: str, **changes: Any) -> ObjectMeta:
+    defaults = {"namespace": "shop", "uid": f"uid-{name}", "finalizers": [FINALIZER]}
+    return ObjectMeta(name=name, **(defaults | changes))
+
+
+def domain(name: str = "hotel", **spec: Any) -> Domain:
+    wanted = {"base_model": BaseModelRef(uri="wheel://m"), "split": 3, "corpus": [{"uri": "/c"}]} | spec
+    return Domain(metadata=metadata(name), spec=DomainSpec.model_validate(wanted))
+
+
+def adapter(**spec: Any) -> TaskAdapter:
+    wanted = {
+        "domain_ref": ObjectRef(name="hotel"),
+        "task": {"type": TaskType.SEQUENCE_CLASSIFICATION},
+        "data": {"train": {"uri": "/t"}},
+    }
+    return TaskAdapter(metadata=metadata("topic"), spec=TaskAdapterSpec.model_validate(wanted | spec))
+
+
+def artifact(kind: ArtifactKind, digest: str = "sha256:l1") -> ArtifactRef:
+    return ArtifactRef(kind=kind, uri=f"a/{digest}", digest=digest, bytes=10)
+
+
+def domain_version(digest: str, *, version: int = 1, layers: str = "sha256:l1") -> DomainVersionView:
+    return DomainVersionView(
+        version=version,
+        spec_digest=digest,
+        base=BaseModelRef(uri="wheel://m"),
+        base_digest="sha256:b",
+        split=3,
+        layers=artifact(ArtifactKind.LAYERS, layers),
+        tables=[artifact(ArtifactKind.TABLE, "sha256:t1")],
+        on_miss=OnMiss.COMPUTE,
+        entries=7,
+        coverage=0.5,
+    )
+
+
+def adapter_version(digest: str, *, version: int = 1, layers: str = "sha256:l1") -> AdapterVersionView:
+    return AdapterVersionView(
+        version=version,
+        spec_digest=digest,
+        artifact=artifact(ArtifactKind.ADAPTER, "sha256:a1"),
+        layers_digest=layers,
+        labels=["a", "b"],
+        metrics={"accuracy": 0.9},
+    )
+
+
+def run_of(resource: Domain | TaskAdapter, digest: str, state: RunState, **changes: Any) -> RunView:
+    names = {"namespace": "shop", "name": resource.metadata.name}
+    spec: DomainRunSpec | AdapterRunSpec = (
+        DomainRunSpec(spec=resource.spec, **names)
+        if isinstance(resource, Domain)
+        else AdapterRunSpec(spec=resource.spec, domain=domain_version("d"), **names)
+    )
+    made: dict[str, Any] = {"id": "run-1", "uid": resource.metadata.uid, "attempt": 0}
+    return RunView(**(made | {"spec_digest": digest, "state": state, "spec": spec} | changes))
+
+
+def declared_domain(wanted: Domain, world: DomainWorld) -> DomainView:
+    """The catalog's entry once the plan's declaration was taken."""
+    step = next(step for step in plan_domain(wanted, world).steps if isinstance(step, DeclareDomain))
+    return DomainView(record=step.record)
+
+
+def declared_adapter(wanted: TaskAdapter, world: AdapterWorld) -> AdapterView:
+    step = next(step for step in plan_adapter(wanted, world).steps if isinstance(step, DeclareAdapter))
+    return AdapterView(record=step.record)
+
+
+def domain_world(wanted: Domain, **changes: Any) -> DomainWorld:
+    """A world in which the Domain is declared and nothing else has happened."""
+    world = DomainWorld(now=NOW, tenant=TENANT, lineage=(wanted.key,))
+    if "parent" in changes:
+        world = replace(world, parent=changes.pop("parent"))
+    try:
+        view = declared_domain(wanted, world)
+    except StopIteration:
+        view = None
+    current = changes.pop("current", None)
+    if view is not None:
+        world = replace(world, view=view.model_copy(update={"current": current}))
+    return replace(world, **changes)
+
+
+def adapter_world(wanted: TaskAdapter, **changes: Any) -> AdapterWorld:
+    """A world in which the Domain is published and the TaskAdapter declared."""
+    standing = changes.pop("domain", Standing(DomainKey("shop/hotel"), domain(), domain_version("d")))
+    world = AdapterWorld(now=NOW, tenant=TENANT, domain=standing)
+    current, loaded = changes.pop("current", None), changes.pop("loaded_on", [])
+    update = {"current": current, "loaded_on": loaded, "scheduled_on": changes.pop("scheduled_on", loaded)}
+    update |= {"load_error": changes.pop("load_error", None)}
+    with suppress(StopIteration):  # a refused TaskAdapter is not declared
+        world = replace(world, view=declared_adapter(wanted, world).model_copy(update=update))
+    return replace(world, **changes)
+
+
+def kinds(steps: tuple[Any, ...]) -> list[type]:
+    return [type(step) for step in steps]
+
+
+def reason(conditions: list[Condition], type_: str) -> tuple[str, str]:
+    found = find_condition(conditions, type_)
+    assert found is not None
+    return found.status.value, found.reason
+
+
+DIGEST = domain_run_digest(domain(), None)
+ADAPTER_DIGEST = adapter_run_digest(adapter(), "sha256:l1", OnMiss.COMPUTE)

@@ -1,0 +1,142 @@
+"""What is planned for a TaskAdapter, situation by situation."""
+
+from typing import Any
+
+import pytest
+from planning_worlds import (
+    ADAPTER_DIGEST,
+    adapter,
+    adapter_version,
+    adapter_world,
+    domain,
+    domain_version,
+    kinds,
+    reason,
+    run_of,
+)
+
+from hmi_api.conditions import is_true
+from hmi_api.domain import OnMiss
+from hmi_api.names import DomainKey
+from hmi_api.run_digest import adapter_run_digest
+from hmi_api.task_adapter import Gate, Metric
+from hmi_api.wire import (
+    RunResult,
+    RunState,
+)
+from hmi_operator.plan import (
+    Standing,
+    plan_adapter,
+)
+from hmi_operator.plan.steps import (
+    StartRun,
+)
+
+
+def test_an_adapter_waits_for_its_domain() -> None:
+    missing = Standing(DomainKey("shop/hotel"), None)
+    training = Standing(DomainKey("shop/hotel"), domain())
+    for standing, expected in ((missing, "DomainNotFound"), (training, "DomainNotReady")):
+        plan = plan_adapter(adapter(), adapter_world(adapter(), domain=standing))
+        assert plan.steps == ()
+        assert reason(plan.status.conditions, "DomainReady") == ("False", expected)
+        assert plan.status.phase == "Waiting"
+
+
+def test_an_adapter_on_a_published_domain_is_trained_on_its_layers() -> None:
+    (start,) = plan_adapter(adapter(), adapter_world(adapter())).steps
+    assert isinstance(start, StartRun)
+    assert start.request.spec_digest == ADAPTER_DIGEST
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"task": {"type": "TextGeneration"}}, "TaskTypeUnsupported"),
+        ({"serving": {"canary_percent": 5}}, "CanaryUnsupported"),
+        ({"task": {"type": "TokenClassification"}}, "ImmutableField"),
+        ({"domain_ref": {"name": "bikes"}}, "ImmutableField"),
+    ],
+)
+def test_what_cannot_work_is_refused(spec: dict[str, Any], expected: str) -> None:
+    plan = plan_adapter(adapter(**spec), adapter_world(adapter()))
+    assert reason(plan.status.conditions, "Accepted") == ("False", expected)
+    assert plan.steps == ()
+
+
+def test_a_domain_of_another_namespace_must_be_shared() -> None:
+    theirs = domain()
+    theirs.metadata.namespace = "commons"
+    mine = adapter(domain_ref={"name": "hotel", "namespace": "commons"})
+    plan = plan_adapter(mine, adapter_world(mine, domain=Standing(theirs.key, theirs, domain_version("d"))))
+    assert reason(plan.status.conditions, "Accepted") == ("False", "NotShared")
+
+
+def test_a_gate_that_is_not_reached_leaves_the_old_version_and_its_numbers() -> None:
+    result = RunResult(
+        artifacts=[], base_digest="b", gate_passed=False, gate_message="accuracy 0.4 is under 0.8."
+    )
+    run = run_of(adapter(), ADAPTER_DIGEST, RunState.SUCCEEDED, result=result)
+    old = adapter_version("sha256:old", version=4)
+    plan = plan_adapter(adapter(), adapter_world(adapter(), run=run, current=old, loaded_on=["r1"]))
+    assert plan.steps == ()
+    assert reason(plan.status.conditions, "GatePassed") == ("False", "GateNotReached")
+    assert is_true(plan.status.conditions, "Ready")
+    assert (plan.status.version, plan.status.metrics, plan.status.phase) == (4, {"accuracy": 0.9}, "Degraded")
+
+
+def test_a_first_version_that_misses_its_gate_shows_what_was_measured() -> None:
+    result = RunResult(artifacts=[], base_digest="b", gate_passed=False, metrics={"accuracy": 0.4})
+    run = run_of(adapter(), ADAPTER_DIGEST, RunState.SUCCEEDED, result=result)
+    plan = plan_adapter(adapter(), adapter_world(adapter(), run=run))
+    assert (plan.status.version, plan.status.metrics, plan.status.phase) == (
+        None,
+        {"accuracy": 0.4},
+        "Failed",
+    )
+
+
+@pytest.mark.parametrize(
+    ("world", "type_", "expected", "phase"),
+    [
+        ({}, "Scheduled", ("False", "NoRuntime"), "Loading"),
+        ({"scheduled_on": ["r1"]}, "Loaded", ("Unknown", "Loading"), "Loading"),
+        (
+            {"scheduled_on": ["r1"], "load_error": "DigestMismatch: train it again"},
+            "Loaded",
+            ("False", "DigestMismatch"),
+            "Loading",
+        ),
+        ({"loaded_on": ["r1"]}, "Ready", ("True", "Serving"), "Ready"),
+    ],
+)
+def test_from_published_to_ready(
+    world: dict[str, Any], type_: str, expected: tuple[str, str], phase: str
+) -> None:
+    gated = adapter(gate=Gate(metric=Metric.ACCURACY, minimum=0.8))
+    digest = adapter_run_digest(gated, "sha256:l1", OnMiss.COMPUTE)
+    plan = plan_adapter(gated, adapter_world(gated, current=adapter_version(digest), **world))
+    assert reason(plan.status.conditions, "GatePassed") == ("True", "GatePassed")
+    assert reason(plan.status.conditions, type_) == expected
+    assert (plan.status.phase, plan.status.domain) == (phase, "hotel/1")
+
+
+def test_new_layers_give_a_new_run_while_the_old_adapter_serves() -> None:
+    moved = Standing(DomainKey("shop/hotel"), domain(), domain_version("d2", version=2, layers="sha256:l2"))
+    mine = adapter()
+    mine.status.domain = "hotel/1"
+    world = adapter_world(mine, domain=moved, current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
+    plan = plan_adapter(mine, world)
+    assert kinds(plan.steps) == [StartRun]
+    assert is_true(plan.status.conditions, "Ready")
+    assert (plan.status.domain, plan.status.phase) == ("hotel/1", "Updating")
+
+
+def test_a_refreshed_table_with_the_same_layers_trains_nothing() -> None:
+    refreshed = Standing(DomainKey("shop/hotel"), domain(), domain_version("d2", version=2))
+    world = adapter_world(
+        adapter(), domain=refreshed, current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"]
+    )
+    plan = plan_adapter(adapter(), world)
+    assert plan.steps == ()
+    assert plan.status.domain == "hotel/2"

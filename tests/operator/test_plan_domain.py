@@ -1,0 +1,269 @@
+"""What is planned for a Domain, situation by situation."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from planning_worlds import (
+    DIGEST,
+    NOW,
+    TENANT,
+    domain,
+    domain_version,
+    domain_world,
+    kinds,
+    reason,
+    run_of,
+)
+
+from hmi_api.common import ObjectRef
+from hmi_api.conditions import find_condition, is_true
+from hmi_api.domain import BaseModelRef, Sharing
+from hmi_api.errors import InvalidInput
+from hmi_api.names import DomainKey
+from hmi_api.run_digest import domain_run_digest
+from hmi_api.wire import (
+    DomainRunSpec,
+    RunFailure,
+    RunProgress,
+    RunState,
+)
+from hmi_operator.plan import (
+    DomainWorld,
+    JobView,
+    Standing,
+    plan_domain,
+    refuse,
+)
+from hmi_operator.plan.runs import MAX_ATTEMPTS, MAX_CRASHES, backoff
+from hmi_operator.plan.steps import (
+    AddFinalizer,
+    DeclareDomain,
+    Erase,
+    RemoveFinalizer,
+    ResumeRun,
+    StartRun,
+    StopRun,
+)
+
+
+def test_the_finalizer_comes_before_anything_is_made() -> None:
+    bare = domain()
+    bare.metadata.finalizers.clear()
+    assert kinds(plan_domain(bare, domain_world(bare)).steps) == [AddFinalizer]
+
+
+def test_a_new_domain_is_declared_and_trained() -> None:
+    plan = plan_domain(domain(), DomainWorld(now=NOW, tenant=TENANT))
+    assert kinds(plan.steps) == [DeclareDomain, StartRun]
+    start = plan.steps[1]
+    assert isinstance(start, StartRun)
+    assert (start.request.attempt, start.request.spec_digest) == (0, DIGEST)
+    assert plan.status.phase == "Pending"
+
+
+@pytest.mark.parametrize(
+    ("parent", "lineage", "expected"),
+    [
+        (Standing(DomainKey("shop/desk"), None), ("shop/hotel", "shop/desk"), "ParentNotFound"),
+        (
+            Standing(DomainKey("shop/desk"), domain("desk")),
+            ("shop/hotel", "shop/desk", "shop/hotel"),
+            "ParentCycle",
+        ),
+        (
+            Standing(DomainKey("shop/desk"), domain("desk", base_model=BaseModelRef(uri="wheel://n"))),
+            ("shop/hotel", "shop/desk"),
+            "ParentBaseDiffers",
+        ),
+        (
+            Standing(DomainKey("shop/desk"), domain("desk", split=2)),
+            ("shop/hotel", "shop/desk"),
+            "ParentSplitDiffers",
+        ),
+    ],
+)
+def test_an_unfit_parent_is_refused_with_its_reason(
+    parent: Standing, lineage: tuple[DomainKey, ...], expected: str
+) -> None:
+    child = domain(parent_ref=ObjectRef(name="desk"))
+    plan = plan_domain(child, domain_world(child, parent=parent, lineage=lineage))
+    assert reason(plan.status.conditions, "Accepted") == ("False", expected)
+    assert reason(plan.status.conditions, "Ready") == ("False", expected)
+    assert StartRun not in kinds(plan.steps)
+
+
+def test_a_cycle_is_named() -> None:
+    child = domain(parent_ref=ObjectRef(name="desk"))
+    keys = (DomainKey("shop/hotel"), DomainKey("shop/desk"), DomainKey("shop/hotel"))
+    parent = Standing(keys[1], domain("desk"))
+    plan = plan_domain(child, domain_world(child, parent=parent, lineage=keys))
+    accepted = find_condition(plan.status.conditions, "Accepted")
+    assert accepted is not None
+    assert "shop/hotel -> shop/desk -> shop/hotel" in accepted.message
+
+
+def test_a_parent_of_another_namespace_must_be_shared() -> None:
+    child = domain(parent_ref=ObjectRef(name="desk", namespace="commons"))
+    parent = domain("desk")
+    parent.metadata.namespace = "commons"
+    for sharing, accepted in (
+        (Sharing(), False),
+        (Sharing(namespaces=["shop"]), True),
+        (Sharing(namespaces=["*"]), True),
+    ):
+        parent.spec.sharing = sharing
+        standing = Standing(parent.key, parent, domain_version("p"))
+        plan = plan_domain(child, domain_world(child, parent=standing))
+        assert is_true(plan.status.conditions, "Accepted") is accepted
+
+
+def test_a_child_waits_for_its_parent_and_then_starts_from_its_layers() -> None:
+    child = domain(parent_ref=ObjectRef(name="desk"), split=None)
+    waiting = Standing(DomainKey("shop/desk"), domain("desk"))
+    plan = plan_domain(child, domain_world(child, parent=waiting))
+    assert plan.steps == ()
+    assert plan.status.phase == "Waiting"
+    assert reason(plan.status.conditions, "CorpusReady") == ("Unknown", "ParentNotReady")
+    ready = replace(waiting, current=domain_version("p", layers="sha256:parent"))
+    (start,) = plan_domain(child, domain_world(child, parent=ready)).steps
+    assert isinstance(start, StartRun)
+    assert isinstance(start.request.spec, DomainRunSpec)
+    assert start.request.spec.parent == ready.current
+    assert start.request.spec.spec.split == 3
+    assert start.request.spec_digest == domain_run_digest(child, "sha256:parent")
+
+
+@pytest.mark.parametrize("changed", [{"split": 2}, {"base_model": BaseModelRef(uri="wheel://n")}])
+def test_an_immutable_field_that_changed_is_refused_and_the_old_version_serves(
+    changed: dict[str, Any],
+) -> None:
+    world = domain_world(domain(), current=domain_version(DIGEST))
+    plan = plan_domain(domain(**changed), world)
+    assert reason(plan.status.conditions, "Accepted") == ("False", "ImmutableField")
+    assert is_true(plan.status.conditions, "Ready")
+    assert (plan.status.version, plan.status.phase, plan.steps) == (1, "Degraded", ())
+
+
+STAGES = [
+    ("corpus", "CorpusReady", []),
+    ("training", "Trained", ["CorpusReady"]),
+    ("table", "TableBuilt", ["CorpusReady", "Trained"]),
+    ("publishing", "Published", ["CorpusReady", "Trained", "TableBuilt"]),
+]
+
+
+@pytest.mark.parametrize(("stage", "type_", "done"), STAGES)
+def test_the_stage_of_a_run_shows_in_the_conditions(stage: str, type_: str, done: list[str]) -> None:
+    progress = RunProgress(stage=stage, step=3, total=9)
+    run = run_of(domain(), DIGEST, RunState.RUNNING, progress=progress)
+    plan = plan_domain(domain(), domain_world(domain(), run=run, job=JobView(alive=True)))
+    assert plan.steps == ()
+    assert reason(plan.status.conditions, type_) == ("Unknown", "Running")
+    assert all(is_true(plan.status.conditions, earlier) for earlier in done)
+    assert (plan.status.progress, plan.status.job_ref) == (f"{stage} 3/9", "run-1")
+    assert plan.requeue_after is not None
+
+
+@pytest.mark.parametrize(("stage", "type_", "done"), STAGES)
+def test_a_failure_is_copied_into_the_condition_of_its_stage(stage: str, type_: str, done: list[str]) -> None:
+    failure = RunFailure(reason="BaseModelNotFound", message="Check the uri.")
+    progress = RunProgress(stage=stage, step=3, total=9)
+    run = run_of(domain(), DIGEST, RunState.FAILED, progress=progress, failure=failure)
+    plan = plan_domain(domain(), domain_world(domain(), run=run))
+    found = find_condition(plan.status.conditions, type_)
+    assert found is not None
+    assert (found.status, found.reason, found.message) == ("False", "BaseModelNotFound", "Check the uri.")
+    assert (plan.steps, plan.status.phase) == ((), "Failed")
+
+
+def test_bad_rows_are_the_corpus_s_fault_whenever_they_are_found() -> None:
+    failure = RunFailure(reason="RowMalformed", message="Line 7 is no JSON.")
+    progress = RunProgress(stage="training", step=3, total=9)
+    run = run_of(domain(), DIGEST, RunState.FAILED, progress=progress, failure=failure)
+    plan = plan_domain(domain(), domain_world(domain(), run=run))
+    assert reason(plan.status.conditions, "CorpusReady") == ("False", "RowMalformed")
+
+
+def test_a_run_without_a_process_is_resumed_a_few_times_and_then_failed() -> None:
+    run = run_of(domain(), DIGEST, RunState.RUNNING)
+    for job in (None, JobView(alive=False, crashes=1, ended_at=NOW - timedelta(hours=1))):
+        assert kinds(plan_domain(domain(), domain_world(domain(), run=run, job=job)).steps) == [ResumeRun]
+    just_died = JobView(alive=False, crashes=1, ended_at=NOW)
+    plan = plan_domain(domain(), domain_world(domain(), run=run, job=just_died))
+    assert plan.steps == ()
+    assert plan.requeue_after == backoff(1).total_seconds()
+    dead = JobView(alive=False, crashes=MAX_CRASHES, ended_at=NOW)
+    (stop,) = plan_domain(domain(), domain_world(domain(), run=run, job=dead)).steps
+    assert isinstance(stop, StopRun)
+    assert stop.failure.reason == "ProcessDied"
+
+
+def test_a_passing_failure_is_tried_again_with_growing_waits_and_an_end() -> None:
+    waits = []
+    for attempt in range(MAX_ATTEMPTS):
+        failure = RunFailure(reason="StoreAway", message="No answer.", retryable=True)
+        run = run_of(domain(), DIGEST, RunState.FAILED, failure=failure, attempt=attempt)
+        job = JobView(alive=False, crashes=1, ended_at=NOW)
+        plan = plan_domain(domain(), domain_world(domain(), run=run, job=job))
+        assert plan.steps == ()
+        if attempt == MAX_ATTEMPTS - 1:
+            assert plan.status.phase == "Failed"
+            continue
+        assert plan.status.phase == "Retrying"
+        assert plan.requeue_after is not None
+        waits.append(plan.requeue_after)
+        later = domain_world(domain(), run=run, job=job, now=NOW + timedelta(seconds=plan.requeue_after))
+        (start,) = plan_domain(domain(), later).steps
+        assert isinstance(start, StartRun)
+        assert start.request.attempt == attempt + 1
+    assert waits == sorted(waits)
+
+
+def test_a_changed_spec_stops_the_old_run_and_starts_one_of_its_own() -> None:
+    run = run_of(domain(), "sha256:old", RunState.RUNNING)
+    plan = plan_domain(domain(), domain_world(domain(), run=run, job=JobView(alive=True)))
+    assert kinds(plan.steps) == [StopRun, StartRun]
+
+
+def test_what_changes_no_result_trains_nothing() -> None:
+    world = domain_world(domain(), current=domain_version(DIGEST))
+    shared = domain(sharing=Sharing(namespaces=["*"]), resources={"limits": {"cpu": "2"}})
+    assert plan_domain(shared, world).steps == ()
+
+
+def test_the_retrain_annotation_trains_the_same_spec_again() -> None:
+    again = domain()
+    again.metadata.annotations["hmi.dev/retrain"] = "mended the rows"
+    world = domain_world(domain(), current=domain_version(DIGEST))
+    assert StartRun in kinds(plan_domain(again, world).steps)
+
+
+def test_suspending_starts_nothing_new_and_what_serves_goes_on() -> None:
+    plan = plan_domain(
+        domain(suspend=True), domain_world(domain(suspend=True), current=domain_version("old"))
+    )
+    assert plan.steps == ()
+    assert plan.status.phase == "Suspended"
+    assert is_true(plan.status.conditions, "Ready")
+
+
+def test_deleting_erases_unless_something_stands_on_it() -> None:
+    gone = domain()
+    gone.metadata.deletion_timestamp = "2026-11-21T12:00:00Z"
+    run = run_of(gone, DIGEST, RunState.RUNNING)
+    plan = plan_domain(gone, DomainWorld(now=NOW, tenant=TENANT, run=run))
+    assert kinds(plan.steps) == [StopRun, Erase, RemoveFinalizer]
+    held = plan_domain(gone, DomainWorld(now=NOW, tenant=TENANT, dependents=("TaskAdapter shop/topic",)))
+    assert held.steps == ()
+    assert reason(held.status.conditions, "Ready") == ("False", "InUse")
+
+
+def test_a_refusal_by_the_control_plane_keeps_its_transition_time() -> None:
+    error = InvalidInput("NameTaken", "Choose another.")
+    first = refuse(domain(), plan_domain(domain(), domain_world(domain())).status, error, NOW)
+    again = domain().model_copy(update={"status": first})
+    later = NOW + timedelta(hours=1)
+    planned = plan_domain(again, domain_world(again, now=later)).status
+    assert refuse(again, planned, error, later).conditions == first.conditions

@@ -1,0 +1,167 @@
+"""What holds of a plan in every situation."""
+
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from planning_worlds import (
+    ADAPTER_DIGEST,
+    DIGEST,
+    NOW,
+    adapter,
+    adapter_version,
+    adapter_world,
+    domain,
+    domain_version,
+    domain_world,
+    kinds,
+    run_of,
+)
+
+from hmi_api.conditions import Condition, is_true
+from hmi_api.domain import Domain
+from hmi_api.names import DomainKey
+from hmi_api.task_adapter import TaskAdapter
+from hmi_api.wire import (
+    RunFailure,
+    RunProgress,
+    RunResult,
+    RunState,
+    RunView,
+)
+from hmi_operator.plan import (
+    AdapterWorld,
+    DomainWorld,
+    JobView,
+    Standing,
+    plan_adapter,
+    plan_domain,
+)
+from hmi_operator.plan.runs import backoff
+from hmi_operator.plan.steps import (
+    ResumeRun,
+    StartRun,
+)
+
+FAILURES = st.builds(
+    RunFailure, reason=st.sampled_from(["CorpusEmpty", "X"]), message=st.just("m"), retryable=st.booleans()
+)
+PROGRESS = st.none() | st.builds(
+    RunProgress,
+    stage=st.sampled_from(["corpus", "training", "table", "evaluation", "publishing", "new"]),
+    step=st.integers(0, 5),
+    total=st.just(5),
+)
+JOBS = st.none() | st.builds(
+    JobView,
+    alive=st.booleans(),
+    crashes=st.integers(0, 6),
+    ended_at=st.none() | st.integers(0, 1000).map(lambda seconds: NOW - timedelta(seconds=seconds)),
+)
+OLD_CONDITIONS = st.lists(
+    st.sampled_from(["Accepted", "Trained", "Ready", "SomebodyElses"]), unique=True
+).map(
+    lambda types: [
+        Condition(type=type_, status="Unknown", reason="Old", last_transition_time="2026-01-01T00:00:00Z")
+        for type_ in types
+    ]
+)
+
+
+@st.composite
+def runs(draw: st.DrawFn, resource: Domain | TaskAdapter, wanted: str) -> RunView | None:
+    if draw(st.booleans()):
+        return None
+    state = draw(st.sampled_from(list(RunState)))
+    changes: dict[str, Any] = {"attempt": draw(st.integers(0, 6)), "progress": draw(PROGRESS)}
+    if state is RunState.FAILED:
+        changes["failure"] = draw(FAILURES)
+    if state is RunState.SUCCEEDED:
+        changes["result"] = RunResult(artifacts=[], base_digest="b", gate_passed=draw(st.booleans()))
+    return run_of(resource, draw(st.sampled_from([wanted, "sha256:old"])), state, **changes)
+
+
+@st.composite
+def domain_situations(draw: st.DrawFn) -> tuple[Domain, DomainWorld]:
+    wanted = domain(suspend=draw(st.booleans()))
+    wanted.status.conditions = draw(OLD_CONDITIONS)
+    digest = draw(st.sampled_from([None, DIGEST, "sha256:old"]))
+    current = domain_version(digest, version=draw(st.integers(1, 9))) if digest else None
+    world = domain_world(wanted, current=current, run=draw(runs(wanted, DIGEST)), job=draw(JOBS))
+    return wanted, world
+
+
+@st.composite
+def adapter_situations(draw: st.DrawFn) -> tuple[TaskAdapter, AdapterWorld]:
+    wanted = adapter(suspend=draw(st.booleans()))
+    wanted.status.conditions = draw(OLD_CONDITIONS)
+    digest = draw(st.sampled_from([None, ADAPTER_DIGEST, "sha256:old"]))
+    current = adapter_version(digest, version=draw(st.integers(1, 9))) if digest else None
+    standing = Standing(
+        DomainKey("shop/hotel"),
+        draw(st.none() | st.just(domain())),
+        draw(st.none() | st.just(domain_version("d"))),
+    )
+    loaded = draw(st.sampled_from([[], ["r1"]]))
+    world = adapter_world(
+        wanted,
+        domain=standing,
+        current=current,
+        loaded_on=loaded,
+        run=draw(runs(wanted, ADAPTER_DIGEST)),
+        job=draw(JOBS),
+    )
+    return wanted, world
+
+
+def types(conditions: list[Condition]) -> list[str]:
+    return [condition.type for condition in conditions]
+
+
+@given(domain_situations())
+def test_a_domain_s_plan_keeps_its_promises(situation: tuple[Domain, DomainWorld]) -> None:
+    wanted, world = situation
+    plan = plan_domain(wanted, world)
+    current = world.view.current if world.view else None
+    assert set(types(wanted.status.conditions)) <= set(types(plan.status.conditions))
+    assert len(types(plan.status.conditions)) == len(set(types(plan.status.conditions)))
+    assert plan.status.version == (current.version if current else None)
+    assert is_true(plan.status.conditions, "Ready") is (current is not None)
+    again = wanted.model_copy(update={"status": plan.status})
+    assert plan_domain(again, world).status == plan.status
+    if current is not None and current.spec_digest == DIGEST and plan.status.phase == "Ready":
+        assert StartRun not in kinds(plan.steps)
+    if wanted.spec.suspend:
+        assert not {StartRun, ResumeRun} & set(kinds(plan.steps))
+
+
+@given(adapter_situations())
+def test_an_adapter_s_plan_keeps_its_promises(situation: tuple[TaskAdapter, AdapterWorld]) -> None:
+    wanted, world = situation
+    plan = plan_adapter(wanted, world)
+    current = world.view.current if world.view else None
+    loaded = bool(world.view and world.view.loaded_on)
+    assert set(types(wanted.status.conditions)) <= set(types(plan.status.conditions))
+    assert plan.status.version == (current.version if current else None)
+    assert is_true(plan.status.conditions, "Ready") is (current is not None and loaded)
+    again = wanted.model_copy(update={"status": plan.status})
+    assert plan_adapter(again, world).status == plan.status
+    if wanted.spec.suspend:
+        assert not {StartRun, ResumeRun} & set(kinds(plan.steps))
+
+
+@given(st.integers(1, 9), JOBS)
+def test_a_converged_world_needs_nothing(version: int, job: JobView | None) -> None:
+    settled = domain_world(domain(), current=domain_version(DIGEST, version=version), job=job)
+    assert plan_domain(domain(), settled).steps == ()
+    serving = adapter_world(
+        adapter(), current=adapter_version(ADAPTER_DIGEST, version=version), loaded_on=["r1"], job=job
+    )
+    plan = plan_adapter(adapter(), serving)
+    assert (plan.steps, plan.requeue_after) == ((), None)
+
+
+@given(st.integers(0, 10_000))
+def test_waits_grow_to_a_limit(failures: int) -> None:
+    assert timedelta(0) < backoff(failures) <= backoff(failures + 1) <= timedelta(minutes=5)
