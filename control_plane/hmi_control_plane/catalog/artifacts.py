@@ -1,5 +1,6 @@
 """Artifacts: counted while versions name them, erased from the store when none does."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +13,8 @@ from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.storage import Artifact, Database
 from hmi_control_plane.storage.upsert import insert_missing
+
+log = logging.getLogger(__name__)
 
 _ERASED_AT_ONCE = 20
 
@@ -105,15 +108,17 @@ class ArtifactEraser:
                 .with_for_update(skip_locked=True)
             ).all()
             for orphan in orphans:
-                self._remove_folder(orphan.uri)
+                self.remove_folder(orphan.uri)
                 session.delete(orphan)
             return len(orphans)
 
-    def _remove_folder(self, uri: str) -> None:
+    def remove_folder(self, uri: str) -> None:
+        """Remove a folder of the store; nothing happens when it is gone, or is no folder inside the store."""
+        parts = uri.split("/")
+        if any(part in {"", ".", ".."} for part in parts):
+            log.error("artifact address %r is no folder inside the store; nothing was erased", uri)
+            return
         filesystem, root = fsspec.core.url_to_fs(self._root)
-        root = root.rstrip("/")
-        folder = f"{root}/{uri.strip('/')}"
-        if ".." in folder.split("/") or folder == root:
-            return  # an address that leads out of the store is nobody's artifact
+        folder = "/".join([root.rstrip("/"), *parts])
         if filesystem.exists(folder):
             filesystem.rm(folder, recursive=True)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, select, tuple_
 from sqlalchemy.orm import Session
 
+from hmi_api.errors import InvalidInput
 from hmi_api.names import adapter_key
 from hmi_api.wire import Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_control_plane import placement
@@ -210,8 +211,10 @@ def _chunks(items: list[tuple[str, str]]) -> Iterable[list[tuple[str, str]]]:
 
 
 def _split_key(entry: str) -> tuple[str, str, int]:
-    """Return tenant, adapter and version of ``tenant/adapter@version``."""
+    """Return tenant, adapter and version of ``tenant/adapter@version``; raises InvalidInput (InvalidKey)."""
     key, _, version = entry.rpartition("@")
+    if not version.isdecimal():
+        raise InvalidInput("InvalidKey", f"{entry} is not of the form tenant/adapter@version.")
     tenant, name = _split_adapter(key)
     return tenant, name, int(version)
 

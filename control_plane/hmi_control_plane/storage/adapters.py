@@ -21,6 +21,7 @@ class Adapter(Base):
     __table_args__ = (
         UniqueConstraint("tenant", "name"),
         UniqueConstraint("namespace", "name"),
+        Index(None, "tenant", "id"),
         Index(None, "missing_replicas", "id"),
         Index(None, "domain", "id"),
     )

@@ -14,7 +14,7 @@ class Domain(Base):
     """A Domain as it was last declared."""
 
     __tablename__ = "domains"
-    __table_args__ = (UniqueConstraint("namespace", "name"),)
+    __table_args__ = (UniqueConstraint("namespace", "name"), Index(None, "tenant", "key"))
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     namespace: Mapped[str] = mapped_column(String(63))
@@ -22,7 +22,7 @@ class Domain(Base):
     key: Mapped[str] = mapped_column(String(127), unique=True)
     """``namespace/name``, the form in which adapters and children name it, so that they join by an index."""
     uid: Mapped[str] = mapped_column(String(64))
-    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"), index=True)
+    tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name"))
     generation: Mapped[int] = mapped_column(BigInteger)
     spec_digest: Mapped[str] = mapped_column(String(80))
     base_uri: Mapped[str] = mapped_column(Text)

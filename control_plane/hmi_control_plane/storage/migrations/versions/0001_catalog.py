@@ -80,6 +80,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant", "name", name=op.f("uq_adapters_tenant_name")),
     )
     op.create_index(op.f("ix_adapters_domain_id"), "adapters", ["domain", "id"])
+    op.create_index(op.f("ix_adapters_tenant_id"), "adapters", ["tenant", "id"])
     op.create_index(op.f("ix_adapters_missing_replicas_id"), "adapters", ["missing_replicas", "id"])
     op.create_table(
         "api_keys",
@@ -115,7 +116,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("key", name=op.f("uq_domains_key")),
         sa.UniqueConstraint("namespace", "name", name=op.f("uq_domains_namespace_name")),
     )
-    op.create_index(op.f("ix_domains_tenant"), "domains", ["tenant"])
+    op.create_index(op.f("ix_domains_tenant_key"), "domains", ["tenant", "key"])
     op.create_table(
         "training_runs",
         sa.Column("id", sa.String(length=32), nullable=False),

@@ -1,0 +1,191 @@
+"""The two-thousandth adapter costs what the tenth did: counted in statements and in steps of the database."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from sqlalchemy import event, insert
+
+from hmi_api.wire import AdapterRecord, Heartbeat, RunCreate, RunProgress, RunResult, RunState
+from hmi_control_plane.catalog import adapters, completion, desired, runs, runtimes, tenants
+from hmi_control_plane.catalog.times import now
+from hmi_control_plane.storage import (
+    Adapter,
+    AdapterVersion,
+    Artifact,
+    Database,
+    Placement,
+    Residency,
+    TrainingRun,
+)
+
+_FEW, _MANY = 10, 2_000
+
+
+@dataclass
+class Cost:
+    """What was done: SQL statements, and steps of SQLite's virtual machine (which grow with rows touched)."""
+
+    statements: int = 0
+    steps: int = 0
+
+
+@contextmanager
+def _counted(database: Database) -> Iterator[Cost]:
+    cost = Cost()
+
+    def count_statement(*_arguments: Any) -> None:
+        cost.statements += 1
+
+    def count_step() -> int:
+        cost.steps += 1
+        return 0
+
+    def watch(connection: sqlite3.Connection, *_arguments: Any) -> None:
+        connection.set_progress_handler(count_step, 1)
+
+    def unwatch(connection: sqlite3.Connection, *_arguments: Any) -> None:
+        connection.set_progress_handler(None, 0)
+
+    listeners = [("before_cursor_execute", count_statement), ("checkout", watch), ("checkin", unwatch)]
+    for name, listener in listeners:
+        event.listen(database.engine, name, listener)
+    try:
+        yield cost
+    finally:
+        for name, listener in listeners:
+            event.remove(database.engine, name, listener)
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite alone: it is the one that tells how many steps it made. The queries are the same on both."""
+    return sqlite_url
+
+
+def _populate(cluster: Any, database: Database, first: int, last: int) -> None:
+    """Insert adapters as if they had been declared, trained, placed and loaded one by one."""
+    cluster.adapter("model")
+    with database.write() as session:
+        model = adapters.find_adapter(session, "acme", "model")
+        assert model is not None
+        placed = session.get_one(Placement, ("r1", "acme/model"))
+        run = session.query(TrainingRun).filter_by(uid=model.uid).one()
+        rows = range(first, last)
+        common = {"created_at": now(), "spec_digest": model.spec_digest}
+        session.execute(
+            insert(Artifact),
+            [
+                {"digest": f"sha256:{i}", "kind": "Adapter", "uri": f"a/{i}", "bytes": 10, "refcount": 1}
+                | {"created_at": now()}
+                for i in rows
+            ],
+        )
+        session.execute(
+            insert(Adapter),
+            [
+                common
+                | {"id": i, "tenant": "acme", "namespace": "acme", "name": f"n{i}", "uid": f"u{i}"}
+                | {"generation": 1, "domain": model.domain, "task_type": model.task_type, "replicas": 1}
+                | {"pinned": False, "current_version": 1, "missing_replicas": 0}
+                for i in rows
+            ],
+        )
+        session.execute(
+            insert(AdapterVersion),
+            [
+                common
+                | {"adapter_id": i, "version": 1, "artifact_digest": f"sha256:{i}", "labels": ["no", "yes"]}
+                | {"layers_digest": run.spec["domain"]["layers"]["digest"], "metrics": {}}
+                | {"gate_passed": True, "gate_message": ""}
+                for i in rows
+            ],
+        )
+        session.execute(
+            insert(Placement),
+            [
+                {"runtime_id": "r1", "adapter_key": f"acme/n{i}", "adapter_id": i, "bytes": 10}
+                | {"domain_version_id": placed.domain_version_id, "revision": placed.revision}
+                for i in rows
+            ],
+        )
+        session.execute(
+            insert(Residency),
+            [
+                {"runtime_id": "r1", "adapter_id": i, "version": 1, "state": "Ready"}
+                | {"reason": "", "message": "", "updated_at": now()}
+                for i in rows
+            ],
+        )
+        session.execute(
+            insert(TrainingRun),
+            [
+                common
+                | {"id": f"{i:032x}", "uid": f"u{i}", "attempt": 0, "tenant": "acme", "kind": "adapter"}
+                | {"namespace": "acme", "name": f"n{i}", "state": RunState.SUCCEEDED, "spec": run.spec}
+                for i in rows
+            ],
+        )
+
+
+def _register_one_more(cluster: Any, database: Database, name: str) -> dict[str, Cost]:
+    """Take one adapter through its whole life; return what each step cost."""
+    record = AdapterRecord.model_validate(cluster.adapter_record(name))
+    spec = cluster.adapter_run("model")["spec"] | {"name": name}
+    wanted = RunCreate.model_validate(
+        {"uid": record.uid, "tenant": "acme", "specDigest": record.spec_digest, "spec": spec}
+    )
+    artifact = {"kind": "Adapter", "uri": f"a/{name}", "digest": f"sha256:{name}", "bytes": 10}
+    result = RunResult.model_validate({"artifacts": [artifact], "baseDigest": "sha256:base", "labels": ["a"]})
+    costs: dict[str, Cost] = {}
+    with database.read() as session:
+        since = desired.desired_state(session, "r1", 0).revision
+
+    @contextmanager
+    def step(label: str, *, write: bool) -> Iterator[Any]:
+        with _counted(database) as cost, database.write() if write else database.read() as session:
+            yield session
+        costs[label] = cost
+
+    with step("declare", write=True) as session:
+        adapters.declare_adapter(session, "acme", name, record)
+    with step("run", write=True) as session:
+        run = runs.create_run(session, wanted)
+    with step("progress", write=True) as session:
+        runs.report_progress(session, run.id, RunProgress(stage="training", step=1, total=2))
+    with step("complete", write=True) as session:
+        completion.complete_run(session, run.id, result)
+    with step("desired", write=False) as session:
+        assert len(desired.desired_state(session, "r1", since).adapters) == 1
+    with step("acknowledge", write=False) as session:
+        desired.has_read_removals(session, "r1", since)
+    with step("heartbeat", write=True) as session:
+        beat = Heartbeat(incarnation="one", ready=[f"acme/{name}@1"])
+        assert runtimes.heartbeat(session, "r1", beat).reply.known
+    with step("view", write=False) as session:
+        assert adapters.adapter_view(session, "acme", name).loaded_on == ["r1"]
+    with step("tenant", write=True) as session:
+        tenants.ensure_tenant(session, "acme")
+    with step("page", write=False) as session:
+        adapters.list_adapters(session, tenant="acme", limit=5, cursor=None)
+    with step("erase", write=True) as session:
+        adapters.erase_adapter(session, "acme", name)
+    return costs
+
+
+def test_one_more_adapter_costs_the_same_however_many_there_are(cluster: Any, database: Database) -> None:
+    cluster.runtime(capacity=10**9)
+    cluster.domain()
+    _populate(cluster, database, 1_000, 1_000 + _FEW)
+    few = _register_one_more(cluster, database, "late-one")
+    cluster.internal("DELETE", "/adapters/acme/model")
+    _populate(cluster, database, 2_000, 2_000 + _MANY)
+    many = _register_one_more(cluster, database, "late-two")
+    for label, cost in many.items():
+        assert cost.statements == few[label].statements, label
+        # A deeper tree may take a few steps more; a scan of 2,000 rows would take thousands.
+        assert cost.steps <= few[label].steps * 1.5 + 100, (label, json.dumps([cost.steps, few[label].steps]))

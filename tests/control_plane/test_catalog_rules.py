@@ -1,0 +1,138 @@
+"""What the catalog refuses, erases and keeps."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.storage import Database, UsageEvent
+
+_HEADERS = {"Authorization": "Bearer internal-token-of-the-tests"}
+
+
+def _refusal(client: TestClient, method: str, path: str, body: Any = None) -> tuple[int, str]:
+    response = client.request(method, f"/internal/v1{path}", json=body, headers=_HEADERS)
+    return response.status_code, response.json()["error"]["code"]
+
+
+def test_a_name_is_taken_once_in_a_tenant(cluster: Any, client: TestClient) -> None:
+    cluster.declare_adapter("spam", namespace="first")
+    record = cluster.adapter_record("spam", uid="other")
+    assert _refusal(client, "PUT", "/adapters/second/spam", record) == (409, "NameTaken")
+    cluster.internal("DELETE", "/adapters/first/spam")
+    cluster.internal("PUT", "/adapters/second/spam", record)
+
+
+def test_two_tenants_may_use_one_name(cluster: Any) -> None:
+    cluster.declare_adapter("spam", tenant="acme")
+    cluster.declare_adapter("spam", tenant="globex")
+    assert cluster.view("spam", tenant="globex")["record"]["tenant"] == "globex"
+
+
+def test_a_resource_does_not_change_its_tenant(cluster: Any, client: TestClient) -> None:
+    cluster.declare_adapter("spam")
+    cluster.internal("PUT", "/tenants/globex")
+    record = cluster.adapter_record("spam") | {"tenant": "globex"}
+    assert _refusal(client, "PUT", "/adapters/acme/spam", record) == (409, "TenantChanged")
+
+
+def test_an_unknown_tenant_is_refused(cluster: Any, client: TestClient) -> None:
+    record = cluster.adapter_record("spam", tenant="nobody")
+    assert _refusal(client, "PUT", "/adapters/nobody/spam", record) == (404, "UnknownTenant")
+
+
+def test_another_uid_is_another_resource(cluster: Any) -> None:
+    cluster.domain()
+    assert cluster.adapter("spam")["current"]["version"] == 1
+    cluster.declare_adapter("spam", uid="reborn")
+    assert cluster.view("spam")["current"] is None
+
+
+def test_a_domain_in_use_is_kept(cluster: Any, client: TestClient) -> None:
+    cluster.domain()
+    cluster.adapter("spam")
+    assert _refusal(client, "DELETE", "/domains/acme/trade") == (409, "DomainInUse")
+    cluster.internal("DELETE", "/adapters/acme/spam")
+    cluster.internal("DELETE", "/domains/acme/trade")
+    cluster.internal("DELETE", "/domains/acme/trade")
+    assert _refusal(client, "GET", "/domains/acme/trade") == (404, "UnknownDomain")
+
+
+def test_deleting_erases_the_bytes_and_keeps_the_ledger(
+    cluster: Any, database: Database, tmp_path: Path
+) -> None:
+    root = tmp_path / "artifacts"
+    cluster.domain()
+    current = cluster.adapter("spam")["current"]
+    folder = root / current["artifact"]["uri"]
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    cluster.internal("DELETE", "/adapters/acme/spam")
+    assert ArtifactEraser(database, str(root)).erase_orphans() == 1
+    assert not folder.exists()
+    assert root.exists()
+    kinds = {item["artifact"]["kind"] for item in cluster.admin("GET", "/artifacts")["items"]}
+    assert kinds == {"Layers", "Table"}
+    with database.read() as session:
+        (event,) = session.scalars(select(UsageEvent)).all()
+    assert (event.tenant, event.adapter, event.meter, event.quantity) == (
+        "acme",
+        "spam",
+        "training_seconds",
+        2,
+    )
+
+
+@pytest.mark.parametrize("uri", ["../outside", "a/../../outside", "", "/"])
+def test_nothing_outside_the_store_is_ever_erased(database: Database, tmp_path: Path, uri: str) -> None:
+    root = tmp_path / "store"
+    outside = tmp_path / "outside"
+    for folder in (root, outside):
+        folder.mkdir()
+        (folder / "kept").write_text("kept")
+    eraser = ArtifactEraser(database, str(root))
+    eraser.remove_folder(uri)
+    assert (outside / "kept").exists()
+    assert (root / "kept").exists()
+
+
+def test_a_shared_artifact_lives_as_long_as_one_version_needs_it(cluster: Any, database: Database) -> None:
+    cluster.publish_domain("one", layers="shared")
+    cluster.publish_domain("two", layers="shared")
+    cluster.internal("DELETE", "/domains/acme/one")
+    ArtifactEraser(database, "memory://store").erase_orphans()
+    layers = [
+        item for item in cluster.admin("GET", "/artifacts")["items"] if item["artifact"]["kind"] == "Layers"
+    ]
+    assert [item["refcount"] for item in layers] == [1]
+
+
+def test_a_run_whose_resource_was_deleted_is_told_to_stop(cluster: Any) -> None:
+    cluster.domain()
+    cluster.declare_adapter("spam")
+    run = cluster.adapter_run("spam")
+    cluster.internal("DELETE", "/adapters/acme/spam")
+    progress = {"stage": "training", "step": 1, "total": 2}
+    told = cluster.internal("POST", f"/runs/{run['id']}/progress", progress)
+    assert (told["state"], told["failure"]["reason"]) == ("Failed", "ResourceDeleted")
+    assert cluster.complete_adapter(run)["state"] == "Failed"
+
+
+def test_a_result_that_lacks_its_artifact_is_refused(cluster: Any, client: TestClient) -> None:
+    cluster.domain()
+    cluster.declare_adapter("spam")
+    run = cluster.adapter_run("spam")
+    body = {"artifacts": [], "baseDigest": "sha256:0"}
+    assert _refusal(client, "POST", f"/runs/{run['id']}/complete", body) == (400, "IncompleteResult")
+    assert cluster.internal("GET", f"/runs/{run['id']}")["state"] == "Pending"
+
+
+def test_a_succeeded_run_cannot_fail(cluster: Any, client: TestClient) -> None:
+    cluster.domain()
+    cluster.declare_adapter("spam")
+    run = cluster.complete_adapter(cluster.adapter_run("spam"))
+    body = {"reason": "Late", "message": "Too late."}
+    assert _refusal(client, "POST", f"/runs/{run['id']}/fail", body) == (409, "RunFinished")

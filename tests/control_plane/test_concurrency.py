@@ -1,0 +1,96 @@
+"""Writers at the same time, on both databases; and polls that wait for what they write."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
+from hmi_control_plane.catalog import tenants
+from hmi_control_plane.storage import Database, Tenant
+
+_WRITERS = 8
+
+
+def test_many_writers_wait_for_one_another(database: Database) -> None:
+    with database.write() as session:
+        tenants.create_tenant(session, "acme", "0")
+
+    def add_one(_: int) -> None:
+        with database.write() as session:
+            # Read, then write: the pattern that fails at once on SQLite unless the lock is taken first.
+            row = session.get_one(Tenant, "acme", with_for_update=True)
+            row.display_name = str(int(row.display_name) + 1)
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(add_one, range(5 * _WRITERS)))
+    with database.read() as session:
+        assert session.get_one(Tenant, "acme").display_name == str(5 * _WRITERS)
+
+
+def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
+    with database.write() as session:
+        tenants.create_tenant(session, "acme", "before")
+    with database.write() as writer:
+        writer.get_one(Tenant, "acme").display_name = "after"
+        writer.flush()
+        with database.read() as reader:
+            assert reader.get_one(Tenant, "acme").display_name == "before"
+
+
+def test_adapters_completed_at_once_are_all_seen(cluster: Any) -> None:
+    cluster.runtime()
+    cluster.domain()
+    names = [f"task-{index}" for index in range(_WRITERS)]
+    for name in names:
+        cluster.declare_adapter(name)
+    made = [cluster.adapter_run(name) for name in names]
+    since = cluster.desired()["revision"]
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        assert {run["state"] for run in pool.map(cluster.complete_adapter, made)} == {"Succeeded"}
+    news = cluster.desired(since=since)
+    assert {item["key"] for item in news["adapters"]} == {f"acme/{name}" for name in names}
+    assert news["revision"] == since + _WRITERS
+
+
+def test_one_run_completed_twice_at_once_makes_one_version(cluster: Any) -> None:
+    cluster.runtime()
+    cluster.domain()
+    cluster.declare_adapter("spam")
+    run = cluster.adapter_run("spam")
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        answers = list(pool.map(cluster.complete_adapter, [run] * _WRITERS))
+    assert all(answer == answers[0] for answer in answers)
+    assert cluster.view("spam")["current"]["version"] == 1
+    assert cluster.internal("GET", "/adapters/acme/spam")["current"]["version"] == 1
+
+
+def test_one_run_asked_for_at_once_is_one_run(cluster: Any) -> None:
+    cluster.declare_domain("trade")
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        found = list(pool.map(lambda _: cluster.domain_run("trade")["id"], range(_WRITERS)))
+    assert len(set(found)) == 1
+
+
+def test_a_poll_waits_for_news(cluster: Any) -> None:
+    cluster.runtime()
+    cluster.domain()
+    cluster.declare_adapter("spam")
+    run = cluster.adapter_run("spam")
+    since = cluster.desired()["revision"]
+    asked = Event()
+
+    def poll() -> Any:
+        asked.set()
+        return cluster.desired(since=since, wait=30)
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(poll)
+        asked.wait(timeout=30)
+        cluster.complete_adapter(run)
+        assert [item["key"] for item in answer.result(timeout=30)["adapters"]] == ["acme/spam"]
+
+
+def test_a_poll_without_news_ends(cluster: Any) -> None:
+    cluster.runtime()
+    since = cluster.desired()["revision"]
+    answer = cluster.desired(since=since, wait=0.05)
+    assert (answer["revision"], answer["adapters"], answer["full"]) == (since, [], False)

@@ -1,0 +1,128 @@
+"""Every answer that is no success has one shape; no body is read beyond its limit."""
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+
+from hmi_control_plane import errors
+from hmi_control_plane.app import create_app
+from hmi_control_plane.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from hmi_control_plane.settings import Settings
+
+_ADMIN = {"Authorization": "Bearer admin-key-of-the-tests"}
+_LIMIT = 100
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """SQLite alone: none of this depends on the database."""
+    return sqlite_url
+
+
+@pytest.fixture
+def echo() -> Iterator[TestClient]:
+    """A small application behind the same middleware, that reads bodies or fails."""
+    app = FastAPI()
+    errors.install(app)
+    app.add_middleware(BodyLimitMiddleware, default=_LIMIT, limits={"/big/": 10 * _LIMIT})
+    app.add_middleware(RequestIdMiddleware)
+
+    @app.post("/read")
+    @app.post("/big/read")
+    async def read(request: Request) -> int:
+        return len(await request.body())
+
+    @app.get("/fail")
+    async def fail() -> None:
+        raise RuntimeError("a secret of ours")
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "NotFound"),
+        ("DELETE", "/healthz", 405, "MethodNotAllowed"),
+        ("GET", "/admin/v1/tenants/Not-A-Label", 422, "InvalidField"),
+        ("GET", "/admin/v1/tenants?limit=0", 422, "InvalidField"),
+        ("GET", "/admin/v1/tenants/nobody", 404, "UnknownTenant"),
+    ],
+)
+def test_errors_have_one_shape(client: TestClient, method: str, path: str, status: int, code: str) -> None:
+    response = client.request(method, path, headers=_ADMIN)
+    assert response.status_code == status
+    assert set(response.json()) == {"error"}
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert response.json()["error"]["code"] == code
+    assert response.headers["x-request-id"]
+
+
+def test_malformed_json_is_told_from_a_wrong_field(client: TestClient) -> None:
+    headers = _ADMIN | {"Content-Type": "application/json"}
+    malformed = client.post("/admin/v1/tenants", content=b'{"name": ', headers=headers)
+    assert (malformed.status_code, malformed.json()["error"]["code"]) == (400, "MalformedJson")
+    unknown = client.post("/admin/v1/tenants", json={"name": "acme", "nmae": 1}, headers=_ADMIN)
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (422, "nmae")
+
+
+def test_a_fault_of_ours_shows_no_traceback(echo: TestClient) -> None:
+    response = echo.get("/fail", headers={"X-Request-Id": "abc-1"})
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+    assert "secret" not in response.text
+    assert response.headers["x-request-id"] == "abc-1"
+
+
+@pytest.mark.parametrize("given", ["ok-123", "a/b+c=", "x" * 128])
+def test_a_request_id_is_echoed(client: TestClient, given: str) -> None:
+    assert client.get("/healthz", headers={"X-Request-Id": given}).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "two words", 'quote"'])
+def test_an_odd_request_id_is_replaced(client: TestClient, given: str) -> None:
+    made = client.get("/healthz", headers={"X-Request-Id": given}).headers["x-request-id"]
+    assert made not in {"", given}
+
+
+def test_an_announced_long_body_is_refused_unread(echo: TestClient) -> None:
+    response = echo.post("/read", content=b"x" * (_LIMIT + 1))
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "BodyTooLarge")
+    assert echo.post("/read", content=b"x" * _LIMIT).json() == _LIMIT
+
+
+def test_a_streamed_long_body_is_refused_when_it_passes_the_limit(echo: TestClient) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 50
+
+    response = echo.post("/read", content=chunks())
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "BodyTooLarge")
+    assert echo.post("/big/read", content=chunks()).json() == 150
+
+
+def test_health_readiness_and_metrics_need_no_key(client: TestClient) -> None:
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/readyz").status_code == 200
+    metrics = client.get("/metrics").text
+    assert 'hmi_requests_total{code="200",route="/healthz"} 1.0' in metrics
+
+
+def test_two_applications_do_not_share_metrics(client: TestClient, settings: Settings) -> None:
+    client.get("/healthz")
+    other = settings.model_copy(update={"usage_dir": settings.usage_dir / "other"})
+    with TestClient(create_app(other)) as second:
+        assert 'route="/healthz"' not in second.get("/metrics").text
+
+
+def test_an_absent_database_is_told_from_a_broken_request(settings: Settings) -> None:
+    absent = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/none"})
+    with TestClient(create_app(absent), raise_server_exceptions=False) as started:
+        assert started.get("/healthz").status_code == 200
+        for path in ("/readyz", "/admin/v1/tenants"):
+            response = started.get(path, headers=_ADMIN)
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "DatabaseUnavailable")
+            assert response.headers["retry-after"]
