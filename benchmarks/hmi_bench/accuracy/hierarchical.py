@@ -3,18 +3,25 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from hmi_api.names import digest_bytes
 from hmi_api.task_adapter import AdapterTraining, Method
 from hmi_bench.accuracy.tasks import Rows, Task, corpus
 from hmi_bench.accuracy.tuning import Recipe
+from hmi_runtime.adapters.batched import UpperExecutor
+from hmi_runtime.adapters.batched_heads import run_heads
+from hmi_runtime.adapters.slots import SlotLimits, SlotPool
 from hmi_runtime.base import BaseModel
 from hmi_runtime.model import DomainLayers
 from hmi_runtime.training.distill import Distillation
 from hmi_runtime.training.domain import train_domain
 from hmi_runtime.training.examples import default_metric
-from hmi_runtime.training.fitting import FittedAdapter, evaluate, fit_adapter
+from hmi_runtime.training.fitting import FittedAdapter, evaluate, fit_adapter, task_rows
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.labelled import LabelledRows, TaggedRows
+from hmi_runtime.training.tuning import score
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,14 @@ class Hierarchical:
         )
         whole = self._fitted(foundation, task, recipe, seed, work, Method(size=self.base.config.width))
         served = self._fitted(foundation, task, recipe, seed, work, Method())
-        metrics = [self._test(foundation, task, fitted, recipe, work) for fitted in (served, whole)]
+        test, before_the_cut = (self._test(foundation, task, fit, recipe, work) for fit in (served, whole))
         detail = {
-            "test_before_the_cut": metrics[1],
+            "test_before_the_cut": before_the_cut,
+            "test_int8": self._test_int8(foundation, task, served, recipe, work),
             "rank": served.metrics["rank"],
             "energy_kept": served.metrics["energy_kept"],
         }
-        return served.metrics["validation"], int(served.metrics["best_epoch"]), metrics[0], detail
+        return served.metrics["validation"], int(served.metrics["best_epoch"]), test, detail
 
     def _fitted(
         self, foundation: Foundation, task: Task, recipe: Recipe, seed: int, work: Path, method: Method
@@ -95,6 +103,26 @@ class Hierarchical:
         rows = as_labelled(task.test)
         metrics = evaluate(foundation, fitted.weights, rows, work / "features", max_length=recipe.max_length)
         return metrics[default_metric(fitted.weights.task).value]
+
+    def _test_int8(
+        self, foundation: Foundation, task: Task, fitted: FittedAdapter, recipe: Recipe, work: Path
+    ) -> float:
+        """Test the adapter on upper layers quantised to int8, through the executor that serves them."""
+        weights = fitted.weights
+        upper = foundation.upper()
+        limits = SlotLimits(max_rank=weights.rank, max_labels=len(weights.labels))
+        pool = SlotPool(upper, 1, limits)
+        pool.write(0, weights)
+        executor = UpperExecutor(upper, pool, "int8")
+
+        def logits(features: Tensor, mask: Tensor) -> Tensor:
+            slots = [0] * len(features)
+            return torch.stack(run_heads(pool, executor.run(features, mask, slots), mask, slots))
+
+        rows = task_rows(
+            foundation, as_labelled(task.test), weights.labels, recipe.max_length, work / "features"
+        )
+        return score(logits, rows, default_metric(weights.task)).metric
 
 
 def as_labelled(rows: Rows) -> LabelledRows | TaggedRows:

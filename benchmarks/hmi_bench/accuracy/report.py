@@ -45,6 +45,7 @@ def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
         "by freezing the lower layers",
         "by windows, after the bridge",
         "by the cut to a LoRA",
+        "hPLM, int8 upper layers",
         "rank",
     ]
     return results.table(header, [[row[0], *(f"{value:.1f}" for value in row[1:])] for row in rows])
@@ -60,6 +61,7 @@ def _by_task(outcomes: list[Outcome]) -> dict[str, dict[str, dict[str, float]]]:
             method: {
                 "test": 100 * mean(o.test for o in found),
                 "whole": 100 * mean(o.detail.get("test_before_the_cut", o.test) for o in found),
+                "int8": 100 * mean(o.detail.get("test_int8", o.test) for o in found),
                 "rank": mean(o.detail.get("rank", 0.0) for o in found),
             }
             for method, found in methods.items()
@@ -79,5 +81,6 @@ def _row(methods: dict[str, dict[str, float]]) -> list[float]:
         full["test"] - unsplit["whole"],
         unsplit["whole"] - hplm["whole"],
         hplm["whole"] - hplm["test"],
+        hplm["int8"],
         hplm["rank"],
     ]

@@ -13,6 +13,7 @@ from hmi_api.domain import OnMiss
 from hmi_api.task_adapter import TaskType
 from hmi_bench.serving.contender import Batch
 from hmi_runtime.adapters.batched import Precision, UpperExecutor
+from hmi_runtime.adapters.batched_heads import run_heads
 from hmi_runtime.adapters.slots import BARE, SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
 from hmi_runtime.base import MATRICES, NORMS, Encoder, EncoderConfig
@@ -103,7 +104,8 @@ class HierarchicalRuntime:
         hidden = self._shared.layers.finish(parts, batch.mask)  # (B, T, D)
         slots = list(range(len(batch)))
         run_slots = slots if self._rank else [BARE] * len(batch)
-        return self._executor.heads(self._executor.run(hidden, batch.mask, run_slots), batch.mask, slots)
+        hidden = self._executor.run(hidden, batch.mask, run_slots)  # (B, T, D)
+        return run_heads(self._executor.pool, hidden, batch.mask, slots)
 
 
 def random_adapter(
