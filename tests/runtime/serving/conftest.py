@@ -30,7 +30,22 @@ from hmi_runtime.server.settings import RuntimeSettings
 
 SPLIT = 2
 TOKEN = "internal-token-of-the-tests"
-WORDS = ["the", "chain", "slips", "on", "a", "hill", "room", "key", "lost", "my", "##s", "##ing", "wheel", "."]
+WORDS = [
+    "the",
+    "chain",
+    "slips",
+    "on",
+    "a",
+    "hill",
+    "room",
+    "key",
+    "lost",
+    "my",
+    "##s",
+    "##ing",
+    "wheel",
+    ".",
+]
 SENTENCES = [
     "the chain slips on a hill",
     "my room key lost",
@@ -129,7 +144,9 @@ class World:
             return LoraMatrix(random(4, inner), random(out, 4))
 
         def narrow() -> Bottleneck:
-            return Bottleneck(random(6, config.width), random(6), random(config.width, 6), random(config.width))
+            return Bottleneck(
+                random(6, config.width), random(6), random(config.width, 6), random(config.width)
+            )
 
         def layer() -> LayerAdapter:
             return LayerAdapter(

@@ -55,7 +55,9 @@ def assert_right(world, adapter: AdapterServing, text: str, result: RowResult) -
         best = expected.max(-1)
         firsts = [token.label for token in result.tokens]
         encoding = world.base.tokenizer.encode([text], 64)[0]
-        places = [p for p, w in enumerate(encoding.word_ids) if w is not None and w not in encoding.word_ids[:p]]
+        places = [
+            p for p, w in enumerate(encoding.word_ids) if w is not None and w not in encoding.word_ids[:p]
+        ]
         assert firsts == [adapter.labels[best.indices[place]] for place in places]
         assert [token.score for token in result.tokens] == pytest.approx(
             [float(best.values[place]) for place in places], abs=2e-3
@@ -93,7 +95,11 @@ def test_fan_out_shares_a_text_within_a_domain(residency, served, metrics) -> No
 
 def test_words_keep_their_own_split_and_offsets(residency, served) -> None:  # type: ignore[no-untyped-def]
     (result,) = infer(residency, [InferRow(adapter="acme/names", words=["my", "keys", "lost"])])
-    assert [(t.text, t.start, t.end) for t in result.tokens] == [("my", 0, 2), ("keys", 3, 7), ("lost", 8, 12)]
+    assert [(t.text, t.start, t.end) for t in result.tokens] == [
+        ("my", 0, 2),
+        ("keys", 3, 7),
+        ("lost", 8, 12),
+    ]
 
 
 @pytest.mark.parametrize(
