@@ -1,0 +1,224 @@
+"""The resource API over HTTP: what a kubectl user expects of it."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+import yaml
+from fastapi import FastAPI, HTTPException, Request
+
+from hmi_api.manifests import parse_manifest
+from hmi_api.names import FINALIZER
+from hmi_operator.local import FileResourceStore, router
+from hmi_operator.local.api import MAX_BODY_BYTES
+from hmi_operator.ports import ResourceRef
+
+pytestmark = pytest.mark.anyio
+ROOT = "/apis/hmi.dev/v1alpha1"
+DOMAINS = f"{ROOT}/namespaces/shop/domains"
+HOTEL = f"{DOMAINS}/hotel"
+REF = ResourceRef("Domain", "shop", "hotel")
+
+
+def must_be_admin(request: Request) -> None:
+    """Stands for the embedder's own check."""
+    if request.headers.get("authorization") != "Bearer admin":
+        raise HTTPException(401)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileResourceStore:
+    return FileResourceStore(tmp_path / "resources")
+
+
+@pytest.fixture
+def app(store: FileResourceStore) -> FastAPI:
+    made = FastAPI()
+    made.include_router(router(store, must_be_admin))
+    return made
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    headers = {"Authorization": "Bearer admin"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://hmi", headers=headers) as client:
+        yield client
+
+
+async def test_apply_creates_changes_and_leaves_alone(
+    http: httpx.AsyncClient, domain_body: dict[str, Any]
+) -> None:
+    text = yaml.safe_dump(domain_body)
+    made = await http.patch(HOTEL, content=text, headers={"Content-Type": "application/apply-patch+yaml"})
+    assert made.status_code == 201
+    first = made.json()["metadata"]
+    assert first["uid"]
+    assert (first["generation"], first["resourceVersion"]) == (1, "1")
+    same = await http.patch(HOTEL, json=domain_body)
+    assert same.status_code == 200
+    assert same.json()["metadata"] == first
+    domain_body["spec"]["training"] = {"steps": 7}
+    changed = (await http.put(HOTEL, json=domain_body)).json()["metadata"]
+    assert (changed["uid"], changed["generation"]) == (first["uid"], 2)
+    domain_body["metadata"]["labels"] = {"team": "a"}
+    labelled = (await http.put(HOTEL, json=domain_body)).json()["metadata"]
+    assert (labelled["labels"], labelled["generation"]) == ({"team": "a"}, 2)
+
+
+async def test_a_dry_run_keeps_nothing(http: httpx.AsyncClient, domain_body: dict[str, Any]) -> None:
+    answer = await http.patch(HOTEL, json=domain_body, params={"dryRun": "All"})
+    assert answer.status_code == 201
+    assert (await http.get(HOTEL)).status_code == 404
+
+
+async def test_lists_by_namespace_and_everywhere(
+    http: httpx.AsyncClient, domain_body: dict[str, Any]
+) -> None:
+    for namespace in ("shop", "town"):
+        domain_body["metadata"]["namespace"] = namespace
+        await http.post(f"{ROOT}/namespaces/{namespace}/domains", json=domain_body)
+    here = (await http.get(DOMAINS)).json()
+    assert (here["kind"], len(here["items"])) == ("DomainList", 1)
+    everywhere = (await http.get(f"{ROOT}/domains")).json()["items"]
+    assert [item["metadata"]["namespace"] for item in everywhere] == ["shop", "town"]
+    assert (await http.get(f"{ROOT}/taskadapters")).json()["items"] == []
+
+
+async def test_the_address_gives_the_namespace_that_the_body_leaves_out(
+    http: httpx.AsyncClient, domain_body: dict[str, Any]
+) -> None:
+    del domain_body["metadata"]["namespace"]
+    assert (await http.post(DOMAINS, json=domain_body)).json()["metadata"]["namespace"] == "shop"
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "reason"),
+    [(HOTEL, 404, "NotFound"), (f"{ROOT}/gadgets", 404, "NotFound")],
+)
+async def test_what_is_not_there(http: httpx.AsyncClient, path: str, code: int, reason: str) -> None:
+    answer = await http.get(path)
+    body = answer.json()
+    assert (answer.status_code, body["kind"], body["reason"]) == (code, "Status", reason)
+
+
+async def test_bad_bodies_are_refused_in_words(http: httpx.AsyncClient, domain_body: dict[str, Any]) -> None:
+    typo = json.loads(json.dumps(domain_body))
+    typo["spec"]["corpus"][0]["textfield"] = "x"
+    cases: list[tuple[Any, int, str]] = [
+        (json.dumps(typo), 422, "did you mean textField?"),
+        ("a: [", 400, "neither JSON nor YAML"),
+        ("[1]", 422, "a list"),
+        (json.dumps(domain_body).replace('"hotel"', '"bikes"'), 400, "shop/bikes"),
+        (json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}), 400, "Namespace"),
+        ("x" * (MAX_BODY_BYTES + 1), 413, "longer than"),
+    ]
+    for content, code, words in cases:
+        answer = await http.put(HOTEL, content=content)
+        assert answer.status_code == code
+        assert words in answer.json()["message"]
+
+
+async def test_immutable_fields_stay(
+    http: httpx.AsyncClient, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    await http.put(HOTEL, json=domain_body)
+    domain_body["spec"]["split"] = 2
+    answer = await http.put(HOTEL, json=domain_body)
+    assert answer.status_code == 422
+    assert "spec.split" in answer.json()["message"]
+    topic = f"{ROOT}/namespaces/shop/taskadapters/topic"
+    await http.put(topic, json=adapter_body)
+    adapter_body["spec"]["domainRef"] = {"name": "hotel", "namespace": "shop"}
+    assert (await http.put(topic, json=adapter_body)).status_code == 200
+    adapter_body["spec"]["domainRef"] = {"name": "bikes"}
+    assert "spec.domainRef" in (await http.put(topic, json=adapter_body)).json()["message"]
+
+
+async def test_create_and_a_stale_version_conflict(
+    http: httpx.AsyncClient, domain_body: dict[str, Any]
+) -> None:
+    await http.post(DOMAINS, json=domain_body)
+    again = await http.post(DOMAINS, json=domain_body)
+    assert (again.status_code, again.json()["reason"]) == (409, "AlreadyExists")
+    domain_body["metadata"]["resourceVersion"] = "99"
+    stale = await http.put(HOTEL, json=domain_body)
+    assert (stale.status_code, stale.json()["reason"]) == (409, "Conflict")
+
+
+async def test_deleting_waits_for_the_finalizer(
+    http: httpx.AsyncClient, store: FileResourceStore, domain_body: dict[str, Any]
+) -> None:
+    uid = (await http.put(HOTEL, json=domain_body)).json()["metadata"]["uid"]
+    await store.add_finalizer(REF, uid, FINALIZER)
+    assert (await http.delete(HOTEL)).json()["metadata"]["deletionTimestamp"]
+    assert (await http.put(HOTEL, json=domain_body)).status_code == 409
+    await store.remove_finalizer(REF, uid, FINALIZER)
+    assert (await http.get(HOTEL)).status_code == 404
+    assert (await http.delete(HOTEL)).status_code == 404
+
+
+async def test_a_namespace_names_its_tenant(http: httpx.AsyncClient, store: FileResourceStore) -> None:
+    namespace = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": "shop", "labels": {"hmi.dev/tenant": "acme"}},
+    }
+    assert (await http.patch("/api/v1/namespaces/shop", json=namespace)).status_code == 201
+    assert await store.tenant("shop") == "acme"
+    assert await store.tenant("town") == "town"
+    assert len((await http.get("/api/v1/namespaces")).json()["items"]) == 1
+    assert (await http.delete("/api/v1/namespaces/shop")).status_code == 200
+    assert (await http.get("/api/v1/namespaces/shop")).status_code == 404
+
+
+async def test_strangers_are_turned_away(app: FastAPI) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hmi") as stranger:
+        for method, path in (("GET", f"{ROOT}/domains"), ("PUT", HOTEL), ("DELETE", HOTEL)):
+            assert (await stranger.request(method, path)).status_code == 401
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    """Serve over a real socket, since watching streams without an end."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve([listener]))
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    await task
+    listener.close()
+
+
+async def test_watching_tells_what_is_there_and_then_what_happens(
+    app: FastAPI, store: FileResourceStore, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    headers = {"Authorization": "Bearer admin"}
+    async with serving(app) as url, httpx.AsyncClient(base_url=url, headers=headers) as client:
+        await client.put(HOTEL, json=domain_body)
+        seen = []
+        async with asyncio.timeout(10), client.stream("GET", DOMAINS, params={"watch": "true"}) as answer:
+            async for line in answer.aiter_lines():
+                seen.append(json.loads(line))
+                if len(seen) == 1:
+                    await store.apply(parse_manifest(adapter_body))
+                    await store.delete(REF)
+                else:
+                    break
+    assert [(event["type"], event["object"]["kind"]) for event in seen] == [
+        ("ADDED", "Domain"),
+        ("DELETED", "Domain"),
+    ]
+
+
+async def test_the_api_describes_itself(http: httpx.AsyncClient) -> None:
+    paths = (await http.get("/openapi.json")).json()["paths"]
+    assert set(paths[ROOT + "/namespaces/{namespace}/{plural}/{name}"]) == {"get", "put", "patch", "delete"}
