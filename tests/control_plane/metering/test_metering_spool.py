@@ -1,0 +1,206 @@
+"""The spool: what was acknowledged is read back, whatever happens to the last write."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hmi_control_plane.metering import SegmentFolder, Spool, SpoolInUseError, UsageEvent, request_events
+from hmi_control_plane.metering.events import from_cloud_event, to_cloud_event
+from hmi_control_plane.metering.segments import encode_line, read_segment
+from hmi_control_plane.storage import Meter
+
+MakeEvent = Callable[..., UsageEvent]
+
+
+def line(event: UsageEvent) -> bytes:
+    """Return the stored form of an event."""
+    return encode_line(to_cloud_event(event))
+
+
+def opened(folder: Path, **options: int) -> SegmentFolder:
+    """Return a folder of segments, taken."""
+    segments = SegmentFolder(folder, **options)
+    segments.open()
+    return segments
+
+
+def test_an_event_survives_the_way_to_cloud_events_and_back(make_event: MakeEvent) -> None:
+    for event in (
+        make_event(1),
+        make_event(2, adapter=None, version=3, request_id="r"),
+        make_event(3, tenant='tab\tbreak\nquote"'),
+    ):
+        text = to_cloud_event(event)
+        assert "\n" not in text
+        assert "\t" not in text
+        assert from_cloud_event(text) == event
+
+
+def test_events_of_a_request_have_ids_of_their_own(make_event: MakeEvent) -> None:
+    parts = [
+        request_events("/gw", "r1", make_event(1).time, "acme", name, ordinal=place, rows=2, prompt_tokens=9)
+        for place, name in enumerate(("spam", "topic"))
+    ]
+    events = [event for part in parts for event in part]
+    assert len({event.id for event in events}) == 6
+    assert {event.meter: event.quantity for event in parts[0]} == {
+        Meter.REQUESTS: 1,
+        Meter.ROWS: 2,
+        Meter.PROMPT_TOKENS: 9,
+    }
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=5),
+    cut=st.floats(0, 1),
+    noise=st.binary(max_size=40),
+)
+def test_a_crash_at_any_byte_of_the_last_write_drops_nothing_else(
+    make_event: MakeEvent, sizes: list[int], cut: float, noise: bytes
+) -> None:
+    numbers = iter(range(100))
+    writes = [b"".join(line(make_event(next(numbers))) for _ in range(size)) for size in sizes]
+    kept = writes[-1][: int(cut * len(writes[-1]))]
+    with tempfile.TemporaryDirectory() as folder:
+        segment = Path(folder) / "000000000001.events"
+        segment.write_bytes(b"".join(writes[:-1]) + kept + noise)
+        contents = read_segment(segment)
+    found = [event.quantity for event in contents.events]
+    assert found == list(range(len(found)))
+    assert len(found) >= sum(sizes[:-1])
+    assert contents.damaged == 0
+
+
+def test_damage_before_good_lines_is_told_from_a_torn_end(spool_folder: Path, make_event: MakeEvent) -> None:
+    spool_folder.mkdir()
+    good, bad = line(make_event(1)), line(make_event(2)).replace(b"acme", b"evil")
+    segment = spool_folder / "1.events"
+    segment.write_bytes(good + bad + line(make_event(3)) + bad + b"torn")
+    contents = read_segment(segment)
+    assert [event.quantity for event in contents.events] == [1, 3]
+    assert contents.damaged == 1
+    assert contents.torn == len(bad) + len(b"torn")
+
+
+def test_a_failed_write_leaves_nothing_behind(
+    spool_folder: Path, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segments = opened(spool_folder)
+    segments.append([line(make_event(1))])
+
+    def half(descriptor: int, data: memoryview) -> int:
+        if len(data) < 20:
+            raise OSError(28, "No space left on device")
+        return real_write(descriptor, data[:20])
+
+    real_write = os.write
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", half)
+        with pytest.raises(OSError, match="No space"):
+            segments.append([line(make_event(2))])
+    segments.append([line(make_event(3))])
+    read = [event.quantity for path in segments.seal() for event in read_segment(path).events]
+    assert read == [1, 3]
+    segments.close()
+
+
+def test_segments_are_sealed_at_their_size(spool_folder: Path, make_event: MakeEvent) -> None:
+    segments = opened(spool_folder, segment_bytes=1)
+    for number in range(3):
+        segments.append([line(make_event(number))])
+    assert len(segments.seal()) == 3
+    segments.close()
+
+
+def test_one_process_has_the_folder(spool_folder: Path) -> None:
+    first = opened(spool_folder)
+    with pytest.raises(SpoolInUseError):
+        opened(spool_folder)
+    first.close()
+    opened(spool_folder).close()
+
+
+def test_what_waits_shares_one_sync(
+    spool_folder: Path, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    real_sync = os.fdatasync
+
+    def counted(descriptor: int) -> None:
+        syncs.append(descriptor)
+        real_sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+
+    async def many() -> None:
+        spool = Spool(spool_folder)
+        spool.open()
+        await asyncio.gather(*(spool.append([make_event(number)]) for number in range(200)))
+        await spool.close()
+
+    asyncio.run(many())
+    [segment] = spool_folder.glob("*.events")
+    assert {event.quantity for event in read_segment(segment).events} == set(range(200))
+    assert len(syncs) <= 2
+
+
+def test_a_cancelled_request_does_not_disturb_the_others(spool_folder: Path, make_event: MakeEvent) -> None:
+    async def run() -> None:
+        spool = Spool(spool_folder)
+        spool.open()
+        first, second = (asyncio.create_task(spool.append([make_event(number)])) for number in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        await spool.close()
+
+    asyncio.run(run())
+    [segment] = spool_folder.glob("*.events")
+    assert len(read_segment(segment).events) == 2
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from hmi_control_plane.metering.segments import SegmentFolder, encode_line, read_segment
+from hmi_control_plane.metering.events import from_cloud_event, to_cloud_event
+segments = SegmentFolder(Path(sys.argv[1]), segment_bytes=2_000)
+segments.open()
+template = sys.stdin.readline().rstrip("\\n")
+for number in range(1_000_000):
+    segments.append([encode_line(template.replace('"id":"0"', f'"id":"{number}"'))])
+    print(number, flush=True)
+"""
+
+
+def test_a_process_killed_at_any_moment_loses_nothing_it_acknowledged(
+    spool_folder: Path, make_event: MakeEvent
+) -> None:
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, spool_folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    writer.stdin.write(to_cloud_event(make_event(0)) + "\n")
+    writer.stdin.flush()
+    acknowledged = [int(writer.stdout.readline()) for _ in range(50)]
+    writer.kill()
+    acknowledged += [
+        int(rest) for rest in writer.communicate()[0].splitlines(keepends=True) if rest.endswith("\n")
+    ]
+    segments = opened(spool_folder)
+    found = [int(event.id) for path in segments.seal() for event in read_segment(path).events]
+    assert found[: len(acknowledged)] == acknowledged
+    assert len(found) - len(acknowledged) <= 1
+    segments.close()

@@ -1,0 +1,140 @@
+"""Usage reports: sums by window and group, page by page, on both databases."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from hmi_api.errors import InvalidInput
+from hmi_control_plane.metering import UsageEvent, quantities, record
+from hmi_control_plane.metering.usage import Bucket, Group, UsageLine, UsageQuery, report
+from hmi_control_plane.storage import Database, Meter
+
+START = datetime(2026, 1, 30, 23, 0, tzinfo=UTC)
+END = START + timedelta(days=60)
+
+
+@pytest.fixture
+def ledger(database: Database, make_event: Callable[..., UsageEvent]) -> Database:
+    """A ledger with an event every six hours: two tenants, two adapters, two meters."""
+    events = [
+        make_event(
+            1,
+            id=f"{step}",
+            time=START + timedelta(hours=6 * step),
+            tenant=("acme", "bolt")[step % 2],
+            adapter=("spam", None)[step // 2 % 2],
+            meter=(Meter.ROWS, Meter.PROMPT_TOKENS)[step // 4 % 2],
+        )
+        for step in range(160)
+    ]
+    with database.write() as session:
+        record(session, events, END)
+    return database
+
+
+def all_lines(database: Database, **query: Any) -> list[UsageLine]:
+    """Read all pages of a report."""
+    lines: list[UsageLine] = []
+    after = None
+    while True:
+        with database.read() as session:
+            page = report(session, UsageQuery(START, END, after=after, **query))
+        assert len(page.lines) <= query.get("limit", 100)
+        lines += page.lines
+        after = page.next
+        if after is None:
+            return lines
+
+
+def test_meters_are_never_added_together(ledger: Database) -> None:
+    lines = all_lines(ledger)
+    assert [(line.meter, line.quantity) for line in lines] == [(Meter.PROMPT_TOKENS, 80), (Meter.ROWS, 80)]
+    assert {(line.start, line.tenant, line.adapter) for line in lines} == {(None, None, None)}
+
+
+def test_groups_split_and_filters_select(ledger: Database) -> None:
+    lines = all_lines(ledger, groups=frozenset(Group), tenant="bolt", meter=Meter.ROWS)
+    assert [(line.tenant, line.adapter, line.quantity) for line in lines] == [
+        ("bolt", None, 20),
+        ("bolt", "spam", 20),
+    ]
+    [line] = all_lines(ledger, tenant="acme", adapter="spam", meter=Meter.ROWS)
+    assert line.quantity == 20
+
+
+@pytest.mark.parametrize(
+    ("bucket", "first"),
+    [(Bucket.HOUR, "2026-01-30T23"), (Bucket.DAY, "2026-01-30T00"), (Bucket.MONTH, "2026-01-01T00")],
+)
+def test_windows_start_at_full_units_in_utc(ledger: Database, bucket: Bucket, first: str) -> None:
+    lines = all_lines(ledger, bucket=bucket, meter=Meter.ROWS)
+    assert lines[0].start == f"{first}:00:00Z"
+    assert sum(line.quantity for line in lines) == 80
+    starts = [line.start for line in lines]
+    assert starts == sorted(set(starts), key=str)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+def test_pages_together_are_the_report(ledger: Database, limit: int) -> None:
+    whole = all_lines(ledger, bucket=Bucket.DAY, groups=frozenset(Group), limit=1000)
+    assert all_lines(ledger, bucket=Bucket.DAY, groups=frozenset(Group), limit=limit) == whole
+
+
+def test_a_window_is_half_open(ledger: Database) -> None:
+    with ledger.read() as session:
+        page = report(session, UsageQuery(START, START + timedelta(hours=6)))
+    assert sum(line.quantity for line in page.lines) == 1
+
+
+def test_quantities_of_a_tenant_come_by_adapter_and_meter(ledger: Database) -> None:
+    with ledger.read() as session:
+        found = {(q.adapter, q.meter): q.quantity for q in quantities(session, "acme", START, END)}
+    assert found == {
+        (adapter, meter): 20 for adapter in ("spam", None) for meter in (Meter.ROWS, Meter.PROMPT_TOKENS)
+    }
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "bnVsbA==", "WzEsMiwzLDRd", "é"])
+def test_a_wrong_cursor_or_window_is_refused(ledger: Database, cursor: str) -> None:
+    with ledger.read() as session:
+        with pytest.raises(InvalidInput, match="InvalidCursor"):
+            report(session, UsageQuery(START, END, after=cursor))
+        with pytest.raises(InvalidInput, match="EmptyWindow"):
+            report(session, UsageQuery(END, START))
+
+
+def test_over_http_a_tenant_sees_its_own_use_and_an_administrator_everyones(
+    ledger: Database, cluster: Any
+) -> None:
+    cluster.internal("PUT", "/tenants/acme")
+    key = cluster.admin("POST", "/tenants/acme/keys", {"name": "test"})["key"]
+    window = {"from": START.isoformat(), "to": END.isoformat(), "meter": "rows"}
+    answer = cluster.client.get("/v1/usage", params=window, headers={"Authorization": f"Bearer {key}"})
+    line = {"start": None, "tenant": None, "adapter": None, "meter": "rows", "quantity": 40}
+    assert answer.json() == {"items": [line], "nextCursor": None}
+    everyone = cluster.admin("GET", "/usage", params=window | {"group_by": ["tenant"]})
+    assert [item["quantity"] for item in everyone["items"]] == [40, 40]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"from": "yesterday"},
+        {"from": "2026-01-01T00:00:00"},
+        {"from": "0001-01-01T00:00:00+14:00"},
+        {"to": "9999-12-31T23:59:59-14:00"},
+        {"bucket": "year"},
+        {"group_by": "colour"},
+        {"limit": "0"},
+        {"tenant": "a\x00b"},
+        {"unknown": "1"},
+    ],
+)
+def test_wrong_parameters_are_refused(cluster: Any, parameters: dict[str, str]) -> None:
+    response = cluster.client.get(
+        "/admin/v1/usage", params=parameters, headers={"Authorization": "Bearer admin-key-of-the-tests"}
+    )
+    assert response.status_code == 422
+    assert response.json()["error"]["type"] == "invalid_request_error"
