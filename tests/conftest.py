@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -83,7 +84,7 @@ def _runnable(binaries: Path, user: str, folder: Path) -> Path:
     return binaries
 
 
-def _as(user: str) -> dict[str, object]:
+def _as(user: str) -> dict[str, Any]:
     if os.geteuid() != 0:
         return {"cwd": "/"}
     entry = pwd.getpwnam(user)

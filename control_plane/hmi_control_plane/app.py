@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import make_url
 from starlette.concurrency import run_in_threadpool
 
+from hmi_api.errors import ErrorBody
 from hmi_control_plane import admin_api, billing, errors, gateway, health, internal_api, metering
 from hmi_control_plane.auth import Authenticator, require_token
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
@@ -53,7 +54,11 @@ def create_app(settings: Settings, *, runtimes: httpx.AsyncBaseTransport | None 
     _make_database_folder(settings.database_url)
     parts = _make_parts(settings, runtimes)
     app = FastAPI(
-        title="HMI control plane", version="1", description=_DESCRIPTION, lifespan=_lifespan(settings, parts)
+        title="HMI control plane",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=_lifespan(settings, parts),
+        responses={"default": {"model": ErrorBody, "description": "An error, in OpenAI's shape."}},
     )
     errors.install(app)
     # The last one added is the outermost.
