@@ -135,6 +135,10 @@ class Residency:
         if last:
             self.disk.erase(digest)
 
+    def served(self, adapter: AdapterId) -> LoadedAdapter:
+        """Return what serves a version; ``KeyError`` when nothing does."""
+        return self._served[adapter]
+
     @property
     def registered(self) -> int:
         """Adapter versions that are served."""

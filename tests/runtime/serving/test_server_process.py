@@ -104,7 +104,8 @@ class ScriptedControlPlane:
         @app.get("/internal/v1/runtimes/{_}/desired")
         async def desired(_: str, since: int, wait: float) -> DesiredState:
             until = time.monotonic() + min(wait, 0.5)
-            while since == self.desired.revision and time.monotonic() < until:
+            # The test sets what is desired from its own thread: looked at, not signalled.
+            while since == self.desired.revision and time.monotonic() < until:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             if since == self.desired.revision:
                 return DesiredState(revision=since, full=False)

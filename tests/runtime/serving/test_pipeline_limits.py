@@ -1,0 +1,119 @@
+"""What a pipeline refuses, drops and finishes: full queues, late and cancelled requests, draining."""
+
+import threading
+
+import pytest
+
+from hmi_api.wire import AdapterServing, InferRow
+from hmi_runtime.cache import AdapterId
+from hmi_runtime.pipeline import Engine, Pipeline, PipelineLimits
+from hmi_runtime.pipeline.staging import StagedBatch
+from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.settings import RuntimeSettings
+
+LIMIT = 20.0
+ROW = InferRow(adapter="acme/topic", text="a wheel")
+
+
+class Gate:
+    """Holds an engine's batches until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        self.reached = threading.Event()
+        self.rows = 0
+        compute = Engine.compute
+
+        def gated(engine: Engine, batch: StagedBatch):  # type: ignore[no-untyped-def]
+            self.rows += len(batch.rows)
+            self.reached.set()
+            assert self.open.wait(LIMIT)
+            return compute(engine, batch)
+
+        monkeypatch.setattr(Engine, "compute", gated)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
+@pytest.fixture
+def settings(settings: RuntimeSettings) -> RuntimeSettings:
+    return settings.model_copy(update={"max_queue": 10, "request_timeout_seconds": 10.0})
+
+
+@pytest.fixture
+def pipeline(world, gate: Gate, residency: Residency) -> Pipeline:  # type: ignore[no-untyped-def]
+    domain = world.domain("bikes/repair")
+    adapter: AdapterServing = world.adapter("acme/topic", domain)
+    residency.serve(residency.load(adapter, domain))
+    return residency.pipeline
+
+
+def test_beyond_a_full_queue_rows_are_refused_with_the_reason(pipeline: Pipeline, gate: Gate) -> None:
+    waiting = [pipeline.submit([ROW]) for _ in range(10)]
+    (refused,) = pipeline.submit([ROW]).result(LIMIT)
+    assert refused.error is not None
+    assert (refused.error.status, refused.error.reason) == (503, "Overloaded")
+    gate.open.set()
+    assert all(future.result(LIMIT)[0].error is None for future in waiting)
+    assert pipeline.submit([ROW]).result(LIMIT)[0].error is None
+
+
+def test_a_cancelled_request_is_not_computed(pipeline: Pipeline, gate: Gate) -> None:
+    first = pipeline.submit([ROW])
+    assert gate.reached.wait(LIMIT)
+    cancelled = [pipeline.submit([ROW]) for _ in range(3)]
+    assert all(future.cancel() for future in cancelled)
+    gate.open.set()
+    assert first.result(LIMIT)[0].error is None
+    assert pipeline.drain(LIMIT)
+    assert gate.rows <= 1 + 1  # one more may have been staged before it was cancelled
+
+
+def test_a_late_request_gets_its_answer_without_being_computed(
+    pipeline: Pipeline, residency: Residency, gate: Gate
+) -> None:
+    late = Pipeline(residency.cache, PipelineLimits(request_timeout=-1.0))
+    (engine,) = pipeline.engines()
+    late.add_engine(engine)
+    late.set_route(engine.key, residency.served(AdapterId("acme/topic", 1)).route)
+    (result,) = late.submit([ROW]).result(LIMIT)
+    assert result.error is not None
+    assert (result.error.status, result.error.reason) == (504, "DeadlineExceeded")
+    assert gate.rows == 0
+    assert late.drain(LIMIT)
+
+
+def test_draining_answers_what_is_under_way_and_takes_nothing_new(pipeline: Pipeline, gate: Gate) -> None:
+    under_way = [pipeline.submit([ROW, ROW]) for _ in range(3)]
+    assert gate.reached.wait(LIMIT)
+    drained: list[bool] = []
+    draining = threading.Thread(target=lambda: drained.append(pipeline.drain(LIMIT)))
+    pipeline.refuse_new()
+    draining.start()
+    (refused,) = pipeline.submit([ROW]).result(LIMIT)
+    assert refused.error is not None
+    assert (refused.error.status, refused.error.reason) == (503, "Draining")
+    gate.open.set()
+    draining.join(LIMIT)
+    assert drained == [True]
+    assert all(row.error is None for future in under_way for row in future.result(LIMIT))
+
+
+def test_a_batch_that_fails_is_answered_and_the_next_one_goes_on(
+    pipeline: Pipeline, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.open.set()
+    with monkeypatch.context() as broken:
+        broken.setattr(Engine, "compute", lambda *_: 1 / 0)
+        (result,) = pipeline.submit([ROW]).result(LIMIT)
+    assert result.error is not None
+    assert (result.error.status, result.error.reason) == (500, "InferenceFailed")
+    assert pipeline.submit([ROW]).result(LIMIT)[0].error is None
+
+
+def test_an_empty_request_has_an_empty_answer(pipeline: Pipeline, gate: Gate) -> None:
+    assert pipeline.submit([]).result(LIMIT) == []
+    gate.open.set()

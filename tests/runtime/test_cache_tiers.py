@@ -1,0 +1,344 @@
+"""The tiers: one load for many callers, failures that stay alone, budgets that hold under threads."""
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.errors import Damaged, HmiError, NotReady
+from hmi_api.names import digest_bytes
+from hmi_runtime.cache import AdapterCache, AdapterId, DiskTier, Tier
+
+LIMIT = 20.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Weights that are only a size."""
+
+    nbytes: int
+    name: str
+
+
+@dataclass
+class Pool:
+    """Device memory that remembers what stands where."""
+
+    slots: dict[int, Block] = field(default_factory=dict)
+
+    def write(self, slot: int, weights: Block) -> None:
+        if weights.name.startswith("too-large"):
+            raise Damaged("AdapterTooLarge", "It does not fit a slot.")
+        self.slots[slot] = weights
+
+
+@dataclass
+class Counts:
+    """Keeps what a cache tells."""
+
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def loaded(self, tier: Tier, seconds: float, *, failed: bool) -> None:
+        self.seen[f"{'failed' if failed else 'loaded'} {tier}"] += 1
+
+    def hit(self, tier: Tier) -> None:
+        self.seen[f"hit {tier}"] += 1
+
+    def evicted(self, source: Tier, target: Tier) -> None:
+        self.seen[f"{source} to {target}"] += 1
+
+
+def ref(name: str, size: int = 10) -> ArtifactRef:
+    digest = digest_bytes(name.encode())
+    return ArtifactRef(kind=ArtifactKind.ADAPTER, uri=name, digest=digest, bytes=size)
+
+
+def adapter(name: str) -> AdapterId:
+    return AdapterId(f"tenant/{name}", 1)
+
+
+class Holder:
+    """Waits for a cache's answer."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self.error: HmiError | None = None
+
+    def __call__(self, error: HmiError | None) -> None:
+        self.error = error
+        self._done.set()
+
+    @property
+    def answered(self) -> bool:
+        return self._done.is_set()
+
+    def wait(self) -> HmiError | None:
+        assert self._done.wait(LIMIT)
+        return self.error
+
+
+@dataclass
+class Fixture:
+    cache: AdapterCache[Block]
+    counts: Counts
+    loads: Counter[str]
+    gate: threading.Event
+    broken: set[str]
+    now: list[float]
+
+    def register(self, *names: str, pinned: bool = False) -> None:
+        for name in names:
+            self.cache.register(adapter(name), ref(name), pinned=pinned)
+
+    def hold(self, name: str) -> Holder:
+        holder = Holder()
+        self.cache.hold(adapter(name), holder)
+        return holder
+
+    def use_once(self, name: str) -> HmiError | None:
+        error = self.hold(name).wait()
+        if error is None:
+            self.cache.release(adapter(name))
+        return error
+
+
+@pytest.fixture
+def made():  # type: ignore[no-untyped-def]
+    counts, loads, gate, broken, now = Counts(), Counter[str](), threading.Event(), set[str](), [0.0]
+    gate.set()
+
+    def load(wanted: AdapterId, artifact: ArtifactRef) -> Block:
+        loads[artifact.uri] += 1
+        assert gate.wait(LIMIT)
+        if artifact.uri in broken:
+            raise Damaged("DigestMismatch", "The bytes were altered.")
+        return Block(10, artifact.uri)
+
+    with ThreadPoolExecutor(4) as loaders:
+        cache = AdapterCache(
+            load, loaders, host_limit=50, room_wait=0.05, events=counts, clock=lambda: now[0]
+        )
+        yield Fixture(cache, counts, loads, gate, broken, now)
+        gate.set()
+
+
+def test_registering_reads_nothing(made: Fixture) -> None:
+    for number in range(10_000):
+        made.register(f"a{number}")
+    assert made.loads.total() == 0
+    assert made.use_once("a9999") is None
+    assert made.loads.total() == 1
+
+
+def test_many_callers_share_one_load(made: Fixture) -> None:
+    made.register("a")
+    made.gate.clear()
+    holders = [made.hold("a") for _ in range(20)]
+    made.gate.set()
+    assert [holder.wait() for holder in holders] == [None] * 20
+    assert made.loads["a"] == 1
+    for _ in holders:
+        made.cache.release(adapter("a"))
+
+
+def test_a_slow_load_keeps_nobody_else_waiting(made: Fixture) -> None:
+    made.register("slow", "there")
+    assert made.use_once("there") is None
+    made.gate.clear()
+    slow = made.hold("slow")
+    assert made.use_once("there") is None
+    assert not slow.answered
+    made.gate.set()
+    assert slow.wait() is None
+    made.cache.release(adapter("slow"))
+
+
+def test_least_recently_used_leaves_first_and_what_is_used_stays(made: Fixture) -> None:
+    names = [f"a{number}" for number in range(5)]
+    made.register(*names, "new")
+    for name in names:
+        made.use_once(name)
+    assert made.hold("a0").wait() is None  # in use now, and the most recent
+    made.use_once("new")
+    assert [held.key for held in made.cache.resident()] == [
+        f"tenant/{name}" for name in ("a2", "a3", "a4", "a0", "new")
+    ]
+    assert made.counts.seen["host to disk"] == 1
+    made.cache.release(adapter("a0"))
+
+
+def test_when_all_is_in_use_a_load_waits_for_room_and_then_says_so(made: Fixture) -> None:
+    names = [f"a{number}" for number in range(5)]
+    made.register(*names, "more")
+    for name in names:
+        assert made.hold(name).wait() is None
+    error = made.use_once("more")
+    assert isinstance(error, NotReady)
+    assert error.reason == "HostBudgetFull"
+    made.cache.release(adapter("a3"))
+    made.now[0] += 10  # the failure is forgotten
+    assert made.use_once("more") is None
+    for name in ("a0", "a1", "a2", "a4"):
+        made.cache.release(adapter(name))
+
+
+def test_pinned_adapters_stay_while_pins_keep_to_their_half(made: Fixture) -> None:
+    made.register("p0", "p1", "p2", pinned=True)  # the third exceeds half of the budget
+    made.register(*(f"a{number}" for number in range(9)))
+    for name in ("p0", "p1", "p2", *(f"a{number}" for number in range(9))):
+        assert made.use_once(name) is None
+    resident = {held.key for held in made.cache.resident()}
+    assert {"tenant/p0", "tenant/p1"} <= resident
+    assert "tenant/p2" not in resident
+
+
+def test_a_broken_adapter_fails_alone_and_is_not_read_again_at_once(made: Fixture) -> None:
+    made.register("good", "bad")
+    made.broken.add("bad")
+    error = made.use_once("bad")
+    assert error is not None
+    assert error.reason == "DigestMismatch"
+    assert made.use_once("bad") is error
+    assert made.loads["bad"] == 1
+    assert made.use_once("good") is None
+    made.broken.clear()
+    made.now[0] += 10
+    assert made.use_once("bad") is None
+
+
+def test_an_unknown_adapter_is_an_answer_not_a_crash(made: Fixture) -> None:
+    error = made.use_once("never-registered")
+    assert error is not None
+    assert error.reason == "NotRegistered"
+
+
+def test_a_forgotten_adapter_leaves_when_its_last_user_does(made: Fixture) -> None:
+    made.register("a")
+    assert made.hold("a").wait() is None
+    made.cache.forget(adapter("a"))
+    assert made.cache.weights(adapter("a")).name == "a"
+    made.cache.release(adapter("a"))
+    assert made.cache.host_used == 0
+
+
+def test_slots_are_written_once_and_leave_with_host_memory(made: Fixture) -> None:
+    pool = Pool()
+    tier = made.cache.add_slots(4, pool)
+    made.register(*(f"a{number}" for number in range(6)))
+    for name in ("a0", "a1"):
+        assert made.hold(name).wait() is None
+    for _ in range(2):
+        with tier.leased([adapter("a0"), adapter("a1")]) as lease:
+            assert {pool.slots[slot].name for slot in lease.slots.values()} == {"a0", "a1"}
+    assert made.counts.seen["loaded device"] == 2
+    for name in ("a0", "a1"):
+        made.cache.release(adapter(name))
+    for number in range(2, 6):
+        made.use_once(f"a{number}")  # a0 leaves host memory for these
+    assert tier.resident() == [adapter("a1")]
+
+
+def test_an_adapter_that_no_slot_takes_fails_alone(made: Fixture) -> None:
+    tier = made.cache.add_slots(4, Pool())
+    made.register("good", "too-large")
+    for name in ("good", "too-large"):
+        assert made.hold(name).wait() is None
+    with tier.leased([adapter("too-large"), adapter("good")]) as lease:
+        assert list(lease.slots) == [adapter("good")]
+        assert lease.failed[adapter("too-large")].reason == "AdapterTooLarge"
+    for name in ("good", "too-large"):
+        made.cache.release(adapter(name))
+
+
+def test_a_lease_never_gets_a_slot_that_a_batch_under_way_uses(made: Fixture) -> None:
+    pool = Pool()
+    tier = made.cache.add_slots(4, pool)
+    made.register(*(f"a{number}" for number in range(5)))
+    for number in range(5):
+        assert made.hold(f"a{number}").wait() is None
+    first = tier.lease([adapter("a0"), adapter("a1")])
+    second = tier.lease([adapter("a2"), adapter("a3")])
+    waiting: list[int] = []
+    thread = threading.Thread(target=lambda: waiting.extend(tier.lease([adapter("a4")]).slots.values()))
+    thread.start()
+    thread.join(0.02)
+    assert not waiting
+    tier.end(first)
+    thread.join(LIMIT)
+    assert waiting[0] in first.slots.values()
+    assert {pool.slots[slot].name for slot in second.slots.values()} == {"a2", "a3"}
+
+
+def test_the_budget_holds_under_many_threads(made: Fixture) -> None:
+    names = [f"a{number}" for number in range(30)]
+    made.register(*names)
+    most = 0
+
+    def work(seed: int) -> None:
+        nonlocal most
+        random = Random(seed)  # noqa: S311 (which adapter is no secret)
+        for _ in range(100):
+            name = random.choice(names)
+            if made.hold(name).wait() is None:
+                assert made.cache.weights(adapter(name)).name == name
+                most = max(most, made.cache.host_used)
+                made.cache.release(adapter(name))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert 0 < most <= 50
+
+
+# --- disk -------------------------------------------------------------------------------------------
+
+
+def store_into(fetched: Counter[str]):  # type: ignore[no-untyped-def]
+    def fetch(artifact: ArtifactRef, folder: Path) -> Path:
+        fetched[artifact.uri] += 1
+        if artifact.uri == "gone":
+            raise Damaged("ArtifactMissing", "It is not in the store.")
+        path = folder / "adapter" / artifact.digest.removeprefix("sha256:")
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "data").write_bytes(bytes(artifact.bytes))
+        return path
+
+    return fetch
+
+
+def test_disk_keeps_to_its_budget_and_to_what_is_read(tmp_path: Path) -> None:
+    fetched: Counter[str] = Counter()
+    disk = DiskTier(tmp_path, 30, store_into(fetched))
+    first = disk.acquire(ref("a"))
+    for name in ("b", "c", "d"):
+        disk.acquire(ref(name))
+        disk.release(ref(name).digest)
+    assert first.exists()
+    assert disk.used == 30
+    assert len(list((tmp_path / "adapter").iterdir())) == 3
+    with pytest.raises(NotReady, match="DiskBudgetFull"):
+        disk.acquire(ref("large", 25))
+    disk.erase(ref("a").digest)
+    assert first.exists()  # somebody reads it
+    disk.release(ref("a").digest)
+    assert not first.exists()
+
+
+def test_a_fetch_that_fails_leaves_no_trace(tmp_path: Path) -> None:
+    disk = DiskTier(tmp_path, 30, store_into(Counter()))
+    with pytest.raises(Damaged):
+        disk.acquire(ref("gone"))
+    assert disk.used == 0
+
+
+def test_copies_of_an_earlier_process_are_counted(tmp_path: Path) -> None:
+    earlier = DiskTier(tmp_path, 30, store_into(Counter()))
+    for name in ("a", "b"):
+        earlier.acquire(ref(name))
+    later = DiskTier(tmp_path, 15, store_into(Counter()))
+    assert later.used == 10
+    assert len(list((tmp_path / "adapter").iterdir())) == 1
