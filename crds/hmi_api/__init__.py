@@ -1,5 +1,6 @@
 """The contract: resource types, conditions, errors, artifact manifests and internal wire types.
 
-Belongs here: what two or more planes must agree on, as pydantic types and pure functions.
-Forbidden here: I/O, torch, SQL, HTTP servers, and imports of any other HMI package.
+Belongs here: what two or more planes must agree on, as pydantic types and pure functions, and what is
+generated from them (``crd`` and ``reference``, which write files only when run as programs).
+Forbidden here: other I/O, torch, SQL, HTTP servers, and imports of any other HMI package.
 """

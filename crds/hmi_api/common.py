@@ -101,7 +101,7 @@ class CommonStatus(ApiModel):
     artifact: ArtifactStatus | None = Field(default=None, description="Artifact of that version.")
     metrics: dict[str, float] = Field(default_factory=dict, description="Measured on held-out rows.")
     job_ref: str | None = Field(default=None, description="The training run or Job at work, if any.")
-    progress: str | None = Field(default=None, description="How far that run is, such as 120/400.")
+    progress: str | None = Field(default=None, description="How far that run is, such as training 120/400.")
 
 
 def dump(model: BaseModel) -> dict[str, Any]:

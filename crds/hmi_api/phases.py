@@ -14,7 +14,7 @@ class Phase(StrEnum):
         member.meaning = meaning
         return member
 
-    PENDING = "Pending", "A training run is being started."
+    PENDING = "Pending", "A training run is being started, or waits for its turn."
     WAITING = "Waiting", "Something it stands on is missing or not published yet."
     TRAINING = "Training", "The first version is being made."
     RETRYING = "Retrying", "A run failed for a passing cause and is tried again."

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     DOMAIN_READY = "DomainReady", "Nothing: the Domain has a published version."
     NOT_LIMITED = "NotLimited", "Nothing: no quota is set."
     STARTING = "Starting", "Nothing: a training run is being created."
+    QUEUED = "Queued", "Nothing: other training runs on this machine come first."
     RUNNING = "Running", "Nothing: status.progress says how far the run is."
     RETRYING = "Retrying", "Nothing: the run failed for a passing cause and is tried again."
     PROCESS_DIED = "ProcessDied", "Read the run's log; often too little memory."

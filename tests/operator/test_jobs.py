@@ -50,7 +50,7 @@ async def test_the_next_run_waits_for_its_place(jobs: SubprocessJobs) -> None:
     await jobs.start(second)
     view = await jobs.observe(second)
     assert view is not None
-    assert view.alive
+    assert (view.alive, view.queued) == (True, True)
     assert not (jobs.work_dir(second) / "began").exists()
     await jobs.stop("run-1")
     await until((jobs.work_dir(second) / "began").exists)

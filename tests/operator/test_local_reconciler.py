@@ -236,6 +236,17 @@ async def test_deleting_erases_everything_but_waits_for_what_stands_on_it(
 
 
 @pytest.mark.anyio
+async def test_a_control_plane_that_is_away_for_a_while_costs_nothing_but_time(
+    served: Any, tmp_path: Path, domain_body: dict[str, Any]
+) -> None:
+    served.plane.failures_to_come = 6
+    async with running(served, tmp_path) as system:
+        await system.apply(domain_body)
+        status = await system.reached(DOMAIN, ready)
+        assert is_true(status.conditions, "Accepted")
+
+
+@pytest.mark.anyio
 async def test_what_the_control_plane_refuses_is_said_in_the_status(
     served: Any, tmp_path: Path, domain_body: dict[str, Any]
 ) -> None:

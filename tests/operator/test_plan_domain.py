@@ -200,6 +200,13 @@ def test_a_run_without_a_process_is_resumed_a_few_times_and_then_failed() -> Non
     assert stop.failure.reason == "ProcessDied"
 
 
+def test_a_run_that_waits_for_its_turn_says_so() -> None:
+    run = run_of(domain(), DIGEST, RunState.PENDING)
+    plan = plan_domain(domain(), domain_world(domain(), run=run, job=JobView(alive=True, queued=True)))
+    assert reason(plan.status.conditions, "CorpusReady") == ("Unknown", "Queued")
+    assert plan.status.phase == "Pending"
+
+
 def test_a_passing_failure_is_tried_again_with_growing_waits_and_an_end() -> None:
     waits = []
     for attempt in range(MAX_ATTEMPTS):

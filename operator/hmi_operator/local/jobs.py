@@ -31,6 +31,7 @@ class _Job:
 
     run: RunView
     task: asyncio.Task[None] | None = None
+    placed: bool = False
     crashes: int = 0
     ended_at: datetime | None = None
 
@@ -83,7 +84,7 @@ class SubprocessJobs:
         """Return what is known of the run's process; None when it never had one here."""
         job = self._jobs.get(run.id)
         if job is not None:
-            return JobView(job.alive, job.crashes, job.ended_at)
+            return JobView(job.alive, job.crashes, job.ended_at, queued=job.alive and not job.placed)
         return None
 
     async def stop(self, run_id: str) -> None:
@@ -110,7 +111,9 @@ class SubprocessJobs:
 
     async def _do(self, job: _Job) -> None:
         """Wait for a place, run the process to its end and tell of it."""
+        job.placed = False
         async with self._places:
+            job.placed = True
             await self._wait_for_orphan(job.run)
             code = await self._run_process(job)
         job.ended_at = datetime.now(UTC)

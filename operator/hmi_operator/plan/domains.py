@@ -131,7 +131,7 @@ def _at_work(
         update={
             "phase": phase_of(outlook.standpoint, published=current is not None, ready=current is not None),
             "job_ref": run.id if run else None,
-            "progress": progress_text(run.progress) if run and not up_to_date else None,
+            "progress": progress_text(outlook),
         }
     )
     return Plan(status, declare + outlook.steps, outlook.requeue_after)

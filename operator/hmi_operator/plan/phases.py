@@ -6,6 +6,7 @@ from hmi_operator.plan.runs import Standpoint
 _WITHOUT_VERSION = {
     Standpoint.SUSPENDED: Phase.SUSPENDED.value,
     Standpoint.STARTING: Phase.PENDING.value,
+    Standpoint.QUEUED: Phase.PENDING.value,
     Standpoint.RUNNING: Phase.TRAINING.value,
     Standpoint.RETRYING: Phase.RETRYING.value,
     Standpoint.FAILED: Phase.FAILED.value,
@@ -14,6 +15,7 @@ _WITHOUT_VERSION = {
 _WITH_VERSION = {
     Standpoint.SUSPENDED: Phase.SUSPENDED.value,
     Standpoint.STARTING: Phase.UPDATING.value,
+    Standpoint.QUEUED: Phase.UPDATING.value,
     Standpoint.RUNNING: Phase.UPDATING.value,
     Standpoint.RETRYING: Phase.UPDATING.value,
     Standpoint.FAILED: Phase.DEGRADED.value,

@@ -28,6 +28,7 @@ class Standpoint(Enum):
     UP_TO_DATE = auto()
     SUSPENDED = auto()
     STARTING = auto()
+    QUEUED = auto()
     RUNNING = auto()
     RETRYING = auto()
     FAILED = auto()
@@ -114,7 +115,8 @@ def _stop_superseded(run: RunView | None, wanted: str) -> tuple[Step, ...]:
 def _look_at_active(facts: RunFacts, run: RunView) -> Outlook:
     job = facts.job
     if job is not None and job.alive:
-        return Outlook(Standpoint.RUNNING, run=run, requeue_after=POLL_SECONDS)
+        standpoint = Standpoint.QUEUED if job.queued else Standpoint.RUNNING
+        return Outlook(standpoint, run=run, requeue_after=POLL_SECONDS)
     if facts.suspended:
         return Outlook(Standpoint.SUSPENDED, run=run)
     crashes = job.crashes if job is not None else 0

@@ -8,9 +8,12 @@ from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.runs import Outlook, Standpoint
 
 
-def progress_text(progress: RunProgress | None) -> str | None:
-    """Return how far a run is, such as ``training 120/400``."""
-    return f"{progress.stage} {progress.step}/{progress.total}" if progress else None
+def progress_text(outlook: Outlook) -> str | None:
+    """Return how far the run at work is, such as ``training 120/400``; None when none is at work."""
+    progress = outlook.run.progress if outlook.run else None
+    if progress is None or outlook.standpoint not in (Standpoint.RUNNING, Standpoint.QUEUED):
+        return None
+    return f"{progress.stage} {progress.step}/{progress.total}"
 
 
 def write_waiting(writer: ConditionWriter, types: Sequence[str], reason: str, message: str) -> None:
@@ -43,6 +46,8 @@ def write_stages(
         writer.false(types[at], reason, outlook.message)
     elif standpoint is Standpoint.RETRYING:
         writer.unknown(types[at], Reason.RETRYING, outlook.message)
+    elif standpoint is Standpoint.QUEUED:
+        writer.unknown(types[at], Reason.QUEUED, f"Training run {run.id} waits for its turn.")
     else:
         writer.unknown(types[at], Reason.RUNNING, f"Training run {run.id} is at work.")
     write_waiting(writer, types[at + 1 :], Reason.WAITING, f"Comes after {types[at]}.")

@@ -18,6 +18,8 @@ class JobView:
     """Times it ended while its run had not."""
     ended_at: datetime | None = None
     """When it last ended."""
+    queued: bool = False
+    """Alive only in that it waits for its turn."""
 
 
 @dataclass(frozen=True)
