@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from hmi_api.artifacts import WireModel
 from hmi_api.common import DnsLabel
 from hmi_control_plane.billing.bill import NO_PRICE, UNIT_OF, Bill
-from hmi_control_plane.billing.money import Amount, Currency, UnitPrice, minor_digits
+from hmi_control_plane.billing.money import Amount, Currency, UnitPrice, minor_digits, rounded
 from hmi_control_plane.metering.moments import Moment
 from hmi_control_plane.storage import Invoice, InvoiceState, Meter, Price
 
@@ -135,7 +135,7 @@ class InvoiceBody(WireModel):
 
     @classmethod
     def of(cls, invoice: Invoice) -> Self:
-        """Return the body of a stored invoice."""
+        """Return the body of a stored invoice; storage drops an amount's trailing zeros."""
         return cls(
             id=invoice.id,
             state=InvoiceState(invoice.state),
@@ -152,12 +152,12 @@ class InvoiceBody(WireModel):
                     end=line.usage_end,
                     quantity=line.quantity,
                     unit_price=line.unit_price,
-                    amount=line.amount,
+                    amount=rounded(line.amount, invoice.currency),
                     note=line.description,
                 )
                 for line in invoice.lines
             ],
-            total=invoice.total,
+            total=rounded(invoice.total, invoice.currency),
             rounding=_rounding(invoice.currency),
             created_at=invoice.created_at,
             finalized_at=invoice.finalized_at,

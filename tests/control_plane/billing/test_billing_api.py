@@ -1,0 +1,78 @@
+"""Billing over HTTP: amounts are strings, the price list, bills and invoices."""
+
+from typing import Any
+
+import pytest
+
+ADMIN = {"Authorization": "Bearer admin-key-of-the-tests"}
+MARCH, APRIL = "2026-03-01T00:00:00Z", "2026-04-01T00:00:00Z"
+
+
+@pytest.fixture
+def tenant_headers(cluster: Any) -> dict[str, str]:
+    """The headers of a tenant that trained an adapter for two seconds, this month."""
+    cluster.domain()
+    cluster.adapter("spam")
+    key = cluster.admin("POST", "/tenants/acme/keys", {"name": "test"})["key"]
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_from_prices_to_a_bill(cluster: Any, tenant_headers: dict[str, str]) -> None:
+    price = {"meter": "training_seconds", "unitPrice": "0.0125", "effectiveFrom": MARCH}
+    assert cluster.admin("PUT", "/prices", price) == {**price, "unit": "second", "currency": "USD"}
+    cluster.admin("PUT", "/prices", price)
+    assert len(cluster.admin("GET", "/prices")["items"]) == 1
+    mine = cluster.client.get("/v1/bill", headers=tenant_headers).json()
+    assert mine == cluster.admin("GET", "/bills/acme")
+    [line] = mine["lines"]
+    assert (line["adapter"], line["quantity"], line["unit"]) == ("spam", 2, "second")
+    assert (line["unitPrice"], line["amount"], mine["total"]) == ("0.0125", "0.02", "0.02")
+    assert "half to even" in mine["rounding"]
+
+
+def test_the_life_of_an_invoice(cluster: Any, tenant_headers: dict[str, str]) -> None:
+    wanted = {"tenant": "acme", "from": MARCH, "to": APRIL, "currency": "EUR"}
+    draft = cluster.admin("POST", "/invoices", wanted)
+    assert (draft["state"], draft["total"], draft["from"]) == ("draft", "0.00", MARCH)
+    path = f"/v1/invoices/{draft['id']}"
+    assert cluster.client.get(path, headers=tenant_headers).status_code == 404
+    assert cluster.admin("POST", f"/invoices/{draft['id']}/finalize")["state"] == "final"
+    assert cluster.client.get(path, headers=tenant_headers).json()["state"] == "final"
+    assert cluster.admin("GET", "/invoices", params={"tenant": "acme"})["items"][0]["id"] == draft["id"]
+    assert cluster.admin("POST", f"/invoices/{draft['id']}/void")["state"] == "void"
+    assert cluster.admin("GET", f"/invoices/{draft['id']}")["voidedAt"] is not None
+
+
+@pytest.mark.parametrize(
+    "price", ["-1", "NaN", "Infinity", "1e400", "0.0000000000001", "", "a", 0.5, 1, None, ["1"], "1" * 40]
+)
+def test_what_is_no_price_is_refused(cluster: Any, price: Any) -> None:
+    body = {"meter": "rows", "unitPrice": price}
+    response = cluster.client.put("/admin/v1/prices", json=body, headers=ADMIN)
+    assert response.status_code == 422, response.text
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters"),
+    [
+        ("/bills/acme", {"from": "9999-12-31T00:00:00Z"}),
+        ("/bills/acme", {"from": APRIL, "to": MARCH}),
+        ("/bills/acme", {"currency": "euro"}),
+        ("/bills/Acme%00", {}),
+        ("/invoices", {"cursor": "zzz"}),
+        ("/invoices", {"limit": "100000"}),
+        ("/invoices/%00", {}),
+        ("/invoices/" + "0" * 32, {}),
+    ],
+)
+def test_wrong_requests_have_the_right_answer(cluster: Any, path: str, parameters: dict[str, str]) -> None:
+    response = cluster.client.get(f"/admin/v1{path}", params=parameters, headers=ADMIN)
+    assert response.status_code in {400, 404, 422}
+    assert response.json()["error"]["message"]
+
+
+def test_prices_and_others_bills_are_for_administrators(cluster: Any, tenant_headers: dict[str, str]) -> None:
+    for path in ("/admin/v1/prices", "/admin/v1/bills/acme", "/admin/v1/invoices", "/admin/v1/usage"):
+        assert cluster.client.get(path, headers=tenant_headers).status_code == 401
+    assert cluster.client.get("/v1/bill", headers=ADMIN).status_code == 401
