@@ -20,6 +20,7 @@ _PROGRESS_SECONDS = 1.0
 _PROGRESS_TIMEOUT = 2.0
 _TIMEOUT = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+_JSON = {"Content-Type": "application/json"}
 
 
 class Reporter(Protocol):
@@ -94,7 +95,7 @@ class ControlPlaneReporter:
             return
         try:
             answer = self._client.post(
-                f"{self._path}/progress", content=_body(progress), timeout=_PROGRESS_TIMEOUT
+                f"{self._path}/progress", content=_body(progress), headers=_JSON, timeout=_PROGRESS_TIMEOUT
             )
             away = answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
         except httpx.TransportError as error:
@@ -112,7 +113,9 @@ class ControlPlaneReporter:
     def _post(self, action: str, body: BaseModel) -> None:
         content = _body(body)
         self._until_answered(
-            lambda: self._client.post(f"{self._path}/{action}", content=content, timeout=_TIMEOUT)
+            lambda: self._client.post(
+                f"{self._path}/{action}", content=content, headers=_JSON, timeout=_TIMEOUT
+            )
         )
 
     def _until_answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
