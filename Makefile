@@ -12,7 +12,7 @@ PYTHON ?= python3
 TORCH ?= cpu
 VENV ?= .venv
 HMI_PIP_ARGS ?=
-PYTEST_ARGS ?= -n 2 --dist worksteal
+PYTEST_ARGS ?= -n 2 --dist loadfile
 ARGS ?=
 
 BIN := $(VENV)/bin

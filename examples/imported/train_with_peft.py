@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 HERE = Path(__file__).parent
 DATA = HERE.parent / "data" / "message-tone"
 LABELS = ["complaint", "neutral", "praise"]
-EPOCHS, BATCH, RATE = 6, 32, 2e-3
+EPOCHS, BATCH, RATE = 4, 16, 2e-3
 
 
 def base_model() -> Path:

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from hmi_cli.render.resources import blocking, ready_status
 
 LINE_EVERY_S = 10.0
+STUCK = ("Failed", "Degraded", "Retrying")
+"""Phases that need their reason to be understood; of the others the phase says enough."""
 Object = dict[str, Any]
 
 
@@ -40,7 +42,9 @@ def state(item: Object) -> str:
         return "Ready"
     phase = str((item.get("status") or {}).get("phase") or "Pending")
     block = blocking(item)
-    return f"{phase} ({block['reason']})" if block and block["reason"] != phase else phase
+    if phase in STUCK and block is not None and block["reason"] != phase:
+        return f"{phase} ({block['reason']})"
+    return phase
 
 
 class BarBoard:

@@ -1,55 +1,53 @@
-"""What the runtimes say of themselves: residency from the catalog, lookups from their metrics."""
+"""What the runtimes say of themselves: bytes by tenant, and how the lookup tables were hit."""
 
-import re
 from collections import Counter
-from dataclasses import dataclass
-
-import httpx
+from dataclasses import dataclass, field
+from typing import Any
 
 from hmi_cli.admin_api import AdminApi
+from hmi_cli.client import Client
+from hmi_cli.errors import CliError
 
-LOOKUP = re.compile(r"^hmi_plot_lookups_total\{(?P<labels>[^}]*)\}\s+(?P<value>\S+)", re.MULTILINE)
-LABEL = re.compile(r'(\w+)="([^"]*)"')
 
-
-@dataclass(frozen=True)
+@dataclass
 class Figures:
-    """Sums over all runtimes that are not lost."""
+    """Sums over all runtimes that answer."""
 
-    resident: dict[str, int]
-    """Bytes by kind and tier, such as ``adapters in device memory``."""
-    hit_rates: dict[str, float]
-    """Share of lookups by where the window was found."""
+    tenants: dict[str, Counter[str]] = field(default_factory=dict)
+    """Bytes of adapters by tenant and tier."""
+    shared: Counter[str] = field(default_factory=Counter)
+    """Bytes of tables and layers, which all tenants share, by tier."""
+    lookups: Counter[str] = field(default_factory=Counter)
+    """Windows that traffic asked for, by domain (namespace/name)."""
+    hits: Counter[str] = field(default_factory=Counter)
+    """Those of them that a table held."""
+
+    def hit_rate(self, domain: str) -> float | None:
+        """Return the share of a domain's lookups that a table answered; None when there were none."""
+        return self.hits[domain] / self.lookups[domain] if self.lookups[domain] else None
 
 
-def read_figures(api: AdminApi) -> Figures:
-    """Ask for the runtimes, and each of them for its metrics; one that does not answer counts nothing."""
-    resident: Counter[str] = Counter()
-    lookups: Counter[str] = Counter()
+def read_figures(api: AdminApi, internal_token: str) -> Figures:
+    """Ask every runtime that the control plane knows; one that does not answer counts nothing."""
+    figures = Figures()
     for runtime in api.runtimes():
         if runtime["lost"]:
             continue
-        for entry in runtime["resident"]:
-            resident[f"{entry['kind']}s, {entry['tier']}"] += entry["bytes"]
-        lookups += parse_lookups(_metrics(runtime["url"]))
-    total = sum(lookups.values())
-    rates = {level: count / total for level, count in lookups.most_common()} if total else {}
-    return Figures(dict(resident), rates)
+        with Client(runtime["url"], internal_token) as client:
+            try:
+                _add(figures, client.ask("GET", "/internal/v1/stats"))
+            except CliError:
+                continue
+    return figures
 
 
-def parse_lookups(text: str) -> Counter[str]:
-    """Return the lookups of a Prometheus page, by where the window was found."""
-    found: Counter[str] = Counter()
-    for match in LOOKUP.finditer(text):
-        labels = dict(LABEL.findall(match["labels"]))
-        level, result = labels.get("level", ""), labels.get("result", "")
-        found[f"{result}, {level}" if level else result] += int(float(match["value"]))
-    return found
-
-
-def _metrics(url: str) -> str:
-    try:
-        response = httpx.get(f"{url}/metrics", timeout=10, trust_env=False)
-    except httpx.HTTPError:
-        return ""
-    return response.text if response.is_success else ""
+def _add(figures: Figures, stats: dict[str, Any]) -> None:
+    for tenant, tiers in stats["tenants"].items():
+        figures.tenants.setdefault(tenant, Counter()).update(tiers)
+    for entry in stats["resident"]:
+        if entry["kind"] == "table":
+            figures.shared[entry["tier"]] += entry["bytes"]
+    for key, domain in stats["domains"].items():
+        name = key.partition("@")[0]
+        figures.lookups[name] += domain["lookups"]
+        figures.hits[name] += round(domain["lookups"] * domain["hit_rate"])

@@ -1,12 +1,12 @@
 """What the demonstration prints when all is Ready: answers, scores, tables' use, bytes, usage and bills."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from hmi_cli.demo.figures import Figures
 from hmi_cli.demo.traffic import Outcome
 from hmi_cli.render.inference import Prediction, shorten
 from hmi_cli.render.resources import blocking
@@ -78,33 +78,30 @@ def print_scores(
     console.print(table)
 
 
-def print_domains(console: Console, domains: Sequence[Object], hit_rates: dict[str, float]) -> None:
-    """Print how much of each domain's text its table holds, and what traffic found in it."""
-    table = _table("Lookup tables", "domain", "entries", "coverage of held-out corpus", "table", "loss")
+def print_domains(console: Console, domains: Sequence[Object], figures: Figures) -> None:
+    """Print how much of each domain's text its table holds, and what the traffic found in it."""
+    table = _table(
+        "Lookup tables", "domain", "entries", "coverage of held-out corpus", "windows asked for", "hits"
+    )
     for item in domains:
-        status = item["status"]
+        name = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
+        status, hit_rate = item["status"], figures.hit_rate(name)
         table.add_row(
-            f"{item['metadata']['namespace']}/{item['metadata']['name']}",
+            name,
             f"{status.get('entries') or 0:,}",
             "-" if status.get("coverage") is None else f"{status['coverage']:.1%}",
-            amount((status.get("artifact") or {}).get("bytes", 0)),
-            ", ".join(f"{name} {value:.3f}" for name, value in sorted((status.get("metrics") or {}).items())),
+            f"{figures.lookups[name]:,}",
+            "-" if hit_rate is None else f"{hit_rate:.1%}",
         )
     console.print(table)
-    for level, share in hit_rates.items():
-        console.print(f"  of the windows that the traffic asked for, {share:.1%} were {level}")
 
 
-def print_resident(console: Console, adapters: Sequence[Object], shared: dict[str, int]) -> None:
+def print_resident(console: Console, figures: Figures) -> None:
     """Print the bytes each tenant adds, and what all of them share."""
-    table = _table("Resident bytes", "tenant", "adapters", "bytes")
-    held: dict[str, list[int]] = defaultdict(list)
-    for item in adapters:
-        held[item["metadata"]["namespace"]].append((item["status"].get("artifact") or {}).get("bytes", 0))
-    for tenant, sizes in sorted(held.items()):
-        table.add_row(tenant, str(len(sizes)), amount(sum(sizes)))
-    for name, size in sorted(shared.items()):
-        table.add_row(f"runtime: {name}", "", amount(size), style="dim")
+    table = _table("Resident bytes", "tenant", "in host memory", "in device slots")
+    for tenant, tiers in sorted(figures.tenants.items()):
+        table.add_row(tenant, amount(tiers["host"]), amount(tiers["device"]))
+    table.add_row("tables, shared by all", amount(figures.shared["host"]), "", style="dim")
     console.print(table)
 
 

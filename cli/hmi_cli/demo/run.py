@@ -154,10 +154,10 @@ def _show_traffic(
     report.print_predictions(console, outcomes)
     fanned = _fan_out(console, running, keys, outcomes)
     report.print_scores(console, outcomes, adapters)
-    figures = read_figures(api)
+    figures = read_figures(api, running.home.internal_token())
     domains = [item for item in items if item["kind"] == DOMAIN.name and ready_status(item) == "True"]
-    report.print_domains(console, domains, figures.hit_rates)
-    report.print_resident(console, ready, figures.resident)
+    report.print_domains(console, domains, figures)
+    report.print_resident(console, figures)
     report.print_bills(
         console, api.usage({"group_by": ["meter", "tenant"]}), [api.bill(tenant, {}) for tenant in keys]
     )

