@@ -170,20 +170,24 @@ def _parse_json_lines(file: BinaryIO, path: str) -> Iterator[Row]:
 
 
 def _parse_csv(file: BinaryIO, path: str) -> Iterator[Row]:
-    reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-    while True:
-        place = f"{path}, after line {reader.line_num}"
-        try:
-            values = next(reader, None)
-        except UnicodeDecodeError as error:
-            raise _not_text(place) from error
-        except csv.Error as error:
-            raise InvalidInput("RowMalformed", f"{place}: not CSV ({error}).") from error
-        if values is None:
-            return
-        if None in values or None in values.values():
-            raise InvalidInput("RowMalformed", f"{place}: the row has not as many fields as the header.")
-        yield Row(f"{path}, line {reader.line_num}", values)
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        reader = csv.DictReader(text, strict=True)
+        while (values := _next_csv(reader, path)) is not None:
+            place = f"{path}, line {reader.line_num}"
+            if None in values or None in values.values():
+                raise InvalidInput("RowMalformed", f"{place}: the row has not as many fields as the header.")
+            yield Row(place, values)
+
+
+def _next_csv(reader: "csv.DictReader[str]", path: str) -> dict[str, object] | None:
+    try:
+        return next(reader, None)
+    except UnicodeDecodeError as error:
+        raise _not_text(f"{path}, after line {reader.line_num}") from error
+    except csv.Error as error:
+        raise InvalidInput(
+            "RowMalformed", f"{path}, line {reader.line_num} is not CSV ({error}); mend its quotes."
+        ) from error
 
 
 _PARSERS = {"JSONLines": _parse_json_lines, "Text": _parse_text, "CSV": _parse_csv}

@@ -1,0 +1,107 @@
+"""A tiny random base model with a word-level tokenizer, and rows of a made-up trade."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer as BackendTokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from hmi_runtime.base import BaseModel, load_base
+
+SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+VOCABULARY = """
+the a chain brake wheel saddle slips squeals wobbles creaks is on in my when and after rain hill road
+bike shop please fix order new red blue front rear cable pump tyre flat again today
+"""
+WORDS = VOCABULARY.split()
+
+WriteLines = Callable[[str, list[dict[str, Any]]], Path]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The same bits on every machine, and no fight over cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+    backend = BackendTokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = Whitespace()
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    torch.manual_seed(7)
+    BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+            initializer_range=0.3,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base(base_folder: Path) -> BaseModel:
+    return load_base(str(base_folder))
+
+
+@pytest.fixture(scope="session")
+def sentences() -> list[str]:
+    """Sixty sentences over the vocabulary, all different."""
+    generator = torch.Generator().manual_seed(11)
+    made = []
+    for number in range(60):
+        length = 3 + number % 9
+        picks = torch.randint(len(WORDS), (length,), generator=generator).tolist()
+        made.append(" ".join(WORDS[pick] for pick in picks))
+    return made
+
+
+@pytest.fixture
+def write_lines(tmp_path: Path) -> WriteLines:
+    def write(name: str, rows: list[dict[str, Any]]) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def labelled_rows(sentences: list[str]) -> list[dict[str, Any]]:
+    """Whether a sentence speaks of the front or the rear: a task that one word decides."""
+    return [
+        {"text": f"{sentence} {side}", "label": side} for sentence in sentences for side in ("front", "rear")
+    ]
+
+
+@pytest.fixture
+def tagged_rows(sentences: list[str]) -> list[dict[str, Any]]:
+    """Every colour is an entity, and so is the bicycle at the end."""
+    rows = []
+    for sentence in sentences:
+        words = [*sentence.split(), "red", "bike"]
+        tags = ["B-COLOUR" if word in ("red", "blue") else "O" for word in words]
+        rows.append({"tokens": words, "tags": [*tags[:-1], "B-BIKE"]})
+    return rows

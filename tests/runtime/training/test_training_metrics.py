@@ -1,0 +1,87 @@
+"""Metrics against cases worked out by hand, and the gate that reads them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hmi_api.errors import InvalidInput
+from hmi_api.task_adapter import Gate, Metric, TaskType
+from hmi_runtime.training.gate import check_gate_fits, judge
+from hmi_runtime.training.metrics import accuracy, entities, entity_f1, macro_f1
+
+tags = st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"]), max_size=12)
+
+
+def test_accuracy() -> None:
+    assert accuracy(["a", "b", "a", "c"], ["a", "b", "b", "c"]) == 0.75
+    assert accuracy([], []) == 0.0
+
+
+def test_macro_f1_weighs_labels_alike() -> None:
+    # a: 2 right of 3 found and 2 wanted -> 0.8; b: 0 right -> 0; c: 1 of 1 -> 1.
+    assert macro_f1(["a", "a", "b", "c"], ["a", "a", "a", "c"]) == pytest.approx((0.8 + 0 + 1) / 3)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("", []),
+        ("O O", []),
+        ("B-x I-x O", [(0, 2, "x")]),
+        ("B-x B-x", [(0, 1, "x"), (1, 2, "x")]),
+        ("B-x I-y", [(0, 1, "x"), (1, 2, "y")]),
+        ("O I-x I-x", [(1, 3, "x")]),
+        ("B-x O I-x", [(0, 1, "x"), (2, 3, "x")]),
+        ("I-x B-x I-x", [(0, 1, "x"), (1, 3, "x")]),
+        ("B-a-b I-a-b", [(0, 2, "a-b")]),
+    ],
+)
+def test_entities_of_bio_tags(row: str, expected: list[tuple[int, int, str]]) -> None:
+    assert entities(row.split()) == expected
+
+
+def test_entity_f1_counts_whole_entities_over_all_rows() -> None:
+    truth = [["B-x", "I-x", "O", "B-y"], ["O", "B-x"]]
+    guess = [["B-x", "O", "O", "B-y"], ["B-x", "B-x"]]
+    # wanted 3, found 4, right 2 (the first entity's end is wrong)
+    assert entity_f1(truth, guess) == pytest.approx(2 * 2 / (3 + 4))
+    assert entity_f1([["O"]], [["O"]]) == 0.0
+
+
+@given(st.lists(tags, max_size=5))
+def test_the_truth_scores_one(rows: list[list[str]]) -> None:
+    assert entity_f1(rows, rows) == (1.0 if any(entities(row) for row in rows) else 0.0)
+
+
+@given(tags)
+def test_entities_cover_exactly_the_tagged_words(row: list[str]) -> None:
+    covered = [word for start, end, _ in entities(row) for word in range(start, end)]
+    assert covered == [place for place, tag in enumerate(row) if tag != "O"]
+
+
+def test_a_gate_is_held_against_its_metric() -> None:
+    gate = Gate(metric=Metric.ACCURACY, minimum=0.8)
+    assert judge(gate, {"accuracy": 0.8, "macro_f1": 0.1}, 10).passed
+    assert judge(None, {}, 0).passed
+    missed = judge(gate, {"accuracy": 0.7987}, 321)
+    assert not missed.passed
+    for part in ("accuracy", "0.7987", "0.8000", "321"):
+        assert part in missed.message
+
+
+@pytest.mark.parametrize(
+    ("gate", "task", "has_data", "reason"),
+    [
+        (Gate(metric=Metric.ACCURACY, minimum=0.5), TaskType.SEQUENCE_CLASSIFICATION, False, "GateNeedsData"),
+        (
+            Gate(metric=Metric.ENTITY_F1, minimum=0.5),
+            TaskType.SEQUENCE_CLASSIFICATION,
+            True,
+            "GateMetricMismatch",
+        ),
+    ],
+)
+def test_gates_that_can_never_be_measured(gate: Gate, task: TaskType, has_data: bool, reason: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_gate_fits(gate, task, has_data=has_data)
+    assert caught.value.reason == reason

@@ -1,0 +1,282 @@
+"""Whole runs: what is published, what fails and why, and that a kill at any moment changes nothing."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hmi_api.artifacts import ArtifactKind
+from hmi_api.wire import AdapterRunSpec, DomainRunSpec, DomainVersionView, RunFailure, RunResult, RunSpec
+from hmi_runtime.adapters.weights import AdapterWeights
+from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.plot.table import PlotTable
+from hmi_runtime.training.__main__ import main
+from hmi_runtime.training.program import do_run
+from hmi_runtime.training.report import LineReporter
+from hmi_runtime.training.workplace import Workplace
+
+
+class Runs:
+    """Does runs in folders of their own over one artifact store."""
+
+    def __init__(self, folder: Path, base_folder: Path, corpus: Path) -> None:
+        self.folder = folder
+        self.base_folder = base_folder
+        self.corpus = corpus
+        self.store = ArtifactStore(str(folder / "artifacts"))
+        self.lines = io.StringIO()
+
+    def domain_spec(self, parent: DomainVersionView | None = None, **more: Any) -> DomainRunSpec:
+        spec: dict[str, Any] = {
+            "baseModel": {"uri": str(self.base_folder)},
+            "corpus": [{"uri": str(self.corpus)}],
+            "bridge": {"heads": 2, "headSize": 8},
+            "training": {"steps": 6, "batchSize": 8, "maxLength": 16},
+            "plot": {"minFrequency": 1},
+        }
+        run = {"namespace": "bikes", "name": "workshop", "spec": {**spec, **more}}
+        return DomainRunSpec.model_validate(run).model_copy(update={"parent": parent})
+
+    def do(self, run: RunSpec, name: str) -> RunResult | RunFailure:
+        reporter = LineReporter(self.lines)
+        return do_run(run, Workplace(self.folder / name, self.store, reporter, checkpoint_seconds=0.0))
+
+    def version(self, name: str = "domain", **more: Any) -> DomainVersionView:
+        """Train a Domain and return it as the catalog would."""
+        run = self.domain_spec(**more)
+        result = succeeded(self.do(run, name))
+        parent = more.get("parent")
+        layers, table = result.artifacts
+        return DomainVersionView(
+            version=1, spec_digest="", base=run.spec.base_model, base_digest=result.base_digest,
+            split=result.split or 0, layers=layers, tables=[table, *(parent.tables if parent else [])],
+            on_miss=run.spec.plot.on_miss, entries=result.entries or 0, coverage=result.coverage or 0.0,
+        )  # fmt: skip
+
+    def adapter_spec(self, domain: DomainVersionView, train: Path, **more: Any) -> AdapterRunSpec:
+        spec: dict[str, Any] = {
+            "domainRef": {"name": "workshop"},
+            "task": {"type": "SequenceClassification"},
+            "data": {"train": {"uri": str(train)}},
+            "training": {"epochs": 2, "batchSize": 16, "learningRate": 0.01, "maxLength": 16},
+        }
+        merged = {name: value for name, value in {**spec, **more}.items() if value is not None}
+        run = {"namespace": "bikes", "name": "side", "spec": merged}
+        return AdapterRunSpec.model_validate({**run, "domain": domain.model_dump(by_alias=True)})
+
+
+def succeeded(ended: RunResult | RunFailure) -> RunResult:
+    assert isinstance(ended, RunResult), ended
+    return ended
+
+
+def failed(ended: RunResult | RunFailure) -> RunFailure:
+    assert isinstance(ended, RunFailure), ended
+    return ended
+
+
+@pytest.fixture
+def runs(tmp_path: Path, base_folder: Path, sentences: list[str], write_lines: Any) -> Runs:
+    corpus = write_lines("corpus.jsonl", [{"text": sentence} for sentence in sentences])
+    return Runs(tmp_path, base_folder, corpus)
+
+
+@pytest.fixture
+def sides(write_lines: Any, labelled_rows: list[dict[str, Any]]) -> Path:
+    path: Path = write_lines("sides.jsonl", labelled_rows)
+    return path
+
+
+def test_a_domain_run_publishes_layers_and_their_table(runs: Runs) -> None:
+    result = succeeded(runs.do(runs.domain_spec(), "domain"))
+    layers, table = result.artifacts
+    assert (layers.kind, table.kind) == (ArtifactKind.LAYERS, ArtifactKind.TABLE)
+    assert runs.store.manifest(table).layers_digest == layers.digest == result.layers_digest
+    loaded = PlotTable.load(runs.store.fetch(table, runs.folder / "cache"))
+    assert loaded.entries == result.entries
+    assert result.split == 2
+    assert result.coverage is not None
+    assert 0 < result.coverage < 1
+    assert {"distillation_loss", "cosine_at_output"} <= set(result.metrics)
+    events = [json.loads(line) for line in runs.lines.getvalue().splitlines()]
+    assert [event["step"] for event in events if event.get("stage") == "training"] == [1, 2, 3, 4, 5, 6]
+    assert events[-1]["event"] == "complete"
+
+
+def test_a_finished_run_is_handed_in_again_without_work(runs: Runs) -> None:
+    first = succeeded(runs.do(runs.domain_spec(), "domain"))
+    runs.corpus.unlink()
+    runs.lines.truncate(0)
+    assert runs.do(runs.domain_spec(), "domain") == first
+    assert '"progress"' not in runs.lines.getvalue()
+
+
+def test_a_work_folder_belongs_to_one_run(runs: Runs) -> None:
+    succeeded(runs.do(runs.domain_spec(), "domain"))
+    other = runs.domain_spec(bridge={"heads": 0})
+    assert failed(runs.do(other, "domain")).reason == "WorkDirInUse"
+
+
+def test_a_child_without_steps_keeps_its_parents_layers(runs: Runs, write_lines: Any) -> None:
+    parent = runs.version()
+    runs.corpus = write_lines("more.jsonl", [{"text": "the blue pump creaks on my hill road again"}])
+    child = runs.version("child", parent=parent, training={"steps": 0})
+    assert child.layers == parent.layers
+    assert child.tables[1:] == parent.tables
+    own = PlotTable.load(runs.store.fetch(child.tables[0], runs.folder / "cache"))
+    assert own.layers_digest == parent.layers.digest
+    assert 0 < own.entries <= 10
+
+
+def test_a_child_with_steps_starts_from_its_parents_layers(runs: Runs) -> None:
+    parent = runs.version()
+    child = runs.version("child", parent=parent, training={"steps": 1, "batchSize": 8, "maxLength": 16})
+    assert child.layers != parent.layers
+    assert parent.coverage < 1
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"corpus": [{"uri": "nowhere.jsonl"}]}, "CorpusNotFound"),
+        ({"split": 4}, "SplitTooDeep"),
+        ({"baseModel": {"uri": "nowhere"}}, "BaseModelNotFound"),
+    ],
+)
+def test_what_the_user_can_mend_fails_with_its_reason(more: dict[str, Any], reason: str, runs: Runs) -> None:
+    ended = failed(runs.do(runs.domain_spec(**more), "domain"))
+    assert ended.reason == reason
+    assert not ended.retryable
+
+
+@pytest.mark.parametrize("more", [{"split": 1}, {"bridge": {"heads": 4, "headSize": 8}}])
+def test_a_parent_that_does_not_fit(more: dict[str, Any], runs: Runs) -> None:
+    parent = runs.version()
+    ended = failed(runs.do(runs.domain_spec(parent, **more), "child"))
+    assert ended.reason == "ParentMismatch"
+
+
+def test_what_nobody_expected_can_be_tried_again_and_shows_no_traceback(
+    runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    (runs.folder / "domain" / "corpus").mkdir(parents=True)
+    (runs.folder / "domain" / "corpus" / "tokens.u32").mkdir()
+    ended = failed(runs.do(runs.domain_spec(), "domain"))
+    assert (ended.reason, ended.retryable) == ("InternalError", True)
+    assert "Traceback" not in ended.message
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("on_miss", ["Compute", "Backoff"])
+def test_an_adapter_run_publishes_what_serves(on_miss: str, runs: Runs, sides: Path) -> None:
+    domain = runs.version(plot={"minFrequency": 1, "onMiss": on_miss})
+    gate = {"metric": "macro_f1", "minimum": 0.2}
+    result = succeeded(runs.do(runs.adapter_spec(domain, sides, gate=gate), "adapter"))
+    assert result.gate_passed
+    assert result.labels == ["front", "rear"]
+    assert result.layers_digest == domain.layers.digest
+    weights = AdapterWeights.load(runs.store.fetch(result.artifacts[0], runs.folder / "cache"))
+    assert weights.layers_digest == domain.layers.digest
+    assert min(weights.layers) >= domain.split
+    assert {"accuracy", "macro_f1", "validation", "rank"} <= set(result.metrics)
+
+
+def test_a_token_task_run(runs: Runs, write_lines: Any, tagged_rows: list[dict[str, Any]]) -> None:
+    data = {"train": {"uri": str(write_lines("tags.jsonl", tagged_rows))}}
+    task = {"type": "TokenClassification"}
+    result = succeeded(runs.do(runs.adapter_spec(runs.version(), Path(), data=data, task=task), "adapter"))
+    assert result.labels == ["O", "B-BIKE", "B-COLOUR"]
+    assert "entity_f1" in result.metrics
+
+
+def test_a_gate_that_is_missed_is_a_result(runs: Runs, sides: Path, write_lines: Any) -> None:
+    evaluation = write_lines("test.jsonl", [{"text": "the chain is on", "label": "rear"}] * 3)
+    spec = runs.adapter_spec(
+        runs.version(),
+        sides,
+        task={"type": "SequenceClassification", "labels": ["rear", "front"]},
+        data={"train": {"uri": str(sides)}, "evaluation": {"uri": str(evaluation)}},
+        gate={"metric": "macro_f1", "minimum": 1.0},
+        training={"epochs": 1, "learningRate": 1e-9, "maxLength": 16},
+        method={"fit": "Direct", "size": 2},
+    )
+    result = succeeded(runs.do(spec, "adapter"))
+    assert result.labels == ["rear", "front"]
+    assert len(result.artifacts) == 1
+    assert result.gate_passed == (result.metrics["macro_f1"] == 1.0)
+    if not result.gate_passed:
+        assert "3 held-out rows" in result.gate_message
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "reason"),
+    [
+        ([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}], {}, "OneLabelOnly"),
+        ([{"text": "a", "label": "x"}, {"text": "a", "label": "y"}], {}, "TooFewRows"),
+        ([{"text": "a", "mark": "x"}], {}, "FieldMissing"),
+        ([], {"gate": {"metric": "entity_f1", "minimum": 0.5}}, "GateMetricMismatch"),
+        ([], {"task": {"type": "TextGeneration"}}, "TaskUnsupported"),
+        (
+            [],
+            {"data": None, "source": {"uri": "x"}, "gate": {"metric": "accuracy", "minimum": 0.5}},
+            "GateNeedsData",
+        ),
+        ([], {"data": None, "source": {"uri": "nowhere"}}, "SourceNotFound"),
+    ],
+)
+def test_adapter_runs_that_cannot_work(
+    rows: list[dict[str, Any]], more: dict[str, Any], reason: str, runs: Runs, write_lines: Any
+) -> None:
+    train = write_lines("train.jsonl", rows)
+    assert failed(runs.do(runs.adapter_spec(runs.version(), train, **more), "adapter")).reason == reason
+
+
+def test_a_domain_that_is_not_in_the_store_yet_can_be_tried_again(runs: Runs, sides: Path) -> None:
+    domain = runs.version()
+    runs.store.delete(domain.layers)
+    ended = failed(runs.do(runs.adapter_spec(domain, sides), "adapter"))
+    assert (ended.reason, ended.retryable) == ("ArtifactMissing", True)
+
+
+@pytest.mark.parametrize(("kind", "killed_at"), [("domain", 3), ("adapter", 5)])
+def test_a_killed_program_goes_on_to_the_same_digests(
+    kind: str, killed_at: int, runs: Runs, sides: Path
+) -> None:
+    run: RunSpec = runs.domain_spec()
+    if kind == "adapter":
+        run = runs.adapter_spec(runs.version(), sides)
+    spec = runs.folder / "run.json"
+    spec.write_text(run.model_dump_json(by_alias=True))
+    whole = succeeded(runs.do(run, "whole"))
+    child = subprocess.Popen(
+        program(kind, spec, runs),
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HMI_TRAINING_THREADS": "1", "HMI_TRAINING_CHECKPOINT_SECONDS": "0"},
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        event = json.loads(line)
+        if event.get("stage") == "training" and event["step"] >= killed_at:
+            child.kill()
+    child.stdout.close()
+    assert child.wait() != 0
+    assert not (runs.folder / "killed" / "result.json").exists()
+    assert main(program(kind, spec, runs)[3:]) == 0
+    resumed = RunResult.model_validate_json((runs.folder / "killed" / "result.json").read_bytes())
+    assert resumed.artifacts == whole.artifacts
+    assert resumed.metrics == whole.metrics
+
+
+def program(kind: str, spec: Path, runs: Runs) -> list[str]:
+    options = [
+        f"--spec={spec}",
+        f"--work-dir={runs.folder / 'killed'}",
+        f"--artifacts={runs.folder / 'artifacts'}",
+    ]
+    return [sys.executable, "-m", "hmi_runtime.training", kind, *options]
