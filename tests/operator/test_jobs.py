@@ -107,6 +107,18 @@ async def test_an_orphan_of_an_earlier_owner_is_ended_before_its_run_starts_agai
         assert orphan.poll() == -signal.SIGTERM
 
 
+async def test_a_program_that_cannot_start_is_a_crash_and_not_the_end_of_everything(tmp_path: Path) -> None:
+    (tmp_path / "uid-hotel").write_text("a file where the folder should be")
+    jobs = SubprocessJobs(tmp_path, {}, program=("true",))
+    ended: list[RunView] = []
+    jobs.on_exit = ended.append
+    await jobs.start(a_run("run-1"))
+    await until(lambda: ended)
+    view = await jobs.observe(a_run("run-1"))
+    assert view is not None
+    assert (view.alive, view.crashes) == (False, 1)
+
+
 def test_a_number_that_now_names_another_process_is_not_ours(tmp_path: Path) -> None:
     file = tmp_path / "process.json"
     remember(file, os.getpid())

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _TETHER = Path(__file__).with_name("tether.py")
 _ORPHAN_POLL_SECONDS = 0.2
+_PROCESS_FILE = "process.json"
 _NOT_FOR_CHILDREN = {"HMI_ADMIN_KEY", "HMI_API_KEY"}
 TRAINING_PROGRAM = (sys.executable, "-m", "hmi_runtime.training")
 
@@ -98,7 +99,10 @@ class SubprocessJobs:
         """Stop the processes of a resource's runs and erase their folders; idempotent."""
         for run_id in [run_id for run_id, job in self._jobs.items() if job.run.uid == uid]:
             await self.stop(run_id)
-        await asyncio.to_thread(shutil.rmtree, self._runs / uid, ignore_errors=True)
+        folder = self._runs / uid
+        for file in list(folder.glob(f"*/{_PROCESS_FILE}")):
+            await self._end_orphan(file.parent)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def close(self) -> None:
         """End every process, giving each the time to write a checkpoint."""
@@ -114,11 +118,14 @@ class SubprocessJobs:
         job.placed = False
         async with self._places:
             job.placed = True
-            await self._wait_for_orphan(job.run)
-            code = await self._run_process(job)
+            try:
+                await self._end_orphan(self.work_dir(job.run))
+                code = await self._run_process(job)
+                logger.info("run %s: its process ended with code %d", job.run.id, code)
+            except OSError as error:
+                logger.error("run %s: its process could not be started: %s", job.run.id, error)
         job.ended_at = datetime.now(UTC)
         job.crashes += 1  # only asked for when the run has not ended, and then it was a crash
-        logger.info("run %s: its process ended with code %d", job.run.id, code)
         if self.on_exit is not None:
             # Told after this task is done, so that whoever asks then is not told that it lives.
             asyncio.get_running_loop().call_soon(self.on_exit, job.run)
@@ -139,7 +146,7 @@ class SubprocessJobs:
         finally:
             os.close(log)
         try:
-            remember(folder / "process.json", process.pid)
+            remember(folder / _PROCESS_FILE, process.pid)
             return await process.wait()
         except asyncio.CancelledError:
             await self._end(process)
@@ -155,9 +162,9 @@ class SubprocessJobs:
             send(process.pid, signal.SIGKILL)
             await process.wait()
 
-    async def _wait_for_orphan(self, run: RunView) -> None:
+    async def _end_orphan(self, work_dir: Path) -> None:
         """End a process of an earlier owner: two must never write one folder."""
-        file = self.work_dir(run) / "process.json"
+        file = work_dir / _PROCESS_FILE
         deadline = asyncio.get_running_loop().time() + self._grace
         while (pid := remembered(file)) is not None:
             late = asyncio.get_running_loop().time() > deadline

@@ -6,7 +6,6 @@ labels. One process owns the folder.
 """
 
 import asyncio
-import logging
 import uuid
 from collections.abc import Coroutine
 from datetime import UTC, datetime
@@ -24,8 +23,6 @@ from hmi_operator.local.disk import PLURALS, ResourceFolder
 from hmi_operator.local.index import DependentsIndex
 from hmi_operator.local.watch import Event, EventType, Watchers
 from hmi_operator.ports import KindName, ResourceRef
-
-logger = logging.getLogger(__name__)
 
 Resource = Domain | TaskAdapter
 ResultT = TypeVar("ResultT")
