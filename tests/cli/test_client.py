@@ -1,0 +1,51 @@
+"""Whatever the server says, the user reads one sentence and what to do."""
+
+import httpx
+import pytest
+
+from hmi_cli.client import Client
+from hmi_cli.errors import CliError, Refused
+
+
+def answering(response: httpx.Response) -> Client:
+    """Return a client whose server always answers the same."""
+    return Client("http://127.0.0.1:1", "key", transport=httpx.MockTransport(lambda _: response))
+
+
+@pytest.mark.parametrize(
+    ("response", "says"),
+    [
+        (httpx.Response(404, json={"error": {"message": "no such model"}}), "no such model (HTTP 404)"),
+        (
+            httpx.Response(422, json={"kind": "Status", "message": "spec is wrong"}),
+            "spec is wrong (HTTP 422)",
+        ),
+        (httpx.Response(400, json={"detail": "bad"}), "bad (HTTP 400)"),
+        (httpx.Response(502, text="<html>" + "x" * 1000), "<html>" + "x" * 194 + " (HTTP 502)"),
+        (httpx.Response(500), "Internal Server Error (HTTP 500)"),
+        (httpx.Response(500, json=["odd"]), "['odd'] (HTTP 500)"),
+    ],
+)
+def test_refusals_of_any_shape_become_a_sentence(response: httpx.Response, says: str) -> None:
+    with answering(response) as client, pytest.raises(Refused) as caught:
+        client.ask("GET", "/")
+    assert caught.value.message == says
+    assert caught.value.status == response.status_code
+
+
+def test_when_to_come_again_is_a_hint() -> None:
+    response = httpx.Response(503, json={"error": {"message": "loading"}}, headers={"Retry-After": "7"})
+    with answering(response) as client, pytest.raises(Refused) as caught:
+        client.ask("GET", "/")
+    assert "7 s" in caught.value.hint
+
+
+def test_what_is_no_hmi_server_is_said_to_be_none() -> None:
+    with answering(httpx.Response(200, text="<html>")) as client, pytest.raises(CliError, match="JSON"):
+        client.ask("GET", "/")
+
+
+def test_a_server_that_is_not_there_can_be_started() -> None:
+    with Client("http://127.0.0.1:9", None) as client, pytest.raises(CliError) as caught:
+        client.ask("GET", "/")
+    assert "hmi up" in caught.value.hint
