@@ -52,8 +52,7 @@ def test_every_item_comes_out_once_and_batches_keep_the_limits(items: list[Item]
     while batch := queue.form():
         assert sum(item.size for item in batch) <= 8
         assert padded(batch) <= 1024 or len(batch) == 1
-        # A bucket's bounds differ by at most half; neighbours are let in only up to the limit of padding.
-        assert padded(batch) - tokens(batch) <= 0.5 * padded(batch) or padded(batch) <= 256
+        assert padded(batch) - tokens(batch) <= 0.15 * padded(batch) or padded(batch) <= 256
         out += batch
     assert Counter(out) == Counter(items)
     assert queue.rows == 0
@@ -71,6 +70,14 @@ def test_a_tenants_items_of_one_bucket_keep_their_order(items: list[Item]) -> No
         for bucket in {bucket_of(item.length) for item in items}:
             mine = [i for i in items if i.tenant == tenant and bucket_of(i.length) == bucket]
             assert [i for i in out if i.tenant == tenant and bucket_of(i.length) == bucket] == mine
+
+
+def test_buckets_grow_with_length_and_hold_like_lengths() -> None:
+    numbers = [bucket_of(length) for length in range(1, 2000)]
+    assert numbers == sorted(numbers)
+    for length in range(8, 2000):
+        assert bucket_of(length + 1) - bucket_of(length) <= 1
+        assert bucket_of(length) != bucket_of(round(1.15 * length) + 1)
 
 
 def test_a_flood_of_one_tenant_starves_nobody() -> None:

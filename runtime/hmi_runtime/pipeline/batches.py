@@ -1,19 +1,18 @@
 """Forming batches: which queued items are computed together. Pure; ``batcher`` adds threads and time."""
 
-from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from hmi_runtime.pipeline.fair import FairQueue
 
-_BOUNDS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
 _SMALL_BATCH_TOKENS = 256
 """A batch of no more padded tokens than this costs its fixed overhead anyway: padding in it is free."""
 
 
 def bucket_of(length: int) -> int:
-    """Return the number of the length bucket: texts of one bucket differ by at most half in length."""
-    return bisect_left(_BOUNDS, length)
+    """Return the number of the length bucket: eight for every doubling, so that lengths in one are alike."""
+    octave = max(length, 1).bit_length() - 1
+    return 8 * octave + (8 * length >> octave) - 8
 
 
 class Item(Protocol):
@@ -40,12 +39,12 @@ class BatchLimits:
     """Bounds of one batch.
 
     ``max_tokens`` counts padded tokens, rows times the longest. ``max_padding`` is the share of them that
-    may be padding once items of neighbouring lengths are let in.
+    may be padding.
     """
 
     max_rows: int = 32
     max_tokens: int = 8192
-    max_padding: float = 0.25
+    max_padding: float = 0.15
 
 
 @dataclass
@@ -57,7 +56,7 @@ class _Shape:
     tokens: int = 0
     longest: int = 0
 
-    def admit(self, item: Item, *, mind_padding: bool) -> bool:
+    def admit(self, item: Item) -> bool:
         """Count ``item`` in if it fits; the first one always does, or nothing would ever be served."""
         rows = self.rows + item.size
         tokens = self.tokens + item.size * item.length
@@ -67,7 +66,7 @@ class _Shape:
             if rows > self.limits.max_rows or padded > self.limits.max_tokens:
                 return False
             wasteful = padded - tokens > self.limits.max_padding * padded
-            if mind_padding and wasteful and padded > _SMALL_BATCH_TOKENS:
+            if wasteful and padded > _SMALL_BATCH_TOKENS:
                 return False
         self.rows, self.tokens, self.longest = rows, tokens, longest
         return True
@@ -97,8 +96,10 @@ class BatchQueue(Generic[I]):
         if lead is None:
             return []
         shape = _Shape(self._limits)
-        batch = self._queue.take(lead, lambda item: shape.admit(item, mind_padding=False))
-        for near in (lead - 1, lead + 1, lead - 2, lead + 2):
-            batch += self._queue.take(near, lambda item: shape.admit(item, mind_padding=True))
+        batch: list[I] = []
+        for bucket in sorted(self._queue.buckets(), key=lambda other: abs(other - lead)):
+            batch += self._queue.take(bucket, shape.admit)
+            if shape.rows >= self._limits.max_rows:
+                break
         self._rows -= sum(item.size for item in batch)
         return batch

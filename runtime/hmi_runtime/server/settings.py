@@ -43,7 +43,7 @@ class RuntimeSettings(BaseSettings):
         default=_GIB, ge=1, description="Bytes of device memory for the adapter slots of one base model."
     )
     device_slots: int = Field(
-        default=64, ge=1, description="Most adapter slots of one base model; fewer if the budget is smaller."
+        default=256, ge=1, description="Most adapter slots of one base model; fewer if the budget is smaller."
     )
     max_rank: int = Field(default=32, ge=1, description="Largest LoRA rank that a slot holds.")
     max_bottleneck: int = Field(
