@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady, error_body
@@ -82,7 +83,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(IntegrityError, _on_integrity_error)
-    app.add_exception_handler(OperationalError, _on_operational_error)
+    app.add_exception_handler(OperationalError, _on_database_away)
+    app.add_exception_handler(PoolTimeoutError, _on_database_away)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
@@ -129,7 +131,7 @@ def _on_integrity_error(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-def _on_operational_error(request: Request, error: Exception) -> JSONResponse:
+def _on_database_away(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s: the database did not answer", request.method, request.url.path, exc_info=error)
     return error_response(
         503,

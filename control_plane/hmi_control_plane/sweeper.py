@@ -40,6 +40,7 @@ class Sweeper:
         self._every_seconds = every_seconds
         self._notify = notify
         self._stopping = asyncio.Event()
+        self._placed_once = False
 
     async def run(self) -> None:
         """Sweep until ``stop``; a database or store that is away is tried again."""
@@ -62,8 +63,11 @@ class Sweeper:
             lost = runtimes.mark_lost(session, silent_for=self._lost_after)
         if lost:
             log.warning("no heartbeat for %s from runtimes %s", self._lost_after, ", ".join(lost))
+        # The first time too: the process before this one may have died between a runtime and its adapters.
+        if lost or not self._placed_once:
             placement.fill(self._database)
             self._notify()
+            self._placed_once = True
         with self._database.write() as session:
             runtimes.forget_lost(session, silent_for=self._forgotten_after)
         while self._eraser.erase_orphans():

@@ -86,18 +86,20 @@ class Cluster:
         """Train a Domain; ``layers`` names the layers artifact. Return its view."""
         self.declare_domain(name, tenant=tenant, spec=spec)
         run = self.domain_run(name, tenant=tenant, spec=spec)
+        key = f"{tenant}-{name}-{spec}"
+        self.complete_domain(run, layers=layers or f"layers-{key}", table=f"table-{key}", size=size)
+        return self.internal("GET", f"/domains/{tenant}/{name}")
+
+    def complete_domain(self, run: Any, *, layers: str, table: str, size: int = 1000) -> Any:
+        """Complete a Domain's run with artifacts of these names; return the run."""
         result = {
-            "artifacts": [
-                artifact("Layers", layers or f"layers-{tenant}-{name}-{spec}", 50),
-                artifact("Table", f"table-{tenant}-{name}-{spec}", size),
-            ],
+            "artifacts": [artifact("Layers", layers, 50), artifact("Table", table, size)],
             "baseDigest": digest_of("base"),
             "split": 3,
             "entries": 10,
             "coverage": 0.5,
         }
-        self.internal("POST", f"/runs/{run['id']}/complete", result)
-        return self.internal("GET", f"/domains/{tenant}/{name}")
+        return self.internal("POST", f"/runs/{run['id']}/complete", result)
 
     def domain(self, name: str = "trade", *, tenant: str = "acme") -> Any:
         """Declare and train a Domain."""

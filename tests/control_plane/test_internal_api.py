@@ -171,6 +171,25 @@ def test_a_newer_table_of_the_same_layers_takes_over(cluster: Any) -> None:
     assert [item["version"]["version"] for item in news["domains"]] == [2]
 
 
+def test_all_versions_with_the_same_layers_give_way_to_the_newest_table(cluster: Any) -> None:
+    cluster.runtime()
+    cluster.publish_domain("trade", layers="same")
+    cluster.adapter("first")
+    late = cluster.domain_run("trade", spec="1", attempt=1)
+    cluster.publish_domain("trade", spec="2", layers="other")
+    # Late, so it does not become current; but adapters of its layers may stand on it from now on.
+    cluster.complete_domain(late, layers="same", table="late")
+    cluster.declare_adapter("second")
+    run = cluster.adapter_run("second")
+    layers = cluster.desired()["domains"][0]["version"]["layers"]["digest"]
+    cluster.complete_adapter(run, layersDigest=layers)
+    held = [item["version"]["version"] for item in cluster.desired()["domains"]]
+    assert held == [1, 3]
+    cluster.publish_domain("trade", spec="4", layers="same")
+    assert [item["version"]["version"] for item in cluster.desired()["domains"]] == [4]
+    assert {item["domainVersion"] for item in cluster.desired()["adapters"]} == {4}
+
+
 def test_a_child_reads_its_own_table_first(cluster: Any) -> None:
     parent = cluster.domain("root")["current"]
     cluster.declare_domain("leaf")

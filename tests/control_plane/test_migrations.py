@@ -54,6 +54,13 @@ def test_upgrading_twice_changes_nothing(empty_url: str) -> None:
     assert _tables(empty_url) == set(Base.metadata.tables)
 
 
+def test_processes_that_start_at_once_migrate_once(empty_postgres_url: str) -> None:
+    command = [sys.executable, "-m", "hmi_control_plane.storage.migrate", "upgrade", empty_postgres_url]
+    started = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    check(empty_postgres_url)
+
+
 def test_the_command_needs_no_ini_file(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'by-command.db'}"
     command = [sys.executable, "-m", "hmi_control_plane.storage.migrate"]

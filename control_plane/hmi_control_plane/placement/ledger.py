@@ -6,8 +6,9 @@ seen revision N has seen everything up to N.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 
-from sqlalchemy import case, func, select, text, update
+from sqlalchemy import case, exists, func, select, text, update
 from sqlalchemy.orm import Session
 
 from hmi_control_plane.placement.batch import PlacementBatch
@@ -47,6 +48,8 @@ def fill(database: Database) -> None:
     while True:
         with database.write() as session:
             lock(session)
+            if not session.scalar(select(exists().where(~Runtime.lost, ~Runtime.draining))):
+                return
             wanting = select(Adapter).where(Adapter.missing_replicas > 0, Adapter.id > last)
             adapters = session.scalars(wanting.order_by(Adapter.id).limit(_FILL_BATCH)).all()
             if not adapters:
@@ -90,25 +93,33 @@ def replace_domain_version(session: Session, new: DomainVersion) -> None:
     )
     held = session.scalars(select(DomainPlacement).where(DomainPlacement.domain_version_id.in_(older))).all()
     size = domain_bytes(session, [new.id]).get(new.id, 0)
-    for old in sorted(held, key=lambda row: row.runtime_id):
-        runtime = session.get_one(Runtime, old.runtime_id, populate_existing=True)
-        runtime.desired_revision += 1
-        runtime.placed_bytes += size - old.bytes
-        session.execute(
-            update(Placement)
-            .where(
-                Placement.runtime_id == old.runtime_id,
-                Placement.domain_version_id == old.domain_version_id,
-            )
-            .values(domain_version_id=new.id, revision=runtime.desired_revision)
+    by_runtime = groupby(sorted(held, key=lambda row: row.runtime_id), key=lambda row: row.runtime_id)
+    for runtime_id, rows in by_runtime:
+        _replace_on(session, runtime_id, list(rows), new.id, size)
+
+
+def _replace_on(
+    session: Session, runtime_id: str, old: Sequence[DomainPlacement], new_id: int, new_bytes: int
+) -> None:
+    runtime = session.get_one(Runtime, runtime_id, populate_existing=True)
+    runtime.desired_revision += 1
+    runtime.placed_bytes += new_bytes - sum(row.bytes for row in old)
+    session.add(
+        DomainPlacement(
+            runtime_id=runtime_id,
+            domain_version_id=new_id,
+            adapters=sum(row.adapters for row in old),
+            bytes=new_bytes,
+            revision=runtime.desired_revision,
         )
-        session.delete(old)
-        session.add(
-            DomainPlacement(
-                runtime_id=old.runtime_id,
-                domain_version_id=new.id,
-                adapters=old.adapters,
-                bytes=size,
-                revision=runtime.desired_revision,
-            )
+    )
+    session.execute(
+        update(Placement)
+        .where(
+            Placement.runtime_id == runtime_id,
+            Placement.domain_version_id.in_([row.domain_version_id for row in old]),
         )
+        .values(domain_version_id=new_id, revision=runtime.desired_revision)
+    )
+    for row in old:
+        session.delete(row)

@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 _BEGIN = "hmi_begin"
 _BUSY_TIMEOUT_MS = 15_000
+# With a pool of 10: more than the server has threads, so that none of them waits for a connection.
+_OVERFLOW = 40
 
 
 def normalised_url(url: str) -> str:
@@ -65,8 +67,14 @@ class Database:
 
 def _create_engine(url: str, *, pool_size: int, echo: bool) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, echo=echo, pool_size=pool_size, max_overflow=pool_size, pool_pre_ping=True)
-    engine = create_engine(url, echo=echo, connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000})
+        return create_engine(url, echo=echo, pool_size=pool_size, max_overflow=_OVERFLOW, pool_pre_ping=True)
+    engine = create_engine(
+        url,
+        echo=echo,
+        pool_size=pool_size,
+        max_overflow=_OVERFLOW,
+        connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000},
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
