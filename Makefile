@@ -3,7 +3,9 @@
 #   make demo     the main job, end to end, on this machine (add ARGS=--keep to leave it running)
 #   make test     every test that needs no cluster and no GPU
 #   make check    formatting, lint, types, layers and the tests: what CI runs
-#   make bench    the measurements of docs/benchmarks.md
+#   make bench    the measurements of docs/benchmarks.md (DATA=folder for the accuracy of real tasks)
+#   make crds     write crds/*.yaml and docs/resources.md from the types
+#   make clean    remove what the others made
 #
 # PYTHON=python3.11  TORCH=cpu|cuda  HMI_PIP_ARGS="--index-url ..."  change how .venv is made.
 
@@ -49,10 +51,18 @@ format: $(DEV)
 	$(BIN)/ruff format $(wildcard $(CHECKED))
 
 bench: $(DEV)
-	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench $(ARGS)
+	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench $(ARGS) serving
+	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench $(ARGS) fanout
+	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench $(ARGS) scale
+ifdef DATA
+	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench $(ARGS) accuracy --data $(DATA)
+else
+	@echo "accuracy was not measured: it needs a folder of tasks, as in make bench DATA=path/to/tasks"
+endif
 
 crds: $(DEV)
-	$(BIN)/python -m hmi_api.crds crds
+	$(BIN)/python -m hmi_api.crd crds
+	$(BIN)/python -m hmi_api.reference > docs/resources.md
 
 clean:
 	rm -rf $(VENV) build dist .hmi .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from hmi_api.phases import Phase
 from hmi_cli.render.resources import blocking, ready_status
 
 LINE_EVERY_S = 10.0
-STUCK = ("Failed", "Degraded", "Retrying")
+STUCK = (Phase.FAILED, Phase.DEGRADED, Phase.RETRYING)
 """Phases that need their reason to be understood; of the others the phase says enough."""
 Object = dict[str, Any]
 

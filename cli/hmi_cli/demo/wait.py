@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from hmi_api.phases import Phase
 from hmi_cli.demo.board import Board
 from hmi_cli.kinds import KINDS
 from hmi_cli.render.resources import ready_status
@@ -22,7 +23,7 @@ def settled(item: Object) -> bool:
     """Say whether a resource is Ready, or has failed in a way that waiting will not mend."""
     status = item.get("status") or {}
     seen = status.get("observedGeneration") == item["metadata"].get("generation", 1)
-    return ready_status(item) == "True" or (seen and status.get("phase") in ("Failed", "Degraded"))
+    return ready_status(item) == "True" or (seen and status.get("phase") in (Phase.FAILED, Phase.DEGRADED))
 
 
 def wait_until_settled(
