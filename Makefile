@@ -3,7 +3,7 @@
 #   make demo     the main job, end to end, on this machine (add ARGS=--keep to leave it running)
 #   make test     every test that needs no cluster and no GPU
 #   make check    formatting, lint, types, layers and the tests: what CI runs
-#   make bench    the measurements of docs/benchmarks.md (DATA=folder for the accuracy of real tasks)
+#   make bench    the measurements of docs/benchmarks.md (BENCH_DATA=folder of tasks for accuracy)
 #   make crds     write crds/*.yaml and docs/resources.md from the types
 #   make clean    remove what the others made
 #
@@ -16,6 +16,8 @@ VENV ?= .venv
 HMI_PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist loadfile
 ARGS ?=
+# Folder of labelled tasks for the accuracy benchmark; without it the others run alone.
+BENCH_DATA ?=
 
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo-$(TORCH)
@@ -51,14 +53,8 @@ format: $(DEV)
 	$(BIN)/ruff format $(wildcard $(CHECKED))
 
 bench: $(DEV)
-	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench $(ARGS) serving
-	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench $(ARGS) fanout
-	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench $(ARGS) scale
-ifdef DATA
-	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench $(ARGS) accuracy --data $(DATA)
-else
-	@echo "accuracy was not measured: it needs a folder of tasks, as in make bench DATA=path/to/tasks"
-endif
+	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench run \
+	  $(if $(BENCH_DATA),--data "$(BENCH_DATA)" --domains benchmarks/domains.json) $(ARGS)
 
 crds: $(DEV)
 	$(BIN)/python -m hmi_api.crd crds

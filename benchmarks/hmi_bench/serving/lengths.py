@@ -17,11 +17,16 @@ def text_lengths(rows: int, seed: int = 0) -> Sequence[int]:
     Sixteen times as many are drawn and sorted, as they arrive in a bucket of like length, and the bucket
     around the mean length is taken, so that a batch is padded a little, as it is in service.
     """
-    source = random.Random(seed)  # noqa: S311 - lengths, not secrets
-    drawn = sorted(
-        min(_LONGEST, max(_SHORTEST, round(_MEDIAN * math.exp(source.gauss(0, _SPREAD)))))
-        for _ in range(16 * rows)
-    )
+    drawn = sorted(draw_lengths(16 * rows, seed))
     mean = sum(drawn) / len(drawn)
     start = next(place for place in range(0, len(drawn), rows) if drawn[place + rows - 1] >= mean)
     return drawn[start : start + rows]
+
+
+def draw_lengths(texts: int, seed: int = 0) -> list[int]:
+    """Return the lengths of ``texts`` texts as they arrive, in no order."""
+    source = random.Random(seed)  # noqa: S311 - lengths, not secrets
+    return [
+        min(_LONGEST, max(_SHORTEST, round(_MEDIAN * math.exp(source.gauss(0, _SPREAD)))))
+        for _ in range(texts)
+    ]

@@ -1,0 +1,177 @@
+"""What the fan-out and scale benchmarks serve: a Domain and adapters, published as training publishes them.
+
+Values are random where they do not change the time; files, digests and references are real.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.domain import BaseModelRef, OnMiss
+from hmi_api.wire import AdapterServing, DomainServing, DomainVersionView
+from hmi_runtime.adapters.weights import AdapterWeights
+from hmi_runtime.artifacts import ArtifactStore
+from hmi_runtime.base import BaseModel
+from hmi_runtime.model import DomainLayers, trigrams
+from hmi_runtime.plot import PlotTable, pack
+from hmi_runtime.server.metrics import RuntimeMetrics
+from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.settings import RuntimeSettings
+
+_DOMAIN_KEY = "bench/domain"
+_BRIDGE_HEADS, _BRIDGE_HEAD_SIZE = 4, 24
+_LONGEST_TEXT = 512
+_COMPUTED_AT_ONCE = 1024  # windows
+
+
+@dataclass(frozen=True)
+class PublishedDomain:
+    """A Domain in a store, and where it came from."""
+
+    base: BaseModel
+    store: ArtifactStore
+    serving: DomainServing
+
+    @property
+    def split(self) -> int:
+        """Index of the first upper layer."""
+        return self.serving.version.split
+
+    @property
+    def layers_digest(self) -> str:
+        """Digest that adapters on this Domain name."""
+        return self.serving.version.layers.digest
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its layers' and its table's artifacts."""
+        version = self.serving.version
+        return version.layers.bytes + sum(table.bytes for table in version.tables)
+
+    def publish(self, key: str, weights: AdapterWeights) -> AdapterServing:
+        """Publish an adapter and return what a runtime is told of it; ``key`` is tenant/adapter."""
+        with TemporaryDirectory() as folder:
+            weights.save(Path(folder))
+            ref = self.store.publish(
+                ArtifactKind.ADAPTER,
+                Path(folder),
+                base_digest=weights.base_digest,
+                layers_digest=weights.layers_digest,
+                config=weights.config(),
+            )
+        return AdapterServing(
+            key=key,
+            version=1,
+            task_type=weights.task,
+            labels=list(weights.labels),
+            artifact=ref,
+            domain=self.serving.key,
+            domain_version=self.serving.version.version,
+        )
+
+
+def publish_domain(
+    base: BaseModel, store: ArtifactStore, texts: Sequence[str], *, other_entries: int = 50_000
+) -> PublishedDomain:
+    """Publish a Domain split at half, with a table that holds every window of ``texts``.
+
+    ``other_entries`` windows of other texts stand beside them, so that a look-up searches a table of real
+    size; their values are random.
+    """
+    split = base.config.layers // 2
+    layers = DomainLayers.from_encoder(
+        base.encoder(), split, bridge_heads=_BRIDGE_HEADS, bridge_head_size=_BRIDGE_HEAD_SIZE
+    )
+    layers.requires_grad_(False).eval()
+    with TemporaryDirectory() as folder:
+        layers.save(Path(folder))
+        layers_ref = store.publish(ArtifactKind.LAYERS, Path(folder), base_digest=base.digest)
+    table = _make_table(base, layers, layers_ref, texts, other_entries)
+    with TemporaryDirectory() as folder:
+        table.save(Path(folder))
+        table_ref = store.publish(
+            ArtifactKind.TABLE, Path(folder), base_digest=base.digest, layers_digest=layers_ref.digest
+        )
+    version = DomainVersionView(
+        version=1,
+        spec_digest="sha256:benchmark",
+        base=BaseModelRef(uri=base.uri),
+        base_digest=base.digest,
+        split=split,
+        layers=layers_ref,
+        tables=[table_ref],
+        on_miss=OnMiss.COMPUTE,
+        entries=table.entries,
+        coverage=1.0,
+    )
+    return PublishedDomain(base, store, DomainServing(key=_DOMAIN_KEY, version=version))
+
+
+def runtime_settings(folder: Path, **settings: Any) -> RuntimeSettings:
+    """Return the settings of a runtime whose store and local copies lie in ``folder``.
+
+    Nothing here speaks to a control plane: its address and token are of no use.
+    """
+    return RuntimeSettings(
+        control_plane_url="http://127.0.0.1:9",
+        internal_token="no-control-plane-in-a-benchmark",
+        artifacts=str(folder / "store"),
+        cache_dir=folder / "cache",
+        **settings,
+    )
+
+
+@contextmanager
+def serving(
+    settings: RuntimeSettings, store: ArtifactStore, metrics: RuntimeMetrics | None = None
+) -> Iterator[Residency]:
+    """Run what a runtime process runs behind its HTTP face, wired as the process wires it."""
+    counts = metrics or RuntimeMetrics()
+    with ThreadPoolExecutor(settings.loader_threads, thread_name_prefix="load") as loaders:
+        residency = Residency(settings, store, loaders, cache_events=counts, pipeline_events=counts)
+        try:
+            yield residency
+        finally:
+            residency.pipeline.drain(settings.drain_seconds)
+
+
+def _make_table(
+    base: BaseModel, layers: DomainLayers, layers_ref: ArtifactRef, texts: Sequence[str], other_entries: int
+) -> PlotTable:
+    vocab_size = base.config.vocab_size
+    own = _windows(base, texts)  # (W, 3)
+    with torch.inference_mode():
+        own_parts = torch.cat(
+            [layers.window_parts(piece) for piece in torch.split(own, _COMPUTED_AT_ONCE)]
+        )  # (W, 3, D)
+    random = torch.Generator().manual_seed(1)
+    others = torch.unique(
+        pack(torch.randint(1, vocab_size, (other_entries, 3), generator=random), vocab_size)
+    )
+    own_keys = pack(own, vocab_size)
+    others = others[~torch.isin(others, own_keys)]
+    other_parts = torch.randn(len(others), 3, base.config.width, generator=random) * 0.3
+    return PlotTable.from_parts(
+        torch.cat([own_keys, others]),
+        torch.cat([own_parts.float(), other_parts]),
+        vocab_size=vocab_size,
+        layers_digest=layers_ref.digest,
+    )
+
+
+def _windows(base: BaseModel, texts: Sequence[str]) -> Tensor:
+    """Return the different windows (W, 3) of ``texts``."""
+    found = []
+    for encoding in base.tokenizer.encode(texts, _LONGEST_TEXT):
+        ids = torch.tensor([encoding.ids])  # (1, T)
+        found.append(trigrams(ids, torch.ones_like(ids, dtype=torch.bool))[0])
+    unique: Tensor = torch.unique(torch.cat(found), dim=0)
+    return unique

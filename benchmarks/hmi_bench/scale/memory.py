@@ -1,0 +1,132 @@
+"""Ten thousand hPLMs in one memory: what is shared once, what each adds, and what whole models would take."""
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hmi_api.errors import HmiError
+from hmi_api.wire import AdapterServing
+from hmi_bench.published import serving
+from hmi_bench.scale.population import Population
+from hmi_runtime.adapters.weights import AdapterWeights
+from hmi_runtime.base import BaseModel
+from hmi_runtime.cache import AdapterCache, AdapterId
+from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.settings import RuntimeSettings
+
+_SPARE_SHARE = 0.7
+_MOST_UNDER_WAY = 256
+_TIMEOUT = 600.0
+
+
+@dataclass(frozen=True)
+class MemoryFigures:
+    """Bytes of many hPLMs beside as many whole models.
+
+    Measured: ``resident`` adapters' tensors as the cache counts them (``adapter_bytes``), and what the
+    process grew by while they came (``process_growth``). Counted from tensors: ``shared_bytes`` (base model,
+    Domain, device slots) and ``whole_model_bytes``. Computed: everything that the properties say.
+    """
+
+    adapters: int
+    resident: int
+    adapter_bytes: int
+    process_growth: int
+    shared_bytes: int
+    whole_model_bytes: int
+
+    @property
+    def bytes_an_adapter(self) -> float:
+        """What one more hPLM adds."""
+        return self.adapter_bytes / self.resident
+
+    @property
+    def hplms(self) -> float:
+        """All of ``adapters``: shared once, and each one's own."""
+        return self.shared_bytes + self.adapters * self.bytes_an_adapter
+
+    @property
+    def whole_models(self) -> float:
+        """As many whole models."""
+        return float(self.adapters * self.whole_model_bytes)
+
+    @property
+    def ratio(self) -> float:
+        """How many times more whole models take."""
+        return self.whole_models / self.hplms
+
+
+def measure_memory(settings: RuntimeSettings, population: Population) -> MemoryFigures:
+    """Bring as many of a population's adapters to host memory as the machine has to spare."""
+    domain, adapters = population.domain, population.adapters
+    resident = min(len(adapters), int(_SPARE_SHARE * available_memory() / population.nbytes))
+    roomy = settings.model_copy(
+        update={
+            "host_budget": len(adapters) * population.nbytes,
+            "disk_budget": len(adapters) * population.artifact_bytes + domain.nbytes,
+        }
+    )
+    with serving(roomy, domain.store) as residency:
+        for adapter in adapters[:resident]:
+            residency.serve(residency.load(adapter, domain.serving))
+        before = process_memory()
+        bring_to_host(residency.cache, adapters[:resident])
+        return MemoryFigures(
+            adapters=len(adapters),
+            resident=resident,
+            adapter_bytes=residency.cache.host_used,
+            process_growth=process_memory() - before,
+            shared_bytes=_shared_bytes(residency, domain.base),
+            whole_model_bytes=whole_model_bytes(domain.base),
+        )
+
+
+def bring_to_host(cache: AdapterCache[AdapterWeights], adapters: Sequence[AdapterServing]) -> None:
+    """Bring adapters to host memory, in order, a few at a time; raises the first ``HmiError`` there was."""
+    free = threading.Semaphore(_MOST_UNDER_WAY)
+    failures: list[HmiError] = []
+
+    def arrived(adapter: AdapterId, error: HmiError | None) -> None:
+        if error is None:
+            cache.release(adapter)
+        else:
+            failures.append(error)
+        free.release()
+
+    for adapter in adapters:
+        name = AdapterId(adapter.key, adapter.version)
+        _take(free)
+        cache.hold(name, lambda error, name=name: arrived(name, error))  # type: ignore[misc]
+    for _ in range(_MOST_UNDER_WAY):
+        _take(free)
+    if failures:
+        raise failures[0]
+
+
+def whole_model_bytes(base: BaseModel) -> int:
+    """Return the bytes of one whole model's parameters, as they lie in memory."""
+    return sum(p.numel() * p.element_size() for p in base.encoder().parameters())
+
+
+def available_memory() -> int:
+    """Return the bytes that the machine can still give out."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+
+
+def process_memory() -> int:
+    """Return the bytes of this process that are in memory and nobody else's file."""
+    resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _shared_bytes(residency: Residency, base: BaseModel) -> int:
+    slots = sum(engine.slots.slots * engine.slot_bytes for engine in residency.pipeline.engines())
+    return whole_model_bytes(base) + residency.mapped_bytes + slots
+
+
+def _take(free: threading.Semaphore) -> None:
+    if not free.acquire(timeout=_TIMEOUT):
+        raise TimeoutError("adapters did not come to memory in time")

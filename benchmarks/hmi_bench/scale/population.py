@@ -1,0 +1,115 @@
+"""Thousands of adapters, each a tenant's own: made, published and registered one after another."""
+
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from hmi_api.wire import AdapterServing
+from hmi_bench.published import PublishedDomain
+from hmi_bench.serving.ours import random_adapter
+from hmi_runtime.adapters.weights import AdapterWeights
+from hmi_runtime.model import UpperLayers
+from hmi_runtime.server.residency import Residency
+
+_LABELS = 8
+_MEASURED = 20
+_COPIES_ON_DISK = 2  # one in the store, one in the runtime's disk tier
+_MARGIN = 1.2
+
+
+@dataclass(frozen=True)
+class Registering:
+    """Median seconds of making one more adapter known when ``count`` are."""
+
+    count: int
+    publish: float
+    """Writing it to the store."""
+    load: float
+    """Fetching it to the runtime's disk, verifying and checking it."""
+    route: float
+    """Serving it from the next row on."""
+
+
+class Population:
+    """Adapters of one shape, every one with bytes of its own, so that none shares a digest with another."""
+
+    def __init__(self, domain: PublishedDomain, rank: int) -> None:
+        """Publish the first adapter, from which ``artifact_bytes`` is known; none is registered yet."""
+        self.domain = domain
+        self.adapters: list[AdapterServing] = []
+        upper = UpperLayers(domain.base.encoder(), domain.split)
+        self._template = replace(
+            random_adapter(upper, rank, _LABELS, seed=0),
+            base_digest=domain.base.digest,
+            layers_digest=domain.layers_digest,
+        )
+        self.artifact_bytes = self.publish(0).artifact.bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one adapter's tensors."""
+        return self._template.nbytes
+
+    def weights(self, number: int) -> AdapterWeights:
+        """Return adapter ``number``: the template with a head of its own."""
+        random = torch.Generator().manual_seed(number)
+        head = self._template.head
+        bias = torch.randn(head.bias.shape, generator=random) * 0.02
+        return replace(self._template, head=replace(head, bias=bias))
+
+    def publish(self, number: int) -> AdapterServing:
+        """Publish adapter ``number``, the only one of its tenant."""
+        return self.domain.publish(f"tenant-{number:05d}/task", self.weights(number))
+
+    def grow(self, residency: Residency, count: int) -> Registering:
+        """Publish and register adapters until there are ``count``; the last few are timed, one at a time."""
+        start = len(self.adapters)
+        timed_from = max(start, count - _MEASURED)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
+            self.adapters += workers.map(partial(self._bring_up, residency), range(start, timed_from))
+        publish: list[float] = []
+        load: list[float] = []
+        route: list[float] = []
+        for number in range(timed_from, count):
+            with _added_to(publish):
+                adapter = self.publish(number)
+            with _added_to(load):
+                loaded = residency.load(adapter, self.domain.serving)
+            with _added_to(route):
+                residency.serve(loaded)
+            self.adapters.append(adapter)
+        return Registering(
+            count, statistics.median(publish), statistics.median(load), statistics.median(route)
+        )
+
+    def _bring_up(self, residency: Residency, number: int) -> AdapterServing:
+        adapter = self.publish(number)
+        residency.serve(residency.load(adapter, self.domain.serving))
+        return adapter
+
+
+def require_disk(folder: Path, adapters: int, nbytes: int) -> None:
+    """Raise ``OSError`` when ``folder``'s disk has no room for so many adapters and their local copies."""
+    needed = int(adapters * nbytes * _COPIES_ON_DISK * _MARGIN)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"{adapters:,} adapters need {needed / 1e9:.1f} GB below {folder}, {free / 1e9:.1f} GB are free; "
+            "ask for fewer, or point TMPDIR to a larger disk."
+        )
+
+
+@contextmanager
+def _added_to(seconds: list[float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds.append(time.perf_counter() - started)
