@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from hmi_runtime.adapters.frozen import FloatLayer, FrozenLayer
 from hmi_runtime.adapters.plan import BatchPlan, BottleneckRange, LoraRange, plan_batch
-from hmi_runtime.adapters.quantized import Int8Layer
+from hmi_runtime.adapters.quantized import quantise_layers
 from hmi_runtime.adapters.slots import SlotPool
 from hmi_runtime.adapters.weights import Place
 from hmi_runtime.adapters.workspace import Workspace
@@ -41,14 +41,28 @@ class UpperExecutor:
     written while it runs.
     """
 
-    def __init__(self, upper: UpperLayers, pool: SlotPool, precision: Precision = "float32") -> None:
-        """Prepare ``upper`` (on the pool's device); ``int8`` quantises its matrices and runs on CPUs only."""
+    def __init__(
+        self,
+        upper: UpperLayers,
+        pool: SlotPool,
+        precision: Precision = "float32",
+        *,
+        sample: Tensor | None = None,
+    ) -> None:
+        """Prepare ``upper``, which lies on the pool's device.
+
+        ``int8`` quantises the frozen matrices, on CPUs only; ``sample`` (B, T, D), unpadded hidden states as
+        they enter the upper layers, makes that more accurate (see ``quantise_layers``).
+        """
         self.pool = pool
         self._layers: list[EncoderLayer] = [
             layer for layer in upper.layers if isinstance(layer, EncoderLayer)
         ]
-        frozen: Callable[[EncoderLayer], FrozenLayer] = Int8Layer if precision == "int8" else FloatLayer
-        self._frozen = [frozen(layer) for layer in self._layers]
+        self._frozen: Sequence[FrozenLayer] = (
+            quantise_layers(self._layers, sample)
+            if precision == "int8"
+            else [FloatLayer(layer) for layer in self._layers]
+        )
         self._workspace = Workspace(pool.device)
 
     @torch.inference_mode()
@@ -98,9 +112,10 @@ class _LayerRun:
     def _attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
         query, key, value = (self._take(name, x, x.shape[-1]) for name in ("query", "key", "value"))
         outputs = {"query": query, "key": key, "value": value}
+        operand = self._frozen.prepare("query", x)
         for name, out in outputs.items():
             out.copy_(self._bias(name))
-            self._frozen.add_product(name, x.flatten(0, 1), out.flatten(0, 1))
+            self._frozen.add_product(name, operand, out.flatten(0, 1))
         for rows in self._plan.lora:
             low = self._low(rows, "qkv", x)  # (n, T, 3r)
             for name, part in zip(outputs, torch.split(low, rows.rank, dim=-1), strict=True):
@@ -136,7 +151,8 @@ class _LayerRun:
 
     def _add(self, matrix: str, x: Tensor, out: Tensor) -> None:
         """Add the frozen product and every row's LoRA to ``out``."""
-        self._frozen.add_product(matrix, x.flatten(0, 1), out.flatten(0, 1))
+        operand = self._frozen.prepare(matrix, x)
+        self._frozen.add_product(matrix, operand, out.flatten(0, 1))
         for rows in self._plan.lora:
             self._raise(rows, matrix, self._low(rows, matrix, x), out)
 

@@ -1,40 +1,173 @@
 """The frozen matrices in int8, for CPUs: quantised once, shared by every tenant; adapters stay float.
 
-Weights are symmetric per output channel, ``w ~ scale * q`` with q in -127..127; activations are quantised
-on the fly. The kernels are torch's own (FBGEMM or oneDNN, whichever this build prefers).
+Weights are symmetric per output channel. Activations are quantised on the fly with one step *per token*,
+so that no row of a batch, however large its values, costs another row its precision, and a row's answer
+does not depend on its neighbours. A few channels of BERT's hidden states are many times larger than the
+rest; where a matrix reads hidden states, each channel's scale is divided out of the states and multiplied
+into the weights (SmoothQuant, Xiao et al., 2023), by ranges seen on a sample.
 """
 
-import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from hmi_api.errors import InvalidInput
 from hmi_runtime.base import MATRICES, EncoderLayer
+from hmi_runtime.base.architecture import activate
 
-_LARGEST = 127
+_TOP = 255
+"""Largest level of activations, which are unsigned."""
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class Operand(NamedTuple):
+    """Activations as the int8 kernels take them: ``x ~ step * (levels - zero)``, channels scaled."""
+
+    levels: Tensor  # (N, d_in) uint8
+    step: Tensor  # (N, 1) float32
+    zero: int
+
+
+class _Packed(NamedTuple):
+    weight: Tensor  # (d_in, d_out) int8, in oneDNN's own layout
+    scales: Tensor  # (d_out,)
+    zeros: Tensor  # (d_out,) int64
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What is known beforehand of a matrix's input."""
+
+    zero: int  # level that stands for zero: low where values are mostly positive, as behind GELU
+    scales: Tensor | None = None  # (d_in,) of each channel
+    shrink: Tensor | None = None  # (d_in,) their reciprocals
+
+    @classmethod
+    def seen(cls, states: Tensor, weight: Tensor | None = None) -> Self:
+        """Learn from sample ``states`` (B, T, d_in); with a ``weight`` (d_out, d_in), scale the channels."""
+        scales = _channel_scales(states, weight) if weight is not None else None
+        shrink = scales.reciprocal() if scales is not None else None
+        scaled = states if shrink is None else states * shrink
+        above, below = scaled.amax(dim=-1).clamp_min(_TINY), (-scaled.amin(dim=-1)).clamp_min(0)  # (B, T)
+        share = float((below / (above + below)).mean())
+        return cls(max(1, min(_TOP - 1, round(share * _TOP))), scales, shrink)
+
+    def widen(self, weight: Tensor) -> Tensor:
+        """Return ``weight`` (d_out, d_in) for an input whose channels were shrunk."""
+        return weight if self.scales is None else weight * self.scales
 
 
 class Int8Layer:
     """The six matrices of one layer in int8."""
 
-    def __init__(self, layer: EncoderLayer) -> None:
-        self._packed = {name: _pack(layer.get_parameter(f"{name}.weight").detach()) for name in MATRICES}
+    def __init__(self, layer: EncoderLayer, sample: Tensor) -> None:
+        """Quantise ``layer``; ``sample`` (B, T, D) are hidden states that enter it, without padding."""
+        weights = {name: layer.get_parameter(f"{name}.weight").detach() for name in MATRICES}
+        attended = layer.attend(sample, None)  # (B, T, D)
+        middle = layer.attention_norm(sample + layer.attention_output(attended))  # (B, T, D)
+        widened = activate(layer.activation, layer.ffn_up(middle))  # (B, T, F)
+        attention = torch.cat([weights[name] for name in ("query", "key", "value")])  # (3D, D)
+        hidden = _Input.seen(sample, attention)
+        self._inputs = {
+            "query": hidden,
+            "key": hidden,
+            "value": hidden,
+            "attention_output": _Input.seen(attended),
+            "ffn_up": _Input.seen(middle, weights["ffn_up"]),
+            "ffn_down": _Input.seen(widened),
+        }
+        self._packed = {name: _pack(self._inputs[name].widen(weight)) for name, weight in weights.items()}
 
-    def add_product(self, matrix: str, x: Tensor, out: Tensor) -> None:
-        """Add ``x @ weight.T`` to ``out`` in place, the product in int8."""
-        # reduce_range keeps activations to 7 bits: without VNNI, sums of two 8-bit products can saturate.
-        out.add_(torch.ops.quantized.linear_dynamic(x, self._packed[matrix], reduce_range=True))
+    def prepare(self, matrix: str, x: Tensor) -> Operand:
+        """Quantise ``x`` (B, T, d_in) for ``matrix`` and those that read the same input."""
+        seen = self._inputs[matrix]
+        flat = x.flatten(0, -2)  # (N, d_in)
+        if seen.shrink is not None:
+            flat = flat * seen.shrink
+        above = flat.amax(dim=1, keepdim=True).div_(_TOP - seen.zero)  # (N, 1)
+        below = flat.amin(dim=1, keepdim=True).div_(-seen.zero)  # (N, 1)
+        step = torch.maximum(above, below).clamp_min_(_TINY)
+        # Conversion to an integer cuts off what follows the point, so half a level more rounds; a trifle
+        # less than half, lest the largest value be rounded up past the last level.
+        half = flat.new_full((), seen.zero + 0.499)
+        levels = torch.addcmul(half, flat, step.reciprocal()).to(torch.uint8)
+        return Operand(levels, step, seen.zero)
+
+    def add_product(self, matrix: str, x: Operand, out: Tensor) -> None:
+        """Add ``x @ weight.T`` to ``out`` (N, d_out) in place, the product in int8."""
+        out.addcmul_(_product(x.levels, x.zero, self._packed[matrix]), x.step)
 
 
-def _pack(weight: Tensor) -> torch.ScriptObject:
-    scales = (
-        weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny).double() / _LARGEST
-    )  # (d_out,)
-    zeros = torch.zeros(weight.shape[0], dtype=torch.int64)
-    with warnings.catch_warnings():
-        # The kernels take their weights as torch's quantised tensors, whose making warns that the type
-        # will move to another package; the kernels themselves stay.
-        warnings.simplefilter("ignore", UserWarning)
-        quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        packed: torch.ScriptObject = torch.ops.quantized.linear_prepack(quantised, None)
-    return packed
+@torch.no_grad()
+def quantise_layers(layers: Sequence[EncoderLayer], sample: Tensor | None = None) -> list[Int8Layer]:
+    """Quantise the upper layers.
+
+    ``sample`` (B, T, D) are typical hidden states that enter the first, unpadded; without one, random
+    states with that layer's own statistics stand in, which costs a little accuracy. Raises
+    ``InvalidInput`` Int8Unsupported on a GPU or where torch was built without oneDNN.
+    """
+    on_cpu = all(layer.query.weight.device.type == "cpu" for layer in layers)
+    if not (on_cpu and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+        raise InvalidInput(
+            "Int8Unsupported",
+            "int8 upper layers run on CPUs with oneDNN only; set the precision to float32.",
+        )
+    states = _random_states(layers[0]) if sample is None else sample.float()
+    quantised = []
+    for layer in layers:
+        quantised.append(Int8Layer(layer, states))
+        states = layer(states, None)
+    return quantised
+
+
+def _random_states(layer: EncoderLayer) -> Tensor:
+    noise = torch.randn(32, 32, layer.ffn_norm.weight.shape[0], generator=torch.Generator().manual_seed(0))
+    states: Tensor = layer.ffn_norm(noise)  # (32, 32, D)
+    return states
+
+
+def _channel_scales(states: Tensor, weight: Tensor) -> Tensor:
+    """Return the scale (D,) of every channel: between the states' range and the weights', in the middle."""
+    largest = states.flatten(0, -2).abs().amax(dim=0).clamp_min(1e-5)  # (D,)
+    return (largest / weight.abs().amax(dim=0).clamp_min(1e-5)).sqrt()
+
+
+def _pack(weight: Tensor) -> _Packed:
+    levels = _weight_levels()
+    scales = weight.abs().amax(dim=1).clamp_min(_TINY) / levels  # (d_out,)
+    quantised = (weight / scales[:, None]).round().to(torch.int8)  # (d_out, d_in)
+    packed = torch.ops.onednn.qlinear_prepack(quantised, None)
+    return _Packed(packed, scales, torch.zeros(len(scales), dtype=torch.int64))
+
+
+def _product(levels: Tensor, zero: int, packed: _Packed) -> Tensor:
+    """Return ``(levels - zero) @ weight.T`` as (N, d_out) float32."""
+    product: Tensor = torch.ops.onednn.qlinear_pointwise(
+        *(levels, 1.0, zero),
+        *(packed.weight, packed.scales, packed.zeros, None),  # no bias: the caller has filled it in
+        *(1.0, 0, torch.float32),
+        *("none", [], ""),  # no operation after the product
+    )
+    return product
+
+
+@cache
+def _weight_levels() -> int:
+    """Return the largest weight level that this CPU's kernels add up exactly, 127 or 63.
+
+    Without VNNI instructions, two products of 8-bit numbers are added in 16 bits and can saturate; with
+    weights of 7 bits they always fit (2 * 255 * 63 < 2**15). Which it is shows in one product.
+    """
+    size = 64
+    ones = torch.ones(size)
+    weight = _Packed(
+        torch.ops.onednn.qlinear_prepack(torch.full((size, size), 127, dtype=torch.int8), None),
+        ones,
+        torch.zeros(size, dtype=torch.int64),
+    )
+    found = _product(torch.full((size, size), _TOP, dtype=torch.uint8), 0, weight)
+    return 127 if bool((found == _TOP * 127 * size).all()) else 63
