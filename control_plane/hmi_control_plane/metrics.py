@@ -49,6 +49,20 @@ class MetricsMiddleware:
         try:
             await self._app(scope, receive, send_observed)
         finally:
-            route = getattr(scope.get("route"), "path", _UNMATCHED)
+            route = _route_template(scope)
             self._metrics.requests.labels(route, code).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+
+def _route_template(scope: Scope) -> str:
+    """Return the path template of the route that answered, prefixes of its routers included.
+
+    A route of an included router may know only its own part. The rest is the part of the path that is left
+    when the route's own, filled in, is taken off its end; being a router's prefix, it holds no parameters.
+    """
+    own: str | None = getattr(scope.get("route"), "path_format", None)
+    if own is None:
+        return _UNMATCHED
+    filled = own.format_map(scope.get("path_params", {}))
+    path: str = scope["path"]
+    return path.removesuffix(filled) + own if path.endswith(filled) else own

@@ -107,8 +107,12 @@ def test_a_streamed_long_body_is_refused_when_it_passes_the_limit(echo: TestClie
 def test_health_readiness_and_metrics_need_no_key(client: TestClient) -> None:
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").status_code == 200
+    client.get("/admin/v1/tenants/nobody", headers=_ADMIN)
+    client.get("/nowhere")
     metrics = client.get("/metrics").text
     assert 'hmi_requests_total{code="200",route="/healthz"} 1.0' in metrics
+    assert 'hmi_requests_total{code="404",route="/admin/v1/tenants/{tenant}"} 1.0' in metrics
+    assert 'hmi_requests_total{code="404",route="unmatched"} 1.0' in metrics
 
 
 def test_two_applications_do_not_share_metrics(client: TestClient, settings: Settings) -> None:
