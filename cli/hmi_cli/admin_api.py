@@ -46,7 +46,7 @@ class AdminApi:
 
     def set_price(self, meter: str, unit_price: str, currency: str) -> None:
         """Set a price from now on."""
-        body = {"meter": meter, "unit_price": unit_price, "currency": currency}
+        body = {"meter": meter, "unitPrice": unit_price, "currency": currency}
         self._client.ask("PUT", f"{BASE}/prices", json=body)
 
     def usage(self, query: Query) -> list[Answer]:
@@ -65,8 +65,7 @@ def pages(client: Client, path: str, query: Query) -> list[Answer]:
     cursor: str | None = None
     while True:
         answer = client.ask("GET", path, params={**query, **({"cursor": cursor} if cursor else {})})
-        # Lists of the catalog are camelCase like resources; those of usage and prices follow OpenAI's.
-        items += answer["items"] if "items" in answer else answer["data"]
-        cursor = answer.get("nextCursor") or answer.get("next_cursor")
+        items += answer["items"]
+        cursor = answer.get("nextCursor")
         if not cursor:
             return items

@@ -133,7 +133,7 @@ def test_usage_and_bill_speak_of_what_was_asked(hmi: Embedded, keys: dict[str, s
     wait_for(lambda: rows_used(hmi, "seaview") == before + 4, SOON_S, hmi.log)
     bill = hmi.json("bill", "seaview")
     assert bill["currency"] == "USD"
-    assert any(line["meter"] == "rows" and line["unit_price"] == "0.5" for line in bill["lines"])
+    assert any(line["meter"] == "rows" and line["unitPrice"] == "0.5" for line in bill["lines"])
     assert hmi.json("bill", "--key", keys["seaview"])["total"] == bill["total"]
 
 

@@ -103,7 +103,7 @@ def list_prices(context: typer.Context, output: OutputOption = None) -> None:
         typer.echo(dump_value(found, output))
         return
     rows = [
-        [price["meter"], price["unit_price"], price["currency"], price["effective_from"]] for price in found
+        [price["meter"], price["unitPrice"], price["currency"], price["effectiveFrom"]] for price in found
     ]
     typer.echo(format_table(["METER", "UNIT PRICE", "CURRENCY", "FROM"], rows))
 

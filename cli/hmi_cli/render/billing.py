@@ -27,7 +27,7 @@ def bill_table(bill: Answer) -> str:
             line["adapter"] or "-",
             line["meter"],
             f"{line['quantity']:,}",
-            line["unit_price"],
+            line["unitPrice"],
             line["amount"],
             line["note"],
         ]

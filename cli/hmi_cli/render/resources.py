@@ -56,13 +56,14 @@ def _adapter_cells(item: Object) -> list[str]:
 
 
 def gate_cell(item: Object) -> str:
-    """Return the held-out metric that the gate looks at, beside what it asks for."""
+    """Return the held-out metric that the gate looks at, beside what it asks for; without a gate, any."""
     gate = (item.get("spec") or {}).get("gate")
     metrics = (item.get("status") or {}).get("metrics") or {}
-    if not gate:
-        return NONE
-    measured = metrics.get(gate["metric"])
-    return f"{gate['metric']} {'-' if measured is None else f'{measured:.3f}'}/{gate['minimum']:.2f}"
+    if gate:
+        measured = metrics.get(gate["metric"])
+        return f"{gate['metric']} {'-' if measured is None else f'{measured:.3f}'}/{gate['minimum']:.2f}"
+    name = next((name for name in ("entity_f1", "accuracy") if name in metrics), None)
+    return f"{name} {metrics[name]:.3f}" if name else NONE
 
 
 def conditions(item: Object) -> list[Object]:
