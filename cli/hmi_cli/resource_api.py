@@ -1,13 +1,14 @@
 """Resources over HTTP, with the paths and verbs of a Kubernetes API server."""
 
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 import yaml
 
 from hmi_api.names import GROUP, VERSION
 from hmi_cli.client import Client
-from hmi_cli.errors import usage_error
+from hmi_cli.errors import Refused, usage_error
 from hmi_cli.kinds import KINDS, Kind
 from hmi_cli.manifests import Manifest
 
@@ -29,6 +30,16 @@ class ResourceApi:
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """Return one object; ``CliError`` when there is none."""
         return _with_kind(self._client.ask("GET", path(kind, namespace, name)), kind)
+
+    def find(self, manifest: Manifest, namespace: str) -> Object | None:
+        """Return the object that a manifest names as it stands; None when there is none."""
+        try:
+            found: Object = self._client.ask("GET", object_path(manifest, namespace))
+        except Refused as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return None
+        return found
 
     def apply(self, manifest: Manifest, namespace: str, *, dry_run: bool) -> Object:
         """Create an object or bring it to what the manifest says, and return it."""
@@ -73,6 +84,12 @@ def object_path(manifest: Manifest, namespace: str) -> str:
         f'{manifest.origin}: no resource type "{body["kind"]}" in {body["apiVersion"]}',
         hint=f"known: {known}, Namespace (v1)",
     )
+
+
+def title_of(manifest: Manifest) -> str:
+    """Return ``domain.hmi.dev`` or ``namespace``: the object's type as kubectl prints it."""
+    group, slash, _ = manifest.body["apiVersion"].partition("/")
+    return str(manifest.body["kind"]).lower() + (f".{group}" if slash else "")
 
 
 def _with_kind(item: Object, kind: Kind) -> Object:

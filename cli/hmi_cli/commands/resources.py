@@ -11,7 +11,7 @@ from hmi_cli.manifests import Manifest, load
 from hmi_cli.render.objects import Output, dump_objects
 from hmi_cli.render.resources import describe as describe_text
 from hmi_cli.render.resources import resource_table
-from hmi_cli.resource_api import ResourceApi, object_path
+from hmi_cli.resource_api import ResourceApi, object_path, title_of
 from hmi_cli.session import session_of
 
 DEFAULT_NAMESPACE = "default"
@@ -49,15 +49,25 @@ def apply(
 
 def _apply_one(api: ResourceApi, manifest: Manifest, namespace: str | None, *, dry_run: bool) -> bool:
     """Apply one object and say how it went; the others go on when the server refuses it."""
-    title = f"{manifest.body['kind'].lower()}/{manifest.body['metadata']['name']}"
+    scope = namespace_of(manifest, namespace)
+    title = f"{title_of(manifest)}/{manifest.body['metadata']['name']}"
     try:
-        answer = api.apply(manifest, namespace_of(manifest, namespace), dry_run=dry_run)
+        before = api.find(manifest, scope)
+        after = api.apply(manifest, scope, dry_run=dry_run)
     except Refused as error:
         typer.echo(f"error: {title} ({manifest.origin}): {error.message}", err=True)
         return False
-    generation = (answer or {}).get("metadata", {}).get("generation", 1)
-    typer.echo(f"{title} applied (generation {generation})" + (" (dry run)" if dry_run else ""))
+    typer.echo(f"{title} {verdict(before, after)}" + (" (dry run)" if dry_run else ""))
     return True
+
+
+def verdict(before: dict[str, Any] | None, after: dict[str, Any]) -> str:
+    """Return what applying did, in kubectl's words."""
+    if before is None:
+        return "created"
+    told = ("generation", "labels", "annotations")
+    same = all(before["metadata"].get(field) == after["metadata"].get(field) for field in told)
+    return "unchanged" if same else "configured"
 
 
 def namespace_of(manifest: Manifest, given: str | None) -> str:

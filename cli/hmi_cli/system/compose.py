@@ -20,6 +20,8 @@ from hmi_operator.local import FileResourceStore, LocalReconciler, SubprocessJob
 
 RUNTIME_PROGRAM = [sys.executable, "-m", "hmi_runtime.server"]
 RUNTIME_ID = "runtime-0"
+RUNS_AT_ONCE = 2
+"""One run reads, tokenises or starts while the other computes; each takes about a gigabyte of memory."""
 NOT_FOR_CHILDREN = ("HMI_ADMIN_KEY", "HMI_API_KEY")
 
 
@@ -43,7 +45,7 @@ def compose(home: Home, url: str) -> System:
         # Training and serving share the cores: idle threads must sleep, not spin, or they starve the others.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
-    jobs = SubprocessJobs(home.runs.resolve(), shared)
+    jobs = SubprocessJobs(home.runs.resolve(), shared, concurrency=RUNS_AT_ONCE)
     return System(app, (_reconciler(store, jobs, url, token), runtime(home, shared).run))
 
 
