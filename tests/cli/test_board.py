@@ -1,0 +1,62 @@
+"""Progress is shown on a terminal as bars and elsewhere as lines, from the same objects."""
+
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
+from hmi_cli.demo.board import open_board
+from hmi_cli.demo.wait import settled
+
+
+def item(
+    name: str, phase: str, *, ready: bool = False, progress: str | None = None, reason: str = "x"
+) -> dict[str, Any]:
+    """Return a Domain in a phase."""
+    conditions = [{"type": "Ready", "status": str(ready), "reason": reason, "message": ""}]
+    return {
+        "kind": "Domain",
+        "metadata": {"name": name, "namespace": "n", "generation": 1},
+        "status": {"phase": phase, "progress": progress, "conditions": conditions, "observedGeneration": 1},
+    }
+
+
+STATES = [
+    [item("a", "Pending"), item("b", "Waiting")],
+    [item("a", "Training", progress="3/10"), item("b", "Waiting")],
+    [item("a", "Ready", ready=True), item("b", "Failed", reason="CorpusEmpty")],
+]
+
+
+def shown(*, terminal: bool) -> str:
+    """Show all states and return what was written."""
+    console = Console(file=StringIO(), force_terminal=terminal, width=120)
+    with open_board(console) as board:
+        for state in STATES:
+            board.show(state)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_lines_say_what_changed_once() -> None:
+    text = shown(terminal=False)
+    assert text.count("Domain n/b: Waiting") == 1
+    assert "Domain n/a: Training 3/10" in text
+    assert "Domain n/b: Failed (CorpusEmpty)" in text
+    assert "\x1b" not in text
+
+
+def test_bars_end_ready() -> None:
+    text = shown(terminal=True)
+    assert "Domain n/a" in text
+    assert "Ready" in text
+    assert "Failed (CorpusEmpty)" in text
+
+
+def test_a_status_of_an_older_spec_settles_nothing() -> None:
+    failed = item("a", "Failed")
+    assert settled(failed)
+    failed["metadata"]["generation"] = 2
+    assert not settled(failed)
+    assert not settled(item("a", "Training"))
+    assert settled(item("a", "Ready", ready=True))
