@@ -10,6 +10,7 @@ from hmi_api.wire import AdapterRunSpec, RunResult
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.training.checkpoint import Stages
+from hmi_runtime.training.export import BASE_URI, FAMILY
 from hmi_runtime.training.fitting import evaluate, fit_adapter
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.gate import Verdict, check_gate_fits, judge
@@ -48,7 +49,11 @@ def run_adapter(run: AdapterRunSpec, stages: Stages, workplace: Workplace) -> Ru
         folder,
         base_digest=weights.base_digest,
         layers_digest=foundation.layers_digest,
-        config=weights.config(),
+        config={
+            **weights.config(),
+            FAMILY: foundation.base.config.family,
+            BASE_URI: foundation.base.uri,
+        },
     )
     return RunResult(
         artifacts=[ref],

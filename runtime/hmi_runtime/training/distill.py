@@ -6,25 +6,25 @@ error over real tokens divided by the variance of the teacher's states there, so
 much of its variation is missed and not by its scale.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hmi_runtime.base import Encoder
 from hmi_runtime.model import ABSENT, DomainLayers, UpperLayers, trigrams
 from hmi_runtime.training.checkpoint import Checkpoint, generator
+from hmi_runtime.training.descent import Progress, descend, set_learning_rate, smoothed
 from hmi_runtime.training.schedule import BatchOrder, learning_rate_factor
 from hmi_runtime.training.spool import TokenSpool
 
 SPLIT_WEIGHT = 0.5
 BRIDGE_LEARNING_RATE = 1e-3
 WARMUP_STEPS = 30
-LARGEST_GRADIENT = 1.0
 
 # Of the windows of a Domain that backs off, what share is trained without its left token, without its
 # right one, and without both.
@@ -32,7 +32,6 @@ BACKED_OFF_SHARES = (0.1, 0.1, 0.1)
 
 _EVALUATION_ROWS = 256
 _EVALUATION_BATCH = 32
-_SMOOTHING = 0.95
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,6 @@ class Distillation:
     bridge_learning_rate: float = BRIDGE_LEARNING_RATE
     seed: int = 0
     back_off: bool = False
-
-
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Called with (step, steps, metrics)."""
 
 
 class Distiller:
@@ -100,7 +95,9 @@ def represent_windows(layers: DomainLayers, windows: Tensor, mask: Tensor) -> Te
     )  # (W, 3)
     # Over three tokens the plain products are quicker than a fused kernel's per-head set-up.
     with sdpa_kernel(SDPBackend.MATH):
-        values = layers.window_parts(distinct)[place]  # (N, 3, D)
+        computed = layers.window_parts(distinct)  # (W, 3, D)
+    # Plain indexing would add up gradients of repeated windows in whatever order threads come.
+    values = computed.index_select(0, place)  # (N, 3, D)
     parts = values.new_zeros((*mask.shape, *values.shape[1:]))  # (B, T, 3, D)
     parts[mask] = values
     return layers.finish(parts, mask)
@@ -164,25 +161,6 @@ def distill(
         checkpoint.save_when_due(step + 1, notes)
         progress(step + 1, config.steps, notes)
     layers.requires_grad_(False).eval()
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to its peak times ``factor``."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
-
-
-def descend(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Take one step down ``loss``, the gradient's norm bounded."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(module.parameters(), LARGEST_GRADIENT)
-    optimizer.step()
-
-
-def smoothed(average: float | None, value: float) -> float:
-    """Return the running average of a noisy figure."""
-    return value if average is None else _SMOOTHING * average + (1 - _SMOOTHING) * value
 
 
 def evaluate_distillation(encoder: Encoder, layers: DomainLayers, spool: TokenSpool) -> dict[str, float]:

@@ -6,7 +6,9 @@ killed goes on where it was.
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.domain import OnMiss
@@ -20,9 +22,12 @@ from hmi_runtime.plot.lookup import TreeLookup
 from hmi_runtime.plot.table import PlotTable
 from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.corpus import read_texts
-from hmi_runtime.training.distill import Distillation, Progress, distill, evaluate_distillation
+from hmi_runtime.training.descent import Progress
+from hmi_runtime.training.distill import Distillation, distill, evaluate_distillation
 from hmi_runtime.training.spool import TokenSpool
 from hmi_runtime.training.workplace import Workplace
+
+CHECKPOINT_FILE = "distillation.safetensors"
 
 _TABLE_BATCH = 256
 
@@ -61,7 +66,7 @@ def train_domain(
         layers,
         spool,
         config,
-        checkpoint_path=work_dir / "distillation.safetensors",
+        checkpoint_path=work_dir / CHECKPOINT_FILE,
         progress=progress,
     )
     return layers.requires_grad_(False).eval(), spool
@@ -78,25 +83,11 @@ def run_domain(run: DomainRunSpec, stages: Stages, workplace: Workplace) -> RunR
     split = base.config.layers // 2 if spec.split is None else spec.split
     check_split(base.config, split)
     if run.parent is not None:
-        _check_parent(run, run.parent, base, split)
-    spool = _corpus_stage(run, base, stages, workplace)
-    encoder = base.encoder()
-    layers_ref, metrics, seconds = _training_stage(run, base, encoder, split, spool, stages, workplace)
-    layers = DomainLayers.load(workplace.store.fetch(layers_ref, workplace.cache), encoder)
-    table_ref, entries, coverage = _table_stage(run, base, layers, layers_ref, spool, stages, workplace)
-    return RunResult(
-        artifacts=[layers_ref, table_ref],
-        base_digest=base.digest,
-        layers_digest=layers_ref.digest,
-        split=split,
-        metrics=metrics,
-        entries=entries,
-        coverage=coverage,
-        training_seconds=seconds,
-    )
+        _check_parent(run.parent, base, split)
+    return _DomainRun(run, base, base.encoder(), split, stages, workplace).result()
 
 
-def _check_parent(run: DomainRunSpec, parent: DomainVersionView, base: BaseModel, split: int) -> None:
+def _check_parent(parent: DomainVersionView, base: BaseModel, split: int) -> None:
     if parent.base_digest != base.digest:
         raise InvalidInput(
             "ParentMismatch", f"The parent stands on another base model ({parent.base.uri}); use that one."
@@ -107,139 +98,142 @@ def _check_parent(run: DomainRunSpec, parent: DomainVersionView, base: BaseModel
         )
 
 
-def _corpus_stage(run: DomainRunSpec, base: BaseModel, stages: Stages, workplace: Workplace) -> TokenSpool:
-    folder = stages.folder / "corpus"
-    if stages.record("corpus") is None:
-        workplace.say("corpus")(0, 1, {})
-        texts = read_texts(run.spec.corpus)
-        spool = _write_spool(base, texts, folder, run.spec.training.max_length)
-        stages.finish("corpus", {"rows": len(spool), "tokens": len(spool.tokens)})
-    return TokenSpool.open(folder)
+@dataclass(frozen=True)
+class _DomainRun:
+    """The stages of one run; each is skipped where its record says that it is finished."""
 
+    run: DomainRunSpec
+    base: BaseModel
+    encoder: Encoder
+    split: int
+    stages: Stages
+    workplace: Workplace
 
-def _training_stage(
-    run: DomainRunSpec,
-    base: BaseModel,
-    encoder: Encoder,
-    split: int,
-    spool: TokenSpool,
-    stages: Stages,
-    workplace: Workplace,
-) -> tuple[ArtifactRef, dict[str, float], float]:
-    """Return the Layers artifact, its metrics and the seconds that training took."""
-    record = stages.record("training")
-    if record is None:
-        started = time.monotonic()
-        layers = _starting_layers(run, encoder, split, workplace)
-        if run.parent is not None and run.spec.training.steps == 0:
-            ref = run.parent.layers
-        else:
-            checkpoint = stages.folder / "distillation.safetensors"
-            distill(
-                encoder,
-                layers,
-                spool,
-                _distillation(run),
-                checkpoint_path=checkpoint,
-                checkpoint_seconds=workplace.checkpoint_seconds,
-                progress=workplace.say("training"),
+    def result(self) -> RunResult:
+        """Do what is left to do and say what was published."""
+        spool = self._corpus()
+        trained = self._training(spool)
+        ref = ArtifactRef.model_validate(trained["layers"])
+        layers = DomainLayers.load(self.workplace.store.fetch(ref, self.workplace.cache), self.encoder)
+        table = self._table(layers, ref, spool)
+        return RunResult(
+            artifacts=[ref, ArtifactRef.model_validate(table["table"])],
+            base_digest=self.base.digest,
+            layers_digest=ref.digest,
+            split=self.split,
+            metrics=trained["metrics"],
+            entries=table["entries"],
+            coverage=table["coverage"],
+            training_seconds=trained["seconds"],
+        )
+
+    def _corpus(self) -> TokenSpool:
+        folder = self.stages.folder / "corpus"
+        if self.stages.record("corpus") is None:
+            self.workplace.say("corpus")(0, 1, {})
+            texts = read_texts(self.run.spec.corpus)
+            spool = _write_spool(self.base, texts, folder, self.run.spec.training.max_length)
+            self.stages.finish("corpus", {"rows": len(spool), "tokens": len(spool.tokens)})
+        return TokenSpool.open(folder)
+
+    def _training(self, spool: TokenSpool) -> dict[str, Any]:
+        """Record the Layers artifact, how good it is and the seconds it took."""
+        record = self.stages.record("training")
+        if record is None:
+            started = time.monotonic()
+            layers = self._starting_layers()
+            if self.run.parent is not None and self.run.spec.training.steps == 0:
+                ref = self.run.parent.layers
+            else:
+                ref = self._distilled(layers, spool)
+            record = {
+                "layers": ref.model_dump(mode="json"),
+                "metrics": evaluate_distillation(self.encoder, layers, spool),
+                "seconds": time.monotonic() - started,
+            }
+            self.stages.finish("training", record)
+        return record
+
+    def _starting_layers(self) -> DomainLayers:
+        """Return the parent's layers where there is a parent, else the base's own, run on windows."""
+        bridge, parent = self.run.spec.bridge, self.run.parent
+        if parent is None:
+            return DomainLayers.from_encoder(
+                self.encoder,
+                self.split,
+                bridge_heads=bridge.heads,
+                bridge_head_size=bridge.head_size,
+                seed=self.run.spec.training.seed,
             )
-            folder = stages.fresh_folder("layers")
-            layers.save(folder)
-            ref = workplace.store.publish(ArtifactKind.LAYERS, folder, base_digest=base.digest)
-        metrics = evaluate_distillation(encoder, layers, spool)
-        record = {
-            "layers": ref.model_dump(mode="json"),
-            "metrics": metrics,
-            "seconds": time.monotonic() - started,
-        }
-        stages.finish("training", record)
-    return ArtifactRef.model_validate(record["layers"]), record["metrics"], record["seconds"]
-
-
-def _starting_layers(run: DomainRunSpec, encoder: Encoder, split: int, workplace: Workplace) -> DomainLayers:
-    """Return the parent's layers where there is a parent, else the base's own, run on windows."""
-    bridge = run.spec.bridge
-    if run.parent is None:
-        return DomainLayers.from_encoder(
-            encoder,
-            split,
-            bridge_heads=bridge.heads,
-            bridge_head_size=bridge.head_size,
-            seed=run.spec.training.seed,
+        layers = DomainLayers.load(
+            self.workplace.store.fetch(parent.layers, self.workplace.cache), self.encoder
         )
-    layers = DomainLayers.load(workplace.store.fetch(run.parent.layers, workplace.cache), encoder)
-    made = layers.config
-    if made.bridge_heads != bridge.heads or (bridge.heads and made.bridge_head_size != bridge.head_size):
-        raise InvalidInput(
-            "ParentMismatch",
-            f"The parent's bridge has {made.bridge_heads} heads of {made.bridge_head_size}; "
-            "set bridge to the same.",
-        )
-    return layers
+        made = layers.config
+        if made.bridge_heads != bridge.heads or (bridge.heads and made.bridge_head_size != bridge.head_size):
+            raise InvalidInput(
+                "ParentMismatch",
+                f"The parent's bridge has {made.bridge_heads} heads of {made.bridge_head_size}; "
+                "set bridge to the same.",
+            )
+        return layers
 
-
-def _distillation(run: DomainRunSpec) -> Distillation:
-    training = run.spec.training
-    return Distillation(
-        steps=training.steps,
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
-        seed=training.seed,
-        back_off=run.spec.plot.on_miss is OnMiss.BACKOFF,
-    )
-
-
-def _table_stage(
-    run: DomainRunSpec,
-    base: BaseModel,
-    layers: DomainLayers,
-    layers_ref: ArtifactRef,
-    spool: TokenSpool,
-    stages: Stages,
-    workplace: Workplace,
-) -> tuple[ArtifactRef, int, float]:
-    """Return the Table artifact, its entries and the share of held-out windows that the tree holds."""
-    record = stages.record("table")
-    if record is None:
-        plot = run.spec.plot
-        pad_id = base.config.pad_id
-        ancestors = [
-            PlotTable.load(workplace.store.fetch(ref, workplace.cache))
-            for ref in (run.parent.tables if run.parent is not None else [])
-        ]
-        folder = stages.fresh_folder("table")
-        say = workplace.say("table")
-        report = build_table(
-            folder,
-            spool.batches(spool.training_rows, _TABLE_BATCH, pad_id),
+    def _distilled(self, layers: DomainLayers, spool: TokenSpool) -> ArtifactRef:
+        training = self.run.spec.training
+        distill(
+            self.encoder,
             layers,
-            layers_digest=layers_ref.digest,
-            max_entries=plot.max_entries,
-            min_frequency=plot.min_frequency,
-            dtype=plot.dtype,
-            on_miss=plot.on_miss,
-            ancestors=ancestors,
-            progress=lambda done, total: say(done, total, {}),
+            spool,
+            Distillation(
+                steps=training.steps,
+                batch_size=training.batch_size,
+                learning_rate=training.learning_rate,
+                seed=training.seed,
+                back_off=self.run.spec.plot.on_miss is OnMiss.BACKOFF,
+            ),
+            checkpoint_path=self.stages.folder / CHECKPOINT_FILE,
+            checkpoint_seconds=self.workplace.checkpoint_seconds,
+            progress=self.workplace.say("training"),
         )
-        lookup = TreeLookup(
-            [PlotTable.load(folder), *ancestors],
-            layers,
-            layers_digest=layers_ref.digest,
-            on_miss=plot.on_miss,
-        )
-        held_out = spool.batches(spool.held_out_rows, _TABLE_BATCH, pad_id)
-        coverage = lookup.coverage(trigrams(ids, mask)[mask] for ids, mask in held_out)
-        ref = workplace.store.publish(
-            ArtifactKind.TABLE,
-            folder,
-            base_digest=base.digest,
-            layers_digest=layers_ref.digest,
-            config={"entries": report.entries, "onMiss": plot.on_miss.value, "dtype": plot.dtype.value},
-        )
-        record = {"table": ref.model_dump(mode="json"), "entries": report.entries, "coverage": coverage}
-        stages.finish("table", record)
-    return ArtifactRef.model_validate(record["table"]), record["entries"], record["coverage"]
+        folder = self.stages.fresh_folder("layers")
+        layers.save(folder)
+        return self.workplace.store.publish(ArtifactKind.LAYERS, folder, base_digest=self.base.digest)
+
+    def _table(self, layers: DomainLayers, layers_ref: ArtifactRef, spool: TokenSpool) -> dict[str, Any]:
+        """Record the Table artifact, its entries and the share of held-out windows that the tree holds."""
+        record = self.stages.record("table")
+        if record is None:
+            plot, pad_id, say = self.run.spec.plot, self.base.config.pad_id, self.workplace.say("table")
+            folder, ancestors = self.stages.fresh_folder("table"), self._ancestors()
+            report = build_table(
+                folder,
+                spool.batches(spool.training_rows, _TABLE_BATCH, pad_id),
+                layers,
+                layers_digest=layers_ref.digest,
+                max_entries=plot.max_entries,
+                min_frequency=plot.min_frequency,
+                dtype=plot.dtype,
+                on_miss=plot.on_miss,
+                ancestors=ancestors,
+                progress=lambda done, total: say(done, total, {}),
+            )
+            tables = [PlotTable.load(folder), *ancestors]
+            lookup = TreeLookup(tables, layers, layers_digest=layers_ref.digest, on_miss=plot.on_miss)
+            held_out = spool.batches(spool.held_out_rows, _TABLE_BATCH, pad_id)
+            coverage = lookup.coverage(trigrams(ids, mask)[mask] for ids, mask in held_out)
+            ref = self.workplace.store.publish(
+                ArtifactKind.TABLE,
+                folder,
+                base_digest=self.base.digest,
+                layers_digest=layers_ref.digest,
+                config={"entries": report.entries, "onMiss": plot.on_miss.value, "dtype": plot.dtype.value},
+            )
+            record = {"table": ref.model_dump(mode="json"), "entries": report.entries, "coverage": coverage}
+            self.stages.finish("table", record)
+        return record
+
+    def _ancestors(self) -> list[PlotTable]:
+        refs = self.run.parent.tables if self.run.parent is not None else []
+        return [PlotTable.load(self.workplace.store.fetch(ref, self.workplace.cache)) for ref in refs]
 
 
 def _spool(base: BaseModel, texts: Iterable[str], work_dir: Path, max_length: int) -> TokenSpool:

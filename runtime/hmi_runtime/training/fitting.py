@@ -26,7 +26,7 @@ from hmi_runtime.adapters.reference import run_head, run_layer
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter
 from hmi_runtime.base import EncoderLayer, attention_bias
 from hmi_runtime.model import UpperLayers
-from hmi_runtime.training.distill import Progress
+from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.examples import Examples, default_metric, make_examples
 from hmi_runtime.training.features import FeatureFile
 from hmi_runtime.training.foundation import Foundation

@@ -1,38 +1,50 @@
-"""Adapters from elsewhere, as PEFT folders."""
+"""Adapters from elsewhere: PEFT folders, wherever they are."""
 
 from pathlib import Path
 
 import fsspec
 
-
 from hmi_api.errors import InvalidInput
 from hmi_api.task_adapter import Task
+from hmi_runtime.adapters.peft_config import CONFIG_FILE, TENSORS_FILE
+from hmi_runtime.adapters.peft_format import import_peft
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.training.foundation import Foundation
 
-PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
-
-
-def fetch_folder(uri: str, folder: Path) -> Path:
-    """Copy the PEFT folder at ``uri`` (any fsspec address) into ``folder``; only the files that are read.
-
-    Raises ``InvalidInput`` SourceNotFound.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        for name in PEFT_FILES:
-            filesystem.get_file(f"{path.rstrip('/')}/{name}", str(folder / name))
-    except (OSError, ValueError, ImportError) as error:
-        raise InvalidInput(
-            "SourceNotFound",
-            f"{uri} cannot be read ({error}); give a folder with {' and '.join(PEFT_FILES)}.",
-        ) from error
-    return folder
+_PICKLE_FILE = "adapter_model.bin"
+_LABELS_FILE = "config.json"  # optional; names the labels
+_KNOWN_FILES = (CONFIG_FILE, TENSORS_FILE, _LABELS_FILE, _PICKLE_FILE)
 
 
 def import_adapter(uri: str, folder: Path, foundation: Foundation, task: Task) -> AdapterWeights:
-    """Read the PEFT folder at ``uri`` as an adapter on ``foundation``; ``folder`` keeps the local copy."""
-    from hmi_runtime.adapters.peft_format import import_peft
+    """Read the PEFT folder at ``uri`` as an adapter for ``foundation``; ``folder`` keeps the local copy.
 
+    Raises ``InvalidInput`` SourceNotFound, AdapterIsPickle and what ``import_peft`` raises.
+    """
     return import_peft(fetch_folder(uri, folder), foundation.base, foundation.split, task)
+
+
+def fetch_folder(uri: str, folder: Path) -> Path:
+    """Copy a PEFT folder from any fsspec address into ``folder``: only the files that are read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        root = path.rstrip("/")
+        there = {name for name in _KNOWN_FILES if filesystem.isfile(f"{root}/{name}")}
+        for name in there - {_PICKLE_FILE}:
+            filesystem.get_file(f"{root}/{name}", str(folder / name))
+    except (OSError, ValueError, ImportError) as error:
+        raise InvalidInput(
+            "SourceNotFound", f"{uri} cannot be read ({error}); check the address and its credentials."
+        ) from error
+    if TENSORS_FILE not in there and _PICKLE_FILE in there:
+        raise InvalidInput(
+            "AdapterIsPickle",
+            f"{_PICKLE_FILE} is a pickle, which can run code when it is read; save the adapter again with "
+            "save_pretrained(..., safe_serialization=True).",
+        )
+    if not {CONFIG_FILE, TENSORS_FILE} <= there:
+        raise InvalidInput(
+            "SourceNotFound", f"{uri} is no folder with {CONFIG_FILE} and {TENSORS_FILE}; give one that is."
+        )
+    return folder

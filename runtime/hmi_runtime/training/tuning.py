@@ -22,7 +22,7 @@ from hmi_api.task_adapter import Metric
 from hmi_runtime.adapters.heads import HeadModule
 from hmi_runtime.model import UpperLayers
 from hmi_runtime.training.checkpoint import Checkpoint, derived_seed, replace_durably
-from hmi_runtime.training.distill import Progress, descend, set_learning_rate, smoothed
+from hmi_runtime.training.descent import Progress, descend, set_learning_rate, smoothed
 from hmi_runtime.training.examples import IGNORED, Examples
 from hmi_runtime.training.features import FeatureFile
 from hmi_runtime.training.schedule import BatchOrder, learning_rate_factor

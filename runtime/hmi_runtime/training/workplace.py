@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hmi_api.wire import RunProgress
 from hmi_runtime.artifacts.store import ArtifactStore
-from hmi_runtime.training.distill import Progress
+from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.report import Reporter
 
 

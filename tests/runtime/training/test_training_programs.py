@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hmi_api.artifacts import ArtifactKind
 from hmi_api.wire import AdapterRunSpec, DomainRunSpec, DomainVersionView, RunFailure, RunResult, RunSpec
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.plot.table import PlotTable
-from hmi_runtime.training.__main__ import main
+from hmi_runtime.training.cli import main
 from hmi_runtime.training.program import do_run
 from hmi_runtime.training.report import LineReporter
 from hmi_runtime.training.workplace import Workplace
@@ -280,3 +281,55 @@ def program(kind: str, spec: Path, runs: Runs) -> list[str]:
         f"--artifacts={runs.folder / 'artifacts'}",
     ]
     return [sys.executable, "-m", "hmi_runtime.training", kind, *options]
+
+
+def test_an_exported_adapter_comes_back_by_import(
+    runs: Runs, write_lines: Any, tagged_rows: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    domain = runs.version()
+    data = {"train": {"uri": str(write_lines("tags.jsonl", tagged_rows))}}
+    task = {"type": "TokenClassification", "labels": ["O", "B-BIKE", "B-COLOUR"]}
+    trained = succeeded(runs.do(runs.adapter_spec(domain, Path(), data=data, task=task), "trained"))
+    exported = runs.folder / "peft"
+    options = ["--artifacts", str(runs.folder / "artifacts"), "--out", str(exported)]
+    assert main(["export", "--artifact", trained.artifacts[0].uri, *options]) == 0
+    assert main(["export", "--artifact", trained.artifacts[0].digest, *options]) == 0
+    assert "whole" in capsys.readouterr().out
+    source = {"uri": f"file://{exported}"}
+    spec = runs.adapter_spec(domain, Path(), data=None, source=source, task=task)
+    imported = succeeded(runs.do(spec, "imported"))
+    assert imported.labels == trained.labels
+    assert imported.layers_digest == domain.layers.digest
+    first, again = (
+        AdapterWeights.load(runs.store.fetch(result.artifacts[0], runs.folder / "cache"))
+        for result in (trained, imported)
+    )
+    assert first.rank == again.rank
+    assert torch.allclose(first.head.weight, again.head.weight)
+    for index, layer in first.layers.items():
+        for matrix, lora in layer.lora.items():
+            other = again.layers[index].lora[matrix]
+            assert torch.allclose(lora.b @ lora.a, other.b @ other.a, atol=1e-6)
+
+
+def test_a_pickle_is_never_imported(runs: Runs) -> None:
+    folder = runs.folder / "pickled"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    spec = runs.adapter_spec(runs.version(), Path(), data=None, source={"uri": str(folder)})
+    assert failed(runs.do(spec, "imported")).reason == "AdapterIsPickle"
+
+
+@pytest.mark.parametrize("artifact", ["layers/" + "0" * 64, "adapter/" + "0" * 64])
+def test_exporting_what_is_not_there(artifact: str, tmp_path: Path) -> None:
+    options = ["--artifacts", str(tmp_path / "artifacts"), "--out", str(tmp_path / "out")]
+    assert main(["export", "--artifact", artifact, *options]) != 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_specification_that_is_wrong_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"kind": "domain", "nonsense": 1}')
+    with pytest.raises(SystemExit) as caught:
+        main(["domain", "--spec", str(tmp_path / "run.json"), "--work-dir", "w", "--artifacts", "a"])
+    assert caught.value.code == 2

@@ -1,0 +1,111 @@
+"""The command line of the training programs."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+from pydantic import ValidationError
+
+from hmi_api.errors import HmiError, NotReady
+from hmi_api.wire import RunFailure
+from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.training.export import export_artifact
+from hmi_runtime.training.program import do_run, read_run
+from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, RunRefused
+from hmi_runtime.training.settings import TrainingSettings, limit_threads
+from hmi_runtime.training.workplace import Workplace
+
+DONE, FAILED, TRY_AGAIN = 0, 1, 75
+
+_DESCRIPTION = """
+Without --spec the run is fetched from the control plane that the environment names, and reported there.
+With it, progress is printed as JSON lines and the result written to result.json in the work folder. Exit
+status: 0 done, 1 failed (and reported), 2 wrong usage, 75 the control plane was away too long; started
+again, the program goes on where it was.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = TrainingSettings()
+    limit_threads(settings.training_threads)
+    try:
+        if options.command == "export":
+            print(export_artifact(options.artifact, options.artifacts, options.out))
+            return DONE
+        if options.spec is not None:
+            return _run_from_file(parser, options, settings)
+        return _run_from_control_plane(parser, options, settings)
+    except NotReady as error:
+        print(error.message, file=sys.stderr)
+        return TRY_AGAIN
+    except (HmiError, RunRefused) as error:
+        print(error, file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hmi_runtime.training", description=_DESCRIPTION)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for kind in ("domain", "adapter"):
+        command = commands.add_parser(kind, help=f"train a {kind}")
+        command.add_argument(
+            "--spec", type=Path, help="JSON file with the run, for use without a control plane"
+        )
+        command.add_argument("--work-dir", type=Path, help="HMI_WORK_DIR when absent")
+        command.add_argument("--artifacts", help="root of the artifact store; HMI_ARTIFACTS when absent")
+    export = commands.add_parser("export", help="write an adapter as a PEFT folder")
+    export.add_argument("--artifact", required=True, help="the artifact's uri in the store, or its digest")
+    export.add_argument("--artifacts", required=True, help="root of the artifact store")
+    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    return parser
+
+
+def _run_from_file(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, settings: TrainingSettings
+) -> int:
+    try:
+        run = read_run(options.spec, options.command)
+    except (OSError, ValidationError) as error:
+        parser.error(f"--spec: {error}")
+    reporter = LineReporter()
+    return _finish(do_run(run, _workplace(parser, options, settings, reporter)))
+
+
+def _run_from_control_plane(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, settings: TrainingSettings
+) -> int:
+    if settings.control_plane_url is None or settings.internal_token is None or settings.run_id is None:
+        parser.error("give --spec, or set HMI_CONTROL_PLANE_URL, HMI_INTERNAL_TOKEN and HMI_RUN_ID")
+    headers = {"Authorization": f"Bearer {settings.internal_token.get_secret_value()}"}
+    with httpx.Client(base_url=settings.control_plane_url, headers=headers) as client:
+        reporter = ControlPlaneReporter(
+            client, settings.run_id, patience=settings.training_report_patience_seconds
+        )
+        view = reporter.run()
+        if view.spec.kind != options.command:
+            parser.error(f"run {view.id} is of kind {view.spec.kind}, not {options.command}")
+        return _finish(do_run(view.spec, _workplace(parser, options, settings, reporter)))
+
+
+def _workplace(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    settings: TrainingSettings,
+    reporter: LineReporter | ControlPlaneReporter,
+) -> Workplace:
+    work_dir = options.work_dir or settings.work_dir
+    artifacts = options.artifacts or settings.artifacts
+    if work_dir is None or artifacts is None:
+        parser.error("give --work-dir and --artifacts, or set HMI_WORK_DIR and HMI_ARTIFACTS")
+    return Workplace(work_dir, ArtifactStore(artifacts), reporter, settings.training_checkpoint_seconds)
+
+
+def _finish(ended: object) -> int:
+    return FAILED if isinstance(ended, RunFailure) else DONE
