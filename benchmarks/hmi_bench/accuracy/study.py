@@ -29,7 +29,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset("quick", 400, 300, 4, (2e-4,), (5e-4,), 200),
-    "standard": Preset("standard", 800, 500, 5, (1e-4, 3e-4), (2e-4, 5e-4), 500),
+    "standard": Preset("standard", 800, 500, 5, (1e-4, 3e-4), (2e-4, 5e-4), 300),
     "full": Preset("full", 10_000, 10_000, 10, (5e-5, 1e-4, 3e-4), (1e-4, 2e-4, 5e-4), 1200, (0, 1, 2)),
 }
 
