@@ -14,7 +14,7 @@ from hmi_api.errors import Damaged, HmiError, NotReady
 from hmi_api.names import digest_bytes
 from hmi_runtime.cache import AdapterCache, AdapterId, DiskTier, Tier
 
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 @dataclass(frozen=True)

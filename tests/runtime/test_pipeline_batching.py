@@ -4,14 +4,14 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmi_runtime.pipeline.batcher import Batcher
 from hmi_runtime.pipeline.batches import BatchLimits, BatchQueue, bucket_of
 from hmi_runtime.pipeline.fair import FairQueue
 
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ ITEMS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(items=ITEMS)
 def test_every_item_comes_out_once_and_batches_keep_the_limits(items: list[Item]) -> None:
     limits = BatchLimits(max_rows=8, max_tokens=1024)
@@ -58,6 +59,7 @@ def test_every_item_comes_out_once_and_batches_keep_the_limits(items: list[Item]
     assert queue.rows == 0
 
 
+@settings(deadline=None)
 @given(items=ITEMS)
 def test_a_tenants_items_of_one_bucket_keep_their_order(items: list[Item]) -> None:
     queue: FairQueue[Item] = FairQueue()
@@ -99,6 +101,7 @@ def test_a_flood_of_other_lengths_starves_nobody() -> None:
     assert any(item.tenant == "short" for _ in range(2) for item in queue.form())
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(4, 120), min_size=40, max_size=40))
 def test_tenants_who_always_want_more_are_served_alike(lengths: list[int]) -> None:
     queue: FairQueue[tuple[str, int]] = FairQueue()

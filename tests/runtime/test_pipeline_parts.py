@@ -34,7 +34,7 @@ def domains() -> list[DomainLayers]:
 
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
-def test_bridging_by_slot_equals_every_domains_own_finish(
+def test_bridging_a_mixed_batch_equals_every_rows_own_finish(
     domains: list[DomainLayers], data: st.DataObject
 ) -> None:
     chosen = data.draw(st.lists(st.integers(0, len(domains) - 1), min_size=1, max_size=6, unique=True))
@@ -44,9 +44,10 @@ def test_bridging_by_slot_equals_every_domains_own_finish(
     parts = torch.randn(len(rows), max(lengths), 3, CONFIG.width) * mask[:, :, None, None]
     layers = [domains[index] for index in chosen]
     slots = torch.tensor(rows)
-    by_slot = finish_by_slot(layers, slots, parts, mask)
-    each = finish_each(layers, slots, parts, mask)
-    torch.testing.assert_close(by_slot[mask], each[mask], atol=1e-5, rtol=1e-5)
+    truth = torch.cat([layers[slot].finish(parts[b : b + 1], mask[b : b + 1]) for b, slot in enumerate(rows)])
+    for finish in (finish_by_slot, finish_each):
+        bridged = finish(layers, slots, parts, mask)
+        torch.testing.assert_close(bridged[mask], truth[mask], atol=1e-5, rtol=1e-5)
 
 
 def text(

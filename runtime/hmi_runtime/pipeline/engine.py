@@ -14,7 +14,7 @@ from hmi_runtime.adapters.batched_heads import run_heads
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.base import BaseModel, Encoder
 from hmi_runtime.cache import SlotTier
-from hmi_runtime.pipeline.bridge import finish_by_slot
+from hmi_runtime.pipeline.bridge import finish_by_slot, finish_each
 from hmi_runtime.pipeline.rows import row_error
 from hmi_runtime.pipeline.staging import BatchRow, StagedBatch, look_up, share_texts
 from hmi_runtime.pipeline.tokens import label_words
@@ -69,7 +69,9 @@ class Engine:
             return []
         parts, mask = shared.parts.to(self.device), shared.mask.to(self.device)
         layers = [domain.layers for domain in shared.domains]
-        hidden = finish_by_slot(layers, shared.domain_of.to(self.device), parts, mask)  # (U, T, D)
+        # A GPU wants one product for all; a CPU loses more by gathering weights for every row than it gains.
+        finish = finish_each if self.device.type == "cpu" else finish_by_slot
+        hidden = finish(layers, shared.domain_of.to(self.device), parts, mask)  # (U, T, D)
         place = batch.representation_of.to(self.device)  # (B,)
         hidden, mask = hidden[place], mask[place]  # (B, T, D), (B, T)
         hidden = self.executor.run(hidden, mask, batch.slots)  # (B, T, D)

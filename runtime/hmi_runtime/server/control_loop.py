@@ -165,17 +165,18 @@ class ControlLoop:
         for key in changes.remove:
             self._attempts.pop(key, None)
             self._residency.stop_routing(key)
-            self._retire(self._serving.pop(key, None))
-            for failed in [adapter for adapter in self._report.failures if adapter.key == key]:
-                self._report.gone(failed)
+            if key in self._serving:
+                self._retire(self._serving.pop(key))
+            self._report.forget_failures(key)
         for adapter in changes.load:
             self._to_load.put_nowait(adapter)
         if changes.remove or changes.load:
             log.info("desired: %d to load, %d to remove", len(changes.load), len(changes.remove))
             self._news.set()
 
-    def _retire(self, adapter: AdapterId | None) -> None:
-        if adapter is not None:
+    def _retire(self, adapter: AdapterId) -> None:
+        """Let a version go, unless it is what serves (again) by now."""
+        if self._serving.get(adapter.key) != adapter:
             self._residency.forget(adapter)
             self._report.gone(adapter)
             self._news.set()
@@ -220,6 +221,7 @@ class ControlLoop:
         self._residency.serve(loaded)
         self._serving[adapter.key] = new
         self._attempts.pop(adapter.key, None)
+        self._report.forget_failures(adapter.key)
         self._report.ready(new)
         if old is not None and old != new:
             asyncio.get_running_loop().call_later(_CHANGE_OVER_GRACE, self._retire, old)

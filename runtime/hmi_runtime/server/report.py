@@ -29,8 +29,6 @@ class Report:
     def ready(self, adapter: AdapterId) -> None:
         """An adapter can be served from now on."""
         self.served.add(adapter)
-        self.failures.pop(adapter, None)
-        self._failed.discard(adapter)
         self._gone.discard(adapter)
         self._ready.add(adapter)
 
@@ -41,13 +39,17 @@ class Report:
             self._failed.add(adapter)
 
     def gone(self, adapter: AdapterId) -> None:
-        """An adapter is served no more, or is no longer tried."""
+        """An adapter is served no more."""
         if adapter in self.served:
             self.served.discard(adapter)
             self._gone.add(adapter)
         self._ready.discard(adapter)
-        self._failed.discard(adapter)
-        self.failures.pop(adapter, None)
+
+    def forget_failures(self, key: str) -> None:
+        """What failed of an adapter, in whatever version, matters no more."""
+        for failed in [adapter for adapter in self.failures if adapter.key == key]:
+            del self.failures[failed]
+            self._failed.discard(failed)
 
     @property
     def has_news(self) -> bool:

@@ -92,7 +92,14 @@ class Residency:
         """
         engine = self._engine(domain.version)
         served_domain = self._domain(domain, engine)
-        weights = self._read_verified(adapter.artifact, engine, served_domain.layers_digest)
+        weights = self._read(adapter.artifact)
+        check_adapter(
+            weights,
+            engine.base.config,
+            engine.key.split,
+            base_digest=engine.key.base_digest,
+            layers_digest=served_domain.layers_digest,
+        )
         if weights.labels != tuple(adapter.labels):
             raise Damaged(
                 "AdapterLabels",
@@ -144,29 +151,16 @@ class Residency:
         """Adapter versions that are served."""
         return len(self._served)
 
-    def _read_adapter(self, adapter: AdapterId, artifact: ArtifactRef) -> AdapterWeights:
-        """Read an adapter for the host tier; runs on a loader thread."""
-        loaded = self._served.get(adapter)
-        engine = None if loaded is None else self.pipeline.engine(loaded.engine)
-        if loaded is None or engine is None:
-            raise NotReady("NotRegistered", f"{adapter} is not served here; try again shortly.")
-        weights = self._read_verified(artifact, engine, loaded.route.domain.layers_digest)
-        return copy_to_host(weights, pinned=self._device.type == "cuda")
+    def _read_adapter(self, _: AdapterId, artifact: ArtifactRef) -> AdapterWeights:
+        """Read an adapter for the host tier, on a loader thread; ``load`` has checked the same bytes."""
+        return copy_to_host(self._read(artifact), pinned=self._device.type == "cuda")
 
-    def _read_verified(self, artifact: ArtifactRef, engine: Engine, layers_digest: str) -> AdapterWeights:
+    def _read(self, artifact: ArtifactRef) -> AdapterWeights:
         path = self.disk.acquire(artifact)
         try:
-            weights = AdapterWeights.load(path)
+            return AdapterWeights.load(path)
         finally:
             self.disk.release(artifact.digest)
-        check_adapter(
-            weights,
-            engine.base.config,
-            engine.key.split,
-            base_digest=engine.key.base_digest,
-            layers_digest=layers_digest,
-        )
-        return weights
 
     # --- domains ------------------------------------------------------------------------------------
 

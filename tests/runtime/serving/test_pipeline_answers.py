@@ -22,7 +22,7 @@ def serve(residency: Residency, adapter: AdapterServing, domain: DomainServing) 
 
 
 def infer(residency: Residency, rows: list[InferRow]) -> list[RowResult]:
-    return residency.pipeline.submit(rows).result(timeout=20)
+    return residency.pipeline.submit(rows).result(timeout=60)
 
 
 @pytest.fixture

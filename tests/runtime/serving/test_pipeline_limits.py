@@ -11,7 +11,7 @@ from hmi_runtime.pipeline.staging import StagedBatch
 from hmi_runtime.server.residency import Residency
 from hmi_runtime.server.settings import RuntimeSettings
 
-LIMIT = 20.0
+LIMIT = 60.0
 ROW = InferRow(adapter="acme/topic", text="a wheel")
 
 

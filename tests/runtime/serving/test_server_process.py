@@ -31,7 +31,7 @@ from hmi_runtime.server.process import RuntimeProcess
 from hmi_runtime.server.settings import RuntimeSettings
 
 TOKEN = "internal-token-of-the-tests"
-LIMIT = 30.0
+LIMIT = 120.0
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
