@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     scale.add_argument("--host", type=int, default=2_000, help="adapters that fit in host memory")
     scale.add_argument("--disk", type=int, default=5_000, help="adapters that fit on the local disk")
     scale.add_argument("--clients", type=int, default=32, help="clients that send one request at a time")
-    scale.add_argument("--requests", type=int, default=4_000, help="requests at each number of adapters")
+    scale.add_argument("--requests", type=int, default=2_000, help="requests at each number of adapters")
     scale.add_argument("--exponent", type=float, default=1.0, help="of the Zipf law of popularity")
     scale.set_defaults(run=_scale)
     everything = commands.add_parser("run", help="all of them, one after another")
@@ -131,7 +131,7 @@ def _scale(arguments: argparse.Namespace) -> str:
 
 
 def _everything(arguments: argparse.Namespace) -> str:
-    """Run every benchmark; the options of each are its own defaults, or smaller when quick."""
+    """Run every benchmark and print its report; options not given here are each one's defaults."""
     chosen = ["--out", str(arguments.out), "--threads", str(arguments.threads)]
     on_runtime = ["--base", arguments.base, "--device", arguments.device, "--precision", arguments.precision]
     quick = arguments.quick
@@ -145,13 +145,12 @@ def _everything(arguments: argparse.Namespace) -> str:
         benchmarks.insert(
             0, ["accuracy", "--data", str(arguments.data), "--preset", arguments.preset, *domains]
         )
-    reports = []
     for benchmark in benchmarks:
         given = _parser().parse_args([*chosen, *benchmark])
-        reports.append(f"## {benchmark[0]}\n\n{given.run(given)}")
+        print(f"## {benchmark[0]}\n\n{given.run(given)}\n", flush=True)  # at once: the next may take long
     if arguments.data is None:
-        reports.append("Accuracy was not measured: give --data, a folder of task folders.")
-    return "\n\n".join(reports)
+        return "Accuracy was not measured: it needs --data, a folder of task folders."
+    return f"JSON and plots are in {arguments.out}."
 
 
 if __name__ == "__main__":

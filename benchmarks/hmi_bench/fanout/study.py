@@ -128,9 +128,7 @@ def _measure(plan: FanoutPlan, folder: Path) -> tuple[list[FanoutTiming], float]
     adapters = make_tasks(base, domain.split, domain.layers_digest, plan.rank)
     device = torch.device(plan.device)
     merged = [MergedModel(base, adapter, device) for adapter in adapters.values()]
-    settings = runtime_settings(
-        folder, device=plan.device, precision=plan.precision, threads=torch.get_num_threads()
-    )
+    settings = runtime_settings(folder, device=plan.device, precision=plan.precision)
     timings = []
     with serving(settings, domain.store) as residency:
         _serve(residency, domain, adapters)

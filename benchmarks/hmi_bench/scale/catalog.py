@@ -52,10 +52,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the internal API: its median seconds, and its SQL statements, the most of any call."""
+    """One call of the internal API: median seconds, and the most SQL statements that it took.
+
+    ``busy`` are the seconds of this thread alone, SQLite's included: a loaded machine does not change them.
+    """
 
     name: str
     seconds: float
+    busy: float
     statements: int
 
 
@@ -72,6 +76,11 @@ class CatalogCost:
         return sum(step.seconds for step in self.steps)
 
     @property
+    def busy(self) -> float:
+        """All calls together."""
+        return sum(step.busy for step in self.steps)
+
+    @property
     def statements(self) -> int:
         """All calls together."""
         return sum(step.statements for step in self.steps)
@@ -80,6 +89,7 @@ class CatalogCost:
 @dataclass
 class _Samples:
     seconds: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
     statements: list[int] = field(default_factory=list)
 
 
@@ -113,7 +123,12 @@ class Catalog:
             for _ in range(measured):
                 self._register_one(samples)
             steps = [
-                Step(name, statistics.median(sample.seconds), max(sample.statements))
+                Step(
+                    name,
+                    statistics.median(sample.seconds),
+                    statistics.median(sample.busy),
+                    max(sample.statements),
+                )
                 for name, sample in samples.items()
             ]
             found.append(CatalogCost(count, steps))
@@ -169,9 +184,10 @@ class Catalog:
     def _timed(self, samples: dict[str, _Samples], name: str, work: Callable[[], T]) -> T:
         """Do ``work`` and note its time and its statements."""
         sample = samples.setdefault(name, _Samples())
-        statements, started = self._statements, time.perf_counter()
+        statements, started, worked = self._statements, time.perf_counter(), time.thread_time()
         done = work()
         sample.seconds.append(time.perf_counter() - started)
+        sample.busy.append(time.thread_time() - worked)
         sample.statements.append(self._statements - statements)
         return done
 

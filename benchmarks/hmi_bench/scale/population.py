@@ -74,7 +74,7 @@ class Population:
         """Publish and register adapters until there are ``count``; the last few are timed, one at a time."""
         start = len(self.adapters)
         timed_from = max(start, count - _MEASURED)
-        with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
+        with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as workers:
             self.adapters += workers.map(partial(self._bring_up, residency), range(start, timed_from))
         publish: list[float] = []
         load: list[float] = []

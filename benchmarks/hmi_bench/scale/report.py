@@ -103,11 +103,18 @@ def _registering_table(stages: Sequence[Stage]) -> str:
 
 def _catalog_table(costs: Sequence[CatalogCost]) -> str:
     names = [step.name for step in costs[0].steps]
-    header = ["adapters", "ms in all", "SQL statements in all", *(f"ms (SQL) to {name}" for name in names)]
+    header = [
+        "adapters",
+        "ms in all",
+        "of them busy",
+        "SQL statements in all",
+        *(f"ms (SQL) to {name}" for name in names),
+    ]
     rows: list[list[object]] = [
         [
             cost.count,
             1000 * cost.seconds,
+            1000 * cost.busy,
             cost.statements,
             *(f"{1000 * step.seconds:.1f} ({step.statements})" for step in cost.steps),
         ]
