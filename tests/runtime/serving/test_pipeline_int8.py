@@ -1,0 +1,24 @@
+"""A runtime with int8 upper layers answers nearly what the float32 truth says."""
+
+import pytest
+import torch
+
+from hmi_api.wire import InferRow
+from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.settings import RuntimeSettings
+
+
+@pytest.fixture
+def settings(settings: RuntimeSettings) -> RuntimeSettings:
+    return settings.model_copy(update={"precision": "int8"})
+
+
+def test_int8_answers_are_near_the_truth(world, residency: Residency) -> None:  # type: ignore[no-untyped-def]
+    domain = world.domain("bikes/repair")
+    adapters = [world.adapter(f"tenant-{number}/task", domain, seed=number) for number in range(3)]
+    for adapter in adapters:
+        residency.serve(residency.load(adapter, domain))
+    rows = [InferRow(adapter=adapter.key, text="the chain slips on a hill") for adapter in adapters]
+    for adapter, result in zip(adapters, residency.pipeline.submit(rows).result(timeout=60), strict=True):
+        expected = world.probabilities(adapter, "the chain slips on a hill")
+        torch.testing.assert_close(torch.tensor(result.scores), expected, atol=0.03, rtol=0)
