@@ -41,7 +41,7 @@ def add_models(
     @router.get("/v1/models", summary="Your models")
     def list_models(identity: Annotated[Identity, Depends(tenant_from_key)]) -> ModelList:
         with database.read() as session:
-            return ModelList(data=_models(session, identity.tenant))
+            return ModelList(data=models_of(session, identity.tenant))
 
     @router.get("/v1/models/{model:path}", summary="One of your models")
     def get_model(model: str, identity: Annotated[Identity, Depends(tenant_from_key)]) -> Model:
@@ -49,13 +49,14 @@ def add_models(
         found: list[Model] = []
         if (not slash or owner == identity.tenant) and "\0" not in name:
             with database.read() as session:
-                found = _models(session, identity.tenant, name)
+                found = models_of(session, identity.tenant, name)
         if not found:
             raise unknown_model(model)
         return found[0]
 
 
-def _models(session: Session, tenant: str, name: str | None = None) -> list[Model]:
+def models_of(session: Session, tenant: str, name: str | None = None) -> list[Model]:
+    """Return a tenant's models (or the one called ``name``), by name."""
     loaded = (
         select(Residency.adapter_id)
         .join(Runtime, Runtime.id == Residency.runtime_id)

@@ -1,0 +1,70 @@
+"""What the gateway reads of the catalog, on both databases."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hmi_api.names import AdapterKey
+from hmi_control_plane.gateway.catalog_routes import read_routes
+from hmi_control_plane.gateway.models import models_of
+from hmi_control_plane.gateway.routes import Route
+from hmi_control_plane.settings import Settings
+from hmi_control_plane.storage import Database
+
+SPAM = AdapterKey("acme/spam")
+
+
+@pytest.fixture
+def catalog(settings: Settings, cluster: Any) -> Iterator[Database]:
+    """A catalog with two runtimes, one model that is loaded on both, and one that is not."""
+    cluster.runtime("r1")
+    cluster.runtime("r2")
+    cluster.domain()
+    cluster.adapter("spam", replicas=2)
+    cluster.declare_adapter("fresh")
+    for runtime_id in ("r1", "r2"):
+        cluster.beat(runtime_id, ready=["acme/spam@1"])
+    database = Database(settings.database_url)
+    yield database
+    database.close()
+
+
+def route(database: Database) -> Route:
+    """Read the route of acme's spam."""
+    with database.read() as session:
+        return read_routes(session, [SPAM])[SPAM]
+
+
+def test_routes_lead_to_who_says_it_serves(catalog: Database) -> None:
+    with catalog.read() as session:
+        found = read_routes(session, [SPAM, AdapterKey("acme/fresh"), AdapterKey("bolt/spam")])
+    assert {key: [runtime.id for runtime in found[key].runtimes] for key in found} == {
+        "acme/spam": ["r1", "r2"],
+        "acme/fresh": [],
+    }
+    assert found[SPAM].runtimes[0].url == "http://r1:9000"
+    assert found[SPAM].version == 1
+
+
+def test_an_old_version_serves_until_the_new_one_does_and_then_comes_last(
+    catalog: Database, cluster: Any
+) -> None:
+    cluster.retrain("spam", spec="2")
+    assert [runtime.id for runtime in route(catalog).runtimes] == ["r1", "r2"]
+    cluster.beat("r2", ready=["acme/spam@2"], gone=["acme/spam@1"])
+    assert [runtime.id for runtime in route(catalog).runtimes] == ["r2", "r1"]
+
+
+def test_a_runtime_that_failed_or_drains_is_no_destination(catalog: Database, cluster: Any) -> None:
+    failure = {"adapter": "acme/spam", "version": 1, "reason": "DigestMismatch", "message": "Damaged."}
+    cluster.beat("r1", gone=["acme/spam@1"], failed=[failure])
+    assert [runtime.id for runtime in route(catalog).runtimes] == ["r2"]
+    cluster.beat("r2", draining=True)
+    assert route(catalog).runtimes == ()
+
+
+def test_models_say_whether_they_are_ready(catalog: Database) -> None:
+    with catalog.read() as session:
+        found = {model.id: (model.version, model.ready) for model in models_of(session, "acme")}
+    assert found == {"fresh": (None, False), "spam": (1, True)}
