@@ -61,6 +61,7 @@ class ArtifactStore:
         self._guard = threading.Lock()
         self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
         self._verified: set[Path] = set()
+        self._swept: set[Path] = set()
 
     # --- publishing ---------------------------------------------------------------------------------
 
@@ -97,7 +98,9 @@ class ArtifactStore:
             if self._local_root is None:
                 self._upload(ref, manifest, data, folder)
             else:
-                _publish_locally(self._local_root / ref.uri, manifest, data, folder)
+                final = self._local_root / ref.uri
+                self._sweep_once(final.parent)
+                _publish_locally(final, manifest, data, folder)
         return ref
 
     def _is_stored(self, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> bool:
@@ -183,13 +186,25 @@ class ArtifactStore:
     def _download(self, ref: ArtifactRef, copy: Path) -> None:
         data = self._manifest_bytes(ref)
         manifest = read_manifest(data, ref)
-        sweep_abandoned(copy.parent)
+        self._sweep_once(copy.parent)
         with partial_folder(copy.parent) as partial:
             for file in manifest.files:
                 self._download_file(ref.uri, file, partial / file.path)
             (partial / MANIFEST_FILE).write_bytes(data)
             if not move_into_place(partial, copy):
                 _check_copy(copy, ref)  # another process finished first; trust its bytes no more than ours
+
+    def _sweep_once(self, parent: Path) -> None:
+        """Clear what killed processes left in ``parent``, the first time it is used.
+
+        Once is enough for leftovers of a day ago, and a listing each time would make the ten-thousandth
+        artifact dearer than the tenth.
+        """
+        with self._guard:
+            if parent in self._swept:
+                return
+            self._swept.add(parent)
+        sweep_abandoned(parent)
 
     def _download_file(self, uri: str, file: ArtifactFile, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +224,6 @@ def manifest_of_copy(copy: Path) -> ArtifactManifest:
 
 def _publish_locally(final: Path, manifest: ArtifactManifest, data: bytes, folder: Path) -> None:
     """Copy ``folder`` to ``final`` under a temporary name and rename it, replacing a broken one."""
-    sweep_abandoned(final.parent)
     with partial_folder(final.parent) as partial:
         for file in manifest.files:
             target = partial / file.path
