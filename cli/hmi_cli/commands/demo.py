@@ -10,6 +10,9 @@ from hmi_cli.demo.run import Plan, demonstrate
 from hmi_cli.errors import EXIT_FAILED, usage_error
 from hmi_cli.session import session_of
 
+PIPE_WIDTH = 132
+"""Columns where no terminal says how many there are, as in a log."""
+
 
 def demo(
     context: typer.Context,
@@ -25,8 +28,13 @@ def demo(
             f"there are no examples in {examples}", hint="run it in the repository, or say --examples FOLDER"
         )
     plan = Plan(examples, session_of(context).home, port, limit * 60, keep)
-    if not demonstrate(plan, Console(highlight=False)):
+    if not demonstrate(plan, _console()):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def register(app: typer.Typer) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hmi_cli.invocation import called_as
 from hmi_cli.session import session_of
 from hmi_cli.system.home import Home
 
@@ -47,7 +48,10 @@ def _announce(home: Home, url: str) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]HMI is up at {url}[/bold]  (home {home.path}, logs in {home.logs})")
     console.print(f"  interface   {url}/docs")
-    console.print("  try         hmi apply -f examples -R; hmi get all -A; hmi describe ta NAME -n NAMESPACE")
+    hmi = called_as(home.path)
+    console.print(
+        f"  try         {hmi} apply -f examples -R; {hmi} get all -A; {hmi} describe ta NAME -n NAMESPACE"
+    )
     console.print("  stop        Ctrl-C; everything stays in the home folder")
 
 

@@ -20,6 +20,7 @@ from hmi_cli.demo.system import Running, started
 from hmi_cli.demo.traffic import Outcome, read_task, send_all
 from hmi_cli.demo.wait import wait_until_settled
 from hmi_cli.errors import CliError, Refused
+from hmi_cli.invocation import called_as
 from hmi_cli.kinds import DOMAIN
 from hmi_cli.manifests import Manifest, load
 from hmi_cli.render.inference import read_predictions
@@ -190,10 +191,11 @@ def _fan_out(console: Console, running: Running, keys: dict[str, str], outcomes:
 
 def _say_what_next(console: Console, plan: Plan, running: Running) -> None:
     home = plan.home.path
-    command = "hmi" if home == Path(".hmi") else f"hmi --home {home}"
+    command = called_as(home)
     up = "It keeps running until Ctrl-C." if plan.keep else f"Keep it running with: {command} up"
     lines = [
-        f"\n[bold]{up}[/bold] What was trained stays in {home}, and nothing is trained again. Then try",
+        f"\n[bold]{up}[/bold]",
+        f"What was trained stays in {home} and is not trained again. Then try",
         f"  {command} get all -A -o wide",
         f"  {command} describe ta guest-topic -n seaview",
         f"  export HMI_API_KEY=$({command} key create seaview)",

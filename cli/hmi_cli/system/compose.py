@@ -71,7 +71,10 @@ def _reconciler(
 def runtime(home: Home, shared: dict[str, str]) -> Supervisor:
     """Return the supervisor of the one runtime of an embedded system."""
     defaults = {
-        # A slot is as large as its largest adapter may be; bottlenecks are welcome here.
+        # Every slot is as large as its largest adapter may be, so room for wider ones is room for fewer.
+        # This holds whatever is trained when no size is asked for, and bottlenecks of twice that width;
+        # what is larger is refused when it is loaded.
+        "HMI_MAX_RANK": "32",
         "HMI_MAX_BOTTLENECK": "64",
         "HMI_HOST_BUDGET": str(1 << 30),
     }
