@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def called_as(home: Path | None = None) -> str:
-    """Return ``hmi`` where it is on the path, else the way to it; with ``--home`` unless it is the default."""
+    """Return ``hmi`` where it is on the path, else the way to it; ``--home`` where it is not the default."""
     name = "hmi"
     called = Path(sys.argv[0])
     if shutil.which(name) is None and called.name == name:
