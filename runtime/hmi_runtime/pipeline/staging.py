@@ -4,7 +4,7 @@ Everything here depends on the texts and adapters alone, so it is done while the
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,31 @@ class StagedBatch:
     slots: Sequence[int]  # each row's, B of them
     lease: Lease[AdapterWeights]
     refused: Sequence[tuple[BatchRow, HmiError]]  # rows whose adapter could not be brought to a slot
+
+
+def single(batch: StagedBatch, number: int) -> StagedBatch:
+    """Return the batch of one row of ``batch``, without its padding; the lease stays the whole batch's."""
+    shared = batch.representations
+    if shared is None:
+        raise IndexError(f"row {number} of an empty batch")
+    row, place = batch.rows[number], int(batch.representation_of[number])
+    span = slice(place, place + 1), slice(row.text.length)
+    alone = Representations(
+        parts=shared.parts[span],
+        mask=shared.mask[span],
+        domains=[shared.domains[int(shared.domain_of[place])]],
+        domain_of=torch.zeros(1, dtype=torch.int64),
+        hits=[shared.hits[place]],
+        levels=shared.levels[span],
+    )
+    return replace(
+        batch,
+        rows=[row],
+        representations=alone,
+        representation_of=torch.zeros(1, dtype=torch.int64),
+        slots=[batch.slots[number]],
+        refused=[],
+    )
 
 
 def share_texts(rows: Sequence[BatchRow]) -> tuple[list[tuple[ServedDomain, Text]], list[int]]:

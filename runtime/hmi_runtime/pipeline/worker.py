@@ -15,7 +15,7 @@ from hmi_runtime.pipeline.batcher import Batcher
 from hmi_runtime.pipeline.engine import Engine
 from hmi_runtime.pipeline.events import PipelineEvents
 from hmi_runtime.pipeline.rows import DEADLINE_REASON, Group, row_error
-from hmi_runtime.pipeline.staging import BatchRow, StagedBatch
+from hmi_runtime.pipeline.staging import BatchRow, StagedBatch, single
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,11 @@ class _Ready:
 
 
 class EngineWorker:
-    """Takes groups off a batcher, stages and computes them, answers every row."""
+    """Takes groups off a batcher, stages and computes them, answers every row.
+
+    When a batch fails, for whatever reason, each of its rows is tried once more by itself: whoever shares a
+    batch with a row that cannot be computed gets an answer all the same.
+    """
 
     def __init__(
         self, engine: Engine, batcher: Batcher[Group], max_rows: int, answer: Answer, events: PipelineEvents
@@ -87,11 +91,17 @@ class EngineWorker:
         try:
             batch = self.engine.stage(rows)
         except Exception as failure:  # noqa: BLE001  # the thread goes on; these rows get their answer
-            self._refuse_all(rows, failure)
+            error = _logged(rows, failure)
+        else:
+            for row, refusal in batch.refused:
+                self._refuse(row, refusal)
+            self._staged.put(_Ready(batch, time.monotonic() - started))
             return
-        for row, error in batch.refused:
-            self._refuse(row, error)
-        self._staged.put(_Ready(batch, time.monotonic() - started))
+        if len(rows) == 1:
+            self._refuse(rows[0], error)
+            return
+        for row in rows:
+            self._stage([row])
 
     def _compute_batches(self) -> None:
         with torch.inference_mode():
@@ -99,29 +109,43 @@ class EngineWorker:
                 self._compute(ready)
 
     def _compute(self, ready: _Ready) -> None:
-        started = time.monotonic()
         try:
-            results = self.engine.compute(ready.batch)
-        except Exception as failure:  # noqa: BLE001  # the thread goes on; these rows get their answer
-            self._refuse_all(ready.batch.rows, failure)
-            return
+            results = self._results(ready)
         finally:
             self.engine.finish(ready.batch)
-        # Counted before it is answered, so that who has an answer finds it in the counts.
-        self._events.computed(ready.batch, ready.staging_seconds, time.monotonic() - started)
         for row, result in zip(ready.batch.rows, results, strict=True):
             self._answer(row, result)
+
+    def _results(self, ready: _Ready) -> list[RowResult]:
+        """Return one result for each row of a batch, computed row by row where the whole cannot be."""
+        batch, started = ready.batch, time.monotonic()
+        try:
+            results = self.engine.compute(batch)
+        except Exception as failure:  # noqa: BLE001  # the thread goes on; these rows get their answer
+            error = _logged(batch.rows, failure)
+        else:
+            # Counted before it is answered, so that who has an answer finds it in the counts.
+            self._events.computed(batch, ready.staging_seconds, time.monotonic() - started)
+            return results
+        # Here, and not where the failure was caught: what it held in memory is free by now.
+        if len(batch.rows) == 1:
+            return [RowResult(error=row_error(error))]
+        share = ready.staging_seconds / len(batch.rows)
+        alone = (_Ready(single(batch, number), share) for number in range(len(batch.rows)))
+        return [result for one in alone for result in self._results(one)]
 
     def _refuse(self, row: BatchRow, error: HmiError) -> None:
         self._answer(row, RowResult(error=row_error(error)))
 
-    def _refuse_all(self, rows: Sequence[BatchRow], failure: Exception) -> None:
-        if isinstance(failure, HmiError):
-            error = failure
-        else:
-            log.error("a batch of %d rows failed", len(rows), exc_info=failure)
-            error = Damaged(
-                "InferenceFailed", "The runtime could not compute this row; its log has the cause."
-            )
-        for row in rows:
-            self._refuse(row, error)
+
+def _logged(rows: Sequence[BatchRow], failure: Exception) -> HmiError:
+    """Log why rows could not be staged or computed together, and return the error for one that is alone."""
+    if len(rows) > 1:
+        log.warning("a batch of %d rows failed; each is tried by itself", len(rows), exc_info=failure)
+    elif isinstance(failure, HmiError):
+        log.warning("a row of adapter %s failed: %s", rows[0].route.adapter, failure)
+    else:
+        log.error("a row of adapter %s failed", rows[0].route.adapter, exc_info=failure)
+    if isinstance(failure, HmiError):
+        return failure
+    return Damaged("InferenceFailed", "The runtime could not compute this row; its log has the cause.")

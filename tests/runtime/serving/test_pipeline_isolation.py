@@ -1,0 +1,165 @@
+"""A row that cannot be computed fails alone: whoever shares its batch is answered, and correctly."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hmi_api.wire import AdapterServing, InferRow, RowResult
+from hmi_runtime.adapters.slots import SlotPool
+from hmi_runtime.cache import AdapterId
+from hmi_runtime.pipeline import Engine
+from hmi_runtime.pipeline.staging import BatchRow, StagedBatch
+from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.settings import RuntimeSettings
+
+LIMIT = 60.0
+TEXT = "the rooms . my keys slipsing on the chain"
+GUILTY = "guilty/task"
+TENANTS = [GUILTY, "acme/topic", "inn/mood", "inn-2/desk", "solo/plain", "zeta/guard"]
+
+
+@pytest.fixture
+def settings(settings: RuntimeSettings) -> RuntimeSettings:
+    return settings.model_copy(update={"device_slots": 16})  # so that one batch may hold all tenants
+
+
+@pytest.fixture
+def served(world, residency: Residency) -> dict[str, AdapterServing]:  # type: ignore[no-untyped-def]
+    """Six tenants on two domains, one of them with bottlenecks."""
+    domains = [world.domain("bikes/repair", seed=1), world.domain("hotels/desk", seed=2, table=False)]
+    made = {}
+    for seed, key in enumerate(TENANTS):
+        domain = domains[seed % 2]
+        made[key] = world.adapter(key, domain, seed=seed, labels=2 + seed, bottleneck=key == "inn/mood")
+        residency.serve(residency.load(made[key], domain))
+    return made
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of every batch whose computing was tried."""
+    tried: list[int] = []
+    compute = Engine.compute
+
+    def counted(engine: Engine, batch: StagedBatch) -> list[RowResult]:
+        tried.append(len(batch.rows))
+        return compute(engine, batch)
+
+    monkeypatch.setattr(Engine, "compute", counted)
+    return tried
+
+
+def infer(residency: Residency) -> dict[str, RowResult]:
+    """Ask every tenant about one text, which makes one batch."""
+    rows = [InferRow(adapter=key, text=TEXT) for key in TENANTS]
+    return dict(zip(TENANTS, residency.pipeline.submit(rows).result(LIMIT), strict=True))
+
+
+def assert_right(world, adapter: AdapterServing, result: RowResult) -> None:  # type: ignore[no-untyped-def]
+    assert result.error is None, result.error
+    expected = world.probabilities(adapter, TEXT)
+    torch.testing.assert_close(torch.tensor(result.scores), expected, atol=2e-3, rtol=0)
+
+
+def slot_of(residency: Residency, key: str) -> tuple[SlotPool, int]:
+    """Return where an adapter stands that was used just now."""
+    (engine,) = residency.pipeline.engines()
+    with engine.slots.leased([AdapterId(key, 1)]) as lease:
+        return engine.executor.pool, lease.slots[AdapterId(key, 1)]
+
+
+def make_it_raise(pool: SlotPool, slot: int) -> None:
+    pool.traits[slot] = replace(pool.traits[slot], dense_activation="unheard of")
+
+
+def make_lora_infinite(pool: SlotPool, slot: int) -> None:
+    pool.tensor("query.lora_b")[:, slot] = float("inf")
+
+
+def make_head_not_a_number(pool: SlotPool, slot: int) -> None:
+    pool.tensor("head.weight")[:, slot] = float("nan")
+
+
+def test_the_row_that_raises_fails_alone_and_is_named_in_the_log(  # type: ignore[no-untyped-def]
+    world, residency, served, batches, caplog: pytest.LogCaptureFixture
+) -> None:
+    infer(residency)
+    make_it_raise(*slot_of(residency, GUILTY))
+    batches.clear()
+    results = infer(residency)
+    guilty = results.pop(GUILTY)
+    assert guilty.error is not None
+    assert (guilty.error.status, guilty.error.reason) == (500, "InferenceFailed")
+    for key, result in results.items():
+        assert_right(world, served[key], result)
+    assert batches == [6, 1, 1, 1, 1, 1, 1]
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert GUILTY in record.getMessage()
+    assert record.exc_info is not None
+
+
+@pytest.mark.parametrize("poison", [make_lora_infinite, make_head_not_a_number])
+def test_numbers_that_are_not_finite_stay_in_their_row(  # type: ignore[no-untyped-def]
+    world, residency, served, batches, poison: Callable[[SlotPool, int], None]
+) -> None:
+    infer(residency)
+    poison(*slot_of(residency, GUILTY))
+    batches.clear()
+    results = infer(residency)
+    guilty = results.pop(GUILTY)
+    assert guilty.error is not None
+    assert (guilty.error.status, guilty.error.reason) == (500, "AdapterOutputInvalid")
+    for key, result in results.items():
+        assert_right(world, served[key], result)
+    assert batches == [6]
+
+
+def test_a_batch_too_large_for_memory_is_answered_row_by_row(  # type: ignore[no-untyped-def]
+    world, residency, served, metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = Engine.compute
+
+    def cramped(engine: Engine, batch: StagedBatch) -> list[RowResult]:
+        if len(batch.rows) > 1:
+            raise torch.OutOfMemoryError("no room for so many rows")
+        return compute(engine, batch)
+
+    monkeypatch.setattr(Engine, "compute", cramped)
+    for key, result in infer(residency).items():
+        assert_right(world, served[key], result)
+        assert result.table_lookups == result.prompt_tokens
+    assert metrics.registry.get_sample_value("hmi_batch_size_count") == len(TENANTS)
+    assert metrics.registry.get_sample_value("hmi_padding_tokens_total") == 0
+
+
+def test_a_row_that_cannot_be_staged_fails_alone(  # type: ignore[no-untyped-def]
+    world, residency, served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Engine.stage
+
+    def picky(engine: Engine, rows: list[BatchRow]) -> StagedBatch:
+        if any(row.route.adapter.key == GUILTY for row in rows):
+            raise RuntimeError("this row has no place in a batch")
+        return stage(engine, rows)
+
+    monkeypatch.setattr(Engine, "stage", picky)
+    results = infer(residency)
+    guilty = results.pop(GUILTY)
+    assert guilty.error is not None
+    assert (guilty.error.status, guilty.error.reason) == (500, "InferenceFailed")
+    for key, result in results.items():
+        assert_right(world, served[key], result)
+
+
+def test_a_failed_row_leaves_nothing_held(residency, served) -> None:  # type: ignore[no-untyped-def]
+    infer(residency)
+    make_it_raise(*slot_of(residency, GUILTY))
+    infer(residency)
+    assert residency.pipeline.unanswered == 0
+    for key in TENANTS:
+        residency.stop_routing(key)
+        residency.forget(AdapterId(key, 1))
+    assert residency.cache.host_used == 0
