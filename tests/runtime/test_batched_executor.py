@@ -156,8 +156,9 @@ def test_an_adapter_larger_than_a_slot_is_refused_and_changes_nothing(upper: Upp
     pool = SlotPool(upper, 1, LIMITS)
     pool.write(0, lora_adapter(3))
     before = pool.tensor("query.lora_b").clone()
-    with pytest.raises(InvalidInput, match="AdapterTooLarge"):
-        pool.write(0, lora_adapter(rank))
+    for refuse in (pool.check_fits, lambda weights: pool.write(0, weights)):
+        with pytest.raises(InvalidInput, match=r"AdapterTooLarge.*HMI_MAX_RANK"):
+            refuse(lora_adapter(rank))
     assert torch.equal(pool.tensor("query.lora_b"), before)
     assert pool.traits[0].rank == bucket(3, LIMITS.max_rank)
 

@@ -112,16 +112,25 @@ class SlotPool:
     def write(self, slot: int, weights: AdapterWeights) -> None:
         """Put an adapter into a slot, in place of what was there.
 
-        Raises ``InvalidInput`` AdapterTooLarge, leaving the slot as it was. The adapter must have passed
-        ``checks.check_adapter``.
+        Raises ``InvalidInput`` as ``check_fits`` does, leaving the slot as it was. The adapter must have
+        passed ``checks.check_adapter``.
         """
-        self._check_fits(weights)
+        self.check_fits(weights)
         traits = _traits(weights, self.limits)
         self.clear(slot)
         for index, changes in weights.layers.items():
             self._write_layer(index - self.split, slot, changes)
         self._write_head(slot, weights.head)
         self.traits[slot] = traits
+
+    def check_fits(self, weights: AdapterWeights) -> None:
+        """Raise ``InvalidInput`` unless a slot can hold an adapter that passed ``checks.check_adapter``.
+
+        Reasons: AdapterTooLarge; AdapterShape when its bottlenecks are not of one kind. Writes nothing, so
+        it can be asked long before the adapter needs a slot.
+        """
+        _check_size(weights, self.limits)
+        _bottleneck_traits(weights, self.limits)
 
     def clear(self, slot: int) -> None:
         """Make a slot bare again."""
@@ -137,22 +146,6 @@ class SlotPool:
             self._tensors[f"{name}.bias"][:, slot] = biases
         for name, norms in self._base_norms.items():
             self._tensors[name][:, slot] = norms
-
-    def _check_fits(self, weights: AdapterWeights) -> None:
-        limits = self.limits
-        dense = weights.head.dense is not None
-        for what, size, limit in (
-            ("rank", weights.rank, limits.max_rank),
-            ("bottleneck width", weights.bottleneck_width, limits.max_bottleneck),
-            ("number of labels", len(weights.labels), limits.max_labels),
-            ("number of dense head layers", int(dense), int(limits.dense_heads)),
-        ):
-            if size > limit:
-                raise InvalidInput(
-                    "AdapterTooLarge",
-                    f"The adapter's {what} is {size}, this runtime's slots hold {limit}; "
-                    "train it smaller, or raise the runtime's limit.",
-                )
 
     def _write_layer(self, layer: int, slot: int, changes: LayerAdapter) -> None:
         for name, lora in changes.lora.items():
@@ -223,6 +216,22 @@ def _slot_shapes(config: EncoderConfig, split: int, limits: SlotLimits) -> dict[
         shapes["head.dense.weight"] = (1, width, width)
         shapes["head.dense.bias"] = (1, width)
     return shapes
+
+
+def _check_size(weights: AdapterWeights, limits: SlotLimits) -> None:
+    dense = weights.head.dense is not None
+    for what, size, limit, setting in (
+        ("rank", weights.rank, limits.max_rank, "HMI_MAX_RANK"),
+        ("bottleneck width", weights.bottleneck_width, limits.max_bottleneck, "HMI_MAX_BOTTLENECK"),
+        ("number of labels", len(weights.labels), limits.max_labels, "HMI_MAX_LABELS"),
+        ("number of dense head layers", int(dense), int(limits.dense_heads), "HMI_DENSE_HEADS"),
+    ):
+        if size > limit:
+            raise InvalidInput(
+                "AdapterTooLarge",
+                f"The adapter's {what} is {size}, this runtime's slots hold {limit}; "
+                f"train it smaller, or raise the runtime's {setting}.",
+            )
 
 
 def _traits(weights: AdapterWeights, limits: SlotLimits) -> SlotTraits:

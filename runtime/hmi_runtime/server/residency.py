@@ -100,6 +100,8 @@ class Residency:
             base_digest=engine.key.base_digest,
             layers_digest=served_domain.layers_digest,
         )
+        # A slot is written at the first request; whether it can be must be known before "ready" is said.
+        engine.executor.pool.check_fits(weights)
         if weights.labels != tuple(adapter.labels):
             raise Damaged(
                 "AdapterLabels",

@@ -227,6 +227,20 @@ def test_a_broken_adapter_is_reported_and_the_rest_serves(world, control_plane, 
     eventually(lambda: runtime.get("/readyz").status_code == 200, "the runtime is ready all the same")
 
 
+def test_an_adapter_too_large_for_a_slot_is_reported_and_never_ready(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
+    domain = world.domain("bikes/repair")
+    good = world.adapter("acme/good", domain, seed=1)
+    large = world.adapter("acme/large", domain, seed=2, labels=9)  # slots hold 8
+    control_plane.serve(large, good, domains=(domain,))
+    eventually(lambda: any(beat.failed for beat in control_plane.beats), "the large one is reported")
+    (failure,) = next(beat.failed for beat in control_plane.beats if beat.failed)
+    assert (failure.adapter, failure.reason) == ("acme/large", "AdapterTooLarge")
+    assert "HMI_MAX_LABELS" in failure.message
+    eventually(lambda: runtime.get("/readyz").status_code == 200, "the runtime is ready all the same")
+    eventually(lambda: control_plane.ready() == {"acme/good@1"}, "only the good one is ready")
+    assert runtime.first("acme/large") == "NotLoaded"
+
+
 def test_a_control_plane_that_forgot_is_told_everything_again(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
     control_plane.serve(world.adapter("acme/topic", domain), domains=(domain,))
