@@ -22,6 +22,17 @@ RUNTIME_PROGRAM = [sys.executable, "-m", "hmi_runtime.server"]
 RUNTIME_ID = "runtime-0"
 RUNS_AT_ONCE = 2
 """One run reads, tokenises or starts while the other computes; each takes about a gigabyte of memory."""
+RUNTIME_DEFAULTS = {
+    "HMI_MAX_RANK": "32",
+    "HMI_MAX_BOTTLENECK": "64",
+    "HMI_HOST_BUDGET": str(1 << 30),
+}
+"""Settings of the runtime where the environment says nothing.
+
+Every slot is as large as its largest adapter may be, so room for larger ones is room for fewer. These hold
+whatever is trained when no size is asked for, and bottlenecks of twice that width; the rest is refused when
+it is loaded.
+"""
 NOT_FOR_CHILDREN = ("HMI_ADMIN_KEY", "HMI_API_KEY")
 
 
@@ -70,14 +81,6 @@ def _reconciler(
 
 def runtime(home: Home, shared: dict[str, str]) -> Supervisor:
     """Return the supervisor of the one runtime of an embedded system."""
-    defaults = {
-        # Every slot is as large as its largest adapter may be, so room for wider ones is room for fewer.
-        # This holds whatever is trained when no size is asked for, and bottlenecks of twice that width;
-        # what is larger is refused when it is loaded.
-        "HMI_MAX_RANK": "32",
-        "HMI_MAX_BOTTLENECK": "64",
-        "HMI_HOST_BUDGET": str(1 << 30),
-    }
     own = {
         "HMI_RUNTIME_ID": RUNTIME_ID,
         "HMI_RUNTIME_URL": f"http://127.0.0.1:{free_port()}",
@@ -87,7 +90,7 @@ def runtime(home: Home, shared: dict[str, str]) -> Supervisor:
     return Supervisor(
         "runtime",
         RUNTIME_PROGRAM,
-        {**defaults, **inherited, **shared, **own},
+        {**RUNTIME_DEFAULTS, **inherited, **shared, **own},
         home.logs / "runtime.log",
         pid_file=home.path / "runtime.pid",
     )

@@ -1,0 +1,19 @@
+"""The embedded runtime has room for whatever is trained when a task asks for no size."""
+
+import pytest
+
+from hmi_cli.system.compose import RUNTIME_DEFAULTS
+from hmi_runtime.adapters.compress import CANDIDATE_RANKS
+from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.training.fitting import BOTTLENECK_WIDTH, DIRECT_LORA_RANK
+
+
+def test_every_size_that_is_a_default_fits_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in RUNTIME_DEFAULTS.items():
+        monkeypatch.setenv(name, value)
+    limits = RuntimeSettings(
+        control_plane_url="http://127.0.0.1:9", internal_token="sixteen-characters"
+    ).slot_limits
+    assert limits.max_rank >= max(*CANDIDATE_RANKS, DIRECT_LORA_RANK)
+    assert limits.max_bottleneck >= BOTTLENECK_WIDTH
+    assert limits.dense_heads
