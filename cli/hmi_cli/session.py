@@ -5,11 +5,13 @@ from pathlib import Path
 
 import typer
 
+from hmi_cli.admin_api import AdminApi
 from hmi_cli.client import Client
 from hmi_cli.errors import CliError
 from hmi_cli.resource_api import ResourceApi
 from hmi_cli.system.home import Home
 
+KEPT_KEY_NAME = "hmi command"
 DEFAULT_SERVER = "http://127.0.0.1:8080"
 
 
@@ -40,8 +42,17 @@ class Session:
         """Return the resource API of the server."""
         return ResourceApi(self.admin())
 
-    def tenant(self, key: str) -> Client:
+    def with_key(self, key: str) -> Client:
         """Return a client that asks as the tenant whose key this is."""
+        return Client(self.server, key)
+
+    def as_tenant(self, tenant: str) -> Client:
+        """Return a client that asks as a tenant, with a key that is made at first use and kept at home."""
+        key = self.home.read_tenant_key(tenant)
+        if key is None:
+            with self.admin() as client:
+                key = str(AdminApi(client).create_key(tenant, KEPT_KEY_NAME)["key"])
+            self.home.keep_tenant_key(tenant, key)
         return Client(self.server, key)
 
 

@@ -121,6 +121,8 @@ def test_each_tenant_asks_its_own_models_and_no_others(hmi: Embedded, keys: dict
     assert foreign.returncode == 1
     assert "HTTP 404" in foreign.stderr
     assert "guest-urgency" in hmi.hmi("models", "--key", keys["granary"]).stdout
+    assert "guest-topic" in hmi.hmi("models", "--tenant", "seaview").stdout
+    assert "room" in hmi.hmi("classify", "-t", "seaview", "guest-topic", TEXT).stdout
     stranger = hmi.hmi("models", "--key", "hmi_nobody_knows", check=False)
     assert stranger.returncode == 1
     assert "HTTP 401" in stranger.stderr

@@ -51,7 +51,7 @@ def usage(
         query["bucket"] = bucket.value
     session = session_of(context)
     if key:
-        with session.tenant(key) as client:
+        with session.with_key(key) as client:
             lines = pages(client, "/v1/usage", query)
     else:
         with session.admin() as client:
@@ -75,7 +75,7 @@ def bill(
     """Show what a tenant's use costs by the price list."""
     session, period = session_of(context), _period(start, end)
     if key:
-        with session.tenant(key) as client:
+        with session.with_key(key) as client:
             answer = client.ask("GET", "/v1/bill", params=period)
     elif tenant:
         with session.admin() as client:

@@ -16,6 +16,10 @@ Key = Annotated[
     typer.Option("--key", "-k", envvar="HMI_API_KEY", help="The tenant's API key (`hmi key create TENANT`)."),
 ]
 
+Tenant = Annotated[
+    str | None, typer.Option("--tenant", "-t", help="Ask as this tenant, with a key that is made for you.")
+]
+
 
 def classify(
     context: typer.Context,
@@ -27,6 +31,7 @@ def classify(
         str | None, typer.Option("--models", "-m", help="Fan-out: several models, a,b,c.")
     ] = None,
     key: Key = None,
+    tenant: Tenant = None,
     output: Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")] = None,
 ) -> None:
     """Classify texts with one model, or each text with several in one request."""
@@ -46,7 +51,7 @@ def classify(
             "say which model and what text",
             hint='hmi classify MODEL "some text", or hmi classify --models a,b "some text"',
         )
-    with _client_key(session_of(context), key) as client:
+    with _client(session_of(context), key, tenant) as client:
         answer = client.ask("POST", "/classify", json={**target, "input": rows})
     typer.echo(
         dump_value(answer, output)
@@ -58,21 +63,24 @@ def classify(
 def models(
     context: typer.Context,
     key: Key = None,
+    tenant: Tenant = None,
     output: Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")] = None,
 ) -> None:
     """List the models that a tenant can ask."""
-    with _client_key(session_of(context), key) as client:
+    with _client(session_of(context), key, tenant) as client:
         answer = client.ask("GET", "/v1/models")
     typer.echo(dump_value(answer, output) if output in (Output.JSON, Output.YAML) else models_table(answer))
 
 
-def _client_key(session: Session, key: str | None) -> Client:
-    if not key:
-        raise usage_error(
-            "asking a model takes a tenant's API key",
-            hint="make one with `hmi key create TENANT`; give it with --key or HMI_API_KEY",
-        )
-    return session.tenant(key)
+def _client(session: Session, key: str | None, tenant: str | None) -> Client:
+    if tenant:
+        return session.as_tenant(tenant)
+    if key:
+        return session.with_key(key)
+    raise usage_error(
+        "say as whom to ask",
+        hint="--tenant NAME where you administer; else a tenant's API key, with --key or HMI_API_KEY",
+    )
 
 
 def register(app: typer.Typer) -> None:

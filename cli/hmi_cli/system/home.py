@@ -78,6 +78,18 @@ class Home:
         """Return the administrator's key if there is one."""
         return _read(self.path / "secrets" / "admin-key")
 
+    def read_tenant_key(self, tenant: str) -> str | None:
+        """Return the API key that this command keeps for a tenant, if there is one."""
+        return _read(self._tenant_key_file(tenant))
+
+    def keep_tenant_key(self, tenant: str, key: str) -> None:
+        """Keep a tenant's API key, for this user's later commands."""
+        self._tenant_key_file(tenant).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_secret(self._tenant_key_file(tenant), key)
+
+    def _tenant_key_file(self, tenant: str) -> Path:
+        return self.path / "secrets" / f"tenant-{tenant}"
+
     def write_url(self, url: str) -> None:
         """Leave word of where the server listens, for commands that share the folder."""
         (self.path / "url").write_text(url + "\n")
@@ -92,13 +104,7 @@ class Home:
         if found:
             return found
         value = prefix + secrets.token_urlsafe(32)
-        # Made aside and moved: a kill in between leaves no empty secret that a later start would trust.
-        aside = file.with_suffix(".new")
-        aside.unlink(missing_ok=True)
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(value + "\n")
-        aside.replace(file)
+        _write_secret(file, value)
         return value
 
     @contextmanager
@@ -121,6 +127,16 @@ class Home:
             handle.write(f"{os.getpid()}\n")
             handle.flush()
             yield
+
+
+def _write_secret(file: Path, value: str) -> None:
+    # Made aside and moved: a kill in between leaves no empty secret that a later start would trust.
+    aside = file.with_name(f"{file.name}.new")
+    aside.unlink(missing_ok=True)
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(value + "\n")
+    aside.replace(file)
 
 
 def _read(file: Path) -> str | None:
