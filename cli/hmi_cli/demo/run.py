@@ -199,7 +199,7 @@ def _say_what_next(console: Console, plan: Plan, running: Running) -> None:
         f"  {command} get all -A -o wide",
         f"  {command} describe ta guest-topic -n seaview",
         f'  {command} classify -t seaview guest-topic "The shower in room 5 is cold"',
-        f'  {command} classify -t seaview -m guest-topic,guest-urgency,stay-details "We come on Friday at 7 pm"',
+        f'  {command} classify -t seaview -m guest-topic,guest-urgency,stay-details "We come Friday at 7 pm"',
         f"  {command} usage && {command} bill seaview",
         f"  the interface, in the browser: {running.url if plan.keep else 'http://127.0.0.1:8080'}/docs",
     ]
