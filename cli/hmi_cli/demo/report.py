@@ -12,6 +12,7 @@ from hmi_cli.render.inference import Prediction, shorten
 from hmi_cli.render.resources import blocking
 from hmi_cli.render.tables import amount
 
+MESSAGE_SHOWN = 48
 Object = dict[str, Any]
 
 
@@ -33,24 +34,26 @@ def print_predictions(console: Console, outcomes: Sequence[Outcome]) -> None:
     table = _table("Predictions, one a task", "tenant", "model", "message", "answer")
     for outcome in outcomes:
         if outcome.predictions:
-            index = _telling(outcome)
+            index = telling_row(outcome)
             table.add_row(
                 outcome.task.tenant,
                 outcome.task.model,
-                shorten(outcome.task.texts[index]),
+                shorten(outcome.task.texts[index], MESSAGE_SHOWN),
                 outcome.predictions[index].shown,
             )
     console.print(table)
 
 
-def _telling(outcome: Outcome) -> int:
+def telling_row(outcome: Outcome) -> int:
     """Return the answered row that shows most: of a token task the one with the most stretches."""
-    return max(sorted(outcome.predictions), key=lambda index: len(outcome.predictions[index].entities))
+    rows = sorted(outcome.predictions)
+    return max(rows, key=lambda index: len(outcome.predictions[index].entities), default=0)
 
 
 def print_fan_out(console: Console, text: str, predictions: Sequence[Prediction]) -> None:
     """Print what several models said of one text in one request."""
-    table = _table(f"Fan-out, one request: “{shorten(text, 80)}”", "model", "answer")
+    console.print(f"[bold]Fan-out[/bold], one request: “{text}”", soft_wrap=True)
+    table = _table(None, "model", "answer")
     for prediction in predictions:
         table.add_row(prediction.model, prediction.shown)
     console.print(table)
@@ -119,7 +122,7 @@ def print_bills(console: Console, usage: Sequence[Object], bills: Sequence[Objec
     console.print(table)
 
 
-def _table(title: str, *headers: str) -> Table:
+def _table(title: str | None, *headers: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", pad_edge=False)
     for header in headers:
         table.add_column(header)

@@ -29,14 +29,17 @@ from hmi_cli.resource_api import ResourceApi
 from hmi_cli.system.home import Home
 
 PRICES = {
-    "requests": "0.0001",
-    "prompt_tokens": "0.000002",
-    "training_seconds": "0.002",
+    "requests": "0.001",
+    "rows": "0.0002",
+    "prompt_tokens": "0.00002",
+    "training_seconds": "0.01",
     "resident_byte_hours": "0.00000000001",
 }
 """USD a unit; what a small shop might ask."""
 
 KEY_NAME = "demonstration"
+METERED_WITHIN_S = 20.0
+POLL_S = 0.5
 Object = dict[str, Any]
 
 
@@ -159,10 +162,20 @@ def _show_traffic(
     domains = [item for item in items if item["kind"] == DOMAIN.name and ready_status(item) == "True"]
     report.print_domains(console, domains, figures)
     report.print_resident(console, figures)
-    report.print_bills(
-        console, api.usage({"group_by": ["meter", "tenant"]}), [api.bill(tenant, {}) for tenant in keys]
-    )
+    usage = _metered(api, sum(len(outcome.predictions) for outcome in outcomes))
+    report.print_bills(console, usage, [api.bill(tenant, {}) for tenant in keys])
     return fanned and bool(outcomes) and all(outcome.complete for outcome in outcomes)
+
+
+def _metered(api: AdminApi, rows: int) -> list[Object]:
+    """Return the usage, once what was answered is in the ledger: events are durable at once, summed soon."""
+    ends = time.monotonic() + METERED_WITHIN_S
+    while True:
+        lines = api.usage({"group_by": ["meter", "tenant"]})
+        counted = sum(line["quantity"] for line in lines if line["meter"] == "rows")
+        if counted >= rows or time.monotonic() > ends:
+            return lines
+        time.sleep(POLL_S)
 
 
 def _fan_out(console: Console, running: Running, keys: dict[str, str], outcomes: list[Outcome]) -> bool:
@@ -173,7 +186,8 @@ def _fan_out(console: Console, running: Running, keys: dict[str, str], outcomes:
     if not by_tenant:
         return False
     tenant, asked = max(by_tenant.items(), key=lambda item: len(item[1]))
-    text = max(asked, key=lambda outcome: outcome.task.tokens).task.texts[0]
+    richest = max(asked, key=lambda outcome: outcome.task.tokens)
+    text = richest.task.texts[report.telling_row(richest)]
     with Client(running.url, keys[tenant]) as client:
         try:
             answer = client.ask(
