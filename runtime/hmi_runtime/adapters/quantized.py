@@ -21,6 +21,7 @@ from hmi_runtime.base.architecture import activate
 
 _TOP = 255
 """Largest level of activations, which are unsigned."""
+_WHOLE_NUMBERS = 2.0**23
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -91,10 +92,11 @@ class Int8Layer:
         above = flat.amax(dim=1, keepdim=True).div_(_TOP - seen.zero)  # (N, 1)
         below = flat.amin(dim=1, keepdim=True).div_(-seen.zero)  # (N, 1)
         step = torch.maximum(above, below).clamp_min_(_TINY)
-        # Conversion to an integer cuts off what follows the point, so half a level more rounds; a trifle
-        # less than half, lest the largest value be rounded up past the last level.
-        half = flat.new_full((), seen.zero + 0.499)
-        levels = torch.addcmul(half, flat, step.reciprocal()).to(torch.uint8)
+        # Above 2**23 a float32 holds whole numbers only, so this sum rounds, and the last byte of its bits is
+        # the level: several times quicker than rounding and converting. (A whole row is added because one
+        # number, broadcast, is not vectorised.)
+        offset = flat.new_full((flat.shape[1],), _WHOLE_NUMBERS + seen.zero)
+        levels = torch.addcmul(offset, flat, step.reciprocal()).view(torch.int32).to(torch.uint8)
         return Operand(levels, step, seen.zero)
 
     def add_product(self, matrix: str, x: Operand, out: Tensor) -> None:
