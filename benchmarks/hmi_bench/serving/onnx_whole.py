@@ -40,7 +40,10 @@ class OnnxWhole:
             path = _export(_Classifier(config).eval(), Path(folder) / "model.onnx")
             if int8:
                 quantised = Path(folder) / "int8.onnx"
+                # It reports every product that it leaves in float, which are the ones without weights.
+                logging.disable(logging.WARNING)
                 quantize_dynamic(path, quantised, weight_type=QuantType.QInt8, per_channel=True)
+                logging.disable(logging.NOTSET)
                 path = quantised
             self.bytes_a_tenant = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
             options = onnxruntime.SessionOptions()

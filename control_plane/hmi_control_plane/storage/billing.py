@@ -69,7 +69,7 @@ class Invoice(Base):
 
 
 class InvoiceLine(Base):
-    """One meter at one price, of one adapter or of the tenant as a whole, used in ``[usage_start, usage_end)``.
+    """One meter at one price, of one adapter or of the whole tenant, used in ``[usage_start, usage_end)``.
 
     The use may lie before the invoice's period: what reached the ledger too late for the invoice of its own.
     """
