@@ -74,8 +74,8 @@ def print_scores(
             outcome.task.model,
             outcome.task.metric,
             f"≥ {gate['minimum']:.2f}" if gate else "none (imported)",
-            "-" if measured is None else f"{measured:.3f}",
-            "-" if score is None else f"{score:.3f}",
+            _figure(measured),
+            _figure(score),
             str(len(outcome.task.texts)),
         )
     console.print(table)
@@ -93,6 +93,7 @@ def print_domains(console: Console, domains: Sequence[Object], figures: Figures)
             name,
             f"{status.get('entries') or 0:,}",
             "-" if status.get("coverage") is None else f"{status['coverage']:.1%}",
+            _figure((status.get("metrics") or {}).get("cosine_at_output")),
             f"{figures.lookups[name]:,}",
             "-" if hit_rate is None else f"{hit_rate:.1%}",
         )
@@ -120,6 +121,10 @@ def print_bills(console: Console, usage: Sequence[Object], bills: Sequence[Objec
             f"{bill['total']} {bill['currency']}",
         )
     console.print(table)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _table(title: str | None, *headers: str) -> Table:
