@@ -83,9 +83,8 @@ def print_scores(
 
 def print_domains(console: Console, domains: Sequence[Object], figures: Figures) -> None:
     """Print how much of each domain's text its table holds, and what the traffic found in it."""
-    table = _table(
-        "Lookup tables", "domain", "entries", "coverage of held-out corpus", "windows asked for", "hits"
-    )
+    headers = ("entries", "coverage of held-out corpus", "cosine to base", "windows asked for", "hits")
+    table = _table("Lookup tables", "domain", *headers)
     for item in domains:
         name = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
         status, hit_rate = item["status"], figures.hit_rate(name)
