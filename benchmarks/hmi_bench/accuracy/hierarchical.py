@@ -12,6 +12,7 @@ from hmi_bench.accuracy.tasks import Rows, Task, corpus
 from hmi_bench.accuracy.tuning import Recipe
 from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.batched_heads import run_heads
+from hmi_runtime.adapters.calibration import calibration_sample
 from hmi_runtime.adapters.slots import SlotLimits, SlotPool
 from hmi_runtime.base import BaseModel
 from hmi_runtime.model import DomainLayers
@@ -113,7 +114,8 @@ class Hierarchical:
         limits = SlotLimits(max_rank=weights.rank, max_labels=len(weights.labels))
         pool = SlotPool(upper, 1, limits)
         pool.write(0, weights)
-        executor = UpperExecutor(upper, pool, "int8")
+        sample = calibration_sample(foundation.encoder, foundation.split)
+        executor = UpperExecutor(upper, pool, "int8", sample=sample)
 
         def logits(features: Tensor, mask: Tensor) -> Tensor:
             slots = [0] * len(features)

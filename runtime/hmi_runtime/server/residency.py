@@ -14,11 +14,12 @@ from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import Damaged, NotReady
 from hmi_api.wire import AdapterServing, DomainServing, DomainVersionView
 from hmi_runtime.adapters.batched import UpperExecutor
+from hmi_runtime.adapters.calibration import calibration_sample
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.slots import SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.base import load_base
+from hmi_runtime.base import Encoder, load_base
 from hmi_runtime.cache import AdapterCache, AdapterId, CacheEvents, DiskTier
 from hmi_runtime.cache.host_copy import copy_to_host
 from hmi_runtime.model import DomainLayers, UpperLayers
@@ -266,11 +267,16 @@ class Residency:
             key=key,
             base=base,
             encoder=encoder,
-            executor=UpperExecutor(upper, pool, self._settings.precision),
+            executor=self._make_executor(encoder, upper, pool),
             slots=self.cache.add_slots(slots, pool),
             slot_bytes=slot_bytes,
             device=self._device,
         )
+
+    def _make_executor(self, encoder: Encoder, upper: UpperLayers, pool: SlotPool) -> UpperExecutor:
+        if self._settings.precision == "float32":
+            return UpperExecutor(upper, pool)
+        return UpperExecutor(upper, pool, "int8", sample=calibration_sample(encoder, upper.split))
 
     def _lock(self, key: object) -> threading.Lock:
         with self._guard:
