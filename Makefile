@@ -44,7 +44,7 @@ test: $(DEV)
 check: $(DEV)
 	$(BIN)/ruff format --check $(wildcard $(CHECKED))
 	$(BIN)/ruff check $(wildcard $(CHECKED))
-	$(BIN)/mypy $(addprefix -p ,hmi_api hmi_operator hmi_control_plane hmi_runtime hmi_cli)
+	$(BIN)/mypy $(addprefix -p ,hmi_api hmi_operator hmi_control_plane hmi_runtime hmi_cli hmi_bench)
 	$(BIN)/lint-imports
 	$(MAKE) test
 

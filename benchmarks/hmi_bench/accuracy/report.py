@@ -1,6 +1,7 @@
 """The accuracy table: what each task loses, and where."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -8,47 +9,46 @@ from statistics import mean
 from hmi_bench import results
 from hmi_bench.accuracy.study import Outcome, Preset, chosen
 
+_HEADER = [
+    "task",
+    "full fine-tuning",
+    "adapters, unsplit",
+    "hPLM",
+    "loss of the hPLM",
+    "by freezing the lower layers",
+    "by windows, after the bridge",
+    "by the cut to a LoRA",
+    "hPLM, int8 upper layers",
+    "rank",
+]
+_LOSS = 3  # place of the loss among a row's columns
+
 
 def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
     """Write ``accuracy.json`` and ``accuracy.png`` under ``out`` and return the tables.
 
-    Only tasks for which every method has run are shown; figures are means over seeds, in per cent.
+    Tasks are shown once full fine-tuning and the hPLM have run; what has not run yet is a dash. Figures
+    are means over seeds, in per cent.
     """
     best = chosen(outcomes)
-    figures = _by_task(best)
-    complete = {task: row for task, row in figures.items() if {"full", "unsplit", "hplm"} <= row.keys()}
-    rows = [[task, *_row(row)] for task, row in complete.items()]
-    if rows:
-        columns = list(zip(*(row[1:] for row in rows), strict=True))
-        rows.append(["**mean**", *(mean(column) for column in columns)])
+    figures = {task: row for task, row in _by_task(best).items() if {"full", "hplm"} <= row.keys()}
+    rows = {task: _row(methods) for task, methods in figures.items()}
+    means = [_mean(column) for column in zip(*rows.values(), strict=True)]
     results.write_json(
         out / "accuracy.json",
         preset=asdict(preset),
         chosen=[asdict(outcome) for outcome in best],
-        mean_loss=rows[-1][4] if rows else None,
+        mean_loss=means[_LOSS] if means else None,
     )
-    if complete:
+    if figures:
         series = {
-            "full fine-tuning": [row["full"]["test"] for row in complete.values()],
-            "adapters, unsplit model": [row["unsplit"]["test"] for row in complete.values()],
-            "hPLM": [row["hplm"]["test"] for row in complete.values()],
+            "full fine-tuning": [row["full"]["test"] for row in figures.values()],
+            "hPLM": [row["hplm"]["test"] for row in figures.values()],
         }
-        results.grouped_bars(
-            out / "accuracy.png", "Test accuracy or entity F1", "per cent", list(complete), series
-        )
-    header = [
-        "task",
-        "full fine-tuning",
-        "adapters, unsplit",
-        "hPLM",
-        "loss of the hPLM",
-        "by freezing the lower layers",
-        "by windows, after the bridge",
-        "by the cut to a LoRA",
-        "hPLM, int8 upper layers",
-        "rank",
-    ]
-    return results.table(header, [[row[0], *(f"{value:.1f}" for value in row[1:])] for row in rows])
+        title = "Test accuracy, or F1 of whole entities"
+        results.grouped_bars(out / "accuracy.png", title, "per cent", list(figures), series)
+    shown = {**rows, "**mean**": means} if means else rows
+    return results.table(_HEADER, [[task, *map(_cell, row)] for task, row in shown.items()])
 
 
 def _by_task(outcomes: list[Outcome]) -> dict[str, dict[str, dict[str, float]]]:
@@ -70,17 +70,26 @@ def _by_task(outcomes: list[Outcome]) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
-def _row(methods: dict[str, dict[str, float]]) -> list[float]:
-    """Return the columns of one task; the three parts add up to the loss."""
-    full, unsplit, hplm = methods["full"], methods["unsplit"], methods["hplm"]
+def _row(methods: dict[str, dict[str, float]]) -> list[float | None]:
+    """Return the columns of one task; the three parts of the loss add up to it."""
+    full, hplm, unsplit = methods["full"], methods["hplm"], methods.get("unsplit")
     return [
         full["test"],
-        unsplit["test"],
+        unsplit["test"] if unsplit else None,
         hplm["test"],
         full["test"] - hplm["test"],
-        full["test"] - unsplit["whole"],
-        unsplit["whole"] - hplm["whole"],
+        full["test"] - unsplit["whole"] if unsplit else None,
+        unsplit["whole"] - hplm["whole"] if unsplit else None,
         hplm["whole"] - hplm["test"],
         hplm["int8"],
         hplm["rank"],
     ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return mean(present) if len(present) == len(values) else None
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
