@@ -235,7 +235,16 @@ def test_deleting_erases_and_the_others_stay(hmi: Embedded, keys: dict[str, str]
     assert hmi.hmi("delete", "ta", "guest-urgency", "-n", "granary", check=False).returncode == 1
 
 
-def test_watching_prints_what_is_there_and_what_changes(hmi: Embedded, tmp_path: Path) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let children be interrupted, even where the tests run in the background and ignore it themselves."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_watching_prints_what_is_there_and_what_changes(hmi: Embedded) -> None:
     with subprocess.Popen(
         hmi.command("get", "ta", "-A", "-w"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as watching:
