@@ -8,7 +8,10 @@ from hmi_runtime.adapters.slots import BARE, SlotPool
 from hmi_runtime.base import load_base
 from hmi_runtime.model import UpperLayers
 
-TEXTS = ["The chain slips on every hill, can you look at it today?", "We would like a room with a view of the sea"]
+TEXTS = [
+    "The chain slips on every hill, can you look at it today?",
+    "We would like a room with a view of the sea",
+]
 
 
 def test_int8_with_a_sample_stays_near_float32() -> None:
