@@ -4,8 +4,8 @@ import math
 import random
 from collections.abc import Sequence
 
-# A log-normal law fitted by its median and spread to tokenised sentences and short paragraphs: half of the
-# texts have at most 30 tokens, one in ten more than 72.
+# A log-normal law, as lengths of texts commonly follow, with constants chosen for a mix of short messages and
+# single sentences and not fitted to any one data set: half have at most 30 tokens, one in ten more than 72.
 _MEDIAN = 30
 _SPREAD = 0.68
 _SHORTEST, _LONGEST = 5, 128
