@@ -28,9 +28,9 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset("quick", 400, 300, 4, (2e-4,), (5e-4,), 200),
-    "standard": Preset("standard", 800, 500, 5, (1e-4, 3e-4), (2e-4, 5e-4), 300),
-    "full": Preset("full", 10_000, 10_000, 10, (5e-5, 1e-4, 3e-4), (1e-4, 2e-4, 5e-4), 1200, (0, 1, 2)),
+    "quick": Preset("quick", 400, 300, 5, (3e-4,), (1e-3,), 150),
+    "standard": Preset("standard", 800, 500, 10, (1e-4, 3e-4), (3e-4, 1e-3), 800),
+    "full": Preset("full", 10_000, 10_000, 10, (5e-5, 1e-4, 3e-4), (1e-4, 3e-4, 1e-3), 1200, (0, 1, 2)),
 }
 
 
@@ -63,19 +63,19 @@ def run_study(
 ) -> list[Outcome]:
     """Run the wanted cells that are not in ``folder`` yet and return all outcomes that are there then.
 
-    Every method gets the same care: on the smallest task of a domain (its pilot) all of the method's
-    rates are tried, and the one that does best on validation serves the domain's other tasks.
+    Every method gets the same care: on the smallest task of its kind in a domain (the pilot) all of the
+    method's rates are tried, and the one that does best on validation serves the domain's others of that kind.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
     by_size = sorted(tasks, key=lambda task: sum(map(len, task.train.plain())))
-    pilots = {task.domain: task.name for task in reversed(by_size)}
+    pilots = {_kind(task): task.name for task in reversed(by_size)}
     for seed in preset.seeds:
         for task in by_size:
             for method, run in methods.items():
                 rates = preset.full_rates if method == "full" else preset.upper_rates
-                if pilots[task.domain] != task.name:
-                    rates = _pilot_rate(outcomes, pilots[task.domain], method, seed)
+                if pilots[_kind(task)] != task.name:
+                    rates = _pilot_rate(outcomes, pilots[_kind(task)], method, seed)
                 limited = task.limited(preset.train_rows, preset.test_rows, seed)
                 for rate in rates:
                     path = folder / f"{task.name.replace('/', '.')}-{method}-{rate:g}-{seed}.json"
@@ -84,6 +84,11 @@ def run_study(
                     elif wanted(task, method):
                         outcomes.append(_run_cell(limited, method, run, rate, preset, seed, path))
     return outcomes
+
+
+def _kind(task: Task) -> tuple[str, bool]:
+    """Return what tasks must share to share a learning rate: the domain, and whether tokens are labelled."""
+    return task.domain, task.is_token
 
 
 def _run_cell(

@@ -1,0 +1,44 @@
+"""The accuracy study: learning rates are chosen on pilots, and what has run is not run again."""
+
+from pathlib import Path
+
+from hmi_bench.accuracy.study import Preset, chosen, run_study
+from hmi_bench.accuracy.tasks import Rows, Task
+from hmi_bench.accuracy.tuning import Recipe
+
+PRESET = Preset("small", 10, 10, 1, (0.1, 0.2), (0.3, 0.6), 1)
+BEST_RATE = {"short": 0.2, "tags": 0.1}
+
+
+def a_task(name: str, words: int, *, is_token: bool = False) -> Task:
+    text = " ".join(["word"] * words)
+    rows = Rows([], [text.split()], [], [["O"] * words]) if is_token else Rows([text], [], ["yes"], [])
+    return Task(name, "trade", is_token, ["O"] if is_token else ["no", "yes"], rows, rows, rows)
+
+
+class Method:
+    """Stands in for a training: validation is best at the rate of ``BEST_RATE``."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[str, float]] = []
+
+    def __call__(self, task: Task, recipe: Recipe, seed: int) -> tuple[float, int, float, dict[str, float]]:
+        self.runs.append((task.name, recipe.learning_rate))
+        return (0.9 if recipe.learning_rate == BEST_RATE.get(task.name) else 0.5), 1, 0.7, {}
+
+
+def test_only_the_smallest_task_of_a_kind_tries_every_rate(tmp_path: Path) -> None:
+    method = Method()
+    tasks = [a_task("long", 9), a_task("short", 3), a_task("tags", 5, is_token=True)]
+    outcomes = run_study(tasks, {"full": method}, PRESET, tmp_path)
+    assert method.runs == [("short", 0.1), ("short", 0.2), ("tags", 0.1), ("tags", 0.2), ("long", 0.2)]
+    assert {o.task: o.learning_rate for o in chosen(outcomes)} == {"short": 0.2, "tags": 0.1, "long": 0.2}
+
+
+def test_a_study_goes_on_from_the_cells_on_file(tmp_path: Path) -> None:
+    tasks = [a_task("short", 3), a_task("long", 9)]
+    first, second = Method(), Method()
+    run_study(tasks, {"full": first}, PRESET, tmp_path, lambda task, method: task.name == "short")
+    outcomes = run_study(tasks, {"full": second}, PRESET, tmp_path)
+    assert second.runs == [("long", 0.2)]
+    assert len(outcomes) == 3
