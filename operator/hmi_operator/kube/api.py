@@ -1,0 +1,170 @@
+"""A small client of the API server: plain JSON objects, bounded tries, errors that say what to do."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Self
+
+import httpx
+
+from hmi_api.errors import NotReady
+from hmi_operator.kube.errors import ApiRefused, Conflict
+from hmi_operator.kube.kinds import Kind
+from hmi_operator.kube.login import Login
+
+logger = logging.getLogger(__name__)
+
+Manifest = dict[str, Any]
+"""An object as JSON has it."""
+RequestListener = Callable[[str, str, int], None]
+"""Called after each request with its method, the plural of its kind and the answer's code (0: none)."""
+
+ATTEMPTS = 4
+FIRST_WAIT_SECONDS = 0.2
+PAGE = 500
+"""Objects in one answer to a list: a bound on the memory of one."""
+_PASSING = {408, 429, 500, 502, 503, 504}
+_MERGE_PATCH = "application/merge-patch+json"
+
+
+class KubeApi:
+    """Reads and writes objects of an API server.
+
+    Errors: ``NotReady`` when it cannot be reached or cannot answer now, after a few tries; ``Conflict`` when
+    the object is not the one that was meant; ``ApiRefused`` for any other refusal.
+    """
+
+    def __init__(
+        self,
+        login: Login,
+        *,
+        timeout_seconds: float = 10.0,
+        connections: int = 16,
+        heard: RequestListener | None = None,
+    ) -> None:
+        self._login = login
+        self._heard = heard
+        self._http = httpx.AsyncClient(
+            base_url=login.server,
+            verify=login.tls(),
+            timeout=timeout_seconds,
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            headers={"Accept": "application/json", "User-Agent": "hmi-operator"},
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def get(self, kind: Kind, namespace: str | None, name: str) -> Manifest | None:
+        """Return an object, or None."""
+        return await self._ask("GET", kind, kind.path(namespace, name), may_miss=True)
+
+    async def pages(
+        self, kind: Kind, namespace: str | None = None, *, labels: str = ""
+    ) -> AsyncIterator[list[Manifest]]:
+        """Go through all objects that a label selector takes, a page at a time."""
+        wanted = {"limit": str(PAGE)} | ({"labelSelector": labels} if labels else {})
+        token = ""
+        while True:
+            query = wanted | ({"continue": token} if token else {})
+            answer = await self._ask("GET", kind, kind.path(namespace), query=query) or {}
+            yield answer.get("items") or []
+            token = answer.get("metadata", {}).get("continue") or ""
+            if not token:
+                return
+
+    async def create(self, kind: Kind, namespace: str | None, body: Manifest) -> Manifest:
+        """Create an object; ``Conflict`` when one of that name is there."""
+        return await self._ask("POST", kind, kind.path(namespace), body=body) or {}
+
+    async def replace(self, kind: Kind, namespace: str | None, body: Manifest) -> Manifest | None:
+        """Replace an object, of the version that its metadata names; None when it is gone."""
+        path = kind.path(namespace, body["metadata"]["name"])
+        return await self._ask("PUT", kind, path, body=body, may_miss=True)
+
+    async def merge_patch(
+        self, kind: Kind, namespace: str | None, name: str, patch: Manifest, subresource: str | None = None
+    ) -> Manifest | None:
+        """Change what a JSON merge patch says; ``Conflict`` when it names another version. None when gone."""
+        path = kind.path(namespace, name, subresource)
+        return await self._ask("PATCH", kind, path, body=patch, content_type=_MERGE_PATCH, may_miss=True)
+
+    async def delete(
+        self, kind: Kind, namespace: str | None, name: str, *, uid: str | None = None, background: bool = True
+    ) -> None:
+        """Delete an object, of that uid where one is given; nothing happens when it is gone.
+
+        What it owns goes in the background, or else (``background`` False) before it.
+        """
+        body: Manifest = {"propagationPolicy": "Background" if background else "Foreground"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        await self._ask("DELETE", kind, kind.path(namespace, name), body=body, may_miss=True)
+
+    async def _ask(
+        self,
+        method: str,
+        kind: Kind,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content_type: str = "application/json",
+        may_miss: bool = False,
+    ) -> Manifest | None:
+        """Send a request, again while the failure may pass.
+
+        A create that was done though its answer was lost is then a ``Conflict``, as for whoever comes second.
+        """
+        content = None if body is None else json.dumps(body).encode()
+        trouble, refused = "", False
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+            headers = await self._login.headers(refused=refused)
+            if content is not None:
+                headers = headers | {"Content-Type": content_type}
+            try:
+                response = await self._http.request(
+                    method, path, params=query, content=content, headers=headers
+                )
+            except httpx.TransportError as error:
+                self._tell(method, kind, 0)
+                trouble = f"it could not be reached ({type(error).__name__})"
+                continue
+            self._tell(method, kind, response.status_code)
+            refused = response.status_code == HTTPStatus.UNAUTHORIZED
+            if not refused and response.status_code not in _PASSING:
+                return _read(response, may_miss=may_miss)
+            trouble = f"it answered {response.status_code} to {method} {path}"
+        raise NotReady("ApiServerUnavailable", f"The API server does not work now: {trouble}; try again.")
+
+    def _tell(self, method: str, kind: Kind, code: int) -> None:
+        if self._heard is not None:
+            self._heard(method, kind.plural, code)
+
+
+def _read(response: httpx.Response, *, may_miss: bool) -> Manifest | None:
+    if response.is_success:
+        answer: Manifest = response.json()
+        return answer
+    if response.status_code == HTTPStatus.NOT_FOUND and may_miss:
+        return None
+    reason, message = _explain(response)
+    if response.status_code == HTTPStatus.CONFLICT:
+        raise Conflict(response.status_code, reason, message)
+    raise ApiRefused(response.status_code, reason, message)
+
+
+def _explain(response: httpx.Response) -> tuple[str, str]:
+    """Return reason and message of a Kubernetes ``Status``; plain words for any other body."""
+    try:
+        status = response.json()
+        return str(status["reason"]), str(status["message"])
+    except (ValueError, KeyError, TypeError):
+        return "Refused", f"The API server answered {response.status_code}."
