@@ -69,5 +69,5 @@ $(DEMO): pyproject.toml scripts/install
 	@touch $@
 
 $(DEV): pyproject.toml scripts/install
-	PYTHON="$(PYTHON)" scripts/install "$(VENV)" "control-plane,runtime,cli,demo,bench,dev,$(TORCH)"
+	PYTHON="$(PYTHON)" scripts/install "$(VENV)" "control-plane,operator,runtime,cli,demo,bench,dev,$(TORCH)"
 	@touch $@ $(DEMO)
