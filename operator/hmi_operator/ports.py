@@ -58,6 +58,10 @@ class ResourceStore(Protocol):
         """Return the TaskAdapters and child Domains that name this Domain, by an index."""
         ...
 
+    async def count(self) -> int:
+        """Return how many resources there are."""
+        ...
+
     async def write_status(
         self, ref: ResourceRef, uid: str, status: DomainStatus | TaskAdapterStatus
     ) -> None:

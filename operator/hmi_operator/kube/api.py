@@ -65,10 +65,11 @@ class KubeApi:
         return await self._ask("GET", kind, kind.path(namespace, name), may_miss=True)
 
     async def pages(
-        self, kind: Kind, namespace: str | None = None, *, labels: str = ""
+        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[list[Manifest]]:
-        """Go through all objects that a label selector takes, a page at a time."""
-        wanted = {"limit": str(PAGE)} | ({"labelSelector": labels} if labels else {})
+        """Go through all objects that a label and a field selector take, a page at a time."""
+        chosen = {"labelSelector": labels, "fieldSelector": fields}
+        wanted = {"limit": str(PAGE)} | {name: value for name, value in chosen.items() if value}
         token = ""
         while True:
             query = wanted | ({"continue": token} if token else {})

@@ -18,9 +18,9 @@ from hmi_api.immutability import changed_immutables
 from hmi_api.names import DomainKey, Tenant, tenant_of
 from hmi_api.namespace import Namespace, NamespaceMeta
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
+from hmi_operator.index import DependentsIndex
 from hmi_operator.local import errors
 from hmi_operator.local.disk import PLURALS, ResourceFolder
-from hmi_operator.local.index import DependentsIndex
 from hmi_operator.local.watch import Event, EventType, Watchers
 from hmi_operator.ports import KindName, ResourceRef
 

@@ -1,4 +1,4 @@
-"""Finds etcd, kube-apiserver and kubectl: in the environment, beside the checkout, in a cache, by download."""
+"""Finds etcd, kube-apiserver and kubectl: in the environment, beside the checkout, cached or by download."""
 
 import hashlib
 import io
@@ -6,10 +6,10 @@ import os
 import platform
 import subprocess
 import tarfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+
+import httpx
 
 NEEDED = ("etcd", "kube-apiserver", "kubectl")
 ENVTEST = "v1.30.0"
@@ -96,13 +96,12 @@ def _downloaded() -> Path:
     architecture, digest = SHA512[machine]
     address = f"{RELEASES}/envtest-{ENVTEST}/envtest-{ENVTEST}-linux-{architecture}.tar.gz"
     try:
-        with urllib.request.urlopen(address, timeout=_DOWNLOAD_SECONDS) as answer:
-            body = answer.read()
-    except (urllib.error.URLError, OSError) as error:
+        answer = httpx.get(address, follow_redirects=True, timeout=_DOWNLOAD_SECONDS).raise_for_status()
+    except httpx.HTTPError as error:
         raise NoAssets(f"the envtest bundle could not be downloaded ({error})") from error
-    if hashlib.sha512(body).hexdigest() != digest:
+    if hashlib.sha512(answer.content).hexdigest() != digest:
         raise NoAssets(f"{address} is not the bundle that is expected")
-    _unpack(body, _cache())
+    _unpack(answer.content, _cache())
     return _cache()
 
 

@@ -5,14 +5,13 @@ import socket
 import ssl
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import trustme
 import yaml
 
@@ -158,9 +157,9 @@ def _await_ready(server: KubeServer, authority: Path, started: list["subprocess.
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
-            with urllib.request.urlopen(f"{server.url}/readyz", context=tls, timeout=5):
-                return
-        except (urllib.error.URLError, OSError) as error:
+            httpx.get(f"{server.url}/readyz", verify=tls, timeout=5).raise_for_status()
+            return
+        except httpx.HTTPError as error:
             dead = [process for process in started if process.poll() is not None]
             if dead or time.monotonic() > deadline:
                 logs = [file.read_text()[-2000:] for file in server.folder.glob("*.log")]

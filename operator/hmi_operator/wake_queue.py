@@ -19,6 +19,11 @@ class WakeQueue:
         self._timers: dict[ResourceRef, asyncio.TimerHandle] = {}
         self._closed = False
 
+    @property
+    def length(self) -> int:
+        """How many resources stand in line."""
+        return len(self._in_line)
+
     def wake(self, ref: ResourceRef) -> None:
         """Put a resource in line unless it stands there; one that is in hand comes again afterwards."""
         timer = self._timers.pop(ref, None)
