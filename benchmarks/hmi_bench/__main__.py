@@ -55,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     scale.add_argument("--requests", type=int, default=2_000, help="requests at each number of adapters")
     scale.add_argument("--exponent", type=float, default=1.0, help="of the Zipf law of popularity")
     scale.set_defaults(run=_scale)
+    gateway = commands.add_parser("gateway", help="what the gateway adds to a request")
+    gateway.add_argument("--requests", type=int, default=2_000, help="at each rate")
+    gateway.add_argument("--rate", type=float, action="append", help="requests a second; repeatable")
+    gateway.set_defaults(run=_gateway)
     everything = commands.add_parser("run", help="all of them, one after another")
     everything.add_argument("--quick", action="store_true", help="fewer rounds, at most 1,000 adapters")
     everything.add_argument("--data", type=Path, help="folder of task folders; no accuracy without it")
@@ -130,6 +134,14 @@ def _scale(arguments: argparse.Namespace) -> str:
     return run_scale(arguments.out, plan)
 
 
+def _gateway(arguments: argparse.Namespace) -> str:
+    from hmi_bench.gateway.study import run_gateway  # noqa: PLC0415 - as above
+
+    return run_gateway(
+        arguments.out, requests=arguments.requests, rates=arguments.rate or (25.0, 50.0, 100.0)
+    )
+
+
 def _everything(arguments: argparse.Namespace) -> str:
     """Run every benchmark and print its report; options not given here are each one's defaults."""
     chosen = ["--out", str(arguments.out), "--threads", str(arguments.threads)]
@@ -137,6 +149,7 @@ def _everything(arguments: argparse.Namespace) -> str:
     quick = arguments.quick
     benchmarks = [
         ["serving", *(["--rounds", "3"] if quick else [])],
+        ["gateway", *(["--requests", "500"] if quick else [])],
         ["fanout", *on_runtime, *(["--rounds", "7"] if quick else [])],
         ["scale", *on_runtime, *(_QUICK_SCALE if quick else [])],
     ]

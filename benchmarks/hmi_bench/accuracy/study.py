@@ -64,7 +64,7 @@ def run_study(
     """Run the wanted cells that are not in ``folder`` yet and return all outcomes that are there then.
 
     Every method gets the same care: on the smallest task of its kind in a domain (the pilot) all of the
-    method's rates are tried, and the one that does best on validation serves the domain's others of that kind.
+    method's rates are tried, and the one that does best on validation serves the domain's others of its kind.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []

@@ -1,0 +1,14 @@
+"""The gateway study, with the real control plane process and few requests."""
+
+import json
+from pathlib import Path
+
+from hmi_bench.gateway.study import run_gateway
+
+
+def test_it_compares_the_way_through_the_gateway_with_the_straight_one(tmp_path: Path) -> None:
+    table = run_gateway(tmp_path, requests=5, rates=(50.0,))
+    assert "| 50/s |" in table
+    idle, steady = json.loads((tmp_path / "gateway.json").read_text())["measured"]
+    assert (idle["rate"], steady["rate"]) == (0.0, 50.0)
+    assert 0 < idle["direct_p50"] < idle["through_p50"]
