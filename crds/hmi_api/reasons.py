@@ -29,6 +29,11 @@ class Reason(StrEnum):
     PARENT_SPLIT_DIFFERS = "ParentSplitDiffers", "Give parent and child the same split."
     NOT_SHARED = "NotShared", "Have the owner add this namespace to the Domain's sharing.namespaces."
     IMMUTABLE_FIELD = "ImmutableField", "Change the field back, or delete the resource and apply it anew."
+    ADDRESS_UNREACHABLE = (
+        "AddressUnreachable",
+        "Give rows and adapters as s3://, https://, configmap://NAME/KEY or pvc://CLAIM/PATH.",
+    )
+    ADDRESS_MALFORMED = "AddressMalformed", "Write configmap://NAME/KEY or pvc://CLAIM/PATH."
     TASK_TYPE_UNSUPPORTED = "TaskTypeUnsupported", "Use SequenceClassification or TokenClassification."
     CANARY_UNSUPPORTED = "CanaryUnsupported", "Leave serving.canaryPercent out, or set it to 100."
     # Waiting and work
@@ -47,6 +52,25 @@ class Reason(StrEnum):
     RUNNING = "Running", "Nothing: status.progress says how far the run is."
     RETRYING = "Retrying", "Nothing: the run failed for a passing cause and is tried again."
     PROCESS_DIED = "ProcessDied", "Read the run's log; often too little memory."
+    # Why a training Job does not run
+    UNSCHEDULABLE = "Unschedulable", "Ask for less in spec.resources, or add nodes; it starts by itself then."
+    IMAGE_PULL_BACK_OFF = (
+        "ImagePullBackOff",
+        "Have the installation's trainer image or its pull secret corrected.",
+    )
+    CREATE_CONTAINER_CONFIG_ERROR = (
+        "CreateContainerConfigError",
+        "Create the Secret that secretRef names; the Job goes on by itself.",
+    )
+    VOLUME_NOT_MOUNTED = (
+        "VolumeNotMounted",
+        "Create the ConfigMap or claim that an address names, or correct the address.",
+    )
+    OOM_KILLED = "OOMKilled", "Raise spec.resources.limits.memory, or lower training.batchSize or maxLength."
+    EVICTED = "Evicted", "Nothing: training goes on from its checkpoint on another node."
+    QUOTA_EXCEEDED = "QuotaExceeded", "Ask for less in spec.resources, or have the namespace's quota raised."
+    DEADLINE_EXCEEDED = "DeadlineExceeded", "Ask for less work, or have the installation's deadline raised."
+    JOB_REFUSED = "JobRefused", "The message has the API server's words; correct the spec or the policy."
     SUPERSEDED = "Superseded", "Nothing: a newer spec took the run's place."
     SUCCEEDED = "Succeeded", "Nothing: this step is done."
     # Gate and serving

@@ -8,7 +8,7 @@ from hmi_operator.plan.adapters import plan_adapter
 from hmi_operator.plan.domains import plan_domain
 from hmi_operator.plan.refusal import refuse
 from hmi_operator.plan.steps import Plan, Step
-from hmi_operator.plan.world import AdapterWorld, DomainWorld, JobView, Standing
+from hmi_operator.plan.world import AdapterWorld, DomainWorld, JobView, Standing, Trouble
 
 __all__ = [
     "AdapterWorld",
@@ -17,6 +17,7 @@ __all__ = [
     "Plan",
     "Standing",
     "Step",
+    "Trouble",
     "plan_adapter",
     "plan_domain",
     "refuse",

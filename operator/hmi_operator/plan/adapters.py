@@ -107,6 +107,7 @@ def _outlook(adapter: TaskAdapter, world: AdapterWorld, domain: DomainVersionVie
         job=world.job,
         suspended=adapter.spec.suspend,
         now=world.now,
+        resources=adapter.spec.resources,
     )
     return look(facts, request)
 

@@ -93,6 +93,7 @@ def _outlook(domain: Domain, world: DomainWorld) -> Outlook:
         job=world.job,
         suspended=domain.spec.suspend,
         now=world.now,
+        resources=domain.spec.resources,
     )
     return look(facts, request)
 

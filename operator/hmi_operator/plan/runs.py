@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
+from hmi_api.common import Resources
 from hmi_api.reasons import Reason
 from hmi_api.wire import RunCreate, RunFailure, RunState, RunView
 from hmi_operator.plan.steps import ResumeRun, StartRun, Step, StopRun
-from hmi_operator.plan.world import JobView
+from hmi_operator.plan.world import JobView, Trouble
 
 MAX_ATTEMPTS = 4
 """Runs made for one digest before a failure that could pass is taken for lasting."""
@@ -19,6 +20,16 @@ LONGEST_BACKOFF = timedelta(minutes=5)
 POLL_SECONDS = 1.0
 """How often a run at work is asked for its progress."""
 
+BLOCKED_SECONDS = 15.0
+"""How often a run whose process cannot run is looked at, or its process asked for again."""
+
+_ASKS_FOR_RESOURCES = {
+    Reason.OOM_KILLED,
+    Reason.PROCESS_DIED,
+    Reason.DEADLINE_EXCEEDED,
+    Reason.JOB_REFUSED,
+}
+"""Failures that other ``spec.resources``, which make no other version, may mend."""
 _ACTIVE = (RunState.PENDING, RunState.RUNNING)
 
 
@@ -44,6 +55,8 @@ class Outlook:
     run: RunView | None = None
     requeue_after: float | None = None
     message: str = ""
+    trouble: Trouble | None = None
+    """What keeps the run's process from running."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,8 @@ class RunFacts:
     job: JobView | None
     suspended: bool
     now: datetime
+    resources: Resources
+    """What the spec says that a process may use now."""
 
 
 def backoff(failures: int) -> timedelta:
@@ -114,36 +129,77 @@ def _stop_superseded(run: RunView | None, wanted: str) -> tuple[Step, ...]:
 
 def _look_at_active(facts: RunFacts, run: RunView) -> Outlook:
     job = facts.job
+    trouble = job.trouble if job is not None else None
+    if trouble is not None and _asks_otherwise(facts, run):
+        failure = RunFailure(
+            reason=Reason.SUPERSEDED.value, message="spec.resources was changed.", retryable=True
+        )
+        stop = StopRun(run.id, failure, f"spec.resources was changed, and {trouble.reason} kept the run back")
+        return Outlook(Standpoint.STARTING, (stop,), requeue_after=0.0)
     if job is not None and job.alive:
-        standpoint = Standpoint.QUEUED if job.queued else Standpoint.RUNNING
-        return Outlook(standpoint, run=run, requeue_after=POLL_SECONDS)
+        return _look_at_alive(run, job)
     if facts.suspended:
         return Outlook(Standpoint.SUSPENDED, run=run)
+    return _look_at_dead(facts, run, job, trouble)
+
+
+def _look_at_dead(facts: RunFacts, run: RunView, job: JobView | None, trouble: Trouble | None) -> Outlook:
     crashes = job.crashes if job is not None else 0
-    if crashes >= MAX_CRASHES:
-        failure = RunFailure(
-            reason=Reason.PROCESS_DIED.value,
-            message=f"The training process died {crashes} times; read the log of run {run.id}.",
-        )
-        stop = StopRun(run.id, failure, f"its process died {crashes} times")
+    if crashes >= MAX_CRASHES or (trouble is not None and trouble.final):
+        why = f"its process died {crashes} times" if crashes else "its process cannot be made"
+        stop = StopRun(run.id, _death(run, crashes, trouble), why)
         return Outlook(Standpoint.RUNNING, (stop,), run, requeue_after=0.0)
+    if trouble is not None and not crashes:
+        return _look_at_refused(facts, run, trouble)
     wait = _seconds_left(job, crashes, facts.now)
     if crashes and wait > 0:
         message = "The training process ended without a result; it is started again shortly."
-        return Outlook(Standpoint.RETRYING, run=run, requeue_after=wait, message=message)
+        return Outlook(Standpoint.RETRYING, run=run, requeue_after=wait, message=message, trouble=trouble)
     resume = ResumeRun(run.id, "the run is not finished and has no process")
     return Outlook(Standpoint.RUNNING, (resume,), run, requeue_after=POLL_SECONDS)
+
+
+def _look_at_alive(run: RunView, job: JobView) -> Outlook:
+    if job.trouble is not None:
+        standpoint = Standpoint.RETRYING if job.crashes else Standpoint.QUEUED
+        return Outlook(standpoint, run=run, requeue_after=BLOCKED_SECONDS, trouble=job.trouble)
+    standpoint = Standpoint.QUEUED if job.queued else Standpoint.RUNNING
+    return Outlook(standpoint, run=run, requeue_after=POLL_SECONDS)
+
+
+def _look_at_refused(facts: RunFacts, run: RunView, trouble: Trouble) -> Outlook:
+    """A process that could not even be made is asked for again now and then: quotas are raised and freed."""
+    refused_at = facts.job.ended_at if facts.job is not None else None
+    passed = (facts.now - refused_at).total_seconds() if refused_at is not None else BLOCKED_SECONDS
+    wait = BLOCKED_SECONDS - passed
+    if wait > 0:
+        return Outlook(Standpoint.QUEUED, run=run, requeue_after=wait, trouble=trouble)
+    again = ResumeRun(run.id, f"its process could not be made ({trouble.reason}), which may have passed")
+    return Outlook(Standpoint.QUEUED, (again,), run, requeue_after=POLL_SECONDS, trouble=trouble)
+
+
+def _death(run: RunView, crashes: int, trouble: Trouble | None) -> RunFailure:
+    if trouble is not None:
+        return RunFailure(reason=str(trouble.reason), message=trouble.message)
+    message = f"The training process died {crashes} times; read the log of run {run.id}."
+    return RunFailure(reason=Reason.PROCESS_DIED.value, message=message)
+
+
+def _asks_otherwise(facts: RunFacts, run: RunView) -> bool:
+    """Say whether the spec asks for other resources now than when the run was made."""
+    return facts.resources != run.spec.spec.resources
 
 
 def _look_at_failed(facts: RunFacts, run: RunView, request: Callable[[int], RunCreate]) -> Outlook:
     failure = run.failure or RunFailure(reason=Reason.PROCESS_DIED.value, message="The run gave no cause.")
     superseded = failure.reason == Reason.SUPERSEDED
-    may_retry = superseded or (failure.retryable and run.attempt + 1 < MAX_ATTEMPTS)
+    mended = failure.reason in _ASKS_FOR_RESOURCES and _asks_otherwise(facts, run)
+    may_retry = superseded or mended or (failure.retryable and run.attempt + 1 < MAX_ATTEMPTS)
     if not may_retry:
         return Outlook(Standpoint.FAILED, run=run, message=failure.message)
     if facts.suspended:
         return Outlook(Standpoint.SUSPENDED, run=run)
-    wait = 0.0 if superseded else _seconds_left(facts.job, run.attempt + 1, facts.now)
+    wait = 0.0 if superseded or mended else _seconds_left(facts.job, run.attempt + 1, facts.now)
     if wait > 0:
         message = f"{failure.message} It is tried again shortly ({failure.reason})."
         return Outlook(Standpoint.RETRYING, run=run, requeue_after=wait, message=message)

@@ -6,6 +6,7 @@ from hmi_api.reasons import Reason
 from hmi_api.wire import RunFailure, RunProgress
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.runs import Outlook, Standpoint
+from hmi_operator.plan.world import Trouble
 
 
 def progress_text(outlook: Outlook) -> str | None:
@@ -44,6 +45,9 @@ def write_stages(
     if standpoint is Standpoint.FAILED:
         reason = failure.reason if failure else Reason.PROCESS_DIED
         writer.false(types[at], reason, outlook.message)
+    elif outlook.trouble is not None:
+        _write_trouble(writer, types, stages, at, outlook.trouble)
+        return
     elif standpoint is Standpoint.RETRYING:
         writer.unknown(types[at], Reason.RETRYING, outlook.message)
     elif standpoint is Standpoint.QUEUED:
@@ -51,6 +55,16 @@ def write_stages(
     else:
         writer.unknown(types[at], Reason.RUNNING, f"Training run {run.id} is at work.")
     write_waiting(writer, types[at + 1 :], Reason.WAITING, f"Comes after {types[at]}.")
+
+
+def _write_trouble(
+    writer: ConditionWriter, types: Sequence[str], stages: Mapping[str, str], at: int, trouble: Trouble
+) -> None:
+    """Say of the stage that was reached, and of all up to training, what keeps the process from running."""
+    last = max(at, types.index(stages["training"]))
+    for type_ in types[at : last + 1]:
+        writer.false(type_, trouble.reason, trouble.message)
+    write_waiting(writer, types[last + 1 :], Reason.WAITING, f"Comes after {types[last]}.")
 
 
 def _condition_at(

@@ -9,6 +9,16 @@ from hmi_api.wire import AdapterView, DomainVersionView, DomainView, RunView
 
 
 @dataclass(frozen=True)
+class Trouble:
+    """Why a training process does not run, or died: a condition's reason and message."""
+
+    reason: str
+    message: str
+    final: bool = False
+    """Whether trying again as things stand is of no use."""
+
+
+@dataclass(frozen=True)
 class JobView:
     """The process that does a training run, as far as this machine or cluster knows it."""
 
@@ -20,6 +30,8 @@ class JobView:
     """When it last ended."""
     queued: bool = False
     """Alive only in that it waits for its turn."""
+    trouble: Trouble | None = None
+    """What keeps it from running, or why it died last, where that is known."""
 
 
 @dataclass(frozen=True)

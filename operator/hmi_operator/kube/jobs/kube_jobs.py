@@ -1,0 +1,280 @@
+"""Training runs as Kubernetes Jobs: the engine's ``TrainingJobs`` on an API server."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hmi_api.errors import InvalidInput, NotReady
+from hmi_api.reasons import Reason
+from hmi_api.wire import RunState, RunView
+from hmi_operator.kube.api import KubeApi
+from hmi_operator.kube.errors import ApiRefused, Conflict
+from hmi_operator.kube.jobs.cache import TrainingCache
+from hmi_operator.kube.jobs.claim import build_checkpoint_claim
+from hmi_operator.kube.jobs.facts import JobFacts, PodFacts
+from hmi_operator.kube.jobs.manifest import build_training_job
+from hmi_operator.kube.jobs.naming import RUN_LABEL, UID_LABEL, job_name
+from hmi_operator.kube.jobs.settings import TrainerSettings
+from hmi_operator.kube.jobs.view import job_view, lacks_volume, refusal_of, wants_pods, wants_warnings
+from hmi_operator.kube.kinds import CLAIMS, EVENTS, JOBS, PODS
+from hmi_operator.plan import JobView, Trouble
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 5.0
+"""A Job younger than this is not asked why it does not run yet."""
+DETAILS_SECONDS = 15.0
+"""How long what was read of a Job's pods and warnings is believed."""
+BELIEVED_SECONDS = 600.0
+"""How long a Job that nothing was heard of is believed to be there: a watch can miss a deletion."""
+ENDING_SECONDS = 5.0
+"""The same for one that is being deleted."""
+_POLL_SECONDS = 0.5
+_MARGIN_SECONDS = 15.0
+_EXISTS = "AlreadyExists"
+_WRONG = (400, 422)
+
+
+@dataclass(frozen=True)
+class _Details:
+    """What was read of a Job's pods and warnings, and when."""
+
+    read_at: float
+    pods: Sequence[PodFacts]
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """A Job that the API server did not admit."""
+
+    uid: str
+    at: datetime
+    trouble: Trouble
+
+
+class KubeJobs:
+    """Starts, observes and ends the Jobs of training runs.
+
+    A run's Job has the run's own name, so that it is created once however often and by whomever it is
+    started. All state that matters is the API server's; ``cache`` only saves asking for it.
+    ``namespaces`` are those that may be looked into; none for all.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        cache: TrainingCache,
+        settings: TrainerSettings,
+        *,
+        namespaces: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._cache = cache
+        self._settings = settings
+        self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
+        self._clock = clock
+        self._details: dict[str, _Details] = {}
+        self._refusals: dict[str, _Refusal] = {}
+        self._given_back: set[str] = set()
+
+    async def start(self, run: RunView) -> None:
+        """Create the run's Job and work volume; nothing happens when it has one that is not finished.
+
+        One that finished though its run did not is replaced. What the API server does not admit (a quota, a
+        policy, a wrong quantity) is told by ``observe``. ``NotReady`` while the replaced one is ending.
+        """
+        crashes = 0
+        if self._cache.job(run.spec.namespace, run.id) is not None:
+            job = await self._read(run)
+            if job is not None:
+                if not job.finished:
+                    return
+                crashes = max(job.crashes, 1)
+                await self._delete(job)
+        try:
+            await self._create(run, crashes)
+        except Conflict:
+            raise  # with something that passes, such as two changes of one quota
+        except ApiRefused as refused:
+            self._refuse(run, refusal_of(refused.message), final=refused.code in _WRONG)
+        except InvalidInput as wrong:
+            self._refuse(run, Trouble(Reason.JOB_REFUSED, wrong.message), final=True)
+        else:
+            self._refusals.pop(run.id, None)
+
+    async def observe(self, run: RunView) -> JobView | None:
+        """Return what is known of the run's process; None when it has no Job.
+
+        The work volume of a run that has ended is given back here.
+        """
+        job = self._cache.job(run.spec.namespace, run.id)
+        if job is not None and self._is_stale(run):
+            job = await self._read(run)
+        if run.state in (RunState.SUCCEEDED, RunState.FAILED):
+            await self._give_back(run)
+            return job_view(job, ()) if job is not None else None
+        if job is None:
+            refusal = self._refusals.get(run.id)
+            return JobView(False, ended_at=refusal.at, trouble=refusal.trouble) if refusal else None
+        details = await self._look_into(job)
+        if any(lacks_volume(pod, job.name) for pod in details.pods):
+            await self._ensure_claim(run)
+        return job_view(job, details.pods, details.warnings)
+
+    async def stop(self, run_id: str) -> None:
+        """Delete the run's Job and work volume; returns when its pods are gone, or cannot be waited for."""
+        self._refusals.pop(run_id, None)
+        await self._sweep(f"{RUN_LABEL}={run_id}")
+
+    async def erase(self, uid: str) -> None:
+        """Delete all Jobs and work volumes of a resource; idempotent."""
+        self._refusals = {run: refusal for run, refusal in self._refusals.items() if refusal.uid != uid}
+        await self._sweep(f"{UID_LABEL}={uid}")
+
+    # --- starting ---------------------------------------------------------------------------------
+
+    async def _read(self, run: RunView) -> JobFacts | None:
+        """Return the run's Job as the API server has it."""
+        body = await self._api.get(JOBS, run.spec.namespace, job_name(run))
+        facts = JobFacts.of(body) if body is not None else None
+        if facts is None:
+            self._forget(run.spec.namespace, run.id)
+        else:
+            self._cache.put(facts)
+        return facts
+
+    async def _create(self, run: RunView, crashes: int) -> None:
+        job = build_training_job(run, self._settings, crashes=crashes)
+        await self._ensure_claim(run)
+        try:
+            made = await self._api.create(JOBS, run.spec.namespace, job)
+        except Conflict as conflict:
+            if conflict.reason != _EXISTS:
+                raise
+            await self._read(run)  # somebody was quicker, or the answer to an earlier try was lost
+            return
+        facts = JobFacts.of(made)
+        if facts is not None:
+            self._cache.put(facts)
+
+    async def _ensure_claim(self, run: RunView) -> None:
+        claim = build_checkpoint_claim(run, self._settings)
+        if claim is None:
+            return
+        try:
+            await self._api.create(CLAIMS, run.spec.namespace, claim)
+        except Conflict as conflict:
+            if conflict.reason != _EXISTS:
+                raise
+            logger.debug("run %s goes on with the work volume that it has", run.id)
+
+    def _refuse(self, run: RunView, trouble: Trouble, *, final: bool) -> None:
+        logger.warning("run %s: %s", run.id, trouble.message)
+        told = Trouble(trouble.reason, trouble.message, final=final)
+        self._refusals[run.id] = _Refusal(run.uid, datetime.now(UTC), told)
+
+    # --- observing --------------------------------------------------------------------------------
+
+    def _is_stale(self, run: RunView) -> bool:
+        job = self._cache.job(run.spec.namespace, run.id)
+        believed = ENDING_SECONDS if job is not None and job.terminating else BELIEVED_SECONDS
+        return self._cache.age(run.spec.namespace, run.id) > believed
+
+    async def _look_into(self, job: JobFacts) -> _Details:
+        """Return a Job's pods and warnings where they say more than the Job; read at most now and then."""
+        now = self._clock()
+        young = (
+            job.created_at is None or (datetime.now(UTC) - job.created_at).total_seconds() < PATIENCE_SECONDS
+        )
+        if not wants_pods(job) or (young and not job.crashes):
+            self._details.pop(job.run_id, None)
+            return _Details(now, (), ())
+        known = self._details.get(job.run_id)
+        if known is not None and now - known.read_at < DETAILS_SECONDS:
+            return known
+        try:
+            pods = await self._pods(job)
+            about = wants_warnings(job, pods)
+            warnings = await self._warnings(job.namespace, about) if about else []
+        except ApiRefused as refused:
+            # What is only told to people must not stop the work.
+            logger.warning("run %s: why it does not run could not be read: %s", job.run_id, refused)
+            pods, warnings = [], []
+        self._details[job.run_id] = _Details(now, pods, warnings)
+        return self._details[job.run_id]
+
+    async def _pods(self, job: JobFacts) -> list[PodFacts]:
+        labels = f"batch.kubernetes.io/controller-uid={job.uid}"
+        pages = self._api.pages(PODS, job.namespace, labels=labels)
+        return [PodFacts.of(body) async for page in pages for body in page]
+
+    async def _warnings(self, namespace: str, uid: str) -> list[str]:
+        """Return the messages of an object's warning events, newest first."""
+        fields = f"type=Warning,regarding.uid={uid}"
+        pages = self._api.pages(EVENTS, namespace, fields=fields)
+        events = [body async for page in pages for body in page]
+        events.sort(key=_last_seen, reverse=True)
+        return [str(body["note"]) for body in events if body.get("note")]
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    async def _sweep(self, labels: str) -> None:
+        for namespace in self._namespaces:
+            jobs = [
+                facts
+                async for page in self._api.pages(JOBS, namespace, labels=labels)
+                for body in page
+                if (facts := JobFacts.of(body)) is not None
+            ]
+            for job in jobs:
+                await self._api.delete(JOBS, job.namespace, job.name, uid=job.uid, background=False)
+            gone = await asyncio.gather(*(self._gone(job) for job in jobs))
+            for job in (job for job, is_gone in zip(jobs, gone, strict=True) if not is_gone):
+                # Its node may be dead. What it still hands in is refused: its run has ended.
+                logger.warning("Job %s/%s is still ending; it is not waited for", job.namespace, job.name)
+            await self._sweep_claims(namespace, labels)
+
+    async def _sweep_claims(self, namespace: str | None, labels: str) -> None:
+        claims = [body async for page in self._api.pages(CLAIMS, namespace, labels=labels) for body in page]
+        for body in claims:
+            metadata = body["metadata"]
+            await self._api.delete(CLAIMS, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+
+    async def _delete(self, job: JobFacts) -> None:
+        """Delete a Job with its pods; raises ``NotReady`` when they are not gone within the bound."""
+        await self._api.delete(JOBS, job.namespace, job.name, uid=job.uid, background=False)
+        if not await self._gone(job):
+            raise NotReady("JobEnding", f"Job {job.name} is still ending; its run starts again after it.")
+
+    async def _gone(self, job: JobFacts) -> bool:
+        """Wait for a deleted Job, no longer than its pods' grace and a margin; return whether it is gone."""
+        give_up = self._clock() + self._settings.termination_grace_seconds + _MARGIN_SECONDS
+        while True:
+            body = await self._api.get(JOBS, job.namespace, job.name)
+            if body is None or body["metadata"].get("uid") != job.uid:
+                self._forget(job.namespace, job.run_id)
+                return True
+            if self._clock() > give_up:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _give_back(self, run: RunView) -> None:
+        """Delete the work volume of a run that has ended; its Job is kept for a while, for its log."""
+        if self._settings.checkpoint_size and run.id not in self._given_back:
+            await self._api.delete(CLAIMS, run.spec.namespace, job_name(run))
+            self._given_back.add(run.id)
+
+    def _forget(self, namespace: str, run_id: str) -> None:
+        self._cache.forget(namespace, run_id)
+        self._details.pop(run_id, None)
+
+
+def _last_seen(event: dict[str, object]) -> str:
+    series = event.get("series")
+    repeated = series.get("lastObservedTime") if isinstance(series, dict) else None
+    return str(repeated or event.get("eventTime") or event.get("deprecatedLastTimestamp") or "")

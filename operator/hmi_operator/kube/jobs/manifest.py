@@ -1,0 +1,167 @@
+"""The Job that does a training run."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from hmi_api.common import DataSource, Resources
+from hmi_api.task_adapter import ImportSource
+from hmi_api.wire import DomainRunSpec, RunView
+from hmi_operator.kube.jobs.naming import (
+    CRASHES_ANNOTATION,
+    DIGEST_ANNOTATION,
+    job_name,
+    labels_of,
+    owner_of,
+)
+from hmi_operator.kube.jobs.settings import TrainerSettings
+from hmi_operator.kube.jobs.volumes import (
+    MOUNTS_DIR,
+    TOKEN_DIR,
+    TOKEN_FILE,
+    WORK_DIR,
+    data_volumes,
+    own_volumes,
+)
+from hmi_operator.plan.runs import MAX_CRASHES
+
+CONTAINER = "training"
+EXIT_FAILED, EXIT_USAGE, EXIT_TRY_AGAIN = 1, 2, 75
+"""What the training program's exit status says: failed and reported, wrongly called, control plane away."""
+
+_USER = 65532
+
+
+def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int = 0) -> dict[str, Any]:
+    """Return the Job of a run. Pure: the same run and settings, the same Job.
+
+    ``crashes`` are those of the run's earlier Jobs. The Job's own controller starts a pod again that died,
+    ever more slowly, until the run has died as often as the plan allows; pods that were evicted or preempted
+    do not count. Raises ``InvalidInput`` AddressMalformed.
+    """
+    labels = labels_of(run, settings.instance)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(run),
+            "namespace": run.spec.namespace,
+            "labels": labels,
+            "annotations": {DIGEST_ANNOTATION: run.spec_digest, CRASHES_ANNOTATION: str(crashes)},
+            "ownerReferences": [owner_of(run)],
+        },
+        "spec": {
+            "backoffLimit": max(MAX_CRASHES - 1 - crashes, 0),
+            "activeDeadlineSeconds": settings.deadline_seconds,
+            "ttlSecondsAfterFinished": settings.ttl_seconds,
+            "podReplacementPolicy": "Failed",  # two pods never write one work volume
+            "podFailurePolicy": {"rules": _failure_rules()},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(run, settings)},
+        },
+    }
+
+
+def merged_resources(own: Resources, defaults: Resources) -> dict[str, dict[str, str]]:
+    """Return a container's resources: the resource's own, and defaults for what it does not name.
+
+    A default never mixes with the resource's own number for the same thing (its request could be above the
+    default limit). What is not CPU, memory or disk, such as GPUs, is requested and limited alike.
+    """
+    named = {*own.requests, *own.limits}
+    requests = {name: value for name, value in defaults.requests.items() if name not in named}
+    limits = {name: value for name, value in defaults.limits.items() if name not in named}
+    requests |= own.requests
+    limits |= own.limits
+    for name in {*requests, *limits}:
+        if "/" in name:
+            limits.setdefault(name, requests.get(name, ""))
+            requests[name] = limits[name]
+    return {"requests": dict(sorted(requests.items())), "limits": dict(sorted(limits.items()))}
+
+
+def sources_of(run: RunView) -> list[DataSource | ImportSource]:
+    """Return everything that a run reads of the tenant's."""
+    if isinstance(run.spec, DomainRunSpec):
+        return list(run.spec.spec.corpus)
+    spec = run.spec.spec
+    named = [spec.data.train, spec.data.evaluation] if spec.data else []
+    return [source for source in (*named, spec.source) if source is not None]
+
+
+def _failure_rules() -> list[dict[str, Any]]:
+    def on_exit(action: str, *codes: int) -> dict[str, Any]:
+        values = {"containerName": CONTAINER, "operator": "In", "values": list(codes)}
+        return {"action": action, "onExitCodes": values}
+
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        on_exit("Ignore", EXIT_TRY_AGAIN),
+        on_exit("FailJob", EXIT_FAILED, EXIT_USAGE),  # it has told the control plane why
+    ]
+
+
+def _pod(run: RunView, settings: TrainerSettings) -> dict[str, Any]:
+    sources = sources_of(run)
+    volumes, mounts = own_volumes(job_name(run), settings)
+    data, data_mounts = data_volumes(source.uri for source in sources)
+    container = {
+        "name": CONTAINER,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["python", "-m", "hmi_runtime.training", run.spec.kind],
+        "env": _environment(run, settings),
+        "envFrom": [{"secretRef": {"name": name}} for name in _secrets(sources)],
+        "resources": merged_resources(run.spec.spec.resources, settings.default_resources),
+        "volumeMounts": mounts + data_mounts,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "serviceAccountName": "default",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": settings.termination_grace_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": volumes + data,
+    }
+    optional = {
+        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+        "nodeSelector": settings.node_selector,
+        "tolerations": list(settings.tolerations),
+    }
+    return pod | {field: value for field, value in optional.items() if value}
+
+
+def _environment(run: RunView, settings: TrainerSettings) -> list[dict[str, Any]]:
+    fixed = {
+        "HMI_CONTROL_PLANE_URL": settings.control_plane_url,
+        "HMI_INTERNAL_TOKEN_FILE": f"{TOKEN_DIR}/{TOKEN_FILE}",
+        "HMI_RUN_ID": run.id,
+        "HMI_WORK_DIR": WORK_DIR,
+        "HMI_MOUNTS": MOUNTS_DIR,
+        "HOME": "/tmp",  # noqa: S108 -- a volume of the pod's own
+    }
+    # Libraries count the node's cores, not the container's share of them.
+    share = {"resourceFieldRef": {"containerName": CONTAINER, "resource": "limits.cpu"}}
+    shared = ("HMI_TRAINING_THREADS", "OMP_NUM_THREADS")
+    return [{"name": name, "value": value} for name, value in fixed.items()] + [
+        {"name": name, "valueFrom": share} for name in shared
+    ]
+
+
+def _secrets(sources: Iterable[DataSource | ImportSource]) -> list[str]:
+    """Return the Secrets with credentials, each once, in the order in which they are named."""
+    names = [source.secret_ref.name for source in sources if source.secret_ref is not None]
+    return list(dict.fromkeys(names))

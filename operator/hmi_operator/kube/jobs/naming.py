@@ -1,0 +1,70 @@
+"""Names and labels of what is made for a training run."""
+
+import hashlib
+
+from hmi_api.names import GROUP
+from hmi_api.wire import RunView
+from hmi_operator.ports import KindName, ResourceRef
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+COMPONENT = "app.kubernetes.io/component"
+TRAINER = "trainer"
+KIND_LABEL = f"{GROUP}/kind"
+NAME_LABEL = f"{GROUP}/name"
+RUN_LABEL = f"{GROUP}/run"
+UID_LABEL = f"{GROUP}/uid"
+DIGEST_ANNOTATION = f"{GROUP}/spec-digest"
+CRASHES_ANNOTATION = f"{GROUP}/crashes"
+"""Crashes of this run's earlier Jobs, so that a Job that is made anew does not start from none."""
+
+_LONGEST_NAME = 63
+_HASH_DIGITS = 10
+_PREFIXES: dict[KindName, str] = {"Domain": "domain", "TaskAdapter": "adapter"}
+
+
+def resource_of(run: RunView) -> ResourceRef:
+    """Return the resource that a run is for."""
+    kind: KindName = "Domain" if run.spec.kind == "domain" else "TaskAdapter"
+    return ResourceRef(kind, run.spec.namespace, run.spec.name)
+
+
+def job_name(run: RunView) -> str:
+    """Return the name of a run's Job and work volume: the same run, the same name, whoever asks.
+
+    It is made from the resource's uid, the spec's digest and the attempt: a resource that was deleted and
+    applied anew never meets its namesake's Job.
+    """
+    ref = resource_of(run)
+    identity = f"{run.uid}/{run.spec_digest}/{run.attempt}/{run.id}"
+    tail = hashlib.sha256(identity.encode()).hexdigest()[:_HASH_DIGITS]
+    head = f"{_PREFIXES[ref.kind]}-{ref.name}"[: _LONGEST_NAME - _HASH_DIGITS - 1].rstrip("-.")
+    return f"{head}-{tail}"
+
+
+def labels_of(run: RunView, instance: str) -> dict[str, str]:
+    """Return the labels of a run's Job, pods and work volume."""
+    ref = resource_of(run)
+    return {
+        "app.kubernetes.io/name": "hmi",
+        "app.kubernetes.io/instance": instance,
+        COMPONENT: TRAINER,
+        "app.kubernetes.io/part-of": "hmi",
+        MANAGED_BY: "hmi-operator",
+        KIND_LABEL: ref.kind,
+        NAME_LABEL: ref.name,
+        RUN_LABEL: run.id,
+        UID_LABEL: run.uid,
+    }
+
+
+def owner_of(run: RunView) -> dict[str, object]:
+    """Return the owner reference to the run's resource: what is made goes when the resource goes."""
+    ref = resource_of(run)
+    return {
+        "apiVersion": f"{GROUP}/v1alpha1",
+        "kind": ref.kind,
+        "name": ref.name,
+        "uid": run.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }

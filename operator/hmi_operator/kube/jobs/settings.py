@@ -1,0 +1,41 @@
+"""What an installation says of its training Jobs."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hmi_api.common import Resources
+
+
+class TrainerSettings(BaseModel):
+    """How training Jobs are made; the same for every tenant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str = Field(min_length=1, description="Image with the training program.")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = Field(
+        default=(), description="Secrets for the image; each tenant's namespace must have them."
+    )
+    control_plane_url: str = Field(min_length=1, description="The control plane, as tenants' pods reach it.")
+    audience: str = Field(default="hmi-control-plane", description="Audience of the token that Jobs present.")
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[dict[str, Any], ...] = ()
+    default_resources: Resources = Field(
+        default_factory=lambda: Resources(
+            requests={"cpu": "1", "memory": "2Gi"}, limits={"cpu": "2", "memory": "4Gi"}
+        ),
+        description="For resources that spec.resources does not name.",
+    )
+    deadline_seconds: int = Field(
+        default=24 * 3600, ge=1, description="Longest life of a Job, waiting included."
+    )
+    ttl_seconds: int = Field(
+        default=3600, ge=600, description="How long a finished Job and its log are kept."
+    )
+    checkpoint_size: str = Field(
+        default="2Gi", description="Size of a run's work volume; empty: a pod's own disk, lost with the pod."
+    )
+    checkpoint_storage_class: str | None = Field(default=None, description="None for the cluster's default.")
+    termination_grace_seconds: int = Field(default=30, ge=0)
+    instance: str = Field(default="hmi", description="Label app.kubernetes.io/instance of what is made.")

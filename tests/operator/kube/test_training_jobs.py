@@ -1,0 +1,266 @@
+"""Training Jobs on a real API server; what the missing controllers and kubelets would do, the tests do."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from kube_server import KubeServer
+
+from hmi_api.domain import DomainSpec
+from hmi_api.wire import DomainRunSpec, RunState, RunView
+from hmi_operator.kube.api import KubeApi
+from hmi_operator.kube.jobs import KubeJobs, TrainerSettings, TrainingCache
+from hmi_operator.kube.login import KopfLogin
+
+pytestmark = pytest.mark.anyio
+
+SETTINGS = TrainerSettings(
+    image="hmi/runtime:1", control_plane_url="http://control-plane", termination_grace_seconds=0
+)
+_DOMAIN = {"baseModel": {"uri": "wheel://m"}, "corpus": [{"uri": "configmap://texts/a.txt"}]}
+
+
+@pytest.fixture
+def namespace(kube: KubeServer, request: pytest.FixtureRequest) -> str:
+    """A namespace of the test's own."""
+    name = str(request.node.name).replace("_", "-").split("[")[0].removeprefix("test-")[:50].strip("-")
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    return name
+
+
+@pytest.fixture
+def made_run(kube: KubeServer, namespace: str) -> Callable[..., RunView]:
+    """Declares a Domain and returns its run."""
+
+    def make(**changes: Any) -> RunView:
+        body = {
+            "apiVersion": "hmi.dev/v1alpha1",
+            "kind": "Domain",
+            "metadata": {"name": "hotel", "namespace": namespace},
+            "spec": _DOMAIN | changes.pop("spec", {}),
+        }
+        kube.apply(body)
+        uid = kube.read(f"/apis/hmi.dev/v1alpha1/namespaces/{namespace}/domains/hotel")["metadata"]["uid"]
+        spec = DomainRunSpec(namespace=namespace, name="hotel", spec=DomainSpec.model_validate(body["spec"]))
+        run = {"id": f"run-{namespace}"[:60], "uid": uid, "spec_digest": "sha256:1", "attempt": 0}
+        return RunView(**(run | {"state": RunState.PENDING, "spec": spec} | changes))
+
+    return make
+
+
+@asynccontextmanager
+async def at_work(
+    kube: KubeServer, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> AsyncIterator[tuple[KubeJobs, TrainingCache]]:
+    monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
+    cache = TrainingCache()
+    async with KubeApi(KopfLogin()) as api:
+        yield KubeJobs(api, cache, SETTINGS.model_copy(update=changes)), cache
+
+
+def listed(kube: KubeServer, namespace: str, kinds: str) -> list[dict[str, Any]]:
+    found = json.loads(kube.kubectl("-n", namespace, "get", kinds, "-o", "json"))
+    return list(found["items"])
+
+
+def set_status(kube: KubeServer, kind: str, body: dict[str, Any], **status: Any) -> None:
+    metadata = body["metadata"]
+    patch = json.dumps({"status": status})
+    kube.kubectl(
+        "-n",
+        metadata["namespace"],
+        "patch",
+        kind,
+        metadata["name"],
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        patch,
+    )
+
+
+def let_go(kube: KubeServer, namespace: str) -> None:
+    """Do what the garbage collector does about Jobs that are deleted with what they own."""
+    ending = [job for job in listed(kube, namespace, "jobs") if "deletionTimestamp" in job["metadata"]]
+    for job in ending:
+        kube.kubectl(
+            "-n",
+            namespace,
+            "patch",
+            "job",
+            job["metadata"]["name"],
+            "--type=merge",
+            "-p",
+            '{"metadata":{"finalizers":null}}',
+        )
+
+
+async def test_a_run_is_started_once_whoever_starts_it(
+    kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_run()
+    for _ in range(2):  # two operators, one after another, that know nothing of one another
+        async with at_work(kube, monkeypatch) as (jobs, _cache):
+            await jobs.start(run)
+            await jobs.start(run)
+            view = await jobs.observe(run)
+            assert view is not None
+            assert (view.alive, view.queued, view.crashes) == (True, True, 0)
+    (job,) = listed(kube, namespace, "jobs")
+    (claim,) = listed(kube, namespace, "persistentvolumeclaims")
+    assert claim["metadata"]["name"] == job["metadata"]["name"]
+
+
+async def test_a_job_that_ended_without_a_result_is_replaced_and_its_deaths_are_kept(
+    kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_run()
+    async with at_work(kube, monkeypatch) as (jobs, cache):
+        await jobs.start(run)
+        (job,) = listed(kube, namespace, "jobs")
+        _fail(kube, job)
+        cache.on_job("MODIFIED", listed(kube, namespace, "jobs")[0])
+        view = await jobs.observe(run)
+        assert view is not None
+        assert (view.alive, view.crashes) == (False, 1)
+        starting = asyncio.create_task(jobs.start(run))
+        while not starting.done():
+            await asyncio.to_thread(let_go, kube, namespace)
+        await starting
+    (again,) = listed(kube, namespace, "jobs")
+    assert again["metadata"]["uid"] != job["metadata"]["uid"]
+    assert again["metadata"]["name"] == job["metadata"]["name"]
+    assert (again["metadata"]["annotations"]["hmi.dev/crashes"], again["spec"]["backoffLimit"]) == ("1", 2)
+
+
+async def test_what_a_quota_forbids_is_told_and_tried_again(
+    kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none", "namespace": namespace},
+        "spec": {"hard": {"count/jobs.batch": "0"}},
+    }
+    kube.apply(quota)
+    set_status(kube, "resourcequota", quota, hard={"count/jobs.batch": "0"}, used={"count/jobs.batch": "0"})
+    run = made_run()
+    async with at_work(kube, monkeypatch) as (jobs, _cache):
+        await jobs.start(run)
+        view = await jobs.observe(run)
+        assert view is not None
+        assert view.trouble is not None
+        assert (view.alive, view.trouble.reason, view.trouble.final) == (False, "QuotaExceeded", False)
+        kube.kubectl("-n", namespace, "delete", "resourcequota", "none")
+        await _until_admitted(jobs, run)
+
+
+async def test_what_no_api_server_admits_is_final(
+    kube: KubeServer, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = DomainSpec.model_validate(_DOMAIN | {"resources": {"limits": {"memory": "much"}}})
+    run = made_run()
+    run = run.model_copy(update={"spec": run.spec.model_copy(update={"spec": spec})})
+    async with at_work(kube, monkeypatch) as (jobs, _cache):
+        await jobs.start(run)
+        view = await jobs.observe(run)
+        assert view is not None
+        assert view.trouble is not None
+        assert (view.trouble.reason, view.trouble.final) == ("JobRefused", True)
+
+
+async def test_warning_events_say_why_a_pod_is_not_made(
+    kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_run()
+    monkeypatch.setattr("hmi_operator.kube.jobs.kube_jobs.PATIENCE_SECONDS", 0.0)
+    async with at_work(kube, monkeypatch) as (jobs, _cache):
+        await jobs.start(run)
+        (job,) = listed(kube, namespace, "jobs")
+        kube.apply(_warning(job, 'pods "x" is forbidden: exceeded quota: small'))
+        view = await jobs.observe(run)
+        assert view is not None
+        assert view.trouble is not None
+        assert view.trouble.reason == "QuotaExceeded"
+
+
+async def test_a_run_that_ended_gives_its_volume_back(
+    kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_run()
+    async with at_work(kube, monkeypatch) as (jobs, _cache):
+        await jobs.start(run)
+        await jobs.observe(run.model_copy(update={"state": RunState.SUCCEEDED}))
+        assert [c for c in listed(kube, namespace, "pvc") if "deletionTimestamp" not in c["metadata"]] == []
+        assert len(listed(kube, namespace, "jobs")) == 1
+
+
+@pytest.mark.parametrize("by", ["run", "uid"])
+async def test_ending_a_run_deletes_its_job_and_volume(
+    kube: KubeServer,
+    namespace: str,
+    made_run: Callable[..., RunView],
+    monkeypatch: pytest.MonkeyPatch,
+    by: str,
+) -> None:
+    run = made_run()
+    monkeypatch.setattr("hmi_operator.kube.jobs.kube_jobs._MARGIN_SECONDS", 0.0)
+    async with at_work(kube, monkeypatch) as (jobs, _cache):
+        await jobs.start(run)
+        await (jobs.stop(run.id) if by == "run" else jobs.erase(run.uid))
+        # No garbage collector is here to finish it; that it was asked to is what counts.
+        assert all("deletionTimestamp" in job["metadata"] for job in listed(kube, namespace, "jobs"))
+        assert all("deletionTimestamp" in claim["metadata"] for claim in listed(kube, namespace, "pvc"))
+        let_go(kube, namespace)
+        await jobs.erase(run.uid)
+
+
+def _fail(kube: KubeServer, job: dict[str, Any]) -> None:
+    now = "2026-11-21T12:00:00Z"
+    conditions = [
+        {
+            "type": type_,
+            "status": "True",
+            "reason": "PodFailurePolicy",
+            "lastTransitionTime": now,
+            "message": "",
+        }
+        for type_ in ("FailureTarget", "Failed")
+    ]
+    set_status(kube, "job", job, startTime=now, failed=1, conditions=conditions)
+
+
+def _warning(job: dict[str, Any], note: str) -> dict[str, Any]:
+    metadata = job["metadata"]
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{metadata['name']}.1", "namespace": metadata["namespace"]},
+        "eventTime": "2026-11-21T12:00:00.000000Z",
+        "type": "Warning",
+        "reason": "FailedCreate",
+        "action": "Create",
+        "note": note,
+        "reportingController": "job-controller",
+        "reportingInstance": "test",
+        "regarding": {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+        },
+    }
+
+
+async def _until_admitted(jobs: KubeJobs, run: RunView) -> None:
+    """A quota that was deleted is remembered for a moment."""
+    for _ in range(50):
+        await jobs.start(run)
+        view = await jobs.observe(run)
+        if view is not None and view.alive:
+            return
+    raise AssertionError("the Job was never admitted")

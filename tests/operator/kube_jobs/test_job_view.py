@@ -1,0 +1,192 @@
+"""What a Job and its pods say of a run's process."""
+
+from typing import Any
+
+import pytest
+
+from hmi_operator.kube.jobs.cache import TrainingCache
+from hmi_operator.kube.jobs.facts import JobFacts, PodFacts
+from hmi_operator.kube.jobs.view import job_view, wants_pods, wants_warnings
+from hmi_operator.ports import ResourceRef
+
+MADE = "2026-11-21T12:00:00Z"
+
+
+def job_body(*, carried: str = "0", terminating: bool = False, **status: Any) -> dict[str, Any]:
+    metadata = {
+        "name": "domain-hotel-1",
+        "namespace": "shop",
+        "uid": "job-uid",
+        "creationTimestamp": MADE,
+        "labels": {"hmi.dev/run": "r1", "hmi.dev/kind": "Domain", "hmi.dev/name": "hotel"},
+        "annotations": {"hmi.dev/crashes": carried},
+        "ownerReferences": [{"apiVersion": "hmi.dev/v1alpha1", "controller": True, "kind": "Domain"}],
+    }
+    container = {"resources": {"limits": {"memory": "4Gi"}}}
+    spec = {"activeDeadlineSeconds": 60, "template": {"spec": {"containers": [container]}}}
+    if terminating:
+        metadata["deletionTimestamp"] = MADE
+    return {"metadata": metadata, "spec": spec, "status": status}
+
+
+def job(**changes: Any) -> JobFacts:
+    facts = JobFacts.of(job_body(**changes))
+    assert facts is not None
+    return facts
+
+
+def pod(
+    phase: str = "Pending", *, state: dict[str, Any] | None = None, made: str = MADE, **status: Any
+) -> PodFacts:
+    metadata = {"name": "p", "namespace": "shop", "uid": "pod-uid", "creationTimestamp": made}
+    statuses = {"containerStatuses": [{"state": state}]} if state else {}
+    return PodFacts.of({"metadata": metadata, "status": {"phase": phase, **statuses, **status}})
+
+
+def ended(reason: str, code: int) -> PodFacts:
+    return pod("Failed", state={"terminated": {"reason": reason, "exitCode": code}})
+
+
+def condition(type_: str, **more: str) -> list[dict[str, str]]:
+    return [{"type": type_, "status": "True", "lastTransitionTime": "2026-11-21T12:05:00Z", **more}]
+
+
+UNSCHEDULABLE = [
+    {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: no gpu"}
+]
+SCHEDULED = condition("PodScheduled")
+
+
+@pytest.mark.parametrize(
+    ("made", "alive", "queued", "crashes"),
+    [
+        (job(), True, True, 0),
+        (job(active=1), True, True, 0),
+        (job(active=1, ready=1), True, False, 0),
+        (job(active=1, ready=1, failed=2), True, False, 2),
+        (job(failed=2), True, True, 2),
+        (job(failed=2, carried="1"), True, True, 3),
+        (job(failed=4, conditions=condition("Failed", reason="BackoffLimitExceeded")), False, False, 4),
+        (job(conditions=condition("Complete")), False, False, 1),
+        (job(conditions=condition("Failed", reason="PodFailurePolicy")), False, False, 1),
+        (job(terminating=True), True, True, 0),
+    ],
+    ids=[
+        "no pod yet",
+        "a pod that does not run yet",
+        "at work",
+        "at work again",
+        "between two tries",
+        "counting the Job before",
+        "given up",
+        "done without a result",
+        "failed at once",
+        "being deleted",
+    ],
+)
+def test_a_job_is_read_as_a_process(made: JobFacts, alive: bool, queued: bool, crashes: int) -> None:
+    view = job_view(made, ())
+    assert (view.alive, view.queued, view.crashes) == (alive, queued, crashes)
+    assert (view.ended_at is not None) is (not alive)
+
+
+@pytest.mark.parametrize(
+    ("found", "reason", "tells"),
+    [
+        (pod(conditions=UNSCHEDULABLE), "Unschedulable", "no gpu"),
+        (
+            pod(
+                state={"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}},
+                conditions=SCHEDULED,
+            ),
+            "ImagePullBackOff",
+            "no such image",
+        ),
+        (
+            pod(
+                state={
+                    "waiting": {"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'}
+                },
+                conditions=SCHEDULED,
+            ),
+            "CreateContainerConfigError",
+            'secret "keys" not found',
+        ),
+        (ended("OOMKilled", 137), "OOMKilled", "limit of 4Gi"),
+        (pod("Failed", reason="Evicted", message="low on memory"), "Evicted", "low on memory"),
+        (ended("Error", 3), "ProcessDied", "code 3"),
+    ],
+    ids=["unschedulable", "no image", "no secret", "out of memory", "evicted", "died"],
+)
+def test_a_user_is_told_why_it_does_not_run(found: PodFacts, reason: str, tells: str) -> None:
+    trouble = job_view(job(active=1), [found]).trouble
+    assert trouble is not None
+    assert (trouble.reason, trouble.final) == (reason, False)
+    assert tells in trouble.message
+
+
+def test_the_newest_pod_speaks() -> None:
+    later = pod(
+        state={"waiting": {"reason": "ErrImagePull"}}, conditions=SCHEDULED, made="2026-11-21T13:00:00Z"
+    )
+    trouble = job_view(job(active=1, failed=1), [later, ended("OOMKilled", 137)]).trouble
+    assert trouble is not None
+    assert trouble.reason == "ImagePullBackOff"
+
+
+def test_nothing_is_wrong_with_what_runs() -> None:
+    assert job_view(job(active=1, ready=1, failed=1), [ended("OOMKilled", 137)]).trouble is None
+    assert not wants_pods(job(active=1, ready=1))
+
+
+def test_a_quota_tells_through_the_jobs_warnings() -> None:
+    made = job()
+    assert wants_warnings(made, []) == "job-uid"
+    words = 'Error creating: pods "x" is forbidden: exceeded quota: small, requested: cpu=2, used: cpu=0'
+    trouble = job_view(made, [], [words]).trouble
+    assert trouble is not None
+    assert trouble.reason == "QuotaExceeded"
+    assert "requested: cpu=2" in trouble.message
+
+
+def test_a_missing_config_map_tells_through_the_pods_warnings() -> None:
+    waiting = pod(state={"waiting": {"reason": "ContainerCreating"}}, conditions=SCHEDULED)
+    assert wants_warnings(job(active=1), [waiting]) == "pod-uid"
+    trouble = job_view(job(active=1), [waiting], ['MountVolume failed: configmap "texts" not found']).trouble
+    assert trouble is not None
+    assert trouble.reason == "VolumeNotMounted"
+    assert '"texts" not found' in trouble.message
+
+
+def test_what_took_too_long_is_not_tried_again() -> None:
+    late = job(conditions=condition("Failed", reason="DeadlineExceeded"))
+    trouble = job_view(late, ()).trouble
+    assert trouble is not None
+    assert trouble.final
+    assert "60 seconds" in trouble.message
+
+
+def test_the_cache_follows_a_watch_and_wakes_the_resource() -> None:
+    cache = TrainingCache()
+    assert cache.on_job("ADDED", job_body(active=1)) == ResourceRef("Domain", "shop", "hotel")
+    known = cache.job("shop", "r1")
+    assert known is not None
+    assert known.active == 1
+    assert cache.job("elsewhere", "r1") is None
+    cache.on_job("DELETED", job_body())
+    assert cache.job("shop", "r1") is None
+
+
+def test_an_older_jobs_deletion_does_not_hide_the_one_in_its_place() -> None:
+    cache = TrainingCache()
+    newer = job_body()
+    newer["metadata"]["uid"] = "newer"
+    cache.on_job("ADDED", newer)
+    cache.on_job("DELETED", job_body())
+    assert cache.job("shop", "r1") is not None
+
+
+def test_jobs_that_only_wear_our_labels_are_not_ours() -> None:
+    body = job_body()
+    body["metadata"]["ownerReferences"] = []
+    assert TrainingCache().on_job("ADDED", body) is None
