@@ -1,8 +1,9 @@
-"""Databases for the tests: SQLite files, and a real PostgreSQL server that is started here."""
+"""What tests of several parts need: databases (SQLite files, a real PostgreSQL server) and token reviews."""
 
 import contextlib
 import getpass
 import importlib.util
+import json
 import os
 import pwd
 import secrets
@@ -10,9 +11,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +242,60 @@ def _postgres_database(server: PostgresServer, template: str) -> Iterator[str]:
     server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield server.url(name)
     server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@dataclass
+class TokenReviews:
+    """An API server that does nothing but review tokens, over real HTTP.
+
+    ``accounts`` gives the user names behind tokens; ``audiences`` what those tokens are made for, where it is
+    not HMI. ``status`` other than 201 is how it fails.
+    """
+
+    url: str = ""
+    accounts: dict[str, str] = field(default_factory=dict)
+    audiences: dict[str, list[str]] = field(default_factory=dict)
+    status: int = 201
+    asked: list[str] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
+
+    def answer(self, review: Any) -> dict[str, Any]:
+        """Return the review with its status."""
+        token = review["spec"]["token"]
+        self.asked.append(token)
+        audiences = self.audiences.get(token, ["hmi-control-plane"])
+        meant = [audience for audience in audiences if audience in review["spec"]["audiences"]]
+        if token not in self.accounts or not meant:
+            return {**review, "status": {"authenticated": False, "error": "invalid bearer token"}}
+        user = {"username": self.accounts[token], "groups": ["system:serviceaccounts"]}
+        return {**review, "status": {"authenticated": True, "user": user, "audiences": meant}}
+
+
+@pytest.fixture
+def token_reviews() -> Iterator[TokenReviews]:
+    """A small API server on a port of its own."""
+    reviews = TokenReviews()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.path == "/apis/authentication.k8s.io/v1/tokenreviews"
+            review = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            reviews.authorizations.append(self.headers["authorization"])
+            body = json.dumps(reviews.answer(review)).encode()
+            self.send_response(reviews.status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    reviews.url = f"http://127.0.0.1:{server.server_address[1]}"
+    yield reviews
+    server.shutdown()
+    thread.join()
+    server.server_close()

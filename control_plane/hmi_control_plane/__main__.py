@@ -1,25 +1,115 @@
-"""``python -m hmi_control_plane``: serve the control plane with settings from the environment."""
+"""``python -m hmi_control_plane [serve | control-plane | gateway | migrate | wait-for-schema]``.
 
+Settings come from the environment (``HMI_...``). Exit status: 0 done, 1 not done in time, 2 wrong settings.
+"""
+
+import argparse
+import logging
 import sys
+import time
+from collections.abc import Callable, Sequence
 
-import uvicorn
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from hmi_control_plane.app import create_app
-from hmi_control_plane.settings import Settings
+from hmi_control_plane.server import serve
+from hmi_control_plane.settings import DatabaseSettings, Part, Settings
+from hmi_control_plane.storage import Database
+from hmi_control_plane.storage.migrate import is_behind, upgrade
+
+DONE, NOT_IN_TIME, WRONG_SETTINGS = 0, 1, 2
+_LOOK_AGAIN_SECONDS = 1.0
+
+_HELP = {
+    Part.SERVE: "everything in one process (the default)",
+    Part.CONTROL_PLANE: "internal, admin, metering and billing APIs; no inference",
+    Part.GATEWAY: "tenants' inference alone",
+}
 
 
-def main() -> None:
-    """Serve until stopped; exits with 2 and the names of settings that are missing or wrong."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; return the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        settings = Settings()
+        if options.command == "migrate":
+            return _migrate(DatabaseSettings().database_url, options.timeout)
+        if options.command == "wait-for-schema":
+            return _wait_for_schema(DatabaseSettings().database_url, options.timeout)
+        return _serve(Part(options.command or Part.SERVE))
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_url=False):
             name = "__".join(str(part) for part in problem["loc"]).upper()
-            print(f"HMI_{name}: {problem['msg']}", file=sys.stderr)
-        sys.exit(2)
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, server_header=False)
+            print(f"HMI_{name}: {problem['msg']}" if name else problem["msg"], file=sys.stderr)
+        return WRONG_SETTINGS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hmi_control_plane", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    for part, text in _HELP.items():
+        commands.add_parser(part.value, help=text)
+    for name, text in (
+        ("migrate", "bring the database to the newest revision and exit"),
+        ("wait-for-schema", "wait until the database is new enough for this version"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--timeout", type=float, default=300.0, help="seconds to wait for the database")
+    return parser
+
+
+def _serve(part: Part) -> int:
+    settings = Settings()
+    missing = settings.missing_for(part)
+    if missing:
+        print(f"{part} needs {' and '.join(missing)}.", file=sys.stderr)
+        return WRONG_SETTINGS
+    serve(create_app(settings, part), settings)
+    return DONE
+
+
+def _migrate(url: str, timeout: float) -> int:
+    database = Database(url)
+    try:
+        if not _wait(lambda: _answers(database), timeout, "the database does not answer"):
+            return NOT_IN_TIME
+    finally:
+        database.close()
+    upgrade(url)
+    return DONE
+
+
+def _answers(database: Database) -> bool:
+    database.ping()
+    return True
+
+
+def _wait_for_schema(url: str, timeout: float) -> int:
+    database = Database(url)
+    try:
+        done = _wait(lambda: not is_behind(database), timeout, "the database waits for its migration")
+        return DONE if done else NOT_IN_TIME
+    finally:
+        database.close()
+
+
+def _wait(condition: Callable[[], bool], timeout: float, otherwise: str) -> bool:
+    """Look until ``condition`` holds, a database that is away included; False after ``timeout`` seconds."""
+    until = time.monotonic() + timeout
+    while True:
+        trouble = otherwise
+        try:
+            if condition():
+                return True
+        except SQLAlchemyError as error:
+            trouble = f"the database does not answer: {type(error).__name__}"
+        if time.monotonic() + _LOOK_AGAIN_SECONDS > until:
+            print(f"Gave up after {timeout:.0f} s: {trouble}.", file=sys.stderr)
+            return False
+        time.sleep(_LOOK_AGAIN_SECONDS)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

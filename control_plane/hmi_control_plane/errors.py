@@ -28,9 +28,14 @@ class Unauthorized(HmiError):
     """The caller has not shown who it is."""
 
 
+class Forbidden(HmiError):
+    """The caller is known and may not do this."""
+
+
 _STATUS_OF: dict[type[HmiError], int] = {
     InvalidInput: 400,
     Unauthorized: 401,
+    Forbidden: 403,
     NotFound: 404,
     Conflict: 409,
     NotReady: 503,

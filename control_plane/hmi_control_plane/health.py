@@ -2,13 +2,11 @@
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from sqlalchemy.exc import SQLAlchemyError
 
-from hmi_api.errors import NotReady
-from hmi_control_plane.storage import Database
+from hmi_control_plane.readiness import Readiness
 
 
-def build(database: Database, registry: CollectorRegistry) -> APIRouter:
+def build(readiness: Readiness, registry: CollectorRegistry) -> APIRouter:
     """Return ``/healthz``, ``/readyz`` and ``/metrics``."""
     router = APIRouter(tags=["health"])
 
@@ -18,12 +16,9 @@ def build(database: Database, registry: CollectorRegistry) -> APIRouter:
         return {"status": "ok"}
 
     @router.get("/readyz")
-    def ready() -> dict[str, str]:
-        """Answer 200 when the database does, else 503."""
-        try:
-            database.ping()
-        except SQLAlchemyError as error:
-            raise NotReady("DatabaseUnavailable", "The catalog database does not answer.") from error
+    async def ready() -> dict[str, str]:
+        """Answer 200 when requests should come here, else 503 with the reason."""
+        await readiness.check()
         return {"status": "ok"}
 
     @router.get("/metrics", include_in_schema=False)

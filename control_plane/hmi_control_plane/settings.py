@@ -1,29 +1,48 @@
 """Settings of the control plane, one validated tree; read from the environment only when made."""
 
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from hmi_api.internal_auth import InternalAuthSettings
 from hmi_control_plane.gateway import GatewaySettings
 
 
-class Settings(BaseSettings):
-    """What a control plane process is told; every field is also an ``HMI_`` environment variable."""
+class Part(StrEnum):
+    """What of the control plane a process is."""
 
-    model_config = SettingsConfigDict(env_prefix="HMI_", env_nested_delimiter="__", extra="ignore")
+    SERVE = "serve"  # everything, as on one machine
+    CONTROL_PLANE = "control-plane"  # internal, admin, metering and billing APIs, sweeper and eraser
+    GATEWAY = "gateway"  # tenants' inference, the usage spool and its flusher
+
+
+class DatabaseSettings(BaseSettings):
+    """Where the catalog is: all that migrations need to know."""
+
+    model_config = SettingsConfigDict(env_prefix="HMI_", extra="ignore")
 
     database_url: str = Field(
         default="sqlite:///.hmi/catalog.db", description="SQLAlchemy address; sqlite:/// or postgresql://."
     )
-    migrate_on_start: bool = Field(default=True, description="Bring the database to the newest revision.")
+
+
+class Settings(DatabaseSettings, InternalAuthSettings):
+    """What a control plane process is told; every field is also an ``HMI_`` environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix="HMI_", env_nested_delimiter="__", extra="ignore")
+
+    migrate_on_start: bool = Field(
+        default=True,
+        description="Bring the database to the newest revision; only where everything is one process.",
+    )
     artifacts: str = Field(default=".hmi/artifacts", description="Root of the artifact store, fsspec.")
     usage_dir: Path = Field(default=Path(".hmi/usage"), description="Folder of the durable usage spool.")
-    internal_token: SecretStr = Field(
-        description="What HMI's own parts show; at least 16 characters.", min_length=16
-    )
-    admin_key: SecretStr = Field(
-        description="What an administrator shows; at least 16 characters.", min_length=16
+    admin_key: SecretStr | None = Field(
+        default=None,
+        description="What an administrator shows; at least 16 characters. A gateway needs none.",
+        min_length=16,
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on.")
@@ -44,8 +63,21 @@ class Settings(BaseSettings):
         gt=0,
         description="How often lost runtimes, unplaced adapters and orphans are looked for.",
     )
+    drain_delay_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        description="After SIGTERM: how long requests are still taken while readiness says no.",
+    )
+    drain_seconds: float = Field(
+        default=30.0, ge=0, description="After that: how long requests under way may take."
+    )
     key_cache_seconds: float = Field(
         default=3.0, ge=0, description="How long a checked API key is believed; revocation takes this long."
+    )
+    without_database_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        description="How long a gateway goes on with known keys and routes while the database is away.",
     )
     gateway: GatewaySettings = Field(default_factory=GatewaySettings, description="Limits of inference.")
     usage_flush_seconds: float = Field(
@@ -57,3 +89,12 @@ class Settings(BaseSettings):
     desired_wait_limit_seconds: float = Field(
         default=55.0, ge=0, description="Longest a runtime's request for its desired state is held open."
     )
+
+    def missing_for(self, part: Part) -> list[str]:
+        """Return the environment variables that ``part`` needs and that are not set."""
+        missing = []
+        if part is not Part.GATEWAY and self.admin_key is None:
+            missing.append("HMI_ADMIN_KEY")
+        if part is not Part.CONTROL_PLANE and not self.has_token:
+            missing.append("HMI_INTERNAL_TOKEN_FILE")
+        return missing

@@ -56,12 +56,16 @@ def test_an_old_version_serves_until_the_new_one_does_and_then_comes_last(
     assert [runtime.id for runtime in route(catalog).runtimes] == ["r2", "r1"]
 
 
-def test_a_runtime_that_failed_or_drains_is_no_destination(catalog: Database, cluster: Any) -> None:
+def test_a_runtime_that_drains_is_a_destination_only_until_another_serves(
+    catalog: Database, cluster: Any
+) -> None:
     failure = {"adapter": "acme/spam", "version": 1, "reason": "DigestMismatch", "message": "Damaged."}
     cluster.beat("r1", gone=["acme/spam@1"], failed=[failure])
     assert [runtime.id for runtime in route(catalog).runtimes] == ["r2"]
     cluster.beat("r2", draining=True)
-    assert route(catalog).runtimes == ()
+    assert [runtime.id for runtime in route(catalog).runtimes] == ["r2"]
+    cluster.beat("r1", ready=["acme/spam@1"])
+    assert [runtime.id for runtime in route(catalog).runtimes] == ["r1"]
 
 
 def test_models_say_whether_they_are_ready(catalog: Database) -> None:

@@ -1,6 +1,8 @@
 """From an API key to its tenant, without asking the database at every request."""
 
+import asyncio
 import hmac
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,14 +11,21 @@ from datetime import UTC, datetime
 from threading import Lock
 
 from fastapi import Request
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
+from hmi_api.errors import NotReady
 from hmi_control_plane.auth.keys import hash_secret, parse_key
 from hmi_control_plane.auth.tokens import bearer
 from hmi_control_plane.errors import Unauthorized
 from hmi_control_plane.storage import ApiKey, Database
 
+log = logging.getLogger(__name__)
+
 _MOST_CACHED = 50_000
+_ANSWER_SECONDS = 2.0
+_PAUSE_SECONDS = 1.0
+"""After the database did not answer it is left alone for so long: no thread waits for it meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,43 +36,75 @@ class Identity:
     key_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    identity: Identity
+    at: float
+
+
 class Authenticator:
     """Checks API keys against the catalog and believes a checked one for ``cache_seconds``.
 
+    While the database does not answer, a key that it found good within ``without_database_seconds`` goes on.
     Only keys that were found good are cached, by the hash of the whole key, so no secret stays in memory
-    and a flood of wrong keys cannot push the good ones out.
+    and a flood of wrong keys cannot push the good ones out. Use it from one event loop.
     """
 
     def __init__(
-        self, database: Database, *, cache_seconds: float = 3.0, clock: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        *,
+        cache_seconds: float = 3.0,
+        without_database_seconds: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._cache_seconds = cache_seconds
+        self._without_database_seconds = without_database_seconds
         self._clock = clock
         self._lock = Lock()
-        self._cached: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
+        self._cached: OrderedDict[str, _Checked] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[Identity]] = {}
+        self._ask_again_at = float("-inf")
 
     async def tenant_from_key(self, request: Request) -> Identity:
-        """Return the caller's identity, as a FastAPI dependency; raises Unauthorized (401)."""
+        """Return the caller's identity, as a FastAPI dependency.
+
+        Raises Unauthorized (401), and NotReady (503) for an unknown key while the database is away.
+        """
         token = bearer(request)
         if token is None:
             raise Unauthorized("MissingApiKey", "Send your API key as Authorization: Bearer hmi_...")
-        cached = self._recall(hash_secret(token))
-        return cached if cached is not None else await run_in_threadpool(self.identify, token)
+        digest = hash_secret(token)
+        cached = self._recall(digest, self._cache_seconds)
+        if cached is not None:
+            return cached
+        try:
+            return await self._ask(digest, token)
+        except (SQLAlchemyError, TimeoutError) as error:
+            known = self._recall(digest, self._without_database_seconds)
+            if known is None:
+                raise NotReady(
+                    "DatabaseUnavailable", "Keys cannot be checked at the moment; try again."
+                ) from error
+            return known
 
     def identify(self, token: str) -> Identity:
         """Return the identity behind a key; raises Unauthorized for unknown, wrong and revoked ones alike."""
         parsed = parse_key(token)
         identity = self._look_up(*parsed) if parsed else None
+        digest = hash_secret(token)
         if identity is None:
+            with self._lock:
+                self._cached.pop(digest, None)  # revoked: an outage must not bring it back
             raise Unauthorized("InvalidApiKey", "This API key is not valid; check it or ask for a new one.")
-        self._remember(hash_secret(token), identity)
+        self._remember(digest, identity)
         return identity
 
     def forget(self, key_id: str) -> None:
         """Stop believing a key at once in this process; others follow within ``cache_seconds``."""
         with self._lock:
-            for digest in [d for d, (identity, _) in self._cached.items() if identity.key_id == key_id]:
+            for digest in [d for d, one in self._cached.items() if one.identity.key_id == key_id]:
                 del self._cached[digest]
 
     def _look_up(self, key_id: str, secret: str) -> Identity | None:
@@ -82,14 +123,35 @@ class Authenticator:
                     used.last_used_on = today
         return identity
 
-    def _recall(self, digest: str) -> Identity | None:
+    async def _ask(self, digest: str, token: str) -> Identity:
+        """Ask the database, once for all requests that show this key; TimeoutError when it takes too long."""
+        if self._clock() < self._ask_again_at:
+            raise TimeoutError("the database did not answer a moment ago")
+        asking = self._asking.get(digest)
+        if asking is None:
+            asking = self._asking[digest] = asyncio.create_task(run_in_threadpool(self.identify, token))
+            asking.add_done_callback(lambda done: self._asked(digest, done))
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await asyncio.shield(asking)
+        except TimeoutError:
+            self._ask_again_at = self._clock() + _PAUSE_SECONDS
+            raise
+
+    def _asked(self, digest: str, done: "asyncio.Task[Identity]") -> None:
+        del self._asking[digest]
+        if not done.cancelled() and isinstance(done.exception(), SQLAlchemyError):
+            self._ask_again_at = self._clock() + _PAUSE_SECONDS
+            log.warning("keys cannot be checked: %s", type(done.exception()).__name__)
+
+    def _recall(self, digest: str, seconds: float) -> Identity | None:
         with self._lock:
             entry = self._cached.get(digest)
-            return entry[0] if entry is not None and entry[1] > self._clock() else None
+            return entry.identity if entry is not None and entry.at + seconds > self._clock() else None
 
     def _remember(self, digest: str, identity: Identity) -> None:
         with self._lock:
-            self._cached[digest] = (identity, self._clock() + self._cache_seconds)
+            self._cached[digest] = _Checked(identity, self._clock())
             self._cached.move_to_end(digest)
             while len(self._cached) > _MOST_CACHED:
                 self._cached.popitem(last=False)

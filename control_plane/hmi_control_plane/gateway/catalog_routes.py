@@ -48,21 +48,25 @@ def read_routes(session: Session, keys: Sequence[AdapterKey]) -> dict[AdapterKey
 
 
 def _serving(session: Session, current: Mapping[int, int | None]) -> dict[int, tuple[RuntimeAddress, ...]]:
-    """Return by adapter id who serves any version of it; an older version serves until the new one does."""
+    """Return by adapter id who serves any version of it; an older version serves until the new one does.
+
+    A runtime that is about to stop is named only where nobody else serves the adapter yet.
+    """
     rows = session.execute(
-        select(Residency.adapter_id, Residency.version, Runtime.id, Runtime.url)
+        select(Residency.adapter_id, Residency.version, Runtime.id, Runtime.url, Runtime.draining)
         .join(Runtime, Runtime.id == Residency.runtime_id)
         .where(
             Residency.adapter_id.in_(current),
             Residency.state == ResidencyState.READY,
             Runtime.lost.is_(False),
-            Runtime.draining.is_(False),
         )
         .order_by(Residency.version.desc(), Runtime.id)
     ).all()
+    staying = {row.adapter_id for row in rows if not row.draining}
+    rows = [row for row in rows if not row.draining or row.adapter_id not in staying]
     found: dict[int, dict[str, RuntimeAddress]] = {}
     for current_first in (True, False):
-        for adapter_id, version, runtime_id, url in rows:
+        for adapter_id, version, runtime_id, url, _ in rows:
             if (version == current[adapter_id]) is current_first:
                 found.setdefault(adapter_id, {}).setdefault(runtime_id, RuntimeAddress(runtime_id, url))
     return {adapter_id: tuple(addresses.values()) for adapter_id, addresses in found.items()}

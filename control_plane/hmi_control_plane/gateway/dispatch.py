@@ -1,18 +1,19 @@
-"""Dispatch: rows go to runtimes that serve them, in few requests, and once more after a failure."""
+"""Dispatch: rows go to runtimes that serve them, in few requests, and elsewhere after a failure."""
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hmi_api.names import AdapterKey
 from hmi_api.wire import InferRequest, InferRow, RowError, RowResult
-from hmi_control_plane.gateway.routes import Route, RoutingTable, RuntimeAddress
+from hmi_control_plane.gateway.routes import CatalogUnavailableError, Route, RoutingTable, RuntimeAddress
 from hmi_control_plane.gateway.runtime_client import RuntimeClient, RuntimeUnavailableError
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS = 2
+_ATTEMPTS = 3
 _NOT_LOADED = RowError(
     status=503, reason="ModelNotLoaded", message="The model is not loaded yet; try again shortly."
 )
@@ -34,10 +35,20 @@ class RoutedRow:
     route: Route
 
 
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A runtime that left rows unanswered; ``refused`` when it took no connection."""
+
+    runtime: RuntimeAddress
+    refused: bool
+
+
 class Dispatcher:
     """Sends rows to runtimes; every row gets a result, an error if need be.
 
-    ``deadline`` is in seconds and covers the second attempt too.
+    Inference changes nothing, so what one runtime did not answer is asked of another, by routes that are
+    read again: a runtime that stops or moves is in the catalog before it is in anybody's memory.
+    ``deadline`` is in seconds and covers all attempts.
     """
 
     def __init__(self, client: RuntimeClient, table: RoutingTable, *, deadline: float = 30.0) -> None:
@@ -60,9 +71,16 @@ class Dispatcher:
         self, request_id: str, rows: Sequence[RoutedRow], results: list[RowResult]
     ) -> None:
         pending = list(range(len(rows)))
-        avoid: set[str] = set()
-        for _ in range(_ATTEMPTS):
-            shares = self._share_out(rows, pending, avoid)
+        routes = {row.route.key: row.route for row in rows}
+        avoid: set[RuntimeAddress] = set()
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                routes |= await self._read_again({rows[place].route.key for place in pending})
+            able = {
+                place: [one for one in routes[rows[place].route.key].runtimes if one not in avoid]
+                for place in pending
+            }
+            shares = self._share_out(able)
             if not shares:
                 return
             failed = await asyncio.gather(
@@ -71,31 +89,35 @@ class Dispatcher:
                     for runtime, places in shares.items()
                 )
             )
-            avoid.update(runtime_id for runtime_id in failed if runtime_id is not None)
+            # One that refused the connection and is some row's only choice may just be starting.
+            only = {able[place][0] for place in pending if len(able[place]) == 1}
+            avoid.update(one.runtime for one in failed if one and not (one.refused and one.runtime in only))
             pending = [place for place in pending if _may_retry(results[place])]
             if not pending:
                 return
-            self._table.distrust({rows[place].route.key for place in pending})
+        self._table.distrust({rows[place].route.key for place in pending})
 
-    def _share_out(
-        self, rows: Sequence[RoutedRow], places: Sequence[int], avoid: set[str]
-    ) -> dict[RuntimeAddress, list[int]]:
+    async def _read_again(self, keys: set[AdapterKey]) -> Mapping[AdapterKey, Route]:
+        """Return the routes as the catalog has them now; nothing for those it does not tell."""
+        self._table.distrust(keys)
+        try:
+            return await self._table.routes(keys)
+        except CatalogUnavailableError:
+            return {}
+
+    def _share_out(self, able: Mapping[int, Sequence[RuntimeAddress]]) -> dict[RuntimeAddress, list[int]]:
         """Return which runtime answers which places: greedily the one that serves most of what is left.
 
-        Between equals the one with fewer of our rows in flight. Rows that nobody serves are left out.
+        ``able`` are the runtimes by place. Between equals the one with fewer of our rows in flight is taken.
+        Rows that nobody serves are left out.
         """
         shares: dict[RuntimeAddress, list[int]] = {}
-        left = list(places)
+        left = [place for place, runtimes in able.items() if runtimes]
         while left:
-            able: Counter[RuntimeAddress] = Counter(
-                runtime for place in left for runtime in rows[place].route.runtimes if runtime.id not in avoid
-            )
-            if not able:
-                break
-            best = max(able, key=lambda runtime: (able[runtime], -self._rows_in_flight[runtime.id]))
-            shares[best] = [place for place in left if best in rows[place].route.runtimes]
-            taken = set(shares[best])
-            left = [place for place in left if place not in taken]
+            serves = Counter(runtime for place in left for runtime in able[place])
+            best = max(serves, key=lambda runtime: (serves[runtime], -self._rows_in_flight[runtime.id]))
+            shares[best] = [place for place in left if best in able[place]]
+            left = [place for place in left if best not in able[place]]
         return shares
 
     async def _call(
@@ -105,8 +127,8 @@ class Dispatcher:
         places: Sequence[int],
         rows: Sequence[RoutedRow],
         results: list[RowResult],
-    ) -> str | None:
-        """Fill in the results of one runtime's share; return its id when it should not be asked again."""
+    ) -> _Failed | None:
+        """Fill in the results of one runtime's share; return how it failed, if it did."""
         request = InferRequest(request_id=request_id, rows=[rows[place].row for place in places])
         self._rows_in_flight[runtime.id] += len(places)
         try:
@@ -115,20 +137,15 @@ class Dispatcher:
             log.warning("request %s: runtime %s failed: %s", request_id, runtime.id, error)
             for place in places:
                 results[place] = RowResult(error=_UNAVAILABLE)
-            return None if error.refused and _only_choice(runtime, places, rows) else runtime.id
+            return _Failed(runtime, refused=error.refused)
         finally:
             self._rows_in_flight[runtime.id] -= len(places)
             if not self._rows_in_flight[runtime.id]:
                 del self._rows_in_flight[runtime.id]
         for place, result in zip(places, reply.results, strict=True):
             results[place] = result
-        return runtime.id if any(_may_retry(result) for result in reply.results) else None
+        return _Failed(runtime, refused=False) if any(map(_may_retry, reply.results)) else None
 
 
 def _may_retry(result: RowResult) -> bool:
     return result.error is not None and result.error.status == 503
-
-
-def _only_choice(runtime: RuntimeAddress, places: Sequence[int], rows: Sequence[RoutedRow]) -> bool:
-    """Say whether a row has nobody else: a runtime just restarting is worth a second try then."""
-    return any(rows[place].route.runtimes == (runtime,) for place in places)

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 import httpx
 from fastapi import APIRouter, Request
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
+from hmi_api.bearer import TokenSource
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.catalog_routes import read_routes_from
 from hmi_control_plane.gateway.classify import add_classify
@@ -35,7 +35,7 @@ class Gateway:
         self,
         database: Database,
         spool: Spool,
-        token: SecretStr,
+        token: TokenSource,
         registry: CollectorRegistry,
         settings: GatewaySettings | None = None,
         *,

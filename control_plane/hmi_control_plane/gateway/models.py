@@ -64,7 +64,6 @@ def models_of(session: Session, tenant: str, name: str | None = None) -> list[Mo
             Residency.adapter_id == Adapter.id,
             Residency.state == ResidencyState.READY,
             Runtime.lost.is_(False),
-            Runtime.draining.is_(False),
         )
         .exists()
     )

@@ -150,10 +150,11 @@ class RoutingTable:
     def _fail(self, keys: list[AdapterKey], error: CatalogUnavailableError) -> None:
         for key in keys:
             reading = self._reading.pop(key)
-            reading.set_exception(error)
-            reading.exception()  # a read in the background has nobody who waits for it
             entry = self._entries.get(key)
-            if (
-                entry is not None and entry.serves
-            ):  # the old route goes on; try again after a while, not at once
-                entry.read_at = self._clock()
+            if entry is not None and entry.route is not None and entry.route.runtimes:
+                # The known route goes on, distrusted or not; it is read again after a while, not at once.
+                entry.serves, entry.read_at = True, self._clock()
+                reading.set_result(None)
+            else:
+                reading.set_exception(error)
+                reading.exception()  # a read in the background has nobody who waits for it

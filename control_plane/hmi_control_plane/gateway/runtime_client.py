@@ -1,8 +1,10 @@
 """The way to a runtime: pooled HTTP, timeouts, and failures told apart by whether another try can help."""
 
 import httpx
-from pydantic import SecretStr, ValidationError
+from pydantic import ValidationError
 
+from hmi_api.bearer import TokenSource
+from hmi_api.errors import NotReady
 from hmi_api.wire import InferReply, InferRequest
 
 INFER_PATH = "/internal/v1/infer"
@@ -20,7 +22,7 @@ class RuntimeUnavailableError(Exception):
 
 
 class RuntimeClient:
-    """Calls runtimes with the internal token over one pool of connections.
+    """Calls runtimes with this part's token over one pool of connections.
 
     It speaks to httpx's transport, not to its client: cookies, redirects, proxies and credentials from the
     environment have no place between HMI's own parts, and would cost a quarter of the gateway's time.
@@ -29,7 +31,7 @@ class RuntimeClient:
 
     def __init__(
         self,
-        token: SecretStr,
+        token: TokenSource,
         *,
         connections: int = 256,
         connect_timeout: float = 1.0,
@@ -39,19 +41,20 @@ class RuntimeClient:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._transport = transport or httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
         self._extensions = {"timeout": httpx.Timeout(timeout, connect=connect_timeout).as_dict()}
-        self._headers = {
-            "Authorization": f"Bearer {token.get_secret_value()}",
-            "Content-Type": "application/json",
-        }
+        self._token = token
 
     async def infer(self, url: str, request: InferRequest) -> InferReply:
         """Return the runtime's answer. Raises RuntimeUnavailableError."""
+        try:
+            token = self._token.current()
+        except NotReady as error:
+            raise RuntimeUnavailableError(error.message) from error
         try:
             response = await self._transport.handle_async_request(
                 httpx.Request(
                     "POST",
                     f"{url.rstrip('/')}{INFER_PATH}",
-                    headers=self._headers,
+                    headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
                     content=request.model_dump_json(by_alias=True, exclude_none=True),
                     extensions=self._extensions,
                 )

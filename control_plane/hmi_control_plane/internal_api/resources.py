@@ -2,7 +2,9 @@
 
 from fastapi import APIRouter, Response
 
+from hmi_api.callers import Role
 from hmi_api.wire import AdapterRecord, AdapterView, DomainRecord, DomainView
+from hmi_control_plane.auth import Door
 from hmi_control_plane.catalog import adapters, domains, tenants
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.parameters import Name
@@ -11,9 +13,9 @@ from hmi_control_plane.storage import Database
 _DONE = 204
 
 
-def build(database: Database, changes: Changes) -> APIRouter:
-    """Return the routes under ``/tenants``, ``/domains`` and ``/adapters``."""
-    router = APIRouter()
+def build(database: Database, door: Door, changes: Changes) -> APIRouter:
+    """Return the routes under ``/tenants``, ``/domains`` and ``/adapters``, which the operator calls."""
+    router = APIRouter(route_class=door.only(Role.OPERATOR))
 
     @router.put("/tenants/{tenant}", status_code=_DONE)
     def ensure_tenant(tenant: Name) -> Response:

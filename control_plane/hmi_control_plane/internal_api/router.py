@@ -1,9 +1,8 @@
-"""The internal API as one router, behind the internal token."""
+"""The internal API as one router; every route says which of HMI's own parts may call it."""
 
-from collections.abc import Awaitable, Callable
+from fastapi import APIRouter
 
-from fastapi import APIRouter, Depends, Request
-
+from hmi_control_plane.auth import Door
 from hmi_control_plane.internal_api import resources, runs, runtimes
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.storage import Database
@@ -13,14 +12,14 @@ PREFIX = "/internal/v1"
 
 def build(
     database: Database,
-    require_caller: Callable[[Request], Awaitable[None]],
+    door: Door,
     changes: Changes,
     *,
     wait_limit_seconds: float = 55.0,
 ) -> APIRouter:
-    """Return the internal API's routes; ``require_caller`` lets only HMI's own parts pass."""
-    router = APIRouter(prefix=PREFIX, tags=["internal"], dependencies=[Depends(require_caller)])
-    router.include_router(resources.build(database, changes))
-    router.include_router(runs.build(database, changes))
-    router.include_router(runtimes.build(database, changes, wait_limit_seconds=wait_limit_seconds))
+    """Return the internal API's routes; ``door`` lets only HMI's own parts pass, each to its own calls."""
+    router = APIRouter(prefix=PREFIX, tags=["internal"])
+    router.include_router(resources.build(database, door, changes))
+    router.include_router(runs.build(database, door, changes))
+    router.include_router(runtimes.build(database, door, changes, wait_limit_seconds=wait_limit_seconds))
     return router

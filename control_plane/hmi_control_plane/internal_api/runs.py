@@ -1,18 +1,37 @@
 """Training runs, as the reconciler asks for them and the training programs report on them."""
 
 from fastapi import APIRouter
+from sqlalchemy.orm import Session
 
+from hmi_api.callers import Caller, Role
 from hmi_api.wire import RunCreate, RunFailure, RunProgress, RunResult, RunView
+from hmi_control_plane.auth import AdmittedCaller, Door
 from hmi_control_plane.catalog import completion, runs
 from hmi_control_plane.catalog.views import run_view
+from hmi_control_plane.errors import Forbidden
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.parameters import RunId
-from hmi_control_plane.storage import Database
+from hmi_control_plane.storage import Database, TrainingRun
 
 
-def build(database: Database, changes: Changes) -> APIRouter:
+def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
+    """Return a run that ``caller`` may work on. Raises NotFound (UnknownRun), Forbidden (OtherNamespace)."""
+    run = runs.get_run(session, run_id)
+    if not caller.may_work_in(run.namespace):
+        raise Forbidden("OtherNamespace", f"Run {run_id} belongs to another namespace than the caller's.")
+    return run
+
+
+def build(database: Database, door: Door, changes: Changes) -> APIRouter:
     """Return the routes under ``/runs``."""
-    router = APIRouter(prefix="/runs")
+    router = APIRouter()
+    router.include_router(_asked_for(database, door))
+    router.include_router(_reported(database, door, changes))
+    return router
+
+
+def _asked_for(database: Database, door: Door) -> APIRouter:
+    router = APIRouter(prefix="/runs", route_class=door.only(Role.OPERATOR))
 
     @router.post("")
     def create_run(wanted: RunCreate) -> RunView:
@@ -20,30 +39,39 @@ def build(database: Database, changes: Changes) -> APIRouter:
         with database.write() as session:
             return runs.create_run(session, wanted)
 
+    return router
+
+
+def _reported(database: Database, door: Door, changes: Changes) -> APIRouter:
+    router = APIRouter(prefix="/runs", route_class=door.only(Role.OPERATOR, Role.TRAINER))
+
     @router.get("/{run_id}")
-    def read_run(run_id: RunId) -> RunView:
+    def read_run(run_id: RunId, caller: AdmittedCaller) -> RunView:
         """Read a run."""
         with database.read() as session:
-            return run_view(runs.get_run(session, run_id))
+            return run_view(run_of(session, run_id, caller))
 
     @router.post("/{run_id}/progress")
-    def report_progress(run_id: RunId, progress: RunProgress) -> RunView:
+    def report_progress(run_id: RunId, progress: RunProgress, caller: AdmittedCaller) -> RunView:
         """Say how far a run is; a final state in the answer tells the program to stop."""
         with database.write() as session:
+            run_of(session, run_id, caller)
             return runs.report_progress(session, run_id, progress)
 
     @router.post("/{run_id}/complete")
-    def complete_run(run_id: RunId, result: RunResult) -> RunView:
+    def complete_run(run_id: RunId, result: RunResult, caller: AdmittedCaller) -> RunView:
         """End a run with its result, which becomes a version; idempotent."""
         with database.write() as session:
+            run_of(session, run_id, caller)
             view = completion.complete_run(session, run_id, result)
         changes.notify()
         return view
 
     @router.post("/{run_id}/fail")
-    def fail_run(run_id: RunId, failure: RunFailure) -> RunView:
+    def fail_run(run_id: RunId, failure: RunFailure, caller: AdmittedCaller) -> RunView:
         """End a run without a result; idempotent, 409 when it has succeeded."""
         with database.write() as session:
+            run_of(session, run_id, caller)
             return runs.fail_run(session, run_id, failure)
 
     return router

@@ -6,8 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
+from hmi_api.callers import Role
 from hmi_api.wire import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_control_plane import placement
+from hmi_control_plane.auth import Door
 from hmi_control_plane.catalog import desired, runtimes
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.parameters import RuntimeId
@@ -17,9 +19,9 @@ _DONE = 204
 _LOOK_AGAIN_SECONDS = 1.0
 
 
-def build(database: Database, changes: Changes, *, wait_limit_seconds: float) -> APIRouter:
+def build(database: Database, door: Door, changes: Changes, *, wait_limit_seconds: float) -> APIRouter:
     """Return the routes under ``/runtimes``; a poll is held open for ``wait_limit_seconds`` at most."""
-    router = APIRouter(prefix="/runtimes")
+    router = APIRouter(prefix="/runtimes", route_class=door.only(Role.RUNTIME))
 
     def refill() -> None:
         placement.fill(database)

@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 _BEGIN = "hmi_begin"
 _BUSY_TIMEOUT_MS = 15_000
+_CONNECT_SECONDS = "5"
+_UNANSWERED_MS = "10000"
 # With a pool of 10: more than the server has threads, so that none of them waits for a connection.
 _OVERFLOW = 40
 
@@ -67,7 +69,14 @@ class Database:
 
 def _create_engine(url: str, *, pool_size: int, echo: bool) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, echo=echo, pool_size=pool_size, max_overflow=_OVERFLOW, pool_pre_ping=True)
+        return create_engine(
+            url,
+            echo=echo,
+            pool_size=pool_size,
+            max_overflow=_OVERFLOW,
+            pool_pre_ping=True,
+            connect_args=_patience(url),
+        )
     engine = create_engine(
         url,
         echo=echo,
@@ -78,6 +87,16 @@ def _create_engine(url: str, *, pool_size: int, echo: bool) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _patience(url: str) -> dict[str, str]:
+    """Return libpq's limits on waiting for a server that vanished, less those that the address sets."""
+    limits = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "tcp_user_timeout": _UNANSWERED_MS,
+        "keepalives_idle": "10",
+    }
+    return {name: value for name, value in limits.items() if name not in make_url(url).query}
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

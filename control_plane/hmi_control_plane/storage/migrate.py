@@ -8,8 +8,10 @@ from importlib.resources import files
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
-from hmi_control_plane.storage.database import normalised_url
+from hmi_control_plane.storage.database import Database, normalised_url
 
 
 def config(url: str) -> Config:
@@ -30,6 +32,19 @@ def upgrade(url: str, revision: str = "head") -> None:
 def downgrade(url: str, revision: str = "base") -> None:
     """Bring the database down to ``revision``; ``base`` removes every table."""
     command.downgrade(config(url), revision)
+
+
+def is_behind(database: Database) -> bool:
+    """Say whether a database must be upgraded before this version can use it.
+
+    A revision that this version does not know is newer: an upgrade that goes before the programs it is for
+    must not take the programs out that still run. Raises sqlalchemy.exc.SQLAlchemyError.
+    """
+    with database.engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    scripts = ScriptDirectory.from_config(config(database.url))
+    known = {script.revision for script in scripts.walk_revisions()}
+    return current is None or (current in known and current != scripts.get_current_head())
 
 
 def check(url: str) -> None:

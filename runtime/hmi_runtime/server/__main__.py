@@ -16,7 +16,10 @@ def main() -> None:
     try:
         settings = RuntimeSettings()
     except ValidationError as error:
-        lines = [f"HMI_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        lines = [
+            f"HMI_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" if e["loc"] else e["msg"]
+            for e in error.errors(include_input=False, include_url=False)
+        ]
         sys.exit("The runtime cannot start:\n  " + "\n  ".join(lines))
     serve(settings)
 

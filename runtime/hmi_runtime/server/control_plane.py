@@ -2,6 +2,7 @@
 
 import httpx
 
+from hmi_api.bearer import BearerAuth, TokenSource
 from hmi_api.wire import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
 
 _ANSWER_SECONDS = 10.0
@@ -14,10 +15,10 @@ class Unknown(Exception):
 class ControlPlane:
     """Calls for one runtime. Every method raises ``httpx.HTTPError`` while the control plane is away."""
 
-    def __init__(self, url: str, token: str, runtime_id: str) -> None:
+    def __init__(self, url: str, token: TokenSource, runtime_id: str) -> None:
         self._url = f"{url.rstrip('/')}/internal/v1/runtimes/{runtime_id}"
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {token}"},
+            auth=BearerAuth(token),
             timeout=_ANSWER_SECONDS,
             trust_env=False,  # a proxy for the outside world has no business between HMI's own parts
         )

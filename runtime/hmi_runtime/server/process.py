@@ -17,6 +17,7 @@ from hmi_runtime.server.app import build_app
 from hmi_runtime.server.body_limit import BodyLimit
 from hmi_runtime.server.control_loop import ControlLoop
 from hmi_runtime.server.control_plane import ControlPlane
+from hmi_runtime.server.door import InternalDoor
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.residency import Residency
 from hmi_runtime.server.settings import RuntimeSettings
@@ -40,11 +41,14 @@ class RuntimeProcess:
             cache_events=metrics,
             pipeline_events=metrics,
         )
-        token = settings.internal_token.get_secret_value()
-        self._control_plane = ControlPlane(settings.control_plane_url, token, settings.runtime_id)
+        self._callers = settings.caller_check()
+        self._control_plane = ControlPlane(
+            settings.control_plane_url, settings.token_source(), settings.runtime_id
+        )
         self._control = ControlLoop(settings, self._control_plane, self._residency, self._bringers)
-        self.app = build_app(self._residency, self._control, metrics, token=token, lifespan=self._lifespan)
+        self.app = build_app(self._residency, self._control, metrics, lifespan=self._lifespan)
         self.app.add_middleware(BodyLimit, limit=settings.body_limit_bytes)
+        self.app.add_middleware(InternalDoor, check=self._callers)  # the last one added is the outermost
 
     def start_draining(self) -> None:
         """Take no new rows; those under way are answered. Called from the event loop's thread."""
@@ -68,6 +72,7 @@ class RuntimeProcess:
         await asyncio.gather(control, return_exceptions=True)
         await self._control.say_goodbye()
         await self._control_plane.close()
+        await self._callers.close()
         for executor in (self._bringers, self._loaders):
             executor.shutdown(wait=False, cancel_futures=True)
 

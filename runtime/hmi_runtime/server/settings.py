@@ -4,22 +4,24 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
+from hmi_api.internal_auth import InternalAuthSettings
 from hmi_runtime.adapters.slots import SlotLimits
 from hmi_runtime.pipeline import BatchLimits, PipelineLimits
 
 _GIB = 1 << 30
 
 
-class RuntimeSettings(BaseSettings):
+class RuntimeSettings(InternalAuthSettings):
     """What a runtime process is told; every field is also an ``HMI_`` environment variable."""
 
-    model_config = SettingsConfigDict(env_prefix="HMI_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="HMI_", env_nested_delimiter="__", extra="ignore", frozen=True
+    )
 
     control_plane_url: str = Field(description="Where the control plane's internal API is.")
-    internal_token: SecretStr = Field(description="What HMI's own parts show one another.", min_length=16)
     runtime_id: str = Field(default="runtime-0", description="Stable name of this runtime.")
     runtime_url: str = Field(
         default="http://127.0.0.1:8081", description="Where gateways reach this runtime."
@@ -76,8 +78,13 @@ class RuntimeSettings(BaseSettings):
 
     heartbeat_seconds: float = Field(default=2.0, gt=0, description="How often to report at least.")
     poll_seconds: float = Field(default=20.0, ge=0, description="How long a poll for news is held open.")
+    move_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="Once told to stop: how long to go on serving while others load what only this one has.",
+    )
     drain_seconds: float = Field(
-        default=10.0, ge=0, description="How long requests under way may take once told to stop."
+        default=10.0, ge=0, description="How long requests under way may take after that."
     )
 
     @property

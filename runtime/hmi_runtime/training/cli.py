@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 from pydantic import ValidationError
 
+from hmi_api.bearer import BearerAuth
 from hmi_api.errors import HmiError, NotReady
 from hmi_api.wire import RunFailure
 from hmi_runtime.artifacts.store import ArtifactStore
@@ -81,10 +82,13 @@ def _run_from_file(
 def _run_from_control_plane(
     parser: argparse.ArgumentParser, options: argparse.Namespace, settings: TrainingSettings
 ) -> int:
-    if settings.control_plane_url is None or settings.internal_token is None or settings.run_id is None:
-        parser.error("give --spec, or set HMI_CONTROL_PLANE_URL, HMI_INTERNAL_TOKEN and HMI_RUN_ID")
-    headers = {"Authorization": f"Bearer {settings.internal_token.get_secret_value()}"}
-    with httpx.Client(base_url=settings.control_plane_url, headers=headers) as client:
+    token = settings.token_source()
+    if settings.control_plane_url is None or token is None or settings.run_id is None:
+        parser.error(
+            "give --spec, or set HMI_CONTROL_PLANE_URL, HMI_RUN_ID and HMI_INTERNAL_TOKEN_FILE "
+            "(or HMI_INTERNAL_TOKEN)"
+        )
+    with httpx.Client(base_url=settings.control_plane_url, auth=BearerAuth(token)) as client:
         reporter = ControlPlaneReporter(
             client, settings.run_id, patience=settings.training_report_patience_seconds
         )

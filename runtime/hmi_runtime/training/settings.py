@@ -6,6 +6,8 @@ import torch
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from hmi_api.bearer import TokenSource
+
 
 class TrainingSettings(BaseSettings):
     """Settings, each read from ``HMI_`` and its name in capitals."""
@@ -16,6 +18,9 @@ class TrainingSettings(BaseSettings):
         default=None, description="Where runs are fetched and reported; none for use from the command line."
     )
     internal_token: SecretStr | None = Field(default=None, description="Bearer token for that.")
+    internal_token_file: Path | None = Field(
+        default=None, description="File with the bearer token; read again when it is rotated."
+    )
     artifacts: str | None = Field(default=None, description="Root of the artifact store, any fsspec address.")
     run_id: str | None = Field(default=None, description="The run to do.")
     work_dir: Path | None = Field(
@@ -35,6 +40,12 @@ class TrainingSettings(BaseSettings):
         ge=0,
         description="How long a finished run tries to hand in its result before it exits.",
     )
+
+    def token_source(self) -> TokenSource | None:
+        """Return the source of the token for the control plane, None when none is set."""
+        if self.internal_token_file is not None:
+            return TokenSource(file=self.internal_token_file)
+        return TokenSource(self.internal_token.get_secret_value()) if self.internal_token else None
 
 
 def limit_threads(count: int) -> None:

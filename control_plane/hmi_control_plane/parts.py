@@ -1,0 +1,133 @@
+"""The two halves of the control plane, each with its routes and what runs beside them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import httpx
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from hmi_control_plane import admin_api, billing, gateway, internal_api, metering
+from hmi_control_plane.auth import Authenticator, Door, require_token
+from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.internal_api.changes import Changes
+from hmi_control_plane.readiness import Readiness
+from hmi_control_plane.settings import Settings
+from hmi_control_plane.storage import Database
+from hmi_control_plane.sweeper import Sweeper
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every process has one of."""
+
+    database: Database
+    registry: CollectorRegistry
+    authenticator: Authenticator
+    readiness: Readiness
+
+
+class ControlPlanePart:
+    """The internal, admin, metering and billing APIs, and the sweeper."""
+
+    def __init__(self, settings: Settings, shared: Shared) -> None:
+        if settings.admin_key is None:
+            raise ValueError("the control plane needs an admin key")
+        self._settings = settings
+        self._admin_key: SecretStr = settings.admin_key
+        self._shared = shared
+        self._changes = Changes()
+        self._callers = settings.caller_check()
+        self._sweeper = Sweeper(
+            shared.database,
+            ArtifactEraser(shared.database, settings.artifacts),
+            lost_after=timedelta(seconds=settings.runtime_lost_after_seconds),
+            forgotten_after=timedelta(seconds=settings.runtime_forgotten_after_seconds),
+            every_seconds=settings.sweep_every_seconds,
+            notify=self._changes.notify,
+        )
+
+    @property
+    def body_limits(self) -> Mapping[str, int]:
+        """Largest bodies in bytes, by path prefix."""
+        return {f"{internal_api.PREFIX}/": self._settings.internal_body_limit_bytes}
+
+    def include_routers(self, app: FastAPI) -> None:
+        """Add the routes."""
+        database, authenticator = self._shared.database, self._shared.authenticator
+        tenant, admin = authenticator.tenant_from_key, require_token(self._admin_key, "admin key")
+        app.include_router(metering.build_router(database, tenant, admin))
+        app.include_router(billing.build_router(database, tenant, admin, currency=self._settings.currency))
+        app.include_router(admin_api.build(database, admin, authenticator.forget))
+        app.include_router(
+            internal_api.build(
+                database,
+                Door(self._callers),
+                self._changes,
+                wait_limit_seconds=self._settings.desired_wait_limit_seconds,
+            )
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Sweep while the context lasts."""
+        sweeping = asyncio.create_task(self._sweeper.run(), name="sweeper")
+        try:
+            yield
+        finally:
+            self._sweeper.stop()
+            await sweeping
+            await self._callers.close()
+
+
+class GatewayPart:
+    """Inference for tenants, and the way of its usage events from the spool to the catalog."""
+
+    def __init__(
+        self, settings: Settings, shared: Shared, runtimes: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._shared = shared
+        self._spool = metering.Spool(settings.usage_dir)
+        self._flusher = metering.Flusher(
+            self._spool.segments,
+            shared.database,
+            metering.MeteringMetrics(shared.registry),
+            interval=settings.usage_flush_seconds,
+        )
+        self._inference = gateway.Gateway(
+            shared.database,
+            self._spool,
+            settings.token_source(),
+            shared.registry,
+            settings.gateway,
+            transport=runtimes,
+        )
+
+    @property
+    def body_limits(self) -> Mapping[str, int]:
+        """No path of the gateway has a limit of its own."""
+        return {}
+
+    def include_routers(self, app: FastAPI) -> None:
+        """Add the routes."""
+        shared = self._shared
+        app.include_router(
+            gateway.build_router(self._inference, shared.database, shared.authenticator.tenant_from_key)
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Take the spool and flush it while the context lasts, and once more at its end."""
+        self._spool.open()
+        flushing = asyncio.create_task(self._flusher.run(), name="usage-flusher")
+        try:
+            yield
+        finally:
+            await self._inference.close()
+            self._flusher.stop()
+            await flushing
+            await self._spool.close()
