@@ -32,14 +32,17 @@ FIRST_WAIT_SECONDS = 0.2
 class ControlPlaneClient:
     """Speaks to the control plane over HTTP; every request has a time limit and a bounded number of tries.
 
-    ``http`` must have the control plane's base URL; its owner closes it. Errors: ``InvalidInput`` when the
+    ``http`` must have the control plane's base URL and, where no ``token`` is given, what says who asks; its
+    owner closes it. Errors: ``InvalidInput`` when the
     control plane refuses what was sent, ``NotReady`` when it cannot be reached or cannot answer now, and
     ``HmiError`` with reason ``TokenRefused`` when the internal token is not taken.
     """
 
-    def __init__(self, http: httpx.AsyncClient, token: str, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, token: str | None = None, *, timeout_seconds: float = 10.0
+    ) -> None:
         self._http = http
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self._headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         self._timeout = timeout_seconds
 
     async def ensure_tenant(self, tenant: Tenant) -> None:

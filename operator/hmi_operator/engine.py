@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from hmi_api.domain import Domain, DomainStatus
-from hmi_api.errors import InvalidInput
+from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.names import FINALIZER, DomainKey
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_api.wire import RunState, RunView
@@ -22,6 +22,7 @@ from hmi_operator.plan import (
     plan_domain,
     refuse,
 )
+from hmi_operator.plan.removal import held_up
 from hmi_operator.plan.steps import (
     AddFinalizer,
     DeclareAdapter,
@@ -58,7 +59,8 @@ class Engine:
     """Reconciles resources one at a time; it keeps no state of its own.
 
     The same engine runs on Kubernetes and on one machine: what differs is behind the three ports.
-    ``clock`` gives the present moment, with its time zone.
+    ``clock`` gives the present moment, with its time zone. ``permit`` is called before every act and raises
+    ``NotReady`` when this process may not act any more.
     """
 
     def __init__(
@@ -68,25 +70,33 @@ class Engine:
         jobs: TrainingJobs,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        permit: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._control_plane = control_plane
         self._jobs = jobs
         self._clock = clock
+        self._permit = permit
 
     async def reconcile(self, ref: ResourceRef) -> Outcome:
         """Bring one resource a step nearer to what is declared.
 
-        Raises ``NotReady`` when the control plane does not answer; nothing is lost by trying again.
+        Raises ``NotReady`` when the control plane does not answer; nothing is lost by trying again. What is
+        being deleted then says so in its status; everything else keeps the status that it has.
         """
         resource = await self._store.get(ref)
-        if isinstance(resource, Domain):
-            world = await self._domain_world(resource)
-            return await self._carry_out(resource, resource.status, plan_domain(resource, world))
-        if isinstance(resource, TaskAdapter):
+        if resource is None:
+            return Outcome()
+        try:
+            if isinstance(resource, Domain):
+                world = await self._domain_world(resource)
+                return await self._carry_out(resource, resource.status, plan_domain(resource, world))
             adapter_world = await self._adapter_world(resource)
             return await self._carry_out(resource, resource.status, plan_adapter(resource, adapter_world))
-        return Outcome()
+        except HmiError as error:
+            if resource.metadata.deletion_timestamp is not None:
+                await self._say_why_it_stays(ref, resource.metadata.uid, error)
+            raise
 
     # --- observing --------------------------------------------------------------------------------
 
@@ -152,8 +162,13 @@ class Engine:
     async def _carry_out(self, resource: Domain | TaskAdapter, old: StatusT, plan: Plan[StatusT]) -> Outcome:
         ref, uid = ResourceRef.of(resource), resource.metadata.uid
         status, requeue_after = plan.status, plan.requeue_after
+        if resource.metadata.deletion_timestamp is not None and status != old:
+            # Told before, since erasing may take long and nothing is left to tell it of afterwards.
+            self._permit()
+            await self._store.write_status(ref, uid, status)
         try:
             for step in plan.steps:
+                self._permit()
                 logger.info("%s: %s, because %s", ref, type(step).__name__, step.why)
                 run = await self._take(resource, step)
                 if run is not None:
@@ -162,9 +177,21 @@ class Engine:
             logger.warning("%s: the control plane refused it: %s", ref, error)
             status, requeue_after = refuse(resource, status, error, self._clock()), REFUSED_SECONDS
         if status != old:
+            self._permit()
             await self._store.write_status(ref, uid, status)
         gone = any(isinstance(step, RemoveFinalizer) for step in plan.steps)
         return Outcome(requeue_after, await self._to_wake(resource, old, status, gone=gone))
+
+    async def _say_why_it_stays(self, ref: ResourceRef, uid: str, error: HmiError) -> None:
+        """Tell why something that is deleted does not go; it goes by itself when the cause has passed."""
+        resource = await self._store.get(ref)
+        if resource is None or resource.metadata.uid != uid:
+            return
+        self._permit()
+        if isinstance(resource, Domain):
+            await self._store.write_status(ref, uid, held_up(resource, resource.status, error, self._clock()))
+        else:
+            await self._store.write_status(ref, uid, held_up(resource, resource.status, error, self._clock()))
 
     async def _take(self, resource: Domain | TaskAdapter, step: Step) -> RunView | None:
         """Take one step; return the run that it started, if it did."""

@@ -63,11 +63,13 @@ class KopfLogin:
         return self._connection.as_http_headers()
 
     def _read(self) -> kopf.ConnectionInfo:
-        found = kopf.login_with_service_account(settings=self._settings) or kopf.login_with_kubeconfig(
-            settings=self._settings
-        )
-        if found is None:
-            raise NotReady(
-                "NoCluster", "Neither a service account nor KUBECONFIG says where the API server is."
-            )
-        return found
+        return read_login(self._settings)
+
+
+def read_login(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo:
+    """Return what the service account's files say, or else the kubeconfig. Raises ``NotReady``."""
+    in_cluster = kopf.login_with_service_account(settings=settings)
+    found = in_cluster or kopf.login_with_kubeconfig(settings=settings)
+    if found is None:
+        raise NotReady("NoCluster", "Neither a service account nor KUBECONFIG says where the API server is.")
+    return found

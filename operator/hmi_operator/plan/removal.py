@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from hmi_api.conditions import DomainCondition
 from hmi_api.domain import Domain, DomainStatus
+from hmi_api.errors import HmiError
 from hmi_api.names import FINALIZER
 from hmi_api.phases import Phase
 from hmi_api.reasons import Reason
@@ -45,6 +46,14 @@ def plan_removal(
     steps.append(Erase("the resource is deleted"))
     steps.append(RemoveFinalizer("everything that belonged to it is erased"))
     return Plan(_terminating(status, writer), tuple(steps))
+
+
+def held_up(resource: Domain | TaskAdapter, status: StatusT, error: HmiError, now: datetime) -> StatusT:
+    """Return the status of a resource that cannot be erased now: it says why."""
+    writer = ConditionWriter(status.conditions, generation=resource.metadata.generation, now=now)
+    message = f"It is deleted, and cannot be erased yet: {error.message} This is tried again by itself."
+    writer.false(DomainCondition.READY, error.reason, message)
+    return _terminating(status, writer)
 
 
 def _terminating(status: StatusT, writer: ConditionWriter) -> StatusT:

@@ -1,5 +1,6 @@
 """A real API server with HMI's resource types, for the whole session."""
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,3 +25,17 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServer]:
         server.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
         server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
         yield server
+
+
+@pytest.fixture
+def kubeconfig(kube: KubeServer, monkeypatch: pytest.MonkeyPatch) -> KubeServer:
+    """The API server, named by KUBECONFIG."""
+    monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
+    return kube
+
+
+@pytest.fixture
+def namespace(request: pytest.FixtureRequest) -> str:
+    """A namespace of the test's own."""
+    digest = hashlib.sha256(request.node.nodeid.encode()).hexdigest()
+    return f"test-{digest[:12]}"

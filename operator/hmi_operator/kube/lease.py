@@ -1,0 +1,204 @@
+"""Who of several replicas does the work: a Lease that one holds, renews and gives back."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from hmi_api.errors import HmiError, NotReady
+from hmi_operator.kube.api import KubeApi, Manifest
+from hmi_operator.kube.errors import Conflict
+from hmi_operator.kube.kinds import LEASES
+
+logger = logging.getLogger(__name__)
+
+_SEIZING = 20
+"""Tries to take a Lease from a holder that renews it meanwhile."""
+_AFTERWARDS_SECONDS = 60.0
+
+
+def boot_clock() -> float:
+    """Return seconds since boot, those in which the machine slept included: a lease runs out in them too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A holder as it was last seen, and when by our own clock that was new to us.
+
+    Clocks of machines differ, so the times in the Lease itself are for people.
+    """
+
+    holder: str
+    version: str
+    at: float
+
+
+class Lease:
+    """One replica's view of a Lease named ``name``.
+
+    It is held for ``seconds`` from the moment at which the last renewal that succeeded was *sent*, less a
+    safety margin: another replica counts at least ``seconds`` from when it saw that renewal. ``held`` is
+    therefore false before anybody else can take over, also in a process that was stopped and goes on.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        namespace: str,
+        identity: str,
+        *,
+        name: str = "hmi-operator",
+        seconds: float = 6.0,
+        clock: Callable[[], float] = boot_clock,
+    ) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._seconds = seconds
+        self._clock = clock
+        self._seen: _Seen | None = None
+        self._held_until = float("-inf")
+
+    @property
+    def held(self) -> bool:
+        """Say whether this replica may act now."""
+        return self._clock() < self._held_until
+
+    @property
+    def seconds_left(self) -> float:
+        """How long it may act without another renewal; 0 when it may not."""
+        return max(self._held_until - self._clock(), 0.0)
+
+    @property
+    def every(self) -> float:
+        """Seconds between two renewals, or two looks at another's lease."""
+        return self._seconds / 4
+
+    def must_hold(self) -> None:
+        """Raise ``NotReady`` when this replica may not act: to be called before every act."""
+        if not self.held:
+            raise NotReady("NotLeader", "Another replica of the operator has the work.")
+
+    async def acquire(self) -> None:
+        """Wait until the Lease is ours; whatever goes wrong meanwhile is tried again."""
+        while True:
+            if await self._attempt():
+                break
+            await asyncio.sleep(self.every)
+        logger.info("leader: %s has the lease %s/%s", self._identity, self._namespace, self._name)
+
+    async def keep(self) -> None:
+        """Renew the Lease for as long as it is ours; returns when it is lost."""
+        while self.held:
+            await asyncio.sleep(min(self.every, self.seconds_left))
+            # A request that hangs must not outlast what it would renew.
+            try:
+                async with asyncio.timeout(max(self.seconds_left, 0.001)):
+                    await self._attempt()
+            except TimeoutError:
+                break
+        self._held_until = float("-inf")
+        logger.warning("leader: %s has lost the lease", self._identity)
+
+    async def seize(self) -> None:
+        """Take the Lease from whoever holds it, and wait until that replica is sure to have noticed."""
+        for _ in range(_SEIZING):
+            try:
+                if await self._take(by_force=True):
+                    break
+            except Conflict:
+                continue  # the holder has just renewed it
+        else:
+            raise NotReady("Contended", f"The lease {self._namespace}/{self._name} could not be taken.")
+        lapse = self._clock() + self._seconds
+        while (left := lapse - self._clock()) > 0:
+            await asyncio.sleep(min(left, self.every))
+            await self._attempt()
+
+    async def hold_on(self) -> None:
+        """Keep others from the Lease for a minute more, though this process ends."""
+        self._seconds = _AFTERWARDS_SECONDS
+        await self._attempt()
+
+    async def release(self) -> None:
+        """Give the Lease back, so that another replica need not wait for it to run out."""
+        if not self.held:
+            return
+        self._held_until = float("-inf")
+        try:
+            lease = await self._api.get(LEASES, self._namespace, self._name)
+            if lease is not None and _holder(lease) == self._identity:
+                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
+                await self._api.replace(LEASES, self._namespace, lease)
+                logger.info("leader: %s gave the lease back", self._identity)
+        except HmiError as error:
+            logger.warning("leader: the lease could not be given back, and runs out: %s", error)
+
+    async def _attempt(self) -> bool:
+        """Take or renew the Lease if it is free, run out or ours; return whether it is ours now."""
+        try:
+            return await self._take()
+        except Conflict:
+            logger.debug("leader: another replica was quicker")
+        except HmiError as error:
+            logger.warning("leader: the lease could not be asked for: %s", error)
+        return self.held
+
+    async def _take(self, *, by_force: bool = False) -> bool:
+        lease = await self._api.get(LEASES, self._namespace, self._name)
+        sent_at = self._clock()
+        if lease is None:
+            await self._api.create(LEASES, self._namespace, self._body())
+        elif not (by_force or self._may_take(lease)):
+            self._held_until = float("-inf")
+            return False
+        elif await self._api.replace(LEASES, self._namespace, self._renewed(lease)) is None:
+            return False
+        self._held_until = sent_at + self._seconds * 2 / 3
+        return True
+
+    def _may_take(self, lease: Manifest) -> bool:
+        holder, version = _holder(lease), str(lease["metadata"]["resourceVersion"])
+        if holder in ("", self._identity):
+            return True
+        if self._seen is None or (self._seen.holder, self._seen.version) != (holder, version):
+            self._seen = _Seen(holder, version, self._clock())
+        lasts = float(lease["spec"].get("leaseDurationSeconds") or self._seconds)
+        return self._clock() >= self._seen.at + lasts
+
+    def _body(self) -> Manifest:
+        spec = self._spec() | {"acquireTime": _now(), "leaseTransitions": 0}
+        return {
+            "apiVersion": LEASES.api_version,
+            "kind": LEASES.kind,
+            "metadata": {"name": self._name, "namespace": self._namespace},
+            "spec": spec,
+        }
+
+    def _renewed(self, lease: Manifest) -> Manifest:
+        spec = lease.setdefault("spec", {})
+        if _holder(lease) != self._identity:
+            transitions = int(spec.get("leaseTransitions") or 0) + 1
+            spec |= {"acquireTime": _now(), "leaseTransitions": transitions}
+        spec |= self._spec()
+        return lease
+
+    def _spec(self) -> dict[str, Any]:
+        return {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": max(round(self._seconds), 1),
+            "renewTime": _now(),
+        }
+
+
+def _holder(lease: Manifest) -> str:
+    return str((lease.get("spec") or {}).get("holderIdentity") or "")
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,204 @@
+"""One replica of the operator: it watches always, and reconciles while it has the lease."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import kopf
+
+from hmi_api.errors import HmiError
+from hmi_operator.engine import Engine
+from hmi_operator.kube.api import KubeApi
+from hmi_operator.kube.cache import ResourceCache
+from hmi_operator.kube.jobs import TrainingCache
+from hmi_operator.kube.lease import Lease
+from hmi_operator.kube.metrics import OperatorMetrics
+from hmi_operator.kube.store import KubeResourceStore
+from hmi_operator.kube.watch import handlers, list_all, watch_settings
+from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
+from hmi_operator.reconciler import Pace, Reconciler
+
+logger = logging.getLogger(__name__)
+
+RELIST_SECONDS = 600.0
+"""How often the cache is held against complete lists: a watch that was away tells of no deletions."""
+_RETRY_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a replica works with."""
+
+    api: KubeApi
+    control_plane: ControlPlane
+    jobs: TrainingJobs
+    lease: Lease
+    training: TrainingCache = field(default_factory=TrainingCache)
+    metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
+
+
+class Operator:
+    """A replica; ``run`` it once.
+
+    Its watches fill the cache whether it leads or not, so that taking over costs one list. Nothing is
+    planned before that list is complete: a cache half filled would miss Domains that are there.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        namespaces: Sequence[str] = (),
+        workers: int = 8,
+        pace: Pace | None = None,
+        grace_seconds: float = 10.0,
+        registry_extras: Callable[[kopf.OperatorRegistry, kopf.OperatorSettings], None] | None = None,
+    ) -> None:
+        self._parts = parts
+        self._namespaces = tuple(namespaces)
+        self._workers = workers
+        self._pace = pace
+        self._grace = grace_seconds
+        self._extras = registry_extras
+        self._cache = ResourceCache()
+        self._store = KubeResourceStore(parts.api, self._cache)
+        self._reconciler: Reconciler | None = None
+        self._watching = asyncio.Event()
+        parts.metrics.show(
+            leader=lambda: parts.lease.held,
+            queue=lambda: self._reconciler.waiting if self._reconciler is not None else 0,
+            resources=lambda: len(self._cache),
+        )
+
+    @property
+    def cache(self) -> ResourceCache:
+        """What is known of the cluster."""
+        return self._cache
+
+    @property
+    def leads(self) -> bool:
+        """Say whether this replica does the work now."""
+        return self._reconciler is not None and self._parts.lease.held
+
+    def trouble(self) -> str | None:
+        """Return why this replica could not take over now, or None."""
+        return None if self._watching.is_set() else "the API server's resources are not listed yet"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set, then give the lease back. Raises when the watches have failed."""
+        await _until(stop, self._list_until_done())
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch(stop), name="watch")
+            tasks.create_task(self._take_turns(stop), name="lead")
+
+    # --- watching ---------------------------------------------------------------------------------
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        if stop.is_set():
+            return
+        settings = watch_settings()
+        registry = handlers(self._cache, self._parts.training, self._wake)
+        if self._extras is not None:
+            self._extras(registry, settings)
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=settings,
+                standalone=True,
+                clusterwide=not self._namespaces,
+                namespaces=self._namespaces,
+                ready_flag=self._watching,
+                stop_flag=stop,
+            )
+        finally:
+            self._watching.clear()
+            stop.set()
+
+    def _wake(self, ref: ResourceRef) -> None:
+        if self._reconciler is not None:
+            self._reconciler.wake(ref)
+
+    async def _list_until_done(self) -> None:
+        while True:
+            try:
+                await list_all(self._parts.api, self._cache, self._namespaces)
+                return
+            except HmiError as error:
+                logger.warning("the API server's resources could not be listed: %s", error)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    # --- leading ----------------------------------------------------------------------------------
+
+    async def _take_turns(self, stop: asyncio.Event) -> None:
+        lease = self._parts.lease
+        try:
+            while not stop.is_set():
+                await _until(stop, lease.acquire())
+                if lease.held:
+                    await self._lead(stop)
+        finally:
+            await lease.release()
+
+    async def _lead(self, stop: asyncio.Event) -> None:
+        """Reconcile until told to stop, or at once no more when the lease is lost."""
+        lease = self._parts.lease
+        work = asyncio.create_task(self._reconcile(stop), name="reconcile")
+        kept = asyncio.create_task(lease.keep(), name="lease")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait({work, kept, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done() and not kept.done():  # what is in hand may be finished
+                await asyncio.wait({work, kept}, return_when=asyncio.FIRST_COMPLETED, timeout=self._grace)
+        finally:
+            await _end(work, kept, stopping)
+        if work.done() and not work.cancelled():
+            work.result()
+
+    async def _reconcile(self, stop: asyncio.Event) -> None:
+        parts = self._parts
+        engine = Engine(self._store, parts.control_plane, parts.jobs, permit=parts.lease.must_hold)
+        reconciler = Reconciler(
+            engine, self._store, workers=self._workers, pace=self._pace, observer=parts.metrics.reconciled
+        )
+        await _until(stop, self._list_until_done())
+        self._reconciler = reconciler
+        self._cache.on_change = reconciler.wake
+        for ref in self._cache.refs():
+            reconciler.wake(ref)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                relisting = tasks.create_task(self._relist())
+                await reconciler.run(stop)
+                relisting.cancel()
+        finally:
+            self._reconciler = None
+            self._cache.on_change = _nobody
+
+    async def _relist(self) -> None:
+        while True:
+            await asyncio.sleep(RELIST_SECONDS)
+            await self._list_until_done()
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Wait for the work, or until ``stop`` is set and the work is dropped."""
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await _end(working, stopping)
+    if not working.cancelled():
+        working.result()
+
+
+async def _end(*tasks: "asyncio.Task[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+def _nobody(_: ResourceRef) -> None:
+    """Another replica has the work."""

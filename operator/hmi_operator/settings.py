@@ -1,0 +1,116 @@
+"""Settings of the operator process: one validated tree, read once by whoever starts it."""
+
+import platform
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from hmi_api.common import Resources
+from hmi_api.errors import InvalidInput
+from hmi_operator.kube.jobs import TrainerSettings
+
+_PREFIX = "HMI_"
+SettingsT = TypeVar("SettingsT", bound="ReleaseSettings")
+
+
+class ReleaseSettings(BaseSettings):
+    """What ``release`` is told; every field is also an ``HMI_`` environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True)
+
+    namespace: str = Field(
+        default="hmi-system", min_length=1, description="The operator's own, with its Lease."
+    )
+    watch_namespaces: tuple[str, ...] = Field(default=(), description="Looked after; all when empty.")
+    lease_seconds: float = Field(
+        default=6.0, ge=2, le=300, description="A replica that is silent for so long is replaced."
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="One line a record, either way.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe."
+    )
+
+
+class OperatorSettings(ReleaseSettings):
+    """What an operator process is told; every field is also an ``HMI_`` environment variable."""
+
+    control_plane_url: str = Field(
+        pattern="^https?://", description="The control plane, as the operator sees it."
+    )
+    internal_token: SecretStr | None = Field(
+        default=None, description="Shown to the control plane; or the next."
+    )
+    internal_token_file: Path | None = Field(
+        default=None, description="File with that token, read again when it changes."
+    )
+    pod_name: str = Field(default_factory=platform.node, description="Who this replica is.")
+    workers: int = Field(default=8, ge=1, le=256, description="Resources reconciled at once.")
+    reconciles_per_second: float = Field(
+        default=20.0, gt=0, description="Bound on looking again at resources of which nothing was heard."
+    )
+    resync_seconds: float = Field(default=15.0, gt=0, description="How often that is, where they are few.")
+    progress_seconds: float = Field(
+        default=3.0, gt=0, description="Least seconds between two looks at a training run's progress."
+    )
+    probe_host: str = Field(default="0.0.0.0", description="Address of probes and metrics.")  # noqa: S104
+    probe_port: int = Field(default=8082, ge=0, le=65535, description="Port of probes and metrics.")
+    trainer_image: str = Field(min_length=1, description="Image of training Jobs.")
+    trainer_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    trainer_image_pull_secrets: tuple[str, ...] = ()
+    trainer_control_plane_url: str | None = Field(
+        default=None, description="The control plane, as Jobs see it; the operator's address when absent."
+    )
+    trainer_node_selector: dict[str, str] = Field(default_factory=dict)
+    trainer_tolerations: tuple[dict[str, Any], ...] = ()
+    trainer_default_resources: Resources | None = Field(
+        default=None, description="For what a spec's resources do not name."
+    )
+    trainer_deadline_seconds: int = Field(default=24 * 3600, ge=1)
+    trainer_ttl_seconds: int = Field(default=3600, ge=600)
+    trainer_checkpoint_size: str = Field(default="2Gi", description="Empty: on the pod's own disk.")
+    trainer_checkpoint_storage_class: str | None = None
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Self:
+        if (self.internal_token is None) == (self.internal_token_file is None):
+            raise ValueError("set either HMI_INTERNAL_TOKEN or HMI_INTERNAL_TOKEN_FILE")
+        return self
+
+    def trainer(self) -> TrainerSettings:
+        """Return what training Jobs are made from."""
+        own = {
+            "image": self.trainer_image,
+            "image_pull_policy": self.trainer_image_pull_policy,
+            "image_pull_secrets": self.trainer_image_pull_secrets,
+            "control_plane_url": self.trainer_control_plane_url or self.control_plane_url,
+            "node_selector": self.trainer_node_selector,
+            "tolerations": self.trainer_tolerations,
+            "default_resources": self.trainer_default_resources,
+            "deadline_seconds": self.trainer_deadline_seconds,
+            "ttl_seconds": self.trainer_ttl_seconds,
+            "checkpoint_size": self.trainer_checkpoint_size,
+            "checkpoint_storage_class": self.trainer_checkpoint_storage_class,
+        }
+        return TrainerSettings.model_validate(
+            {name: value for name, value in own.items() if value is not None}
+        )
+
+
+def load(type_: type[SettingsT]) -> SettingsT:
+    """Read the environment. Raises ``InvalidInput`` that names each variable that is wrong."""
+    try:
+        return type_()
+    except SettingsError as error:  # a variable that should be JSON and is not
+        raise InvalidInput("WrongSettings", f"{error}; write it as JSON.") from error
+    except ValidationError as error:
+        problems = error.errors(include_input=False, include_url=False)
+        raise InvalidInput("WrongSettings", "\n".join(_told(problem) for problem in problems)) from error
+
+
+def _told(problem: Any) -> str:
+    location = ".".join(str(part) for part in problem["loc"][1:])
+    within = f" ({location})" if location else ""
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{_PREFIX}{str(problem['loc'][0]).upper()}{within}: {message}" if problem["loc"] else message

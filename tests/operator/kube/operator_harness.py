@@ -1,0 +1,193 @@
+"""A replica of the operator inside a test, and trainings that end at once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from kube_server import KubeServer
+
+from hmi_api.conditions import Condition, find_condition
+from hmi_api.wire import RunView
+from hmi_operator.client import ControlPlaneClient
+from hmi_operator.kube.api import KubeApi, Manifest
+from hmi_operator.kube.kinds import DOMAINS, RESOURCES, TASK_ADAPTERS, Kind
+from hmi_operator.kube.lease import Lease
+from hmi_operator.kube.login import KopfLogin
+from hmi_operator.kube.operator import Operator, Parts
+from hmi_operator.plan import JobView
+from hmi_operator.ports import ResourceRef
+from hmi_operator.reconciler import Pace
+
+LIMIT_SECONDS = 30.0
+PACE = Pace(resync_seconds=5.0)
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
+    """Wait for a condition, with a limit."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while True:
+            if found := await condition():
+                return found
+            await asyncio.sleep(0.05)
+
+
+@dataclass
+class PromptJobs:
+    """The engine's ``TrainingJobs``: each run succeeds as soon as it is started, unless it is to be held."""
+
+    http: httpx.AsyncClient
+    held: bool = False
+    started: list[str] = field(default_factory=list)
+    erased: list[str] = field(default_factory=list)
+
+    async def start(self, run: RunView) -> None:
+        self.started.append(run.id)
+        await self._report(run, "progress", {"stage": "training", "step": 120, "total": 400})
+        if not self.held:
+            await self.finish(run)
+
+    async def finish(self, run: RunView) -> None:
+        domain = run.spec.kind == "domain"
+        artifact = {
+            "kind": "Layers" if domain else "Adapter",
+            "uri": f"a/{run.id}",
+            "digest": f"sha256:{run.spec_digest[-8:]}",
+            "bytes": 10,
+        }
+        result = {
+            "artifacts": [artifact],
+            "baseDigest": "sha256:b",
+            "split": 3,
+            "entries": 5,
+            "coverage": 0.5,
+            "metrics": {"accuracy": 0.9},
+            "gatePassed": True,
+        }
+        await self._report(run, "complete", result)
+
+    async def observe(self, run: RunView) -> JobView | None:
+        return JobView(alive=run.id in self.started)
+
+    async def stop(self, run_id: str) -> None:
+        self.started.remove(run_id)
+
+    async def erase(self, uid: str) -> None:
+        self.erased.append(uid)
+
+    async def _report(self, run: RunView, verb: str, body: dict[str, Any]) -> None:
+        answer = await self.http.post(f"/internal/v1/runs/{run.id}/{verb}", json=body)
+        answer.raise_for_status()
+
+
+@dataclass
+class Cluster:
+    """A namespace of the API server, seen by a user."""
+
+    api: KubeApi
+    namespace: str
+
+    async def apply(self, body: dict[str, Any]) -> Manifest:
+        """Create an object, or change what of it is given."""
+        kind = RESOURCES[body["kind"]]
+        name = body["metadata"]["name"]
+        body = body | {"metadata": body["metadata"] | {"namespace": self.namespace}}
+        changed = await self.api.merge_patch(kind, self.namespace, name, body)
+        return changed or await self.api.create(kind, self.namespace, body)
+
+    async def get(self, kind: Kind, name: str) -> Manifest | None:
+        return await self.api.get(kind, self.namespace, name)
+
+    async def reached(self, kind: Kind, name: str, condition: Callable[[Manifest], bool]) -> Manifest:
+        """Wait until the object is as wanted."""
+
+        async def look() -> Manifest | None:
+            found = await self.get(kind, name)
+            return found if found is not None and condition(found) else None
+
+        found: Manifest = await until(look)
+        return found
+
+    async def gone(self, kind: Kind, name: str) -> None:
+        async def look() -> bool:
+            return await self.get(kind, name) is None
+
+        await until(look)
+
+    async def delete(self, kind: Kind, name: str) -> None:
+        await self.api.delete(kind, self.namespace, name)
+
+
+@asynccontextmanager
+async def cluster(kube: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
+    """A new namespace; ``KUBECONFIG`` must name the server."""
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    async with KubeApi(KopfLogin()) as api:
+        yield Cluster(api, namespace)
+
+
+@dataclass
+class Replica:
+    """A running replica."""
+
+    operator: Operator
+    jobs: PromptJobs
+    lease: Lease
+    stop: asyncio.Event
+    task: "asyncio.Task[None]"
+
+
+@asynccontextmanager
+async def replica(
+    served: Any, namespace: str, *, name: str = "replica-1", seconds: float = 6.0
+) -> AsyncIterator[Replica]:
+    """Run a replica that looks after one namespace."""
+    headers = {"Authorization": f"Bearer {served.token}"}
+    async with httpx.AsyncClient(base_url=served.url, headers=headers) as http, KubeApi(KopfLogin()) as api:
+        jobs = PromptJobs(http)
+        lease = Lease(api, namespace, name, seconds=seconds)
+        parts = Parts(api, ControlPlaneClient(http), jobs, lease)
+        operator = Operator(parts, namespaces=[namespace], pace=PACE)
+        stop = asyncio.Event()
+        task = asyncio.create_task(operator.run(stop))
+        try:
+            yield Replica(operator, jobs, lease, stop, task)
+        finally:
+            stop.set()
+            await task
+
+
+def conditions(manifest: Manifest) -> list[Condition]:
+    return [Condition.model_validate(one) for one in manifest.get("status", {}).get("conditions", [])]
+
+
+def condition(manifest: Manifest, type_: str) -> Condition | None:
+    return find_condition(conditions(manifest), type_)
+
+
+def is_ready(manifest: Manifest) -> bool:
+    found = condition(manifest, "Ready")
+    return found is not None and found.status == "True" and manifest["status"]["phase"] == "Ready"
+
+
+def has_phase(phase: str) -> Callable[[Manifest], bool]:
+    return lambda manifest: manifest.get("status", {}).get("phase") == phase
+
+
+__all__ = [
+    "DOMAINS",
+    "TASK_ADAPTERS",
+    "Cluster",
+    "PromptJobs",
+    "Replica",
+    "ResourceRef",
+    "cluster",
+    "condition",
+    "conditions",
+    "has_phase",
+    "is_ready",
+    "replica",
+    "until",
+]
