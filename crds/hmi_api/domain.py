@@ -52,7 +52,7 @@ class DomainTraining(ApiModel):
     )
     batch_size: int = Field(default=24, ge=1, le=4096, description="Rows a step.")
     learning_rate: float = Field(
-        default=3e-4, gt=0, le=1, description="Peak rate of the lower layers; the bridge gets its own, 1e-3."
+        default=1e-3, gt=0, le=1, description="Peak rate of the lower layers; the bridge's is three times it."
     )
     max_length: int = Field(default=128, ge=8, le=8192, description="Tokens a row is cut to.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Same seed and data, same result.")

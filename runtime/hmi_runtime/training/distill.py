@@ -23,7 +23,8 @@ from hmi_runtime.training.schedule import BatchOrder, learning_rate_factor
 from hmi_runtime.training.spool import TokenSpool
 
 SPLIT_WEIGHT = 0.5
-BRIDGE_LEARNING_RATE = 1e-3
+BRIDGE_RATE_FACTOR = 3.0
+"""The bridge's rate over the lower layers': they start from the base's own weights, it from nothing."""
 WARMUP_STEPS = 30
 
 # Of the windows of a Domain that backs off, what share is trained without its left token, without its
@@ -40,8 +41,7 @@ class Distillation:
 
     steps: int = 400
     batch_size: int = 24
-    learning_rate: float = 3e-4
-    bridge_learning_rate: float = BRIDGE_LEARNING_RATE
+    learning_rate: float = 1e-3
     seed: int = 0
     back_off: bool = False
 
@@ -120,9 +120,8 @@ def make_optimizer(layers: DomainLayers, config: Distillation) -> torch.optim.Op
     lower = [parameter for parameter in layers.parameters() if id(parameter) not in in_bridge]
     groups = [{"params": lower, "lr": config.learning_rate, "peak": config.learning_rate}]
     if bridge:
-        groups.append(
-            {"params": bridge, "lr": config.bridge_learning_rate, "peak": config.bridge_learning_rate}
-        )
+        rate = config.learning_rate * BRIDGE_RATE_FACTOR
+        groups.append({"params": bridge, "lr": rate, "peak": rate})
     return torch.optim.AdamW(groups, fused=True)
 
 
