@@ -58,7 +58,8 @@ FROM python:3.11-slim-bookworm AS trimmed
 RUN echo "hmi:x:65532:" >> /etc/group \
  && echo "hmi:x:65532:65532:HMI:/var/lib/hmi:/usr/sbin/nologin" >> /etc/passwd \
  && mkdir -p /var/lib/hmi /artifacts /mnt/hmi && chown 65532:65532 /var/lib/hmi /artifacts \
- && rm -rf /usr/share/doc /usr/share/man /usr/share/info /usr/share/locale /usr/share/perl /usr/share/perl5 /usr/lib/*/perl /usr/lib/*/libperl.so* \
+ && rm -rf /usr/share/doc /usr/share/man /usr/share/info /usr/share/locale /usr/share/perl /usr/share/perl5 \
+    /usr/lib/*/perl /usr/lib/*/libperl.so* \
     /usr/share/python-wheels /usr/lib/python3/dist-packages/pip* /usr/lib/python3/dist-packages/setuptools* \
     /usr/lib/python3*/lib2to3 /usr/lib/python3*/test /usr/local/lib/python3*/site-packages/pip* \
     /usr/local/lib/python3*/ensurepip /usr/local/lib/python3*/test /var/cache/* /var/log/* /var/lib/apt/lists/* \
@@ -72,8 +73,14 @@ WORKDIR /var/lib/hmi
 USER 65532:65532
 
 FROM python:3.11-slim-bookworm AS postgresql
-RUN apt-get update -qq \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql-15 >/dev/null \
+# Without the database and the TLS key that Debian makes on installing: in an image they would be everybody's.
+RUN export DEBIAN_FRONTEND=noninteractive && cd /tmp && apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends adduser openssl \
+ && apt-get download -qq ssl-cert && dpkg --unpack ssl-cert_*.deb \
+ && rm ssl-cert_*.deb /var/lib/dpkg/info/ssl-cert.postinst && dpkg --configure ssl-cert \
+ && apt-get install -y -qq --no-install-recommends postgresql-common \
+ && sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf \
+ && apt-get install -y -qq --no-install-recommends postgresql-15 \
  && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /var/lib/postgresql /etc/postgresql \
  && echo "hmi:x:65532:" >> /etc/group \
  && echo "hmi:x:65532:65532:HMI:/var/lib/hmi:/usr/sbin/nologin" >> /etc/passwd \

@@ -1,0 +1,127 @@
+{{- define "hmi.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "hmi.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{/* What selects the pods of a component. Call with (list $ "component"). */}}
+{{- define "hmi.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "hmi.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* Labels of an object. Call with (list $ "component"). */}}
+{{- define "hmi.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "hmi.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/part-of: hmi
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+{{- end }}
+
+{{/* Labels of a pod: no version and no chart, so that a template changes only when the pod does. */}}
+{{- define "hmi.podLabels" -}}
+{{ include "hmi.selector" . }}
+app.kubernetes.io/part-of: hmi
+{{- with (index . 0).Values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The reference of an image. Call with (list $ "controlPlane"). */}}
+{{- define "hmi.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := $root.Values.image -}}
+{{- $override := index $image.overrides (index . 1) -}}
+{{- if $override -}}
+{{- $override -}}
+{{- else -}}
+{{- with $image.registry }}{{ . }}/{{ end -}}
+{{- printf "%s-%s:%s" $image.name (kebabcase (index . 1)) (default $root.Chart.AppVersion $image.tag) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "hmi.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "hmi.podSecurity" -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "hmi.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Where a pod runs. Call with (list $ "component" .Values.component). */}}
+{{- define "hmi.scheduling" -}}
+{{- $at := index . 2 -}}
+topologySpreadConstraints:
+  {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "hmi.selector" (list (index $ 0) (index $ 1)) | nindent 8 }}
+  {{- end }}
+{{- with $at.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $at.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $at.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* An HTTP probe. Call with (dict "path" "/healthz" "port" "http" "period" 10 "failures" 3). */}}
+{{- define "hmi.probe" -}}
+httpGet: {path: {{ .path }}, port: {{ .port }}}
+periodSeconds: {{ .period }}
+timeoutSeconds: 3
+failureThreshold: {{ .failures }}
+{{- end }}
+
+{{/* Bytes of a quantity such as 512Mi or 10Gi. */}}
+{{- define "hmi.bytes" -}}
+{{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "[KMGT]i$" $text -}}
+{{- if $unit -}}
+{{- mul (trimSuffix $unit $text | int64) (get $units $unit) -}}
+{{- else -}}
+{{- int64 . -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,116 @@
+{{/* How HMI's parts know one another: service-account tokens for one audience, checked by the API server. */}}
+{{- define "hmi.audience" -}}hmi-control-plane{{- end }}
+
+{{- define "hmi.controlPlaneUrl" -}}
+http://{{ include "hmi.fullname" . }}-control-plane.{{ .Release.Namespace }}.svc
+{{- end }}
+
+{{- define "hmi.tokenVolume" -}}
+- name: internal-token
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken: {audience: {{ include "hmi.audience" . }}, expirationSeconds: 3600, path: token}
+{{- end }}
+
+{{- define "hmi.tokenMount" -}}
+- {name: internal-token, mountPath: /var/run/secrets/hmi.dev, readOnly: true}
+{{- end }}
+
+{{- define "hmi.tokenEnv" -}}
+- {name: HMI_INTERNAL_TOKEN_FILE, value: /var/run/secrets/hmi.dev/token}
+{{- end }}
+
+{{- define "hmi.reviewEnv" -}}
+- {name: HMI_TOKEN_REVIEW, value: "true"}
+- {name: HMI_TOKEN_AUDIENCE, value: {{ include "hmi.audience" . }}}
+{{- range list "operator" "control-plane" "gateway" "runtime" }}
+- name: HMI_ROLES__{{ . | replace "-" "_" | upper }}
+  value: system:serviceaccount:{{ $.Release.Namespace }}:{{ include "hmi.fullname" $ }}-{{ . }}
+{{- end }}
+{{- end }}
+
+{{/* The Secret with the database's address, and its key. */}}
+{{- define "hmi.databaseEnv" -}}
+- name: HMI_DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      {{- if .Values.postgresql.enabled }}
+      name: {{ include "hmi.fullname" . }}-postgresql
+      key: url
+      {{- else }}
+      name: {{ required "database.existingSecret is needed when postgresql.enabled is false" .Values.database.existingSecret }}
+      key: {{ .Values.database.key }}
+      {{- end }}
+{{- end }}
+
+{{- define "hmi.adminSecret" -}}
+{{- default (printf "%s-admin" (include "hmi.fullname" .)) .Values.admin.existingSecret -}}
+{{- end }}
+
+{{- define "hmi.artifactsEnv" -}}
+{{- with .Values.artifacts.s3 }}
+{{- if .uri }}
+- {name: HMI_ARTIFACTS, value: {{ .uri | quote }}}
+{{- with .endpointUrl }}
+- {name: AWS_ENDPOINT_URL, value: {{ . | quote }}}
+{{- end }}
+{{- with .region }}
+- {name: AWS_DEFAULT_REGION, value: {{ . | quote }}}
+{{- end }}
+{{- range ternary (list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY") list (ne .existingSecret "") }}
+- name: {{ . }}
+  valueFrom: {secretKeyRef: {name: {{ $.Values.artifacts.s3.existingSecret }}, key: {{ . }}}}
+{{- end }}
+{{- else }}
+- {name: HMI_ARTIFACTS, value: /artifacts}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "hmi.artifactsMount" -}}
+{{- if not .Values.artifacts.s3.uri }}
+- {name: artifacts, mountPath: /artifacts}
+{{- end }}
+{{- end }}
+
+{{- define "hmi.artifactsVolume" -}}
+{{- if not .Values.artifacts.s3.uri }}
+- name: artifacts
+  persistentVolumeClaim:
+    claimName: {{ default (printf "%s-artifacts" (include "hmi.fullname" .)) .Values.artifacts.persistence.existingClaim }}
+{{- end }}
+{{- end }}
+
+{{/* A claim's spec. Call with (dict "size" "1Gi" "storageClass" "" "accessMode" "ReadWriteOnce"). */}}
+{{- define "hmi.claim" -}}
+accessModes: [{{ default "ReadWriteOnce" .accessMode }}]
+{{- with .storageClass }}
+storageClassName: {{ . }}
+{{- end }}
+resources:
+  requests: {storage: {{ .size }}}
+{{- end }}
+
+{{/* Pods roll when what they read by reference changes. */}}
+{{- define "hmi.podAnnotations" -}}
+{{- with .Values.podAnnotations }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "hmi.serviceAccount" -}}
+{{- $root := index . 0 -}}
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ include "hmi.fullname" $root }}-{{ index . 1 }}
+  namespace: {{ $root.Release.Namespace }}
+  labels:
+    {{- include "hmi.labels" (list $root (index . 1)) | nindent 4 }}
+  {{- with (index . 2).serviceAccount.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+automountServiceAccountToken: false
+{{- end }}

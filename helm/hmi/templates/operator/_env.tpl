@@ -1,0 +1,25 @@
+{{/* What the operator is told of itself and of the Jobs that it makes. */}}
+{{- define "hmi.operatorEnv" -}}
+- {name: HMI_LEASE_SECONDS, value: {{ .Values.operator.leaseSeconds | quote }}}
+- {name: HMI_WATCH_NAMESPACES, value: {{ .Values.watchNamespaces | toJson | squote }}}
+{{- if .Values.webhook.enabled }}
+- {name: HMI_WEBHOOK_CERT_FILE, value: /etc/hmi/webhook/tls.crt}
+- {name: HMI_WEBHOOK_KEY_FILE, value: /etc/hmi/webhook/tls.key}
+{{- end }}
+{{- with .Values.trainer }}
+- name: HMI_TRAINER_IMAGE
+  value: {{ include "hmi.image" (list $ (ternary "runtimeCuda" "runtime" (eq .device "cuda"))) }}
+- {name: HMI_TRAINER_IMAGE_PULL_POLICY, value: {{ $.Values.image.pullPolicy }}}
+- {name: HMI_TRAINER_IMAGE_PULL_SECRETS, value: {{ .imagePullSecrets | toJson | squote }}}
+- {name: HMI_TRAINER_CONTROL_PLANE_URL, value: {{ include "hmi.controlPlaneUrl" $ }}}
+- {name: HMI_TRAINER_NODE_SELECTOR, value: {{ .nodeSelector | toJson | squote }}}
+- {name: HMI_TRAINER_TOLERATIONS, value: {{ .tolerations | toJson | squote }}}
+- {name: HMI_TRAINER_DEFAULT_RESOURCES, value: {{ .resources | toJson | squote }}}
+- {name: HMI_TRAINER_DEADLINE_SECONDS, value: {{ .deadlineSeconds | int64 | quote }}}
+- {name: HMI_TRAINER_TTL_SECONDS, value: {{ .ttlSeconds | int64 | quote }}}
+- {name: HMI_TRAINER_CHECKPOINT_SIZE, value: {{ .checkpoints.size | quote }}}
+{{- with .checkpoints.storageClass }}
+- {name: HMI_TRAINER_CHECKPOINT_STORAGE_CLASS, value: {{ . }}}
+{{- end }}
+{{- end }}
+{{- end }}
