@@ -1,11 +1,18 @@
 """Writers at the same time, on both databases; and polls that wait for what they write."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from threading import Event
 from typing import Any
 
+from sqlalchemy import update
+
 from hmi_control_plane.catalog import tenants
-from hmi_control_plane.storage import Database, Tenant
+from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.times import now
+from hmi_control_plane.settings import Settings
+from hmi_control_plane.storage import Artifact, Database, Runtime, Tenant
+from hmi_control_plane.sweeper import Sweeper
 
 _WRITERS = 8
 
@@ -94,3 +101,37 @@ def test_a_poll_without_news_ends(cluster: Any) -> None:
     since = cluster.desired()["revision"]
     answer = cluster.desired(since=since, wait=0.05)
     assert (answer["revision"], answer["adapters"], answer["full"]) == (since, [], False)
+
+
+def test_sweepers_of_several_processes_do_the_work_of_one(cluster: Any, settings: Settings) -> None:
+    for runtime_id in ("r1", "r2", "r3"):
+        cluster.runtime(runtime_id)
+    cluster.domain()
+    names = [f"task-{index}" for index in range(6)]
+    for name in names:
+        cluster.adapter(name, replicas=2)
+    cluster.internal("DELETE", "/adapters/acme/task-0")
+    database = Database(settings.database_url)
+    with database.write() as session:
+        silent = update(Runtime).where(Runtime.id == "r1").values(heartbeat_at=now() - timedelta(hours=1))
+        session.execute(silent)
+    sweepers = [
+        Sweeper(
+            database,
+            ArtifactEraser(database, settings.artifacts),
+            lost_after=timedelta(minutes=1),
+            forgotten_after=timedelta(minutes=2),
+            every_seconds=1.0,
+            notify=lambda: None,
+        )
+        for _ in range(4)
+    ]
+    with ThreadPoolExecutor(len(sweepers)) as pool:
+        for _ in range(3):
+            list(pool.map(Sweeper.sweep, sweepers))
+    for name in names[1:]:
+        assert cluster.view(name)["scheduledOn"] == ["r2", "r3"]
+    with database.read() as session:
+        assert session.get(Runtime, "r1") is None
+        assert session.query(Artifact).filter(Artifact.refcount <= 0).count() == 0
+    database.close()

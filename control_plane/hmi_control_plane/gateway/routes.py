@@ -17,6 +17,7 @@ from hmi_api.task_adapter import TaskType
 
 _SHORTEST_BELIEF_SECONDS = 0.25
 _LARGEST_READ = 500
+_LONGEST_WAIT_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +81,15 @@ class RoutingTable:
 
     async def routes(self, keys: Collection[AdapterKey]) -> dict[AdapterKey, Route]:
         """Return the routes of ``keys``; those that do not exist are left out."""
-        waiting = [reading for key in keys if (reading := self._freshen(key)) is not None]
+        waiting = {key: reading for key in keys if (reading := self._freshen(key)) is not None}
         if waiting:
-            await asyncio.gather(*waiting)
+            # Not gathered: others wait for the same reads, which must not end with whoever gives up first.
+            await asyncio.wait(waiting.values(), timeout=_LONGEST_WAIT_SECONDS)
+        for key, reading in waiting.items():
+            if reading.done():
+                reading.result()
+            elif not self._is_known(key):
+                raise CatalogUnavailableError("the catalog takes too long")
         found = {}
         for key in keys:
             entry = self._entries.get(key)
@@ -113,6 +120,11 @@ class RoutingTable:
             return None
         reading = self._request(key)
         return None if entry.serves else reading
+
+    def _is_known(self, key: AdapterKey) -> bool:
+        """Say whether a route was read that led somewhere, however long ago."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.route is not None and bool(entry.route.runtimes)
 
     def _request(self, key: AdapterKey) -> asyncio.Future[None]:
         reading = self._reading.get(key)
@@ -151,7 +163,7 @@ class RoutingTable:
         for key in keys:
             reading = self._reading.pop(key)
             entry = self._entries.get(key)
-            if entry is not None and entry.route is not None and entry.route.runtimes:
+            if entry is not None and self._is_known(key):
                 # The known route goes on, distrusted or not; it is read again after a while, not at once.
                 entry.serves, entry.read_at = True, self._clock()
                 reading.set_result(None)

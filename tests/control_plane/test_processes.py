@@ -1,0 +1,156 @@
+"""The control plane's processes: what each serves, how they start, and how they stop."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+
+from hmi_control_plane.__main__ import DONE, NOT_IN_TIME, WRONG_SETTINGS, main
+from hmi_control_plane.app import create_app
+from hmi_control_plane.settings import Part, Settings
+from hmi_control_plane.storage import Database
+from hmi_control_plane.storage.migrate import is_behind, upgrade
+
+LIMIT = 60.0
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """Just enough settings for every part."""
+    told = {
+        "HMI_DATABASE_URL": f"sqlite:///{tmp_path / 'catalog.db'}",
+        "HMI_USAGE_DIR": str(tmp_path / "usage"),
+        "HMI_ARTIFACTS": str(tmp_path / "artifacts"),
+        "HMI_INTERNAL_TOKEN": "internal-token-of-the-tests",
+        "HMI_ADMIN_KEY": "admin-key-of-the-tests",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    return told
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    until = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < until, f"did not happen: {what}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("part", "there", "absent"),
+    [
+        (Part.SERVE, ["/classify", "/internal/v1/runs", "/admin/v1/tenants", "/v1/usage"], []),
+        (Part.GATEWAY, ["/classify", "/v1/models"], ["/internal/", "/admin/", "/v1/usage"]),
+        (
+            Part.CONTROL_PLANE,
+            ["/internal/v1/runs", "/admin/v1/tenants", "/v1/usage"],
+            ["/classify", "/v1/models", "/v2"],
+        ),
+    ],
+)
+def test_each_part_serves_its_own(
+    settings: Settings, part: Part, there: list[str], absent: list[str]
+) -> None:
+    with TestClient(create_app(settings, part)) as client:
+        paths = client.get("/openapi.json").json()["paths"]
+        assert {path for path in there if path not in paths} == set()
+        assert [path for path in paths if path.startswith(tuple(absent))] == []
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert client.get(path).status_code == 200
+
+
+def test_a_control_plane_takes_no_spool(settings: Settings) -> None:
+    first, second = create_app(settings, Part.GATEWAY), create_app(settings, Part.CONTROL_PLANE)
+    with TestClient(first), TestClient(second) as client:
+        assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "named"),
+    [
+        ("gateway", "HMI_INTERNAL_TOKEN", "HMI_TOKEN_REVIEW"),
+        ("control-plane", "HMI_ADMIN_KEY", "HMI_ADMIN_KEY"),
+    ],
+)
+def test_what_is_missing_is_named(
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    missing: str,
+    named: str,
+) -> None:
+    monkeypatch.delenv(missing)
+    assert main([command]) == WRONG_SETTINGS
+    assert named in capsys.readouterr().err
+
+
+def test_the_schema_is_waited_for_and_made(environment: dict[str, str], tmp_path: Path) -> None:
+    assert main(["wait-for-schema", "--timeout", "0"]) == NOT_IN_TIME
+    assert main(["migrate"]) == DONE
+    assert main(["wait-for-schema", "--timeout", "0"]) == DONE
+
+
+def test_an_older_schema_is_behind_and_a_newer_one_is_not(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'catalog.db'}"
+    database = Database(url)
+    assert is_behind(database)
+    upgrade(url, "0001")
+    assert is_behind(database)
+    upgrade(url)
+    assert not is_behind(database)
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert not is_behind(database)
+    database.close()
+
+
+def test_a_process_waits_for_its_schema_before_it_is_ready(settings: Settings, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'empty.db'}"
+    app = create_app(settings.model_copy(update={"database_url": url}), Part.GATEWAY)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.get("/readyz")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "SchemaTooOld")
+        upgrade(url)
+        assert client.get("/readyz").status_code == 200
+
+
+@pytest.fixture
+def gateway(environment: dict[str, str], tmp_path: Path) -> Iterator[Any]:
+    """A gateway process that takes a second to leave, and its address."""
+    upgrade(environment["HMI_DATABASE_URL"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hmi_control_plane", "gateway"],
+        env={**os.environ, "HMI_PORT": str(port), "HMI_DRAIN_DELAY_SECONDS": "1"},
+    )
+    yield child, f"http://127.0.0.1:{port}"
+    child.kill()
+    child.wait()
+
+
+def test_sigterm_takes_readiness_first_and_ends(gateway: Any, tmp_path: Path) -> None:
+    child, url = gateway
+
+    def status(path: str) -> int:
+        try:
+            return httpx.get(f"{url}{path}", timeout=LIMIT).status_code
+        except httpx.TransportError:
+            return 0
+
+    eventually(lambda: status("/readyz") == 200, "the gateway is ready")
+    child.send_signal(signal.SIGTERM)
+    eventually(lambda: status("/readyz") == 503, "it is ready no more while it still answers")
+    assert child.wait(LIMIT) in (0, -signal.SIGTERM)
