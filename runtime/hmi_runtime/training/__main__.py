@@ -1,6 +1,7 @@
 """``python -m hmi_runtime.training domain | adapter | export``."""
 
 import os
+import signal
 import sys
 
 # Before torch is loaded, which reads it once: threads that spin while they wait for one another cost as
@@ -9,4 +10,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from hmi_runtime.training.cli import main
 
+
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
+# As process 1 of a container it would not hear of this signal unless it asked to.
+signal.signal(signal.SIGTERM, _end)
 sys.exit(main())

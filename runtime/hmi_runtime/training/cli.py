@@ -108,7 +108,13 @@ def _workplace(
     artifacts = options.artifacts or settings.artifacts
     if work_dir is None or artifacts is None:
         parser.error("give --work-dir and --artifacts, or set HMI_WORK_DIR and HMI_ARTIFACTS")
-    return Workplace(work_dir, ArtifactStore(artifacts), reporter, settings.training_checkpoint_seconds)
+    return Workplace(
+        work_dir,
+        ArtifactStore(artifacts),
+        reporter,
+        settings.training_checkpoint_seconds,
+        mounts=settings.mounts,
+    )
 
 
 def _finish(ended: object) -> int:

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 import fsspec
 
 from hmi_api.common import DataSource
-from hmi_api.errors import InvalidInput
+from hmi_api.errors import HmiError, InvalidInput
+from hmi_runtime.training.remote import open_rows, tried, unreadable
 
 LONGEST_LINE = 16 * 2**20  # bytes; a longer one is no row of text, and must not fill the memory
 
@@ -35,12 +36,13 @@ class Row:
 def read_rows(source: DataSource) -> Iterator[Row]:
     """Yield the rows of ``source``; a plain text's rows have the one field ``text``.
 
-    Raises ``InvalidInput``: CorpusNotFound, CorpusNotText (binary, or not UTF-8), RowMalformed.
+    Raises ``InvalidInput``: CorpusNotFound, CorpusNotText (binary, or not UTF-8), RowMalformed; ``NotReady``
+    SourceAway when what it is read from over the network stays away.
     Blank lines are no rows. An empty source yields nothing: what that means is the caller's to say.
     """
     filesystem, paths = _files(source)
     for path in paths:
-        with filesystem.open(path, "rb", compression="infer") as file:
+        with open_rows(filesystem, path, source.uri) as file:
             yield from _PARSERS[source.format](file, path)
 
 
@@ -101,16 +103,15 @@ def _files(source: DataSource) -> tuple[Any, Sequence[str]]:
     """Return the file system and the files, sorted, that a source names."""
     try:
         filesystem, path = fsspec.core.url_to_fs(source.uri)
-        if filesystem.isfile(path):
+        if tried(lambda: filesystem.info(path), source.uri)["type"] == "file":
             return filesystem, [path]
-        inside = sorted(filesystem.find(path)) if filesystem.isdir(path) else None
-    except (OSError, ValueError, ImportError) as error:
-        raise InvalidInput(
-            "CorpusNotFound",
-            f"{source.uri} cannot be opened: {error}. Check the address and its credentials.",
-        ) from error
-    if inside is None:
-        raise InvalidInput("CorpusNotFound", f"{source.uri} does not exist; check the address.")
+        inside = sorted(tried(lambda: filesystem.find(path), source.uri))
+    except HmiError:
+        raise
+    except FileNotFoundError as error:
+        raise InvalidInput("CorpusNotFound", f"{source.uri} does not exist; check the address.") from error
+    except Exception as error:  # every file system has its own kinds
+        raise unreadable(source.uri, "CorpusNotFound", error) from error
     wanted = [name for name in inside if _is_data(name, source.format)]
     if inside and not wanted:
         endings = ", ".join(_SUFFIXES[source.format])

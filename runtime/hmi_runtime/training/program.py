@@ -13,6 +13,7 @@ from hmi_api.wire import AdapterRunSpec, DomainRunSpec, RunFailure, RunResult, R
 from hmi_runtime.training.adapter import run_adapter
 from hmi_runtime.training.checkpoint import Stages, write_atomically
 from hmi_runtime.training.domain import run_domain
+from hmi_runtime.training.mounts import with_mounts
 from hmi_runtime.training.workplace import Workplace
 
 RESULT_FILE = "result.json"
@@ -52,6 +53,7 @@ def _result(run: RunSpec, workplace: Workplace) -> RunResult:
     stages = Stages(workplace.folder, run_digest(run))
     if path.is_file():
         return RunResult.model_validate_json(path.read_bytes())
+    run = with_mounts(run, workplace.mounts)
     if isinstance(run, DomainRunSpec):
         result = run_domain(run, stages, workplace)
     else:

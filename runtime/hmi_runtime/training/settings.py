@@ -26,6 +26,10 @@ class TrainingSettings(BaseSettings):
     work_dir: Path | None = Field(
         default=None, description="Checkpoints and unfinished files; kept over restarts."
     )
+    mounts: Path | None = Field(
+        default=None,
+        description="Where the ConfigMaps and volume claims are mounted that configmap:// and pvc:// name.",
+    )
     training_threads: int = Field(
         default=0,
         ge=0,

@@ -17,6 +17,8 @@ class Workplace:
     store: ArtifactStore
     reporter: Reporter
     checkpoint_seconds: float = 30.0
+    mounts: Path | None = None
+    """Where ConfigMaps and volume claims that the run names are mounted; None where none can be."""
 
     @property
     def cache(self) -> Path:
