@@ -1,8 +1,56 @@
 """The resource types on a real API server: what it takes, what it refuses and how it shows them."""
 
+import copy
 import json
+from typing import Any
 
+import pytest
+import yaml
 from kube_server import KubeServer
+
+NAMESPACE = "default"
+DOMAIN: dict[str, Any] = {
+    "apiVersion": "hmi.dev/v1alpha1",
+    "kind": "Domain",
+    "metadata": {"name": "hotel", "namespace": NAMESPACE},
+    "spec": {"baseModel": {"uri": "wheel://m"}, "split": 3, "corpus": [{"uri": "s3://b/c.jsonl"}]},
+}
+ADAPTER: dict[str, Any] = {
+    "apiVersion": "hmi.dev/v1alpha1",
+    "kind": "TaskAdapter",
+    "metadata": {"name": "topic", "namespace": NAMESPACE},
+    "spec": {
+        "domainRef": {"name": "hotel"},
+        "task": {"type": "SequenceClassification"},
+        "data": {"train": {"uri": "s3://b/t.jsonl"}},
+    },
+}
+
+
+def changed(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return a copy with one field set, or removed where ``value`` is None."""
+    made = copy.deepcopy(body)
+    *above, last = path.split(".")
+    node = made
+    for part in above:
+        node = node.setdefault(part, {})
+    if value is None:
+        del node[last]
+    else:
+        node[last] = value
+    return made
+
+
+def dry_run(kube: KubeServer, body: dict[str, Any]) -> str:
+    """Return what ``kubectl apply --dry-run=server`` says."""
+    return kube.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(body), check=False)
+
+
+@pytest.fixture(scope="module")
+def applied(kube: KubeServer) -> KubeServer:
+    """The API server with one Domain and one TaskAdapter that stay."""
+    kube.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([DOMAIN, ADAPTER]))
+    return kube
 
 
 def test_the_definitions_are_accepted_and_complete(kube: KubeServer) -> None:
@@ -11,3 +59,100 @@ def test_the_definitions_are_accepted_and_complete(kube: KubeServer) -> None:
         said = {one["type"]: one for one in crd["status"]["conditions"]}
         assert said["Established"]["status"] == "True"
         assert "NonStructuralSchema" not in said
+
+
+def test_defaults_are_filled_in(applied: KubeServer) -> None:
+    domain = json.loads(applied.kubectl("get", "dom", "hotel", "-o", "json"))
+    assert domain["spec"]["training"]["steps"] > 0
+    assert domain["spec"]["plot"]["onMiss"] == "Compute"
+    adapter = json.loads(applied.kubectl("get", "ta", "topic", "-o", "json"))
+    assert adapter["spec"]["serving"] == {"replicas": 1, "pinned": False, "canaryPercent": 100}
+
+
+def test_short_names_and_the_category_show_the_columns(applied: KubeServer) -> None:
+    wide = applied.kubectl("get", "hmi", "-o", "wide")
+    assert "domain.hmi.dev/hotel" in wide
+    assert "taskadapter.hmi.dev/topic" in wide
+    head = applied.kubectl("get", "ta", "-A", "-o", "wide").splitlines()[0].split()
+    assert head == ["NAMESPACE", "NAME", "PHASE", "READY", "DOMAIN", "VERSION", "REASON", "AGE"]
+    head = applied.kubectl("get", "dom").splitlines()[0].split()
+    assert head == ["NAME", "PHASE", "READY", "PARENT", "VERSION", "AGE"]
+
+
+def test_status_is_a_subresource_with_conditions_by_type(applied: KubeServer) -> None:
+    one = {"status": "True", "reason": "Why", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    twice = {"status": {"conditions": [one | {"type": "Ready"}, one | {"type": "Ready"}]}}
+    said = applied.kubectl(
+        "patch", "ta", "topic", "--subresource=status", "--type=merge", "-p", json.dumps(twice), check=False
+    )
+    assert "Duplicate value" in said
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("domain.spec.plot.onMiss", "Compute"),
+        ("domain.spec.sharing.namespaces", "Namespaces besides its own"),
+        ("taskadapter.spec.gate", "What it must reach"),
+        ("taskadapter.status.conditions.reason", "CamelCase"),
+        ("taskadapter.spec.data.train.uri", "Where the rows are"),
+    ],
+)
+def test_explain_tells_what_a_field_is(applied: KubeServer, field: str, text: str) -> None:
+    assert text in applied.kubectl("explain", field)
+
+
+REFUSED = [
+    ("no base model", changed(DOMAIN, "spec.baseModel", None), "spec.baseModel: Required value"),
+    ("no corpus", changed(DOMAIN, "spec.corpus", []), "spec.corpus"),
+    ("split of nothing", changed(DOMAIN, "spec.split", 0), "greater than or equal to 1"),
+    ("misspelt field", changed(DOMAIN, "spec.corpsu", []), 'unknown field "spec.corpsu"'),
+    (
+        "unknown enum",
+        changed(DOMAIN, "spec.plot", {"onMiss": "Guess"}),
+        'supported values: "Compute", "Backoff"',
+    ),
+    ("long name", changed(DOMAIN, "metadata.name", "a" * 64), "metadata.name"),
+    ("dotted name", changed(DOMAIN, "metadata.name", "a.b"), "metadata.name must match"),
+    ("no task", changed(ADAPTER, "spec.task", None), "spec.task: Required value"),
+    ("neither data nor source", changed(ADAPTER, "spec.data", None), "exactly one of data"),
+    (
+        "both data and source",
+        changed(ADAPTER, "spec.source", {"uri": "s3://b/peft"}),
+        "exactly one of data (to train here) and source (to import a PEFT folder)",
+    ),
+    (
+        "a compressed bottleneck",
+        changed(ADAPTER, "spec.method", {"type": "Bottleneck", "fit": "Compressed"}),
+        "fit: Compressed is for LoRA only",
+    ),
+    (
+        "a gate above one",
+        changed(ADAPTER, "spec.gate", {"metric": "accuracy", "minimum": 1.5}),
+        "less than or",
+    ),
+    ("no replicas", changed(ADAPTER, "spec.serving", {"replicas": 0}), "spec.serving.replicas"),
+    ("another base model", changed(DOMAIN, "spec.baseModel.uri", "wheel://n"), "baseModel cannot change"),
+    ("another split", changed(DOMAIN, "spec.split", 4), "split cannot change; delete the resource"),
+    ("no split any more", changed(DOMAIN, "spec.split", None), "split cannot change"),
+    ("another Domain", changed(ADAPTER, "spec.domainRef.name", "inn"), "domainRef cannot change"),
+    ("another task", changed(ADAPTER, "spec.task.type", "TokenClassification"), "task.type cannot change"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_a_wrong_spec_is_refused_with_what_to_do(
+    applied: KubeServer, body: dict[str, Any], message: str
+) -> None:
+    said = dry_run(applied, body)
+    assert message in said
+
+
+def test_what_may_change_may_change(applied: KubeServer) -> None:
+    for body in (
+        changed(DOMAIN, "spec.training", {"steps": 7}),
+        changed(DOMAIN, "spec.suspend", True),
+        changed(ADAPTER, "spec.task.labels", ["a", "b"]),
+        changed(ADAPTER, "spec.gate", {"metric": "accuracy", "minimum": 0.5}),
+    ):
+        assert "configured (server dry run)" in dry_run(applied, body)
