@@ -25,13 +25,16 @@ LIMIT_SECONDS = 30.0
 PACE = Pace(resync_seconds=5.0)
 
 
+_BETWEEN_LOOKS_SECONDS = 0.05
+
+
 async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
     """Wait for a condition, with a limit."""
     async with asyncio.timeout(LIMIT_SECONDS):
         while True:
             if found := await condition():
                 return found
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(_BETWEEN_LOOKS_SECONDS)
 
 
 @dataclass
@@ -141,15 +144,20 @@ class Replica:
 
 @asynccontextmanager
 async def replica(
-    served: Any, namespace: str, *, name: str = "replica-1", seconds: float = 6.0
+    served: Any,
+    namespace: str,
+    *,
+    also: tuple[str, ...] = (),
+    name: str = "replica-1",
+    seconds: float = 6.0,
 ) -> AsyncIterator[Replica]:
-    """Run a replica that looks after one namespace."""
+    """Run a replica that looks after one namespace, and others besides."""
     headers = {"Authorization": f"Bearer {served.token}"}
     async with httpx.AsyncClient(base_url=served.url, headers=headers) as http, KubeApi(KopfLogin()) as api:
         jobs = PromptJobs(http)
         lease = Lease(api, namespace, name, seconds=seconds)
         parts = Parts(api, ControlPlaneClient(http), jobs, lease)
-        operator = Operator(parts, namespaces=[namespace], pace=PACE)
+        operator = Operator(parts, namespaces=[namespace, *also], pace=PACE)
         stop = asyncio.Event()
         task = asyncio.create_task(operator.run(stop))
         try:

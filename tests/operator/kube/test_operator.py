@@ -1,31 +1,246 @@
 """The operator on a real API server, with a control plane behind HTTP and trainings that end at once."""
 
+import asyncio
+import copy
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from kube_server import KubeServer
-from operator_harness import DOMAINS, TASK_ADAPTERS, cluster, condition, has_phase, is_ready, replica
+from operator_harness import (
+    DOMAINS,
+    TASK_ADAPTERS,
+    Cluster,
+    cluster,
+    condition,
+    has_phase,
+    is_ready,
+    replica,
+    until,
+)
+
+from hmi_operator.kube.kinds import NAMESPACES
 
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
+    """A namespace of the API server."""
+    async with cluster(kubeconfig, namespace) as found:
+        yield found
+
+
+def reason(manifest: dict[str, Any], type_: str) -> str:
+    found = condition(manifest, type_)
+    assert found is not None, f"there is no condition {type_}"
+    return found.reason
+
+
 async def test_an_adapter_applied_before_its_domain_becomes_ready(
-    kubeconfig: KubeServer,
-    namespace: str,
-    served: Any,
-    domain_body: dict[str, Any],
-    adapter_body: dict[str, Any],
+    here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
-    async with cluster(kubeconfig, namespace) as here, replica(served, namespace):
+    async with replica(served, here.namespace):
         await here.apply(adapter_body)
         waiting = await here.reached(TASK_ADAPTERS, "topic", has_phase("Waiting"))
-        found = condition(waiting, "DomainReady")
-        assert found is not None
-        assert found.reason == "DomainNotFound"
+        assert reason(waiting, "DomainReady") == "DomainNotFound"
         await here.apply(domain_body)
         adapter = await here.reached(TASK_ADAPTERS, "topic", is_ready)
         assert adapter["status"]["observedGeneration"] == adapter["metadata"]["generation"]
         assert adapter["metadata"]["finalizers"] == ["hmi.dev/cleanup"]
-        domain = await here.get(DOMAINS, "hotel")
-        assert domain is not None
-        assert is_ready(domain)
+        assert is_ready(await here.reached(DOMAINS, "hotel", is_ready))
+
+
+async def test_transition_times_stay_while_a_condition_stays(
+    here: Cluster, served: Any, domain_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace):
+        await here.apply(domain_body)
+        first = condition(await here.reached(DOMAINS, "hotel", is_ready), "Ready")
+        domain_body["spec"]["training"] = {"steps": 7}
+        changed = await here.apply(domain_body)
+        generation = changed["metadata"]["generation"]
+        later = await here.reached(
+            DOMAINS,
+            "hotel",
+            lambda found: found["status"]["observedGeneration"] == generation and is_ready(found),
+        )
+        again = condition(later, "Ready")
+        assert first is not None
+        assert again is not None
+        assert again.last_transition_time == first.last_transition_time
+        assert again.observed_generation == generation
+        assert later["status"]["version"] == 2
+
+
+async def test_progress_of_a_training_run_is_told(
+    here: Cluster, served: Any, domain_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace) as one:
+        one.jobs.held = True
+        await here.apply(domain_body)
+        found = await here.reached(DOMAINS, "hotel", lambda found: "progress" in found.get("status", {}))
+        assert found["status"]["progress"] == "training 120/400"
+        assert found["status"]["phase"] == "Training"
+        assert found["status"]["jobRef"] == one.jobs.started[0]
+
+
+async def test_deleting_erases_and_a_domain_waits_for_what_stands_on_it(
+    here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace) as one:
+        await here.apply(domain_body)
+        await here.apply(adapter_body)
+        await here.reached(TASK_ADAPTERS, "topic", is_ready)
+        await here.delete(DOMAINS, "hotel")
+        held = await here.reached(DOMAINS, "hotel", has_phase("Terminating"))
+        assert reason(held, "Ready") == "InUse"
+        await here.delete(TASK_ADAPTERS, "topic")
+        await here.gone(TASK_ADAPTERS, "topic")
+        await here.gone(DOMAINS, "hotel")
+        assert (served.plane.domains, served.plane.adapters) == ({}, {})
+        assert held["metadata"]["uid"] in one.jobs.erased
+
+
+async def test_a_deletion_says_why_it_waits_for_the_control_plane_and_goes_on_when_it_is_back(
+    here: Cluster, served: Any, domain_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace):
+        await here.apply(domain_body)
+        await here.reached(DOMAINS, "hotel", is_ready)
+        served.plane.failures_to_come = 1_000_000
+        await here.delete(DOMAINS, "hotel")
+        held = await here.reached(
+            DOMAINS, "hotel", lambda found: reason(found, "Ready") == "ControlPlaneUnavailable"
+        )
+        assert held["status"]["phase"] == "Terminating"
+        served.plane.failures_to_come = 0
+        await here.gone(DOMAINS, "hotel")
+
+
+async def test_what_serves_keeps_its_status_while_the_control_plane_is_away(
+    here: Cluster, served: Any, domain_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace):
+        await here.apply(domain_body)
+        before = await here.reached(DOMAINS, "hotel", is_ready)
+        served.plane.failures_to_come = 8
+        domain_body["spec"]["training"] = {"steps": 9}
+        await here.apply(domain_body)
+        after = await here.reached(DOMAINS, "hotel", lambda found: found["status"]["version"] == 2)
+        assert served.plane.failures_to_come == 0
+        assert before["status"]["version"] == 1
+        assert is_ready(await here.reached(DOMAINS, "hotel", is_ready))
+        assert reason(after, "Ready") in ("Serving", "PreviousVersion")
+
+
+async def test_an_edited_status_is_put_right(here: Cluster, served: Any, domain_body: dict[str, Any]) -> None:
+    async with replica(served, here.namespace):
+        await here.apply(domain_body)
+        before = await here.reached(DOMAINS, "hotel", is_ready)
+        wrong = {"status": {"phase": "Failed", "version": 99, "conditions": [], "jobRef": "nobody"}}
+        await here.api.merge_patch(DOMAINS, here.namespace, "hotel", wrong, "status")
+        after = await here.reached(
+            DOMAINS, "hotel", lambda found: is_ready(found) and found["status"].get("version") == 1
+        )
+        after_conditions = {one["type"]: one["status"] for one in after["status"]["conditions"]}
+        assert after_conditions == {one["type"]: one["status"] for one in before["status"]["conditions"]}
+        assert len(served.plane.runs) == 1
+
+
+async def test_conditions_of_others_are_left_alone(
+    here: Cluster, served: Any, domain_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace):
+        made = await here.apply(domain_body)
+        foreign = {
+            "type": "acme.com/Approved",
+            "status": "True",
+            "reason": "Asked",
+            "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        present = made.get("status", {}).get("conditions", [])
+        patch = {"status": {"conditions": [*present, foreign]}}
+        await here.api.merge_patch(DOMAINS, here.namespace, "hotel", patch, "status")
+        found = await here.reached(DOMAINS, "hotel", is_ready)
+        assert foreign["type"] in [one["type"] for one in found["status"]["conditions"]]
+
+
+async def test_a_restart_writes_nothing_and_trains_nothing_again(
+    here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace):
+        await here.apply(domain_body)
+        await here.apply(adapter_body)
+        await here.reached(TASK_ADAPTERS, "topic", is_ready)
+        await here.reached(DOMAINS, "hotel", is_ready)
+    before = [await here.get(DOMAINS, "hotel"), await here.get(TASK_ADAPTERS, "topic")]
+    async with replica(served, here.namespace, name="replica-2") as again:
+        await until(lambda: _true(lambda: again.operator.leads))
+        for name in ("inn", "motel"):  # what comes later in the line is through once these are
+            later = copy.deepcopy(domain_body)
+            later["metadata"]["name"] = name
+            await here.apply(later)
+            await here.reached(DOMAINS, name, is_ready)
+    after = [await here.get(DOMAINS, "hotel"), await here.get(TASK_ADAPTERS, "topic")]
+    assert after == before
+    assert len(served.plane.runs) == 4
+
+
+async def test_a_domain_of_another_namespace_must_be_shared(
+    here: Cluster,
+    kubeconfig: KubeServer,
+    served: Any,
+    domain_body: dict[str, Any],
+    adapter_body: dict[str, Any],
+) -> None:
+    async with cluster(kubeconfig, f"{here.namespace}-b") as there:
+        adapter_body["spec"]["domainRef"] = {"name": "hotel", "namespace": here.namespace}
+        async with replica(served, here.namespace, also=(there.namespace,)):
+            await here.apply(domain_body)
+            await there.apply(adapter_body)
+            await here.reached(DOMAINS, "hotel", is_ready)
+            refused = await there.reached(TASK_ADAPTERS, "topic", has_phase("Failed"))
+            assert reason(refused, "Accepted") == "NotShared"
+            domain_body["spec"]["sharing"] = {"namespaces": [there.namespace]}
+            await here.apply(domain_body)
+            await there.reached(TASK_ADAPTERS, "topic", is_ready)
+
+
+async def test_a_namespaces_label_names_its_tenant(
+    here: Cluster, served: Any, domain_body: dict[str, Any]
+) -> None:
+    label = {"metadata": {"labels": {"hmi.dev/tenant": "acme"}}}
+    await here.api.merge_patch(NAMESPACES, None, here.namespace, label)
+    async with replica(served, here.namespace):
+        await here.apply(domain_body)
+        await here.reached(DOMAINS, "hotel", is_ready)
+    assert served.plane.tenants == {"acme"}
+
+
+async def test_a_resource_that_is_deleted_and_made_anew_is_another(
+    here: Cluster, served: Any, domain_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace):
+        await here.apply(domain_body)
+        first = await here.reached(DOMAINS, "hotel", is_ready)
+        await here.delete(DOMAINS, "hotel")
+        await here.gone(DOMAINS, "hotel")
+        await here.apply(domain_body)
+        second = await here.reached(DOMAINS, "hotel", is_ready)
+        assert first["metadata"]["uid"] != second["metadata"]["uid"]
+        assert second["status"]["version"] == 1
+        assert len(served.plane.runs) == 2
+
+
+async def test_the_lease_is_given_back_at_the_end(here: Cluster, served: Any) -> None:
+    async with replica(served, here.namespace, name="first", seconds=60.0) as one:
+        await until(lambda: _true(lambda: one.operator.leads))
+    async with replica(served, here.namespace, name="second", seconds=60.0) as other:
+        async with asyncio.timeout(20):
+            await until(lambda: _true(lambda: other.operator.leads))
+
+
+async def _true(condition: Any) -> bool:
+    return bool(condition())
