@@ -53,7 +53,8 @@ class DataSource(ApiModel):
     uri: str = Field(
         min_length=1,
         max_length=2048,
-        description="Where the rows are: a path, file://, s3:// or any fsspec address.",
+        description="Where the rows are. On a cluster: s3://, https://, configmap://NAME/KEY or "
+        "pvc://CLAIM/PATH; on one machine: a path, file:// or any fsspec address.",
     )
     format: Literal["JSONLines", "Text", "CSV"] = Field(
         default="JSONLines",

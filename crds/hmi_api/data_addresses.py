@@ -105,6 +105,18 @@ def mounted(uri: str) -> Mounted | None:
     return Mounted(kind, name, inside)
 
 
+def check_address(address: Address) -> None:
+    """Raise ``InvalidInput`` AddressMalformed for one that names nothing that could hold its kind of data."""
+    named = mounted(address.uri)
+    if (
+        named is not None
+        and address.holds == "rows"
+        and named.kind is MountKind.CONFIG_MAP
+        and not named.inside
+    ):
+        raise InvalidInput("AddressMalformed", f"{address.uri} names no key; write configmap://NAME/KEY.")
+
+
 def _is_key(inside: str) -> bool:
     """Say whether it is a ConfigMap's key, or nothing: all of its keys."""
     return inside == "" or (_KEY.fullmatch(inside) is not None and not inside.startswith(".."))

@@ -34,6 +34,8 @@ class Reason(StrEnum):
         "Give rows and adapters as s3://, https://, configmap://NAME/KEY or pvc://CLAIM/PATH.",
     )
     ADDRESS_MALFORMED = "AddressMalformed", "Write configmap://NAME/KEY or pvc://CLAIM/PATH."
+    GATE_NEEDS_DATA = "GateNeedsData", "Remove spec.gate: an imported adapter has no rows to measure it on."
+    GATE_METRIC_MISMATCH = "GateMetricMismatch", "Measure by accuracy or macro_f1; entity_f1 is for tokens."
     TASK_TYPE_UNSUPPORTED = "TaskTypeUnsupported", "Use SequenceClassification or TokenClassification."
     CANARY_UNSUPPORTED = "CanaryUnsupported", "Leave serving.canaryPercent out, or set it to 100."
     # Waiting and work

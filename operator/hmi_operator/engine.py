@@ -18,6 +18,7 @@ from hmi_operator.plan import (
     Plan,
     Standing,
     Step,
+    Surroundings,
     plan_adapter,
     plan_domain,
     refuse,
@@ -60,7 +61,8 @@ class Engine:
 
     The same engine runs on Kubernetes and on one machine: what differs is behind the three ports.
     ``clock`` gives the present moment, with its time zone. ``permit`` is called before every act and raises
-    ``NotReady`` when this process may not act any more.
+    ``NotReady`` when this process may not act any more. ``surroundings`` says what can be read where training
+    runs; anything when absent.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class Engine:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         permit: Callable[[], None] = lambda: None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self._store = store
         self._control_plane = control_plane
         self._jobs = jobs
         self._clock = clock
         self._permit = permit
+        self._surroundings = surroundings or Surroundings()
 
     async def reconcile(self, ref: ResourceRef) -> Outcome:
         """Bring one resource a step nearer to what is declared.
@@ -114,6 +118,7 @@ class Engine:
             parent=await self._standing(domain.parent_key) if domain.parent_key else None,
             lineage=await self._lineage(domain),
             dependents=tuple(str(ref) for ref in dependents),
+            surroundings=self._surroundings,
         )
 
     async def _adapter_world(self, adapter: TaskAdapter) -> AdapterWorld:
@@ -126,6 +131,7 @@ class Engine:
             view=await self._control_plane.adapter(f"{adapter.metadata.namespace}/{adapter.metadata.name}"),
             run=run,
             job=job,
+            surroundings=self._surroundings,
         )
 
     async def _run(self, resource: Domain | TaskAdapter) -> RunView | None:

@@ -17,6 +17,7 @@ from hmi_operator.kube.lease import Lease
 from hmi_operator.kube.metrics import OperatorMetrics
 from hmi_operator.kube.store import KubeResourceStore
 from hmi_operator.kube.watch import handlers, list_all, watch_settings
+from hmi_operator.plan import CLUSTER
 from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
 from hmi_operator.reconciler import Pace, Reconciler
 
@@ -158,7 +159,13 @@ class Operator:
 
     async def _reconcile(self, stop: asyncio.Event) -> None:
         parts = self._parts
-        engine = Engine(self._store, parts.control_plane, parts.jobs, permit=parts.lease.must_hold)
+        engine = Engine(
+            self._store,
+            parts.control_plane,
+            parts.jobs,
+            permit=parts.lease.must_hold,
+            surroundings=CLUSTER,
+        )
         reconciler = Reconciler(
             engine, self._store, workers=self._workers, pace=self._pace, observer=parts.metrics.reconciled
         )

@@ -8,15 +8,25 @@ from hmi_operator.plan.adapters import plan_adapter
 from hmi_operator.plan.domains import plan_domain
 from hmi_operator.plan.refusal import refuse
 from hmi_operator.plan.steps import Plan, Step
-from hmi_operator.plan.world import AdapterWorld, DomainWorld, JobView, Standing, Trouble
+from hmi_operator.plan.world import (
+    CLUSTER,
+    AdapterWorld,
+    DomainWorld,
+    JobView,
+    Standing,
+    Surroundings,
+    Trouble,
+)
 
 __all__ = [
+    "CLUSTER",
     "AdapterWorld",
     "DomainWorld",
     "JobView",
     "Plan",
     "Standing",
     "Step",
+    "Surroundings",
     "Trouble",
     "plan_adapter",
     "plan_domain",

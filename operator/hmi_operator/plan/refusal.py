@@ -4,24 +4,31 @@ from datetime import datetime
 from typing import TypeVar
 
 from hmi_api.conditions import DomainCondition, find_condition
+from hmi_api.data_addresses import CLUSTER_KINDS, addresses_of, check_address, scheme_of
 from hmi_api.domain import Domain, DomainStatus
 from hmi_api.errors import InvalidInput
+from hmi_api.gates import check_gate_fits
 from hmi_api.names import DomainKey
 from hmi_api.phases import Phase
 from hmi_api.reasons import Reason
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus, TaskType
 from hmi_operator.plan.conditions import ConditionWriter
-from hmi_operator.plan.world import AdapterWorld, DomainWorld, Standing
+from hmi_operator.plan.world import AdapterWorld, DomainWorld, Standing, Surroundings
 
 StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
 
-Refusal = tuple[Reason, str]
+Refusal = tuple[str, str]
 ALL_TRAFFIC = 100
 
 
 def refuse_domain(domain: Domain, world: DomainWorld) -> Refusal | None:
     """Return reason and message when a Domain cannot work as declared, else None."""
-    return _changed_domain(domain, world) or _cycle(world.lineage) or _unfit_parent(domain, world.parent)
+    return (
+        _changed_domain(domain, world)
+        or _unreadable(domain, world.surroundings)
+        or _cycle(world.lineage)
+        or _unfit_parent(domain, world.parent)
+    )
 
 
 def refuse_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | None:
@@ -34,7 +41,12 @@ def refuse_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | None:
         return Reason.CANARY_UNSUPPORTED, (
             "This release moves all traffic to a new version at once; leave spec.serving.canaryPercent out."
         )
-    return _changed_adapter(adapter, world) or _unshared_domain(adapter, world.domain.domain)
+    return (
+        _changed_adapter(adapter, world)
+        or _unreadable(adapter, world.surroundings)
+        or _unmeasurable(adapter)
+        or _unshared_domain(adapter, world.domain.domain)
+    )
 
 
 def _changed_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | None:
@@ -49,6 +61,32 @@ def _changed_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | Non
 def _unshared_domain(adapter: TaskAdapter, domain: Domain | None) -> Refusal | None:
     if domain is not None and not domain.is_shared_with(adapter.metadata.namespace):
         return _not_shared(domain.key, adapter.metadata.namespace)
+    return None
+
+
+def _unreadable(resource: Domain | TaskAdapter, surroundings: Surroundings) -> Refusal | None:
+    """Refuse an address that no training process could read where it will run."""
+    if surroundings.schemes is None:
+        return None
+    for address in addresses_of(resource):
+        if scheme_of(address.uri) not in surroundings.schemes:
+            return Reason.ADDRESS_UNREACHABLE, (
+                f"{address.field} is {address.uri}, which a training Job cannot reach. "
+                f"Give it as {CLUSTER_KINDS}."
+            )
+        try:
+            check_address(address)
+        except InvalidInput as error:
+            return Reason.ADDRESS_MALFORMED, f"{address.field}: {error.message}"
+    return None
+
+
+def _unmeasurable(adapter: TaskAdapter) -> Refusal | None:
+    spec = adapter.spec
+    try:
+        check_gate_fits(spec.gate, spec.task.type, has_data=spec.data is not None)
+    except InvalidInput as error:
+        return error.reason, error.message
     return None
 
 

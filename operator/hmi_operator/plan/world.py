@@ -3,9 +3,21 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from hmi_api.data_addresses import CLUSTER_SCHEMES
 from hmi_api.domain import Domain
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.wire import AdapterView, DomainVersionView, DomainView, RunView
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What can be done where training runs."""
+
+    schemes: frozenset[str] | None = None
+    """Schemes of addresses that a training process can read, paths not among them; None for any address."""
+
+
+CLUSTER = Surroundings(CLUSTER_SCHEMES)
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class DomainWorld:
     """Keys from this Domain upwards, to the root, a missing one, or the first that comes again."""
     dependents: tuple[str, ...] = ()
     """Resources that stand on this Domain, such as ``TaskAdapter shop/topic``."""
+    surroundings: Surroundings = Surroundings()
 
 
 @dataclass(frozen=True)
@@ -74,3 +87,4 @@ class AdapterWorld:
     view: AdapterView | None = None
     run: RunView | None = None
     job: JobView | None = None
+    surroundings: Surroundings = Surroundings()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from hmi_api.artifacts import ArtifactKind
 from hmi_api.errors import InvalidInput
+from hmi_api.gates import check_gate_fits
 from hmi_api.task_adapter import TaskData
 from hmi_api.wire import AdapterRunSpec, RunResult
 from hmi_runtime.adapters.checks import check_adapter
@@ -13,7 +14,7 @@ from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.export import BASE_URI, FAMILY
 from hmi_runtime.training.fitting import evaluate, fit_adapter
 from hmi_runtime.training.foundation import Foundation
-from hmi_runtime.training.gate import Verdict, check_gate_fits, judge
+from hmi_runtime.training.gate import Verdict, judge
 from hmi_runtime.training.imports import import_adapter
 from hmi_runtime.training.labelled import Rows, check_known, hold_out, label_names, read_labelled
 from hmi_runtime.training.workplace import Workplace

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmi_api.errors import InvalidInput
+from hmi_api.gates import check_gate_fits
 from hmi_api.task_adapter import Gate, Metric, TaskType
-from hmi_runtime.training.gate import check_gate_fits, judge
+from hmi_runtime.training.gate import judge
 from hmi_runtime.training.metrics import accuracy, entities, entity_f1, macro_f1
 
 tags = st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"]), max_size=12)
