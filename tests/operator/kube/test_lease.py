@@ -1,0 +1,144 @@
+"""Who of several replicas may act, on a real API server and with clocks that a test moves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from kube_server import KubeServer
+from operator_harness import DOMAINS, Cluster, PromptJobs, cluster
+
+from hmi_api.errors import NotReady
+from hmi_operator.client import ControlPlaneClient
+from hmi_operator.engine import Engine
+from hmi_operator.kube.cache import ResourceCache
+from hmi_operator.kube.kinds import LEASES
+from hmi_operator.kube.lease import Lease
+from hmi_operator.kube.store import KubeResourceStore
+from hmi_operator.kube.watch import list_all
+
+pytestmark = pytest.mark.anyio
+
+SECONDS = 6.0
+
+
+@dataclass
+class Clock:
+    """A clock that a test moves."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
+    async with cluster(kubeconfig, namespace) as found:
+        yield found
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def lease_of(here: Cluster, clock: Clock, name: str) -> Lease:
+    return Lease(here.api, here.namespace, name, seconds=SECONDS, clock=clock)
+
+
+async def holder(here: Cluster) -> Any:
+    found = await here.get(LEASES, "hmi-operator")
+    assert found is not None
+    return found["spec"]["holderIdentity"]
+
+
+async def looks(lease: Lease) -> bool:
+    """Say whether one attempt gets the lease: ``acquire`` returns at once or not at all."""
+    try:
+        async with asyncio.timeout(1):
+            await lease.acquire()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def test_one_replica_has_it_and_another_waits_until_it_has_run_out(here: Cluster, clock: Clock) -> None:
+    first, second = lease_of(here, clock, "first"), lease_of(here, clock, "second")
+    await first.acquire()
+    assert first.held
+    assert not await looks(second)
+    clock.now += SECONDS * 0.9
+    assert not first.held, "the first stops before the second may start"
+    assert not await looks(second)
+    clock.now += SECONDS * 0.1
+    assert await looks(second)
+    assert (second.held, await holder(here)) == (True, "second")
+    found = await here.get(LEASES, "hmi-operator")
+    assert found is not None
+    assert found["spec"]["leaseTransitions"] == 1
+
+
+async def test_a_replica_that_was_stopped_does_not_act_and_does_not_take_it_back(
+    here: Cluster, clock: Clock
+) -> None:
+    first, second = lease_of(here, clock, "first"), lease_of(here, clock, "second")
+    await first.acquire()
+    assert not await looks(second)
+    clock.now += SECONDS
+    assert await looks(second)
+    with pytest.raises(NotReady):
+        first.must_hold()
+    await first.keep()
+    assert not await looks(first)
+    assert await holder(here) == "second"
+
+
+async def test_the_engine_does_nothing_without_the_lease(
+    here: Cluster, clock: Clock, served: Any, domain_body: dict[str, Any]
+) -> None:
+    made = await here.apply(domain_body)
+    cache = ResourceCache()
+    await list_all(here.api, cache, [here.namespace])
+    lease = lease_of(here, clock, "first")
+    await lease.acquire()
+    clock.now += SECONDS
+    headers = {"Authorization": f"Bearer {served.token}"}
+    async with httpx.AsyncClient(base_url=served.url, headers=headers) as http:
+        store = KubeResourceStore(here.api, cache)
+        engine = Engine(store, ControlPlaneClient(http), PromptJobs(http), permit=lease.must_hold)
+        with pytest.raises(NotReady, match="NotLeader"):
+            await engine.reconcile(cache.refs()[0])
+    assert await here.get(DOMAINS, "hotel") == made
+    assert served.plane.tenants == set()
+
+
+async def test_a_lease_that_is_given_back_is_free_at_once(here: Cluster, clock: Clock) -> None:
+    first, second = lease_of(here, clock, "first"), lease_of(here, clock, "second")
+    await first.acquire()
+    await first.release()
+    assert not first.held
+    assert await looks(second)
+    await first.release()
+    assert await holder(here) == "second", "what is not held is not given back"
+
+
+async def test_the_same_replica_takes_its_own_lease_after_a_restart(here: Cluster, clock: Clock) -> None:
+    await lease_of(here, clock, "first").acquire()
+    assert await looks(lease_of(here, clock, "first"))
+
+
+async def test_keeping_renews_it_until_it_is_taken(here: Cluster) -> None:
+    first = Lease(here.api, here.namespace, "first", seconds=2.0)
+    await first.acquire()
+    keeping = asyncio.create_task(first.keep())
+    second = Lease(here.api, here.namespace, "second", seconds=2.0)
+    assert not await looks(second)
+    await second.seize()
+    async with asyncio.timeout(10):
+        await keeping
+    assert not first.held
+    assert second.held
+    assert await holder(here) == "second"

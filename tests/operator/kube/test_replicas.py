@@ -1,0 +1,173 @@
+"""Two replicas as processes of their own: one works, the other takes over; probes, metrics and signals."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from kube_server import KubeServer
+from operator_harness import DOMAINS, Cluster, cluster, until
+
+from hmi_operator.kube.kinds import LEASES
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Process:
+    """A replica and its probes."""
+
+    name: str
+    url: str
+    running: "subprocess.Popen[bytes]"
+
+    async def answers(self, path: str) -> str | None:
+        async with httpx.AsyncClient() as http:
+            try:
+                answer = await http.get(self.url + path, timeout=5)
+            except httpx.TransportError:
+                return None
+        return answer.text if answer.is_success else None
+
+    async def leads(self) -> bool:
+        said = await self.answers("/metrics")
+        return said is not None and "hmi_operator_leader 1.0" in said
+
+    async def ready(self) -> bool:
+        return await self.answers("/readyz") == "ok"
+
+
+@contextmanager
+def replica(served: Any, namespace: str, name: str, log: Path, **settings: str) -> Iterator[Process]:
+    """Run ``python -m hmi_operator``."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    environment = os.environ | {
+        "HMI_CONTROL_PLANE_URL": served.url,
+        "HMI_INTERNAL_TOKEN": served.token,
+        "HMI_NAMESPACE": namespace,
+        "HMI_WATCH_NAMESPACES": f'["{namespace}"]',
+        "HMI_POD_NAME": name,
+        "HMI_LEASE_SECONDS": "3",
+        "HMI_PROBE_HOST": "127.0.0.1",
+        "HMI_PROBE_PORT": str(port),
+        "HMI_TRAINER_IMAGE": "hmi/runtime:test",
+        "HMI_LOG_FORMAT": "json",
+        **settings,
+    }
+    with (log / f"{name}.log").open("wb") as output:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "hmi_operator"], env=environment, stdout=output, stderr=output
+        )
+        try:
+            yield Process(name, f"http://127.0.0.1:{port}", running)
+        finally:
+            running.kill()
+            running.wait()
+
+
+@pytest.fixture
+async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
+    async with cluster(kubeconfig, namespace) as found:
+        yield found
+
+
+@pytest.fixture
+async def two(here: Cluster, served: Any, tmp_path: Path) -> AsyncIterator[tuple[Process, Process]]:
+    """A replica that leads and one that stands by."""
+    with (
+        replica(served, here.namespace, "one", tmp_path) as one,
+        replica(served, here.namespace, "two", tmp_path) as two,
+    ):
+        await until(one.ready)
+        await until(two.ready)
+
+        async def some_leads() -> bool:
+            return await one.leads() or await two.leads()
+
+        await until(some_leads)
+        yield (one, two) if await one.leads() else (two, one)
+
+
+async def holder(here: Cluster) -> str:
+    found = await here.get(LEASES, "hmi-operator")
+    return str(found["spec"]["holderIdentity"]) if found else ""
+
+
+async def held(here: Cluster, domain_body: dict[str, Any], name: str) -> None:
+    """Apply a Domain and wait until a replica has taken it up."""
+    body = domain_body | {"metadata": {"name": name}}
+    await here.apply(body)
+    await here.reached(DOMAINS, name, lambda found: "finalizers" in found["metadata"])
+
+
+async def test_the_other_takes_over_when_the_leader_is_killed(
+    here: Cluster, two: tuple[Process, Process], domain_body: dict[str, Any]
+) -> None:
+    leader, standby = two
+    assert await holder(here) == leader.name
+    assert not await standby.leads()
+    assert await standby.ready()
+    assert await standby.answers("/healthz") == "ok"
+    await held(here, domain_body, "hotel")
+    leader.running.send_signal(signal.SIGKILL)
+    await until(standby.leads)
+    assert await holder(here) == standby.name
+    await held(here, domain_body, "inn")
+
+
+async def test_a_leader_that_was_stopped_finds_that_it_leads_no_more(
+    here: Cluster, two: tuple[Process, Process], domain_body: dict[str, Any]
+) -> None:
+    leader, standby = two
+    leader.running.send_signal(signal.SIGSTOP)
+    await until(standby.leads)
+    await held(here, domain_body, "hotel")
+    leader.running.send_signal(signal.SIGCONT)
+    await until(leader.ready)
+    assert not await leader.leads()
+    assert await standby.leads()
+    assert leader.running.poll() is None
+
+
+async def test_a_leader_that_is_asked_to_end_gives_the_lease_back(
+    here: Cluster, two: tuple[Process, Process], domain_body: dict[str, Any]
+) -> None:
+    leader, standby = two
+    leader.running.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(leader.running.wait, 30) == 0
+    await until(standby.leads)
+    await held(here, domain_body, "hotel")
+    said = await standby.answers("/metrics")
+    assert said is not None
+    assert 'hmi_reconcile_seconds_count{kind="Domain"}' in said
+    assert "hmi_reconcile_queue_length" in said
+    assert 'hmi_kube_requests_total{code="200",kind="domains",method="PATCH"}' in said
+
+
+def test_a_setting_that_is_missing_or_wrong_is_named(kubeconfig: KubeServer) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HMI_LEASE_SECONDS": "soon",
+        "HMI_CONTROL_PLANE_URL": "ftp://x",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "hmi_operator"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    for name in ("HMI_LEASE_SECONDS", "HMI_CONTROL_PLANE_URL", "HMI_TRAINER_IMAGE"):
+        assert name in done.stderr
