@@ -64,7 +64,7 @@ def domain_body() -> dict[str, Any]:
         "spec": {
             "baseModel": {"uri": "wheel://m"},
             "split": 3,
-            "corpus": [{"uri": "/c.txt", "format": "Text"}],
+            "corpus": [{"uri": "s3://bucket/c.txt", "format": "Text"}],
         },
     }
 
@@ -79,7 +79,7 @@ def adapter_body() -> dict[str, Any]:
         "spec": {
             "domainRef": {"name": "hotel"},
             "task": {"type": "SequenceClassification"},
-            "data": {"train": {"uri": "/train.jsonl"}},
+            "data": {"train": {"uri": "s3://bucket/train.jsonl"}},
         },
     }
 
