@@ -1,0 +1,56 @@
+"""Uninstalling: resources that no operator looks after any more can be deleted."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from kube_server import KubeServer
+from operator_harness import DOMAINS, TASK_ADAPTERS, Cluster, cluster, is_ready, replica
+
+from hmi_operator.kube.kinds import LEASES
+from hmi_operator.kube.lease import Lease
+from hmi_operator.kube.release import release_all
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
+    async with cluster(kubeconfig, namespace) as found:
+        yield found
+
+
+async def test_a_deletion_without_an_operator_waits_until_it_is_released(
+    here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace, seconds=2.0) as one:
+        await here.apply(domain_body)
+        await here.apply(adapter_body)
+        await here.reached(TASK_ADAPTERS, "topic", is_ready)
+        # The operator is still there, as at the start of an uninstallation.
+        releasing = Lease(here.api, here.namespace, "release", seconds=2.0)
+        assert await release_all(here.api, releasing, [here.namespace]) == 2
+        assert not one.operator.leads
+        for kind, name in ((DOMAINS, "hotel"), (TASK_ADAPTERS, "topic")):
+            found = await here.get(kind, name)
+            assert found is not None, "what is declared stays"
+            assert "finalizers" not in found["metadata"]
+            assert is_ready(found)
+    await here.delete(TASK_ADAPTERS, "topic")
+    await here.delete(DOMAINS, "hotel")
+    await here.gone(TASK_ADAPTERS, "topic")
+    await here.gone(DOMAINS, "hotel")
+
+
+async def test_what_was_released_is_taken_up_again_by_a_new_installation(
+    here: Cluster, served: Any, domain_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace):
+        await here.apply(domain_body)
+        await here.reached(DOMAINS, "hotel", is_ready)
+    await release_all(here.api, Lease(here.api, here.namespace, "release", seconds=2.0), [here.namespace])
+    await here.delete(LEASES, "hmi-operator")  # else it is waited for, a minute
+    async with replica(served, here.namespace), asyncio.timeout(20):
+        await here.reached(DOMAINS, "hotel", lambda found: "finalizers" in found["metadata"])
+    assert len(served.plane.runs) == 1
