@@ -15,6 +15,7 @@ import yaml
 from hmi_cli.errors import usage_error
 
 SUFFIXES = {".yaml", ".yml", ".json"}
+_KUSTOMIZATION = "kustomization"  # says how kubectl puts a folder together, and is no object
 ADDRESSES = (
     ("spec", "baseModel", "uri"),
     ("spec", "corpus", "*", "uri"),
@@ -62,7 +63,11 @@ def _files(path: Path, *, recursive: bool) -> list[Path]:
     if path.is_file():
         return [path]
     candidates = path.rglob("*") if recursive else path.iterdir()
-    return sorted(file for file in candidates if file.is_file() and file.suffix in SUFFIXES)
+    return sorted(
+        file
+        for file in candidates
+        if file.is_file() and file.suffix in SUFFIXES and file.stem != _KUSTOMIZATION
+    )
 
 
 def _parse(text: str, origin: str, folder: Path) -> Iterator[Manifest]:

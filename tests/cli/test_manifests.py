@@ -104,3 +104,9 @@ def test_the_examples_are_valid_and_their_files_exist() -> None:
             assert Path(adapter.spec.data.train.uri).is_file()
             assert adapter.spec.data.evaluation is not None
             assert Path(adapter.spec.data.evaluation.uri).is_file()
+
+
+def test_how_kubectl_puts_a_folder_together_is_no_object(tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text("kind: Kustomization\nresources: [a.yaml]\n")
+    (tmp_path / "a.yaml").write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")
+    assert [found.body["kind"] for found in load([str(tmp_path)], recursive=True)] == ["Namespace"]
