@@ -4,14 +4,17 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from hmi_api.errors import NotReady
 from hmi_api.names import FINALIZER
-from hmi_operator.kube.api import KubeApi
-from hmi_operator.kube.cache import ResourceCache
+from hmi_operator.kube.api import KubeApi, Manifest
+from hmi_operator.kube.errors import Conflict
+from hmi_operator.kube.kinds import RESOURCES, Kind
 from hmi_operator.kube.lease import Lease
-from hmi_operator.kube.store import KubeResourceStore
-from hmi_operator.kube.watch import list_all
+from hmi_operator.kube.watch import objects
 
 logger = logging.getLogger(__name__)
+
+_TRIES = 5
 
 
 async def release_all(api: KubeApi, lease: Lease, namespaces: Sequence[str] = ()) -> int:
@@ -22,19 +25,36 @@ async def release_all(api: KubeApi, lease: Lease, namespaces: Sequence[str] = ()
     """
     await lease.seize()
     keeping = asyncio.create_task(lease.keep())
+    released = 0
     try:
-        cache = ResourceCache()
-        store = KubeResourceStore(api, cache)
-        await list_all(api, cache, namespaces)
-        released = 0
-        for ref in cache.refs():
-            resource = cache.get(ref)
-            if resource is not None and FINALIZER in resource.metadata.finalizers:
-                await store.remove_finalizer(ref, resource.metadata.uid, FINALIZER)
-                logger.info("released %s", ref)
-                released += 1
+        for kind in RESOURCES.values():
+            async for manifest in objects(api, kind, namespaces):
+                released += await _release(api, kind, manifest)
     finally:
         keeping.cancel()
         await asyncio.wait({keeping})
     await lease.hold_on()
     return released
+
+
+async def _release(api: KubeApi, kind: Kind, manifest: Manifest) -> bool:
+    """Take the finalizer off one object, whatever its spec says; return whether it was there."""
+    present: Manifest | None = manifest
+    for _ in range(_TRIES):
+        metadata = present["metadata"] if present is not None else {}
+        held = metadata.get("finalizers") or []
+        if FINALIZER not in held:
+            return False
+        namespace, name = metadata["namespace"], metadata["name"]
+        left = [other for other in held if other != FINALIZER]
+        patch = {"metadata": {"finalizers": left, "resourceVersion": metadata["resourceVersion"]}}
+        try:
+            await api.merge_patch(kind, namespace, name, patch)
+        except Conflict:
+            present = await api.get(kind, namespace, name)
+            continue
+        logger.info("%s %s/%s is no longer held", kind.kind, namespace, name)
+        return True
+    raise NotReady(
+        "Contended", f"{kind.kind} {manifest['metadata']['name']} is changed by others all the time."
+    )

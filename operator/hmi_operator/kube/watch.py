@@ -32,7 +32,7 @@ async def list_all(api: KubeApi, cache: ResourceCache, namespaces: Sequence[str]
         cache.see_namespace(manifest)
     for name, kind in RESOURCES.items():
         with cache.listing(name) as take:
-            async for manifest in _objects(api, kind, namespaces):
+            async for manifest in objects(api, kind, namespaces):
                 take(manifest)
 
 
@@ -47,7 +47,8 @@ async def _namespaces(api: KubeApi, namespaces: Sequence[str]) -> AsyncIterator[
             yield found
 
 
-async def _objects(api: KubeApi, kind: Kind, namespaces: Sequence[str]) -> AsyncIterator[Manifest]:
+async def objects(api: KubeApi, kind: Kind, namespaces: Sequence[str]) -> AsyncIterator[Manifest]:
+    """Go through all objects of a kind; with ``namespaces``, those in these alone."""
     wanted: Sequence[str | None] = namespaces or [None]
     for namespace in wanted:
         async for page in api.pages(kind, namespace):
