@@ -28,6 +28,7 @@ from hmi_operator.kube.metrics import OperatorMetrics
 from hmi_operator.kube.operator import Operator, Parts
 from hmi_operator.kube.probes import serving
 from hmi_operator.kube.release import release_all
+from hmi_operator.kube.webhook import Reviewer, serving_webhook
 from hmi_operator.reconciler import Pace
 from hmi_operator.settings import OperatorSettings, ReleaseSettings, load
 
@@ -96,6 +97,10 @@ async def run(settings: OperatorSettings) -> None:
                 registry=metrics.registry,
             )
         )
+        webhook = settings.webhook()
+        if webhook is not None:
+            reviewer = Reviewer(operator.cache.get, operator.trouble)
+            await stack.enter_async_context(serving_webhook(webhook, reviewer))
         await operator.run(stop)
 
 

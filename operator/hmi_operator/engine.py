@@ -23,6 +23,7 @@ from hmi_operator.plan import (
     plan_domain,
     refuse,
 )
+from hmi_operator.plan.refusal import MAX_DEPTH
 from hmi_operator.plan.removal import held_up
 from hmi_operator.plan.steps import (
     AddFinalizer,
@@ -40,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 REFUSED_SECONDS = 60.0
 """When a resource that the control plane refused is tried again, though nothing was heard."""
-MAX_DEPTH = 64
-"""Ancestors that are followed upwards."""
 
 StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
 

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from hmi_api.common import Resources
 from hmi_api.errors import InvalidInput
 from hmi_operator.kube.jobs import TrainerSettings
+from hmi_operator.kube.webhook import WebhookAddress
 
 _PREFIX = "HMI_"
 SettingsT = TypeVar("SettingsT", bound="ReleaseSettings")
@@ -56,6 +57,12 @@ class OperatorSettings(ReleaseSettings):
     )
     probe_host: str = Field(default="0.0.0.0", description="Address of probes and metrics.")  # noqa: S104
     probe_port: int = Field(default=8082, ge=0, le=65535, description="Port of probes and metrics.")
+    webhook_cert_file: Path | None = Field(
+        default=None, description="Certificate of the validating webhook, PEM; no webhook when absent."
+    )
+    webhook_key_file: Path | None = Field(default=None, description="Its key, PEM.")
+    webhook_host: str = Field(default="0.0.0.0", description="Address of the webhook.")  # noqa: S104
+    webhook_port: int = Field(default=9443, ge=0, le=65535, description="Port of the webhook.")
     trainer_image: str = Field(min_length=1, description="Image of training Jobs.")
     trainer_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     trainer_image_pull_secrets: tuple[str, ...] = ()
@@ -77,6 +84,20 @@ class OperatorSettings(ReleaseSettings):
         if (self.internal_token is None) == (self.internal_token_file is None):
             raise ValueError("set either HMI_INTERNAL_TOKEN or HMI_INTERNAL_TOKEN_FILE")
         return self
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.webhook_cert_file is None) != (self.webhook_key_file is None):
+            raise ValueError("set both HMI_WEBHOOK_CERT_FILE and HMI_WEBHOOK_KEY_FILE, or neither")
+        return self
+
+    def webhook(self) -> WebhookAddress | None:
+        """Return where the validating webhook listens; None when there is none."""
+        if self.webhook_cert_file is None or self.webhook_key_file is None:
+            return None
+        return WebhookAddress(
+            self.webhook_cert_file, self.webhook_key_file, self.webhook_host, self.webhook_port
+        )
 
     def trainer(self) -> TrainerSettings:
         """Return what training Jobs are made from."""

@@ -1,5 +1,6 @@
 """Why a resource is not accepted as declared."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
 
 Refusal = tuple[str, str]
 ALL_TRAFFIC = 100
+MAX_DEPTH = 64
+"""Ancestors that are followed upwards."""
 
 
 def refuse_domain(domain: Domain, world: DomainWorld) -> Refusal | None:
@@ -120,6 +123,20 @@ def _changed_domain(domain: Domain, world: DomainWorld) -> Refusal | None:
     if current is not None and split is not None and split != current.split:
         return _immutable("spec.split", str(current.split))
     return None
+
+
+def lineage_of(
+    domain: Domain, declared: Callable[[DomainKey], Domain | None], limit: int = MAX_DEPTH
+) -> tuple[DomainKey, ...]:
+    """Return the keys from a Domain upwards, to the root, a missing one, or the first that comes again."""
+    lineage = [domain.key]
+    above: Domain | None = domain
+    while above is not None and above.parent_key is not None and len(lineage) <= limit:
+        key = above.parent_key
+        repeated = key in lineage
+        lineage.append(key)
+        above = None if repeated else declared(key)
+    return tuple(lineage)
 
 
 def _cycle(lineage: tuple[DomainKey, ...]) -> Refusal | None:

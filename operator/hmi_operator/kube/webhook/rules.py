@@ -1,0 +1,105 @@
+"""What is said of a resource before it is kept. Pure."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hmi_api.domain import Domain
+from hmi_api.immutability import changed_immutables
+from hmi_api.names import DomainKey, tenant_of
+from hmi_api.reasons import Reason
+from hmi_api.task_adapter import TaskAdapter
+from hmi_operator.plan import AdapterWorld, DomainWorld, Standing, Surroundings
+from hmi_operator.plan.refusal import lineage_of, refuse_adapter, refuse_domain
+from hmi_operator.ports import ResourceRef
+
+Resource = Domain | TaskAdapter
+Declared = Callable[[ResourceRef], Resource | None]
+"""Returns what is declared under a name."""
+
+_NO_MOMENT = datetime.min.replace(tzinfo=UTC)  # whether something is refused does not depend on when
+_COMES_LATER = {Reason.PARENT_NOT_FOUND}
+_QUANTITY = re.compile(r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a resource is refused, if it is, and what its owner should know else."""
+
+    refusal: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def judge(new: Resource, old: Resource | None, declared: Declared, surroundings: Surroundings) -> Verdict:
+    """Return what is said of ``new``, which takes the place of ``old`` or is created.
+
+    What stands on something that is not there yet is only warned of: a folder is applied in any order. A
+    resource whose spec does not change, or that is being deleted, is let through whatever it says.
+    """
+    if new.metadata.deletion_timestamp is not None or (old is not None and old.spec == new.spec):
+        return Verdict()
+    if old is not None and (changed := changed_immutables(old, new)):
+        return Verdict(f"{', '.join(changed)} cannot change; delete the resource and apply it anew.")
+    wrong = next(_wrong_quantities(new), None)
+    if wrong is not None:
+        return Verdict(wrong)
+    if isinstance(new, Domain):
+        return _judge_domain(new, declared, surroundings)
+    return _judge_adapter(new, declared, surroundings)
+
+
+def _judge_domain(domain: Domain, declared: Declared, surroundings: Surroundings) -> Verdict:
+    def after(key: DomainKey) -> Domain | None:
+        return domain if key == domain.key else _domain(key, declared)
+
+    world = DomainWorld(
+        now=_NO_MOMENT,
+        tenant=tenant_of(domain.metadata.namespace),
+        parent=_standing(domain.parent_key, declared) if domain.parent_key else None,
+        lineage=lineage_of(domain, after),
+        surroundings=surroundings,
+    )
+    refusal = refuse_domain(domain, world)
+    if refusal is None:
+        return Verdict()
+    reason, message = refusal
+    return Verdict(warnings=(message,)) if reason in _COMES_LATER else Verdict(message)
+
+
+def _judge_adapter(adapter: TaskAdapter, declared: Declared, surroundings: Surroundings) -> Verdict:
+    standing = _standing(adapter.domain_key, declared)
+    world = AdapterWorld(
+        now=_NO_MOMENT,
+        tenant=tenant_of(adapter.metadata.namespace),
+        domain=standing,
+        surroundings=surroundings,
+    )
+    refusal = refuse_adapter(adapter, world)
+    if refusal is not None:
+        return Verdict(refusal[1])
+    if standing.domain is None:
+        message = f"There is no Domain {standing.key} yet; the TaskAdapter waits for it."
+        return Verdict(warnings=(message,))
+    return Verdict()
+
+
+def _standing(key: DomainKey, declared: Declared) -> Standing:
+    return Standing(key, _domain(key, declared))
+
+
+def _domain(key: DomainKey, declared: Declared) -> Domain | None:
+    namespace, _, name = key.partition("/")
+    found = declared(ResourceRef("Domain", namespace, name))
+    return found if isinstance(found, Domain) else None
+
+
+def _wrong_quantities(resource: Resource) -> Iterator[str]:
+    resources = resource.spec.resources
+    for field, values in (("requests", resources.requests), ("limits", resources.limits)):
+        for name, value in values.items():
+            if not _QUANTITY.fullmatch(value):
+                yield (
+                    f"spec.resources.{field}.{name} is {value!r}, which is no quantity; "
+                    'write it as in "500m", "2" or "4Gi".'
+                )

@@ -1,0 +1,90 @@
+"""A real API server asks the webhook; what it refuses is what ``kubectl apply`` says."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+import yaml
+from kube_server import KubeServer
+
+from hmi_operator.kube.webhook import Reviewer, WebhookAddress, serving_webhook
+
+pytestmark = pytest.mark.anyio
+_NAME = "webhook-asked"
+_DOMAIN = {
+    "apiVersion": "hmi.dev/v1alpha1",
+    "kind": "Domain",
+    "metadata": {"name": "hotel", "namespace": _NAME},
+    "spec": {"baseModel": {"uri": "wheel://m"}, "corpus": [{"uri": "s3://bucket/rows"}]},
+}
+
+
+@pytest.fixture
+async def asked(kube: KubeServer, tmp_path: Path) -> AsyncIterator[KubeServer]:
+    """An API server that asks this process about Domains of one namespace."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "tls.crt"))
+    certificate.private_key_pem.write_to_path(str(tmp_path / "tls.key"))
+    address = WebhookAddress(tmp_path / "tls.crt", tmp_path / "tls.key", host="127.0.0.1", port=0)
+    async with serving_webhook(address, Reviewer(lambda _: None)) as port:
+        kube.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAME}},
+            _configuration(f"https://127.0.0.1:{port}/validate-domains", authority.cert_pem.bytes()),
+        )
+        yield kube
+        await asyncio.to_thread(kube.kubectl, "delete", "validatingwebhookconfiguration", _NAME)
+
+
+async def test_kubectl_apply_is_told_what_to_do(asked: KubeServer) -> None:
+    relative = _DOMAIN | {"spec": {**_DOMAIN["spec"], "corpus": [{"uri": "data/rows.txt"}]}}  # type: ignore[dict-item]
+    said = await _until_asked(asked, relative)
+    assert "spec.corpus[0].uri is data/rows.txt" in said
+    assert "configmap://NAME/KEY" in said
+    child = _DOMAIN | {"spec": {**_DOMAIN["spec"], "parentRef": {"name": "desk"}}}  # type: ignore[dict-item]
+    assert "Warning: There is no Domain webhook-asked/desk" in await _applied(asked, child)
+    assert "deleted" in await asyncio.to_thread(
+        asked.kubectl, "-n", _NAME, "delete", "domain", "hotel", "--wait=false"
+    )
+
+
+async def _until_asked(kube: KubeServer, body: dict[str, Any]) -> str:
+    """Apply without keeping until the API server has taken notice of the webhook."""
+    for _ in range(100):
+        said = await _applied(kube, body, "--dry-run=server")
+        if "denied the request" in said:
+            return said
+    raise AssertionError("the webhook was never asked")
+
+
+async def _applied(kube: KubeServer, body: dict[str, Any], *flags: str) -> str:
+    return await asyncio.to_thread(
+        kube.kubectl, "apply", "-f", "-", *flags, stdin=yaml.safe_dump(body), check=False
+    )
+
+
+def _configuration(url: str, authority: bytes) -> dict[str, Any]:
+    rule = {
+        "apiGroups": ["hmi.dev"],
+        "apiVersions": ["v1alpha1"],
+        "resources": ["domains"],
+        "operations": ["CREATE", "UPDATE", "DELETE"],
+    }
+    webhook = {
+        "name": "domains.hmi.dev",
+        "clientConfig": {"url": url, "caBundle": base64.b64encode(authority).decode()},
+        "rules": [rule],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": _NAME}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": _NAME},
+        "webhooks": [webhook],
+    }

@@ -1,0 +1,154 @@
+"""What the validating webhook says of a resource."""
+
+from typing import Any
+
+import pytest
+
+from hmi_api.domain import Domain
+from hmi_api.task_adapter import TaskAdapter
+from hmi_operator.kube.webhook import Reviewer
+from hmi_operator.kube.webhook.review import MalformedReview
+from hmi_operator.ports import ResourceRef
+
+ROWS = "s3://bucket/rows"
+
+
+def domain(name: str = "hotel", namespace: str = "shop", **spec: Any) -> dict[str, Any]:
+    wanted = {"baseModel": {"uri": "wheel://m"}, "corpus": [{"uri": ROWS}]} | spec
+    return {
+        "apiVersion": "hmi.dev/v1alpha1",
+        "kind": "Domain",
+        "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}"},
+        "spec": wanted,
+    }
+
+
+def adapter(namespace: str = "shop", **spec: Any) -> dict[str, Any]:
+    wanted = {
+        "domainRef": {"name": "hotel", "namespace": "shop"},
+        "task": {"type": "SequenceClassification"},
+        "data": {"train": {"uri": ROWS}},
+    } | spec
+    return {
+        "apiVersion": "hmi.dev/v1alpha1",
+        "kind": "TaskAdapter",
+        "metadata": {"name": "topic", "namespace": namespace},
+        "spec": {name: value for name, value in wanted.items() if value is not None},
+    }
+
+
+def reviewer(*declared: dict[str, Any], trouble: str | None = None) -> Reviewer:
+    models: list[Domain | TaskAdapter] = [Domain.model_validate(body) for body in declared]
+    known = {ResourceRef.of(model): model for model in models}
+    return Reviewer(known.get, lambda: trouble)
+
+
+def review(body: dict[str, Any] | None, old: dict[str, Any] | None = None, **request: Any) -> dict[str, Any]:
+    asked = {"uid": "u1", "operation": "UPDATE" if old else "CREATE", "object": body, "oldObject": old}
+    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": asked | request}
+
+
+def refusal(by: Reviewer, asked: dict[str, Any]) -> str:
+    answer = by.answer(asked)["response"]
+    assert answer["uid"] == "u1"
+    assert answer["allowed"] is False, answer
+    assert answer["status"]["code"] == 422
+    return str(answer["status"]["message"])
+
+
+def warnings(by: Reviewer, asked: dict[str, Any]) -> list[str]:
+    answer = by.answer(asked)["response"]
+    assert answer["allowed"] is True, answer
+    return list(answer.get("warnings", []))
+
+
+def test_what_can_work_is_let_through_in_silence() -> None:
+    assert warnings(reviewer(), review(domain())) == []
+    assert warnings(reviewer(domain()), review(adapter())) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "tells"),
+    [
+        (domain(corpus=[{"uri": "data/rows.txt"}]), "spec.corpus[0].uri"),
+        (domain(corpus=[{"uri": "configmap://texts"}]), "configmap://NAME/KEY"),
+        (domain(parentRef={"name": "hotel"}), "hotel -> shop/hotel"),
+        (domain(resources={"limits": {"memory": "much"}}), "spec.resources.limits.memory is 'much'"),
+        (domain(bridge={"heads": 4, "haed": 1}), "spec.bridge.haed is not a field"),
+        (domain(parentRef={"name": "private", "namespace": "other"}), "not shared with namespace shop"),
+        (domain(parentRef={"name": "desk"}), "base model"),
+        (adapter(namespace="stranger"), "not shared with namespace stranger"),
+        (adapter(task={"type": "TextGeneration"}), "TextGeneration is not served"),
+        (adapter(serving={"canaryPercent": 10}), "canaryPercent"),
+        (
+            adapter(data=None, source={"uri": ROWS}, gate={"metric": "accuracy", "minimum": 0.5}),
+            "remove gate",
+        ),
+        (adapter(gate={"metric": "entity_f1", "minimum": 0.5}), "entity_f1 is for TokenClassification"),
+        (adapter(data={"train": {"uri": "/rows"}}), "spec.data.train.uri"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_work_is_refused_with_what_to_do(body: dict[str, Any], tells: str) -> None:
+    others = [
+        domain("hotel"),
+        domain("desk", baseModel={"uri": "wheel://other"}),
+        domain("private", namespace="other"),
+    ]
+    assert tells in refusal(reviewer(*others), review(body))
+
+
+def test_a_cycle_over_several_domains_is_refused() -> None:
+    others = [domain("b", parentRef={"name": "c"}), domain("c", parentRef={"name": "a"})]
+    changed = domain("a", parentRef={"name": "b"})
+    assert "shop/a -> shop/b -> shop/c -> shop/a" in refusal(
+        reviewer(domain("a"), *others), review(changed, domain("a"))
+    )
+
+
+@pytest.mark.parametrize("body", [domain(parentRef={"name": "desk"}), adapter()], ids=["parent", "domain"])
+def test_what_comes_later_is_only_warned_of(body: dict[str, Any]) -> None:
+    (warning,) = warnings(reviewer(), review(body))
+    assert "There is no Domain" in warning
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        (domain(), domain(baseModel={"uri": "wheel://other"}), "spec.baseModel"),
+        (adapter(), adapter(domainRef={"name": "other"}), "spec.domainRef"),
+        (adapter(), adapter(task={"type": "TokenClassification"}), "spec.task.type"),
+    ],
+)
+def test_what_cannot_change_does_not(old: dict[str, Any], new: dict[str, Any], field: str) -> None:
+    assert f"{field} cannot change" in refusal(reviewer(), review(new, old))
+
+
+def test_deletions_and_status_writes_are_never_held_up() -> None:
+    bad = domain(corpus=[{"uri": "data/rows.txt"}])
+    going = bad | {"metadata": bad["metadata"] | {"deletionTimestamp": "2026-11-21T12:00:00Z"}}
+    for asked in (
+        review(None, bad, operation="DELETE"),
+        review(bad, domain(), subResource="status"),
+        review(going, bad),
+        review(going | {"spec": {"nonsense": 1}}, bad),
+    ):
+        assert warnings(reviewer(), asked) == []
+
+
+def test_an_unchanged_spec_is_let_through_whatever_it_says() -> None:
+    bad = domain(corpus=[{"uri": "data/rows.txt"}])
+    held = bad | {"metadata": bad["metadata"] | {"finalizers": ["hmi.dev/cleanup"]}}
+    assert warnings(reviewer(), review(held, bad)) == []
+
+
+def test_before_others_are_known_nothing_is_held_against_them() -> None:
+    by = reviewer(domain(namespace="elsewhere"), trouble="the API server's resources are not listed yet")
+    assert "not listed yet" in warnings(by, review(adapter()))[0]
+    assert "spec.data.train.uri" in refusal(by, review(adapter(data={"train": {"uri": "/rows"}})))
+
+
+def test_what_is_no_review_is_told_so() -> None:
+    for body in ({}, [], {"request": {}}, None):
+        with pytest.raises(MalformedReview):
+            reviewer().answer(body)
