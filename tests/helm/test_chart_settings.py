@@ -1,0 +1,144 @@
+"""What the chart tells each process is what that process understands."""
+
+from typing import Any
+
+import pytest
+from pydantic_settings import BaseSettings
+from rendered_chart import Helm, Manifest, RenderedChart
+
+from hmi_control_plane.settings import DatabaseSettings, Part, Settings
+from hmi_operator.settings import OperatorSettings, ReleaseSettings
+from hmi_runtime.server.settings import RuntimeSettings
+
+SETTINGS: dict[str, type[BaseSettings]] = {
+    "operator": OperatorSettings,
+    "release": ReleaseSettings,
+    "migrate": DatabaseSettings,
+    "wait-for-schema": DatabaseSettings,
+    "control-plane": Settings,
+    "gateway": Settings,
+    "runtime": RuntimeSettings,
+}
+PREFIX = "HMI_"
+FOUND_ONLY_IN_A_CLUSTER = "a-secret-or-a-field-of-the-pod"
+
+
+def _environment(container: Manifest) -> dict[str, str]:
+    return {entry["name"]: entry.get("value", FOUND_ONLY_IN_A_CLUSTER) for entry in container["env"]}
+
+
+def _known(settings: type[BaseSettings]) -> set[str]:
+    return {PREFIX + name.upper() for name in settings.model_fields}
+
+
+def _containers(chart: RenderedChart) -> list[Manifest]:
+    return [container for _, container in chart.containers() if container["name"] in SETTINGS]
+
+
+def test_every_process_is_covered(trial: RenderedChart) -> None:
+    assert {container["name"] for container in _containers(trial)} == set(SETTINGS)
+
+
+def test_every_variable_is_a_setting(chart: RenderedChart) -> None:
+    for container in _containers(chart):
+        names = {name.split("__")[0] for name in _environment(container) if name.startswith(PREFIX)}
+        assert names <= _known(SETTINGS[container["name"]]), container["name"]
+
+
+def test_every_process_takes_its_settings(chart: RenderedChart, monkeypatch: pytest.MonkeyPatch) -> None:
+    for container in _containers(chart):
+        with monkeypatch.context() as patch:
+            for name, value in _environment(container).items():
+                patch.setenv(name, value)
+            settings: Any = SETTINGS[container["name"]]()
+        if isinstance(settings, Settings):
+            assert settings.missing_for(Part(container["name"])) == []
+            assert settings.token_review
+
+
+def _told(chart: RenderedChart, component: str, number: int = 0) -> dict[str, str]:
+    pods = [pod for found, pod in chart.pods() if found == component]
+    return _environment(pods[number]["spec"]["containers"][0])
+
+
+def test_each_part_is_known_by_its_service_account(trial: RenderedChart) -> None:
+    roles = {name: value for name, value in _told(trial, "control-plane").items() if "ROLES" in name}
+
+    assert roles == {
+        "HMI_ROLES__OPERATOR": "system:serviceaccount:hmi-system:hmi-operator",
+        "HMI_ROLES__CONTROL_PLANE": "system:serviceaccount:hmi-system:hmi-control-plane",
+        "HMI_ROLES__GATEWAY": "system:serviceaccount:hmi-system:hmi-gateway",
+        "HMI_ROLES__RUNTIME": "system:serviceaccount:hmi-system:hmi-runtime",
+    }
+    accounts = {account["metadata"]["name"] for account in trial.of("ServiceAccount")}
+    assert {value.rsplit(":", 1)[1] for value in roles.values()} == accounts
+
+
+def test_tokens_are_made_for_the_audience_that_is_checked(chart: RenderedChart) -> None:
+    audience = _told(chart, "control-plane")["HMI_TOKEN_AUDIENCE"]
+    for component in ("operator", "control-plane", "gateway", "runtime"):
+        pod = chart.pod(component)["spec"]
+        (source,) = [
+            item for volume in pod["volumes"] for item in volume.get("projected", {}).get("sources", [])
+        ]
+        assert source["serviceAccountToken"]["audience"] == audience
+
+
+def test_budgets_are_bytes(helm: Helm) -> None:
+    gpu = _told(helm.render("production"), "runtime", number=1)
+
+    assert gpu["HMI_DEVICE"] == "cuda"
+    assert gpu["HMI_DEVICE_BUDGET"] == str(16 << 30)
+    assert gpu["HMI_DISK_BUDGET"] == str(200 << 30)
+
+
+def test_budgets_in_memory_fit_the_pod(trial: RenderedChart) -> None:
+    told = _told(trial, "runtime")
+    in_memory = sum(int(told[f"HMI_{name}_BUDGET"]) for name in ("DEVICE", "HOST", "TABLE"))
+    limit = trial.pod("runtime")["spec"]["containers"][0]["resources"]["limits"]["memory"]
+
+    assert limit.endswith("Gi")
+    assert in_memory < int(limit.removesuffix("Gi")) * (1 << 30) * 0.6, (
+        "the model and its batches need the rest"
+    )
+
+
+def test_a_pool_says_only_what_differs(helm: Helm) -> None:
+    chart = helm.render("production")
+    pools = {
+        item["metadata"]["labels"]["hmi.dev/pool"]: item
+        for item in chart.of("StatefulSet")
+        if "hmi.dev/pool" in item["metadata"]["labels"]
+    }
+
+    assert set(pools) == {"cpu", "gpu"}
+    images = {
+        name: pool["spec"]["template"]["spec"]["containers"][0]["image"] for name, pool in pools.items()
+    }
+    assert images == {
+        "cpu": "registry.example.com/ml/hmi-runtime:0.1.0",
+        "gpu": "registry.example.com/ml/hmi-runtime-cuda:0.1.0",
+    }
+    assert _told(chart, "runtime", number=0)["HMI_PRECISION"] == "int8"
+    assert _told(chart, "runtime", number=1)["HMI_MAX_RANK"] == "32"
+    assert "volumeClaimTemplates" in pools["gpu"]["spec"]
+
+
+def test_trainers_get_what_the_values_say(helm: Helm) -> None:
+    told = _told(helm.render("production"), "operator")
+
+    assert told["HMI_TRAINER_IMAGE"] == "registry.example.com/ml/hmi-runtime-cuda:0.1.0"
+    assert told["HMI_TRAINER_NODE_SELECTOR"] == '{"example.com/pool":"training"}'
+    assert told["HMI_TRAINER_IMAGE_PULL_SECRETS"] == '["registry"]'
+
+
+def test_credentials_of_the_object_store_reach_who_reads_it_and_nobody_else(helm: Helm) -> None:
+    chart = helm.render("production")
+    holding = {
+        component
+        for component, container in chart.containers()
+        if any(entry["name"] == "AWS_SECRET_ACCESS_KEY" for entry in container.get("env", []))
+    }
+
+    assert holding == {"control-plane", "runtime"}
+    assert not chart.of("PersistentVolumeClaim")
