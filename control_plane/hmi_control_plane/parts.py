@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from hmi_control_plane import admin_api, billing, gateway, internal_api, metering
+from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Authenticator, Door, require_token
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
 from hmi_control_plane.internal_api.changes import Changes
@@ -42,9 +43,11 @@ class ControlPlanePart:
         self._shared = shared
         self._changes = Changes()
         self._callers = settings.caller_check()
+        self._files = ArtifactFiles(settings.artifacts)
         self._sweeper = Sweeper(
             shared.database,
             ArtifactEraser(shared.database, settings.artifacts),
+            self._files,
             lost_after=timedelta(seconds=settings.runtime_lost_after_seconds),
             forgotten_after=timedelta(seconds=settings.runtime_forgotten_after_seconds),
             every_seconds=settings.sweep_every_seconds,
@@ -54,7 +57,10 @@ class ControlPlanePart:
     @property
     def body_limits(self) -> Mapping[str, int]:
         """Largest bodies in bytes, by path prefix."""
-        return {f"{internal_api.PREFIX}/": self._settings.internal_body_limit_bytes}
+        return {
+            f"{internal_api.PREFIX}/": self._settings.internal_body_limit_bytes,
+            f"{internal_api.ARTIFACTS_PREFIX}/": self._settings.artifact_limit_bytes,
+        }
 
     def include_routers(self, app: FastAPI) -> None:
         """Add the routes."""
@@ -68,6 +74,8 @@ class ControlPlanePart:
                 database,
                 Door(self._callers),
                 self._changes,
+                self._files,
+                artifact_limit_bytes=self._settings.artifact_limit_bytes,
                 wait_limit_seconds=self._settings.desired_wait_limit_seconds,
             )
         )

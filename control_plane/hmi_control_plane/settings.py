@@ -52,6 +52,9 @@ class Settings(DatabaseSettings, InternalAuthSettings):
     internal_body_limit_bytes: int = Field(
         default=32 << 20, ge=1, description="Largest body of an internal call; a full heartbeat is megabytes."
     )
+    artifact_limit_bytes: int = Field(
+        default=16 << 30, ge=1, description="Largest artifact that a training Job publishes over HTTP."
+    )
     runtime_lost_after_seconds: float = Field(
         default=15.0, gt=0, description="A runtime this long without a heartbeat is lost; its adapters move."
     )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -10,9 +11,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from hmi_control_plane import placement
-from hmi_control_plane.catalog import runtimes
+from hmi_control_plane.artifact_files import ArtifactFiles
+from hmi_control_plane.catalog import publications, runtimes
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
 from hmi_control_plane.storage import Database
+
+_UPLOADS_EVERY_SECONDS = 600.0
+"""A listing of the store: too dear in an object store to be made with every sweep."""
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +32,7 @@ class Sweeper:
         self,
         database: Database,
         eraser: ArtifactEraser,
+        files: ArtifactFiles,
         *,
         lost_after: timedelta,
         forgotten_after: timedelta,
@@ -35,12 +41,14 @@ class Sweeper:
     ) -> None:
         self._database = database
         self._eraser = eraser
+        self._files = files
         self._lost_after = lost_after
         self._forgotten_after = forgotten_after
         self._every_seconds = every_seconds
         self._notify = notify
         self._stopping = asyncio.Event()
         self._placed_once = False
+        self._uploads_swept_at = float("-inf")
 
     async def run(self) -> None:
         """Sweep until ``stop``; a database or store that is away is tried again."""
@@ -72,3 +80,15 @@ class Sweeper:
             runtimes.forget_lost(session, silent_for=self._forgotten_after)
         while self._eraser.erase_orphans():
             pass
+        if time.monotonic() - self._uploads_swept_at > _UPLOADS_EVERY_SECONDS:
+            self.sweep_uploads()
+            self._uploads_swept_at = time.monotonic()
+
+    def sweep_uploads(self) -> None:
+        """Remove what runs that are over have uploaded and never committed."""
+        staged = self._files.staged_runs()
+        if staged:
+            with self._database.read() as session:
+                staged -= publications.open_runs(session, staged)
+        for run_id in staged:
+            self._files.drop_uploads(run_id)

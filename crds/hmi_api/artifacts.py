@@ -2,14 +2,21 @@
 
 An artifact is a folder in the artifact store: a ``manifest.json`` and the files it lists. It is named by
 the SHA-256 of the manifest's bytes, and the manifest names the SHA-256 of every file, so one digest
-covers all. Tensors are safetensors; nothing is ever pickled. This module holds the types alone: the
-runtime reads and writes the bytes.
+covers all. Tensors are safetensors; nothing is ever pickled. This module holds the types and what names are
+allowed: others read and write the bytes.
 """
 
 from enum import StrEnum
+from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+
+MANIFEST_FILE = "manifest.json"
+FORMAT_VERSION = 1
+
+_SUFFIXES = frozenset({".safetensors", ".json"})
 
 
 class ArtifactKind(StrEnum):
@@ -56,3 +63,21 @@ class ArtifactManifest(WireModel):
     config: dict[str, object] = Field(
         default_factory=dict, description="What the reader needs besides tensors; its schema is the kind's."
     )
+
+
+def artifact_uri(kind: ArtifactKind, digest: str) -> str:
+    """Return where the artifact with this manifest digest lies, relative to the store's root."""
+    return f"{kind.value.lower()}/{digest.removeprefix('sha256:')}"
+
+
+def is_plain_path(name: str) -> bool:
+    """Say whether ``name`` is a plain path below its folder, and not the manifest's own."""
+    path = PurePosixPath(name)
+    plain = bool(name) and path.as_posix() == name and "\\" not in name and "\0" not in name
+    inside = not path.is_absolute() and not any(part in {"..", "."} for part in path.parts)
+    return plain and inside and name != MANIFEST_FILE
+
+
+def is_allowed_format(name: str) -> bool:
+    """Say whether a file's name says safetensors or JSON, the only formats that artifacts hold."""
+    return PurePosixPath(name).suffix in _SUFFIXES

@@ -16,6 +16,9 @@ plane serves them, and the reconciler, training programs and runtimes are its cl
     POST /runtimes/{id}/heartbeat                  Heartbeat                               -> HeartbeatReply
     GET  /runtimes/{id}/desired?since=N&wait=S     -> DesiredState (long poll)
     DELETE /runtimes/{id}                          drained, gone                           -> 204
+    PUT  /artifacts/{run}/files/{sha256}           a file's bytes, not visible yet         -> 204
+    POST /artifacts/{run}                          ArtifactCommit   -> ArtifactCommitted; idempotent
+    GET  /artifacts/{run}/{sha256}/{path}          a file of an artifact that the run names; Range
 """
 
 from enum import StrEnum
@@ -171,6 +174,19 @@ class RunResult(WireModel):
     training_seconds: float = 0.0
 
 
+class ArtifactCommit(WireModel):
+    """Asks that uploaded files become an artifact."""
+
+    manifest: str = Field(description="manifest.json, to the byte: its SHA-256 names the artifact.")
+
+
+class ArtifactCommitted(WireModel):
+    """The artifact, now visible to all; or none yet, and the files to upload before asking again."""
+
+    artifact: ArtifactRef | None = None
+    missing: list[str] = Field(default_factory=list, description="sha256: digests of files.")
+
+
 class RunFailure(WireModel):
     """Why a run ended without a result."""
 
@@ -240,6 +256,10 @@ class HeartbeatReply(WireModel):
 
     known: bool
     desired_revision: int
+    only_here: int = Field(
+        default=0,
+        description="Adapters that this draining runtime serves and another is to serve, but does not yet.",
+    )
 
 
 class DomainServing(WireModel):

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import update
 
+from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import tenants
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
 from hmi_control_plane.catalog.times import now
@@ -119,6 +120,7 @@ def test_sweepers_of_several_processes_do_the_work_of_one(cluster: Any, settings
         Sweeper(
             database,
             ArtifactEraser(database, settings.artifacts),
+            ArtifactFiles(settings.artifacts),
             lost_after=timedelta(minutes=1),
             forgotten_after=timedelta(minutes=2),
             every_seconds=1.0,

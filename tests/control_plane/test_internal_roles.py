@@ -106,6 +106,9 @@ ROUTES = [
     ("POST", "/runs/RUN/progress", {"operator", "acme's trainer"}),
     ("POST", "/runs/RUN/complete", {"operator", "acme's trainer"}),
     ("POST", "/runs/RUN/fail", {"operator", "acme's trainer"}),
+    ("PUT", f"/artifacts/RUN/files/{'0' * 64}", {"acme's trainer"}),
+    ("POST", "/artifacts/RUN", {"acme's trainer"}),
+    ("GET", f"/artifacts/RUN/{'0' * 64}/manifest.json", {"acme's trainer"}),
     ("PUT", "/runtimes/r1", {"runtime"}),
     ("POST", "/runtimes/r1/heartbeat", {"runtime"}),
     ("GET", "/runtimes/r1/desired", {"runtime"}),
@@ -121,7 +124,7 @@ def test_each_route_is_for_some_roles(call: As, run: str, method: str, path: str
         "complete": {"artifacts": [], "baseDigest": "sha256:b"},
         "fail": {"reason": "Why", "message": "So."},
     }
-    body = bodies.get(path.rpartition("/")[2])
+    body = bodies.get(path.rpartition("/")[2], {"manifest": "{}"} if "artifacts" in path else None)
     for who in [*PARTS, *TRAINERS]:
         answer = call(who, method, path, body)
         if who in allowed:
@@ -140,7 +143,7 @@ def test_every_internal_route_is_in_the_table(client: TestClient) -> None:
     found = {
         (method.upper(), path.removeprefix("/internal/v1"))
         for path, methods in paths.items()
-        if path.startswith("/internal/v1/") and not path.startswith("/internal/v1/artifacts")
+        if path.startswith("/internal/v1/")
         for method in methods
     }
 

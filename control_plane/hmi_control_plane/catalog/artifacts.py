@@ -3,12 +3,13 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 
-import fsspec
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_control_plane.artifact_files import open_root
 from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.storage import Artifact, Database
@@ -17,6 +18,7 @@ from hmi_control_plane.storage.upsert import insert_missing
 log = logging.getLogger(__name__)
 
 _ERASED_AT_ONCE = 20
+_TIME_TO_COMPLETE = timedelta(days=1)
 
 
 def artifact_ref(row: Artifact) -> ArtifactRef:
@@ -30,7 +32,30 @@ def load_refs(session: Session, digests: Iterable[str]) -> dict[str, ArtifactRef
     return {row.digest: artifact_ref(row) for row in rows}
 
 
-def record(session: Session, refs: Iterable[ArtifactRef]) -> None:
+def announce(session: Session, ref: ArtifactRef) -> None:
+    """Note an artifact that is about to be published by a run: it is kept for a day, in which the run ends.
+
+    Waits for an eraser that removes the same bytes at this moment; write them after this is committed.
+    """
+    until = now() + _TIME_TO_COMPLETE
+    record(session, [ref], orphaned_at=until)
+    session.execute(
+        update(Artifact)
+        .where(Artifact.digest == ref.digest, Artifact.orphaned_at.is_not(None))
+        .values(orphaned_at=until)
+    )
+
+
+def abandon(session: Session, digests: Iterable[str]) -> None:
+    """Have artifacts erased that no version needs, without waiting any longer."""
+    session.execute(
+        update(Artifact)
+        .where(Artifact.digest.in_(set(digests)), Artifact.refcount <= 0)
+        .values(orphaned_at=now())
+    )
+
+
+def record(session: Session, refs: Iterable[ArtifactRef], *, orphaned_at: datetime | None = None) -> None:
     """Note artifacts that were published; one that no version retains afterwards is an orphan."""
     moment = now()
     rows = {
@@ -41,7 +66,7 @@ def record(session: Session, refs: Iterable[ArtifactRef]) -> None:
             "bytes": ref.bytes,
             "refcount": 0,
             "created_at": moment,
-            "orphaned_at": moment,
+            "orphaned_at": orphaned_at or moment,
         }
         for ref in refs
     }
@@ -102,7 +127,7 @@ class ArtifactEraser:
             # Locked until they are gone: a run that publishes the same bytes meanwhile waits, then adds them.
             orphans: Sequence[Artifact] = session.scalars(
                 select(Artifact)
-                .where(Artifact.orphaned_at.is_not(None))
+                .where(Artifact.orphaned_at <= now())
                 .order_by(Artifact.orphaned_at)
                 .limit(_ERASED_AT_ONCE)
                 .with_for_update(skip_locked=True)
@@ -118,7 +143,7 @@ class ArtifactEraser:
         if any(part in {"", ".", ".."} for part in parts):
             log.error("artifact address %r is no folder inside the store; nothing was erased", uri)
             return
-        filesystem, root = fsspec.core.url_to_fs(self._root)
-        folder = "/".join([root.rstrip("/"), *parts])
+        filesystem, root = open_root(self._root)
+        folder = "/".join([root, *parts])
         if filesystem.exists(folder):
             filesystem.rm(folder, recursive=True)

@@ -38,10 +38,12 @@ def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
         return run_view(row)
     artifacts.record(session, result.artifacts)
     if RunState(row.state) in FINAL:
+        artifacts.abandon(session, [ref.digest for ref in result.artifacts])
         return run_view(row)
     spec = run_view(row).spec
     resource = _resource(session, spec)
     if resource is None or resource.uid != row.uid:
+        artifacts.abandon(session, [ref.digest for ref in result.artifacts])
         gone = RunFailure(
             reason=RESOURCE_DELETED, message="The resource was deleted or replaced while this run worked."
         )

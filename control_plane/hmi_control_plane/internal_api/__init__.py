@@ -4,6 +4,6 @@ Belongs here: routers that serve the contract of ``hmi_api.wire``, and the long 
 Forbidden here: SQL, and anything a tenant or an administrator may call.
 """
 
-from hmi_control_plane.internal_api.router import PREFIX, build
+from hmi_control_plane.internal_api.router import ARTIFACTS_PREFIX, PREFIX, build
 
-__all__ = ["PREFIX", "build"]
+__all__ = ["ARTIFACTS_PREFIX", "PREFIX", "build"]

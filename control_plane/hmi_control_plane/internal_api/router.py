@@ -2,19 +2,23 @@
 
 from fastapi import APIRouter
 
+from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Door
-from hmi_control_plane.internal_api import resources, runs, runtimes
+from hmi_control_plane.internal_api import artifacts, resources, runs, runtimes
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.storage import Database
 
 PREFIX = "/internal/v1"
+ARTIFACTS_PREFIX = f"{PREFIX}/artifacts"
 
 
 def build(
     database: Database,
     door: Door,
     changes: Changes,
+    files: ArtifactFiles,
     *,
+    artifact_limit_bytes: int,
     wait_limit_seconds: float = 55.0,
 ) -> APIRouter:
     """Return the internal API's routes; ``door`` lets only HMI's own parts pass, each to its own calls."""
@@ -22,4 +26,5 @@ def build(
     router.include_router(resources.build(database, door, changes))
     router.include_router(runs.build(database, door, changes))
     router.include_router(runtimes.build(database, door, changes, wait_limit_seconds=wait_limit_seconds))
+    router.include_router(artifacts.build(database, door, files, limit_bytes=artifact_limit_bytes))
     return router

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from hmi_api.callers import Caller, Role
 from hmi_api.wire import RunCreate, RunFailure, RunProgress, RunResult, RunView
 from hmi_control_plane.auth import AdmittedCaller, Door
-from hmi_control_plane.catalog import completion, runs
+from hmi_control_plane.catalog import completion, publications, runs
 from hmi_control_plane.catalog.views import run_view
 from hmi_control_plane.errors import Forbidden
 from hmi_control_plane.internal_api.changes import Changes
@@ -62,7 +62,9 @@ def _reported(database: Database, door: Door, changes: Changes) -> APIRouter:
     def complete_run(run_id: RunId, result: RunResult, caller: AdmittedCaller) -> RunView:
         """End a run with its result, which becomes a version; idempotent."""
         with database.write() as session:
-            run_of(session, run_id, caller)
+            run = run_of(session, run_id, caller)
+            if caller.role is Role.TRAINER:
+                publications.require_published(session, run, result.artifacts)
             view = completion.complete_run(session, run_id, result)
         changes.notify()
         return view

@@ -35,7 +35,8 @@ def build(database: Database, door: Door, changes: Changes, *, wait_limit_second
         refill()
         return Response(status_code=_DONE)
 
-    @router.post("/{runtime_id}/heartbeat")
+    # Without what says nothing: a runtime of an older version knows no field that is new.
+    @router.post("/{runtime_id}/heartbeat", response_model_exclude_defaults=True)
     def heartbeat(runtime_id: RuntimeId, beat: Heartbeat) -> HeartbeatReply:
         """Take a runtime's report."""
         with database.write() as session:

@@ -6,7 +6,7 @@ packages that use these tables.
 """
 
 from hmi_control_plane.storage.adapters import Adapter, AdapterVersion
-from hmi_control_plane.storage.artifacts import Artifact
+from hmi_control_plane.storage.artifacts import Artifact, RunArtifact
 from hmi_control_plane.storage.base import Base
 from hmi_control_plane.storage.billing import Invoice, InvoiceLine, InvoiceState, Price
 from hmi_control_plane.storage.database import Database
@@ -36,6 +36,7 @@ __all__ = [
     "Price",
     "Residency",
     "ResidencyState",
+    "RunArtifact",
     "Runtime",
     "Tenant",
     "TrainingRun",

@@ -12,14 +12,18 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from hmi_api.artifacts import ArtifactFile, ArtifactManifest, ArtifactRef
+from hmi_api.artifacts import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    ArtifactFile,
+    ArtifactManifest,
+    ArtifactRef,
+    is_allowed_format,
+    is_plain_path,
+)
 from hmi_api.errors import Damaged, InvalidInput
 
-MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 1
-
 _CHUNK_BYTES = 1 << 20
-_SUFFIXES = frozenset({".safetensors", ".json"})
 # The safetensors library refuses longer headers too.
 _LONGEST_HEADER_BYTES = 100_000_000
 
@@ -102,21 +106,17 @@ def read_manifest(data: bytes, ref: ArtifactRef) -> ArtifactManifest:
 
 def check_path(name: str) -> None:
     """Raise ``InvalidInput`` PathOutsideArtifact unless ``name`` is a plain path below its folder."""
-    path = PurePosixPath(name)
-    plain = bool(name) and path.as_posix() == name and "\\" not in name and "\0" not in name
-    if not plain or path.is_absolute() or any(part in {"..", "."} for part in path.parts):
+    if not is_plain_path(name):
         raise InvalidInput(
             "PathOutsideArtifact",
-            f"The manifest names the file {name!r}, which is no plain path inside the artifact; "
-            "do not use this artifact, its maker is not to be trusted.",
+            f"The manifest names the file {name!r}, which is no plain path inside the artifact and is not "
+            f"{MANIFEST_FILE}; do not use this artifact, its maker is not to be trusted.",
         )
-    if name == MANIFEST_FILE:
-        raise InvalidInput("PathOutsideArtifact", f"An artifact's file cannot be called {MANIFEST_FILE}.")
 
 
 def check_suffix(name: str) -> None:
     """Raise ``InvalidInput`` NotSafetensors unless the file's name says safetensors or JSON."""
-    if PurePosixPath(name).suffix not in _SUFFIXES:
+    if not is_allowed_format(name):
         raise InvalidInput(
             "NotSafetensors",
             f"{name} is neither .safetensors nor .json; convert the weights to safetensors "

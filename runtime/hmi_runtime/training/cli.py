@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from hmi_api.bearer import BearerAuth
 from hmi_api.errors import HmiError, NotReady
 from hmi_api.wire import RunFailure
-from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.artifacts import ArtifactStore, HttpArtifactStore, Store
 from hmi_runtime.training.export import export_artifact
 from hmi_runtime.training.program import do_run, read_run
 from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, RunRefused
@@ -60,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
             "--spec", type=Path, help="JSON file with the run, for use without a control plane"
         )
         command.add_argument("--work-dir", type=Path, help="HMI_WORK_DIR when absent")
-        command.add_argument("--artifacts", help="root of the artifact store; HMI_ARTIFACTS when absent")
+        command.add_argument(
+            "--artifacts",
+            help="root of the artifact store; HMI_ARTIFACTS when absent, else the control plane's",
+        )
     export = commands.add_parser("export", help="write an adapter as a PEFT folder")
     export.add_argument("--artifact", required=True, help="the artifact's uri in the store, or its digest")
     export.add_argument("--artifacts", required=True, help="root of the artifact store")
@@ -76,7 +79,11 @@ def _run_from_file(
     except (OSError, ValidationError) as error:
         parser.error(f"--spec: {error}")
     reporter = LineReporter()
-    return _finish(do_run(run, _workplace(parser, options, settings, reporter)))
+    artifacts = options.artifacts or settings.artifacts
+    if artifacts is None:
+        parser.error("give --artifacts, or set HMI_ARTIFACTS")
+    store = ArtifactStore(artifacts)
+    return _finish(do_run(run, _workplace(parser, options, settings, store, reporter)))
 
 
 def _run_from_control_plane(
@@ -95,26 +102,23 @@ def _run_from_control_plane(
         view = reporter.run()
         if view.spec.kind != options.command:
             parser.error(f"run {view.id} is of kind {view.spec.kind}, not {options.command}")
-        return _finish(do_run(view.spec, _workplace(parser, options, settings, reporter)))
+        artifacts = options.artifacts or settings.artifacts
+        # Without a store of its own, the program reaches artifacts through the control plane.
+        store = ArtifactStore(artifacts) if artifacts else HttpArtifactStore(client, settings.run_id)
+        return _finish(do_run(view.spec, _workplace(parser, options, settings, store, reporter)))
 
 
 def _workplace(
     parser: argparse.ArgumentParser,
     options: argparse.Namespace,
     settings: TrainingSettings,
+    store: Store,
     reporter: LineReporter | ControlPlaneReporter,
 ) -> Workplace:
     work_dir = options.work_dir or settings.work_dir
-    artifacts = options.artifacts or settings.artifacts
-    if work_dir is None or artifacts is None:
-        parser.error("give --work-dir and --artifacts, or set HMI_WORK_DIR and HMI_ARTIFACTS")
-    return Workplace(
-        work_dir,
-        ArtifactStore(artifacts),
-        reporter,
-        settings.training_checkpoint_seconds,
-        mounts=settings.mounts,
-    )
+    if work_dir is None:
+        parser.error("give --work-dir, or set HMI_WORK_DIR")
+    return Workplace(work_dir, store, reporter, settings.training_checkpoint_seconds)
 
 
 def _finish(ended: object) -> int:

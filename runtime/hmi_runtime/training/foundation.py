@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hmi_api.domain import OnMiss
 from hmi_api.wire import DomainVersionView
-from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.artifacts import Store
 from hmi_runtime.base import BaseModel, Encoder, load_base
 from hmi_runtime.model import DomainLayers, UpperLayers
 from hmi_runtime.plot.lookup import TreeLookup
@@ -45,7 +45,7 @@ class Foundation:
         return cls(base, encoder, split, lambda: represent, None)
 
     @classmethod
-    def of_version(cls, domain: DomainVersionView, store: ArtifactStore, cache: Path) -> "Foundation":
+    def of_version(cls, domain: DomainVersionView, store: Store, cache: Path) -> "Foundation":
         """Stand on a published Domain version, represented as a runtime would serve it.
 
         Raises what loading the base (``Damaged`` BaseModelChanged when its weights are others now) and

@@ -21,7 +21,10 @@ class TrainingSettings(BaseSettings):
     internal_token_file: Path | None = Field(
         default=None, description="File with the bearer token; read again when it is rotated."
     )
-    artifacts: str | None = Field(default=None, description="Root of the artifact store, any fsspec address.")
+    artifacts: str | None = Field(
+        default=None,
+        description="Root of the artifact store, any fsspec address; none: through the control plane.",
+    )
     run_id: str | None = Field(default=None, description="The run to do.")
     work_dir: Path | None = Field(
         default=None, description="Checkpoints and unfinished files; kept over restarts."

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hmi_api.wire import RunProgress
-from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.artifacts import Store
 from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.report import Reporter
 
@@ -14,7 +14,7 @@ class Workplace:
     """A run's folder, the artifact store and the reporter."""
 
     folder: Path
-    store: ArtifactStore
+    store: Store
     reporter: Reporter
     checkpoint_seconds: float = 30.0
     mounts: Path | None = None

@@ -1,0 +1,178 @@
+"""Uploads, their commit and their reading, over fsspec.
+
+An upload lies under ``.uploads/{run}/{sha256}`` and is seen by nobody. A commit moves the files to the
+artifact's folder and writes the manifest last: without it the rest is no artifact.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from hmi_api.artifacts import MANIFEST_FILE, ArtifactFile, ArtifactManifest, ArtifactRef
+from hmi_api.errors import InvalidInput
+from hmi_control_plane.artifact_files.root import is_local, open_root
+from hmi_control_plane.errors import NotFound
+
+UPLOADS = ".uploads"
+_CHUNK_BYTES = 1 << 20
+
+
+class Upload:
+    """One file on its way into the store, under a temporary name until its digest was checked."""
+
+    def __init__(self, files: "ArtifactFiles", run_id: str, digest: str) -> None:
+        self._files = files
+        self._run_id = run_id
+        self._digest = digest
+        self._part = files.staged(run_id, f"{digest}.{uuid.uuid4().hex}")
+        self._running = hashlib.sha256()
+        self._file: Any = files.create(self._part)
+
+    def write(self, data: bytes) -> None:
+        """Add to the file."""
+        self._running.update(data)
+        self._file.write(data)
+
+    def finish(self) -> None:
+        """Keep the file; raises InvalidInput (DigestMismatch) and drops it when it is not what was announced."""
+        found = self._running.hexdigest()
+        if found != self._digest:
+            self.discard()
+            raise InvalidInput(
+                "DigestMismatch", f"The body has SHA-256 {found}, not {self._digest}; upload the file again."
+            )
+        self._files.close(self._file)
+        self._files.move(self._part, self._files.staged(self._run_id, self._digest))
+
+    def discard(self) -> None:
+        """Drop what has arrived."""
+        self._file.close()
+        self._files.remove(self._part)
+
+
+class ArtifactFiles:
+    """The files below the store's ``root``, an fsspec address. Blocking; safe to share between threads."""
+
+    def __init__(self, root: str) -> None:
+        self._fs, self._root = open_root(root)
+
+    # --- uploads ------------------------------------------------------------------------------------
+
+    def upload(self, run_id: str, digest: str) -> Upload:
+        """Begin to take a file that hashes to ``digest``, 64 hexadecimal digits."""
+        return Upload(self, run_id, digest)
+
+    def staged_bytes(self, run_id: str) -> int:
+        """Return the bytes that a run has uploaded and not committed."""
+        return int(sum(self._sizes(self._address(UPLOADS, run_id)).values()))
+
+    def missing(self, run_id: str, files: Sequence[ArtifactFile]) -> list[str]:
+        """Return the digests of ``files`` that a run has not uploaded, each once."""
+        sizes = self._sizes(self._address(UPLOADS, run_id))
+        absent = [file.digest for file in files if sizes.get(_digits(file.digest)) != file.bytes]
+        return list(dict.fromkeys(absent))
+
+    def staged_runs(self) -> set[str]:
+        """Return the ids of runs that have uploads."""
+        folder = self._address(UPLOADS)
+        with suppress(FileNotFoundError):
+            return {str(entry).rstrip("/").rpartition("/")[2] for entry in self._fs.ls(folder, detail=False)}
+        return set()
+
+    def drop_uploads(self, run_id: str) -> None:
+        """Remove what a run has uploaded and not committed."""
+        with suppress(FileNotFoundError):
+            self._fs.rm(self._address(UPLOADS, run_id), recursive=True)
+
+    # --- artifacts ----------------------------------------------------------------------------------
+
+    def is_stored(self, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> bool:
+        """Say whether an artifact is visible, with every file in its full size."""
+        try:
+            stored: bytes = self._fs.cat_file(self._address(ref.uri, MANIFEST_FILE))
+            sizes = [self._fs.size(self._address(ref.uri, file.path)) for file in manifest.files]
+        except FileNotFoundError:
+            return False
+        return stored == data and sizes == [file.bytes for file in manifest.files]
+
+    def place(self, run_id: str, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> None:
+        """Make uploaded files an artifact; the manifest comes last and at once."""
+        left = [file.digest for file in manifest.files]
+        for file in manifest.files:
+            left.remove(file.digest)
+            source = self.staged(run_id, _digits(file.digest))
+            target = self._address(ref.uri, file.path)
+            if file.digest in left:
+                self._make_folder_of(target)
+                self._fs.cp_file(source, target)
+            else:
+                self.move(source, target)
+        part = self.staged(run_id, f"{_digits(ref.digest)}.{uuid.uuid4().hex}")
+        written = self.create(part)
+        written.write(data)
+        self.close(written)
+        self.move(part, self._address(ref.uri, MANIFEST_FILE))
+
+    def size(self, uri: str, path: str) -> int:
+        """Return the bytes of a file of an artifact; raises NotFound (ArtifactMissing)."""
+        try:
+            return int(self._fs.size(self._address(uri, path)))
+        except FileNotFoundError as error:
+            raise NotFound("ArtifactMissing", f"{uri}/{path} is not in the artifact store.") from error
+
+    def read(self, uri: str, path: str, start: int, length: int) -> Iterator[bytes]:
+        """Yield ``length`` bytes of a file from ``start`` on, in pieces of a bounded size."""
+        with self._fs.open(self._address(uri, path), "rb") as source:
+            source.seek(start)
+            while length > 0 and (piece := source.read(min(_CHUNK_BYTES, length))):
+                length -= len(piece)
+                yield piece
+
+    # --- what an upload needs -----------------------------------------------------------------------
+
+    def staged(self, run_id: str, name: str) -> str:
+        """Return where an upload of a run lies."""
+        return self._address(UPLOADS, run_id, name)
+
+    def create(self, path: str) -> Any:
+        """Open a new file for writing."""
+        self._make_folder_of(path)
+        return self._fs.open(path, "wb")
+
+    def close(self, file: Any) -> None:
+        """Close a written file, when its bytes are on the disk."""
+        if is_local(self._fs):
+            file.flush()
+            os.fsync(file.fileno())
+        file.close()
+
+    def move(self, source: str, target: str) -> None:
+        """Rename a file; at once on a disk and in an object store alike."""
+        self._make_folder_of(target)
+        self._fs.mv(source, target)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; absent is fine."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(path)
+
+    def _make_folder_of(self, path: str) -> None:
+        if is_local(self._fs):
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+
+    def _sizes(self, folder: str) -> dict[str, int]:
+        """Return the sizes of the files directly in ``folder``, by name."""
+        with suppress(FileNotFoundError):
+            entries = self._fs.ls(folder, detail=True)
+            return {str(entry["name"]).rpartition("/")[2]: int(entry["size"]) for entry in entries}
+        return {}
+
+    def _address(self, *parts: str) -> str:
+        return "/".join(part for part in (self._root, *parts) if part)
+
+
+def _digits(digest: str) -> str:
+    return digest.removeprefix("sha256:")
