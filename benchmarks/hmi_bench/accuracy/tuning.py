@@ -23,7 +23,7 @@ class Recipe:
 
     learning_rate: float
     epochs: int
-    batch_size: int = 32
+    batch_size: int = 16
     max_length: int = 128
     warmup: float = 0.1
     weight_decay: float = 0.01
