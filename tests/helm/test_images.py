@@ -1,0 +1,68 @@
+"""What the images are made of: locked, non-root, and no torch where none is needed."""
+
+import re
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from rendered_chart import ROOT, RenderedChart
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = {
+    "control-plane": ("control-plane", "operator", "cli", "s3"),
+    "runtime": ("runtime", "cpu", "s3"),
+    "runtime-cuda": ("runtime", "cuda", "s3"),
+}
+LOCK_LINE = re.compile(r"(?P<name>[a-z0-9.-]+)==(?P<version>[^ ]+) --hash=sha256:[0-9a-f]{64}")
+
+
+def _locked(name: str) -> dict[str, str]:
+    lines = (ROOT / "requirements" / f"{name}.lock").read_text().splitlines()
+    matches = [LOCK_LINE.fullmatch(line) for line in lines if not line.startswith("#")]
+    assert all(matches), f"{name}.lock has a line without a version and a hash"
+    return {match["name"]: match["version"] for match in matches if match}
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_locks_satisfy_what_the_project_asks_for(name: str) -> None:
+    locked = _locked(name)
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [
+        *PROJECT["project"]["dependencies"],
+        *(item for extra in EXTRAS[name] for item in extras[extra]),
+    ]
+
+    for text in wanted:
+        requirement = Requirement(text)
+        version = locked.get(requirement.name.lower().replace("_", "-"))
+        assert version is not None, f"{requirement.name} is not locked: run scripts/lock {name}"
+        assert requirement.specifier.contains(version, prereleases=True), f"run scripts/lock {name}"
+
+
+def test_torch_is_where_it_belongs() -> None:
+    assert "torch" not in _locked("control-plane")
+    assert _locked("runtime")["torch"].endswith("+cpu")
+    assert not any(name.startswith("nvidia-") for name in _locked("runtime"))
+    assert "+" not in _locked("runtime-cuda")["torch"]
+
+
+def test_every_image_of_the_chart_has_a_target_that_is_no_root(trial: RenderedChart) -> None:
+    targets = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    images = {container["image"] for _, container in trial.containers()}
+
+    assert {image.split(":")[0].removeprefix("hmi-") for image in images} <= targets
+    bases = set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
+    assert bases - targets == {"python:3.11-slim-bookworm", "scratch"}
+    for target in ("base", "postgresql"):
+        stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
+        assert "\nUSER 65532:65532" in stage
+    assert "USER 0" not in DOCKERFILE
+
+
+def test_the_context_has_all_packages_and_little_else() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+
+    assert "*" in lines
+    assert {f"!{package}" for package in packages} <= set(lines)
