@@ -37,7 +37,7 @@ class Upload:
         self._file.write(data)
 
     def finish(self) -> None:
-        """Keep the file; raises InvalidInput (DigestMismatch) and drops it when it is not what was announced."""
+        """Keep the file; raises InvalidInput (DigestMismatch), having dropped it, when it is another."""
         found = self._running.hexdigest()
         if found != self._digest:
             self.discard()

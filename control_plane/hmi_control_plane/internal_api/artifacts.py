@@ -61,15 +61,14 @@ def build(database: Database, door: Door, files: ArtifactFiles, *, limit_bytes: 
     @router.post("/{run_id}")
     def commit(run_id: RunId, body: ArtifactCommit, caller: AdmittedCaller) -> ArtifactCommitted:
         """Make uploaded files an artifact, or say which are missing; the same again changes nothing."""
+        namespace = _require_open(database, run_id, caller)
         data = body.manifest.encode()
         manifest = _read_manifest(data)
         ref = _reference(manifest, data)
         if ref.bytes > limit_bytes:
             raise HTTPException(413, f"The artifact has {ref.bytes} bytes; the limit is {limit_bytes}.")
         with database.read() as session:
-            run = run_of(session, run_id, caller)
-            publications.require_open(run)
-            shown_before = publications.was_published_in(session, run.namespace, ref.digest)
+            shown_before = publications.was_published_in(session, namespace, ref.digest)
         if not (shown_before and files.is_stored(ref, manifest, data)):
             missing = files.missing(run_id, manifest.files)
             if missing:
@@ -98,9 +97,12 @@ def build(database: Database, door: Door, files: ArtifactFiles, *, limit_bytes: 
     return router
 
 
-def _require_open(database: Database, run_id: str, caller: Caller) -> None:
+def _require_open(database: Database, run_id: str, caller: Caller) -> str:
+    """Return the namespace of a run that may still publish, and that the caller may work on."""
     with database.read() as session:
-        publications.require_open(run_of(session, run_id, caller))
+        run = run_of(session, run_id, caller)
+        publications.require_open(run)
+        return run.namespace
 
 
 async def _take(request: Request, files: ArtifactFiles, run_id: str, digits: str, room: int) -> None:
