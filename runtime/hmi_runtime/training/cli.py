@@ -118,7 +118,7 @@ def _workplace(
     work_dir = options.work_dir or settings.work_dir
     if work_dir is None:
         parser.error("give --work-dir, or set HMI_WORK_DIR")
-    return Workplace(work_dir, store, reporter, settings.training_checkpoint_seconds)
+    return Workplace(work_dir, store, reporter, settings.training_checkpoint_seconds, mounts=settings.mounts)
 
 
 def _finish(ended: object) -> int:
