@@ -20,6 +20,7 @@ from hmi_api.bearer import BearerAuth, TokenSource
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_operator.client import ControlPlaneClient
 from hmi_operator.kube.api import KubeApi
+from hmi_operator.kube.events import EventRecorder
 from hmi_operator.kube.jobs import KubeJobs, TrainingCache
 from hmi_operator.kube.lease import Lease
 from hmi_operator.kube.login import KopfLogin
@@ -79,6 +80,7 @@ async def run(settings: OperatorSettings) -> None:
                 lease=Lease(api, settings.namespace, settings.pod_name, seconds=settings.lease_seconds),
                 training=training,
                 metrics=metrics,
+                events=EventRecorder(api, settings.pod_name),
             ),
             namespaces=settings.watch_namespaces,
             workers=settings.workers,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from hmi_api.common import CommonStatus
 from hmi_api.domain import Domain, DomainStatus
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.names import FINALIZER, DomainKey
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 REFUSED_SECONDS = 60.0
 """When a resource that the control plane refused is tried again, though nothing was heard."""
 
+StatusListener = Callable[[Domain | TaskAdapter, CommonStatus, CommonStatus], None]
 StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
 
 
@@ -61,7 +63,7 @@ class Engine:
     The same engine runs on Kubernetes and on one machine: what differs is behind the three ports.
     ``clock`` gives the present moment, with its time zone. ``permit`` is called before every act and raises
     ``NotReady`` when this process may not act any more. ``surroundings`` says what can be read where training
-    runs; anything when absent.
+    runs; anything when absent. ``told`` is called with each status that was written, and the one before.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Engine:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         permit: Callable[[], None] = lambda: None,
         surroundings: Surroundings | None = None,
+        told: StatusListener = lambda resource, old, new: None,
     ) -> None:
         self._store = store
         self._control_plane = control_plane
@@ -80,6 +83,7 @@ class Engine:
         self._clock = clock
         self._permit = permit
         self._surroundings = surroundings or Surroundings()
+        self._told = told
 
     async def reconcile(self, ref: ResourceRef) -> Outcome:
         """Bring one resource a step nearer to what is declared.
@@ -165,12 +169,12 @@ class Engine:
     # --- acting -----------------------------------------------------------------------------------
 
     async def _carry_out(self, resource: Domain | TaskAdapter, old: StatusT, plan: Plan[StatusT]) -> Outcome:
-        ref, uid = ResourceRef.of(resource), resource.metadata.uid
-        status, requeue_after = plan.status, plan.requeue_after
+        ref = ResourceRef.of(resource)
+        status, requeue_after, written = plan.status, plan.requeue_after, old
         if resource.metadata.deletion_timestamp is not None and status != old:
             # Told before, since erasing may take long and nothing is left to tell it of afterwards.
-            self._permit()
-            await self._store.write_status(ref, uid, status)
+            await self._write(resource, old, status)
+            written = status
         try:
             for step in plan.steps:
                 self._permit()
@@ -181,9 +185,8 @@ class Engine:
         except InvalidInput as error:
             logger.warning("%s: the control plane refused it: %s", ref, error)
             status, requeue_after = refuse(resource, status, error, self._clock()), REFUSED_SECONDS
-        if status != old:
-            self._permit()
-            await self._store.write_status(ref, uid, status)
+        if status != written:
+            await self._write(resource, written, status)
         gone = any(isinstance(step, RemoveFinalizer) for step in plan.steps)
         return Outcome(requeue_after, await self._to_wake(resource, old, status, gone=gone))
 
@@ -192,11 +195,16 @@ class Engine:
         resource = await self._store.get(ref)
         if resource is None or resource.metadata.uid != uid:
             return
-        self._permit()
+        now = self._clock()
         if isinstance(resource, Domain):
-            await self._store.write_status(ref, uid, held_up(resource, resource.status, error, self._clock()))
+            await self._write(resource, resource.status, held_up(resource, resource.status, error, now))
         else:
-            await self._store.write_status(ref, uid, held_up(resource, resource.status, error, self._clock()))
+            await self._write(resource, resource.status, held_up(resource, resource.status, error, now))
+
+    async def _write(self, resource: Domain | TaskAdapter, old: StatusT, new: StatusT) -> None:
+        self._permit()
+        await self._store.write_status(ResourceRef.of(resource), resource.metadata.uid, new)
+        self._told(resource, old, new)
 
     async def _take(self, resource: Domain | TaskAdapter, step: Step) -> RunView | None:
         """Take one step; return the run that it started, if it did."""

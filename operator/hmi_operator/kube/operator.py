@@ -8,10 +8,14 @@ from typing import Any
 
 import kopf
 
+from hmi_api.common import CommonStatus
+from hmi_api.domain import Domain
 from hmi_api.errors import HmiError
+from hmi_api.task_adapter import TaskAdapter
 from hmi_operator.engine import Engine
 from hmi_operator.kube.api import KubeApi
 from hmi_operator.kube.cache import ResourceCache
+from hmi_operator.kube.events import EventRecorder
 from hmi_operator.kube.jobs import TrainingCache
 from hmi_operator.kube.lease import Lease
 from hmi_operator.kube.metrics import OperatorMetrics
@@ -38,6 +42,8 @@ class Parts:
     lease: Lease
     training: TrainingCache = field(default_factory=TrainingCache)
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
+    events: EventRecorder | None = None
+    """Tells of conditions that turn; nobody does when absent."""
 
 
 class Operator:
@@ -165,6 +171,7 @@ class Operator:
             parts.jobs,
             permit=parts.lease.must_hold,
             surroundings=CLUSTER,
+            told=parts.events.record if parts.events is not None else _tell_nobody,
         )
         reconciler = Reconciler(
             engine, self._store, workers=self._workers, pace=self._pace, observer=parts.metrics.reconciled
@@ -176,9 +183,12 @@ class Operator:
             reconciler.wake(ref)
         try:
             async with asyncio.TaskGroup() as tasks:
-                relisting = tasks.create_task(self._relist())
+                beside = [tasks.create_task(self._relist(), name="relist")]
+                if parts.events is not None:
+                    beside.append(tasks.create_task(parts.events.run(), name="events"))
                 await reconciler.run(stop)
-                relisting.cancel()
+                for task in beside:
+                    task.cancel()
         finally:
             self._reconciler = None
             self._cache.on_change = _nobody
@@ -209,3 +219,7 @@ async def _end(*tasks: "asyncio.Task[Any]") -> None:
 
 def _nobody(_: ResourceRef) -> None:
     """Another replica has the work."""
+
+
+def _tell_nobody(resource: Domain | TaskAdapter, old: CommonStatus, new: CommonStatus) -> None:
+    """Nobody records Events here."""

@@ -42,6 +42,8 @@ _WRONG = (400, 422)
 class _Details:
     """What was read of a Job's pods and warnings, and when."""
 
+    job: JobFacts
+    """As it was then: what has changed since is read again."""
     read_at: float
     pods: Sequence[PodFacts]
     warnings: Sequence[str]
@@ -193,9 +195,9 @@ class KubeJobs:
         )
         if not wants_pods(job) or (young and not job.crashes):
             self._details.pop(job.run_id, None)
-            return _Details(now, (), ())
+            return _Details(job, now, (), ())
         known = self._details.get(job.run_id)
-        if known is not None and now - known.read_at < DETAILS_SECONDS:
+        if known is not None and known.job == job and now - known.read_at < DETAILS_SECONDS:
             return known
         try:
             pods = await self._pods(job)
@@ -205,7 +207,7 @@ class KubeJobs:
             # What is only told to people must not stop the work.
             logger.warning("run %s: why it does not run could not be read: %s", job.run_id, refused)
             pods, warnings = [], []
-        self._details[job.run_id] = _Details(now, pods, warnings)
+        self._details[job.run_id] = _Details(job, now, pods, warnings)
         return self._details[job.run_id]
 
     async def _pods(self, job: JobFacts) -> list[PodFacts]:

@@ -1,0 +1,115 @@
+"""What is told of a change of status."""
+
+import pytest
+from planning_worlds import DIGEST, domain, domain_version, domain_world, run_of
+
+from hmi_api.common import CommonStatus
+from hmi_api.conditions import Condition, ConditionStatus
+from hmi_api.wire import RunState
+from hmi_operator.kube.events import Told, build_event, events_of
+from hmi_operator.plan import JobView, Trouble, plan_domain
+
+WHEN = "2026-11-21T12:00:00Z"
+
+
+def status(*conditions: tuple[str, str, str, str]) -> CommonStatus:
+    made = [
+        Condition(
+            type=type_,
+            status=ConditionStatus(value),
+            reason=reason,
+            message=message,
+            last_transition_time=WHEN,
+        )
+        for type_, value, reason, message in conditions
+    ]
+    return CommonStatus(conditions=made)
+
+
+ACCEPTED = ("Accepted", "True", "Accepted", "")
+RUNNING = ("Trained", "Unknown", "Running", "Run r1 is at work.")
+STUCK = ("Trained", "False", "Unschedulable", "No node takes it.")
+DONE = ("Trained", "True", "Succeeded", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ([], [ACCEPTED], [("Normal", "Accepted", "Accepted.")]),
+        ([ACCEPTED], [ACCEPTED], []),
+        ([ACCEPTED], [ACCEPTED, RUNNING], [("Normal", "Running", "Trained: Run r1 is at work.")]),
+        ([RUNNING], [STUCK], [("Warning", "Unschedulable", "Trained: No node takes it.")]),
+        ([STUCK], [DONE], [("Normal", "Succeeded", "Trained.")]),
+        ([], [("Published", "Unknown", "Waiting", "Comes after Trained.")], []),
+        (
+            [RUNNING],
+            [("CorpusReady", *STUCK[1:]), STUCK, ("Ready", *STUCK[1:])],
+            [("Warning", "Unschedulable", "CorpusReady: No node takes it.")],
+        ),
+        (
+            [STUCK],
+            [("Trained", "False", "OOMKilled", "Raise the limit.")],
+            [("Warning", "OOMKilled", "Trained: Raise the limit.")],
+        ),
+        (
+            [RUNNING],
+            [("Trained", "Unknown", "Retrying", "It is tried again.")],
+            [("Warning", "Retrying", "Trained: It is tried again.")],
+        ),
+        (
+            [],
+            [("Ready", "False", "Terminating", "It is being erased.")],
+            [("Normal", "Terminating", "Ready: It is being erased.")],
+        ),
+        ([STUCK], [(*STUCK[:3], "2 nodes do not take it.")], []),
+    ],
+    ids=[
+        "the first",
+        "nothing new",
+        "work begins",
+        "it is kept back",
+        "it is done",
+        "what only waits is silent",
+        "one cause is told once",
+        "another cause",
+        "a retry",
+        "a deletion is no fault",
+        "another message alone",
+    ],
+)
+def test_what_turns_is_told_once(
+    old: list[tuple[str, str, str, str]],
+    new: list[tuple[str, str, str, str]],
+    told: list[tuple[str, str, str]],
+) -> None:
+    assert [(one.type, one.reason, one.note) for one in events_of(status(*old), status(*new))] == told
+
+
+def test_the_whole_way_of_a_domain_is_a_short_story() -> None:
+    wanted = domain()
+    running = domain_world(wanted, run=run_of(wanted, DIGEST, RunState.RUNNING), job=JobView(True))
+    worlds = [
+        domain_world(wanted),
+        running,
+        domain_world(
+            wanted, run=running.run, job=JobView(True, queued=True, trouble=Trouble("OOMKilled", "More."))
+        ),
+        running,
+        domain_world(wanted, current=domain_version(DIGEST), run=running.run),
+    ]
+    story, before = [], wanted.status
+    for world in worlds:
+        after = plan_domain(wanted.model_copy(update={"status": before}), world).status
+        story += [one.reason for one in events_of(before, after)]
+        before = after
+    assert story == ["Accepted", "Running", "OOMKilled", "Running", "Succeeded", "Published", "Serving"]
+
+
+def test_an_event_names_the_resource_and_fits_the_api() -> None:
+    resource = domain()
+    told = Told("Warning", "OOMKilled", "Raise the limit.")
+    body = build_event(resource, told, "hmi-operator-0")
+    assert body["regarding"]["uid"] == resource.metadata.uid
+    assert body["regarding"]["kind"] == "Domain"
+    assert body["metadata"]["name"].startswith("hotel.")
+    assert body["metadata"]["namespace"] == "shop"
