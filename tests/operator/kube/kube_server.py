@@ -1,9 +1,11 @@
 """A real etcd and kube-apiserver on free ports, in a folder of their own."""
 
 import json
+import os
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,8 +17,10 @@ import httpx
 import trustme
 import yaml
 
+from hmi_operator.local import tether
+
 ADMIN_TOKEN = "an-administrator"
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
 
 
@@ -138,7 +142,9 @@ def _free_ports(count: int) -> list[int]:
 
 def _started(stack: ExitStack, folder: Path, binary: Path, *flags: str) -> "subprocess.Popen[bytes]":
     output = stack.enter_context((folder / f"{binary.name}.log").open("wb"))
-    process = subprocess.Popen([binary, *flags], stdout=output, stderr=output)
+    # Tied to this process, so that none is left behind by a test run that is killed.
+    command = [sys.executable, tether.__file__, str(os.getpid()), str(binary), *flags]
+    process = subprocess.Popen(command, stdout=output, stderr=output)
     stack.callback(_end, process)
     return process
 

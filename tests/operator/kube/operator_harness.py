@@ -10,6 +10,7 @@ import httpx
 from kube_server import KubeServer
 
 from hmi_api.conditions import Condition, find_condition
+from hmi_api.names import digest_bytes
 from hmi_api.wire import RunView
 from hmi_operator.client import ControlPlaneClient
 from hmi_operator.kube.api import KubeApi, Manifest
@@ -21,7 +22,7 @@ from hmi_operator.plan import JobView
 from hmi_operator.ports import ResourceRef
 from hmi_operator.reconciler import Pace
 
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 90.0
 PACE = Pace(resync_seconds=5.0)
 
 
@@ -57,7 +58,7 @@ class PromptJobs:
         artifact = {
             "kind": "Layers" if domain else "Adapter",
             "uri": f"a/{run.id}",
-            "digest": f"sha256:{run.spec_digest[-8:]}",
+            "digest": digest_bytes(run.id.encode()),
             "bytes": 10,
         }
         result = {
@@ -149,7 +150,7 @@ async def replica(
     *,
     also: tuple[str, ...] = (),
     name: str = "replica-1",
-    seconds: float = 6.0,
+    seconds: float = 60.0,
 ) -> AsyncIterator[Replica]:
     """Run a replica that looks after one namespace, and others besides."""
     headers = {"Authorization": f"Bearer {served.token}"}

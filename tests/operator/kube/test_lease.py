@@ -58,7 +58,7 @@ async def holder(here: Cluster) -> Any:
 async def looks(lease: Lease) -> bool:
     """Say whether one attempt gets the lease: ``acquire`` returns at once or not at all."""
     try:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(lease.every):
             await lease.acquire()
     except TimeoutError:
         return False

@@ -3,76 +3,20 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from kube_server import KubeServer
 from operator_harness import DOMAINS, Cluster, cluster, until
+from operator_process import Process, process
 
 from hmi_operator.kube.kinds import LEASES
 
 pytestmark = pytest.mark.anyio
-
-
-@dataclass
-class Process:
-    """A replica and its probes."""
-
-    name: str
-    url: str
-    running: "subprocess.Popen[bytes]"
-
-    async def answers(self, path: str) -> str | None:
-        async with httpx.AsyncClient() as http:
-            try:
-                answer = await http.get(self.url + path, timeout=5)
-            except httpx.TransportError:
-                return None
-        return answer.text if answer.is_success else None
-
-    async def leads(self) -> bool:
-        said = await self.answers("/metrics")
-        return said is not None and "hmi_operator_leader 1.0" in said
-
-    async def ready(self) -> bool:
-        return await self.answers("/readyz") == "ok"
-
-
-@contextmanager
-def replica(served: Any, namespace: str, name: str, log: Path, **settings: str) -> Iterator[Process]:
-    """Run ``python -m hmi_operator``."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    environment = os.environ | {
-        "HMI_CONTROL_PLANE_URL": served.url,
-        "HMI_INTERNAL_TOKEN": served.token,
-        "HMI_NAMESPACE": namespace,
-        "HMI_WATCH_NAMESPACES": f'["{namespace}"]',
-        "HMI_POD_NAME": name,
-        "HMI_LEASE_SECONDS": "3",
-        "HMI_PROBE_HOST": "127.0.0.1",
-        "HMI_PROBE_PORT": str(port),
-        "HMI_TRAINER_IMAGE": "hmi/runtime:test",
-        "HMI_LOG_FORMAT": "json",
-        **settings,
-    }
-    with (log / f"{name}.log").open("wb") as output:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "hmi_operator"], env=environment, stdout=output, stderr=output
-        )
-        try:
-            yield Process(name, f"http://127.0.0.1:{port}", running)
-        finally:
-            running.kill()
-            running.wait()
 
 
 @pytest.fixture
@@ -85,8 +29,8 @@ async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]
 async def two(here: Cluster, served: Any, tmp_path: Path) -> AsyncIterator[tuple[Process, Process]]:
     """A replica that leads and one that stands by."""
     with (
-        replica(served, here.namespace, "one", tmp_path) as one,
-        replica(served, here.namespace, "two", tmp_path) as two,
+        process(served, here.namespace, "one", tmp_path) as one,
+        process(served, here.namespace, "two", tmp_path) as two,
     ):
         await until(one.ready)
         await until(two.ready)

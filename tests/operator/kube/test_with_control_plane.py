@@ -1,0 +1,118 @@
+"""The operator between a real API server and the real control plane: what its conditions say of serving."""
+
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from kube_server import KubeServer
+from operator_harness import (
+    DOMAINS,
+    TASK_ADAPTERS,
+    Cluster,
+    cluster,
+    condition,
+    has_phase,
+    is_ready,
+    replica,
+)
+
+from hmi_control_plane.app import create_app
+from hmi_control_plane.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "the-internal-token-of-this-test"
+
+
+@dataclass
+class ControlPlane:
+    """The real control plane, and what a runtime would say to it."""
+
+    url: str
+    token: str = TOKEN
+
+    async def say(self, method: str, path: str, body: Any = None) -> None:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        async with httpx.AsyncClient(base_url=self.url, headers=headers) as http:
+            answer = await http.request(method, f"/internal/v1/runtimes/r1{path}", json=body)
+            answer.raise_for_status()
+
+    async def register(self) -> None:
+        hello = {"url": "http://r1", "device": "cpu", "capacityBytes": 1 << 30, "incarnation": "i1"}
+        await self.say("PUT", "", hello)
+
+    async def heartbeat(self, **said: Any) -> None:
+        await self.say("POST", "/heartbeat", {"incarnation": "i1", "freeBytes": 1 << 30, **said})
+
+
+@pytest.fixture
+def served(sqlite_url: str, tmp_path: Path) -> Iterator[ControlPlane]:
+    """The control plane on SQLite; a runtime is believed for long, so that none need be kept up."""
+    settings = Settings(
+        database_url=sqlite_url,
+        artifacts=str(tmp_path / "artifacts"),
+        usage_dir=tmp_path / "usage",
+        internal_token=TOKEN,
+        admin_key="the-admin-key-of-this-test",
+        runtime_lost_after_seconds=600.0,
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="error", timeout_keep_alive=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield ControlPlane(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture
+async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
+    async with cluster(kubeconfig, namespace) as found:
+        yield found
+
+
+def says(type_: str, reason: str) -> Any:
+    def check(manifest: dict[str, Any]) -> bool:
+        found = condition(manifest, type_)
+        return found is not None and found.reason == reason
+
+    return check
+
+
+async def test_ready_follows_what_runtimes_say(
+    here: Cluster, served: ControlPlane, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace):
+        await here.apply(domain_body)
+        await here.apply(adapter_body)
+        await here.reached(DOMAINS, "hotel", is_ready)
+        alone = await here.reached(TASK_ADAPTERS, "topic", says("Scheduled", "NoRuntime"))
+        assert not is_ready(alone)
+        assert alone["status"]["phase"] == "Loading"
+
+        await served.register()
+        await here.reached(TASK_ADAPTERS, "topic", says("Scheduled", "Placed"))
+        key = f"{here.namespace}/topic"
+        broken = {"adapter": key, "version": 1, "reason": "ArtifactDamaged", "message": "A digest differs."}
+        await served.heartbeat(failed=[broken])
+        failed = await here.reached(TASK_ADAPTERS, "topic", says("Loaded", "ArtifactDamaged"))
+        assert not is_ready(failed)
+        assert says("Ready", "ArtifactDamaged")(failed)
+
+        await served.heartbeat(ready=[f"{key}@1"])
+        await here.reached(TASK_ADAPTERS, "topic", is_ready)
+        await served.heartbeat(gone=[f"{key}@1"])
+        lost = await here.reached(TASK_ADAPTERS, "topic", has_phase("Loading"))
+        assert not is_ready(lost)
+
+        await here.delete(TASK_ADAPTERS, "topic")
+        await here.delete(DOMAINS, "hotel")
+        await here.gone(TASK_ADAPTERS, "topic")
+        await here.gone(DOMAINS, "hotel")
