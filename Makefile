@@ -3,6 +3,7 @@
 #   make demo     the main job, end to end, on this machine (add ARGS=--keep to leave it running)
 #   make test     every test that needs no cluster and no GPU
 #   make check    formatting, lint, types, layers and the tests: what CI runs
+#   make e2e      the story and the faults on a real cluster (KUBECONFIG, ../shared/kube/cluster or kind)
 #   make bench    the measurements of docs/benchmarks.md (BENCH_DATA=folder of tasks for accuracy)
 #   make crds     write crds/*.yaml and docs/resources.md from the types
 #   make clean    remove what the others made
@@ -27,7 +28,7 @@ CHECKED := $(CODE) tests examples scripts benchmarks
 
 export HMI_PIP_ARGS
 
-.PHONY: help demo test check format bench crds clean
+.PHONY: help demo test check e2e format bench crds clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -47,6 +48,9 @@ check: $(DEV)
 	$(BIN)/mypy $(addprefix -p ,hmi_api hmi_operator hmi_control_plane hmi_runtime hmi_cli hmi_bench)
 	$(BIN)/lint-imports
 	$(MAKE) test
+
+e2e: $(DEV)
+	PYTHON=$(BIN)/python scripts/e2e $(ARGS)
 
 format: $(DEV)
 	$(BIN)/ruff check --fix $(wildcard $(CHECKED))

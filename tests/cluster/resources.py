@@ -1,0 +1,91 @@
+"""Domains and TaskAdapters of the cluster: applying, following and asking for them."""
+
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from kubectl import Kubectl, Object, condition, is_true, key_of, wait_for
+
+BOTH = "domains.hmi.dev,taskadapters.hmi.dev"
+_SHORT = {"Domain": "domain", "TaskAdapter": "taskadapter"}
+
+
+class Resources:
+    """What tenants declared."""
+
+    def __init__(self, kubectl: Kubectl) -> None:
+        self._kubectl = kubectl
+
+    def all(self, namespaces: Collection[str] | None = None) -> list[Object]:
+        """Return Domains and TaskAdapters, of some namespaces alone if named."""
+        found = self._kubectl.items(BOTH, "--all-namespaces")
+        return [one for one in found if namespaces is None or one["metadata"]["namespace"] in namespaces]
+
+    def get(self, kind: str, namespace: str, name: str) -> Object:
+        """Return one."""
+        found: Object = self._kubectl.json("get", f"{_SHORT[kind]}.hmi.dev", name, "-n", namespace)
+        return found
+
+    def describe(self, kind: str, namespace: str, name: str) -> str:
+        """Return what ``kubectl describe`` tells a user."""
+        return self._kubectl.text("describe", f"{_SHORT[kind]}.hmi.dev", name, "-n", namespace)
+
+    def follow_until_ready(self, namespaces: Collection[str], limit_s: float) -> None:
+        """Wait until all are Ready and say how they get on; fail at once when one fails for good."""
+        started, told = time.monotonic(), {}
+
+        def all_ready() -> bool:
+            found = self.all(namespaces)
+            for one in found:
+                status = one.get("status", {})
+                line = f"{status.get('phase', '')} {status.get('progress') or ''}".rstrip()
+                if told.get(key_of(one), "") != line:
+                    told[key_of(one)] = line
+                    print(f"[{time.monotonic() - started:6.1f}s] {key_of(one)}: {line}", flush=True)
+                assert status.get("phase") != "Failed", f"{key_of(one)} failed:\n{conditions_of(one)}"
+            return bool(found) and all(is_true(one, "Ready") for one in found)
+
+        wait_for(all_ready, limit_s, "everything Ready", lambda: table(self.all(namespaces)))
+
+    def reached(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        wanted: Callable[[Object], bool],
+        limit_s: float,
+        what: str,
+    ) -> Object:
+        """Wait until one is as wanted, and return it."""
+
+        def look() -> Object | None:
+            found = self.get(kind, namespace, name)
+            return found if wanted(found) else None
+
+        return wait_for(
+            look, limit_s, f"{name}: {what}", lambda: conditions_of(self.get(kind, namespace, name))
+        )
+
+    def ready(self, kind: str, namespace: str, name: str, limit_s: float) -> Object:
+        """Wait until one is Ready on the spec as it is."""
+        return self.reached(kind, namespace, name, lambda one: is_true(one, "Ready"), limit_s, "Ready")
+
+
+def has_reason(type_: str, reason: str) -> Callable[[Object], bool]:
+    """Say of an object whether a condition has a reason."""
+    return lambda body: condition(body, type_).get("reason") == reason
+
+
+def conditions_of(body: Object) -> str:
+    """Return an object's conditions, one a line."""
+    found: list[dict[str, Any]] = body.get("status", {}).get("conditions", [])
+    return "\n".join(
+        f"  {one['type']}: {one['status']} {one['reason']}: {one.get('message', '')}" for one in found
+    )
+
+
+def table(bodies: Collection[Object]) -> str:
+    """Return objects with their conditions, for a failure's message."""
+    return "\n".join(
+        f"{key_of(one)} {one.get('status', {}).get('phase')}\n{conditions_of(one)}" for one in bodies
+    )
