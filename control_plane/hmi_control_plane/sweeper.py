@@ -38,6 +38,7 @@ class Sweeper:
         forgotten_after: timedelta,
         every_seconds: float,
         notify: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._eraser = eraser
@@ -46,7 +47,10 @@ class Sweeper:
         self._forgotten_after = forgotten_after
         self._every_seconds = every_seconds
         self._notify = notify
+        self._clock = clock
         self._stopping = asyncio.Event()
+        self._watching_since: float | None = None
+        self._swept_at = float("-inf")
         self._placed_once = False
         self._uploads_swept_at = float("-inf")
 
@@ -67,10 +71,7 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Do everything once."""
-        with self._database.write() as session:
-            lost = runtimes.mark_lost(session, silent_for=self._lost_after)
-        if lost:
-            log.warning("no heartbeat for %s from runtimes %s", self._lost_after, ", ".join(lost))
+        lost = self._mark_lost()
         # The first time too: the process before this one may have died between a runtime and its adapters.
         if lost or not self._placed_once:
             placement.fill(self._database)
@@ -80,9 +81,28 @@ class Sweeper:
             runtimes.forget_lost(session, silent_for=self._forgotten_after)
         while self._eraser.erase_orphans():
             pass
-        if time.monotonic() - self._uploads_swept_at > _UPLOADS_EVERY_SECONDS:
+        if self._clock() - self._uploads_swept_at > _UPLOADS_EVERY_SECONDS:
             self.sweep_uploads()
-            self._uploads_swept_at = time.monotonic()
+            self._uploads_swept_at = self._clock()
+        self._swept_at = self._clock()
+
+    def _mark_lost(self) -> list[str]:
+        """Give up runtimes that were silent while they could be heard.
+
+        While the database, or this process, was away nobody's heartbeat was noted; afterwards everyone gets
+        the whole time again, or an outage of seconds would take all runtimes out of the routes.
+        """
+        moment = self._clock()
+        unheard = self._every_seconds + self._lost_after.total_seconds() / 3
+        if self._watching_since is None or moment - self._swept_at > unheard:
+            self._watching_since = moment
+        if moment - self._watching_since < self._lost_after.total_seconds():
+            return []
+        with self._database.write() as session:
+            lost = runtimes.mark_lost(session, silent_for=self._lost_after)
+        if lost:
+            log.warning("no heartbeat for %s from runtimes %s", self._lost_after, ", ".join(lost))
+        return lost
 
     def sweep_uploads(self) -> None:
         """Remove what runs that are over have uploaded and never committed."""

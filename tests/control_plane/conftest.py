@@ -185,10 +185,12 @@ class Cluster:
         """Return a TaskAdapter's view."""
         return self.internal("GET", f"/adapters/{tenant}/{name}")
 
-    def runtime(self, runtime_id: str = "r1", *, incarnation: str = "one", capacity: int = 10_000) -> None:
+    def runtime(
+        self, runtime_id: str = "r1", *, incarnation: str = "one", capacity: int = 10_000, url: str = ""
+    ) -> None:
         """Register a runtime."""
         body = {
-            "url": f"http://{runtime_id}:9000",
+            "url": url or f"http://{runtime_id}:9000",
             "device": "cpu",
             "capacityBytes": capacity,
             "incarnation": incarnation,

@@ -116,20 +116,22 @@ def test_sweepers_of_several_processes_do_the_work_of_one(cluster: Any, settings
     with database.write() as session:
         silent = update(Runtime).where(Runtime.id == "r1").values(heartbeat_at=now() - timedelta(hours=1))
         session.execute(silent)
+    moments = iter(range(10_000))
     sweepers = [
         Sweeper(
             database,
             ArtifactEraser(database, settings.artifacts),
             ArtifactFiles(settings.artifacts),
-            lost_after=timedelta(minutes=1),
+            lost_after=timedelta(seconds=60),
             forgotten_after=timedelta(minutes=2),
             every_seconds=1.0,
             notify=lambda: None,
+            clock=lambda: next(moments),
         )
         for _ in range(4)
     ]
     with ThreadPoolExecutor(len(sweepers)) as pool:
-        for _ in range(3):
+        for _ in range(8):
             list(pool.map(Sweeper.sweep, sweepers))
     for name in names[1:]:
         assert cluster.view(name)["scheduledOn"] == ["r2", "r3"]

@@ -1,15 +1,21 @@
 """Runtimes that come, report, drain, fall silent and return; and where their adapters are meanwhile."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from hmi_api.names import AdapterKey
 from hmi_control_plane import placement
+from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import runtimes
+from hmi_control_plane.catalog.artifacts import ArtifactEraser
 from hmi_control_plane.catalog.times import now
+from hmi_control_plane.gateway.catalog_routes import read_routes
 from hmi_control_plane.storage import Database, Runtime
+from hmi_control_plane.sweeper import Sweeper
 
 
 @pytest.fixture
@@ -147,3 +153,60 @@ def test_a_forgotten_runtime_leaves_the_list(with_adapter: Any, database: Databa
     with database.write() as session:
         runtimes.forget_lost(session, silent_for=timedelta(minutes=30))
     assert [item["id"] for item in with_adapter.admin("GET", "/runtimes")["items"]] == ["r2"]
+
+
+def test_a_draining_runtime_hears_what_only_it_serves(with_adapter: Any) -> None:
+    with_adapter.beat("r1", ready=["acme/spam@1"])
+    assert with_adapter.beat("r1", draining=True).get("onlyHere", 0) == 0  # nobody else could serve it
+    with_adapter.runtime("r2")
+    assert with_adapter.beat("r1", draining=True)["onlyHere"] == 1
+    assert with_adapter.view("spam")["scheduledOn"] == ["r1", "r2"]
+    with_adapter.beat("r2", ready=["acme/spam@1"])
+    assert with_adapter.beat("r1", draining=True).get("onlyHere", 0) == 0
+
+
+def test_a_runtime_that_returns_with_another_address_is_reached_there_at_once(
+    with_adapter: Any, database: Database
+) -> None:
+    with_adapter.beat("r1", ready=["acme/spam@1"])
+    with_adapter.runtime("r1", incarnation="two", url="http://10.1.2.3:8081")
+    assert with_adapter.admin("GET", "/runtimes")["items"][0]["url"] == "http://10.1.2.3:8081"
+    with_adapter.beat("r1", incarnation="two", ready=["acme/spam@1"])
+    with database.read() as session:
+        (route,) = read_routes(session, [AdapterKey("acme/spam")]).values()
+    assert [runtime.url for runtime in route.runtimes] == ["http://10.1.2.3:8081"]
+
+
+def test_an_outage_loses_no_runtime(with_adapter: Any, database: Database, tmp_path: Path) -> None:
+    """Nobody could be heard for a while; whoever then speaks within the time is not lost."""
+    seconds = 0.0
+    sweeper = Sweeper(
+        database,
+        ArtifactEraser(database, str(tmp_path)),
+        ArtifactFiles(str(tmp_path)),
+        lost_after=timedelta(seconds=15),
+        forgotten_after=timedelta(hours=1),
+        every_seconds=2.0,
+        notify=lambda: None,
+        clock=lambda: seconds,
+    )
+
+    def sweep_for(length: float) -> None:
+        nonlocal seconds
+        for _ in range(round(length / 2)):
+            seconds += 2.0
+            sweeper.sweep()
+
+    def silent_for(length: float) -> None:
+        with database.write() as session:
+            session.get_one(Runtime, "r1").heartbeat_at = now() - timedelta(seconds=length)
+
+    with_adapter.beat("r1", ready=["acme/spam@1"])
+    sweep_for(20.0)
+    assert with_adapter.view("spam")["loadedOn"] == ["r1"]
+    seconds += 20.0  # the database was away
+    silent_for(20.0)
+    sweep_for(14.0)
+    assert with_adapter.view("spam")["loadedOn"] == ["r1"]
+    sweep_for(4.0)
+    assert with_adapter.view("spam")["loadedOn"] == []

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import delete, exists, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, exists, func, select, tuple_
+from sqlalchemy.orm import Session, aliased
 
 from hmi_api.errors import InvalidInput
 from hmi_api.names import adapter_key
@@ -79,9 +79,12 @@ def heartbeat(session: Session, runtime_id: str, beat: Heartbeat) -> HeartbeatOu
     session.flush()
     if fleet_changed:
         placement.recount(session, runtime_id)
-    return HeartbeatOutcome(
-        HeartbeatReply(known=True, desired_revision=row.desired_revision), fleet_changed=fleet_changed
+    reply = HeartbeatReply(
+        known=True,
+        desired_revision=row.desired_revision,
+        only_here=_only_here(session, runtime_id) if beat.draining else 0,
     )
+    return HeartbeatOutcome(reply, fleet_changed=fleet_changed)
 
 
 def deregister(session: Session, runtime_id: str) -> None:
@@ -140,6 +143,28 @@ def list_placements(session: Session, runtime_id: str, *, limit: int, cursor: st
     if after is not None:
         query = query.where(Placement.adapter_key > after)
     return page_of(session.scalars(query).all(), limit, lambda row: row.adapter_key)
+
+
+def _only_here(session: Session, runtime_id: str) -> int:
+    """Count the adapters that nobody but a draining runtime serves yet; 0 when nobody else is there at all."""
+    staying = (~Runtime.lost, ~Runtime.draining)
+    if not session.scalar(select(exists().where(*staying))):
+        return 0
+    elsewhere = aliased(Residency)
+    served_elsewhere = exists().where(
+        elsewhere.adapter_id == Residency.adapter_id,
+        elsewhere.state == ResidencyState.READY,
+        Runtime.id == elsewhere.runtime_id,
+        *staying,
+    )
+    wanted = exists().where(Adapter.id == Residency.adapter_id, Adapter.current_version == Residency.version)
+    query = select(func.count()).where(
+        Residency.runtime_id == runtime_id,
+        Residency.state == ResidencyState.READY,
+        wanted,
+        ~served_elsewhere,
+    )
+    return session.scalar(query) or 0
 
 
 def _note_residency(session: Session, runtime_id: str, beat: Heartbeat) -> None:

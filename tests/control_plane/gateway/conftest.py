@@ -19,6 +19,7 @@ class SmallRuntime:
     """Counts words as tokens; says yes when a text has the word yes. Its fields make it fail."""
 
     refuses: int = 0  # connections, before it accepts one
+    breaks: int = 0  # connections that end after the request and before the answer
     status: int = 200
     row_errors: dict[str, RowError] = field(default_factory=dict)  # by adapter
     token_tasks: set[str] = field(default_factory=set)  # adapters
@@ -68,6 +69,9 @@ class RuntimeNetwork(httpx.AsyncBaseTransport):
             if runtime is not None:
                 runtime.refuses -= 1
             raise httpx.ConnectError("connection refused", request=request)
+        if runtime.breaks > 0:
+            runtime.breaks -= 1
+            raise httpx.ReadError("connection reset", request=request)
         return await self._apps[request.url.host].handle_async_request(request)
 
 

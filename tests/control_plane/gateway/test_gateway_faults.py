@@ -46,6 +46,39 @@ def test_rows_that_one_runtime_cannot_serve_go_to_another(acme: Any, runtime: An
     assert [row.adapter for row in second.requests[0].rows] == ["acme/spam"]
 
 
+def test_a_runtime_that_died_is_found_at_its_new_address(
+    acme: Any, runtime: Any, network: Any, cluster: Any
+) -> None:
+    assert acme.classify(model="spam", input="yes").status_code == 200
+    restarted = network.add("r1-again")
+    runtime.status = 500  # what the gateway knows leads to where nobody answers any more
+    cluster.runtime("r1", incarnation="two", url="http://r1-again:9000")
+    cluster.beat("r1", incarnation="two", ready=["acme/spam@1"])
+    assert acme.classify(model="spam", input="yes").status_code == 200
+    assert len(restarted.requests) == 1
+
+
+def test_a_model_that_moved_is_found_where_it_went(
+    acme: Any, runtime: Any, network: Any, cluster: Any
+) -> None:
+    assert acme.classify(model="spam", input="yes").status_code == 200
+    runtime.row_errors["acme/spam"] = RowError(status=503, reason="Draining", message="Going.")
+    second = network.add("r2")
+    cluster.runtime("r2")
+    cluster.beat("r1", draining=True)
+    assert acme.classify(model="spam", input="yes").status_code == 503
+    cluster.beat("r2", ready=["acme/spam@1"])
+    assert acme.classify(model="spam", input="yes").status_code == 200
+    assert len(second.requests) == 1
+
+
+def test_a_connection_that_breaks_halfway_costs_no_answer(acme: Any, runtime: Any, second: Any) -> None:
+    runtime.breaks = 100
+    for _ in range(4):
+        assert acme.classify(model="spam", input="yes").status_code == 200
+    assert len(second.requests) == 4
+
+
 def test_a_users_error_is_not_tried_again(acme: Any, runtime: Any, second: Any) -> None:
     refused = RowError(status=400, reason="TextTooLong", message="Too long.")
     runtime.row_errors["acme/spam"] = second.row_errors["acme/spam"] = refused
