@@ -17,6 +17,7 @@ from hmi_api.wire import RunFailure, RunProgress, RunResult, RunView
 _LOG = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 1.0
+_NOTE_SECONDS = 10.0
 _PROGRESS_TIMEOUT = 2.0
 _TIMEOUT = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
@@ -84,6 +85,8 @@ class ControlPlaneReporter:
         self._clock = clock
         self._next_progress = clock()
         self._progress_pause = _PROGRESS_SECONDS
+        self._noted_stage = ""
+        self._next_note = clock()
 
     def run(self) -> RunView:
         """Fetch the run; raises ``RunRefused``, or ``NotReady`` ControlPlaneAway after the patience."""
@@ -91,6 +94,7 @@ class ControlPlaneReporter:
         return RunView.model_validate_json(answer.content)
 
     def progress(self, progress: RunProgress) -> None:
+        self._note(progress)
         if self._clock() < self._next_progress:
             return
         try:
@@ -109,6 +113,14 @@ class ControlPlaneReporter:
 
     def fail(self, failure: RunFailure) -> None:
         self._post("fail", failure)
+
+    def _note(self, progress: RunProgress) -> None:
+        """Log each stage as it begins, and now and then how far it is: what a tenant reads of its Job."""
+        if progress.stage == self._noted_stage and self._clock() < self._next_note:
+            return
+        self._noted_stage, self._next_note = progress.stage, self._clock() + _NOTE_SECONDS
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+        _LOG.info("%s %d/%d%s", progress.stage, progress.step, progress.total, metrics and f" ({metrics})")
 
     def _post(self, action: str, body: BaseModel) -> None:
         content = _body(body)
