@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
@@ -18,7 +19,8 @@ from kube_server import KubeServer
 from operator_harness import DOMAINS, TASK_ADAPTERS, Cluster, PromptJobs, cluster, is_ready
 from operator_process import Process, process
 
-from hmi_api.wire import RunView
+from hmi_api.errors import HmiError
+from hmi_api.wire import RunState, RunView
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.errors import Conflict
 from hmi_operator.kube.kinds import JOBS
@@ -29,6 +31,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(3600)]
 ADAPTERS = int(os.environ.get("HMI_SCALE", "25"))
 LIMIT_SECONDS = 200 + ADAPTERS
 AT_ONCE = 16
+QUIET = {"HMI_LOG_LEVEL": "WARNING", "HMI_LEASE_SECONDS": "30"}
 CALLS_PER_ADAPTER = 20
 """Requests to the API server for one TaskAdapter, from its creation until it serves."""
 
@@ -44,15 +47,22 @@ class JobController:
 
     async def run(self) -> None:
         while True:
-            pages = self.api.pages(JOBS, self.namespace, labels="hmi.dev/run", fields="status.successful=0")
-            async for page in pages:
-                await _each([job for job in page if job["metadata"]["uid"] not in self.done], self._finish)
+            # What fails on a busy machine is seen to in the next round.
+            with contextlib.suppress(httpx.HTTPError, HmiError):
+                await self._round()
             await asyncio.sleep(0.2)
+
+    async def _round(self) -> None:
+        pages = self.api.pages(JOBS, self.namespace, labels="hmi.dev/run", fields="status.successful=0")
+        async for page in pages:
+            await _each([job for job in page if job["metadata"]["uid"] not in self.done], self._finish)
 
     async def _finish(self, job: Manifest) -> None:
         run_id = job["metadata"]["labels"]["hmi.dev/run"]
         answer = await self.jobs.http.get(f"/internal/v1/runs/{run_id}")
-        await self.jobs.finish(RunView.model_validate(answer.json()))
+        run = RunView.model_validate(answer.json())
+        if run.state is not RunState.SUCCEEDED:
+            await self.jobs.finish(run)
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         conditions = [
             {"type": type_, "status": "True", "reason": "CompletionsReached", "lastTransitionTime": now}
@@ -126,7 +136,7 @@ async def test_many_adapters_become_ready_with_bounded_work_for_each(
     domain_body["spec"]["corpus"] = [{"uri": "s3://b/c.jsonl"}]
     adapter_body["spec"]["data"] = {"train": {"uri": "s3://b/t.jsonl"}}
     async with cluster(kubeconfig, namespace) as here, finishing_jobs(served, here):
-        with process(served, namespace, "operator", tmp_path, HMI_LOG_LEVEL="WARNING") as operator:
+        with process(served, namespace, "operator", tmp_path, **QUIET) as operator:
             await here.apply(domain_body)
             await here.reached(DOMAINS, "hotel", is_ready)
             before, at_rest = await calls(operator), operator.resident_bytes()
@@ -145,7 +155,7 @@ async def test_many_adapters_become_ready_with_bounded_work_for_each(
             )
             assert len(served.plane.runs) == ADAPTERS + 1
             assert per_adapter < CALLS_PER_ADAPTER
-        with process(served, namespace, "again", tmp_path, HMI_LOG_LEVEL="WARNING") as operator:
+        with process(served, namespace, "again", tmp_path, **QUIET) as operator:
             began = time.monotonic()
             await _looked_at_all(operator)
             requests = await calls(operator)
