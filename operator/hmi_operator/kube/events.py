@@ -141,6 +141,9 @@ class EventRecorder:
                     await self._send(resource, told)
                 except HmiError as error:
                     logger.warning("an Event on %s was not taken: %s", resource.metadata.name, error)
+                except Exception:
+                    # What is only told must not stop the work that it tells of.
+                    logger.exception("an Event on %s could not be sent", resource.metadata.name)
             self._waiting.clear()
 
     def _is_allowed(self, uid: str) -> bool:

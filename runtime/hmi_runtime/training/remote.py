@@ -18,7 +18,14 @@ FIRST_WAIT_SECONDS = 0.5  # then doubled: about 16 s over all attempts
 _CHUNK_BYTES = 1 << 20
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 # Of botocore and aiohttp, which are only there for who reads over the network.
-_PASSING_NAMES = {"HTTPClientError", "ClientConnectionError", "ClientPayloadError", "IncompleteReadError"}
+_PASSING_NAMES = {
+    "HTTPClientError",
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "IncompleteReadError",
+    "ClientConnectionError",
+    "ClientPayloadError",
+}
 _PASSING_STATUSES = {408, 425, 429}
 _FIRST_SERVER_ERROR = 500
 

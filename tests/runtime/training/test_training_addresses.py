@@ -198,3 +198,10 @@ def test_an_adapters_folder_is_fetched_from_a_server(server: FlakyServer, tmp_pa
     server.failures = [503, 0]
     folder = fetch_folder(f"{server.url}/lora", tmp_path / "lora")
     assert {name: (folder / name).read_bytes() for name in files} == files
+
+
+def test_an_endpoint_that_does_not_answer_may_pass() -> None:
+    exceptions = pytest.importorskip("botocore.exceptions")
+    error = exceptions.EndpointConnectionError(endpoint_url="http://store")
+    assert remote.may_pass(error)
+    assert not remote.may_pass(exceptions.NoCredentialsError())
