@@ -32,6 +32,8 @@ RIGHTS_IN_OWN_NAMESPACES = RIGHTS | {
     "operator": {EVERYWHERE: NAMESPACES, OWN: LEASE, "team-a": OPERATOR, "team-b": OPERATOR}
 }
 
+FINAL_SECONDS = ("HMI_DRAIN_DELAY_SECONDS", "HMI_MOVE_SECONDS", "HMI_DRAIN_SECONDS")
+
 
 def _rules(role: dict[str, Any]) -> Rules:
     def words(names: list[str]) -> str:
@@ -133,7 +135,7 @@ def test_a_pod_is_given_longer_than_its_requests_take(chart: RenderedChart) -> N
     for component in ("gateway", "runtime"):
         pod = chart.pod(component)["spec"]
         env = {entry["name"]: entry.get("value", "0") for entry in pod["containers"][0]["env"]}
-        needed = float(env["HMI_DRAIN_SECONDS"]) + float(env.get("HMI_DRAIN_DELAY_SECONDS", "0"))
+        needed = sum(float(value) for name, value in env.items() if name in FINAL_SECONDS)
         assert pod["terminationGracePeriodSeconds"] > needed, component
 
 

@@ -30,6 +30,7 @@
 - {name: HMI_BATCH_ROWS, value: {{ $pool.batch.rows | int64 | quote }}}
 - {name: HMI_BATCH_TOKENS, value: {{ $pool.batch.tokens | int64 | quote }}}
 - {name: HMI_MAX_WAIT_MS, value: {{ $pool.batch.maxWaitMs | quote }}}
+- {name: HMI_MOVE_SECONDS, value: {{ $pool.moveSeconds | quote }}}
 - {name: HMI_DRAIN_SECONDS, value: {{ $pool.drainSeconds | quote }}}
 {{ include "hmi.artifactsEnv" $root | trim }}
 {{ include "hmi.tokenEnv" $root }}
