@@ -243,6 +243,19 @@ def test_a_run_fetches_what_it_stands_on_and_nothing_else(
         parties["bolt"].store(child).fetch(other, tmp_path / "bolt")
 
 
+def test_a_domain_may_keep_the_layers_of_its_parent(
+    parties: dict[str, Party], operator: Party, run: str, content: Path
+) -> None:
+    layers = publish(parties["acme"].store(run), content)
+    assert complete(parties["acme"], run, layers).status_code == 200
+    parent = operator.call("GET", "/domains/acme/trade").json()["current"]
+    child = domain_run(operator, "bolt", parent=parent)
+    (content / "t.json").write_text("[]")
+    table = publish(parties["bolt"].store(child), content, ArtifactKind.TABLE)
+    done = complete(parties["bolt"], child, layers, table)
+    assert done.status_code == 200, done.text
+
+
 def test_a_broken_transfer_goes_on_where_it_stopped(
     parties: dict[str, Party], run: str, content: Path, tmp_path: Path
 ) -> None:

@@ -53,11 +53,13 @@ def fetchable(session: Session, run: TrainingRun, digest: str) -> ArtifactRef:
 
 
 def require_published(session: Session, run: TrainingRun, refs: list[ArtifactRef]) -> None:
-    """Raise InvalidInput (ArtifactNotPublished) unless ``refs`` are what the run itself published.
+    """Raise InvalidInput (ArtifactNotPublished) unless ``refs`` are what the run published or stands on.
 
-    So that nobody makes somebody else's artifact its own by naming it.
+    So that nobody makes somebody else's artifact its own by naming it. A Domain that keeps its parent's
+    layers names those.
     """
     published = set(session.scalars(select(RunArtifact.digest).where(RunArtifact.run_id == run.id)))
+    published |= {ref.digest for ref in _stood_on(run)}
     known = load_refs(session, [ref.digest for ref in refs])
     for ref in refs:
         if ref.digest not in published or known.get(ref.digest) != ref:

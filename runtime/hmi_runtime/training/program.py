@@ -8,7 +8,7 @@ import hashlib
 import logging
 from pathlib import Path
 
-from hmi_api.errors import HmiError, NotReady
+from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.wire import AdapterRunSpec, DomainRunSpec, RunFailure, RunResult, RunSpec
 from hmi_runtime.training.adapter import run_adapter
 from hmi_runtime.training.checkpoint import Stages, write_atomically
@@ -42,8 +42,12 @@ def do_run(run: RunSpec, workplace: Workplace) -> RunResult | RunFailure:
             retryable=True,
         )
     else:
-        workplace.reporter.complete(result)
-        return result
+        try:
+            workplace.reporter.complete(result)
+            return result
+        except InvalidInput as refused:
+            _LOG.error("the result was refused: %s", refused)
+            failure = RunFailure(reason=refused.reason, message=refused.message)
     workplace.reporter.fail(failure)
     return failure
 

@@ -9,9 +9,9 @@ from http import HTTPStatus
 from typing import Protocol, TextIO
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from hmi_api.errors import NotReady
+from hmi_api.errors import ErrorBody, InvalidInput, NotReady
 from hmi_api.wire import RunFailure, RunProgress, RunResult, RunView
 
 _LOG = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Reporter(Protocol):
         """Say how far the run is; may be dropped."""
 
     def complete(self, result: RunResult) -> None:
-        """Hand in the result; returns once it is accepted."""
+        """Hand in the result; returns once it is accepted. Raises ``InvalidInput`` when it does not fit."""
 
     def fail(self, failure: RunFailure) -> None:
         """Say why there is no result; returns once it is accepted."""
@@ -138,6 +138,8 @@ class ControlPlaneReporter:
                 if answer.is_success:
                     return answer
                 trouble = f"it answered {answer.status_code}"
+                if answer.status_code == HTTPStatus.BAD_REQUEST:
+                    raise _unfit(answer)
                 if not _may_change(answer.status_code):
                     raise RunRefused(f"The control plane refused {answer.url}: {trouble}.")
             except httpx.TransportError as error:
@@ -155,6 +157,14 @@ class ControlPlaneReporter:
 
 def _body(model: BaseModel) -> str:
     return model.model_dump_json(by_alias=True, exclude_none=True)
+
+
+def _unfit(answer: httpx.Response) -> InvalidInput:
+    try:
+        detail = ErrorBody.model_validate_json(answer.content).error
+    except ValidationError:
+        return InvalidInput("ResultRefused", f"The control plane refused {answer.url} without a reason.")
+    return InvalidInput(detail.code or "ResultRefused", detail.message)
 
 
 def _may_change(status: int) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from hmi_api.errors import NotReady
+from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.wire import RunFailure, RunProgress, RunResult
 from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, RunRefused
 
@@ -76,6 +76,12 @@ def test_a_refusal_is_final(status: int) -> None:
     with pytest.raises(RunRefused):
         reporter(plane, time).complete(RESULT)
     assert len(plane.seen) == 1
+
+
+def test_a_result_that_does_not_fit_is_refused_with_the_control_planes_reason() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        reporter(ControlPlane([400]), Time()).complete(RESULT)
+    assert caught.value.reason == "ResultRefused"
 
 
 def test_progress_goes_out_at_most_once_a_second() -> None:
