@@ -38,6 +38,9 @@ _KEPT = {
     "x-kubernetes-list-map-keys",
 }
 _READY = '.status.conditions[?(@.type=="Ready")]'
+_NAME_MESSAGE = (
+    "a name has at most 63 lower-case letters, digits and dashes, with a letter or digit first and last"
+)
 
 Schema = dict[str, Any]
 
@@ -83,7 +86,7 @@ def structural_schema(type_: type[BaseModel]) -> Schema:
     for field in ("apiVersion", "kind"):
         made["properties"][field] = {"type": "string"}
     made["required"] = ["spec"]
-    name_rule = rule(f"self.metadata.name.matches('{DNS_LABEL}')", f"metadata.name must match {DNS_LABEL}")
+    name_rule = rule(f"self.metadata.name.matches('{DNS_LABEL}')", _NAME_MESSAGE)
     made |= rules(name_rule)
     made["properties"]["status"].pop("default", None)
     return made

@@ -93,4 +93,9 @@ class Reason(StrEnum):
     LOADING = "Loading", "Nothing: a runtime is fetching the adapter."
     SERVING = "Serving", "Nothing: requests are answered."
     IN_USE = "InUse", "Delete the resources that stand on the Domain; it goes by itself then."
+    CONTROL_PLANE_UNAVAILABLE = (
+        "ControlPlaneUnavailable",
+        "Nothing: what is deleted goes once the control plane answers again.",
+    )
+    UNREADABLE = "Unreadable", "Wait for the upgrade to end; then correct what the message names."
     TERMINATING = "Terminating", "Nothing: what belongs to the resource is being erased."

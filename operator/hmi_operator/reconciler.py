@@ -5,9 +5,10 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from hmi_api.errors import HmiError
-from hmi_operator.engine import Engine
+from hmi_operator.engine import Outcome
 from hmi_operator.ports import ResourceRef, ResourceStore
 from hmi_operator.wake_queue import WakeQueue
 
@@ -15,6 +16,14 @@ logger = logging.getLogger(__name__)
 
 Observer = Callable[[ResourceRef, float, bool], None]
 """Told of each reconciliation: of what, how many seconds it took, and whether it went well."""
+
+
+class Reconciles(Protocol):
+    """The engine, or what stands around it."""
+
+    async def reconcile(self, ref: ResourceRef) -> Outcome:
+        """Bring one resource a step nearer to what is declared. Raises ``HmiError``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Reconciler:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Reconciles,
         store: ResourceStore,
         *,
         workers: int = 4,

@@ -4,15 +4,25 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from hmi_api.domain import Domain
 from hmi_api.names import TENANT_LABEL, DomainKey, Tenant, tenant_of
 from hmi_operator.index import DependentsIndex
 from hmi_operator.kube.api import Manifest
-from hmi_operator.kube.objects import Resource, Status, Unreadable, is_newer, read, ref_of
+from hmi_operator.kube.objects import Resource, Status, Unreadable, is_newer, pack, read, ref_of, unpack
 from hmi_operator.ports import KindName, ResourceRef
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A resource as text, which is a tenth of what it is as objects; it is read anew at each use."""
+
+    uid: str
+    version: str
+    text: bytes
 
 
 class ResourceCache:
@@ -24,7 +34,7 @@ class ResourceCache:
     """
 
     def __init__(self) -> None:
-        self._resources: dict[ResourceRef, Resource] = {}
+        self._resources: dict[ResourceRef, _Packed] = {}
         self._unreadable: dict[ResourceRef, Unreadable] = {}
         self._by_namespace: dict[str, set[ResourceRef]] = defaultdict(set)
         self._index = DependentsIndex()
@@ -38,7 +48,8 @@ class ResourceCache:
 
     def get(self, ref: ResourceRef) -> Resource | None:
         """Return a resource as it was last heard of."""
-        return self._resources.get(ref)
+        packed = self._resources.get(ref)
+        return unpack(ref.kind, packed.text) if packed is not None else None
 
     def unreadable(self, ref: ResourceRef) -> Unreadable | None:
         """Return what is known of an object that cannot be read."""
@@ -57,16 +68,18 @@ class ResourceCache:
         """Return a namespace's tenant: its label, else its name."""
         return tenant_of(namespace, self._labels.get(namespace))
 
+    def knows_namespace(self, name: str) -> bool:
+        """Say whether a namespace was heard of, so that its tenant is known."""
+        return name in self._labels
+
     # --- what is heard ----------------------------------------------------------------------------
 
     def see(self, kind: KindName, manifest: Manifest) -> None:
         """Take in an object as it is now; one that is older than what is known is passed over."""
         ref = ref_of(kind, manifest)
-        old = self._resources.get(ref)
-        if old is not None and not is_newer(
-            manifest["metadata"]["resourceVersion"], old.metadata.resource_version
-        ):
+        if not self._is_news(ref, manifest):
             return
+        old = self.get(ref)
         new = read(kind, manifest)
         if isinstance(new, Unreadable):
             self._put_unreadable(new)
@@ -86,10 +99,9 @@ class ResourceCache:
         name = manifest["metadata"]["name"]
         labels = {} if deleted else manifest["metadata"].get("labels") or {}
         before = self.tenant(name)
-        if TENANT_LABEL in labels:
-            self._labels[name] = {TENANT_LABEL: labels[TENANT_LABEL]}
-        else:
-            self._labels.pop(name, None)
+        self._labels[name] = {TENANT_LABEL: labels[TENANT_LABEL]} if TENANT_LABEL in labels else {}
+        if deleted:
+            del self._labels[name]
         if self.tenant(name) != before:
             for ref in self._by_namespace.get(name, ()):
                 self.on_change(ref)
@@ -100,7 +112,7 @@ class ResourceCache:
 
         A watch that was away tells of no deletions; this does.
         """
-        before = {ref: one.metadata.uid for ref, one in self._resources.items() if ref.kind == kind}
+        before = {ref: one.uid for ref, one in self._resources.items() if ref.kind == kind}
         before |= {ref: one.uid for ref, one in self._unreadable.items() if ref.kind == kind}
         gone: set[str] = set()
         self._gone_while_listing[kind] = gone
@@ -129,8 +141,9 @@ class ResourceCache:
         if isinstance(new, Unreadable):
             self._put_unreadable(new)
             return
-        old = self._resources.get(ResourceRef.of(new))
-        if old is None or is_newer(new.metadata.resource_version, old.metadata.resource_version):
+        ref = ResourceRef.of(new)
+        self._writing.pop(ref, None)
+        if self._is_news(ref, manifest):
             self._put(new)
 
     def drop(self, ref: ResourceRef, uid: str | None = None) -> None:
@@ -138,7 +151,7 @@ class ResourceCache:
         self._unreadable.pop(ref, None)
         if uid is not None and ref.kind in self._gone_while_listing:
             self._gone_while_listing[ref.kind].add(uid)
-        old = self._resources.get(ref)
+        old = self.get(ref)
         if old is None or (uid is not None and old.metadata.uid != uid):
             return
         del self._resources[ref]
@@ -157,10 +170,16 @@ class ResourceCache:
 
     # --- within -----------------------------------------------------------------------------------
 
+    def _is_news(self, ref: ResourceRef, manifest: Manifest) -> bool:
+        known = self._resources.get(ref)
+        return known is None or is_newer(manifest["metadata"]["resourceVersion"], known.version)
+
     def _put(self, resource: Resource) -> None:
         ref = ResourceRef.of(resource)
         self._unreadable.pop(ref, None)
-        self._resources[ref] = resource
+        self._resources[ref] = _Packed(
+            resource.metadata.uid, resource.metadata.resource_version, pack(resource)
+        )
         self._by_namespace[ref.namespace].add(ref)
         self._index.put(resource)
 

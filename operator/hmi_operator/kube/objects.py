@@ -65,6 +65,16 @@ def read(kind: KindName, manifest: Manifest) -> Resource | Unreadable:
         return Unreadable(ref_of(kind, manifest), manifest["metadata"]["uid"], explain(error, type_))
 
 
+def pack(resource: Resource) -> bytes:
+    """Return a resource as compact text."""
+    return resource.model_dump_json(by_alias=True, exclude_defaults=True).encode()
+
+
+def unpack(kind: KindName, text: bytes) -> Resource:
+    """Return the resource that ``pack`` was given."""
+    return _TYPES[kind].model_validate_json(text, by_alias=True)
+
+
 def is_newer(version: str, than: str) -> bool:
     """Say whether a resourceVersion is newer than another; versions that are no numbers always are."""
     if version.isdecimal() and than.isdecimal():

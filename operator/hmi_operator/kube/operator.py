@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from hmi_operator.kube.jobs import TrainingCache
 from hmi_operator.kube.lease import Lease
 from hmi_operator.kube.metrics import OperatorMetrics
 from hmi_operator.kube.store import KubeResourceStore
+from hmi_operator.kube.unreadable import ReadableOrTold
 from hmi_operator.kube.watch import handlers, list_all, watch_settings
 from hmi_operator.plan import CLUSTER
 from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
@@ -61,14 +62,12 @@ class Operator:
         workers: int = 8,
         pace: Pace | None = None,
         grace_seconds: float = 10.0,
-        registry_extras: Callable[[kopf.OperatorRegistry, kopf.OperatorSettings], None] | None = None,
     ) -> None:
         self._parts = parts
         self._namespaces = tuple(namespaces)
         self._workers = workers
         self._pace = pace
         self._grace = grace_seconds
-        self._extras = registry_extras
         self._cache = ResourceCache()
         self._store = KubeResourceStore(parts.api, self._cache)
         self._reconciler: Reconciler | None = None
@@ -107,8 +106,6 @@ class Operator:
             return
         settings = watch_settings()
         registry = handlers(self._cache, self._parts.training, self._wake)
-        if self._extras is not None:
-            self._extras(registry, settings)
         try:
             await kopf.operator(
                 registry=registry,
@@ -174,7 +171,18 @@ class Operator:
             told=parts.events.record if parts.events is not None else _tell_nobody,
         )
         reconciler = Reconciler(
-            engine, self._store, workers=self._workers, pace=self._pace, observer=parts.metrics.reconciled
+            ReadableOrTold(
+                engine,
+                self._cache,
+                parts.api,
+                parts.control_plane,
+                parts.jobs,
+                permit=parts.lease.must_hold,
+            ),
+            self._store,
+            workers=self._workers,
+            pace=self._pace,
+            observer=parts.metrics.reconciled,
         )
         await _until(stop, self._list_until_done())
         self._reconciler = reconciler

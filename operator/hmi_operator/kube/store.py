@@ -10,7 +10,7 @@ from hmi_api.task_adapter import TaskAdapterStatus
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.cache import ResourceCache
 from hmi_operator.kube.errors import Conflict
-from hmi_operator.kube.kinds import RESOURCES
+from hmi_operator.kube.kinds import NAMESPACES, RESOURCES
 from hmi_operator.kube.objects import Resource, status_patch, with_foreign_conditions
 from hmi_operator.ports import ResourceRef
 
@@ -40,7 +40,11 @@ class KubeResourceStore:
         return len(self._cache)
 
     async def tenant(self, namespace: str) -> Tenant:
-        """Return the tenant of a namespace."""
+        """Return the tenant of a namespace; one that is new may be heard of later than what is in it."""
+        if not self._cache.knows_namespace(namespace):
+            found = await self._api.get(NAMESPACES, None, namespace)
+            if found is not None:
+                self._cache.see_namespace(found)
         return self._cache.tenant(namespace)
 
     async def dependents(self, domain: DomainKey) -> list[ResourceRef]:

@@ -6,6 +6,7 @@ import pytest
 
 from hmi_api.names import DomainKey
 from hmi_operator.kube.cache import ResourceCache
+from hmi_operator.kube.objects import Unreadable, read
 from hmi_operator.ports import ResourceRef
 
 DOMAIN = ResourceRef("Domain", "shop", "hotel")
@@ -68,6 +69,21 @@ def test_only_what_is_read_of_the_metadata_is_kept(cache: ResourceCache, domain_
     assert found is not None
     assert found.metadata.annotations == {"hmi.dev/retrain": "1"}
     assert not found.metadata.model_extra
+
+
+def test_what_is_kept_as_text_is_what_was_heard(
+    cache: ResourceCache, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    ready = {"type": "Ready", "status": "True", "reason": "Serving"} | {
+        "lastTransitionTime": "2026-01-01T00:00:00Z"
+    }
+    status = {"phase": "Ready", "conditions": [ready], "metrics": {"loss": 1}, "version": 2}
+    for kind, body in ((DOMAIN.kind, domain_body), (ADAPTER.kind, adapter_body)):
+        manifest = heard(body, 1, labels={"a": "b"}, finalizers=["hmi.dev/cleanup"]) | {"status": status}
+        cache.see(kind, manifest)
+        expected = read(kind, manifest)
+        assert not isinstance(expected, Unreadable)
+        assert cache.get(ResourceRef.of(expected)) == expected
 
 
 def test_a_complete_list_ends_what_it_does_not_have(

@@ -112,8 +112,8 @@ REFUSED = [
         changed(DOMAIN, "spec.plot", {"onMiss": "Guess"}),
         'supported values: "Compute", "Backoff"',
     ),
-    ("long name", changed(DOMAIN, "metadata.name", "a" * 64), "metadata.name"),
-    ("dotted name", changed(DOMAIN, "metadata.name", "a.b"), "metadata.name must match"),
+    ("long name", changed(DOMAIN, "metadata.name", "a" * 64), "a name has at most 63"),
+    ("dotted name", changed(DOMAIN, "metadata.name", "a.b"), "a name has at most 63 lower-case letters"),
     ("no task", changed(ADAPTER, "spec.task", None), "spec.task: Required value"),
     ("neither data nor source", changed(ADAPTER, "spec.data", None), "exactly one of data"),
     (
