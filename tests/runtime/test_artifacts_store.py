@@ -281,3 +281,25 @@ def test_processes_that_fetch_at_once_end_with_one_whole_copy(content: Path, tmp
 def test_an_address_without_a_driver_says_what_to_install() -> None:
     with pytest.raises(InvalidInput, match="ArtifactStoreUnsupported"):
         ArtifactStore("nosuchprotocol://bucket")
+
+
+@pytest.mark.parametrize("harm", ["altered", "removed", "emptied", "no manifest"])
+def test_a_copy_that_somebody_touched_is_checked_again_and_fetched_anew(
+    root: str, content: Path, tmp_path: Path, harm: str
+) -> None:
+    store = ArtifactStore(root)
+    ref = publish(store, content)
+    copy = store.fetch(ref, tmp_path / "cache")
+    whole = files_of(copy)
+    if harm == "altered":  # by one bit, and as long as before
+        data = bytearray((copy / "t.safetensors").read_bytes())
+        data[-1] ^= 1
+        (copy / "t.safetensors").write_bytes(bytes(data))
+    elif harm == "removed":
+        (copy / "t.safetensors").unlink()
+    elif harm == "emptied":
+        for path in list(copy.rglob("*")):
+            path.unlink()
+    else:
+        (copy / MANIFEST_FILE).unlink()
+    assert files_of(store.fetch(ref, tmp_path / "cache")) == whole

@@ -16,6 +16,7 @@ from hmi_runtime.pipeline.batches import BatchLimits
 from hmi_runtime.pipeline.engine import Engine, EngineKey
 from hmi_runtime.pipeline.events import PipelineEvents, Unobserved
 from hmi_runtime.pipeline.preparation import Arrival, group_rows
+from hmi_runtime.pipeline.quarantine import Quarantine
 from hmi_runtime.pipeline.rows import Group, PendingRequest, Route
 from hmi_runtime.pipeline.staging import BatchRow
 from hmi_runtime.pipeline.worker import EngineWorker
@@ -25,13 +26,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PipelineLimits:
-    """How much waits and how long. ``max_queue`` counts rows not yet answered; times are seconds."""
+    """How much waits and how long. ``max_queue`` counts rows not yet answered; times are seconds.
+
+    After ``quarantine_failures`` failed rows in a row an adapter is refused for ``quarantine_seconds``.
+    """
 
     batch: BatchLimits = field(default_factory=BatchLimits)
     max_wait: float = 0.002
     max_queue: int = 2048
     max_length: int = 512
     request_timeout: float = 30.0
+    quarantine_failures: int = 3
+    quarantine_seconds: float = 30.0
 
 
 class Pipeline:
@@ -51,6 +57,7 @@ class Pipeline:
         self._routes: dict[str, tuple[EngineKey, Route]] = {}
         self._workers: dict[EngineKey, EngineWorker] = {}
         self._preparers = ThreadPoolExecutor(tokenizer_threads, thread_name_prefix="tokenise")
+        self._quarantine = Quarantine(limits.quarantine_failures, limits.quarantine_seconds)
         self._unanswered = 0
         self._draining = False
         self._idle = threading.Condition()
@@ -63,7 +70,7 @@ class Pipeline:
         rows = min(limits.max_rows, engine.slots.most_at_once)
         limits = replace(limits, max_rows=rows)
         batcher: Batcher[Group] = Batcher(limits, self._limits.max_wait)
-        worker = EngineWorker(engine, batcher, rows, self._answer, self._events)
+        worker = EngineWorker(engine, batcher, rows, self._answer, self._events, self._quarantine)
         self._workers[engine.key] = worker
         worker.start()
 

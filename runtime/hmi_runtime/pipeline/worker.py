@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from hmi_api.errors import Damaged, HmiError, NotReady
+from hmi_api.errors import Damaged, HmiError, InvalidInput, NotReady
 from hmi_api.wire import RowResult
 from hmi_runtime.pipeline.batcher import Batcher
 from hmi_runtime.pipeline.engine import Engine
 from hmi_runtime.pipeline.events import PipelineEvents
+from hmi_runtime.pipeline.quarantine import Quarantine
 from hmi_runtime.pipeline.rows import DEADLINE_REASON, Group, row_error
 from hmi_runtime.pipeline.staging import BatchRow, StagedBatch, single
 
@@ -33,17 +34,25 @@ class EngineWorker:
     """Takes groups off a batcher, stages and computes them, answers every row.
 
     When a batch fails, for whatever reason, each of its rows is tried once more by itself: whoever shares a
-    batch with a row that cannot be computed gets an answer all the same.
+    batch with a row that cannot be computed gets an answer all the same. An adapter whose rows keep failing
+    is refused for a while.
     """
 
     def __init__(
-        self, engine: Engine, batcher: Batcher[Group], max_rows: int, answer: Answer, events: PipelineEvents
+        self,
+        engine: Engine,
+        batcher: Batcher[Group],
+        max_rows: int,
+        answer: Answer,
+        events: PipelineEvents,
+        quarantine: Quarantine,
     ) -> None:
         self.engine = engine
         self.batcher = batcher
         self.max_rows = max_rows
         self._answer = answer
         self._events = events
+        self._quarantine = quarantine
         # One batch computes and one waits, staged: a second staged one would only add latency.
         self._staged: queue.Queue[_Ready | None] = queue.Queue(maxsize=1)
         name = engine.key.base_digest.removeprefix("sha256:")[:8]
@@ -80,8 +89,11 @@ class EngineWorker:
             late = group.request.over(now)
             for index, route in group.rows:
                 row = BatchRow(group.request, index, route, group.text)
+                refusal = self._quarantine.refusal(route.adapter)
                 if late:
-                    self._refuse(row, NotReady(DEADLINE_REASON, "The request waited too long; try again."))
+                    refusal = NotReady(DEADLINE_REASON, "The request waited too long; try again.")
+                if refusal is not None:
+                    self._refuse(row, refusal)
                 else:
                     rows.append(row)
         return rows
@@ -98,6 +110,7 @@ class EngineWorker:
             self._staged.put(_Ready(batch, time.monotonic() - started))
             return
         if len(rows) == 1:
+            self._count_failure(rows[0], error)
             self._refuse(rows[0], error)
             return
         for row in rows:
@@ -126,13 +139,21 @@ class EngineWorker:
         else:
             # Counted before it is answered, so that who has an answer finds it in the counts.
             self._events.computed(batch, ready.staging_seconds, time.monotonic() - started)
+            for row in batch.rows:
+                self._quarantine.answered(row.route.adapter)
             return results
         # Here, and not where the failure was caught: what it held in memory is free by now.
         if len(batch.rows) == 1:
+            self._count_failure(batch.rows[0], error)
             return [RowResult(error=row_error(error))]
         share = ready.staging_seconds / len(batch.rows)
         alone = (_Ready(single(batch, number), share) for number in range(len(batch.rows)))
         return [result for one in alone for result in self._results(one)]
+
+    def _count_failure(self, row: BatchRow, error: HmiError) -> None:
+        """Count a row that failed by itself against its adapter, unless it is the text that is wrong."""
+        if not isinstance(error, InvalidInput) and self._quarantine.failed(row.route.adapter):
+            self._events.quarantined()
 
     def _refuse(self, row: BatchRow, error: HmiError) -> None:
         self._answer(row, RowResult(error=row_error(error)))

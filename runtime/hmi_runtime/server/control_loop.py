@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 _FIRST_RETRY = 0.2
 _LONGEST_RETRY = 5.0
 _LONGEST_LOAD_RETRY = 60.0
+_DRAINING_HEARTBEAT = 0.5
+_LONGEST_DRAINING_ANSWER = 5.0
+"""Seconds to wait for the control plane's word on who else serves; one that is away cannot move anything."""
+
 _SOONEST_NEWS = 0.1
 """Seconds between heartbeats at least, so that ten thousand loads are not ten thousand calls."""
 
@@ -56,6 +60,8 @@ class ControlLoop:
         self._state_read = False
         self._state_applied = False
         self.draining = False
+        self._heard_of_draining = asyncio.Event()
+        self._moved = asyncio.Event()
 
     @property
     def ready(self) -> bool:
@@ -86,9 +92,24 @@ class ControlLoop:
             log.warning("could not say goodbye to the control plane: %s", _described(error))
 
     def start_draining(self) -> None:
-        """Say in the next heartbeat, which goes out at once, that no more rows are taken."""
+        """Say in the next heartbeat, which goes out at once, that this runtime is going."""
         self.draining = True
         self._news.set()
+
+    async def moved(self, limit: float) -> None:
+        """Wait until other runtimes serve what only this one did, for ``limit`` seconds at most.
+
+        Returns soon where nobody else is there, or the control plane is away.
+        """
+        if not self._registered:
+            return
+        try:
+            async with asyncio.timeout(min(limit, _LONGEST_DRAINING_ANSWER)):
+                await self._heard_of_draining.wait()
+            async with asyncio.timeout(limit):
+                await self._moved.wait()
+        except TimeoutError:
+            log.warning("leaving before all adapters have moved")
 
     # --- registration and reports -------------------------------------------------------------------
 
@@ -118,13 +139,15 @@ class ControlLoop:
             await self._insist(self._heartbeat)
             await asyncio.sleep(_SOONEST_NEWS)
             try:
-                async with asyncio.timeout(self._settings.heartbeat_seconds):
+                pause = self._settings.heartbeat_seconds
+                async with asyncio.timeout(min(pause, _DRAINING_HEARTBEAT) if self.draining else pause):
                     await self._news.wait()
             except TimeoutError:
                 pass  # nothing new: say that we live
 
     async def _heartbeat(self) -> None:
         self._news.clear()
+        draining = self.draining
         delta = self._report.news()
         used = self._residency.cache.host_used + self._residency.mapped_bytes
         reply = await self._control_plane.heartbeat(
@@ -136,11 +159,15 @@ class ControlLoop:
                 resident=resident_bytes(self._residency),
                 free_bytes=max(0, self._capacity - used),
                 queue_depth=self._residency.pipeline.unanswered,
-                draining=self.draining,
+                draining=draining,
             )
         )
         if reply.known:
             self._report.told(delta)
+            if draining:
+                self._heard_of_draining.set()
+                if not reply.only_here:
+                    self._moved.set()
         else:
             log.warning("the control plane does not know this runtime any more: registering again")
             await self._register()

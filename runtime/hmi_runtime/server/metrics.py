@@ -81,6 +81,12 @@ class RuntimeMetrics:
             registry=self.registry,
         )
 
+        self._quarantines = Counter(
+            "hmi_adapter_quarantines_total",
+            "Times that an adapter was refused for a while because its rows kept failing.",
+            registry=self.registry,
+        )
+
     # --- events of the cache ------------------------------------------------------------------------
 
     def loaded(self, tier: Tier, seconds: float, *, failed: bool) -> None:
@@ -114,6 +120,10 @@ class RuntimeMetrics:
             counts = Tally(shared.levels[shared.domain_of == number].flatten().tolist())
             del counts[int(Level.PADDING)]
             self._count_lookups(f"{domain.key}@{domain.version}", counts)
+
+    def quarantined(self) -> None:
+        """Count a quarantine; which adapter it is stands in the log and in the answers."""
+        self._quarantines.inc()
 
     def _count_lookups(self, domain: str, counts: Tally[int]) -> None:
         names = {Level(level).name.lower(): count for level, count in counts.items()}

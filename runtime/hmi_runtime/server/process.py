@@ -50,9 +50,10 @@ class RuntimeProcess:
         self.app.add_middleware(BodyLimit, limit=settings.body_limit_bytes)
         self.app.add_middleware(InternalDoor, check=self._callers)  # the last one added is the outermost
 
-    def start_draining(self) -> None:
-        """Take no new rows; those under way are answered. Called from the event loop's thread."""
+    async def leave(self) -> None:
+        """Say that this runtime goes, serve until others do what only it did, then take no new rows."""
         self._control.start_draining()
+        await self._control.moved(self._settings.move_seconds)
         self._residency.pipeline.refuse_new()
 
     @asynccontextmanager
@@ -65,7 +66,7 @@ class RuntimeProcess:
             await self._end(control)
 
     async def _end(self, control: "asyncio.Task[None]") -> None:
-        self.start_draining()
+        self._control.start_draining()
         drained = await asyncio.to_thread(self._residency.pipeline.drain, self._settings.drain_seconds)
         log.info("drained" if drained else "stopped with rows unanswered")
         control.cancel()
@@ -85,22 +86,30 @@ def _exit_if_failed(control: "asyncio.Task[None]") -> None:
 
 
 class _Server(uvicorn.Server):
-    """Refuses new rows the moment it is told to stop, before it waits for requests under way."""
+    """Lets the process leave in its own time at the first signal; at the second it stops at once."""
 
     def __init__(self, process: RuntimeProcess, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._process = process
+        self._leaving: asyncio.Task[None] | None = None
+        self._told = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal: drain at the first, leave at the second."""
-        self._process.start_draining()
-        super().handle_exit(sig, frame)
+        """Take a signal."""
+        if self._told:
+            super().handle_exit(sig, frame)
+            return
+        self._told = True
+        # The handler runs in the loop's own thread, between two of its steps.
+        asyncio.get_running_loop().call_soon_threadsafe(self._leave, sig)
+
+    def _leave(self, sig: int) -> None:
+        self._leaving = asyncio.create_task(self._process.leave())
+        self._leaving.add_done_callback(lambda _: super(_Server, self).handle_exit(sig, None))
 
 
-def serve(settings: RuntimeSettings) -> None:
-    """Run a runtime process until SIGTERM or SIGINT."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+def build_server(settings: RuntimeSettings) -> uvicorn.Server:
+    """Return the server of a runtime process, which drains when it is told to stop."""
     process = RuntimeProcess(settings)
     host, port = settings.listen_address
     config = uvicorn.Config(
@@ -111,4 +120,11 @@ def serve(settings: RuntimeSettings) -> None:
         access_log=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
-    _Server(process, config).run()
+    return _Server(process, config)
+
+
+def serve(settings: RuntimeSettings) -> None:
+    """Run a runtime process until SIGTERM or SIGINT."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    build_server(settings).run()

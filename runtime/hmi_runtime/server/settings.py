@@ -76,6 +76,11 @@ class RuntimeSettings(InternalAuthSettings):
         default=30.0, gt=0, description="After this a waiting row gets 504."
     )
 
+    quarantine_failures: int = Field(
+        default=3, ge=1, description="Failed rows in a row after which an adapter is refused for a while."
+    )
+    quarantine_seconds: float = Field(default=30.0, ge=0, description="How long it is then refused.")
+
     heartbeat_seconds: float = Field(default=2.0, gt=0, description="How often to report at least.")
     poll_seconds: float = Field(default=20.0, ge=0, description="How long a poll for news is held open.")
     move_seconds: float = Field(
@@ -108,4 +113,6 @@ class RuntimeSettings(InternalAuthSettings):
             max_queue=self.max_queue,
             max_length=self.max_length,
             request_timeout=self.request_timeout_seconds,
+            quarantine_failures=self.quarantine_failures,
+            quarantine_seconds=self.quarantine_seconds,
         )

@@ -11,6 +11,7 @@ from hmi_api.wire import AdapterServing, InferRow, RowResult
 from hmi_runtime.adapters.slots import SlotPool
 from hmi_runtime.cache import AdapterId
 from hmi_runtime.pipeline import Engine
+from hmi_runtime.pipeline.quarantine import Quarantine
 from hmi_runtime.pipeline.staging import BatchRow, StagedBatch
 from hmi_runtime.server.residency import Residency
 from hmi_runtime.server.settings import RuntimeSettings
@@ -152,6 +153,43 @@ def test_a_row_that_cannot_be_staged_fails_alone(  # type: ignore[no-untyped-def
     assert (guilty.error.status, guilty.error.reason) == (500, "InferenceFailed")
     for key, result in results.items():
         assert_right(world, served[key], result)
+
+
+def test_an_adapter_that_always_fails_is_refused_and_no_longer_breaks_batches(  # type: ignore[no-untyped-def]
+    world, residency, served, batches, metrics
+) -> None:
+    infer(residency)
+    make_it_raise(*slot_of(residency, GUILTY))
+    for _ in range(3):
+        infer(residency)
+    batches.clear()
+    results = infer(residency)
+    guilty = results.pop(GUILTY)
+    assert guilty.error is not None
+    assert (guilty.error.status, guilty.error.reason) == (503, "AdapterQuarantined")
+    for key, result in results.items():
+        assert_right(world, served[key], result)
+    assert batches == [5]
+    assert metrics.registry.get_sample_value("hmi_adapter_quarantines_total") == 1
+
+
+def test_a_quarantine_ends_with_an_answer_and_goes_on_with_a_failure() -> None:
+    now = 0.0
+    quarantine = Quarantine(2, 30.0, clock=lambda: now)
+    adapter, other = AdapterId("acme/a", 1), AdapterId("acme/a", 2)
+    assert not quarantine.failed(adapter)
+    quarantine.answered(adapter)
+    assert not quarantine.failed(adapter)  # not two in a row
+    assert quarantine.failed(adapter)
+    assert quarantine.refusal(adapter) is not None
+    assert quarantine.refusal(other) is None
+    now = 31.0
+    assert quarantine.refusal(adapter) is None
+    assert quarantine.failed(adapter)
+    assert quarantine.refusal(adapter) is not None
+    now = 62.0
+    quarantine.answered(adapter)
+    assert not quarantine.failed(adapter)
 
 
 def test_a_failed_row_leaves_nothing_held(residency, served) -> None:  # type: ignore[no-untyped-def]
