@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Self
 
-import httpx
+import aiohttp
 
 from hmi_api.errors import NotReady
 from hmi_operator.kube.errors import ApiRefused, Conflict
@@ -46,19 +46,23 @@ class KubeApi:
     ) -> None:
         self._login = login
         self._heard = heard
-        self._http = httpx.AsyncClient(
-            base_url=login.server,
-            verify=login.tls(),
-            timeout=timeout_seconds,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            headers={"Accept": "application/json", "User-Agent": "hmi-operator"},
-        )
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            self._login.server,
+            connector=aiohttp.TCPConnector(ssl=self._login.tls(), limit=self._connections),
+            timeout=self._timeout,
+            headers={"Accept": "application/json", "User-Agent": "hmi-operator"},
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Manifest | None:
         """Return an object, or None."""
@@ -131,41 +135,55 @@ class KubeApi:
             if content is not None:
                 headers = headers | {"Content-Type": content_type}
             try:
-                response = await self._http.request(
-                    method, path, params=query, content=content, headers=headers
-                )
-            except httpx.TransportError as error:
+                code, answer = await self._send(method, path, query, content, headers)
+            except (aiohttp.ClientError, TimeoutError) as error:
                 self._tell(method, kind, 0)
                 trouble = f"it could not be reached ({type(error).__name__})"
                 continue
-            self._tell(method, kind, response.status_code)
-            refused = response.status_code == HTTPStatus.UNAUTHORIZED
-            if not refused and response.status_code not in _PASSING:
-                return _read(response, may_miss=may_miss)
-            trouble = f"it answered {response.status_code} to {method} {path}"
+            self._tell(method, kind, code)
+            refused = code == HTTPStatus.UNAUTHORIZED
+            if not refused and code not in _PASSING:
+                return _read(code, answer, may_miss=may_miss)
+            trouble = f"it answered {code} to {method} {path}"
         raise NotReady("ApiServerUnavailable", f"The API server does not work now: {trouble}; try again.")
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        content: bytes | None,
+        headers: Mapping[str, str],
+    ) -> tuple[int, bytes]:
+        """Return code and body of the answer."""
+        if self._session is None:
+            raise RuntimeError("a KubeApi is used within `async with`")
+        async with self._session.request(
+            method, path, params=query, data=content, headers=headers
+        ) as response:
+            return response.status, await response.read()
 
     def _tell(self, method: str, kind: Kind, code: int) -> None:
         if self._heard is not None:
             self._heard(method, kind.plural, code)
 
 
-def _read(response: httpx.Response, *, may_miss: bool) -> Manifest | None:
-    if response.is_success:
-        answer: Manifest = response.json()
+def _read(code: int, body: bytes, *, may_miss: bool) -> Manifest | None:
+    if code < HTTPStatus.BAD_REQUEST:
+        answer: Manifest = json.loads(body)
         return answer
-    if response.status_code == HTTPStatus.NOT_FOUND and may_miss:
+    if code == HTTPStatus.NOT_FOUND and may_miss:
         return None
-    reason, message = _explain(response)
-    if response.status_code == HTTPStatus.CONFLICT:
-        raise Conflict(response.status_code, reason, message)
-    raise ApiRefused(response.status_code, reason, message)
+    reason, message = _explain(code, body)
+    if code == HTTPStatus.CONFLICT:
+        raise Conflict(code, reason, message)
+    raise ApiRefused(code, reason, message)
 
 
-def _explain(response: httpx.Response) -> tuple[str, str]:
+def _explain(code: int, body: bytes) -> tuple[str, str]:
     """Return reason and message of a Kubernetes ``Status``; plain words for any other body."""
     try:
-        status = response.json()
+        status = json.loads(body)
         return str(status["reason"]), str(status["message"])
     except (ValueError, KeyError, TypeError):
-        return "Refused", f"The API server answered {response.status_code}."
+        return "Refused", f"The API server answered {code}."
