@@ -198,6 +198,18 @@ async def test_a_run_that_ended_gives_its_volume_back(
         assert len(listed(kube, namespace, "jobs")) == 1
 
 
+async def test_the_log_of_a_job_that_failed_stays_when_its_run_is_given_up(
+    kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_run()
+    async with at_work(kube, monkeypatch) as (jobs, _cache):
+        await jobs.start(run)
+        _fail(kube, listed(kube, namespace, "jobs")[0])
+        await jobs.stop(run.id)
+    (job,) = listed(kube, namespace, "jobs")
+    assert "deletionTimestamp" not in job["metadata"]
+
+
 @pytest.mark.parametrize("by", ["run", "uid"])
 async def test_ending_a_run_deletes_its_job_and_volume(
     kube: KubeServer,

@@ -43,8 +43,8 @@ def pod(
     return PodFacts.of({"metadata": metadata, "status": {"phase": phase, **statuses, **status}})
 
 
-def ended(reason: str, code: int) -> PodFacts:
-    return pod("Failed", state={"terminated": {"reason": reason, "exitCode": code}})
+def ended(reason: str, code: int, message: str = "") -> PodFacts:
+    return pod("Failed", state={"terminated": {"reason": reason, "exitCode": code, "message": message}})
 
 
 def condition(type_: str, **more: str) -> list[dict[str, str]]:
@@ -115,8 +115,13 @@ def test_a_job_is_read_as_a_process(made: JobFacts, alive: bool, queued: bool, c
         (ended("OOMKilled", 137), "OOMKilled", "limit of 4Gi"),
         (pod("Failed", reason="Evicted", message="low on memory"), "Evicted", "low on memory"),
         (ended("Error", 3), "ProcessDied", "code 3"),
+        (
+            ended("Error", 1, "Traceback\n  ...\nKeyError: 'x'\n\n"),
+            "ProcessDied",
+            "Its last words: KeyError: 'x'.",
+        ),
     ],
-    ids=["unschedulable", "no image", "no secret", "out of memory", "evicted", "died"],
+    ids=["unschedulable", "no image", "no secret", "out of memory", "evicted", "died", "last words"],
 )
 def test_a_user_is_told_why_it_does_not_run(found: PodFacts, reason: str, tells: str) -> None:
     trouble = job_view(job(active=1), [found]).trouble

@@ -129,14 +129,17 @@ class KubeJobs:
         return job_view(job, details.pods, details.warnings)
 
     async def stop(self, run_id: str) -> None:
-        """Delete the run's Job and work volume; returns when its pods are gone, or cannot be waited for."""
+        """Delete the run's Job and work volume; returns when its pods are gone, or cannot be waited for.
+
+        A Job that has finished is left until its time is over: its log says why it came to this.
+        """
         self._refusals.pop(run_id, None)
-        await self._sweep(f"{RUN_LABEL}={run_id}")
+        await self._sweep(f"{RUN_LABEL}={run_id}", finished=False)
 
     async def erase(self, uid: str) -> None:
         """Delete all Jobs and work volumes of a resource; idempotent."""
         self._refusals = {run: refusal for run, refusal in self._refusals.items() if refusal.uid != uid}
-        await self._sweep(f"{UID_LABEL}={uid}")
+        await self._sweep(f"{UID_LABEL}={uid}", finished=True)
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -225,13 +228,13 @@ class KubeJobs:
 
     # --- ending -----------------------------------------------------------------------------------
 
-    async def _sweep(self, labels: str) -> None:
+    async def _sweep(self, labels: str, *, finished: bool) -> None:
         for namespace in self._namespaces:
             jobs = [
                 facts
                 async for page in self._api.pages(JOBS, namespace, labels=labels)
                 for body in page
-                if (facts := JobFacts.of(body)) is not None
+                if (facts := JobFacts.of(body)) is not None and (finished or not facts.finished)
             ]
             for job in jobs:
                 await self._api.delete(JOBS, job.namespace, job.name, uid=job.uid, background=False)

@@ -111,7 +111,7 @@ def _pending(pod: PodFacts, warnings: Sequence[str]) -> Trouble | None:
 
 
 def _died(job: JobFacts, pod: PodFacts) -> Trouble:
-    tries = f"It died {job.crashes} of {MAX_CRASHES} allowed times."
+    tries = f"It died {max(job.crashes, 1)} of {MAX_CRASHES} allowed times."
     if pod.ended_reason == "OOMKilled":
         limit = f" of {job.memory_limit}" if job.memory_limit else ""
         message = (
@@ -123,7 +123,11 @@ def _died(job: JobFacts, pod: PodFacts) -> Trouble:
         message = f"Pod {pod.name} was evicted: {_short(pod.ended_message)} It goes on from its checkpoint."
         return Trouble(Reason.EVICTED, message)
     code = f" with code {pod.exit_code}" if pod.exit_code is not None else ""
-    message = f"The training process ended{code}. {tries} Read kubectl -n {job.namespace} logs {pod.name}."
+    last = _last_line(pod.ended_message)
+    said = f" Its last words: {_short(last)}" if last else ""
+    message = (
+        f"The training process ended{code}.{said} {tries} Read kubectl -n {job.namespace} logs {pod.name}."
+    )
     return Trouble(Reason.PROCESS_DIED, message)
 
 
@@ -141,6 +145,11 @@ def refusal_of(words: str) -> Trouble:
         return Trouble(Reason.QUOTA_EXCEEDED, message)
     message = f"The cluster does not admit the training Job: {_short(words)} Correct the spec or the policy."
     return Trouble(Reason.JOB_REFUSED, message)
+
+
+def _last_line(words: str) -> str:
+    """Return the last line of a log that says something."""
+    return next((line for line in reversed(words.splitlines()) if line.strip()), "")
 
 
 def _is_told(pod: PodFacts) -> bool:
