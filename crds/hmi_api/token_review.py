@@ -14,7 +14,7 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -50,13 +50,18 @@ class _Review(BaseModel):
 class _Known:
     caller: Caller | None
     until: float
+    """When it is to be asked again."""
+    at_most: float
+    """How long it is believed while nobody can be asked."""
 
 
 class TokenReviewer:
     """Asks the API server at ``url`` who shows a token that was made for ``audience``.
 
     A good answer is believed for ``believe_seconds`` and never beyond the token's own expiry, a bad one for
-    ``refuse_seconds``. Callers with the same unknown token wait for one call. Use it from one event loop.
+    ``refuse_seconds``. While the API server cannot be asked, a good answer is believed for ``outage_seconds``:
+    HMI goes on serving when the cluster's control plane does not. Callers with the same unknown token wait for
+    one call. Use it from one event loop.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class TokenReviewer:
         ca_file: Path | None = None,
         believe_seconds: float = 60.0,
         refuse_seconds: float = 5.0,
+        outage_seconds: float = 900.0,
         most_cached: int = _MOST_CACHED,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -76,6 +82,7 @@ class TokenReviewer:
         self._audience = audience
         self._believe_seconds = believe_seconds
         self._refuse_seconds = refuse_seconds
+        self._outage_seconds = outage_seconds
         self._most_cached = most_cached
         self._clock = clock
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
@@ -113,16 +120,31 @@ class TokenReviewer:
             done.exception()  # whoever asked may be gone; it is logged where it arose
 
     async def _ask(self, name: bytes, token: str) -> Caller | None:
-        status = await self._review(token)
+        try:
+            status = await self._review(token)
+        except NotReady:
+            if (believed := self._believed_meanwhile(name)) is None:
+                raise
+            return believed
         # An answer without audiences comes from an authenticator that knows none: the token is not for us.
         meant_for_us = status.authenticated and self._audience in status.audiences
         caller = self._accounts.caller(status.user.username) if meant_for_us else None
         now = self._clock()
-        until = now + self._refuse_seconds
+        until = at_most = now + self._refuse_seconds
         if caller is not None:
-            until = min(now + self._believe_seconds, _expiry(token))
-        self._remember(name, _Known(caller, until))
+            expiry = _expiry(token)
+            until = min(now + self._believe_seconds, expiry)
+            at_most = min(now + self._outage_seconds, expiry)
+        self._remember(name, _Known(caller, until, at_most))
         return caller
+
+    def _believed_meanwhile(self, name: bytes) -> Caller | None:
+        """Return who showed the token when it was last reviewed, if that is to be believed without asking."""
+        known, now = self._known.get(name), self._clock()
+        if known is None or known.caller is None or known.at_most <= now:
+            return None
+        self._remember(name, replace(known, until=min(now + self._refuse_seconds, known.at_most)))
+        return known.caller
 
     async def _review(self, token: str) -> _Status:
         body = {

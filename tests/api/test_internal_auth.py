@@ -167,6 +167,24 @@ async def test_an_api_server_that_fails_is_no_answer(
     assert await reviewer.caller("t") == Caller(Role.OPERATOR)
 
 
+async def test_who_is_known_stays_known_while_the_api_server_is_away(
+    reviewer: TokenReviewer, token_reviews: Any, clock: Clock
+) -> None:
+    token_reviews.accounts["t"] = ACCOUNTS.operator
+    assert await reviewer.caller("t") == Caller(Role.OPERATOR)
+    token_reviews.status = 500
+    clock.seconds += 600
+    assert await reviewer.caller("t") == Caller(Role.OPERATOR)
+    with pytest.raises(NotReady, match="TokenReviewFailed"):
+        await reviewer.caller("another")
+    clock.seconds += 600
+    with pytest.raises(NotReady, match="TokenReviewFailed"):
+        await reviewer.caller("t")
+    token_reviews.status = 201
+    del token_reviews.accounts["t"]
+    assert await reviewer.caller("t") is None
+
+
 async def test_an_api_server_that_is_away_is_no_answer() -> None:
     reviewer = TokenReviewer("http://127.0.0.1:9", TokenSource("own"), ACCOUNTS, "hmi-control-plane")
     with pytest.raises(NotReady, match="TokenReviewFailed") as failure:
