@@ -44,11 +44,13 @@ def desired_state(session: Session, runtime_id: str, since: int) -> DesiredState
     full = not runtime.forgotten_revision <= since <= revision
     after = 0 if full else since
     removed = [] if full else _removed(session, runtime_id, after)
+    # Domains after adapters: one that is placed between the two comes without its adapter, never the reverse.
+    adapters = _adapters(session, runtime_id, after)
     return DesiredState(
         revision=revision,
         full=full,
         domains=_domains(session, runtime_id, after),
-        adapters=_adapters(session, runtime_id, after),
+        adapters=adapters,
         removed_adapters=removed,
     )
 
