@@ -59,9 +59,9 @@ class TokenReviewer:
     """Asks the API server at ``url`` who shows a token that was made for ``audience``.
 
     A good answer is believed for ``believe_seconds`` and never beyond the token's own expiry, a bad one for
-    ``refuse_seconds``. While the API server cannot be asked, a good answer is believed for ``outage_seconds``:
-    HMI goes on serving when the cluster's control plane does not. Callers with the same unknown token wait for
-    one call. Use it from one event loop.
+    ``refuse_seconds``. While the API server cannot be asked, a good one is believed for ``outage_seconds``:
+    HMI goes on serving when the cluster's control plane is away. Callers with the same unknown token wait
+    for one call. Use it from one event loop.
     """
 
     def __init__(
