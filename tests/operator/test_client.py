@@ -1,11 +1,13 @@
 """The control plane's client: what each kind of answer becomes."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from hmi_api.bearer import BearerAuth, TokenSource
 from hmi_api.errors import HmiError, InvalidInput, NotReady, error_body
 from hmi_api.names import Tenant
 from hmi_api.wire import RunFailure
@@ -94,3 +96,24 @@ async def test_what_passes_is_not_noticed() -> None:
     answers = [refusal(503, "Later"), httpx.Response(204)]
     await answering(lambda _: answers.pop(0)).ensure_tenant(Tenant("acme"))
     assert answers == []
+
+
+async def test_without_a_token_the_connection_says_who_asks(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["authorization"])
+        return httpx.Response(204)
+
+    file, now = tmp_path / "token", [0.0]
+    file.write_text("first")
+    source = TokenSource(file=file, clock=lambda: now[0])
+    http = httpx.AsyncClient(
+        transport=httpx.MockTransport(answer), base_url="http://cp", auth=BearerAuth(source)
+    )
+    client = ControlPlaneClient(http)
+    await client.ensure_tenant(Tenant("acme"))
+    file.write_text("second")
+    now[0] = 60.0
+    await client.ensure_tenant(Tenant("acme"))
+    assert seen == ["Bearer first", "Bearer second"]
