@@ -155,7 +155,7 @@ async def test_many_adapters_become_ready_with_bounded_work_for_each(
             )
             assert len(served.plane.runs) == ADAPTERS + 1
             assert per_adapter < CALLS_PER_ADAPTER
-        with process(served, namespace, "again", tmp_path, **QUIET) as operator:
+        with process(served, namespace, "operator", tmp_path, **QUIET) as operator:
             began = time.monotonic()
             await _looked_at_all(operator)
             requests = await calls(operator)
