@@ -12,7 +12,6 @@ from pathlib import PurePosixPath
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
 

@@ -146,7 +146,7 @@ def list_placements(session: Session, runtime_id: str, *, limit: int, cursor: st
 
 
 def _only_here(session: Session, runtime_id: str) -> int:
-    """Count the adapters that nobody but a draining runtime serves yet; 0 when nobody else is there at all."""
+    """Count the adapters that only a draining runtime serves yet; 0 when nobody else is there at all."""
     staying = (~Runtime.lost, ~Runtime.draining)
     if not session.scalar(select(exists().where(*staying))):
         return 0
