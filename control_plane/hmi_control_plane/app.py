@@ -14,7 +14,7 @@ from hmi_api.errors import ErrorBody
 from hmi_control_plane import errors, health
 from hmi_control_plane.auth import Authenticator
 from hmi_control_plane.metrics import HttpMetrics, MetricsMiddleware
-from hmi_control_plane.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from hmi_control_plane.middleware import BodyLimitMiddleware, FarewellMiddleware, RequestIdMiddleware
 from hmi_control_plane.parts import ControlPlanePart, GatewayPart, Shared
 from hmi_control_plane.readiness import Readiness
 from hmi_control_plane.settings import Part, Settings
@@ -62,6 +62,7 @@ def create_app(
     app.add_middleware(BodyLimitMiddleware, default=settings.body_limit_bytes, limits=limits)
     app.add_middleware(MetricsMiddleware, metrics=HttpMetrics(shared.registry))
     app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(FarewellMiddleware, draining=shared.readiness.is_draining)
     for one in parts:
         one.include_routers(app)
     app.include_router(health.build(shared.readiness, shared.registry))

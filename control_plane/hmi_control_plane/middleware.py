@@ -1,8 +1,11 @@
-"""What every request passes through: an id, and a limit on its body. Plain ASGI, since bodies may stream."""
+"""What every request passes through: an id, a limit on its body, and a farewell to connections that are kept.
+
+Plain ASGI, since bodies may stream.
+"""
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -37,6 +40,27 @@ class RequestIdMiddleware:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+class FarewellMiddleware:
+    """Close each kept connection with its answer while the process drains.
+
+    Its next request then goes to another process, instead of meeting a connection that is just being closed.
+    """
+
+    def __init__(self, app: ASGIApp, *, draining: Callable[[], bool]) -> None:
+        self._app = app
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+
+        async def send_farewell(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._draining():
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, send_farewell if scope["type"] == "http" else send)
 
 
 class BodyLimitMiddleware:

@@ -42,6 +42,10 @@ class Readiness:
         """Be ready no more: the process is about to stop."""
         self._draining = True
 
+    def is_draining(self) -> bool:
+        """Say whether the process is about to stop."""
+        return self._draining
+
     async def check(self) -> None:
         """Raise NotReady (Draining, SchemaTooOld, DatabaseUnavailable) unless requests should come here."""
         if self._draining:

@@ -143,14 +143,19 @@ def gateway(environment: dict[str, str], tmp_path: Path) -> Iterator[Any]:
 
 def test_sigterm_takes_readiness_first_and_ends(gateway: Any, tmp_path: Path) -> None:
     child, url = gateway
+    kept: list[bool] = []
 
     def status(path: str) -> int:
         try:
-            return httpx.get(f"{url}{path}", timeout=LIMIT).status_code
+            answer = httpx.get(f"{url}{path}", timeout=LIMIT)
         except httpx.TransportError:
             return 0
+        kept.append(answer.headers.get("connection") != "close")
+        return answer.status_code
 
     eventually(lambda: status("/readyz") == 200, "the gateway is ready")
+    assert kept[-1]
     child.send_signal(signal.SIGTERM)
     eventually(lambda: status("/readyz") == 503, "it is ready no more while it still answers")
+    assert not kept[-1]
     assert child.wait(LIMIT) in (0, -signal.SIGTERM)
