@@ -37,7 +37,10 @@ class Installation:
     def install(self) -> str:
         """Install it, or bring what is there to this checkout, and wait for its pods; return the notes."""
         self.kubectl.run("wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
+        was_there = bool(self.pods())
         done = self.helm("upgrade", "--install", RELEASE, "helm/hmi", "--create-namespace", *self._flags())
+        if was_there:  # perhaps of other images by the same names
+            self.kubectl.run("rollout", "restart", "deployments,statefulsets", "-n", NAMESPACE)
         self.wait_until_ready()
         return done.stdout
 
