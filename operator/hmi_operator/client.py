@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _PREFIX = "/internal/v1"
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _NOT_ALLOWED = {401, 403}
+_CONCURRENT_WRITE = "ConcurrentWrite"
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.2
 
@@ -111,12 +112,17 @@ class ControlPlaneClient:
             except httpx.TransportError as error:
                 trouble = f"it could not be reached ({type(error).__name__})"
                 continue
-            if response.status_code not in _PASSING:
+            if response.status_code not in _PASSING and not _lost_a_race(response):
                 return _read(response, may_miss=may_miss, may_conflict=may_conflict)
             trouble = f"it answered {response.status_code} to {method} {path}"
         raise NotReady(
             "ControlPlaneUnavailable", f"The control plane does not work now: {trouble}; try again."
         )
+
+
+def _lost_a_race(response: httpx.Response) -> bool:
+    """Say whether another request wrote the same thing at the same moment, which says nothing of this one."""
+    return response.status_code == HTTPStatus.CONFLICT and _explain(response)[0] == _CONCURRENT_WRITE
 
 
 def _read(response: httpx.Response, *, may_miss: bool, may_conflict: bool) -> Any:

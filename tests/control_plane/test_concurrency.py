@@ -34,6 +34,15 @@ def test_many_writers_wait_for_one_another(database: Database) -> None:
         assert session.get_one(Tenant, "acme").display_name == str(5 * _WRITERS)
 
 
+def test_a_tenant_ensured_at_once_is_made_once(database: Database) -> None:
+    def ensure(_: int) -> str:
+        with database.write() as session:
+            return tenants.ensure_tenant(session, "acme").name
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        assert set(pool.map(ensure, range(_WRITERS))) == {"acme"}
+
+
 def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
     with database.write() as session:
         tenants.create_tenant(session, "acme", "before")

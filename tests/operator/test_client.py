@@ -63,6 +63,12 @@ async def test_a_refusal_keeps_its_reason_and_message(status: int) -> None:
     assert (caught.value.reason, caught.value.message) == ("NameTaken", "Do this.")
 
 
+async def test_a_race_that_was_lost_is_run_again() -> None:
+    answers = [refusal(409, "ConcurrentWrite"), httpx.Response(204)]
+    await answering(lambda _: answers.pop(0)).ensure_tenant(Tenant("acme"))
+    assert not answers
+
+
 async def test_a_body_of_another_shape_is_told_by_its_code() -> None:
     with pytest.raises(InvalidInput, match="418"):
         await answering(lambda _: httpx.Response(418, text="tea")).ensure_tenant(Tenant("acme"))

@@ -10,15 +10,15 @@ from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.errors import Conflict, NotFound
 from hmi_control_plane.storage import Adapter, ApiKey, Domain, Tenant, TrainingRun
+from hmi_control_plane.storage.upsert import insert_missing
 
 
 def ensure_tenant(session: Session, name: str) -> Tenant:
-    """Return the tenant, made now if it is new."""
+    """Return the tenant, made now if it is new; two that make it at once both succeed."""
     tenant = session.get(Tenant, name)
     if tenant is None:
-        tenant = Tenant(name=name, display_name="", created_at=now())
-        session.add(tenant)
-        session.flush()
+        insert_missing(session, Tenant, [{"name": name, "display_name": "", "created_at": now()}])
+        tenant = session.get_one(Tenant, name)
     return tenant
 
 
@@ -26,8 +26,9 @@ def create_tenant(session: Session, name: str, display_name: str) -> Tenant:
     """Make a tenant; raises Conflict (TenantExists)."""
     if session.get(Tenant, name) is not None:
         raise Conflict("TenantExists", f"There is a tenant {name} already; choose another name.")
-    tenant = ensure_tenant(session, name)
-    tenant.display_name = display_name
+    tenant = Tenant(name=name, display_name=display_name, created_at=now())
+    session.add(tenant)
+    session.flush()
     return tenant
 
 
