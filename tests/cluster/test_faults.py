@@ -29,7 +29,9 @@ STEADY = [(TENANT, "steady")]
 
 @pytest.fixture(scope="module", autouse=True)
 def tenant(installation: Installation, tenants: Tenants, resources: Resources) -> str:
-    """A tenant with a small Domain, and two small TaskAdapters on it, Ready."""
+    """A tenant with a small Domain, and two small TaskAdapters on it, Ready; and nothing else."""
+    stale = ("namespace", TENANT, f"{TENANT}-elsewhere", "--ignore-not-found", "--timeout=150s")
+    installation.kubectl.run("delete", *stale, limit_s=170)
     installation.kubectl.run("apply", "-f", str(MANIFESTS / "faults.yaml"))
     tenants.ensure_key(TENANT)
     resources.follow_until_ready([TENANT], TRAINED_SECONDS)
@@ -53,7 +55,7 @@ def test_replicas_are_honoured(resources: Resources, installation: Installation)
 def test_a_killed_operator_leaves_training_alone(
     kubectl: Kubectl, resources: Resources, tenants: Tenants
 ) -> None:
-    kubectl.run("apply", "-f", str(MANIFESTS / "long-runs.yaml"))
+    kubectl.apply(_long_run("undisturbed"))
     _at_work(resources, "undisturbed", step=5)
     before = _jobs(kubectl, "undisturbed")
     leader = _leader(kubectl)
@@ -66,18 +68,19 @@ def test_a_killed_operator_leaves_training_alone(
     )
     assert tenants.status_of(TENANT, "steady") == 200
     resources.ready("Domain", TENANT, "undisturbed", TRAINED_SECONDS)
-    after = _jobs(kubectl, "undisturbed")
+    after = wait_for(
+        lambda: [job for job in _jobs(kubectl, "undisturbed") if job["status"].get("succeeded")],
+        SETTLED_SECONDS,
+        "the Job has ended",
+        lambda: _jobs(kubectl, "undisturbed"),
+    )
     assert [job["metadata"]["uid"] for job in after] == [job["metadata"]["uid"] for job in before]
-    assert after[0]["status"].get("succeeded") == 1
     assert not after[0]["status"].get("failed")
 
 
 @FAULT
 def test_a_killed_training_pod_goes_on_from_its_checkpoint(kubectl: Kubectl, resources: Resources) -> None:
-    kubectl.run("apply", "-f", str(MANIFESTS / "long-runs.yaml"))
-    resources.ready("Domain", TENANT, "undisturbed", TRAINED_SECONDS)
-    kubectl.run("delete", "domain", "disturbed", "-n", TENANT, "--timeout=60s")  # it ran with the other
-    kubectl.run("apply", "-f", str(MANIFESTS / "long-runs.yaml"))
+    kubectl.apply(_long_run("undisturbed"), _long_run("disturbed"))
     reached = _at_work(resources, "disturbed", step=60)
     pod = _training_pod(kubectl, "disturbed")
     kubectl.run("delete", "pod", pod, "-n", TENANT, "--force", "--grace-period=0")
@@ -89,8 +92,8 @@ def test_a_killed_training_pod_goes_on_from_its_checkpoint(kubectl: Kubectl, res
 
     resources.reached("Domain", TENANT, "disturbed", trained, TRAINED_SECONDS, "Ready")
     assert all(step is None or step > 0 for step in steps), f"from {reached} on: {steps}"
-    jobs = _jobs(kubectl, "disturbed")
-    assert len(jobs) == 1
+    assert len(_jobs(kubectl, "disturbed")) == 1
+    resources.ready("Domain", TENANT, "undisturbed", TRAINED_SECONDS)
     digests = {
         resources.get("Domain", TENANT, name)["status"]["artifact"]["digest"]
         for name in ("undisturbed", "disturbed")
@@ -294,6 +297,13 @@ def test_deleting_hangs_on_nothing(
     assert condition(waiting, "Ready")["status"] == "False"
     kubectl.run("scale", *pool, "--replicas=2")
     installation.wait_until_ready("runtime", BACK_SECONDS)
+
+
+def _long_run(name: str) -> Object:
+    """Return one of two Domains with the same spec, which train for a while."""
+    objects = yaml.safe_load_all((MANIFESTS / "long-runs.yaml").read_text())
+    found: Object = next(one for one in objects if one["metadata"]["name"] == name)
+    return found
 
 
 def _adapter(name: str, train: str) -> Object:
