@@ -42,6 +42,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         server_header=False,
+        access_log=False,  # metrics count requests; probes, heartbeats and polls would bury what matters
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     DrainingServer(config, app.state.readiness, settings.drain_delay_seconds).run()

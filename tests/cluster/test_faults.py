@@ -260,7 +260,7 @@ BAD_SPECS = {
         _spec("TaskAdapter", gate={"metric": "entity_f1", "minimum": 0.5}),
         "entity_f1",
     ),
-    "a name that is too long": (_spec("TaskAdapter", name="a" * 64), "metadata.name"),
+    "a name that is too long": (_spec("TaskAdapter", name="a" * 64), "at most 63"),
 }
 
 
