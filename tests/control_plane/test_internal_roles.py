@@ -116,7 +116,9 @@ ROUTES = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "allowed"), ROUTES, ids=str)
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"), ROUTES, ids=[f"{method} {path}" for method, path, _ in ROUTES]
+)
 def test_each_route_is_for_some_roles(call: As, run: str, method: str, path: str, allowed: set[str]) -> None:
     path = path.replace("RUN", run)
     bodies: dict[str, Any] = {
