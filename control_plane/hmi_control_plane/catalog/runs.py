@@ -52,9 +52,15 @@ def create_run(session: Session, wanted: RunCreate) -> RunView:
 
 
 def get_run(session: Session, run_id: str, *, for_update: bool = False) -> TrainingRun:
-    """Return the run; raises NotFound (UnknownRun)."""
+    """Return the run; raises NotFound (UnknownRun).
+
+    ``for_update`` waits for whoever changes it now, and shows what they left: a row that this session has
+    read before would otherwise stay as it was then.
+    """
     query = select(TrainingRun).where(TrainingRun.id == run_id)
-    row = session.scalar(query.with_for_update() if for_update else query)
+    if for_update:
+        query = query.with_for_update().execution_options(populate_existing=True)
+    row = session.scalar(query)
     if row is None:
         raise NotFound("UnknownRun", f"There is no run {run_id}; its resource may have been deleted.")
     return row
