@@ -18,12 +18,12 @@ class Phase(StrEnum):
     WAITING = "Waiting", "Something it stands on is missing or not published yet."
     TRAINING = "Training", "The first version is being made."
     RETRYING = "Retrying", "A run failed for a passing cause and is tried again."
-    UPDATING = "Updating", "A version serves while the declared spec's is being made."
-    LOADING = "Loading", "A version is published and no runtime holds it yet."
+    UPDATING = "Updating", "A version serves while the declared spec's is being made or loaded."
+    LOADING = "Loading", "A version is published, and no runtime holds it or an earlier one yet."
     READY = "Ready", "What is declared is published and serves."
     DEGRADED = (
         "Degraded",
-        "An earlier version serves; the declared spec could not be made. See the conditions.",
+        "An earlier version serves; the declared spec's could not be made or loaded. See the conditions.",
     )
     FAILED = "Failed", "Nothing serves; the conditions say why and what to do."
     SUSPENDED = "Suspended", "spec.suspend keeps the declared spec from being made."

@@ -85,7 +85,7 @@ class Reason(StrEnum):
     PUBLISHED = "Published", "Nothing: the version is in the catalog."
     PREVIOUS_VERSION = (
         "PreviousVersion",
-        "The previous version stays published and serves; see the other conditions.",
+        "The previous version serves on; see the other conditions.",
     )
     PLACED = "Placed", "Nothing: a runtime was chosen."
     NO_RUNTIME = "NoRuntime", "Start a runtime, or give the present ones more room."

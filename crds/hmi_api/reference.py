@@ -38,7 +38,7 @@ _MEANINGS: dict[str, str] = {
     "TaskAdapter/GatePassed": "The metric on held-out rows reached the gate's minimum.",
     "TaskAdapter/Published": "The declared spec has a version in the catalog.",
     "TaskAdapter/Scheduled": "A runtime was chosen to hold it.",
-    "TaskAdapter/Loaded": "A runtime holds it.",
+    "TaskAdapter/Loaded": "A runtime holds the version that was published last.",
     "TaskAdapter/Ready": "A version, this one or the one before, answers requests.",
 }
 

@@ -92,6 +92,13 @@ class AdapterVersionView(WireModel):
     gate_passed: bool = True
 
 
+class EarlierVersion(WireModel):
+    """A version that a runtime serves until it has loaded the current one."""
+
+    runtime: str = Field(description="Id of the runtime.")
+    version: int
+
+
 class AdapterView(WireModel):
     """A TaskAdapter as the catalog knows it, and where it is served."""
 
@@ -99,7 +106,10 @@ class AdapterView(WireModel):
     current: AdapterVersionView | None = None
     scheduled_on: list[str] = Field(default_factory=list, description="Ids of runtimes it is placed on.")
     loaded_on: list[str] = Field(
-        default_factory=list, description="Ids of runtimes that say they can serve it."
+        default_factory=list, description="Ids of runtimes that say they can serve the current version."
+    )
+    earlier: list[EarlierVersion] = Field(
+        default_factory=list, description="What runtimes without the current version serve in its place."
     )
     load_error: str | None = Field(default=None, description="Reason: message of the last failed load.")
 

@@ -348,10 +348,15 @@ def _held_by(resources: Resources, installation: Installation) -> None:
     names = [pod["metadata"]["name"] for pod in installation.pods("runtime")]
     resources.reached(
         *("TaskAdapter", TENANT, "steady"),
-        lambda body: all(name in condition(body, "Loaded").get("message", "") for name in names),
+        lambda body: all(name in _first_sentence(condition(body, "Loaded")) for name in names),
         SETTLED_SECONDS,
         f"held by {names}",
     )
+
+
+def _first_sentence(condition: Object) -> str:
+    """Return what ``Loaded`` says of the current version; of others it speaks afterwards."""
+    return str(condition.get("message", "")).split(". ")[0]
 
 
 def _in_store(kubectl: Kubectl, command: str) -> str:

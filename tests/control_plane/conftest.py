@@ -176,9 +176,9 @@ class Cluster:
         self.complete_adapter(self.adapter_run(name, tenant=tenant, domain=domain))
         return self.view(name, tenant=tenant)
 
-    def retrain(self, name: str, *, spec: str, tenant: str = "acme", **result: Any) -> Any:
+    def retrain(self, name: str, *, spec: str, tenant: str = "acme", replicas: int = 1, **result: Any) -> Any:
         """Change a TaskAdapter's spec and train it again; return the run."""
-        self.declare_adapter(name, tenant=tenant, specDigest=digest_of(spec))
+        self.declare_adapter(name, tenant=tenant, specDigest=digest_of(spec), replicas=replicas)
         return self.complete_adapter(self.adapter_run(name, tenant=tenant, spec=spec), **result)
 
     def view(self, name: str, *, tenant: str = "acme") -> Any:

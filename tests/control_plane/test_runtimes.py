@@ -43,6 +43,31 @@ def test_what_a_runtime_says_it_holds_is_believed(with_adapter: Any) -> None:
     assert with_adapter.view("spam")["loadedOn"] == []
 
 
+def test_an_earlier_version_is_told_of_until_the_current_one_serves_there(
+    with_adapter: Any, database: Database
+) -> None:
+    with_adapter.runtime("r2")
+    with_adapter.declare_adapter("spam", replicas=2)
+    for runtime_id in ("r1", "r2"):
+        with_adapter.beat(runtime_id, ready=["acme/spam@1"])
+    assert with_adapter.view("spam")["earlier"] == []
+    with_adapter.retrain("spam", spec="2", replicas=2)
+
+    def serving() -> tuple[list[str], list[str]]:
+        view = with_adapter.view("spam")
+        return view["loadedOn"], [f"{one['runtime']}@{one['version']}" for one in view["earlier"]]
+
+    assert serving() == ([], ["r1@1", "r2@1"])
+    with_adapter.beat("r1", ready=["acme/spam@2"])  # version 1 is let go a moment later
+    assert serving() == (["r1"], ["r2@1"])
+    failure = {"adapter": "acme/spam", "version": 2, "reason": "DigestMismatch", "message": "Train again."}
+    with_adapter.beat("r2", failed=[failure])
+    assert serving() == (["r1"], ["r2@1"])
+    assert with_adapter.view("spam")["loadError"] == "DigestMismatch: Train again."
+    _silence(database, "r2")
+    assert serving() == (["r1"], [])
+
+
 def test_a_failed_load_is_told_until_it_succeeds(with_adapter: Any) -> None:
     failure = {"adapter": "acme/spam", "version": 1, "reason": "DigestMismatch", "message": "Train again."}
     with_adapter.beat(failed=[failure])

@@ -130,7 +130,7 @@ def adapter_world(wanted: TaskAdapter, **changes: Any) -> AdapterWorld:
     world = AdapterWorld(now=NOW, tenant=TENANT, domain=standing)
     current, loaded = changes.pop("current", None), changes.pop("loaded_on", [])
     update = {"current": current, "loaded_on": loaded, "scheduled_on": changes.pop("scheduled_on", loaded)}
-    update |= {"load_error": changes.pop("load_error", None)}
+    update |= {"load_error": changes.pop("load_error", None), "earlier": changes.pop("earlier", [])}
     with suppress(StopIteration):  # a refused TaskAdapter is not declared
         world = replace(world, view=declared_adapter(wanted, world).model_copy(update=update))
     return replace(world, **changes)

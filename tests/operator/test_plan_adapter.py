@@ -15,12 +15,13 @@ from planning_worlds import (
     run_of,
 )
 
-from hmi_api.conditions import is_true
+from hmi_api.conditions import find_condition, is_true
 from hmi_api.domain import OnMiss
 from hmi_api.names import DomainKey
 from hmi_api.run_digest import adapter_run_digest
 from hmi_api.task_adapter import Gate, Metric
 from hmi_api.wire import (
+    EarlierVersion,
     RunResult,
     RunState,
 )
@@ -119,6 +120,91 @@ def test_from_published_to_ready(
     assert reason(plan.status.conditions, "GatePassed") == ("True", "GatePassed")
     assert reason(plan.status.conditions, type_) == expected
     assert (plan.status.phase, plan.status.domain) == (phase, "hotel/1")
+
+
+ON_R1 = EarlierVersion(runtime="r1", version=1)
+ON_R2 = EarlierVersion(runtime="r2", version=1)
+
+
+@pytest.mark.parametrize(
+    ("world", "loaded", "message", "ready", "phase"),
+    [
+        (
+            {"scheduled_on": ["r1"], "earlier": [ON_R1]},
+            ("Unknown", "Loading"),
+            "Version 2 is being fetched by r1. Version 1 serves on r1.",
+            ("True", "PreviousVersion"),
+            "Updating",
+        ),
+        (
+            {"scheduled_on": ["r1"], "earlier": [ON_R1], "load_error": "DigestMismatch: Train it again."},
+            ("False", "DigestMismatch"),
+            "Train it again. Version 1 serves on r1.",
+            ("True", "PreviousVersion"),
+            "Degraded",
+        ),
+        (
+            {"earlier": [ON_R1]},  # it does not fit anywhere any more
+            ("Unknown", "Waiting"),
+            "Comes after Scheduled. Version 1 serves on r1.",
+            ("True", "PreviousVersion"),
+            "Updating",
+        ),
+        (
+            {"scheduled_on": ["r1", "r2"], "loaded_on": ["r1"], "earlier": [ON_R2]},
+            ("True", "Loaded"),
+            "Version 2 is held by r1. It is not yet loaded by r2. Version 1 serves on r2.",
+            ("True", "Serving"),
+            "Ready",
+        ),
+        (
+            {"scheduled_on": ["r1", "r2"], "loaded_on": ["r1"], "load_error": "NoRoom: Give it more."},
+            ("True", "Loaded"),
+            "Version 2 is held by r1. It is not yet loaded by r2: NoRoom: Give it more.",
+            ("True", "Serving"),
+            "Ready",
+        ),
+        (
+            {"loaded_on": ["r1"]},
+            ("True", "Loaded"),
+            "Version 2 is held by r1.",
+            ("True", "Serving"),
+            "Ready",
+        ),
+        (
+            {"scheduled_on": ["r1"]},
+            ("Unknown", "Loading"),
+            "Version 2 is being fetched by r1.",
+            ("False", "Loading"),
+            "Loading",
+        ),
+    ],
+)
+def test_an_earlier_version_serves_until_the_new_one_is_loaded(
+    world: dict[str, Any], loaded: tuple[str, str], message: str, ready: tuple[str, str], phase: str
+) -> None:
+    current = adapter_version(ADAPTER_DIGEST, version=2)
+    plan = plan_adapter(adapter(), adapter_world(adapter(), current=current, **world))
+    told = find_condition(plan.status.conditions, "Loaded")
+    assert told is not None
+    assert (told.status.value, told.reason, told.message) == (*loaded, message)
+    assert reason(plan.status.conditions, "Ready") == ready
+    assert (plan.status.phase, plan.status.version) == (phase, 2)
+
+
+@pytest.mark.parametrize(
+    ("world", "looks_again"),
+    [
+        ({"scheduled_on": ["r1"]}, True),
+        ({"scheduled_on": ["r1"], "earlier": [ON_R1]}, True),
+        ({"scheduled_on": ["r1", "r2"], "loaded_on": ["r1"], "earlier": [ON_R2]}, True),
+        ({"loaded_on": ["r1"]}, False),
+    ],
+)
+def test_it_is_looked_at_again_until_nothing_earlier_serves(world: dict[str, Any], looks_again: bool) -> None:
+    current = adapter_version(ADAPTER_DIGEST, version=2)
+    plan = plan_adapter(adapter(), adapter_world(adapter(), current=current, **world))
+    assert (plan.requeue_after is not None) is looks_again
 
 
 def test_new_layers_give_a_new_run_while_the_old_adapter_serves() -> None:

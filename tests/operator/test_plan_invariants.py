@@ -24,6 +24,7 @@ from hmi_api.domain import Domain
 from hmi_api.names import DomainKey
 from hmi_api.task_adapter import TaskAdapter
 from hmi_api.wire import (
+    EarlierVersion,
     RunFailure,
     RunProgress,
     RunResult,
@@ -104,11 +105,13 @@ def adapter_situations(draw: st.DrawFn) -> tuple[TaskAdapter, AdapterWorld]:
         draw(st.none() | st.just(domain_version("d"))),
     )
     loaded = draw(st.sampled_from([[], ["r1"]]))
+    earlier = draw(st.sampled_from([[], [EarlierVersion(runtime="r2", version=1)]]))
     world = adapter_world(
         wanted,
         domain=standing,
         current=current,
         loaded_on=loaded,
+        earlier=earlier,
         run=draw(runs(wanted, ADAPTER_DIGEST)),
         job=draw(JOBS),
     )
@@ -141,10 +144,10 @@ def test_an_adapter_s_plan_keeps_its_promises(situation: tuple[TaskAdapter, Adap
     wanted, world = situation
     plan = plan_adapter(wanted, world)
     current = world.view.current if world.view else None
-    loaded = bool(world.view and world.view.loaded_on)
+    served = bool(world.view and (world.view.loaded_on or world.view.earlier))
     assert set(types(wanted.status.conditions)) <= set(types(plan.status.conditions))
     assert plan.status.version == (current.version if current else None)
-    assert is_true(plan.status.conditions, "Ready") is (current is not None and loaded)
+    assert is_true(plan.status.conditions, "Ready") is (current is not None and served)
     again = wanted.model_copy(update={"status": plan.status})
     assert plan_adapter(again, world).status == plan.status
     if wanted.spec.suspend:

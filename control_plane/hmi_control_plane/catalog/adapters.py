@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hmi_api.names import adapter_key
-from hmi_api.wire import AdapterRecord, AdapterView
+from hmi_api.wire import AdapterRecord, AdapterView, EarlierVersion
 from hmi_control_plane import placement
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.paging import Page, decode_number_cursor, page_of
@@ -86,12 +86,15 @@ def to_view(session: Session, row: Adapter) -> AdapterView:
         .order_by(Placement.runtime_id)
     )
     reports = _reports(session, row)
-    failures = [report for report in reports if report.state == ResidencyState.FAILED]
+    of_current = [report for report in reports if report.version == row.current_version]
+    loaded_on = [report.runtime_id for report in of_current if report.state == ResidencyState.READY]
+    failures = [report for report in of_current if report.state == ResidencyState.FAILED]
     return AdapterView(
         record=adapter_record(row),
         current=adapter_version_view(session, version) if version is not None else None,
         scheduled_on=list(scheduled),
-        loaded_on=[report.runtime_id for report in reports if report.state == ResidencyState.READY],
+        loaded_on=loaded_on,
+        earlier=_earlier(reports, loaded_on),
         load_error=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
     )
 
@@ -145,14 +148,22 @@ def _refuse_taken_name(session: Session, namespace: str, name: str, tenant: str)
 
 
 def _reports(session: Session, row: Adapter) -> Sequence[Residency]:
-    """Return what living runtimes say of the current version, the oldest report first."""
+    """Return what living runtimes say of any version, the oldest report first."""
     return session.scalars(
         select(Residency)
         .join(Runtime, Runtime.id == Residency.runtime_id)
-        .where(
-            Residency.adapter_id == row.id,
-            Residency.version == row.current_version,
-            ~Runtime.lost,
-        )
+        .where(Residency.adapter_id == row.id, ~Runtime.lost)
         .order_by(Residency.updated_at, Residency.runtime_id)
     ).all()
+
+
+def _earlier(reports: Sequence[Residency], loaded_on: Sequence[str]) -> list[EarlierVersion]:
+    """Return the newest version that each runtime without the current one serves, by runtime.
+
+    ``loaded_on`` holds the runtimes that have the current version: what else they hold is on its way out.
+    """
+    newest: dict[str, int] = {}
+    for report in reports:
+        if report.state == ResidencyState.READY and report.runtime_id not in loaded_on:
+            newest[report.runtime_id] = max(report.version, newest.get(report.runtime_id, 0))
+    return [EarlierVersion(runtime=name, version=version) for name, version in sorted(newest.items())]

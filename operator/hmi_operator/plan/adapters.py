@@ -20,7 +20,7 @@ from hmi_operator.plan.phases import phase_of
 from hmi_operator.plan.refusal import Refusal, refuse_adapter
 from hmi_operator.plan.removal import plan_removal
 from hmi_operator.plan.runs import POLL_SECONDS, Outlook, RunFacts, Standpoint, look
-from hmi_operator.plan.serving import is_loaded, write_serving
+from hmi_operator.plan.serving import is_served, is_settled, phase_of_change_over, write_serving
 from hmi_operator.plan.stages import progress_text, write_stages, write_waiting
 from hmi_operator.plan.steps import AddFinalizer, DeclareAdapter, Plan, Step
 from hmi_operator.plan.world import AdapterWorld, Standing
@@ -136,20 +136,23 @@ def _at_work(
     else:
         write_stages(writer, _WORK, _STAGES, outlook)
     _write_serving(writer, world.view, up_to_date)
-    ready = is_loaded(world.view)
+    ready = is_served(world.view)
+    phase = phase_of(outlook.standpoint, published=current is not None, ready=ready)
+    if up_to_date:
+        phase = phase_of_change_over(world.view) or phase
     run = outlook.run
     status = _status(adapter, world, writer)
     measured = run.result.metrics if run and run.result and current is None else status.metrics
     status = status.model_copy(
         update={
-            "phase": phase_of(outlook.standpoint, published=current is not None, ready=ready),
+            "phase": phase,
             "job_ref": run.id if run else None,
             "progress": progress_text(outlook),
             "metrics": dict(measured),
         }
     )
     # Runtimes report what they have loaded to the control plane alone, so that is asked again.
-    loading = POLL_SECONDS if current is not None and not ready else None
+    loading = POLL_SECONDS if current is not None and not is_settled(world.view) else None
     waits = [wait for wait in (outlook.requeue_after, loading) if wait is not None]
     return Plan(status, declare + outlook.steps, min(waits, default=None))
 
@@ -191,7 +194,7 @@ def _without_domain(
     writer.true(TaskAdapterCondition.QUOTA_AVAILABLE, Reason.NOT_LIMITED, "No quota is set.")
     write_waiting(writer, _WORK, Reason.WAITING, "Comes after DomainReady.")
     _write_serving(writer, world.view, up_to_date=False)
-    phase = Phase.DEGRADED.value if is_loaded(world.view) else Phase.WAITING.value
+    phase = Phase.DEGRADED.value if is_served(world.view) else Phase.WAITING.value
     return Plan(_status(adapter, world, writer).model_copy(update={"phase": phase}), declare)
 
 
@@ -211,7 +214,7 @@ def _refused(
     waiting = [TaskAdapterCondition.DOMAIN_READY.value, TaskAdapterCondition.QUOTA_AVAILABLE.value, *_WORK]
     write_waiting(writer, waiting, Reason.WAITING, "Waits for the TaskAdapter to be accepted.")
     _write_serving(writer, world.view, up_to_date=False)
-    phase = Phase.DEGRADED.value if is_loaded(world.view) else Phase.FAILED.value
+    phase = Phase.DEGRADED.value if is_served(world.view) else Phase.FAILED.value
     return Plan(_status(adapter, world, writer).model_copy(update={"phase": phase}))
 
 
