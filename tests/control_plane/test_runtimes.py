@@ -68,6 +68,27 @@ def test_an_earlier_version_is_told_of_until_the_current_one_serves_there(
     assert serving() == (["r1"], [])
 
 
+@pytest.mark.parametrize("way", ["fell silent", "was drained", "started anew"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_view_names_no_runtime_that_is_gone(
+    way: str, version: int, with_adapter: Any, database: Database
+) -> None:
+    with_adapter.beat("r1", ready=["acme/spam@1"])
+    if version == 2:  # then what r1 serves is an earlier version
+        with_adapter.retrain("spam", spec="2")
+    view = with_adapter.view("spam")
+    assert view["loadedOn"] + [one["runtime"] for one in view["earlier"]] == ["r1"]
+    match way:
+        case "fell silent":
+            _silence(database, "r1")
+        case "was drained":
+            with_adapter.internal("DELETE", "/runtimes/r1")
+        case "started anew":
+            with_adapter.runtime("r1", incarnation="two")
+    view = with_adapter.view("spam")
+    assert (view["loadedOn"], view["earlier"]) == ([], [])
+
+
 def test_a_failed_load_is_told_until_it_succeeds(with_adapter: Any) -> None:
     failure = {"adapter": "acme/spam", "version": 1, "reason": "DigestMismatch", "message": "Train again."}
     with_adapter.beat(failed=[failure])
