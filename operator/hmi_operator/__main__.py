@@ -14,9 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-import httpx
-
-from hmi_api.bearer import BearerAuth, TokenSource
+from hmi_api.bearer import TokenSource
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_operator.client import ControlPlaneClient
 from hmi_operator.kube.api import KubeApi
@@ -65,17 +63,17 @@ async def run(settings: OperatorSettings) -> None:
         loop.add_signal_handler(number, stop.set)
     metrics = OperatorMetrics()
     token = settings.internal_token.get_secret_value() if settings.internal_token else None
-    auth = BearerAuth(TokenSource(token, file=settings.internal_token_file))
+    tokens = TokenSource(token, file=settings.internal_token_file)
     async with contextlib.AsyncExitStack() as stack:
         api = await stack.enter_async_context(KubeApi(KopfLogin(), heard=metrics.requested))
-        http = await stack.enter_async_context(
-            httpx.AsyncClient(base_url=settings.control_plane_url, auth=auth)
+        control_plane = await stack.enter_async_context(
+            ControlPlaneClient(settings.control_plane_url, tokens)
         )
         training = TrainingCache()
         operator = Operator(
             Parts(
                 api=api,
-                control_plane=ControlPlaneClient(http),
+                control_plane=control_plane,
                 jobs=KubeJobs(api, training, settings.trainer(), namespaces=settings.watch_namespaces),
                 lease=Lease(api, settings.namespace, settings.pod_name, seconds=settings.lease_seconds),
                 training=training,

@@ -1,13 +1,15 @@
 """Client of the control plane's internal API (``hmi_api.wire``)."""
 
 import asyncio
+import json
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 
-import httpx
+import aiohttp
 
 from hmi_api.artifacts import WireModel
+from hmi_api.bearer import TokenSource
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.names import Tenant
 from hmi_api.wire import (
@@ -28,23 +30,38 @@ _NOT_ALLOWED = {401, 403}
 _CONCURRENT_WRITE = "ConcurrentWrite"
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.2
+_KEEP_SECONDS = 4.0
+"""How long a connection is kept that nobody uses: less than the control plane keeps it."""
 
 
 class ControlPlaneClient:
     """Speaks to the control plane over HTTP; every request has a time limit and a bounded number of tries.
 
-    ``http`` must have the control plane's base URL and, where no ``token`` is given, what says who asks; its
-    owner closes it. Errors: ``InvalidInput`` when the
-    control plane refuses what was sent, ``NotReady`` when it cannot be reached or cannot answer now, and
-    ``HmiError`` with reason ``TokenRefused`` when the internal token is not taken.
+    ``url`` is the control plane's address; ``token`` says who asks, itself or where it is read from. To be
+    used within ``async with``. Errors: ``InvalidInput`` when the control plane refuses what was sent,
+    ``NotReady`` when it cannot be reached or cannot answer now, and ``HmiError`` with reason
+    ``TokenRefused`` when the internal token is not taken.
     """
 
     def __init__(
-        self, http: httpx.AsyncClient, token: str | None = None, *, timeout_seconds: float = 10.0
+        self, url: str, token: str | TokenSource, *, timeout_seconds: float = 10.0, connections: int = 32
     ) -> None:
-        self._http = http
-        self._headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
-        self._timeout = timeout_seconds
+        self.url = url
+        self._root = url.rstrip("/") + _PREFIX
+        self._token = TokenSource(token) if isinstance(token, str) else token
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_SECONDS)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
     async def ensure_tenant(self, tenant: Tenant) -> None:
         """Make the tenant known."""
@@ -99,50 +116,61 @@ class ControlPlaneClient:
         may_conflict: bool = False,
     ) -> Any:
         """Send a request, again while the failure may pass; every request of this API is idempotent."""
-        content = body.model_dump_json(by_alias=True) if body is not None else None
-        headers = self._headers | ({"Content-Type": "application/json"} if content else {})
+        content = body.model_dump_json(by_alias=True).encode() if body is not None else None
         trouble = ""
         for attempt in range(ATTEMPTS):
             if attempt:
                 await asyncio.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
             try:
-                response = await self._http.request(
-                    method, _PREFIX + path, content=content, headers=headers, timeout=self._timeout
-                )
-            except httpx.TransportError as error:
+                code, answer = await self._send(method, path, content)
+            except NotReady as error:
+                trouble = error.message
+                continue
+            except (aiohttp.ClientError, TimeoutError) as error:
                 trouble = f"it could not be reached ({type(error).__name__})"
                 continue
-            if response.status_code not in _PASSING and not _lost_a_race(response):
-                return _read(response, may_miss=may_miss, may_conflict=may_conflict)
-            trouble = f"it answered {response.status_code} to {method} {path}"
+            if code not in _PASSING and not _lost_a_race(code, answer):
+                return _read(code, answer, may_miss=may_miss, may_conflict=may_conflict)
+            trouble = f"it answered {code} to {method} {path}"
         raise NotReady(
             "ControlPlaneUnavailable", f"The control plane does not work now: {trouble}; try again."
         )
 
+    async def _send(self, method: str, path: str, content: bytes | None) -> tuple[int, bytes]:
+        """Return code and body of the answer. Raises ``NotReady`` while there is no token."""
+        if self._session is None:
+            raise RuntimeError("a ControlPlaneClient is used within `async with`")
+        headers = {"Authorization": f"Bearer {self._token.current()}"}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        async with self._session.request(
+            method, self._root + path, data=content, headers=headers, allow_redirects=False
+        ) as response:
+            return response.status, await response.read()
 
-def _lost_a_race(response: httpx.Response) -> bool:
+
+def _lost_a_race(code: int, body: bytes) -> bool:
     """Say whether another request wrote the same thing at the same moment, which says nothing of this one."""
-    return response.status_code == HTTPStatus.CONFLICT and _explain(response)[0] == _CONCURRENT_WRITE
+    return code == HTTPStatus.CONFLICT and _explain(code, body)[0] == _CONCURRENT_WRITE
 
 
-def _read(response: httpx.Response, *, may_miss: bool, may_conflict: bool) -> Any:
-    status = response.status_code
-    if status == HTTPStatus.NO_CONTENT:
+def _read(code: int, body: bytes, *, may_miss: bool, may_conflict: bool) -> Any:
+    if code == HTTPStatus.NO_CONTENT:
         return None
-    if response.is_success:
-        return response.json()
-    if (status == HTTPStatus.NOT_FOUND and may_miss) or (status == HTTPStatus.CONFLICT and may_conflict):
+    if HTTPStatus.OK <= code < HTTPStatus.MULTIPLE_CHOICES:
+        return json.loads(body)
+    if (code == HTTPStatus.NOT_FOUND and may_miss) or (code == HTTPStatus.CONFLICT and may_conflict):
         return None
-    reason, message = _explain(response)
-    if status in _NOT_ALLOWED:
+    reason, message = _explain(code, body)
+    if code in _NOT_ALLOWED:
         raise HmiError("TokenRefused", f"The control plane did not take the internal token: {message}")
     raise InvalidInput(reason, message)
 
 
-def _explain(response: httpx.Response) -> tuple[str, str]:
+def _explain(code: int, body: bytes) -> tuple[str, str]:
     """Return reason and message of an OpenAI-shaped error body; plain words for any other body."""
     try:
-        error = response.json()["error"]
+        error = json.loads(body)["error"]
         return str(error["code"] or "Refused"), str(error["message"])
     except (ValueError, KeyError, TypeError):
-        return "Refused", f"The control plane answered {response.status_code}."
+        return "Refused", f"The control plane answered {code}."

@@ -1,13 +1,14 @@
 """The control plane's client: what each kind of answer becomes."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
-from hmi_api.bearer import BearerAuth, TokenSource
+from hmi_api.bearer import TokenSource
 from hmi_api.errors import HmiError, InvalidInput, NotReady, error_body
 from hmi_api.names import Tenant
 from hmi_api.wire import RunFailure
@@ -16,110 +17,185 @@ from hmi_operator.client import ATTEMPTS, ControlPlaneClient
 
 pytestmark = pytest.mark.anyio
 
+TOKEN = "secret-token"
+
+Answer = Callable[[web.Request], web.StreamResponse]
+
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "FIRST_WAIT_SECONDS", 0.0)
 
 
-def answering(answer: Callable[[httpx.Request], httpx.Response]) -> ControlPlaneClient:
-    http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://cp")
-    return ControlPlaneClient(http, "secret-token")
+@asynccontextmanager
+async def answering(answer: Answer, token: str | TokenSource = TOKEN) -> AsyncIterator[ControlPlaneClient]:
+    """Give a client of a server that answers so."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return answer(request)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    async with TestServer(app) as server, ControlPlaneClient(str(server.make_url("/")), token) as client:
+        yield client
 
 
-def refusal(status: int, code: str) -> httpx.Response:
-    return httpx.Response(status, json=error_body("Do this.", "x", code=code))
+def refusal(status: int, code: str) -> web.Response:
+    return web.json_response(error_body("Do this.", "x", code=code), status=status)
+
+
+def done(_: web.Request) -> web.Response:
+    return web.Response(status=204)
 
 
 async def test_the_token_and_the_path_are_sent() -> None:
-    seen: list[httpx.Request] = []
+    seen: list[tuple[str, str, str]] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
-        return httpx.Response(204)
+    def answer(request: web.Request) -> web.Response:
+        seen.append((request.method, request.path, request.headers["Authorization"]))
+        return web.Response(status=204)
 
-    await answering(answer).ensure_tenant(Tenant("acme"))
-    assert (seen[0].method, seen[0].url.path) == ("PUT", "/internal/v1/tenants/acme")
-    assert seen[0].headers["authorization"] == "Bearer secret-token"
+    async with answering(answer) as client:
+        await client.ensure_tenant(Tenant("acme"))
+    assert seen == [("PUT", "/internal/v1/tenants/acme", f"Bearer {TOKEN}")]
 
 
 async def test_what_is_not_there_is_none() -> None:
-    client = answering(lambda _: refusal(404, "NotFound"))
-    assert await client.domain("a/b") is None
-    assert await client.adapter("a/b") is None
-    assert await client.run("r") is None
-    await client.erase_domain("a/b")
-    await client.fail_run("r", RunFailure(reason="X", message="m"))
+    async with answering(lambda _: refusal(404, "NotFound")) as client:
+        assert await client.domain("a/b") is None
+        assert await client.adapter("a/b") is None
+        assert await client.run("r") is None
+        await client.erase_domain("a/b")
+        await client.fail_run("r", RunFailure(reason="X", message="m"))
 
 
 async def test_failing_a_run_that_has_ended_is_nothing() -> None:
-    await answering(lambda _: refusal(409, "RunFinished")).fail_run("r", RunFailure(reason="X", message="m"))
+    async with answering(lambda _: refusal(409, "RunFinished")) as client:
+        await client.fail_run("r", RunFailure(reason="X", message="m"))
 
 
 @pytest.mark.parametrize("status", [400, 409, 422])
 async def test_a_refusal_keeps_its_reason_and_message(status: int) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        await answering(lambda _: refusal(status, "NameTaken")).ensure_tenant(Tenant("acme"))
+    async with answering(lambda _: refusal(status, "NameTaken")) as client:
+        with pytest.raises(InvalidInput) as caught:
+            await client.ensure_tenant(Tenant("acme"))
     assert (caught.value.reason, caught.value.message) == ("NameTaken", "Do this.")
 
 
 async def test_a_race_that_was_lost_is_run_again() -> None:
-    answers = [refusal(409, "ConcurrentWrite"), httpx.Response(204)]
-    await answering(lambda _: answers.pop(0)).ensure_tenant(Tenant("acme"))
+    answers = [refusal(409, "ConcurrentWrite"), web.Response(status=204)]
+    async with answering(lambda _: answers.pop(0)) as client:
+        await client.ensure_tenant(Tenant("acme"))
     assert not answers
 
 
 async def test_a_body_of_another_shape_is_told_by_its_code() -> None:
-    with pytest.raises(InvalidInput, match="418"):
-        await answering(lambda _: httpx.Response(418, text="tea")).ensure_tenant(Tenant("acme"))
+    async with answering(lambda _: web.Response(status=418, text="tea")) as client:
+        with pytest.raises(InvalidInput, match="418"):
+            await client.ensure_tenant(Tenant("acme"))
+
+
+async def test_where_it_points_elsewhere_nobody_goes() -> None:
+    seen: list[str] = []
+
+    def answer(request: web.Request) -> web.Response:
+        seen.append(request.path)
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    async with answering(answer) as client:
+        with pytest.raises(InvalidInput, match="307"):
+            await client.ensure_tenant(Tenant("acme"))
+    assert seen == ["/internal/v1/tenants/acme"]
 
 
 async def test_a_wrong_token_is_no_fault_of_the_resource_and_is_not_repeated() -> None:
-    with pytest.raises(HmiError) as caught:
-        await answering(lambda _: refusal(401, "Unauthorized")).domain("a/b")
+    seen: list[str] = []
+
+    def answer(request: web.Request) -> web.Response:
+        seen.append(request.path)
+        return refusal(401, "Unauthorized")
+
+    async with answering(answer) as client:
+        with pytest.raises(HmiError) as caught:
+            await client.domain("a/b")
     assert not isinstance(caught.value, InvalidInput)
-    assert "secret-token" not in str(caught.value)
+    assert TOKEN not in str(caught.value)
+    assert len(seen) == 1
 
 
-@pytest.mark.parametrize("trouble", [503, 429, 500, "transport"])
-async def test_passing_trouble_is_tried_a_few_times(trouble: Any) -> None:
+@pytest.mark.parametrize("status", [503, 429, 500])
+async def test_passing_trouble_is_tried_a_few_times(status: int) -> None:
     calls = 0
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(_: web.Request) -> web.Response:
         nonlocal calls
         calls += 1
-        if trouble == "transport":
-            raise httpx.ConnectError("refused", request=request)
-        return refusal(trouble, "Later")
+        return refusal(status, "Later")
 
-    with pytest.raises(NotReady) as caught:
-        await answering(answer).domain("a/b")
+    async with answering(answer) as client:
+        with pytest.raises(NotReady, match=str(status)) as caught:
+            await client.domain("a/b")
     assert caught.value.reason == "ControlPlaneUnavailable"
     assert calls == ATTEMPTS
 
 
+async def test_nobody_there_is_not_ready_and_says_no_token() -> None:
+    async with answering(done) as client:
+        await client.ensure_tenant(Tenant("acme"))
+        address = client.url
+    async with ControlPlaneClient(address, TOKEN) as client:
+        with pytest.raises(NotReady, match="could not be reached") as caught:
+            await client.domain("a/b")
+    assert caught.value.reason == "ControlPlaneUnavailable"
+    assert TOKEN not in str(caught.value)
+
+
+async def test_a_connection_that_breaks_is_made_anew() -> None:
+    calls = 0
+
+    def answer(request: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            assert request.transport is not None
+            request.transport.close()
+        return web.Response(status=204)
+
+    async with answering(answer) as client:
+        await client.ensure_tenant(Tenant("acme"))
+    assert calls == 2
+
+
 async def test_what_passes_is_not_noticed() -> None:
-    answers = [refusal(503, "Later"), httpx.Response(204)]
-    await answering(lambda _: answers.pop(0)).ensure_tenant(Tenant("acme"))
+    answers = [refusal(503, "Later"), web.Response(status=204)]
+    async with answering(lambda _: answers.pop(0)) as client:
+        await client.ensure_tenant(Tenant("acme"))
     assert answers == []
 
 
-async def test_without_a_token_the_connection_says_who_asks(tmp_path: Path) -> None:
+async def test_a_token_in_a_file_is_read_again(tmp_path: Path) -> None:
     seen: list[str] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request.headers["authorization"])
-        return httpx.Response(204)
+    def answer(request: web.Request) -> web.Response:
+        seen.append(request.headers["Authorization"])
+        return web.Response(status=204)
 
     file, now = tmp_path / "token", [0.0]
     file.write_text("first")
-    source = TokenSource(file=file, clock=lambda: now[0])
-    http = httpx.AsyncClient(
-        transport=httpx.MockTransport(answer), base_url="http://cp", auth=BearerAuth(source)
-    )
-    client = ControlPlaneClient(http)
-    await client.ensure_tenant(Tenant("acme"))
-    file.write_text("second")
-    now[0] = 60.0
-    await client.ensure_tenant(Tenant("acme"))
+    async with answering(answer, TokenSource(file=file, clock=lambda: now[0])) as client:
+        await client.ensure_tenant(Tenant("acme"))
+        file.write_text("second")
+        now[0] = 60.0
+        await client.ensure_tenant(Tenant("acme"))
     assert seen == ["Bearer first", "Bearer second"]
+
+
+async def test_a_token_that_cannot_be_read_passes(tmp_path: Path) -> None:
+    now = [0.0]
+    source = TokenSource(file=tmp_path / "token", clock=lambda: now[0])
+    async with answering(done, source) as client:
+        with pytest.raises(NotReady, match="token"):
+            await client.ensure_tenant(Tenant("acme"))
+        (tmp_path / "token").write_text("first")
+        now[0] = 60.0
+        await client.ensure_tenant(Tenant("acme"))

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from hmi_api.conditions import find_condition, is_true
@@ -65,8 +64,8 @@ async def running(served: Any, home: Path) -> AsyncIterator[System]:
     jobs = SubprocessJobs(home / "runs", served.environment, program=served.program, grace_seconds=2)
     system = System(home, jobs)
     stop = asyncio.Event()
-    async with httpx.AsyncClient(base_url=served.url) as http:
-        reconciler = LocalReconciler(system.store, ControlPlaneClient(http, served.token), jobs)
+    async with ControlPlaneClient(served.url, served.token) as control_plane:
+        reconciler = LocalReconciler(system.store, control_plane, jobs)
         task = asyncio.create_task(reconciler.run(stop))
         try:
             yield system

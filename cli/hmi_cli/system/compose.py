@@ -6,7 +6,6 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 
-import httpx
 from pydantic import SecretStr
 
 from hmi_cli.system.home import Home
@@ -66,10 +65,8 @@ def _reconciler(
     async def run() -> None:
         stop = asyncio.Event()
         # The reconciler speaks to this very process over HTTP, as it would from a pod of its own.
-        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
-            working = asyncio.create_task(
-                LocalReconciler(store, ControlPlaneClient(http, token), jobs).run(stop)
-            )
+        async with ControlPlaneClient(url, token) as control_plane:
+            working = asyncio.create_task(LocalReconciler(store, control_plane, jobs).run(stop))
             try:
                 await asyncio.shield(working)
             finally:

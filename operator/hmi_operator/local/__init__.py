@@ -7,9 +7,9 @@ How they fit together::
 
     store = FileResourceStore(home / "resources")
     jobs = SubprocessJobs(home / "runs", environment)
-    client = ControlPlaneClient(httpx.AsyncClient(base_url=url), token)
     app.include_router(router(store, auth))
-    await LocalReconciler(store, client, jobs).run(stop)
+    async with ControlPlaneClient(url, token) as client:
+        await LocalReconciler(store, client, jobs).run(stop)
 """
 
 from hmi_operator.local.api import router

@@ -154,10 +154,14 @@ async def replica(
 ) -> AsyncIterator[Replica]:
     """Run a replica that looks after one namespace, and others besides."""
     headers = {"Authorization": f"Bearer {served.token}"}
-    async with httpx.AsyncClient(base_url=served.url, headers=headers) as http, KubeApi(KopfLogin()) as api:
+    async with (
+        httpx.AsyncClient(base_url=served.url, headers=headers) as http,
+        ControlPlaneClient(served.url, served.token) as control_plane,
+        KubeApi(KopfLogin()) as api,
+    ):
         jobs = PromptJobs(http)
         lease = Lease(api, namespace, name, seconds=seconds)
-        parts = Parts(api, ControlPlaneClient(http), jobs, lease)
+        parts = Parts(api, control_plane, jobs, lease)
         operator = Operator(parts, namespaces=[namespace, *also], pace=PACE)
         stop = asyncio.Event()
         task = asyncio.create_task(operator.run(stop))

@@ -106,9 +106,12 @@ async def test_the_engine_does_nothing_without_the_lease(
     await lease.acquire()
     clock.now += SECONDS
     headers = {"Authorization": f"Bearer {served.token}"}
-    async with httpx.AsyncClient(base_url=served.url, headers=headers) as http:
+    async with (
+        httpx.AsyncClient(base_url=served.url, headers=headers) as http,
+        ControlPlaneClient(served.url, served.token) as control_plane,
+    ):
         store = KubeResourceStore(here.api, cache)
-        engine = Engine(store, ControlPlaneClient(http), PromptJobs(http), permit=lease.must_hold)
+        engine = Engine(store, control_plane, PromptJobs(http), permit=lease.must_hold)
         with pytest.raises(NotReady, match="NotLeader"):
             await engine.reconcile(cache.refs()[0])
     assert await here.get(DOMAINS, "hotel") == made
