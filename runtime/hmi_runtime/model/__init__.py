@@ -8,6 +8,15 @@ batching, files other than a module's own weights.
 from hmi_runtime.model.bridge import Bridge
 from hmi_runtime.model.domain_layers import DomainLayers, DomainLayersConfig
 from hmi_runtime.model.upper import UpperLayers
-from hmi_runtime.model.windows import ABSENT, compose, trigrams
+from hmi_runtime.model.windows import ABSENT, compose, contributions, trigrams
 
-__all__ = ["ABSENT", "Bridge", "DomainLayers", "DomainLayersConfig", "UpperLayers", "compose", "trigrams"]
+__all__ = [
+    "ABSENT",
+    "Bridge",
+    "DomainLayers",
+    "DomainLayersConfig",
+    "UpperLayers",
+    "compose",
+    "contributions",
+    "trigrams",
+]

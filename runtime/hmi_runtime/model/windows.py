@@ -36,3 +36,16 @@ def compose(parts: Tensor) -> Tensor:
     composed[:, :-1] += parts[:, 1:, 0]
     composed[:, 1:] += parts[:, :-1, 2]
     return composed
+
+
+def contributions(parts: Tensor) -> Tensor:
+    """Return what each position is composed of (B, T, 3, D), from the parts (B, T, 3, D) of their windows.
+
+    In the order of the gates: from the right neighbour's window its left part, from the own window its
+    centre, from the left neighbour's its right part. Their sum is what ``compose`` returns.
+    """
+    given = torch.zeros_like(parts)
+    given[:, :-1, 0] = parts[:, 1:, 0]
+    given[:, :, 1] = parts[:, :, 1]
+    given[:, 1:, 2] = parts[:, :-1, 2]
+    return given

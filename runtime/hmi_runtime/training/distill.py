@@ -6,21 +6,22 @@ error over real tokens divided by the variance of the teacher's states there, so
 much of its variation is missed and not by its scale.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hmi_runtime.base import Encoder
 from hmi_runtime.model import ABSENT, DomainLayers, UpperLayers, trigrams
 from hmi_runtime.training.checkpoint import Checkpoint, generator
 from hmi_runtime.training.descent import Progress, descend, set_learning_rate, smoothed
+from hmi_runtime.training.represent import parts_of_windows, represent_windows
 from hmi_runtime.training.schedule import BatchOrder, learning_rate_factor
 from hmi_runtime.training.spool import TokenSpool
+from hmi_runtime.training.start import StartingPoint
 
 SPLIT_WEIGHT = 0.5
 BRIDGE_RATE_FACTOR = 3.0
@@ -30,6 +31,9 @@ WARMUP_STEPS = 30
 # Of the windows of a Domain that backs off, what share is trained without its left token, without its
 # right one, and without both.
 BACKED_OFF_SHARES = (0.1, 0.1, 0.1)
+
+_STARTING_BATCHES = 16
+"""Batches that gates and positions are fitted to before the first step."""
 
 _EVALUATION_ROWS = 256
 _EVALUATION_BATCH = 32
@@ -79,30 +83,6 @@ def distillation_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> T
     return SPLIT_WEIGHT * errors[0] + torch.stack(errors[1:]).sum()
 
 
-def represent_windows(layers: DomainLayers, windows: Tensor, mask: Tensor) -> Tensor:
-    """Return the representation at the split (B, T, D) of ``windows`` (B, T, 3) int64, ``mask`` (B, T).
-
-    What ``DomainLayers.represent`` computes for a text's own trigrams, but for any windows; each distinct
-    one is computed once.
-    """
-    real = windows[mask]  # (N, 3)
-    base = layers.config.encoder.vocab_size + 1
-    left, centre, right = (real - ABSENT).unbind(1)
-    keys = (left * base + centre) * base + right  # (N,), one number a window: quicker to sort than rows
-    unique, place = torch.unique(keys, return_inverse=True)  # (W,), (N,)
-    distinct = (
-        torch.stack([unique // base**2, unique // base % base, unique % base], dim=1) + ABSENT
-    )  # (W, 3)
-    # Over three tokens the plain products are quicker than a fused kernel's per-head set-up.
-    with sdpa_kernel(SDPBackend.MATH):
-        computed = layers.window_parts(distinct)  # (W, 3, D)
-    # Plain indexing would add up gradients of repeated windows in whatever order threads come.
-    values = computed.index_select(0, place)  # (N, 3, D)
-    parts = values.new_zeros((*mask.shape, *values.shape[1:]))  # (B, T, 3, D)
-    parts[mask] = values
-    return layers.finish(parts, mask)
-
-
 def back_off_at_random(windows: Tensor, random: torch.Generator) -> Tensor:
     """Return ``windows`` (B, T, 3) with a share of them cut to bigrams and unigrams, centre kept."""
     left, right, both = BACKED_OFF_SHARES
@@ -133,13 +113,14 @@ def distill(
     *,
     checkpoint_path: Path,
     checkpoint_seconds: float = 30.0,
+    fresh: bool = False,
     progress: Progress = lambda step, steps, metrics: None,
 ) -> None:
     """Train ``layers`` in place on the spool's training rows.
 
+    ``fresh``: the layers are the base's own, so gates and positions begin where least squares puts them.
     Goes on from ``checkpoint_path`` where one is; the caller removes it once the layers are safe.
     """
-    pad_id = encoder.config.pad_id
     distiller = Distiller(encoder, layers)
     optimizer = make_optimizer(layers, config)
     rows = spool.training_rows
@@ -148,11 +129,18 @@ def distill(
     warmup = min(WARMUP_STEPS, max(1, config.steps // 4))
     layers.requires_grad_(True).train()
     first, notes = checkpoint.restore()
-    for step in range(first, config.steps):
-        ids, mask = spool.batch(order.rows_of(step), pad_id)
+
+    def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
+        ids, mask = spool.batch(order.rows_of(step), encoder.config.pad_id)
         windows = trigrams(ids, mask)  # (B, T, 3)
         if config.back_off:
             windows = back_off_at_random(windows, generator(config.seed, step))
+        return ids, mask, windows
+
+    if fresh and first == 0:
+        _start_well(distiller, layers, map(batch, range(min(_STARTING_BATCHES, order.steps_per_epoch))))
+    for step in range(first, config.steps):
+        ids, mask, windows = batch(step)
         set_learning_rate(optimizer, learning_rate_factor(step, config.steps, warmup))
         loss = distiller.loss(ids, mask, windows)
         descend(loss, layers, optimizer)
@@ -160,6 +148,20 @@ def distill(
         checkpoint.save_when_due(step + 1, notes)
         progress(step + 1, config.steps, notes)
     layers.requires_grad_(False).eval()
+
+
+def _start_well(
+    distiller: Distiller, layers: DomainLayers, batches: Iterable[tuple[Tensor, Tensor, Tensor]]
+) -> None:
+    """Fit gates and positions to ``batches`` of ids (B, T), mask (B, T) and windows (B, T, 3)."""
+    point = StartingPoint(layers.config.encoder.positions, layers.config.encoder.width)
+    with torch.no_grad():
+        layers.gates.fill_(1.0)
+        for ids, mask, windows in batches:
+            point.add(parts_of_windows(layers, windows, mask), distiller.teach(ids, mask)[0], mask)
+        gates, positions = point.solve()
+        layers.gates.copy_(gates)
+        layers.position.copy_(positions)
 
 
 def evaluate_distillation(encoder: Encoder, layers: DomainLayers, spool: TokenSpool) -> dict[str, float]:

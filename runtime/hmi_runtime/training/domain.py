@@ -67,6 +67,7 @@ def train_domain(
         spool,
         config,
         checkpoint_path=work_dir / CHECKPOINT_FILE,
+        fresh=start is None,
         progress=progress,
     )
     return layers.requires_grad_(False).eval(), spool
@@ -192,6 +193,7 @@ class _DomainRun:
             ),
             checkpoint_path=self.stages.folder / CHECKPOINT_FILE,
             checkpoint_seconds=self.workplace.checkpoint_seconds,
+            fresh=self.run.parent is None,
             progress=self.workplace.say("training"),
         )
         folder = self.stages.fresh_folder("layers")
