@@ -26,7 +26,7 @@ class ReleaseSettings(BaseSettings):
     )
     watch_namespaces: tuple[str, ...] = Field(default=(), description="Looked after; all when empty.")
     lease_seconds: float = Field(
-        default=6.0, ge=2, le=300, description="A replica that is silent for so long is replaced."
+        default=12.0, ge=2, le=300, description="A replica that is silent for so long is replaced."
     )
     log_format: Literal["text", "json"] = Field(default="text", description="One line a record, either way.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

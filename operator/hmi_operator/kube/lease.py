@@ -54,7 +54,7 @@ class Lease:
         identity: str,
         *,
         name: str = "hmi-operator",
-        seconds: float = 6.0,
+        seconds: float = 12.0,
         clock: Callable[[], float] = boot_clock,
     ) -> None:
         self._api = api
@@ -81,6 +81,16 @@ class Lease:
         """Seconds between two renewals, or two looks at another's lease."""
         return self._seconds / 4
 
+    @property
+    def _again(self) -> float:
+        """Seconds until a renewal that failed is tried again."""
+        return self._seconds / 12
+
+    @property
+    def _longest_try(self) -> float:
+        """Seconds after which a renewal that hangs is given up: so early that another can still succeed."""
+        return self._seconds * _ACTED_ON / 2
+
     def must_hold(self) -> None:
         """Raise ``NotReady`` when this replica may not act: to be called before every act."""
         if not self.held:
@@ -96,14 +106,10 @@ class Lease:
 
     async def keep(self) -> None:
         """Renew the Lease for as long as it is ours; returns when it is lost."""
+        pause = self.every
         while self.held:
-            await asyncio.sleep(min(self.every, self.seconds_left))
-            # A request that hangs must not outlast what it would renew.
-            try:
-                async with asyncio.timeout(max(self.seconds_left, 0.001)):
-                    await self._attempt()
-            except TimeoutError:
-                break
+            await asyncio.sleep(min(pause, self.seconds_left))
+            pause = self.every if await self._renew() else self._again
         self._held_until = float("-inf")
         logger.warning("leader: %s has lost the lease", self._identity)
 
@@ -140,6 +146,16 @@ class Lease:
                 logger.info("leader: %s gave the lease back", self._identity)
         except HmiError as error:
             logger.warning("leader: the lease could not be given back, and runs out: %s", error)
+
+    async def _renew(self) -> bool:
+        """Try once to renew what is held, for no longer than it is held; return whether it was renewed."""
+        until = self._held_until
+        try:
+            async with asyncio.timeout(max(min(self.seconds_left, self._longest_try), 0.001)):
+                await self._attempt()
+        except TimeoutError:
+            logger.warning("leader: the lease was asked for in vain: no answer")
+        return self._held_until > until
 
     async def _attempt(self) -> bool:
         """Take or renew the Lease if it is free, run out or ours; return whether it is ours now."""

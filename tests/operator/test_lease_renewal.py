@@ -1,0 +1,116 @@
+"""How a leader renews its lease when the API server fails or hangs, in a time that only the test passes."""
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from hmi_api.errors import NotReady
+from hmi_operator.kube.lease import Lease
+
+SECONDS = 12.0
+Trouble = Callable[[], Awaitable[None]]
+
+
+class PassingTime(asyncio.SelectorEventLoop):
+    """A loop whose clock jumps to the next moment at which something is to be done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._moment = 0.0
+
+    def time(self) -> float:
+        return self._moment
+
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
+            self._moment = max(self._moment, self._scheduled[0]._when)  # type: ignore[attr-defined]
+        super()._run_once()  # type: ignore[misc]
+
+
+class OneLease:
+    """An API server with one Lease in it; ``troubles`` befall requests by their number, from 0."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] | None = None
+        self.troubles: dict[int, Trouble] = {}
+        self.asked = 0
+        self.renewed_at: list[float] = []
+
+    async def get(self, kind: Any, namespace: str, name: str) -> dict[str, Any] | None:
+        trouble = self.troubles.get(self.asked, self.troubles.get(-1))
+        self.asked += 1
+        if trouble is not None:
+            await trouble()
+        return copy.deepcopy(self.kept)
+
+    async def create(self, kind: Any, namespace: str, body: dict[str, Any]) -> None:
+        self.kept = body | {"metadata": body["metadata"] | {"resourceVersion": "1"}}
+        self._note()
+
+    async def replace(self, kind: Any, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+        version = int(body["metadata"]["resourceVersion"]) + 1
+        self.kept = body | {"metadata": body["metadata"] | {"resourceVersion": str(version)}}
+        self._note()
+        return self.kept
+
+    def _note(self) -> None:
+        self.renewed_at.append(asyncio.get_running_loop().time())
+
+
+async def hangs() -> None:
+    await asyncio.Event().wait()
+
+
+async def fails() -> None:
+    raise NotReady("Unavailable", "The API server is overloaded.")
+
+
+def in_passing_time(story: Callable[[OneLease, Lease], Awaitable[None]]) -> None:
+    """Tell a story of a leader, from when it has the lease."""
+
+    async def tell() -> None:
+        server: Any = OneLease()
+        clock = asyncio.get_running_loop().time
+        lease = Lease(server, "hmi-system", "one", seconds=SECONDS, clock=clock)
+        await lease.acquire()
+        await story(server, lease)
+
+    with asyncio.Runner(loop_factory=PassingTime) as runner:
+        runner.run(tell())
+
+
+@pytest.mark.parametrize(
+    "troubles",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({1: hangs}, id="one request hangs"),
+        pytest.param({3: hangs, 5: hangs}, id="one now and then hangs"),
+        pytest.param(dict.fromkeys(range(2, 8), fails), id="six in a row fail"),
+    ],
+)
+def test_a_leader_goes_on_through_passing_trouble(troubles: dict[int, Trouble]) -> None:
+    async def story(server: OneLease, lease: Lease) -> None:
+        server.troubles = troubles
+        keeping = asyncio.create_task(lease.keep())
+        await asyncio.sleep(10 * SECONDS)
+        assert not keeping.done()
+        assert lease.held
+        assert server.asked > max(troubles, default=0)
+        keeping.cancel()
+
+    in_passing_time(story)
+
+
+@pytest.mark.parametrize("trouble", [hangs, fails])
+def test_a_leader_whose_renewals_all_fail_stops_before_another_may_start(trouble: Trouble) -> None:
+    async def story(server: OneLease, lease: Lease) -> None:
+        server.troubles = {-1: trouble}
+        await lease.keep()
+        assert not lease.held
+        assert asyncio.get_running_loop().time() - server.renewed_at[-1] < SECONDS
+        assert server.asked > 2, "it is tried more than once"
+
+    in_passing_time(story)
