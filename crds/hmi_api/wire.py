@@ -8,6 +8,7 @@ plane serves them, and the reconciler, training programs and runtimes are its cl
     PUT  /adapters/{namespace}/{name}              AdapterRecord    declare                -> 204
     GET  /domains/{namespace}/{name}               -> DomainView     (404 when absent)
     GET  /adapters/{namespace}/{name}              -> AdapterView
+    POST /adapters/stamps                          AdapterKeys      -> AdapterStamps
     DELETE both                                    erase; idempotent                       -> 204
     POST /runs                                     RunCreate        idempotent             -> RunView
     GET  /runs/{id}                                -> RunView
@@ -29,6 +30,9 @@ from pydantic import Field
 from hmi_api.artifacts import ArtifactRef, WireModel
 from hmi_api.domain import BaseModelRef, DomainSpec, OnMiss
 from hmi_api.task_adapter import TaskAdapterSpec, TaskType
+
+STAMPS_AT_ONCE = 500
+"""TaskAdapters whose stamps may be asked for with one request."""
 
 # --- declared resources -----------------------------------------------------------------------------
 
@@ -112,6 +116,19 @@ class AdapterView(WireModel):
         default_factory=list, description="What runtimes without the current version serve in its place."
     )
     load_error: str | None = Field(default=None, description="Reason: message of the last failed load.")
+    stamp: str = Field(default="", description="Another one whenever anything below ``record`` is.")
+
+
+class AdapterKeys(WireModel):
+    """Names TaskAdapters whose stamps are wanted."""
+
+    keys: list[str] = Field(max_length=STAMPS_AT_ONCE, description="namespace/name of each.")
+
+
+class AdapterStamps(WireModel):
+    """The stamps of TaskAdapters; those that the catalog does not have are left out."""
+
+    stamps: dict[str, str] = Field(description="By namespace/name, as in their views.")
 
 
 # --- training runs ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -13,7 +14,9 @@ from hmi_api.bearer import TokenSource
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.names import Tenant
 from hmi_api.wire import (
+    AdapterKeys,
     AdapterRecord,
+    AdapterStamps,
     AdapterView,
     DomainRecord,
     DomainView,
@@ -84,6 +87,11 @@ class ControlPlaneClient:
         """Return a TaskAdapter as the catalog knows it, or None."""
         answer = await self._ask("GET", f"/adapters/{key}", may_miss=True)
         return None if answer is None else AdapterView.model_validate(answer)
+
+    async def adapter_stamps(self, keys: Sequence[str]) -> dict[str, str]:
+        """Return the stamps of TaskAdapters by key, of those known; at most ``STAMPS_AT_ONCE`` keys."""
+        answer = await self._ask("POST", "/adapters/stamps", AdapterKeys(keys=list(keys)))
+        return AdapterStamps.model_validate(answer).stamps
 
     async def erase_domain(self, key: str) -> None:
         """Erase a Domain's versions and artifacts; idempotent."""

@@ -1,8 +1,8 @@
 """The engine: gathers the world of one resource, plans, takes the steps and writes the status."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -11,7 +11,8 @@ from hmi_api.domain import Domain, DomainStatus
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.names import FINALIZER, DomainKey
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_api.wire import RunState, RunView
+from hmi_api.wire import AdapterView, RunState, RunView
+from hmi_operator.domain_views import DomainViews
 from hmi_operator.plan import (
     AdapterWorld,
     DomainWorld,
@@ -40,6 +41,7 @@ from hmi_operator.ports import ControlPlane, ResourceRef, ResourceStore, Trainin
 
 logger = logging.getLogger(__name__)
 
+_UNKNOWN_TENANT = "UnknownTenant"
 REFUSED_SECONDS = 60.0
 """When a resource that the control plane refused is tried again, though nothing was heard."""
 
@@ -58,12 +60,13 @@ class Outcome:
 
 
 class Engine:
-    """Reconciles resources one at a time; it keeps no state of its own.
+    """Reconciles resources one at a time; it keeps no state of its own but a few seconds' memory of Domains.
 
     The same engine runs on Kubernetes and on one machine: what differs is behind the three ports.
     ``clock`` gives the present moment, with its time zone. ``permit`` is called before every act and raises
     ``NotReady`` when this process may not act any more. ``surroundings`` says what can be read where training
-    runs; anything when absent. ``told`` is called with each status that was written, and the one before.
+    runs; anything when absent. ``told`` is called with each status that was written, and the one before;
+    ``seen`` with the key and view of each TaskAdapter that is looked at.
     """
 
     def __init__(
@@ -76,14 +79,17 @@ class Engine:
         permit: Callable[[], None] = lambda: None,
         surroundings: Surroundings | None = None,
         told: StatusListener = lambda resource, old, new: None,
+        seen: Callable[[str, AdapterView | None], None] = lambda key, view: None,
     ) -> None:
         self._store = store
         self._control_plane = control_plane
+        self._domains = DomainViews(control_plane)
         self._jobs = jobs
         self._clock = clock
         self._permit = permit
         self._surroundings = surroundings or Surroundings()
         self._told = told
+        self._seen = seen
 
     async def reconcile(self, ref: ResourceRef) -> Outcome:
         """Bring one resource a step nearer to what is declared.
@@ -96,14 +102,40 @@ class Engine:
             return Outcome()
         try:
             if isinstance(resource, Domain):
-                world = await self._domain_world(resource)
-                return await self._carry_out(resource, resource.status, plan_domain(resource, world))
-            adapter_world = await self._adapter_world(resource)
-            return await self._carry_out(resource, resource.status, plan_adapter(resource, adapter_world))
+                return await self._reconcile_domain(resource)
+            return await self._reconcile_adapter(resource)
         except HmiError as error:
             if resource.metadata.deletion_timestamp is not None:
                 await self._say_why_it_stays(ref, resource.metadata.uid, error)
             raise
+
+    async def _reconcile_domain(self, domain: Domain) -> Outcome:
+        world = await self._domain_world(domain)
+        plan = plan_domain(domain, world)
+        if _only_holds(plan):
+            held = await self._hold(domain, plan.steps)
+            if not isinstance(held, Domain):
+                return Outcome(plan.requeue_after)
+            domain, plan = held, plan_domain(held, world)
+
+        def ahead(run: RunView, job: JobView | None) -> Plan[DomainStatus]:
+            return plan_domain(domain, replace(world, run=run, job=job))
+
+        return await self._carry_out(domain, domain.status, plan, ahead)
+
+    async def _reconcile_adapter(self, adapter: TaskAdapter) -> Outcome:
+        world = await self._adapter_world(adapter)
+        plan = plan_adapter(adapter, world)
+        if _only_holds(plan):
+            held = await self._hold(adapter, plan.steps)
+            if not isinstance(held, TaskAdapter):
+                return Outcome(plan.requeue_after)
+            adapter, plan = held, plan_adapter(held, world)
+
+        def ahead(run: RunView, job: JobView | None) -> Plan[TaskAdapterStatus]:
+            return plan_adapter(adapter, replace(world, run=run, job=job))
+
+        return await self._carry_out(adapter, adapter.status, plan, ahead)
 
     # --- observing --------------------------------------------------------------------------------
 
@@ -115,7 +147,7 @@ class Engine:
         return DomainWorld(
             now=self._clock(),
             tenant=await self._store.tenant(domain.metadata.namespace),
-            view=await self._control_plane.domain(domain.key),
+            view=await self._domains.fresh(domain.key),
             run=run,
             job=job,
             parent=await self._standing(domain.parent_key) if domain.parent_key else None,
@@ -127,11 +159,14 @@ class Engine:
     async def _adapter_world(self, adapter: TaskAdapter) -> AdapterWorld:
         run = await self._run(adapter)
         job = await self._job(run)
+        key = ResourceRef.of(adapter).key
+        view = await self._control_plane.adapter(key)
+        self._seen(key, view)
         return AdapterWorld(
             now=self._clock(),
             tenant=await self._store.tenant(adapter.metadata.namespace),
             domain=await self._standing(adapter.domain_key),
-            view=await self._control_plane.adapter(f"{adapter.metadata.namespace}/{adapter.metadata.name}"),
+            view=view,
             run=run,
             job=job,
             surroundings=self._surroundings,
@@ -148,7 +183,7 @@ class Engine:
         domain = await self._declared(key)
         if domain is None:
             return Standing(key, None)
-        view = await self._control_plane.domain(key)
+        view = await self._domains.recent(key)
         return Standing(key, domain, view.current if view else None)
 
     async def _lineage(self, domain: Domain) -> tuple[DomainKey, ...]:
@@ -168,20 +203,44 @@ class Engine:
 
     # --- acting -----------------------------------------------------------------------------------
 
-    async def _carry_out(self, resource: Domain | TaskAdapter, old: StatusT, plan: Plan[StatusT]) -> Outcome:
+    async def _hold(
+        self, resource: Domain | TaskAdapter, steps: tuple[Step, ...]
+    ) -> Domain | TaskAdapter | None:
+        """Hold a resource; return it, or None where it has changed so that the world must be seen again."""
+        ref = ResourceRef.of(resource)
+        for step in steps:
+            await self._act(resource, step)
+        held = await self._store.get(ref)
+        if held is None or FINALIZER not in held.metadata.finalizers:
+            return None
+        before, after = resource.metadata, held.metadata
+        as_before = (before.uid, before.generation) == (after.uid, after.generation)
+        return held if as_before and after.deletion_timestamp is None else None
+
+    async def _carry_out(
+        self,
+        resource: Domain | TaskAdapter,
+        old: StatusT,
+        plan: Plan[StatusT],
+        ahead: Callable[[RunView, JobView | None], Plan[StatusT]],
+    ) -> Outcome:
+        """Take the steps and write the status; ``ahead`` plans anew with a run that was started meanwhile."""
         ref = ResourceRef.of(resource)
         status, requeue_after, written = plan.status, plan.requeue_after, old
+        started: RunView | None = None
         if resource.metadata.deletion_timestamp is not None and status != old:
             # Told before, since erasing may take long and nothing is left to tell it of afterwards.
             await self._write(resource, old, status)
             written = status
         try:
             for step in plan.steps:
-                self._permit()
-                logger.info("%s: %s, because %s", ref, type(step).__name__, step.why)
-                run = await self._take(resource, step)
-                if run is not None:
-                    status = status.model_copy(update={"job_ref": run.id})
+                started = await self._act(resource, step) or started
+            if started is not None:
+                status = status.model_copy(update={"job_ref": started.id})
+                then = ahead(started, await self._job(started))
+                if all(isinstance(step, (DeclareAdapter, DeclareDomain)) for step in then.steps):
+                    # Said in one status that it was started and how it goes.
+                    status, requeue_after = then.status, then.requeue_after
         except InvalidInput as error:
             logger.warning("%s: the control plane refused it: %s", ref, error)
             status, requeue_after = refuse(resource, status, error, self._clock()), REFUSED_SECONDS
@@ -206,6 +265,12 @@ class Engine:
         await self._store.write_status(ResourceRef.of(resource), resource.metadata.uid, new)
         self._told(resource, old, new)
 
+    async def _act(self, resource: Domain | TaskAdapter, step: Step) -> RunView | None:
+        """Take one step, if this process still may; return the run that it started, if it did."""
+        self._permit()
+        logger.info("%s: %s, because %s", ResourceRef.of(resource), type(step).__name__, step.why)
+        return await self._take(resource, step)
+
     async def _take(self, resource: Domain | TaskAdapter, step: Step) -> RunView | None:
         """Take one step; return the run that it started, if it did."""
         ref, uid = ResourceRef.of(resource), resource.metadata.uid
@@ -215,11 +280,15 @@ class Engine:
             case RemoveFinalizer():
                 await self._store.remove_finalizer(ref, uid, FINALIZER)
             case DeclareDomain():
-                await self._control_plane.ensure_tenant(await self._store.tenant(ref.namespace))
-                await self._control_plane.declare_domain(ref.key, step.record)
+                record = step.record
+                await self._declare(
+                    ref.namespace, lambda: self._control_plane.declare_domain(ref.key, record)
+                )
             case DeclareAdapter():
-                await self._control_plane.ensure_tenant(await self._store.tenant(ref.namespace))
-                await self._control_plane.declare_adapter(ref.key, step.record)
+                of_adapter = step.record
+                await self._declare(
+                    ref.namespace, lambda: self._control_plane.declare_adapter(ref.key, of_adapter)
+                )
             case StartRun():
                 run = await self._control_plane.create_run(step.request)
                 if run.state in (RunState.PENDING, RunState.RUNNING):
@@ -236,12 +305,23 @@ class Engine:
                 await self._erase(resource)
         return None
 
+    async def _declare(self, namespace: str, declare: Callable[[], Awaitable[None]]) -> None:
+        """Declare a resource; its tenant is made where the catalog does not know it yet."""
+        try:
+            await declare()
+        except InvalidInput as error:
+            if error.reason != _UNKNOWN_TENANT:
+                raise
+            await self._control_plane.ensure_tenant(await self._store.tenant(namespace))
+            await declare()
+
     async def _erase(self, resource: Domain | TaskAdapter) -> None:
         # Processes first: one that lives on could publish into what is being erased.
         await self._jobs.erase(resource.metadata.uid)
         key = ResourceRef.of(resource).key
         if isinstance(resource, Domain):
             await self._control_plane.erase_domain(key)
+            self._domains.forget(resource.key)
         else:
             await self._control_plane.erase_adapter(key)
 
@@ -257,3 +337,7 @@ class Engine:
             return tuple(below)
         namespace, _, name = above.partition("/")
         return (*below, ResourceRef("Domain", namespace, name))
+
+
+def _only_holds(plan: Plan[StatusT]) -> bool:
+    return bool(plan.steps) and all(isinstance(step, AddFinalizer) for step in plan.steps)

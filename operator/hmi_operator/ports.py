@@ -1,5 +1,6 @@
 """The ports through which the engine sees and changes the world; each has an end per place it runs in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -101,6 +102,10 @@ class ControlPlane(Protocol):
 
     async def adapter(self, key: str) -> AdapterView | None:
         """Return a TaskAdapter as the catalog knows it, or None."""
+        ...
+
+    async def adapter_stamps(self, keys: Sequence[str]) -> dict[str, str]:
+        """Return the stamps of TaskAdapters by key, of those known; at most ``STAMPS_AT_ONCE`` keys."""
         ...
 
     async def erase_domain(self, key: str) -> None:

@@ -101,6 +101,7 @@ ROUTES = [
     ("PUT", "/adapters/acme/one", {"operator"}),
     ("GET", "/adapters/acme/one", {"operator"}),
     ("DELETE", "/adapters/acme/one", {"operator"}),
+    ("POST", "/adapters/stamps", {"operator"}),
     ("POST", "/runs", {"operator"}),
     ("GET", "/runs/RUN", {"operator", "acme's trainer"}),
     ("POST", "/runs/RUN/progress", {"operator", "acme's trainer"}),

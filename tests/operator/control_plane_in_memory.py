@@ -85,7 +85,11 @@ class FakeControlPlane:
                 return JSONResponse(table[key]) if key in table else self._missing()
             if key in self.refuse:
                 return JSONResponse(error_body(self.refuse[key], "conflict_error", code="NameTaken"), 409)
-            table.setdefault(key, {})["record"] = await request.json()
+            record = await request.json()
+            if record["tenant"] not in self.tenants:
+                refusal = error_body("There is no such tenant.", "not_found_error", code="UnknownTenant")
+                return JSONResponse(refusal, 404)
+            table.setdefault(key, {})["record"] = record
             return Response(status_code=204)
 
         @self.app.post("/internal/v1/runs")

@@ -10,6 +10,7 @@ from hmi_api.wire import AdapterRecord, AdapterView, EarlierVersion
 from hmi_control_plane import placement
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.paging import Page, decode_number_cursor, page_of
+from hmi_control_plane.catalog.stamps import stamp_of
 from hmi_control_plane.catalog.tenants import get_tenant
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import adapter_record, adapter_version_view
@@ -84,7 +85,7 @@ def to_view(session: Session, row: Adapter) -> AdapterView:
         .join(Runtime, Runtime.id == Placement.runtime_id)
         .where(Placement.adapter_id == row.id, ~Runtime.lost)
         .order_by(Placement.runtime_id)
-    )
+    ).all()
     reports = _reports(session, row)
     of_current = [report for report in reports if report.version == row.current_version]
     loaded_on = [report.runtime_id for report in of_current if report.state == ResidencyState.READY]
@@ -96,6 +97,7 @@ def to_view(session: Session, row: Adapter) -> AdapterView:
         loaded_on=loaded_on,
         earlier=_earlier(reports, loaded_on),
         load_error=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
+        stamp=stamp_of(row.uid, row.current_version, scheduled, reports),
     )
 
 

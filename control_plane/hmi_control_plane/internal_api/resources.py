@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Response
 
 from hmi_api.callers import Role
-from hmi_api.wire import AdapterRecord, AdapterView, DomainRecord, DomainView
+from hmi_api.wire import AdapterKeys, AdapterRecord, AdapterStamps, AdapterView, DomainRecord, DomainView
 from hmi_control_plane.auth import Door
-from hmi_control_plane.catalog import adapters, domains, tenants
+from hmi_control_plane.catalog import adapters, domains, stamps, tenants
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.parameters import Name
 from hmi_control_plane.storage import Database
@@ -51,6 +51,12 @@ def build(database: Database, door: Door, changes: Changes) -> APIRouter:
             adapters.declare_adapter(session, namespace, name, record)
         changes.notify()
         return Response(status_code=_DONE)
+
+    @router.post("/adapters/stamps")
+    def read_stamps(wanted: AdapterKeys) -> AdapterStamps:
+        """Read the stamps of many TaskAdapters, to see which of them to read again."""
+        with database.read() as session:
+            return AdapterStamps(stamps=stamps.adapter_stamps(session, wanted.keys))
 
     @router.get("/adapters/{namespace}/{name}")
     def read_adapter(namespace: Name, name: Name) -> AdapterView:

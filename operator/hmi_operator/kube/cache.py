@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hmi_api.domain import Domain
-from hmi_api.names import TENANT_LABEL, DomainKey, Tenant, tenant_of
+from hmi_api.names import FINALIZER, TENANT_LABEL, DomainKey, Tenant, tenant_of
 from hmi_operator.index import DependentsIndex
 from hmi_operator.kube.api import Manifest
 from hmi_operator.kube.objects import Resource, Status, Unreadable, is_newer, pack, read, ref_of, unpack
@@ -199,9 +199,14 @@ def _differs(old: Resource, new: Resource, writing: Status | None) -> bool:
     if new.status not in (old.status, writing):
         return True
     before, after = old.metadata, new.metadata
-    return old.spec != new.spec or any(
-        getattr(before, name) != getattr(after, name)
-        for name in ("uid", "generation", "deletion_timestamp", "finalizers", "labels", "annotations")
+    let_go = FINALIZER in before.finalizers and FINALIZER not in after.finalizers
+    return (
+        let_go
+        or old.spec != new.spec
+        or any(
+            getattr(before, name) != getattr(after, name)
+            for name in ("uid", "generation", "deletion_timestamp", "labels", "annotations")
+        )
     )
 
 

@@ -33,7 +33,7 @@ BURST, REFILL_SECONDS = 20, 15.0
 LONGEST_QUEUE = 1000
 _REMEMBERED = 4096
 _LONGEST_NOTE = 1024
-_SILENT = {Reason.WAITING, Reason.STARTING, Reason.LOADING}
+_SILENT = {Reason.WAITING, Reason.STARTING, Reason.LOADING, Reason.NOT_LIMITED, Reason.NO_GATE}
 _NO_FAULT = {
     Reason.RUNNING,
     Reason.QUEUED,
@@ -55,10 +55,11 @@ class Told:
 
 
 def events_of(old: CommonStatus, new: CommonStatus) -> list[Told]:
-    """Return what is told of a change of status: one Event for each cause. Pure.
+    """Return what is told of a change of status: one Event for each cause of trouble, one of progress. Pure.
 
     A condition is told of when its status or its reason is another than before. What only waits for an
-    earlier step is not told, and neither is what Ready repeats of another condition.
+    earlier step is not told, and neither is what Ready repeats of another condition. Of steps that went
+    well at once, the last is told, which says of the others that they did.
     """
     turned = [condition for condition in new.conditions if _has_turned(condition, old.conditions)]
     told: dict[tuple[str, str], Told] = {}
@@ -69,7 +70,8 @@ def events_of(old: CommonStatus, new: CommonStatus) -> list[Told]:
             continue
         note = f"{condition.type}: {condition.message}" if condition.message else f"{condition.type}."
         told[cause] = Told(_type_of(condition), condition.reason, note[:_LONGEST_NOTE])
-    return list(told.values())
+    last = next((one for one in reversed(told.values()) if one.type == "Normal"), None)
+    return [one for one in told.values() if one.type != "Normal" or one is last]
 
 
 def _has_turned(condition: Condition, before: Sequence[Condition]) -> bool:

@@ -25,6 +25,7 @@ from hmi_operator.kube.watch import handlers, list_all, watch_settings
 from hmi_operator.plan import CLUSTER
 from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
 from hmi_operator.reconciler import Pace, Reconciler
+from hmi_operator.serving_feed import ServingFeed
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +163,7 @@ class Operator:
 
     async def _reconcile(self, stop: asyncio.Event) -> None:
         parts = self._parts
+        feed = ServingFeed(parts.control_plane, self._wake)
         engine = Engine(
             self._store,
             parts.control_plane,
@@ -169,6 +171,7 @@ class Operator:
             permit=parts.lease.must_hold,
             surroundings=CLUSTER,
             told=parts.events.record if parts.events is not None else _tell_nobody,
+            seen=feed.note,
         )
         reconciler = Reconciler(
             ReadableOrTold(
@@ -191,7 +194,10 @@ class Operator:
             reconciler.wake(ref)
         try:
             async with asyncio.TaskGroup() as tasks:
-                beside = [tasks.create_task(self._relist(), name="relist")]
+                beside = [
+                    tasks.create_task(self._relist(), name="relist"),
+                    tasks.create_task(feed.run(), name="feed"),
+                ]
                 if parts.events is not None:
                     beside.append(tasks.create_task(parts.events.run(), name="events"))
                 await reconciler.run(stop)

@@ -5,7 +5,7 @@ The handlers are thin: they put what they are given into the caches and wake who
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import kopf
@@ -24,6 +24,21 @@ logger = logging.getLogger(__name__)
 _DELETED = "DELETED"
 _WORKERS = 64
 """Objects whose events kopf hands over at once; each is a task of its own meanwhile."""
+
+
+class _NothingStored(kopf.DiffBaseStorage):
+    """What changed since the last time is not asked of kopf, which would copy each object to tell."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Iterable[Any] | None = None) -> kopf.BodyEssence:
+        """Return nothing."""
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        """Return that nothing is stored."""
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Store nothing."""
 
 
 async def list_all(api: KubeApi, cache: ResourceCache, namespaces: Sequence[str] = ()) -> None:
@@ -104,6 +119,7 @@ def watch_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10
     settings.watching.label_selectors[JOBS.group, JOBS.plural] = RUN_LABEL
+    settings.persistence.diffbase_storage = _NothingStored()
     settings.networking.error_backoffs = (1, 1, 2, 3, 5, 8, 13, 21, *[30] * 20)
     return settings
 

@@ -20,7 +20,7 @@ import yaml
 from hmi_operator.local import tether
 
 ADMIN_TOKEN = "an-administrator"
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0
 _STOP_SECONDS = 10.0
 
 

@@ -42,19 +42,23 @@ class Process:
 
     async def metric(self, name: str) -> float:
         """Return the sum of a metric over its labels."""
-        said = await self.answers("/metrics") or ""
-        return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", said, re.MULTILINE))
+        return metric_in(await self.answers("/metrics") or "", name)
 
     def resident_bytes(self) -> int:
         """Return the memory that the process has at present."""
-        status = Path(f"/proc/{self.running.pid}/status").read_text()
-        found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
-        return int(found.group(1)) * 1024 if found else 0
+        return resident_bytes(self.running.pid)
 
-    def cpu_seconds(self) -> float:
-        """Return the processor time that the process has had."""
-        fields = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+def metric_in(said: str, name: str) -> float:
+    """Return the sum of a metric over its labels, in what a process says of itself."""
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", said, re.MULTILINE))
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the memory that a process has at present."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0
 
 
 @contextmanager

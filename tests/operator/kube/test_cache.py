@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hmi_api.names import DomainKey
+from hmi_api.names import FINALIZER, DomainKey
 from hmi_operator.kube.cache import ResourceCache
 from hmi_operator.kube.objects import Unreadable, read
 from hmi_operator.ports import ResourceRef
@@ -42,6 +42,18 @@ def test_a_domain_wakes_what_stands_on_it_when_its_spec_changes(
     assert woken == [DOMAIN]
     cache.see_deleted("Domain", heard(domain_body, 4))
     assert woken == [DOMAIN, DOMAIN, ADAPTER]
+
+
+def test_our_finalizer_is_no_news_and_its_loss_is(
+    cache: ResourceCache, woken: list[ResourceRef], adapter_body: dict[str, Any]
+) -> None:
+    cache.see("TaskAdapter", heard(adapter_body, 1))
+    woken.clear()
+    cache.see("TaskAdapter", heard(adapter_body, 2, finalizers=[FINALIZER]))
+    cache.see("TaskAdapter", heard(adapter_body, 3, finalizers=[FINALIZER, "example.com/another"]))
+    assert woken == []
+    cache.see("TaskAdapter", heard(adapter_body, 4, finalizers=["example.com/another"]))
+    assert woken == [ADAPTER]
 
 
 def test_what_goes_wakes_the_domain_that_it_stood_on(

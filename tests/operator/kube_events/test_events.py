@@ -38,6 +38,13 @@ DONE = ("Trained", "True", "Succeeded", "")
         ([], [ACCEPTED], [("Normal", "Accepted", "Accepted.")]),
         ([ACCEPTED], [ACCEPTED], []),
         ([ACCEPTED], [ACCEPTED, RUNNING], [("Normal", "Running", "Trained: Run r1 is at work.")]),
+        ([], [ACCEPTED, RUNNING], [("Normal", "Running", "Trained: Run r1 is at work.")]),
+        (
+            [],
+            [ACCEPTED, STUCK],
+            [("Normal", "Accepted", "Accepted."), ("Warning", "Unschedulable", "Trained: No node takes it.")],
+        ),
+        ([], [("QuotaAvailable", "True", "NotLimited", "No quota is set.")], []),
         ([RUNNING], [STUCK], [("Warning", "Unschedulable", "Trained: No node takes it.")]),
         ([STUCK], [DONE], [("Normal", "Succeeded", "Trained.")]),
         ([], [("Published", "Unknown", "Waiting", "Comes after Trained.")], []),
@@ -67,6 +74,9 @@ DONE = ("Trained", "True", "Succeeded", "")
         "the first",
         "nothing new",
         "work begins",
+        "of progress, the last",
+        "progress and trouble",
+        "what says nothing is silent",
         "it is kept back",
         "it is done",
         "what only waits is silent",
@@ -102,7 +112,7 @@ def test_the_whole_way_of_a_domain_is_a_short_story() -> None:
         after = plan_domain(wanted.model_copy(update={"status": before}), world).status
         story += [one.reason for one in events_of(before, after)]
         before = after
-    assert story == ["Accepted", "Running", "OOMKilled", "Running", "Succeeded", "Published", "Serving"]
+    assert story == ["Accepted", "Running", "OOMKilled", "Running", "Serving"]
 
 
 def test_an_event_names_the_resource_and_fits_the_api() -> None:

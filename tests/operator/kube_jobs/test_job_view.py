@@ -182,6 +182,16 @@ def test_the_cache_follows_a_watch_and_wakes_the_resource() -> None:
     assert cache.job("shop", "r1") is None
 
 
+def test_a_job_of_which_nothing_is_new_wakes_nobody() -> None:
+    cache, ref = TrainingCache(), ResourceRef("Domain", "shop", "hotel")
+    assert cache.on_job("ADDED", job_body()) is None, "who made it knows that it is there"
+    assert cache.job("shop", "r1") is not None
+    assert cache.on_job("MODIFIED", job_body(active=1)) == ref
+    assert cache.on_job("MODIFIED", job_body(active=1)) is None
+    assert cache.on_job("MODIFIED", job_body(conditions=condition("Complete"))) == ref
+    assert cache.on_job("DELETED", job_body()) == ref
+
+
 def test_an_older_jobs_deletion_does_not_hide_the_one_in_its_place() -> None:
     cache = TrainingCache()
     newer = job_body()

@@ -20,15 +20,21 @@ class TrainingCache:
         self._jobs: dict[tuple[str, str], tuple[JobFacts, float]] = {}
 
     def on_job(self, type_: str | None, body: Body) -> ResourceRef | None:
-        """Take in a watch event of a Job; return the resource to wake, None when the Job is not ours."""
+        """Take in a watch event of a Job; return the resource to wake.
+
+        None when the Job is not ours, or says nothing that was not known: that it is there is known to
+        whoever made it.
+        """
         facts = JobFacts.of(body)
         if facts is None or not is_owned(body):
             return None
-        if type_ != DELETED:
-            self.put(facts)
-        elif (known := self.job(facts.namespace, facts.run_id)) is None or known.uid == facts.uid:
-            self.forget(facts.namespace, facts.run_id)
-        return resource_of_labels(body)
+        known = self.job(facts.namespace, facts.run_id)
+        if type_ == DELETED:
+            if known is None or known.uid == facts.uid:
+                self.forget(facts.namespace, facts.run_id)
+            return resource_of_labels(body)
+        self.put(facts)
+        return resource_of_labels(body) if facts != known and not facts.untouched else None
 
     def put(self, facts: JobFacts) -> None:
         """Remember a Job as it is now."""

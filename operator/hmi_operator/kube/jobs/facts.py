@@ -74,6 +74,12 @@ class JobFacts:
         """Whether it will start no pod any more."""
         return self.succeeded or bool(self.failure)
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing has become of it yet, as right after it was made."""
+        began = self.active or self.ready or self.crashes
+        return not (began or self.finished or self.terminating)
+
 
 @dataclass(frozen=True)
 class PodFacts:

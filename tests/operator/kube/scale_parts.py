@@ -1,0 +1,287 @@
+"""What stands around the operator while it is measured: a control plane, a runtime, trainings that succeed.
+
+Each does as little as it can, so that the operator is what is measured: nothing here polls.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from operator_process import metric_in, resident_bytes
+
+from hmi_api.errors import HmiError
+from hmi_api.names import digest_bytes
+from hmi_operator.kube.api import KubeApi, Manifest
+from hmi_operator.kube.kinds import JOBS, Kind
+from hmi_operator.kube.login import KopfLogin
+from hmi_operator.local import tether
+
+TOKEN = "the-internal-token-of-this-test"
+_START_SECONDS = 120.0
+_AT_ONCE = 8
+_BETWEEN_HEARTBEATS_SECONDS = 1.0
+_LINE_BYTES = 1 << 20
+
+
+# --- the control plane ---------------------------------------------------------------------------------
+
+
+@dataclass
+class PlaneProcess:
+    """The control plane as a process of its own."""
+
+    url: str
+    running: "subprocess.Popen[bytes]"
+    token: str = TOKEN
+
+    async def requests(self) -> float:
+        """Return how many requests it has answered."""
+        async with aiohttp.ClientSession() as http, http.get(f"{self.url}/metrics") as answer:
+            return metric_in(await answer.text(), "hmi_requests_total")
+
+    def resident_bytes(self) -> int:
+        """Return the memory that the process has at present."""
+        return resident_bytes(self.running.pid)
+
+
+@contextmanager
+def plane_process(database_url: str, folder: Path) -> Iterator[PlaneProcess]:
+    """Run ``python -m hmi_control_plane control-plane``; a runtime is believed for a day."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    environment = os.environ | {
+        "HMI_DATABASE_URL": database_url,
+        "HMI_ARTIFACTS": str(folder / "artifacts"),
+        "HMI_USAGE_DIR": str(folder / "usage"),
+        "HMI_INTERNAL_TOKEN": TOKEN,
+        "HMI_ADMIN_KEY": "the-admin-key-of-this-test",
+        "HMI_RUNTIME_LOST_AFTER_SECONDS": "86400",
+        "HMI_PORT": str(port),
+    }
+    command = [sys.executable, tether.__file__, str(os.getpid())]
+    command += [sys.executable, "-m", "hmi_control_plane", "control-plane"]
+    log = folder / "control-plane.log"
+    with log.open("wb") as output:
+        running = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        try:
+            _await_listening(port, running, log)
+            yield PlaneProcess(f"http://127.0.0.1:{port}", running)
+        finally:
+            running.kill()
+            running.wait()
+
+
+def _await_listening(port: int, running: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return
+        except OSError as error:
+            if running.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the control plane did not start: {log.read_text()[-2000:]}") from error
+            time.sleep(0.05)  # between two looks at the condition
+
+
+# --- a runtime and the trainings -----------------------------------------------------------------------
+
+
+@dataclass
+class FakeRuntime:
+    """Stands in for a runtime: what is placed on it is ready at once, and said so in a heartbeat."""
+
+    http: aiohttp.ClientSession
+    incarnation: str = "i1"
+
+    async def register(self) -> None:
+        hello = {
+            "url": "http://r1",
+            "device": "cpu",
+            "capacityBytes": 1 << 40,
+            "incarnation": self.incarnation,
+        }
+        await self._ask("PUT", "", hello)
+
+    async def run(self) -> None:
+        """Follow the desired state until cancelled."""
+        revision = 0
+        while True:
+            desired = await self._ask("GET", f"/desired?since={revision}&wait=30")
+            revision = desired["revision"]
+            ready = [f"{one['key']}@{one['version']}" for one in desired["adapters"]]
+            if ready:
+                await asyncio.sleep(_BETWEEN_HEARTBEATS_SECONDS)
+                said = {"incarnation": self.incarnation, "freeBytes": 1 << 40, "ready": ready}
+                await self._ask("POST", "/heartbeat", said)
+
+    async def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        async with self.http.request(method, f"/internal/v1/runtimes/r1{path}", json=body) as answer:
+            answer.raise_for_status()
+            return await answer.json() if answer.status != 204 else None
+
+
+@dataclass
+class JobController:
+    """Stands in for the Job controller and the kubelet: every Job succeeds, and its run with it."""
+
+    api: KubeApi
+    http: aiohttp.ClientSession
+    namespace: str
+    seen: set[str] = field(default_factory=set)
+    line: "asyncio.Queue[Manifest]" = field(default_factory=asyncio.Queue)
+
+    async def run(self) -> None:
+        """Finish Jobs as they come, a few at once, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(_AT_ONCE):
+                tasks.create_task(self._work())
+            async for job in watched(JOBS, self.namespace, labels="hmi.dev/run"):
+                uid = job["metadata"]["uid"]
+                if uid not in self.seen:
+                    self.seen.add(uid)
+                    self.line.put_nowait(job)
+
+    async def _work(self) -> None:
+        while True:
+            job = await self.line.get()
+            try:
+                await self._finish(job)
+            except (HmiError, aiohttp.ClientError, TimeoutError):
+                self.line.put_nowait(job)  # the machine is busy: once more, after the others
+
+    async def _finish(self, job: Manifest) -> None:
+        labels, name = job["metadata"]["labels"], job["metadata"]["name"]
+        result = _result(labels["hmi.dev/run"], domain=labels["hmi.dev/kind"] == "Domain")
+        path = f"/internal/v1/runs/{labels['hmi.dev/run']}/complete"
+        async with self.http.post(path, json=result) as answer:
+            answer.raise_for_status()
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        conditions = [
+            {"type": type_, "status": "True", "reason": "CompletionsReached", "lastTransitionTime": now}
+            for type_ in ("SuccessCriteriaMet", "Complete")
+        ]
+        status = {"succeeded": 1, "startTime": now, "completionTime": now, "conditions": conditions}
+        await self.api.merge_patch(JOBS, self.namespace, name, {"status": status}, "status")
+
+
+def _result(run_id: str, *, domain: bool) -> dict[str, Any]:
+    artifact = {
+        "kind": "Layers" if domain else "Adapter",
+        "uri": f"a/{run_id}",
+        "digest": digest_bytes(run_id.encode()),
+        "bytes": 10,
+    }
+    of_domain = {"split": 3, "entries": 5, "coverage": 0.5} if domain else {"labels": ["a", "b"]}
+    return {
+        "artifacts": [artifact],
+        "baseDigest": "sha256:b",
+        "metrics": {"accuracy": 0.9},
+        "gatePassed": True,
+    } | of_domain
+
+
+@asynccontextmanager
+async def surroundings(plane: PlaneProcess, namespace: str) -> AsyncIterator[None]:
+    """Run the runtime and what finishes Jobs; ends what waits for them when one of them fails."""
+    headers = {"Authorization": f"Bearer {plane.token}"}
+    async with (
+        aiohttp.ClientSession(plane.url, headers=headers) as http,
+        KubeApi(KopfLogin()) as api,
+        asyncio.TaskGroup() as tasks,
+    ):
+        runtime = FakeRuntime(http)
+        await runtime.register()
+        running = [
+            tasks.create_task(runtime.run()),
+            tasks.create_task(JobController(api, http, namespace).run()),
+        ]
+        yield
+        for task in running:
+            task.cancel()
+
+
+# --- seeing --------------------------------------------------------------------------------------------
+
+
+async def watched(kind: Kind, namespace: str, labels: str = "") -> AsyncIterator[Manifest]:
+    """Give every object that there is, and each again whenever it changes; for ever, deletions left out."""
+    login = KopfLogin()
+    query = {"watch": "1", "timeoutSeconds": "300"} | ({"labelSelector": labels} if labels else {})
+    async with aiohttp.ClientSession(
+        login.server,
+        connector=aiohttp.TCPConnector(ssl=login.tls()),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+        headers=await login.headers(),
+        read_bufsize=_LINE_BYTES,
+    ) as http:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # it begins anew
+                async with http.get(kind.path(namespace), params=query) as answer:
+                    answer.raise_for_status()
+                    async for line in answer.content:
+                        event = json.loads(line)
+                        if event["type"] in ("ADDED", "MODIFIED"):
+                            yield event["object"]
+
+
+async def all_are(kind: Kind, namespace: str, count: int, condition: Callable[[Manifest], bool]) -> None:
+    """Wait until so many objects are as wanted."""
+    wanted: set[str] = set()
+    async for manifest in watched(kind, namespace):
+        name = manifest["metadata"]["name"]
+        if condition(manifest):
+            wanted.add(name)
+        else:
+            wanted.discard(name)
+        if len(wanted) == count:
+            return
+
+
+def processor_seconds() -> dict[str, float]:
+    """Return the processor time of this process and of each that it started, with all that those started."""
+    times, parents, names = {}, {}, {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            command = (folder / "cmdline").read_text()
+        except OSError:  # it ended meanwhile
+            continue
+        pid = int(folder.name)
+        parents[pid], names[pid] = int(fields[1]), command
+        times[pid] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    spent: dict[str, float] = defaultdict(float)
+    own = os.times()
+    spent["harness"] = own.user + own.system
+    for pid, seconds in times.items():
+        child = _child_above(pid, parents)
+        if child is not None:
+            spent[_named(names[child])] += seconds
+    return dict(spent)
+
+
+def _child_above(pid: int, parents: dict[int, int]) -> int | None:
+    """Return the child of this process that a process is, or descends from; None when it does not."""
+    while pid in parents and parents[pid] != os.getpid():
+        pid = parents[pid]
+    return pid if pid in parents else None
+
+
+def _named(command: str) -> str:
+    for name in ("kube-apiserver", "etcd", "postgres", "hmi_operator", "hmi_control_plane"):
+        if name in command:
+            return name
+    return "others"

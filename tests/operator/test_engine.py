@@ -1,0 +1,222 @@
+"""What one look at a resource does, and how little it asks for."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planning_worlds import domain_version
+
+from hmi_api.conditions import find_condition
+from hmi_api.errors import InvalidInput
+from hmi_api.manifests import parse_manifest
+from hmi_api.names import FINALIZER, Tenant
+from hmi_api.wire import (
+    AdapterRecord,
+    AdapterView,
+    DomainRecord,
+    DomainView,
+    RunCreate,
+    RunFailure,
+    RunState,
+    RunView,
+)
+from hmi_operator.engine import Engine, Outcome
+from hmi_operator.local import FileResourceStore
+from hmi_operator.plan import JobView, Trouble
+from hmi_operator.ports import ResourceRef
+
+pytestmark = pytest.mark.anyio
+
+DOMAIN = ResourceRef("Domain", "shop", "hotel")
+TOPIC, TONE = (ResourceRef("TaskAdapter", "shop", name) for name in ("topic", "tone"))
+
+
+@dataclass
+class Catalog:
+    """A control plane that writes down what it is asked."""
+
+    asked: list[str] = field(default_factory=list)
+    tenants: set[str] = field(default_factory=set)
+    domains: dict[str, DomainView] = field(default_factory=dict)
+    adapters: dict[str, AdapterView] = field(default_factory=dict)
+    runs: dict[str, RunView] = field(default_factory=dict)
+    state: RunState = RunState.PENDING
+
+    async def ensure_tenant(self, tenant: Tenant) -> None:
+        self.asked.append("ensure_tenant")
+        self.tenants.add(tenant)
+
+    async def declare_domain(self, key: str, record: DomainRecord) -> None:
+        self._declared("declare_domain", record.tenant)
+        self.domains[key] = DomainView(record=record)
+
+    async def declare_adapter(self, key: str, record: AdapterRecord) -> None:
+        self._declared("declare_adapter", record.tenant)
+        self.adapters[key] = AdapterView(record=record)
+
+    def _declared(self, verb: str, tenant: str) -> None:
+        self.asked.append(verb)
+        if tenant not in self.tenants:
+            raise InvalidInput("UnknownTenant", "There is no such tenant.")
+
+    async def domain(self, key: str) -> DomainView | None:
+        self.asked.append("domain")
+        return self.domains.get(key)
+
+    async def adapter(self, key: str) -> AdapterView | None:
+        self.asked.append("adapter")
+        return self.adapters.get(key)
+
+    async def adapter_stamps(self, keys: Any) -> dict[str, str]:
+        raise NotImplementedError
+
+    async def erase_domain(self, key: str) -> None:
+        del self.domains[key]
+
+    async def erase_adapter(self, key: str) -> None:
+        del self.adapters[key]
+
+    async def create_run(self, request: RunCreate) -> RunView:
+        self.asked.append("create_run")
+        run_id = f"run-{len(self.runs) + 1}"
+        asked = request.model_dump(exclude={"tenant", "spec"})
+        self.runs[run_id] = RunView(id=run_id, state=self.state, spec=request.spec, **asked)
+        return self.runs[run_id]
+
+    async def run(self, run_id: str) -> RunView | None:
+        self.asked.append("run")
+        return self.runs.get(run_id)
+
+    async def fail_run(self, run_id: str, failure: RunFailure) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Jobs:
+    """Processes that begin and never end, unless they cannot be made."""
+
+    started: set[str] = field(default_factory=set)
+    refused: Trouble | None = None
+
+    async def start(self, run: RunView) -> None:
+        if self.refused is None:
+            self.started.add(run.id)
+
+    async def observe(self, run: RunView) -> JobView | None:
+        if self.refused is not None:
+            return JobView(False, trouble=self.refused)
+        return JobView(True) if run.id in self.started else None
+
+    async def stop(self, run_id: str) -> None:
+        raise NotImplementedError
+
+    async def erase(self, uid: str) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Here:
+    """An engine, and what is around it."""
+
+    store: FileResourceStore
+    catalog: Catalog
+    jobs: Jobs
+    engine: Engine
+    written: list[str]
+
+    async def look(self, ref: ResourceRef) -> Outcome:
+        """Look at a resource; only what this look asked for is kept."""
+        self.catalog.asked.clear()
+        self.written.clear()
+        return await self.engine.reconcile(ref)
+
+    async def status(self, ref: ResourceRef) -> Any:
+        found = await self.store.get(ref)
+        assert found is not None
+        return found.status
+
+
+@pytest.fixture
+async def here(tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[str, Any]) -> Here:
+    """A Domain that is published, and two TaskAdapters on it that nobody has looked at."""
+    store, catalog, jobs = FileResourceStore(tmp_path), Catalog(), Jobs()
+    written: list[str] = []
+    engine = Engine(store, catalog, jobs, told=lambda resource, old, new: written.append(new.phase))
+    bodies = [domain_body, adapter_body]
+    bodies.append(adapter_body | {"metadata": adapter_body["metadata"] | {"name": TONE.name}})
+    for body in bodies:
+        await store.apply(parse_manifest(body))
+    await engine.reconcile(DOMAIN)
+    declared = catalog.domains[DOMAIN.key]
+    current = domain_version(declared.record.spec_digest)
+    catalog.domains[DOMAIN.key] = declared.model_copy(update={"current": current})
+    await engine.reconcile(DOMAIN)
+    return Here(store, catalog, jobs, engine, written)
+
+
+async def test_one_look_holds_declares_and_starts_and_is_told_once(here: Here) -> None:
+    outcome = await here.look(TOPIC)
+    assert here.catalog.asked == ["adapter", "declare_adapter", "create_run"]
+    found = await here.store.get(TOPIC)
+    assert found is not None
+    assert found.metadata.finalizers == [FINALIZER]
+    assert here.written == ["Training"]
+    assert found.status.job_ref in here.jobs.started
+    trained = find_condition(found.status.conditions, "Trained")
+    assert trained is not None
+    assert trained.reason == "Running"
+    assert outcome.requeue_after
+
+
+async def test_a_second_look_finds_nothing_to_do(here: Here) -> None:
+    await here.look(TOPIC)
+    await here.look(TOPIC)
+    assert here.catalog.asked == ["run", "adapter"]
+    assert here.written == []
+    assert len(here.catalog.runs) == 2, "the Domain's and its own"
+
+
+async def test_what_the_new_process_lacks_is_told_and_seen_to_at_once(here: Here) -> None:
+    here.jobs.refused = Trouble("QuotaExceeded", "The quota is used up.")
+    outcome = await here.look(TOPIC)
+    assert outcome.requeue_after == 0.0
+    status = await here.status(TOPIC)
+    assert status.job_ref in here.catalog.runs
+
+
+async def test_a_run_that_was_there_and_has_ended_is_looked_at_with_what_it_published(here: Here) -> None:
+    here.catalog.state = RunState.SUCCEEDED
+    outcome = await here.look(TOPIC)
+    assert outcome.requeue_after == 0.0
+    assert (await here.status(TOPIC)).job_ref in here.catalog.runs
+    assert len(here.catalog.runs) == 2, "the view that the first look saw is too old to start another"
+
+
+async def test_a_tenant_is_made_where_the_catalog_does_not_know_it(here: Here) -> None:
+    here.catalog.tenants.clear()
+    await here.look(TOPIC)
+    assert here.catalog.asked == [
+        "adapter",
+        "declare_adapter",
+        "ensure_tenant",
+        "declare_adapter",
+        "create_run",
+    ]
+
+
+async def test_what_stands_on_a_domain_sees_the_version_that_woke_it(here: Here) -> None:
+    for ref in (TOPIC, TONE):
+        await here.look(ref)
+    view = here.catalog.domains[DOMAIN.key]
+    assert view.current is not None
+    newer = view.current.model_copy(update={"version": 2})
+    here.catalog.domains[DOMAIN.key] = view.model_copy(update={"current": newer})
+    outcome = await here.look(DOMAIN)
+    assert set(outcome.wake) == {TOPIC, TONE}
+    for ref in outcome.wake:
+        await here.look(ref)
+        assert "domain" not in here.catalog.asked
+        ready = find_condition((await here.status(ref)).conditions, "DomainReady")
+        assert ready is not None
+        assert "version 2" in ready.message
