@@ -24,6 +24,20 @@ def _locked(name: str) -> dict[str, str]:
     return {match["name"]: match["version"] for match in matches if match}
 
 
+def test_the_readme_names_the_versions_in_the_images() -> None:
+    locked = _locked("runtime")
+    torch = locked["torch"].removesuffix("+cpu")
+    row = f"| PyTorch (CPU), Transformers | {torch}, {locked['transformers']} |"
+    assert row in (ROOT / "README.md").read_text()
+    assert f"| Python | {_python()} |" in (ROOT / "README.md").read_text()
+
+
+def _python() -> str:
+    """Return the Python that every image is built on."""
+    (version,) = set(re.findall(r"^FROM python:(\d+\.\d+)-", DOCKERFILE, re.MULTILINE))
+    return str(version)
+
+
 @pytest.mark.parametrize("name", EXTRAS)
 def test_locks_satisfy_what_the_project_asks_for(name: str) -> None:
     locked = _locked(name)
