@@ -66,7 +66,12 @@ class ArtifactManifest(WireModel):
 
 def artifact_uri(kind: ArtifactKind, digest: str) -> str:
     """Return where the artifact with this manifest digest lies, relative to the store's root."""
-    return f"{kind.value.lower()}/{digest.removeprefix('sha256:')}"
+    return f"{kind.value.lower()}/{digits_of(digest)}"
+
+
+def digits_of(digest: str) -> str:
+    """Return the hexadecimal digits of a ``sha256:`` digest."""
+    return digest.removeprefix("sha256:")
 
 
 def is_plain_path(name: str) -> bool:

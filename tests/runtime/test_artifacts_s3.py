@@ -1,5 +1,6 @@
 """The artifact store on a real S3 server: versitygw, where it can be had."""
 
+import hashlib
 import os
 import shutil
 import socket
@@ -17,6 +18,8 @@ from safetensors.numpy import save_file
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import Damaged, NotReady
 from hmi_control_plane.artifact_files import ArtifactFiles
+from hmi_control_plane.catalog import artifacts
+from hmi_control_plane.storage import Database
 from hmi_runtime.artifacts import ArtifactStore
 
 BASE = "sha256:" + "0" * 64
@@ -157,3 +160,23 @@ def test_uploads_become_an_artifact_with_their_manifest(root: str, content: Path
     ArtifactStore(root).delete(ref)
     with pytest.raises(NotReady, match="ArtifactMissing"):
         ArtifactStore(root).manifest(ref)
+
+
+def test_what_nobody_needs_any_more_leaves_nothing_behind(root: str, content: Path, sqlite_url: str) -> None:
+    ref = publish(ArtifactStore(root), content)
+    files = ArtifactFiles(root)
+    upload = files.upload(RUN, hashlib.sha256(b"never committed").hexdigest())
+    upload.write(b"never committed")
+    upload.finish()
+    filesystem, path = fsspec.url_to_fs(root, use_listings_cache=False)
+    assert len(filesystem.find(path)) == 4, "a manifest, two files and the upload"
+    database = Database(sqlite_url)
+    with database.write() as session:
+        artifacts.record(session, [ref])  # and no version retains it
+    eraser = artifacts.ArtifactEraser(database, root)
+    assert [eraser.erase_orphans(), eraser.erase_orphans()] == [1, 0]
+    files.drop_uploads(RUN)
+    assert filesystem.find(path) == []
+    files.drop_uploads(RUN)
+    eraser.remove_folder(ref.uri)
+    database.close()

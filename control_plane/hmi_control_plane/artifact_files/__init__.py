@@ -5,6 +5,5 @@ over fsspec. Forbidden here: the database, HTTP, and any decision about who may 
 """
 
 from hmi_control_plane.artifact_files.files import ArtifactFiles, Upload
-from hmi_control_plane.artifact_files.root import open_root
 
-__all__ = ["ArtifactFiles", "Upload", "open_root"]
+__all__ = ["ArtifactFiles", "Upload"]

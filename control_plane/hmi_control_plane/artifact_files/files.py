@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from hmi_api.artifacts import MANIFEST_FILE, ArtifactFile, ArtifactManifest, ArtifactRef
+from hmi_api.artifact_root import address_in, is_local, is_stored, open_root
+from hmi_api.artifacts import MANIFEST_FILE, ArtifactFile, ArtifactManifest, ArtifactRef, digits_of
 from hmi_api.errors import InvalidInput
-from hmi_control_plane.artifact_files.root import is_local, open_root
 from hmi_control_plane.errors import NotFound
 
 UPLOADS = ".uploads"
@@ -72,7 +72,7 @@ class ArtifactFiles:
     def missing(self, run_id: str, files: Sequence[ArtifactFile]) -> list[str]:
         """Return the digests of ``files`` that a run has not uploaded, each once."""
         sizes = self._sizes(self._address(UPLOADS, run_id))
-        absent = [file.digest for file in files if sizes.get(_digits(file.digest)) != file.bytes]
+        absent = [file.digest for file in files if sizes.get(digits_of(file.digest)) != file.bytes]
         return list(dict.fromkeys(absent))
 
     def staged_runs(self) -> set[str]:
@@ -91,26 +91,21 @@ class ArtifactFiles:
 
     def is_stored(self, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> bool:
         """Say whether an artifact is visible, with every file in its full size."""
-        try:
-            stored: bytes = self._fs.cat_file(self._address(ref.uri, MANIFEST_FILE))
-            sizes = [self._fs.size(self._address(ref.uri, file.path)) for file in manifest.files]
-        except FileNotFoundError:
-            return False
-        return stored == data and sizes == [file.bytes for file in manifest.files]
+        return is_stored(self._fs, self._root, ref, manifest, data)
 
     def place(self, run_id: str, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> None:
         """Make uploaded files an artifact; the manifest comes last and at once."""
         left = [file.digest for file in manifest.files]
         for file in manifest.files:
             left.remove(file.digest)
-            source = self.staged(run_id, _digits(file.digest))
+            source = self.staged(run_id, digits_of(file.digest))
             target = self._address(ref.uri, file.path)
             if file.digest in left:
                 self._make_folder_of(target)
                 self._fs.cp_file(source, target)
             else:
                 self.move(source, target)
-        part = self.staged(run_id, f"{_digits(ref.digest)}.{uuid.uuid4().hex}")
+        part = self.staged(run_id, f"{digits_of(ref.digest)}.{uuid.uuid4().hex}")
         written = self.create(part)
         written.write(data)
         self.close(written)
@@ -171,8 +166,4 @@ class ArtifactFiles:
         return {}
 
     def _address(self, *parts: str) -> str:
-        return "/".join(part for part in (self._root, *parts) if part)
-
-
-def _digits(digest: str) -> str:
-    return digest.removeprefix("sha256:")
+        return address_in(self._root, *parts)

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from hmi_api.artifact_root import open_root
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_control_plane.artifact_files import open_root
 from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.storage import Artifact, Database

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from hmi_api.artifacts import MANIFEST_FILE, ArtifactManifest, ArtifactRef
+from hmi_api.artifacts import MANIFEST_FILE, ArtifactManifest, ArtifactRef, digits_of
 from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.wire import ArtifactCommit, ArtifactCommitted
 from hmi_runtime.artifacts.base import Store
@@ -69,7 +69,7 @@ class HttpArtifactStore(Store):
             )
 
     def _upload(self, digest: str, path: Path) -> None:
-        address = f"{self._path}/files/{_digits(digest)}"
+        address = f"{self._path}/files/{digits_of(digest)}"
         headers = {"Content-Length": str(path.stat().st_size), "Content-Type": "application/octet-stream"}
 
         def send() -> httpx.Response:
@@ -136,7 +136,7 @@ class HttpArtifactStore(Store):
         raise InvalidInput("ArtifactRefused", f"The control plane refused {answer.url.path}: {_said(answer)}")
 
     def _address(self, ref: ArtifactRef, path: str) -> str:
-        return f"{self._path}/{_digits(ref.digest)}/{path}"
+        return f"{self._path}/{digits_of(ref.digest)}/{path}"
 
 
 class _Waits:
@@ -158,10 +158,6 @@ class _Waits:
         log.warning("artifacts wait for the control plane (%s); trying again in %.1f s", trouble, self._next)
         self._sleep(self._next)
         self._next = min(self._next * 2, _LONGEST_WAIT)
-
-
-def _digits(digest: str) -> str:
-    return digest.removeprefix("sha256:")
 
 
 def _said(answer: httpx.Response) -> str:

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
+from hmi_api.artifact_root import address_in, is_local, is_stored, open_root
 from hmi_api.artifacts import MANIFEST_FILE, ArtifactManifest, ArtifactRef
 from hmi_api.errors import InvalidInput, NotReady
 from hmi_runtime.artifacts.base import Store, manifest_of_copy, write_pieces
@@ -33,16 +31,14 @@ class ArtifactStore(Store):
         """
         super().__init__()
         try:
-            # Listings are not cached: other processes write to the same store.
-            self._fs, path = fsspec.url_to_fs(root, use_listings_cache=False)
+            self._fs, self._root = open_root(root)
         except (ImportError, ValueError) as error:
             raise InvalidInput(
                 "ArtifactStoreUnsupported",
                 f"The artifact store {root!r} cannot be opened ({error}); use a folder, or install its "
                 "driver (`hmi[s3]` for s3://).",
             ) from error
-        self._root = str(path).rstrip("/")
-        self._local_root = Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
+        self._local_root = Path(self._root) if is_local(self._fs) else None
 
     def delete(self, ref: ArtifactRef) -> None:
         """Remove an artifact from the store; absent is fine. Local copies stay until evicted."""
@@ -57,7 +53,7 @@ class ArtifactStore(Store):
             self._fs.rm(self._address(ref.uri), recursive=True)
 
     def _put(self, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes, folder: Path) -> None:
-        if self._is_stored(ref, manifest, data):
+        if is_stored(self._fs, self._root, ref, manifest, data):  # a broken one is written again
             return
         if self._local_root is None:
             self._upload(ref, manifest, data, folder)
@@ -65,15 +61,6 @@ class ArtifactStore(Store):
             final = self._local_root / ref.uri
             self._sweep_once(final.parent)
             _publish_locally(final, manifest, data, folder)
-
-    def _is_stored(self, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> bool:
-        """Whether the artifact is there with every file in its full size; a broken one is written again."""
-        try:
-            stored: bytes = self._fs.cat_file(self._address(ref.uri, MANIFEST_FILE))
-            sizes = [self._fs.size(self._address(ref.uri, file.path)) for file in manifest.files]
-        except FileNotFoundError:
-            return False
-        return stored == data and sizes == [file.bytes for file in manifest.files]
 
     def _upload(self, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes, folder: Path) -> None:
         """Write to an object store, manifest last: without it the rest is not an artifact."""
@@ -99,7 +86,7 @@ class ArtifactStore(Store):
             yield chunks(source)
 
     def _address(self, uri: str, name: str = "") -> str:
-        return "/".join(part for part in (self._root, uri, name) if part)
+        return address_in(self._root, uri, name)
 
 
 def _publish_locally(final: Path, manifest: ArtifactManifest, data: bytes, folder: Path) -> None:

@@ -1,0 +1,45 @@
+"""The artifact store's root over fsspec: opening it, and what lies below it.
+
+For the parts that reach the store by themselves, the control plane and the runtime, which bring fsspec; no
+other part imports this module.
+"""
+
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from hmi_api.artifacts import MANIFEST_FILE, ArtifactManifest, ArtifactRef
+
+
+def open_root(root: str) -> tuple[Any, str]:
+    """Return the file system of an fsspec address, and the root's path in it without a slash at its end.
+
+    Listings are not cached: other processes write to the same store. Raises ``ImportError`` or ``ValueError``
+    when the address's driver is not installed, or is not known.
+    """
+    filesystem, path = fsspec.url_to_fs(root, use_listings_cache=False)
+    return filesystem, str(path).rstrip("/")
+
+
+def is_local(filesystem: Any) -> bool:
+    """Say whether files lie on a disk of this machine, where folders must be made and bytes synced."""
+    return isinstance(filesystem, LocalFileSystem)
+
+
+def address_in(root: str, *parts: str) -> str:
+    """Return the path of what ``parts`` name below a root's path; empty parts are left out."""
+    return "/".join(part for part in (root, *parts) if part)
+
+
+def is_stored(filesystem: Any, root: str, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> bool:
+    """Say whether an artifact is visible below ``root``: ``data`` as manifest, every file in its full size.
+
+    One that is not is to be written again, whatever of it is there.
+    """
+    try:
+        stored: bytes = filesystem.cat_file(address_in(root, ref.uri, MANIFEST_FILE))
+        sizes = [filesystem.size(address_in(root, ref.uri, file.path)) for file in manifest.files]
+    except FileNotFoundError:
+        return False
+    return stored == data and sizes == [file.bytes for file in manifest.files]
