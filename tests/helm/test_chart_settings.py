@@ -84,6 +84,22 @@ def test_tokens_are_made_for_the_audience_that_is_checked(chart: RenderedChart) 
         assert source["serviceAccountToken"]["audience"] == audience
 
 
+def _operator(chart: RenderedChart, monkeypatch: pytest.MonkeyPatch) -> OperatorSettings:
+    for name, value in _told(chart, "operator").items():
+        monkeypatch.setenv(name, value)
+    return OperatorSettings()  # type: ignore[call-arg]  # the rest is in the environment
+
+
+def test_the_chart_s_defaults_are_the_operator_s_own(
+    trial: RenderedChart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, fields = _operator(trial, monkeypatch), OperatorSettings.model_fields
+    assert told.lease_seconds == fields["lease_seconds"].default
+    assert told.trainer_ttl_seconds == fields["trainer_ttl_seconds"].default
+    assert told.trainer_deadline_seconds == fields["trainer_deadline_seconds"].default
+    assert told.trainer_checkpoint_size == fields["trainer_checkpoint_size"].default
+
+
 def test_budgets_are_bytes(helm: Helm) -> None:
     gpu = _told(helm.render("production"), "runtime", number=1)
 
