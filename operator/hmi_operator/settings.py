@@ -63,6 +63,9 @@ class OperatorSettings(ReleaseSettings):
     webhook_key_file: Path | None = Field(default=None, description="Its key, PEM.")
     webhook_host: str = Field(default="0.0.0.0", description="Address of the webhook.")  # noqa: S104
     webhook_port: int = Field(default=9443, ge=0, le=65535, description="Port of the webhook.")
+    trainer_instance: str = Field(
+        default="hmi", min_length=1, description="Label app.kubernetes.io/instance of training Jobs."
+    )
     trainer_image: str = Field(min_length=1, description="Image of training Jobs.")
     trainer_image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     trainer_image_pull_secrets: tuple[str, ...] = ()
@@ -113,6 +116,7 @@ class OperatorSettings(ReleaseSettings):
             "ttl_seconds": self.trainer_ttl_seconds,
             "checkpoint_size": self.trainer_checkpoint_size,
             "checkpoint_storage_class": self.trainer_checkpoint_storage_class,
+            "instance": self.trainer_instance,
         }
         return TrainerSettings.model_validate(
             {name: value for name, value in own.items() if value is not None}

@@ -67,14 +67,14 @@ class Helm:
             [self.program, *arguments], capture_output=True, text=True, check=False, timeout=60
         )
 
-    def template(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def template(self, *arguments: str, release: str = "hmi") -> "subprocess.CompletedProcess[str]":
         """Render the chart with further arguments."""
-        return self.run("template", "hmi", str(CHART), "--namespace", NAMESPACE, *arguments)
+        return self.run("template", release, str(CHART), "--namespace", NAMESPACE, *arguments)
 
     @cache  # noqa: B019 -- one program and a handful of value sets
-    def render(self, values: str) -> RenderedChart:
+    def render(self, values: str, release: str = "hmi") -> RenderedChart:
         """Render the chart with a set of values."""
-        done = self.template("--values", str(VALUES / f"{values}.yaml"))
+        done = self.template("--values", str(VALUES / f"{values}.yaml"), release=release)
         assert done.returncode == 0, done.stderr
         objects = tuple(manifest for manifest in yaml.safe_load_all(done.stdout) if manifest)
         return RenderedChart(values, objects)

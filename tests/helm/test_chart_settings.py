@@ -100,6 +100,12 @@ def test_the_chart_s_defaults_are_the_operator_s_own(
     assert told.trainer_checkpoint_size == fields["trainer_checkpoint_size"].default
 
 
+def test_training_jobs_are_labelled_as_the_release_s(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+    chart = helm.render("single-node", release="press")
+    assert _operator(chart, monkeypatch).trainer().instance == "press"
+    assert chart.pod("operator")["metadata"]["labels"]["app.kubernetes.io/instance"] == "press"
+
+
 def test_budgets_are_bytes(helm: Helm) -> None:
     gpu = _told(helm.render("production"), "runtime", number=1)
 

@@ -92,6 +92,15 @@ def test_the_name_tells_apart_what_must_run_apart(change: dict[str, Any]) -> Non
     assert first != other
 
 
+def test_it_is_labelled_as_the_installation_s() -> None:
+    settings = SETTINGS.model_copy(update={"instance": "press"})
+    claim = build_checkpoint_claim(run(), settings)
+    assert claim is not None
+    job = build_training_job(run(), settings)
+    for metadata in (job["metadata"], job["spec"]["template"]["metadata"], claim["metadata"]):
+        assert metadata["labels"]["app.kubernetes.io/instance"] == "press"
+
+
 @pytest.mark.parametrize(
     ("made", "kind", "name"),
     [(run(), "Domain", "hotel"), (adapter_run(source={"uri": "s3://b/a"}), "TaskAdapter", "topic")],

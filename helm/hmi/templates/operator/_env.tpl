@@ -7,6 +7,7 @@
 - {name: HMI_WEBHOOK_KEY_FILE, value: /etc/hmi/webhook/tls.key}
 {{- end }}
 {{- with .Values.trainer }}
+- {name: HMI_TRAINER_INSTANCE, value: {{ $.Release.Name | quote }}}
 - name: HMI_TRAINER_IMAGE
   value: {{ include "hmi.image" (list $ (ternary "runtimeCuda" "runtime" (eq .device "cuda"))) }}
 - {name: HMI_TRAINER_IMAGE_PULL_POLICY, value: {{ $.Values.image.pullPolicy }}}
