@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file
 sys.path.insert(0, str(Path(__file__).parents[1] / "operator" / "kube"))  # and those that start an API server
 
-from kube_assets import NoAssets, kube_assets
-from kube_server import KubeServer, running_server
+from kube_session import api_server
 from rendered_chart import VALUE_SETS, Helm, RenderedChart
+
+__all__ = ["api_server", "chart", "helm", "trial"]
 
 
 @pytest.fixture(scope="session")
@@ -35,14 +35,3 @@ def chart(request: pytest.FixtureRequest, helm: Helm) -> RenderedChart:
 def trial(helm: Helm) -> RenderedChart:
     """The chart, rendered with its defaults."""
     return helm.render("trial")
-
-
-@pytest.fixture(scope="session")
-def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServer]:
-    """A real kube-apiserver with nothing in it; skips aloud where none can be had."""
-    try:
-        assets = kube_assets()
-    except NoAssets as reason:
-        pytest.skip(str(reason))
-    with running_server(assets, tmp_path_factory.mktemp("chart-kube")) as server:
-        yield server

@@ -2,29 +2,28 @@
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file
 
-from kube_assets import CHECKOUT, NoAssets, kube_assets
-from kube_server import KubeServer, running_server
+from kube_assets import CHECKOUT
+from kube_server import KubeServer
+from kube_session import api_server
+from operator_harness import Cluster, cluster
+
+__all__ = ["api_server", "here", "kube", "kubeconfig", "namespace"]
 
 
 @pytest.fixture(scope="session")
-def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServer]:
-    """A real kube-apiserver; skips aloud where none can be had."""
-    try:
-        assets = kube_assets()
-    except NoAssets as reason:
-        pytest.skip(str(reason))
-    with running_server(assets, tmp_path_factory.mktemp("kube")) as server:
-        files = sorted((CHECKOUT / "crds").glob("*.yaml"))
-        server.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
-        server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
-        yield server
+def kube(api_server: KubeServer) -> KubeServer:
+    """A real kube-apiserver that knows HMI's resource types."""
+    files = sorted((CHECKOUT / "crds").glob("*.yaml"))
+    api_server.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
+    api_server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    return api_server
 
 
 @pytest.fixture
@@ -39,3 +38,10 @@ def namespace(request: pytest.FixtureRequest) -> str:
     """A namespace of the test's own."""
     digest = hashlib.sha256(request.node.nodeid.encode()).hexdigest()
     return f"test-{digest[:12]}"
+
+
+@pytest.fixture
+async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
+    """A namespace of the API server."""
+    async with cluster(kubeconfig, namespace) as found:
+        yield found

@@ -1,14 +1,12 @@
 """Who of several replicas may act, on a real API server and with clocks that a test moves."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
-from kube_server import KubeServer
-from operator_harness import DOMAINS, Cluster, PromptJobs, cluster
+from operator_harness import DOMAINS, Cluster, PromptJobs
 
 from hmi_api.errors import NotReady
 from hmi_operator.client import ControlPlaneClient
@@ -32,12 +30,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture
-async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
-    async with cluster(kubeconfig, namespace) as found:
-        yield found
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -22,13 +21,6 @@ from operator_harness import (
 from hmi_operator.kube.kinds import NAMESPACES
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
-    """A namespace of the API server."""
-    async with cluster(kubeconfig, namespace) as found:
-        yield found
 
 
 def reason(manifest: dict[str, Any], type_: str) -> str:

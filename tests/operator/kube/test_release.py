@@ -1,24 +1,16 @@
 """Uninstalling: resources that no operator looks after any more can be deleted."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from kube_server import KubeServer
-from operator_harness import DOMAINS, TASK_ADAPTERS, Cluster, cluster, is_ready, replica
+from operator_harness import DOMAINS, TASK_ADAPTERS, Cluster, is_ready, replica
 
 from hmi_operator.kube.kinds import LEASES
 from hmi_operator.kube.lease import Lease
 from hmi_operator.kube.release import release_all
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
-    async with cluster(kubeconfig, namespace) as found:
-        yield found
 
 
 async def test_a_deletion_without_an_operator_waits_until_it_is_released(

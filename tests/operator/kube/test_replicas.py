@@ -11,18 +11,12 @@ from typing import Any
 
 import pytest
 from kube_server import KubeServer
-from operator_harness import DOMAINS, Cluster, cluster, until
+from operator_harness import DOMAINS, Cluster, until
 from operator_process import Process, process
 
 from hmi_operator.kube.kinds import LEASES
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
-    async with cluster(kubeconfig, namespace) as found:
-        yield found
 
 
 @pytest.fixture

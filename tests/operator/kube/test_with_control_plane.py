@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,10 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from kube_server import KubeServer
 from operator_harness import (
     DOMAINS,
     TASK_ADAPTERS,
     Cluster,
-    cluster,
     condition,
     has_phase,
     is_ready,
@@ -70,12 +68,6 @@ def served(sqlite_url: str, tmp_path: Path) -> Iterator[ControlPlane]:
     server.should_exit = True
     thread.join()
     listener.close()
-
-
-@pytest.fixture
-async def here(kubeconfig: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
-    async with cluster(kubeconfig, namespace) as found:
-        yield found
 
 
 def says(type_: str, reason: str) -> Any:
