@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from sqlalchemy import make_url
@@ -13,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from hmi_api.errors import ErrorBody
 from hmi_control_plane import errors, health
 from hmi_control_plane.auth import Authenticator
+from hmi_control_plane.gateway import RuntimeNetwork
 from hmi_control_plane.metrics import HttpMetrics, MetricsMiddleware
 from hmi_control_plane.middleware import BodyLimitMiddleware, FarewellMiddleware, RequestIdMiddleware
 from hmi_control_plane.parts import ControlPlanePart, GatewayPart, Shared
@@ -33,7 +33,7 @@ _TITLES = {
 
 
 def create_app(
-    settings: Settings, part: Part = Part.SERVE, *, runtimes: httpx.AsyncBaseTransport | None = None
+    settings: Settings, part: Part = Part.SERVE, *, runtimes: RuntimeNetwork | None = None
 ) -> FastAPI:
     """Return the application of one process.
 
@@ -63,7 +63,8 @@ def create_app(
     app.add_middleware(MetricsMiddleware, metrics=HttpMetrics(shared.registry))
     app.add_middleware(RequestIdMiddleware)
     app.add_middleware(FarewellMiddleware, draining=shared.readiness.is_draining)
-    for one in parts:
+    # Routes are tried in this order, so that the gateway's, which are asked most, come first.
+    for one in reversed(parts):
         one.include_routers(app)
     app.include_router(health.build(shared.readiness, shared.registry))
     return app

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -96,7 +95,7 @@ class GatewayPart:
     """Inference for tenants, and the way of its usage events from the spool to the catalog."""
 
     def __init__(
-        self, settings: Settings, shared: Shared, runtimes: httpx.AsyncBaseTransport | None = None
+        self, settings: Settings, shared: Shared, runtimes: gateway.RuntimeNetwork | None = None
     ) -> None:
         self._shared = shared
         self._spool = metering.Spool(settings.usage_dir)
@@ -112,7 +111,7 @@ class GatewayPart:
             settings.token_source(),
             shared.registry,
             settings.gateway,
-            transport=runtimes,
+            network=runtimes,
         )
 
     @property

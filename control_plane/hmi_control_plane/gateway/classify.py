@@ -16,6 +16,7 @@ from hmi_control_plane.gateway.classify_schemas import (
     ModelClassifications,
     Usage,
 )
+from hmi_control_plane.gateway.direct import direct_route
 from hmi_control_plane.gateway.entities import merge_entities
 from hmi_control_plane.gateway.inference import Answer, Inference, ModelAnswer, Text, best_label
 
@@ -25,7 +26,6 @@ def add_classify(
 ) -> None:
     """Add the endpoint."""
 
-    @router.post("/classify", summary="Classify texts", response_model=ClassifyResponse | FanOutResponse)
     async def classify(
         body: ClassifyRequest, identity: Annotated[Identity, Depends(tenant_from_key)]
     ) -> Response:
@@ -39,6 +39,15 @@ def add_classify(
         response = _one(answer, body.texts) if body.models is None else _fan_out(answer, body.texts)
         # As a Response it is not validated a second time: it was built from validated parts just now.
         return Response(response.model_dump_json(exclude_none=True), media_type="application/json")
+
+    router.add_api_route(
+        "/classify",
+        classify,
+        methods=["POST"],
+        summary="Classify texts",
+        response_model=ClassifyResponse | FanOutResponse,
+        route_class_override=direct_route(ClassifyRequest, tenant_from_key),
+    )
 
 
 def _one(answer: Answer, texts: Sequence[Text]) -> ClassifyResponse:

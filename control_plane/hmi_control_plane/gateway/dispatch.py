@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hmi_api.names import AdapterKey
 from hmi_api.wire import InferRequest, InferRow, RowError, RowResult
@@ -83,11 +84,8 @@ class Dispatcher:
             shares = self._share_out(able)
             if not shares:
                 return
-            failed = await asyncio.gather(
-                *(
-                    self._call(request_id, runtime, places, rows, results)
-                    for runtime, places in shares.items()
-                )
+            failed = await _all(
+                [self._call(request_id, runtime, places, rows, results) for runtime, places in shares.items()]
             )
             # One that refused the connection and is some row's only choice may just be starting.
             only = {able[place][0] for place in pending if len(able[place]) == 1}
@@ -145,6 +143,11 @@ class Dispatcher:
         for place, result in zip(places, reply.results, strict=True):
             results[place] = result
         return _Failed(runtime, refused=False) if any(map(_may_retry, reply.results)) else None
+
+
+async def _all(calls: Sequence[Coroutine[Any, Any, _Failed | None]]) -> list[_Failed | None]:
+    """Wait for all calls; one alone, as most are, needs no task of its own."""
+    return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
 
 
 def _may_retry(result: RowResult) -> bool:

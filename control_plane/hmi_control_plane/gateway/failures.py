@@ -1,6 +1,6 @@
 """How a request for inference fails: one error type, and a route class that answers in OpenAI's shape."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Self
 
 from fastapi import Request, Response
@@ -67,14 +67,19 @@ class InferenceRoute(APIRoute):
             except InferenceFailed as failure:
                 return failure.response()
             except RequestValidationError as error:
-                return _invalid_fields(error).response()
+                return invalid_field(error.errors()[0]).response()
 
         return answer
 
 
-def _invalid_fields(error: RequestValidationError) -> InferenceFailed:
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return InferenceFailed(400, "MalformedJson", "The body is not valid JSON.")
-    where = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
-    return InferenceFailed(400, "InvalidField", f"{where or 'body'}: {first['msg']}.", param=where or None)
+def malformed_json() -> InferenceFailed:
+    """Return the failure for a body that is no JSON."""
+    return InferenceFailed(400, "MalformedJson", "The body is not valid JSON.")
+
+
+def invalid_field(problem: Mapping[str, Any]) -> InferenceFailed:
+    """Return the failure for what pydantic found wrong; ``problem`` is one of its error's ``errors()``."""
+    if problem["type"] == "json_invalid":
+        return malformed_json()
+    where = ".".join(str(part) for part in problem["loc"] if part not in {"body", "query", "path"})
+    return InferenceFailed(400, "InvalidField", f"{where or 'body'}: {problem['msg']}.", param=where or None)

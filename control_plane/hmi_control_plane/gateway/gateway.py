@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 
-import httpx
 from fastapi import APIRouter, Request
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
@@ -12,6 +11,7 @@ from hmi_api.bearer import TokenSource
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.catalog_routes import read_routes_from
 from hmi_control_plane.gateway.classify import add_classify
+from hmi_control_plane.gateway.connections import Connections, RuntimeNetwork
 from hmi_control_plane.gateway.dispatch import Dispatcher
 from hmi_control_plane.gateway.failures import InferenceRoute
 from hmi_control_plane.gateway.inference import Inference
@@ -28,7 +28,7 @@ from hmi_control_plane.storage import Database
 class Gateway:
     """Routes tenants' requests to runtimes. Use it from one event loop, and close it.
 
-    ``transport`` replaces the network to the runtimes.
+    ``network`` replaces the way to the runtimes.
     """
 
     def __init__(
@@ -39,16 +39,16 @@ class Gateway:
         registry: CollectorRegistry,
         settings: GatewaySettings | None = None,
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
+        network: RuntimeNetwork | None = None,
     ) -> None:
         settings = settings or GatewaySettings()
         self._database = database
         self._client = RuntimeClient(
             token,
-            connections=settings.runtime_connections,
-            connect_timeout=settings.connect_timeout_seconds,
-            timeout=settings.deadline_seconds,
-            transport=transport,
+            network
+            or Connections(
+                limit=settings.runtime_connections, connect_timeout=settings.connect_timeout_seconds
+            ),
         )
         self._table = RoutingTable(
             read_routes_from(database),

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hmi_api.task_adapter import TaskType
 from hmi_api.wire import TokenLabel
 from hmi_control_plane.auth import Identity
+from hmi_control_plane.gateway.direct import direct_route
 from hmi_control_plane.gateway.entities import merge_entities
 from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded
 from hmi_control_plane.gateway.inference import Inference, ModelAnswer, Text, best_label
@@ -148,7 +149,6 @@ def add_open_inference(
             raise not_loaded(model)
         return Ready(name=model, ready=True)
 
-    @router.post("/v2/models/{model:path}/infer", summary="Infer", response_model=InferAnswer)
     async def infer(
         model: str, body: InferBody, identity: Annotated[Identity, Depends(tenant_from_key)]
     ) -> Response:
@@ -164,6 +164,15 @@ def add_open_inference(
             outputs=[outputs[name] for name in wanted],
         )
         return Response(response.model_dump_json(), media_type="application/json")
+
+    router.add_api_route(
+        "/v2/models/{model:path}/infer",
+        infer,
+        methods=["POST"],
+        summary="Infer",
+        response_model=InferAnswer,
+        route_class_override=direct_route(InferBody, tenant_from_key),
+    )
 
     @router.get("/v2/models/{model:path}", summary="Model metadata")
     async def metadata(model: str, identity: Annotated[Identity, Depends(tenant_from_key)]) -> ModelMetadata:

@@ -1,11 +1,11 @@
-"""The way to a runtime: pooled HTTP, timeouts, and failures told apart by whether another try can help."""
+"""The way to a runtime: what is asked, and failures told apart by whether another try can help."""
 
-import httpx
 from pydantic import ValidationError
 
 from hmi_api.bearer import TokenSource
 from hmi_api.errors import NotReady
 from hmi_api.wire import InferReply, InferRequest
+from hmi_control_plane.gateway.connections import ConnectionBrokenError, NoConnectionError, RuntimeNetwork
 
 INFER_PATH = "/internal/v1/infer"
 
@@ -22,25 +22,10 @@ class RuntimeUnavailableError(Exception):
 
 
 class RuntimeClient:
-    """Calls runtimes with this part's token over one pool of connections.
+    """Calls runtimes with this part's token. How long it may take is the caller's to say."""
 
-    It speaks to httpx's transport, not to its client: cookies, redirects, proxies and credentials from the
-    environment have no place between HMI's own parts, and would cost a quarter of the gateway's time.
-    ``transport`` replaces the network, as for an app in this process. Timeouts are in seconds.
-    """
-
-    def __init__(
-        self,
-        token: TokenSource,
-        *,
-        connections: int = 256,
-        connect_timeout: float = 1.0,
-        timeout: float = 30.0,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._transport = transport or httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
-        self._extensions = {"timeout": httpx.Timeout(timeout, connect=connect_timeout).as_dict()}
+    def __init__(self, token: TokenSource, network: RuntimeNetwork) -> None:
+        self._network = network
         self._token = token
 
     async def infer(self, url: str, request: InferRequest) -> InferReply:
@@ -49,25 +34,16 @@ class RuntimeClient:
             token = self._token.current()
         except NotReady as error:
             raise RuntimeUnavailableError(error.message) from error
+        body = request.model_dump_json(by_alias=True, exclude_none=True).encode()
         try:
-            response = await self._transport.handle_async_request(
-                httpx.Request(
-                    "POST",
-                    f"{url.rstrip('/')}{INFER_PATH}",
-                    headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-                    content=request.model_dump_json(by_alias=True, exclude_none=True),
-                    extensions=self._extensions,
-                )
-            )
-            content = await response.aread()
-        except httpx.ConnectError as error:
-            raise RuntimeUnavailableError(f"{url}: {error}", refused=True) from error
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise RuntimeUnavailableError(f"{url}: {type(error).__name__} {error}") from error
-        if response.status_code != 200:
-            raise RuntimeUnavailableError(f"{url} answered {response.status_code}")
+            answer = await self._network.post(f"{url.rstrip('/')}{INFER_PATH}", token, body)
+        except (NoConnectionError, ConnectionBrokenError) as error:
+            refused = isinstance(error, NoConnectionError)
+            raise RuntimeUnavailableError(f"{url}: {error}", refused=refused) from error
+        if answer.status != 200:
+            raise RuntimeUnavailableError(f"{url} answered {answer.status}")
         try:
-            reply = InferReply.model_validate_json(content)
+            reply = InferReply.model_validate_json(answer.body)
         except ValidationError as error:
             raise RuntimeUnavailableError(f"{url} answered what is no InferReply: {error}") from error
         if len(reply.results) != len(request.rows):
@@ -76,4 +52,4 @@ class RuntimeClient:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._transport.aclose()
+        await self._network.close()

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from hmi_api.wire import InferReply, InferRequest, InferRow, RowError, RowResult, TokenLabel
 from hmi_control_plane.app import create_app
+from hmi_control_plane.gateway.connections import Answer, ConnectionBrokenError, NoConnectionError
 from hmi_control_plane.settings import Settings
 
 
@@ -49,7 +50,7 @@ def _tags(words: list[str]) -> list[TokenLabel]:
     return labels
 
 
-class RuntimeNetwork(httpx.AsyncBaseTransport):
+class SmallNetwork:
     """Leads ``http://{id}:9000`` to the runtime called so."""
 
     def __init__(self) -> None:
@@ -62,17 +63,23 @@ class RuntimeNetwork(httpx.AsyncBaseTransport):
         self._apps[name] = httpx.ASGITransport(_app(runtime))
         return runtime
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def post(self, url: str, token: str, body: bytes) -> Answer:
         """Pass one request on, or refuse the connection."""
+        request = httpx.Request("POST", url, headers={"Authorization": f"Bearer {token}"}, content=body)
         runtime = self.runtimes.get(request.url.host)
         if runtime is None or runtime.refuses > 0:
             if runtime is not None:
                 runtime.refuses -= 1
-            raise httpx.ConnectError("connection refused", request=request)
+            raise NoConnectionError("connection refused")
         if runtime.breaks > 0:
             runtime.breaks -= 1
-            raise httpx.ReadError("connection reset", request=request)
-        return await self._apps[request.url.host].handle_async_request(request)
+            raise ConnectionBrokenError("connection reset")
+        request.headers["Content-Type"] = "application/json"
+        response = await self._apps[request.url.host].handle_async_request(request)
+        return Answer(response.status_code, await response.aread())
+
+    async def close(self) -> None:
+        """There is nothing to close."""
 
 
 def _app(runtime: SmallRuntime) -> FastAPI:
@@ -91,9 +98,9 @@ def _app(runtime: SmallRuntime) -> FastAPI:
 
 
 @pytest.fixture
-def network() -> RuntimeNetwork:
+def network() -> SmallNetwork:
     """The runtimes that the gateway can reach."""
-    return RuntimeNetwork()
+    return SmallNetwork()
 
 
 @pytest.fixture
@@ -109,7 +116,7 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def client(settings: Settings, network: RuntimeNetwork) -> Iterator[TestClient]:
+def client(settings: Settings, network: SmallNetwork) -> Iterator[TestClient]:
     """The control plane, running, with the network to its runtimes in this process."""
     with TestClient(create_app(settings, runtimes=network), raise_server_exceptions=False) as started:
         yield started
@@ -135,7 +142,7 @@ class Tenant:
 
 
 @pytest.fixture
-def runtime(cluster: Any, network: RuntimeNetwork) -> SmallRuntime:
+def runtime(cluster: Any, network: SmallNetwork) -> SmallRuntime:
     """The runtime r1, which has acme's models spam, topic and names loaded; names is a token task."""
     small = network.add("r1")
     small.token_tasks.add("acme/names")

@@ -189,6 +189,24 @@ def test_malformed_json_is_400(acme: Any) -> None:
         assert "error" in response.json()
 
 
+def test_a_body_that_is_not_called_json_is_400(acme: Any, runtime: Any) -> None:
+    content = b'{"model": "spam", "input": "yes"}'
+    for kind, status in (
+        ("text/plain", 400),
+        ("application/json; charset=utf-8", 200),
+        ("application/x+json", 200),
+    ):
+        response = acme.call("POST", "/classify", content=content, headers={"Content-Type": kind})
+        assert response.status_code == status, kind
+    assert acme.call("POST", "/classify", content=content).json()["error"]["code"] == "InvalidField"
+
+
+def test_nothing_of_a_body_is_read_for_a_stranger(client: Any) -> None:
+    response = client.post("/classify", content=b"{", headers={"Content-Type": "application/json"})
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
 def test_a_huge_body_is_413(acme: Any) -> None:
     response = acme.classify(model="spam", input="x" * (2 << 20))
     assert response.status_code == 413

@@ -1,0 +1,208 @@
+"""Connections to runtimes, against servers that say over real sockets what they are told to."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from hmi_control_plane.gateway.connections import (
+    Answer,
+    ConnectionBrokenError,
+    Connections,
+    NoConnectionError,
+)
+
+Say = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """asyncio alone."""
+    return "asyncio"
+
+
+class Server:
+    """Counts connections and requests; ``say`` answers each request."""
+
+    def __init__(self, say: Say) -> None:
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self.open = 0
+        self.most_open = 0
+        self.url = ""
+        self._say = say
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until either side closes it."""
+        self.connections += 1
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        try:
+            while not writer.is_closing():
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+                self.requests.append(head + await reader.readexactly(length))
+                await self._say(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+        finally:
+            self.open -= 1
+
+
+@asynccontextmanager
+async def serving(say: Say) -> AsyncIterator[Server]:
+    """Serve on a free port."""
+    server = Server(say)
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    try:
+        yield server
+    finally:
+        listening.close()
+
+
+def saying(*pieces: bytes, then_close: bool = False) -> Say:
+    """Return what writes ``pieces``, each by itself."""
+
+    async def say(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        if then_close:
+            writer.close()
+
+    return say
+
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
+
+
+@asynccontextmanager
+async def connected(limit: int = 256, idle_seconds: float = 4.0) -> AsyncIterator[Connections]:
+    """Make connections, closed at the end."""
+    connections = Connections(limit=limit, idle_seconds=idle_seconds)
+    try:
+        yield connections
+    finally:
+        await connections.close()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "answer"),
+    [
+        ((OK,), Answer(200, b"hi")),
+        ((OK[:9], OK[9:30], OK[30:]), Answer(200, b"hi")),
+        ((b"HTTP/1.1 503 Away\r\ncontent-length: 0\r\n\r\n",), Answer(503, b"")),
+        (
+            (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\nh\r\n", b"1\r\ni\r\n0\r\n\r\n"),
+            Answer(200, b"hi"),
+        ),
+        ((b"HTTP/1.1 102 Processing\r\n\r\n", OK), Answer(200, b"hi")),
+    ],
+)
+async def test_an_answer_is_read_however_it_comes(pieces: tuple[bytes, ...], answer: Answer) -> None:
+    async with serving(saying(*pieces)) as server, connected() as connections:
+        for _ in range(3):
+            assert await connections.post(f"{server.url}/infer", "secret", b"{}") == answer
+        assert server.connections == 1
+        head, _, body = server.requests[0].partition(b"\r\n\r\n")
+        assert body == b"{}"
+        assert head.split(b"\r\n") == [
+            b"POST /infer HTTP/1.1",
+            f"Host: {server.url.removeprefix('http://')}".encode(),
+            b"Content-Type: application/json",
+            b"Authorization: Bearer secret",
+            b"Content-Length: 2",
+        ]
+
+
+async def test_a_kept_connection_that_was_closed_is_replaced() -> None:
+    # The server closes after its answer without saying so: the next request may be the first to find out.
+    async with serving(saying(OK, then_close=True)) as server, connected() as connections:
+        for _ in range(5):
+            assert (await connections.post(server.url, "t", b"{}")).body == b"hi"
+        assert server.connections == 5
+
+
+async def test_a_connection_that_the_server_will_close_is_not_kept() -> None:
+    last = OK.replace(b"content", b"connection: close\r\ncontent")
+    async with serving(saying(last)) as server, connected() as connections:
+        for _ in range(2):
+            await connections.post(server.url, "t", b"{}")
+        assert server.connections == 2
+
+
+async def test_a_connection_that_was_idle_for_long_is_not_used() -> None:
+    async with serving(saying(OK)) as server, connected(idle_seconds=0.0) as connections:
+        for _ in range(2):
+            await connections.post(server.url, "t", b"{}")
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("pieces", [(), (OK[:20],), (OK[:-1],), (b"what?\r\n\r\n",)])
+async def test_what_is_no_whole_answer_is_a_broken_connection(pieces: tuple[bytes, ...]) -> None:
+    async with serving(saying(*pieces, then_close=True)) as server, connected() as connections:
+        with pytest.raises(ConnectionBrokenError):
+            await connections.post(server.url, "t", b"{}")
+        assert server.connections == 1
+
+
+async def test_an_answer_nobody_asked_for_is_given_to_nobody() -> None:
+    async with serving(saying(OK + OK.replace(b"hi", b"no"))) as server, connected() as connections:
+        for _ in range(2):
+            assert (await connections.post(server.url, "t", b"{}")).body == b"hi"
+        assert server.connections == 2
+
+
+async def test_nobody_there_is_told_apart_from_a_broken_connection() -> None:
+    async with serving(saying(OK)) as server:
+        url = server.url
+    async with connected() as connections:
+        with pytest.raises(NoConnectionError):
+            await connections.post(url, "t", b"{}")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nowhere", "ftp://host/", "http://", "http://host/a b", "http://host:port/"]
+)
+async def test_what_is_no_address_is_not_asked(url: str) -> None:
+    async with connected() as connections:
+        with pytest.raises(ConnectionBrokenError):
+            await connections.post(url, "t", b"{}")
+
+
+async def test_who_stops_waiting_leaves_no_answer_for_the_next() -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go_on.wait()
+        writer.write(OK)
+
+    async with serving(slowly) as server, connected() as connections:
+        waiting = asyncio.create_task(connections.post(server.url, "t", b"first"))
+        await asked.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        go_on.set()
+        assert (await connections.post(server.url, "t", b"second")).body == b"hi"
+        assert server.connections == 2
+
+
+async def test_no_more_are_open_than_may_be() -> None:
+    async with (
+        serving(saying(OK)) as first,
+        serving(saying(OK)) as second,
+        connected(limit=2) as connections,
+    ):
+        answers = await asyncio.gather(
+            *(connections.post(server.url, "t", b"{}") for server in (first, second) for _ in range(10))
+        )
+        assert [answer.body for answer in answers] == [b"hi"] * 20
+        assert first.most_open <= 2
+        assert second.most_open <= 2
