@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import cast
 
-from sqlalchemy import func, select
+from sqlalchemy import Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -12,18 +13,20 @@ from hmi_control_plane.metering.events import UsageEvent
 from hmi_control_plane.storage import Meter
 from hmi_control_plane.storage import UsageEvent as UsageRow
 
-# SQLite binds at most 32,766 values in a statement, PostgreSQL 65,535; a row takes ten.
-_ROWS_PER_INSERT = 2_000
-
 
 def record(session: Session, events: Sequence[UsageEvent], recorded_at: datetime) -> None:
     """Add events to the ledger within the session's transaction; those already there are left as they are."""
+    if not events:
+        return
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    statement = insert(cast(Table, UsageRow.__table__)).on_conflict_do_nothing(
+        index_elements=["source", "event_id"]
+    )
     # One order for all writers, so that two of them cannot wait for each other's rows.
     rows = [_row(event, recorded_at) for event in sorted(events, key=lambda event: (event.source, event.id))]
-    for start in range(0, len(rows), _ROWS_PER_INSERT):
-        statement = insert(UsageRow).values(rows[start : start + _ROWS_PER_INSERT])
-        session.execute(statement.on_conflict_do_nothing(index_elements=["source", "event_id"]))
+    # One small statement for many rows: a long one would be made anew for every number of rows, which keeps
+    # the event loop beside this thread from its requests.
+    session.connection().execute(statement, rows)
 
 
 def _row(event: UsageEvent, recorded_at: datetime) -> dict[str, object]:

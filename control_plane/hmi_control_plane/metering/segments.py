@@ -1,11 +1,12 @@
 """Segment files: checksummed lines, appended and synced, sealed, read back and deleted.
 
-A segment is named by a growing number, ``000000000001.events``. Each line is ``{json}\t{crc32}\n``; JSON
-never holds a raw tab, so the last one parts the two. Everything here is synchronous and safe to call from
-several threads.
+A segment is named by a growing number: ``000000000001.open`` while it is appended to, then
+``000000000001.events``. Each line is ``{json}\t{crc32}\n``; JSON never holds a raw tab, so the last one parts
+the two. Everything here is synchronous and safe to call from several threads.
 """
 
 import fcntl
+import itertools
 import logging
 import os
 import threading
@@ -20,6 +21,7 @@ from hmi_control_plane.metering.events import UsageEvent, from_cloud_event
 log = logging.getLogger(__name__)
 
 SUFFIX = ".events"
+OPEN_SUFFIX = ".open"
 DAMAGED_SUFFIX = ".damaged"
 LOCK_NAME = "lock"
 
@@ -70,10 +72,19 @@ def _decode_line(line: bytes) -> UsageEvent | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A segment that is appended to."""
+
+    path: Path
+    descriptor: int
+
+
 class SegmentFolder:
     """The folder of segments of one process: one open for appending, the others sealed.
 
-    Whatever an earlier process left behind counts as sealed. Call ``open`` before anything else.
+    Whatever an earlier process left behind is sealed. Call ``open`` before anything else. Who seals makes the
+    next segment too, so that an append meets one whose name is on the disk already and syncs its bytes alone.
     """
 
     def __init__(self, folder: Path, *, segment_bytes: int = 16 * 2**20) -> None:
@@ -81,16 +92,19 @@ class SegmentFolder:
         self._segment_bytes = segment_bytes
         self._lock = threading.Lock()
         self._folder_lock: BinaryIO | None = None
-        self._open: int | None = None  # descriptor of the open segment
+        self._open: _Open | None = None
         self._end = 0  # bytes of it that are synced
-        self._next_number = 1
+        self._numbers = itertools.count(1)
 
     def open(self) -> None:
         """Make the folder and take it. Raises SpoolInUseError when a living process has it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._folder_lock = _lock_folder(self._folder)
+        for left in self._folder.glob(f"*{OPEN_SUFFIX}"):
+            left.rename(left.with_suffix(SUFFIX))
         numbers = [int(path.stem) for path in self._folder.iterdir() if path.stem.isdigit()]
-        self._next_number = max(numbers, default=0) + 1
+        self._numbers = itertools.count(max(numbers, default=0) + 1)
+        self._open = self._try_make()
 
     def append(self, lines: Sequence[bytes]) -> None:
         """Write ``lines`` and return when they are on the disk.
@@ -99,7 +113,9 @@ class SegmentFolder:
         """
         data = b"".join(lines)
         with self._lock:
-            descriptor = self._start_segment() if self._open is None else self._open
+            if self._open is None:
+                self._open = self._make()
+            descriptor = self._open.descriptor
             try:
                 _write_all(descriptor, data)
                 os.fdatasync(descriptor)
@@ -108,13 +124,15 @@ class SegmentFolder:
                 raise
             self._end += len(data)
             if self._end >= self._segment_bytes:
-                self._seal()
+                self._replace(None)
 
     def seal(self) -> list[Path]:
-        """Close the open segment, if it holds anything, and return all sealed ones, oldest first."""
-        with self._lock:
-            self._seal()
-            return sorted(self._folder.glob(f"*{SUFFIX}"))
+        """Seal the open segment, if it holds anything, and return all sealed ones, oldest first."""
+        if self._end:
+            fresh = self._try_make()  # while others append
+            with self._lock:
+                self._replace(fresh)
+        return sorted(self._folder.glob(f"*{SUFFIX}"))
 
     def remove(self, segment: Path) -> None:
         """Delete a sealed segment; call it only when its events are safe elsewhere."""
@@ -126,28 +144,48 @@ class SegmentFolder:
 
     def unflushed_bytes(self) -> int:
         """Return the bytes of all segments that are still here."""
-        return sum(path.stat().st_size for path in self._folder.glob(f"*{SUFFIX}") if path.exists())
+        paths = (path for path in self._folder.iterdir() if path.suffix in {SUFFIX, OPEN_SUFFIX})
+        return sum(map(_size, paths))
 
     def close(self) -> None:
         """Seal and let another process have the folder."""
         with self._lock:
-            self._seal()
+            self._replace(None)
             if self._folder_lock is not None:
                 self._folder_lock.close()
                 self._folder_lock = None
 
-    def _start_segment(self) -> int:
-        path = self._folder / f"{self._next_number:012d}{SUFFIX}"
+    def _make(self) -> _Open:
+        path = self._folder / f"{next(self._numbers):012d}{OPEN_SUFFIX}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._next_number += 1
-        self._open, self._end = descriptor, 0
-        _sync_folder(self._folder)  # the name must survive a power cut, not only the bytes
-        return descriptor
+        try:
+            _sync_folder(self._folder)  # the name must survive a power cut, not only the bytes
+        except OSError:
+            os.close(descriptor)
+            raise
+        return _Open(path, descriptor)
 
-    def _seal(self) -> None:
-        if self._open is not None:
-            os.close(self._open)
-            self._open = None
+    def _try_make(self) -> _Open | None:
+        try:
+            return self._make()
+        except OSError as error:  # a full disk, say; what is sealed must leave it all the same
+            log.warning("no new segment for usage events; the next append tries again: %s", error)
+            return None
+
+    def _replace(self, fresh: _Open | None) -> None:
+        """Seal the open segment, or remove it when it is empty, and append to ``fresh`` from now on."""
+        sealed, end = self._open, self._end
+        self._open, self._end = fresh, 0
+        if sealed is None:
+            return
+        os.close(sealed.descriptor)
+        try:
+            if end:
+                sealed.path.rename(sealed.path.with_suffix(SUFFIX))
+            else:
+                sealed.path.unlink(missing_ok=True)
+        except OSError as error:  # its events are on the disk; the next start seals it
+            log.error("%s could not be sealed: %s", sealed.path, error)
 
     def _cut_back(self, descriptor: int) -> None:
         """Take a failed write out again and leave the segment, so that no later line follows its remains."""
@@ -155,7 +193,15 @@ class SegmentFolder:
             os.ftruncate(descriptor, self._end)
             os.fsync(descriptor)
         finally:
-            self._seal()
+            self._replace(None)
+
+
+def _size(path: Path) -> int:
+    """Return a file's bytes; 0 when it was renamed or deleted meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -120,6 +120,38 @@ def test_segments_are_sealed_at_their_size(spool_folder: Path, make_event: MakeE
     segments.close()
 
 
+def test_a_full_disk_does_not_keep_sealed_events(
+    spool_folder: Path, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segments = opened(spool_folder)
+    segments.append([line(make_event(1))])
+
+    def full(*_arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        [sealed] = segments.seal()
+    segments.append([line(make_event(2))])
+    assert segments.seal()[0] == sealed
+    assert [event.quantity for path in segments.seal() for event in read_segment(path).events] == [1, 2]
+    segments.close()
+
+
+def test_an_append_makes_no_file_and_an_idle_spool_leaves_none(
+    spool_folder: Path, make_event: MakeEvent
+) -> None:
+    segments = opened(spool_folder)
+    for number in range(3):
+        before = set(spool_folder.iterdir())
+        segments.append([line(make_event(number))])
+        assert set(spool_folder.iterdir()) == before
+        for sealed in segments.seal():
+            segments.remove(sealed)
+    segments.close()
+    assert [path.name for path in spool_folder.iterdir()] == ["lock"]
+
+
 def test_one_process_has_the_folder(spool_folder: Path) -> None:
     first = opened(spool_folder)
     with pytest.raises(SpoolInUseError):
