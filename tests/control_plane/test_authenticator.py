@@ -1,5 +1,7 @@
 """API keys: their form, and the cache that spares the database."""
 
+import asyncio
+
 import pytest
 from sqlalchemy import event
 from starlette.requests import Request
@@ -65,11 +67,46 @@ async def test_a_checked_key_is_believed_for_a_while_and_no_longer(database: Dat
     with database.write() as session:
         tenants.revoke_key(session, "acme", identity.key_id)
     queries.clear()
-    clock.seconds = 2.9
+    clock.seconds = 1.4
     assert await authenticator.tenant_from_key(_request(token)) == identity
     assert asked
     assert not queries
     clock.seconds = 3.1
+    with pytest.raises(Unauthorized):
+        await authenticator.tenant_from_key(_request(token))
+
+
+@pytest.mark.anyio
+async def test_a_key_in_use_is_checked_again_before_anybody_waits_for_it(
+    database: Database, token: str
+) -> None:
+    clock = _Clock()
+    authenticator = Authenticator(database, cache_seconds=3.0, clock=clock)
+    asked: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    identity = await authenticator.tenant_from_key(_request(token))
+    asked.clear()
+    clock.seconds = 2.9
+    assert await authenticator.tenant_from_key(_request(token)) == identity
+    assert not asked  # it did not wait
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=60)
+    assert asked
+    asked.clear()
+    clock.seconds = 4.3
+    assert await authenticator.tenant_from_key(_request(token)) == identity
+    assert not asked
+
+
+@pytest.mark.anyio
+async def test_a_revoked_key_in_use_ends_with_its_next_check(database: Database, token: str) -> None:
+    clock = _Clock()
+    authenticator = Authenticator(database, cache_seconds=3.0, clock=clock)
+    identity = await authenticator.tenant_from_key(_request(token))
+    with database.write() as session:
+        tenants.revoke_key(session, "acme", identity.key_id)
+    clock.seconds = 2.9
+    assert await authenticator.tenant_from_key(_request(token)) == identity
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=60)
     with pytest.raises(Unauthorized):
         await authenticator.tenant_from_key(_request(token))
 

@@ -45,6 +45,7 @@ class _Checked:
 class Authenticator:
     """Checks API keys against the catalog and believes a checked one for ``cache_seconds``.
 
+    One that is in use is checked again in the background after half of that, so that no request waits for it.
     While the database does not answer, a key that it found good within ``without_database_seconds`` goes on.
     Only keys that were found good are cached, by the hash of the whole key, so no secret stays in memory
     and a flood of wrong keys cannot push the good ones out. Use it from one event loop.
@@ -66,6 +67,7 @@ class Authenticator:
         self._cached: OrderedDict[str, _Checked] = OrderedDict()
         self._asking: dict[str, asyncio.Task[Identity]] = {}
         self._ask_again_at = float("-inf")
+        self._forgotten = 0
 
     async def tenant_from_key(self, request: Request) -> Identity:
         """Return the caller's identity, as a FastAPI dependency.
@@ -78,6 +80,8 @@ class Authenticator:
         digest = hash_secret(token)
         cached = self._recall(digest, self._cache_seconds)
         if cached is not None:
+            if self._recall(digest, self._cache_seconds / 2) is None and self._clock() >= self._ask_again_at:
+                self._start_asking(digest, token)
             return cached
         try:
             return await self._ask(digest, token)
@@ -92,18 +96,20 @@ class Authenticator:
     def identify(self, token: str) -> Identity:
         """Return the identity behind a key; raises Unauthorized for unknown, wrong and revoked ones alike."""
         parsed = parse_key(token)
+        forgotten = self._forgotten
         identity = self._look_up(*parsed) if parsed else None
         digest = hash_secret(token)
         if identity is None:
             with self._lock:
                 self._cached.pop(digest, None)  # revoked: an outage must not bring it back
             raise Unauthorized("InvalidApiKey", "This API key is not valid; check it or ask for a new one.")
-        self._remember(digest, identity)
+        self._remember(digest, identity, forgotten)
         return identity
 
     def forget(self, key_id: str) -> None:
         """Stop believing a key at once in this process; others follow within ``cache_seconds``."""
         with self._lock:
+            self._forgotten += 1
             for digest in [d for d, one in self._cached.items() if one.identity.key_id == key_id]:
                 del self._cached[digest]
 
@@ -127,16 +133,19 @@ class Authenticator:
         """Ask the database, once for all requests that show this key; TimeoutError when it takes too long."""
         if self._clock() < self._ask_again_at:
             raise TimeoutError("the database did not answer a moment ago")
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await asyncio.shield(self._start_asking(digest, token))
+        except TimeoutError:
+            self._ask_again_at = self._clock() + _PAUSE_SECONDS
+            raise
+
+    def _start_asking(self, digest: str, token: str) -> "asyncio.Task[Identity]":
         asking = self._asking.get(digest)
         if asking is None:
             asking = self._asking[digest] = asyncio.create_task(run_in_threadpool(self.identify, token))
             asking.add_done_callback(lambda done: self._asked(digest, done))
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                return await asyncio.shield(asking)
-        except TimeoutError:
-            self._ask_again_at = self._clock() + _PAUSE_SECONDS
-            raise
+        return asking
 
     def _asked(self, digest: str, done: "asyncio.Task[Identity]") -> None:
         del self._asking[digest]
@@ -149,8 +158,10 @@ class Authenticator:
             entry = self._cached.get(digest)
             return entry.identity if entry is not None and entry.at + seconds > self._clock() else None
 
-    def _remember(self, digest: str, identity: Identity) -> None:
+    def _remember(self, digest: str, identity: Identity, forgotten: int) -> None:
         with self._lock:
+            if forgotten != self._forgotten:  # perhaps this very key, after the database was read
+                return
             self._cached[digest] = _Checked(identity, self._clock())
             self._cached.move_to_end(digest)
             while len(self._cached) > _MOST_CACHED:
