@@ -12,3 +12,5 @@ def test_it_compares_the_way_through_the_gateway_with_the_straight_one(tmp_path:
     idle, steady = json.loads((tmp_path / "gateway.json").read_text())["measured"]
     assert (idle["rate"], steady["rate"]) == (0.0, 50.0)
     assert 0 < idle["direct_p50"] < idle["through_p50"]
+    assert "CPU ms a request" in table
+    assert "Syncing a request's usage" in table

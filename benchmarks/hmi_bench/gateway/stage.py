@@ -32,6 +32,13 @@ class Stage:
 
     direct: Target
     through: Target
+    folder: Path
+    gateway_process: int
+
+    def gateway_cpu_seconds(self) -> float:
+        """Return the processor time that the gateway's process has taken so far, all its threads together."""
+        fields = Path(f"/proc/{self.gateway_process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -64,6 +71,8 @@ def served_stage(folder: Path) -> Iterator[Stage]:
         yield Stage(
             direct=Target(runtime_port, "/internal/v1/infer", token, straight),
             through=Target(port, "/classify", key, f'{{"model": "{MODEL}", "input": "{TEXT}"}}'.encode()),
+            folder=folder,
+            gateway_process=plane.pid,
         )
 
 
