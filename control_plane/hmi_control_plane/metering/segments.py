@@ -2,7 +2,8 @@
 
 A segment is named by a growing number: ``000000000001.open`` while it is appended to, then
 ``000000000001.events``. Each line is ``{json}\t{crc32}\n``; JSON never holds a raw tab, so the last one parts
-the two. Everything here is synchronous and safe to call from several threads.
+the two. Zeros after the last line are room that was not used. Everything here is synchronous and safe to call
+from several threads.
 """
 
 import fcntl
@@ -24,6 +25,8 @@ SUFFIX = ".events"
 OPEN_SUFFIX = ".open"
 DAMAGED_SUFFIX = ".damaged"
 LOCK_NAME = "lock"
+
+_ROOM_BYTES = 256 * 1024
 
 
 class SpoolInUseError(Exception):
@@ -51,7 +54,7 @@ def encode_line(json_line: str) -> bytes:
 
 def read_segment(path: Path) -> SegmentContents:
     """Return a segment's readable events and how much of it was not readable."""
-    *lines, tail = path.read_bytes().split(b"\n")
+    *lines, tail = path.read_bytes().rstrip(b"\0").split(b"\n")
     decoded = [_decode_line(line) for line in lines]
     torn = len(tail)
     while decoded and decoded[-1] is None:  # blocks of an unsynced write reach the disk in any order
@@ -84,7 +87,8 @@ class SegmentFolder:
     """The folder of segments of one process: one open for appending, the others sealed.
 
     Whatever an earlier process left behind is sealed. Call ``open`` before anything else. Who seals makes the
-    next segment too, so that an append meets one whose name is on the disk already and syncs its bytes alone.
+    next segment too, with its name and some room on the disk: an append into it syncs its bytes alone, where
+    a file that grows would wait for the file system's journal, and so for whatever else is being written.
     """
 
     def __init__(self, folder: Path, *, segment_bytes: int = 16 * 2**20) -> None:
@@ -143,9 +147,8 @@ class SegmentFolder:
         return segment.rename(segment.with_suffix(DAMAGED_SUFFIX))
 
     def unflushed_bytes(self) -> int:
-        """Return the bytes of all segments that are still here."""
-        paths = (path for path in self._folder.iterdir() if path.suffix in {SUFFIX, OPEN_SUFFIX})
-        return sum(map(_size, paths))
+        """Return the bytes of all events that are still here."""
+        return self._end + sum(map(_size, self._folder.glob(f"*{SUFFIX}")))
 
     def close(self) -> None:
         """Seal and let another process have the folder."""
@@ -157,11 +160,13 @@ class SegmentFolder:
 
     def _make(self) -> _Open:
         path = self._folder / f"{next(self._numbers):012d}{OPEN_SUFFIX}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
+            _make_room(descriptor, min(_ROOM_BYTES, self._segment_bytes))
             _sync_folder(self._folder)  # the name must survive a power cut, not only the bytes
         except OSError:
             os.close(descriptor)
+            path.unlink(missing_ok=True)
             raise
         return _Open(path, descriptor)
 
@@ -178,14 +183,16 @@ class SegmentFolder:
         self._open, self._end = fresh, 0
         if sealed is None:
             return
-        os.close(sealed.descriptor)
         try:
             if end:
+                os.ftruncate(sealed.descriptor, end)
                 sealed.path.rename(sealed.path.with_suffix(SUFFIX))
             else:
                 sealed.path.unlink(missing_ok=True)
         except OSError as error:  # its events are on the disk; the next start seals it
             log.error("%s could not be sealed: %s", sealed.path, error)
+        finally:
+            os.close(sealed.descriptor)
 
     def _cut_back(self, descriptor: int) -> None:
         """Take a failed write out again and leave the segment, so that no later line follows its remains."""
@@ -208,6 +215,17 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _make_room(descriptor: int, size: int) -> None:
+    """Fill a new file with zeros, on the disk, and go back to its beginning."""
+    try:
+        _write_all(descriptor, bytes(size))
+        os.fsync(descriptor)
+    except OSError as error:  # a disk that is nearly full; without room, appends make the file grow
+        log.warning("no room made for usage events: %s", error)
+        os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
 
 
 def _lock_folder(folder: Path) -> BinaryIO:

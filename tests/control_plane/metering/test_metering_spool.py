@@ -120,6 +120,32 @@ def test_segments_are_sealed_at_their_size(spool_folder: Path, make_event: MakeE
     segments.close()
 
 
+def test_room_that_was_not_used_is_no_damage(spool_folder: Path, make_event: MakeEvent) -> None:
+    segments = opened(spool_folder)
+    for number in range(3):
+        segments.append([line(make_event(number))])
+    [left] = spool_folder.glob("*.open")  # as a crash leaves it
+    contents = read_segment(left)
+    assert [event.quantity for event in contents.events] == [0, 1, 2]
+    assert (contents.torn, contents.damaged) == (0, 0)
+    written = 3 * len(line(make_event(0)))
+    assert left.stat().st_size > written
+    assert segments.unflushed_bytes() == written
+    [sealed] = segments.seal()
+    assert sealed.stat().st_size == written
+    segments.close()
+
+
+def test_an_append_beyond_the_room_is_read_back(spool_folder: Path, make_event: MakeEvent) -> None:
+    segments = opened(spool_folder)
+    events = [make_event(number) for number in range(2_000)]
+    segments.append([line(event) for event in events])
+    [sealed] = segments.seal()
+    assert sealed.stat().st_size > 256 * 1024
+    assert read_segment(sealed).events == events
+    segments.close()
+
+
 def test_a_full_disk_does_not_keep_sealed_events(
     spool_folder: Path, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
