@@ -108,3 +108,35 @@ async def test_ready_follows_what_runtimes_say(
         await here.delete(DOMAINS, "hotel")
         await here.gone(TASK_ADAPTERS, "topic")
         await here.gone(DOMAINS, "hotel")
+
+
+async def test_ready_stays_while_the_next_version_is_loaded(
+    here: Cluster, served: ControlPlane, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    key = f"{here.namespace}/topic"
+    async with replica(served, here.namespace):
+        await served.register()
+        await here.apply(domain_body)
+        await here.apply(adapter_body)
+        await here.reached(TASK_ADAPTERS, "topic", says("Scheduled", "Placed"))
+        await served.heartbeat(ready=[f"{key}@1"])
+        first = await here.reached(TASK_ADAPTERS, "topic", is_ready)
+
+        adapter_body["spec"]["data"] = {"train": {"uri": "s3://bucket/more.jsonl"}}
+        await here.apply(adapter_body)
+        changing = await here.reached(
+            TASK_ADAPTERS, "topic", lambda found: found["status"].get("version") == 2
+        )
+        assert says("Ready", "PreviousVersion")(changing)
+        loaded = condition(changing, "Loaded")
+        assert loaded is not None
+        assert loaded.message == "Version 2 is being fetched by r1. Version 1 serves on r1."
+        assert changing["status"]["phase"] == "Updating"
+
+        await served.heartbeat(ready=[f"{key}@2"], gone=[f"{key}@1"])
+        changed = await here.reached(TASK_ADAPTERS, "topic", is_ready)
+        before, after = condition(first, "Ready"), condition(changed, "Ready")
+        assert before is not None
+        assert after is not None
+        assert after.message == "Version 2 serves."
+        assert after.last_transition_time == before.last_transition_time, "it was Ready all the time"
