@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from hmi_control_plane import placement
@@ -25,7 +24,8 @@ log = logging.getLogger(__name__)
 class Sweeper:
     """Runs every ``every_seconds`` beside the HTTP server; each part can be interrupted and repeated.
 
-    ``notify`` is called after placements may have changed.
+    The fleet and the store are swept side by side: while an object store is away each call of it lasts long,
+    and runtimes fall silent as ever. ``notify`` is called after placements may have changed.
     """
 
     def __init__(
@@ -56,21 +56,32 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweep until ``stop``; a database or store that is away is tried again."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._repeat("fleet", self.sweep_fleet), name="sweep the fleet")
+            tasks.create_task(self._repeat("store", self.sweep_store), name="sweep the store")
+
+    async def _repeat(self, what: str, sweep: Callable[[], None]) -> None:
         while not self._stopping.is_set():
             try:
-                await run_in_threadpool(self.sweep)
-            except (SQLAlchemyError, OSError) as error:
-                log.warning("sweep failed and will be repeated: %s", type(error).__name__, exc_info=error)
+                await run_in_threadpool(sweep)
+            except Exception:
+                # Each store's driver has errors of its own for "away", and no error may end the sweeping.
+                log.exception("sweep of the %s failed and will be repeated", what)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every_seconds):
                     await self._stopping.wait()
 
     def stop(self) -> None:
-        """Ask ``run`` to return when the sweep at work is over."""
+        """Ask ``run`` to return when the sweeps at work are over."""
         self._stopping.set()
 
     def sweep(self) -> None:
         """Do everything once."""
+        self.sweep_fleet()
+        self.sweep_store()
+
+    def sweep_fleet(self) -> None:
+        """Give up silent runtimes, and place what waits for one."""
         lost = self._mark_lost()
         # The first time too: the process before this one may have died between a runtime and its adapters.
         if lost or not self._placed_once:
@@ -79,12 +90,15 @@ class Sweeper:
             self._placed_once = True
         with self._database.write() as session:
             runtimes.forget_lost(session, silent_for=self._forgotten_after)
+        self._swept_at = self._clock()
+
+    def sweep_store(self) -> None:
+        """Erase artifacts that nobody needs, and now and then uploads that came to nothing."""
         while self._eraser.erase_orphans():
             pass
         if self._clock() - self._uploads_swept_at > _UPLOADS_EVERY_SECONDS:
             self.sweep_uploads()
             self._uploads_swept_at = self._clock()
-        self._swept_at = self._clock()
 
     def _mark_lost(self) -> list[str]:
         """Give up runtimes that were silent while they could be heard.

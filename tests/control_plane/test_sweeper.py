@@ -1,0 +1,95 @@
+"""The sweeper while the artifact store is away: its errors are its own, and its calls last long."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hmi_control_plane.artifact_files import ArtifactFiles
+from hmi_control_plane.storage import Database
+from hmi_control_plane.sweeper import Sweeper
+
+pytestmark = pytest.mark.anyio
+
+
+class EndpointAway(Exception):
+    """As botocore says it: no OSError."""
+
+
+class Eraser:
+    """Does as it is told at every call, and counts them."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act = act
+        self.calls = 0
+
+    def erase_orphans(self) -> int:
+        self.calls += 1
+        self.act()
+        return 0
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def sweeper(database: Database, eraser: Any, root: Path, notify: Callable[[], None]) -> Sweeper:
+    """A sweeper for which every runtime is silent for too long at once."""
+    return Sweeper(
+        database,
+        eraser,
+        ArtifactFiles(str(root)),
+        lost_after=timedelta(0),
+        forgotten_after=timedelta(hours=1),
+        every_seconds=0.01,
+        notify=notify,
+    )
+
+
+async def test_an_error_of_the_store_s_own_ends_nothing(database: Database, tmp_path: Path) -> None:
+    loop, thrice = asyncio.get_running_loop(), asyncio.Event()
+
+    def fail() -> None:
+        if eraser.calls == 3:
+            loop.call_soon_threadsafe(thrice.set)
+        raise EndpointAway
+
+    eraser = Eraser(fail)
+    at_work = sweeper(database, eraser, tmp_path, lambda: None)
+    running = asyncio.create_task(at_work.run())
+    async with asyncio.timeout(250):
+        await thrice.wait()
+    at_work.stop()
+    await running
+
+
+async def test_runtimes_are_given_up_while_the_store_hangs(
+    cluster: Any, database: Database, tmp_path: Path
+) -> None:
+    loop, hanging, noticed = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    answers = threading.Event()
+
+    def hang() -> None:
+        loop.call_soon_threadsafe(hanging.set)
+        answers.wait()
+
+    at_work = sweeper(database, Eraser(hang), tmp_path, lambda: loop.call_soon_threadsafe(noticed.set))
+    running = asyncio.create_task(at_work.run())
+    try:
+        async with asyncio.timeout(250):
+            await hanging.wait()
+            await noticed.wait()  # the first sweep of the fleet, which always tells
+            noticed.clear()
+            await asyncio.to_thread(cluster.runtime, "r1")
+            await noticed.wait()
+        listed = await asyncio.to_thread(cluster.admin, "GET", "/runtimes")
+        assert [one["lost"] for one in listed["items"]] == [True]
+    finally:
+        answers.set()
+        at_work.stop()
+        await running
