@@ -27,9 +27,9 @@ ADAPTERS = int(os.environ.get("HMI_SCALE", "25"))
 LIMIT_SECONDS = 300 + ADAPTERS
 CREATED_AT_ONCE = 8
 QUIET = {"HMI_LOG_LEVEL": "WARNING", "HMI_LEASE_SECONDS": "30"}
-KUBE_REQUESTS = 14
+KUBE_REQUESTS = 12
 """Requests to the API server for one TaskAdapter, from its creation until it serves."""
-PLANE_REQUESTS = 16
+PLANE_REQUESTS = 14
 """Requests to the control plane, those of its training and runtime included."""
 BYTES = 100_000
 """Of the operator's memory, for one TaskAdapter, beside what it needs in any case."""
@@ -136,5 +136,5 @@ async def _take_over(operator: Process) -> None:
         f"restart: all looked at after {time.monotonic() - began:.0f} s, {requests:.0f} requests to the API "
         f"server, {operator.resident_bytes() / 2**20:.0f} MiB"
     )
-    assert requests < SLACK
+    assert requests < SLACK + ADAPTERS / 50, "pages of lists, and the lease meanwhile; nothing for each"
     assert await operator.metric("hmi_reconcile_failures_total") == 0
