@@ -256,7 +256,7 @@ class Connections:
                     ssl=self._tls if server.tls else None,
                 )
         except TimeoutError as error:
-            raise ConnectionBrokenError(f"no connection in {self._connect_timeout:g} s") from error
+            raise NoConnectionError(f"no connection in {self._connect_timeout:g} s") from error
         except OSError as error:
             raise NoConnectionError(str(error)) from error
         return connection

@@ -87,7 +87,7 @@ class Dispatcher:
             failed = await _all(
                 [self._call(request_id, runtime, places, rows, results) for runtime, places in shares.items()]
             )
-            # One that refused the connection and is some row's only choice may just be starting.
+            # One that took no connection and is some row's only choice may just be starting, or be starved.
             only = {able[place][0] for place in pending if len(able[place]) == 1}
             avoid.update(one.runtime for one in failed if one and not (one.refused and one.runtime in only))
             pending = [place for place in pending if _may_retry(results[place])]

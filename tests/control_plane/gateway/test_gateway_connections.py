@@ -1,8 +1,9 @@
 """Connections to runtimes, against servers that say over real sockets what they are told to."""
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -52,7 +53,7 @@ class Server:
             self.open -= 1
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def serving(say: Say) -> AsyncIterator[Server]:
     """Serve on a free port."""
     server = Server(say)
@@ -81,7 +82,7 @@ def saying(*pieces: bytes, then_close: bool = False) -> Say:
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def connected(limit: int = 256, idle_seconds: float = 4.0) -> AsyncIterator[Connections]:
     """Make connections, closed at the end."""
     connections = Connections(limit=limit, idle_seconds=idle_seconds)
@@ -164,6 +165,19 @@ async def test_nobody_there_is_told_apart_from_a_broken_connection() -> None:
     async with connected() as connections:
         with pytest.raises(NoConnectionError):
             await connections.post(url, "t", b"{}")
+
+
+async def test_who_takes_no_connection_in_time_was_not_asked() -> None:
+    connections = Connections(connect_timeout=0.05)
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # more than wait for accept(), so that the next finds no place
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        with pytest.raises(NoConnectionError, match="no connection in"):
+            await connections.post(f"http://127.0.0.1:{full.getsockname()[1]}", "t", b"{}")
+    await connections.close()
 
 
 @pytest.mark.parametrize(
