@@ -93,8 +93,14 @@ async def _measure(stage: Stage, requests: int, rates: Sequence[float]) -> list[
 
 
 def _added(rate: float, direct: list[float], through: list[float], cpu: float) -> Added:
-    shown = [f(seconds) * 1000 for seconds in (direct, through) for f in (statistics.median, _p99)]
-    return Added(rate, *shown, cpu * 1000 / len(through))
+    return Added(
+        rate,
+        direct_p50=statistics.median(direct) * 1000,
+        direct_p99=_p99(direct) * 1000,
+        through_p50=statistics.median(through) * 1000,
+        through_p99=_p99(through) * 1000,
+        cpu=cpu * 1000 / len(through),
+    )
 
 
 def _sync_ms(folder: Path) -> dict[str, float]:
