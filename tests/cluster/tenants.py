@@ -82,7 +82,8 @@ class Tenants:
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         metadata = {"name": CLIENT_NAMESPACE, "labels": labels}
         self.kubectl.apply(
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}, _client_pod(gateway["image"])
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata},
+            idle_pod(CLIENT_NAMESPACE, "client", gateway["image"]),
         )
         self.kubectl.run(
             *("wait", "-n", CLIENT_NAMESPACE, "--for=condition=Ready", "pod/client"),
@@ -171,14 +172,15 @@ def _exec(program: str, *arguments: str) -> list[str]:
     return ["exec", "-i", "-n", CLIENT_NAMESPACE, "client", "--", "python", "-c", source, *arguments]
 
 
-def _client_pod(image: str) -> Object:
+def idle_pod(namespace: str, name: str, image: str) -> Object:
+    """Return a restricted pod that does nothing by itself; ``/tmp`` can be written to."""
     security = {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
     container = {
-        "name": "client",
+        "name": name,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["sleep", "infinity"],
@@ -188,7 +190,7 @@ def _client_pod(image: str) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "client", "namespace": CLIENT_NAMESPACE},
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
         "spec": {
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": 1,

@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+import yaml
 from pydantic_settings import BaseSettings
-from rendered_chart import Helm, Manifest, RenderedChart
+from rendered_chart import ROOT, Helm, Manifest, RenderedChart
 
 from hmi_control_plane.settings import DatabaseSettings, Part, Settings
 from hmi_operator.settings import OperatorSettings, ReleaseSettings
@@ -104,6 +105,21 @@ def test_training_jobs_are_labelled_as_the_release_s(helm: Helm, monkeypatch: py
     chart = helm.render("single-node", release="press")
     assert _operator(chart, monkeypatch).trainer().instance == "press"
     assert chart.pod("operator")["metadata"]["labels"]["app.kubernetes.io/instance"] == "press"
+
+
+def test_what_a_cluster_is_tested_with_is_what_the_chart_takes(helm: Helm) -> None:
+    cluster = ROOT / "tests" / "cluster"
+    files = ("--values", str(cluster / "values.yaml"), "--values", str(cluster / "values-variant.yaml"))
+    done = helm.template(*files)
+    assert done.returncode == 0, done.stderr
+    chart = RenderedChart("variant", tuple(one for one in yaml.safe_load_all(done.stdout) if one))
+    for component in ("control-plane", "runtime"):
+        told = _told(chart, component)
+        assert (told["HMI_ARTIFACTS"], told["AWS_ENDPOINT_URL"]) == (
+            "s3://hmi/e2e",
+            "http://s3.hmi-s3.svc:7070",
+        )
+    assert _told(chart, "operator")["HMI_WATCH_NAMESPACES"] == '["faults"]'
 
 
 def test_budgets_are_bytes(helm: Helm) -> None:
