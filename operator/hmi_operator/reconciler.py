@@ -30,11 +30,12 @@ class Reconciles(Protocol):
 class Pace:
     """How often resources are looked at though nothing was heard of them.
 
-    Where there are so many that asking again and resyncing would be over ``per_second`` each, both come
-    more rarely: the load is bounded whatever their number.
+    Where there are so many that more than ``per_second`` would be asked again, or ``resyncs_per_second``
+    looked at without a cause, both come more rarely: the load is bounded whatever their number.
     """
 
     resync_seconds: float = 15.0
+    resyncs_per_second: float = 5.0
     per_second: float = 20.0
     shortest_poll_seconds: float = 0.0
     longest_pause_seconds: float = 60.0
@@ -119,7 +120,7 @@ class Reconciler:
         if wanted == 0:
             return 0.0
         pace = self._pace
-        resync = max(pace.resync_seconds, await self._store.count() / pace.per_second)
+        resync = max(pace.resync_seconds, await self._store.count() / pace.resyncs_per_second)
         if wanted is None:
             self._polled.discard(ref)
             return resync
