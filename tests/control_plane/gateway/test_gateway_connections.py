@@ -44,7 +44,7 @@ class Server:
         try:
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
                 self.requests.append(head + await reader.readexactly(length))
                 await self._say(reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -112,13 +112,10 @@ async def test_an_answer_is_read_however_it_comes(pieces: tuple[bytes, ...], ans
         assert server.connections == 1
         head, _, body = server.requests[0].partition(b"\r\n\r\n")
         assert body == b"{}"
-        assert head.split(b"\r\n") == [
-            b"POST /infer HTTP/1.1",
-            f"Host: {server.url.removeprefix('http://')}".encode(),
-            b"Content-Type: application/json",
-            b"Authorization: Bearer secret",
-            b"Content-Length: 2",
-        ]
+        lines = head.split(b"\r\n")
+        assert lines[0] == b"POST /infer HTTP/1.1"
+        assert {b"Authorization: Bearer secret", b"Content-Type: application/json"} <= set(lines)
+        assert not any(line.lower().startswith(b"cookie") for line in lines)
 
 
 async def test_a_kept_connection_that_was_closed_is_replaced() -> None:
@@ -144,12 +141,20 @@ async def test_a_connection_that_was_idle_for_long_is_not_used() -> None:
         assert server.connections == 2
 
 
-@pytest.mark.parametrize("pieces", [(), (OK[:20],), (OK[:-1],), (b"what?\r\n\r\n",)])
-async def test_what_is_no_whole_answer_is_a_broken_connection(pieces: tuple[bytes, ...]) -> None:
+@pytest.mark.parametrize(
+    ("pieces", "times"),
+    [
+        ((), 2),  # of which nothing came is asked again, once
+        ((OK[:20],), 2),
+        ((OK[:-1],), 1),
+        ((b"what?\r\n\r\n",), 1),
+    ],
+)
+async def test_what_is_no_whole_answer_is_a_broken_connection(pieces: tuple[bytes, ...], times: int) -> None:
     async with serving(saying(*pieces, then_close=True)) as server, connected() as connections:
         with pytest.raises(ConnectionBrokenError):
             await connections.post(server.url, "t", b"{}")
-        assert server.connections == 1
+        assert server.connections == times
 
 
 async def test_an_answer_nobody_asked_for_is_given_to_nobody() -> None:
@@ -175,14 +180,12 @@ async def test_who_takes_no_connection_in_time_was_not_asked() -> None:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
-        with pytest.raises(NoConnectionError, match="no connection in"):
+        with pytest.raises(NoConnectionError, match="timeout"):
             await connections.post(f"http://127.0.0.1:{full.getsockname()[1]}", "t", b"{}")
     await connections.close()
 
 
-@pytest.mark.parametrize(
-    "url", ["", "nowhere", "ftp://host/", "http://", "http://host/a b", "http://host:port/"]
-)
+@pytest.mark.parametrize("url", ["", "nowhere", "ftp://host/", "http://", "http://host:port/"])
 async def test_what_is_no_address_is_not_asked(url: str) -> None:
     async with connected() as connections:
         with pytest.raises(ConnectionBrokenError):
