@@ -9,6 +9,7 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from hmi_runtime.training.cli import main
+from hmi_runtime.training.memory import give_back_large_blocks
 
 
 def _end(number: int, _: object) -> None:
@@ -17,4 +18,5 @@ def _end(number: int, _: object) -> None:
 
 # As process 1 of a container it would not hear of this signal unless it asked to.
 signal.signal(signal.SIGTERM, _end)
+give_back_large_blocks()
 sys.exit(main())
