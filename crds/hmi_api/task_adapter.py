@@ -104,7 +104,7 @@ class Method(ApiModel):
         ge=1,
         le=1024,
         description="Rank of a LoRA or width of a bottleneck. Absent: Compressed takes the smallest rank "
-        "of 8, 16, 32 that keeps the validation metric; Direct LoRA 16; Bottleneck 32.",
+        "of 8, 16, 32 that keeps validation metric and predictions; Direct LoRA 16; Bottleneck 32.",
     )
     alpha: float | None = Field(
         default=None, gt=0, le=4096, description="LoRA's scale is alpha / size; alpha is size when absent."

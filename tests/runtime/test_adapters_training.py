@@ -13,7 +13,7 @@ from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.batched_heads import run_heads
 from hmi_runtime.adapters.bottleneck import add_bottlenecks, export_bottlenecks
 from hmi_runtime.adapters.checks import check_adapter
-from hmi_runtime.adapters.compress import Decomposition, compress, smallest_rank
+from hmi_runtime.adapters.compress import Decomposition, Kept, compress, smallest_rank
 from hmi_runtime.adapters.heads import HeadModule
 from hmi_runtime.adapters.lora import add_lora, export_lora
 from hmi_runtime.adapters.slots import SlotLimits, SlotPool
@@ -160,20 +160,22 @@ def test_an_untuned_model_compresses_to_nothing(base: UpperLayers) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "chosen", "tried"),
+    ("kept", "chosen", "tried"),
     [
-        ({8: 0.896, 16: 0.90, 32: 0.90}, 8, {8}),
-        ({8: 0.85, 16: 0.91, 32: 0.90}, 16, {8, 16}),
-        ({8: 0.80, 16: 0.85, 32: 0.82}, 16, {8, 16, 32}),
-        ({8: 0.80, 16: 0.80, 32: 0.80}, 8, {8, 16, 32}),
+        ({8: (0.896, 0.98), 16: (0.90, 0.99), 32: (0.90, 1.0)}, 8, {8}),
+        ({8: (0.85, 0.98), 16: (0.91, 0.98), 32: (0.90, 1.0)}, 16, {8, 16}),
+        # The same metric by other predictions is luck.
+        ({8: (0.90, 0.90), 16: (0.92, 0.95), 32: (0.90, 0.97)}, 32, {8, 16, 32}),
+        ({8: (0.80, 0.80), 16: (0.85, 0.90), 32: (0.84, 0.95)}, 32, {8, 16, 32}),
+        ({8: (0.80, 0.90), 16: (0.80, 0.90), 32: (0.80, 0.90)}, 8, {8, 16, 32}),
     ],
 )
-def test_the_smallest_rank_that_keeps_the_metric_is_taken(
-    scores: dict[int, float], chosen: int, tried: set[int]
+def test_the_smallest_rank_that_keeps_metric_and_predictions_is_taken(
+    kept: dict[int, tuple[float, float]], chosen: int, tried: set[int]
 ) -> None:
-    choice = smallest_rank(scores.__getitem__, 0.90)
+    choice = smallest_rank(lambda rank: Kept(*kept[rank]), 0.90)
     assert choice.rank == chosen
-    assert set(choice.scores) == tried
+    assert set(choice.kept) == tried
 
 
 def test_encoders_have_no_head_for_generation() -> None:

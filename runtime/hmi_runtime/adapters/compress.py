@@ -21,6 +21,12 @@ CANDIDATE_RANKS = (8, 16, 32)
 METRIC_TOLERANCE = 0.005
 """How much of the validation metric (0 to 1) a smaller rank may lose and still be chosen: half a point."""
 
+FAITHFUL = 0.97
+"""What share of its predictions on validation rows a smaller rank must have in common with the tuned model.
+
+A metric on a hundred rows may stay while predictions change to and fro; on other rows that then costs.
+"""
+
 
 @dataclass(frozen=True)
 class _Factors:
@@ -74,31 +80,42 @@ def compress(tuned: UpperLayers, base: UpperLayers, rank: int) -> dict[int, Laye
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What a cut keeps on validation rows: its metric, and the share of predictions as the tuned model's."""
+
+    metric: float
+    agreement: float
+
+
+@dataclass(frozen=True)
 class RankChoice:
     """The rank that was taken, and what each that was tried gave."""
 
     rank: int
-    scores: Mapping[int, float]
+    kept: Mapping[int, Kept]
 
 
 def smallest_rank(
-    evaluate: Callable[[int], float],
+    evaluate: Callable[[int], Kept],
     full_score: float,
     *,
     candidates: Sequence[int] = CANDIDATE_RANKS,
     tolerance: float = METRIC_TOLERANCE,
+    faithful: float = FAITHFUL,
 ) -> RankChoice:
-    """Return the smallest rank whose validation metric is within ``tolerance`` of the tuned model's.
+    """Return the smallest rank that keeps the tuned model's validation metric and its predictions.
 
-    ``evaluate(rank)`` gives the metric of the cut to that rank, ``full_score`` is the uncut model's; ranks
-    are tried from the smallest up. When none is within the tolerance, the best of them is taken.
+    ``evaluate(rank)`` measures the cut to that rank, ``full_score`` is the uncut model's metric; ranks are
+    tried from the smallest up. One whose metric is lower by more than ``tolerance``, or that agrees with
+    the tuned model in less than ``faithful``, is not taken. When none is good enough, the one that agrees
+    most is.
     """
-    scores: dict[int, float] = {}
+    kept: dict[int, Kept] = {}
     for rank in sorted(candidates):
-        scores[rank] = evaluate(rank)
-        if scores[rank] >= full_score - tolerance:
-            return RankChoice(rank, scores)
-    return RankChoice(max(scores, key=lambda rank: (scores[rank], -rank)), scores)
+        kept[rank] = evaluate(rank)
+        if kept[rank].metric >= full_score - tolerance and kept[rank].agreement >= faithful:
+            return RankChoice(rank, kept)
+    return RankChoice(max(kept, key=lambda rank: (kept[rank].agreement, -rank)), kept)
 
 
 def _factors(tuned: torch.nn.Module, base: torch.nn.Module, name: str, max_rank: int) -> _Factors:

@@ -74,6 +74,21 @@ class Examples:
         words_right = [tag for row in self.rows.tags for tag in row], [tag for row in tags for tag in row]
         return accuracy(*words_right) if metric is Metric.ACCURACY else macro_f1(*words_right)
 
+    def agreement(self, ours: Sequence[NDArray[np.int64]], theirs: Sequence[NDArray[np.int64]]) -> float:
+        """Return how much two predictions of all rows, shaped as ``targets``, say the same, 0 to 1.
+
+        The share of rows, or of scored tokens of which either says that they are more than ``O``: most are
+        not, and of those two models seldom differ.
+        """
+        scored = [targets != IGNORED for targets in self.targets]
+        a = np.concatenate([row[seen] for row, seen in zip(ours, scored, strict=True)])  # (N,)
+        b = np.concatenate([row[seen] for row, seen in zip(theirs, scored, strict=True)])  # (N,)
+        if OUTSIDE in self.labels:
+            nothing = list(self.labels).index(OUTSIDE)
+            told = (a != nothing) | (b != nothing)  # (N,)
+            a, b = a[told], b[told]
+        return float((a == b).mean()) if len(a) else 1.0
+
     def _tags(self, words: int, targets: NDArray[np.int64], row: NDArray[np.int64]) -> list[str]:
         tags = [self.labels[int(number)] for number in row[targets != IGNORED]]
         return tags + [OUTSIDE] * (words - len(tags))

@@ -19,7 +19,7 @@ from hmi_api.task_adapter import (
     TaskType,
 )
 from hmi_runtime.adapters.bottleneck import add_bottlenecks, export_bottlenecks
-from hmi_runtime.adapters.compress import CANDIDATE_RANKS, Decomposition, smallest_rank
+from hmi_runtime.adapters.compress import CANDIDATE_RANKS, Decomposition, Kept, smallest_rank
 from hmi_runtime.adapters.heads import HeadModule
 from hmi_runtime.adapters.lora import add_lora, export_lora
 from hmi_runtime.adapters.reference import run_head, run_layer
@@ -163,7 +163,7 @@ def _model(foundation: Foundation, examples: Examples, method: Method, seed: int
 def _compressed(
     foundation: Foundation, model: TaskModel, validation: TaskRows, size: int | None, metric: Metric
 ) -> tuple[AdapterWeights, dict[str, float]]:
-    """Cut the tuned layers to ``size``, or to the smallest rank that keeps the validation metric."""
+    """Cut the tuned layers to ``size``, or the smallest rank that keeps what they say of validation rows."""
     base = foundation.upper()
     candidates = CANDIDATE_RANKS if size is None else (size,)
     decomposition = Decomposition(model.body, base, max(candidates))
@@ -171,14 +171,19 @@ def _compressed(
     def cut(rank: int) -> AdapterWeights:
         return _weights(foundation, validation.examples, decomposition.cut(rank), model.head.export())
 
-    def measure(rank: int) -> float:
-        return score(adapter_logits(base, cut(rank)), validation, metric).metric
+    tuned = score(model, validation, metric)
 
-    choice = smallest_rank(measure, score(model, validation, metric).metric, candidates=candidates)
+    def measure(rank: int) -> Kept:
+        scored = score(adapter_logits(base, cut(rank)), validation, metric)
+        return Kept(scored.metric, validation.examples.agreement(scored.predicted, tuned.predicted))
+
+    choice = smallest_rank(measure, tuned.metric, candidates=candidates)
+    kept = choice.kept[choice.rank]
     return cut(choice.rank), {
         "rank": float(choice.rank),
         "energy_kept": decomposition.energy_kept(choice.rank),
-        "validation": choice.scores[choice.rank],
+        "agreement": kept.agreement,
+        "validation": kept.metric,
     }
 
 

@@ -1,5 +1,6 @@
 """Metrics against cases worked out by hand, and the gate that reads them."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +8,9 @@ from hypothesis import strategies as st
 from hmi_api.errors import InvalidInput
 from hmi_api.gates import check_gate_fits
 from hmi_api.task_adapter import Gate, Metric, TaskType
+from hmi_runtime.training.examples import IGNORED, Examples
 from hmi_runtime.training.gate import judge
+from hmi_runtime.training.labelled import LabelledRows, TaggedRows
 from hmi_runtime.training.metrics import accuracy, entities, entity_f1, macro_f1
 
 tags = st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"]), max_size=12)
@@ -47,6 +50,24 @@ def test_entity_f1_counts_whole_entities_over_all_rows() -> None:
     # wanted 3, found 4, right 2 (the first entity's end is wrong)
     assert entity_f1(truth, guess) == pytest.approx(2 * 2 / (3 + 4))
     assert entity_f1([["O"]], [["O"]]) == 0.0
+
+
+def test_agreement_of_rows_is_the_share_that_are_told_alike() -> None:
+    rows = LabelledRows(["", "", "", ""], ["a", "a", "b", "b"])
+    examples = Examples([], [np.array([0])] * 4, rows, ["a", "b"])
+    ours, theirs = ([np.array([label]) for label in labels] for labels in ([0, 1, 1, 0], [0, 1, 0, 0]))
+    assert examples.agreement(ours, theirs) == 0.75
+
+
+def test_agreement_of_tokens_counts_what_either_takes_for_something() -> None:
+    targets = [np.array([IGNORED, 0, 0, IGNORED]), np.array([0, 0])]
+    examples = Examples([], targets, TaggedRows([], []), ["O", "B-x", "I-x"])
+    ours = [np.array([1, 1, 0, 2]), np.array([0, 2])]
+    theirs = [np.array([2, 1, 0, 0]), np.array([1, 2])]
+    # Of four scored tokens one is O to both; of the three others one is told differently.
+    assert examples.agreement(ours, theirs) == pytest.approx(2 / 3)
+    nothing = [np.zeros(4, np.int64), np.zeros(2, np.int64)]
+    assert examples.agreement(nothing, nothing) == 1.0
 
 
 @given(st.lists(tags, max_size=5))
