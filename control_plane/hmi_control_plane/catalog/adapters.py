@@ -88,7 +88,7 @@ def to_view(session: Session, row: Adapter) -> AdapterView:
     ).all()
     reports = _reports(session, row)
     of_current = [report for report in reports if report.version == row.current_version]
-    loaded_on = [report.runtime_id for report in of_current if report.state == ResidencyState.READY]
+    loaded_on = sorted(report.runtime_id for report in of_current if report.state == ResidencyState.READY)
     failures = [report for report in of_current if report.state == ResidencyState.FAILED]
     return AdapterView(
         record=adapter_record(row),
