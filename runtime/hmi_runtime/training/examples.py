@@ -83,7 +83,7 @@ class Examples:
         scored = [targets != IGNORED for targets in self.targets]
         a = np.concatenate([row[seen] for row, seen in zip(ours, scored, strict=True)])  # (N,)
         b = np.concatenate([row[seen] for row, seen in zip(theirs, scored, strict=True)])  # (N,)
-        if OUTSIDE in self.labels:
+        if self.is_token and OUTSIDE in self.labels:
             nothing = list(self.labels).index(OUTSIDE)
             told = (a != nothing) | (b != nothing)  # (N,)
             a, b = a[told], b[told]

@@ -52,9 +52,10 @@ def test_entity_f1_counts_whole_entities_over_all_rows() -> None:
     assert entity_f1([["O"]], [["O"]]) == 0.0
 
 
-def test_agreement_of_rows_is_the_share_that_are_told_alike() -> None:
-    rows = LabelledRows(["", "", "", ""], ["a", "a", "b", "b"])
-    examples = Examples([], [np.array([0])] * 4, rows, ["a", "b"])
+@pytest.mark.parametrize("label", ["a", "O"])  # a row's label may be called what a token's absence is
+def test_agreement_of_rows_is_the_share_that_are_told_alike(label: str) -> None:
+    rows = LabelledRows(["", "", "", ""], [label, label, "b", "b"])
+    examples = Examples([], [np.array([0])] * 4, rows, [label, "b"])
     ours, theirs = ([np.array([label]) for label in labels] for labels in ([0, 1, 1, 0], [0, 1, 0, 0]))
     assert examples.agreement(ours, theirs) == 0.75
 
