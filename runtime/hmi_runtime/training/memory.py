@@ -2,7 +2,7 @@
 
 Batches have other lengths at every step. By default glibc learns from the first large tensor that is freed to
 keep everything up to 32 MiB in its heap, where what lives long holds up what could be given back: a run of a
-Domain grew from 2 to 5 GB in an hour, far over what any of its steps needs.
+Domain grew from 2 to 5 GB in an hour.
 """
 
 import ctypes
