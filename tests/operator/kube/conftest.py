@@ -9,8 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file
 
-from kube_assets import CHECKOUT
-from kube_server import KubeServer
+from kube_server import KubeServer, install_types
 from kube_session import api_server
 from operator_harness import Cluster, cluster
 
@@ -20,9 +19,7 @@ __all__ = ["api_server", "here", "kube", "kubeconfig", "namespace"]
 @pytest.fixture(scope="session")
 def kube(api_server: KubeServer) -> KubeServer:
     """A real kube-apiserver that knows HMI's resource types."""
-    files = sorted((CHECKOUT / "crds").glob("*.yaml"))
-    api_server.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
-    api_server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+    install_types(api_server)
     return api_server
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import trustme
 import yaml
+from kube_assets import CHECKOUT
 
 from hmi_operator.local import tether
 
@@ -58,6 +59,20 @@ class KubeServer:
     def read(self, path: str) -> Any:
         """Return what the API server answers to a GET."""
         return json.loads(self.kubectl("get", "--raw", path))
+
+
+def existing_server(kubeconfig: Path, assets: Path, folder: Path) -> KubeServer:
+    """Return a cluster that somebody else runs; ``folder`` gets a copy of its kubeconfig."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    (folder / "kubeconfig").write_text(kubeconfig.read_text())
+    return KubeServer(config["clusters"][0]["cluster"]["server"], folder, assets)
+
+
+def install_types(server: KubeServer) -> None:
+    """Bring HMI's resource types to an API server."""
+    files = sorted((CHECKOUT / "crds").glob("*.yaml"))
+    server.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
+    server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
 
 
 @contextmanager

@@ -48,16 +48,20 @@ class Process:
         """Return the memory that the process has at present."""
         return resident_bytes(self.running.pid)
 
+    def peak_bytes(self) -> int:
+        """Return the most memory that the process has had."""
+        return resident_bytes(self.running.pid, "VmHWM")
+
 
 def metric_in(said: str, name: str) -> float:
     """Return the sum of a metric over its labels, in what a process says of itself."""
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", said, re.MULTILINE))
 
 
-def resident_bytes(pid: int) -> int:
-    """Return the memory that a process has at present."""
+def resident_bytes(pid: int, line: str = "VmRSS") -> int:
+    """Return the memory that a process has at present; with ``VmHWM``, the most that it has had."""
     status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    found = re.search(rf"^{line}:\s+(\d+) kB$", status, re.MULTILINE)
     return int(found.group(1)) * 1024 if found else 0
 
 

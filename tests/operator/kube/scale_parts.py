@@ -24,7 +24,8 @@ from operator_process import metric_in, resident_bytes
 from hmi_api.errors import HmiError
 from hmi_api.names import digest_bytes
 from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.kinds import JOBS, Kind
+from hmi_operator.kube.jobs.naming import KIND_LABEL, RUN_LABEL
+from hmi_operator.kube.kinds import JOBS, PODS, Kind
 from hmi_operator.kube.login import KopfLogin
 from hmi_operator.local import tether
 
@@ -133,40 +134,51 @@ class FakeRuntime:
 
 
 @dataclass
-class JobController:
-    """Stands in for the Job controller and the kubelet: every Job succeeds, and its run with it."""
+class Trainings:
+    """Stands in for training programs, each of which succeeds at once.
+
+    Where ``on_nodes``, the cluster has a Job controller, a scheduler and nodes, fake ones perhaps: a run
+    succeeds when its pod has been given to one. Elsewhere this ends the Jobs too.
+    """
 
     api: KubeApi
     http: aiohttp.ClientSession
     namespace: str
+    on_nodes: bool
     seen: set[str] = field(default_factory=set)
     line: "asyncio.Queue[Manifest]" = field(default_factory=asyncio.Queue)
 
     async def run(self) -> None:
-        """Finish Jobs as they come, a few at once, until cancelled."""
+        """Let runs succeed as their Jobs or pods come, a few at once, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(_AT_ONCE):
                 tasks.create_task(self._work())
-            async for job in watched(JOBS, self.namespace, labels="hmi.dev/run"):
-                uid = job["metadata"]["uid"]
-                if uid not in self.seen:
+            kind = PODS if self.on_nodes else JOBS
+            async for body in watched(kind, self.namespace, labels=RUN_LABEL):
+                uid = body["metadata"]["uid"]
+                begun = bool(body["spec"].get("nodeName")) or not self.on_nodes
+                if begun and uid not in self.seen:
                     self.seen.add(uid)
-                    self.line.put_nowait(job)
+                    self.line.put_nowait(body)
 
     async def _work(self) -> None:
         while True:
-            job = await self.line.get()
+            body = await self.line.get()
             try:
-                await self._finish(job)
+                await self._succeed(body)
             except (HmiError, aiohttp.ClientError, TimeoutError):
-                self.line.put_nowait(job)  # the machine is busy: once more, after the others
+                self.line.put_nowait(body)  # the machine is busy: once more, after the others
 
-    async def _finish(self, job: Manifest) -> None:
-        labels, name = job["metadata"]["labels"], job["metadata"]["name"]
-        result = _result(labels["hmi.dev/run"], domain=labels["hmi.dev/kind"] == "Domain")
-        path = f"/internal/v1/runs/{labels['hmi.dev/run']}/complete"
+    async def _succeed(self, body: Manifest) -> None:
+        labels = body["metadata"]["labels"]
+        result = _result(labels[RUN_LABEL], domain=labels[KIND_LABEL] == "Domain")
+        path = f"/internal/v1/runs/{labels[RUN_LABEL]}/complete"
         async with self.http.post(path, json=result) as answer:
             answer.raise_for_status()
+        if not self.on_nodes:
+            await self._end_job(body["metadata"]["name"])
+
+    async def _end_job(self, name: str) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         conditions = [
             {"type": type_, "status": "True", "reason": "CompletionsReached", "lastTransitionTime": now}
@@ -174,6 +186,12 @@ class JobController:
         ]
         status = {"succeeded": 1, "startTime": now, "completionTime": now, "conditions": conditions}
         await self.api.merge_patch(JOBS, self.namespace, name, {"status": status}, "status")
+
+
+def is_complete(job: Manifest) -> bool:
+    """Say whether all that a Job is for has been done."""
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return any(one["type"] == "Complete" and one["status"] == "True" for one in conditions)
 
 
 def _result(run_id: str, *, domain: bool) -> dict[str, Any]:
@@ -193,8 +211,8 @@ def _result(run_id: str, *, domain: bool) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def surroundings(plane: PlaneProcess, namespace: str) -> AsyncIterator[None]:
-    """Run the runtime and what finishes Jobs; ends what waits for them when one of them fails."""
+async def surroundings(plane: PlaneProcess, namespace: str, *, on_nodes: bool) -> AsyncIterator[None]:
+    """Run the runtime and the trainings; ends what waits for them when one of them fails."""
     headers = {"Authorization": f"Bearer {plane.token}"}
     async with (
         aiohttp.ClientSession(plane.url, headers=headers) as http,
@@ -205,7 +223,7 @@ async def surroundings(plane: PlaneProcess, namespace: str) -> AsyncIterator[Non
         await runtime.register()
         running = [
             tasks.create_task(runtime.run()),
-            tasks.create_task(JobController(api, http, namespace).run()),
+            tasks.create_task(Trainings(api, http, namespace, on_nodes).run()),
         ]
         yield
         for task in running:

@@ -85,9 +85,12 @@ async def test_a_leader_that_is_asked_to_end_gives_the_lease_back(
     assert await asyncio.to_thread(leader.running.wait, 30) == 0
     await until(standby.leads)
     await held(here, domain_body, "hotel")
-    said = await standby.answers("/metrics")
-    assert said is not None
-    assert 'hmi_reconcile_seconds_count{kind="Domain"}' in said
+
+    async def looked() -> str | None:  # counted when a look has ended, which is after what it wrote
+        said = await standby.answers("/metrics")
+        return said if said and 'hmi_reconcile_seconds_count{kind="Domain"}' in said else None
+
+    said: str = await until(looked)
     assert "hmi_reconcile_queue_length" in said
     assert 'hmi_kube_requests_total{code="200",kind="domains",method="PATCH"}' in said
 

@@ -1,9 +1,11 @@
 """Many TaskAdapters at once: all work for each is bounded, and so is the operator's memory.
 
 Between a real API server and the real control plane, on PostgreSQL, with a runtime that serves whatever is
-placed on it and trainings that succeed at once. With as many as are asked for::
+placed on it and trainings that succeed at once. With as many as are asked for; and on a cluster's own nodes,
+fake ones with the taint ``kwok.x-k8s.io/node``, where Jobs get pods and a controller ends them::
 
     HMI_SCALE=5000 pytest -s tests/operator/kube/test_scale.py
+    HMI_SCALE=5000 HMI_SCALE_CLUSTER=/path/of/kubeconfig pytest -s tests/operator/kube/test_scale.py
 """
 
 import asyncio
@@ -14,27 +16,54 @@ from typing import Any
 
 import psycopg
 import pytest
-from kube_server import KubeServer
+from kube_assets import kube_assets
+from kube_server import KubeServer, existing_server, install_types
 from operator_harness import DOMAINS, TASK_ADAPTERS, Cluster, cluster, is_ready
 from operator_process import Process, process
-from scale_parts import PlaneProcess, all_are, plane_process, processor_seconds, surroundings
+from scale_parts import PlaneProcess, all_are, is_complete, plane_process, processor_seconds, surroundings
 
 from hmi_operator.kube.errors import Conflict
+from hmi_operator.kube.kinds import JOBS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.postgres, pytest.mark.timeout(3600)]
 
 ADAPTERS = int(os.environ.get("HMI_SCALE", "25"))
+CLUSTER = os.environ.get("HMI_SCALE_CLUSTER")
 LIMIT_SECONDS = 300 + ADAPTERS
 CREATED_AT_ONCE = 8
 QUIET = {"HMI_LOG_LEVEL": "WARNING", "HMI_LEASE_SECONDS": "30"}
+ON_FAKE_NODES = {
+    "HMI_TRAINER_TOLERATIONS": '[{"key": "kwok.x-k8s.io/node", "operator": "Exists"}]',
+    "HMI_TRAINER_NODE_SELECTOR": '{"type": "kwok"}',
+    "HMI_TRAINER_CHECKPOINT_SIZE": "",
+}
+"""Volumes are left out: no fake node mounts any."""
+SETTINGS = QUIET | ON_FAKE_NODES if CLUSTER else QUIET
 KUBE_REQUESTS = 12
 """Requests to the API server for one TaskAdapter, from its creation until it serves."""
 PLANE_REQUESTS = 14
 """Requests to the control plane, those of its training and runtime included."""
 BYTES = 100_000
 """Of the operator's memory, for one TaskAdapter, beside what it needs in any case."""
+RESTART_BYTES = 130_000
+"""The same for a moment after a restart: kopf reads each kind's list at once."""
+REST_BYTES = 80 << 20
+"""Of an operator that has nothing to do."""
 SLACK, SLACK_BYTES = 60, 64 << 20
 """What is not done for each TaskAdapter."""
+
+
+@pytest.fixture
+def kubeconfig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> KubeServer:
+    """The cluster that was asked for, else the tests' own API server, named by KUBECONFIG."""
+    if CLUSTER is None:
+        own: KubeServer = request.getfixturevalue("kube")
+        monkeypatch.setenv("KUBECONFIG", str(own.kubeconfig))
+        return own
+    server = existing_server(Path(CLUSTER), kube_assets(), tmp_path)
+    install_types(server)
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
+    return server
 
 
 async def create_adapters(here: Cluster, body: dict[str, Any]) -> None:
@@ -83,13 +112,16 @@ async def test_many_adapters_become_ready_with_bounded_work_for_each(
     domain_body["spec"]["corpus"] = [{"uri": "s3://b/c.jsonl"}]
     adapter_body["spec"]["data"] = {"train": {"uri": "s3://b/t.jsonl"}}
     with plane_process(postgres_url, tmp_path) as plane:
-        async with cluster(kubeconfig, namespace) as here, surroundings(plane, namespace):
-            with process(plane, namespace, "operator", tmp_path, **QUIET) as operator:
+        async with (
+            cluster(kubeconfig, namespace) as here,
+            surroundings(plane, namespace, on_nodes=CLUSTER is not None),
+        ):
+            with process(plane, namespace, "operator", tmp_path, **SETTINGS) as operator:
                 await here.apply(domain_body)
                 await here.reached(DOMAINS, "hotel", is_ready)
                 await _become_ready(here, operator, plane, adapter_body)
                 assert runs_made(postgres_url) == ADAPTERS + 1
-            with process(plane, namespace, "operator", tmp_path, **QUIET) as operator:
+            with process(plane, namespace, "operator", tmp_path, **SETTINGS) as operator:
                 await _take_over(operator)
                 assert runs_made(postgres_url) == ADAPTERS + 1
 
@@ -104,10 +136,15 @@ async def _become_ready(
     created = time.monotonic()
     async with asyncio.timeout(LIMIT_SECONDS):
         await all_are(TASK_ADAPTERS, here.namespace, ADAPTERS, is_ready)
-    ended = time.monotonic()
+        ended = time.monotonic()
+        await all_are(JOBS, here.namespace, ADAPTERS + 1, is_complete)
+    all_ended = time.monotonic()
     after = await figures(operator, plane)
     each = {name: (value - before.get(name, 0.0)) / ADAPTERS for name, value in after.items()}
-    print(f"\n{ADAPTERS} TaskAdapters: created in {created - began:.0f} s, Ready after {ended - began:.0f} s")
+    print(
+        f"\n{ADAPTERS} TaskAdapters: created in {created - began:.0f} s, Ready after {ended - began:.0f} s, "
+        f"their Jobs complete after {all_ended - began:.0f} s"
+    )
     for name, value in each.items():
         print(
             f"  each {1000 * value:.0f} m{name}" if name.startswith("s of") else f"  each {value:.1f} {name}"
@@ -134,7 +171,8 @@ async def _take_over(operator: Process) -> None:
     requests = await operator.metric("hmi_kube_requests_total")
     print(
         f"restart: all looked at after {time.monotonic() - began:.0f} s, {requests:.0f} requests to the API "
-        f"server, {operator.resident_bytes() / 2**20:.0f} MiB"
+        f"server, {operator.resident_bytes() / 2**20:.0f} MiB, at most {operator.peak_bytes() / 2**20:.0f} MiB"
     )
     assert requests < SLACK + ADAPTERS / 50, "pages of lists, and the lease meanwhile; nothing for each"
+    assert operator.peak_bytes() < RESTART_BYTES * ADAPTERS + REST_BYTES + SLACK_BYTES
     assert await operator.metric("hmi_reconcile_failures_total") == 0
