@@ -171,7 +171,7 @@ async def _take_over(operator: Process) -> None:
     requests = await operator.metric("hmi_kube_requests_total")
     print(
         f"restart: all looked at after {time.monotonic() - began:.0f} s, {requests:.0f} requests to the API "
-        f"server, {operator.resident_bytes() / 2**20:.0f} MiB, at most {operator.peak_bytes() / 2**20:.0f} MiB"
+        f"server, at most {operator.peak_bytes() / 2**20:.0f} MiB"
     )
     assert requests < SLACK + ADAPTERS / 50, "pages of lists, and the lease meanwhile; nothing for each"
     assert operator.peak_bytes() < RESTART_BYTES * ADAPTERS + REST_BYTES + SLACK_BYTES
