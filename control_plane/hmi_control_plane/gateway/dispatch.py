@@ -14,7 +14,9 @@ from hmi_control_plane.gateway.runtime_client import RuntimeClient, RuntimeUnava
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS = 3
+_ATTEMPTS = 4
+_PAUSE_SECONDS = 0.1
+"""Before the second attempt at a runtime that took no connection; twice as long before each one after."""
 _NOT_LOADED = RowError(
     status=503, reason="ModelNotLoaded", message="The model is not loaded yet; try again shortly."
 )
@@ -74,6 +76,8 @@ class Dispatcher:
         pending = list(range(len(rows)))
         routes = {row.route.key: row.route for row in rows}
         avoid: set[RuntimeAddress] = set()
+        refused: set[RuntimeAddress] = set()
+        pause = _PAUSE_SECONDS
         for attempt in range(_ATTEMPTS):
             if attempt:
                 routes |= await self._read_again({rows[place].route.key for place in pending})
@@ -84,12 +88,16 @@ class Dispatcher:
             shares = self._share_out(able)
             if not shares:
                 return
+            if shares.keys() & refused:  # it may just be starting, or be starved
+                await asyncio.sleep(pause)
+                pause *= 2
             failed = await _all(
                 [self._call(request_id, runtime, places, rows, results) for runtime, places in shares.items()]
             )
-            # One that took no connection and is some row's only choice may just be starting, or be starved.
+            refused = {one.runtime for one in failed if one and one.refused}
+            # One that took no connection and is some row's only choice is asked again.
             only = {able[place][0] for place in pending if len(able[place]) == 1}
-            avoid.update(one.runtime for one in failed if one and not (one.refused and one.runtime in only))
+            avoid.update(one.runtime for one in failed if one and one.runtime not in refused & only)
             pending = [place for place in pending if _may_retry(results[place])]
             if not pending:
                 return

@@ -24,6 +24,12 @@ def test_a_refused_connection_is_tried_again_at_the_only_runtime(acme: Any, runt
     assert acme.classify(model="spam", input="yes").status_code == 200
 
 
+def test_the_one_that_is_left_is_waited_for_a_little(acme: Any, runtime: Any, second: Any) -> None:
+    runtime.status = 500
+    second.refuses = 2
+    assert acme.classify(model="spam", input="yes").status_code == 200
+
+
 def test_a_runtime_that_is_gone_is_503_with_retry_after(acme: Any, runtime: Any) -> None:
     runtime.refuses = 100
     response = acme.classify(model="spam", input="yes")
