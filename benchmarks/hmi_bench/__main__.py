@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_accuracy_options(accuracy)
     accuracy.add_argument("--base", default=MINILM)
     accuracy.add_argument("--task", action="append", default=[], help="only tasks whose path starts so")
-    accuracy.add_argument("--method", action="append", default=[], choices=["full", "unsplit", "hplm"])
+    accuracy.add_argument(
+        "--method", action="append", default=[], choices=["full", "unsplit", "untaught", "hplm"]
+    )
     accuracy.set_defaults(run=_accuracy)
     serving = commands.add_parser("serving", help="this runtime beside PEFT, swapping and ONNX Runtime")
     serving.add_argument("--batch", type=int, action="append", help="batch size; may be repeated")

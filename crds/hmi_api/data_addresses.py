@@ -73,6 +73,7 @@ def addresses_of(resource: Domain | TaskAdapter) -> Iterator[Address]:
         for field, rows in (
             ("train", resource.spec.data.train),
             ("evaluation", resource.spec.data.evaluation),
+            ("unlabelled", resource.spec.data.unlabelled),
         ):
             if rows is not None:
                 yield Address(f"spec.data.{field}.uri", rows.uri, _name(rows.secret_ref), "rows")

@@ -9,6 +9,8 @@ from hmi_api.cel import immutable, rule, rules
 from hmi_api.common import ApiModel, CommonStatus, DataSource, ObjectMeta, ObjectRef, Resources, SecretRef
 from hmi_api.names import DomainKey, domain_key
 
+UNLABELLED_ALONE = "data.unlabelled is for a teacher to label: add training.teacher (an empty object will do)"
+
 
 class TaskType(StrEnum):
     """What a task gives back."""
@@ -67,6 +69,9 @@ class TaskData(ApiModel):
     evaluation: DataSource | None = Field(
         default=None, description="Held-out rows for the gate; a tenth of the training rows when absent."
     )
+    unlabelled: DataSource | None = Field(
+        default=None, description="Texts like those of the task, for a training.teacher to label."
+    )
 
 
 class ImportSource(ApiModel):
@@ -124,6 +129,16 @@ class Method(ApiModel):
         return Fit.COMPRESSED if self.type is MethodType.LORA else Fit.DIRECT
 
 
+class Teacher(ApiModel):
+    """A whole model that is fine-tuned first; the adapter learns what it says, of unlabelled texts too."""
+
+    epochs: int = Field(default=6, ge=1, le=1000, description="Its passes over the training rows.")
+    learning_rate: float = Field(default=3e-4, gt=0, le=1, description="Its peak rate.")
+    unlabelled_rows: int = Field(
+        default=4000, ge=0, le=1_000_000, description="Texts of data.unlabelled that are used at most."
+    )
+
+
 class AdapterTraining(ApiModel):
     """How the task is learnt."""
 
@@ -132,6 +147,11 @@ class AdapterTraining(ApiModel):
     learning_rate: float = Field(default=2e-4, gt=0, le=1, description="Peak rate.")
     max_length: int = Field(default=128, ge=8, le=8192, description="Tokens a row is cut to.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Same seed and data, same result.")
+    teacher: Teacher | None = Field(
+        default=None,
+        description="Fine-tune a whole model first and learn from it: takes several times as long, and is "
+        "worth it where adapters alone lose accuracy. None when absent.",
+    )
 
 
 class Gate(ApiModel):
@@ -165,6 +185,11 @@ class TaskAdapterSpec(ApiModel):
                 "has(self.data) != has(self.source)",
                 "give exactly one of data (to train here) and source (to import a PEFT folder)",
             ),
+            rule(
+                "!has(self.data) || !has(self.data.unlabelled) || has(self.training.teacher)",
+                UNLABELLED_ALONE,
+                ".data.unlabelled",
+            ),
         )
     )
 
@@ -183,6 +208,12 @@ class TaskAdapterSpec(ApiModel):
     def _one_origin(self) -> Self:
         if (self.data is None) == (self.source is None):
             raise ValueError("give exactly one of data (to train here) and source (to import a PEFT folder)")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_labels(self) -> Self:
+        if self.data is not None and self.data.unlabelled is not None and self.training.teacher is None:
+            raise ValueError(UNLABELLED_ALONE)
         return self
 
 

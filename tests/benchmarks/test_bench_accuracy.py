@@ -6,7 +6,7 @@ from hmi_bench.accuracy.study import Preset, chosen, run_study
 from hmi_bench.accuracy.tasks import Rows, Task
 from hmi_bench.accuracy.tuning import Recipe
 
-PRESET = Preset("small", 10, 10, 1, (0.1, 0.2), (0.3, 0.6), 1)
+PRESET = Preset("small", 10, 10, 1, (0.1, 0.2), (0.3, 0.6), 1, 0)
 BEST_RATE = {"short": 0.2, "tags": 0.1}
 
 

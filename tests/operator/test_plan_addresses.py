@@ -58,6 +58,10 @@ def test_on_one_machine_any_address_may_be_tried() -> None:
     [
         ({"data": {"train": {"uri": "t"}}}, "spec.data.train.uri"),
         ({"data": {"train": {"uri": "s3://t"}, "evaluation": {"uri": "e"}}}, "spec.data.evaluation.uri"),
+        (
+            {"data": {"train": {"uri": "s3://t"}, "unlabelled": {"uri": "u"}}, "training": {"teacher": {}}},
+            "spec.data.unlabelled.uri",
+        ),
         ({"data": None, "source": {"uri": "lora"}}, "spec.source.uri"),
     ],
 )

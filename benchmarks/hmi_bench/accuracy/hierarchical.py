@@ -1,5 +1,6 @@
 """The hPLM and its nearest relative, adapters on the unsplit model, fitted by the product's own programs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hmi_api.names import digest_bytes
-from hmi_api.task_adapter import AdapterTraining, Method
+from hmi_api.task_adapter import AdapterTraining, Method, Teacher
 from hmi_bench.accuracy.tasks import Rows, Task, corpus
 from hmi_bench.accuracy.tuning import Recipe
 from hmi_runtime.adapters.batched import UpperExecutor
@@ -22,7 +23,11 @@ from hmi_runtime.training.examples import default_metric
 from hmi_runtime.training.fitting import FittedAdapter, evaluate, fit_adapter, task_rows
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.labelled import LabelledRows, TaggedRows
+from hmi_runtime.training.teacher import draw
 from hmi_runtime.training.tuning import score
+
+Tested = tuple[float, int, float, dict[str, float]]
+"""Validation metric, best epoch, test metric, and what else was measured."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,30 @@ class Hierarchical:
     base: BaseModel
     tasks: list[Task]
     steps: int
+    unlabelled_rows: int
     folder: Path
     bridge_heads: int = 4
 
-    def hplm(self, task: Task, recipe: Recipe, seed: int) -> tuple[float, int, float, dict[str, float]]:
-        """Fit and test a task on its domain's window-local layers."""
+    def hplm(self, task: Task, recipe: Recipe, seed: int) -> Tested:
+        """Fit and test a task on its domain's window-local layers, taught by a whole model.
+
+        The teacher labels training texts of the domain's tasks, whose labels nobody sees.
+        """
+        rows = self.unlabelled_rows
+        known = {*task.train.plain(), *task.validation.plain(), *task.test.plain()}
+        unlabelled = draw(corpus(self.tasks, task.domain), rows, without=known)
+        return self._fit(self._windows(task), task, recipe, seed, f"taught-{rows}", unlabelled)
+
+    def untaught(self, task: Task, recipe: Recipe, seed: int) -> Tested:
+        """Fit and test a task on its domain's window-local layers, by its labels alone."""
+        return self._fit(self._windows(task), task, recipe, seed, f"untaught-{self.bridge_heads}")
+
+    def _windows(self, task: Task) -> Foundation:
         layers = self.domain_layers(task.domain)
         name = f"{task.domain}-{self.steps}-{self.bridge_heads}"
-        foundation = Foundation.of_layers(self.base, layers, digest_bytes(name.encode()))
-        return self._fit(foundation, task, recipe, seed, f"hplm-{self.bridge_heads}")
+        return Foundation.of_layers(self.base, layers, digest_bytes(name.encode()))
 
-    def unsplit(self, task: Task, recipe: Recipe, seed: int) -> tuple[float, int, float, dict[str, float]]:
+    def unsplit(self, task: Task, recipe: Recipe, seed: int) -> Tested:
         """Fit and test a task on the base model's own lower layers."""
         split = self.base.config.layers // 2
         return self._fit(Foundation.of_unsplit(self.base, split), task, recipe, seed, "unsplit")
@@ -66,13 +84,24 @@ class Hierarchical:
         return DomainLayers.load(saved, self.base.encoder())
 
     def _fit(
-        self, foundation: Foundation, task: Task, recipe: Recipe, seed: int, method: str
-    ) -> tuple[float, int, float, dict[str, float]]:
+        self,
+        foundation: Foundation,
+        task: Task,
+        recipe: Recipe,
+        seed: int,
+        method: str,
+        unlabelled: Sequence[str] | None = None,
+    ) -> Tested:
+        """Fit, by a teacher's words where there is ``unlabelled`` text, and test."""
         work = (
             self.folder / "fits" / f"{task.name.replace('/', '.')}-{method}-{recipe.learning_rate:g}-{seed}"
         )
-        whole = self._fitted(foundation, task, recipe, seed, work, Method(size=self.base.config.width))
-        served = self._fitted(foundation, task, recipe, seed, work, Method())
+
+        def fitted(method: Method) -> FittedAdapter:
+            """Fit; the second call finds the tuned layers and only cuts them anew."""
+            return self._fitted(foundation, task, recipe, seed, work, method, unlabelled)
+
+        whole, served = fitted(Method(size=self.base.config.width)), fitted(Method())
         test, before_the_cut = (self._test(foundation, task, fit, recipe, work) for fit in (served, whole))
         detail = {
             "test_before_the_cut": before_the_cut,
@@ -83,19 +112,33 @@ class Hierarchical:
         return served.metrics["validation"], int(served.metrics["best_epoch"]), test, detail
 
     def _fitted(
-        self, foundation: Foundation, task: Task, recipe: Recipe, seed: int, work: Path, method: Method
+        self,
+        foundation: Foundation,
+        task: Task,
+        recipe: Recipe,
+        seed: int,
+        work: Path,
+        method: Method,
+        unlabelled: Sequence[str] | None,
     ) -> FittedAdapter:
-        """Fit; a second call in the same folder finds the tuned layers and only cuts them anew."""
         training = AdapterTraining(
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
             learning_rate=recipe.learning_rate,
             max_length=recipe.max_length,
             seed=seed,
+            teacher=Teacher(epochs=recipe.epochs) if unlabelled is not None else None,
         )
-        train, validation = as_labelled(task.train), as_labelled(task.validation)
         return fit_adapter(
-            foundation, train, validation, work, labels=task.labels, method=method, training=training
+            foundation,
+            as_labelled(task.train),
+            as_labelled(task.validation),
+            work,
+            labels=task.labels,
+            method=method,
+            training=training,
+            unlabelled=unlabelled or (),
+            teacher_dir=self.folder / "teachers",
         )
 
     def _test(

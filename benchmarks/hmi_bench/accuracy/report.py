@@ -12,16 +12,18 @@ from hmi_bench.accuracy.study import Outcome, Preset, chosen
 _HEADER = [
     "task",
     "full fine-tuning",
-    "adapters, unsplit",
+    "adapters, unsplit, no teacher",
+    "hPLM, no teacher",
     "hPLM",
     "loss of the hPLM",
     "by freezing the lower layers",
     "by windows, after the bridge",
+    "by learning from the teacher",
     "by the cut to a LoRA",
     "hPLM, int8 upper layers",
     "rank",
 ]
-_LOSS = 3  # place of the loss among a row's columns
+_LOSS = 4  # place of the loss among a row's columns
 
 
 def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
@@ -71,15 +73,18 @@ def _by_task(outcomes: list[Outcome]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _row(methods: dict[str, dict[str, float]]) -> list[float | None]:
-    """Return the columns of one task; the three parts of the loss add up to it."""
-    full, hplm, unsplit = methods["full"], methods["hplm"], methods.get("unsplit")
+    """Return the columns of one task; the four parts of the loss add up to it."""
+    full, hplm = methods["full"], methods["hplm"]
+    unsplit, untaught = methods.get("unsplit"), methods.get("untaught")
     return [
         full["test"],
         unsplit["test"] if unsplit else None,
+        untaught["test"] if untaught else None,
         hplm["test"],
         full["test"] - hplm["test"],
         full["test"] - unsplit["whole"] if unsplit else None,
-        unsplit["whole"] - hplm["whole"] if unsplit else None,
+        unsplit["whole"] - untaught["whole"] if unsplit and untaught else None,
+        untaught["whole"] - hplm["whole"] if untaught else None,
         hplm["whole"] - hplm["test"],
         hplm["int8"],
         hplm["rank"],

@@ -30,13 +30,18 @@ def run_accuracy(
     folder = out / f"accuracy-{preset.name}"
     tasks = read_tasks(data, json.loads(domains.read_text()) if domains else {})
     base = load_base(base_uri)
-    hierarchical = Hierarchical(base, tasks, preset.distillation_steps, folder)
+    hierarchical = Hierarchical(base, tasks, preset.distillation_steps, preset.unlabelled_rows, folder)
 
     def full(task: Task, recipe: Recipe, seed: int) -> tuple[float, int, float, dict[str, float]]:
         metric, epoch, model = full_finetune(base, task, recipe, seed)
         return metric, epoch, evaluate(base, task, task.test, model, recipe.max_length), {}
 
-    methods: dict[str, Method] = {"full": full, "unsplit": hierarchical.unsplit, "hplm": hierarchical.hplm}
+    methods: dict[str, Method] = {
+        "full": full,
+        "unsplit": hierarchical.unsplit,
+        "untaught": hierarchical.untaught,
+        "hplm": hierarchical.hplm,
+    }
 
     def wanted(task: Task, method: str) -> bool:
         named = not only_tasks or any(task.name.startswith(prefix) for prefix in only_tasks)

@@ -15,7 +15,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is run: rows, epochs, learning rates to choose from, distillation steps, seeds."""
+    """How much is run: rows, epochs, learning rates to choose from, distillation steps, seeds.
+
+    ``unlabelled_rows`` are what the hPLM's teacher labels.
+    """
 
     name: str
     train_rows: int
@@ -24,13 +27,16 @@ class Preset:
     full_rates: tuple[float, ...]
     upper_rates: tuple[float, ...]
     distillation_steps: int
+    unlabelled_rows: int
     seeds: tuple[int, ...] = (0,)
 
 
 PRESETS = {
-    "quick": Preset("quick", 400, 300, 4, (3e-4,), (1e-3,), 150),
-    "standard": Preset("standard", 800, 500, 6, (1e-4, 3e-4), (3e-4, 1e-3), 800),
-    "full": Preset("full", 10_000, 10_000, 10, (5e-5, 1e-4, 3e-4), (1e-4, 3e-4, 1e-3), 1200, (0, 1, 2)),
+    "quick": Preset("quick", 400, 300, 4, (3e-4,), (1e-3,), 150, 400),
+    "standard": Preset("standard", 800, 500, 6, (1e-4, 3e-4), (3e-4, 1e-3), 800, 2400),
+    "full": Preset(
+        "full", 10_000, 10_000, 10, (5e-5, 1e-4, 3e-4), (1e-4, 3e-4, 1e-3), 1200, 10_000, (0, 1, 2)
+    ),
 }
 
 

@@ -32,6 +32,7 @@ _WORK = [
 ]
 _STAGES = {
     "corpus": TaskAdapterCondition.TRAINED.value,
+    "teaching": TaskAdapterCondition.TRAINED.value,
     "training": TaskAdapterCondition.TRAINED.value,
     "evaluation": TaskAdapterCondition.GATE_PASSED.value,
     "publishing": TaskAdapterCondition.PUBLISHED.value,

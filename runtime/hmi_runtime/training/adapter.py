@@ -11,12 +11,14 @@ from hmi_api.wire import AdapterRunSpec, RunResult
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.training.checkpoint import Stages
+from hmi_runtime.training.corpus import read_texts
 from hmi_runtime.training.export import BASE_URI, FAMILY
 from hmi_runtime.training.fitting import evaluate, fit_adapter
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.gate import Verdict, judge
 from hmi_runtime.training.imports import import_adapter
 from hmi_runtime.training.labelled import Rows, check_known, hold_out, label_names, read_labelled
+from hmi_runtime.training.teacher import draw
 from hmi_runtime.training.workplace import Workplace
 
 
@@ -86,8 +88,10 @@ def _trained(
             method=run.spec.method,
             training=run.spec.training,
             metric=run.spec.gate.metric if run.spec.gate is not None else None,
+            unlabelled=_unlabelled(run, data, parts),
             checkpoint_seconds=workplace.checkpoint_seconds,
             progress=workplace.say("training"),
+            teaching=workplace.say("teaching"),
         )
         fitted.weights.save(stages.fresh_folder(folder.name))
         record = dict(fitted.metrics)
@@ -128,6 +132,15 @@ def _rows(run: AdapterRunSpec, data: TaskData) -> tuple[_Parts, tuple[str, ...]]
     evaluation = read_labelled(data.evaluation, task.type)
     check_known(evaluation, labels)
     return _Parts(held.train, held.validation, evaluation), labels
+
+
+def _unlabelled(run: AdapterRunSpec, data: TaskData, parts: _Parts) -> list[str]:
+    """Return the texts that a teacher labels; none that the task is learnt from or judged by."""
+    teacher = run.spec.training.teacher
+    if teacher is None or data.unlabelled is None:
+        return []
+    known = {text for rows in (parts.train, parts.validation, parts.judged_on) for text in rows.inputs()}
+    return draw(read_texts([data.unlabelled]), teacher.unlabelled_rows, without=known)
 
 
 def _imported(run: AdapterRunSpec, foundation: Foundation, workplace: Workplace) -> AdapterWeights:

@@ -28,10 +28,10 @@ from hmi_runtime.base import EncoderLayer, attention_bias
 from hmi_runtime.model import UpperLayers
 from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.examples import Examples, default_metric, make_examples
-from hmi_runtime.training.features import FeatureFile
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.labelled import Rows, check_known, label_names
-from hmi_runtime.training.tuning import Logits, TaskModel, TaskRows, Tuning, score, tune
+from hmi_runtime.training.teacher import teach
+from hmi_runtime.training.tuning import Lessons, Logits, TaskModel, TaskRows, Tuning, score, tune
 
 DIRECT_LORA_RANK = 16
 BOTTLENECK_WIDTH = 32
@@ -55,30 +55,51 @@ def fit_adapter(
     method: Method | None = None,
     training: AdapterTraining | None = None,
     metric: Metric | None = None,
+    unlabelled: Sequence[str] = (),
     features_dir: Path | None = None,
+    teacher_dir: Path | None = None,
     checkpoint_seconds: float = 30.0,
     progress: Progress = lambda step, steps, metrics: None,
+    teaching: Progress = lambda step, steps, metrics: None,
 ) -> FittedAdapter:
     """Fit an adapter and a head to ``train``; epochs and ranks are chosen on ``validation``.
 
     ``labels`` are taken from the rows when absent, ``metric`` is the task's default. ``work_dir`` holds the
     checkpoints of this fit; ``features_dir`` (a folder in it when absent) the cached representations, which
-    fits on the same rows and foundation may share. Raises ``InvalidInput`` OneLabelOnly, LabelUnknown.
+    fits on the same rows and foundation may share. Where ``training`` asks for a teacher, it labels
+    ``unlabelled`` too; ``teacher_dir`` (in ``work_dir`` when absent) keeps it, for fits of the same task on
+    any foundation; ``teaching`` is told of its progress. Raises ``InvalidInput`` OneLabelOnly, LabelUnknown.
     """
     method, training = method or Method(), training or AdapterTraining()
     names = label_names(train, labels)
     check_known(validation, names)
     features_dir = features_dir or work_dir / "features"
-    learnt = task_rows(foundation, train, names, training.max_length, features_dir)
+    examples = _examples(foundation, train, names, training.max_length)
     chosen_on = task_rows(foundation, validation, names, training.max_length, features_dir)
-    examples = learnt.examples
     metric = metric or default_metric(examples.task)
+    lessons: Lessons
+    if training.teacher is not None:
+        lessons = teach(
+            foundation,
+            examples,
+            chosen_on.examples,
+            unlabelled,
+            training,
+            training.teacher,
+            metric,
+            teacher_dir=(teacher_dir or work_dir) / f"teacher-{_digest(examples)}",
+            features_dir=features_dir,
+            checkpoint_seconds=checkpoint_seconds,
+            progress=teaching,
+        )
+    else:
+        lessons = _represented(foundation, examples, features_dir)
     folder = work_dir / f"tuning-{_digest(examples)}"
     folder.mkdir(parents=True, exist_ok=True)
     model = _model(foundation, examples, method, training.seed)
     best = tune(
         model,
-        learnt,
+        lessons,
         chosen_on,
         Tuning(training.epochs, training.batch_size, training.learning_rate, training.seed),
         metric,
@@ -119,17 +140,17 @@ def task_rows(
     foundation: Foundation, rows: Rows, labels: Sequence[str], max_length: int, folder: Path
 ) -> TaskRows:
     """Tokenise ``rows`` and compute their representations, or find them in ``folder``."""
-    config = foundation.base.config
-    examples = make_examples(rows, labels, foundation.base.tokenizer, min(max_length, config.positions))
-    folder.mkdir(parents=True, exist_ok=True)
+    return _represented(foundation, _examples(foundation, rows, labels, max_length), folder)
+
+
+def _examples(foundation: Foundation, rows: Rows, labels: Sequence[str], max_length: int) -> Examples:
+    base = foundation.base
+    return make_examples(rows, labels, base.tokenizer, min(max_length, base.config.positions))
+
+
+def _represented(foundation: Foundation, examples: Examples, folder: Path) -> TaskRows:
     path = folder / f"{_digest(examples, foundation.layers_digest)}.f16"
-    if not path.is_file():
-        part = path.with_suffix(".part")
-        FeatureFile.write(
-            part, examples.ids, foundation.new_representation(), width=config.width, pad_id=config.pad_id
-        )
-        part.replace(path)
-    return TaskRows(FeatureFile.open(path, examples.ids, config.width), examples)
+    return TaskRows(foundation.features(examples.ids, path), examples)
 
 
 def adapter_logits(upper: UpperLayers, weights: AdapterWeights) -> Logits:
@@ -144,7 +165,7 @@ def adapter_logits(upper: UpperLayers, weights: AdapterWeights) -> Logits:
     return logits
 
 
-def _model(foundation: Foundation, examples: Examples, method: Method, seed: int) -> TaskModel:
+def _model(foundation: Foundation, examples: Examples, method: Method, seed: int) -> TaskModel[UpperLayers]:
     """Return what is trained: upper layers free as a whole, or frozen with an adapter in them."""
     upper = foundation.upper()
     if method.effective_fit is Fit.COMPRESSED:
@@ -161,7 +182,11 @@ def _model(foundation: Foundation, examples: Examples, method: Method, seed: int
 
 
 def _compressed(
-    foundation: Foundation, model: TaskModel, validation: TaskRows, size: int | None, metric: Metric
+    foundation: Foundation,
+    model: TaskModel[UpperLayers],
+    validation: TaskRows,
+    size: int | None,
+    metric: Metric,
 ) -> tuple[AdapterWeights, dict[str, float]]:
     """Cut the tuned layers to ``size``, or the smallest rank that keeps what they say of validation rows."""
     base = foundation.upper()

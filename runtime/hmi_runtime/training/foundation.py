@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hmi_api.domain import OnMiss
@@ -13,7 +15,7 @@ from hmi_runtime.base import BaseModel, Encoder, load_base
 from hmi_runtime.model import DomainLayers, UpperLayers
 from hmi_runtime.plot.lookup import TreeLookup
 from hmi_runtime.plot.table import PlotTable
-from hmi_runtime.training.features import Representation, looked_up
+from hmi_runtime.training.features import FeatureFile, Representation, looked_up
 
 _RECENT_BYTES = 256 << 20  # computed windows kept while the rows of one file are represented
 
@@ -57,6 +59,15 @@ class Foundation:
         tables = [PlotTable.load(store.fetch(ref, cache)) for ref in domain.tables]
         representations = _representations(tables, layers, domain.layers.digest, domain.on_miss)
         return cls(base, encoder, domain.split, representations, domain.layers.digest)
+
+    def features(self, ids: Sequence[NDArray[np.int64]], path: Path) -> FeatureFile:
+        """Represent rows of token ids, R of (T,), into ``path``, or find them there."""
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part, config = path.with_suffix(".part"), self.base.config
+            FeatureFile.write(part, ids, self.new_representation(), width=config.width, pad_id=config.pad_id)
+            part.replace(path)
+        return FeatureFile.open(path, ids, self.base.config.width)
 
     def upper(self) -> UpperLayers:
         """Return a fresh, frozen copy of the upper layers."""

@@ -23,12 +23,10 @@ def with_mounts(run: RunSpec, mounts: Path | None) -> RunSpec:
         return run.model_copy(update={"spec": run.spec.model_copy(update={"corpus": corpus})})
     spec, changes = run.spec, {}
     if spec.data is not None:
-        evaluation = spec.data.evaluation
-        read = {
-            "train": _at_mount(spec.data.train, mounts),
-            "evaluation": _at_mount(evaluation, mounts) if evaluation else None,
-        }
-        changes["data"] = spec.data.model_copy(update=read)
+        data = spec.data
+        named = {"train": data.train, "evaluation": data.evaluation, "unlabelled": data.unlabelled}
+        read = {name: _at_mount(source, mounts) for name, source in named.items() if source is not None}
+        changes["data"] = data.model_copy(update=read)
     if spec.source is not None:
         return run.model_copy(
             update={"spec": spec.model_copy(update={"source": _at_mount(spec.source, mounts)})}

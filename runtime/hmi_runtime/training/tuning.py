@@ -1,14 +1,16 @@
-"""Tuning a task: some body over cached representations, and a head, by gradient descent.
+"""Tuning a task: some body and a head, by gradient descent.
 
-The same loop serves upper layers tuned in full (to be compressed afterwards) and adapters trained as they
-are served. The best epoch on validation rows is kept: highest metric, then lowest loss.
+The same loop serves upper layers tuned in full (to be compressed afterwards), adapters trained as they
+are served, and the whole model that teaches them. The best epoch on validation rows is kept: highest metric,
+then lowest loss.
 """
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +22,9 @@ from torch.nn import functional
 
 from hmi_api.task_adapter import Metric
 from hmi_runtime.adapters.heads import HeadModule
-from hmi_runtime.model import UpperLayers
 from hmi_runtime.training.checkpoint import Checkpoint, derived_seed, replace_durably
 from hmi_runtime.training.descent import Progress, descend, set_learning_rate, smoothed
 from hmi_runtime.training.examples import IGNORED, Examples
-from hmi_runtime.training.features import FeatureFile
 from hmi_runtime.training.schedule import BatchOrder, learning_rate_factor
 
 WARMUP_SHARE = 0.1
@@ -47,12 +47,50 @@ class Tuning:
     seed: int = 0
 
 
+Numbers = Sequence[int] | NDArray[np.int64]
+"""Numbers of the rows of a batch."""
+
+
+class Inputs(Protocol):
+    """What a body is given for rows: representations, or token ids."""
+
+    def batch(self, numbers: Numbers) -> tuple[Tensor, Tensor]:
+        """Return (B, T, D) or (B, T), padded, and mask (B, T) bool."""
+
+
+class Lessons(Protocol):
+    """Rows to learn from."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every row, (R,)."""
+
+    def batch(self, numbers: Numbers) -> tuple[Tensor, Tensor]:
+        """Return what the body is given, (B, T, D) or (B, T), and mask (B, T) bool."""
+
+    def loss(self, logits: Tensor, numbers: Numbers) -> Tensor:
+        """Return what is to become small; ``logits`` (B, n) or (B, T, n)."""
+
+
 @dataclass(frozen=True)
 class TaskRows:
-    """Rows of a task with their representations at the split."""
+    """Labelled rows of a task: lessons that want their labels, or what a model is measured on."""
 
-    features: FeatureFile
+    features: Inputs
     examples: Examples
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every row, (R,)."""
+        return self.examples.lengths
+
+    def batch(self, numbers: Numbers) -> tuple[Tensor, Tensor]:
+        """Return what the body is given of these rows, and mask (B, T) bool."""
+        return self.features.batch(numbers)
+
+    def loss(self, logits: Tensor, numbers: Numbers) -> Tensor:
+        """Return the cross entropy to the labels; ``logits`` (B, n) or (B, T, n)."""
+        return task_loss(logits, self.examples.targets_of(numbers))
 
 
 @dataclass(frozen=True)
@@ -64,23 +102,30 @@ class Scored:
     metric: float
 
 
-class TaskModel(nn.Module):
-    """A body over the representation at the split, (B, T, D) to (B, T, D), and a head."""
+BodyT = TypeVar("BodyT", bound=nn.Module)
 
-    def __init__(self, body: UpperLayers, head: HeadModule) -> None:
+
+class TaskModel(nn.Module, Generic[BodyT]):
+    """A body that gives last hidden states (B, T, D), and a head.
+
+    The body is upper layers over the representation at the split (B, T, D), or a whole encoder over token
+    ids (B, T).
+    """
+
+    def __init__(self, body: BodyT, head: HeadModule) -> None:
         super().__init__()
         self.body = body
         self.head = head
 
-    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """Return logits, (B, n) or (B, T, n)."""
-        logits: Tensor = self.head(self.body(features, mask), mask)
+        logits: Tensor = self.head(self.body(inputs, mask), mask)
         return logits
 
 
 def tune(
-    model: TaskModel,
-    train: TaskRows,
+    model: TaskModel[Any],
+    train: Lessons,
     validation: TaskRows,
     config: Tuning,
     metric: Metric,
@@ -93,7 +138,7 @@ def tune(
 
     Returns that epoch, from 1, and its metric on ``validation``. Goes on from the files in ``folder``.
     """
-    lengths = train.examples.lengths
+    lengths = train.lengths
     order = BatchOrder(np.arange(len(lengths)), lengths, config.batch_size, config.seed)
     steps = config.epochs * order.steps_per_epoch
     warmup = max(1, math.ceil(steps * WARMUP_SHARE))
@@ -111,8 +156,8 @@ def tune(
         set_learning_rate(optimizer, learning_rate_factor(step, steps, warmup))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(config.seed, _DROPOUT, step))
-            logits = model.train()(*train.features.batch(numbers))
-        loss = task_loss(logits, train.examples.targets_of(numbers))
+            logits = model.train()(*train.batch(numbers))
+        loss = train.loss(logits, numbers)
         descend(loss, model, optimizer)
         notes["loss"] = smoothed(notes.get("loss"), loss.item())
         epoch, in_epoch = divmod(step + 1, order.steps_per_epoch)

@@ -112,6 +112,11 @@ REFUSED = [
         changed(DOMAIN, "spec.plot", {"onMiss": "Guess"}),
         'supported values: "Compute", "Backoff"',
     ),
+    (
+        "nobody to label",
+        changed(ADAPTER, "spec.data", {"train": {"uri": "s3://b/t"}, "unlabelled": {"uri": "s3://b/u"}}),
+        "add training.teacher",
+    ),
     ("long name", changed(DOMAIN, "metadata.name", "a" * 64), "a name has at most 63"),
     ("dotted name", changed(DOMAIN, "metadata.name", "a.b"), "a name has at most 63 lower-case letters"),
     ("no task", changed(ADAPTER, "spec.task", None), "spec.task: Required value"),
@@ -153,6 +158,7 @@ def test_what_may_change_may_change(applied: KubeServer) -> None:
         changed(DOMAIN, "spec.training", {"steps": 7}),
         changed(DOMAIN, "spec.suspend", True),
         changed(ADAPTER, "spec.task.labels", ["a", "b"]),
+        changed(ADAPTER, "spec.training", {"teacher": {}}),
         changed(ADAPTER, "spec.gate", {"metric": "accuracy", "minimum": 0.5}),
     ):
         assert "configured (server dry run)" in dry_run(applied, body)

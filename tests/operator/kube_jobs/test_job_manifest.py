@@ -220,9 +220,10 @@ def test_secrets_reach_the_container_once_each_and_are_never_read() -> None:
     data = {
         "train": {"uri": "s3://b/t", "secretRef": {"name": "keys"}},
         "evaluation": {"uri": "s3://b/e", "secretRef": {"name": "keys"}},
+        "unlabelled": {"uri": "s3://c/u", "secretRef": {"name": "others"}},
     }
-    made = container(build_training_job(adapter_run(data=data), SETTINGS))
-    assert made["envFrom"] == [{"secretRef": {"name": "keys"}}]
+    made = container(build_training_job(adapter_run(data=data, training={"teacher": {}}), SETTINGS))
+    assert made["envFrom"] == [{"secretRef": {"name": "keys"}}, {"secretRef": {"name": "others"}}]
 
 
 @pytest.mark.parametrize(

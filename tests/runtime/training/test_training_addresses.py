@@ -70,12 +70,18 @@ def test_mounted_addresses_become_paths_and_others_stay(mounts: Path) -> None:
 
 
 def test_an_adapters_rows_and_its_import_are_found_too(mounts: Path) -> None:
-    data = {"train": {"uri": "configmap://texts/a.txt"}, "evaluation": {"uri": "pvc://corpora/hotel/b.txt"}}
-    run = with_mounts(adapter_run(data=data), mounts)
+    data = {
+        "train": {"uri": "configmap://texts/a.txt"},
+        "evaluation": {"uri": "pvc://corpora/hotel/b.txt"},
+        "unlabelled": {"uri": "configmap://texts/a.txt"},
+    }
+    run = with_mounts(adapter_run(data=data, training={"teacher": {}}), mounts)
     assert isinstance(run, AdapterRunSpec)
     assert run.spec.data is not None
     assert run.spec.data.evaluation is not None
     assert run.spec.data.evaluation.uri == f"{mounts}/claims/corpora/hotel/b.txt"
+    assert run.spec.data.unlabelled is not None
+    assert run.spec.data.unlabelled.uri == f"{mounts}/configmaps/texts/a.txt"
     imported = with_mounts(adapter_run(source={"uri": "pvc://corpora/hotel"}), mounts)
     assert isinstance(imported, AdapterRunSpec)
     assert imported.spec.source is not None

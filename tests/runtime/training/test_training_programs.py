@@ -214,6 +214,25 @@ def test_a_gate_that_is_missed_is_a_result(runs: Runs, sides: Path, write_lines:
         assert "3 held-out rows" in result.gate_message
 
 
+def test_a_teacher_labels_what_nobody_did(runs: Runs, sides: Path, write_lines: Any) -> None:
+    others = write_lines(
+        "others.jsonl", [{"text": f"the chain is on {n}"} for n in ("front", "rear", "hill")]
+    )
+    spec = runs.adapter_spec(
+        runs.version(),
+        sides,
+        data={"train": {"uri": str(sides)}, "unlabelled": {"uri": str(others)}},
+        training={
+            "epochs": 1,
+            "maxLength": 16,
+            "teacher": {"epochs": 1, "learningRate": 1e-3, "unlabelledRows": 2},
+        },
+    )
+    assert len(succeeded(runs.do(spec, "adapter")).artifacts) == 1
+    said = [json.loads(line) for line in runs.lines.getvalue().splitlines()]
+    assert {"teaching", "training"} <= {one.get("stage") for one in said}
+
+
 @pytest.mark.parametrize(
     ("rows", "more", "reason"),
     [

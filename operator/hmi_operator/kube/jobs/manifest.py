@@ -83,7 +83,8 @@ def sources_of(run: RunView) -> list[DataSource | ImportSource]:
     if isinstance(run.spec, DomainRunSpec):
         return list(run.spec.spec.corpus)
     spec = run.spec.spec
-    named = [spec.data.train, spec.data.evaluation] if spec.data else []
+    data = spec.data
+    named = [data.train, data.evaluation, data.unlabelled] if data else []
     return [source for source in (*named, spec.source) if source is not None]
 
 
