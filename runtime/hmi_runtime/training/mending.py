@@ -20,6 +20,8 @@ from hmi_runtime.training.tuning import Lessons, TaskModel, TaskRows, Tuning, tu
 
 SHARE = 3
 """One epoch of mending for so many of tuning."""
+RATE = 0.1
+"""The peak rate, as a share of tuning's: what was found is not to be left again."""
 
 
 def mend(
@@ -48,7 +50,11 @@ def mend(
         TaskModel(upper, head),
         lessons,
         validation,
-        replace(config, epochs=max(1, config.epochs // SHARE)),
+        replace(
+            config,
+            epochs=max(1, config.epochs // SHARE),
+            learning_rate=config.learning_rate * RATE,
+        ),
         metric,
         folder=folder,
         checkpoint_seconds=checkpoint_seconds,

@@ -13,6 +13,7 @@ from hmi_runtime.adapters.reference import run_head, run_row
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.base import BaseModel, EncoderLayer
 from hmi_runtime.model import DomainLayers
+from hmi_runtime.training import mending
 from hmi_runtime.training.examples import IGNORED, make_examples
 from hmi_runtime.training.fitting import FittedAdapter, adapter_logits, evaluate, fit_adapter, task_rows
 from hmi_runtime.training.foundation import Foundation
@@ -132,7 +133,10 @@ def test_a_killed_fit_goes_on_to_the_same_bits(
         assert torch.equal(tensor, again), name
 
 
-def test_a_cut_that_loses_is_mended(foundation: Foundation, items: TaggedRows, tmp_path: Path) -> None:
+def test_a_cut_that_loses_is_mended(
+    foundation: Foundation, items: TaggedRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mending, "RATE", 1.0)  # so small a model has far to go
     parts = hold_out(items, share=0.4)
 
     def fit(folder: str, size: int) -> FittedAdapter:
