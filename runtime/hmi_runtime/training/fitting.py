@@ -1,6 +1,5 @@
 """Fitting a task's adapter on a foundation, and evaluating one: plain functions over rows."""
 
-import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from hmi_api.task_adapter import (
     TaskType,
 )
 from hmi_runtime.adapters.bottleneck import add_bottlenecks, export_bottlenecks
-from hmi_runtime.adapters.compress import CANDIDATE_RANKS, FAITHFUL, Decomposition, Kept, smallest_rank
+from hmi_runtime.adapters.compress import CANDIDATE_RANKS, Decomposition, Kept, smallest_rank
 from hmi_runtime.adapters.heads import HeadModule
 from hmi_runtime.adapters.lora import add_lora, export_lora
 from hmi_runtime.adapters.reference import run_head, run_layer
@@ -31,12 +30,8 @@ from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.examples import Examples, default_metric, make_examples
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.labelled import Rows, check_known, label_names
-from hmi_runtime.training.mending import mend
 from hmi_runtime.training.teacher import teach
 from hmi_runtime.training.tuning import Lessons, Logits, TaskModel, TaskRows, Tuning, score, tune
-
-Layers = Mapping[int, LayerAdapter]
-"""Of an adapter, by absolute layer index."""
 
 DIRECT_LORA_RANK = 16
 BOTTLENECK_WIDTH = 32
@@ -102,12 +97,11 @@ def fit_adapter(
     folder = work_dir / f"tuning-{_digest(examples)}"
     folder.mkdir(parents=True, exist_ok=True)
     model = _model(foundation, examples, method, training.seed)
-    config = Tuning(training.epochs, training.batch_size, training.learning_rate, training.seed)
     best = tune(
         model,
         lessons,
         chosen_on,
-        config,
+        Tuning(training.epochs, training.batch_size, training.learning_rate, training.seed),
         metric,
         folder=folder,
         checkpoint_seconds=checkpoint_seconds,
@@ -115,23 +109,8 @@ def fit_adapter(
     )
     measured = {"validation": best["metric"], "best_epoch": best["epoch"]}
     if method.effective_fit is Fit.COMPRESSED:
-        compression = _Compression(foundation, model, chosen_on, metric)
-        weights, found = compression.smallest(method.size)
-        measured |= {"validation_tuned": best["metric"], **found}
-        if found["agreement"] >= FAITHFUL:
-            return FittedAdapter(weights, measured)
-        mended = mend(
-            foundation.upper(),
-            weights.layers,
-            copy.deepcopy(model.head),
-            lessons,
-            chosen_on,
-            config,
-            metric,
-            folder=folder / f"mended-{weights.rank}",
-            checkpoint_seconds=checkpoint_seconds,
-        )
-        return compression.better(weights, mended, measured)
+        weights, found = _compressed(foundation, model, chosen_on, method.size, metric)
+        return FittedAdapter(weights, {**measured, "validation_tuned": best["metric"], **found})
     export = export_lora if method.type is MethodType.LORA else export_bottlenecks
     return FittedAdapter(_weights(foundation, examples, export(model.body), model.head.export()), measured)
 
@@ -202,55 +181,40 @@ def _model(foundation: Foundation, examples: Examples, method: Method, seed: int
     return TaskModel(upper, head)
 
 
-class _Compression:
-    """Tuned layers, and what adapters of lower rank keep of what they say of validation rows."""
+def _compressed(
+    foundation: Foundation,
+    model: TaskModel[UpperLayers],
+    validation: TaskRows,
+    size: int | None,
+    metric: Metric,
+) -> tuple[AdapterWeights, dict[str, float]]:
+    """Cut the tuned layers to ``size``, or the smallest rank that keeps what they say of validation rows."""
+    base = foundation.upper()
+    candidates = CANDIDATE_RANKS if size is None else (size,)
+    decomposition = Decomposition(model.body, base, max(candidates))
 
-    def __init__(
-        self, foundation: Foundation, model: TaskModel[UpperLayers], validation: TaskRows, metric: Metric
-    ) -> None:
-        self._foundation, self._validation, self._metric = foundation, validation, metric
-        self._model, self._base = model, foundation.upper()
-        self._tuned = score(model, validation, metric)
+    def cut(rank: int) -> AdapterWeights:
+        return _weights(foundation, validation.examples, decomposition.cut(rank), model.head.export())
 
-    def smallest(self, size: int | None) -> tuple[AdapterWeights, dict[str, float]]:
-        """Cut to ``size``, or to the smallest rank that keeps enough; return what it keeps too."""
-        candidates = CANDIDATE_RANKS if size is None else (size,)
-        decomposition = Decomposition(self._model.body, self._base, max(candidates))
+    tuned = score(model, validation, metric)
 
-        def cut(rank: int) -> AdapterWeights:
-            return self._weights(decomposition.cut(rank), self._model.head)
+    def measure(rank: int) -> Kept:
+        scored = score(adapter_logits(base, cut(rank)), validation, metric)
+        return Kept(scored.metric, validation.examples.agreement(scored.predicted, tuned.predicted))
 
-        choice = smallest_rank(lambda rank: self._kept(cut(rank)), self._tuned.metric, candidates=candidates)
-        return cut(choice.rank), {
-            "rank": float(choice.rank),
-            "energy_kept": decomposition.energy_kept(choice.rank),
-            **_told(choice.kept[choice.rank]),
-        }
-
-    def better(
-        self, cut: AdapterWeights, mended: tuple[Layers, HeadModule], measured: Mapping[str, float]
-    ) -> FittedAdapter:
-        """Return the mended adapter where it agrees more with the tuned layers than the cut does."""
-        weights = self._weights(*mended)
-        kept = self._kept(weights)
-        if kept.agreement <= measured["agreement"]:
-            return FittedAdapter(cut, {**measured, "mended": 0.0})
-        return FittedAdapter(weights, {**measured, **_told(kept), "mended": 1.0})
-
-    def _weights(self, layers: Layers, head: HeadModule) -> AdapterWeights:
-        return _weights(self._foundation, self._validation.examples, layers, head.export())
-
-    def _kept(self, weights: AdapterWeights) -> Kept:
-        scored = score(adapter_logits(self._base, weights), self._validation, self._metric)
-        agreement = self._validation.examples.agreement(scored.predicted, self._tuned.predicted)
-        return Kept(scored.metric, agreement)
+    choice = smallest_rank(measure, tuned.metric, candidates=candidates)
+    kept = choice.kept[choice.rank]
+    return cut(choice.rank), {
+        "rank": float(choice.rank),
+        "energy_kept": decomposition.energy_kept(choice.rank),
+        "agreement": kept.agreement,
+        "validation": kept.metric,
+    }
 
 
-def _told(kept: Kept) -> dict[str, float]:
-    return {"validation": kept.metric, "agreement": kept.agreement}
-
-
-def _weights(foundation: Foundation, examples: Examples, layers: Layers, head: Head) -> AdapterWeights:
+def _weights(
+    foundation: Foundation, examples: Examples, layers: Mapping[int, LayerAdapter], head: Head
+) -> AdapterWeights:
     return AdapterWeights(
         task=TaskType(examples.task),
         labels=tuple(examples.labels),

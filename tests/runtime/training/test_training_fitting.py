@@ -13,9 +13,8 @@ from hmi_runtime.adapters.reference import run_head, run_row
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.base import BaseModel, EncoderLayer
 from hmi_runtime.model import DomainLayers
-from hmi_runtime.training import mending
 from hmi_runtime.training.examples import IGNORED, make_examples
-from hmi_runtime.training.fitting import FittedAdapter, adapter_logits, evaluate, fit_adapter, task_rows
+from hmi_runtime.training.fitting import adapter_logits, evaluate, fit_adapter, task_rows
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.labelled import LabelledRows, Rows, TaggedRows, hold_out
 
@@ -130,28 +129,6 @@ def test_a_killed_fit_goes_on_to_the_same_bits(
     resumed = fit("parts", checkpoint_seconds=0.0)
     assert resumed.config() == whole.config()
     for (name, tensor), (_, again) in zip(whole.named_tensors(), resumed.named_tensors(), strict=True):
-        assert torch.equal(tensor, again), name
-
-
-def test_a_cut_that_loses_is_mended(
-    foundation: Foundation, items: TaggedRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mending, "RATE", 1.0)  # so small a model has far to go
-    parts = hold_out(items, share=0.4)
-
-    def fit(folder: str, size: int) -> FittedAdapter:
-        method, where = Method(size=size), tmp_path / folder
-        return fit_adapter(foundation, parts.train, parts.validation, where, method=method, training=QUICK)
-
-    whole, narrow = fit("one", 16), fit("one", 1)
-    assert "mended" not in whole.metrics  # a cut that loses nothing is left as it is
-    assert narrow.metrics["mended"] == 1.0
-    assert narrow.weights.rank == 1
-    measured = evaluate(foundation, narrow.weights, parts.validation, tmp_path, max_length=16)
-    assert measured["entity_f1"] == pytest.approx(narrow.metrics["validation"])
-    for (name, tensor), (_, again) in zip(
-        narrow.weights.named_tensors(), fit("two", 1).weights.named_tensors(), strict=True
-    ):
         assert torch.equal(tensor, again), name
 
 
