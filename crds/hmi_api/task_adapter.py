@@ -149,8 +149,8 @@ class AdapterTraining(ApiModel):
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Same seed and data, same result.")
     teacher: Teacher | None = Field(
         default=None,
-        description="Fine-tune a whole model first and learn from it. Takes several times as long and 16 bytes "
-        "of memory a weight, and is worth it where adapters alone lose accuracy. None when absent.",
+        description="Fine-tune a whole model first and learn from it. Takes several times as long and 16 "
+        "bytes of memory a weight, and is worth it where adapters alone lose accuracy. None when absent.",
     )
 
 
