@@ -79,7 +79,7 @@ class OperatorSettings(ReleaseSettings):
     )
     trainer_deadline_seconds: int = Field(default=24 * 3600, ge=1)
     trainer_ttl_seconds: int = Field(default=3600, ge=600)
-    trainer_checkpoint_size: str = Field(default="2Gi", description="Empty: on the pod's own disk.")
+    trainer_checkpoint_size: str = Field(default="4Gi", description="Empty: on the pod's own disk.")
     trainer_checkpoint_storage_class: str | None = None
 
     @model_validator(mode="after")

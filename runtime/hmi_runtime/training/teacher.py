@@ -7,6 +7,7 @@ Imitation is the divergence KL(teacher || adapter) over a row's labels, or over 
 """
 
 import hashlib
+import shutil
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,8 +164,9 @@ def teach(
 ) -> TaughtRows:
     """Tune a whole model on ``train`` and return what it says of those rows and of ``unlabelled``.
 
-    Its best epoch on ``validation`` is asked. ``teacher_dir`` keeps its checkpoints and answers, which fits
-    of the same task may share; ``features_dir`` the rows' representations. What is there is not done again.
+    Its best epoch on ``validation`` is asked. ``teacher_dir`` keeps its answers, which fits of the same task
+    may share, and its checkpoints until then; ``features_dir`` the rows' representations. What is there is
+    not done again.
     """
     base = foundation.base
     length = min(training.max_length, base.config.positions)
@@ -173,7 +175,8 @@ def teach(
     rows, labels = TokenRows(ids, base.config.pad_id), len(train.labels)
     said = teacher_dir / f"said-{_digest(ids)}.f16"
     if not said.is_file():
-        teacher_dir.mkdir(parents=True, exist_ok=True)
+        tuning = teacher_dir / "tuning"
+        tuning.mkdir(parents=True, exist_ok=True)
         head = HeadModule(base.config.width, labels, train.task, seed=training.seed)
         model = TaskModel(base.encoder().requires_grad_(True), head)
         tune(
@@ -182,11 +185,12 @@ def teach(
             TaskRows(TokenRows(validation.ids, rows.pad_id), validation),
             Tuning(teacher.epochs, training.batch_size, teacher.learning_rate, training.seed),
             metric,
-            folder=teacher_dir,
+            folder=tuning,
             checkpoint_seconds=checkpoint_seconds,
             progress=progress,
         )
         SoftTargets.write(said, rows, model, labels, per_token=train.is_token)
+        shutil.rmtree(tuning)  # four times the model's size, and nobody asks it again
     features = foundation.features(ids, features_dir / f"taught-{_digest(ids, foundation.layers_digest)}.f16")
     return TaughtRows(features, train, SoftTargets.open(said, ids, labels, per_token=train.is_token))
 

@@ -34,7 +34,7 @@ class TrainerSettings(BaseModel):
         default=3600, ge=600, description="How long a finished Job and its log are kept."
     )
     checkpoint_size: str = Field(
-        default="2Gi", description="Size of a run's work volume; empty: a pod's own disk, lost with the pod."
+        default="4Gi", description="Size of a run's work volume; empty: a pod's own disk, lost with the pod."
     )
     checkpoint_storage_class: str | None = Field(default=None, description="None for the cluster's default.")
     termination_grace_seconds: int = Field(default=30, ge=0)
