@@ -21,6 +21,7 @@ ADDRESSES = (
     ("spec", "corpus", "*", "uri"),
     ("spec", "data", "train", "uri"),
     ("spec", "data", "evaluation", "uri"),
+    ("spec", "data", "unlabelled", "uri"),
     ("spec", "source", "uri"),
 )
 

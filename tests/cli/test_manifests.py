@@ -1,13 +1,15 @@
 """Manifests are read as kubectl reads them, and relative addresses are meant from where they stand."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hmi_api.crd import structural_schema
 from hmi_api.domain import Domain
 from hmi_api.task_adapter import TaskAdapter
 from hmi_cli.errors import EXIT_USAGE, CliError
-from hmi_cli.manifests import load
+from hmi_cli.manifests import ADDRESSES, load
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -110,3 +112,20 @@ def test_how_kubectl_puts_a_folder_together_is_no_object(tmp_path: Path) -> None
     (tmp_path / "kustomization.yaml").write_text("kind: Kustomization\nresources: [a.yaml]\n")
     (tmp_path / "a.yaml").write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")
     assert [found.body["kind"] for found in load([str(tmp_path)], recursive=True)] == ["Namespace"]
+
+
+def _addresses(schema: dict[str, Any], at: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    """Return the paths of all fields named ``uri``."""
+    if "items" in schema:
+        return _addresses(schema["items"], (*at, "*"))
+    found = set()
+    for name, field in schema.get("properties", {}).items():
+        found |= {(*at, name)} if name == "uri" else _addresses(field, (*at, name))
+    return found
+
+
+def test_every_address_of_a_spec_is_meant_from_its_manifests_folder() -> None:
+    named = set()
+    for type_ in (Domain, TaskAdapter):
+        named |= _addresses(structural_schema(type_)["properties"]["spec"], ("spec",))
+    assert set(ADDRESSES) == named
