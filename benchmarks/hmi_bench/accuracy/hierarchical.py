@@ -138,7 +138,7 @@ class Hierarchical:
             method=method,
             training=training,
             unlabelled=unlabelled or (),
-            teacher_dir=self.folder / "teachers",
+            teacher_dir=self.folder / "teachers" / str(seed),
         )
 
     def _test(
