@@ -173,9 +173,8 @@ def teach(
     texts = base.tokenizer.encode(unlabelled, length) if unlabelled else []
     ids = [*train.ids, *(np.array(encoding.ids, np.int64) for encoding in texts)]
     rows, labels = TokenRows(ids, base.config.pad_id), len(train.labels)
-    said = teacher_dir / f"said-{_digest(ids)}.f16"
+    said, tuning = teacher_dir / f"said-{_digest(ids)}.f16", teacher_dir / "tuning"
     if not said.is_file():
-        tuning = teacher_dir / "tuning"
         tuning.mkdir(parents=True, exist_ok=True)
         head = HeadModule(base.config.width, labels, train.task, seed=training.seed)
         model = TaskModel(base.encoder().requires_grad_(True), head)
@@ -190,7 +189,8 @@ def teach(
             progress=progress,
         )
         SoftTargets.write(said, rows, model, labels, per_token=train.is_token)
-        shutil.rmtree(tuning)  # four times the model's size, and nobody asks it again
+    if tuning.exists():  # four times the model's size, and nobody asks it again
+        shutil.rmtree(tuning)
     features = foundation.features(ids, features_dir / f"taught-{_digest(ids, foundation.layers_digest)}.f16")
     return TaughtRows(features, train, SoftTargets.open(said, ids, labels, per_token=train.is_token))
 
