@@ -28,7 +28,8 @@ class JobFacts:
     ready: int
     """Those of them in which the program runs."""
     crashes: int
-    """Pods of this Job, and of Jobs before it for the same run, that died."""
+    """Pods of this Job, and of Jobs before it for the same run, that died: one that succeeded is among
+    them, since this is only asked of a run that has no result."""
     finished_at: datetime | None
     succeeded: bool
     failure: str
@@ -61,7 +62,7 @@ class JobFacts:
             terminating=metadata.get("deletionTimestamp") is not None,
             active=int(status.get("active") or 0),
             ready=int(status.get("ready") or 0),
-            crashes=(int(carried) if carried.isdecimal() else 0) + int(status.get("failed") or 0),
+            crashes=(int(carried) if carried.isdecimal() else 0) + _deaths(status, ends),
             finished_at=_moment(end.get("lastTransitionTime")) if end else None,
             succeeded="Complete" in ends,
             failure=str(ends["Failed"].get("reason") or "Failed") if "Failed" in ends else "",
@@ -123,6 +124,14 @@ class PodFacts:
             ended_message=str(status.get("message") or ended.get("message") or ""),
             exit_code=ended.get("exitCode"),
         )
+
+
+def _deaths(status: Body, ends: Mapping[str, Body]) -> int:
+    """Count what died in one Job: its failed pods, and one that succeeded; at least one when it is over."""
+    failed = int(status.get("failed") or 0)
+    if "Complete" in ends:
+        return failed + 1
+    return max(failed, 1) if ends else failed
 
 
 def resource_of_labels(body: Body) -> ResourceRef | None:

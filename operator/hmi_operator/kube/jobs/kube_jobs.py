@@ -96,7 +96,7 @@ class KubeJobs:
             if job is not None:
                 if not job.finished:
                     return
-                crashes = max(job.crashes, 1)
+                crashes = job.crashes
                 await self._delete(job)
         try:
             await self._create(run, crashes)

@@ -27,10 +27,9 @@ def job_view(job: JobFacts, pods: Sequence[PodFacts], warnings: Sequence[str] = 
     ``warnings`` are the messages of recent warning events on the Job or its newest pod, which alone say why
     a pod could not be made or its volumes not be mounted.
     """
-    ended_uncounted = job.finished and not job.crashes
     return JobView(
         alive=not job.finished,
-        crashes=job.crashes + ended_uncounted,  # only asked for when the run has not ended: then it crashed
+        crashes=job.crashes,
         ended_at=job.finished_at,
         queued=not job.finished and not job.ready,
         trouble=trouble_of(job, newest_of(pods), warnings),
