@@ -94,8 +94,7 @@ class Sweeper:
 
     def sweep_store(self) -> None:
         """Erase artifacts that nobody needs, and now and then uploads that came to nothing."""
-        while self._eraser.erase_orphans():
-            pass
+        self._eraser.erase_orphans()
         if self._clock() - self._uploads_swept_at > _UPLOADS_EVERY_SECONDS:
             self.sweep_uploads()
             self._uploads_swept_at = self._clock()

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
-from hmi_control_plane.storage import Database, UsageEvent
+from hmi_control_plane.storage import Artifact, Database, UsageEvent
 
 _HEADERS = {"Authorization": "Bearer internal-token-of-the-tests"}
 
@@ -84,6 +84,22 @@ def test_deleting_erases_the_bytes_and_keeps_the_ledger(
         "training_seconds",
         2,
     )
+
+
+def test_each_artifact_is_erased_in_a_transaction_of_its_own(
+    cluster: Any, database: Database, tmp_path: Path
+) -> None:
+    left = []
+
+    class Watched(ArtifactEraser):
+        def remove_folder(self, uri: str) -> None:
+            with database.read() as session:
+                left.append(len(session.scalars(select(Artifact)).all()))
+
+    cluster.publish_domain("trade")
+    cluster.internal("DELETE", "/domains/acme/trade")
+    assert Watched(database, str(tmp_path)).erase_orphans() == 2
+    assert left == [2, 1], "what was erased before is known to be gone while the store takes its time"
 
 
 @pytest.mark.parametrize("uri", ["../outside", "a/../../outside", "", "/"])

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
@@ -17,7 +17,6 @@ from hmi_control_plane.storage.upsert import insert_missing
 
 log = logging.getLogger(__name__)
 
-_ERASED_AT_ONCE = 20
 _TIME_TO_COMPLETE = timedelta(days=1)
 
 
@@ -122,20 +121,28 @@ class ArtifactEraser:
         self._root = root
 
     def erase_orphans(self) -> int:
-        """Erase a few orphans; return how many, 0 when none is left. Safe to repeat and to interrupt."""
+        """Erase every orphan; return how many. Safe to repeat and to interrupt."""
+        erased = 0
+        while self._erase_one():
+            erased += 1
+        return erased
+
+    def _erase_one(self) -> bool:
+        """Erase the oldest orphan, in a transaction of its own: a slow store keeps nobody else waiting."""
         with self._database.write() as session:
-            # Locked until they are gone: a run that publishes the same bytes meanwhile waits, then adds them.
-            orphans: Sequence[Artifact] = session.scalars(
+            # Locked until it is gone: a run that publishes the same bytes meanwhile waits, then adds them.
+            orphan = session.scalars(
                 select(Artifact)
                 .where(Artifact.orphaned_at <= now())
                 .order_by(Artifact.orphaned_at)
-                .limit(_ERASED_AT_ONCE)
+                .limit(1)
                 .with_for_update(skip_locked=True)
-            ).all()
-            for orphan in orphans:
-                self.remove_folder(orphan.uri)
-                session.delete(orphan)
-            return len(orphans)
+            ).first()
+            if orphan is None:
+                return False
+            self.remove_folder(orphan.uri)
+            session.delete(orphan)
+            return True
 
     def remove_folder(self, uri: str) -> None:
         """Remove a folder of the store; nothing happens when it is gone, or is no folder inside the store."""
