@@ -1,6 +1,5 @@
 """Fitting a task's adapter on a foundation, and evaluating one: plain functions over rows."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,14 +86,14 @@ def fit_adapter(
             training,
             training.teacher,
             metric,
-            teacher_dir=(teacher_dir or work_dir) / f"teacher-{_digest(examples)}",
+            teacher_dir=(teacher_dir or work_dir) / f"teacher-{examples.digest()}",
             features_dir=features_dir,
             checkpoint_seconds=checkpoint_seconds,
             progress=teaching,
         )
     else:
         lessons = _represented(foundation, examples, features_dir)
-    folder = work_dir / f"tuning-{_digest(examples)}"
+    folder = work_dir / f"tuning-{examples.digest()}"
     folder.mkdir(parents=True, exist_ok=True)
     model = _model(foundation, examples, method, training.seed)
     best = tune(
@@ -149,7 +148,7 @@ def _examples(foundation: Foundation, rows: Rows, labels: Sequence[str], max_len
 
 
 def _represented(foundation: Foundation, examples: Examples, folder: Path) -> TaskRows:
-    path = folder / f"{_digest(examples, foundation.layers_digest)}.f16"
+    path = folder / f"{examples.digest(foundation.layers_digest)}.f16"
     return TaskRows(foundation.features(examples.ids, path), examples)
 
 
@@ -223,13 +222,3 @@ def _weights(
         base_digest=foundation.base.digest,
         layers_digest=foundation.layers_digest,
     )
-
-
-def _digest(examples: Examples, layers_digest: str | None = None) -> str:
-    """Name the rows by content, so that changed data never meets files made for what it was."""
-    digest = hashlib.sha256((layers_digest or "").encode())
-    for ids, targets in zip(examples.ids, examples.targets, strict=True):
-        digest.update(len(ids).to_bytes(8, "big"))
-        digest.update(ids.tobytes())
-        digest.update(targets.tobytes())
-    return digest.hexdigest()[:16]

@@ -6,7 +6,6 @@ model does. What a whole model has learnt from them can be asked of any text, an
 Imitation is the divergence KL(teacher || adapter) over a row's labels, or over those of each of its tokens.
 """
 
-import hashlib
 import shutil
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch.nn import functional
 from hmi_api.task_adapter import AdapterTraining, Metric, Teacher
 from hmi_runtime.adapters.heads import HeadModule
 from hmi_runtime.training.descent import Progress
-from hmi_runtime.training.examples import Examples
+from hmi_runtime.training.examples import Examples, rows_digest
 from hmi_runtime.training.features import FeatureFile
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.spool import pad_rows, text_fraction
@@ -173,7 +172,7 @@ def teach(
     texts = base.tokenizer.encode(unlabelled, length) if unlabelled else []
     ids = [*train.ids, *(np.array(encoding.ids, np.int64) for encoding in texts)]
     rows, labels = TokenRows(ids, base.config.pad_id), len(train.labels)
-    said, tuning = teacher_dir / f"said-{_digest(ids)}.f16", teacher_dir / "tuning"
+    said, tuning = teacher_dir / f"said-{rows_digest(None, ids)}.f16", teacher_dir / "tuning"
     if not said.is_file():
         tuning.mkdir(parents=True, exist_ok=True)
         head = HeadModule(base.config.width, labels, train.task, seed=training.seed)
@@ -191,7 +190,9 @@ def teach(
         SoftTargets.write(said, rows, model, labels, per_token=train.is_token)
     if tuning.exists():  # four times the model's size, and nobody asks it again
         shutil.rmtree(tuning)
-    features = foundation.features(ids, features_dir / f"taught-{_digest(ids, foundation.layers_digest)}.f16")
+    features = foundation.features(
+        ids, features_dir / f"taught-{rows_digest(foundation.layers_digest, ids)}.f16"
+    )
     return TaughtRows(features, train, SoftTargets.open(said, ids, labels, per_token=train.is_token))
 
 
@@ -201,11 +202,3 @@ def _least(chosen: dict[str, float], rows: int) -> dict[str, float]:
 
 def _offsets(ids: Ids, *, per_token: bool) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum([len(row) if per_token else 1 for row in ids])]).astype(np.int64)
-
-
-def _digest(ids: Ids, layers_digest: str | None = None) -> str:
-    digest = hashlib.sha256((layers_digest or "").encode())
-    for row in ids:
-        digest.update(len(row).to_bytes(8, "big"))
-        digest.update(row.tobytes())
-    return digest.hexdigest()[:16]
