@@ -234,9 +234,11 @@ async def surroundings(plane: PlaneProcess, namespace: str, *, on_nodes: bool) -
 
 
 async def watched(kind: Kind, namespace: str, labels: str = "") -> AsyncIterator[Manifest]:
-    """Give every object that there is, and each again whenever it changes; for ever, deletions left out."""
+    """Give every object that there is, and each again whenever it changes; for ever, deletions left out.
+
+    Listed in pages first and watched from there: the API server breaks off a watch that begins with many.
+    """
     login = KopfLogin()
-    query = {"watch": "1", "timeoutSeconds": "300"} | ({"labelSelector": labels} if labels else {})
     async with aiohttp.ClientSession(
         login.server,
         connector=aiohttp.TCPConnector(ssl=login.tls()),
@@ -245,13 +247,39 @@ async def watched(kind: Kind, namespace: str, labels: str = "") -> AsyncIterator
         read_bufsize=_LINE_BYTES,
     ) as http:
         while True:
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # it begins anew
-                async with http.get(kind.path(namespace), params=query) as answer:
-                    answer.raise_for_status()
-                    async for line in answer.content:
-                        event = json.loads(line)
-                        if event["type"] in ("ADDED", "MODIFIED"):
-                            yield event["object"]
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, _TooOld):  # it begins anew
+                async for item in _listed_then_watched(http, kind.path(namespace), labels):
+                    yield item
+
+
+class _TooOld(Exception):
+    """The API server does not know any more what happened since the version that was asked for."""
+
+
+async def _listed_then_watched(
+    http: aiohttp.ClientSession, path: str, labels: str
+) -> AsyncIterator[Manifest]:
+    chosen = {"labelSelector": labels} if labels else {}
+    version = token = ""
+    while token or not version:
+        query = chosen | {"limit": "500"} | ({"continue": token} if token else {})
+        async with http.get(path, params=query) as answer:
+            answer.raise_for_status()
+            page = await answer.json()
+        for item in page["items"]:
+            yield item
+        version, token = page["metadata"]["resourceVersion"], page["metadata"].get("continue", "")
+    while True:
+        query = chosen | {"watch": "1", "timeoutSeconds": "300", "resourceVersion": version}
+        async with http.get(path, params=query | {"allowWatchBookmarks": "true"}) as answer:
+            answer.raise_for_status()
+            async for line in answer.content:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise _TooOld
+                version = event["object"]["metadata"]["resourceVersion"]
+                if event["type"] in ("ADDED", "MODIFIED"):
+                    yield event["object"]
 
 
 async def all_are(kind: Kind, namespace: str, count: int, condition: Callable[[Manifest], bool]) -> None:

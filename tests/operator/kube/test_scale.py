@@ -25,11 +25,10 @@ from scale_parts import PlaneProcess, all_are, is_complete, plane_process, proce
 from hmi_operator.kube.errors import Conflict
 from hmi_operator.kube.kinds import JOBS
 
-pytestmark = [pytest.mark.anyio, pytest.mark.postgres, pytest.mark.timeout(3600)]
-
 ADAPTERS = int(os.environ.get("HMI_SCALE", "25"))
 CLUSTER = os.environ.get("HMI_SCALE_CLUSTER")
 LIMIT_SECONDS = 300 + ADAPTERS
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres, pytest.mark.timeout(2 * LIMIT_SECONDS + 300)]
 CREATED_AT_ONCE = 8
 QUIET = {"HMI_LOG_LEVEL": "WARNING", "HMI_LEASE_SECONDS": "30"}
 ON_FAKE_NODES = {
