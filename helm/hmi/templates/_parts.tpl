@@ -92,6 +92,28 @@ resources:
   requests: {storage: {{ .size }}}
 {{- end }}
 
+{{/*
+Refuses another size of a StatefulSet's volumes than it was installed with, before anything is changed: the API
+server refuses it too, but then the rest of the release has changed already.
+Call with (list $ "statefulset" "setting" "1Gi"); without a size, no volumes are wanted.
+*/}}
+{{- define "hmi.keptVolumes" -}}
+{{- $root := index . 0 -}}
+{{- $set := index . 1 -}}
+{{- $setting := index . 2 -}}
+{{- $wanted := index . 3 -}}
+{{- $found := lookup "apps/v1" "StatefulSet" $root.Release.Namespace $set -}}
+{{- if $found -}}
+{{- $was := "" -}}
+{{- range $found.spec.volumeClaimTemplates -}}
+{{- $was = .spec.resources.requests.storage -}}
+{{- end -}}
+{{- if ne (include "hmi.bytes" $was) (include "hmi.bytes" $wanted) -}}
+{{- fail (printf "%s: %s was installed with %s, and a StatefulSet keeps its volumes; give what it was, or say `kubectl delete statefulset %s -n %s --cascade=orphan` first (its pods run on)" $setting $set (ternary (printf "volumes of %s" $was) "no volumes" (ne $was "")) $set $root.Release.Namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* Pods roll when what they read by reference changes. */}}
 {{- define "hmi.podAnnotations" -}}
 {{- with .Values.podAnnotations }}
