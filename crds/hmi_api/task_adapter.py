@@ -99,7 +99,7 @@ class Method(ApiModel):
     type: MethodType = Field(default=MethodType.LORA, description="LoRA or Bottleneck.")
     fit: Fit | None = Field(
         default=None,
-        description="Compressed (tune in full, then cut by SVD; LoRA only and its default) or Direct.",
+        description="Compressed (tune in full, then cut to a low rank; LoRA only and its default) or Direct.",
     )
     placement: AdapterPlacement = Field(
         default=AdapterPlacement.PARALLEL, description="Bottleneck only: Parallel or Sequential."

@@ -13,12 +13,14 @@ from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.batched_heads import run_heads
 from hmi_runtime.adapters.bottleneck import add_bottlenecks, export_bottlenecks
 from hmi_runtime.adapters.checks import check_adapter
-from hmi_runtime.adapters.compress import Decomposition, Kept, compress, smallest_rank
+from hmi_runtime.adapters.compress import Decomposition, Kept, smallest_rank
 from hmi_runtime.adapters.heads import HeadModule
+from hmi_runtime.adapters.importance import importance
 from hmi_runtime.adapters.lora import add_lora, export_lora
+from hmi_runtime.adapters.reference import run_layer
 from hmi_runtime.adapters.slots import SlotLimits, SlotPool
-from hmi_runtime.adapters.weights import AdapterWeights, LayerAdapter
-from hmi_runtime.base import Encoder, EncoderConfig
+from hmi_runtime.adapters.weights import AdapterWeights, LayerAdapter, LoraMatrix
+from hmi_runtime.base import MATRICES, NORMS, Encoder, EncoderConfig, attention_bias
 from hmi_runtime.model import UpperLayers
 
 SPLIT, WIDTH = 2, 16
@@ -69,22 +71,32 @@ def serve(base: UpperLayers, weights: AdapterWeights, batch: tuple[Tensor, Tenso
     return run_heads(pool, UpperExecutor(base, pool).run(*batch, [0, 0]), batch[1], [0, 0])
 
 
+def decomposed(tuned: UpperLayers, base: UpperLayers, rank: int, head: HeadModule) -> Decomposition:
+    """Return the differences, weighed on random rows."""
+    generator = torch.Generator().manual_seed(7)
+    mask = torch.arange(6) < torch.randint(2, 7, (16, 1), generator=generator)  # (16, 6)
+    batches = [(torch.randn(16, 6, WIDTH, generator=generator), mask) for _ in range(4)]
+    weights = importance(tuned, lambda x, seen: head.eval()(tuned(x, seen), seen), batches)
+    return Decomposition(tuned, base, weights, rank)
+
+
 Fit = tuple[
-    Callable[[UpperLayers], list[nn.Parameter]], Callable[[UpperLayers, UpperLayers], dict[int, LayerAdapter]]
+    Callable[[UpperLayers], list[nn.Parameter]],
+    Callable[[UpperLayers, UpperLayers, HeadModule], dict[int, LayerAdapter]],
 ]
 FITS: dict[str, Fit] = {
-    "lora": (lambda upper: add_lora(upper, 4, alpha=8), lambda upper, _: export_lora(upper)),
+    "lora": (lambda upper: add_lora(upper, 4, alpha=8), lambda upper, *_: export_lora(upper)),
     "parallel": (
         lambda upper: add_bottlenecks(upper, 8, "parallel"),
-        lambda upper, _: export_bottlenecks(upper),
+        lambda upper, *_: export_bottlenecks(upper),
     ),
     "sequential": (
         lambda upper: add_bottlenecks(upper, 8, "sequential"),
-        lambda upper, _: export_bottlenecks(upper),
+        lambda upper, *_: export_bottlenecks(upper),
     ),
     "compressed at full rank": (
         lambda upper: list(upper.requires_grad_(True).parameters()),
-        lambda upper, base: compress(upper, base, WIDTH),
+        lambda upper, base, head: decomposed(upper, base, WIDTH, head).cut(WIDTH),
     ),
 }
 
@@ -101,7 +113,7 @@ def test_trained_equals_served(
         expected = head(upper(*batch), batch[1])
         untouched = head(base(*batch), batch[1])
 
-    found = serve(base, adapter(export(upper, base), head), batch)
+    found = serve(base, adapter(export(upper, base, head), head), batch)
 
     assert not torch.allclose(expected, untouched, atol=1e-2)
     for row, length in enumerate(batch[1].sum(1).tolist()):
@@ -143,7 +155,7 @@ def tuned_by_rank(base: UpperLayers, rank: int) -> UpperLayers:
 
 def test_a_cut_keeps_a_difference_of_its_own_rank_whole(base: UpperLayers) -> None:
     tuned = tuned_by_rank(base, 3)
-    found = Decomposition(tuned, base, 8)
+    found = decomposed(tuned, base, 8, HeadModule(WIDTH, 3))
     assert found.energy_kept(3) == pytest.approx(1.0, abs=1e-5)
     assert found.energy_kept(1) < found.energy_kept(2) < 0.99
     lora = found.cut(3)[SPLIT].lora["query"]
@@ -153,8 +165,78 @@ def test_a_cut_keeps_a_difference_of_its_own_rank_whole(base: UpperLayers) -> No
     torch.testing.assert_close(lora.a.norm(dim=1), lora.b.norm(dim=0), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("task", [TaskType.SEQUENCE_CLASSIFICATION, TaskType.TOKEN_CLASSIFICATION])
+def test_a_cut_by_importance_changes_answers_less_than_one_by_size(
+    base: UpperLayers, batch: tuple[Tensor, Tensor], task: TaskType
+) -> None:
+    tuned, head = copy.deepcopy(base), HeadModule(WIDTH, 3, task)
+    train(tuned, head, list(tuned.requires_grad_(True).parameters()), batch)
+    rows = torch.randn(64, 6, WIDTH, generator=torch.Generator().manual_seed(8))
+    mask = torch.ones(64, 6, dtype=torch.bool)
+    with torch.no_grad():
+        whole = head(tuned(rows, mask), mask)
+
+    def change(layers: Mapping[int, LayerAdapter]) -> float:
+        given = run_rows(base, layers, rows, mask)
+        with torch.no_grad():
+            return float((head(given, mask) - whole).square().mean())
+
+    by_importance = decomposed(tuned, base, 4, head)
+    for rank in (1, 2, 4):
+        assert change(by_importance.cut(rank)) < change(cut_by_size(tuned, base, rank))
+
+
+def test_what_a_cut_takes_at_the_mean_input_is_in_the_bias(base: UpperLayers) -> None:
+    tuned = tuned_by_rank(base, 6)
+    generator = torch.Generator().manual_seed(9)
+    rows = torch.randn(40, 5, WIDTH, generator=generator) + 3 * torch.randn(WIDTH, generator=generator)
+    mask, head = torch.ones(40, 5, dtype=torch.bool), HeadModule(WIDTH, 3).eval()
+    weights = importance(tuned, lambda x, seen: head(tuned(x, seen), seen), [(rows, mask)])
+
+    cut = Decomposition(tuned, base, weights, 1).cut(1)[SPLIT]
+
+    mean = rows.flatten(0, 1).mean(0)
+    query, lora = tuned.layers[0].query, cut.lora["query"]
+    served = base.layers[0].query.weight @ mean + lora.b @ (lora.a @ mean) + cut.bias["query"]
+    torch.testing.assert_close(served, query(mean), atol=1e-4, rtol=1e-4)
+
+
+def test_importance_needs_rows(base: UpperLayers) -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        importance(base, base, [])
+
+
+def cut_by_size(tuned: UpperLayers, base: UpperLayers, rank: int) -> dict[int, LayerAdapter]:
+    """The slow and readable reference: each difference's own largest singular values, biases as tuned."""
+    layers = {}
+    for index, (layer, other) in enumerate(zip(tuned.layers, base.layers, strict=True), start=SPLIT):
+        lora = {}
+        for name in MATRICES:
+            left, values, right = torch.linalg.svd(
+                (layer.get_submodule(name).weight - other.get_submodule(name).weight).detach()
+            )
+            lora[name] = LoraMatrix(values[:rank, None] * right[:rank], left[:, :rank])
+        layers[index] = LayerAdapter(
+            lora=lora,
+            bias={name: layer.get_submodule(name).bias.detach() for name in MATRICES},
+            norms={
+                name: (layer.get_submodule(name).weight.detach(), layer.get_submodule(name).bias.detach())
+                for name in NORMS
+            },
+        )
+    return layers
+
+
+def run_rows(base: UpperLayers, layers: Mapping[int, LayerAdapter], x: Tensor, mask: Tensor) -> Tensor:
+    """Run ``base`` with an adapter over (B, T, D)."""
+    bias = attention_bias(mask, x.dtype)
+    for index, layer in enumerate(base.layers, start=SPLIT):
+        x = run_layer(layer, layers[index], x, bias)
+    return x
+
+
 def test_an_untuned_model_compresses_to_nothing(base: UpperLayers) -> None:
-    found = Decomposition(base, base, 4)
+    found = decomposed(base, base, 4, HeadModule(WIDTH, 3))
     assert found.energy_kept(1) == 1.0
     assert all(not m.b.any() for layer in found.cut(4).values() for m in layer.lora.values())
 

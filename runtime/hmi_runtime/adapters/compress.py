@@ -1,16 +1,19 @@
 """Tune in full, then compress: a fully tuned copy of the upper layers becomes a plain LoRA.
 
-Each matrix's difference from the base is cut to rank r by its singular value decomposition, the best
-approximation of that rank there is (Eckart and Young, 1936); biases and norms are kept whole, being a few
-kilobytes. Nothing is trained after the cut.
+Each matrix's difference from the base is cut to rank r so that the *logits* on the task's rows change least
+(``importance`` says how that is weighed): it is multiplied from both sides by roots of what matters, cut
+there by singular value decomposition (the best approximation of that rank, Eckart and Young, 1936), and
+divided by the roots again. What the cut takes at the mean input goes into the bias. Biases and norms are kept
+whole, being a few kilobytes. Nothing is trained after the cut.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hmi_runtime.adapters.importance import ByMatrix, Importance
 from hmi_runtime.adapters.weights import LayerAdapter, LoraMatrix
 from hmi_runtime.base import MATRICES, NORMS
 from hmi_runtime.model import UpperLayers
@@ -27,56 +30,66 @@ FAITHFUL = 0.97
 A metric on a hundred rows may stay while predictions change to and fro; on other rows that then costs.
 """
 
+_TINY = torch.finfo(torch.float32).tiny
+
 
 @dataclass(frozen=True)
 class _Factors:
-    """A difference as U diag(s) V^T, largest singular values first, cut to the largest rank asked for."""
+    """A difference as left @ diag(values) @ right, what matters most first, cut to the largest rank."""
 
     left: Tensor  # (d_out, r)
     values: Tensor  # (r,)
     right: Tensor  # (r, d_in)
-    energy: float  # squared Frobenius norm of the whole difference
+    energy: float  # the whole difference's squared norm, as importance weighs it
+    mean: Tensor  # (d_in,), of the inputs
+    at_mean: Tensor  # (d_out,), what the whole difference makes of it
+
+    def cut(self, rank: int) -> LoraMatrix:
+        """Return the ``rank`` directions that matter most, with factors of the same size in each."""
+        right, left = self.right[:rank], self.left[:, :rank] * self.values[:rank]  # (r, d_in), (d_out, r)
+        even = (left.norm(dim=0) / right.norm(dim=1).clamp_min(_TINY)).sqrt()  # (r,)
+        return LoraMatrix(right * even[:, None], left / even.clamp_min(_TINY))
 
 
 class Decomposition:
     """The differences of ``tuned`` from ``base``, decomposed once and cut to any rank up to ``max_rank``."""
 
-    def __init__(self, tuned: UpperLayers, base: UpperLayers, max_rank: int) -> None:
-        """Decompose; deterministic for the same weights. Both must be split at the same layer."""
+    def __init__(self, tuned: UpperLayers, base: UpperLayers, weights: ByMatrix, max_rank: int) -> None:
+        """Decompose; deterministic for the same weights. Both must be split at the same layer.
+
+        ``weights`` say what matters of the tuned layers' matrices.
+        """
         self._tuned = dict(enumerate(tuned.layers, start=tuned.split))
         self._factors = {
-            index: {name: _factors(layer, other, name, max_rank) for name in MATRICES}
+            index: {name: _factors(layer, other, name, weights[index][name], max_rank) for name in MATRICES}
             for (index, layer), other in zip(self._tuned.items(), base.layers, strict=True)
         }
 
     def cut(self, rank: int) -> dict[int, LayerAdapter]:
         """Return the adapter of that rank, by absolute layer index."""
-        return {
-            index: LayerAdapter(
-                lora={name: _cut(found, rank) for name, found in self._factors[index].items()},
-                bias={name: layer.get_parameter(f"{name}.bias").detach().clone() for name in MATRICES},
-                norms={
-                    name: (
-                        layer.get_parameter(f"{name}.weight").detach().clone(),
-                        layer.get_parameter(f"{name}.bias").detach().clone(),
-                    )
-                    for name in NORMS
-                },
+        return {index: self._cut(index, layer, rank) for index, layer in self._tuned.items()}
+
+    def _cut(self, index: int, layer: nn.Module, rank: int) -> LayerAdapter:
+        lora, bias = {}, {}
+        for name, factors in self._factors[index].items():
+            lora[name] = factors.cut(rank)
+            lost = factors.at_mean - lora[name].b @ (lora[name].a @ factors.mean)  # (d_out,)
+            bias[name] = layer.get_parameter(f"{name}.bias").detach() + lost
+        norms = {
+            name: (
+                layer.get_parameter(f"{name}.weight").detach().clone(),
+                layer.get_parameter(f"{name}.bias").detach().clone(),
             )
-            for index, layer in self._tuned.items()
+            for name in NORMS
         }
+        return LayerAdapter(lora=lora, bias=bias, norms=norms)
 
     def energy_kept(self, rank: int) -> float:
-        """Return the share (0 to 1) of the differences' squared norm that a cut to ``rank`` keeps."""
+        """Return the share (0 to 1) of the differences, weighed by importance, that a cut keeps."""
         factors = [found for layer in self._factors.values() for found in layer.values()]
         whole = sum(found.energy for found in factors)
         kept = sum(float(found.values[:rank].square().sum()) for found in factors)
         return kept / whole if whole else 1.0
-
-
-def compress(tuned: UpperLayers, base: UpperLayers, rank: int) -> dict[int, LayerAdapter]:
-    """Return ``tuned`` as a LoRA of that rank on ``base``, by absolute layer index."""
-    return Decomposition(tuned, base, rank).cut(rank)
 
 
 @dataclass(frozen=True)
@@ -118,18 +131,17 @@ def smallest_rank(
     return RankChoice(max(kept, key=lambda rank: (kept[rank].agreement, -rank)), kept)
 
 
-def _factors(tuned: torch.nn.Module, base: torch.nn.Module, name: str, max_rank: int) -> _Factors:
-    difference = (tuned.get_parameter(f"{name}.weight") - base.get_parameter(f"{name}.weight")).detach()
-    left, values, right = torch.linalg.svd(difference, full_matrices=False)
+def _factors(tuned: nn.Module, base: nn.Module, name: str, weight: Importance, max_rank: int) -> _Factors:
+    difference = tuned.get_parameter(f"{name}.weight") - base.get_parameter(f"{name}.weight")
+    difference = difference.detach().double()  # (d_out, d_in)
+    weighed = weight.outputs.t() @ difference @ weight.inputs  # (d_out, d_in)
+    left, values, right = torch.linalg.svd(weighed, full_matrices=False)
+    left, right = left[:, :max_rank], right[:max_rank]  # (d_out, r), (r, d_in)
     return _Factors(
-        left=left[:, :max_rank].clone(),
-        values=values[:max_rank].clone(),
-        right=right[:max_rank].clone(),
-        energy=float(difference.square().sum()),
+        left=torch.linalg.solve_triangular(weight.outputs.t(), left, upper=True).float(),
+        values=values[:max_rank].float(),
+        right=torch.linalg.solve_triangular(weight.inputs, right, upper=False, left=False).float(),
+        energy=float(weighed.square().sum()),
+        mean=weight.mean.float(),
+        at_mean=(difference @ weight.mean).float(),
     )
-
-
-def _cut(factors: _Factors, rank: int) -> LoraMatrix:
-    """Return the best ``rank`` directions, singular values split evenly so that neither factor is tiny."""
-    roots = factors.values[:rank].sqrt()  # (r,)
-    return LoraMatrix(roots[:, None] * factors.right[:rank], factors.left[:, :rank] * roots)

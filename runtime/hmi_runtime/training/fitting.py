@@ -1,10 +1,11 @@
 """Fitting a task's adapter on a foundation, and evaluating one: plain functions over rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from hmi_api.task_adapter import (
 from hmi_runtime.adapters.bottleneck import add_bottlenecks, export_bottlenecks
 from hmi_runtime.adapters.compress import CANDIDATE_RANKS, Decomposition, Kept, smallest_rank
 from hmi_runtime.adapters.heads import HeadModule
+from hmi_runtime.adapters.importance import ByMatrix, importance
 from hmi_runtime.adapters.lora import add_lora, export_lora
 from hmi_runtime.adapters.reference import run_head, run_layer
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter
@@ -34,6 +36,9 @@ from hmi_runtime.training.tuning import Lessons, Logits, TaskModel, TaskRows, Tu
 
 DIRECT_LORA_RANK = 16
 BOTTLENECK_WIDTH = 32
+
+_SAMPLE_TOKENS = 16_384
+_SAMPLE_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ def fit_adapter(
     )
     measured = {"validation": best["metric"], "best_epoch": best["epoch"]}
     if method.effective_fit is Fit.COMPRESSED:
-        weights, found = _compressed(foundation, model, chosen_on, method.size, metric)
+        weighed = importance(model.body, model, _sample(lessons))
+        weights, found = _compressed(foundation, model, weighed, chosen_on, method.size, metric)
         return FittedAdapter(weights, {**measured, "validation_tuned": best["metric"], **found})
     export = export_lora if method.type is MethodType.LORA else export_bottlenecks
     return FittedAdapter(_weights(foundation, examples, export(model.body), model.head.export()), measured)
@@ -183,6 +189,7 @@ def _model(foundation: Foundation, examples: Examples, method: Method, seed: int
 def _compressed(
     foundation: Foundation,
     model: TaskModel[UpperLayers],
+    weighed: ByMatrix,
     validation: TaskRows,
     size: int | None,
     metric: Metric,
@@ -190,7 +197,7 @@ def _compressed(
     """Cut the tuned layers to ``size``, or the smallest rank that keeps what they say of validation rows."""
     base = foundation.upper()
     candidates = CANDIDATE_RANKS if size is None else (size,)
-    decomposition = Decomposition(model.body, base, max(candidates))
+    decomposition = Decomposition(model.body, base, weighed, max(candidates))
 
     def cut(rank: int) -> AdapterWeights:
         return _weights(foundation, validation.examples, decomposition.cut(rank), model.head.export())
@@ -209,6 +216,16 @@ def _compressed(
         "agreement": kept.agreement,
         "validation": kept.metric,
     }
+
+
+def _sample(rows: Lessons) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give about ``_SAMPLE_TOKENS`` of the rows, evenly spread: states (B, T, D) and mask (B, T) bool."""
+    lengths = rows.lengths
+    count = max(1, min(len(lengths), int(_SAMPLE_TOKENS / lengths.mean())))
+    spread = np.linspace(0, len(lengths) - 1, count).astype(np.int64)
+    alike = spread[np.argsort(lengths[spread], kind="stable")]
+    for start in range(0, count, _SAMPLE_BATCH):
+        yield rows.batch(alike[start : start + _SAMPLE_BATCH])
 
 
 def _weights(
