@@ -76,7 +76,7 @@ class Resources(ApiModel):
         default_factory=dict, description='Asked for, such as {"cpu": "2", "memory": "4Gi"}.'
     )
     limits: dict[str, str] = Field(
-        default_factory=dict, description='Not exceeded, such as {"nvidia.com/gpu": "1"}.'
+        default_factory=dict, description='Not exceeded, such as {"memory": "8Gi"}; training uses CPUs.'
     )
 
 

@@ -165,7 +165,7 @@ def test_a_pool_says_only_what_differs(helm: Helm) -> None:
 def test_trainers_get_what_the_values_say(helm: Helm) -> None:
     told = _told(helm.render("production"), "operator")
 
-    assert told["HMI_TRAINER_IMAGE"] == "registry.example.com/ml/hmi-runtime-cuda:0.1.0"
+    assert told["HMI_TRAINER_IMAGE"] == "registry.example.com/ml/hmi-runtime:0.1.0"
     assert told["HMI_TRAINER_NODE_SELECTOR"] == '{"example.com/pool":"training"}'
     assert told["HMI_TRAINER_IMAGE_PULL_SECRETS"] == '["registry"]'
 

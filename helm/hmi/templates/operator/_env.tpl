@@ -8,8 +8,7 @@
 {{- end }}
 {{- with .Values.trainer }}
 - {name: HMI_TRAINER_INSTANCE, value: {{ $.Release.Name | quote }}}
-- name: HMI_TRAINER_IMAGE
-  value: {{ include "hmi.image" (list $ (ternary "runtimeCuda" "runtime" (eq .device "cuda"))) }}
+- {name: HMI_TRAINER_IMAGE, value: {{ include "hmi.image" (list $ "runtime") }}}
 - {name: HMI_TRAINER_IMAGE_PULL_POLICY, value: {{ $.Values.image.pullPolicy }}}
 - {name: HMI_TRAINER_IMAGE_PULL_SECRETS, value: {{ .imagePullSecrets | toJson | squote }}}
 - {name: HMI_TRAINER_CONTROL_PLANE_URL, value: {{ include "hmi.controlPlaneUrl" $ }}}
