@@ -155,6 +155,15 @@ def test_an_unknown_family_is_refused_by_name(tmp_path: Path) -> None:
         load_base(str(tmp_path))
 
 
+def test_weights_that_were_cut_off_say_so(tmp_path: Path) -> None:
+    tiny("bert").save_pretrained(tmp_path)
+    write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InvalidInput, match=r"BaseModelIncomplete.*fetch it again"):
+        load_base(str(tmp_path)).encoder()
+
+
 def test_a_pickled_checkpoint_is_refused(tmp_path: Path) -> None:
     tiny("bert").save_pretrained(tmp_path)
     write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])

@@ -9,7 +9,7 @@ from hmi_runtime.base import Encoder, EncoderConfig, Encoding
 from hmi_runtime.model import DomainLayers
 from hmi_runtime.pipeline.bridge import finish_by_slot, finish_each
 from hmi_runtime.pipeline.rows import Text
-from hmi_runtime.pipeline.tokens import first_tokens, label_words
+from hmi_runtime.pipeline.tokens import label_words
 
 CONFIG = EncoderConfig(
     family="bert", layers=2, width=16, heads=2, ffn_width=20, vocab_size=20, positions=12, segments=1,
@@ -57,7 +57,8 @@ def text(
 
 
 def test_the_first_sub_token_decides_a_word() -> None:
-    assert first_tokens([None, 0, 0, 1, 2, 2, None]) == [(1, 0), (3, 1), (4, 2)]
+    firsts = Encoding([0] * 7, [(0, 0)] * 7, [None, 0, 0, 1, 2, 2, None], truncated=False).first_tokens()
+    assert firsts == [(1, 0), (3, 1), (4, 2)]
     made = text(None, "loose spokes, bent", [None, 0, 1, 1, 2, 3, None],
                 [(0, 0), (0, 5), (6, 9), (9, 12), (12, 13), (14, 18), (0, 0)])  # fmt: skip
     probabilities = torch.tensor([[1, 0], [0.9, 0.1], [0.2, 0.8], [1, 0], [0.7, 0.3], [0.4, 0.6], [1, 0]])

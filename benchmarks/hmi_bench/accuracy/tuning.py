@@ -32,10 +32,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokenised rows: ids, and a target a row, or one a token (``IGNORED`` on all but first sub-tokens)."""
+    """Tokenised rows: ids, and a target a row, or one a token (``IGNORED`` on all but first sub-tokens).
+
+    ``words`` are, of a token task, the places of each row's first sub-tokens and the words that they begin.
+    """
 
     ids: list[list[int]]
     targets: list[list[int]]
+    words: list[list[tuple[int, int]]]
 
 
 class TaskModel(nn.Module):
@@ -66,17 +70,16 @@ def encode(base: BaseModel, task: Task, rows: Rows, max_length: int) -> Encoded:
     index = {label: number for number, label in enumerate(task.labels)}
     if not task.is_token:
         encodings = base.tokenizer.encode(rows.texts, max_length)
-        return Encoded([e.ids for e in encodings], [[index.get(label, -1)] for label in rows.labels])
+        return Encoded([e.ids for e in encodings], [[index.get(label, -1)] for label in rows.labels], [])
     encodings = base.tokenizer.encode_words(rows.words, max_length)
+    words = [encoding.first_tokens() for encoding in encodings]
     targets = []
-    for encoding, tags in zip(encodings, rows.tags, strict=True):
-        row, previous = [], None
-        for word in encoding.word_ids:
-            first = word is not None and word != previous
-            row.append(index.get(tags[word], -1) if first and word is not None else IGNORED)
-            previous = word
+    for encoding, first, tags in zip(encodings, words, rows.tags, strict=True):
+        row = [IGNORED] * len(encoding.ids)
+        for place, word in first:
+            row[place] = index.get(tags[word], -1)
         targets.append(row)
-    return Encoded([e.ids for e in encodings], targets)
+    return Encoded([e.ids for e in encodings], targets, words)
 
 
 def full_finetune(base: BaseModel, task: Task, recipe: Recipe, seed: int) -> tuple[float, int, TaskModel]:
@@ -126,13 +129,13 @@ def evaluate(base: BaseModel, task: Task, rows: Rows, model: TaskModel, max_leng
 
 
 def _tags(task: Task, rows: Rows, encoded: Encoded, predicted: list[list[int]]) -> list[list[str]]:
-    """Return a tag a word: what its first sub-token was given, O for words that were cut off."""
+    """Return a tag a word: what its first sub-token was given, O for words that have none."""
     result = []
-    for words, targets, guesses in zip(rows.words, encoded.targets, predicted, strict=True):
-        tags = [
-            task.labels[guess] for target, guess in zip(targets, guesses, strict=False) if target != IGNORED
-        ]
-        result.append(tags + ["O"] * (len(words) - len(tags)))
+    for words, first, guesses in zip(rows.words, encoded.words, predicted, strict=True):
+        tags = ["O"] * len(words)
+        for place, word in first:
+            tags[word] = task.labels[guesses[place]]
+        result.append(tags)
     return result
 
 

@@ -23,6 +23,15 @@ class Encoding:
     word_ids: list[int | None]
     truncated: bool
 
+    def first_tokens(self) -> list[tuple[int, int]]:
+        """Return the place of its first token and the number of each word that has a token, in order."""
+        found, previous = [], None
+        for place, word in enumerate(self.word_ids):
+            if word is not None and word != previous:
+                found.append((place, word))
+            previous = word
+        return found
+
 
 class Tokenizer:
     """A checkpoint's own fast tokenizer, behind the few calls that HMI makes."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
@@ -16,9 +16,19 @@ WEIGHTS_FILE = "model.safetensors"
 def read_encoder(folder: Path, config: EncoderConfig) -> Encoder:
     """Return a fresh float32 encoder, in evaluation mode and frozen, with the folder's weights.
 
-    Raises ``InvalidInput`` BaseModelIncomplete when a tensor is missing or has another shape.
+    Raises ``InvalidInput`` BaseModelIncomplete when the file is damaged, or a tensor is missing or has
+    another shape.
     """
-    family = FAMILIES[config.family]
+    try:
+        return _read(folder, config, FAMILIES[config.family])
+    except SafetensorError as error:
+        raise InvalidInput(
+            "BaseModelIncomplete",
+            f"{WEIGHTS_FILE} of the base model cannot be read ({error}); fetch it again, it may be cut off.",
+        ) from error
+
+
+def _read(folder: Path, config: EncoderConfig, family: Family) -> Encoder:
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
         names = set(tensors.keys())
         prefix = family.prefix if any(name.startswith(family.prefix) for name in names) else ""

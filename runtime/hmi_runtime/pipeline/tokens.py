@@ -9,24 +9,13 @@ from hmi_api.wire import TokenLabel
 from hmi_runtime.pipeline.rows import Text
 
 
-def first_tokens(word_ids: Sequence[int | None]) -> list[tuple[int, int]]:
-    """Return (position, word) of every word's first sub-token; special tokens belong to no word."""
-    seen: set[int] = set()
-    firsts = []
-    for position, word in enumerate(word_ids):
-        if word is not None and word not in seen:
-            seen.add(word)
-            firsts.append((position, word))
-    return firsts
-
-
 def label_words(text: Text, probabilities: Tensor, labels: Sequence[str]) -> list[TokenLabel]:
     """Return one label a word from ``probabilities`` (T, labels) of the text's tokens.
 
     Ranges are of characters in the text; for a text that came as words, in the words joined by one space.
     Words that have no tokens have no label.
     """
-    firsts = first_tokens(text.encoding.word_ids)
+    firsts = text.encoding.first_tokens()
     scores, choices = probabilities[[position for position, _ in firsts]].max(dim=1)  # (words,), (words,)
     spans = _split_spans(text.words, firsts) if text.words is not None else _text_spans(text, firsts)
     return [

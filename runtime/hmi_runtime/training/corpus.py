@@ -5,6 +5,8 @@ files; any address that fsspec opens. Never holds more than a row, and blames a 
 import csv
 import io
 import json
+import lzma
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -23,6 +25,7 @@ _SUFFIXES = {
     "CSV": (".csv",),
 }
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_NOT_UNPACKED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,22 @@ class Row:
 def read_rows(source: DataSource) -> Iterator[Row]:
     """Yield the rows of ``source``; a plain text's rows have the one field ``text``.
 
-    Raises ``InvalidInput``: CorpusNotFound, CorpusNotText (binary, or not UTF-8), RowMalformed; ``NotReady``
-    SourceAway when what it is read from over the network stays away.
+    Raises ``InvalidInput``: CorpusNotFound, CorpusNotText (binary, not UTF-8, or compressed and damaged),
+    RowMalformed; ``NotReady`` SourceAway when what it is read from over the network stays away.
     Blank lines are no rows. An empty source yields nothing: what that means is the caller's to say.
     """
     filesystem, paths = _files(source)
     for path in paths:
-        with open_rows(filesystem, path, source.uri) as file:
-            yield from _PARSERS[source.format](file, path)
+        try:
+            with open_rows(filesystem, path, source.uri) as file:
+                yield from _PARSERS[source.format](file, path)
+        except _NOT_UNPACKED as error:
+            if not path.lower().endswith(_COMPRESSIONS):
+                raise
+            raise InvalidInput(
+                "CorpusNotText",
+                f"{path} cannot be unpacked ({error}); is it whole and what its ending says? Give it again.",
+            ) from error
 
 
 def read_texts(sources: Iterable[DataSource]) -> Iterator[str]:
@@ -161,6 +172,12 @@ def _parse_json_lines(file: BinaryIO, path: str) -> Iterator[Row]:
     for place, line in _lines(file, path):
         try:
             value = json.loads(line)
+            if "\\ud" in line.lower():  # JSON can write half a character, which is no text
+                json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                "RowMalformed", f"{place} holds half of a surrogate pair, which is no character; take it out."
+            ) from error
         except (ValueError, RecursionError) as error:
             raise InvalidInput(
                 "RowMalformed", f"{place} is not JSON ({error}); write one JSON object a line."

@@ -30,6 +30,7 @@ class Examples:
     targets: Sequence[NDArray[np.int64]]  # R of (1,) or (T,)
     rows: Rows
     labels: Sequence[str]
+    words: Sequence[NDArray[np.int64]] = ()  # of a token task, R of (W',): the words that a target is of
 
     @property
     def is_token(self) -> bool:
@@ -64,16 +65,14 @@ class Examples:
     def score(self, predicted: Sequence[NDArray[np.int64]], metric: Metric) -> float:
         """Return a metric of predicted label numbers, shaped as ``targets``.
 
-        A word whose tokens were cut off at the length limit counts as ``O``.
+        A word that has no token, since it was cut off at the length limit or is nothing to the tokeniser,
+        counts as ``O``.
         """
         if isinstance(self.rows, LabelledRows):
             guesses = [self.labels[int(row[0])] for row in predicted]
             truth: Sequence[str] = self.rows.labels
             return accuracy(truth, guesses) if metric is Metric.ACCURACY else macro_f1(truth, guesses)
-        tags = [
-            self._tags(len(words), targets, row)
-            for words, targets, row in zip(self.rows.words, self.targets, predicted, strict=True)
-        ]
+        tags = [self._tags(number, row) for number, row in enumerate(predicted)]
         if metric is Metric.ENTITY_F1:
             return entity_f1(self.rows.tags, tags)
         words_right = [tag for row in self.rows.tags for tag in row], [tag for row in tags for tag in row]
@@ -94,9 +93,13 @@ class Examples:
             a, b = a[told], b[told]
         return float((a == b).mean()) if len(a) else 1.0
 
-    def _tags(self, words: int, targets: NDArray[np.int64], row: NDArray[np.int64]) -> list[str]:
-        tags = [self.labels[int(number)] for number in row[targets != IGNORED]]
-        return tags + [OUTSIDE] * (words - len(tags))
+    def _tags(self, number: int, predicted: NDArray[np.int64]) -> list[str]:
+        """Return a tag for each word of row ``number``; ``predicted`` (T,) are label numbers."""
+        tags = [OUTSIDE] * len(self.rows.tags[number]) if isinstance(self.rows, TaggedRows) else []
+        scored = predicted[self.targets[number] != IGNORED]  # (W',)
+        for word, label in zip(self.words[number], scored, strict=True):
+            tags[int(word)] = self.labels[int(label)]
+        return tags
 
 
 def default_metric(task: TaskType) -> Metric:
@@ -110,24 +113,21 @@ def make_examples(rows: Rows, labels: Sequence[str], tokenizer: Tokenizer, max_l
     if isinstance(rows, LabelledRows):
         encodings = tokenizer.encode(rows.texts, max_length)
         targets = [np.array([number[label]]) for label in rows.labels]
-    else:
-        encodings = tokenizer.encode_words(rows.words, max_length)
-        targets = [
-            _token_targets(encoding, [number[tag] for tag in tags])
-            for encoding, tags in zip(encodings, rows.tags, strict=True)
-        ]
-    return Examples([np.array(encoding.ids, np.int64) for encoding in encodings], targets, rows, labels)
+        return Examples(_ids(encodings), targets, rows, labels)
+    encodings = tokenizer.encode_words(rows.words, max_length)
+    targets, words = [], []
+    for encoding, tags in zip(encodings, rows.tags, strict=True):
+        first = encoding.first_tokens()
+        row = np.full(len(encoding.ids), IGNORED, np.int64)
+        for place, word in first:
+            row[place] = number[tags[word]]
+        targets.append(row)
+        words.append(np.array([word for _, word in first], np.int64))
+    return Examples(_ids(encodings), targets, rows, labels, words)
 
 
-def _token_targets(encoding: Encoding, tags: Sequence[int]) -> NDArray[np.int64]:
-    """Give each word's tag to its first token."""
-    targets = np.full(len(encoding.ids), IGNORED, np.int64)
-    previous = None
-    for place, word in enumerate(encoding.word_ids):
-        if word is not None and word != previous:
-            targets[place] = tags[word]
-        previous = word
-    return targets
+def _ids(encodings: Sequence[Encoding]) -> list[NDArray[np.int64]]:
+    return [np.array(encoding.ids, np.int64) for encoding in encodings]
 
 
 def rows_digest(

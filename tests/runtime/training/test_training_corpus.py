@@ -1,6 +1,8 @@
 """Rows come from every format and address, and a bad one is named by file and line."""
 
+import bz2
 import gzip
+import lzma
 import pickle
 from pathlib import Path
 
@@ -45,6 +47,11 @@ def test_a_folder_is_read_in_order_and_compressed_files_too(tmp_path: Path) -> N
     assert texts(f"file://{tmp_path}", format="Text") == ["one", "two"]
 
 
+def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a \\ud83d\\ude00 of a pair"}\n')
+    assert texts(tmp_path / "a.jsonl") == ["a \U0001f600 of a pair"]
+
+
 def test_a_list_of_words_is_text(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"tokens": ["one", "two"]}\n')
     assert texts(tmp_path / "a.jsonl", text_field="tokens") == ["one two"]
@@ -58,6 +65,18 @@ def test_a_missing_field_is_answered_with_those_there_are(tmp_path: Path) -> Non
     assert "body, id" in error.message
 
 
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz"])
+def test_a_compressed_file_that_is_cut_off_or_is_none_is_named(ending: str, tmp_path: Path) -> None:
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[ending]
+    whole = pack("".join(f"a line of text, number {n * n * n}\n" for n in range(400)).encode())
+    for content in (whole[: len(whole) // 2], b"this was never compressed\n"):
+        path = tmp_path / f"rows.txt.{ending}"
+        path.write_bytes(content)
+        error = refused(path, format="Text")
+        assert error.reason == "CorpusNotText"
+        assert path.name in error.message
+
+
 @pytest.mark.parametrize(
     ("content", "format_", "reason", "place"),
     [
@@ -66,6 +85,7 @@ def test_a_missing_field_is_answered_with_those_there_are(tmp_path: Path) -> Non
         (b'{"text": "one"}\n{"text": \n', "JSONLines", "RowMalformed", "line 2"),
         (b'["one"]\n', "JSONLines", "RowMalformed", "line 1"),
         (b'{"text": 3}\n', "JSONLines", "RowMalformed", "line 1"),
+        (b'{"text": "half \\ud800 a pair"}\n', "JSONLines", "RowMalformed", "line 1"),
         (b"one\n\xff\xfe\n", "Text", "CorpusNotText", "line 2"),
         (b"one\x00two\n", "Text", "CorpusNotText", "line 1"),
         (pickle.dumps({"text": "one"}), "JSONLines", "CorpusNotText", "line 1"),

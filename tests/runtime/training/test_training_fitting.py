@@ -166,6 +166,15 @@ def test_the_first_token_of_a_word_carries_its_tag(base: BaseModel) -> None:
     assert examples.score(predicted, Metric.ACCURACY) == pytest.approx(2 / 4)
 
 
+def test_a_word_without_tokens_shifts_no_other_words_tag(base: BaseModel) -> None:
+    words = ["Meet", "\u200b", "John", "Smith", "today"]  # the second is nothing to the tokeniser
+    rows = TaggedRows([words], [["O", "O", "B-PER", "I-PER", "O"]])
+    examples = make_examples(rows, ("O", "B-PER", "I-PER"), base.tokenizer, 16)
+    perfect = [np.where(row == IGNORED, 0, row) for row in examples.targets]
+    assert examples.score(perfect, Metric.ENTITY_F1) == 1.0
+    assert examples.score(perfect, Metric.ACCURACY) == 1.0
+
+
 def test_rows_with_labels_the_adapter_lacks(
     foundation: Foundation, sides: LabelledRows, tmp_path: Path
 ) -> None:
