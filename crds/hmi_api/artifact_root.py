@@ -4,12 +4,15 @@ For the parts that reach the store by themselves, the control plane and the runt
 other part imports this module.
 """
 
+import hashlib
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hmi_api.artifacts import MANIFEST_FILE, ArtifactManifest, ArtifactRef
+
+_CHUNK_BYTES = 1 << 20
 
 
 def open_root(root: str) -> tuple[Any, str]:
@@ -33,13 +36,24 @@ def address_in(root: str, *parts: str) -> str:
 
 
 def is_stored(filesystem: Any, root: str, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> bool:
-    """Say whether an artifact is visible below ``root``: ``data`` as manifest, every file in its full size.
+    """Say whether an artifact is whole below ``root``: ``data`` as manifest, every file with its digest.
 
-    One that is not is to be written again, whatever of it is there.
+    One that is not is to be written again, whatever of it is there. Reads all of one that is.
     """
     try:
-        stored: bytes = filesystem.cat_file(address_in(root, ref.uri, MANIFEST_FILE))
-        sizes = [filesystem.size(address_in(root, ref.uri, file.path)) for file in manifest.files]
+        if filesystem.cat_file(address_in(root, ref.uri, MANIFEST_FILE)) != data:
+            return False
+        return all(
+            _digest(filesystem, address_in(root, ref.uri, file.path)) == file.digest
+            for file in manifest.files
+        )
     except FileNotFoundError:
         return False
-    return stored == data and sizes == [file.bytes for file in manifest.files]
+
+
+def _digest(filesystem: Any, path: str) -> str:
+    running = hashlib.sha256()
+    with filesystem.open(path, "rb") as file:
+        while piece := file.read(_CHUNK_BYTES):
+            running.update(piece)
+    return f"sha256:{running.hexdigest()}"

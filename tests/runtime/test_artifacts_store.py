@@ -2,7 +2,7 @@
 
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -81,10 +81,14 @@ def test_nested_files_keep_their_place(root: str, content: Path, tmp_path: Path)
     assert (store.fetch(publish(store, content), tmp_path / "cache") / "more" / "notes.json").is_file()
 
 
-def test_publishing_again_mends_a_truncated_artifact(tmp_path: Path, content: Path) -> None:
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:-1] + bytes([whole[-1] ^ 1])])
+def test_publishing_again_mends_a_truncated_or_altered_artifact(
+    tmp_path: Path, content: Path, damage: Callable[[bytes], bytes]
+) -> None:
     store = ArtifactStore(str(tmp_path / "store"))
     ref = publish(store, content)
-    (tmp_path / "store" / ref.uri / "t.safetensors").write_bytes(b"")
+    stored = tmp_path / "store" / ref.uri / "t.safetensors"
+    stored.write_bytes(damage(stored.read_bytes()))
     assert publish(store, content) == ref
     assert files_of(store.fetch(ref, tmp_path / "cache")).items() >= files_of(content).items()
 

@@ -60,7 +60,27 @@ class ArtifactStore(Store):
         else:
             final = self._local_root / ref.uri
             self._sweep_once(final.parent)
-            _publish_locally(final, manifest, data, folder)
+            self._publish_locally(final, ref, manifest, data, folder)
+
+    def _publish_locally(
+        self, final: Path, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes, folder: Path
+    ) -> None:
+        """Copy ``folder`` to ``final`` under a temporary name and rename it, replacing a broken one."""
+        with partial_folder(final.parent) as partial:
+            for file in manifest.files:
+                target = partial / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with (folder / file.path).open("rb") as source:
+                    size, digest = write_pieces(chunks(source), target)
+                check_measured(file, size, digest, str(folder))
+            (partial / MANIFEST_FILE).write_bytes(data)
+            fsync_tree(partial)  # so that after a power cut the name never leads to less than all of it
+            if not move_into_place(partial, final) and not is_stored(
+                self._fs, self._root, ref, manifest, data
+            ):
+                remove_folder(final)
+                move_into_place(partial, final)
+            fsync_path(final.parent)
 
     def _upload(self, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes, folder: Path) -> None:
         """Write to an object store, manifest last: without it the rest is not an artifact."""
@@ -87,28 +107,3 @@ class ArtifactStore(Store):
 
     def _address(self, uri: str, name: str = "") -> str:
         return address_in(self._root, uri, name)
-
-
-def _publish_locally(final: Path, manifest: ArtifactManifest, data: bytes, folder: Path) -> None:
-    """Copy ``folder`` to ``final`` under a temporary name and rename it, replacing a broken one."""
-    with partial_folder(final.parent) as partial:
-        for file in manifest.files:
-            target = partial / file.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with (folder / file.path).open("rb") as source:
-                size, digest = write_pieces(chunks(source), target)
-            check_measured(file, size, digest, str(folder))
-        (partial / MANIFEST_FILE).write_bytes(data)
-        fsync_tree(partial)  # so that after a power cut the name never leads to less than all of it
-        if not move_into_place(partial, final) and not _local_folder_holds(final, manifest, data):
-            remove_folder(final)
-            move_into_place(partial, final)
-        fsync_path(final.parent)
-
-
-def _local_folder_holds(folder: Path, manifest: ArtifactManifest, data: bytes) -> bool:
-    try:
-        sizes = [(folder / file.path).stat().st_size for file in manifest.files]
-        return (folder / MANIFEST_FILE).read_bytes() == data and sizes == [f.bytes for f in manifest.files]
-    except FileNotFoundError:
-        return False
