@@ -140,9 +140,7 @@ def test_a_damaged_artifact_is_told_and_only_its_adapter_stops(
 ) -> None:
     uri = resources.get("TaskAdapter", TENANT, "fragile")["status"]["artifact"]["uri"]
     file = _in_store(kubectl, f"ls -S /artifacts/{uri}/*.safetensors | head -n 1")
-    _in_store(
-        kubectl, f"cp {file} /artifacts/kept && printf damaged | dd of={file} bs=1 seek=4000 conv=notrunc"
-    )
+    _in_store(kubectl, f"printf damaged | dd of={file} bs=1 seek=4000 conv=notrunc")
     # Runtimes hold good copies; one that starts anew has none.
     names = [pod["metadata"]["name"] for pod in installation.pods("runtime")]
     kubectl.run("delete", "pod", *names, "-n", NAMESPACE, "--force", "--grace-period=0")
@@ -163,8 +161,10 @@ def test_a_damaged_artifact_is_told_and_only_its_adapter_stops(
     resources.ready("TaskAdapter", TENANT, "steady", BACK_SECONDS)
     assert tenants.status_of(TENANT, "steady") == 200
     assert tenants.status_of(TENANT, "fragile") == 503
-    _in_store(kubectl, f"mv /artifacts/kept {file}")
-    resources.ready("TaskAdapter", TENANT, "fragile", BACK_SECONDS)
+    assert "hmi.dev/retrain" in condition(told, "Loaded")["message"]
+    kubectl.run("annotate", "ta", "fragile", "-n", TENANT, "hmi.dev/retrain=damaged")
+    resources.ready("TaskAdapter", TENANT, "fragile", TRAINED_SECONDS)
+    assert resources.get("TaskAdapter", TENANT, "fragile")["status"]["artifact"]["uri"] == uri
     assert tenants.status_of(TENANT, "fragile") == 200
 
 

@@ -44,7 +44,9 @@ def release(helm: Helm, api_server: KubeServer) -> Iterator[Release]:
     ("setting", "statefulset", "was"),
     [
         ("gateway.spool.size=2Gi", "kept-hmi-gateway", "volumes of 1Gi"),
+        ("gateway.spool.size=1.5Gi", "kept-hmi-gateway", "volumes of 1Gi"),
         ("postgresql.size=20Gi", "kept-hmi-postgresql", "volumes of 8Gi"),
+        ("postgresql.size=500G", "kept-hmi-postgresql", "volumes of 8Gi"),
         ("runtime.pools.cpu.cache.persistent=true", "kept-hmi-runtime-cpu", "no volumes"),
     ],
 )
@@ -63,8 +65,9 @@ def test_other_volumes_are_refused_before_anything_changes(
     assert release.replicas() == before
 
 
-def test_the_same_volumes_said_otherwise_are_taken(release: Release) -> None:
-    code, complaint = release.say("upgrade", "gateway.spool.size=1024Mi", "gateway.replicas=5")
+@pytest.mark.parametrize("size", ["1024Mi", "1.0Gi", "1073741824"])
+def test_the_same_volumes_said_otherwise_are_taken(release: Release, size: str) -> None:
+    code, complaint = release.say("upgrade", f"gateway.spool.size={size}", "gateway.replicas=5")
 
     assert code == 0, complaint
     assert release.replicas() == "5"

@@ -114,14 +114,11 @@ timeoutSeconds: 5
 failureThreshold: {{ .failures }}
 {{- end }}
 
-{{/* Bytes of a quantity such as 512Mi or 10Gi. */}}
+{{/* Bytes of a quantity such as 512Mi, 1.5Gi, 500G or 1048576; 0 of an empty one. */}}
 {{- define "hmi.bytes" -}}
-{{- $units := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $binary := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $decimal := dict "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 -}}
 {{- $text := toString . -}}
-{{- $unit := regexFind "[KMGT]i$" $text -}}
-{{- if $unit -}}
-{{- mul (trimSuffix $unit $text | int64) (get $units $unit) -}}
-{{- else -}}
-{{- int64 . -}}
-{{- end -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- mulf (trimSuffix $unit $text | float64) (get (merge $binary $decimal) $unit | default 1) | int64 -}}
 {{- end }}
