@@ -11,10 +11,11 @@ from hmi_api.domain import Domain, DomainStatus
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.names import FINALIZER, DomainKey
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_api.wire import AdapterView, RunState, RunView
+from hmi_api.wire import AdapterView, DomainView, RunState, RunView
 from hmi_operator.domain_views import DomainViews
 from hmi_operator.plan import (
     AdapterWorld,
+    Dependent,
     DomainWorld,
     JobView,
     Plan,
@@ -25,6 +26,7 @@ from hmi_operator.plan import (
     plan_domain,
     refuse,
 )
+from hmi_operator.plan.dependents import may_stand_on
 from hmi_operator.plan.refusal import MAX_DEPTH
 from hmi_operator.plan.removal import held_up
 from hmi_operator.plan.steps import (
@@ -36,6 +38,7 @@ from hmi_operator.plan.steps import (
     ResumeRun,
     StartRun,
     StopRun,
+    Withdraw,
 )
 from hmi_operator.ports import ControlPlane, ResourceRef, ResourceStore, TrainingJobs
 
@@ -143,7 +146,7 @@ class Engine:
         run = await self._run(domain)
         job = await self._job(run)
         deleted = domain.metadata.deletion_timestamp is not None
-        dependents = await self._store.dependents(domain.key) if deleted else []
+        lineage = await self._lineage(domain)
         return DomainWorld(
             now=self._clock(),
             tenant=await self._store.tenant(domain.metadata.namespace),
@@ -151,8 +154,8 @@ class Engine:
             run=run,
             job=job,
             parent=await self._standing(domain.parent_key) if domain.parent_key else None,
-            lineage=await self._lineage(domain),
-            dependents=tuple(str(ref) for ref in dependents),
+            lineage=lineage,
+            dependents=await self._dependents(domain, lineage) if deleted else (),
             surroundings=self._surroundings,
         )
 
@@ -195,6 +198,22 @@ class Engine:
             lineage.append(key)
             above = None if repeated else await self._declared(key)
         return tuple(lineage)
+
+    async def _dependents(self, domain: Domain, lineage: tuple[DomainKey, ...]) -> tuple[Dependent, ...]:
+        """Return what names a Domain; of what may stand on it the catalog need not be asked."""
+        found: list[Dependent] = []
+        for ref in await self._store.dependents(domain.key):
+            resource = await self._store.get(ref)
+            if resource is None:
+                continue
+            allowed = may_stand_on(domain, resource, lineage)
+            found.append(Dependent(resource, None if allowed else await self._view(resource)))
+        return tuple(found)
+
+    async def _view(self, resource: Domain | TaskAdapter) -> DomainView | AdapterView | None:
+        if isinstance(resource, Domain):
+            return await self._domains.fresh(resource.key)
+        return await self._control_plane.adapter(ResourceRef.of(resource).key)
 
     async def _declared(self, key: DomainKey) -> Domain | None:
         namespace, _, name = key.partition("/")
@@ -303,6 +322,8 @@ class Engine:
                 await self._control_plane.fail_run(step.run_id, step.failure)
             case Erase():
                 await self._erase(resource)
+            case Withdraw():
+                await self._erase(step.adapter)
         return None
 
     async def _declare(self, namespace: str, declare: Callable[[], Awaitable[None]]) -> None:

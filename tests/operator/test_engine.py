@@ -72,6 +72,8 @@ class Catalog:
         raise NotImplementedError
 
     async def erase_domain(self, key: str) -> None:
+        if any(view.record.domain == key for view in self.adapters.values()):
+            raise InvalidInput("DomainInUse", "Delete the TaskAdapters first.")
         del self.domains[key]
 
     async def erase_adapter(self, key: str) -> None:
@@ -89,7 +91,7 @@ class Catalog:
         return self.runs.get(run_id)
 
     async def fail_run(self, run_id: str, failure: RunFailure) -> None:
-        raise NotImplementedError
+        self.runs[run_id] = self.runs[run_id].model_copy(update={"state": RunState.FAILED})
 
 
 @dataclass
@@ -97,6 +99,7 @@ class Jobs:
     """Processes that begin and never end, unless they cannot be made."""
 
     started: set[str] = field(default_factory=set)
+    erased: list[str] = field(default_factory=list)
     refused: Trouble | None = None
 
     async def start(self, run: RunView) -> None:
@@ -109,10 +112,10 @@ class Jobs:
         return JobView(True) if run.id in self.started else None
 
     async def stop(self, run_id: str) -> None:
-        raise NotImplementedError
+        self.started.discard(run_id)
 
     async def erase(self, uid: str) -> None:
-        raise NotImplementedError
+        self.erased.append(uid)
 
 
 @dataclass
@@ -220,3 +223,45 @@ async def test_what_stands_on_a_domain_sees_the_version_that_woke_it(here: Here)
         ready = find_condition((await here.status(ref)).conditions, "DomainReady")
         assert ready is not None
         assert "version 2" in ready.message
+
+
+async def test_a_domain_goes_though_another_tenant_names_it_without_being_allowed_to(
+    here: Here, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    secret, intruder = ResourceRef("Domain", "shop", "secret"), ResourceRef("TaskAdapter", "zoo", "topic")
+    adapter_body["metadata"]["namespace"] = intruder.namespace
+    adapter_body["spec"]["domainRef"] = {"name": secret.name, "namespace": secret.namespace}
+    domain_body["metadata"]["name"] = secret.name
+    await here.store.apply(parse_manifest(adapter_body))
+    await here.look(intruder)
+    assert intruder.key in here.catalog.adapters, "the Domain was not there yet"
+    await here.store.apply(parse_manifest(domain_body))
+    await here.look(secret)
+    await here.look(intruder)
+    accepted = find_condition((await here.status(intruder)).conditions, "Accepted")
+    assert accepted is not None
+    assert accepted.reason == "NotShared"
+    await here.store.delete(secret)
+    outcome = await here.look(secret)
+    assert await here.store.get(secret) is None
+    assert (secret.key in here.catalog.domains, intruder.key in here.catalog.adapters) == (False, False)
+    assert intruder in outcome.wake
+    await here.look(intruder)
+    assert (await here.status(intruder)).phase == "Waiting"
+
+
+async def test_domains_that_name_one_another_as_parent_can_all_be_deleted(
+    here: Here, domain_body: dict[str, Any]
+) -> None:
+    refs = [ResourceRef("Domain", "shop", name) for name in ("left", "right")]
+    for ref, other in zip(refs, reversed(refs), strict=True):
+        body = domain_body | {"metadata": {"name": ref.name, "namespace": ref.namespace}}
+        body["spec"] = domain_body["spec"] | {"parentRef": {"name": other.name}}
+        await here.store.apply(parse_manifest(body))
+        here.catalog.domains[ref.key] = here.catalog.domains[DOMAIN.key]
+    for ref in refs:
+        await here.look(ref)
+        await here.store.delete(ref)
+    for ref in refs:
+        await here.look(ref)
+        assert await here.store.get(ref) is None

@@ -9,6 +9,7 @@ from planning_worlds import (
     DIGEST,
     NOW,
     TENANT,
+    adapter,
     domain,
     domain_version,
     domain_world,
@@ -30,6 +31,7 @@ from hmi_api.wire import (
     RunState,
 )
 from hmi_operator.plan import (
+    Dependent,
     DomainWorld,
     JobView,
     Standing,
@@ -262,9 +264,12 @@ def test_deleting_erases_unless_something_stands_on_it() -> None:
     run = run_of(gone, DIGEST, RunState.RUNNING)
     plan = plan_domain(gone, DomainWorld(now=NOW, tenant=TENANT, run=run))
     assert kinds(plan.steps) == [StopRun, Erase, RemoveFinalizer]
-    held = plan_domain(gone, DomainWorld(now=NOW, tenant=TENANT, dependents=("TaskAdapter shop/topic",)))
+    held = plan_domain(gone, DomainWorld(now=NOW, tenant=TENANT, dependents=(Dependent(adapter()),)))
     assert held.steps == ()
     assert reason(held.status.conditions, "Ready") == ("False", "InUse")
+    ready = find_condition(held.status.conditions, "Ready")
+    assert ready is not None
+    assert "TaskAdapter shop/topic" in ready.message
 
 
 def test_a_refusal_by_the_control_plane_keeps_its_transition_time() -> None:

@@ -5,6 +5,7 @@ comes in with the world), and anything that differs between Kubernetes and one m
 """
 
 from hmi_operator.plan.adapters import plan_adapter
+from hmi_operator.plan.dependents import Dependent
 from hmi_operator.plan.domains import plan_domain
 from hmi_operator.plan.refusal import refuse
 from hmi_operator.plan.steps import Plan, Step
@@ -21,6 +22,7 @@ from hmi_operator.plan.world import (
 __all__ = [
     "CLUSTER",
     "AdapterWorld",
+    "Dependent",
     "DomainWorld",
     "JobView",
     "Plan",

@@ -43,7 +43,7 @@ _BEFORE_READY = [type_.value for type_ in TaskAdapterCondition if type_ is not T
 def plan_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Plan[TaskAdapterStatus]:
     """Return what to do about a TaskAdapter and what to say of it. Pure: same arguments, same plan."""
     if adapter.metadata.deletion_timestamp is not None:
-        return plan_removal(adapter, adapter.status, world.run, (), world.now)
+        return plan_removal(adapter, adapter.status, world.run, world.now)
     if FINALIZER not in adapter.metadata.finalizers:
         step = AddFinalizer("what is made for the TaskAdapter must be erased with it")
         return Plan(adapter.status, (step,), requeue_after=0.0)

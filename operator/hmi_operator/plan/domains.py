@@ -10,6 +10,7 @@ from hmi_api.reasons import Reason
 from hmi_api.run_digest import domain_run_digest
 from hmi_api.wire import DomainRecord, DomainRunSpec, DomainVersionView, RunCreate
 from hmi_operator.plan.conditions import ConditionWriter
+from hmi_operator.plan.dependents import holds, withdrawals
 from hmi_operator.plan.phases import phase_of
 from hmi_operator.plan.refusal import Refusal, refuse_domain
 from hmi_operator.plan.removal import plan_removal
@@ -36,7 +37,7 @@ _STAGES = {
 def plan_domain(domain: Domain, world: DomainWorld) -> Plan[DomainStatus]:
     """Return what to do about a Domain and what to say of it. Pure: same arguments, same plan."""
     if domain.metadata.deletion_timestamp is not None:
-        return plan_removal(domain, domain.status, world.run, world.dependents, world.now)
+        return _removal(domain, world)
     if FINALIZER not in domain.metadata.finalizers:
         step = AddFinalizer("what is made for the Domain must be erased with it")
         return Plan(domain.status, (step,), requeue_after=0.0)
@@ -51,6 +52,17 @@ def plan_domain(domain: Domain, world: DomainWorld) -> Plan[DomainStatus]:
         return _blocked(domain, world, writer, declare, (Reason.PARENT_NOT_READY, message))
     outlook = _outlook(domain, world)
     return _at_work(domain, world, writer, declare, outlook)
+
+
+def _removal(domain: Domain, world: DomainWorld) -> Plan[DomainStatus]:
+    return plan_removal(
+        domain,
+        domain.status,
+        world.run,
+        world.now,
+        dependents=tuple(str(one) for one in world.dependents if holds(domain, one, world.lineage)),
+        before=withdrawals(domain, world.dependents),
+    )
 
 
 def _declare(domain: Domain, world: DomainWorld) -> tuple[Step, ...]:

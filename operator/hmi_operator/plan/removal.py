@@ -23,10 +23,15 @@ def plan_removal(
     resource: Domain | TaskAdapter,
     status: StatusT,
     run: RunView | None,
-    dependents: tuple[str, ...],
     now: datetime,
+    *,
+    dependents: tuple[str, ...] = (),
+    before: tuple[Step, ...] = (),
 ) -> Plan[StatusT]:
-    """Return the steps that erase a resource; while others stand on it, only why it stays."""
+    """Return the steps that erase a resource; while others stand on it, only why it stays.
+
+    ``before`` is done before the resource's own are erased.
+    """
     if FINALIZER not in resource.metadata.finalizers:
         return Plan(status)
     writer = ConditionWriter(status.conditions, generation=resource.metadata.generation, now=now)
@@ -43,6 +48,7 @@ def plan_removal(
     if run is not None and is_active(run):
         failure = RunFailure(reason=Reason.TERMINATING.value, message="The resource was deleted.")
         steps.append(StopRun(run.id, failure, "the resource is deleted"))
+    steps += before
     steps.append(Erase("the resource is deleted"))
     steps.append(RemoveFinalizer("everything that belonged to it is erased"))
     return Plan(_terminating(status, writer), tuple(steps))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hmi_api.domain import DomainStatus
-from hmi_api.task_adapter import TaskAdapterStatus
+from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_api.wire import AdapterRecord, DomainRecord, RunCreate, RunFailure
 
 StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
@@ -66,6 +66,14 @@ class Erase:
 
 
 @dataclass(frozen=True)
+class Withdraw:
+    """Erase what the catalog and training have of another resource, which itself stays as it is declared."""
+
+    adapter: TaskAdapter
+    why: str
+
+
+@dataclass(frozen=True)
 class RemoveFinalizer:
     """Let the resource go."""
 
@@ -73,7 +81,15 @@ class RemoveFinalizer:
 
 
 Step = (
-    AddFinalizer | DeclareDomain | DeclareAdapter | StartRun | ResumeRun | StopRun | Erase | RemoveFinalizer
+    AddFinalizer
+    | DeclareDomain
+    | DeclareAdapter
+    | StartRun
+    | ResumeRun
+    | StopRun
+    | Erase
+    | Withdraw
+    | RemoveFinalizer
 )
 
 

@@ -7,6 +7,7 @@ from hmi_api.data_addresses import CLUSTER_SCHEMES
 from hmi_api.domain import Domain
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.wire import AdapterView, DomainVersionView, DomainView, RunView
+from hmi_operator.plan.dependents import Dependent
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class DomainWorld:
     parent: Standing | None = None
     lineage: tuple[DomainKey, ...] = ()
     """Keys from this Domain upwards, to the root, a missing one, or the first that comes again."""
-    dependents: tuple[str, ...] = ()
-    """Resources that stand on this Domain, such as ``TaskAdapter shop/topic``."""
+    dependents: tuple[Dependent, ...] = ()
+    """What names this Domain, where it is being deleted."""
     surroundings: Surroundings = Surroundings()
 
 

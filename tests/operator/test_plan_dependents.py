@@ -1,0 +1,137 @@
+"""What a Domain that is being deleted waits for, and what it does not wait for, case by case."""
+
+from typing import Any
+
+import pytest
+from planning_worlds import (
+    ADAPTER_DIGEST,
+    DIGEST,
+    NOW,
+    TENANT,
+    adapter,
+    adapter_version,
+    domain,
+    domain_version,
+    kinds,
+    reason,
+)
+
+from hmi_api.common import ObjectRef
+from hmi_api.domain import Domain, Sharing
+from hmi_api.names import DomainKey
+from hmi_api.task_adapter import TaskAdapter, TaskType
+from hmi_api.wire import AdapterRecord, AdapterView, DomainRecord, DomainView
+from hmi_operator.plan import Dependent, DomainWorld, Plan, plan_domain
+from hmi_operator.plan.steps import Erase, RemoveFinalizer, Withdraw
+
+KEY = DomainKey("shop/hotel")
+ELSEWHERE = DomainKey("shop/inn")
+
+
+def gone(**spec: Any) -> Domain:
+    """Return the Domain that is being deleted."""
+    made = domain(**spec)
+    made.metadata.deletion_timestamp = "2026-11-21T12:00:00Z"
+    return made
+
+
+def adapter_of(namespace: str) -> TaskAdapter:
+    made = adapter(domain_ref=ObjectRef(name="hotel", namespace="shop"))
+    made.metadata.namespace = namespace
+    return made
+
+
+def child_of(namespace: str, name: str = "suite", *, deleted: bool = False) -> Domain:
+    made = domain(name, parent_ref=ObjectRef(name="hotel", namespace="shop"))
+    made.metadata.namespace = namespace
+    made.metadata.deletion_timestamp = "2026-11-21T12:00:00Z" if deleted else None
+    return made
+
+
+def adapter_view(on: DomainKey, *, published: bool) -> AdapterView:
+    record = AdapterRecord(
+        uid="u",
+        tenant=TENANT,
+        generation=1,
+        spec_digest=ADAPTER_DIGEST,
+        domain=on,
+        task_type=TaskType.SEQUENCE_CLASSIFICATION,
+    )
+    return AdapterView(record=record, current=adapter_version(ADAPTER_DIGEST) if published else None)
+
+
+def domain_view(on: DomainKey | None, *, published: bool) -> DomainView:
+    record = DomainRecord(
+        uid="u", tenant=TENANT, generation=1, spec_digest=DIGEST, base_uri="wheel://m", parent=on
+    )
+    return DomainView(record=record, current=domain_version(DIGEST) if published else None)
+
+
+def planned(wanted: Domain, *dependents: Dependent, lineage: tuple[DomainKey, ...] = (KEY,)) -> Plan[Any]:
+    world = DomainWorld(now=NOW, tenant=TENANT, lineage=lineage, dependents=dependents)
+    return plan_domain(wanted, world)
+
+
+def is_held(plan: Plan[Any]) -> bool:
+    in_use = reason(plan.status.conditions, "Ready") == ("False", "InUse")
+    assert in_use is (plan.steps == ())
+    return in_use
+
+
+@pytest.mark.parametrize(
+    ("shared_with", "dependent", "held"),
+    [
+        ([], Dependent(adapter_of("shop")), True),
+        ([], Dependent(child_of("shop")), True),
+        (["bar"], Dependent(adapter_of("bar")), True),
+        (["*"], Dependent(child_of("bar")), True),
+        (["zoo"], Dependent(adapter_of("bar")), False),
+        ([], Dependent(adapter_of("bar")), False),
+        ([], Dependent(child_of("bar")), False),
+        ([], Dependent(adapter_of("bar"), adapter_view(KEY, published=False)), False),
+        ([], Dependent(adapter_of("bar"), adapter_view(KEY, published=True)), True),
+        ([], Dependent(adapter_of("bar"), adapter_view(ELSEWHERE, published=True)), False),
+        ([], Dependent(child_of("bar"), domain_view(KEY, published=False)), False),
+        ([], Dependent(child_of("bar"), domain_view(KEY, published=True)), True),
+        ([], Dependent(child_of("bar"), domain_view(None, published=True)), False),
+    ],
+)
+def test_only_what_may_stand_on_a_domain_or_has_a_version_on_it_holds_it(
+    shared_with: list[str], dependent: Dependent, held: bool
+) -> None:
+    assert is_held(planned(gone(sharing=Sharing(namespaces=shared_with)), dependent)) is held
+
+
+@pytest.mark.parametrize(
+    ("deleted", "published", "held"),
+    [(True, False, False), (True, True, False), (False, False, False), (False, True, True)],
+)
+def test_domains_that_are_one_anothers_parents_do_not_wait_for_one_another(
+    deleted: bool, published: bool, held: bool
+) -> None:
+    other = child_of("shop", "inn", deleted=deleted)
+    lineage = (KEY, other.key, KEY)
+    dependent = Dependent(other, domain_view(KEY, published=published))
+    plan = planned(gone(parent_ref=ObjectRef(name="inn")), dependent, lineage=lineage)
+    assert is_held(plan) is held
+
+
+def test_a_domain_that_is_its_own_parent_can_be_deleted() -> None:
+    itself = gone(parent_ref=ObjectRef(name="hotel"))
+    own = Dependent(itself, domain_view(KEY, published=True))
+    assert not is_held(planned(itself, own, lineage=(KEY, KEY)))
+
+
+def test_what_the_catalog_has_of_an_intruder_is_withdrawn_before_the_domain_is_erased() -> None:
+    intruder = adapter_of("bar")
+    known, unknown = Dependent(intruder, adapter_view(KEY, published=False)), Dependent(adapter_of("zoo"))
+    plan = planned(gone(), known, unknown)
+    assert kinds(plan.steps) == [Withdraw, Erase, RemoveFinalizer]
+    withdraw = plan.steps[0]
+    assert isinstance(withdraw, Withdraw)
+    assert withdraw.adapter is intruder
+
+
+def test_nothing_is_withdrawn_while_others_hold_the_domain() -> None:
+    known = Dependent(adapter_of("bar"), adapter_view(KEY, published=False))
+    assert is_held(planned(gone(), known, Dependent(adapter_of("shop"))))
