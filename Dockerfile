@@ -7,8 +7,9 @@
 #
 #   docker build --target control-plane -t hmi-control-plane:0.1.0 .
 #
-# scripts/images builds them, with Docker or without. Packages come from requirements/*.lock, by hash
-# (scripts/lock writes them); the index is pip's own choice, or PIP_INDEX_URL and PIP_EXTRA_INDEX_URL.
+# scripts/images builds them, with Docker or without. Python packages come from requirements/*.lock, by hash
+# (scripts/lock writes them), base models by version, Debian's packages as they are that day; the index is pip's
+# own choice, or PIP_INDEX_URL and PIP_EXTRA_INDEX_URL.
 
 FROM python:3.11-slim-bookworm AS builder
 ARG PIP_INDEX_URL
