@@ -2,7 +2,6 @@
 
 import logging
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady, error_body
+from hmi_control_plane.fields import first_request_problem
 
 log = logging.getLogger(__name__)
 
@@ -106,18 +106,13 @@ def _on_hmi_error(_request: Request, error: Exception) -> JSONResponse:
 
 def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    problems = error.errors()
-    if any(problem["type"] == "json_invalid" for problem in problems):
+    if any(problem["type"] == "json_invalid" for problem in error.errors()):
         return error_response(400, "MalformedJson", "The body is not valid JSON.")
-    first = problems[0]
-    where = _location(first)
-    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-    return error_response(422, "InvalidField", f"{where or 'body'}: {first['msg']}{more}.", param=where)
-
-
-def _location(problem: dict[str, Any]) -> str | None:
-    parts = [str(part) for part in problem["loc"] if part not in {"body", "query", "path"}]
-    return ".".join(parts) or None
+    if isinstance(error.body, bytes):  # FastAPI parses no body that is not called JSON
+        return error_response(415, "NotCalledJson", "Send the body with Content-Type: application/json.")
+    problem = first_request_problem(error)
+    more = f" ({problem.others} more.)" if problem.others else ""
+    return error_response(422, "InvalidField", problem.message + more, param=problem.where)
 
 
 def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:

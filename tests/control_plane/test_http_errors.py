@@ -1,6 +1,7 @@
 """Every answer that is no success has one shape; no body is read beyond its limit."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
@@ -67,6 +68,40 @@ def test_malformed_json_is_told_from_a_wrong_field(client: TestClient) -> None:
     assert (malformed.status_code, malformed.json()["error"]["code"]) == (400, "MalformedJson")
     unknown = client.post("/admin/v1/tenants", json={"name": "acme", "nmae": 1}, headers=_ADMIN)
     assert (unknown.status_code, unknown.json()["error"]["param"]) == (422, "nmae")
+
+
+MISSHAPEN: list[tuple[str, str, Any, str | None, str]] = [
+    ("POST", "tenants", {}, "name", "name is missing."),
+    ("POST", "tenants", {"name": 5}, "name", "name must be a string."),
+    ("POST", "tenants", {"name": "a", "nmae": "b"}, "nmae", "nmae is not a known field."),
+    ("POST", "tenants", ["acme"], None, "The body must be an object."),
+    ("POST", "tenants", None, None, "The body is missing."),
+    ("PATCH", "tenants/acme", {"display_name": 5}, "display_name", "display_name must be a string."),
+    (
+        "PUT",
+        "prices",
+        {"meter": "rows", "unitPrice": 5},
+        "unitPrice",
+        'unitPrice: an amount of money is a string such as "0.25", since a JSON number may lose digits.',
+    ),
+    ("GET", "tenants?limit=many", None, "limit", "limit must be a whole number."),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "param", "message"), MISSHAPEN)
+def test_what_does_not_fit_is_named_in_words_of_json(
+    client: TestClient, method: str, path: str, body: Any, param: str | None, message: str
+) -> None:
+    response = client.request(method, f"/admin/v1/{path}", json=body, headers=_ADMIN)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["message"]) == (422, param, message)
+
+
+def test_a_body_that_is_not_called_json_is_told_the_header(client: TestClient) -> None:
+    for kind in ({"Content-Type": "application/x-www-form-urlencoded"}, {}):
+        response = client.post("/admin/v1/tenants", content=b'{"name": "acme"}', headers=_ADMIN | kind)
+        assert (response.status_code, response.json()["error"]["code"]) == (415, "NotCalledJson")
+        assert "Content-Type: application/json" in response.json()["error"]["message"]
 
 
 def test_a_fault_of_ours_shows_no_traceback(echo: TestClient) -> None:

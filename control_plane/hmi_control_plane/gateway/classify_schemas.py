@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from hmi_api.errors import ErrorDetail
 from hmi_api.wire import TokenLabel
 from hmi_control_plane.gateway.inference import Text
-from hmi_control_plane.gateway.text import WellFormed
+from hmi_control_plane.gateway.text import FIRST_FAULT, ModelName, WellFormed
+
+_Words = Annotated[list[WellFormed], FIRST_FAULT]
 
 
 class ClassifyRequest(BaseModel):
@@ -15,11 +17,11 @@ class ClassifyRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: WellFormed | None = Field(default=None, max_length=127, description="Name of one of your models.")
-    models: list[Annotated[WellFormed, Field(max_length=127)]] | None = Field(
+    model: ModelName | None = Field(default=None, description="Name of one of your models.")
+    models: Annotated[list[ModelName], FIRST_FAULT] | None = Field(
         default=None, description="Several of them: every text goes through each, in one batch."
     )
-    input: WellFormed | list[WellFormed | list[WellFormed]] = Field(
+    input: WellFormed | Annotated[list[WellFormed | _Words], FIRST_FAULT] = Field(
         description="A text, or several; for token tasks a text may be a list of words."
     )
     user: str | None = Field(default=None, description="Your end user; accepted and not used.")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from hmi_control_plane.auth import Identity
+from hmi_control_plane.fields import first_problem
 from hmi_control_plane.gateway.failures import InferenceFailed, invalid_field, malformed_json
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -46,23 +47,22 @@ def direct_route(
 
 
 async def _read(request: Request, body_type: type[Body]) -> Body:
-    """Return the body, validated; raises InferenceFailed (400) for what does not fit."""
+    """Return the body, validated; raises InferenceFailed (400) for what does not fit.
+
+    It is JSON whatever its Content-Type says: nothing else is taken here, and curl's -d calls all it sends a
+    form.
+    """
     try:
         raw = await request.body()
     except ClientDisconnect as error:
         raise InferenceFailed(400, "BodyCutOff", "The body ended too early.") from error
     if not raw:
-        raise InferenceFailed(400, "InvalidField", "body: Field required.")
+        raise InferenceFailed(400, "InvalidField", "The body is missing.")
     try:
-        given = json.loads(raw) if _is_json(request) else raw
+        given = json.loads(raw)
     except (ValueError, RecursionError) as error:  # not only malformed: no Unicode, or nested too deep
         raise malformed_json() from error
     try:
-        return body_type.model_validate(given, from_attributes=True)
+        return body_type.model_validate(given)
     except ValidationError as error:
-        raise invalid_field(error.errors()[0]) from error
-
-
-def _is_json(request: Request) -> bool:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+        raise invalid_field(first_problem(error.errors(), given)) from error

@@ -1,6 +1,6 @@
 """How a request for inference fails: one error type, and a route class that answers in OpenAI's shape."""
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 from fastapi import Request, Response
@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from hmi_api.errors import ErrorDetail, HmiError
 from hmi_api.wire import RowError
 from hmi_control_plane.errors import error_kind, error_response, sendable
+from hmi_control_plane.fields import FieldProblem, first_request_problem
 
 RETRY_AFTER_SECONDS = "1"
 
@@ -67,7 +68,7 @@ class InferenceRoute(APIRoute):
             except InferenceFailed as failure:
                 return failure.response()
             except RequestValidationError as error:
-                return invalid_field(error.errors()[0]).response()
+                return invalid_field(first_request_problem(error)).response()
 
         return answer
 
@@ -77,9 +78,6 @@ def malformed_json() -> InferenceFailed:
     return InferenceFailed(400, "MalformedJson", "The body is not valid JSON.")
 
 
-def invalid_field(problem: Mapping[str, Any]) -> InferenceFailed:
-    """Return the failure for what pydantic found wrong; ``problem`` is one of its error's ``errors()``."""
-    if problem["type"] == "json_invalid":
-        return malformed_json()
-    where = ".".join(str(part) for part in problem["loc"] if part not in {"body", "query", "path"})
-    return InferenceFailed(400, "InvalidField", f"{where or 'body'}: {problem['msg']}.", param=where or None)
+def invalid_field(problem: FieldProblem) -> InferenceFailed:
+    """Return the failure for a field that does not fit."""
+    return InferenceFailed(400, "InvalidField", problem.message, param=problem.where)

@@ -19,7 +19,7 @@ from hmi_control_plane.gateway.direct import direct_route
 from hmi_control_plane.gateway.entities import merge_entities
 from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded
 from hmi_control_plane.gateway.inference import Inference, ModelAnswer, Text, best_label
-from hmi_control_plane.gateway.text import WellFormed, is_well_formed
+from hmi_control_plane.gateway.text import FIRST_FAULT, WELL_FORMED, is_well_formed
 
 _INPUT = "text"
 _OUTPUTS = {
@@ -82,9 +82,9 @@ class InferBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    id: WellFormed | None = Field(default=None, max_length=200)
-    inputs: list[InferInput]
-    outputs: list[RequestedOutput] | None = None
+    id: Annotated[str, Field(max_length=200), WELL_FORMED] | None = None
+    inputs: Annotated[list[InferInput], FIRST_FAULT]
+    outputs: Annotated[list[RequestedOutput], FIRST_FAULT] | None = None
 
 
 class OutputTensor(BaseModel):

@@ -1,8 +1,8 @@
 """Strings that can be sent on: JSON may bring halves of surrogate pairs, which no UTF-8 can hold."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 
 def is_well_formed(text: str) -> bool:
@@ -20,5 +20,14 @@ def _well_formed(text: str) -> str:
     return text
 
 
-WellFormed = Annotated[str, AfterValidator(_well_formed)]
+WELL_FORMED = AfterValidator(_well_formed)
+"""Refuses a string that UTF-8 cannot hold. A limit on its length goes before it, or pydantic counts items."""
+
+WellFormed = Annotated[str, WELL_FORMED]
 """A string that UTF-8 can hold."""
+
+ModelName = Annotated[str, Field(max_length=127), WELL_FORMED]
+"""What may name a model: ``adapter`` or ``tenant/adapter``."""
+
+FIRST_FAULT: Any = Field(fail_fast=True)
+"""Ends the check of a list at its first wrong item: to tell of a million would stop the event loop."""

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 
 def infer(tenant: Any, model: str, texts: list[Any], **fields: Any) -> Any:
     """Send texts as the one input."""
@@ -59,6 +61,37 @@ def test_other_tensors_are_400(acme: Any) -> None:
         response = acme.call("POST", "/v2/models/spam/infer", content=content, headers=headers)
         assert response.status_code == 400, response.text
         assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+MISSHAPEN: list[tuple[Any, str | None, str]] = [
+    ({"inputs": "text"}, "inputs", "inputs must be a list."),
+    ({"inputs": [5]}, "inputs.0", "inputs.0 must be an object."),
+    ({"inputs": [], "id": 5}, "id", "id must be a string."),
+    ({"inputs": [], "outputs": [{}]}, "outputs.0.name", "outputs.0.name is missing."),
+    (
+        {"inputs": [{"name": "text", "datatype": "BYTES", "shape": ["one"], "data": ["x"]}]},
+        "inputs.0.shape.0",
+        "inputs.0.shape.0 must be a whole number.",
+    ),
+    ("text", None, "The body must be an object."),
+]
+
+
+@pytest.mark.parametrize(("body", "param", "message"), MISSHAPEN)
+def test_what_does_not_fit_is_named_in_words_of_json(
+    acme: Any, body: Any, param: str | None, message: str
+) -> None:
+    error = acme.call("POST", "/v2/models/spam/infer", json=body).json()["error"]
+    assert (error["param"], error["message"]) == (param, message)
+
+
+def test_a_body_is_json_whatever_it_is_called(acme: Any) -> None:
+    content = json.dumps(
+        {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["yes"]}]}
+    ).encode()
+    for kind in ("application/x-www-form-urlencoded", "application/octet-stream", "application/json"):
+        response = acme.call("POST", "/v2/models/spam/infer", content=content, headers={"Content-Type": kind})
+        assert response.status_code == 200, kind
 
 
 def test_nested_data_is_read_in_order(acme: Any) -> None:
