@@ -1,6 +1,5 @@
 """A task adapter's training run: rows, fit or import, evaluation behind the gate, publishing."""
 
-import time
 from dataclasses import dataclass
 
 from hmi_api.artifacts import ArtifactKind
@@ -18,6 +17,7 @@ from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.gate import Verdict, judge
 from hmi_runtime.training.imports import import_adapter
 from hmi_runtime.training.labelled import Rows, check_known, hold_out, label_names, read_labelled
+from hmi_runtime.training.spent import TimeSpent
 from hmi_runtime.training.teacher import draw
 from hmi_runtime.training.workplace import Workplace
 
@@ -29,9 +29,14 @@ def run_adapter(run: AdapterRunSpec, stages: Stages, workplace: Workplace) -> Ru
     Raises ``InvalidInput`` for what the user declared wrongly: Corpus*, FieldMissing, RowMalformed,
     TagsMismatch, OneLabelOnly, LabelUnknown, TooFewRows, Gate*, TaskUnsupported, and for imports Adapter*.
     """
+    with TimeSpent(stages.folder) as spent:
+        result = _result(run, stages, workplace)
+        return result.model_copy(update={"training_seconds": spent.seconds})
+
+
+def _result(run: AdapterRunSpec, stages: Stages, workplace: Workplace) -> RunResult:
     spec = run.spec
     check_gate_fits(spec.gate, spec.task.type, has_data=spec.data is not None)
-    started = time.monotonic()
     foundation = Foundation.of_version(run.domain, workplace.store, workplace.cache)
     if spec.data is not None:
         weights, metrics, verdict = _trained(run, spec.data, foundation, stages, workplace)
@@ -67,7 +72,6 @@ def run_adapter(run: AdapterRunSpec, stages: Stages, workplace: Workplace) -> Ru
         metrics=metrics,
         gate_passed=verdict.passed,
         gate_message=verdict.message,
-        training_seconds=time.monotonic() - started,
     )
 
 

@@ -4,7 +4,6 @@ Each stage leaves its result in the work folder and a record that it is finished
 killed goes on where it was.
 """
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.corpus import read_texts
 from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.distill import Distillation, distill, evaluate_distillation
+from hmi_runtime.training.spent import TimeSpent
 from hmi_runtime.training.spool import TokenSpool
 from hmi_runtime.training.workplace import Workplace
 
@@ -79,13 +79,19 @@ def run_domain(run: DomainRunSpec, stages: Stages, workplace: Workplace) -> RunR
     Raises ``InvalidInput`` for what the user declared wrongly: BaseModel*, SplitTooDeep, Corpus*,
     FieldMissing, RowMalformed, ParentMismatch.
     """
+    with TimeSpent(stages.folder) as spent:
+        result = _prepared(run, stages, workplace).result()
+        return result.model_copy(update={"training_seconds": spent.seconds})
+
+
+def _prepared(run: DomainRunSpec, stages: Stages, workplace: Workplace) -> "_DomainRun":
     spec = run.spec
     base = load_base(spec.base_model.uri, spec.base_model.revision)
     split = base.config.layers // 2 if spec.split is None else spec.split
     check_split(base.config, split)
     if run.parent is not None:
         _check_parent(run.parent, base, split)
-    return _DomainRun(run, base, base.encoder(), split, stages, workplace).result()
+    return _DomainRun(run, base, base.encoder(), split, stages, workplace)
 
 
 def _check_parent(parent: DomainVersionView, base: BaseModel, split: int) -> None:
@@ -125,7 +131,6 @@ class _DomainRun:
             metrics=trained["metrics"],
             entries=table["entries"],
             coverage=table["coverage"],
-            training_seconds=trained["seconds"],
         )
 
     def _corpus(self) -> TokenSpool:
@@ -138,10 +143,9 @@ class _DomainRun:
         return TokenSpool.open(folder)
 
     def _training(self, spool: TokenSpool) -> dict[str, Any]:
-        """Record the Layers artifact, how good it is and the seconds it took."""
+        """Record the Layers artifact and how good it is."""
         record = self.stages.record("training")
         if record is None:
-            started = time.monotonic()
             layers = self._starting_layers()
             if self.run.parent is not None and self.run.spec.training.steps == 0:
                 ref = self.run.parent.layers
@@ -150,7 +154,6 @@ class _DomainRun:
             record = {
                 "layers": ref.model_dump(mode="json"),
                 "metrics": evaluate_distillation(self.encoder, layers, spool),
-                "seconds": time.monotonic() - started,
             }
             self.stages.finish("training", record)
         return record

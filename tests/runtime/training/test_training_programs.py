@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ import pytest
 import torch
 
 from hmi_api.artifacts import ArtifactKind
-from hmi_api.wire import AdapterRunSpec, DomainRunSpec, DomainVersionView, RunFailure, RunResult, RunSpec
+from hmi_api.wire import (
+    AdapterRunSpec,
+    DomainRunSpec,
+    DomainVersionView,
+    RunFailure,
+    RunProgress,
+    RunResult,
+    RunSpec,
+)
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.plot.table import PlotTable
@@ -291,6 +300,40 @@ def test_a_killed_program_goes_on_to_the_same_digests(
     resumed = RunResult.model_validate_json((runs.folder / "killed" / "result.json").read_bytes())
     assert resumed.artifacts == whole.artifacts
     assert resumed.metrics == whole.metrics
+
+
+class Interrupts:
+    """Takes its time over a stage's progress, and then ends the program, as a signal would."""
+
+    def __init__(self, stage: str, seconds: float) -> None:
+        self._stage = stage
+        self._seconds = seconds
+
+    def progress(self, progress: RunProgress) -> None:
+        if progress.stage == self._stage:
+            time.sleep(self._seconds)
+            raise KeyboardInterrupt
+
+    def complete(self, result: RunResult) -> None:
+        raise AssertionError(result)
+
+    def fail(self, failure: RunFailure) -> None:
+        raise AssertionError(failure)
+
+
+@pytest.mark.parametrize("kind", ["domain", "adapter"])
+def test_every_process_of_a_run_counts_in_its_seconds(kind: str, runs: Runs, sides: Path) -> None:
+    run: RunSpec = runs.domain_spec()
+    if kind == "adapter":
+        run = runs.adapter_spec(runs.version(), sides)
+    for stage in ("corpus", "training"):
+        with pytest.raises(KeyboardInterrupt):
+            do_run(run, Workplace(runs.folder / "run", runs.store, Interrupts(stage, 1.5)))
+    begun = time.monotonic()
+    result = succeeded(runs.do(run, "run"))
+    last = time.monotonic() - begun
+    assert 3 < result.training_seconds - last < 30
+    assert result.artifacts == succeeded(runs.do(run, "at once")).artifacts
 
 
 def program(kind: str, spec: Path, runs: Runs) -> list[str]:
