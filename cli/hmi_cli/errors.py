@@ -1,5 +1,8 @@
 """What the command says when something is wrong: one short line, and what to do about it."""
 
+from rich.console import Console
+from rich.text import Text
+
 EXIT_FAILED = 1
 """The server or the world said no."""
 
@@ -25,6 +28,22 @@ class Refused(CliError):
         self.status = status
 
 
-def usage_error(message: str, *, hint: str = "") -> CliError:
+class NotUnderstood(CliError):
+    """Something that the user typed or wrote makes no sense; asking the server would change nothing."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint, exit_code=EXIT_USAGE)
+
+
+def usage_error(message: str, *, hint: str = "") -> NotUnderstood:
     """Return the error for something the user typed that cannot be understood."""
-    return CliError(message, hint=hint, exit_code=EXIT_USAGE)
+    return NotUnderstood(message, hint=hint)
+
+
+def complain(error: CliError, about: str = "") -> None:
+    """Print an error and its hint on standard error; ``about`` says which of many things it is about."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    message = f"{about}: {error.message}" if about else error.message
+    console.print(Text("error: ", style="red"), Text(message), sep="")
+    if error.hint:
+        console.print(Text("hint: ", style="dim"), Text(error.hint), sep="")

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from hmi_cli.commands import accounts, billing, demo, inference, resources, up, version
-from hmi_cli.errors import CliError
+from hmi_cli.commands import accounts, billing, deletion, demo, inference, resources, up, version
+from hmi_cli.errors import CliError, complain
 from hmi_cli.session import open_session
 
 app = typer.Typer(
@@ -42,6 +40,7 @@ def options(
 
 
 resources.register(app)
+deletion.register(app)
 inference.register(app)
 billing.register(app)
 accounts.register(app)
@@ -55,10 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         app(arguments, standalone_mode=True)
     except CliError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(Text("error: ", style="red"), Text(error.message), sep="")
-        if error.hint:
-            console.print(Text("hint: ", style="dim"), Text(error.hint), sep="")
+        complain(error)
         return error.exit_code
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)

@@ -5,14 +5,14 @@ absolute here: the server may run elsewhere in the file tree.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hmi_cli.errors import usage_error
+from hmi_cli.errors import NotUnderstood, usage_error
 
 SUFFIXES = {".yaml", ".yml", ".json"}
 _KUSTOMIZATION = "kustomization"  # says how kubectl puts a folder together, and is no object
@@ -34,18 +34,37 @@ class Manifest:
     origin: str
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The objects that were found, in order, and what was wrong with whatever is none."""
+
+    manifests: list[Manifest]
+    faults: list[NotUnderstood]
+
+
 def load(names: list[str], *, recursive: bool) -> list[Manifest]:
-    """Read every object of files, folders and ``-`` in order; ``CliError`` where one is not YAML."""
-    found = [manifest for name in names for manifest in _load_one(name, recursive=recursive)]
+    """Read every object of files, folders and ``-`` in order; ``CliError`` where something is no object."""
+    reading = read(names, recursive=recursive)
+    if reading.faults:
+        raise reading.faults[0]
+    return reading.manifests
+
+
+def read(names: list[str], *, recursive: bool) -> Reading:
+    """The same, but what is no object stops nothing; ``CliError`` where a path or every object is missing."""
+    found = [entry for name in names for entry in _load_one(name, recursive=recursive)]
     if not found:
         raise usage_error(
             f"no objects in {', '.join(names)}",
             hint="folders are searched for .yaml, .yml and .json; -R goes deeper",
         )
-    return found
+    return Reading(
+        [entry for entry in found if isinstance(entry, Manifest)],
+        [entry for entry in found if isinstance(entry, NotUnderstood)],
+    )
 
 
-def _load_one(name: str, *, recursive: bool) -> Iterator[Manifest]:
+def _load_one(name: str, *, recursive: bool) -> Iterator[Manifest | NotUnderstood]:
     if name == "-":
         yield from _parse(sys.stdin.read(), "standard input", Path.cwd())
         return
@@ -56,8 +75,11 @@ def _load_one(name: str, *, recursive: bool) -> Iterator[Manifest]:
         try:
             text = file.read_text()
         except UnicodeDecodeError as error:
-            raise usage_error(f"{file} is not text: {error.reason}") from error
-        yield from _parse(text, str(file), file.resolve().parent)
+            yield usage_error(f"{file} is not text: {error.reason}")
+        except OSError as error:
+            yield usage_error(f"{file} cannot be read: {error.strerror}")
+        else:
+            yield from _parse(text, str(file), file.resolve().parent)
 
 
 def _files(path: Path, *, recursive: bool) -> list[Path]:
@@ -71,32 +93,45 @@ def _files(path: Path, *, recursive: bool) -> list[Path]:
     )
 
 
-def _parse(text: str, origin: str, folder: Path) -> Iterator[Manifest]:
+def _parse(text: str, origin: str, folder: Path) -> Iterator[Manifest | NotUnderstood]:
     try:
         documents = list(yaml.safe_load_all(text))
-    except yaml.YAMLError as error:
-        raise usage_error(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
-    for document in documents:
-        for body in _objects(document, origin):
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
+        yield usage_error(f"{origin} is not YAML: {' '.join(str(error).split())}")
+        return
+    for body in _bodies(documents):
+        try:
+            _check(body, origin)
+        except NotUnderstood as error:
+            yield error
+        else:
             _resolve(body, folder)
             yield Manifest(body, origin)
 
 
-def _objects(document: Any, origin: str) -> Iterator[dict[str, Any]]:
-    if document is None:
-        return
-    if not isinstance(document, dict) or not document.get("kind") or not document.get("apiVersion"):
+def _bodies(documents: Iterable[Any]) -> Iterator[Any]:
+    """Yield what stands for an object: documents that are not empty, and in place of a List its items."""
+    for document in documents:
+        if isinstance(document, dict) and document.get("kind") == "List":
+            items = document.get("items")
+            yield from _bodies(items if isinstance(items, list) else [])
+        elif document is not None:
+            yield document
+
+
+def _check(body: Any, origin: str) -> None:
+    """``CliError`` unless this can be an object; whether it is a good one the server says."""
+    if not isinstance(body, dict) or not all(_is_text(body.get(word)) for word in ("apiVersion", "kind")):
         raise usage_error(
             f"{origin} holds something that is no object: it needs apiVersion, kind and metadata"
         )
-    if document["kind"] == "List":
-        for item in document.get("items") or []:
-            yield from _objects(item, origin)
-        return
-    metadata = document.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
-        raise usage_error(f"a {document['kind']} in {origin} has no metadata.name")
-    yield document
+    metadata = body.get("metadata")
+    if not isinstance(metadata, dict) or not _is_text(metadata.get("name")):
+        raise usage_error(f"a {body['kind']} in {origin} has no metadata.name")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _resolve(body: dict[str, Any], folder: Path) -> None:

@@ -33,13 +33,7 @@ class ResourceApi:
 
     def find(self, manifest: Manifest, namespace: str) -> Object | None:
         """Return the object that a manifest names as it stands; None when there is none."""
-        try:
-            found: Object = self._client.ask("GET", object_path(manifest, namespace))
-        except Refused as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise
-            return None
-        return found
+        return self._find(object_path(manifest, namespace))
 
     def apply(self, manifest: Manifest, namespace: str, *, dry_run: bool) -> Object:
         """Create an object or bring it to what the manifest says, and return it."""
@@ -57,6 +51,21 @@ class ResourceApi:
     def delete(self, kind: Kind, namespace: str, name: str) -> None:
         """Ask for an object's deletion; what it held is freed in the background."""
         self._client.ask("DELETE", path(kind, namespace, name))
+
+    def find_leaving(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """Return an object that is marked for deletion and still there; None once it is gone."""
+        found = self._find(path(kind, namespace, name))
+        # Without the mark it is a namesake that was applied since.
+        return found if found and found["metadata"].get("deletionTimestamp") else None
+
+    def _find(self, address: str) -> Object | None:
+        try:
+            found: Object = self._client.ask("GET", address)
+        except Refused as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return None
+        return found
 
     def watch(self, kind: Kind, namespace: str | None) -> Iterator[tuple[str, Object]]:
         """Yield ``(ADDED | MODIFIED | DELETED, object)`` as it happens, what is there first."""
@@ -81,7 +90,7 @@ def object_path(manifest: Manifest, namespace: str) -> str:
             return path(kind, namespace, body["metadata"]["name"])
     known = ", ".join(f"{kind.name} ({GROUP}/{VERSION})" for kind in KINDS)
     raise usage_error(
-        f'{manifest.origin}: no resource type "{body["kind"]}" in {body["apiVersion"]}',
+        f'no resource type "{body["kind"]}" in {body["apiVersion"]}',
         hint=f"known: {known}, Namespace (v1)",
     )
 

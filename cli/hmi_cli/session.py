@@ -1,5 +1,7 @@
 """What every command knows: which server to ask, and with whose key."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +40,11 @@ class Session:
             )
         return Client(self.server, key)
 
-    def resources(self) -> ResourceApi:
-        """Return the resource API of the server."""
-        return ResourceApi(self.admin())
+    @contextmanager
+    def resources(self) -> Iterator[ResourceApi]:
+        """Give the resource API of the server."""
+        with self.admin() as client:
+            yield ResourceApi(client)
 
     def with_key(self, key: str) -> Client:
         """Return a client that asks as the tenant whose key this is."""

