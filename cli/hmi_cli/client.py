@@ -1,28 +1,37 @@
 """Talking to the server: one HTTP client that turns every failure into a sentence."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from hmi_cli.errors import CliError, Refused
+from hmi_cli.errors import CliError, Refused, usage_error
 
 TIMEOUT_S = 30.0
 
 
 class Client:
-    """Asks one HMI server with one bearer token; raises ``CliError`` for whatever is not a success."""
+    """Asks one HMI server with one bearer token; raises ``CliError`` for whatever is not a success.
+
+    ``renew`` gives another token where the server does not know this one; it is asked for once.
+    """
 
     def __init__(
-        self, server: str, token: str | None, *, transport: httpx.BaseTransport | None = None
+        self,
+        server: str,
+        token: str | None,
+        *,
+        renew: Callable[[], str] | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.server = server.rstrip("/")
+        self._renew = renew
         self._http = httpx.Client(
             base_url=self.server,
-            headers=headers,
+            headers=_authorization(token),
             timeout=TIMEOUT_S,
             transport=transport,
             trust_env=not is_local(server),
@@ -40,10 +49,11 @@ class Client:
 
     def ask(self, method: str, path: str, **request: Any) -> Any:
         """Send a request and return its JSON, or None where the answer is empty."""
-        try:
-            response = self._http.request(method, path, **request)
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+        response = self._send(method, path, **request)
+        if response.status_code == HTTPStatus.UNAUTHORIZED and self._renew:
+            renew, self._renew = self._renew, None
+            self._http.headers.update(_authorization(renew()))
+            response = self._send(method, path, **request)
         if response.is_error:
             raise refusal(response)
         if not response.content:
@@ -54,6 +64,12 @@ class Client:
             raise CliError(
                 f"{self.server}{path} did not answer in JSON", hint="is this an HMI server?"
             ) from error
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **request)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
 
     def lines(self, path: str, **request: Any) -> Iterator[Any]:
         """Yield the JSON lines of an answer that goes on until either side ends it."""
@@ -77,6 +93,33 @@ class Client:
             f"no HMI server answers at {self.server}",
             hint="start one with `hmi up`, or name yours with --server or HMI_SERVER",
         )
+
+
+def address_of(server: str) -> str:
+    """Return the address that a user means; http:// need not be typed. ``CliError`` where it is none."""
+    address = (server if "://" in server else f"http://{server}").rstrip("/")
+    try:
+        url = httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise _no_address(server) from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise _no_address(server)
+    return address
+
+
+def _no_address(server: str) -> CliError:
+    return usage_error(f'"{server}" is no address of a server', hint="give one such as http://127.0.0.1:8080")
+
+
+def _authorization(token: str | None) -> dict[str, str]:
+    """Return the header that shows a token; the token itself is told to nobody else."""
+    strange = next((sign for sign in token or "" if not "!" <= sign <= "~"), None)
+    if strange is not None:
+        raise usage_error(
+            f"the key holds the character {strange!r}, and no key does",
+            hint="copy it once more; keys come from --key, HMI_API_KEY, --admin-key and HMI_ADMIN_KEY",
+        )
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def is_local(server: str) -> bool:

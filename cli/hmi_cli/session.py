@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import typer
 
 from hmi_cli.admin_api import AdminApi
-from hmi_cli.client import Client
-from hmi_cli.errors import CliError
+from hmi_cli.client import Client, address_of
+from hmi_cli.errors import CliError, usage_error
 from hmi_cli.resource_api import ResourceApi
 from hmi_cli.system.home import Home
 
@@ -28,7 +29,7 @@ class Session:
     @property
     def server(self) -> str:
         """The server that was named, else the one that runs on the home folder, else the default."""
-        return self.named_server or self.home.read_url() or DEFAULT_SERVER
+        return address_of(self.named_server or self.home.read_url() or DEFAULT_SERVER)
 
     def admin(self) -> Client:
         """Return a client that may administer; the key is the one given, else the home folder's."""
@@ -51,13 +52,40 @@ class Session:
         return Client(self.server, key)
 
     def as_tenant(self, tenant: str) -> Client:
-        """Return a client that asks as a tenant, with a key that is made at first use and kept at home."""
-        key = self.home.read_tenant_key(tenant)
-        if key is None:
-            with self.admin() as client:
-                key = str(AdminApi(client).create_key(tenant, KEPT_KEY_NAME)["key"])
-            self.home.keep_tenant_key(tenant, key)
-        return Client(self.server, key)
+        """Return a client that asks as a tenant, with a key that is made at first use and kept at home.
+
+        A kept key that the server refuses, since it was revoked or the server began anew, is replaced.
+        """
+        key = self.home.read_tenant_key(self._keeper(tenant)) or self._make_key(tenant)
+        return Client(self.server, key, renew=lambda: self._replace_key(tenant))
+
+    def _make_key(self, tenant: str) -> str:
+        with self.admin() as client:
+            key = str(AdminApi(client).create_key(tenant, KEPT_KEY_NAME)["key"])
+        self.home.keep_tenant_key(self._keeper(tenant), key)
+        return key
+
+    def _replace_key(self, tenant: str) -> str:
+        try:
+            return self._make_key(tenant)
+        except CliError as error:
+            file = self.home.tenant_key_file(self._keeper(tenant))
+            raise CliError(
+                f"the server refuses the key kept for {tenant}, and no new one can be made: {error.message}",
+                hint=f"remove {file}, or ask with a key of your own: --key without --tenant",
+            ) from error
+
+    def _keeper(self, tenant: str) -> str:
+        """Return the name that a tenant's key is kept under: other servers must not be shown the home's."""
+        own = self.named_server is None or self.server == self.home.read_url()
+        return tenant if own else f"{tenant}@{urlsplit(self.server).netloc.rpartition('@')[2]}"
+
+
+def not_empty(tenant: str | None) -> str | None:
+    """Refuse an empty name, as an unset variable leaves it: it would mean everyone, or the key's owner."""
+    if tenant == "":
+        raise usage_error("the tenant's name is empty")
+    return tenant
 
 
 def session_of(context: typer.Context) -> Session:

@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from hmi_cli.client import Client
-from hmi_cli.errors import CliError, Refused
+from hmi_cli.client import Client, address_of
+from hmi_cli.errors import EXIT_USAGE, CliError, Refused
 
 
 def answering(response: httpx.Response) -> Client:
@@ -49,3 +49,53 @@ def test_a_server_that_is_not_there_can_be_started() -> None:
     with Client("http://127.0.0.1:9", None) as client, pytest.raises(CliError) as caught:
         client.ask("GET", "/")
     assert "hmi up" in caught.value.hint
+
+
+@pytest.mark.parametrize("key", ["hmi_ключ", "hmi_1\n", "hmi 1", "hmi_\udce9"])
+def test_a_key_that_cannot_be_one_is_said_to_be_none_and_not_told(key: str) -> None:
+    with pytest.raises(CliError, match="the key holds the character") as caught:
+        Client("http://127.0.0.1:9", key)
+    assert caught.value.exit_code == EXIT_USAGE
+    assert key not in caught.value.message
+    assert "HMI_API_KEY" in caught.value.hint
+
+
+def test_a_token_that_is_unknown_is_renewed_once() -> None:
+    shown, renewals = [], iter(["second", "third"])
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        shown.append(request.headers["authorization"])
+        return httpx.Response(401)
+
+    with (
+        Client(
+            "http://127.0.0.1:1",
+            "first",
+            renew=lambda: next(renewals),
+            transport=httpx.MockTransport(refuse),
+        ) as client,
+        pytest.raises(Refused),
+    ):
+        client.ask("GET", "/")
+    assert shown == ["Bearer first", "Bearer second"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("localhost:8080/", "http://localhost:8080"),
+        ("hmi.example", "http://hmi.example"),
+        ("[::1]:8080", "http://[::1]:8080"),
+        ("https://hmi.example/", "https://hmi.example"),
+    ],
+)
+def test_http_need_not_be_typed(typed: str, meant: str) -> None:
+    assert address_of(typed) == meant
+
+
+@pytest.mark.parametrize("typed", ["ftp://hmi.example", "http://", "http://hmi.example:port", "ho\tst"])
+def test_what_is_no_address_is_said_to_be_none(typed: str) -> None:
+    with pytest.raises(CliError, match="no address of a server") as caught:
+        address_of(typed)
+    assert caught.value.exit_code == EXIT_USAGE

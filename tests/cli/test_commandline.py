@@ -83,3 +83,14 @@ def test_without_a_key_it_says_where_one_would_be(capsys: pytest.CaptureFixture[
     code, _, err = run(capsys, "--home", str(tmp_path), "get", "dom")
     assert code == 1
     assert "HMI_ADMIN_KEY" in err
+
+
+@pytest.mark.parametrize("option", ["--key", "--admin-key"])
+def test_a_key_with_a_letter_that_no_key_has_exits_with_2(
+    capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    command = ["models", "--key", "schlüssel"] if option == "--key" else ["--admin-key", "schlüssel", "usage"]
+    code, _, err = run(capsys, "--server", "127.0.0.1:9", *command)
+    assert code == 2
+    assert "'ü'" in err
+    assert "Traceback" not in err

@@ -80,14 +80,15 @@ class Home:
 
     def read_tenant_key(self, tenant: str) -> str | None:
         """Return the API key that this command keeps for a tenant, if there is one."""
-        return _read(self._tenant_key_file(tenant))
+        return _read(self.tenant_key_file(tenant))
 
     def keep_tenant_key(self, tenant: str, key: str) -> None:
         """Keep a tenant's API key, for this user's later commands."""
-        self._tenant_key_file(tenant).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write_secret(self._tenant_key_file(tenant), key)
+        self.tenant_key_file(tenant).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_secret(self.tenant_key_file(tenant), key)
 
-    def _tenant_key_file(self, tenant: str) -> Path:
+    def tenant_key_file(self, tenant: str) -> Path:
+        """Where the API key that this command keeps for a tenant is, if there is one."""
         return self.path / "secrets" / f"tenant-{tenant}"
 
     def write_url(self, url: str) -> None:

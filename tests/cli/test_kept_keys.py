@@ -1,0 +1,63 @@
+"""The key that `--tenant` keeps: made once, replaced when it is refused, shown to no other server."""
+
+import json
+from pathlib import Path
+
+import pytest
+from served_command import Run, Served
+
+from hmi_cli.system.home import Home
+
+
+@pytest.fixture
+def tenant(hmi: Run, request: pytest.FixtureRequest) -> str:
+    """A tenant of the test's own."""
+    name = request.node.name.replace("_", "-")[-40:].strip("-")
+    assert hmi("tenant", "create", name)[0] == 0
+    return str(name)
+
+
+def keys_of(hmi: Run, tenant: str) -> list[dict[str, str]]:
+    """Return a tenant's keys as the server lists them."""
+    found: list[dict[str, str]] = json.loads(hmi("key", "list", tenant, "-o", "json")[1])
+    return found
+
+
+def test_a_kept_key_is_used_again(hmi: Run, tenant: str) -> None:
+    for _ in range(2):
+        assert hmi("models", "-t", tenant)[0] == 0
+    assert len(keys_of(hmi, tenant)) == 1
+
+
+def test_a_revoked_key_is_replaced(hmi: Run, served: Served, tenant: str) -> None:
+    hmi("models", "-t", tenant)
+    hmi("key", "revoke", tenant, keys_of(hmi, tenant)[0]["id"])
+    refused = served.home.read_tenant_key(tenant)
+    assert hmi("models", "-t", tenant)[0] == 0
+    assert served.home.read_tenant_key(tenant) not in (None, refused)
+    assert hmi("models", "-t", tenant)[0] == 0
+    assert len(keys_of(hmi, tenant)) == 2
+
+
+def test_who_cannot_make_another_is_told_which_file_to_remove(
+    hmi: Run, served: Served, tenant: str, tmp_path: Path
+) -> None:
+    guest = Home(tmp_path / "guest")
+    guest.keep_tenant_key(tenant, "hmi_revoked_long_ago")
+    guest.write_url(served.url)
+    code, out, err = hmi("--home", str(guest.path), "models", "-t", tenant)
+    assert (code, out) == (1, "")
+    assert "no admin key" in err
+    assert f"remove {guest.tenant_key_file(tenant)}" in err
+
+
+def test_another_server_has_a_key_of_its_own(hmi: Run, served: Served, tenant: str, tmp_path: Path) -> None:
+    elsewhere = Home(tmp_path / "elsewhere")
+    elsewhere.keep_tenant_key(tenant, "hmi_of_another_server")
+    elsewhere.write_url("http://127.0.0.1:9")
+    there = ("--home", str(elsewhere.path), "--server", served.url)
+    admin = str(served.home.read_admin_key())
+    for _ in range(2):
+        assert hmi(*there, "--admin-key", admin, "models", "-t", tenant)[0] == 0
+    assert len(keys_of(hmi, tenant)) == 1
+    assert elsewhere.read_tenant_key(tenant) == "hmi_of_another_server"
