@@ -7,11 +7,11 @@ import typer
 
 from hmi_cli.admin_api import AdminApi, Query, pages
 from hmi_cli.client import Client
-from hmi_cli.errors import usage_error
+from hmi_cli.errors import CliError, usage_error
 from hmi_cli.render.billing import bill_table, usage_table
 from hmi_cli.render.objects import Output, dump_value
 from hmi_cli.render.tables import format_table
-from hmi_cli.session import session_of
+from hmi_cli.session import Session, not_empty, session_of
 
 
 class Bucket(StrEnum):
@@ -24,7 +24,9 @@ class Bucket(StrEnum):
 
 Key = Annotated[
     str | None,
-    typer.Option("--key", "-k", envvar="HMI_API_KEY", help="A tenant's own view, with its API key."),
+    typer.Option(
+        "--key", "-k", envvar="HMI_API_KEY", help="A tenant's own view, with its API key; without TENANT."
+    ),
 ]
 Start = Annotated[
     str | None, typer.Option("--from", help="First moment, ISO 8601 with a zone; this month's start.")
@@ -37,7 +39,9 @@ OutputOption = Annotated[Output | None, typer.Option("--output", "-o", help="jso
 
 def usage(
     context: typer.Context,
-    tenant: Annotated[str | None, typer.Argument(help="Only this tenant; all when absent.")] = None,
+    tenant: Annotated[
+        str | None, typer.Argument(help="Only this tenant; all when absent.", callback=not_empty)
+    ] = None,
     by: Annotated[str, typer.Option("--by", help="Split by any of tenant,adapter.")] = "tenant,adapter",
     bucket: Annotated[Bucket | None, typer.Option(help="Split by time.")] = None,
     start: Start = None,
@@ -50,11 +54,11 @@ def usage(
     if bucket:
         query["bucket"] = bucket.value
     session = session_of(context)
-    if key:
+    if key and not tenant:
         with session.with_key(key) as client:
             lines = pages(client, "/v1/usage", query)
     else:
-        with session.admin() as client:
+        with _administrator(session, key) as client:
             lines = AdminApi(client).usage({**query, **({"tenant": tenant} if tenant else {})})
     if output in (Output.JSON, Output.YAML):
         typer.echo(dump_value(lines, output))
@@ -66,7 +70,9 @@ def usage(
 
 def bill(
     context: typer.Context,
-    tenant: Annotated[str | None, typer.Argument(help="The tenant; not needed with --key.")] = None,
+    tenant: Annotated[
+        str | None, typer.Argument(help="The tenant; not needed with --key.", callback=not_empty)
+    ] = None,
     start: Start = None,
     end: End = None,
     key: Key = None,
@@ -74,17 +80,27 @@ def bill(
 ) -> None:
     """Show what a tenant's use costs by the price list."""
     session, period = session_of(context), _period(start, end)
-    if key:
+    if tenant:
+        with _administrator(session, key) as client:
+            answer = AdminApi(client).bill(tenant, period)
+    elif key:
         with session.with_key(key) as client:
             answer = client.ask("GET", "/v1/bill", params=period)
-    elif tenant:
-        with session.admin() as client:
-            answer = AdminApi(client).bill(tenant, period)
     else:
         raise usage_error(
             "say whose bill", hint="hmi bill TENANT, or with a tenant's own key: hmi bill --key KEY"
         )
     typer.echo(dump_value(answer, output) if output in (Output.JSON, Output.YAML) else bill_table(answer))
+
+
+def _administrator(session: Session, key: str | None) -> Client:
+    """Return a client for figures of a tenant that was named: the key may be another's, so it is not used."""
+    try:
+        return session.admin()
+    except CliError as error:
+        if key:
+            error.hint = f"leave TENANT out to see the figures of the key's own tenant; else {error.hint}"
+        raise
 
 
 def _period(start: str | None, end: str | None) -> Query:

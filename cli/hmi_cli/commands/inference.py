@@ -9,7 +9,7 @@ from hmi_cli.client import Client
 from hmi_cli.errors import usage_error
 from hmi_cli.render.inference import models_table, predictions_table
 from hmi_cli.render.objects import Output, dump_value
-from hmi_cli.session import Session, session_of
+from hmi_cli.session import Session, not_empty, session_of
 
 Key = Annotated[
     str | None,
@@ -17,7 +17,10 @@ Key = Annotated[
 ]
 
 Tenant = Annotated[
-    str | None, typer.Option("--tenant", "-t", help="Ask as this tenant, with a key that is made for you.")
+    str | None,
+    typer.Option(
+        "--tenant", "-t", help="Ask as this tenant, with a key that is made for you.", callback=not_empty
+    ),
 ]
 
 
