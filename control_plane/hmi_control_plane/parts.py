@@ -67,7 +67,7 @@ class ControlPlanePart:
         tenant, admin = authenticator.tenant_from_key, require_token(self._admin_key, "admin key")
         app.include_router(metering.build_router(database, tenant, admin))
         app.include_router(billing.build_router(database, tenant, admin, currency=self._settings.currency))
-        app.include_router(admin_api.build(database, admin, authenticator.forget))
+        app.include_router(admin_api.build(database, admin, authenticator.forget, self._changes.notify))
         app.include_router(
             internal_api.build(
                 database,

@@ -103,3 +103,19 @@ def test_a_forged_cursor_is_refused(client: TestClient, cursor: str) -> None:
     response = client.get("/admin/v1/tenants", params={"cursor": cursor}, headers=_ADMIN)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "InvalidCursor"
+
+
+def test_what_was_deleted_while_nobody_reconciled_is_erased(cluster: Any, client: TestClient) -> None:
+    cluster.domain()
+    cluster.adapter("spam")
+    held = client.delete("/admin/v1/domains/acme/trade", headers=_ADMIN)
+    assert (held.status_code, held.json()["error"]["code"]) == (409, "DomainInUse")
+    assert "acme/spam" in held.json()["error"]["message"]
+    cluster.admin("DELETE", "/adapters/acme/spam")
+    cluster.admin("DELETE", "/domains/acme/trade")
+    assert not cluster.admin("GET", "/adapters")["items"]
+    assert not cluster.admin("GET", "/domains")["items"]
+    for path, code in (("adapters/acme/spam", "UnknownAdapter"), ("domains/acme/trade", "UnknownDomain")):
+        again = client.delete(f"/admin/v1/{path}", headers=_ADMIN)
+        assert (again.status_code, again.json()["error"]["code"]) == (404, code)
+    assert client.delete("/admin/v1/adapters/acme/spam").status_code == 401

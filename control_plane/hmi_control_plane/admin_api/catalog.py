@@ -1,6 +1,11 @@
-"""Lists of what the catalog holds: domains, adapters, artifacts, runs, runtimes, placements."""
+"""Lists of what the catalog holds: domains, adapters, artifacts, runs, runtimes, placements.
 
-from fastapi import APIRouter
+And erasing what a resource left behind that was deleted while nobody reconciled.
+"""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Response
 
 from hmi_api.wire import ResidentBytes
 from hmi_control_plane.admin_api.schemas import (
@@ -18,14 +23,17 @@ from hmi_control_plane.admin_api.schemas import (
 )
 from hmi_control_plane.catalog import adapters, artifacts, domains, runs, runtimes
 from hmi_control_plane.catalog.views import run_view
-from hmi_control_plane.parameters import RuntimeId
+from hmi_control_plane.parameters import Name, RuntimeId
 from hmi_control_plane.storage import Artifact, Database, Placement, Runtime, TrainingRun
 
+_DONE = 204
 
-def build(database: Database) -> APIRouter:
-    """Return the routes of the lists."""
+
+def build(database: Database, notify: Callable[[], None]) -> APIRouter:
+    """Return the routes; ``notify`` is called when runtimes have news to read."""
     router = APIRouter()
     _add_resources(router, database)
+    _add_erasures(router, database, notify)
     _add_runtimes(router, database)
     return router
 
@@ -74,6 +82,25 @@ def _add_resources(router: APIRouter, database: Database) -> None:
         with database.read() as session:
             page = runs.list_runs(session, tenant=tenant, limit=limit, cursor=cursor)
             return listing(page.map(_run_body))
+
+
+def _add_erasures(router: APIRouter, database: Database, notify: Callable[[], None]) -> None:
+    @router.delete("/adapters/{namespace}/{name}", status_code=_DONE)
+    def erase_adapter(namespace: Name, name: Name) -> Response:
+        """Erase what is left of a TaskAdapter; one that is still declared is trained anew."""
+        with database.write() as session:
+            adapters.get_adapter(session, namespace, name)
+            adapters.erase_adapter(session, namespace, name)
+        notify()
+        return Response(status_code=_DONE)
+
+    @router.delete("/domains/{namespace}/{name}", status_code=_DONE)
+    def erase_domain(namespace: Name, name: Name) -> Response:
+        """Erase what is left of a Domain; 409 while TaskAdapters stand on it."""
+        with database.write() as session:
+            domains.get_domain(session, namespace, name)
+            domains.erase_domain(session, namespace, name)
+        return Response(status_code=_DONE)
 
 
 def _add_runtimes(router: APIRouter, database: Database) -> None:

@@ -67,10 +67,7 @@ def declare_adapter(session: Session, namespace: str, name: str, record: Adapter
 
 def adapter_view(session: Session, namespace: str, name: str) -> AdapterView:
     """Return a TaskAdapter, its current version and where it is; raises NotFound (UnknownAdapter)."""
-    row = find_adapter(session, namespace, name)
-    if row is None:
-        raise NotFound("UnknownAdapter", f"There is no TaskAdapter {namespace}/{name}.")
-    return to_view(session, row)
+    return to_view(session, get_adapter(session, namespace, name))
 
 
 def to_view(session: Session, row: Adapter) -> AdapterView:
@@ -99,6 +96,14 @@ def to_view(session: Session, row: Adapter) -> AdapterView:
         load_error=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
         stamp=stamp_of(row.uid, row.current_version, scheduled, reports),
     )
+
+
+def get_adapter(session: Session, namespace: str, name: str) -> Adapter:
+    """Return the TaskAdapter declared as ``namespace/name``; raises NotFound (UnknownAdapter)."""
+    row = find_adapter(session, namespace, name)
+    if row is None:
+        raise NotFound("UnknownAdapter", f"There is no TaskAdapter {namespace}/{name}.")
+    return row
 
 
 def find_adapter(session: Session, namespace: str, name: str) -> Adapter | None:

@@ -1,6 +1,8 @@
 """Domains: declared, read and erased."""
 
-from sqlalchemy import exists, select
+from collections.abc import Sequence
+
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hmi_api.names import domain_key
@@ -12,6 +14,8 @@ from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import domain_record, domain_version_views
 from hmi_control_plane.errors import Conflict, NotFound
 from hmi_control_plane.storage import Adapter, Domain, DomainVersion, DomainVersionTable
+
+_NAMED = 5
 
 
 def declare_domain(session: Session, namespace: str, name: str, record: DomainRecord) -> None:
@@ -48,10 +52,7 @@ def declare_domain(session: Session, namespace: str, name: str, record: DomainRe
 
 def domain_view(session: Session, namespace: str, name: str) -> DomainView:
     """Return a Domain and its current version; raises NotFound (UnknownDomain)."""
-    row = find_domain(session, domain_key(namespace, name))
-    if row is None:
-        raise NotFound("UnknownDomain", f"There is no Domain {namespace}/{name}.")
-    return to_view(session, row)
+    return to_view(session, get_domain(session, namespace, name))
 
 
 def to_view(session: Session, row: Domain) -> DomainView:
@@ -59,6 +60,14 @@ def to_view(session: Session, row: Domain) -> DomainView:
     version = current_version(session, row)
     views = domain_version_views(session, [version]) if version is not None else {}
     return DomainView(record=domain_record(row), current=views[version.id] if version is not None else None)
+
+
+def get_domain(session: Session, namespace: str, name: str) -> Domain:
+    """Return the Domain declared as ``namespace/name``; raises NotFound (UnknownDomain)."""
+    row = find_domain(session, domain_key(namespace, name))
+    if row is None:
+        raise NotFound("UnknownDomain", f"There is no Domain {namespace}/{name}.")
+    return row
 
 
 def find_domain(session: Session, key: str) -> Domain | None:
@@ -83,8 +92,9 @@ def erase_domain(session: Session, namespace: str, name: str) -> None:
     row = find_domain(session, domain_key(namespace, name))
     if row is None:
         return
-    if session.scalar(select(exists().where(Adapter.domain == row.key))):
-        raise Conflict("DomainInUse", f"Delete the TaskAdapters on Domain {row.key} first.")
+    above = session.scalars(select(Adapter).where(Adapter.domain == row.key).limit(_NAMED + 1)).all()
+    if above:
+        raise Conflict("DomainInUse", _in_use(row, above))
     layers = session.scalars(select(DomainVersion.layers_digest).where(DomainVersion.domain_id == row.id))
     tables = session.scalars(
         select(DomainVersionTable.artifact_digest)
@@ -96,6 +106,15 @@ def erase_domain(session: Session, namespace: str, name: str) -> None:
     session.delete(row)
     session.flush()
     artifacts.release(session, digests)
+
+
+def _in_use(row: Domain, above: Sequence[Adapter]) -> str:
+    names = ", ".join(f"{adapter.namespace}/{adapter.name}" for adapter in above[:_NAMED])
+    more = " and others" if len(above) > _NAMED else ""
+    return (
+        f"Delete the TaskAdapters on Domain {row.key} first: {names}{more}. One that was deleted while no "
+        "operator ran is erased by an administrator: DELETE /admin/v1/adapters/NAMESPACE/NAME."
+    )
 
 
 def list_domains(session: Session, *, tenant: str | None, limit: int, cursor: str | None) -> Page[Domain]:
