@@ -225,7 +225,7 @@ def test_uninstalling_leaves_what_tenants_declared_and_does_not_hang(
 
 
 def test_installed_again_it_takes_up_what_is_there(
-    examples: Resources, installation: Installation, tenants: Tenants
+    examples: Resources, installation: Installation, tenants: Tenants, administration: Administration
 ) -> None:
     versions = {key_of(one): one["status"]["artifact"] for one in examples.all(NAMESPACES)}
     installation.install()
@@ -236,6 +236,10 @@ def test_installed_again_it_takes_up_what_is_there(
     for tenant in TENANTS:
         tenants.await_usage(tenant)
     assert installation.kubectl.text("get", BOTH, "-A").count("True") == len(versions)
+    # What was deleted meanwhile nobody has told the catalog of.
+    erased = administration.call("DELETE", "/admin/v1/adapters/velotel/mail-desk")
+    assert erased.status == 204, erased.text
+    wait_for(lambda: tenants.status_of("velotel", "mail-desk") == 404, SETTLED_SECONDS, "404")
 
 
 def _texts(model: str) -> list[str]:
