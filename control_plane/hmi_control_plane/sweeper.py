@@ -1,18 +1,19 @@
-"""The sweeper: gives up silent runtimes, places what waits for one, and erases artifacts nobody needs."""
+"""The sweeper: gives up silent runtimes, places what waits for one, erases artifacts, counts residency."""
 
 import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from starlette.concurrency import run_in_threadpool
 
-from hmi_control_plane import placement
+from hmi_control_plane import metering, placement
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import publications, runtimes
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.times import now
 from hmi_control_plane.storage import Database
 
 _UPLOADS_EVERY_SECONDS = 600.0
@@ -53,12 +54,14 @@ class Sweeper:
         self._swept_at = float("-inf")
         self._placed_once = False
         self._uploads_swept_at = float("-inf")
+        self._counted_hour: datetime | None = None
 
     async def run(self) -> None:
         """Sweep until ``stop``; a database or store that is away is tried again."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._repeat("fleet", self.sweep_fleet), name="sweep the fleet")
             tasks.create_task(self._repeat("store", self.sweep_store), name="sweep the store")
+            tasks.create_task(self._repeat("usage", self.sweep_usage), name="sweep the usage")
 
     async def _repeat(self, what: str, sweep: Callable[[], None]) -> None:
         while not self._stopping.is_set():
@@ -79,6 +82,7 @@ class Sweeper:
         """Do everything once."""
         self.sweep_fleet()
         self.sweep_store()
+        self.sweep_usage()
 
     def sweep_fleet(self) -> None:
         """Give up silent runtimes, and place what waits for one."""
@@ -98,6 +102,14 @@ class Sweeper:
         if self._clock() - self._uploads_swept_at > _UPLOADS_EVERY_SECONDS:
             self.sweep_uploads()
             self._uploads_swept_at = self._clock()
+
+    def sweep_usage(self) -> None:
+        """Count what is resident, once in each hour; after a start perhaps again, which adds nothing."""
+        moment = now()
+        hour = metering.whole_hour(moment)
+        if hour != self._counted_hour:
+            metering.count_hour(self._database, hour, moment)
+            self._counted_hour = hour
 
     def _mark_lost(self) -> list[str]:
         """Give up runtimes that were silent while they could be heard.

@@ -12,6 +12,7 @@ from hmi_control_plane.storage import Meter
 
 EVENT_TYPE = "dev.hmi.usage.v1"
 TRAINING_SOURCE = "/hmi/training"
+RESIDENCY_SOURCE = "/hmi/residency"
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 """Made once: json.dumps makes an encoder at every call."""
@@ -86,6 +87,22 @@ def training_event(run: RunView, tenant: str, time: datetime) -> UsageEvent:
         meter=Meter.TRAINING_SECONDS,
         quantity=math.ceil(run.result.training_seconds),
         adapter=run.spec.name if run.spec.kind == "adapter" else None,
+    )
+
+
+def residency_event(tenant: str, adapter: str, size: int, hour: datetime) -> UsageEvent:
+    """Return what an adapter of so many bytes used in the hour that began at ``hour`` (aware, UTC).
+
+    The id is the adapter's and the hour's, so that an hour counted twice counts once.
+    """
+    return UsageEvent(
+        source=RESIDENCY_SOURCE,
+        id=f"{hour:%Y-%m-%dT%HZ}/{tenant}/{adapter}",
+        time=hour,
+        tenant=tenant,
+        meter=Meter.RESIDENT_BYTE_HOURS,
+        quantity=size,
+        adapter=adapter,
     )
 
 

@@ -1,0 +1,75 @@
+"""Residency as use: in each hour, the bytes of every adapter that runtimes have ready, times that hour.
+
+An hour counts what was ready when it began and still is when a sweeper counts it, moments later. An adapter's
+hour is one event: another replica, or a process started anew, counts it again and adds nothing, since what
+became ready meanwhile waits for the next hour. An hour in which no sweeper runs counts nothing.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import Row, func, select
+from sqlalchemy.orm import Session
+
+from hmi_control_plane.metering.events import UsageEvent, residency_event
+from hmi_control_plane.metering.ledger import record
+from hmi_control_plane.storage import (
+    Adapter,
+    AdapterVersion,
+    Artifact,
+    Database,
+    Residency,
+    ResidencyState,
+    Runtime,
+)
+
+ADAPTERS_A_TRANSACTION = 1_000
+"""So that whoever else writes waits for a moment only, however many adapters there are."""
+
+
+def whole_hour(moment: datetime) -> datetime:
+    """Return the beginning of the hour that ``moment`` (aware, UTC) lies in."""
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def count_hour(database: Database, hour: datetime, recorded_at: datetime) -> None:
+    """Add the events of the hour that began at ``hour`` to the ledger; those already there are left."""
+    after: int | None = 0
+    while after is not None:
+        with database.write() as session:
+            after = _count_some(session, hour, recorded_at, after)
+
+
+def _count_some(session: Session, hour: datetime, recorded_at: datetime, after: int) -> int | None:
+    """Count the adapters behind row id ``after``; return the last one's, or None when there are no more."""
+    found = _ready(session, hour, after)
+    record(session, [_event(row, hour) for row in found], recorded_at)
+    return found[-1].id if len(found) == ADAPTERS_A_TRANSACTION else None
+
+
+def _ready(session: Session, hour: datetime, after: int) -> list[Row[int, str, str, int]]:
+    """Return id, tenant, name and bytes of adapters; a version counts once for each runtime that has it."""
+    query = (
+        select(Adapter.id, Adapter.tenant, Adapter.name, func.sum(Artifact.bytes).label("bytes"))
+        .join(Residency, Residency.adapter_id == Adapter.id)
+        .join(Runtime, Runtime.id == Residency.runtime_id)
+        .join(
+            AdapterVersion,
+            (AdapterVersion.adapter_id == Adapter.id) & (AdapterVersion.version == Residency.version),
+        )
+        .join(Artifact, Artifact.digest == AdapterVersion.artifact_digest)
+        .where(
+            Adapter.id > after,
+            Residency.state == ResidencyState.READY,
+            Residency.updated_at <= hour,
+            ~Runtime.lost,
+        )
+        .group_by(Adapter.id, Adapter.tenant, Adapter.name)
+        .order_by(Adapter.id)
+        .limit(ADAPTERS_A_TRANSACTION)
+    )
+    return list(session.execute(query))
+
+
+def _event(row: Row[int, str, str, int], hour: datetime) -> UsageEvent:
+    _, tenant, name, size = row
+    return residency_event(tenant, name, int(size), hour)  # a sum is a Decimal on PostgreSQL
