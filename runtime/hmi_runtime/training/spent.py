@@ -57,9 +57,7 @@ class TimeSpent:
     def _note(self) -> None:
         try:
             write_atomically(self._path, json.dumps({"seconds": self.seconds}).encode())
-        except (
-            OSError
-        ) as error:  # a folder that takes nothing more ends the run where it loses work, not here
+        except OSError as error:  # a full disk ends the run where it loses work, not here
             _LOG.warning("the time spent could not be kept: %s", error)
 
 
