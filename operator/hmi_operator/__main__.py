@@ -74,7 +74,7 @@ async def run(settings: OperatorSettings) -> None:
             Parts(
                 api=api,
                 control_plane=control_plane,
-                jobs=KubeJobs(api, training, settings.trainer(), namespaces=settings.watch_namespaces),
+                jobs=KubeJobs(api, training, settings.trainer()),
                 lease=Lease(api, settings.namespace, settings.pod_name, seconds=settings.lease_seconds),
                 training=training,
                 metrics=metrics,

@@ -318,12 +318,12 @@ class Engine:
                 if resumed is not None:
                     await self._jobs.start(resumed)
             case StopRun():
-                await self._jobs.stop(step.run_id)
+                await self._jobs.stop(step.run_id, ref.namespace)
                 await self._control_plane.fail_run(step.run_id, step.failure)
             case Erase():
                 await self._erase(resource)
             case Withdraw():
-                await self._erase(step.adapter)
+                await self._withdraw(step.adapter)
         return None
 
     async def _declare(self, namespace: str, declare: Callable[[], Awaitable[None]]) -> None:
@@ -338,13 +338,22 @@ class Engine:
 
     async def _erase(self, resource: Domain | TaskAdapter) -> None:
         # Processes first: one that lives on could publish into what is being erased.
-        await self._jobs.erase(resource.metadata.uid)
+        await self._jobs.erase(resource.metadata.uid, resource.metadata.namespace)
         key = ResourceRef.of(resource).key
         if isinstance(resource, Domain):
             await self._control_plane.erase_domain(key)
             self._domains.forget(resource.key)
         else:
             await self._control_plane.erase_adapter(key)
+
+    async def _withdraw(self, adapter: TaskAdapter) -> None:
+        try:
+            await self._jobs.erase(adapter.metadata.uid, adapter.metadata.namespace)
+        except HmiError as error:
+            # Troubles of another tenant's namespace must not hold what is deleted here; what its process
+            # hands in without a run is refused.
+            logger.warning("%s: its training could not be ended: %s", ResourceRef.of(adapter), error)
+        await self._control_plane.erase_adapter(ResourceRef.of(adapter).key)
 
     async def _to_wake(
         self, resource: Domain | TaskAdapter, old: StatusT, new: StatusT, *, gone: bool

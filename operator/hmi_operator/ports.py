@@ -140,10 +140,10 @@ class TrainingJobs(Protocol):
         """Return what is known of the run's process; None when it never had one here."""
         ...
 
-    async def stop(self, run_id: str) -> None:
-        """End the run's process and wait until it is gone; nothing happens when it has none."""
+    async def stop(self, run_id: str, namespace: str) -> None:
+        """End a run's process, which is of that namespace, and wait until it is gone; it may have none."""
         ...
 
-    async def erase(self, uid: str) -> None:
-        """Stop the processes of a resource's runs and erase their work files; idempotent."""
+    async def erase(self, uid: str, namespace: str) -> None:
+        """Stop the processes of the runs of a namespace's resource and erase their work files; idempotent."""
         ...

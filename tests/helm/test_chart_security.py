@@ -9,10 +9,12 @@ from rendered_chart import CHART, NAMESPACE, VALUES, Helm, RenderedChart
 
 Rules = set[tuple[str, str, str]]
 
-OPERATOR = {
+TYPES = {
     ("hmi.dev", "domains taskadapters", "get list patch watch"),
     ("hmi.dev", "domains/status taskadapters/status", "get patch"),
     ("hmi.dev", "domains/finalizers taskadapters/finalizers", "update"),
+}
+TRAINING = {
     ("batch", "jobs", "create delete get list watch"),
     ("", "persistentvolumeclaims", "create delete get list watch"),
     ("", "pods", "get list watch"),
@@ -23,13 +25,14 @@ LEASE = {("coordination.k8s.io", "leases", "create"), ("coordination.k8s.io", "l
 TOKEN_REVIEW = {("authentication.k8s.io", "tokenreviews", "create")}
 EVERYWHERE, OWN = "*", NAMESPACE
 RIGHTS: dict[str, dict[str, Rules]] = {
-    "operator": {EVERYWHERE: OPERATOR | NAMESPACES, OWN: LEASE},
+    "operator": {EVERYWHERE: TYPES | TRAINING | NAMESPACES, OWN: LEASE},
     "control-plane": {EVERYWHERE: TOKEN_REVIEW},
     "runtime": {EVERYWHERE: TOKEN_REVIEW},
     "gateway": {},
 }
 RIGHTS_IN_OWN_NAMESPACES = RIGHTS | {
-    "operator": {EVERYWHERE: NAMESPACES, OWN: LEASE, "team-a": OPERATOR, "team-b": OPERATOR}
+    # A namespace that is deleted takes its Role along, and what is in it waits for the operator.
+    "operator": {EVERYWHERE: TYPES | NAMESPACES, OWN: LEASE, "team-a": TRAINING, "team-b": TRAINING}
 }
 
 FINAL_SECONDS = ("HMI_DRAIN_DELAY_SECONDS", "HMI_MOVE_SECONDS", "HMI_DRAIN_SECONDS")

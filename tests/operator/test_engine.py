@@ -8,7 +8,7 @@ import pytest
 from planning_worlds import domain_version
 
 from hmi_api.conditions import find_condition
-from hmi_api.errors import InvalidInput
+from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.manifests import parse_manifest
 from hmi_api.names import FINALIZER, Tenant
 from hmi_api.wire import (
@@ -100,6 +100,7 @@ class Jobs:
 
     started: set[str] = field(default_factory=set)
     erased: list[str] = field(default_factory=list)
+    closed: set[str] = field(default_factory=set)
     refused: Trouble | None = None
 
     async def start(self, run: RunView) -> None:
@@ -111,10 +112,12 @@ class Jobs:
             return JobView(False, trouble=self.refused)
         return JobView(True) if run.id in self.started else None
 
-    async def stop(self, run_id: str) -> None:
+    async def stop(self, run_id: str, namespace: str) -> None:
         self.started.discard(run_id)
 
-    async def erase(self, uid: str) -> None:
+    async def erase(self, uid: str, namespace: str) -> None:
+        if namespace in self.closed:
+            raise NotReady("Forbidden", "There are no rights in that namespace.")
         self.erased.append(uid)
 
 
@@ -225,9 +228,11 @@ async def test_what_stands_on_a_domain_sees_the_version_that_woke_it(here: Here)
         assert "version 2" in ready.message
 
 
+@pytest.mark.parametrize("closed", [set(), {"zoo"}])
 async def test_a_domain_goes_though_another_tenant_names_it_without_being_allowed_to(
-    here: Here, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+    here: Here, domain_body: dict[str, Any], adapter_body: dict[str, Any], closed: set[str]
 ) -> None:
+    here.jobs.closed = closed
     secret, intruder = ResourceRef("Domain", "shop", "secret"), ResourceRef("TaskAdapter", "zoo", "topic")
     adapter_body["metadata"]["namespace"] = intruder.namespace
     adapter_body["spec"]["domainRef"] = {"name": secret.name, "namespace": secret.namespace}

@@ -52,7 +52,7 @@ async def test_the_next_run_waits_for_its_place(jobs: SubprocessJobs) -> None:
     assert view is not None
     assert (view.alive, view.queued) == (True, True)
     assert not (jobs.work_dir(second) / "began").exists()
-    await jobs.stop("run-1")
+    await jobs.stop("run-1", "shop")
     await until((jobs.work_dir(second) / "began").exists)
     assert await jobs.observe(first) is None
 
@@ -89,8 +89,8 @@ async def test_erasing_ends_and_removes_everything_of_a_resource(jobs: Subproces
     await until((jobs.work_dir(run) / "began").exists)
     pid = pid_of(jobs, run)
     assert pid is not None
-    await jobs.erase(run.uid)
-    await jobs.erase(run.uid)
+    await jobs.erase(run.uid, "shop")
+    await jobs.erase(run.uid, "shop")
     assert started_at(pid) is None
     assert not jobs.work_dir(run).parent.exists()
 

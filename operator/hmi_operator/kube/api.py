@@ -23,9 +23,13 @@ RequestListener = Callable[[str, str, int], None]
 
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.2
+WATCH_SECONDS = 300
+"""When the API server ends a watch, so that rights are asked for again."""
+_MARGIN_SECONDS = 30
 PAGE = 500
 """Objects in one answer to a list: a bound on the memory of one."""
 _PASSING = {408, 429, 500, 502, 503, 504}
+_ERROR = "ERROR"
 _MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -49,20 +53,26 @@ class KubeApi:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
+        self._streams: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            self._login.server,
-            connector=aiohttp.TCPConnector(ssl=self._login.tls(), limit=self._connections),
-            timeout=self._timeout,
-            headers={"Accept": "application/json", "User-Agent": "hmi-operator"},
-        )
+        self._session = self._opened(self._connections)
+        self._streams = self._opened(0)  # a watch keeps its connection, which must be taken from nobody
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._session, self._streams):
+            if session is not None:
+                await session.close()
+        self._session = self._streams = None
+
+    def _opened(self, connections: int) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            self._login.server,
+            connector=aiohttp.TCPConnector(ssl=self._login.tls(), limit=connections),
+            timeout=self._timeout,
+            headers={"Accept": "application/json", "User-Agent": "hmi-operator"},
+        )
 
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Manifest | None:
         """Return an object, or None."""
@@ -82,6 +92,47 @@ class KubeApi:
             token = answer.get("metadata", {}).get("continue") or ""
             if not token:
                 return
+
+    async def watch(
+        self, kind: Kind, namespace: str | None = None, *, labels: str = "", since: str = ""
+    ) -> AsyncIterator[tuple[str, Manifest]]:
+        """Hear of changes, each with its type, until the API server ends the answer after some minutes.
+
+        Without ``since``, a resourceVersion, all that is there comes first. One that is too old to go on from
+        is ``ApiRefused`` with 410.
+        """
+        if self._streams is None:
+            raise RuntimeError("a KubeApi is used within `async with`")
+        chosen = {"labelSelector": labels, "resourceVersion": since}
+        query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
+        query |= {name: value for name, value in chosen.items() if value}
+        timeout = aiohttp.ClientTimeout(
+            total=WATCH_SECONDS + _MARGIN_SECONDS, sock_connect=self._timeout.total
+        )
+        headers = await self._login.headers()
+        try:
+            async with self._streams.get(
+                kind.path(namespace), params=query, headers=headers, timeout=timeout
+            ) as response:
+                self._tell("WATCH", kind, response.status)
+                if response.status != HTTPStatus.OK:
+                    await self._refuse_watch(response.status, await response.read())
+                async for line in _lines(response.content):
+                    event = json.loads(line)
+                    if event["type"] == _ERROR:
+                        _read(event["object"]["code"], json.dumps(event["object"]).encode(), may_miss=False)
+                    yield event["type"], event["object"]
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NotReady(
+                "ApiServerUnavailable", f"A watch has broken off ({type(error).__name__})."
+            ) from error
+
+    async def _refuse_watch(self, code: int, body: bytes) -> None:
+        if code == HTTPStatus.UNAUTHORIZED:
+            await self._login.headers(refused=True)
+        if code == HTTPStatus.UNAUTHORIZED or code in _PASSING:
+            raise NotReady("ApiServerUnavailable", f"The API server answered {code} to a watch.")
+        _read(code, body, may_miss=False)
 
     async def create(self, kind: Kind, namespace: str | None, body: Manifest) -> Manifest:
         """Create an object; ``Conflict`` when one of that name is there."""
@@ -166,6 +217,16 @@ class KubeApi:
     def _tell(self, method: str, kind: Kind, code: int) -> None:
         if self._heard is not None:
             self._heard(method, kind.plural, code)
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Go through the lines of an answer, however long they are."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line:
+                yield line
 
 
 def _read(code: int, body: bytes, *, may_miss: bool) -> Manifest | None:

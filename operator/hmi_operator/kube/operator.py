@@ -13,9 +13,10 @@ from hmi_api.domain import Domain
 from hmi_api.errors import HmiError
 from hmi_api.task_adapter import TaskAdapter
 from hmi_operator.engine import Engine
-from hmi_operator.kube.api import KubeApi
+from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.cache import ResourceCache
 from hmi_operator.kube.events import EventRecorder
+from hmi_operator.kube.job_watch import watch_jobs
 from hmi_operator.kube.jobs import TrainingCache
 from hmi_operator.kube.lease import Lease
 from hmi_operator.kube.metrics import OperatorMetrics
@@ -98,6 +99,9 @@ class Operator:
         await _until(stop, self._list_until_done())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(stop), name="watch")
+            for namespace in self._namespaces or (None,):
+                watching = watch_jobs(self._parts.api, namespace, self._hear_of_job)
+                tasks.create_task(_until(stop, watching), name=f"watch Jobs of {namespace or 'all'}")
             tasks.create_task(self._take_turns(stop), name="lead")
 
     # --- watching ---------------------------------------------------------------------------------
@@ -106,7 +110,7 @@ class Operator:
         if stop.is_set():
             return
         settings = watch_settings()
-        registry = handlers(self._cache, self._parts.training, self._wake)
+        registry = handlers(self._cache)
         try:
             await kopf.operator(
                 registry=registry,
@@ -120,6 +124,11 @@ class Operator:
         finally:
             self._watching.clear()
             stop.set()
+
+    def _hear_of_job(self, type_: str, manifest: Manifest) -> None:
+        ref = self._parts.training.on_job(type_, manifest)
+        if ref is not None:
+            self._wake(ref)
 
     def _wake(self, ref: ResourceRef) -> None:
         if self._reconciler is not None:

@@ -95,7 +95,7 @@ class ReadableOrTold:
         held = present["metadata"].get("finalizers") or []
         if FINALIZER not in held:
             return
-        await self._jobs.erase(present["metadata"]["uid"])
+        await self._jobs.erase(present["metadata"]["uid"], ref.namespace)
         if ref.kind == "Domain":
             await self._control_plane.erase_domain(ref.key)
         else:

@@ -1,11 +1,14 @@
-"""Hearing of changes: complete lists by our own requests, and kopf's watches in between.
+"""Hearing of resources and namespaces: complete lists by our own requests, and kopf's watches in between.
 
-The handlers are thin: they put what they are given into the caches and wake whom it concerns.
+A watch of kopf's that is refused ends all of them, so what is watched here must not be a matter of rights in
+one namespace. Jobs are, and have watches of their own (``job_watch``).
+
+The handlers are thin: they put what they are given into the cache, which wakes whom it concerns.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import kopf
@@ -13,11 +16,9 @@ import kopf
 from hmi_api.names import GROUP, VERSION
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.cache import ResourceCache
-from hmi_operator.kube.jobs import TrainingCache
-from hmi_operator.kube.jobs.naming import RUN_LABEL
-from hmi_operator.kube.kinds import JOBS, NAMESPACES, RESOURCES, Kind
+from hmi_operator.kube.kinds import NAMESPACES, RESOURCES, Kind
 from hmi_operator.kube.login import read_login
-from hmi_operator.ports import KindName, ResourceRef
+from hmi_operator.ports import KindName
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +72,7 @@ async def objects(api: KubeApi, kind: Kind, namespaces: Sequence[str]) -> AsyncI
                 yield manifest
 
 
-def handlers(
-    cache: ResourceCache, training: TrainingCache, wake: Callable[[ResourceRef], None]
-) -> kopf.OperatorRegistry:
+def handlers(cache: ResourceCache) -> kopf.OperatorRegistry:
     """Return kopf's registry with a handler for each kind that is watched."""
     registry = kopf.OperatorRegistry()
 
@@ -100,12 +99,6 @@ def handlers(
     async def namespace(event: kopf.RawEvent, **_: Any) -> None:
         cache.see_namespace(_plain(event), deleted=event["type"] == _DELETED)
 
-    @kopf.on.event(JOBS.group, JOBS.version, JOBS.plural, labels={RUN_LABEL: kopf.PRESENT}, registry=registry)
-    async def job(event: kopf.RawEvent, **_: Any) -> None:
-        ref = training.on_job(event["type"], _plain(event))
-        if ref is not None:
-            wake(ref)
-
     return registry
 
 
@@ -118,7 +111,6 @@ def watch_settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 0.5
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10
-    settings.watching.label_selectors[JOBS.group, JOBS.plural] = RUN_LABEL
     settings.persistence.diffbase_storage = _NothingStored()
     settings.networking.error_backoffs = (1, 1, 2, 3, 5, 8, 13, 21, *[30] * 20)
     return settings

@@ -88,17 +88,20 @@ class SubprocessJobs:
             return JobView(job.alive, job.crashes, job.ended_at, queued=job.alive and not job.placed)
         return None
 
-    async def stop(self, run_id: str) -> None:
+    async def stop(self, run_id: str, namespace: str) -> None:
         """End the run's process, and wait until it is gone; nothing happens when it has none."""
+        await self._stop(run_id)
+
+    async def _stop(self, run_id: str) -> None:
         job = self._jobs.pop(run_id, None)
         if job is not None and job.task is not None:
             job.task.cancel()
             await asyncio.wait({job.task})
 
-    async def erase(self, uid: str) -> None:
+    async def erase(self, uid: str, namespace: str) -> None:
         """Stop the processes of a resource's runs and erase their folders; idempotent."""
         for run_id in [run_id for run_id, job in self._jobs.items() if job.run.uid == uid]:
-            await self.stop(run_id)
+            await self._stop(run_id)
         folder = self._runs / uid
         for file in list(folder.glob(f"*/{_PROCESS_FILE}")):
             await self._end_orphan(file.parent)

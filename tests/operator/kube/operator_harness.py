@@ -75,10 +75,10 @@ class PromptJobs:
     async def observe(self, run: RunView) -> JobView | None:
         return JobView(alive=run.id in self.started)
 
-    async def stop(self, run_id: str) -> None:
+    async def stop(self, run_id: str, namespace: str) -> None:
         self.started.remove(run_id)
 
-    async def erase(self, uid: str) -> None:
+    async def erase(self, uid: str, namespace: str) -> None:
         self.erased.append(uid)
 
     async def _report(self, run: RunView, verb: str, body: dict[str, Any]) -> None:

@@ -205,7 +205,7 @@ async def test_the_log_of_a_job_that_failed_stays_when_its_run_is_given_up(
     async with at_work(kube, monkeypatch) as (jobs, _cache):
         await jobs.start(run)
         _fail(kube, listed(kube, namespace, "jobs")[0])
-        await jobs.stop(run.id)
+        await jobs.stop(run.id, namespace)
     (job,) = listed(kube, namespace, "jobs")
     assert "deletionTimestamp" not in job["metadata"]
 
@@ -222,12 +222,12 @@ async def test_ending_a_run_deletes_its_job_and_volume(
     monkeypatch.setattr("hmi_operator.kube.jobs.kube_jobs._MARGIN_SECONDS", 0.0)
     async with at_work(kube, monkeypatch) as (jobs, _cache):
         await jobs.start(run)
-        await (jobs.stop(run.id) if by == "run" else jobs.erase(run.uid))
+        await (jobs.stop(run.id, namespace) if by == "run" else jobs.erase(run.uid, namespace))
         # No garbage collector is here to finish it; that it was asked to is what counts.
         assert all("deletionTimestamp" in job["metadata"] for job in listed(kube, namespace, "jobs"))
         assert all("deletionTimestamp" in claim["metadata"] for claim in listed(kube, namespace, "pvc"))
         let_go(kube, namespace)
-        await jobs.erase(run.uid)
+        await jobs.erase(run.uid, namespace)
 
 
 def _fail(kube: KubeServer, job: dict[str, Any]) -> None:

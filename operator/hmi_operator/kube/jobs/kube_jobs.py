@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import TypeVar
 
 from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.reasons import Reason
@@ -19,7 +21,7 @@ from hmi_operator.kube.jobs.manifest import build_training_job
 from hmi_operator.kube.jobs.naming import RUN_LABEL, UID_LABEL, job_name
 from hmi_operator.kube.jobs.settings import TrainerSettings
 from hmi_operator.kube.jobs.view import job_view, lacks_volume, refusal_of, wants_pods, wants_warnings
-from hmi_operator.kube.kinds import CLAIMS, EVENTS, JOBS, PODS
+from hmi_operator.kube.kinds import CLAIMS, EVENTS, JOBS, NAMESPACES, PODS
 from hmi_operator.plan import JobView, Trouble
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ _POLL_SECONDS = 0.5
 _MARGIN_SECONDS = 15.0
 _EXISTS = "AlreadyExists"
 _WRONG = (400, 422)
+_NO_WAY_IN = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,9 @@ class KubeJobs:
     """Starts, observes and ends the Jobs of training runs.
 
     A run's Job has the run's own name, so that it is created once however often and by whomever it is
-    started. All state that matters is the API server's; ``cache`` only saves asking for it.
-    ``namespaces`` are those that may be looked into; none for all.
+    started. All state that matters is the API server's; ``cache`` only saves asking for it. In a namespace
+    that is being deleted there is nothing any more: the operator's rights there are the first to go, and
+    its Jobs go by themselves.
     """
 
     def __init__(
@@ -72,13 +77,11 @@ class KubeJobs:
         cache: TrainingCache,
         settings: TrainerSettings,
         *,
-        namespaces: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._cache = cache
         self._settings = settings
-        self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
         self._clock = clock
         self._details: dict[str, _Details] = {}
         self._refusals: dict[str, _Refusal] = {}
@@ -114,6 +117,9 @@ class KubeJobs:
 
         The work volume of a run that has ended is given back here.
         """
+        return await self._unless_going(run.spec.namespace, self._observe(run))
+
+    async def _observe(self, run: RunView) -> JobView | None:
         job = self._cache.job(run.spec.namespace, run.id)
         if job is not None and self._is_stale(run):
             job = await self._read(run)
@@ -128,18 +134,18 @@ class KubeJobs:
             await self._ensure_claim(run)
         return job_view(job, details.pods, details.warnings)
 
-    async def stop(self, run_id: str) -> None:
+    async def stop(self, run_id: str, namespace: str) -> None:
         """Delete the run's Job and work volume; returns when its pods are gone, or cannot be waited for.
 
         A Job that has finished is left until its time is over: its log says why it came to this.
         """
         self._refusals.pop(run_id, None)
-        await self._sweep(f"{RUN_LABEL}={run_id}", finished=False)
+        await self._unless_going(namespace, self._sweep(namespace, f"{RUN_LABEL}={run_id}", finished=False))
 
-    async def erase(self, uid: str) -> None:
+    async def erase(self, uid: str, namespace: str) -> None:
         """Delete all Jobs and work volumes of a resource; idempotent."""
         self._refusals = {run: refusal for run, refusal in self._refusals.items() if refusal.uid != uid}
-        await self._sweep(f"{UID_LABEL}={uid}", finished=True)
+        await self._unless_going(namespace, self._sweep(namespace, f"{UID_LABEL}={uid}", finished=True))
 
     # --- starting ---------------------------------------------------------------------------------
 
@@ -228,23 +234,35 @@ class KubeJobs:
 
     # --- ending -----------------------------------------------------------------------------------
 
-    async def _sweep(self, labels: str, *, finished: bool) -> None:
-        for namespace in self._namespaces:
-            jobs = [
-                facts
-                async for page in self._api.pages(JOBS, namespace, labels=labels)
-                for body in page
-                if (facts := JobFacts.of(body)) is not None and (finished or not facts.finished)
-            ]
-            for job in jobs:
-                await self._api.delete(JOBS, job.namespace, job.name, uid=job.uid, background=False)
-            gone = await asyncio.gather(*(self._gone(job) for job in jobs))
-            for job in (job for job, is_gone in zip(jobs, gone, strict=True) if not is_gone):
-                # Its node may be dead. What it still hands in is refused: its run has ended.
-                logger.warning("Job %s/%s is still ending; it is not waited for", job.namespace, job.name)
-            await self._sweep_claims(namespace, labels)
+    async def _unless_going(self, namespace: str, work: Awaitable[ResultT]) -> ResultT | None:
+        """Return what comes of work in a namespace, None where that is gone or going and lets nobody in."""
+        try:
+            return await work
+        except ApiRefused as refused:
+            if refused.code not in _NO_WAY_IN:
+                raise
+            found = await self._api.get(NAMESPACES, None, namespace)
+            if found is not None and "deletionTimestamp" not in found["metadata"]:
+                raise
+            logger.info("namespace %s is being deleted, and its Jobs with it: %s", namespace, refused)
+            return None
 
-    async def _sweep_claims(self, namespace: str | None, labels: str) -> None:
+    async def _sweep(self, namespace: str, labels: str, *, finished: bool) -> None:
+        jobs = [
+            facts
+            async for page in self._api.pages(JOBS, namespace, labels=labels)
+            for body in page
+            if (facts := JobFacts.of(body)) is not None and (finished or not facts.finished)
+        ]
+        for job in jobs:
+            await self._api.delete(JOBS, job.namespace, job.name, uid=job.uid, background=False)
+        gone = await asyncio.gather(*(self._gone(job) for job in jobs))
+        for job in (job for job, is_gone in zip(jobs, gone, strict=True) if not is_gone):
+            # Its node may be dead. What it still hands in is refused: its run has ended.
+            logger.warning("Job %s/%s is still ending; it is not waited for", job.namespace, job.name)
+        await self._sweep_claims(namespace, labels)
+
+    async def _sweep_claims(self, namespace: str, labels: str) -> None:
         claims = [body async for page in self._api.pages(CLAIMS, namespace, labels=labels) for body in page]
         for body in claims:
             metadata = body["metadata"]
