@@ -180,6 +180,14 @@ def test_a_failure_is_copied_into_the_condition_of_its_stage(stage: str, type_: 
     assert (plan.steps, plan.status.phase) == ((), "Failed")
 
 
+def test_a_run_that_failed_before_it_read_anything_has_not_read_the_corpus() -> None:
+    failure = RunFailure(reason="BaseModelNotFound", message="Check the uri.")
+    run = run_of(domain(), DIGEST, RunState.FAILED, failure=failure)
+    plan = plan_domain(domain(), domain_world(domain(), run=run))
+    assert reason(plan.status.conditions, "CorpusReady") == ("False", "BaseModelNotFound")
+    assert reason(plan.status.conditions, "Trained")[0] == "Unknown"
+
+
 def test_bad_rows_are_the_corpus_s_fault_whenever_they_are_found() -> None:
     failure = RunFailure(reason="RowMalformed", message="Line 7 is no JSON.")
     progress = RunProgress(stage="training", step=3, total=9)

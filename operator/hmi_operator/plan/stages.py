@@ -76,6 +76,5 @@ def _condition_at(
     # What is wrong with the rows is the corpus's fault whenever it is found.
     if failure is not None and failure.reason.startswith(("Corpus", "Row", "Field")):
         return stages.get("corpus", types[0])
-    if progress is not None:
-        return stages.get(progress.stage, types[0])
-    return stages["training"] if failure is not None else types[0]
+    # A run that never said how far it came has finished nothing, the reading of its corpus included.
+    return stages.get(progress.stage, types[0]) if progress is not None else types[0]
