@@ -1,91 +1,59 @@
-"""How the Jobs of a namespace are heard of through what an API server answers to a watch."""
+"""Jobs are listed in pages and watched from there; what is too old is listed anew."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
-from hmi_api.errors import NotReady
-from hmi_operator.kube.api import KubeApi, Manifest
+from hmi_operator.kube.api import Manifest
 from hmi_operator.kube.errors import ApiRefused
 from hmi_operator.kube.job_watch import watch_jobs
 
 pytestmark = pytest.mark.anyio
 
-FORBIDDEN = ApiRefused(403, "Forbidden", "jobs is forbidden.")
-TOO_OLD = ApiRefused(410, "Expired", "too old resource version")
-AWAY = NotReady("ApiServerUnavailable", "It does not answer.")
+
+def job(name: str, version: str) -> Manifest:
+    return {"metadata": {"name": name, "resourceVersion": version}}
 
 
-class Api:
-    """Answers watches one after another as told, the last for ever."""
+class Watched:
+    """An API server with two pages of Jobs, whose first watch breaks off and whose second is too old."""
 
-    def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers)
+    def __init__(self) -> None:
+        self.lists = 0
         self.since: list[str] = []
-        self.done = asyncio.Event()
+        self.over = asyncio.Event()
 
-    async def watch(
-        self, kind: Any, namespace: Any, *, labels: str, since: str
-    ) -> AsyncIterator[tuple[str, Manifest]]:
+    async def pages(
+        self, *_: Any, labels: str, version: Callable[[str], None]
+    ) -> AsyncIterator[list[Manifest]]:
+        self.lists += 1
+        for name in ("one", "two"):
+            version(f"{self.lists}00")
+            yield [job(name, "7")]
+
+    async def watch(self, *_: Any, labels: str, since: str) -> AsyncIterator[tuple[str, Manifest]]:
         self.since.append(since)
-        if not self.answers:
-            self.done.set()
+        if len(self.since) == 1:
+            yield "MODIFIED", job("one", "101")
+            yield "BOOKMARK", job("", "105")
+        elif len(self.since) == 2:
+            raise ApiRefused(410, "Expired", "too old")
+        else:
+            yield "DELETED", job("two", "201")
+            self.over.set()
             await asyncio.Event().wait()
-        for one in self.answers.pop(0):
-            if isinstance(one, Exception):
-                raise one
-            yield one
 
 
-def at(version: str, type_: str = "MODIFIED") -> tuple[str, Manifest]:
-    return type_, {"metadata": {"resourceVersion": version}}
+async def test_jobs_are_listed_watched_from_there_and_listed_anew_when_that_is_too_old() -> None:
+    api, heard = Watched(), list[tuple[str, str]]()
+    watching = asyncio.create_task(
+        watch_jobs(api, "shop", lambda type_, body: heard.append((type_, body["metadata"]["name"])))  # type: ignore[arg-type]
+    )
+    await asyncio.wait_for(api.over.wait(), 10)
+    watching.cancel()
 
-
-async def watched(*answers: Any) -> tuple[list[str], list[str]]:
-    """Return from which versions was watched, and the versions of what was heard."""
-    api, heard = Api(*answers), list[str]()
-
-    def hear(type_: str, manifest: Manifest) -> None:
-        heard.append(manifest["metadata"]["resourceVersion"])
-
-    task = asyncio.create_task(watch_jobs(cast(KubeApi, api), "team-a", hear))
-    async with asyncio.timeout(10):
-        await api.done.wait()
-    task.cancel()
-    await asyncio.wait({task})
-    return api.since, heard
-
-
-@pytest.fixture(autouse=True)
-def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RETRY_SECONDS", "_PAUSE_SECONDS"):
-        monkeypatch.setattr(f"hmi_operator.kube.job_watch.{name}", 0.0)
-
-
-@pytest.mark.parametrize(
-    ("answers", "since", "heard"),
-    [
-        ([[at("3"), at("5")], [at("8")]], ["", "5", "8"], ["3", "5", "8"]),
-        ([[at("3"), at("9", "BOOKMARK")]], ["", "9"], ["3"]),
-        ([[at("3"), TOO_OLD], [at("7")]], ["", "", "7"], ["3", "7"]),
-        ([[at("3"), AWAY], [at("4")]], ["", "3", "4"], ["3", "4"]),
-        ([[at("3"), FORBIDDEN], [FORBIDDEN], [at("7")]], ["", "", "", "7"], ["3", "7"]),
-    ],
-)
-async def test_a_watch_goes_on_where_it_was_or_begins_anew(
-    answers: list[Any], since: list[str], heard: list[str]
-) -> None:
-    assert await watched(*answers) == (since, heard)
-
-
-async def test_rights_that_are_missing_are_told_once_until_they_are_back(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    caplog.set_level(logging.WARNING)
-    await watched([FORBIDDEN], [FORBIDDEN], [at("3")], [TOO_OLD], [FORBIDDEN])
-    assert [record.getMessage() for record in caplog.records] == [
-        "Jobs of team-a are not heard of now: Forbidden: jobs is forbidden."
-    ] * 2
+    assert api.since == ["100", "105", "200"]
+    both = [("ADDED", "one"), ("ADDED", "two")]
+    assert heard == [*both, ("MODIFIED", "one"), *both, ("DELETED", "two")]

@@ -79,27 +79,37 @@ class KubeApi:
         return await self._ask("GET", kind, kind.path(namespace, name), may_miss=True)
 
     async def pages(
-        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        version: Callable[[str], None] = lambda found: None,
     ) -> AsyncIterator[list[Manifest]]:
-        """Go through all objects that a label and a field selector take, a page at a time."""
+        """Go through all objects that a label and a field selector take, a page at a time.
+
+        ``version`` is told the resourceVersion from which a watch goes on.
+        """
         chosen = {"labelSelector": labels, "fieldSelector": fields}
         wanted = {"limit": str(PAGE)} | {name: value for name, value in chosen.items() if value}
         token = ""
         while True:
             query = wanted | ({"continue": token} if token else {})
             answer = await self._ask("GET", kind, kind.path(namespace), query=query) or {}
+            about = answer.get("metadata", {})
+            version(about.get("resourceVersion") or "")
             yield answer.get("items") or []
-            token = answer.get("metadata", {}).get("continue") or ""
+            token = about.get("continue") or ""
             if not token:
                 return
 
     async def watch(
-        self, kind: Kind, namespace: str | None = None, *, labels: str = "", since: str = ""
+        self, kind: Kind, namespace: str | None = None, *, labels: str = "", since: str
     ) -> AsyncIterator[tuple[str, Manifest]]:
         """Hear of changes, each with its type, until the API server ends the answer after some minutes.
 
-        Without ``since``, a resourceVersion, all that is there comes first. One that is too old to go on from
-        is ``ApiRefused`` with 410.
+        ``since`` is a resourceVersion; one that is too old to go on from is ``ApiRefused`` with 410.
         """
         if self._streams is None:
             raise RuntimeError("a KubeApi is used within `async with`")

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
 _PAUSE_SECONDS = 0.2
-_BOOKMARK = "BOOKMARK"
+_ADDED, _BOOKMARK = "ADDED", "BOOKMARK"
 
 
 async def watch_jobs(api: KubeApi, namespace: str | None, hear: Callable[[str, Manifest], None]) -> None:
@@ -27,6 +27,7 @@ async def watch_jobs(api: KubeApi, namespace: str | None, hear: Callable[[str, M
     since, refused = "", False
     while True:
         try:
+            since = since or await _list_jobs(api, namespace, hear)
             async for type_, manifest in api.watch(JOBS, namespace, labels=RUN_LABEL, since=since):
                 since, refused = manifest["metadata"]["resourceVersion"], False
                 if type_ != _BOOKMARK:
@@ -39,6 +40,18 @@ async def watch_jobs(api: KubeApi, namespace: str | None, hear: Callable[[str, M
                 logger.warning("Jobs of %s are not heard of now: %s", namespace or "the cluster", error)
             refused = not _is_too_old(error)
         await asyncio.sleep(RETRY_SECONDS if refused else _PAUSE_SECONDS)
+
+
+async def _list_jobs(api: KubeApi, namespace: str | None, hear: Callable[[str, Manifest], None]) -> str:
+    """Hear of all Jobs that are there; return the resourceVersion that their list is of.
+
+    A watch that has to begin with them is broken off by the API server where they are thousands.
+    """
+    versions: list[str] = []
+    async for page in api.pages(JOBS, namespace, labels=RUN_LABEL, version=versions.append):
+        for manifest in page:
+            hear(_ADDED, manifest)
+    return versions[-1]
 
 
 def _is_too_old(error: HmiError) -> bool:
