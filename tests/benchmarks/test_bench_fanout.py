@@ -15,6 +15,7 @@ from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, LayerAdapter
 from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.base import BaseModel
+from hmi_runtime.model import UpperLayers
 
 SPLIT = 2
 
@@ -31,7 +32,7 @@ def test_a_merged_model_computes_what_its_adapter_does(base: BaseModel) -> None:
     ids, mask = torch.tensor([[101, 2054, 2003, 102]]), torch.ones(1, 4, dtype=torch.bool)
     with torch.inference_mode():
         lower = frozen.hidden_states(ids, mask)[SPLIT][0]
-        expected = run_row(list(frozen.layers)[SPLIT:], SPLIT, adapter, lower, mask[0])
+        expected = run_row(UpperLayers(frozen, SPLIT), adapter, lower, mask[0])
         torch.testing.assert_close(merged(ids, mask)[0], expected, atol=1e-5, rtol=1e-5)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+from support_encoders import ARCHITECTURES
 from torch import Tensor, nn
 
 from hmi_api.errors import InvalidInput
@@ -17,24 +18,22 @@ from hmi_runtime.adapters.compress import Decomposition, Kept, smallest_rank
 from hmi_runtime.adapters.heads import HeadModule
 from hmi_runtime.adapters.importance import importance
 from hmi_runtime.adapters.lora import add_lora, export_lora
-from hmi_runtime.adapters.reference import run_layer
+from hmi_runtime.adapters.reference import run_layers
 from hmi_runtime.adapters.slots import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, LayerAdapter, LoraMatrix
-from hmi_runtime.base import MATRICES, NORMS, Encoder, EncoderConfig, attention_bias
+from hmi_runtime.base import MATRICES, NORMS, Encoder, EncoderConfig
 from hmi_runtime.model import UpperLayers
 
 SPLIT, WIDTH = 2, 16
-CONFIG = EncoderConfig(
-    family="bert", layers=4, width=WIDTH, heads=2, ffn_width=24, vocab_size=30, positions=16, segments=1,
-    norm_eps=1e-12, activation="gelu", pad_id=0, cls_id=1, sep_id=2,
-)  # fmt: skip
 
 
-@pytest.fixture
-def base() -> UpperLayers:
+@pytest.fixture(params=ARCHITECTURES)
+def base(request: pytest.FixtureRequest) -> UpperLayers:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    return UpperLayers(Encoder(CONFIG).eval().requires_grad_(False), SPLIT)
+    config = ARCHITECTURES[request.param]
+    assert config.width == WIDTH
+    return UpperLayers(Encoder(config).eval().requires_grad_(False), SPLIT)
 
 
 @pytest.fixture
@@ -58,10 +57,10 @@ def train(
         optimiser.step()
 
 
-def adapter(layers: Mapping[int, LayerAdapter], head: HeadModule) -> AdapterWeights:
+def adapter(config: EncoderConfig, layers: Mapping[int, LayerAdapter], head: HeadModule) -> AdapterWeights:
     task = TaskType.TOKEN_CLASSIFICATION if head.pooling == "token" else TaskType.SEQUENCE_CLASSIFICATION
     weights = AdapterWeights(task, ("a", "b", "c"), layers, head.export(), "sha256:base", "sha256:layers")
-    check_adapter(weights, CONFIG, SPLIT, base_digest="sha256:base", layers_digest="sha256:layers")
+    check_adapter(weights, config, SPLIT, base_digest="sha256:base", layers_digest="sha256:layers")
     return weights
 
 
@@ -95,7 +94,7 @@ FITS: dict[str, Fit] = {
         lambda upper, *_: export_bottlenecks(upper),
     ),
     "compressed at full rank": (
-        lambda upper: list(upper.requires_grad_(True).parameters()),
+        lambda upper: list(upper.layers.requires_grad_(True).parameters()),
         lambda upper, base, head: decomposed(upper, base, WIDTH, head).cut(WIDTH),
     ),
 }
@@ -113,7 +112,7 @@ def test_trained_equals_served(
         expected = head(upper(*batch), batch[1])
         untouched = head(base(*batch), batch[1])
 
-    found = serve(base, adapter(export(upper, base, head), head), batch)
+    found = serve(base, adapter(base.config, export(upper, base, head), head), batch)
 
     assert not torch.allclose(expected, untouched, atol=1e-2)
     for row, length in enumerate(batch[1].sum(1).tolist()):
@@ -170,14 +169,14 @@ def test_a_cut_by_importance_changes_answers_less_than_one_by_size(
     base: UpperLayers, batch: tuple[Tensor, Tensor], task: TaskType
 ) -> None:
     tuned, head = copy.deepcopy(base), HeadModule(WIDTH, 3, task)
-    train(tuned, head, list(tuned.requires_grad_(True).parameters()), batch)
+    train(tuned, head, list(tuned.layers.requires_grad_(True).parameters()), batch)
     rows = torch.randn(64, 6, WIDTH, generator=torch.Generator().manual_seed(8))
     mask = torch.ones(64, 6, dtype=torch.bool)
     with torch.no_grad():
         whole = head(tuned(rows, mask), mask)
 
     def change(layers: Mapping[int, LayerAdapter]) -> float:
-        given = run_rows(base, layers, rows, mask)
+        given = run_layers(base, layers, rows, mask)
         with torch.no_grad():
             return float((head(given, mask) - whole).square().mean())
 
@@ -195,8 +194,11 @@ def test_what_a_cut_takes_at_the_mean_input_is_in_the_bias(base: UpperLayers) ->
 
     cut = Decomposition(tuned, base, weights, 1).cut(1)[SPLIT]
 
-    mean = rows.flatten(0, 1).mean(0)
     query, lora = tuned.layers[0].query, cut.lora["query"]
+    read: list[Tensor] = []
+    with query.register_forward_hook(lambda module, given, output: read.extend(given)), torch.no_grad():
+        tuned(rows, mask)
+    mean = read[0].flatten(0, 1).mean(0)
     served = base.layers[0].query.weight @ mean + lora.b @ (lora.a @ mean) + cut.bias["query"]
     torch.testing.assert_close(served, query(mean), atol=1e-4, rtol=1e-4)
 
@@ -225,14 +227,6 @@ def cut_by_size(tuned: UpperLayers, base: UpperLayers, rank: int) -> dict[int, L
             },
         )
     return layers
-
-
-def run_rows(base: UpperLayers, layers: Mapping[int, LayerAdapter], x: Tensor, mask: Tensor) -> Tensor:
-    """Run ``base`` with an adapter over (B, T, D)."""
-    bias = attention_bias(mask, x.dtype)
-    for index, layer in enumerate(base.layers, start=SPLIT):
-        x = run_layer(layer, layers[index], x, bias)
-    return x
 
 
 def test_an_untuned_model_compresses_to_nothing(base: UpperLayers) -> None:

@@ -1,6 +1,7 @@
 """Every family is read so that it computes what transformers computes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from transformers import (
     BertModel,
     DistilBertConfig,
     DistilBertModel,
+    ModernBertConfig,
+    ModernBertModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -45,30 +48,44 @@ def write_tokenizer(folder: Path, special: list[str]) -> None:
     ).save_pretrained(folder)
 
 
-def tiny(kind: str) -> PreTrainedModel:
-    sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
-    more = {"intermediate_size": 24, "max_position_embeddings": 20}
-    match kind:
-        case "bert":
-            return BertModel(BertConfig(**sizes, **more))
-        case "bert-relu":
-            return BertModel(BertConfig(**sizes, **more, hidden_act="relu"))
-        case "roberta":
-            return RobertaModel(RobertaConfig(**sizes, **more, pad_token_id=1, type_vocab_size=1))
-        case "xlm-roberta":
-            return XLMRobertaModel(XLMRobertaConfig(**sizes, **more, pad_token_id=1, type_vocab_size=1))
-        case _:
-            return DistilBertModel(
-                DistilBertConfig(
-                    vocab_size=32, dim=16, n_layers=3, n_heads=2, hidden_dim=24, max_position_embeddings=20
-                )
-            )
+SIZES = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+MORE = {"intermediate_size": 24, "max_position_embeddings": 20}
+TINY: dict[str, Callable[[], PreTrainedModel]] = {
+    "bert": lambda: BertModel(BertConfig(**SIZES, **MORE)),
+    "bert-relu": lambda: BertModel(BertConfig(**SIZES, **MORE, hidden_act="relu")),
+    "roberta": lambda: RobertaModel(RobertaConfig(**SIZES, **MORE, pad_token_id=1, type_vocab_size=1)),
+    "xlm-roberta": lambda: XLMRobertaModel(
+        XLMRobertaConfig(**SIZES, **MORE, pad_token_id=1, type_vocab_size=1)
+    ),
+    "distilbert": lambda: DistilBertModel(
+        DistilBertConfig(
+            vocab_size=32, dim=16, n_layers=3, n_heads=2, hidden_dim=24, max_position_embeddings=20
+        )
+    ),
+    "modernbert": lambda: ModernBertModel(modern_config()),
+    "modernbert-biased": lambda: ModernBertModel(
+        modern_config(attention_bias=True, mlp_bias=True, norm_bias=True)
+    ),
+}
 
 
-@pytest.mark.parametrize("kind", ["bert", "bert-relu", "roberta", "xlm-roberta", "distilbert"])
+def modern_config(**changes: object) -> ModernBertConfig:
+    """Five layers, of which 0 and 3 see everything and the others two tokens to either side."""
+    return ModernBertConfig(
+        vocab_size=32, hidden_size=16, num_hidden_layers=5, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=20, local_attention=4, pad_token_id=0, initializer_range=0.5,
+        attn_implementation="eager", **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TINY)
 def test_hidden_states_equal_those_of_transformers(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    theirs = tiny(kind).eval()
+    theirs = TINY[kind]().eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()  # so that a bias that was not read shows
     theirs.save_pretrained(tmp_path)
     roberta_like = "roberta" in kind
     if roberta_like:
@@ -87,7 +104,7 @@ def test_hidden_states_equal_those_of_transformers(kind: str, tmp_path: Path) ->
     with torch.no_grad():
         ours = base.encoder().hidden_states(ids, mask)
         expected = theirs(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states
-    assert len(ours) == len(expected) == 4
+    assert len(ours) == len(expected) == 1 + base.config.layers
     for mine, reference in zip(ours, expected, strict=True):
         torch.testing.assert_close(mine[mask], reference[mask], atol=1e-5, rtol=1e-5)
     assert base.config.positions == (18 if roberta_like else 20)
@@ -147,7 +164,7 @@ def test_a_base_that_is_not_there_says_so(uri: str, reason: str) -> None:
 
 
 def test_an_unknown_family_is_refused_by_name(tmp_path: Path) -> None:
-    tiny("bert").save_pretrained(tmp_path)
+    TINY["bert"]().save_pretrained(tmp_path)
     write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
@@ -156,7 +173,7 @@ def test_an_unknown_family_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_weights_that_were_cut_off_say_so(tmp_path: Path) -> None:
-    tiny("bert").save_pretrained(tmp_path)
+    TINY["bert"]().save_pretrained(tmp_path)
     write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -165,8 +182,42 @@ def test_weights_that_were_cut_off_say_so(tmp_path: Path) -> None:
 
 
 def test_a_pickled_checkpoint_is_refused(tmp_path: Path) -> None:
-    tiny("bert").save_pretrained(tmp_path)
+    TINY["bert"]().save_pretrained(tmp_path)
     write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(InvalidInput, match="BaseModelNotSafetensors"):
         load_base(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_types": ["sliding_attention"] * 4 + ["full_attention"]}, "layers \\[4\\]"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 1.0, "factor": 2.0}}},
+            "yarn",
+        ),
+    ],
+)
+def test_a_modernbert_of_another_make_is_refused(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    ModernBertModel(modern_config()).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(InvalidInput, match=f"BaseModelUnsupported.*{message}"):
+        load_base(str(tmp_path))
+
+
+def test_a_modernbert_as_it_stands_on_the_hub_is_read(tmp_path: Path) -> None:
+    """Its config.json there is of an earlier transformers, with other keys for the same sizes."""
+    ModernBertModel(modern_config()).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
+    now = load_base(str(tmp_path)).config
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key in ("layer_types", "rope_parameters"):
+        del config[key]
+    config |= {"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_base(str(tmp_path)).config == now

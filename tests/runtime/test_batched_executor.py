@@ -1,9 +1,12 @@
 """The batched executor equals the per-row reference, whatever adapters meet in a batch."""
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support_encoders import ARCHITECTURES, POST_NORM
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
@@ -16,28 +19,32 @@ from hmi_runtime.base import MATRICES, NORMS, Encoder, EncoderConfig
 from hmi_runtime.model import UpperLayers
 
 SPLIT = 1
-CONFIG = EncoderConfig(
-    family="bert", layers=3, width=24, heads=4, ffn_width=40, vocab_size=30, positions=16, segments=1,
-    norm_eps=1e-12, activation="gelu", pad_id=0, cls_id=1, sep_id=2,
-)  # fmt: skip
+CONFIG = POST_NORM
 LIMITS = SlotLimits(max_rank=20, max_bottleneck=12, max_labels=5)
 
 
-@pytest.fixture(scope="module")
-def upper() -> UpperLayers:
+@cache
+def upper_layers(architecture: str) -> UpperLayers:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    return UpperLayers(Encoder(CONFIG).eval().requires_grad_(False), SPLIT)
+    return UpperLayers(Encoder(ARCHITECTURES[architecture]).eval().requires_grad_(False), SPLIT)
+
+
+@pytest.fixture
+def upper() -> UpperLayers:
+    return upper_layers("post-norm")
 
 
 def random_tensor(seed: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=seed) * 0.3
 
 
-def random_layer(draw: st.DrawFn, seed: torch.Generator, bottleneck: tuple[str, int] | None) -> LayerAdapter:
+def random_layer(
+    draw: st.DrawFn, config: EncoderConfig, seed: torch.Generator, bottleneck: tuple[str, int] | None
+) -> LayerAdapter:
     lora = {}
     for name in draw(st.sets(st.sampled_from(MATRICES))):
-        out, inner = CONFIG.matrix_shape(name)
+        out, inner = config.matrix_shape(name)
         rank = draw(st.integers(1, LIMITS.max_rank))
         lora[name] = LoraMatrix(random_tensor(seed, rank, inner), random_tensor(seed, out, rank))
     biases = draw(st.sets(st.sampled_from(MATRICES), max_size=2))
@@ -47,10 +54,10 @@ def random_layer(draw: st.DrawFn, seed: torch.Generator, bottleneck: tuple[str, 
         placement, width = bottleneck
         bottlenecks = {
             place: Bottleneck(
-                random_tensor(seed, width, CONFIG.width),
+                random_tensor(seed, width, config.width),
                 random_tensor(seed, width),
-                random_tensor(seed, CONFIG.width, width),
-                random_tensor(seed, CONFIG.width),
+                random_tensor(seed, config.width, width),
+                random_tensor(seed, config.width),
                 "relu" if width % 2 else "gelu",
                 "sequential" if placement in ("sequential", place) else "parallel",
             )
@@ -58,38 +65,35 @@ def random_layer(draw: st.DrawFn, seed: torch.Generator, bottleneck: tuple[str, 
         }
     return LayerAdapter(
         lora=lora,
-        bias={name: random_tensor(seed, CONFIG.matrix_shape(name)[0]) for name in biases},
-        norms={n: (1 + random_tensor(seed, CONFIG.width), random_tensor(seed, CONFIG.width)) for n in norms},
+        bias={name: random_tensor(seed, config.matrix_shape(name)[0]) for name in biases},
+        norms={n: (1 + random_tensor(seed, config.width), random_tensor(seed, config.width)) for n in norms},
         bottlenecks=bottlenecks,
     )
 
 
 @st.composite
-def adapters(draw: st.DrawFn) -> AdapterWeights:
+def adapters(draw: st.DrawFn, config: EncoderConfig) -> AdapterWeights:
     seed = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     bottleneck = draw(
         st.none()
         | st.tuples(st.sampled_from(["parallel", "sequential", "ffn"]), st.integers(1, LIMITS.max_bottleneck))
     )
-    layers = draw(st.sets(st.integers(SPLIT, CONFIG.layers - 1)))
+    layers = draw(st.sets(st.integers(SPLIT, config.layers - 1)))
     return AdapterWeights(
         task=TaskType.SEQUENCE_CLASSIFICATION,
         labels=("a", "b"),
-        layers={index: random_layer(draw, seed, bottleneck) for index in layers},
-        head=Head("first", random_tensor(seed, 2, CONFIG.width), random_tensor(seed, 2)),
+        layers={index: random_layer(draw, config, seed, bottleneck) for index in layers},
+        head=Head("first", random_tensor(seed, 2, config.width), random_tensor(seed, 2)),
         base_digest="sha256:base",
     )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    stored=st.lists(adapters(), min_size=1, max_size=5),
-    length=st.integers(1, 7),
-    data=st.data(),
-)
-def test_every_row_equals_its_own_run(
-    upper: UpperLayers, stored: list[AdapterWeights], length: int, data: st.DataObject
-) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(length=st.integers(1, 7), data=st.data())
+def test_every_row_equals_its_own_run(architecture: str, length: int, data: st.DataObject) -> None:
+    upper = upper_layers(architecture)
+    stored = data.draw(st.lists(adapters(upper.config), min_size=1, max_size=5))
     pool = SlotPool(upper, 5, LIMITS)
     for slot, weights in enumerate(stored):
         pool.write(slot, weights)
@@ -102,7 +106,7 @@ def test_every_row_equals_its_own_run(
 
     for row, slot in enumerate(slots):
         adapter = None if slot == BARE else stored[slot]
-        expected = run_row(list(upper.layers), SPLIT, adapter, hidden[row], mask[row])
+        expected = run_row(upper, adapter, hidden[row], mask[row])
         torch.testing.assert_close(found[row, : lengths[row]], expected[: lengths[row]], atol=1e-5, rtol=1e-5)
 
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from support_encoders import ARCHITECTURES
 from torch import Tensor
 
 from hmi_api.task_adapter import TaskType
 from hmi_runtime.adapters.batched import UpperExecutor
+from hmi_runtime.adapters.calibration import calibration_sample
 from hmi_runtime.adapters.quantized import quantise_layers
 from hmi_runtime.adapters.reference import pool as pooled
 from hmi_runtime.adapters.slots import BARE, SlotLimits, SlotPool
@@ -84,6 +86,21 @@ def test_int8_is_close_to_float32_on_real_weights(
     tokens = torch.cosine_similarity(exact, found, dim=-1)[mask]
     assert sentences.mean() >= 0.999
     assert tokens.mean() >= 0.998
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_int8_is_close_to_float32_of_every_architecture(architecture: str) -> None:
+    torch.manual_seed(1)
+    encoder = Encoder(ARCHITECTURES[architecture]).eval().requires_grad_(False)
+    upper = UpperLayers(encoder, 2)
+    mask = torch.tensor([[True] * 9, [True] * 4 + [False] * 5])
+    ids = torch.randint(3, 40, mask.shape, generator=torch.Generator().manual_seed(2))
+    hidden = encoder.hidden_states(ids, mask)[2]
+    pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
+    sample = calibration_sample(encoder, 2)
+    exact = UpperExecutor(upper, pool).run(hidden, mask, [BARE, BARE])
+    found = UpperExecutor(upper, pool, "int8", sample=sample).run(hidden, mask, [BARE, BARE])
+    assert torch.cosine_similarity(exact, found, dim=-1)[mask].min() > 0.995
 
 
 def test_a_neighbour_with_huge_values_costs_a_row_nothing(

@@ -6,26 +6,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support_encoders import ARCHITECTURES, POST_NORM
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
 from hmi_runtime.base import Encoder, EncoderConfig
 from hmi_runtime.model import ABSENT, DomainLayers, UpperLayers, compose, trigrams
 
-CONFIG = EncoderConfig(
-    family="bert", layers=4, width=16, heads=2, ffn_width=24, vocab_size=40, positions=24, segments=2,
-    norm_eps=1e-12, activation="gelu", pad_id=0, cls_id=1, sep_id=2,
-)  # fmt: skip
+CONFIG = POST_NORM
 
 
-def encoder() -> Encoder:
+def encoder(config: EncoderConfig = CONFIG) -> Encoder:
     torch.manual_seed(3)
-    return Encoder(CONFIG).requires_grad_(False).eval()
+    return Encoder(config).requires_grad_(False).eval()
 
 
-def layers(*, heads: int = 2) -> DomainLayers:
+def layers(config: EncoderConfig = CONFIG, *, heads: int = 2) -> DomainLayers:
     """Layers in which every parameter counts: a fresh bridge and its gates would hide most."""
-    made = DomainLayers.from_encoder(encoder(), 2, bridge_heads=heads, bridge_head_size=8)
+    made = DomainLayers.from_encoder(encoder(config), 2, bridge_heads=heads, bridge_head_size=8)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -69,10 +67,11 @@ def test_composition_takes_each_part_from_the_right_window() -> None:
     torch.testing.assert_close(compose(parts), expected)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 6))
-def test_padding_and_company_change_nothing(lengths: list[int], extra: int) -> None:
-    model = layers()
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), extra=st.integers(0, 6))
+def test_padding_and_company_change_nothing(architecture: str, lengths: list[int], extra: int) -> None:
+    model = layers(ARCHITECTURES[architecture])
     ids, mask = texts(lengths, max(lengths) + extra)
     together = model.represent(ids, mask)
     for row, length in enumerate(lengths):
@@ -80,8 +79,9 @@ def test_padding_and_company_change_nothing(lengths: list[int], extra: int) -> N
         torch.testing.assert_close(together[row, :length], alone[0], atol=1e-5, rtol=1e-5)
 
 
-def test_without_a_bridge_a_position_sees_two_tokens_each_way() -> None:
-    model = layers(heads=0)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_without_a_bridge_a_position_sees_two_tokens_each_way(architecture: str) -> None:
+    model = layers(ARCHITECTURES[architecture], heads=0)
     ids, mask = texts([9], 9)
     before = model.represent(ids, mask)
     changed = ids.clone()
@@ -90,8 +90,9 @@ def test_without_a_bridge_a_position_sees_two_tokens_each_way() -> None:
     assert moved.tolist() == [False, False, True, True, True, True, True, False, False]
 
 
-def test_the_bridge_lets_distant_tokens_speak() -> None:
-    model = layers()
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_bridge_lets_distant_tokens_speak(architecture: str) -> None:
+    model = layers(ARCHITECTURES[architecture])
     ids, mask = texts([9], 9)
     changed = ids.clone()
     changed[0, 0] = (ids[0, 0] - 3 + 1) % 30 + 3
@@ -99,17 +100,22 @@ def test_the_bridge_lets_distant_tokens_speak() -> None:
     assert difference[0, 8].abs().max() > 1e-6
 
 
-def test_absent_tokens_neither_speak_nor_are_spoken_for() -> None:
-    parts = layers().window_parts(torch.tensor([[ABSENT, 5, 6], [ABSENT, 5, ABSENT]]))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_absent_tokens_neither_speak_nor_are_spoken_for(architecture: str) -> None:
+    parts = layers(ARCHITECTURES[architecture]).window_parts(
+        torch.tensor([[ABSENT, 5, 6], [ABSENT, 5, ABSENT]])
+    )
     assert parts[0, 0].abs().max() == 0
     assert parts[1, [0, 2]].abs().max() == 0
     assert parts[1, 1].abs().max() > 0
 
 
-def test_layers_survive_saving(tmp_path: Path) -> None:
-    model = layers()
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_layers_survive_saving(architecture: str, tmp_path: Path) -> None:
+    config = ARCHITECTURES[architecture]
+    model = layers(config)
     model.save(tmp_path)
-    again = DomainLayers.load(tmp_path, encoder())
+    again = DomainLayers.load(tmp_path, encoder(config))
     ids, mask = texts([6, 3], 6)
     torch.testing.assert_close(again.represent(ids, mask), model.represent(ids, mask))
     assert "word" not in again.state_dict()
@@ -128,8 +134,9 @@ def test_a_split_must_leave_layers_on_both_sides(split: int) -> None:
         DomainLayers.from_encoder(encoder(), split, bridge_heads=0, bridge_head_size=8)
 
 
-def test_upper_layers_go_on_where_the_encoder_was_cut() -> None:
-    base = encoder()
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_upper_layers_go_on_where_the_encoder_was_cut(architecture: str) -> None:
+    base = encoder(ARCHITECTURES[architecture])
     ids, mask = texts([7, 4], 7)
     states = base.hidden_states(ids, mask)
     upper = UpperLayers(base, 2)

@@ -28,10 +28,12 @@ from hmi_api.task_adapter import Task, TaskType
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.peft_export import HEAD_FILE, ExportedHead, export_peft
 from hmi_runtime.adapters.peft_format import import_peft
+from hmi_runtime.adapters.peft_heads import head_layout
 from hmi_runtime.adapters.reference import run_head, run_row
 from hmi_runtime.adapters.weights import AdapterWeights, Dense, Head, LayerAdapter, LoraMatrix
 from hmi_runtime.base import MATRICES, NORMS, BaseModel
 from hmi_runtime.base.families import encoder_config
+from hmi_runtime.model import UpperLayers
 
 # peft reads an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -86,7 +88,7 @@ def our_logits(base: BaseModel, weights: AdapterWeights) -> list[Tensor]:
     hidden = encoder.embed(IDS)
     rows = []
     for row in range(len(IDS)):
-        states = run_row(cast(Any, list(encoder.layers)), 0, weights, hidden[row], MASK[row])
+        states = run_row(UpperLayers(encoder, 0), weights, hidden[row], MASK[row])
         rows.append(run_head(weights.head, states, MASK[row]))
     return rows
 
@@ -340,3 +342,9 @@ def test_a_head_without_a_task_model_lies_beside_the_lora(tmp_path: Path) -> Non
     by_hand = Head("first_and_mean", beside["weight"], beside["bias"])
     expected = torch.stack([run_head(by_hand, states[row], MASK[row]) for row in range(len(IDS))])
     assert_same_logits(our_logits(base, weights), expected)
+
+
+@pytest.mark.parametrize("task", [TaskType.SEQUENCE_CLASSIFICATION, TaskType.TOKEN_CLASSIFICATION])
+def test_a_family_whose_folders_are_not_read_is_refused(task: TaskType) -> None:
+    with pytest.raises(InvalidInput, match=r"AdapterUnsupported.*not modernbert"):
+        head_layout("modernbert", task)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmi_api.domain import OnMiss, TableDtype
-from hmi_runtime.base.architecture import Encoder, EncoderConfig
+from hmi_runtime.base import Encoder, EncoderConfig
 from hmi_runtime.model import ABSENT, DomainLayers
 from hmi_runtime.plot.build import BuildReport, build_table
 from hmi_runtime.plot.counting import KeyCounter, windows_of

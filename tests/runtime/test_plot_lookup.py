@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hmi_api.domain import OnMiss, TableDtype
 from hmi_api.errors import InvalidInput
-from hmi_runtime.base.architecture import Encoder, EncoderConfig
+from hmi_runtime.base import Encoder, EncoderConfig
 from hmi_runtime.model import ABSENT, DomainLayers, trigrams
 from hmi_runtime.plot.keys import pack, unpack
 from hmi_runtime.plot.lookup import TreeLookup, lookup_many

@@ -17,10 +17,8 @@ from hmi_runtime.adapters.frozen import FloatLayer, FrozenLayer
 from hmi_runtime.adapters.plan import BatchPlan, BottleneckRange, LoraRange, plan_batch
 from hmi_runtime.adapters.quantized import quantise_layers
 from hmi_runtime.adapters.slots import SlotPool
-from hmi_runtime.adapters.weights import Place
 from hmi_runtime.adapters.workspace import Workspace
-from hmi_runtime.base import EncoderLayer, attention_bias
-from hmi_runtime.base.architecture import merge_heads, split_heads
+from hmi_runtime.base import SUBLAYER_OUTPUT, EncoderLayer, Sublayer
 from hmi_runtime.model import UpperLayers
 
 Precision = Literal["float32", "int8"]
@@ -55,6 +53,7 @@ class UpperExecutor:
         they enter the upper layers, makes that more accurate (see ``quantise_layers``).
         """
         self.pool = pool
+        self._upper = upper
         self._layers: list[EncoderLayer] = [
             layer for layer in upper.layers if isinstance(layer, EncoderLayer)
         ]
@@ -78,20 +77,26 @@ class UpperExecutor:
         kept = mask if plan.in_order else mask.index_select(0, order)
         # On an accelerator the question whether any row is padded would wait for the device.
         unpadded = mask.device.type == "cpu" and bool(mask.all())
-        bias = None if unpadded else attention_bias(kept, x.dtype)
+        contexts = self._upper.architecture.contexts(kept, x.dtype, unpadded=unpadded)[self.pool.split :]
         places = torch.tensor(plan.places, device=hidden.device)
-        for index in range(len(self._layers)):
-            x = _LayerRun(self, index, plan, places).run(x, bias)
+        for index, context in enumerate(contexts):
+            x = self._upper.architecture.layer(_Steps(self, index, plan, places), x, context)
+        x = self._upper.close(x)
         if plan.in_order:
             return x
         return torch.empty_like(x).index_copy_(0, order, x)
 
 
-class _LayerRun:
-    """One layer over one batch: the executor's parts and the batch's plan, bound together."""
+class _Steps:
+    """``LayerSteps`` of one layer over one batch: the executor's parts and the batch's plan, bound together.
+
+    What ``close`` returns lies in a buffer of its sublayer's, good until that sublayer of the next layer; a
+    norm's output is a tensor of its own.
+    """
 
     def __init__(self, executor: UpperExecutor, index: int, plan: BatchPlan, places: Tensor) -> None:
         self._layer = executor._layers[index]
+        self.config = executor.pool.config
         self._frozen = executor._frozen[index]
         self._workspace = executor._workspace
         self._pool = executor.pool
@@ -99,17 +104,8 @@ class _LayerRun:
         self._plan = plan
         self._places = places  # (B,) int64, in the plan's order
 
-    def run(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the layer's output (B, T, D) for ``x`` (B, T, D) under an additive ``bias`` (B, 1, 1, T)."""
-        attended = self._attend(x, bias)
-        x = self._close(x, attended, "attention", "attention_output", "attention_norm")
-        widened = self._linear(
-            "ffn_up", x, self._take("widened", x, self._pool.config.ffn_width)
-        )  # (B, T, F)
-        _IN_PLACE[self._layer.activation](widened)
-        return self._close(x, widened, "ffn", "ffn_down", "ffn_norm")
-
-    def _attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key and value, each (B, T, D), of ``x`` (B, T, D)."""
         query, key, value = (self._take(name, x, x.shape[-1]) for name in ("query", "key", "value"))
         outputs = {"query": query, "key": key, "value": value}
         operand = self._frozen.prepare("query", x)
@@ -120,34 +116,44 @@ class _LayerRun:
             low = self._low(rows, "qkv", x)  # (n, T, 3r)
             for name, part in zip(outputs, torch.split(low, rows.rank, dim=-1), strict=True):
                 self._raise(rows, name, part, outputs[name])
-        heads = self._layer.heads
-        mixed = functional.scaled_dot_product_attention(
-            split_heads(query, heads), split_heads(key, heads), split_heads(value, heads), attn_mask=bias
-        )  # (B, H, T, D/H)
-        return merge_heads(mixed)
+        return query, key, value
 
-    def _linear(self, matrix: str, x: Tensor, out: Tensor) -> Tensor:
-        """Write a matrix's output with its biases and LoRA to ``out`` (B, T, d_out)."""
-        out.copy_(self._bias(matrix))
-        self._add(matrix, x, out)
+    def widen(self, x: Tensor) -> Tensor:
+        """Return ``ffn_up`` of ``x`` (B, T, D) with every row's bias and LoRA, (B, T, F or 2F)."""
+        out = self._take("widened", x, self.config.matrix_shape("ffn_up")[0])
+        out.copy_(self._bias("ffn_up"))
+        self._add("ffn_up", x, out)
         return out
 
-    def _close(self, residual: Tensor, x: Tensor, place: Place, matrix: str, norm: str) -> Tensor:
-        """Return norm(residual + matrix(x) + bottleneck), (B, T, D); ``residual`` is the sublayer's input."""
-        out = self._take("closed", residual, residual.shape[-1])
+    def activate(self, x: Tensor) -> Tensor:
+        """Activate ``x`` in place."""
+        return _IN_PLACE[self.config.activation](x)
+
+    def close(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
+        """Return residual + matrix(inner) + bottleneck, (B, T, D)."""
+        matrix = SUBLAYER_OUTPUT[sublayer]
+        out = self._take(sublayer, residual, residual.shape[-1])
         bias = self._bias(matrix)
         torch.add(residual, bias, out=out)
-        sequential = [r for r in self._plan.bottlenecks if (place, "sequential") in r.traits.placements]
+        sequential = [r for r in self._plan.bottlenecks if (sublayer, "sequential") in r.traits.placements]
         for rows in sequential:  # these read the sublayer's output alone, so their residual comes last
             out[rows.start : rows.stop] = bias[rows.start : rows.stop] if bias.dim() == 3 else bias
-        self._add(matrix, x, out)
+        self._add(matrix, inner, out)
         for rows in self._plan.bottlenecks:
-            read = out if rows in sequential else residual
-            if any(place == at for at, _ in rows.traits.placements):
-                self._bottleneck(rows, place, read, out)
+            if any(sublayer == at for at, _ in rows.traits.placements):
+                self._bottleneck(rows, sublayer, out if rows in sequential else read, out)
         for rows in sequential:
             out[rows.start : rows.stop] += residual[rows.start : rows.stop]
-        return self._norm(norm, out)
+        return out
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        """Return ``x`` (B, T, D) after a norm, each row's own where it has one."""
+        norm = self._layer.get_submodule(name)
+        if not self._plan.own_norms:
+            return functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)  # type: ignore[arg-type]
+        rows = self._pool.tensor(name)[self._index].index_select(0, self._places)  # (B, 2, D)
+        y = functional.layer_norm(x, x.shape[-1:], eps=norm.eps)  # type: ignore[arg-type]
+        return torch.addcmul(rows[:, 1:], y, rows[:, :1], out=y)
 
     def _add(self, matrix: str, x: Tensor, out: Tensor) -> None:
         """Add the frozen product and every row's LoRA to ``out``."""
@@ -168,7 +174,7 @@ class _LayerRun:
         pool = self._pool.tensor(f"{matrix}.lora_b")[self._index].narrow(-2, 0, rows.rank)
         out[rows.start : rows.stop].baddbmm_(low, self._gather("lora", pool, rows))
 
-    def _bottleneck(self, rows: BottleneckRange, place: Place, read: Tensor, out: Tensor) -> None:
+    def _bottleneck(self, rows: BottleneckRange, place: Sublayer, read: Tensor, out: Tensor) -> None:
         """Add the bottlenecks of a range of rows to ``out``."""
         span, width = slice(rows.start, rows.stop), rows.traits.width
         down, down_bias, up = (
@@ -180,14 +186,6 @@ class _LayerRun:
         out[span].baddbmm_(narrow, up)
         up_bias = self._gather("up_bias", self._pool.tensor(f"{place}.up_bias")[self._index], rows)
         out[span].add_(up_bias[:, None])
-
-    def _norm(self, name: str, x: Tensor) -> Tensor:
-        norm = self._layer.get_submodule(name)
-        if not self._plan.own_norms:
-            return functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)  # type: ignore[arg-type]
-        rows = self._pool.tensor(name)[self._index].index_select(0, self._places)  # (B, 2, D)
-        y = functional.layer_norm(x, x.shape[-1:], eps=norm.eps)  # type: ignore[arg-type]
-        return torch.addcmul(rows[:, 1:], y, rows[:, :1], out=y)
 
     def _bias(self, matrix: str) -> Tensor:
         """Return the biases as they broadcast over (B, T, d_out): the base's, or (B, 1, d_out)."""

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hmi_runtime.adapters.weights import PLACES, Bottleneck, LayerAdapter, Place, Placement
-from hmi_runtime.base import NORMS, EncoderLayer
-from hmi_runtime.base.architecture import activate
+from hmi_runtime.adapters.weights import Bottleneck, LayerAdapter, Placement
+from hmi_runtime.base import NORMS, SUBLAYERS, AttentionContext, EncoderLayer, PlainSteps, Sublayer
 from hmi_runtime.model import UpperLayers
 
 PARALLEL_SCALE = 4.0
@@ -57,26 +56,18 @@ class BottleneckLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.placement = placement
-        outer = layer.attention_norm.normalized_shape[0]
+        outer = layer.config.width
         scale = PARALLEL_SCALE if placement == "parallel" else 1.0
         self.attention = BottleneckModule(outer, width, scale, generator)
         self.ffn = BottleneckModule(outer, width, scale, generator)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return the layer's output (B, T, D) for ``x`` (B, T, D) under an additive ``bias``."""
-        layer = self.layer
-        attended = layer.attention_output(layer.attend(x, bias))
-        x = layer.attention_norm(x + self._adapted("attention", x, attended))
-        narrowed = layer.ffn_down(activate(layer.activation, layer.ffn_up(x)))
-        return layer.ffn_norm(x + self._adapted("ffn", x, narrowed))  # type: ignore[no-any-return]
-
-    def _adapted(self, place: Place, sublayer_input: Tensor, output: Tensor) -> Tensor:
-        bottleneck = self.get_submodule(place)
-        return output + bottleneck(sublayer_input if self.placement == "parallel" else output)  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """Return the layer's output (B, T, D) for ``x`` (B, T, D)."""
+        return self.layer.architecture.layer(_Steps(self), x, context)
 
     def export(self) -> LayerAdapter:
         """Return the bottlenecks and norms as they are served."""
-        modules: dict[Place, BottleneckModule] = {"attention": self.attention, "ffn": self.ffn}
+        modules: dict[Sublayer, BottleneckModule] = {"attention": self.attention, "ffn": self.ffn}
         return LayerAdapter(
             norms={
                 name: (
@@ -85,8 +76,21 @@ class BottleneckLayer(nn.Module):
                 )
                 for name in NORMS
             },
-            bottlenecks={place: modules[place].export(self.placement) for place in PLACES},
+            bottlenecks={place: modules[place].export(self.placement) for place in SUBLAYERS},
         )
+
+
+class _Steps(PlainSteps):
+    """The layer's own steps with the bottlenecks beside its sublayers."""
+
+    def __init__(self, wrapped: BottleneckLayer) -> None:
+        super().__init__(wrapped.layer)
+        self._wrapped = wrapped
+
+    def adapted(self, sublayer: Sublayer, read: Tensor, output: Tensor) -> Tensor:
+        """Return ``output`` (B, T, D) with the sublayer's bottleneck of it, or of ``read``, added."""
+        bottleneck = getattr(self._wrapped, sublayer)
+        return output + bottleneck(read if self._wrapped.placement == "parallel" else output)  # type: ignore[no-any-return]
 
 
 def add_bottlenecks(

@@ -21,7 +21,8 @@ from hmi_runtime.adapters.peft_config import CONFIG_FILE, TASK_TYPES, TENSORS_FI
 from hmi_runtime.adapters.peft_heads import head_layout, head_tensors
 from hmi_runtime.adapters.weights import AdapterWeights, Head
 from hmi_runtime.base import MATRICES, NORMS
-from hmi_runtime.base.families import FAMILIES, Family
+from hmi_runtime.base.families import FAMILIES
+from hmi_runtime.base.family import Family
 
 HEAD_FILE = "hmi_head.safetensors"
 
@@ -41,7 +42,7 @@ def export_peft(weights: AdapterWeights, family: str, folder: Path, base_name: s
     """Write ``weights`` as a PEFT folder for a base model of ``family``; return where the head went.
 
     ``base_name`` is what ``peft`` will load the base from. Raises ``InvalidInput`` NotExportable for
-    bottleneck adapters, which PEFT's LoRA format cannot hold.
+    bottleneck adapters, which PEFT's LoRA format cannot hold, and what ``head_layout`` raises.
 
     The adapter was trained on a Domain's layers: on the unsplit base model it gives what the Domain's
     imitation of the lower layers makes it give, not to rounding the same.

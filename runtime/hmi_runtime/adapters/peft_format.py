@@ -21,7 +21,8 @@ from hmi_runtime.adapters.peft_config import TENSORS_FILE, LoraSettings
 from hmi_runtime.adapters.peft_heads import HeadLayout, head_layout, read_head
 from hmi_runtime.adapters.weights import AdapterWeights, LayerAdapter, LoraMatrix
 from hmi_runtime.base import MATRICES, NORMS, BaseModel, Encoder
-from hmi_runtime.base.families import FAMILIES, Family
+from hmi_runtime.base.families import FAMILIES
+from hmi_runtime.base.family import Family
 
 _PREFIX = "base_model.model."
 _COPIES = re.compile(r"\.(original_module|modules_to_save(\.default)?)\.")

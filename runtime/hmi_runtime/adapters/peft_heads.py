@@ -43,7 +43,16 @@ _SEQUENCE = {
 
 
 def head_layout(family: str, task: TaskType) -> HeadLayout:
-    """Return where the task model of a family keeps its head."""
+    """Return where the task model of a family keeps its head.
+
+    Raises ``InvalidInput`` AdapterUnsupported for a family whose PEFT folders are not read or written.
+    """
+    if family not in _SEQUENCE:
+        known = ", ".join(sorted(_SEQUENCE))
+        raise InvalidInput(
+            "AdapterUnsupported",
+            f"PEFT folders are read and written for {known}, not {family}; train here on the task's data.",
+        )
     return _TOKEN if task is TaskType.TOKEN_CLASSIFICATION else _SEQUENCE[family]
 
 

@@ -7,7 +7,7 @@ rest; where a matrix reads hidden states, each channel's scale is divided out of
 into the weights (SmoothQuant, Xiao et al., 2023), by ranges seen on a sample.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, Self
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.base import MATRICES, EncoderLayer
-from hmi_runtime.base.architecture import activate
+from hmi_runtime.base import MATRICES, EncoderLayer, PlainSteps
 
 _TOP = 255
 """Largest level of activations, which are unsigned."""
@@ -65,21 +64,18 @@ class _Input:
 class Int8Layer:
     """The six matrices of one layer in int8."""
 
-    def __init__(self, layer: EncoderLayer, sample: Tensor) -> None:
-        """Quantise ``layer``; ``sample`` (B, T, D) are hidden states that enter it, without padding."""
+    def __init__(self, layer: EncoderLayer, read: Mapping[str, Tensor]) -> None:
+        """Quantise ``layer``; ``read`` are sample inputs (B, T, d_in) of every matrix, without padding."""
         weights = {name: layer.get_parameter(f"{name}.weight").detach() for name in MATRICES}
-        attended = layer.attend(sample, None)  # (B, T, D)
-        middle = layer.attention_norm(sample + layer.attention_output(attended))  # (B, T, D)
-        widened = activate(layer.activation, layer.ffn_up(middle))  # (B, T, F)
         attention = torch.cat([weights[name] for name in ("query", "key", "value")])  # (3D, D)
-        hidden = _Input.seen(sample, attention)
+        hidden = _Input.seen(read["query"], attention)
         self._inputs = {
             "query": hidden,
             "key": hidden,
             "value": hidden,
-            "attention_output": _Input.seen(attended),
-            "ffn_up": _Input.seen(middle, weights["ffn_up"]),
-            "ffn_down": _Input.seen(widened),
+            "attention_output": _Input.seen(read["attention_output"]),
+            "ffn_up": _Input.seen(read["ffn_up"], weights["ffn_up"]),
+            "ffn_down": _Input.seen(read["ffn_down"]),
         }
         self._packed = {name: _pack(self._inputs[name].widen(weight)) for name, weight in weights.items()}
 
@@ -118,16 +114,33 @@ def quantise_layers(layers: Sequence[EncoderLayer], sample: Tensor | None = None
             "Int8Unsupported",
             "int8 upper layers run on CPUs with oneDNN only; set the precision to float32.",
         )
-    states = _random_states(layers[0]) if sample is None else sample.float()
+    first = layers[0]
+    states = _random_states(first) if sample is None else sample.float()
+    mask = torch.ones(states.shape[:2], dtype=torch.bool)
+    contexts = first.architecture.contexts(mask, unpadded=True)
     quantised = []
     for layer in layers:
-        quantised.append(Int8Layer(layer, states))
-        states = layer(states, None)
+        steps = _Recorder(layer)
+        states = layer.architecture.layer(steps, states, contexts[layer.index])
+        quantised.append(Int8Layer(layer, steps.read))
     return quantised
 
 
+class _Recorder(PlainSteps):
+    """A layer's own steps, which keep what each matrix read."""
+
+    def __init__(self, layer: EncoderLayer) -> None:
+        super().__init__(layer)
+        self.read: dict[str, Tensor] = {}  # by matrix, (B, T, d_in)
+
+    def matrix(self, name: str, x: Tensor) -> Tensor:
+        """Return a matrix of ``x`` (B, T, d_in)."""
+        self.read[name] = x
+        return super().matrix(name, x)
+
+
 def _random_states(layer: EncoderLayer) -> Tensor:
-    noise = torch.randn(32, 32, layer.ffn_norm.weight.shape[0], generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(32, 32, layer.config.width, generator=torch.Generator().manual_seed(0))
     states: Tensor = layer.ffn_norm(noise)  # (32, 32, D)
     return states
 

@@ -1,72 +1,72 @@
 """The slow truth: one row, one adapter, every formula written out. The batched path is held to this."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Head, LayerAdapter
-from hmi_runtime.base import EncoderLayer, attention_bias
-from hmi_runtime.base.architecture import activate, merge_heads, split_heads
+from hmi_runtime.base import EncoderLayer, PlainSteps, Sublayer
+from hmi_runtime.base.architecture import activate
+from hmi_runtime.model import UpperLayers
 
 _BARE = LayerAdapter()
 
 
-def run_row(
-    layers: Sequence[EncoderLayer],
-    split: int,
-    adapter: AdapterWeights | None,
-    hidden: Tensor,
-    mask: Tensor,
-) -> Tensor:
+def run_row(upper: UpperLayers, adapter: AdapterWeights | None, hidden: Tensor, mask: Tensor) -> Tensor:
     """Return the last hidden states (T, D) of one row.
 
-    ``layers`` are the base's from index ``split`` on; ``hidden`` (T, D) is what enters the first of them,
-    ``mask`` (T,) bool is False on padding; without an adapter the frozen layers run as they are.
+    ``hidden`` (T, D) is what enters the first upper layer, ``mask`` (T,) bool is False on padding; without
+    an adapter the frozen layers run as they are.
     """
-    x, bias = hidden[None], attention_bias(mask[None], hidden.dtype)  # (1, T, D), (1, 1, 1, T)
-    for index, layer in enumerate(layers, start=split):
-        changes = adapter.layers.get(index, _BARE) if adapter is not None else _BARE
-        x = run_layer(layer, changes, x, bias)
-    return x[0]
+    return run_layers(upper, adapter.layers if adapter is not None else {}, hidden[None], mask[None])[0]
 
 
-def run_layer(layer: EncoderLayer, changes: LayerAdapter, x: Tensor, bias: Tensor | None) -> Tensor:
-    """Return one layer's output (B, T, D) with the same ``changes`` for every row of ``x`` (B, T, D)."""
-    query, key, value = (
-        split_heads(_matrix(layer, changes, name, x), layer.heads) for name in ("query", "key", "value")
-    )  # each (B, H, T, D/H)
-    mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    attended = _matrix(layer, changes, "attention_output", merge_heads(mixed))
-    x = _norm(
-        layer, changes, "attention_norm", x + _bottleneck(changes.bottlenecks.get("attention"), x, attended)
-    )
-    widened = activate(layer.activation, _matrix(layer, changes, "ffn_up", x))  # (B, T, F)
-    narrowed = _matrix(layer, changes, "ffn_down", widened)
-    return _norm(layer, changes, "ffn_norm", x + _bottleneck(changes.bottlenecks.get("ffn"), x, narrowed))
+def run_layers(upper: UpperLayers, changes: Mapping[int, LayerAdapter], x: Tensor, mask: Tensor) -> Tensor:
+    """Return the last hidden states (B, T, D) of rows that all have the same adapter.
+
+    ``changes`` are by absolute layer index; ``x`` (B, T, D), ``mask`` (B, T) bool.
+    """
+    contexts = upper.architecture.contexts(mask, x.dtype)[upper.split :]
+    for index, (layer, context) in enumerate(zip(upper.layers, contexts, strict=True), start=upper.split):
+        steps = _Steps(cast(EncoderLayer, layer), changes.get(index, _BARE))
+        x = upper.architecture.layer(steps, x, context)
+    return upper.close(x)
 
 
-def _matrix(layer: EncoderLayer, changes: LayerAdapter, name: str, x: Tensor) -> Tensor:
-    linear = layer.get_submodule(name)
-    bias = changes.bias.get(name, linear.bias)
-    y = functional.linear(x, linear.weight, bias)  # type: ignore[arg-type]
-    lora = changes.lora.get(name)
-    return y if lora is None else y + functional.linear(functional.linear(x, lora.a), lora.b)
+class _Steps(PlainSteps):
+    """A layer's steps with one adapter's changes."""
+
+    def __init__(self, layer: EncoderLayer, changes: LayerAdapter) -> None:
+        super().__init__(layer)
+        self._changes = changes
+
+    def matrix(self, name: str, x: Tensor) -> Tensor:
+        """Return a matrix of ``x`` (B, T, d_in) with its LoRA and its own bias, (B, T, d_out)."""
+        linear = self.layer.get_submodule(name)
+        bias = self._changes.bias.get(name, linear.bias)
+        y = functional.linear(x, linear.weight, bias)  # type: ignore[arg-type]
+        lora = self._changes.lora.get(name)
+        return y if lora is None else y + functional.linear(functional.linear(x, lora.a), lora.b)
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        """Return ``x`` (B, T, D) after a norm, or the adapter's own in its place."""
+        norm = self.layer.get_submodule(name)
+        weight, bias = self._changes.norms.get(name, (norm.weight, norm.bias))
+        return functional.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)  # type: ignore[arg-type]
+
+    def adapted(self, sublayer: Sublayer, read: Tensor, output: Tensor) -> Tensor:
+        """Return ``output`` (B, T, D) with the sublayer's bottleneck, if there is one."""
+        found = self._changes.bottlenecks.get(sublayer)
+        return output if found is None else output + _bottleneck(found, read, output)
 
 
-def _norm(layer: EncoderLayer, changes: LayerAdapter, name: str, x: Tensor) -> Tensor:
-    norm = layer.get_submodule(name)
-    weight, bias = changes.norms.get(name, (norm.weight, norm.bias))
-    return functional.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)  # type: ignore[arg-type]
-
-
-def _bottleneck(bottleneck: Bottleneck | None, sublayer_input: Tensor, output: Tensor) -> Tensor:
-    if bottleneck is None:
-        return output
-    read = sublayer_input if bottleneck.placement == "parallel" else output
-    narrow = activate(bottleneck.activation, functional.linear(read, bottleneck.down, bottleneck.down_bias))
-    return output + functional.linear(narrow, bottleneck.up, bottleneck.up_bias)
+def _bottleneck(bottleneck: Bottleneck, read: Tensor, output: Tensor) -> Tensor:
+    x = read if bottleneck.placement == "parallel" else output
+    narrow = activate(bottleneck.activation, functional.linear(x, bottleneck.down, bottleneck.down_bias))
+    return functional.linear(narrow, bottleneck.up, bottleneck.up_bias)
 
 
 def pool(pooling: str, hidden: Tensor, mask: Tensor) -> Tensor:

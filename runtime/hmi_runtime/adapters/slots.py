@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.adapters.weights import PLACES, AdapterWeights, Head, LayerAdapter, Place, Placement
-from hmi_runtime.base import MATRICES, NORMS, EncoderConfig
+from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, Placement
+from hmi_runtime.base import MATRICES, NORMS, SUBLAYERS, EncoderConfig, Sublayer
 from hmi_runtime.model import UpperLayers
 
 BARE = -1
@@ -37,7 +37,7 @@ class BottleneckTraits:
 
     width: int
     activation: str
-    placements: tuple[tuple[Place, Placement], ...]
+    placements: tuple[tuple[Sublayer, Placement], ...]
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _slot_shapes(config: EncoderConfig, split: int, limits: SlotLimits) -> dict[
     for name in NORMS:
         shapes[name] = (depth, 2, width)
     if limits.max_bottleneck:
-        for place in PLACES:
+        for place in SUBLAYERS:
             shapes[f"{place}.down"] = (depth, limits.max_bottleneck, width)
             shapes[f"{place}.down_bias"] = (depth, limits.max_bottleneck)
             shapes[f"{place}.up"] = (depth, limits.max_bottleneck, width)

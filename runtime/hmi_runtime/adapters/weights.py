@@ -17,17 +17,13 @@ from torch import Tensor
 
 from hmi_api.errors import Damaged, InvalidInput
 from hmi_api.task_adapter import TaskType
-from hmi_runtime.base import MATRICES, NORMS
+from hmi_runtime.base import MATRICES, NORMS, SUBLAYERS, Sublayer
 
 ADAPTER_FILE = "adapter.safetensors"
 FORMAT_VERSION = 1
 
-Place = Literal["attention", "ffn"]
 Placement = Literal["parallel", "sequential"]
 Pooling = Literal["first", "mean", "first_and_mean", "token"]
-
-PLACES: tuple[Place, ...] = ("attention", "ffn")
-"""The two sublayers of a layer that a bottleneck can stand at."""
 
 POOLINGS: tuple[Pooling, ...] = ("first", "mean", "first_and_mean", "token")
 """How a head reads the last hidden states."""
@@ -77,7 +73,7 @@ class LayerAdapter:
     """Whole bias (d_out,) of one of ``MATRICES``, in place of the base's."""
     norms: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Whole weight and bias, both (D,), of one of ``NORMS``, in place of the base's."""
-    bottlenecks: Mapping[Place, Bottleneck] = field(default_factory=dict)
+    bottlenecks: Mapping[Sublayer, Bottleneck] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -255,7 +251,7 @@ def _read_layer(tensors: Mapping[str, Tensor], prefix: str, bottlenecks: Mapping
                 activation=bottlenecks[f"{prefix}.{place}"]["activation"],
                 placement=bottlenecks[f"{prefix}.{place}"]["placement"],
             )
-            for place in PLACES
+            for place in SUBLAYERS
             if f"{prefix}.{place}" in bottlenecks
         },
     )

@@ -1,22 +1,21 @@
-"""The canonical encoder: one shape that every BERT-family checkpoint is read into.
+"""What a kind of encoder is, behind one interface: how layers flow, where norms stand, what positions are.
 
-A family module (``families``) maps a checkpoint's tensor names to these, and says how its positions
-count; nothing above this package knows which family it serves. Layers are post-norm: each norm stands
-after its residual sum, as in BERT (Devlin et al., 2019).
+An architecture writes its layer once, in terms of ``LayerSteps``; who runs it supplies the steps: the plain
+layer, the reference with an adapter, training with bottlenecks, or the executor for a mixed batch. Each
+architecture is one module beside this one (``bert``, ``modernbert``); nothing above this package knows which
+it serves.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-MATRICES = ("query", "key", "value", "attention_output", "ffn_up", "ffn_down")
-"""The six matrices of a layer, by the names that layers, adapters and artifacts share."""
-
-NORMS = ("attention_norm", "ffn_norm")
-"""The two LayerNorms of a layer."""
+from hmi_runtime.base.config import EncoderConfig, Sublayer
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -28,69 +27,88 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
-    """Sizes of an encoder. ``positions`` counts the usable ones, after a family's offset."""
+class AttentionContext:
+    """What a layer's attention must know of a batch beside its states."""
 
-    family: str
-    layers: int
-    width: int
-    heads: int
-    ffn_width: int
-    vocab_size: int
-    positions: int
-    segments: int
-    norm_eps: float
-    activation: str
-    pad_id: int
-    cls_id: int
-    sep_id: int
+    bias: Tensor | None
+    """(B, 1, 1, T) or (B, 1, T, T), added to the scores; None when every token sees all others."""
+    rotation: tuple[Tensor, Tensor] | None = None
+    """Cosine and sine (T, D/H) by which queries and keys are turned; None where positions are absolute."""
+
+
+class LayerSteps(Protocol):
+    """The arithmetic of one layer's parameters. Results may lie in buffers that the next use overwrites."""
 
     @property
-    def head_width(self) -> int:
-        """Width of one attention head."""
-        return self.width // self.heads
+    def config(self) -> EncoderConfig:
+        """Sizes of the encoder."""
+        ...
 
-    def matrix_shape(self, matrix: str) -> tuple[int, int]:
-        """Return (out, in) of one of ``MATRICES``."""
-        return {
-            "ffn_up": (self.ffn_width, self.width),
-            "ffn_down": (self.width, self.ffn_width),
-        }.get(matrix, (self.width, self.width))
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        """Return ``x`` (B, T, D) after one of ``NORMS``."""
+        ...
+
+    def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key and value, each (B, T, D), of ``x`` (B, T, D)."""
+        ...
+
+    def widen(self, x: Tensor) -> Tensor:
+        """Return ``ffn_up`` of ``x`` (B, T, D), (B, T, F), or (B, T, 2F) where the encoder is gated."""
+        ...
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Return the layer's activation of ``x``, which may be overwritten."""
+        ...
+
+    def close(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
+        """Return ``residual`` plus what the sublayer finds, (B, T, D).
+
+        ``inner`` (B, T, d_in) is what its last matrix reads, ``read`` (B, T, D) what the sublayer read.
+        """
+        ...
+
+
+class Architecture(ABC):
+    """One kind of encoder, for given sizes."""
+
+    has_final_norm: ClassVar[bool]
+    """Whether a norm stands after the last layer."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.config = config
+
+    def has_norm(self, name: str, layer: int) -> bool:
+        """Whether layer number ``layer`` has that one of ``NORMS``; upper layers have both."""
+        return True
+
+    @abstractmethod
+    def contexts(
+        self, mask: Tensor, dtype: torch.dtype = torch.float32, *, unpadded: bool = False
+    ) -> Sequence[AttentionContext]:
+        """Return every layer's context for a batch, by the layer's number in the whole encoder.
+
+        ``mask`` (B, T) bool is False on padding; ``unpadded`` promises that it is True everywhere.
+        """
+
+    @abstractmethod
+    def layer(self, steps: LayerSteps, x: Tensor, context: AttentionContext) -> Tensor:
+        """Return a layer's output (B, T, D) for ``x`` (B, T, D), which is left as it was."""
+
+
+def attend(steps: LayerSteps, x: Tensor, context: AttentionContext) -> Tensor:
+    """Return the heads' outputs side by side, (B, T, D), before the output matrix."""
+    heads = steps.config.heads
+    query, key, value = (split_heads(part, heads) for part in steps.attention_inputs(x))  # (B, H, T, D/H)
+    if context.rotation is not None:
+        query, key = rotate(query, *context.rotation), rotate(key, *context.rotation)
+    mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=context.bias)
+    return merge_heads(mixed)
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the additive bias (B, 1, 1, T) that hides positions where ``mask`` (B, T) bool is False."""
     bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)  # (B, T)
     return bias.masked_fill_(~mask, torch.finfo(dtype).min)[:, None, None, :]  # (B, 1, 1, T)
-
-
-class EncoderLayer(nn.Module):
-    """One post-norm transformer layer."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.activation = config.activation
-        width, ffn_width = config.width, config.ffn_width
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.attention_output = nn.Linear(width, width)
-        self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps)
-        self.ffn_up = nn.Linear(width, ffn_width)
-        self.ffn_down = nn.Linear(ffn_width, width)
-        self.ffn_norm = nn.LayerNorm(width, eps=config.norm_eps)
-
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return the layer's output (B, T, D) for ``x`` (B, T, D) under an additive ``bias``."""
-        x = self.attention_norm(x + self.attention_output(self.attend(x, bias)))
-        return self.ffn_norm(x + self.ffn_down(activate(self.activation, self.ffn_up(x))))  # type: ignore[no-any-return]
-
-    def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the heads' outputs side by side, (B, T, D), before the output matrix."""
-        query, key, value = (split_heads(part(x), self.heads) for part in (self.query, self.key, self.value))
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)  # (B, H, T, D/H)
-        return merge_heads(mixed)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -105,42 +123,25 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(batch, length, heads * width)
 
 
+def rotation(
+    length: int, width: int, base: float, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine (T, S) of the angles of rotary positions (RoFormer, Su et al., 2021).
+
+    Dimensions i and i + S/2 of ``width`` S turn together, by ``position * base ** (-2i / S)``.
+    """
+    step = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width  # (S/2,)
+    angle = torch.outer(torch.arange(length, device=device).float(), base**-step)  # (T, S/2)
+    angle = torch.cat((angle, angle), dim=1)  # (T, S)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Return ``x`` (B, H, T, S) turned by the angles of its positions, given as (T, S) each."""
+    left, right = x.chunk(2, dim=-1)  # (B, H, T, S/2)
+    return x * cosine.to(x.dtype) + torch.cat((-right, left), dim=-1) * sine.to(x.dtype)
+
+
 def activate(name: str, x: Tensor) -> Tensor:
     """Apply the activation of that name; ``KeyError`` for one that is not known."""
     return _ACTIVATIONS[name](x)
-
-
-class Encoder(nn.Module):
-    """A whole encoder: embeddings, layers and, where the family has one, a pooler."""
-
-    def __init__(self, config: EncoderConfig, *, pooler: bool = False) -> None:
-        super().__init__()
-        self.config = config
-        self.word = nn.Embedding(config.vocab_size, config.width)
-        self.position = nn.Embedding(config.positions, config.width)
-        self.segment = nn.Embedding(config.segments, config.width) if config.segments else None
-        self.embedding_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
-        self.pooler = nn.Linear(config.width, config.width) if pooler else None
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Return embeddings (B, T, D) of ``ids`` (B, T) int64, all of the first segment."""
-        x = self.word(ids) + self.position.weight[: ids.shape[1]]  # (B, T, D)
-        if self.segment is not None:
-            x = x + self.segment.weight[0]
-        return self.embedding_norm(x)  # type: ignore[no-any-return]
-
-    def hidden_states(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
-        """Return the embeddings and every layer's output, L + 1 tensors (B, T, D).
-
-        ``ids`` is (B, T) int64 and ``mask`` (B, T) bool, False on padding.
-        """
-        bias = attention_bias(mask, self.word.weight.dtype)
-        states = [self.embed(ids)]
-        for layer in self.layers:
-            states.append(layer(states[-1], bias))
-        return states
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the last layer's output (B, T, D)."""
-        return self.hidden_states(ids, mask)[-1]

@@ -11,7 +11,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from hmi_api.errors import Damaged, InvalidInput
-from hmi_runtime.base.architecture import Encoder, EncoderConfig
+from hmi_runtime.base.config import EncoderConfig
+from hmi_runtime.base.encoder import Encoder
 from hmi_runtime.base.families import encoder_config
 from hmi_runtime.base.tokenizer import Tokenizer
 from hmi_runtime.base.weights import WEIGHTS_FILE, read_encoder

@@ -39,7 +39,7 @@ class Tokenizer:
     def __init__(self, folder: Path) -> None:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError) as error:  # KeyError: of a config.json that lacks sizes
             raise InvalidInput(
                 "BaseModelUnsupported", f"No tokenizer could be read from the base model's folder: {error}"
             ) from error

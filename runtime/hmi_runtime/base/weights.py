@@ -1,14 +1,18 @@
 """Reading a checkpoint's safetensors into the canonical encoder."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.base.architecture import MATRICES, NORMS, Encoder, EncoderConfig
-from hmi_runtime.base.families import FAMILIES, Family
+from hmi_runtime.base.config import EncoderConfig
+from hmi_runtime.base.encoder import Encoder
+from hmi_runtime.base.families import FAMILIES
+from hmi_runtime.base.family import Family
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -30,20 +34,9 @@ def read_encoder(folder: Path, config: EncoderConfig) -> Encoder:
 
 def _read(folder: Path, config: EncoderConfig, family: Family) -> Encoder:
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
-        names = set(tensors.keys())
-        prefix = family.prefix if any(name.startswith(family.prefix) for name in names) else ""
-        pooler = family.pooler is not None and f"{prefix}{family.pooler}.weight" in names
-        state: dict[str, Tensor] = {}
-        for ours, theirs in _tensor_names(family, config, pooler=pooler).items():
-            if prefix + theirs not in names:
-                raise InvalidInput(
-                    "BaseModelIncomplete",
-                    f"{WEIGHTS_FILE} has no tensor {prefix + theirs!r}; is this a {family.name} checkpoint?",
-                )
-            state[ours] = tensors.get_tensor(prefix + theirs).to(torch.float32)
-    # RoBERTa's first position rows are never used by a token: ours start at the first that is.
-    state["position.weight"] = state["position.weight"][-config.positions :].clone()
-    encoder = Encoder(config, pooler=pooler)
+        file = _File(tensors, frozenset(tensors.keys()), family)
+        encoder = Encoder(config, pooler=file.has_pooler)
+        state = {name: file.tensor(name, parameter) for name, parameter in encoder.state_dict().items()}
     try:
         encoder.load_state_dict(state)
     except RuntimeError as error:
@@ -54,21 +47,55 @@ def _read(folder: Path, config: EncoderConfig, family: Family) -> Encoder:
     return encoder.eval()
 
 
-def _tensor_names(family: Family, config: EncoderConfig, *, pooler: bool) -> dict[str, str]:
-    """Return canonical parameter name -> checkpoint name without its prefix."""
-    pairs: dict[str, str] = {}
-    for module, path in family.embeddings.items():
-        if module == "segment" and config.segments == 0:
-            continue
-        pairs[f"{module}.weight"] = f"{path}.weight"
-        if module == "embedding_norm":
-            pairs[f"{module}.bias"] = f"{path}.bias"
-    for index in range(config.layers):
-        for module in (*MATRICES, *NORMS):
-            for kind in ("weight", "bias"):
-                path = f"{family.layer.format(index)}.{family.modules[module]}.{kind}"
-                pairs[f"layers.{index}.{module}.{kind}"] = path
-    if pooler:
-        pairs["pooler.weight"] = f"{family.pooler}.weight"
-        pairs["pooler.bias"] = f"{family.pooler}.bias"
-    return pairs
+@dataclass(frozen=True)
+class _File:
+    """A family's weights file, asked by canonical parameter names."""
+
+    tensors: Any
+    names: frozenset[str]
+    family: Family
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every name: a task model's file has it, a plain encoder's has not."""
+        prefix = self.family.prefix
+        return prefix if any(name.startswith(prefix) for name in self.names) else ""
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the file carries the family's pooler."""
+        return f"{self.prefix}{self.family.pooler}.weight" in self.names
+
+    def tensor(self, name: str, parameter: Tensor) -> Tensor:
+        """Return what the file has for the encoder's ``parameter`` of that name, in float32."""
+        module, _, kind = name.rpartition(".")
+        found = self._stored(module, kind, parameter)
+        if module == "position":
+            # RoBERTa's first position rows are never used by a token: ours start at the first that is.
+            return found[-len(parameter) :].clone()
+        return found
+
+    def _stored(self, module: str, kind: str, parameter: Tensor) -> Tensor:
+        path, block, blocks = self._path(module)
+        stored = f"{self.prefix}{path}.{kind}"
+        if stored in self.names:
+            found: Tensor = self.tensors.get_tensor(stored).to(torch.float32)
+            return found if blocks == 1 else found.chunk(blocks)[block].clone()
+        if kind == "bias" and self.family.may_lack_biases:
+            return torch.zeros_like(parameter)
+        raise InvalidInput(
+            "BaseModelIncomplete",
+            f"{WEIGHTS_FILE} has no tensor {stored!r}; is this a {self.family.name} checkpoint?",
+        )
+
+    def _path(self, module: str) -> tuple[str, int, int]:
+        """Return a module's path in the file, and which block of rows it is of how many."""
+        family = self.family
+        if module == "pooler":
+            return f"{family.pooler}", 0, 1
+        if not module.startswith("layers."):
+            return family.embeddings[module], 0, 1
+        _, layer, name = module.split(".")
+        under = family.modules[name]
+        fused = family.fused.get(under, (name,))
+        return f"{family.layer.format(layer)}.{under}", fused.index(name), len(fused)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hmi_runtime.base.architecture import Encoder, split_heads
+from hmi_runtime.base import Encoder
+from hmi_runtime.base.architecture import split_heads
 
 _POSITION_SPREAD = 0.02
 
@@ -28,8 +29,8 @@ class Bridge(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def initialise(self, encoder: Encoder, generator: torch.Generator) -> None:
-        """Start from the encoder's own positions, scaled to stand beside a normalised input."""
-        position = encoder.position.weight.detach()  # (P, D)
+        """Start from the encoder's positions, scaled to stand beside a normalised input."""
+        position = encoder.position_table()  # (P, D)
         with torch.no_grad():
             self.position.copy_(position * (_POSITION_SPREAD * 10 / position.std().clamp_min(1e-6)))
             nn.init.normal_(self.qkv.weight, std=_POSITION_SPREAD * 2, generator=generator)

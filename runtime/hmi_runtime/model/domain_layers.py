@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hmi_api.errors import Damaged, InvalidInput
-from hmi_runtime.base.architecture import Encoder, EncoderConfig, attention_bias
+from hmi_runtime.base import Encoder, EncoderConfig, attention_bias
+from hmi_runtime.base.families import architecture_of
 from hmi_runtime.model.bridge import Bridge
 from hmi_runtime.model.windows import ABSENT, compose, trigrams
 
@@ -44,6 +45,7 @@ class DomainLayers(nn.Module):
         super().__init__()
         self.config = config
         encoder = config.encoder
+        self.architecture = architecture_of(encoder)
         width = encoder.width
         self.word = word  # (V, D), a plain attribute: shared, frozen, not in the state
         self.window_position = nn.Parameter(torch.zeros(3, width))
@@ -71,7 +73,8 @@ class DomainLayers(nn.Module):
         made.layers.extend(copy.deepcopy(layer) for layer in list(encoder.layers)[:split])
         start = _FIRST_WINDOW_POSITION
         with torch.no_grad():
-            made.window_position.copy_(encoder.position.weight[start : start + 3])
+            if encoder.position is not None:  # rotary layers tell a window's tokens apart themselves
+                made.window_position.copy_(encoder.position.weight[start : start + 3])
             if encoder.segment is not None:  # every text is of the first segment: fold it in
                 made.window_position.add_(encoder.segment.weight[0])
             made.embedding_norm.load_state_dict(encoder.embedding_norm.state_dict())
@@ -87,9 +90,9 @@ class DomainLayers(nn.Module):
         present = windows != ABSENT  # (W, 3)
         x = functional.embedding(windows.clamp_min(0), self.word) + self.window_position  # (W, 3, D)
         x = self.embedding_norm(x)
-        bias = attention_bias(present, x.dtype)  # (W, 1, 1, 3)
-        for layer in self.layers:
-            x = layer(x, bias)
+        contexts = self.architecture.contexts(present, x.dtype)[: len(self.layers)]
+        for layer, context in zip(self.layers, contexts, strict=True):
+            x = layer(x, context)
         gated: Tensor = x * self.gates * present[:, :, None]
         return gated
 

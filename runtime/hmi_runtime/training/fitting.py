@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -23,9 +22,8 @@ from hmi_runtime.adapters.compress import CANDIDATE_RANKS, Decomposition, Kept, 
 from hmi_runtime.adapters.heads import HeadModule
 from hmi_runtime.adapters.importance import ByMatrix, importance
 from hmi_runtime.adapters.lora import add_lora, export_lora
-from hmi_runtime.adapters.reference import run_head, run_layer
+from hmi_runtime.adapters.reference import run_head, run_layers
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter
-from hmi_runtime.base import EncoderLayer, attention_bias
 from hmi_runtime.model import UpperLayers
 from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.examples import Examples, default_metric, make_examples
@@ -47,6 +45,8 @@ class FittedAdapter:
 
     weights: AdapterWeights
     metrics: Mapping[str, float]
+    tuned: Logits | None = None
+    """The model in eval mode that a compressed adapter was cut from."""
 
 
 def fit_adapter(
@@ -115,7 +115,7 @@ def fit_adapter(
     if method.effective_fit is Fit.COMPRESSED:
         weighed = importance(model.body, model, _sample(lessons))
         weights, found = _compressed(foundation, model, weighed, chosen_on, method.size, metric)
-        return FittedAdapter(weights, {**measured, "validation_tuned": best["metric"], **found})
+        return FittedAdapter(weights, {**measured, "validation_tuned": best["metric"], **found}, model)
     export = export_lora if method.type is MethodType.LORA else export_bottlenecks
     return FittedAdapter(_weights(foundation, examples, export(model.body), model.head.export()), measured)
 
@@ -162,9 +162,7 @@ def adapter_logits(upper: UpperLayers, weights: AdapterWeights) -> Logits:
     """Return the function that an adapter computes from representations at the split."""
 
     def logits(features: Tensor, mask: Tensor) -> Tensor:
-        x, bias = features, attention_bias(mask, features.dtype)
-        for index, layer in enumerate(upper.layers, start=upper.split):
-            x = run_layer(cast(EncoderLayer, layer), weights.layers.get(index, LayerAdapter()), x, bias)
+        x = run_layers(upper, weights.layers, features, mask)
         return torch.stack([run_head(weights.head, row, seen) for row, seen in zip(x, mask, strict=True)])
 
     return logits
@@ -174,7 +172,7 @@ def _model(foundation: Foundation, examples: Examples, method: Method, seed: int
     """Return what is trained: upper layers free as a whole, or frozen with an adapter in them."""
     upper = foundation.upper()
     if method.effective_fit is Fit.COMPRESSED:
-        upper.requires_grad_(True)
+        upper.layers.requires_grad_(True)
     elif method.type is MethodType.LORA:
         add_lora(upper, method.size or DIRECT_LORA_RANK, method.alpha, seed=seed)
     else:

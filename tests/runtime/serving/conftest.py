@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support_encoders import small_model
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.domain import BaseModelRef, OnMiss
@@ -178,7 +179,7 @@ class World:
         with torch.no_grad():
             upper = UpperLayers(self.base.encoder(), SPLIT)
             hidden = self.layers[adapter.domain, adapter.domain_version].represent(ids, mask)[0]
-            last = run_row(list(upper.layers), SPLIT, weights, hidden, mask[0])
+            last = run_row(upper, weights, hidden, mask[0])
             return run_head(weights.head, last, mask[0]).softmax(-1)
 
     def _table(self, layers: DomainLayers, ref: ArtifactRef) -> ArtifactRef:
@@ -205,22 +206,21 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    """A random four-layer BERT with a word-piece tokenizer of a few words."""
+def tiny_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    """A random model of four layers with a word-piece tokenizer of a few words; BERT unless told."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("base")
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
     vocabulary = {word: index for index, word in enumerate([*special, *WORDS])}
-    BertModel(
-        BertConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=24,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            intermediate_size=40,
-            max_position_embeddings=32,
-        )
+    small_model(
+        getattr(request, "param", "bert"),
+        vocab_size=len(vocabulary),
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=40,
+        max_position_embeddings=32,
     ).save_pretrained(folder)
     backend = BackendTokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = BertPreTokenizer()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support_encoders import FAMILIES
 
 from hmi_api.task_adapter import TaskType
 from hmi_api.wire import AdapterServing, DomainServing, InferRow, RowResult
@@ -67,6 +68,7 @@ def assert_right(world, adapter: AdapterServing, text: str, result: RowResult) -
         torch.testing.assert_close(torch.tensor(result.scores), expected, atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("tiny_base", FAMILIES, indirect=True)
 def test_a_mixed_batch_equals_the_reference_row_by_row(world, residency, served) -> None:  # type: ignore[no-untyped-def]
     rows = [InferRow(adapter=key, text=text) for text in SENTENCES for key in served]
     results = infer(residency, rows)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from support_encoders import small_model
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from hmi_runtime.base import BaseModel, load_base
 
@@ -35,7 +36,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of four layers; BERT unless told."""
     folder = tmp_path_factory.mktemp("base")
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     backend = BackendTokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
@@ -47,16 +49,15 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
     ).save_pretrained(folder)
     torch.manual_seed(7)
-    BertModel(
-        BertConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=16,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=32,
-            initializer_range=0.3,
-        )
+    small_model(
+        getattr(request, "param", "bert"),
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.3,
     ).save_pretrained(folder)
     return folder
 

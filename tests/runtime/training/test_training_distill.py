@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support_encoders import FAMILIES
 from torch import Tensor
 
-from hmi_runtime.base import BaseModel
+from hmi_runtime.base import AttentionContext, BaseModel
 from hmi_runtime.model import ABSENT, DomainLayers, trigrams
 from hmi_runtime.training.distill import (
     Distillation,
@@ -66,7 +67,7 @@ def test_the_loss_is_the_one_written_out(base: BaseModel, spool: TokenSpool) -> 
     expected = 0.5 * _error(x, teacher[2], mask)
     for index in (2, 3):
         bias = torch.zeros(mask.shape).masked_fill(~mask, -1e30)[:, None, None]
-        x = encoder.layers[index](x, bias)
+        x = encoder.layers[index](x, AttentionContext(bias))
         expected = expected + _error(x, teacher[index + 1], mask)
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -85,6 +86,7 @@ def test_a_perfect_student_has_no_loss() -> None:
     assert distillation_loss(states, states).item() == 0.0
 
 
+@pytest.mark.parametrize("base_folder", FAMILIES, indirect=True)
 def test_training_lowers_the_loss_on_held_out_rows(
     base: BaseModel, spool: TokenSpool, tmp_path: Path
 ) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support_encoders import FAMILIES
 
 from hmi_api.errors import InvalidInput
 from hmi_api.task_adapter import AdapterPlacement, AdapterTraining, Fit, Method, MethodType, Metric
 from hmi_runtime.adapters.reference import run_head, run_row
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.base import BaseModel, EncoderLayer
+from hmi_runtime.base import BaseModel
 from hmi_runtime.model import DomainLayers
 from hmi_runtime.training.examples import IGNORED, make_examples
 from hmi_runtime.training.fitting import adapter_logits, evaluate, fit_adapter, task_rows
@@ -66,6 +67,7 @@ def test_every_method_learns_a_sequence_task(
         assert fitted.weights.rank == method.size
 
 
+@pytest.mark.parametrize("base_folder", FAMILIES, indirect=True)
 @pytest.mark.parametrize("method", [METHODS[0], METHODS[2]], ids=["compressed", "direct"])
 def test_a_token_task(method: Method, foundation: Foundation, items: TaggedRows, tmp_path: Path) -> None:
     parts = hold_out(items)
@@ -83,11 +85,10 @@ def test_what_is_evaluated_is_what_a_row_alone_is_given(
     rows = task_rows(foundation, sides.take(range(5)), weights.labels, 16, tmp_path)
     features, mask = rows.features.batch(range(5))
     upper = foundation.upper()
-    layers = [layer for layer in upper.layers if isinstance(layer, EncoderLayer)]
     with torch.no_grad():
         together = adapter_logits(upper, weights)(features, mask)
         for row in range(5):
-            hidden = run_row(layers, foundation.split, weights, features[row], mask[row])
+            hidden = run_row(upper, weights, features[row], mask[row])
             alone = run_head(weights.head, hidden, mask[row])
             assert torch.allclose(together[row], alone, atol=1e-5)
 

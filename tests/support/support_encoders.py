@@ -1,0 +1,29 @@
+"""Small random encoders, one of each architecture, for tests that must hold for all of them."""
+
+from typing import Any
+
+from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedModel
+
+from hmi_runtime.base import EncoderConfig
+
+POST_NORM = EncoderConfig(
+    family="bert", layers=4, width=16, heads=2, ffn_width=24, vocab_size=40, positions=24, segments=2,
+    norm_eps=1e-12, activation="gelu", pad_id=0, cls_id=1, sep_id=2,
+)  # fmt: skip
+
+PRE_NORM_ROTARY = EncoderConfig(
+    family="modernbert", layers=4, width=16, heads=2, ffn_width=24, vocab_size=40, positions=24, segments=0,
+    norm_eps=1e-5, activation="gelu", pad_id=0, cls_id=1, sep_id=2, gated=True, rotary_base=1000.0,
+    local_rotary_base=10.0, local_reach=2, global_every=3,
+)  # fmt: skip
+
+ARCHITECTURES = {"post-norm": POST_NORM, "pre-norm rotary": PRE_NORM_ROTARY}
+
+FAMILIES = ("bert", "modernbert")
+
+
+def small_model(family: str, **sizes: Any) -> PreTrainedModel:
+    """Return a random model of one of ``FAMILIES``; ``sizes`` as both name them in their configurations."""
+    if family == "bert":
+        return BertModel(BertConfig(**sizes))
+    return ModernBertModel(ModernBertConfig(**sizes, local_attention=6, pad_token_id=0))
