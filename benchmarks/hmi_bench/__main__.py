@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from hmi_bench.accuracy.study import METHODS
 from hmi_bench.bases import CHOICES, MINILM
 
 _DEFAULT_OUT = Path(".bench")
@@ -35,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     accuracy.add_argument("--base", default=MINILM)
     accuracy.add_argument("--task", action="append", default=[], help="only tasks whose path starts so")
     accuracy.add_argument(
-        "--method", action="append", default=[], choices=["full", "unsplit", "untaught", "hplm"]
+        "--method", action="append", default=[], choices=METHODS, help="only these; repeatable"
     )
     accuracy.set_defaults(run=_accuracy)
     serving = commands.add_parser("serving", help="this runtime beside PEFT, swapping and ONNX Runtime")

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from hmi_bench.accuracy.study import Preset, chosen, run_study
+from hmi_bench.accuracy.report import write_report
+from hmi_bench.accuracy.study import METHODS, Outcome, Preset, chosen, run_study
 from hmi_bench.accuracy.tasks import Rows, Task
 from hmi_bench.accuracy.tuning import Recipe
 
@@ -42,3 +43,29 @@ def test_a_study_goes_on_from_the_cells_on_file(tmp_path: Path) -> None:
     outcomes = run_study(tasks, {"full": second}, PRESET, tmp_path)
     assert second.runs == [("long", 0.2)]
     assert len(outcomes) == 3
+
+
+def an_outcome(method: str, test: float, before_the_cut: float | None = None) -> Outcome:
+    detail = {} if before_the_cut is None else {"test_before_the_cut": before_the_cut, "rank": 8.0}
+    return Outcome("short", "trade", method, 0, 0.1, 1, 0.5, test, 1.0, detail)
+
+
+def test_the_parts_of_a_loss_add_up_to_it(tmp_path: Path) -> None:
+    outcomes = [
+        an_outcome("full", 0.90),
+        an_outcome("unsplit", 0.87, 0.88),
+        an_outcome("bridgeless", 0.79, 0.80),
+        an_outcome("untaught", 0.84, 0.85),
+        an_outcome("hplm", 0.86, 0.87),
+    ]
+    assert {outcome.method for outcome in outcomes} == set(METHODS)
+    row = write_report(outcomes, PRESET, tmp_path).splitlines()[2]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:7] == ["90.0", "87.0", "79.0", "84.0", "86.0", "4.0"]
+    assert cells[7:12] == ["2.0", "8.0", "-5.0", "-2.0", "1.0"]
+
+
+def test_what_has_not_run_is_a_dash(tmp_path: Path) -> None:
+    row = write_report([an_outcome("full", 0.9), an_outcome("hplm", 0.86, 0.87)], PRESET, tmp_path)
+    cells = [cell.strip() for cell in row.splitlines()[2].strip("|").split("|")]
+    assert cells[7:12] == ["–", "–", "–", "–", "1.0"]

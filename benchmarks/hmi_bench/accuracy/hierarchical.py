@@ -1,30 +1,31 @@
 """The hPLM and its nearest relative, adapters on the unsplit model, fitted by the product's own programs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hmi_api.names import digest_bytes
-from hmi_api.task_adapter import AdapterTraining, Method, Teacher
+from hmi_api.task_adapter import AdapterTraining, Teacher
 from hmi_bench.accuracy.tasks import Rows, Task, corpus
 from hmi_bench.accuracy.tuning import Recipe
 from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.batched_heads import run_heads
 from hmi_runtime.adapters.calibration import calibration_sample
 from hmi_runtime.adapters.slots import SlotLimits, SlotPool
+from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.base import BaseModel
 from hmi_runtime.model import DomainLayers
 from hmi_runtime.training.distill import Distillation
 from hmi_runtime.training.domain import train_domain
 from hmi_runtime.training.examples import default_metric
-from hmi_runtime.training.fitting import FittedAdapter, evaluate, fit_adapter, task_rows
+from hmi_runtime.training.fitting import FittedAdapter, adapter_logits, fit_adapter, task_rows
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.labelled import LabelledRows, TaggedRows
 from hmi_runtime.training.teacher import draw
-from hmi_runtime.training.tuning import score
+from hmi_runtime.training.tuning import Logits, score
 
 Tested = tuple[float, int, float, dict[str, float]]
 """Validation metric, best epoch, test metric, and what else was measured."""
@@ -54,6 +55,10 @@ class Hierarchical:
     def untaught(self, task: Task, recipe: Recipe, seed: int) -> Tested:
         """Fit and test a task on its domain's window-local layers, by its labels alone."""
         return self._fit(self._windows(task), task, recipe, seed, f"untaught-{self.bridge_heads}")
+
+    def bridgeless(self, task: Task, recipe: Recipe, seed: int) -> Tested:
+        """Fit and test a task as ``untaught`` does, on a domain that was trained without a bridge."""
+        return replace(self, bridge_heads=0).untaught(task, recipe, seed)
 
     def _windows(self, task: Task) -> Foundation:
         layers = self.domain_layers(task.domain)
@@ -96,20 +101,23 @@ class Hierarchical:
         work = (
             self.folder / "fits" / f"{task.name.replace('/', '.')}-{method}-{recipe.learning_rate:g}-{seed}"
         )
-
-        def fitted(method: Method) -> FittedAdapter:
-            """Fit; the second call finds the tuned layers and only cuts them anew."""
-            return self._fitted(foundation, task, recipe, seed, work, method, unlabelled)
-
-        whole, served = fitted(Method(size=self.base.config.width)), fitted(Method())
-        test, before_the_cut = (self._test(foundation, task, fit, recipe, work) for fit in (served, whole))
+        fitted = self._fitted(foundation, task, recipe, seed, work, unlabelled)
+        rows = task_rows(
+            foundation, as_labelled(task.test), fitted.weights.labels, recipe.max_length, work / "features"
+        )
+        metric = default_metric(fitted.weights.task)
+        served = adapter_logits(foundation.upper(), fitted.weights)
+        test, before_the_cut, int8 = (
+            score(logits, rows, metric).metric
+            for logits in (served, fitted.tuned or served, _int8_logits(foundation, fitted.weights))
+        )
         detail = {
             "test_before_the_cut": before_the_cut,
-            "test_int8": self._test_int8(foundation, task, served, recipe, work),
-            "rank": served.metrics["rank"],
-            "energy_kept": served.metrics["energy_kept"],
+            "test_int8": int8,
+            "rank": fitted.metrics["rank"],
+            "energy_kept": fitted.metrics["energy_kept"],
         }
-        return served.metrics["validation"], int(served.metrics["best_epoch"]), test, detail
+        return fitted.metrics["validation"], int(fitted.metrics["best_epoch"]), test, detail
 
     def _fitted(
         self,
@@ -118,7 +126,6 @@ class Hierarchical:
         recipe: Recipe,
         seed: int,
         work: Path,
-        method: Method,
         unlabelled: Sequence[str] | None,
     ) -> FittedAdapter:
         training = AdapterTraining(
@@ -135,39 +142,26 @@ class Hierarchical:
             as_labelled(task.validation),
             work,
             labels=task.labels,
-            method=method,
             training=training,
             unlabelled=unlabelled or (),
             teacher_dir=self.folder / "teachers" / str(seed),
         )
 
-    def _test(
-        self, foundation: Foundation, task: Task, fitted: FittedAdapter, recipe: Recipe, work: Path
-    ) -> float:
-        rows = as_labelled(task.test)
-        metrics = evaluate(foundation, fitted.weights, rows, work / "features", max_length=recipe.max_length)
-        return metrics[default_metric(fitted.weights.task).value]
 
-    def _test_int8(
-        self, foundation: Foundation, task: Task, fitted: FittedAdapter, recipe: Recipe, work: Path
-    ) -> float:
-        """Test the adapter on upper layers quantised to int8, through the executor that serves them."""
-        weights = fitted.weights
-        upper = foundation.upper()
-        limits = SlotLimits(max_rank=weights.rank, max_labels=len(weights.labels))
-        pool = SlotPool(upper, 1, limits)
-        pool.write(0, weights)
-        sample = calibration_sample(foundation.encoder, foundation.split)
-        executor = UpperExecutor(upper, pool, "int8", sample=sample)
+def _int8_logits(foundation: Foundation, weights: AdapterWeights) -> Logits:
+    """Return the adapter's logits on upper layers quantised to int8, by the executor that serves them."""
+    upper = foundation.upper()
+    limits = SlotLimits(max_rank=weights.rank, max_labels=len(weights.labels))
+    pool = SlotPool(upper, 1, limits)
+    pool.write(0, weights)
+    sample = calibration_sample(foundation.encoder, foundation.split)
+    executor = UpperExecutor(upper, pool, "int8", sample=sample)
 
-        def logits(features: Tensor, mask: Tensor) -> Tensor:
-            slots = [0] * len(features)
-            return torch.stack(run_heads(pool, executor.run(features, mask, slots), mask, slots))
+    def logits(features: Tensor, mask: Tensor) -> Tensor:
+        slots = [0] * len(features)
+        return torch.stack(run_heads(pool, executor.run(features, mask, slots), mask, slots))
 
-        rows = task_rows(
-            foundation, as_labelled(task.test), weights.labels, recipe.max_length, work / "features"
-        )
-        return score(logits, rows, default_metric(weights.task)).metric
+    return logits
 
 
 def as_labelled(rows: Rows) -> LabelledRows | TaggedRows:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -13,17 +14,19 @@ _HEADER = [
     "task",
     "full fine-tuning",
     "adapters, unsplit, no teacher",
+    "hPLM, no bridge, no teacher",
     "hPLM, no teacher",
     "hPLM",
     "loss of the hPLM",
     "by freezing the lower layers",
-    "by windows, after the bridge",
+    "by windows",
+    "by the bridge (less than 0: it gives back)",
     "by learning from the teacher",
     "by the cut to a LoRA",
     "hPLM, int8 upper layers",
     "rank",
 ]
-_LOSS = 4  # place of the loss among a row's columns
+_LOSS = 5  # place of the loss among a row's columns
 
 
 def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
@@ -73,22 +76,27 @@ def _by_task(outcomes: list[Outcome]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _row(methods: dict[str, dict[str, float]]) -> list[float | None]:
-    """Return the columns of one task; the four parts of the loss add up to it."""
+    """Return the columns of one task; the five parts of the loss add up to it."""
     full, hplm = methods["full"], methods["hplm"]
-    unsplit, untaught = methods.get("unsplit"), methods.get("untaught")
+    between = [methods.get(name) for name in ("unsplit", "bridgeless", "untaught")]
+    steps = [full["test"], *(_whole(method) for method in between), hplm["whole"], hplm["test"]]
     return [
         full["test"],
-        unsplit["test"] if unsplit else None,
-        untaught["test"] if untaught else None,
+        *(method["test"] if method else None for method in between),
         hplm["test"],
         full["test"] - hplm["test"],
-        full["test"] - unsplit["whole"] if unsplit else None,
-        unsplit["whole"] - untaught["whole"] if unsplit and untaught else None,
-        untaught["whole"] - hplm["whole"] if untaught else None,
-        hplm["whole"] - hplm["test"],
+        *(
+            before - after if before is not None and after is not None else None
+            for before, after in pairwise(steps)
+        ),
         hplm["int8"],
         hplm["rank"],
     ]
+
+
+def _whole(method: dict[str, float] | None) -> float | None:
+    """Return what a method tested before its cut to a LoRA, if it has run."""
+    return method["whole"] if method else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -39,13 +39,14 @@ def run_accuracy(
     methods: dict[str, Method] = {
         "full": full,
         "unsplit": hierarchical.unsplit,
+        "bridgeless": hierarchical.bridgeless,
         "untaught": hierarchical.untaught,
         "hplm": hierarchical.hplm,
     }
 
     def wanted(task: Task, method: str) -> bool:
         named = not only_tasks or any(task.name.startswith(prefix) for prefix in only_tasks)
-        return named and (not only_methods or method in only_methods)
+        return named and method in (only_methods or preset.methods)
 
     outcomes = run_study(tasks, methods, preset, folder / "cells", wanted)
     return write_report(outcomes, preset, folder)

@@ -13,11 +13,15 @@ from hmi_bench.accuracy.tuning import Recipe
 log = logging.getLogger(__name__)
 
 
+METHODS = ("full", "unsplit", "bridgeless", "untaught", "hplm")
+"""From full fine-tuning to the hPLM, each nearer to it by one step."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """How much is run: rows, epochs, learning rates to choose from, distillation steps, seeds.
 
-    ``unlabelled_rows`` are what the hPLM's teacher labels.
+    ``unlabelled_rows`` are what the hPLM's teacher labels; ``methods`` what is run where none are named.
     """
 
     name: str
@@ -29,10 +33,11 @@ class Preset:
     distillation_steps: int
     unlabelled_rows: int
     seeds: tuple[int, ...] = (0,)
+    methods: tuple[str, ...] = METHODS
 
 
 PRESETS = {
-    "quick": Preset("quick", 400, 300, 4, (3e-4,), (1e-3,), 150, 400),
+    "quick": Preset("quick", 400, 300, 4, (3e-4,), (1e-3,), 150, 400, methods=("full", "hplm")),
     "standard": Preset("standard", 800, 500, 6, (1e-4, 3e-4), (3e-4, 1e-3), 800, 2400),
     "full": Preset(
         "full", 10_000, 10_000, 10, (5e-5, 1e-4, 3e-4), (1e-4, 3e-4, 1e-3), 1200, 10_000, (0, 1, 2)
