@@ -44,6 +44,7 @@ class EmbeddedRuntime:
             device_budget=256 << 20,
             device_slots=16,
             threads=1,
+            precision="float32",
             max_wait_ms=0,
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from support_encoders import ARCHITECTURES
+from support_encoders import ARCHITECTURES, random_encoder
 from torch import Tensor, nn
 
 from hmi_api.errors import InvalidInput
@@ -21,7 +21,7 @@ from hmi_runtime.adapters.lora import add_lora, export_lora
 from hmi_runtime.adapters.reference import run_layers
 from hmi_runtime.adapters.slots import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, LayerAdapter, LoraMatrix
-from hmi_runtime.base import MATRICES, NORMS, Encoder, EncoderConfig
+from hmi_runtime.base import MATRICES, NORMS, EncoderConfig
 from hmi_runtime.model import UpperLayers
 
 SPLIT, WIDTH = 2, 16
@@ -30,10 +30,9 @@ SPLIT, WIDTH = 2, 16
 @pytest.fixture(params=ARCHITECTURES)
 def base(request: pytest.FixtureRequest) -> UpperLayers:
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     config = ARCHITECTURES[request.param]
     assert config.width == WIDTH
-    return UpperLayers(Encoder(config).eval().requires_grad_(False), SPLIT)
+    return UpperLayers(random_encoder(config), SPLIT)
 
 
 @pytest.fixture

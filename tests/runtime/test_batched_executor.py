@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support_encoders import ARCHITECTURES, POST_NORM
+from support_encoders import ARCHITECTURES, POST_NORM, random_encoder
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
@@ -15,7 +15,7 @@ from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.slots import BARE, SlotLimits, SlotPool, bucket
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.base import MATRICES, NORMS, Encoder, EncoderConfig
+from hmi_runtime.base import MATRICES, NORMS, EncoderConfig
 from hmi_runtime.model import UpperLayers
 
 SPLIT = 1
@@ -26,8 +26,7 @@ LIMITS = SlotLimits(max_rank=20, max_bottleneck=12, max_labels=5)
 @cache
 def upper_layers(architecture: str) -> UpperLayers:
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    return UpperLayers(Encoder(ARCHITECTURES[architecture]).eval().requires_grad_(False), SPLIT)
+    return UpperLayers(random_encoder(ARCHITECTURES[architecture]), SPLIT)
 
 
 @pytest.fixture
@@ -142,15 +141,18 @@ def test_a_cleared_slot_runs_as_the_frozen_layers(upper: UpperLayers) -> None:
     torch.testing.assert_close(UpperExecutor(upper, pool).run(hidden, mask, [0, BARE]), upper(hidden, mask))
 
 
-def test_the_callers_tensors_are_left_alone(upper: UpperLayers) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("slots", [[BARE, 0], [0, BARE]], ids=["in order", "in another order"])
+def test_the_callers_tensors_are_left_alone(architecture: str, slots: list[int]) -> None:
+    upper = upper_layers(architecture)
     hidden, mask = torch.randn(2, 4, CONFIG.width), torch.ones(2, 4, dtype=torch.bool)
     pool = SlotPool(upper, 1, LIMITS)
     pool.write(0, lora_adapter(3))
     before = hidden.clone()
     executor = UpperExecutor(upper, pool)
-    first = executor.run(hidden, mask, [0, BARE])
+    first = executor.run(hidden, mask, slots)
     kept = first.clone()
-    executor.run(hidden + 1, mask, [BARE, 0])
+    executor.run(hidden + 1, mask, slots[::-1])
     assert torch.equal(hidden, before)
     assert torch.equal(first, kept)
 

@@ -2,17 +2,18 @@
 
 import pytest
 import torch
-from support_encoders import ARCHITECTURES
+from support_encoders import ARCHITECTURES, POST_NORM, PRE_NORM_ROTARY, random_encoder
 from torch import Tensor
 
 from hmi_api.task_adapter import TaskType
+from hmi_runtime.adapters import quantized
 from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.calibration import calibration_sample
-from hmi_runtime.adapters.quantized import quantise_layers
+from hmi_runtime.adapters.quantized import pays_int8, quantise_layers, runs_int8
 from hmi_runtime.adapters.reference import pool as pooled
 from hmi_runtime.adapters.slots import BARE, SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.base import MATRICES, BaseModel, Encoder, load_base
+from hmi_runtime.base import MATRICES, BaseModel, Encoder, EncoderConfig, load_base
 from hmi_runtime.model import UpperLayers
 
 SPLIT = 3
@@ -90,8 +91,7 @@ def test_int8_is_close_to_float32_on_real_weights(
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_int8_is_close_to_float32_of_every_architecture(architecture: str) -> None:
-    torch.manual_seed(1)
-    encoder = Encoder(ARCHITECTURES[architecture]).eval().requires_grad_(False)
+    encoder = random_encoder(ARCHITECTURES[architecture])
     upper = UpperLayers(encoder, 2)
     mask = torch.tensor([[True] * 9, [True] * 4 + [False] * 5])
     ids = torch.randint(3, 40, mask.shape, generator=torch.Generator().manual_seed(2))
@@ -116,10 +116,11 @@ def test_a_neighbour_with_huge_values_costs_a_row_nothing(
 
 def test_a_product_is_exact_for_what_the_levels_can_say() -> None:
     """Whole numbers within the levels, saturation included, come out as integer arithmetic has them."""
-    from hmi_runtime.adapters.quantized import _pack, _product, _weight_levels
+    from hmi_runtime.adapters.quantized import _exact_weight_levels, _pack, _product
 
     seed = torch.Generator().manual_seed(0)
-    top = _weight_levels()
+    top = _exact_weight_levels()
+    assert top is not None
     weight = torch.randint(-top, top + 1, (24, 64), generator=seed).float()
     weight[:, 0] = top  # so that one level is one
     levels = torch.randint(0, 256, (10, 64), generator=seed).to(torch.uint8)
@@ -136,3 +137,46 @@ def test_quantising_is_repeatable(upper: UpperLayers, batch: tuple[Tensor, Tenso
     for quantised, into in zip((first[0], second[0]), out, strict=True):
         quantised.add_product("query", quantised.prepare("query", batch[0]), into)
     assert torch.equal(*out)
+
+
+CPU = torch.device("cpu")
+
+
+def test_int8_is_for_cpus() -> None:
+    assert runs_int8(CPU)
+    assert not runs_int8(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("config", "capability", "pays"),
+    [
+        (POST_NORM, "AVX2", True),
+        (POST_NORM, "AVX512", True),
+        (POST_NORM, "DEFAULT", False),
+        (POST_NORM, "SVE256", False),
+        (PRE_NORM_ROTARY, "AVX2", False),
+    ],
+)
+def test_int8_pays_where_it_was_measured(
+    config: EncoderConfig, capability: str, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert pays_int8(config, CPU) is pays
+
+
+@pytest.mark.parametrize(
+    ("sums_right", "levels"), [({127, 63}, 127), ({63}, 63), (set(), None)], ids=["wide", "narrow", "none"]
+)
+def test_weights_take_the_most_levels_that_add_up(
+    sums_right: set[int], levels: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized, "_is_exact", lambda level: level in sums_right)
+    assert quantized._exact_weight_levels.__wrapped__() == levels
+
+
+def test_a_cpu_without_such_a_product_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(level: int) -> bool:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(quantized, "_is_exact", missing)
+    assert quantized._exact_weight_levels.__wrapped__() is None

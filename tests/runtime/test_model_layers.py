@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support_encoders import ARCHITECTURES, POST_NORM
+from support_encoders import ARCHITECTURES, POST_NORM, random_encoder
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
@@ -17,8 +17,7 @@ CONFIG = POST_NORM
 
 
 def encoder(config: EncoderConfig = CONFIG) -> Encoder:
-    torch.manual_seed(3)
-    return Encoder(config).requires_grad_(False).eval()
+    return random_encoder(config, seed=3)
 
 
 def layers(config: EncoderConfig = CONFIG, *, heads: int = 2) -> DomainLayers:

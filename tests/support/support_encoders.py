@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import torch
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedModel
 
-from hmi_runtime.base import EncoderConfig
+from hmi_runtime.base import Encoder, EncoderConfig
 
 POST_NORM = EncoderConfig(
     family="bert", layers=4, width=16, heads=2, ffn_width=24, vocab_size=40, positions=24, segments=2,
@@ -18,6 +19,18 @@ PRE_NORM_ROTARY = EncoderConfig(
 )  # fmt: skip
 
 ARCHITECTURES = {"post-norm": POST_NORM, "pre-norm rotary": PRE_NORM_ROTARY}
+
+
+def random_encoder(config: EncoderConfig, seed: int = 0) -> Encoder:
+    """Return a frozen encoder in which every parameter counts: norms and biases too are random."""
+    torch.manual_seed(seed)
+    encoder = Encoder(config).requires_grad_(False).eval()
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return encoder
+
 
 FAMILIES = ("bert", "modernbert")
 

@@ -37,7 +37,7 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset("quick", 400, 300, 4, (3e-4,), (1e-3,), 150, 400, methods=("full", "hplm")),
+    "quick": Preset("quick", 400, 300, 4, (3e-4,), (1e-3,), 150, 200, methods=("full", "hplm")),
     "standard": Preset("standard", 800, 500, 6, (1e-4, 3e-4), (3e-4, 1e-3), 800, 2400),
     "full": Preset(
         "full", 10_000, 10_000, 10, (5e-5, 1e-4, 3e-4), (1e-4, 3e-4, 1e-3), 1200, 10_000, (0, 1, 2)

@@ -53,6 +53,7 @@ class UpperExecutor:
         they enter the upper layers, makes that more accurate (see ``quantise_layers``).
         """
         self.pool = pool
+        self.precision = precision
         self._upper = upper
         self._layers: list[EncoderLayer] = [
             layer for layer in upper.layers if isinstance(layer, EncoderLayer)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hmi_api.errors import InvalidInput
 from hmi_runtime.adapters.peft_config import CONFIG_FILE, TASK_TYPES, TENSORS_FILE
-from hmi_runtime.adapters.peft_heads import head_layout, head_tensors
+from hmi_runtime.adapters.peft_heads import PEFT_FAMILIES, head_layout, head_tensors
 from hmi_runtime.adapters.weights import AdapterWeights, Head
 from hmi_runtime.base import MATRICES, NORMS
 from hmi_runtime.base.families import FAMILIES
@@ -42,11 +42,16 @@ def export_peft(weights: AdapterWeights, family: str, folder: Path, base_name: s
     """Write ``weights`` as a PEFT folder for a base model of ``family``; return where the head went.
 
     ``base_name`` is what ``peft`` will load the base from. Raises ``InvalidInput`` NotExportable for
-    bottleneck adapters, which PEFT's LoRA format cannot hold, and what ``head_layout`` raises.
+    bottleneck adapters, which PEFT's LoRA format cannot hold, and for families not of ``PEFT_FAMILIES``.
 
     The adapter was trained on a Domain's layers: on the unsplit base model it gives what the Domain's
     imitation of the lower layers makes it give, not to rounding the same.
     """
+    if family not in PEFT_FAMILIES:
+        raise InvalidInput(
+            "NotExportable",
+            f"PEFT folders are written for {', '.join(sorted(PEFT_FAMILIES))}, not {family} yet.",
+        )
     if weights.bottleneck_width or not weights.rank:
         raise InvalidInput(
             "NotExportable",

@@ -42,16 +42,20 @@ _SEQUENCE = {
 }
 
 
+PEFT_FAMILIES = frozenset(_SEQUENCE)
+"""Families whose PEFT folders are read and written."""
+
+
 def head_layout(family: str, task: TaskType) -> HeadLayout:
     """Return where the task model of a family keeps its head.
 
-    Raises ``InvalidInput`` AdapterUnsupported for a family whose PEFT folders are not read or written.
+    Raises ``InvalidInput`` AdapterUnsupported for a family not of ``PEFT_FAMILIES``.
     """
-    if family not in _SEQUENCE:
-        known = ", ".join(sorted(_SEQUENCE))
+    if family not in PEFT_FAMILIES:
         raise InvalidInput(
             "AdapterUnsupported",
-            f"PEFT folders are read and written for {known}, not {family}; train here on the task's data.",
+            f"PEFT folders are read for {', '.join(sorted(PEFT_FAMILIES))}, not {family} yet; "
+            "train here on the task's data.",
         )
     return _TOKEN if task is TaskType.TOKEN_CLASSIFICATION else _SEQUENCE[family]
 

@@ -61,7 +61,7 @@ class LayerSteps(Protocol):
         ...
 
     def close(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
-        """Return ``residual`` plus what the sublayer finds, (B, T, D).
+        """Return ``residual`` plus what the sublayer finds, (B, T, D), good until the sublayer's next use.
 
         ``inner`` (B, T, d_in) is what its last matrix reads, ``read`` (B, T, D) what the sublayer read.
         """
@@ -72,7 +72,7 @@ class Architecture(ABC):
     """One kind of encoder, for given sizes."""
 
     has_final_norm: ClassVar[bool]
-    """Whether a norm stands after the last layer."""
+    """Whether a norm stands after the last layer; one must where layers do not end in a norm."""
 
     def __init__(self, config: EncoderConfig) -> None:
         self.config = config

@@ -53,7 +53,7 @@ def encoder_config(config: RawConfig, *, cls_id: int, sep_id: int, pad_id: int) 
         vocab_size=int(config["vocab_size"]),
         positions=int(config["max_position_embeddings"]) - offset,
         segments=int(config.get("type_vocab_size", 0)) if "segment" in family.embeddings else 0,
-        norm_eps=float(config.get(keys.get("norm_eps", "layer_norm_eps"), 1e-12)),
+        norm_eps=float(config.get(keys.get("norm_eps", "layer_norm_eps"), family.norm_eps)),
         activation=str(config.get(keys["activation"], "gelu")),
         pad_id=pad_id,
         cls_id=cls_id,

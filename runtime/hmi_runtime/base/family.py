@@ -31,6 +31,8 @@ class Family:
     """Path under a layer -> the modules whose rows lie in it, one block after another."""
     further_sizes: Callable[[RawConfig], dict[str, Any]] = lambda raw: {}
     """Sizes that only this family has. Raises ``InvalidInput`` BaseModelUnsupported."""
+    norm_eps: float = 1e-12
+    """Of a config.json that names none."""
     may_lack_biases: bool = False
     """Whether biases may be missing from its files; they are zero then."""
     counts_from_pad: bool = False

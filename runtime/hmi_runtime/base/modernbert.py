@@ -130,5 +130,6 @@ MODERNBERT = Family(
         "norm_eps": "norm_eps",
     },
     further_sizes=_further_sizes,
+    norm_eps=1e-5,
     may_lack_biases=True,
 )

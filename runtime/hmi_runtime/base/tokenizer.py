@@ -1,7 +1,10 @@
 """Tokenising: text or words to ids, with the way back to characters and words."""
 
+import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,8 @@ class Tokenizer:
         self._tokenizer.backend_tokenizer.no_padding()
         self._backend = self._tokenizer.backend_tokenizer
         self._backend.encode_special_tokens = True
+        # A byte-level vocabulary writes the space before a word into its first token.
+        self._byte_level = '"ByteLevel"' in json.dumps(json.loads(self._backend.to_str())["pre_tokenizer"])
 
     @property
     def cls_id(self) -> int:
@@ -70,28 +75,69 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str], max_length: int) -> list[Encoding]:
         """Tokenise texts, each cut to ``max_length`` tokens (special ones included)."""
-        return [self._cut(e, max_length) for e in self._backend.encode_batch(list(texts))]
+        encoded = [_read(encoding) for encoding in self._backend.encode_batch(list(texts))]
+        if self._byte_level:
+            encoded = [_without_spaces(one, text) for one, text in zip(encoded, texts, strict=True)]
+        return [_cut(one, max_length) for one in encoded]
 
     def encode_words(self, rows: Sequence[Sequence[str]], max_length: int) -> list[Encoding]:
-        """Tokenise rows of words; ``word_ids`` tell which word each token came from."""
-        batch = [list(words) for words in rows]
-        return [self._cut(e, max_length) for e in self._backend.encode_batch(batch, is_pretokenized=True)]
+        """Tokenise rows of words; ``word_ids`` tell which word each token came from.
 
-    def _cut(self, encoding: Any, max_length: int) -> Encoding:
-        ids, offsets = list(encoding.ids), list(encoding.offsets)
-        words = [
-            None if special else word
-            for word, special in zip(encoding.word_ids, encoding.special_tokens_mask, strict=True)
-        ]
-        truncated = len(ids) > max_length
-        if truncated:  # the closing token stays, as it does in training
-            ids = [*ids[: max_length - 1], ids[-1]]
-            offsets = [*offsets[: max_length - 1], offsets[-1]]
-            words = [*words[: max_length - 1], words[-1]]
-        return Encoding(ids, offsets, words, truncated)
+        The ids are those of the words joined by spaces, as they would be in a text.
+        """
+        if self._byte_level:  # such a tokenizer would take each word for the beginning of a text
+            joined = self.encode([" ".join(words) for words in rows], max_length)
+            return [_by_word(one, words) for one, words in zip(joined, rows, strict=True)]
+        batch = [list(words) for words in rows]
+        encodings = self._backend.encode_batch(batch, is_pretokenized=True)
+        return [_cut(_read(encoding), max_length) for encoding in encodings]
 
     def _special(self, name: str) -> int:
         value = getattr(self._tokenizer, name)
         if value is None:
             raise InvalidInput("BaseModelUnsupported", f"The base model's tokenizer defines no {name}.")
         return int(value)
+
+
+def _read(encoding: Any) -> Encoding:
+    words = [
+        None if special else word
+        for word, special in zip(encoding.word_ids, encoding.special_tokens_mask, strict=True)
+    ]
+    return Encoding(list(encoding.ids), list(encoding.offsets), words, truncated=False)
+
+
+def _cut(encoding: Encoding, max_length: int) -> Encoding:
+    """Return at most ``max_length`` tokens; the closing one stays, as it does in training."""
+    if len(encoding.ids) <= max_length:
+        return encoding
+    kept = [*range(max_length - 1), len(encoding.ids) - 1]
+    return Encoding(
+        [encoding.ids[place] for place in kept],
+        [encoding.offsets[place] for place in kept],
+        [encoding.word_ids[place] for place in kept],
+        truncated=True,
+    )
+
+
+def _without_spaces(encoding: Encoding, text: str) -> Encoding:
+    """Return an encoding whose offsets leave out spaces; a token of spaces alone is part of no word."""
+    offsets, words = [], []
+    for (start, end), word in zip(encoding.offsets, encoding.word_ids, strict=True):
+        piece = text[start:end]
+        begin = start + len(piece) - len(piece.lstrip())
+        offsets.append((begin, max(begin, start + len(piece.rstrip()))))
+        words.append(word if piece.strip() else None)
+    return Encoding(encoding.ids, offsets, words, encoding.truncated)
+
+
+def _by_word(encoding: Encoding, words: Sequence[str]) -> Encoding:
+    """Return the encoding of ``words`` joined by spaces, by the number of the word and places in it."""
+    starts = [0, *accumulate(len(word) + 1 for word in words[:-1])]
+    offsets: list[tuple[int, int]] = []
+    numbers: list[int | None] = []
+    for (start, end), piece in zip(encoding.offsets, encoding.word_ids, strict=True):
+        number = bisect_right(starts, start) - 1
+        numbers.append(None if piece is None else number)
+        offsets.append((0, 0) if piece is None else (start - starts[number], end - starts[number]))
+    return Encoding(encoding.ids, offsets, numbers, encoding.truncated)

@@ -64,7 +64,8 @@ class _File:
     @property
     def has_pooler(self) -> bool:
         """Whether the file carries the family's pooler."""
-        return f"{self.prefix}{self.family.pooler}.weight" in self.names
+        pooler = self.family.pooler
+        return pooler is not None and f"{self.prefix}{pooler}.weight" in self.names
 
     def tensor(self, name: str, parameter: Tensor) -> Tensor:
         """Return what the file has for the encoder's ``parameter`` of that name, in float32."""

@@ -16,6 +16,7 @@ from hmi_api.wire import AdapterServing, DomainServing, DomainVersionView
 from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.calibration import calibration_sample
 from hmi_runtime.adapters.checks import check_adapter
+from hmi_runtime.adapters.quantized import pays_int8
 from hmi_runtime.adapters.slots import SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts import ArtifactStore
@@ -247,7 +248,12 @@ class Residency:
             if engine is None:
                 engine = self._make_engine(key, version)
                 self.pipeline.add_engine(engine)
-                log.info("base model %s split at %d loaded", version.base.uri, version.split)
+                log.info(
+                    "base model %s split at %d loaded, its upper layers in %s",
+                    version.base.uri,
+                    version.split,
+                    engine.executor.precision,
+                )
             return engine
 
     def _make_engine(self, key: EngineKey, version: DomainVersionView) -> Engine:
@@ -274,7 +280,8 @@ class Residency:
         )
 
     def _make_executor(self, encoder: Encoder, upper: UpperLayers, pool: SlotPool) -> UpperExecutor:
-        if self._settings.precision == "float32":
+        wanted = self._settings.precision
+        if wanted == "float32" or (wanted == "auto" and not pays_int8(upper.config, self._device)):
             return UpperExecutor(upper, pool)
         return UpperExecutor(upper, pool, "int8", sample=calibration_sample(encoder, upper.split))
 

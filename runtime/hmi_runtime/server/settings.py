@@ -58,8 +58,9 @@ class RuntimeSettings(InternalAuthSettings):
     )
 
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N.")
-    precision: Literal["float32", "int8"] = Field(
-        default="float32", description="Precision of the frozen upper layers; int8 on a CPU only."
+    precision: Literal["auto", "float32", "int8"] = Field(
+        default="auto",
+        description="Precision of the frozen upper layers; auto is int8 where that is known to pay.",
     )
     threads: int = Field(default=0, ge=0, description="Threads of one product; 0 for one a core.")
     tokenizer_threads: int = Field(default=1, ge=1, description="Threads that tokenise.")

@@ -100,6 +100,7 @@ def _trained(
         fitted.weights.save(stages.fresh_folder(folder.name))
         record = dict(fitted.metrics)
         stages.finish("training", record)
+        del fitted  # it holds the tuned model too
     weights = AdapterWeights.load(folder)
     workplace.say("evaluation")(0, 1, record)
     measured = evaluate(

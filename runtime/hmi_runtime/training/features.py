@@ -19,6 +19,7 @@ from hmi_runtime.plot.lookup import TreeLookup
 from hmi_runtime.training.spool import pad_rows
 
 _ROWS_AT_ONCE = 64
+_HALF_LIMIT = torch.finfo(torch.float16).max
 
 
 class Representation(Protocol):
@@ -69,9 +70,10 @@ class FeatureFile:
             for start in range(0, len(order), _ROWS_AT_ONCE):
                 numbers = order[start : start + _ROWS_AT_ONCE]
                 batch, mask = pad_rows([ids[number] for number in numbers], pad_id)
-                states = represent(batch, mask).to(torch.float16).numpy()  # (B, T, D)
+                states = represent(batch, mask).clamp(-_HALF_LIMIT, _HALF_LIMIT)  # (B, T, D)
+                halves = states.to(torch.float16).numpy()
                 for place, number in enumerate(numbers):
-                    values[offsets[number] : offsets[number + 1]] = states[place, : lengths[number]]
+                    values[offsets[number] : offsets[number + 1]] = halves[place, : lengths[number]]
                 progress(min(start + _ROWS_AT_ONCE, len(order)), len(order))
         values.flush()
         return cls(values, offsets)

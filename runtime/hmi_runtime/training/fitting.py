@@ -128,7 +128,7 @@ def evaluate(
     *,
     max_length: int = 128,
 ) -> dict[str, float]:
-    """Return every metric that the task has, of the adapter as it is served, on ``rows``.
+    """Return every metric that the task has, of the adapter on the base's float32 layers, on ``rows``.
 
     Raises ``InvalidInput`` LabelUnknown.
     """

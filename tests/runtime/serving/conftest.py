@@ -246,6 +246,7 @@ def settings(tmp_path: Path) -> RuntimeSettings:
         internal_token=TOKEN,
         artifacts=str(tmp_path / "store"),
         cache_dir=tmp_path / "cache",
+        precision="float32",
         device_slots=8,
         max_rank=8,
         max_bottleneck=8,

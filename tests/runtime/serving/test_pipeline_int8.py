@@ -1,16 +1,19 @@
 """A runtime with int8 upper layers answers nearly what the float32 truth says."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from hmi_api.wire import InferRow
+from hmi_runtime.pipeline.engine import EngineKey
 from hmi_runtime.server.residency import Residency
 from hmi_runtime.server.settings import RuntimeSettings
 
 
 @pytest.fixture
-def settings(settings: RuntimeSettings) -> RuntimeSettings:
-    return settings.model_copy(update={"precision": "int8"})
+def settings(settings: RuntimeSettings, request: pytest.FixtureRequest) -> RuntimeSettings:
+    return settings.model_copy(update={"precision": getattr(request, "param", "int8")})
 
 
 def test_int8_answers_are_near_the_truth(world, residency: Residency) -> None:  # type: ignore[no-untyped-def]
@@ -22,3 +25,21 @@ def test_int8_answers_are_near_the_truth(world, residency: Residency) -> None:  
     for adapter, result in zip(adapters, residency.pipeline.submit(rows).result(timeout=60), strict=True):
         expected = world.probabilities(adapter, "the chain slips on a hill")
         torch.testing.assert_close(torch.tensor(result.scores), expected, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("settings", ["auto"], indirect=True)
+@pytest.mark.parametrize(("here", "taken"), [(True, "int8"), (False, "float32")])
+def test_auto_takes_int8_where_it_runs(
+    here: bool,
+    taken: str,
+    world: Any,
+    residency: Residency,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hmi_runtime.adapters.quantized.runs_int8", lambda device: here)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    domain = world.domain("bikes/repair")
+    residency.serve(residency.load(world.adapter("tenant/task", domain), domain))
+    engine = residency.pipeline.engine(EngineKey(domain.version.base_digest, domain.version.split))
+    assert engine is not None
+    assert engine.executor.precision == taken

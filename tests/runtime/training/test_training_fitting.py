@@ -73,6 +73,12 @@ def test_a_token_task(method: Method, foundation: Foundation, items: TaggedRows,
     parts = hold_out(items)
     fitted = fit_adapter(foundation, parts.train, parts.validation, tmp_path, method=method, training=QUICK)
     assert fitted.weights.labels == ("O", "B-BIKE", "B-COLOUR")
+    if fitted.tuned is not None:
+        final_norm = fitted.tuned.body.final_norm  # type: ignore[attr-defined]
+        base_norm = foundation.encoder.final_norm
+        assert (final_norm is None) == (base_norm is None)
+        if base_norm is not None:  # adapters have no place for it, so it must not have learnt
+            assert torch.equal(final_norm.weight, base_norm.weight)
     measured = evaluate(foundation, fitted.weights, parts.validation, tmp_path, max_length=16)
     assert measured["entity_f1"] > 0.3
     assert set(measured) == {"accuracy", "macro_f1", "entity_f1"}
