@@ -179,7 +179,7 @@ class RunCreate(WireModel):
 class RunProgress(WireModel):
     """How far a run is."""
 
-    stage: str = Field(description="corpus, training, table, evaluation or publishing.")
+    stage: str = Field(description="corpus, teaching, training, settling, table, evaluation or publishing.")
     step: int
     total: int
     metrics: dict[str, float] = Field(default_factory=dict)

@@ -50,7 +50,9 @@ FAILURES = st.builds(
 )
 PROGRESS = st.none() | st.builds(
     RunProgress,
-    stage=st.sampled_from(["corpus", "teaching", "training", "table", "evaluation", "publishing", "new"]),
+    stage=st.sampled_from(
+        ["corpus", "teaching", "training", "settling", "table", "evaluation", "publishing", "new"]
+    ),
     step=st.integers(0, 5),
     total=st.just(5),
 )

@@ -34,6 +34,7 @@ _STAGES = {
     "corpus": TaskAdapterCondition.TRAINED.value,
     "teaching": TaskAdapterCondition.TRAINED.value,
     "training": TaskAdapterCondition.TRAINED.value,
+    "settling": TaskAdapterCondition.TRAINED.value,
     "evaluation": TaskAdapterCondition.GATE_PASSED.value,
     "publishing": TaskAdapterCondition.PUBLISHED.value,
 }

@@ -4,7 +4,7 @@ Each matrix's difference from the base is cut to rank r so that the *logits* on 
 (``importance`` says how that is weighed): it is multiplied from both sides by roots of what matters, cut
 there by singular value decomposition (the best approximation of that rank, Eckart and Young, 1936), and
 divided by the roots again. What the cut takes at the mean input goes into the bias. Biases and norms are kept
-whole, being a few kilobytes. Nothing is trained after the cut.
+whole, being a few kilobytes. What comes after the cut is in ``training.settle``.
 """
 
 from collections.abc import Callable, Mapping, Sequence

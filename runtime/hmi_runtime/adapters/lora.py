@@ -1,14 +1,15 @@
 """LoRA as a trainable module: a low-rank sum beside a frozen matrix (Hu et al., 2021)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hmi_runtime.adapters.weights import LayerAdapter, LoraMatrix
-from hmi_runtime.base import MATRICES, EncoderLayer
+from hmi_runtime.base import MATRICES, NORMS, EncoderLayer
 from hmi_runtime.model import UpperLayers
 
 
@@ -24,6 +25,15 @@ class LoraLinear(nn.Module):
         start = torch.rand(rank, frozen.in_features, generator=generator) * 2 * bound - bound
         self.a = nn.Parameter(start.to(frozen.weight))  # (r, d_in)
         self.b = nn.Parameter(frozen.weight.new_zeros(frozen.out_features, rank))  # (d_out, r)
+
+    @classmethod
+    def holding(cls, frozen: nn.Linear, matrix: LoraMatrix) -> Self:
+        """Return the layer plus ``matrix``, which can learn on."""
+        made = cls(frozen, matrix.rank, matrix.rank, torch.Generator())
+        with torch.no_grad():
+            made.a.copy_(matrix.a)
+            made.b.copy_(matrix.b)
+        return made
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., d_out) for ``x`` (..., d_in)."""
@@ -65,6 +75,55 @@ def export_lora(upper: UpperLayers) -> dict[int, LayerAdapter]:
         for index, layer in enumerate(upper.layers)
         if isinstance(layer, EncoderLayer)
     }
+
+
+def hold_adapter(upper: UpperLayers, layers: Mapping[int, LayerAdapter]) -> list[nn.Parameter]:
+    """Put LoRA, biases and norms, by absolute layer index, into ``upper``; return them as what learns on.
+
+    The layers are changed in place: give a copy.
+    """
+    upper.requires_grad_(False)
+    learning: list[nn.Parameter] = []
+    for index, layer in enumerate(upper.layers, start=upper.split):
+        changes = layers.get(index, LayerAdapter())
+        held = {f"{name}.bias": bias for name, bias in changes.bias.items()}
+        for name, (weight, bias) in changes.norms.items():
+            held |= {f"{name}.weight": weight, f"{name}.bias": bias}
+        for path, value in held.items():
+            parameter = layer.get_parameter(path)
+            with torch.no_grad():
+                parameter.copy_(value)
+            learning.append(parameter)
+        for name, matrix in changes.lora.items():
+            module = LoraLinear.holding(getattr(layer, name), matrix)
+            setattr(layer, name, module)
+            learning += [module.a, module.b]
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    return learning
+
+
+def export_adapter(upper: UpperLayers) -> dict[int, LayerAdapter]:
+    """Return what ``hold_adapter`` put into ``upper``, and all biases and norms, by absolute layer index."""
+    return {
+        upper.split + index: LayerAdapter(
+            lora=_layer_lora(layer),
+            bias={name: _bias(getattr(layer, name)).detach().clone() for name in MATRICES},
+            norms={
+                name: (
+                    layer.get_parameter(f"{name}.weight").detach().clone(),
+                    layer.get_parameter(f"{name}.bias").detach().clone(),
+                )
+                for name in NORMS
+            },
+        )
+        for index, layer in enumerate(upper.layers)
+        if isinstance(layer, EncoderLayer)
+    }
+
+
+def _bias(matrix: nn.Linear | LoraLinear) -> Tensor:
+    return (matrix.frozen if isinstance(matrix, LoraLinear) else matrix).bias
 
 
 def _layer_lora(layer: EncoderLayer) -> dict[str, LoraMatrix]:

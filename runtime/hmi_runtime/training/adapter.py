@@ -96,6 +96,7 @@ def _trained(
             checkpoint_seconds=workplace.checkpoint_seconds,
             progress=workplace.say("training"),
             teaching=workplace.say("teaching"),
+            settling=workplace.say("settling"),
         )
         fitted.weights.save(stages.fresh_folder(folder.name))
         record = dict(fitted.metrics)

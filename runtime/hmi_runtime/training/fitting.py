@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,9 @@ from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.examples import Examples, default_metric, make_examples
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.labelled import Rows, check_known, label_names
+from hmi_runtime.training.settle import settle
 from hmi_runtime.training.teacher import teach
-from hmi_runtime.training.tuning import Lessons, Logits, TaskModel, TaskRows, Tuning, score, tune
+from hmi_runtime.training.tuning import Lessons, Logits, Scored, TaskModel, TaskRows, Tuning, score, tune
 
 DIRECT_LORA_RANK = 16
 BOTTLENECK_WIDTH = 32
@@ -65,6 +67,7 @@ def fit_adapter(
     checkpoint_seconds: float = 30.0,
     progress: Progress = lambda step, steps, metrics: None,
     teaching: Progress = lambda step, steps, metrics: None,
+    settling: Progress = lambda step, steps, metrics: None,
 ) -> FittedAdapter:
     """Fit an adapter and a head to ``train``; epochs and ranks are chosen on ``validation``.
 
@@ -72,7 +75,8 @@ def fit_adapter(
     checkpoints of this fit; ``features_dir`` (a folder in it when absent) the cached representations, which
     fits on the same rows and foundation may share. Where ``training`` asks for a teacher, it labels
     ``unlabelled`` too; ``teacher_dir`` (in ``work_dir`` when absent) keeps it, for fits of the same task on
-    any foundation; ``teaching`` is told of its progress. Raises ``InvalidInput`` OneLabelOnly, LabelUnknown.
+    any foundation; ``teaching`` is told of its progress, ``settling`` of what follows a cut. Raises
+    ``InvalidInput`` OneLabelOnly, LabelUnknown.
     """
     method, training = method or Method(), training or AdapterTraining()
     names = label_names(train, labels)
@@ -114,7 +118,8 @@ def fit_adapter(
     measured = {"validation": best["metric"], "best_epoch": best["epoch"]}
     if method.effective_fit is Fit.COMPRESSED:
         weighed = importance(model.body, model, _sample(lessons))
-        weights, found = _compressed(foundation, model, weighed, chosen_on, method.size, metric)
+        cut = _Cutting(foundation, model, weighed, chosen_on, metric)
+        weights, found = cut.to(method.size, lessons, training.seed, settling)
         return FittedAdapter(weights, {**measured, "validation_tuned": best["metric"], **found}, model)
     export = export_lora if method.type is MethodType.LORA else export_bottlenecks
     return FittedAdapter(_weights(foundation, examples, export(model.body), model.head.export()), measured)
@@ -184,36 +189,59 @@ def _model(foundation: Foundation, examples: Examples, method: Method, seed: int
     return TaskModel(upper, head)
 
 
-def _compressed(
-    foundation: Foundation,
-    model: TaskModel[UpperLayers],
-    weighed: ByMatrix,
-    validation: TaskRows,
-    size: int | None,
-    metric: Metric,
-) -> tuple[AdapterWeights, dict[str, float]]:
-    """Cut the tuned layers to ``size``, or the smallest rank that keeps what they say of validation rows."""
-    base = foundation.upper()
-    candidates = CANDIDATE_RANKS if size is None else (size,)
-    decomposition = Decomposition(model.body, base, weighed, max(candidates))
+@dataclass(frozen=True)
+class _Cutting:
+    """Cuts tuned upper layers down to a LoRA, judged on validation rows."""
 
-    def cut(rank: int) -> AdapterWeights:
-        return _weights(foundation, validation.examples, decomposition.cut(rank), model.head.export())
+    foundation: Foundation
+    model: TaskModel[UpperLayers]
+    weighed: ByMatrix
+    validation: TaskRows
+    metric: Metric
 
-    tuned = score(model, validation, metric)
+    def to(
+        self, size: int | None, lessons: Lessons, seed: int, settling: Progress
+    ) -> tuple[AdapterWeights, dict[str, float]]:
+        """Return the cut to ``size``, or to the smallest rank that keeps what the tuned layers say; settled.
 
-    def measure(rank: int) -> Kept:
-        scored = score(adapter_logits(base, cut(rank)), validation, metric)
-        return Kept(scored.metric, validation.examples.agreement(scored.predicted, tuned.predicted))
+        What settling makes of it is only taken where it says as often what the tuned layers do.
+        """
+        candidates = CANDIDATE_RANKS if size is None else (size,)
+        decomposition = Decomposition(self.model.body, self._base, self.weighed, max(candidates))
+        choice = smallest_rank(
+            lambda rank: self._kept(self._adapter(decomposition.cut(rank))),
+            self._tuned.metric,
+            candidates=candidates,
+        )
+        layers, kept = decomposition.cut(choice.rank), choice.kept[choice.rank]
+        settled = settle(self.foundation.upper(), layers, self.model, lessons, seed=seed, progress=settling)
+        kept_settled = self._kept(self._adapter(settled))
+        if kept_settled.agreement >= kept.agreement:
+            layers, kept = settled, kept_settled
+        return self._adapter(layers), {
+            "rank": float(choice.rank),
+            "energy_kept": decomposition.energy_kept(choice.rank),
+            "agreement_of_cut": choice.kept[choice.rank].agreement,
+            "agreement": kept.agreement,
+            "validation": kept.metric,
+        }
 
-    choice = smallest_rank(measure, tuned.metric, candidates=candidates)
-    kept = choice.kept[choice.rank]
-    return cut(choice.rank), {
-        "rank": float(choice.rank),
-        "energy_kept": decomposition.energy_kept(choice.rank),
-        "agreement": kept.agreement,
-        "validation": kept.metric,
-    }
+    @cached_property
+    def _base(self) -> UpperLayers:
+        return self.foundation.upper()
+
+    @cached_property
+    def _tuned(self) -> Scored:
+        return score(self.model, self.validation, self.metric)
+
+    def _adapter(self, layers: Mapping[int, LayerAdapter]) -> AdapterWeights:
+        return _weights(self.foundation, self.validation.examples, layers, self.model.head.export())
+
+    def _kept(self, adapter: AdapterWeights) -> Kept:
+        """Return what an adapter keeps of the tuned layers' metric and predictions."""
+        scored = score(adapter_logits(self._base, adapter), self.validation, self.metric)
+        agreement = self.validation.examples.agreement(scored.predicted, self._tuned.predicted)
+        return Kept(scored.metric, agreement)
 
 
 def _sample(rows: Lessons) -> Iterator[tuple[Tensor, Tensor]]:
