@@ -10,6 +10,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from hmi_api.listening import listening_socket
 from hmi_control_plane.readiness import Readiness
 from hmi_control_plane.settings import Settings
 
@@ -42,10 +43,16 @@ class DrainingServer(uvicorn.Server):
         Modules, routes and schemas stay until the end: looking through them would only stop requests, for
         tens of milliseconds each time.
         """
-        await super().startup(sockets)
+        await super().startup(sockets or [self._listen()])
         gc.collect()
         gc.freeze()
         gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
+
+    def _listen(self) -> socket.socket:
+        try:
+            return listening_socket(self.config.host, self.config.port)
+        except OSError as error:
+            sys.exit(f"Cannot listen: {error}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""

@@ -44,7 +44,9 @@ class Settings(DatabaseSettings, InternalAuthSettings):
         description="What an administrator shows; at least 16 characters. A gateway needs none.",
         min_length=16,
     )
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; :: for every one of IPv4 and IPv6."
+    )
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on.")
     body_limit_bytes: int = Field(
         default=1 << 20, ge=1, description="Largest request body of a tenant or administrator."

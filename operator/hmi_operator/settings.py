@@ -55,13 +55,13 @@ class OperatorSettings(ReleaseSettings):
     progress_seconds: float = Field(
         default=3.0, gt=0, description="Least seconds between two looks at a training run's progress."
     )
-    probe_host: str = Field(default="0.0.0.0", description="Address of probes and metrics.")  # noqa: S104
+    probe_host: str = Field(default="::", description="Address of probes and metrics; :: for every one.")
     probe_port: int = Field(default=8082, ge=0, le=65535, description="Port of probes and metrics.")
     webhook_cert_file: Path | None = Field(
         default=None, description="Certificate of the validating webhook, PEM; no webhook when absent."
     )
     webhook_key_file: Path | None = Field(default=None, description="Its key, PEM.")
-    webhook_host: str = Field(default="0.0.0.0", description="Address of the webhook.")  # noqa: S104
+    webhook_host: str = Field(default="::", description="Address of the webhook; :: for every one.")
     webhook_port: int = Field(default=9443, ge=0, le=65535, description="Port of the webhook.")
     trainer_instance: str = Field(
         default="hmi", min_length=1, description="Label app.kubernetes.io/instance of training Jobs."

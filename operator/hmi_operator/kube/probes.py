@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from hmi_api.listening import listening_socket
+
 Probe = Callable[[], str | None]
 """Returns what is wrong, or None."""
 
@@ -33,7 +35,7 @@ async def serving(
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = web.SockSite(runner, listening_socket(host, port))
         await site.start()
         yield runner.addresses[0][1]
     finally:

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import signal
+import socket
+import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
+from hmi_api.listening import listening_socket
 from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.server.app import build_app
 from hmi_runtime.server.body_limit import BodyLimit
@@ -93,6 +96,14 @@ class _Server(uvicorn.Server):
         self._process = process
         self._leaving: asyncio.Task[None] | None = None
         self._told = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen and start; ``::`` takes IPv4 and IPv6."""
+        try:
+            sockets = sockets or [listening_socket(self.config.host, self.config.port)]
+        except OSError as error:
+            sys.exit(f"Cannot listen: {error}")
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal."""

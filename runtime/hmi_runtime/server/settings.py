@@ -1,10 +1,12 @@
 """Settings of a runtime process, one validated tree; read from the environment only when made."""
 
+import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from hmi_api.internal_auth import InternalAuthSettings
@@ -27,7 +29,8 @@ class RuntimeSettings(InternalAuthSettings):
         default="http://127.0.0.1:8081", description="Where gateways reach this runtime."
     )
     runtime_host: str | None = Field(
-        default=None, description="Address to listen on; runtime_url's if absent."
+        default=None,
+        description="Address to listen on; :: for every one of IPv4 and IPv6. runtime_url's if absent.",
     )
     runtime_port: int | None = Field(
         default=None, ge=0, le=65535, description="Port to listen on; runtime_url's if absent."
@@ -92,6 +95,16 @@ class RuntimeSettings(InternalAuthSettings):
     drain_seconds: float = Field(
         default=10.0, ge=0, description="How long requests under way may take after that."
     )
+
+    @field_validator("runtime_url")
+    @classmethod
+    def _bracket_ipv6(cls, url: str) -> str:
+        """Put an IPv6 address in brackets: Kubernetes' $(POD_IP) has none, and a URL needs them."""
+        bare = re.fullmatch(r"(https?://)([0-9A-Fa-f:.]+:[0-9A-Fa-f:.]*):(\d+)(/.*)?", url)
+        if bare is None:
+            return url
+        scheme, address, port, path = bare.groups(default="")
+        return f"{scheme}[{ip_address(address)}]:{port}{path}"
 
     @property
     def listen_address(self) -> tuple[str, int]:

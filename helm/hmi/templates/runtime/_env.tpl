@@ -12,7 +12,7 @@
 - name: HMI_RUNTIME_ID
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - {name: HMI_RUNTIME_URL, value: "http://$(POD_IP):8081"}
-- {name: HMI_RUNTIME_HOST, value: 0.0.0.0}
+- {name: HMI_RUNTIME_HOST, value: "::"}
 - {name: HMI_RUNTIME_PORT, value: "8081"}
 - {name: HMI_CONTROL_PLANE_URL, value: {{ include "hmi.controlPlaneUrl" $root }}}
 - {name: HMI_CACHE_DIR, value: /var/lib/hmi/cache}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from hmi_api.listening import listening_socket
 from hmi_operator.kube.webhook.review import MalformedReview, Reviewer
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class WebhookAddress:
 
     certificate: Path
     key: Path
-    host: str = "0.0.0.0"  # noqa: S104 -- in a pod of its own
+    host: str = "::"
     port: int = 9443
 
 
@@ -48,7 +49,7 @@ async def serving_webhook(
         _renew(tls, address, seen, certificate_seconds), name="webhook certificate"
     )
     try:
-        site = web.TCPSite(runner, address.host, address.port, ssl_context=tls)
+        site = web.SockSite(runner, listening_socket(address.host, address.port), ssl_context=tls)
         await site.start()
         yield runner.addresses[0][1]
     finally:
