@@ -44,10 +44,11 @@ class AdminApi:
         """Return the price list."""
         return pages(self._client, f"{BASE}/prices", {})
 
-    def set_price(self, meter: str, unit_price: str, currency: str) -> None:
-        """Set a price from now on."""
+    def set_price(self, meter: str, unit_price: str, currency: str | None = None) -> Answer:
+        """Set a price from now on, in the installation's currency where none is named; return the price."""
         body = {"meter": meter, "unitPrice": unit_price, "currency": currency}
-        self._client.ask("PUT", f"{BASE}/prices", json=body)
+        price: Answer = self._client.ask("PUT", f"{BASE}/prices", json=body)
+        return price
 
     def usage(self, query: Query) -> list[Answer]:
         """Return the lines of a usage report."""

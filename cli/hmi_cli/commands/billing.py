@@ -29,10 +29,14 @@ Key = Annotated[
     ),
 ]
 Start = Annotated[
-    str | None, typer.Option("--from", help="First moment, ISO 8601 with a zone; this month's start.")
+    str | None,
+    typer.Option(
+        "--from", help="First moment: a date, or RFC 3339 with a zone. The start of this month when absent."
+    ),
 ]
 End = Annotated[
-    str | None, typer.Option("--to", help="Moment after the last; now, or the month's end for a bill.")
+    str | None,
+    typer.Option("--to", help="Moment after the last. When absent: now, or for a bill a month after --from."),
 ]
 OutputOption = Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")]
 
@@ -129,12 +133,16 @@ def set_price(
     context: typer.Context,
     meter: Annotated[str, typer.Argument(help="requests, rows, prompt_tokens, training_seconds, ...")],
     unit_price: Annotated[str, typer.Argument(help="Price of one unit, such as 0.000002.")],
-    currency: Annotated[str, typer.Option(help="Three letters.")] = "USD",
+    currency: Annotated[
+        str | None, typer.Option(help="Three letters, such as EUR. The installation's currency when absent.")
+    ] = None,
 ) -> None:
     """Set a price from now on."""
     with _admin(context) as client:
-        AdminApi(client).set_price(meter, unit_price, currency)
-    typer.echo(f"{meter} costs {unit_price} {currency} from now on")
+        price = AdminApi(client).set_price(meter, unit_price, currency)
+    typer.echo(
+        f"{price['meter']} costs {price['unitPrice']} {price['currency']} from {price['effectiveFrom']} on"
+    )
 
 
 def _admin(context: typer.Context) -> Client:

@@ -14,9 +14,10 @@ from hmi_cli.system.home import Home
 
 def up(
     context: typer.Context,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(envvar="HMI_HOST", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+        int,
+        typer.Option(envvar="HMI_PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one."),
     ] = 8080,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")] = False,
 ) -> None:

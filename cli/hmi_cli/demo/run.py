@@ -36,7 +36,7 @@ PRICES = {
     "training_seconds": "0.01",
     "resident_byte_hours": "0.00000000001",
 }
-"""USD a unit; what a small shop might ask."""
+"""Price of one unit in the installation's currency; what a small shop might ask."""
 
 KEY_NAME = "demonstration"
 METERED_WITHIN_S = 20.0
@@ -111,7 +111,7 @@ def _set_prices(api: AdminApi) -> None:
     """Make a price list if there is none; before anything is used, since a price holds from its moment on."""
     if not api.prices():
         for meter, price in PRICES.items():
-            api.set_price(meter, price, "USD")
+            api.set_price(meter, price)
 
 
 def _tenants(manifests: list[Manifest]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from hmi_control_plane.billing.schemas import (
     PriceItem,
     PriceItems,
 )
-from hmi_control_plane.metering.moments import Moment
+from hmi_control_plane.metering.moments import Moment, month_after
 from hmi_control_plane.storage import Database, InvoiceState
 
 Clock = Callable[[], datetime]
@@ -35,7 +35,12 @@ class BillParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     start: Moment | None = Field(default=None, alias="from", description="This month's start when absent.")
-    end: Moment | None = Field(default=None, alias="to", description="A month after from when absent.")
+    end: Moment | None = Field(
+        default=None,
+        alias="to",
+        description="A month after `from` when absent: the same day and time of the next month, or its last "
+        "day where it has no such day.",
+    )
     currency: Currency | None = Field(default=None, description="The installation's currency when absent.")
 
 
@@ -55,7 +60,7 @@ def build_router(
     tenant_from_key: Callable[[Request], Awaitable[Identity]],
     require_admin: Callable[[Request], Awaitable[None]],
     *,
-    currency: str = "USD",
+    currency: str,
     clock: Clock = lambda: datetime.now(UTC),
 ) -> APIRouter:
     """Return all billing endpoints; ``currency`` is the installation's, used where a request names none."""
@@ -157,14 +162,10 @@ def _bill(
     database: Database, tenant: str, parameters: BillParameters, currency: str, now: datetime
 ) -> BillBody:
     start = parameters.start or now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    end = parameters.end or _month_after(start)
+    end = parameters.end or month_after(start)
     if start >= end:
-        raise InvalidInput("EmptyPeriod", "from must be earlier than to.")
+        raise InvalidInput(
+            "EmptyPeriod", f"from ({start.isoformat()}) must be earlier than to ({end.isoformat()})."
+        )
     with database.read() as session:
         return BillBody.of(invoices.bill_for(session, tenant, parameters.currency or currency, start, end))
-
-
-def _month_after(start: datetime) -> datetime:
-    """Return the first moment of the month after ``start``'s."""
-    first = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)

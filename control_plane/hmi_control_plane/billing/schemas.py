@@ -1,4 +1,4 @@
-"""Bodies of the billing API. Amounts are strings, moments are ISO 8601 with a zone."""
+"""Bodies of the billing API. Amounts are strings, moments are RFC 3339."""
 
 from datetime import datetime
 from typing import Self

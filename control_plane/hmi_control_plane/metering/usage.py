@@ -74,7 +74,10 @@ class UsagePage:
 def report(session: Session, query: UsageQuery) -> UsagePage:
     """Return one page of a report. Raises InvalidInput for an empty window or a cursor of another query."""
     if query.start >= query.end:
-        raise InvalidInput("EmptyWindow", "from must be earlier than to.")
+        raise InvalidInput(
+            "EmptyWindow",
+            f"from ({query.start.isoformat()}) must be earlier than to ({query.end.isoformat()}).",
+        )
     rows = session.execute(_page(session, query)).all()
     found = [
         UsageLine(start or None, tenant or None, adapter or None, Meter(meter), int(quantity))

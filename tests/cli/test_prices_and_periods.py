@@ -1,0 +1,55 @@
+"""Prices, periods and tenants that the command line leaves to the server to know."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from served_command import Run
+from typer.testing import CliRunner
+
+from hmi_cli.main import app
+
+INSTALLATIONS_CURRENCY = "EUR"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _currency() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HMI_CURRENCY", INSTALLATIONS_CURRENCY)
+        yield
+
+
+def test_a_price_is_set_in_the_installations_currency(hmi: Run) -> None:
+    code, out, _ = hmi("price", "set", "rows", "0.01")
+    assert code == 0
+    assert out.startswith("rows costs 0.01 EUR from ")
+    hmi("tenant", "create", "acme")
+    assert json.loads(hmi("bill", "acme", "-o", "json")[1])["currency"] == "EUR"
+    assert hmi("price", "set", "rows", "0.02", "--currency", "JPY")[1].startswith("rows costs 0.02 JPY")
+    prices = json.loads(hmi("price", "list", "-o", "json")[1])
+    assert [(price["currency"], price["unitPrice"]) for price in prices] == [("EUR", "0.01"), ("JPY", "0.02")]
+
+
+@pytest.mark.parametrize("command", ["usage", "bill"])
+def test_a_moment_is_read_as_the_server_reads_it(hmi: Run, command: str) -> None:
+    hmi("tenant", "create", "granary")
+    assert hmi(command, "granary", "--from", "2026-11-01T02:00:00+02:00", "--to", "2026-11-02")[0] == 0
+    code, out, err = hmi(command, "granary", "--from", "20261101")
+    assert (code, out) == (1, "")
+    assert "RFC 3339" in err
+
+
+def test_up_listens_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    listened: list[tuple[str, int]] = []
+
+    def listen(host: str, port: int) -> socket.socket:
+        listened.append((host, port))
+        raise OSError("nothing is started here")
+
+    monkeypatch.setattr("hmi_cli.system.server.listen", listen)
+    monkeypatch.setenv("HMI_HOST", "127.0.0.2")
+    monkeypatch.setenv("HMI_PORT", "9123")
+    CliRunner().invoke(app, ["--home", str(tmp_path), "up"])
+    assert listened == [("127.0.0.2", 9123)]
