@@ -23,8 +23,8 @@ _LOOK_AGAIN_SECONDS = 1.0
 
 _HELP = {
     Part.SERVE: "everything in one process (the default)",
-    Part.CONTROL_PLANE: "internal, admin, metering and billing APIs; no inference",
-    Part.GATEWAY: "tenants' inference alone",
+    Part.CONTROL_PLANE: "internal and admin APIs, and tenants' usage, bills and invoices; no inference",
+    Part.GATEWAY: "the whole API of tenants: inference, models, usage, bills, invoices",
 }
 
 

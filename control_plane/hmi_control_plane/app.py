@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 from starlette.concurrency import run_in_threadpool
 
 from hmi_api.errors import ErrorBody
-from hmi_control_plane import errors, health
+from hmi_control_plane import errors, health, tenant_api
 from hmi_control_plane.auth import Authenticator
 from hmi_control_plane.gateway import RuntimeNetwork
 from hmi_control_plane.metrics import HttpMetrics, MetricsMiddleware
@@ -66,6 +66,7 @@ def create_app(
     # Routes are tried in this order, so that the gateway's, which are asked most, come first.
     for one in reversed(parts):
         one.include_routers(app)
+    app.include_router(tenant_api.build(shared.database, shared.authenticator, currency=settings.currency))
     app.include_router(health.build(shared.readiness, shared.registry))
     return app
 

@@ -32,7 +32,7 @@ class Shared:
 
 
 class ControlPlanePart:
-    """The internal, admin, metering and billing APIs, and the sweeper."""
+    """The internal and admin APIs, with everyone's usage, prices and invoices, and the sweeper."""
 
     def __init__(self, settings: Settings, shared: Shared) -> None:
         if settings.admin_key is None:
@@ -64,9 +64,9 @@ class ControlPlanePart:
     def include_routers(self, app: FastAPI) -> None:
         """Add the routes."""
         database, authenticator = self._shared.database, self._shared.authenticator
-        tenant, admin = authenticator.tenant_from_key, require_token(self._admin_key, "admin key")
-        app.include_router(metering.build_router(database, tenant, admin))
-        app.include_router(billing.build_router(database, tenant, admin, currency=self._settings.currency))
+        admin = require_token(self._admin_key, "admin key")
+        app.include_router(metering.build_admin_router(database, admin))
+        app.include_router(billing.build_admin_router(database, admin, currency=self._settings.currency))
         app.include_router(admin_api.build(database, admin, authenticator.forget, self._changes.notify))
         app.include_router(
             internal_api.build(

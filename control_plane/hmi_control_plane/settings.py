@@ -14,8 +14,8 @@ class Part(StrEnum):
     """What of the control plane a process is."""
 
     SERVE = "serve"  # everything, as on one machine
-    CONTROL_PLANE = "control-plane"  # internal, admin, metering and billing APIs, sweeper and eraser
-    GATEWAY = "gateway"  # tenants' inference, the usage spool and its flusher
+    CONTROL_PLANE = "control-plane"  # internal and admin APIs, tenants' accounts, sweeper and eraser
+    GATEWAY = "gateway"  # the whole API of tenants, the usage spool and its flusher
 
 
 class DatabaseSettings(BaseSettings):

@@ -50,7 +50,11 @@ def eventually(condition: Callable[[], object], what: str) -> None:
     ("part", "there", "absent"),
     [
         (Part.SERVE, ["/classify", "/internal/v1/runs", "/admin/v1/tenants", "/v1/usage"], []),
-        (Part.GATEWAY, ["/classify", "/v1/models"], ["/internal/", "/admin/", "/v1/usage"]),
+        (
+            Part.GATEWAY,
+            ["/classify", "/v1/models", "/v2", "/v1/usage", "/v1/bill", "/v1/invoices/{invoice_id}"],
+            ["/internal/", "/admin/"],
+        ),
         (
             Part.CONTROL_PLANE,
             ["/internal/v1/runs", "/admin/v1/tenants", "/v1/usage"],
@@ -67,6 +71,14 @@ def test_each_part_serves_its_own(
         assert [path for path in paths if path.startswith(tuple(absent))] == []
         for path in ("/healthz", "/readyz", "/metrics"):
             assert client.get(path).status_code == 200
+
+
+def test_a_gateway_serves_every_path_of_a_tenant(settings: Settings) -> None:
+    def tenants(part: Part) -> set[str]:
+        paths = create_app(settings, part).openapi()["paths"]
+        return {path for path in paths if not path.startswith(("/admin/", "/internal/"))}
+
+    assert tenants(Part.GATEWAY) == tenants(Part.SERVE)
 
 
 def test_a_control_plane_takes_no_spool(settings: Settings) -> None:

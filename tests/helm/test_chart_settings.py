@@ -75,6 +75,14 @@ def test_each_part_is_known_by_its_service_account(trial: RenderedChart) -> None
     assert {value.rsplit(":", 1)[1] for value in roles.values()} == accounts
 
 
+def test_gateways_bill_in_the_control_plane_s_currency(helm: Helm) -> None:
+    done = helm.template("--set", "controlPlane.currency=EUR")
+    assert done.returncode == 0, done.stderr
+    chart = RenderedChart("currency", tuple(one for one in yaml.safe_load_all(done.stdout) if one))
+    for component in ("control-plane", "gateway"):
+        assert _told(chart, component)["HMI_CURRENCY"] == "EUR"
+
+
 def test_tokens_are_made_for_the_audience_that_is_checked(chart: RenderedChart) -> None:
     audience = _told(chart, "control-plane")["HMI_TOKEN_AUDIENCE"]
     for component in ("operator", "control-plane", "gateway", "runtime"):

@@ -4,9 +4,17 @@ Belongs here: the price list, exact arithmetic of money, bills, the life of invo
 Forbidden here: binary floating point, counting of use (metering's), and sums of money made in SQL.
 """
 
-from hmi_control_plane.billing.api import build_router
+from hmi_control_plane.billing.api import build_admin_router, build_tenant_router
 from hmi_control_plane.billing.bill import Bill, BillLine
 from hmi_control_plane.billing.invoices import bill_for
 from hmi_control_plane.billing.pricing import PriceChange, PriceList
 
-__all__ = ["Bill", "BillLine", "PriceChange", "PriceList", "bill_for", "build_router"]
+__all__ = [
+    "Bill",
+    "BillLine",
+    "PriceChange",
+    "PriceList",
+    "bill_for",
+    "build_admin_router",
+    "build_tenant_router",
+]

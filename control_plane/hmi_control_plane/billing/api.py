@@ -55,31 +55,32 @@ class InvoiceParameters(BaseModel):
     cursor: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
 
 
-def build_router(
+def build_admin_router(
     database: Database,
-    tenant_from_key: Callable[[Request], Awaitable[Identity]],
     require_admin: Callable[[Request], Awaitable[None]],
     *,
     currency: str,
     clock: Clock = lambda: datetime.now(UTC),
 ) -> APIRouter:
-    """Return all billing endpoints; ``currency`` is the installation's, used where a request names none."""
-    router = APIRouter(tags=["billing"])
-    router.include_router(_tenant_router(database, tenant_from_key, currency, clock))
-    admin = APIRouter(prefix="/admin/v1", dependencies=[Depends(require_admin)])
-    _add_prices(admin, database, currency, clock)
-    _add_invoices(admin, database, currency, clock)
-    router.include_router(admin)
+    """Return prices, bills and invoices for an administrator.
+
+    ``currency`` is the installation's, used where a request names none.
+    """
+    router = APIRouter(prefix="/admin/v1", tags=["billing"], dependencies=[Depends(require_admin)])
+    _add_prices(router, database, currency, clock)
+    _add_invoices(router, database, currency, clock)
     return router
 
 
-def _tenant_router(
+def build_tenant_router(
     database: Database,
     tenant_from_key: Callable[[Request], Awaitable[Identity]],
-    currency: str,
-    clock: Clock,
+    *,
+    currency: str = "USD",
+    clock: Clock = lambda: datetime.now(UTC),
 ) -> APIRouter:
-    router = APIRouter(prefix="/v1")
+    """Return a tenant's own bill and invoices, which only read the database."""
+    router = APIRouter(prefix="/v1", tags=["billing"])
 
     @router.get("/bill", summary="What your use costs")
     def own_bill(

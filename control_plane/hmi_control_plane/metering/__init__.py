@@ -5,7 +5,7 @@ into the catalog, the hours of residency, sums over the ledger and the usage rep
 and money (billing's), routing of requests (the gateway's), and quotas.
 """
 
-from hmi_control_plane.metering.api import build_router
+from hmi_control_plane.metering.api import build_admin_router, build_tenant_router
 from hmi_control_plane.metering.events import UsageEvent, request_events, training_event
 from hmi_control_plane.metering.flusher import Flusher
 from hmi_control_plane.metering.ledger import Quantity, quantities, record
@@ -22,7 +22,8 @@ __all__ = [
     "Spool",
     "SpoolInUseError",
     "UsageEvent",
-    "build_router",
+    "build_admin_router",
+    "build_tenant_router",
     "count_hour",
     "quantities",
     "record",

@@ -81,14 +81,13 @@ class UsageList(WireModel):
     next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last.")
 
 
-def build_router(
+def build_tenant_router(
     database: Database,
     tenant_from_key: Callable[[Request], Awaitable[Identity]],
-    require_admin: Callable[[Request], Awaitable[None]],
     *,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> APIRouter:
-    """Return ``GET /v1/usage`` and ``GET /admin/v1/usage``."""
+    """Return ``GET /v1/usage``, which only reads the database."""
     router = APIRouter(tags=["usage"])
 
     @router.get("/v1/usage", summary="What you used")
@@ -97,6 +96,18 @@ def build_router(
         identity: Annotated[Identity, Depends(tenant_from_key)],
     ) -> UsageList:
         return _answer(database, parameters.to_query(clock(), identity.tenant))
+
+    return router
+
+
+def build_admin_router(
+    database: Database,
+    require_admin: Callable[[Request], Awaitable[None]],
+    *,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> APIRouter:
+    """Return ``GET /admin/v1/usage``."""
+    router = APIRouter(tags=["usage"])
 
     @router.get("/admin/v1/usage", summary="What everyone used", dependencies=[Depends(require_admin)])
     def all_usage(parameters: Annotated[AdminUsageParameters, Query()]) -> UsageList:
