@@ -6,7 +6,7 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
@@ -87,6 +87,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HmiError, _on_hmi_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(DataError, _on_data_error)
     app.add_exception_handler(IntegrityError, _on_integrity_error)
     app.add_exception_handler(OperationalError, _on_database_away)
     app.add_exception_handler(PoolTimeoutError, _on_database_away)
@@ -122,6 +123,14 @@ def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
     headers = dict(error.headers) if error.headers else None
     reason = _REASON_OF.get(error.status_code, phrase.title().replace(" ", ""))
     return error_response(error.status_code, reason, message, headers=headers)
+
+
+def _on_data_error(request: Request, error: Exception) -> JSONResponse:
+    # The types of hmi_api.storable refuse such values first, by field. Sending them again would not help.
+    log.warning("%s %s: a value cannot be stored", request.method, request.url.path, exc_info=error)
+    return error_response(
+        422, "ValueNotStorable", "A value cannot be stored: it holds a NUL, is too long or too large."
+    )
 
 
 def _on_integrity_error(request: Request, error: Exception) -> JSONResponse:

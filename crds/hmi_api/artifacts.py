@@ -12,6 +12,8 @@ from pathlib import PurePosixPath
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from hmi_api.storable import DigestText, LargeCount, Text
+
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
 
@@ -36,17 +38,17 @@ class ArtifactRef(WireModel):
     """Names a published artifact."""
 
     kind: ArtifactKind
-    uri: str = Field(description="Folder in the artifact store, relative to its root.")
-    digest: str = Field(description="sha256: of manifest.json's bytes.")
-    bytes: int = Field(ge=0, description="All files together.")
+    uri: Text = Field(description="Folder in the artifact store, relative to its root.")
+    digest: DigestText = Field(description="sha256: of manifest.json's bytes.")
+    bytes: LargeCount = Field(description="All files together.")
 
 
 class ArtifactFile(WireModel):
     """One file of an artifact."""
 
-    path: str
-    digest: str
-    bytes: int
+    path: Text = Field(max_length=255)
+    digest: DigestText
+    bytes: LargeCount
 
 
 class ArtifactManifest(WireModel):

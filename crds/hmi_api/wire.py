@@ -23,12 +23,27 @@ plane serves them, and the reconciler, training programs and runtimes are its cl
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from hmi_api.artifacts import ArtifactRef, WireModel
 from hmi_api.domain import BaseModelRef, DomainSpec, OnMiss
+from hmi_api.storable import (
+    Count,
+    DigestText,
+    Finite,
+    Label,
+    LargeCount,
+    Message,
+    Metrics,
+    ResourceKey,
+    Text,
+    Uid,
+    Word,
+    json_problem,
+)
 from hmi_api.task_adapter import TaskAdapterSpec, TaskType
 
 STAMPS_AT_ONCE = 500
@@ -40,24 +55,24 @@ STAMPS_AT_ONCE = 500
 class DomainRecord(WireModel):
     """A Domain as the reconciler declares it to the catalog."""
 
-    uid: str
-    tenant: str
-    generation: int
-    spec_digest: str
-    base_uri: str
-    parent: str | None = Field(default=None, description="namespace/name of the parent.")
+    uid: Uid
+    tenant: Label
+    generation: LargeCount
+    spec_digest: DigestText
+    base_uri: Text
+    parent: ResourceKey | None = Field(default=None, description="namespace/name of the parent.")
 
 
 class AdapterRecord(WireModel):
     """A TaskAdapter as the reconciler declares it to the catalog."""
 
-    uid: str
-    tenant: str
-    generation: int
-    spec_digest: str
-    domain: str = Field(description="namespace/name of its Domain.")
+    uid: Uid
+    tenant: Label
+    generation: LargeCount
+    spec_digest: DigestText
+    domain: ResourceKey = Field(description="namespace/name of its Domain.")
     task_type: TaskType
-    replicas: int = 1
+    replicas: Count = 1
     pinned: bool = False
 
 
@@ -122,7 +137,7 @@ class AdapterView(WireModel):
 class AdapterKeys(WireModel):
     """Names TaskAdapters whose stamps are wanted."""
 
-    keys: list[str] = Field(max_length=STAMPS_AT_ONCE, description="namespace/name of each.")
+    keys: list[ResourceKey] = Field(max_length=STAMPS_AT_ONCE, description="namespace/name of each.")
 
 
 class AdapterStamps(WireModel):
@@ -169,42 +184,51 @@ RunSpec = DomainRunSpec | AdapterRunSpec
 class RunCreate(WireModel):
     """Asks for a run; the same uid and spec digest give the same run."""
 
-    uid: str = Field(description="uid of the resource.")
-    tenant: str
-    spec_digest: str
-    attempt: int = Field(default=0, description="Raised to try a failed run again.")
+    uid: Uid = Field(description="uid of the resource.")
+    tenant: Label
+    spec_digest: DigestText
+    attempt: Count = Field(default=0, description="Raised to try a failed run again.")
     spec: DomainRunSpec | AdapterRunSpec = Field(discriminator="kind")
+
+    @model_validator(mode="after")
+    def _storable(self) -> Self:
+        problem = json_problem(self.spec.model_dump(mode="json", by_alias=True))
+        if problem:
+            raise PydanticCustomError("spec_not_storable", "spec: {problem}", {"problem": problem})
+        return self
 
 
 class RunProgress(WireModel):
     """How far a run is."""
 
-    stage: str = Field(description="corpus, teaching, training, settling, table, evaluation or publishing.")
-    step: int
-    total: int
-    metrics: dict[str, float] = Field(default_factory=dict)
+    stage: Word = Field(description="corpus, teaching, training, settling, table, evaluation or publishing.")
+    step: LargeCount
+    total: LargeCount
+    metrics: Metrics = Field(default_factory=dict)
 
 
 class RunResult(WireModel):
     """What a run published. The control plane makes a version of it in the same transaction."""
 
     artifacts: list[ArtifactRef]
-    base_digest: str
-    layers_digest: str | None = Field(default=None, description="Adapter runs: what it was trained on.")
-    split: int | None = None
-    labels: list[str] = Field(default_factory=list)
-    metrics: dict[str, float] = Field(default_factory=dict)
+    base_digest: DigestText
+    layers_digest: DigestText | None = Field(
+        default=None, description="Adapter runs: what it was trained on."
+    )
+    split: Count | None = None
+    labels: list[Text] = Field(default_factory=list)
+    metrics: Metrics = Field(default_factory=dict)
     gate_passed: bool = True
-    gate_message: str = ""
-    entries: int | None = None
-    coverage: float | None = None
-    training_seconds: float = 0.0
+    gate_message: Message = ""
+    entries: LargeCount | None = None
+    coverage: Finite | None = None
+    training_seconds: Annotated[Finite, Field(ge=0, le=1e9)] = 0.0
 
 
 class ArtifactCommit(WireModel):
     """Asks that uploaded files become an artifact."""
 
-    manifest: str = Field(description="manifest.json, to the byte: its SHA-256 names the artifact.")
+    manifest: Text = Field(description="manifest.json, to the byte: its SHA-256 names the artifact.")
 
 
 class ArtifactCommitted(WireModel):
@@ -217,8 +241,8 @@ class ArtifactCommitted(WireModel):
 class RunFailure(WireModel):
     """Why a run ended without a result."""
 
-    reason: str
-    message: str
+    reason: Word
+    message: Message
     retryable: bool = False
 
 
@@ -242,19 +266,19 @@ class RunView(WireModel):
 class RuntimeRegistration(WireModel):
     """A runtime says hello."""
 
-    url: str
-    device: str = Field(description="cpu or cuda, with its name.")
-    capacity_bytes: int = Field(description="What adapters and tables may take.")
-    incarnation: str = Field(description="New at every start; older residency is void.")
+    url: Text
+    device: Text = Field(max_length=200, description="cpu or cuda, with its name.")
+    capacity_bytes: LargeCount = Field(description="What adapters and tables may take.")
+    incarnation: Uid = Field(description="New at every start; older residency is void.")
 
 
 class LoadFailure(WireModel):
     """An adapter that could not be brought to where it can serve."""
 
-    adapter: str
-    version: int
-    reason: str
-    message: str
+    adapter: ResourceKey
+    version: Count
+    reason: Text
+    message: Message
 
 
 class ResidentBytes(WireModel):
@@ -262,19 +286,19 @@ class ResidentBytes(WireModel):
 
     kind: Literal["adapter", "table"]
     tier: Literal["device", "host", "disk"]
-    bytes: int
+    bytes: LargeCount
 
 
 class Heartbeat(WireModel):
     """What a runtime reports, every few seconds; lists hold changes since the last answered one."""
 
-    incarnation: str
-    ready: list[str] = Field(default_factory=list, description='"tenant/adapter@version" newly servable.')
-    gone: list[str] = Field(default_factory=list, description="No longer servable, same form.")
+    incarnation: Uid
+    ready: list[Text] = Field(default_factory=list, description='"tenant/adapter@version" newly servable.')
+    gone: list[Text] = Field(default_factory=list, description="No longer servable, same form.")
     failed: list[LoadFailure] = Field(default_factory=list)
     resident: list[ResidentBytes] = Field(default_factory=list)
-    free_bytes: int = 0
-    queue_depth: int = 0
+    free_bytes: LargeCount = 0
+    queue_depth: Count = 0
     draining: bool = False
 
 

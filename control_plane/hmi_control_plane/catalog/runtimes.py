@@ -19,6 +19,7 @@ from hmi_control_plane.storage import Adapter, Placement, Residency, ResidencySt
 from hmi_control_plane.storage.upsert import insert_or_replace
 
 _KEYS_A_STATEMENT = 500
+_VERSION_DIGITS = 9
 
 
 def register(session: Session, runtime_id: str, registration: RuntimeRegistration) -> None:
@@ -238,7 +239,7 @@ def _chunks(items: list[tuple[str, str]]) -> Iterable[list[tuple[str, str]]]:
 def _split_key(entry: str) -> tuple[str, str, int]:
     """Return tenant, adapter and version of ``tenant/adapter@version``; raises InvalidInput (InvalidKey)."""
     key, _, version = entry.rpartition("@")
-    if not version.isdecimal():
+    if not version.isdecimal() or len(version) > _VERSION_DIGITS:
         raise InvalidInput("InvalidKey", f"{entry} is not of the form tenant/adapter@version.")
     tenant, name = _split_adapter(key)
     return tenant, name, int(version)

@@ -6,6 +6,7 @@ from typing import Self
 
 from hmi_api.common import DataSource
 from hmi_api.errors import InvalidInput
+from hmi_api.storable import text_problem
 from hmi_api.task_adapter import TaskType
 from hmi_runtime.training.corpus import Row, field, read_rows, text_of, words_of
 from hmi_runtime.training.metrics import OUTSIDE
@@ -128,9 +129,12 @@ def label_names(rows: Rows, declared: Sequence[str]) -> tuple[str, ...]:
     """Return the labels of a task in the order of its scores.
 
     Those ``declared``; sorted from the rows when none are, for tags with ``O`` first. Raises
-    ``InvalidInput`` OneLabelOnly, LabelUnknown.
+    ``InvalidInput`` LabelMalformed, OneLabelOnly, LabelUnknown.
     """
     seen = {label for answers in rows.answers() for label in answers}
+    for label in sorted(seen):
+        if problem := text_problem(label):
+            raise InvalidInput("LabelMalformed", f"The label {label!r} must {problem}; correct its rows.")
     if len(seen) < 2:
         raise InvalidInput(
             "OneLabelOnly",

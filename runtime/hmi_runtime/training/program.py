@@ -8,6 +8,8 @@ import hashlib
 import logging
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.wire import AdapterRunSpec, DomainRunSpec, RunFailure, RunResult, RunSpec
 from hmi_runtime.training.adapter import run_adapter
@@ -34,6 +36,12 @@ def do_run(run: RunSpec, workplace: Workplace) -> RunResult | RunFailure:
             reason=error.reason, message=error.message, retryable=isinstance(error, NotReady)
         )
         _LOG.error("the run failed: %s", error)
+    except ValidationError as error:
+        # What was trained cannot be told, such as a metric that is not finite; training again gives the same.
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or error.title
+        failure = RunFailure(reason="ResultInvalid", message=f"{where} of the result: {problem['msg']}.")
+        _LOG.exception("the result cannot be handed in")
     except Exception as error:  # noqa: BLE001 (the edge: no run may end unreported)
         _LOG.exception("the run failed unexpectedly")
         failure = RunFailure(

@@ -11,7 +11,7 @@ from typing import Protocol, TextIO
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from hmi_api.errors import ErrorBody, InvalidInput, NotReady
+from hmi_api.errors import ErrorBody, ErrorDetail, InvalidInput, NotReady
 from hmi_api.wire import RunFailure, RunProgress, RunResult, RunView
 
 _LOG = logging.getLogger(__name__)
@@ -22,6 +22,15 @@ _PROGRESS_TIMEOUT = 2.0
 _TIMEOUT = 10.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _JSON = {"Content-Type": "application/json"}
+_UNFIT = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+}
+"""Answers that say that the body is wrong: the run fails with their reason."""
+_PASSING = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}
+_CONCURRENT_WRITE = "ConcurrentWrite"
 
 
 class Reporter(Protocol):
@@ -138,10 +147,10 @@ class ControlPlaneReporter:
                 if answer.is_success:
                     return answer
                 trouble = f"it answered {answer.status_code}"
-                if answer.status_code == HTTPStatus.BAD_REQUEST:
+                if answer.status_code in _UNFIT:
                     raise _unfit(answer)
-                if not _may_change(answer.status_code):
-                    raise RunRefused(f"The control plane refused {answer.url}: {trouble}.")
+                if not _may_change(answer):
+                    raise RunRefused(f"The control plane refused {answer.url}: {trouble}.{_said(answer)}")
             except httpx.TransportError as error:
                 trouble = f"{type(error).__name__}: {error}"
             if self._clock() + wait > give_up:
@@ -160,15 +169,29 @@ def _body(model: BaseModel) -> str:
 
 
 def _unfit(answer: httpx.Response) -> InvalidInput:
-    try:
-        detail = ErrorBody.model_validate_json(answer.content).error
-    except ValidationError:
+    detail = _detail(answer)
+    if detail is None:
         return InvalidInput("ResultRefused", f"The control plane refused {answer.url} without a reason.")
     return InvalidInput(detail.code or "ResultRefused", detail.message)
 
 
-def _may_change(status: int) -> bool:
-    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (
-        HTTPStatus.TOO_MANY_REQUESTS,
-        HTTPStatus.REQUEST_TIMEOUT,
-    )
+def _said(answer: httpx.Response) -> str:
+    """Return the control plane's own words, after a space; nothing where it gave none."""
+    detail = _detail(answer)
+    return f" {detail.message}" if detail else ""
+
+
+def _detail(answer: httpx.Response) -> ErrorDetail | None:
+    try:
+        return ErrorBody.model_validate_json(answer.content).error
+    except ValidationError:
+        return None
+
+
+def _may_change(answer: httpx.Response) -> bool:
+    """Say whether the same request may be taken later: a fault of its own is final."""
+    status = answer.status_code
+    if status == HTTPStatus.CONFLICT:
+        detail = _detail(answer)
+        return detail is not None and detail.code == _CONCURRENT_WRITE
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING

@@ -1,5 +1,6 @@
 """Where a run works and whom it tells."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class Workplace:
         """Return a progress callback for one stage."""
 
         def report(step: int, total: int, metrics: dict[str, float]) -> None:
-            self.reporter.progress(RunProgress(stage=stage, step=step, total=total, metrics=dict(metrics)))
+            # A loss may be infinite for a moment, and JSON has no such number.
+            finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            self.reporter.progress(RunProgress(stage=stage, step=step, total=total, metrics=finite))
 
         return report

@@ -182,6 +182,16 @@ def test_what_nobody_expected_can_be_tried_again_and_shows_no_traceback(
     assert "Traceback" in caplog.text
 
 
+def test_a_result_that_cannot_be_told_is_final(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_domain(*_: Any) -> RunResult:
+        return RunResult(artifacts=[], base_digest="sha256:b", metrics={"accuracy": float("nan")})
+
+    monkeypatch.setattr("hmi_runtime.training.program.run_domain", run_domain)
+    ended = failed(runs.do(runs.domain_spec(), "domain"))
+    assert (ended.reason, ended.retryable) == ("ResultInvalid", False)
+    assert "metrics.accuracy" in ended.message
+
+
 @pytest.mark.parametrize("on_miss", ["Compute", "Backoff"])
 def test_an_adapter_run_publishes_what_serves(on_miss: str, runs: Runs, sides: Path) -> None:
     domain = runs.version(plot={"minFrequency": 1, "onMiss": on_miss})
@@ -247,6 +257,7 @@ def test_a_teacher_labels_what_nobody_did(runs: Runs, sides: Path, write_lines: 
     [
         ([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}], {}, "OneLabelOnly"),
         ([{"text": "a", "label": "x"}, {"text": "a", "label": "y"}], {}, "TooFewRows"),
+        ([{"text": "a", "label": "x"}, {"text": "b", "label": "fa\0ult"}], {}, "LabelMalformed"),
         ([{"text": "a", "mark": "x"}], {}, "FieldMissing"),
         ([], {"gate": {"metric": "entity_f1", "minimum": 0.5}}, "GateMetricMismatch"),
         ([], {"task": {"type": "TextGeneration"}}, "TaskUnsupported"),

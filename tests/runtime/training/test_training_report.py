@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from hmi_api.errors import InvalidInput, NotReady
+from hmi_api.errors import InvalidInput, NotReady, error_body
 from hmi_api.wire import RunFailure, RunProgress, RunResult
 from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, RunRefused
 
@@ -70,7 +70,7 @@ def test_patience_ends() -> None:
     assert 50 < time.now <= 100
 
 
-@pytest.mark.parametrize("status", [401, 404, 409, 422])
+@pytest.mark.parametrize("status", [401, 403, 404, 409])
 def test_a_refusal_is_final(status: int) -> None:
     plane, time = ControlPlane([status]), Time()
     with pytest.raises(RunRefused):
@@ -78,10 +78,32 @@ def test_a_refusal_is_final(status: int) -> None:
     assert len(plane.seen) == 1
 
 
-def test_a_result_that_does_not_fit_is_refused_with_the_control_planes_reason() -> None:
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+def test_a_result_that_does_not_fit_is_refused_at_once(status: int) -> None:
+    plane, time = ControlPlane([status]), Time()
     with pytest.raises(InvalidInput) as caught:
-        reporter(ControlPlane([400]), Time()).complete(RESULT)
+        reporter(plane, time).complete(RESULT)
     assert caught.value.reason == "ResultRefused"
+    assert (len(plane.seen), time.slept) == (1, [])
+
+
+def answering(status: int, code: str) -> Callable[[httpx.Request], httpx.Response]:
+    answers = [httpx.Response(status, json=error_body("So.", "some_error", code=code))]
+    return lambda request: answers.pop(0) if answers else httpx.Response(200)
+
+
+def test_a_refused_result_carries_the_control_planes_reason() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        reporter(answering(422, "InvalidField"), Time()).complete(RESULT)
+    assert (caught.value.reason, caught.value.message) == ("InvalidField", "So.")
+
+
+def test_a_write_that_lost_a_race_is_sent_again() -> None:
+    time = Time()
+    reporter(answering(409, "ConcurrentWrite"), time).complete(RESULT)
+    assert len(time.slept) == 1
+    with pytest.raises(RunRefused, match=r"So\."):
+        reporter(answering(409, "RunFinished"), Time()).complete(RESULT)
 
 
 def test_progress_goes_out_at_most_once_a_second() -> None:
