@@ -1,6 +1,7 @@
 """Conditions: what a resource's ``status`` says, type by type, and how one is set.
 
-Positive polarity throughout: ``True`` is good. A reason is CamelCase and tells the user where to look.
+``True`` is good, except for ``Reconciling`` and ``Stalled``, whose meaning and polarity are those of kstatus
+(sigs.k8s.io/cli-utils). A reason is CamelCase and tells the user where to look.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ class ConditionStatus(StrEnum):
 
 
 class DomainCondition(StrEnum):
-    """Condition types of a Domain, in the order in which they come true."""
+    """Condition types of a Domain: the steps in their order, then those that sum them up."""
 
     ACCEPTED = "Accepted"
     CORPUS_READY = "CorpusReady"
@@ -27,10 +28,12 @@ class DomainCondition(StrEnum):
     TABLE_BUILT = "TableBuilt"
     PUBLISHED = "Published"
     READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
 
 
 class TaskAdapterCondition(StrEnum):
-    """Condition types of a TaskAdapter, in the order in which they come true."""
+    """Condition types of a TaskAdapter: the steps in their order, then those that sum them up."""
 
     ACCEPTED = "Accepted"
     DOMAIN_READY = "DomainReady"
@@ -41,6 +44,12 @@ class TaskAdapterCondition(StrEnum):
     SCHEDULED = "Scheduled"
     LOADED = "Loaded"
     READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+SUMMARIES = frozenset({"Ready", "Reconciling", "Stalled"})
+"""Condition types that sum up the steps: their reason and message are those of a step."""
 
 
 class Condition(BaseModel):

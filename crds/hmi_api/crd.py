@@ -38,6 +38,9 @@ _KEPT = {
     "x-kubernetes-list-map-keys",
 }
 _READY = '.status.conditions[?(@.type=="Ready")]'
+_NOT_OBSERVED = -1
+_SCALE = {"specReplicasPath": ".spec.serving.replicas", "statusReplicasPath": ".status.replicas"}
+"""``kubectl scale``. There is no selector, as no pods belong to one TaskAdapter."""
 _NAME_MESSAGE = (
     "a name has at most 63 lower-case letters, digits and dashes, with a letter or digit first and last"
 )
@@ -59,6 +62,7 @@ def crds() -> dict[str, Schema]:
             "dom",
             _column("Parent", ".spec.parentRef.name"),
             "A node of the knowledge tree.",
+            {"status": {}},
         ),
         crd_file_name("taskadapters"): _definition(
             TaskAdapter,
@@ -66,6 +70,7 @@ def crds() -> dict[str, Schema]:
             "ta",
             _column("Domain", ".spec.domainRef.name"),
             "One tenant's one task.",
+            {"status": {}, "scale": _SCALE},
         ),
     }
 
@@ -88,12 +93,18 @@ def structural_schema(type_: type[BaseModel]) -> Schema:
     made["required"] = ["spec"]
     name_rule = rule(f"self.metadata.name.matches('{DNS_LABEL}')", _NAME_MESSAGE)
     made |= rules(name_rule)
-    made["properties"]["status"].pop("default", None)
+    # What nobody has looked at yet is no finished work: kstatus takes a missing observedGeneration for that.
+    made["properties"]["status"]["default"] = {"observedGeneration": _NOT_OBSERVED}
     return made
 
 
 def _definition(
-    type_: type[BaseModel], plural: str, short_name: str, standing: Schema, description: str
+    type_: type[BaseModel],
+    plural: str,
+    short_name: str,
+    standing: Schema,
+    description: str,
+    subresources: Schema,
 ) -> Schema:
     kind = type_.__name__
     names = {
@@ -109,7 +120,7 @@ def _definition(
         "name": VERSION,
         "served": True,
         "storage": True,
-        "subresources": {"status": {}},
+        "subresources": subresources,
         "additionalPrinterColumns": _columns(standing),
         "schema": {"openAPIV3Schema": schema},
     }
@@ -130,7 +141,9 @@ def _columns(standing: Schema) -> list[Schema]:
         _column("Ready", f"{_READY}.status"),
         standing,
         _column("Version", ".status.version", type_="integer"),
+        _column("Progress", ".status.progress"),
         _column("Reason", f"{_READY}.reason") | {"priority": 1},
+        _column("Message", f"{_READY}.message") | {"priority": 1},
         _column("Age", ".metadata.creationTimestamp", type_="date"),
     ]
 

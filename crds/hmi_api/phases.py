@@ -16,15 +16,19 @@ class Phase(StrEnum):
 
     PENDING = "Pending", "A training run is being started, or waits for its turn."
     WAITING = "Waiting", "Something it stands on is missing or not published yet."
-    TRAINING = "Training", "The first version is being made."
+    TRAINING = "Training", "A version is being made, and none serves yet."
     RETRYING = "Retrying", "A run failed for a passing cause and is tried again."
     UPDATING = "Updating", "A version serves while the declared spec's is being made or loaded."
-    LOADING = "Loading", "A version is published, and no runtime holds it or an earlier one yet."
+    NO_RUNTIME = (
+        "NoRuntime",
+        "A version is published, and no runtime can take it: none is running, or none has room.",
+    )
+    LOADING = "Loading", "A version is published, and the runtimes it is placed on are fetching it."
     READY = "Ready", "What is declared is published and serves."
     DEGRADED = (
         "Degraded",
         "An earlier version serves; the declared spec's could not be made or loaded. See the conditions.",
     )
-    FAILED = "Failed", "Nothing serves; the conditions say why and what to do."
+    FAILED = "Failed", "Nothing serves, and waiting does not help; the conditions say why and what to do."
     SUSPENDED = "Suspended", "spec.suspend keeps the declared spec from being made."
     TERMINATING = "Terminating", "It is being deleted."

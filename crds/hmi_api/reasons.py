@@ -75,6 +75,10 @@ class Reason(StrEnum):
     JOB_REFUSED = "JobRefused", "The message has the API server's words; correct the spec or the policy."
     SUPERSEDED = "Superseded", "Nothing: a newer spec took the run's place."
     SUCCEEDED = "Succeeded", "Nothing: this step is done."
+    # Reconciling and Stalled; where they are True, the reason is that of the step which they speak of
+    UP_TO_DATE = "UpToDate", "Nothing: the declared spec is in effect."
+    PROGRESSING = "Progressing", "Nothing: work goes on by itself; see the condition Reconciling."
+    STALLED = "Stalled", "See the condition Stalled: something must be changed before work goes on."
     # Gate and serving
     NO_GATE = "NoGate", "Nothing: spec.gate is absent, so every version serves."
     GATE_PASSED = "GatePassed", "Nothing: the metric reached the minimum."

@@ -31,15 +31,19 @@ _MEANINGS: dict[str, str] = {
     "Domain/TableBuilt": "The lookup table is built and measured.",
     "Domain/Published": "The declared spec has a version in the catalog.",
     "Domain/Ready": "A version, this one or the one before, can be stood on.",
+    "Domain/Reconciling": "The declared spec is not in effect yet, and work on it goes on by itself.",
+    "Domain/Stalled": "The declared spec is not in effect, and will not be until something is changed.",
     "TaskAdapter/Accepted": "The TaskAdapter can work as declared.",
     "TaskAdapter/DomainReady": "Its Domain has a published version.",
     "TaskAdapter/QuotaAvailable": "The tenant's quota allows it.",
     "TaskAdapter/Trained": "The adapter is trained, or imported.",
     "TaskAdapter/GatePassed": "The metric on held-out rows reached the gate's minimum.",
     "TaskAdapter/Published": "The declared spec has a version in the catalog.",
-    "TaskAdapter/Scheduled": "A runtime was chosen to hold it.",
-    "TaskAdapter/Loaded": "A runtime holds the version that was published last.",
+    "TaskAdapter/Scheduled": "A runtime was chosen to hold the declared spec's version.",
+    "TaskAdapter/Loaded": "A runtime holds the declared spec's version, and answers with it.",
     "TaskAdapter/Ready": "A version, this one or the one before, answers requests.",
+    "TaskAdapter/Reconciling": "The declared spec is not in effect yet, and work on it goes on by itself.",
+    "TaskAdapter/Stalled": "The declared spec is not in effect, and will not be until something is changed.",
 }
 
 

@@ -221,6 +221,9 @@ class TaskAdapterStatus(CommonStatus):
     """What the reconciler reports of a TaskAdapter."""
 
     domain: str | None = Field(default=None, description="Domain and version it stands on, such as shop/3.")
+    replicas: int | None = Field(
+        default=None, description="Runtimes that hold the version that is published; for kubectl scale."
+    )
 
 
 class TaskAdapter(ApiModel):

@@ -131,7 +131,12 @@ class AdapterView(WireModel):
         default_factory=list, description="What runtimes without the current version serve in its place."
     )
     load_error: str | None = Field(default=None, description="Reason: message of the last failed load.")
-    stamp: str = Field(default="", description="Another one whenever anything below ``record`` is.")
+    runtimes: int | None = Field(
+        default=None, description="Runtimes that are running, where it is placed on none; else not counted."
+    )
+    stamp: str = Field(
+        default="", description="Another one whenever anything below ``record`` is, ``runtimes`` excepted."
+    )
 
 
 class AdapterKeys(WireModel):
@@ -279,6 +284,18 @@ class LoadFailure(WireModel):
     version: Count
     reason: Text
     message: Message
+
+
+PASSING_LOAD_FAILURES = frozenset(
+    {
+        "AdapterLoadFailed",
+        "DiskBudgetFull",
+        "DomainNotAnnounced",
+        "HostBudgetFull",
+        "TableBudgetFull",
+    }
+)
+"""Reasons of failed loads that pass by themselves: others use the room, or a store or message is late."""
 
 
 class ResidentBytes(WireModel):

@@ -68,10 +68,14 @@ def test_names_columns_and_subresource(plural: str) -> None:
     kind, short = KINDS[plural]
     assert (spec["names"]["kind"], spec["names"]["shortNames"]) == (kind, [short])
     version = spec["versions"][0]
-    assert version["subresources"] == {"status": {}}
+    scale = {"specReplicasPath": ".spec.serving.replicas", "statusReplicasPath": ".status.replicas"}
+    scaled = {"scale": scale} if plural == "taskadapters" else {}
+    assert version["subresources"] == {"status": {}} | scaled
     columns = [column["name"] for column in version["additionalPrinterColumns"]]
     standing = "Parent" if plural == "domains" else "Domain"
-    assert columns == ["Phase", "Ready", standing, "Version", "Reason", "Age"]
+    assert columns == ["Phase", "Ready", standing, "Version", "Progress", "Reason", "Message", "Age"]
+    wide = [column["name"] for column in version["additionalPrinterColumns"] if column.get("priority")]
+    assert wide == ["Reason", "Message"]
     schema = schema_of(plural)
     assert schema["properties"]["metadata"] == {"type": "object"}
     conditions = schema["properties"]["status"]["properties"]["conditions"]

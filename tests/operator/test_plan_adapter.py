@@ -1,5 +1,6 @@
 """What is planned for a TaskAdapter, situation by situation."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,12 +101,18 @@ def test_a_first_version_that_misses_its_gate_shows_what_was_measured() -> None:
 @pytest.mark.parametrize(
     ("world", "type_", "expected", "phase"),
     [
-        ({}, "Scheduled", ("False", "NoRuntime"), "Loading"),
+        ({}, "Scheduled", ("False", "NoRuntime"), "NoRuntime"),
         ({"scheduled_on": ["r1"]}, "Loaded", ("Unknown", "Loading"), "Loading"),
         (
             {"scheduled_on": ["r1"], "load_error": "DigestMismatch: train it again"},
             "Loaded",
             ("False", "DigestMismatch"),
+            "Failed",
+        ),
+        (
+            {"scheduled_on": ["r1"], "load_error": "HostBudgetFull: give it more"},
+            "Loaded",
+            ("False", "HostBudgetFull"),
             "Loading",
         ),
         ({"loaded_on": ["r1"]}, "Ready", ("True", "Serving"), "Ready"),
@@ -226,3 +233,46 @@ def test_a_refreshed_table_with_the_same_layers_trains_nothing() -> None:
     plan = plan_adapter(adapter(), world)
     assert plan.steps == ()
     assert plan.status.domain == "hotel/2"
+
+
+def test_loaded_speaks_of_the_version_of_this_generation_only() -> None:
+    """Or ``kubectl wait --for=condition=Loaded`` would return while only the version before is loaded."""
+    wanted = adapter()
+    wanted.metadata.generation = 2
+    running = run_of(wanted, ADAPTER_DIGEST, RunState.RUNNING)
+    old = adapter_version("sha256:old", version=4)
+    plan = plan_adapter(wanted, adapter_world(wanted, run=running, current=old, loaded_on=["r1"]))
+    loaded = find_condition(plan.status.conditions, "Loaded")
+    assert loaded is not None
+    assert (loaded.status.value, loaded.reason, loaded.observed_generation) == ("Unknown", "Waiting", 2)
+    assert loaded.message == "Comes after Scheduled. Version 4 serves on r1."
+    assert reason(plan.status.conditions, "Scheduled") == ("Unknown", "Waiting")
+    ready = find_condition(plan.status.conditions, "Ready")
+    assert ready is not None
+    assert (ready.status.value, ready.reason) == ("True", "PreviousVersion")
+    assert ready.message == (
+        "Version 4 serves; the declared spec has no version yet: Training run run-1 is at work."
+    )
+
+
+@pytest.mark.parametrize(("running", "said"), [(0, "No runtime is running"), (2, "No runtime has room")])
+def test_what_no_runtime_can_take_says_whether_any_is_running(running: int, said: str) -> None:
+    world = adapter_world(adapter(), current=adapter_version(ADAPTER_DIGEST))
+    assert world.view is not None
+    world = replace(world, view=world.view.model_copy(update={"runtimes": running}))
+    plan = plan_adapter(adapter(), world)
+    scheduled = find_condition(plan.status.conditions, "Scheduled")
+    assert scheduled is not None
+    assert scheduled.message.startswith(said)
+    assert (plan.status.phase, plan.status.replicas) == ("NoRuntime", 0)
+
+
+def test_replicas_without_a_runtime_are_told_and_not_waited_for() -> None:
+    wanted = adapter(serving={"replicas": 3})
+    world = adapter_world(wanted, current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
+    plan = plan_adapter(wanted, world)
+    scheduled = find_condition(plan.status.conditions, "Scheduled")
+    assert scheduled is not None
+    assert scheduled.message == "Placed on r1. 2 of 3 replicas wait for a runtime."
+    assert (plan.status.phase, plan.status.replicas) == ("Ready", 1)
+    assert reason(plan.status.conditions, "Reconciling") == ("False", "UpToDate")

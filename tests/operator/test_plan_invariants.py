@@ -120,6 +120,13 @@ def adapter_situations(draw: st.DrawFn) -> tuple[TaskAdapter, AdapterWorld]:
     return wanted, world
 
 
+def sums_up(conditions: list[Condition]) -> bool:
+    """Say whether Reconciling and Stalled are there and not both True."""
+    return {"Reconciling", "Stalled"} <= set(types(conditions)) and not (
+        is_true(conditions, "Reconciling") and is_true(conditions, "Stalled")
+    )
+
+
 def types(conditions: list[Condition]) -> list[str]:
     return [condition.type for condition in conditions]
 
@@ -131,6 +138,7 @@ def test_a_domain_s_plan_keeps_its_promises(situation: tuple[Domain, DomainWorld
     current = world.view.current if world.view else None
     assert set(types(wanted.status.conditions)) <= set(types(plan.status.conditions))
     assert len(types(plan.status.conditions)) == len(set(types(plan.status.conditions)))
+    assert sums_up(plan.status.conditions)
     assert plan.status.version == (current.version if current else None)
     assert is_true(plan.status.conditions, "Ready") is (current is not None)
     again = wanted.model_copy(update={"status": plan.status})
@@ -150,6 +158,10 @@ def test_an_adapter_s_plan_keeps_its_promises(situation: tuple[TaskAdapter, Adap
     assert set(types(wanted.status.conditions)) <= set(types(plan.status.conditions))
     assert plan.status.version == (current.version if current else None)
     assert is_true(plan.status.conditions, "Ready") is (current is not None and served)
+    assert sums_up(plan.status.conditions)
+    loaded = bool(world.view and world.view.loaded_on and current and current.spec_digest == ADAPTER_DIGEST)
+    if is_true(plan.status.conditions, "Loaded"):
+        assert loaded
     again = wanted.model_copy(update={"status": plan.status})
     assert plan_adapter(again, world).status == plan.status
     if wanted.spec.suspend:

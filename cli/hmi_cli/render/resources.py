@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from hmi_api.conditions import SUMMARIES, DomainCondition
 from hmi_cli.kinds import DOMAIN, Kind
 from hmi_cli.render.tables import NONE, age, amount, format_table
 
@@ -83,9 +84,12 @@ def ready_status(item: Object) -> str:
 
 
 def blocking(item: Object) -> Object | None:
-    """Return the condition that keeps an object from being Ready: the first False one but Ready itself."""
+    """Return the condition that keeps an object from being Ready: the first False step, else Ready."""
     false = [found for found in conditions(item) if found["status"] == "False"]
-    return next((found for found in false if found["type"] != "Ready"), false[0] if false else None)
+    return next(
+        (found for found in false if found["type"] not in SUMMARIES),
+        next((found for found in false if found["type"] == DomainCondition.READY), None),
+    )
 
 
 def reason(item: Object) -> str:

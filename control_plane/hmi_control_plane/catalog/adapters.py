@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from hmi_api.names import adapter_key
@@ -94,6 +94,7 @@ def to_view(session: Session, row: Adapter) -> AdapterView:
         loaded_on=loaded_on,
         earlier=_earlier(reports, loaded_on),
         load_error=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
+        runtimes=_running(session) if version is not None and not scheduled else None,
         stamp=stamp_of(row.uid, row.current_version, scheduled, reports),
     )
 
@@ -162,6 +163,12 @@ def _reports(session: Session, row: Adapter) -> Sequence[Residency]:
         .where(Residency.adapter_id == row.id, ~Runtime.lost)
         .order_by(Residency.updated_at, Residency.runtime_id)
     ).all()
+
+
+def _running(session: Session) -> int:
+    """Return how many runtimes could take an adapter now, had they room."""
+    able = select(func.count()).select_from(Runtime).where(~Runtime.lost, ~Runtime.draining)
+    return session.scalar(able) or 0
 
 
 def _earlier(reports: Sequence[Residency], loaded_on: Sequence[str]) -> list[EarlierVersion]:

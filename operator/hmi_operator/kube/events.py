@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from hmi_api.common import CommonStatus
-from hmi_api.conditions import Condition, ConditionStatus, find_condition
+from hmi_api.conditions import SUMMARIES, Condition, ConditionStatus, DomainCondition, find_condition
 from hmi_api.domain import Domain
 from hmi_api.errors import HmiError
 from hmi_api.names import API_VERSION
@@ -33,6 +33,7 @@ BURST, REFILL_SECONDS = 20, 15.0
 LONGEST_QUEUE = 1000
 _REMEMBERED = 4096
 _LONGEST_NOTE = 1024
+_REPEAT = SUMMARIES - {DomainCondition.READY}
 _SILENT = {Reason.WAITING, Reason.STARTING, Reason.LOADING, Reason.NOT_LIMITED, Reason.NO_GATE}
 _NO_FAULT = {
     Reason.RUNNING,
@@ -58,10 +59,14 @@ def events_of(old: CommonStatus, new: CommonStatus) -> list[Told]:
     """Return what is told of a change of status: one Event for each cause of trouble, one of progress. Pure.
 
     A condition is told of when its status or its reason is another than before. What only waits for an
-    earlier step is not told, and neither is what Ready repeats of another condition. Of steps that went
-    well at once, the last is told, which says of the others that they did.
+    earlier step is not told, and neither is what Ready repeats of another condition; Reconciling and Stalled
+    only ever repeat. Of steps that went well at once, the last is told, which says so of the others.
     """
-    turned = [condition for condition in new.conditions if _has_turned(condition, old.conditions)]
+    turned = [
+        condition
+        for condition in new.conditions
+        if condition.type not in _REPEAT and _has_turned(condition, old.conditions)
+    ]
     told: dict[tuple[str, str], Told] = {}
     for condition in turned:
         cause = (condition.reason, condition.message)
@@ -81,7 +86,7 @@ def _has_turned(condition: Condition, before: Sequence[Condition]) -> bool:
 
 def _is_said_elsewhere(ready: Condition, conditions: Sequence[Condition]) -> bool:
     return any(
-        other.type != ready.type and (other.reason, other.message) == (ready.reason, ready.message)
+        other.type not in SUMMARIES and (other.reason, other.message) == (ready.reason, ready.message)
         for other in conditions
     )
 

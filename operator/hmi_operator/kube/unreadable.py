@@ -75,6 +75,7 @@ class ReadableOrTold:
             _read_conditions(status), generation=metadata["generation"], now=datetime.now(UTC)
         )
         writer.false("Accepted", Reason.UNREADABLE, message)
+        writer.stalled(Reason.UNREADABLE, message)
         if not status.get("version"):
             writer.false("Ready", Reason.UNREADABLE, message)
         phase = Phase.DEGRADED if status.get("version") else Phase.FAILED

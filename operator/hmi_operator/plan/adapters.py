@@ -1,7 +1,7 @@
 """The plan of a TaskAdapter."""
 
 from hmi_api.common import ArtifactStatus
-from hmi_api.conditions import TaskAdapterCondition
+from hmi_api.conditions import SUMMARIES, TaskAdapterCondition
 from hmi_api.names import FINALIZER, Digest
 from hmi_api.phases import Phase
 from hmi_api.reasons import Reason
@@ -20,8 +20,14 @@ from hmi_operator.plan.phases import phase_of
 from hmi_operator.plan.refusal import Refusal, refuse_adapter
 from hmi_operator.plan.removal import plan_removal
 from hmi_operator.plan.runs import POLL_SECONDS, Outlook, RunFacts, Standpoint, look
-from hmi_operator.plan.serving import is_served, is_settled, phase_of_change_over, write_serving
-from hmi_operator.plan.stages import progress_text, write_stages, write_waiting
+from hmi_operator.plan.serving import (
+    is_served,
+    is_settled,
+    phase_of_serving,
+    write_serving,
+    write_serving_summary,
+)
+from hmi_operator.plan.stages import progress_text, write_stages, write_summary, write_waiting
 from hmi_operator.plan.steps import AddFinalizer, DeclareAdapter, Plan, Step
 from hmi_operator.plan.world import AdapterWorld, Standing
 
@@ -38,7 +44,7 @@ _STAGES = {
     "evaluation": TaskAdapterCondition.GATE_PASSED.value,
     "publishing": TaskAdapterCondition.PUBLISHED.value,
 }
-_BEFORE_READY = [type_.value for type_ in TaskAdapterCondition if type_ is not TaskAdapterCondition.READY]
+_STEPS = [type_.value for type_ in TaskAdapterCondition if type_ not in SUMMARIES]
 
 
 def plan_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Plan[TaskAdapterStatus]:
@@ -138,10 +144,13 @@ def _at_work(
     else:
         write_stages(writer, _WORK, _STAGES, outlook)
     _write_serving(writer, world.view, up_to_date)
-    ready = is_served(world.view)
-    phase = phase_of(outlook.standpoint, published=current is not None, ready=ready)
+    if up_to_date and world.view is not None:
+        write_serving_summary(writer, world.view)
+    else:
+        write_summary(writer, _WORK, outlook.standpoint)
+    phase = phase_of(outlook.standpoint, serves=is_served(world.view))
     if up_to_date:
-        phase = phase_of_change_over(world.view) or phase
+        phase = phase_of_serving(world.view) or phase
     run = outlook.run
     status = _status(adapter, world, writer)
     measured = run.result.metrics if run and run.result and current is None else status.metrics
@@ -184,8 +193,8 @@ def _write_gate_failed(writer: ConditionWriter, outlook: Outlook, current: Adapt
 
 
 def _write_serving(writer: ConditionWriter, view: AdapterView | None, up_to_date: bool) -> None:
-    if not write_serving(writer, view, up_to_date):
-        writer.not_ready(_BEFORE_READY)
+    if not write_serving(writer, view, up_to_date, _STEPS):
+        writer.not_ready(_STEPS)
 
 
 def _without_domain(
@@ -193,6 +202,7 @@ def _without_domain(
 ) -> Plan[TaskAdapterStatus]:
     reason, message = _why_no_domain(world.domain)
     writer.false(TaskAdapterCondition.DOMAIN_READY, reason, message)
+    writer.reconciling(reason, message)
     writer.true(TaskAdapterCondition.QUOTA_AVAILABLE, Reason.NOT_LIMITED, "No quota is set.")
     write_waiting(writer, _WORK, Reason.WAITING, "Comes after DomainReady.")
     _write_serving(writer, world.view, up_to_date=False)
@@ -213,6 +223,7 @@ def _refused(
     adapter: TaskAdapter, world: AdapterWorld, writer: ConditionWriter, refusal: Refusal
 ) -> Plan[TaskAdapterStatus]:
     writer.false(TaskAdapterCondition.ACCEPTED, *refusal)
+    writer.stalled(*refusal)
     waiting = [TaskAdapterCondition.DOMAIN_READY.value, TaskAdapterCondition.QUOTA_AVAILABLE.value, *_WORK]
     write_waiting(writer, waiting, Reason.WAITING, "Waits for the TaskAdapter to be accepted.")
     _write_serving(writer, world.view, up_to_date=False)
@@ -238,6 +249,7 @@ def _status(adapter: TaskAdapter, world: AdapterWorld, writer: ConditionWriter) 
         metrics=dict(current.metrics) if current else {},
         job_ref=adapter.status.job_ref,
         domain=_stands_on(adapter, world, current),
+        replicas=len(world.view.loaded_on) if world.view and current else None,
     )
 
 

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from hmi_api.conditions import Condition, ConditionStatus, find_condition, set_condition
+from hmi_api.conditions import Condition, ConditionStatus, DomainCondition, find_condition, set_condition
+from hmi_api.reasons import Reason
+
+_RECONCILING, _STALLED = DomainCondition.RECONCILING, DomainCondition.STALLED
 
 
 class ConditionWriter:
@@ -33,11 +36,31 @@ class ConditionWriter:
 
     def not_ready(self, types: Sequence[str]) -> None:
         """Say that the resource is not Ready, for the cause that the first of ``types`` not True gives."""
-        for type_ in types:
-            condition = find_condition(self._conditions, type_)
-            if condition is not None and condition.status != ConditionStatus.TRUE:
-                self.false("Ready", condition.reason, condition.message)
-                return
+        condition = self.first_open(types)
+        if condition is not None:
+            self.false(DomainCondition.READY, condition.reason, condition.message)
+
+    def first_open(self, types: Sequence[str]) -> Condition | None:
+        """Return the first condition of ``types`` that is not True; None when all are."""
+        found = (find_condition(self._conditions, type_) for type_ in types)
+        return next((one for one in found if one is not None and one.status != ConditionStatus.TRUE), None)
+
+    # --- kstatus: at most one of Reconciling and Stalled is True ------------------------------------
+
+    def reconciling(self, reason: str, message: str) -> None:
+        """Say that the declared spec is not in effect yet, and that work on it goes on by itself."""
+        self.true(_RECONCILING, reason, message)
+        self.false(_STALLED, Reason.PROGRESSING, "")
+
+    def stalled(self, reason: str, message: str) -> None:
+        """Say that the declared spec is not in effect, and will not be until something is changed."""
+        self.false(_RECONCILING, Reason.STALLED, "")
+        self.true(_STALLED, reason, message)
+
+    def at_rest(self, reason: str = Reason.UP_TO_DATE) -> None:
+        """Say that there is nothing to do, and nothing that is in the way of it."""
+        self.false(_RECONCILING, reason, "")
+        self.false(_STALLED, reason, "")
 
     def _set(self, type_: str, status: ConditionStatus, reason: str, message: str) -> None:
         self._conditions = set_condition(

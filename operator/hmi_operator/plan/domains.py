@@ -12,10 +12,16 @@ from hmi_api.wire import DomainRecord, DomainRunSpec, DomainVersionView, RunCrea
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.dependents import holds, withdrawals
 from hmi_operator.plan.phases import phase_of
-from hmi_operator.plan.refusal import Refusal, refuse_domain
+from hmi_operator.plan.refusal import GOES_ON_BY_ITSELF, Refusal, refuse_domain
 from hmi_operator.plan.removal import plan_removal
 from hmi_operator.plan.runs import Outlook, RunFacts, Standpoint, look
-from hmi_operator.plan.stages import progress_text, write_stages, write_waiting
+from hmi_operator.plan.stages import (
+    previous_version_serves,
+    progress_text,
+    write_stages,
+    write_summary,
+    write_waiting,
+)
 from hmi_operator.plan.steps import AddFinalizer, DeclareDomain, Plan, Step
 from hmi_operator.plan.world import DomainWorld
 
@@ -138,11 +144,12 @@ def _at_work(
         writer.true(DomainCondition.PUBLISHED, Reason.PUBLISHED, f"Version {current.version} is published.")
     else:
         write_stages(writer, _WORK, _STAGES, outlook)
+    write_summary(writer, _WORK, outlook.standpoint)
     _write_ready(writer, current, up_to_date)
     run = outlook.run
     status = _status(domain, world, writer).model_copy(
         update={
-            "phase": phase_of(outlook.standpoint, published=current is not None, ready=current is not None),
+            "phase": phase_of(outlook.standpoint, serves=current is not None),
             "job_ref": run.id if run else None,
             "progress": progress_text(outlook),
         }
@@ -154,6 +161,7 @@ def _blocked(
     domain: Domain, world: DomainWorld, writer: ConditionWriter, declare: tuple[Step, ...], why: Refusal
 ) -> Plan[DomainStatus]:
     write_waiting(writer, _WORK, *why)
+    writer.reconciling(*why)
     current = _current(world)
     _write_ready(writer, current, up_to_date=False)
     phase = Phase.UPDATING.value if current else Phase.WAITING.value
@@ -164,6 +172,10 @@ def _refused(
     domain: Domain, world: DomainWorld, writer: ConditionWriter, refusal: Refusal
 ) -> Plan[DomainStatus]:
     writer.false(DomainCondition.ACCEPTED, *refusal)
+    if refusal[0] in GOES_ON_BY_ITSELF:
+        writer.reconciling(*refusal)
+    else:
+        writer.stalled(*refusal)
     write_waiting(writer, _WORK, Reason.WAITING, "Waits for the Domain to be accepted.")
     current = _current(world)
     _write_ready(writer, current, up_to_date=False)
@@ -179,7 +191,7 @@ def _write_ready(writer: ConditionWriter, current: DomainVersionView | None, up_
     if up_to_date:
         writer.true(DomainCondition.READY, Reason.SERVING, f"Version {current.version} serves.")
         return
-    message = f"Version {current.version} serves while the declared spec has no version yet."
+    message = previous_version_serves(writer, [DomainCondition.ACCEPTED.value, *_WORK], current.version)
     writer.true(DomainCondition.READY, Reason.PREVIOUS_VERSION, message)
 
 

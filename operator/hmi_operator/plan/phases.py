@@ -3,7 +3,7 @@
 from hmi_api.phases import Phase
 from hmi_operator.plan.runs import Standpoint
 
-_WITHOUT_VERSION = {
+_NOTHING_SERVES = {
     Standpoint.SUSPENDED: Phase.SUSPENDED.value,
     Standpoint.STARTING: Phase.PENDING.value,
     Standpoint.QUEUED: Phase.PENDING.value,
@@ -12,7 +12,7 @@ _WITHOUT_VERSION = {
     Standpoint.FAILED: Phase.FAILED.value,
     Standpoint.GATE_FAILED: Phase.FAILED.value,
 }
-_WITH_VERSION = {
+_ONE_SERVES = {
     Standpoint.SUSPENDED: Phase.SUSPENDED.value,
     Standpoint.STARTING: Phase.UPDATING.value,
     Standpoint.QUEUED: Phase.UPDATING.value,
@@ -23,14 +23,12 @@ _WITH_VERSION = {
 }
 
 
-def phase_of(standpoint: Standpoint, *, published: bool, ready: bool) -> str:
-    """Return the phase for where training stands, and whether a version is published and serves.
+def phase_of(standpoint: Standpoint, *, serves: bool) -> str:
+    """Return the phase for where training stands, and whether any version serves.
 
     ``Updating`` and ``Degraded`` say that an older version serves while the declared one is being made, or
-    could not be made; ``Loading`` that no runtime holds the published version yet.
+    could not be made.
     """
-    if published and not ready:
-        return Phase.LOADING.value
     if standpoint is Standpoint.UP_TO_DATE:
         return Phase.READY.value
-    return (_WITH_VERSION if published else _WITHOUT_VERSION)[standpoint]
+    return (_ONE_SERVES if serves else _NOTHING_SERVES)[standpoint]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
-from hmi_api.conditions import DomainCondition, find_condition
+from hmi_api.conditions import SUMMARIES, DomainCondition, find_condition
 from hmi_api.data_addresses import CLUSTER_KINDS, addresses_of, check_address, scheme_of
 from hmi_api.domain import Domain, DomainStatus
 from hmi_api.errors import InvalidInput
@@ -19,6 +19,8 @@ from hmi_operator.plan.world import AdapterWorld, DomainWorld, Standing, Surroun
 StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
 
 Refusal = tuple[str, str]
+GOES_ON_BY_ITSELF = frozenset({Reason.PARENT_NOT_FOUND})
+"""Refusals that pass by themselves when a folder is applied in any order; all others are for a person."""
 ALL_TRAFFIC = 100
 MAX_DEPTH = 64
 """Ancestors that are followed upwards."""
@@ -100,12 +102,13 @@ def refuse(resource: Domain | TaskAdapter, status: StatusT, error: InvalidInput,
     """
     restored = [
         (find_condition(resource.status.conditions, planned.type) or planned)
-        if planned.type in (DomainCondition.ACCEPTED, DomainCondition.READY)
+        if planned.type == DomainCondition.ACCEPTED or planned.type in SUMMARIES
         else planned
         for planned in status.conditions
     ]
     writer = ConditionWriter(restored, generation=resource.metadata.generation, now=now)
     writer.false(DomainCondition.ACCEPTED, error.reason, error.message)
+    writer.stalled(error.reason, error.message)
     serves = status.version is not None
     if not serves:
         writer.false(DomainCondition.READY, error.reason, error.message)

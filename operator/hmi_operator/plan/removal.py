@@ -41,9 +41,7 @@ def plan_removal(
             f" and {len(dependents) - _SHOWN_DEPENDENTS} more" if len(dependents) > _SHOWN_DEPENDENTS else ""
         )
         message = f"It is deleted once nothing stands on it; still there: {shown}{more}."
-        writer.false(DomainCondition.READY, Reason.IN_USE, message)
-        return Plan(_terminating(status, writer))
-    writer.false(DomainCondition.READY, Reason.TERMINATING, "What belongs to it is being erased.")
+        return Plan(_terminating(resource, status, writer, Reason.IN_USE, message))
     steps: list[Step] = []
     if run is not None and is_active(run):
         failure = RunFailure(reason=Reason.TERMINATING.value, message="The resource was deleted.")
@@ -51,16 +49,26 @@ def plan_removal(
     steps += before
     steps.append(Erase("the resource is deleted"))
     steps.append(RemoveFinalizer("everything that belonged to it is erased"))
-    return Plan(_terminating(status, writer), tuple(steps))
+    message = "What belongs to it is being erased."
+    return Plan(_terminating(resource, status, writer, Reason.TERMINATING, message), tuple(steps))
 
 
 def held_up(resource: Domain | TaskAdapter, status: StatusT, error: HmiError, now: datetime) -> StatusT:
     """Return the status of a resource that cannot be erased now: it says why."""
     writer = ConditionWriter(status.conditions, generation=resource.metadata.generation, now=now)
     message = f"It is deleted, and cannot be erased yet: {error.message} This is tried again by itself."
-    writer.false(DomainCondition.READY, error.reason, message)
-    return _terminating(status, writer)
+    return _terminating(resource, status, writer, error.reason, message)
 
 
-def _terminating(status: StatusT, writer: ConditionWriter) -> StatusT:
-    return status.model_copy(update={"conditions": writer.written, "phase": Phase.TERMINATING.value})
+def _terminating(
+    resource: Domain | TaskAdapter, status: StatusT, writer: ConditionWriter, reason: str, message: str
+) -> StatusT:
+    writer.false(DomainCondition.READY, reason, message)
+    writer.reconciling(reason, message)
+    return status.model_copy(
+        update={
+            "conditions": writer.written,
+            "phase": Phase.TERMINATING.value,
+            "observed_generation": resource.metadata.generation,
+        }
+    )

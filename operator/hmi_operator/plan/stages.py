@@ -1,4 +1,4 @@
-"""The stages of a training run as conditions: done, under way, failed or not reached."""
+"""The stages of a training run as conditions: done, under way, failed or not reached; and their summary."""
 
 from collections.abc import Mapping, Sequence
 
@@ -55,6 +55,30 @@ def write_stages(
     else:
         writer.unknown(types[at], Reason.RUNNING, f"Training run {run.id} is at work.")
     write_waiting(writer, types[at + 1 :], Reason.WAITING, f"Comes after {types[at]}.")
+
+
+def previous_version_serves(writer: ConditionWriter, types: Sequence[str], version: int) -> str:
+    """Return Ready's message while a version of an earlier spec serves: it says what the next waits for."""
+    cause = writer.first_open(types)
+    why = f": {cause.message}" if cause is not None and cause.message else "."
+    return f"Version {version} serves; the declared spec has no version yet{why}"
+
+
+def write_summary(writer: ConditionWriter, types: Sequence[str], standpoint: Standpoint) -> None:
+    """Write Reconciling and Stalled for where training stands; ``types`` are the steps, written before.
+
+    What a node or a quota keeps back is reconciling: it goes on by itself, as a pod does that no node takes.
+    What only another spec or other data can mend is stalled.
+    """
+    cause = writer.first_open(types)
+    if standpoint is Standpoint.SUSPENDED:
+        writer.at_rest(Reason.SUSPENDED)
+    elif cause is None:
+        writer.at_rest()
+    elif standpoint in (Standpoint.FAILED, Standpoint.GATE_FAILED):
+        writer.stalled(cause.reason, cause.message)
+    else:
+        writer.reconciling(cause.reason, cause.message)
 
 
 def _write_trouble(

@@ -141,6 +141,7 @@ class Replica:
     lease: Lease
     stop: asyncio.Event
     task: "asyncio.Task[None]"
+    control_plane: ControlPlaneClient
 
 
 @asynccontextmanager
@@ -166,7 +167,7 @@ async def replica(
         stop = asyncio.Event()
         task = asyncio.create_task(operator.run(stop))
         try:
-            yield Replica(operator, jobs, lease, stop, task)
+            yield Replica(operator, jobs, lease, stop, task, control_plane)
         finally:
             stop.set()
             await task

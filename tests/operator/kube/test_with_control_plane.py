@@ -87,7 +87,10 @@ async def test_ready_follows_what_runtimes_say(
         await here.reached(DOMAINS, "hotel", is_ready)
         alone = await here.reached(TASK_ADAPTERS, "topic", says("Scheduled", "NoRuntime"))
         assert not is_ready(alone)
-        assert alone["status"]["phase"] == "Loading"
+        assert alone["status"]["phase"] == "NoRuntime"
+        told = condition(alone, "Scheduled")
+        assert told is not None
+        assert told.message == "No runtime is running; start one (runtime pools may be scaled to zero)."
 
         await served.register()
         await here.reached(TASK_ADAPTERS, "topic", says("Scheduled", "Placed"))

@@ -1,0 +1,98 @@
+"""How users and tools wait for a change, on a real API server: kubectl wait, scale and get, and kstatus."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from kube_server import KubeServer
+from operator_harness import DOMAINS, TASK_ADAPTERS, Cluster, is_ready, replica
+from support_kstatus import health_of
+
+pytestmark = pytest.mark.anyio
+
+ADAPTER = "taskadapter/topic"
+
+
+async def kubectl(server: KubeServer, here: Cluster, *arguments: str, check: bool = True) -> str:
+    return await asyncio.to_thread(server.kubectl, "-n", here.namespace, *arguments, check=check)
+
+
+async def waits(server: KubeServer, here: Cluster, what: str, *, for_: str, seconds: int = 60) -> bool:
+    """Run ``kubectl wait``; return whether it came to be in time."""
+    arguments = ("wait", what, f"--for={for_}", f"--timeout={seconds}s")
+    return "condition met" in await kubectl(server, here, *arguments, check=False)
+
+
+async def test_waiting_for_a_change_ends_when_the_new_version_is_loaded(
+    kubeconfig: KubeServer,
+    here: Cluster,
+    served: Any,
+    domain_body: dict[str, Any],
+    adapter_body: dict[str, Any],
+) -> None:
+    async with replica(served, here.namespace) as one:
+        await here.apply(domain_body)
+        await here.apply(adapter_body)
+        assert await waits(kubeconfig, here, ADAPTER, for_="condition=Loaded")
+        one.jobs.held = True
+        adapter_body["spec"]["training"] = {"epochs": 7}
+        await here.apply(adapter_body)
+        assert await waits(kubeconfig, here, ADAPTER, for_="condition=Ready"), "the version before serves"
+        assert not await waits(kubeconfig, here, ADAPTER, for_="condition=Loaded", seconds=1)
+        assert not await waits(kubeconfig, here, ADAPTER, for_="condition=Reconciling=False", seconds=1)
+        (run,) = [
+            served.plane.runs[name] for name in one.jobs.started if "result" not in served.plane.runs[name]
+        ]
+        await one.jobs.finish(await one.control_plane.run(run["id"]))
+        assert await waits(kubeconfig, here, ADAPTER, for_="condition=Loaded")
+        assert await waits(kubeconfig, here, ADAPTER, for_="condition=Reconciling=False")
+        found = await here.get(TASK_ADAPTERS, "topic")
+        assert found is not None
+        assert found["status"]["version"] == 2
+        assert health_of(found) == "Current"
+
+
+async def test_what_no_operator_has_seen_is_in_progress(
+    kubeconfig: KubeServer, here: Cluster, domain_body: dict[str, Any]
+) -> None:
+    made = await here.apply(domain_body)
+    assert health_of(made) == "InProgress"
+    assert (made["status"]["observedGeneration"], made["status"]["phase"]) == (-1, "Pending")
+
+
+async def test_a_task_adapter_is_scaled_by_kubectl(
+    kubeconfig: KubeServer,
+    here: Cluster,
+    served: Any,
+    domain_body: dict[str, Any],
+    adapter_body: dict[str, Any],
+) -> None:
+    async with replica(served, here.namespace):
+        await here.apply(domain_body)
+        await here.apply(adapter_body)
+        await here.reached(TASK_ADAPTERS, "topic", is_ready)
+        await kubectl(kubeconfig, here, "scale", "ta/topic", "--replicas=3")
+        key = f"{here.namespace}/topic"
+        await here.reached(
+            TASK_ADAPTERS, "topic", lambda found: served.plane.adapters[key]["record"]["replicas"] == 3
+        )
+        scale = kubeconfig.read(
+            f"/apis/hmi.dev/v1alpha1/namespaces/{here.namespace}/taskadapters/topic/scale"
+        )
+        assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (3, 1)
+        assert len(served.plane.runs) == 2, "it is not trained again"
+
+
+async def test_kubectl_get_shows_progress_and_wide_the_message(
+    kubeconfig: KubeServer, here: Cluster, served: Any, domain_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace) as one:
+        one.jobs.held = True
+        await here.apply(domain_body)
+        await here.reached(DOMAINS, "hotel", lambda found: "progress" in found.get("status", {}))
+        table = await kubectl(kubeconfig, here, "get", "dom")
+        assert "PROGRESS" in table
+        assert "training 120/400" in table
+        wide = await kubectl(kubeconfig, here, "get", "hmi", "-o", "wide")
+        assert "MESSAGE" in wide
+        assert "is at work." in wide

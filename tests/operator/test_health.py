@@ -1,0 +1,162 @@
+"""What kstatus, and so Flux and other tools, say of a resource through its life."""
+
+from typing import Any
+
+import pytest
+from planning_worlds import (
+    ADAPTER_DIGEST,
+    DIGEST,
+    NOW,
+    adapter,
+    adapter_version,
+    adapter_world,
+    domain,
+    domain_version,
+    domain_world,
+    run_of,
+)
+from support_kstatus import Health, health_of
+
+from hmi_api.common import dump
+from hmi_api.conditions import find_condition
+from hmi_api.domain import Domain
+from hmi_api.errors import InvalidInput
+from hmi_api.names import DomainKey
+from hmi_api.task_adapter import TaskAdapter
+from hmi_api.wire import EarlierVersion, RunFailure, RunResult, RunState
+from hmi_operator.plan import JobView, Standing, Trouble, plan_adapter, plan_domain, refuse
+
+FAILURE = RunFailure(reason="CorpusEmpty", message="There is no text.")
+PASSING = RunFailure(reason="ControlPlaneAway", message="It is away.", retryable=True)
+MISSED = RunResult(artifacts=[], base_digest="b", gate_passed=False, gate_message="0.4 is under 0.8.")
+ENDED = JobView(False, ended_at=NOW)
+DELETED = "2026-11-21T11:00:00Z"
+
+
+def health(resource: Domain | TaskAdapter, status: Any) -> Health:
+    manifest = dump(resource.model_copy(update={"status": status}))
+    generation = manifest["metadata"]["generation"]
+    assert manifest["status"]["observedGeneration"] == generation
+    spoken = {one["type"]: one.get("observedGeneration") for one in manifest["status"]["conditions"]}
+    assert spoken["Ready"] == spoken["Reconciling"] == spoken["Stalled"] == generation
+    return health_of(manifest)
+
+
+def adapter_run(state: RunState, **changes: Any) -> Any:
+    return run_of(adapter(), ADAPTER_DIGEST, state, **changes)
+
+
+NEW, OLD = adapter_version(ADAPTER_DIGEST, version=2), adapter_version("sha256:old")
+R2_OLD = EarlierVersion(runtime="r2", version=1)
+
+
+@pytest.mark.parametrize(
+    ("world", "expected"),
+    [
+        ({"domain": Standing(DomainKey("shop/hotel"), None)}, "InProgress"),
+        ({"domain": Standing(DomainKey("shop/hotel"), domain())}, "InProgress"),
+        ({}, "InProgress"),
+        ({"run": adapter_run(RunState.RUNNING), "job": JobView(True)}, "InProgress"),
+        (
+            {
+                "run": adapter_run(RunState.PENDING),
+                "job": JobView(True, queued=True, trouble=Trouble("Unschedulable", "No node takes it.")),
+            },
+            "InProgress",
+        ),
+        ({"run": adapter_run(RunState.FAILED, failure=PASSING), "job": ENDED}, "InProgress"),
+        ({"run": adapter_run(RunState.FAILED, failure=FAILURE)}, "Failed"),
+        ({"run": adapter_run(RunState.SUCCEEDED, result=MISSED)}, "Failed"),
+        ({"current": NEW}, "InProgress"),
+        ({"current": NEW, "scheduled_on": ["r1"]}, "InProgress"),
+        ({"current": NEW, "scheduled_on": ["r1"], "load_error": "HostBudgetFull: m"}, "InProgress"),
+        ({"current": NEW, "scheduled_on": ["r1"], "load_error": "AdapterTooLarge: m"}, "Failed"),
+        ({"current": NEW, "loaded_on": ["r1"]}, "Current"),
+        ({"current": NEW, "scheduled_on": ["r1", "r2"], "loaded_on": ["r1"]}, "InProgress"),
+        ({"current": NEW, "loaded_on": ["r1"], "earlier": [R2_OLD]}, "InProgress"),
+        # The version before serves, and so Ready is True:
+        ({"current": OLD, "loaded_on": ["r1"]}, "InProgress"),
+        (
+            {"current": OLD, "loaded_on": ["r1"], "run": adapter_run(RunState.FAILED, failure=FAILURE)},
+            "Failed",
+        ),
+        (
+            {"current": OLD, "loaded_on": ["r1"], "run": adapter_run(RunState.SUCCEEDED, result=MISSED)},
+            "Failed",
+        ),
+        ({"current": NEW, "scheduled_on": ["r2"], "earlier": [R2_OLD]}, "InProgress"),
+    ],
+    ids=[
+        "its Domain is missing",
+        "its Domain is not published",
+        "training starts",
+        "training",
+        "no node takes the training pod",
+        "a passing failure",
+        "a lasting failure",
+        "the gate is missed",
+        "no runtime takes it",
+        "it is being loaded",
+        "it waits for room",
+        "it cannot be loaded",
+        "it serves",
+        "one of two runtimes has it",
+        "one of two runtimes has the version before",
+        "a change is being trained",
+        "a change failed",
+        "a change missed its gate",
+        "a change is being loaded",
+    ],
+)
+def test_the_health_of_a_task_adapter(world: dict[str, Any], expected: Health) -> None:
+    wanted = adapter()
+    wanted.metadata.generation = 3
+    assert health(wanted, plan_adapter(wanted, adapter_world(wanted, **world)).status) == expected
+
+
+@pytest.mark.parametrize(
+    ("world", "expected"),
+    [
+        ({"run": run_of(domain(), DIGEST, RunState.RUNNING), "job": JobView(True)}, "InProgress"),
+        ({"run": run_of(domain(), DIGEST, RunState.FAILED, failure=FAILURE)}, "Failed"),
+        ({"current": domain_version(DIGEST)}, "Current"),
+        ({"current": domain_version("sha256:old")}, "InProgress"),
+    ],
+    ids=["training", "failed", "published", "changed"],
+)
+def test_the_health_of_a_domain(world: dict[str, Any], expected: Health) -> None:
+    wanted = domain()
+    wanted.metadata.generation = 3
+    assert health(wanted, plan_domain(wanted, domain_world(wanted, **world)).status) == expected
+
+
+def test_a_parent_that_is_not_applied_yet_is_waited_for_and_one_of_another_base_is_not() -> None:
+    child = domain("suite", parent_ref={"name": "hotel"})
+    missing = Standing(DomainKey("shop/hotel"), None)
+    other = Standing(DomainKey("shop/hotel"), domain(base_model={"uri": "wheel://other"}))
+    for parent, expected in ((missing, "InProgress"), (other, "Failed")):
+        plan = plan_domain(child, domain_world(child, parent=parent))
+        assert health(child, plan.status) == expected
+
+
+def test_what_is_refused_has_failed_whoever_refuses_it() -> None:
+    wanted = adapter(serving={"canary_percent": 5})
+    assert health(wanted, plan_adapter(wanted, adapter_world(wanted)).status) == "Failed"
+    error = InvalidInput("NameTaken", "Rename it.")
+    planned = plan_adapter(adapter(), adapter_world(adapter())).status
+    assert health(adapter(), refuse(adapter(), planned, error, NOW)) == "Failed"
+
+
+def test_a_suspended_change_rests_and_the_version_before_counts() -> None:
+    wanted = adapter(suspend=True)
+    plan = plan_adapter(wanted, adapter_world(wanted, current=OLD, loaded_on=["r1"]))
+    assert health(wanted, plan.status) == "Current"
+    reconciling = find_condition(plan.status.conditions, "Reconciling")
+    assert reconciling is not None
+    assert (reconciling.status.value, reconciling.reason) == ("False", "Suspended")
+
+
+def test_what_is_deleted_speaks_of_the_deletions_generation() -> None:
+    wanted = adapter()
+    wanted.metadata.deletion_timestamp, wanted.metadata.generation = DELETED, 4
+    assert health(wanted, plan_adapter(wanted, adapter_world(adapter())).status) == "Terminating"
