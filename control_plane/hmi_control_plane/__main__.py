@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from hmi_api.ca_certificates import trust_ca_certificates
 from hmi_control_plane.app import create_app
 from hmi_control_plane.server import serve
 from hmi_control_plane.settings import DatabaseSettings, Part, Settings
@@ -112,4 +113,5 @@ def _wait(condition: Callable[[], bool], timeout: float, otherwise: str) -> bool
 
 
 if __name__ == "__main__":
+    trust_ca_certificates()
     sys.exit(main())

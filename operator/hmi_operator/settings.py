@@ -74,6 +74,15 @@ class OperatorSettings(ReleaseSettings):
     )
     trainer_node_selector: dict[str, str] = Field(default_factory=dict)
     trainer_tolerations: tuple[dict[str, Any], ...] = ()
+    trainer_affinity: dict[str, Any] = Field(default_factory=dict)
+    trainer_priority_class_name: str = ""
+    trainer_runtime_class_name: str = ""
+    trainer_pod_labels: dict[str, str] = Field(default_factory=dict)
+    trainer_pod_annotations: dict[str, str] = Field(default_factory=dict)
+    trainer_extra_env: tuple[dict[str, Any], ...] = ()
+    trainer_extra_volumes: tuple[dict[str, Any], ...] = ()
+    trainer_extra_volume_mounts: tuple[dict[str, Any], ...] = ()
+    ca_certificates: str = Field(default="", description="PEM of further authorities that Jobs trust.")
     trainer_default_resources: Resources | None = Field(
         default=None, description="For what a spec's resources do not name."
     )
@@ -111,6 +120,15 @@ class OperatorSettings(ReleaseSettings):
             "control_plane_url": self.trainer_control_plane_url or self.control_plane_url,
             "node_selector": self.trainer_node_selector,
             "tolerations": self.trainer_tolerations,
+            "affinity": self.trainer_affinity,
+            "priority_class_name": self.trainer_priority_class_name,
+            "runtime_class_name": self.trainer_runtime_class_name,
+            "pod_labels": self.trainer_pod_labels,
+            "pod_annotations": self.trainer_pod_annotations,
+            "extra_env": self.trainer_extra_env,
+            "extra_volumes": self.trainer_extra_volumes,
+            "extra_volume_mounts": self.trainer_extra_volume_mounts,
+            "ca_certificates": self.ca_certificates,
             "default_resources": self.trainer_default_resources,
             "deadline_seconds": self.trainer_deadline_seconds,
             "ttl_seconds": self.trainer_ttl_seconds,

@@ -31,15 +31,41 @@ app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 app.kubernetes.io/part-of: hmi
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
-{{- end }}
-
-{{/* Labels of a pod: no version and no chart, so that a template changes only when the pod does. */}}
-{{- define "hmi.podLabels" -}}
-{{ include "hmi.selector" . }}
-app.kubernetes.io/part-of: hmi
-{{- with (index . 0).Values.podLabels }}
+{{- with $root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/*
+Labels of a pod: no version and no chart, so that a template changes only when the pod does.
+Call with (list $ "component" .Values.component). The component's own podLabels win over those of all pods.
+*/}}
+{{- define "hmi.podLabels" -}}
+{{- $root := index . 0 -}}
+{{ include "hmi.selector" (list $root (index . 1)) }}
+app.kubernetes.io/part-of: hmi
+{{- with merge dict ((index . 2).podLabels | default dict) $root.Values.podLabels $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Annotations of a pod. Call with (list $ .Values.component). */}}
+{{- define "hmi.podAnnotations" -}}
+{{- with merge dict ((index . 1).podAnnotations | default dict) (index . 0).Values.podAnnotations }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/*
+The name of a StatefulSet and its Service. Its pods carry a label of this name and eleven more letters, and labels end
+at 63: a longer name is cut, and told apart by a hash. Call with the name that it would have.
+*/}}
+{{- define "hmi.statefulSetName" -}}
+{{- if gt (len .) 52 -}}
+{{- printf "%s-%s" (trunc 43 . | trimSuffix "-") (sha256sum . | trunc 8) -}}
+{{- else -}}
+{{- . -}}
+{{- end -}}
 {{- end }}
 
 {{/* The reference of an image. Call with (list $ "controlPlane"). */}}
@@ -56,7 +82,9 @@ app.kubernetes.io/part-of: hmi
 {{- end }}
 
 {{- define "hmi.pullSecrets" -}}
-{{- with .Values.image.pullSecrets }}
+{{- $names := .Values.image.pullSecrets -}}
+{{- if .Values.image.credentials }}{{ $names = append $names (printf "%s-images" (include "hmi.fullname" .)) }}{{ end -}}
+{{- with $names }}
 imagePullSecrets:
   {{- range . }}
   - name: {{ . }}
@@ -85,6 +113,9 @@ securityContext:
 {{- define "hmi.scheduling" -}}
 {{- $at := index . 2 -}}
 topologySpreadConstraints:
+  {{- if $at.topologySpreadConstraints }}
+  {{- toYaml $at.topologySpreadConstraints | nindent 2 }}
+  {{- else }}
   {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
   - maxSkew: 1
     topologyKey: {{ . }}
@@ -93,6 +124,11 @@ topologySpreadConstraints:
       matchLabels:
         {{- include "hmi.selector" (list (index $ 0) (index $ 1)) | nindent 8 }}
   {{- end }}
+  {{- end }}
+{{- with $at.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with $at.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
@@ -103,6 +139,9 @@ tolerations:
 {{- end }}
 {{- with $at.priorityClassName }}
 priorityClassName: {{ . }}
+{{- end }}
+{{- with $at.runtimeClassName }}
+runtimeClassName: {{ . }}
 {{- end }}
 {{- end }}
 

@@ -9,7 +9,7 @@ podSelector:
 {{- define "hmi.egressTo" -}}
 to:
   {{- range .cidrs }}
-  - ipBlock: {cidr: {{ . }}}
+  - ipBlock: {cidr: {{ . | quote }}}
   {{- end }}
 ports:
   {{- range .ports }}

@@ -3,6 +3,7 @@
 
 {{- define "hmi.controlPlaneUrl" -}}
 http://{{ include "hmi.fullname" . }}-control-plane.{{ .Release.Namespace }}.svc
+{{- with .Values.controlPlane.service.port }}{{ if ne (int .) 80 }}:{{ . }}{{ end }}{{ end }}
 {{- end }}
 
 {{- define "hmi.tokenVolume" -}}
@@ -26,7 +27,7 @@ http://{{ include "hmi.fullname" . }}-control-plane.{{ .Release.Namespace }}.svc
 - {name: HMI_TOKEN_AUDIENCE, value: {{ include "hmi.audience" . }}}
 {{- range list "operator" "control-plane" "gateway" "runtime" }}
 - name: HMI_ROLES__{{ . | replace "-" "_" | upper }}
-  value: system:serviceaccount:{{ $.Release.Namespace }}:{{ include "hmi.fullname" $ }}-{{ . }}
+  value: system:serviceaccount:{{ $.Release.Namespace }}:{{ include "hmi.accountName" (list $ .) }}
 {{- end }}
 {{- end }}
 
@@ -114,11 +115,15 @@ Call with (list $ "statefulset" "setting" "1Gi"); without a size, no volumes are
 {{- end -}}
 {{- end }}
 
-{{/* Pods roll when what they read by reference changes. */}}
-{{- define "hmi.podAnnotations" -}}
-{{- with .Values.podAnnotations }}
-{{- toYaml . }}
+{{/* A component's values by its name. Call with (list $ "control-plane"). */}}
+{{- define "hmi.valuesOf" -}}
+{{- index (index . 0).Values (index . 1 | camelcase | untitle) | toJson -}}
 {{- end }}
+
+{{/* The name of a component's service account. Call with (list $ "component"). */}}
+{{- define "hmi.accountName" -}}
+{{- $account := (include "hmi.valuesOf" . | fromJson).serviceAccount -}}
+{{- default (printf "%s-%s" (include "hmi.fullname" (index . 0)) (index . 1)) $account.name -}}
 {{- end }}
 
 {{- define "hmi.serviceAccount" -}}
@@ -126,7 +131,7 @@ Call with (list $ "statefulset" "setting" "1Gi"); without a size, no volumes are
 apiVersion: v1
 kind: ServiceAccount
 metadata:
-  name: {{ include "hmi.fullname" $root }}-{{ index . 1 }}
+  name: {{ include "hmi.accountName" (list $root (index . 1)) }}
   namespace: {{ $root.Release.Namespace }}
   labels:
     {{- include "hmi.labels" (list $root (index . 1)) | nindent 4 }}
@@ -135,4 +140,66 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 automountServiceAccountToken: false
+{{- end }}
+
+{{/* More certificate authorities, for whoever calls addresses outside of the cluster. */}}
+{{- define "hmi.certificatesEnv" -}}
+{{- with .Values.customCA }}
+{{- if .configMap.name }}
+- name: HMI_CA_CERTIFICATES
+  valueFrom: {configMapKeyRef: {name: {{ .configMap.name }}, key: {{ .configMap.key }}}}
+{{- else if .certificates }}
+- {name: HMI_CA_CERTIFICATES, value: {{ .certificates | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A Service's own settings. Call with the values of the Service. */}}
+{{- define "hmi.serviceFields" -}}
+{{- range $field := list "loadBalancerClass" "loadBalancerIP" "externalTrafficPolicy" "internalTrafficPolicy" "ipFamilyPolicy" "sessionAffinity" }}
+{{- with get $ $field }}
+{{ $field }}: {{ . }}
+{{- end }}
+{{- end }}
+{{- range $field := list "loadBalancerSourceRanges" "externalIPs" "ipFamilies" }}
+{{- with get $ $field }}
+{{ $field }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The Service of a component that others call. Call with (list $ "component" values-of-the-service). */}}
+{{- define "hmi.service" -}}
+{{- $root := index . 0 -}}
+{{- $service := index . 2 -}}
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ include "hmi.fullname" $root }}-{{ index . 1 }}
+  namespace: {{ $root.Release.Namespace }}
+  labels:
+    {{- include "hmi.labels" (list $root (index . 1)) | nindent 4 }}
+    {{- with $service.labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $service.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  type: {{ $service.type }}
+  {{- include "hmi.serviceFields" $service | nindent 2 }}
+  selector:
+    {{- include "hmi.selector" (list $root (index . 1)) | nindent 4 }}
+  ports:
+    - name: http
+      port: {{ $service.port }}
+      targetPort: http
+      {{- with $service.appProtocol }}
+      appProtocol: {{ . }}
+      {{- end }}
+      {{- with $service.nodePort }}
+      nodePort: {{ . }}
+      {{- end }}
 {{- end }}

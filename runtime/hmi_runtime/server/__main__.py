@@ -5,6 +5,7 @@ import sys
 
 from pydantic import ValidationError
 
+from hmi_api.ca_certificates import trust_ca_certificates
 from hmi_runtime.server.process import serve
 from hmi_runtime.server.settings import RuntimeSettings
 
@@ -25,4 +26,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    trust_ca_certificates()
     main()

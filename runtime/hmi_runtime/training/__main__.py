@@ -8,6 +8,7 @@ import sys
 # much as the work itself on cores that other processes share.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from hmi_api.ca_certificates import trust_ca_certificates
 from hmi_runtime.training.cli import main
 from hmi_runtime.training.memory import give_back_large_blocks
 
@@ -18,5 +19,6 @@ def _end(number: int, _: object) -> None:
 
 # As process 1 of a container it would not hear of this signal unless it asked to.
 signal.signal(signal.SIGTERM, _end)
+trust_ca_certificates()
 give_back_large_blocks()
 sys.exit(main())

@@ -16,6 +16,7 @@ from hmi_api.task_adapter import TaskAdapterSpec
 from hmi_api.wire import AdapterRunSpec, DomainRunSpec, DomainVersionView, RunState, RunView
 from hmi_operator.kube.jobs import TrainerSettings, build_checkpoint_claim, build_training_job
 from hmi_operator.kube.jobs.manifest import merged_resources
+from hmi_operator.kube.jobs.naming import labels_of
 
 SETTINGS = TrainerSettings(image="hmi/runtime:1", control_plane_url="http://hmi-control-plane.hmi-system")
 LAYERS = ArtifactRef(kind=ArtifactKind.LAYERS, uri="a/l", digest="sha256:l", bytes=1)
@@ -267,3 +268,35 @@ def test_where_it_may_run_is_the_installations_to_say() -> None:
     assert not {"nodeSelector", "tolerations", "imagePullSecrets"} & set(
         pod(build_training_job(run(), SETTINGS))
     )
+
+
+def test_what_the_platform_adds_is_in_the_pod() -> None:
+    affinity: dict[str, Any] = {"nodeAffinity": {}}
+    settings = SETTINGS.model_copy(
+        update={
+            "affinity": affinity,
+            "priority_class_name": "batch",
+            "runtime_class_name": "gvisor",
+            "pod_labels": {"example.com/kind": "training", "hmi.dev/name": "another"},
+            "pod_annotations": {"example.com/scrape": "false"},
+            "extra_env": ({"name": "EXTRA", "value": "more"}, {"name": "HMI_RUN_ID", "value": "another"}),
+            "extra_volumes": ({"name": "models", "emptyDir": {}},),
+            "extra_volume_mounts": ({"name": "models", "mountPath": "/models"},),
+            "ca_certificates": "-----BEGIN CERTIFICATE-----",
+        }
+    )
+    made = run()
+
+    job = build_training_job(made, settings)
+
+    metadata = job["spec"]["template"]["metadata"]
+    environment = {entry["name"]: entry.get("value") for entry in container(job)["env"]}
+    assert pod(job)["affinity"] == affinity
+    assert (pod(job)["priorityClassName"], pod(job)["runtimeClassName"]) == ("batch", "gvisor")
+    assert metadata["labels"] == {"example.com/kind": "training"} | labels_of(made, settings.instance)
+    assert metadata["annotations"] == {"example.com/scrape": "false"}
+    assert environment["EXTRA"] == "more"
+    assert environment["HMI_RUN_ID"] == made.id, "HMI's own variables win"
+    assert environment["HMI_CA_CERTIFICATES"] == "-----BEGIN CERTIFICATE-----"
+    assert {"name": "models", "emptyDir": {}} in pod(job)["volumes"]
+    assert {"name": "models", "mountPath": "/models"} in container(job)["volumeMounts"]

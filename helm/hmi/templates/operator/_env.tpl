@@ -18,10 +18,19 @@
 - {name: HMI_TRAINER_DEADLINE_SECONDS, value: {{ .deadlineSeconds | int64 | quote }}}
 - {name: HMI_TRAINER_TTL_SECONDS, value: {{ .ttlSeconds | int64 | quote }}}
 - {name: HMI_TRAINER_CHECKPOINT_SIZE, value: {{ .checkpoints.size | quote }}}
+- {name: HMI_TRAINER_AFFINITY, value: {{ .affinity | toJson | squote }}}
+- {name: HMI_TRAINER_PRIORITY_CLASS_NAME, value: {{ .priorityClassName | quote }}}
+- {name: HMI_TRAINER_RUNTIME_CLASS_NAME, value: {{ .runtimeClassName | quote }}}
+- {name: HMI_TRAINER_POD_LABELS, value: {{ .podLabels | toJson | squote }}}
+- {name: HMI_TRAINER_POD_ANNOTATIONS, value: {{ .podAnnotations | toJson | squote }}}
+- {name: HMI_TRAINER_EXTRA_ENV, value: {{ .extraEnv | toJson | squote }}}
+- {name: HMI_TRAINER_EXTRA_VOLUMES, value: {{ .extraVolumes | toJson | squote }}}
+- {name: HMI_TRAINER_EXTRA_VOLUME_MOUNTS, value: {{ .extraVolumeMounts | toJson | squote }}}
 {{- with .checkpoints.storageClass }}
 - {name: HMI_TRAINER_CHECKPOINT_STORAGE_CLASS, value: {{ . }}}
 {{- end }}
 {{- end }}
+{{- include "hmi.certificatesEnv" . }}
 {{- end }}
 
 {{/* Resources as JSON whose quantities are text: YAML makes a number of `1`. */}}

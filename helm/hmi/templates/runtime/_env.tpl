@@ -35,6 +35,7 @@
 {{ include "hmi.artifactsEnv" $root | trim }}
 {{ include "hmi.tokenEnv" $root }}
 {{ include "hmi.reviewEnv" $root }}
+{{- include "hmi.certificatesEnv" $root }}
 {{- with $pool.extraEnv }}
 {{ toYaml . }}
 {{- end }}

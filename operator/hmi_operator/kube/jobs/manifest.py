@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from hmi_api.ca_certificates import VARIABLE as CA_VARIABLE
 from hmi_api.common import DataSource, Resources
 from hmi_api.task_adapter import ImportSource
 from hmi_api.wire import DomainRunSpec, RunView
@@ -55,7 +56,7 @@ def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int 
             "ttlSecondsAfterFinished": settings.ttl_seconds,
             "podReplacementPolicy": "Failed",  # two pods never write one work volume
             "podFailurePolicy": {"rules": _failure_rules()},
-            "template": {"metadata": {"labels": labels}, "spec": _pod(run, settings)},
+            "template": {"metadata": _pod_metadata(labels, settings), "spec": _pod(run, settings)},
         },
     }
 
@@ -100,6 +101,14 @@ def _failure_rules() -> list[dict[str, Any]]:
     ]
 
 
+def _pod_metadata(labels: dict[str, str], settings: TrainerSettings) -> dict[str, Any]:
+    """Return a training pod's labels and annotations; HMI's own labels win."""
+    metadata: dict[str, Any] = {"labels": settings.pod_labels | labels}
+    if settings.pod_annotations:
+        metadata["annotations"] = dict(settings.pod_annotations)
+    return metadata
+
+
 def _pod(run: RunView, settings: TrainerSettings) -> dict[str, Any]:
     sources = sources_of(run)
     volumes, mounts = own_volumes(job_name(run), settings)
@@ -112,7 +121,7 @@ def _pod(run: RunView, settings: TrainerSettings) -> dict[str, Any]:
         "env": _environment(run, settings),
         "envFrom": [{"secretRef": {"name": name}} for name in _secrets(sources)],
         "resources": merged_resources(run.spec.spec.resources, settings.default_resources),
-        "volumeMounts": mounts + data_mounts,
+        "volumeMounts": mounts + data_mounts + list(settings.extra_volume_mounts),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -135,12 +144,15 @@ def _pod(run: RunView, settings: TrainerSettings) -> dict[str, Any]:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
-        "volumes": volumes + data,
+        "volumes": volumes + data + list(settings.extra_volumes),
     }
     optional = {
         "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
         "nodeSelector": settings.node_selector,
         "tolerations": list(settings.tolerations),
+        "affinity": settings.affinity,
+        "priorityClassName": settings.priority_class_name,
+        "runtimeClassName": settings.runtime_class_name,
     }
     return pod | {field: value for field, value in optional.items() if value}
 
@@ -154,12 +166,16 @@ def _environment(run: RunView, settings: TrainerSettings) -> list[dict[str, Any]
         "HMI_MOUNTS": MOUNTS_DIR,
         "HOME": "/tmp",  # noqa: S108 -- a volume of the pod's own
     }
+    if settings.ca_certificates:
+        fixed[CA_VARIABLE] = settings.ca_certificates
     # Libraries count the node's cores, not the container's share of them.
     share = {"resourceFieldRef": {"containerName": CONTAINER, "resource": "limits.cpu"}}
     shared = ("HMI_TRAINING_THREADS", "OMP_NUM_THREADS")
-    return [{"name": name, "value": value} for name, value in fixed.items()] + [
+    own = [{"name": name, "value": value} for name, value in fixed.items()] + [
         {"name": name, "valueFrom": share} for name in shared
     ]
+    names = {entry["name"] for entry in own}
+    return own + [entry for entry in settings.extra_env if entry.get("name") not in names]
 
 
 def _secrets(sources: Iterable[DataSource | ImportSource]) -> list[str]:

@@ -21,6 +21,15 @@ class TrainerSettings(BaseModel):
     audience: str = Field(default="hmi-control-plane", description="Audience of the token that Jobs present.")
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ()
+    affinity: dict[str, Any] = Field(default_factory=dict, description="As in a pod, as the next are.")
+    priority_class_name: str = ""
+    runtime_class_name: str = ""
+    pod_labels: dict[str, str] = Field(default_factory=dict)
+    pod_annotations: dict[str, str] = Field(default_factory=dict)
+    extra_env: tuple[dict[str, Any], ...] = ()
+    extra_volumes: tuple[dict[str, Any], ...] = ()
+    extra_volume_mounts: tuple[dict[str, Any], ...] = ()
+    ca_certificates: str = Field(default="", description="PEM of further authorities that Jobs trust.")
     default_resources: Resources = Field(
         default_factory=lambda: Resources(
             requests={"cpu": "1", "memory": "2Gi"}, limits={"cpu": "2", "memory": "4Gi"}

@@ -1,0 +1,52 @@
+"""More certificate authorities than the usual ones, for calls to addresses outside of the cluster."""
+
+import os
+import ssl
+import sys
+import tempfile
+from pathlib import Path
+
+import certifi
+
+VARIABLE = "HMI_CA_CERTIFICATES"
+"""PEM text of the authorities to trust beside the usual ones."""
+BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
+"""Where OpenSSL (aiohttp, httpx), requests and botocore look for a bundle of their own."""
+
+_WRONG_SETTINGS = 2
+
+
+def trust_ca_certificates() -> None:
+    """Make this process trust the authorities in ``HMI_CA_CERTIFICATES`` too; call it before anything else.
+
+    The usual authorities and these are written to one file that ``SSL_CERT_FILE`` and its like name. The
+    process then starts anew, since libraries read the bundle as they are imported. Nothing is done where the
+    variable is empty, or where the user has set one of those variables.
+
+    Ends the process with status 2 and a message when the variable holds no certificates.
+    """
+    certificates = os.environ.get(VARIABLE, "").strip()
+    if not certificates or any(name in os.environ for name in BUNDLE_VARIABLES):
+        return
+    bundle = _write_bundle(certificates)
+    os.environ.update(dict.fromkeys(BUNDLE_VARIABLES, str(bundle)))
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 -- this very program
+
+
+def _write_bundle(certificates: str) -> Path:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cadata=certificates)
+    except (ssl.SSLError, ValueError) as error:
+        print(
+            f"{VARIABLE} holds no certificates in PEM form ({error}). "
+            "On Kubernetes it comes from the chart's customCA.",
+            file=sys.stderr,
+        )
+        sys.exit(_WRONG_SETTINGS)
+    usual = Path(certifi.where()).read_text(encoding="utf-8")
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="hmi-ca-", suffix=".pem", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(f"{usual}\n{certificates}\n")
+    return Path(file.name)
