@@ -98,7 +98,8 @@ class GatewayPart:
         self, settings: Settings, shared: Shared, runtimes: gateway.RuntimeNetwork | None = None
     ) -> None:
         self._shared = shared
-        self._spool = metering.Spool(settings.usage_dir)
+        self._spool = metering.Spool(settings.usage_dir, limit_bytes=settings.usage_spool_limit_bytes)
+        shared.readiness.require(self._spool.require_room)
         self._flusher = metering.Flusher(
             self._spool.segments,
             shared.database,
@@ -123,7 +124,12 @@ class GatewayPart:
         """Add the routes."""
         shared = self._shared
         app.include_router(
-            gateway.build_router(self._inference, shared.database, shared.authenticator.tenant_from_key)
+            gateway.build_router(
+                self._inference,
+                shared.database,
+                shared.authenticator.tenant_from_key,
+                shared.readiness.is_ready,
+            )
         )
 
     @contextlib.asynccontextmanager

@@ -37,6 +37,11 @@ class Readiness:
         self._new_enough = False
         self._draining = False
         self._asking: asyncio.Task[None] | None = None
+        self._requirements: list[Callable[[], None]] = []
+
+    def require(self, requirement: Callable[[], None]) -> None:
+        """Be ready only while ``requirement`` does not raise NotReady; it is called in the event loop."""
+        self._requirements.append(requirement)
 
     def start_draining(self) -> None:
         """Be ready no more: the process is about to stop."""
@@ -47,9 +52,14 @@ class Readiness:
         return self._draining
 
     async def check(self) -> None:
-        """Raise NotReady (Draining, SchemaTooOld, DatabaseUnavailable) unless requests should come here."""
+        """Raise NotReady unless requests should come here.
+
+        Its reason is Draining, SchemaTooOld, DatabaseUnavailable, or that of a requirement.
+        """
         if self._draining:
             raise NotReady("Draining", "This process is stopping.")
+        for requirement in self._requirements:
+            requirement()
         try:
             await self._ask()
         except (SQLAlchemyError, TimeoutError) as error:
@@ -57,6 +67,14 @@ class Readiness:
                 raise NotReady("DatabaseUnavailable", "The catalog database does not answer.") from error
         else:
             self._answered_at = self._clock()
+
+    async def is_ready(self) -> bool:
+        """Say whether requests should come here."""
+        try:
+            await self.check()
+        except NotReady:
+            return False
+        return True
 
     async def _ask(self) -> None:
         """Ask the database, one thread at a time however many probes come while it does not answer."""

@@ -39,6 +39,11 @@ class Settings(DatabaseSettings, InternalAuthSettings):
     )
     artifacts: str = Field(default=".hmi/artifacts", description="Root of the artifact store, fsspec.")
     usage_dir: Path = Field(default=Path(".hmi/usage"), description="Folder of the durable usage spool.")
+    usage_spool_limit_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most bytes of events that wait there; beyond, requests are refused. None: the disk.",
+    )
     admin_key: SecretStr | None = Field(
         default=None,
         description="What an administrator shows; at least 16 characters. A gateway needs none.",

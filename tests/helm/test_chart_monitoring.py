@@ -76,6 +76,13 @@ def test_alerts_are_about_this_release_and_say_what_is_wrong(helm: Helm) -> None
         assert rule["annotations"]["summary"].endswith(".")
 
 
+def test_a_spool_that_cannot_record_has_an_alert_of_its_own(helm: Helm) -> None:
+    (rules,) = helm.render("production").of("PrometheusRule")
+    (rule,) = [rule for rule in rules["spec"]["groups"][0]["rules"] if "spool_full" in rule["expr"]]
+
+    assert (rule["alert"], rule["labels"]["severity"]) == ("HmiUsageSpoolFull", "critical")
+
+
 def test_each_pod_is_scraped_once(helm: Helm) -> None:
     chart = helm.render("production")
     (monitor,) = chart.of("ServiceMonitor")

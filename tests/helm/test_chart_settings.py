@@ -132,6 +132,14 @@ def test_what_a_cluster_is_tested_with_is_what_the_chart_takes(helm: Helm) -> No
     assert _told(chart, "operator")["HMI_WATCH_NAMESPACES"] == '["faults"]'
 
 
+def test_a_gateway_s_events_fit_its_volume(trial: RenderedChart) -> None:
+    (volume,) = trial.one("StatefulSet", "hmi-gateway")["spec"]["volumeClaimTemplates"]
+    limit = int(_told(trial, "gateway")["HMI_USAGE_SPOOL_LIMIT_BYTES"])
+
+    assert volume["spec"]["resources"]["requests"]["storage"] == "1Gi"
+    assert 0.5 * (1 << 30) < limit < (1 << 30) - 16 * 2**20
+
+
 def test_budgets_are_bytes(helm: Helm) -> None:
     gpu = _told(helm.render("production"), "runtime", number=1)
 

@@ -4,8 +4,6 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Request
 from prometheus_client import CollectorRegistry
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 
 from hmi_api.bearer import TokenSource
 from hmi_control_plane.auth import Identity
@@ -42,7 +40,6 @@ class Gateway:
         network: RuntimeNetwork | None = None,
     ) -> None:
         settings = settings or GatewaySettings()
-        self._database = database
         self._client = RuntimeClient(
             token,
             network
@@ -58,14 +55,6 @@ class Gateway:
         dispatcher = Dispatcher(self._client, self._table, deadline=settings.deadline_seconds)
         self.inference = Inference(self._table, dispatcher, spool, GatewayMetrics(registry), settings)
 
-    async def is_ready(self) -> bool:
-        """Say whether the catalog answers, so that models can be found."""
-        try:
-            await run_in_threadpool(self._database.ping)
-        except SQLAlchemyError:
-            return False
-        return True
-
     async def close(self) -> None:
         """Let go of connections to runtimes."""
         await self._table.close()
@@ -73,11 +62,14 @@ class Gateway:
 
 
 def build_router(
-    gateway: Gateway, database: Database, tenant_from_key: Callable[[Request], Awaitable[Identity]]
+    gateway: Gateway,
+    database: Database,
+    tenant_from_key: Callable[[Request], Awaitable[Identity]],
+    is_ready: Callable[[], Awaitable[bool]],
 ) -> APIRouter:
-    """Return ``/classify``, ``/v1/models`` and ``/v2``."""
+    """Return ``/classify``, ``/v1/models`` and ``/v2``; ``is_ready`` says whether requests are answered."""
     router = APIRouter(tags=["inference"], route_class=InferenceRoute)
     add_classify(router, gateway.inference, tenant_from_key)
     add_models(router, database, tenant_from_key)
-    add_open_inference(router, gateway.inference, tenant_from_key, gateway.is_ready)
+    add_open_inference(router, gateway.inference, tenant_from_key, is_ready)
     return router

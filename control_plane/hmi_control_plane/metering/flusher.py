@@ -25,6 +25,7 @@ class Flusher:
 
     A crash between the two delivers the segment again, and the ledger's identity of events makes the second
     time count nothing. While the database is away, events wait in the spool. ``interval`` is in seconds.
+    A spool that was full is usable again as soon as a segment has left it.
     """
 
     def __init__(
@@ -43,12 +44,15 @@ class Flusher:
         self._clock = clock
         self._stopping = asyncio.Event()
         self._behind_since: float | None = None
+        metrics.spool_full.set_function(lambda: float(segments.is_full))
 
     async def run(self) -> None:
         """Flush every ``interval`` until ``stop``, and once more then; back off while it fails."""
         failures = 0
         while not self._stopping.is_set():
             failures = 0 if await self._try_flush() else failures + 1
+            if self._segments.is_full:  # nobody is served here until events leave
+                failures = 0
             pause = min(LONGEST_BACKOFF_SECONDS, self._interval * 2**failures) if failures else self._interval
             await self._pause(pause)
         await self._try_flush()
@@ -68,6 +72,7 @@ class Flusher:
             self._deliver(contents.events)
             delivered += len(contents.events)
             self._dispose(segment, torn=contents.torn, damaged=contents.damaged)
+            self._segments.make_room()
         return delivered
 
     async def _try_flush(self) -> bool:
@@ -83,6 +88,7 @@ class Flusher:
             self._behind_since = None
             succeeded = True
         self._metrics.spool_lag_seconds.set(monotonic() - self._behind_since if self._behind_since else 0.0)
+        await asyncio.to_thread(self._segments.make_room)  # the disk may have been made larger
         self._metrics.spool_bytes.set(await asyncio.to_thread(self._segments.unflushed_bytes))
         return succeeded
 

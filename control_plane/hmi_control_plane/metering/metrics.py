@@ -15,6 +15,11 @@ class MeteringMetrics:
         self.spool_bytes = Gauge(
             "hmi_usage_spool_bytes", "Bytes of usage events on the local disk.", registry=registry
         )
+        self.spool_full = Gauge(
+            "hmi_usage_spool_full",
+            "1 while usage events cannot be recorded and requests are refused for it, else 0.",
+            registry=registry,
+        )
         self.events_flushed = Counter(
             "hmi_usage_events_flushed_total", "Usage events delivered to the catalog.", registry=registry
         )

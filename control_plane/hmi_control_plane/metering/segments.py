@@ -33,6 +33,10 @@ class SpoolInUseError(Exception):
     """Another process appends to this folder; each process needs a folder of its own."""
 
 
+class SpoolFullError(OSError):
+    """The folder holds as many bytes of events as it may."""
+
+
 @dataclass(frozen=True)
 class SegmentContents:
     """What a sealed segment holds.
@@ -89,11 +93,19 @@ class SegmentFolder:
     Whatever an earlier process left behind is sealed. Call ``open`` before anything else. Who seals makes the
     next segment too, with its name and some room on the disk: an append into it syncs its bytes alone, where
     a file that grows would wait for the file system's journal, and so for whatever else is being written.
+
+    At most ``limit_bytes`` of events wait here; None: as many as the disk takes. Once an append failed, the
+    folder ``is_full`` until another one succeeds or ``make_room`` finds that one would.
     """
 
-    def __init__(self, folder: Path, *, segment_bytes: int = 16 * 2**20) -> None:
+    def __init__(
+        self, folder: Path, *, segment_bytes: int = 16 * 2**20, limit_bytes: int | None = None
+    ) -> None:
         self._folder = folder
         self._segment_bytes = segment_bytes
+        self._limit_bytes = limit_bytes
+        self._sealed_bytes = 0
+        self._full = False
         self._lock = threading.Lock()
         self._folder_lock: BinaryIO | None = None
         self._open: _Open | None = None
@@ -106,6 +118,7 @@ class SegmentFolder:
         self._folder_lock = _lock_folder(self._folder)
         for left in self._folder.glob(f"*{OPEN_SUFFIX}"):
             left.rename(left.with_suffix(SUFFIX))
+        self._sealed_bytes = sum(map(_size, self._folder.glob(f"*{SUFFIX}")))
         numbers = [int(path.stem) for path in self._folder.iterdir() if path.stem.isdigit()]
         self._numbers = itertools.count(max(numbers, default=0) + 1)
         self._open = self._try_make()
@@ -117,18 +130,46 @@ class SegmentFolder:
         """
         data = b"".join(lines)
         with self._lock:
-            if self._open is None:
-                self._open = self._make()
-            descriptor = self._open.descriptor
             try:
-                _write_all(descriptor, data)
-                os.fdatasync(descriptor)
+                self._append(data)
             except OSError:
-                self._cut_back(descriptor)
+                self._full = True
                 raise
-            self._end += len(data)
-            if self._end >= self._segment_bytes:
-                self._replace(None)
+            self._full = False
+
+    def _append(self, data: bytes) -> None:
+        if not self._may_hold(len(data)):
+            raise SpoolFullError(f"{self._folder} holds its limit of {self._limit_bytes} bytes")
+        if self._open is None:
+            self._open = self._make()
+        descriptor = self._open.descriptor
+        try:
+            _write_all(descriptor, data)
+            os.fdatasync(descriptor)
+        except OSError:
+            self._cut_back(descriptor)
+            raise
+        self._end += len(data)
+        if self._end >= self._segment_bytes:
+            self._replace(None)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the last append failed, and nothing says that the next one would not."""
+        return self._full
+
+    def make_room(self) -> None:
+        """Where the folder is full, see whether an append would succeed by now. Cheap where it is not."""
+        if not self._full:
+            return
+        with self._lock:
+            if not self._may_hold(self._room):
+                return
+            try:
+                self._open = self._open or self._make(needs_room=True)
+            except OSError:
+                return
+            self._full = False
 
     def seal(self) -> list[Path]:
         """Seal the open segment, if it holds anything, and return all sealed ones, oldest first."""
@@ -140,10 +181,13 @@ class SegmentFolder:
 
     def remove(self, segment: Path) -> None:
         """Delete a sealed segment; call it only when its events are safe elsewhere."""
+        size = _size(segment)
         segment.unlink(missing_ok=True)
+        self._leave(size)
 
     def set_aside(self, segment: Path) -> Path:
         """Keep a damaged segment for a person to look at, out of the way of further reading."""
+        self._leave(_size(segment))
         return segment.rename(segment.with_suffix(DAMAGED_SUFFIX))
 
     def unflushed_bytes(self) -> int:
@@ -158,11 +202,25 @@ class SegmentFolder:
                 self._folder_lock.close()
                 self._folder_lock = None
 
-    def _make(self) -> _Open:
+    @property
+    def _room(self) -> int:
+        """Bytes that a new segment has room for."""
+        return min(_ROOM_BYTES, self._segment_bytes, (self._limit_bytes or _ROOM_BYTES) // 2)
+
+    def _may_hold(self, more: int) -> bool:
+        limit = self._limit_bytes
+        return limit is None or self._sealed_bytes + self._end + more <= limit
+
+    def _leave(self, size: int) -> None:
+        """Count a sealed segment of ``size`` bytes no more."""
+        with self._lock:
+            self._sealed_bytes -= size
+
+    def _make(self, *, needs_room: bool = False) -> _Open:
         path = self._folder / f"{next(self._numbers):012d}{OPEN_SUFFIX}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            _make_room(descriptor, min(_ROOM_BYTES, self._segment_bytes))
+            _make_room(descriptor, self._room, needs_room=needs_room)
             _sync_folder(self._folder)  # the name must survive a power cut, not only the bytes
         except OSError:
             os.close(descriptor)
@@ -181,6 +239,7 @@ class SegmentFolder:
         """Seal the open segment, or remove it when it is empty, and append to ``fresh`` from now on."""
         sealed, end = self._open, self._end
         self._open, self._end = fresh, 0
+        self._sealed_bytes += end
         if sealed is None:
             return
         try:
@@ -217,12 +276,17 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _make_room(descriptor: int, size: int) -> None:
-    """Fill a new file with zeros, on the disk, and go back to its beginning."""
+def _make_room(descriptor: int, size: int, *, needs_room: bool) -> None:
+    """Fill a new file with zeros, on the disk, and go back to its beginning.
+
+    Raises OSError on a full disk if it ``needs_room``; else the file is left empty there.
+    """
     try:
         _write_all(descriptor, bytes(size))
         os.fsync(descriptor)
     except OSError as error:  # a disk that is nearly full; without room, appends make the file grow
+        if needs_room:
+            raise
         log.warning("no room made for usage events: %s", error)
         os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hmi_api.errors import NotReady
 from hmi_control_plane.metering.events import UsageEvent, to_cloud_event
 from hmi_control_plane.metering.segments import SegmentFolder, encode_line
 
@@ -22,14 +23,25 @@ class Spool:
     ``folder`` belongs to one process. Use it from one event loop, after ``open``.
     """
 
-    def __init__(self, folder: Path, *, segment_bytes: int = 16 * 2**20) -> None:
-        self.segments = SegmentFolder(folder, segment_bytes=segment_bytes)
+    def __init__(
+        self, folder: Path, *, segment_bytes: int = 16 * 2**20, limit_bytes: int | None = None
+    ) -> None:
+        self.segments = SegmentFolder(folder, segment_bytes=segment_bytes, limit_bytes=limit_bytes)
         self._waiting: list[_Waiting] = []
         self._committer: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Take the folder. Raises SpoolInUseError when another living process has it."""
         self.segments.open()
+
+    def require_room(self) -> None:
+        """Raise NotReady (SpoolFull) while events cannot be recorded."""
+        if self.segments.is_full:
+            raise NotReady(
+                "SpoolFull",
+                "Usage cannot be recorded: the spool is full, or its disk fails. Requests are taken again "
+                "when the database has taken the events that wait.",
+            )
 
     async def append(self, events: Sequence[UsageEvent]) -> None:
         """Return when the events are on the disk. Raises OSError when they could not be written."""

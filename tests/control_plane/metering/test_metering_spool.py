@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hmi_control_plane.metering import SegmentFolder, Spool, SpoolInUseError, UsageEvent, request_events
 from hmi_control_plane.metering.events import from_cloud_event, to_cloud_event
-from hmi_control_plane.metering.segments import encode_line, read_segment
+from hmi_control_plane.metering.segments import SpoolFullError, encode_line, read_segment
 from hmi_control_plane.storage import Meter
 
 MakeEvent = Callable[..., UsageEvent]
@@ -161,6 +161,56 @@ def test_a_full_disk_does_not_keep_sealed_events(
     segments.append([line(make_event(2))])
     assert segments.seal()[0] == sealed
     assert [event.quantity for path in segments.seal() for event in read_segment(path).events] == [1, 2]
+    segments.close()
+
+
+def test_a_folder_holds_no_more_than_its_limit(spool_folder: Path, make_event: MakeEvent) -> None:
+    one = line(make_event(1))
+    segments = opened(spool_folder, limit_bytes=len(one) * 5)
+    for _ in range(5):
+        segments.append([one])
+    assert not segments.is_full
+    with pytest.raises(SpoolFullError):
+        segments.append([one])
+    assert segments.is_full
+    sealed = segments.seal()
+    segments.make_room()
+    assert segments.is_full
+    for segment in sealed:
+        segments.remove(segment)
+    segments.make_room()
+    assert not segments.is_full
+    segments.append([one])
+    segments.close()
+
+
+def test_what_waits_from_before_counts_towards_the_limit(spool_folder: Path, make_event: MakeEvent) -> None:
+    one = line(make_event(1))
+    first = opened(spool_folder)
+    first.append([one] * 5)
+    first.close()
+    second = opened(spool_folder, limit_bytes=len(one) * 5)
+    with pytest.raises(SpoolFullError):
+        second.append([one])
+    second.close()
+
+
+def test_a_disk_that_was_full_is_tried_before_it_is_called_usable(
+    spool_folder: Path, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segments = opened(spool_folder)
+
+    def full(*_arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            segments.append([line(make_event(1))])
+        segments.make_room()
+        assert segments.is_full
+    segments.make_room()
+    assert not segments.is_full
     segments.close()
 
 
