@@ -27,6 +27,10 @@ class Reason(StrEnum):
     PARENT_CYCLE = "ParentCycle", "The named Domains are one another's ancestors; remove parentRef from one."
     PARENT_BASE_DIFFERS = "ParentBaseDiffers", "Give parent and child the same baseModel."
     PARENT_SPLIT_DIFFERS = "ParentSplitDiffers", "Give parent and child the same split."
+    DOMAIN_TERMINATING = (
+        "DomainTerminating",
+        "Wait until the Domain is gone and apply it anew, or name another one; this goes on by itself.",
+    )
     NOT_SHARED = "NotShared", "Have the owner add this namespace to the Domain's sharing.namespaces."
     IMMUTABLE_FIELD = "ImmutableField", "Change the field back, or delete the resource and apply it anew."
     ADDRESS_UNREACHABLE = (

@@ -26,7 +26,7 @@ from hmi_operator.plan import (
     plan_domain,
     refuse,
 )
-from hmi_operator.plan.dependents import may_stand_on
+from hmi_operator.plan.dependents import holds, may_stand_on
 from hmi_operator.plan.refusal import MAX_DEPTH
 from hmi_operator.plan.removal import held_up
 from hmi_operator.plan.steps import (
@@ -200,14 +200,22 @@ class Engine:
         return tuple(lineage)
 
     async def _dependents(self, domain: Domain, lineage: tuple[DomainKey, ...]) -> tuple[Dependent, ...]:
-        """Return what names a Domain; of what may stand on it the catalog need not be asked."""
+        """Return what names a Domain.
+
+        Once something is known to hold the Domain, the catalog is not asked for others that may stand on it:
+        they may be thousands.
+        """
         found: list[Dependent] = []
+        is_held = False
         for ref in await self._store.dependents(domain.key):
             resource = await self._store.get(ref)
             if resource is None:
                 continue
-            allowed = may_stand_on(domain, resource, lineage)
-            found.append(Dependent(resource, None if allowed else await self._view(resource)))
+            if is_held and may_stand_on(domain, resource, lineage):
+                found.append(Dependent(resource, asked=False))
+                continue
+            found.append(Dependent(resource, await self._view(resource)))
+            is_held = is_held or holds(domain, found[-1], lineage)
         return tuple(found)
 
     async def _view(self, resource: Domain | TaskAdapter) -> DomainView | AdapterView | None:

@@ -1,5 +1,6 @@
 """What a Domain that is being deleted waits for, and what it does not wait for, case by case."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from planning_worlds import (
     TENANT,
     adapter,
     adapter_version,
+    adapter_world,
     domain,
     domain_version,
+    domain_world,
     kinds,
     reason,
 )
@@ -21,7 +24,7 @@ from hmi_api.domain import Domain, Sharing
 from hmi_api.names import DomainKey
 from hmi_api.task_adapter import TaskAdapter, TaskType
 from hmi_api.wire import AdapterRecord, AdapterView, DomainRecord, DomainView
-from hmi_operator.plan import Dependent, DomainWorld, Plan, plan_domain
+from hmi_operator.plan import Dependent, DomainWorld, Plan, Standing, plan_adapter, plan_domain
 from hmi_operator.plan.steps import Erase, RemoveFinalizer, Withdraw
 
 KEY = DomainKey("shop/hotel")
@@ -67,6 +70,9 @@ def domain_view(on: DomainKey | None, *, published: bool) -> DomainView:
     return DomainView(record=record, current=domain_version(DIGEST) if published else None)
 
 
+ON_IT = adapter_view(KEY, published=False)
+
+
 def planned(wanted: Domain, *dependents: Dependent, lineage: tuple[DomainKey, ...] = (KEY,)) -> Plan[Any]:
     world = DomainWorld(now=NOW, tenant=TENANT, lineage=lineage, dependents=dependents)
     return plan_domain(wanted, world)
@@ -81,10 +87,13 @@ def is_held(plan: Plan[Any]) -> bool:
 @pytest.mark.parametrize(
     ("shared_with", "dependent", "held"),
     [
-        ([], Dependent(adapter_of("shop")), True),
-        ([], Dependent(child_of("shop")), True),
-        (["bar"], Dependent(adapter_of("bar")), True),
-        (["*"], Dependent(child_of("bar")), True),
+        ([], Dependent(adapter_of("shop"), ON_IT), True),
+        ([], Dependent(adapter_of("shop"), asked=False), True),
+        ([], Dependent(adapter_of("shop")), False),
+        ([], Dependent(child_of("shop"), domain_view(KEY, published=False)), True),
+        ([], Dependent(child_of("shop")), False),
+        (["bar"], Dependent(adapter_of("bar"), ON_IT), True),
+        (["*"], Dependent(child_of("bar"), domain_view(KEY, published=False)), True),
         (["zoo"], Dependent(adapter_of("bar")), False),
         ([], Dependent(adapter_of("bar")), False),
         ([], Dependent(child_of("bar")), False),
@@ -134,4 +143,25 @@ def test_what_the_catalog_has_of_an_intruder_is_withdrawn_before_the_domain_is_e
 
 def test_nothing_is_withdrawn_while_others_hold_the_domain() -> None:
     known = Dependent(adapter_of("bar"), adapter_view(KEY, published=False))
-    assert is_held(planned(gone(), known, Dependent(adapter_of("shop"))))
+    assert is_held(planned(gone(), known, Dependent(adapter_of("shop"), ON_IT)))
+
+
+def test_nothing_new_is_accepted_on_a_domain_that_is_being_deleted() -> None:
+    standing = Standing(KEY, gone(), domain_version(DIGEST))
+    world = adapter_world(adapter(), domain=standing)
+    assert world.view is None, "it was not declared"
+    plan = plan_adapter(adapter(), world)
+    assert reason(plan.status.conditions, "Accepted") == ("False", "DomainTerminating")
+    assert (plan.status.phase, plan.steps) == ("Failed", ())
+
+    child = domain("suite", parent_ref=ObjectRef(name="hotel"))
+    domain_plan = plan_domain(child, domain_world(child, parent=standing))
+    assert reason(domain_plan.status.conditions, "Accepted") == ("False", "DomainTerminating")
+    assert domain_plan.steps == ()
+
+
+def test_what_stood_on_a_domain_before_its_deletion_serves_on_until_it_is_deleted() -> None:
+    before = adapter_world(adapter(), current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
+    plan = plan_adapter(adapter(), replace(before, domain=Standing(KEY, gone(), domain_version(DIGEST))))
+    assert reason(plan.status.conditions, "Accepted") == ("True", "Accepted")
+    assert plan.status.phase == "Ready"

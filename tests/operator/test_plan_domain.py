@@ -272,7 +272,9 @@ def test_deleting_erases_unless_something_stands_on_it() -> None:
     run = run_of(gone, DIGEST, RunState.RUNNING)
     plan = plan_domain(gone, DomainWorld(now=NOW, tenant=TENANT, run=run))
     assert kinds(plan.steps) == [StopRun, Erase, RemoveFinalizer]
-    held = plan_domain(gone, DomainWorld(now=NOW, tenant=TENANT, dependents=(Dependent(adapter()),)))
+    held = plan_domain(
+        gone, DomainWorld(now=NOW, tenant=TENANT, dependents=(Dependent(adapter(), asked=False),))
+    )
     assert held.steps == ()
     assert reason(held.status.conditions, "Ready") == ("False", "InUse")
     ready = find_condition(held.status.conditions, "Ready")

@@ -17,7 +17,9 @@ class Dependent:
 
     resource: Domain | TaskAdapter
     view: DomainView | AdapterView | None = None
-    """It as the catalog has it; not asked for where it may stand on the Domain."""
+    """It as the catalog has it."""
+    asked: bool = True
+    """Whether the catalog was asked for it: not where something else is known to hold the Domain."""
 
     def __str__(self) -> str:
         metadata = self.resource.metadata
@@ -32,12 +34,13 @@ def may_stand_on(domain: Domain, resource: Domain | TaskAdapter, lineage: Iterab
 def holds(domain: Domain, dependent: Dependent, lineage: Iterable[DomainKey]) -> bool:
     """Say whether a Domain that is being deleted waits for what names it.
 
-    It waits for what may stand on it, and for what has a version on it, whoever shares what by now. Domains
-    that are one another's ancestors and are all deleted do not wait: none of them could ever be the first.
+    It waits for what may stand on it and was accepted before the deletion, and for what has a version on it,
+    whoever shares what by now. Domains that are one another's ancestors and are all deleted do not wait: none
+    of them could ever be the first.
     """
     resource = dependent.resource
     if may_stand_on(domain, resource, lineage):
-        return True
+        return not dependent.asked or _is_declared_on(dependent.view, domain)
     if _is_above(resource, lineage) and resource.metadata.deletion_timestamp is not None:
         return False
     view = dependent.view

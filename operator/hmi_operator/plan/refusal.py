@@ -33,6 +33,7 @@ def refuse_domain(domain: Domain, world: DomainWorld) -> Refusal | None:
         or _unreadable(domain, world.surroundings)
         or _cycle(world.lineage)
         or _unfit_parent(domain, world.parent)
+        or _terminating(world.parent, world.view.record.parent if world.view else None)
     )
 
 
@@ -51,6 +52,7 @@ def refuse_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | None:
         or _unreadable(adapter, world.surroundings)
         or _unmeasurable(adapter)
         or _unshared_domain(adapter, world.domain.domain)
+        or _terminating(world.domain, world.view.record.domain if world.view else None)
     )
 
 
@@ -67,6 +69,17 @@ def _unshared_domain(adapter: TaskAdapter, domain: Domain | None) -> Refusal | N
     if domain is not None and not domain.is_shared_with(adapter.metadata.namespace):
         return _not_shared(domain.key, adapter.metadata.namespace)
     return None
+
+
+def _terminating(standing: Standing | None, declared_on: str | None) -> Refusal | None:
+    """Refuse what would newly stand on a Domain that is being deleted; what stood on it before stays."""
+    domain = standing.domain if standing is not None else None
+    if domain is None or domain.metadata.deletion_timestamp is None or declared_on == domain.key:
+        return None
+    return Reason.DOMAIN_TERMINATING, (
+        f"Domain {domain.key} is being deleted, and nothing new is put on it. "
+        "Wait until it is gone and apply it anew, or name another Domain."
+    )
 
 
 def _unreadable(resource: Domain | TaskAdapter, surroundings: Surroundings) -> Refusal | None:

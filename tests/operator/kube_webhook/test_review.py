@@ -106,6 +106,17 @@ def test_a_cycle_over_several_domains_is_refused() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "body", [domain("suite", parentRef={"name": "hotel"}), adapter()], ids=["child", "adapter"]
+)
+def test_nothing_new_is_put_on_a_domain_that_is_being_deleted(body: dict[str, Any]) -> None:
+    going = domain()
+    going["metadata"]["deletionTimestamp"] = "2026-11-21T12:00:00Z"
+    assert "shop/hotel is being deleted" in refusal(reviewer(going), review(body))
+    changed = {**body, "spec": {**body["spec"], "suspend": True}}
+    assert warnings(reviewer(going), review(changed, body)) == [], "it was there before"
+
+
 @pytest.mark.parametrize("body", [domain(parentRef={"name": "desk"}), adapter()], ids=["parent", "domain"])
 def test_what_comes_later_is_only_warned_of(body: dict[str, Any]) -> None:
     (warning,) = warnings(reviewer(), review(body))

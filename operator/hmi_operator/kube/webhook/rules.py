@@ -44,44 +44,46 @@ def judge(new: Resource, old: Resource | None, declared: Declared, surroundings:
     wrong = next(_wrong_quantities(new), None)
     if wrong is not None:
         return Verdict(wrong)
-    if isinstance(new, Domain):
-        return _judge_domain(new, declared, surroundings)
-    return _judge_adapter(new, declared, surroundings)
+    refusal = (
+        refuse_domain(new, _domain_world(new, declared, surroundings))
+        if isinstance(new, Domain)
+        else refuse_adapter(new, _adapter_world(new, declared, surroundings))
+    )
+    if refusal is None:
+        return Verdict(warnings=_missing_domain(new, declared))
+    reason, message = refusal
+    if reason == Reason.DOMAIN_TERMINATING and old is not None:
+        return Verdict()  # it was there before the Domain was deleted
+    return Verdict(warnings=(message,)) if reason in _COMES_LATER else Verdict(message)
 
 
-def _judge_domain(domain: Domain, declared: Declared, surroundings: Surroundings) -> Verdict:
+def _domain_world(domain: Domain, declared: Declared, surroundings: Surroundings) -> DomainWorld:
     def after(key: DomainKey) -> Domain | None:
         return domain if key == domain.key else _domain(key, declared)
 
-    world = DomainWorld(
+    return DomainWorld(
         now=_NO_MOMENT,
         tenant=tenant_of(domain.metadata.namespace),
         parent=_standing(domain.parent_key, declared) if domain.parent_key else None,
         lineage=lineage_of(domain, after),
         surroundings=surroundings,
     )
-    refusal = refuse_domain(domain, world)
-    if refusal is None:
-        return Verdict()
-    reason, message = refusal
-    return Verdict(warnings=(message,)) if reason in _COMES_LATER else Verdict(message)
 
 
-def _judge_adapter(adapter: TaskAdapter, declared: Declared, surroundings: Surroundings) -> Verdict:
-    standing = _standing(adapter.domain_key, declared)
-    world = AdapterWorld(
+def _adapter_world(adapter: TaskAdapter, declared: Declared, surroundings: Surroundings) -> AdapterWorld:
+    return AdapterWorld(
         now=_NO_MOMENT,
         tenant=tenant_of(adapter.metadata.namespace),
-        domain=standing,
+        domain=_standing(adapter.domain_key, declared),
         surroundings=surroundings,
     )
-    refusal = refuse_adapter(adapter, world)
-    if refusal is not None:
-        return Verdict(refusal[1])
-    if standing.domain is None:
-        message = f"There is no Domain {standing.key} yet; the TaskAdapter waits for it."
-        return Verdict(warnings=(message,))
-    return Verdict()
+
+
+def _missing_domain(resource: Resource, declared: Declared) -> tuple[str, ...]:
+    """Return a warning where a TaskAdapter's Domain is not there yet."""
+    if isinstance(resource, Domain) or _domain(resource.domain_key, declared) is not None:
+        return ()
+    return (f"There is no Domain {resource.domain_key} yet; the TaskAdapter waits for it.",)
 
 
 def _standing(key: DomainKey, declared: Declared) -> Standing:
