@@ -2,6 +2,7 @@
 #
 #   make demo     the main job, end to end, on this machine (add ARGS=--keep to leave it running)
 #   make test     every test that needs no cluster and no GPU
+#   make test-avx2  the tests of arithmetic once more, on the kernels of CPUs without AVX-512
 #   make check    formatting, lint, types, layers and the tests: what CI runs
 #   make e2e      the story and the faults on a real cluster (KUBECONFIG, ../shared/kube/cluster or kind)
 #   make bench    the measurements of docs/benchmarks.md (BENCH_DATA=folder of tasks for accuracy)
@@ -20,6 +21,14 @@ ARGS ?=
 # Folder of labelled tasks for the accuracy benchmark; without it the others run alone.
 BENCH_DATA ?=
 
+# Tests that compute with models, by the runtime's kernels.
+NUMERIC_TESTS := $(wildcard $(addprefix tests/runtime/, \
+  test_adapters_*.py test_base_*.py test_batched_*.py test_calibration.py test_model_*.py test_not_finite.py \
+  test_overflow.py test_peft_*.py test_plot_*.py serving/test_load_*.py serving/test_pipeline_*.py \
+  $(addprefix training/test_training_, distill.py fitting.py settle.py teacher.py)))
+# How torch, oneDNN and MKL are told to use nothing newer than AVX2.
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo-$(TORCH)
 DEV := $(VENV)/.dev-$(TORCH)
@@ -28,7 +37,7 @@ CHECKED := $(CODE) tests examples scripts benchmarks
 
 export HMI_PIP_ARGS
 
-.PHONY: help demo test check e2e format bench crds clean
+.PHONY: help demo test test-avx2 check e2e format bench crds clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -41,6 +50,10 @@ test: $(DEV)
 	@mkdir -p build
 	OMP_NUM_THREADS=1 $(BIN)/pytest --junitxml=build/tests.xml $(PYTEST_ARGS); status=$$?; \
 	$(BIN)/python scripts/skipped.py build/tests.xml; exit $$status
+
+# For correctness alone: it says nothing of how quick an older CPU is.
+test-avx2: $(DEV)
+	$(AVX2) OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) $(NUMERIC_TESTS)
 
 check: $(DEV)
 	$(BIN)/ruff format --check $(wildcard $(CHECKED))

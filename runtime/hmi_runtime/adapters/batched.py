@@ -71,6 +71,10 @@ class UpperExecutor:
 
         ``hidden`` (B, T, D) float32 is what enters the first upper layer, ``mask`` (B, T) bool is False on
         padding, ``slots[i]`` is row i's slot (``BARE``: no adapter). States at padding are undefined.
+
+        A row in which a query, a key, a norm's input or what a ReLU reads is not finite, or so large that a
+        sum of its squares is not, comes out as NaN from end to end. The kernels do not ensure that: on
+        AVX-512, attention without a mask turns queries that are NaN into zeros.
         """
         plan = plan_batch([self.pool.index(slot) for slot in slots], self.pool.traits)
         order = torch.tensor(plan.order, device=hidden.device)
@@ -80,12 +84,25 @@ class UpperExecutor:
         unpadded = mask.device.type == "cpu" and bool(mask.all())
         contexts = self._upper.architecture.contexts(kept, x.dtype, unpadded=unpadded)[self.pool.split :]
         places = torch.tensor(plan.places, device=hidden.device)
+        magnitude = x.new_zeros(len(x))  # (B,)
         for index, context in enumerate(contexts):
-            x = self._upper.architecture.layer(_Steps(self, index, plan, places), x, context)
+            steps = _Steps(self, index, plan, places, magnitude)
+            x = self._upper.architecture.layer(steps, x, context)
+        _add_norms(magnitude, x)
         x = self._upper.close(x)
+        x.masked_fill_(~torch.isfinite(magnitude)[:, None, None], torch.nan)
         if plan.in_order:
             return x
         return torch.empty_like(x).index_copy_(0, order, x)
+
+
+def _add_norms(magnitude: Tensor, x: Tensor) -> None:
+    """Add the Euclidean norm of every row of ``x`` (B, T, D) to ``magnitude`` (B,), in place.
+
+    A finite norm says more than finite values: that no product of two rows, and no variance of one,
+    overflows. It is one pass over ``x``, where a test of each value would be several.
+    """
+    magnitude += torch.linalg.vector_norm(x.flatten(1), dim=1)
 
 
 class _Steps:
@@ -95,7 +112,9 @@ class _Steps:
     norm's output is a tensor of its own.
     """
 
-    def __init__(self, executor: UpperExecutor, index: int, plan: BatchPlan, places: Tensor) -> None:
+    def __init__(
+        self, executor: UpperExecutor, index: int, plan: BatchPlan, places: Tensor, magnitude: Tensor
+    ) -> None:
         self._layer = executor._layers[index]
         self.config = executor.pool.config
         self._frozen = executor._frozen[index]
@@ -104,6 +123,7 @@ class _Steps:
         self._index = index
         self._plan = plan
         self._places = places  # (B,) int64, in the plan's order
+        self._magnitude = magnitude  # (B,), in the plan's order; not finite once a row has overflowed
 
     def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value, each (B, T, D), of ``x`` (B, T, D)."""
@@ -117,6 +137,8 @@ class _Steps:
             low = self._low(rows, "qkv", x)  # (n, T, 3r)
             for name, part in zip(outputs, torch.split(low, rows.rank, dim=-1), strict=True):
                 self._raise(rows, name, part, outputs[name])
+        for out in (query, key):  # attention keeps what is not finite in values, but not in these
+            _add_norms(self._magnitude, out)
         return query, key, value
 
     def widen(self, x: Tensor) -> Tensor:
@@ -128,6 +150,8 @@ class _Steps:
 
     def activate(self, x: Tensor) -> Tensor:
         """Activate ``x`` in place."""
+        if self.config.activation == "relu":  # which makes zero of -inf
+            _add_norms(self._magnitude, x)
         return _IN_PLACE[self.config.activation](x)
 
     def close(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
@@ -149,6 +173,7 @@ class _Steps:
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         """Return ``x`` (B, T, D) after a norm, each row's own where it has one."""
+        _add_norms(self._magnitude, x)
         norm = self._layer.get_submodule(name)
         if not self._plan.own_norms:
             return functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)  # type: ignore[arg-type]
@@ -183,6 +208,7 @@ class _Steps:
             for part in ("down", "down_bias", "up")
         )  # (n, w, D), (n, w), (n, w, D)
         narrow = torch.baddbmm(down_bias[:, None], read[span], down.transpose(1, 2))  # (n, T, w)
+        _add_norms(self._magnitude[span], narrow)
         _IN_PLACE[rows.traits.activation](narrow)
         out[span].baddbmm_(narrow, up)
         up_bias = self._gather("up_bias", self._pool.tensor(f"{place}.up_bias")[self._index], rows)

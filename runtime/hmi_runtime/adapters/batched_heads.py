@@ -68,7 +68,9 @@ def _dense(pool: SlotPool, inputs: Tensor, slots: Sequence[int]) -> Tensor:
         read = inputs[index, :, start : start + width]  # (n, T, D)
         weight = pool.tensor("head.dense.weight")[0].index_select(0, places)  # (n, D, D)
         bias = pool.tensor("head.dense.bias")[0].index_select(0, places)  # (n, D)
-        dense = _ACTIVATIONS[activation](torch.baddbmm(bias[:, None], read, weight.transpose(1, 2)))
+        before = torch.baddbmm(bias[:, None], read, weight.transpose(1, 2))  # (n, T, D)
+        before.masked_fill_(~before.isfinite(), torch.nan)  # tanh and ReLU would make numbers of infinity
+        dense = _ACTIVATIONS[activation](before)
         inputs = inputs.clone()  # the caller's hidden states may be seen through this
         inputs[index, :, :width] = dense
     return inputs

@@ -21,7 +21,7 @@ def read_encoder(folder: Path, config: EncoderConfig) -> Encoder:
     """Return a fresh float32 encoder, in evaluation mode and frozen, with the folder's weights.
 
     Raises ``InvalidInput`` BaseModelIncomplete when the file is damaged, or a tensor is missing or has
-    another shape.
+    another shape, and BaseModelNotFinite when a weight is infinite or not a number.
     """
     try:
         return _read(folder, config, FAMILIES[config.family])
@@ -43,6 +43,13 @@ def _read(folder: Path, config: EncoderConfig, family: Family) -> Encoder:
         raise InvalidInput(
             "BaseModelIncomplete", f"{WEIGHTS_FILE} does not fit config.json: {error}"
         ) from error
+    broken = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
+    if broken is not None:
+        raise InvalidInput(
+            "BaseModelNotFinite",
+            f"{broken} in {WEIGHTS_FILE} of the base model holds values that are infinite or not numbers; "
+            "use a checkpoint without them.",
+        )
     encoder.requires_grad_(False)
     return encoder.eval()
 

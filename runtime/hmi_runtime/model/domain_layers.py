@@ -131,7 +131,8 @@ class DomainLayers(nn.Module):
         """Read layers that ``save`` wrote, frozen and in evaluation mode.
 
         Raises ``InvalidInput`` LayersForAnotherBase when they were made for another encoder, and
-        ``Damaged`` LayersIncomplete when tensors are missing or have other shapes.
+        ``Damaged`` LayersIncomplete when tensors are missing or have other shapes, LayersNotFinite when a
+        value is infinite or not a number.
         """
         raw = json.loads((folder / CONFIG_FILE).read_text())
         config = DomainLayersConfig(
@@ -149,6 +150,13 @@ class DomainLayers(nn.Module):
             made.load_state_dict(load_file(folder / WEIGHTS_FILE))
         except RuntimeError as error:
             raise Damaged("LayersIncomplete", f"{WEIGHTS_FILE} does not fit its sizes: {error}") from error
+        for name, tensor in made.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise Damaged(
+                    "LayersNotFinite",
+                    f"{name} in {WEIGHTS_FILE} holds values that are infinite or not numbers; train the "
+                    "Domain again, with a lower training.learningRate.",
+                )
         return made.requires_grad_(False).eval()
 
 

@@ -88,14 +88,19 @@ class Engine:
 
 
 def row_result(row: BatchRow, logits: Tensor, hits: int) -> RowResult:
-    """Turn one row's logits, (labels,) or (T, labels), into its answer."""
+    """Turn one row's logits, (labels,) or (T, labels), into its answer.
+
+    Logits that are not finite are an error, AdapterOutputInvalid. They are looked at before the softmax,
+    which makes probabilities of some of them.
+    """
     route = row.route
-    probabilities = logits.float().softmax(dim=-1).cpu()
-    if not torch.isfinite(probabilities).all():
+    logits = logits.float().cpu()
+    if not torch.isfinite(logits).all():
         error = Damaged(
             "AdapterOutputInvalid", f"{route.adapter} gives numbers that are not finite; retrain it."
         )
         return RowResult(error=row_error(error))
+    probabilities = logits.softmax(dim=-1)
     tokens, scores = [], []
     if route.task is TaskType.TOKEN_CLASSIFICATION:
         tokens = label_words(row.text, probabilities, route.labels)

@@ -166,8 +166,15 @@ def encode(parts: Tensor, dtype: TableDtype) -> tuple[Tensor, Tensor | None]:
     """Return ``parts`` (N, 3, D) float32 as stored: values (N, 3, D), and scales (N, 3) for int8.
 
     float16 keeps about three digits; int8 is within half a scale, the scale being a part's largest
-    magnitude over 127.
+    magnitude over 127. Raises ``Damaged`` LayersNotFinite for parts that are infinite or not numbers: cut to
+    the largest float16 they would look like an answer.
     """
+    if not torch.isfinite(parts).all():
+        raise Damaged(
+            "LayersNotFinite",
+            "The Domain's layers give values that are infinite or not numbers; train the Domain again, with "
+            "a lower training.learningRate.",
+        )
     if dtype is TableDtype.FLOAT16:
         return parts.clamp(-_HALF_LIMIT, _HALF_LIMIT).half(), None
     scales = parts.abs().amax(dim=2) / 127  # (N, 3)

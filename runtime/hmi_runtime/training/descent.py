@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from hmi_api.errors import InvalidInput
+
 LARGEST_GRADIENT = 1.0
 
 _SMOOTHING = 0.95
@@ -20,10 +22,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def descend(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Take one step down ``loss``, the gradient's norm bounded."""
+    """Take one step down ``loss``, the gradient's norm bounded.
+
+    Raises ``InvalidInput`` TrainingDiverged, before any weight is changed, when the gradient is infinite or
+    not a number.
+    """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(module.parameters(), LARGEST_GRADIENT)
+    norm = nn.utils.clip_grad_norm_(module.parameters(), LARGEST_GRADIENT)
+    if not torch.isfinite(norm):
+        raise InvalidInput(
+            "TrainingDiverged",
+            f"The training's loss became {loss.item():g} and its gradient {norm.item():g}; lower "
+            "training.learningRate.",
+        )
     optimizer.step()
 
 

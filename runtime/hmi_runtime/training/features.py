@@ -22,6 +22,12 @@ _ROWS_AT_ONCE = 64
 _HALF_LIMIT = torch.finfo(torch.float16).max
 
 
+def to_half(values: Tensor) -> NDArray[np.float16]:
+    """Return ``values`` as float16, those beyond its range cut to its ends and not made infinite."""
+    halves: NDArray[np.float16] = values.clamp(-_HALF_LIMIT, _HALF_LIMIT).to(torch.float16).numpy()
+    return halves
+
+
 class Representation(Protocol):
     """Gives the representation at the split (B, T, D) of ``ids`` (B, T) int64, ``mask`` (B, T) bool."""
 
@@ -70,8 +76,7 @@ class FeatureFile:
             for start in range(0, len(order), _ROWS_AT_ONCE):
                 numbers = order[start : start + _ROWS_AT_ONCE]
                 batch, mask = pad_rows([ids[number] for number in numbers], pad_id)
-                states = represent(batch, mask).clamp(-_HALF_LIMIT, _HALF_LIMIT)  # (B, T, D)
-                halves = states.to(torch.float16).numpy()
+                halves = to_half(represent(batch, mask))  # (B, T, D)
                 for place, number in enumerate(numbers):
                     values[offsets[number] : offsets[number + 1]] = halves[place, : lengths[number]]
                 progress(min(start + _ROWS_AT_ONCE, len(order)), len(order))

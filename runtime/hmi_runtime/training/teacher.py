@@ -21,7 +21,7 @@ from hmi_api.task_adapter import AdapterTraining, Metric, Teacher
 from hmi_runtime.adapters.heads import HeadModule
 from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.examples import Examples, rows_digest
-from hmi_runtime.training.features import FeatureFile
+from hmi_runtime.training.features import FeatureFile, to_half
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.spool import pad_rows, text_fraction
 from hmi_runtime.training.tuning import Logits, Numbers, TaskModel, TaskRows, Tuning, task_loss, tune
@@ -67,7 +67,7 @@ class SoftTargets:
         with torch.no_grad():
             for start in range(0, len(order), _ROWS_AT_ONCE):
                 numbers = order[start : start + _ROWS_AT_ONCE]
-                logits = logits_of(*rows.batch(numbers)).to(torch.float16).numpy()  # (B, n) or (B, T, n)
+                logits = to_half(logits_of(*rows.batch(numbers)))  # (B, n) or (B, T, n)
                 for place, number in enumerate(numbers):
                     begin, end = offsets[number], offsets[number + 1]
                     values[begin:end] = logits[place, : end - begin] if per_token else logits[place]
