@@ -35,6 +35,8 @@ class MountKind(StrEnum):
 
 
 _MOUNT_KINDS = {"configmap": MountKind.CONFIG_MAP, "pvc": MountKind.CLAIM}
+SCHEMES_BY_MOUNT = {kind.value: scheme for scheme, kind in _MOUNT_KINDS.items()}
+"""The scheme of an address by the folder below the mounts from which it is read."""
 
 
 @dataclass(frozen=True)

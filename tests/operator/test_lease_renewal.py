@@ -2,8 +2,9 @@
 
 import asyncio
 import copy
+import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -102,6 +103,33 @@ def test_a_leader_goes_on_through_passing_trouble(troubles: dict[int, Trouble]) 
         keeping.cancel()
 
     in_passing_time(story)
+
+
+def test_a_standby_says_who_leads_at_first_now_and_then_and_when_that_changes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def story(server: OneLease, lease: Lease) -> None:
+        standby = Lease(
+            cast(Any, server), "hmi-system", "two", seconds=SECONDS, clock=asyncio.get_running_loop().time
+        )
+        keeping = asyncio.create_task(lease.keep())
+        waiting = asyncio.create_task(standby.acquire())
+        await asyncio.sleep(1500)
+        assert server.kept is not None
+        server.kept["spec"]["holderIdentity"] = "three"
+        await asyncio.sleep(SECONDS / 2)
+        for task in (keeping, waiting):
+            task.cancel()
+
+    in_passing_time(story)
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("standby")]
+    assert [message.split(";")[0] for message in told] == [
+        *["standby: two does nothing while one leads"] * 3,
+        "standby: two does nothing while three leads",
+    ]
+    assert told[0].endswith("kubectl -n hmi-system logs one")
 
 
 @pytest.mark.parametrize("trouble", [hangs, fails])

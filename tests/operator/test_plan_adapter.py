@@ -251,7 +251,7 @@ def test_loaded_speaks_of_the_version_of_this_generation_only() -> None:
     assert ready is not None
     assert (ready.status.value, ready.reason) == ("True", "PreviousVersion")
     assert ready.message == (
-        "Version 4 serves; the declared spec has no version yet: Training run run-1 is at work."
+        "Version 4 serves; the declared spec has no version yet: Training run run-1 is running."
     )
 
 

@@ -73,7 +73,7 @@ def events_of(old: CommonStatus, new: CommonStatus) -> list[Told]:
         repeats = condition.type == "Ready" and _is_said_elsewhere(condition, new.conditions)
         if condition.reason in _SILENT or repeats or cause in told:
             continue
-        note = f"{condition.type}: {condition.message}" if condition.message else f"{condition.type}."
+        note = condition.message or f"Condition {condition.type} is {condition.status}."
         told[cause] = Told(_type_of(condition), condition.reason, note[:_LONGEST_NOTE])
     last = next((one for one in reversed(told.values()) if one.type == "Normal"), None)
     return [one for one in told.values() if one.type != "Normal" or one is last]

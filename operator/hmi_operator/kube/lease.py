@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 _SEIZING = 20
 """Tries to take a Lease from a holder that renews it meanwhile."""
 _AFTERWARDS_SECONDS = 60.0
+_STANDBY_TOLD_SECONDS = 600.0
+"""How often a standby says again who leads: whoever reads its log looks at the last lines."""
 _ACTED_ON = 5 / 6
 """Share of a lease in which its holder acts; the rest is for what is on its way when the time is up."""
 
@@ -64,6 +66,7 @@ class Lease:
         self._seconds = seconds
         self._clock = clock
         self._seen: _Seen | None = None
+        self._told: tuple[str, float] = ("", float("-inf"))
         self._held_until = float("-inf")
 
     @property
@@ -101,8 +104,24 @@ class Lease:
         while True:
             if await self._attempt():
                 break
+            self._tell_who_leads()
             await asyncio.sleep(self.every)
         logger.info("leader: %s has the lease %s/%s", self._identity, self._namespace, self._name)
+
+    def _tell_who_leads(self) -> None:
+        """Say in the log that this replica is a standby, when another one begins to lead and now and then."""
+        holder = self._seen.holder if self._seen is not None else ""
+        told, at = self._told
+        if not holder or (holder == told and self._clock() < at + _STANDBY_TOLD_SECONDS):
+            return
+        self._told = (holder, self._clock())
+        logger.info(
+            "standby: %s does nothing while %s leads; what that one does: kubectl -n %s logs %s",
+            self._identity,
+            holder,
+            self._namespace,
+            holder,
+        )
 
     async def keep(self) -> None:
         """Renew the Lease for as long as it is ours; returns when it is lost."""

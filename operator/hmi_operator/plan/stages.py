@@ -51,9 +51,9 @@ def write_stages(
     elif standpoint is Standpoint.RETRYING:
         writer.unknown(types[at], Reason.RETRYING, outlook.message)
     elif standpoint is Standpoint.QUEUED:
-        writer.unknown(types[at], Reason.QUEUED, f"Training run {run.id} waits for its turn.")
+        writer.unknown(types[at], Reason.QUEUED, f"Training run {run.id} waits to start.")
     else:
-        writer.unknown(types[at], Reason.RUNNING, f"Training run {run.id} is at work.")
+        writer.unknown(types[at], Reason.RUNNING, f"Training run {run.id} is running.")
     write_waiting(writer, types[at + 1 :], Reason.WAITING, f"Comes after {types[at]}.")
 
 

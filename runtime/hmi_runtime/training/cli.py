@@ -14,12 +14,14 @@ from hmi_api.errors import HmiError, NotReady
 from hmi_api.wire import RunFailure
 from hmi_runtime.artifacts import ArtifactStore, HttpArtifactStore, Store
 from hmi_runtime.training.export import export_artifact
+from hmi_runtime.training.mounts import MountNames, MountNamesFormatter, MountNamesReporter
 from hmi_runtime.training.program import do_run, read_run
-from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, RunRefused
+from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, Reporter, RunRefused
 from hmi_runtime.training.settings import TrainingSettings, limit_threads
 from hmi_runtime.training.workplace import Workplace
 
 DONE, FAILED, TRY_AGAIN = 0, 1, 75
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _DESCRIPTION = """
 Without --spec the run is fetched from the control plane that the environment names, and reported there.
@@ -33,9 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     settings = TrainingSettings()
+    _configure_logging(settings)
     limit_threads(settings.training_threads)
     try:
         if options.command == "export":
@@ -119,7 +120,18 @@ def _workplace(
     work_dir = options.work_dir or settings.work_dir
     if work_dir is None:
         parser.error("give --work-dir, or set HMI_WORK_DIR")
-    return Workplace(work_dir, store, reporter, settings.training_checkpoint_seconds, mounts=settings.mounts)
+    told: Reporter = reporter
+    if settings.mounts is not None:
+        told = MountNamesReporter(reporter, MountNames(settings.mounts))
+    return Workplace(work_dir, store, told, settings.training_checkpoint_seconds, mounts=settings.mounts)
+
+
+def _configure_logging(settings: TrainingSettings) -> None:
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    if settings.mounts is not None:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(MountNamesFormatter(_LOG_FORMAT, MountNames(settings.mounts)))
 
 
 def _finish(ended: object) -> int:

@@ -1,13 +1,19 @@
-"""Addresses of what is mounted into a training Job, as the paths under which it is mounted."""
+"""Addresses of what is mounted into a training Job: as paths to read, and as the spec has them to tell of.
 
+A person who reads a message or a log knows ``pvc://corpora/hotel``, and not where a Job has it mounted.
+"""
+
+import logging
+import re
 from pathlib import Path
 from typing import TypeVar
 
 from hmi_api.common import DataSource
-from hmi_api.data_addresses import mounted
+from hmi_api.data_addresses import SCHEMES_BY_MOUNT, mounted
 from hmi_api.errors import InvalidInput
 from hmi_api.task_adapter import ImportSource
-from hmi_api.wire import DomainRunSpec, RunSpec
+from hmi_api.wire import DomainRunSpec, RunFailure, RunProgress, RunResult, RunSpec
+from hmi_runtime.training.report import Reporter
 
 SourceT = TypeVar("SourceT", DataSource, ImportSource)
 
@@ -51,3 +57,48 @@ def _at_mount(source: SourceT, mounts: Path | None) -> SourceT:
             "Correct the address, or put it there.",
         )
     return source.model_copy(update={"uri": str(path)})
+
+
+class MountNames:
+    """Turns paths below ``mounts`` in a text back into the addresses that a spec gives."""
+
+    def __init__(self, mounts: Path) -> None:
+        folders = "|".join(SCHEMES_BY_MOUNT)
+        self._path = re.compile(rf"{re.escape(str(mounts))}/+({folders})/+(?=[a-z0-9])")
+
+    def __call__(self, text: str) -> str:
+        """Return the text with ``pvc://`` and ``configmap://`` in place of paths."""
+        return self._path.sub(lambda found: f"{SCHEMES_BY_MOUNT[found[1]]}://", text)
+
+
+class MountNamesReporter:
+    """A reporter whose failures and results name addresses and no paths of the Job's."""
+
+    def __init__(self, reporter: Reporter, names: MountNames) -> None:
+        self._reporter = reporter
+        self._names = names
+
+    def progress(self, progress: RunProgress) -> None:
+        """Pass it on."""
+        self._reporter.progress(progress)
+
+    def complete(self, result: RunResult) -> None:
+        """Hand in the result. Raises ``InvalidInput`` when it does not fit."""
+        text = result.model_dump_json(by_alias=True)
+        self._reporter.complete(RunResult.model_validate_json(self._names(text)))
+
+    def fail(self, failure: RunFailure) -> None:
+        """Say why there is no result."""
+        self._reporter.fail(failure.model_copy(update={"message": self._names(failure.message)}))
+
+
+class MountNamesFormatter(logging.Formatter):
+    """Formats log records as ``form`` says, with addresses in place of paths of the Job's."""
+
+    def __init__(self, form: str, names: MountNames) -> None:
+        super().__init__(form)
+        self._names = names
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, a traceback included."""
+        return self._names(super().format(record))

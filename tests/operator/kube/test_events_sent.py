@@ -62,7 +62,7 @@ async def test_conditions_that_turn_are_events_and_repeats_are_counted(
     told = {event["reason"]: event for event in events(kube, "hotel")}
     assert set(told) == {"OOMKilled", "Evicted"}
     assert told["OOMKilled"]["type"] == "Warning"
-    assert told["OOMKilled"]["note"] == "Trained: It is OOMKilled."
+    assert told["OOMKilled"]["note"] == "It is OOMKilled."
     assert told["OOMKilled"]["series"]["count"] == 2
-    assert "Trained: It is Evicted." in kube.kubectl("-n", _NAMESPACE, "get", "events")
+    assert "It is Evicted." in kube.kubectl("-n", _NAMESPACE, "get", "events")
     assert len(events(kube, "busy")) == BURST

@@ -95,4 +95,4 @@ async def test_kubectl_get_shows_progress_and_wide_the_message(
         assert "training 120/400" in table
         wide = await kubectl(kubeconfig, here, "get", "hmi", "-o", "wide")
         assert "MESSAGE" in wide
-        assert "is at work." in wide
+        assert "is running." in wide

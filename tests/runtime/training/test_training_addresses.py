@@ -1,6 +1,7 @@
 """Rows behind addresses of a cluster: mounted ConfigMaps and claims, and servers that fail now and then."""
 
 import gzip
+import logging
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,11 +16,12 @@ from hmi_api.common import DataSource
 from hmi_api.domain import BaseModelRef, DomainSpec, OnMiss
 from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.task_adapter import TaskAdapterSpec
-from hmi_api.wire import AdapterRunSpec, DomainRunSpec, DomainVersionView
+from hmi_api.wire import AdapterRunSpec, DomainRunSpec, DomainVersionView, RunFailure, RunResult
 from hmi_runtime.training import remote
 from hmi_runtime.training.corpus import read_texts
 from hmi_runtime.training.imports import fetch_folder
-from hmi_runtime.training.mounts import with_mounts
+from hmi_runtime.training.mounts import MountNames, MountNamesFormatter, MountNamesReporter, with_mounts
+from hmi_runtime.training.report import LineReporter
 
 ROWS = b"".join(b"row number %d\n" % number for number in range(20_000))
 
@@ -101,6 +103,32 @@ def test_addresses_that_lead_nowhere_are_refused(mounts: Path, uri: str, reason:
         with_mounts(domain_run(uri), mounts)
     assert raised.value.reason == reason
     assert uri in raised.value.message
+
+
+def test_what_is_told_names_addresses_and_no_paths_of_the_job(mounts: Path) -> None:
+    said: list[object] = []
+
+    class Told(LineReporter):
+        def complete(self, result: RunResult) -> None:
+            said.append(result.gate_message)
+
+        def fail(self, failure: RunFailure) -> None:
+            said.append(failure.message)
+
+    names = MountNames(mounts)
+    reporter = MountNamesReporter(Told(), names)
+    path = f"{mounts}/claims/corpora/hotel/b.jsonl"
+    reporter.fail(RunFailure(reason="RowMalformed", message=f"Row 3 of {path} (and {mounts}/other) is none."))
+    reporter.complete(
+        RunResult(artifacts=[], base_digest="b", gate_message=f"{mounts}/configmaps/texts/a.txt")
+    )
+    record = logging.makeLogRecord({"msg": "%s has no rows", "args": (path,)})
+    said.append(MountNamesFormatter("%(message)s", names).format(record))
+    assert said == [
+        f"Row 3 of pvc://corpora/hotel/b.jsonl (and {mounts}/other) is none.",
+        "configmap://texts/a.txt",
+        "pvc://corpora/hotel/b.jsonl has no rows",
+    ]
 
 
 def test_where_nothing_is_mounted_the_user_is_told() -> None:
