@@ -10,7 +10,7 @@ import typer
 
 from hmi_cli.commands import accounts, billing, deletion, demo, inference, resources, up, version
 from hmi_cli.errors import CliError, complain
-from hmi_cli.session import open_session
+from hmi_cli.session import open_session, trimmed_option
 
 app = typer.Typer(
     name="hmi",
@@ -25,14 +25,28 @@ app = typer.Typer(
 def options(
     context: typer.Context,
     home: Annotated[
-        Path, typer.Option(envvar="HMI_HOME", help="Folder of the embedded system; its admin key is used.")
+        Path,
+        typer.Option(
+            envvar="HMI_HOME",
+            help="Folder of the embedded system; its admin key is used.",
+            callback=trimmed_option,
+        ),
     ] = Path(".hmi"),
     server: Annotated[
-        str | None, typer.Option(envvar="HMI_SERVER", help="Server to ask, such as http://127.0.0.1:8080.")
+        str | None,
+        typer.Option(
+            envvar="HMI_SERVER",
+            help="Server to ask, such as http://127.0.0.1:8080.",
+            callback=trimmed_option,
+        ),
     ] = None,
     admin_key: Annotated[
         str | None,
-        typer.Option(envvar="HMI_ADMIN_KEY", help="Administrator's key, instead of the home folder's."),
+        typer.Option(
+            envvar="HMI_ADMIN_KEY",
+            help="Administrator's key, instead of the home folder's.",
+            callback=trimmed_option,
+        ),
     ] = None,
 ) -> None:
     """Keep the global options for the commands."""

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import typer
 
+from hmi_api.environment import trimmed
 from hmi_cli.admin_api import AdminApi
 from hmi_cli.client import Client, address_of
 from hmi_cli.errors import CliError, usage_error
@@ -15,6 +17,7 @@ from hmi_cli.resource_api import ResourceApi
 from hmi_cli.system.home import Home
 
 KEPT_KEY_NAME = "hmi command"
+OptionT = TypeVar("OptionT", str, Path, None)
 DEFAULT_SERVER = "http://127.0.0.1:8080"
 
 
@@ -79,6 +82,16 @@ class Session:
         """Return the name that a tenant's key is kept under: other servers must not be shown the home's."""
         own = self.named_server is None or self.server == self.home.read_url()
         return tenant if own else f"{tenant}@{urlsplit(self.server).netloc.rpartition('@')[2]}"
+
+
+def trimmed_option(value: OptionT) -> OptionT:
+    """Trim an option that may come from the environment; ``CliError`` where a control character is inside."""
+    if value is None:
+        return None
+    try:
+        return type(value)(trimmed(str(value)))
+    except ValueError as error:
+        raise usage_error(f"an option or its variable is wrong: {error}") from error
 
 
 def not_empty(tenant: str | None) -> str | None:

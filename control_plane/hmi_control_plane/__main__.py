@@ -5,14 +5,16 @@ Settings come from the environment (``HMI_...``). Exit status: 0 done, 1 not don
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 
-from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from hmi_api.ca_certificates import trust_ca_certificates
+from hmi_api.environment import load_settings, trim_environment
+from hmi_api.errors import InvalidInput
 from hmi_control_plane.app import create_app
 from hmi_control_plane.server import serve
 from hmi_control_plane.settings import DatabaseSettings, Part, Settings
@@ -35,15 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
+        trim_environment(os.environ)
         if options.command == "migrate":
-            return _migrate(DatabaseSettings().database_url, options.timeout)
+            return _migrate(load_settings(DatabaseSettings).database_url, options.timeout)
         if options.command == "wait-for-schema":
-            return _wait_for_schema(DatabaseSettings().database_url, options.timeout)
+            return _wait_for_schema(load_settings(DatabaseSettings).database_url, options.timeout)
         return _serve(Part(options.command or Part.SERVE))
-    except ValidationError as error:
-        for problem in error.errors(include_input=False, include_url=False):
-            name = "__".join(str(part) for part in problem["loc"]).upper()
-            print(f"HMI_{name}: {problem['msg']}" if name else problem["msg"], file=sys.stderr)
+    except InvalidInput as error:
+        print(error.message, file=sys.stderr)
         return WRONG_SETTINGS
 
 
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(part: Part) -> int:
-    settings = Settings()
+    settings = load_settings(Settings)
     missing = settings.missing_for(part)
     if missing:
         print(f"{part} needs {' and '.join(missing)}.", file=sys.stderr)

@@ -4,8 +4,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from hmi_api.environment import HmiSettings
 from hmi_api.internal_auth import InternalAuthSettings
 from hmi_control_plane.gateway import GatewaySettings
 
@@ -18,13 +19,15 @@ class Part(StrEnum):
     GATEWAY = "gateway"  # the whole API of tenants, the usage spool and its flusher
 
 
-class DatabaseSettings(BaseSettings):
+class DatabaseSettings(HmiSettings):
     """Where the catalog is: all that migrations need to know."""
 
     model_config = SettingsConfigDict(env_prefix="HMI_", extra="ignore")
 
     database_url: str = Field(
-        default="sqlite:///.hmi/catalog.db", description="SQLAlchemy address; sqlite:/// or postgresql://."
+        default="sqlite:///.hmi/catalog.db",
+        min_length=1,
+        description="SQLAlchemy address; sqlite:/// or postgresql://.",
     )
 
 

@@ -12,6 +12,7 @@ from threading import Lock
 
 import httpx
 
+from hmi_api.environment import read_trimmed
 from hmi_api.errors import NotReady
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,10 @@ class TokenSource:
     def _read(self, file: Path) -> None:
         self._read_at = self._clock()
         try:
-            token = file.read_text().strip()
-        except OSError as error:
-            log.warning("the token file %s cannot be read: %s", file, error.strerror)
+            token = read_trimmed(file)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            log.warning("the token file %s cannot be read: %s", file, why)
             return
         if token:
             self._token = token

@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from hmi_api.bearer import TokenSource
 from hmi_api.callers import CallerCheck, ServiceAccounts, StaticTokenCheck
+from hmi_api.environment import HmiSettings
 from hmi_api.token_review import TokenReviewer
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
-class InternalAuthSettings(BaseSettings):
+class InternalAuthSettings(HmiSettings):
     """One static token on one machine; service-account tokens and TokenReview on Kubernetes."""
 
     model_config = SettingsConfigDict(env_prefix="HMI_", env_nested_delimiter="__", extra="ignore")

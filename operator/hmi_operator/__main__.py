@@ -10,11 +10,13 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
 
 from hmi_api.bearer import TokenSource
+from hmi_api.environment import load_settings, trim_environment
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_operator.client import ControlPlaneClient
 from hmi_operator.kube.api import KubeApi
@@ -29,7 +31,7 @@ from hmi_operator.kube.probes import serving
 from hmi_operator.kube.release import release_all
 from hmi_operator.kube.webhook import Reviewer, serving_webhook
 from hmi_operator.reconciler import Pace
-from hmi_operator.settings import OperatorSettings, ReleaseSettings, load
+from hmi_operator.settings import OperatorSettings, ReleaseSettings
 
 DONE, FAILED, WRONG_SETTINGS = 0, 1, 2
 
@@ -42,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", nargs="?", choices=("run", "release"), default="run")
     command = parser.parse_args(arguments).command
     try:
-        settings = load(OperatorSettings if command == "run" else ReleaseSettings)
+        trim_environment(os.environ)
+        settings = load_settings(OperatorSettings if command == "run" else ReleaseSettings)
     except InvalidInput as error:
         print(error.message, file=sys.stderr)
         return WRONG_SETTINGS

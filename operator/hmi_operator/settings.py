@@ -2,24 +2,21 @@
 
 import platform
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from hmi_api.common import Resources
-from hmi_api.errors import InvalidInput
+from hmi_api.environment import PREFIX, HmiSettings
 from hmi_operator.kube.jobs import TrainerSettings
 from hmi_operator.kube.webhook import WebhookAddress
 
-_PREFIX = "HMI_"
-SettingsT = TypeVar("SettingsT", bound="ReleaseSettings")
 
-
-class ReleaseSettings(BaseSettings):
+class ReleaseSettings(HmiSettings):
     """What ``release`` is told; every field is also an ``HMI_`` environment variable."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     namespace: str = Field(
         default="hmi-system", min_length=1, description="The operator's own, with its Lease."
@@ -41,7 +38,7 @@ class OperatorSettings(ReleaseSettings):
         pattern="^https?://", description="The control plane, as the operator sees it."
     )
     internal_token: SecretStr | None = Field(
-        default=None, description="Shown to the control plane; or the next."
+        default=None, min_length=16, description="Shown to the control plane; or the next."
     )
     internal_token_file: Path | None = Field(
         default=None, description="File with that token, read again when it changes."
@@ -139,21 +136,3 @@ class OperatorSettings(ReleaseSettings):
         return TrainerSettings.model_validate(
             {name: value for name, value in own.items() if value is not None}
         )
-
-
-def load(type_: type[SettingsT]) -> SettingsT:
-    """Read the environment. Raises ``InvalidInput`` that names each variable that is wrong."""
-    try:
-        return type_()
-    except SettingsError as error:  # a variable that should be JSON and is not
-        raise InvalidInput("WrongSettings", f"{error}; write it as JSON.") from error
-    except ValidationError as error:
-        problems = error.errors(include_input=False, include_url=False)
-        raise InvalidInput("WrongSettings", "\n".join(_told(problem) for problem in problems)) from error
-
-
-def _told(problem: Any) -> str:
-    location = ".".join(str(part) for part in problem["loc"][1:])
-    within = f" ({location})" if location else ""
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{_PREFIX}{str(problem['loc'][0]).upper()}{within}: {message}" if problem["loc"] else message

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 
 from hmi_api.errors import error_body
 
-TOKEN = "internal"
+TOKEN = "internal-token-of-the-tests"
 
 PROGRAM = """
 import json, os, signal, sys, time, urllib.request

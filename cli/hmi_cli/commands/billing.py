@@ -11,7 +11,7 @@ from hmi_cli.errors import CliError, usage_error
 from hmi_cli.render.billing import bill_table, usage_table
 from hmi_cli.render.objects import Output, dump_value
 from hmi_cli.render.tables import format_table
-from hmi_cli.session import Session, not_empty, session_of
+from hmi_cli.session import Session, not_empty, session_of, trimmed_option
 
 
 class Bucket(StrEnum):
@@ -25,7 +25,11 @@ class Bucket(StrEnum):
 Key = Annotated[
     str | None,
     typer.Option(
-        "--key", "-k", envvar="HMI_API_KEY", help="A tenant's own view, with its API key; without TENANT."
+        "--key",
+        "-k",
+        envvar="HMI_API_KEY",
+        help="A tenant's own view, with its API key; without TENANT.",
+        callback=trimmed_option,
     ),
 ]
 Start = Annotated[

@@ -9,11 +9,17 @@ from hmi_cli.client import Client
 from hmi_cli.errors import usage_error
 from hmi_cli.render.inference import models_table, predictions_table
 from hmi_cli.render.objects import Output, dump_value
-from hmi_cli.session import Session, not_empty, session_of
+from hmi_cli.session import Session, not_empty, session_of, trimmed_option
 
 Key = Annotated[
     str | None,
-    typer.Option("--key", "-k", envvar="HMI_API_KEY", help="The tenant's API key (`hmi key create TENANT`)."),
+    typer.Option(
+        "--key",
+        "-k",
+        envvar="HMI_API_KEY",
+        help="The tenant's API key (`hmi key create TENANT`).",
+        callback=trimmed_option,
+    ),
 ]
 
 Tenant = Annotated[

@@ -8,13 +8,15 @@ import typer
 from rich.console import Console
 
 from hmi_cli.invocation import called_as
-from hmi_cli.session import session_of
+from hmi_cli.session import session_of, trimmed_option
 from hmi_cli.system.home import Home
 
 
 def up(
     context: typer.Context,
-    host: Annotated[str, typer.Option(envvar="HMI_HOST", help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(envvar="HMI_HOST", help="Address to listen on.", callback=trimmed_option)
+    ] = "127.0.0.1",
     port: Annotated[
         int,
         typer.Option(envvar="HMI_PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one."),

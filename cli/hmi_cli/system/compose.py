@@ -8,6 +8,9 @@ from collections.abc import Callable, Coroutine
 
 from pydantic import SecretStr
 
+from hmi_api.environment import load_settings
+from hmi_api.errors import InvalidInput
+from hmi_cli.errors import usage_error
 from hmi_cli.system.home import Home
 from hmi_cli.system.server import System
 from hmi_cli.system.supervisor import Supervisor
@@ -38,13 +41,17 @@ NOT_FOR_CHILDREN = ("HMI_ADMIN_KEY", "HMI_API_KEY")
 def compose(home: Home, url: str) -> System:
     """Return control plane, resource API, reconciler and runtime over a home folder, served at ``url``."""
     token, admin_key = home.internal_token(), SecretStr(home.admin_key())
-    settings = Settings(
-        database_url=f"sqlite:///{home.database.resolve()}",
-        artifacts=str(home.artifacts.resolve()),
-        usage_dir=home.usage.resolve(),
-        internal_token=SecretStr(token),
-        admin_key=admin_key,
-    )
+    try:
+        settings = load_settings(
+            Settings,
+            database_url=f"sqlite:///{home.database.resolve()}",
+            artifacts=str(home.artifacts.resolve()),
+            usage_dir=home.usage.resolve(),
+            internal_token=SecretStr(token),
+            admin_key=admin_key,
+        )
+    except InvalidInput as error:
+        raise usage_error(f"the environment is wrong: {error.message}") from error
     app = create_app(settings)
     store = FileResourceStore(home.resources)
     app.include_router(router(store, require_token(admin_key, "admin key")))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hmi_api.environment import read_trimmed
 from hmi_cli.errors import CliError
 
 ADMIN_KEY_PREFIX = "hmi_admin_"
@@ -142,8 +143,10 @@ def _write_secret(file: Path, value: str) -> None:
 
 def _read(file: Path) -> str | None:
     try:
-        return file.read_text().strip() or None
+        return read_trimmed(file) or None
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise CliError(f"{file}: {error}", hint="remove it, or put the value there once more") from error
     except PermissionError as error:
         raise CliError(f"{file} belongs to another user", hint="run as the user who ran `hmi up`") from error

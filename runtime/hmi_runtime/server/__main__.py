@@ -1,11 +1,12 @@
 """``python -m hmi_runtime.server``: one runtime process, told by ``HMI_`` environment variables."""
 
 import logging
+import os
 import sys
 
-from pydantic import ValidationError
-
 from hmi_api.ca_certificates import trust_ca_certificates
+from hmi_api.environment import load_settings, trim_environment
+from hmi_api.errors import InvalidInput
 from hmi_runtime.server.process import serve
 from hmi_runtime.server.settings import RuntimeSettings
 
@@ -15,13 +16,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        settings = RuntimeSettings()
-    except ValidationError as error:
-        lines = [
-            f"HMI_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" if e["loc"] else e["msg"]
-            for e in error.errors(include_input=False, include_url=False)
-        ]
-        sys.exit("The runtime cannot start:\n  " + "\n  ".join(lines))
+        trim_environment(os.environ)
+        settings = load_settings(RuntimeSettings)
+    except InvalidInput as error:
+        sys.exit("The runtime cannot start:\n  " + error.message.replace("\n", "\n  "))
     serve(settings)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ import httpx
 from pydantic import ValidationError
 
 from hmi_api.bearer import BearerAuth
-from hmi_api.errors import HmiError, NotReady
+from hmi_api.environment import load_settings, trim_environment
+from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.wire import RunFailure
 from hmi_runtime.artifacts import ArtifactStore, HttpArtifactStore, Store
 from hmi_runtime.training.export import export_artifact
@@ -20,7 +22,7 @@ from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, Repo
 from hmi_runtime.training.settings import TrainingSettings, limit_threads
 from hmi_runtime.training.workplace import Workplace
 
-DONE, FAILED, TRY_AGAIN = 0, 1, 75
+DONE, FAILED, WRONG_USAGE, TRY_AGAIN = 0, 1, 2, 75
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _DESCRIPTION = """
@@ -35,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    settings = TrainingSettings()
+    try:
+        trim_environment(os.environ)
+        settings = load_settings(TrainingSettings)
+    except InvalidInput as error:
+        print(error.message, file=sys.stderr)
+        return WRONG_USAGE
     _configure_logging(settings)
     limit_threads(settings.training_threads)
     try:

@@ -4,20 +4,23 @@ from pathlib import Path
 
 import torch
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from hmi_api.bearer import TokenSource
+from hmi_api.environment import HmiSettings
 
 
-class TrainingSettings(BaseSettings):
+class TrainingSettings(HmiSettings):
     """Settings, each read from ``HMI_`` and its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="HMI_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="HMI_", extra="ignore", frozen=True)
 
     control_plane_url: str | None = Field(
         default=None, description="Where runs are fetched and reported; none for use from the command line."
     )
-    internal_token: SecretStr | None = Field(default=None, description="Bearer token for that.")
+    internal_token: SecretStr | None = Field(
+        default=None, min_length=16, description="Bearer token for that."
+    )
     internal_token_file: Path | None = Field(
         default=None, description="File with the bearer token; read again when it is rotated."
     )

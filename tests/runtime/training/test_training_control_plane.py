@@ -61,7 +61,7 @@ def plane(
     made = Plane(view)
     environment = {
         "HMI_CONTROL_PLANE_URL": made.url,
-        "HMI_INTERNAL_TOKEN": "secret",
+        "HMI_INTERNAL_TOKEN": "token-of-the-tests",
         "HMI_RUN_ID": "r1",
         "HMI_WORK_DIR": str(tmp_path / "work"),
         "HMI_ARTIFACTS": str(tmp_path / "artifacts"),
@@ -78,7 +78,7 @@ def plane(
 
 def test_a_run_is_fetched_done_and_handed_in(plane: Plane) -> None:
     assert main(["domain"]) == 0
-    assert plane.tokens == {"Bearer secret"}
+    assert plane.tokens == {"Bearer token-of-the-tests"}
     actions = [action for action, _ in plane.posts]
     assert actions[0] == "progress"
     assert actions[-1] == "complete"

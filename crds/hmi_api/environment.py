@@ -1,0 +1,115 @@
+"""What every process reads from its environment and from small files: secrets, addresses and settings.
+
+``kubectl create secret --from-file`` and editors leave a newline at the end of a value. White space around a
+value is therefore never part of it, and a control character inside is refused: it could only be a mistake.
+"""
+
+import unicodedata
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from hmi_api.errors import InvalidInput
+
+PREFIX = "HMI_"
+READ_BY_LIBRARIES = ("AWS_", "HF_")
+"""Prefixes of variables with secrets and addresses that libraries read by themselves."""
+_BYTE_ORDER_MARK = "\ufeff"
+
+SettingsT = TypeVar("SettingsT", bound="HmiSettings")
+
+
+def trimmed(text: str) -> str:
+    """Return a value without the white space around it; ``ValueError`` where a control character is inside.
+
+    The message never repeats the value: it may be a secret.
+    """
+    value = text.strip().strip(_BYTE_ORDER_MARK).strip()
+    for position, character in enumerate(value):
+        if unicodedata.category(character) == "Cc":
+            raise ValueError(
+                f"there is a control character (U+{ord(character):04X}) at position {position}; "
+                "give one line of plain text"
+            )
+    return value
+
+
+def read_trimmed(file: Path) -> str:
+    """Return what a one-line file holds; ``OSError`` or ``ValueError``, which never repeats the contents."""
+    try:
+        return trimmed(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+
+
+def trim_environment(environment: MutableMapping[str, str]) -> None:
+    """Trim the variables that libraries read by themselves, such as ``AWS_SECRET_ACCESS_KEY``.
+
+    To be called by a process before anything reads them. Raises ``InvalidInput`` WrongSettings.
+    """
+    for name, value in list(environment.items()):
+        if name.startswith(READ_BY_LIBRARIES) or name.lower().endswith("_proxy"):
+            try:
+                environment[name] = trimmed(value)
+            except ValueError as error:
+                raise InvalidInput("WrongSettings", f"{name}: {error}") from None
+
+
+class HmiSettings(BaseSettings):
+    """Base of all settings: each field is an ``HMI_`` environment variable, and its text is trimmed."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trim(cls, values: Any) -> Any:
+        return _all_trimmed(values)
+
+
+def load_settings(type_: type[SettingsT], **given: Any) -> SettingsT:
+    """Read the environment for all but what is given; ``given`` goes by the fields' names.
+
+    Raises ``InvalidInput`` WrongSettings that names each variable that is wrong.
+    """
+    try:
+        return type_(**given)
+    except SettingsError as error:  # a variable that should be JSON and is not
+        raise InvalidInput("WrongSettings", f"{error}; write it as JSON.") from error
+    except ValidationError as error:
+        problems = error.errors(include_input=False, include_url=False)
+        told = "\n".join(_told(problem, type_) for problem in problems)
+        raise InvalidInput("WrongSettings", told) from None  # the cause shows what was given: secrets too
+
+
+def _all_trimmed(value: Any, *path: str) -> Any:
+    if isinstance(value, str):
+        return _trimmed_at(value, path)
+    if isinstance(value, SecretStr):
+        return SecretStr(_trimmed_at(value.get_secret_value(), path))
+    if isinstance(value, Mapping):
+        return {name: _all_trimmed(inner, *path, str(name)) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_all_trimmed(inner, *path) for inner in value)
+    return value
+
+
+def _trimmed_at(value: str, path: tuple[str, ...]) -> str:
+    try:
+        return trimmed(value)
+    except ValueError as error:
+        name = PREFIX + "__".join(path).upper()
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _told(problem: Any, type_: type[BaseSettings]) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return str(message)
+    first, *rest = (str(part) for part in problem["loc"])
+    if rest and (delimiter := type_.model_config.get("env_nested_delimiter")):
+        return f"{PREFIX}{delimiter.join((first, *rest)).upper()}: {message}"
+    within = f" ({'.'.join(rest)})" if rest else ""
+    return f"{PREFIX}{first.upper()}{within}: {message}"
