@@ -1,6 +1,7 @@
 """Tenants, keys, prices, usage and bills over HTTP: what an administrator asks of the control plane."""
 
 from typing import Any
+from urllib.parse import quote
 
 from hmi_cli.client import Client
 
@@ -19,22 +20,34 @@ class AdminApi:
         """Return the tenants."""
         return pages(self._client, f"{BASE}/tenants", {})
 
+    def deleted_tenants(self) -> list[Answer]:
+        """Return the deleted tenants, whose usage and bills can be read by their ids."""
+        return pages(self._client, f"{BASE}/deleted-tenants", {})
+
     def create_tenant(self, name: str) -> None:
         """Create a tenant."""
         self._client.ask("POST", f"{BASE}/tenants", json={"name": name})
 
+    def delete_tenant(self, name: str) -> None:
+        """Delete a tenant and its keys; refused when there is none, or while it has resources."""
+        path = f"{BASE}/tenants/{_segment(name)}"
+        self._client.ask("GET", path)  # deleting a tenant that is not there would succeed
+        self._client.ask("DELETE", path)
+
     def keys(self, tenant: str) -> list[Answer]:
         """Return a tenant's keys, without their secrets."""
-        return pages(self._client, f"{BASE}/tenants/{tenant}/keys", {})
+        return pages(self._client, f"{BASE}/tenants/{_segment(tenant)}/keys", {})
 
     def create_key(self, tenant: str, name: str) -> Answer:
         """Create a key; its secret is in this answer and never again."""
-        answer: Answer = self._client.ask("POST", f"{BASE}/tenants/{tenant}/keys", json={"name": name})
+        answer: Answer = self._client.ask(
+            "POST", f"{BASE}/tenants/{_segment(tenant)}/keys", json={"name": name}
+        )
         return answer
 
     def revoke_key(self, tenant: str, key_id: str) -> None:
         """Revoke a key."""
-        self._client.ask("DELETE", f"{BASE}/tenants/{tenant}/keys/{key_id}")
+        self._client.ask("DELETE", f"{BASE}/tenants/{_segment(tenant)}/keys/{_segment(key_id)}")
 
     def runtimes(self) -> list[Answer]:
         """Return the runtimes, with what each of them holds."""
@@ -56,8 +69,13 @@ class AdminApi:
 
     def bill(self, tenant: str, query: Query) -> Answer:
         """Return a tenant's bill from the price list."""
-        answer: Answer = self._client.ask("GET", f"{BASE}/bills/{tenant}", params=query)
+        answer: Answer = self._client.ask("GET", f"{BASE}/bills/{_segment(tenant)}", params=query)
         return answer
+
+
+def _segment(name: str) -> str:
+    """Return a name as one segment of a path, whatever it holds."""
+    return quote(name, safe="")
 
 
 def pages(client: Client, path: str, query: Query) -> list[Answer]:

@@ -41,6 +41,27 @@ def test_a_moment_is_read_as_the_server_reads_it(hmi: Run, command: str) -> None
     assert "RFC 3339" in err
 
 
+@pytest.mark.parametrize("command", ["usage", "bill"])
+def test_figures_of_an_unknown_tenant_are_an_error(hmi: Run, command: str) -> None:
+    code, out, err = hmi(command, "nobody")
+    assert (code, out) == (1, "")
+    assert "There is no tenant nobody" in err
+
+
+def test_a_deleted_tenant_is_told_from_a_new_one_of_its_name(hmi: Run) -> None:
+    hmi("tenant", "create", "initech")
+    (old,) = [
+        one["id"] for one in json.loads(hmi("tenant", "list", "-o", "json")[1]) if one["name"] == "initech"
+    ]
+    assert hmi("tenant", "delete", "initech")[0] == 0
+    assert hmi("tenant", "delete", "initech")[0] == 1
+    hmi("tenant", "create", "initech")
+    assert old not in hmi("tenant", "list")[1]
+    assert old in hmi("tenant", "list", "--deleted")[1]
+    assert json.loads(hmi("bill", old, "-o", "json")[1])["tenantId"] == old
+    assert json.loads(hmi("bill", "initech", "-o", "json")[1])["tenantId"] != old
+
+
 def test_up_listens_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     listened: list[tuple[str, int]] = []
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from hmi_cli.kinds import DOMAIN, TASK_ADAPTER
+from hmi_cli.render.billing import usage_table
 from hmi_cli.render.resources import describe, resource_table
 from hmi_cli.render.tables import age, amount, format_table
 
@@ -87,3 +88,13 @@ def test_describe_shows_spec_and_every_condition_with_its_message() -> None:
     assert "minimum: 0.9" in text
     assert "accuracy is 0.8125" in text
     assert text.index("Accepted") < text.index("GatePassed")
+
+
+def test_usage_of_tenants_that_had_one_name_is_told_apart_by_id() -> None:
+    line = {"start": None, "tenant": "acme", "adapter": None, "meter": "rows", "quantity": 3}
+    lines = [{**line, "tenantId": "tenant_1"}, {**line, "tenantId": "tenant_2"}]
+    head, first, second = usage_table(lines).splitlines()
+    assert head.split("  ")[1].strip() == "TENANT ID"
+    assert "tenant_1" in first
+    assert "tenant_2" in second
+    assert "TENANT ID" not in usage_table(lines[:1])

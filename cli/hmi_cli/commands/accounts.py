@@ -25,11 +25,25 @@ def create_tenant(context: typer.Context, name: Tenant) -> None:
 
 
 @tenants.command("list")
-def list_tenants(context: typer.Context, output: OutputOption = None) -> None:
+def list_tenants(
+    context: typer.Context,
+    deleted: Annotated[
+        bool, typer.Option("--deleted", help="Deleted ones; `hmi usage` and `hmi bill` take their ids.")
+    ] = False,
+    output: OutputOption = None,
+) -> None:
     """List the tenants."""
     with session_of(context).admin() as client:
-        found = AdminApi(client).tenants()
+        found = AdminApi(client).deleted_tenants() if deleted else AdminApi(client).tenants()
     typer.echo(dump_value(found, output) if output in (Output.JSON, Output.YAML) else tenants_table(found))
+
+
+@tenants.command("delete")
+def delete_tenant(context: typer.Context, name: Tenant) -> None:
+    """Delete a tenant and its keys; its usage and invoices stay, under its id, for administrators."""
+    with session_of(context).admin() as client:
+        AdminApi(client).delete_tenant(name)
+    typer.echo(f"tenant/{name} deleted")
 
 
 @keys.command("create")

@@ -48,7 +48,8 @@ OutputOption = Annotated[Output | None, typer.Option("--output", "-o", help="jso
 def usage(
     context: typer.Context,
     tenant: Annotated[
-        str | None, typer.Argument(help="Only this tenant; all when absent.", callback=not_empty)
+        str | None,
+        typer.Argument(help="Only this tenant, by name or id; all when absent.", callback=not_empty),
     ] = None,
     by: Annotated[str, typer.Option("--by", help="Split by any of tenant,adapter.")] = "tenant,adapter",
     bucket: Annotated[Bucket | None, typer.Option(help="Split by time.")] = None,
@@ -79,7 +80,8 @@ def usage(
 def bill(
     context: typer.Context,
     tenant: Annotated[
-        str | None, typer.Argument(help="The tenant; not needed with --key.", callback=not_empty)
+        str | None,
+        typer.Argument(help="The tenant, by name or id; not needed with --key.", callback=not_empty),
     ] = None,
     start: Start = None,
     end: End = None,

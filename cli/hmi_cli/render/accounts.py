@@ -7,10 +7,18 @@ from hmi_cli.render.tables import NONE, age, format_table
 
 
 def tenants_table(tenants: Sequence[dict[str, Any]]) -> str:
-    """Return one line a tenant."""
-    return format_table(
-        ["NAME", "AGE"], [[tenant["name"], age(tenant.get("createdAt"))] for tenant in tenants]
-    )
+    """Return one line a tenant; deleted ones with the day of their deletion."""
+    deleted = any("deletedAt" in tenant for tenant in tenants)
+    rows = [
+        [
+            tenant["name"],
+            tenant["id"],
+            age(tenant.get("createdAt")),
+            *([tenant["deletedAt"][:10]] if deleted else []),
+        ]
+        for tenant in tenants
+    ]
+    return format_table(["NAME", "ID", "AGE", *(["DELETED"] if deleted else [])], rows)
 
 
 def keys_table(keys: Sequence[dict[str, Any]]) -> str:

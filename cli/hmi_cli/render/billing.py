@@ -7,11 +7,15 @@ from hmi_cli.render.tables import format_table
 
 Answer = dict[str, Any]
 
+_HEADERS = {"tenantId": "TENANT ID"}
+
 
 def usage_table(lines: Sequence[Answer]) -> str:
     """Return one line a sum; columns that the report is not split by are left out."""
     split = [name for name in ("start", "tenant", "adapter") if any(line.get(name) for line in lines)]
-    headers = [*(name.upper() for name in split), "METER", "QUANTITY"]
+    if len({line.get("tenantId") for line in lines}) > len({line.get("tenant") for line in lines}):
+        split.insert(split.index("tenant") + 1, "tenantId")  # a name that several tenants had in turn
+    headers = [*(_HEADERS.get(name, name.upper()) for name in split), "METER", "QUANTITY"]
     rows = [
         [*(str(line.get(name) or "-") for name in split), line["meter"], f"{line['quantity']:,}"]
         for line in lines

@@ -41,9 +41,16 @@ class TenantUpdate(WireModel):
 class TenantBody(WireModel):
     """A tenant."""
 
+    id: str = Field(description="Never given to another tenant, as the name may be after a deletion.")
     name: str
     display_name: str
     created_at: datetime
+
+
+class DeletedTenantBody(TenantBody):
+    """A tenant that was deleted."""
+
+    deleted_at: datetime
 
 
 class KeyCreate(WireModel):
@@ -57,6 +64,7 @@ class KeyBody(WireModel):
 
     id: str
     tenant: str
+    tenant_id: str
     name: str
     created_at: datetime
     revoked_at: datetime | None = None

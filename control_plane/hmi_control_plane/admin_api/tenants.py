@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 
 from hmi_control_plane.admin_api.schemas import (
     Cursor,
+    DeletedTenantBody,
     KeyBody,
     KeyCreate,
     KeyCreated,
@@ -25,11 +26,17 @@ _DONE = 204
 
 
 def build(database: Database, forget_key: Callable[[str], None]) -> APIRouter:
-    """Return the routes under ``/tenants``; ``forget_key`` is told of each key that was revoked."""
+    """Return the routes under ``/tenants``, and ``/deleted-tenants``.
+
+    ``forget_key`` is told of each key that was revoked.
+    """
     router = APIRouter(prefix="/tenants")
     _add_tenants(router, database, forget_key)
     _add_keys(router, database, forget_key)
-    return router
+    both = APIRouter()
+    both.include_router(router)
+    _add_deleted_tenants(both, database)
+    return both
 
 
 def _add_tenants(router: APIRouter, database: Database, forget_key: Callable[[str], None]) -> None:
@@ -62,7 +69,10 @@ def _add_tenants(router: APIRouter, database: Database, forget_key: Callable[[st
 
     @router.delete("/{tenant}", status_code=_DONE)
     def delete_tenant(tenant: Name) -> Response:
-        """Remove a tenant and its keys; 409 while it has Domains or TaskAdapters."""
+        """Remove a tenant and its keys; 409 while it has Domains or TaskAdapters.
+
+        Its usage and invoices stay, under its id. A tenant of this name that is made later is another one.
+        """
         with database.write() as session:
             key_ids = tenants.delete_tenant(session, tenant)
         for key_id in key_ids:
@@ -94,14 +104,34 @@ def _add_keys(router: APIRouter, database: Database, forget_key: Callable[[str],
         return Response(status_code=_DONE)
 
 
+def _add_deleted_tenants(router: APIRouter, database: Database) -> None:
+    @router.get("/deleted-tenants")
+    def list_deleted_tenants(limit: Limit = 100, cursor: Cursor = None) -> Listing[DeletedTenantBody]:
+        """List deleted tenants by id; their usage, bills and invoices can be read by that id."""
+        with database.read() as session:
+            page = tenants.list_deleted_tenants(session, limit=limit, cursor=cursor)
+            return listing(
+                page.map(
+                    lambda row: DeletedTenantBody(
+                        id=row.id,
+                        name=row.name,
+                        display_name=row.display_name,
+                        created_at=row.created_at,
+                        deleted_at=row.deleted_at,
+                    )
+                )
+            )
+
+
 def _tenant_body(row: Tenant) -> TenantBody:
-    return TenantBody(name=row.name, display_name=row.display_name, created_at=row.created_at)
+    return TenantBody(id=row.id, name=row.name, display_name=row.display_name, created_at=row.created_at)
 
 
 def _key_body(row: ApiKey) -> KeyBody:
     return KeyBody(
         id=row.id,
         tenant=row.tenant,
+        tenant_id=row.tenant_id,
         name=row.name,
         created_at=row.created_at,
         revoked_at=row.revoked_at,

@@ -33,6 +33,7 @@ class Identity:
     """Who a request is from."""
 
     tenant: str
+    tenant_id: str
     key_id: str
 
 
@@ -121,7 +122,8 @@ class Authenticator:
                 return None
             if not hmac.compare_digest(key.secret_hash, hash_secret(secret)):
                 return None
-            identity, used_today = Identity(tenant=key.tenant, key_id=key.id), key.last_used_on == today
+            identity = Identity(tenant=key.tenant, tenant_id=key.tenant_id, key_id=key.id)
+            used_today = key.last_used_on == today
         if not used_today:
             with self._database.write() as session:
                 used = session.get(ApiKey, key_id)

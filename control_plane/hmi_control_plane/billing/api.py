@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from hmi_api.common import DnsLabel
 from hmi_api.errors import InvalidInput
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.billing import invoices
@@ -22,7 +21,9 @@ from hmi_control_plane.billing.schemas import (
     PriceItem,
     PriceItems,
 )
+from hmi_control_plane.catalog.tenants import find_account
 from hmi_control_plane.metering.moments import Moment, month_after
+from hmi_control_plane.parameters import TenantNameOrId
 from hmi_control_plane.storage import Database, InvoiceState
 
 Clock = Callable[[], datetime]
@@ -49,7 +50,7 @@ class InvoiceParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tenant: DnsLabel | None = None
+    tenant: TenantNameOrId | None = None
     state: InvoiceState | None = None
     limit: int = Field(default=50, ge=1, le=200)
     cursor: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
@@ -87,14 +88,14 @@ def build_tenant_router(
         parameters: Annotated[BillParameters, Query()],
         identity: Annotated[Identity, Depends(tenant_from_key)],
     ) -> BillBody:
-        return _bill(database, identity.tenant, parameters, currency, clock())
+        return _bill(database, identity.tenant_id, parameters, currency, clock())
 
     @router.get("/invoices/{invoice_id}", summary="One of your invoices")
     def own_invoice(
         invoice_id: InvoiceId, identity: Annotated[Identity, Depends(tenant_from_key)]
     ) -> InvoiceBody:
         with database.read() as session:
-            return InvoiceBody.of(invoices.get_invoice(session, invoice_id, identity.tenant))
+            return InvoiceBody.of(invoices.get_invoice(session, invoice_id, identity.tenant_id))
 
     return router
 
@@ -120,7 +121,7 @@ def _add_prices(router: APIRouter, database: Database, currency: str, clock: Clo
             return PriceItem.of(price)
 
     @router.get("/bills/{tenant}", summary="What a tenant's use costs")
-    def bill_of(tenant: DnsLabel, parameters: Annotated[BillParameters, Query()]) -> BillBody:
+    def bill_of(tenant: TenantNameOrId, parameters: Annotated[BillParameters, Query()]) -> BillBody:
         return _bill(database, tenant, parameters, currency, clock())
 
 
@@ -128,16 +129,19 @@ def _add_invoices(router: APIRouter, database: Database, currency: str, clock: C
     @router.post("/invoices", summary="Draft an invoice, or draft it anew")
     def draft(body: InvoiceRequest) -> InvoiceBody:
         with database.write() as session:
+            tenant = find_account(session, body.tenant)
             invoice = invoices.make_draft(
-                session, body.tenant, body.currency or currency, body.start, body.end, clock()
+                session, tenant, body.currency or currency, body.start, body.end, clock()
             )
             return InvoiceBody.of(invoice)
 
     @router.get("/invoices", summary="Invoices")
     def list_all(parameters: Annotated[InvoiceParameters, Query()]) -> InvoiceItems:
         with database.read() as session:
+            name_or_id = parameters.tenant
+            tenant_id = find_account(session, name_or_id).id if name_or_id is not None else None
             found = invoices.list_invoices(
-                session, parameters.tenant, parameters.state, parameters.limit + 1, parameters.cursor
+                session, tenant_id, parameters.state, parameters.limit + 1, parameters.cursor
             )
             page = [InvoiceBody.of(invoice) for invoice in found[: parameters.limit]]
         more = len(found) > parameters.limit
@@ -160,7 +164,7 @@ def _add_invoices(router: APIRouter, database: Database, currency: str, clock: C
 
 
 def _bill(
-    database: Database, tenant: str, parameters: BillParameters, currency: str, now: datetime
+    database: Database, name_or_id: str, parameters: BillParameters, currency: str, now: datetime
 ) -> BillBody:
     start = parameters.start or now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     end = parameters.end or month_after(start)
@@ -169,4 +173,5 @@ def _bill(
             "EmptyPeriod", f"from ({start.isoformat()}) must be earlier than to ({end.isoformat()})."
         )
     with database.read() as session:
+        tenant = find_account(session, name_or_id)
         return BillBody.of(invoices.bill_for(session, tenant, parameters.currency or currency, start, end))

@@ -61,6 +61,7 @@ class Bill:
     """What a tenant owes for ``[start, end)``."""
 
     tenant: str
+    tenant_id: str
     currency: str
     start: datetime
     end: datetime

@@ -17,25 +17,34 @@ from hmi_control_plane.billing.bill import Bill, BillLine, LineKey, priced_lines
 from hmi_control_plane.billing.prices import price_list, serialise
 from hmi_control_plane.errors import Conflict, NotFound
 from hmi_control_plane.metering import quantities
-from hmi_control_plane.storage import Invoice, InvoiceLine, InvoiceState, Meter
+from hmi_control_plane.storage import DeletedTenant, Invoice, InvoiceLine, InvoiceState, Meter, Tenant
 
 LATE = "late: reached the ledger after its period was invoiced"
 
 
-def bill_for(session: Session, tenant: str, currency: str, start: datetime, end: datetime) -> Bill:
+def bill_for(
+    session: Session, tenant: Tenant | DeletedTenant, currency: str, start: datetime, end: datetime
+) -> Bill:
     """Return what the use in ``[start, end)`` costs, whatever has been invoiced of it."""
-    return Bill(tenant, currency, start, end, tuple(_lines(session, tenant, currency, start, end)))
+    return Bill(
+        tenant.name, tenant.id, currency, start, end, tuple(_lines(session, tenant.id, currency, start, end))
+    )
 
 
 def make_draft(
-    session: Session, tenant: str, currency: str, start: datetime, end: datetime, now: datetime
+    session: Session,
+    tenant: Tenant | DeletedTenant,
+    currency: str,
+    start: datetime,
+    end: datetime,
+    now: datetime,
 ) -> Invoice:
     """Make the draft for a period, or make it anew; a final invoice for the period is returned as it is.
 
     Raises Conflict when another invoice that is not void covers part of the period.
     """
     serialise(session)
-    live = _invoices(session, tenant, currency, InvoiceState.DRAFT, InvoiceState.FINAL)
+    live = _invoices(session, tenant.id, currency, InvoiceState.DRAFT, InvoiceState.FINAL)
     for invoice in live:
         if (invoice.period_start, invoice.period_end) == (start, end):
             if invoice.state == InvoiceState.DRAFT:
@@ -49,7 +58,8 @@ def make_draft(
             )
     invoice = Invoice(
         id=secrets.token_hex(16),
-        tenant=tenant,
+        tenant=tenant.name,
+        tenant_id=tenant.id,
         currency=currency,
         period_start=start,
         period_end=end,
@@ -93,13 +103,13 @@ def void(session: Session, invoice_id: str, now: datetime) -> Invoice:
     return invoice
 
 
-def get_invoice(session: Session, invoice_id: str, tenant: str | None = None) -> Invoice:
-    """Return an invoice; raises NotFound. A ``tenant`` sees its own ones, and no drafts."""
+def get_invoice(session: Session, invoice_id: str, tenant_id: str | None = None) -> Invoice:
+    """Return an invoice; raises NotFound. The tenant of ``tenant_id`` sees its own ones, and no drafts."""
     invoice = session.get(Invoice, invoice_id)
     hidden = (
-        tenant is not None
+        tenant_id is not None
         and invoice is not None
-        and (invoice.tenant != tenant or invoice.state == InvoiceState.DRAFT)
+        and (invoice.tenant_id != tenant_id or invoice.state == InvoiceState.DRAFT)
     )
     if invoice is None or hidden:
         raise NotFound("InvoiceNotFound", f'There is no invoice "{invoice_id}".')
@@ -107,12 +117,12 @@ def get_invoice(session: Session, invoice_id: str, tenant: str | None = None) ->
 
 
 def list_invoices(
-    session: Session, tenant: str | None, state: InvoiceState | None, limit: int, after: str | None
+    session: Session, tenant_id: str | None, state: InvoiceState | None, limit: int, after: str | None
 ) -> list[Invoice]:
     """Return up to ``limit`` invoices by id, after ``after``."""
     statement = select(Invoice).order_by(Invoice.id).limit(limit)
-    if tenant is not None:
-        statement = statement.where(Invoice.tenant == tenant)
+    if tenant_id is not None:
+        statement = statement.where(Invoice.tenant_id == tenant_id)
     if state is not None:
         statement = statement.where(Invoice.state == state)
     if after is not None:
@@ -122,9 +132,9 @@ def list_invoices(
 
 def _fill(session: Session, invoice: Invoice) -> None:
     """Give a draft its lines: its own period's use and late use, each less what is billed already."""
-    final = _invoices(session, invoice.tenant, invoice.currency, InvoiceState.FINAL)
+    final = _invoices(session, invoice.tenant_id, invoice.currency, InvoiceState.FINAL)
     billed = _billed(final)
-    lines_of = partial(_lines, session, invoice.tenant, invoice.currency)
+    lines_of = partial(_lines, session, invoice.tenant_id, invoice.currency)
     own = without(lines_of(invoice.period_start, invoice.period_end), billed)
     late = [
         line
@@ -139,19 +149,24 @@ def _fill(session: Session, invoice: Invoice) -> None:
     session.flush()  # the old lines' positions must be free before the new ones take them
     invoice.lines = rows
     invoice.total = Bill(
-        invoice.tenant, invoice.currency, invoice.period_start, invoice.period_end, (*own, *late)
+        invoice.tenant,
+        invoice.tenant_id,
+        invoice.currency,
+        invoice.period_start,
+        invoice.period_end,
+        (*own, *late),
     ).total
 
 
-def _lines(session: Session, tenant: str, currency: str, start: datetime, end: datetime) -> list[BillLine]:
-    use_between = partial(quantities, session, tenant)
+def _lines(session: Session, tenant_id: str, currency: str, start: datetime, end: datetime) -> list[BillLine]:
+    use_between = partial(quantities, session, tenant_id)
     return priced_lines(start, end, currency, price_list(session, currency), use_between)
 
 
-def _invoices(session: Session, tenant: str, currency: str, *states: InvoiceState) -> list[Invoice]:
+def _invoices(session: Session, tenant_id: str, currency: str, *states: InvoiceState) -> list[Invoice]:
     statement = (
         select(Invoice)
-        .where(Invoice.tenant == tenant, Invoice.currency == currency, Invoice.state.in_(states))
+        .where(Invoice.tenant_id == tenant_id, Invoice.currency == currency, Invoice.state.in_(states))
         .order_by(Invoice.period_start)
     )
     return list(session.scalars(statement))

@@ -6,10 +6,10 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from hmi_api.artifacts import WireModel
-from hmi_api.common import DnsLabel
 from hmi_control_plane.billing.bill import NO_PRICE, UNIT_OF, Bill
 from hmi_control_plane.billing.money import Amount, Currency, UnitPrice, minor_digits, rounded
 from hmi_control_plane.metering.moments import Moment
+from hmi_control_plane.parameters import TenantNameOrId
 from hmi_control_plane.storage import Invoice, InvoiceState, Meter, Price
 
 
@@ -68,6 +68,7 @@ class BillBody(WireModel):
     """A tenant's bill."""
 
     tenant: str
+    tenant_id: str
     currency: str
     start: datetime = Field(alias="from")
     end: datetime = Field(alias="to")
@@ -80,6 +81,7 @@ class BillBody(WireModel):
         """Return the body of a bill."""
         return cls(
             tenant=bill.tenant,
+            tenant_id=bill.tenant_id,
             currency=bill.currency,
             start=bill.start,
             end=bill.end,
@@ -105,7 +107,7 @@ class BillBody(WireModel):
 class InvoiceRequest(WireModel):
     """Which invoice to draft: ``[from, to)``."""
 
-    tenant: DnsLabel
+    tenant: TenantNameOrId
     start: Moment = Field(alias="from")
     end: Moment = Field(alias="to")
     currency: Currency | None = Field(default=None, description="The installation's currency when absent.")
@@ -123,6 +125,7 @@ class InvoiceBody(WireModel):
     id: str
     state: InvoiceState
     tenant: str
+    tenant_id: str
     currency: str
     start: datetime = Field(alias="from")
     end: datetime = Field(alias="to")
@@ -140,6 +143,7 @@ class InvoiceBody(WireModel):
             id=invoice.id,
             state=InvoiceState(invoice.state),
             tenant=invoice.tenant,
+            tenant_id=invoice.tenant_id,
             currency=invoice.currency,
             start=invoice.period_start,
             end=invoice.period_end,

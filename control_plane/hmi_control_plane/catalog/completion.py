@@ -20,6 +20,7 @@ from hmi_control_plane.storage import (
     Domain,
     DomainVersion,
     DomainVersionTable,
+    Tenant,
     TrainingRun,
 )
 
@@ -61,9 +62,9 @@ def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
     session.flush()
     view = run_view(row)
     if result.training_seconds > 0:
-        metering.record(
-            session, [metering.training_event(view, row.tenant, row.finished_at)], row.finished_at
-        )
+        tenant = session.get_one(Tenant, row.tenant)
+        event = metering.training_event(view, tenant.name, tenant.id, row.finished_at)
+        metering.record(session, [event], row.finished_at)
     return view
 
 

@@ -9,7 +9,15 @@ from hmi_control_plane.auth.keys import NewKey, new_key
 from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.errors import Conflict, NotFound
-from hmi_control_plane.storage import Adapter, ApiKey, Domain, Tenant, TrainingRun
+from hmi_control_plane.storage import (
+    Adapter,
+    ApiKey,
+    DeletedTenant,
+    Domain,
+    Tenant,
+    TrainingRun,
+    new_tenant_id,
+)
 from hmi_control_plane.storage.upsert import insert_missing
 
 
@@ -17,7 +25,8 @@ def ensure_tenant(session: Session, name: str) -> Tenant:
     """Return the tenant, made now if it is new; two that make it at once both succeed."""
     tenant = session.get(Tenant, name)
     if tenant is None:
-        insert_missing(session, Tenant, [{"name": name, "display_name": "", "created_at": now()}])
+        row = {"name": name, "id": new_tenant_id(), "display_name": "", "created_at": now()}
+        insert_missing(session, Tenant, [row])
         tenant = session.get_one(Tenant, name)
     return tenant
 
@@ -40,6 +49,32 @@ def get_tenant(session: Session, name: str) -> Tenant:
     return tenant
 
 
+def find_account(session: Session, name_or_id: str) -> Tenant | DeletedTenant:
+    """Return the tenant whose usage and invoices are asked for, a deleted one too.
+
+    A name means the tenant that has it now, else the one that had it last. Raises NotFound (UnknownTenant).
+    """
+    if is_tenant_id(name_or_id):
+        found = session.scalar(select(Tenant).where(Tenant.id == name_or_id)) or session.get(
+            DeletedTenant, name_or_id
+        )
+    else:
+        found = session.get(Tenant, name_or_id) or session.scalar(
+            select(DeletedTenant)
+            .where(DeletedTenant.name == name_or_id)
+            .order_by(DeletedTenant.deleted_at.desc(), DeletedTenant.id)
+            .limit(1)
+        )
+    if found is None:
+        raise NotFound("UnknownTenant", f"There is no tenant {name_or_id}, and none was deleted.")
+    return found
+
+
+def is_tenant_id(name_or_id: str) -> bool:
+    """Say whether this is the form of a tenant's id; no name holds an underscore."""
+    return "_" in name_or_id
+
+
 def list_tenants(session: Session, *, limit: int, cursor: str | None) -> Page[Tenant]:
     """Return tenants by name."""
     query = select(Tenant).order_by(Tenant.name).limit(limit + 1)
@@ -49,13 +84,24 @@ def list_tenants(session: Session, *, limit: int, cursor: str | None) -> Page[Te
     return page_of(session.scalars(query).all(), limit, lambda tenant: tenant.name)
 
 
+def list_deleted_tenants(session: Session, *, limit: int, cursor: str | None) -> Page[DeletedTenant]:
+    """Return deleted tenants by id."""
+    query = select(DeletedTenant).order_by(DeletedTenant.id).limit(limit + 1)
+    after = decode_text_cursor(cursor)
+    if after is not None:
+        query = query.where(DeletedTenant.id > after)
+    return page_of(session.scalars(query).all(), limit, lambda tenant: tenant.id)
+
+
 def delete_tenant(session: Session, name: str) -> list[str]:
-    """Remove a tenant, its keys and its runs; idempotent. The ledger keeps what was billed.
+    """Remove a tenant, its keys and its runs; idempotent. Its usage and invoices stay, under its id.
+
+    A tenant of this name that is made later is another one and sees nothing of them.
 
     Returns the ids of the keys that are no longer valid. Raises Conflict (TenantInUse) while it has domains
     or adapters.
     """
-    tenant = session.get(Tenant, name)
+    tenant = session.get(Tenant, name, with_for_update=True)
     if tenant is None:
         return []
     has_domains = session.scalar(select(exists().where(Domain.tenant == name)))
@@ -64,16 +110,31 @@ def delete_tenant(session: Session, name: str) -> list[str]:
         raise Conflict("TenantInUse", f"Delete the Domains and TaskAdapters of {name} first.")
     session.execute(delete(TrainingRun).where(TrainingRun.tenant == name))
     key_ids = session.scalars(delete(ApiKey).where(ApiKey.tenant == name).returning(ApiKey.id)).all()
+    session.add(
+        DeletedTenant(
+            id=tenant.id,
+            name=tenant.name,
+            display_name=tenant.display_name,
+            created_at=tenant.created_at,
+            deleted_at=now(),
+        )
+    )
     session.delete(tenant)
     return list(key_ids)
 
 
 def create_key(session: Session, tenant: str, name: str) -> tuple[ApiKey, NewKey]:
     """Make an API key of a tenant; the token in the second result can be shown now and never again."""
-    get_tenant(session, tenant)
+    owner = get_tenant(session, tenant)
     made = new_key()
     row = ApiKey(
-        id=made.id, tenant=tenant, name=name, secret_hash=made.secret_hash, created_at=now(), revoked_at=None
+        id=made.id,
+        tenant=owner.name,
+        tenant_id=owner.id,
+        name=name,
+        secret_hash=made.secret_hash,
+        created_at=now(),
+        revoked_at=None,
     )
     session.add(row)
     session.flush()

@@ -34,7 +34,7 @@ def add_classify(
         In a fan-out a model that fails has an `error` while the others answer; when all fail, the answer is
         the first one's error.
         """
-        answer = await inference.answer(identity.tenant, body.asked_models, body.texts)
+        answer = await inference.answer(identity, body.asked_models, body.texts)
         answer.require_any()
         response = _one(answer, body.texts) if body.models is None else _fan_out(answer, body.texts)
         # As a Response it is not validated a second time: it was built from validated parts just now.

@@ -9,6 +9,7 @@ from hmi_api.errors import NotReady
 from hmi_api.names import AdapterKey, adapter_key
 from hmi_api.task_adapter import TaskType
 from hmi_api.wire import InferRow, RowResult
+from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.dispatch import Dispatcher, RoutedRow
 from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded, unknown_model
 from hmi_control_plane.gateway.metrics import GatewayMetrics
@@ -80,13 +81,14 @@ class Inference:
         self._source = source
         self._clock = clock
 
-    async def answer(self, tenant: str, models: Sequence[str], texts: Sequence[Text]) -> Answer:
+    async def answer(self, caller: Identity, models: Sequence[str], texts: Sequence[Text]) -> Answer:
         """Send every text through every model, all rows together.
 
         A model's failure stands in its own answer. Raises InferenceFailed for input that no model could
         answer, and NotReady when the catalog or the usage spool cannot be reached.
         """
         self._check(models, texts)
+        tenant = caller.tenant
         # A model named twice, with and without its tenant, is asked and billed once.
         names = list({(_key_of(tenant, name) or name): name for name in reversed(models)}.values())[::-1]
         keys = [_key_of(tenant, name) for name in names]
@@ -99,7 +101,7 @@ class Inference:
             self._model_answer(name, found.get(key) if key is not None else None, results)
             for name, key in zip(names, keys, strict=True)
         )
-        await self._meter(request_id, created, tenant, answers)
+        await self._meter(request_id, created, caller, answers)
         return Answer(request_id, created, answers)
 
     async def route(self, tenant: str, model: str) -> Route:
@@ -175,7 +177,7 @@ class Inference:
         return ModelAnswer(name, route.task_type, tuple(rows))
 
     async def _meter(
-        self, request_id: str, created: datetime, tenant: str, answers: Sequence[ModelAnswer]
+        self, request_id: str, created: datetime, caller: Identity, answers: Sequence[ModelAnswer]
     ) -> None:
         """Make the use of the models that answered durable; raises NotReady when that fails."""
         events: list[UsageEvent] = []
@@ -185,8 +187,9 @@ class Inference:
                     self._source,
                     request_id,
                     created,
-                    tenant,
+                    caller.tenant,
                     answer.model.rpartition("/")[2],
+                    tenant_id=caller.tenant_id,
                     ordinal=ordinal,
                     rows=len(answer.results),
                     prompt_tokens=answer.prompt_tokens,

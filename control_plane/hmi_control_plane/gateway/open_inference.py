@@ -154,7 +154,7 @@ def add_open_inference(
     ) -> Response:
         route = await inference.route(identity.tenant, model)
         texts, wanted = _texts(body), _wanted(body, route.task_type)
-        answer = await inference.answer(identity.tenant, [model], texts)
+        answer = await inference.answer(identity, [model], texts)
         answer.require_any()
         outputs = _outputs(answer.models[0], texts)
         response = InferAnswer(

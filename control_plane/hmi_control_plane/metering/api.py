@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hmi_api.artifacts import WireModel
 from hmi_api.common import DnsLabel
 from hmi_control_plane.auth import Identity
+from hmi_control_plane.catalog.tenants import find_account
 from hmi_control_plane.metering.moments import Moment
 from hmi_control_plane.metering.usage import (
     LARGEST_PAGE,
@@ -19,6 +20,7 @@ from hmi_control_plane.metering.usage import (
     UsageQuery,
     report,
 )
+from hmi_control_plane.parameters import TenantNameOrId
 from hmi_control_plane.storage import Database, Meter
 
 
@@ -43,14 +45,14 @@ class UsageParameters(BaseModel):
     limit: int = Field(default=100, ge=1, le=LARGEST_PAGE, description="Lines on a page.")
     cursor: str | None = Field(default=None, description="`next_cursor` of the page before.")
 
-    def to_query(self, now: datetime, tenant: str | None) -> UsageQuery:
+    def to_query(self, now: datetime, tenant_id: str | None) -> UsageQuery:
         """Return the query, with defaults taken at ``now``."""
         return UsageQuery(
             start=self.start or now.replace(day=1, hour=0, minute=0, second=0, microsecond=0),
             end=self.end or now,
             bucket=self.bucket,
             groups=frozenset(self.group_by),
-            tenant=tenant,
+            tenant_id=tenant_id,
             adapter=self.adapter,
             meter=self.meter,
             limit=self.limit,
@@ -61,7 +63,7 @@ class UsageParameters(BaseModel):
 class AdminUsageParameters(UsageParameters):
     """The same, over all tenants or one."""
 
-    tenant: DnsLabel | None = Field(default=None, description="Only this tenant.")
+    tenant: TenantNameOrId | None = Field(default=None, description="Only this tenant.")
 
 
 class UsageItem(WireModel):
@@ -69,6 +71,7 @@ class UsageItem(WireModel):
 
     start: str | None = Field(description="Start of the window, UTC.")
     tenant: str | None
+    tenant_id: str | None = Field(description="Tells tenants apart that had the same name one after another.")
     adapter: str | None
     meter: Meter
     quantity: int
@@ -95,7 +98,7 @@ def build_tenant_router(
         parameters: Annotated[UsageParameters, Query()],
         identity: Annotated[Identity, Depends(tenant_from_key)],
     ) -> UsageList:
-        return _answer(database, parameters.to_query(clock(), identity.tenant))
+        return _answer(database, parameters.to_query(clock(), identity.tenant_id))
 
     return router
 
@@ -111,7 +114,11 @@ def build_admin_router(
 
     @router.get("/admin/v1/usage", summary="What everyone used", dependencies=[Depends(require_admin)])
     def all_usage(parameters: Annotated[AdminUsageParameters, Query()]) -> UsageList:
-        return _answer(database, parameters.to_query(clock(), parameters.tenant))
+        tenant_id = None
+        if parameters.tenant is not None:
+            with database.read() as session:
+                tenant_id = find_account(session, parameters.tenant).id
+        return _answer(database, parameters.to_query(clock(), tenant_id))
 
     return router
 

@@ -34,6 +34,8 @@ class UsageEvent:
     adapter: str | None = None
     version: int | None = None
     request_id: str | None = None
+    tenant_id: str | None = None
+    """Who used it, though the name be another tenant's by now. None in spools of earlier versions."""
 
 
 def request_events(
@@ -43,6 +45,7 @@ def request_events(
     tenant: str,
     adapter: str,
     *,
+    tenant_id: str,
     ordinal: int,
     rows: int,
     prompt_tokens: int,
@@ -66,12 +69,13 @@ def request_events(
             adapter=adapter,
             version=version,
             request_id=request_id,
+            tenant_id=tenant_id,
         )
         for meter, quantity in quantities.items()
     ]
 
 
-def training_event(run: RunView, tenant: str, time: datetime) -> UsageEvent:
+def training_event(run: RunView, tenant: str, tenant_id: str, time: datetime) -> UsageEvent:
     """Return what a finished run used: its training time in seconds, rounded up to a whole one.
 
     The id is the run's, so that a completion reported twice counts once. Raises ValueError when the run
@@ -87,10 +91,11 @@ def training_event(run: RunView, tenant: str, time: datetime) -> UsageEvent:
         meter=Meter.TRAINING_SECONDS,
         quantity=math.ceil(run.result.training_seconds),
         adapter=run.spec.name if run.spec.kind == "adapter" else None,
+        tenant_id=tenant_id,
     )
 
 
-def residency_event(tenant: str, adapter: str, size: int, hour: datetime) -> UsageEvent:
+def residency_event(tenant: str, tenant_id: str, adapter: str, size: int, hour: datetime) -> UsageEvent:
     """Return what an adapter of so many bytes used in the hour that began at ``hour`` (aware, UTC).
 
     The id is the adapter's and the hour's, so that an hour counted twice counts once.
@@ -103,13 +108,19 @@ def residency_event(tenant: str, adapter: str, size: int, hour: datetime) -> Usa
         meter=Meter.RESIDENT_BYTE_HOURS,
         quantity=size,
         adapter=adapter,
+        tenant_id=tenant_id,
     )
 
 
 def to_cloud_event(event: UsageEvent) -> str:
     """Return the event as one line of CloudEvents JSON, without a line break or a raw tab."""
     data = {"tenant": event.tenant, "meter": event.meter, "quantity": event.quantity}
-    optional = {"adapter": event.adapter, "version": event.version, "requestId": event.request_id}
+    optional = {
+        "tenantId": event.tenant_id,
+        "adapter": event.adapter,
+        "version": event.version,
+        "requestId": event.request_id,
+    }
     envelope = {
         "specversion": "1.0",
         "type": EVENT_TYPE,
@@ -138,4 +149,5 @@ def from_cloud_event(line: str) -> UsageEvent:
         adapter=data.get("adapter"),
         version=data.get("version"),
         request_id=data.get("requestId"),
+        tenant_id=data.get("tenantId"),
     )

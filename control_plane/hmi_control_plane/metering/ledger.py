@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from hmi_control_plane.metering.events import UsageEvent
-from hmi_control_plane.storage import Meter
+from hmi_control_plane.storage import DeletedTenant, Meter, Tenant, new_tenant_id
 from hmi_control_plane.storage import UsageEvent as UsageRow
 
 
@@ -18,22 +18,27 @@ def record(session: Session, events: Sequence[UsageEvent], recorded_at: datetime
     """Add events to the ledger within the session's transaction; those already there are left as they are."""
     if not events:
         return
+    owners = _owners(session, [event for event in events if event.tenant_id is None], recorded_at)
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     statement = insert(cast(Table, UsageRow.__table__)).on_conflict_do_nothing(
         index_elements=["source", "event_id"]
     )
     # One order for all writers, so that two of them cannot wait for each other's rows.
-    rows = [_row(event, recorded_at) for event in sorted(events, key=lambda event: (event.source, event.id))]
+    rows = [
+        _row(event, event.tenant_id or owners[event.source, event.id], recorded_at)
+        for event in sorted(events, key=lambda event: (event.source, event.id))
+    ]
     # One small statement for many rows: a long one would be made anew for every number of rows, which keeps
     # the event loop beside this thread from its requests.
     session.connection().execute(statement, rows)
 
 
-def _row(event: UsageEvent, recorded_at: datetime) -> dict[str, object]:
+def _row(event: UsageEvent, tenant_id: str, recorded_at: datetime) -> dict[str, object]:
     return {
         "source": event.source,
         "event_id": event.id,
         "tenant": event.tenant,
+        "tenant_id": tenant_id,
         "adapter": event.adapter,
         "version": event.version,
         "meter": str(event.meter),
@@ -42,6 +47,35 @@ def _row(event: UsageEvent, recorded_at: datetime) -> dict[str, object]:
         "request_id": event.request_id,
         "recorded_at": recorded_at,
     }
+
+
+def _owners(
+    session: Session, events: Sequence[UsageEvent], recorded_at: datetime
+) -> dict[tuple[str, str], str]:
+    """Return the tenant's id by source and id of events that name a tenant only, as earlier versions wrote.
+
+    Such an event belongs to the tenant that had the name at its time. A name that no tenant ever had gets a
+    deleted tenant, so that no use is lost.
+    """
+    names = {event.tenant for event in events}
+    live = {
+        tenant.name: tenant.id for tenant in session.scalars(select(Tenant).where(Tenant.name.in_(names)))
+    }
+    deleted: dict[str, list[DeletedTenant]] = {}
+    for gone in session.scalars(
+        select(DeletedTenant).where(DeletedTenant.name.in_(names)).order_by(DeletedTenant.deleted_at)
+    ):
+        deleted.setdefault(gone.name, []).append(gone)
+    for name in names - live.keys() - deleted.keys():
+        gone = DeletedTenant(id=new_tenant_id(), name=name, created_at=recorded_at, deleted_at=recorded_at)
+        session.add(gone)
+        deleted[name] = [gone]
+    owners = {}
+    for event in events:
+        earlier = deleted.get(event.tenant, [])
+        owner = next((gone.id for gone in earlier if event.time < gone.deleted_at), None)
+        owners[event.source, event.id] = owner or live.get(event.tenant) or earlier[-1].id
+    return owners
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +87,11 @@ class Quantity:
     quantity: int
 
 
-def quantities(session: Session, tenant: str, start: datetime, end: datetime) -> list[Quantity]:
+def quantities(session: Session, tenant_id: str, start: datetime, end: datetime) -> list[Quantity]:
     """Return a tenant's use in ``[start, end)``, by adapter and meter."""
     statement = (
         select(UsageRow.adapter, UsageRow.meter, func.sum(UsageRow.quantity))
-        .where(UsageRow.tenant == tenant, UsageRow.time >= start, UsageRow.time < end)
+        .where(UsageRow.tenant_id == tenant_id, UsageRow.time >= start, UsageRow.time < end)
         .group_by(UsageRow.adapter, UsageRow.meter)
     )
     found = [

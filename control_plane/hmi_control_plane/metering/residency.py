@@ -20,6 +20,7 @@ from hmi_control_plane.storage import (
     Residency,
     ResidencyState,
     Runtime,
+    Tenant,
 )
 
 ADAPTERS_A_TRANSACTION = 1_000
@@ -43,13 +44,17 @@ def _count_some(session: Session, hour: datetime, recorded_at: datetime, after: 
     """Count the adapters behind row id ``after``; return the last one's, or None when there are no more."""
     found = _ready(session, hour, after)
     record(session, [_event(row, hour) for row in found], recorded_at)
-    return found[-1].id if len(found) == ADAPTERS_A_TRANSACTION else None
+    return found[-1][0] if len(found) == ADAPTERS_A_TRANSACTION else None
 
 
-def _ready(session: Session, hour: datetime, after: int) -> list[Row[int, str, str, int]]:
-    """Return id, tenant, name and bytes of adapters; a version counts once for each runtime that has it."""
+def _ready(session: Session, hour: datetime, after: int) -> list[Row[int, str, str, str, int]]:
+    """Return id, tenant, tenant's id, name and bytes of adapters.
+
+    A version counts once for each runtime that has it.
+    """
     query = (
-        select(Adapter.id, Adapter.tenant, Adapter.name, func.sum(Artifact.bytes).label("bytes"))
+        select(Adapter.id, Tenant.name, Tenant.id, Adapter.name, func.sum(Artifact.bytes).label("bytes"))
+        .join(Tenant, Tenant.name == Adapter.tenant)
         .join(Residency, Residency.adapter_id == Adapter.id)
         .join(Runtime, Runtime.id == Residency.runtime_id)
         .join(
@@ -63,13 +68,13 @@ def _ready(session: Session, hour: datetime, after: int) -> list[Row[int, str, s
             Residency.updated_at <= hour,
             ~Runtime.lost,
         )
-        .group_by(Adapter.id, Adapter.tenant, Adapter.name)
+        .group_by(Adapter.id, Tenant.name, Tenant.id, Adapter.name)
         .order_by(Adapter.id)
         .limit(ADAPTERS_A_TRANSACTION)
     )
     return list(session.execute(query))
 
 
-def _event(row: Row[int, str, str, int], hour: datetime) -> UsageEvent:
-    _, tenant, name, size = row
-    return residency_event(tenant, name, int(size), hour)  # a sum is a Decimal on PostgreSQL
+def _event(row: Row[int, str, str, str, int], hour: datetime) -> UsageEvent:
+    _, tenant, tenant_id, name, size = row
+    return residency_event(tenant, tenant_id, name, int(size), hour)  # a sum is a Decimal on PostgreSQL

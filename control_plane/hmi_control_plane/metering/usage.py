@@ -16,6 +16,8 @@ from hmi_control_plane.storage import Meter
 from hmi_control_plane.storage import UsageEvent as UsageRow
 
 LARGEST_PAGE = 1_000
+_KEY_PARTS = 5
+"""Parts of a cursor: window, tenant, tenant's id, adapter and meter of the last line."""
 
 
 class Bucket(StrEnum):
@@ -45,7 +47,7 @@ class UsageQuery:
     end: datetime
     bucket: Bucket | None = None
     groups: frozenset[Group] = frozenset()
-    tenant: str | None = None
+    tenant_id: str | None = None
     adapter: str | None = None
     meter: Meter | None = None
     limit: int = 100
@@ -58,6 +60,7 @@ class UsageLine:
 
     start: str | None
     tenant: str | None
+    tenant_id: str | None
     adapter: str | None
     meter: Meter
     quantity: int
@@ -80,32 +83,39 @@ def report(session: Session, query: UsageQuery) -> UsagePage:
         )
     rows = session.execute(_page(session, query)).all()
     found = [
-        UsageLine(start or None, tenant or None, adapter or None, Meter(meter), int(quantity))
-        for start, tenant, adapter, meter, quantity in rows[: query.limit]
+        UsageLine(
+            start or None, tenant or None, tenant_id or None, adapter or None, Meter(meter), int(quantity)
+        )
+        for start, tenant, tenant_id, adapter, meter, quantity in rows[: query.limit]
     ]
-    more = len(rows) > query.limit
-    return UsagePage(found, next=_encode_cursor(list(rows[query.limit - 1][:4])) if more else None)
+    if len(rows) <= query.limit:
+        return UsagePage(found, next=None)
+    last = [str(part) for part in rows[query.limit - 1][:_KEY_PARTS]]
+    return UsagePage(found, next=_encode_cursor(last))
 
 
-def _page(session: Session, query: UsageQuery) -> Select[str, str, str, str, int]:
+def _page(session: Session, query: UsageQuery) -> Select[str, str, str, str, str, int]:
     nothing = literal("", SqlString)
     window = _window(session, query.bucket) if query.bucket else nothing
-    tenant = UsageRow.tenant if Group.TENANT in query.groups else nothing
+    by_tenant = Group.TENANT in query.groups
+    tenant = UsageRow.tenant if by_tenant else nothing
+    tenant_id = UsageRow.tenant_id if by_tenant else nothing
     adapter = func.coalesce(UsageRow.adapter, "") if Group.ADAPTER in query.groups else nothing
     # No label may be a column's name: GROUP BY would take the column.
     sums = (
         select(
             window.label("by_window"),
             tenant.label("by_tenant"),
+            tenant_id.label("by_tenant_id"),
             adapter.label("by_adapter"),
             UsageRow.meter.label("by_meter"),
             func.sum(UsageRow.quantity).label("total"),
         )
         .where(UsageRow.time >= query.start, UsageRow.time < query.end, *_filters(query))
-        .group_by("by_window", "by_tenant", "by_adapter", "by_meter")
+        .group_by("by_window", "by_tenant", "by_tenant_id", "by_adapter", "by_meter")
         .subquery()
     )
-    key = (sums.c.by_window, sums.c.by_tenant, sums.c.by_adapter, sums.c.by_meter)
+    key = (sums.c.by_window, sums.c.by_tenant, sums.c.by_tenant_id, sums.c.by_adapter, sums.c.by_meter)
     page = select(*key, sums.c.total).order_by(*key).limit(query.limit + 1)
     if query.after is not None:
         page = page.where(tuple_(*key) > tuple_(*(literal(part) for part in _decode_cursor(query.after))))
@@ -114,7 +124,7 @@ def _page(session: Session, query: UsageQuery) -> Select[str, str, str, str, int
 
 def _filters(query: UsageQuery) -> list[ColumnElement[bool]]:
     wanted = (
-        (UsageRow.tenant, query.tenant),
+        (UsageRow.tenant_id, query.tenant_id),
         (UsageRow.adapter, query.adapter),
         (UsageRow.meter, query.meter),
     )
@@ -145,7 +155,7 @@ def _decode_cursor(cursor: str) -> list[str]:
         raise _bad_cursor() from error
     if not (
         isinstance(key, list)
-        and len(key) == 4
+        and len(key) == _KEY_PARTS
         and all(isinstance(part, str) and "\0" not in part for part in key)
     ):
         raise _bad_cursor()

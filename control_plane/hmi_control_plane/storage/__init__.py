@@ -14,7 +14,7 @@ from hmi_control_plane.storage.domains import Domain, DomainVersion, DomainVersi
 from hmi_control_plane.storage.placements import DomainPlacement, Placement
 from hmi_control_plane.storage.runs import TrainingRun
 from hmi_control_plane.storage.runtimes import Residency, ResidencyState, Runtime
-from hmi_control_plane.storage.tenants import ApiKey, Tenant
+from hmi_control_plane.storage.tenants import ApiKey, DeletedTenant, Tenant, new_tenant_id
 from hmi_control_plane.storage.usage import Meter, UsageEvent
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Artifact",
     "Base",
     "Database",
+    "DeletedTenant",
     "Domain",
     "DomainPlacement",
     "DomainVersion",
@@ -41,4 +42,5 @@ __all__ = [
     "Tenant",
     "TrainingRun",
     "UsageEvent",
+    "new_tenant_id",
 ]

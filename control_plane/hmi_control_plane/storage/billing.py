@@ -43,7 +43,7 @@ class Invoice(Base):
     __table_args__ = (
         Index(
             "uq_invoices_live_period",
-            "tenant",
+            "tenant_id",
             "currency",
             "period_start",
             "period_end",
@@ -54,7 +54,8 @@ class Invoice(Base):
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    tenant: Mapped[str] = mapped_column(String(63), index=True)
+    tenant: Mapped[str] = mapped_column(String(63))
+    tenant_id: Mapped[str] = mapped_column(String(32), index=True)
     currency: Mapped[str] = mapped_column(String(3))
     period_start: Mapped[datetime]
     period_end: Mapped[datetime]

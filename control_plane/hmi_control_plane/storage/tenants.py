@@ -1,21 +1,45 @@
-"""Tenants and their API keys."""
+"""Tenants, present and deleted, and API keys."""
 
+import secrets
 from datetime import date, datetime
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hmi_control_plane.storage.base import Base
 
 
+def new_tenant_id() -> str:
+    """Return an id that no tenant has had; its underscore keeps it apart from every tenant's name."""
+    return f"tenant_{secrets.token_hex(8)}"
+
+
 class Tenant(Base):
-    """The party that is metered and billed."""
+    """The party that is metered and billed.
+
+    ``name`` can be given to another tenant after this one is deleted. ``id`` never is: keys, usage and
+    invoices are bound to it.
+    """
 
     __tablename__ = "tenants"
+    __table_args__ = (Index(None, "id", unique=True),)
 
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), default=new_tenant_id)
     display_name: Mapped[str] = mapped_column(String(200), default="")
     created_at: Mapped[datetime]
+
+
+class DeletedTenant(Base):
+    """A tenant that was deleted. Its usage and invoices remain, for administrators."""
+
+    __tablename__ = "deleted_tenants"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), index=True)
+    display_name: Mapped[str] = mapped_column(String(200), default="")
+    created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime]
 
 
 class ApiKey(Base):
@@ -25,6 +49,7 @@ class ApiKey(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     tenant: Mapped[str] = mapped_column(ForeignKey("tenants.name", ondelete="CASCADE"), index=True)
+    tenant_id: Mapped[str] = mapped_column(String(32))
     name: Mapped[str] = mapped_column(String(200), default="")
     secret_hash: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]

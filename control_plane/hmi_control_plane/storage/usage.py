@@ -23,13 +23,14 @@ class Meter(StrEnum):
 class UsageEvent(Base):
     """A quantity of one meter. ``(source, event_id)`` is the event's identity, as in CloudEvents.
 
-    Tenant and adapter are names without foreign keys: the ledger outlives what it speaks of.
+    Tenant, ``tenant_id`` and adapter have no foreign keys: the ledger outlives what it speaks of. A tenant's
+    name may be given to another tenant later; ``tenant_id`` says whose use this is.
     """
 
     __tablename__ = "usage_events"
     __table_args__ = (
         UniqueConstraint("source", "event_id"),
-        Index(None, "tenant", "time"),
+        Index(None, "tenant_id", "time"),
         Index(None, "time"),
     )
 
@@ -37,6 +38,7 @@ class UsageEvent(Base):
     source: Mapped[str] = mapped_column(String(100))
     event_id: Mapped[str] = mapped_column(String(200))
     tenant: Mapped[str] = mapped_column(String(63))
+    tenant_id: Mapped[str] = mapped_column(String(32))
     adapter: Mapped[str | None] = mapped_column(String(63))
     version: Mapped[int | None]
     meter: Mapped[str] = mapped_column(String(32))

@@ -61,7 +61,14 @@ def price_list(changes: Change) -> PriceList:
 
 def bill(start: datetime, end: datetime, prices: PriceList, use: Use, currency: str = "EUR") -> Bill:
     """Return the bill of a period."""
-    return Bill("acme", currency, start, end, tuple(priced_lines(start, end, currency, prices, ledger(use))))
+    return Bill(
+        "acme",
+        "tenant_1",
+        currency,
+        start,
+        end,
+        tuple(priced_lines(start, end, currency, prices, ledger(use))),
+    )
 
 
 def exact(*bills: Bill) -> Decimal:

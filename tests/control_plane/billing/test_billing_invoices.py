@@ -9,6 +9,7 @@ import pytest
 
 from hmi_control_plane.billing.invoices import bill_for, finalize, get_invoice, make_draft, void
 from hmi_control_plane.billing.prices import put_price
+from hmi_control_plane.catalog.tenants import ensure_tenant, find_account
 from hmi_control_plane.errors import Conflict, NotFound
 from hmi_control_plane.metering import UsageEvent, record
 from hmi_control_plane.storage import Database, Invoice, Meter
@@ -23,6 +24,7 @@ def use(database: Database) -> Use:
     """Records rows used by acme's spam, one event at a time."""
     numbers = count()
     with database.write() as session:
+        ensure_tenant(session, "acme")
         put_price(session, Meter.ROWS, "EUR", MARCH - timedelta(days=365), Decimal("0.01"), MARCH)
 
     def add(time: datetime, rows: int) -> None:
@@ -36,7 +38,7 @@ def use(database: Database) -> Use:
 def draft(database: Database, start: datetime, end: datetime) -> Invoice:
     """Make a draft."""
     with database.write() as session:
-        invoice = make_draft(session, "acme", "EUR", start, end, JUNE)
+        invoice = make_draft(session, ensure_tenant(session, "acme"), "EUR", start, end, JUNE)
         assert invoice.lines is not None
         return invoice
 
@@ -105,7 +107,7 @@ def test_all_final_invoices_together_bill_every_event_once(database: Database, u
     use(MARCH, 1000)
     with database.read() as session:
         quantities = [line.quantity for invoice in session.query(Invoice) for line in invoice.lines]
-        whole = bill_for(session, "acme", "EUR", MARCH, JUNE)
+        whole = bill_for(session, find_account(session, "acme"), "EUR", MARCH, JUNE)
     assert sum(quantities) + 1000 == sum(line.quantity for line in whole.lines)
 
 

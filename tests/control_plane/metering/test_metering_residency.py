@@ -12,6 +12,7 @@ from hmi_control_plane import sweeper
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import runtimes
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.tenants import find_account
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.metering import count_hour, quantities, residency, whole_hour
 from hmi_control_plane.storage import Database, Meter
@@ -28,7 +29,7 @@ def counted(database: Database) -> Callable[..., dict[str, int]]:
     def count(hour: datetime, tenant: str = "acme") -> dict[str, int]:
         count_hour(database, hour, now())
         with database.read() as session:
-            used = quantities(session, tenant, hour, hour + timedelta(hours=1))
+            used = quantities(session, find_account(session, tenant).id, hour, hour + timedelta(hours=1))
         return {str(q.adapter): q.quantity for q in used if q.meter is Meter.RESIDENT_BYTE_HOURS}
 
     return count

@@ -35,7 +35,7 @@ def opened(folder: Path, **options: int) -> SegmentFolder:
 def test_an_event_survives_the_way_to_cloud_events_and_back(make_event: MakeEvent) -> None:
     for event in (
         make_event(1),
-        make_event(2, adapter=None, version=3, request_id="r"),
+        make_event(2, adapter=None, version=3, request_id="r", tenant_id="tenant_1"),
         make_event(3, tenant='tab\tbreak\nquote"'),
     ):
         text = to_cloud_event(event)
@@ -46,7 +46,13 @@ def test_an_event_survives_the_way_to_cloud_events_and_back(make_event: MakeEven
 
 def test_events_of_a_request_have_ids_of_their_own(make_event: MakeEvent) -> None:
     parts = [
-        request_events("/gw", "r1", make_event(1).time, "acme", name, ordinal=place, rows=2, prompt_tokens=9)
+        request_events(
+            *("/gw", "r1", make_event(1).time, "acme", name),
+            tenant_id="tenant_1",
+            ordinal=place,
+            rows=2,
+            prompt_tokens=9,
+        )
         for place, name in enumerate(("spam", "topic"))
     ]
     events = [event for part in parts for event in part]
