@@ -23,6 +23,13 @@ Two kinds of `{API_VERSION}`, both namespaced: [`Domain`](#domain) (short name `
 A namespace's tenant, who is metered and billed, is its label `{TENANT_LABEL}`, else its own name.
 A changed spec makes a new version while the old one serves. Rows that were mended in place are no
 change of the spec: give the annotation `{RETRAIN_ANNOTATION}` a new value to train again.
+
+A spec that goes back to what it was before is not trained again: the version that was made from it, and
+passed its gate, is published again under the next number, with the metrics of then. For a TaskAdapter that
+is the same `spec` (but for `serving`, `resources` and `suspend`) on the same layers of its Domain; for a
+Domain the same `spec` (but for `sharing`, `resources`, `suspend` and `plot.refresh`) on the same layers of
+its parent; in both, the same value of `{RETRAIN_ANNOTATION}`. HMI does not know whether rows at an address
+have changed since. What the artifact store has lost is trained again.
 """
 _MEANINGS: dict[str, str] = {
     "Domain/Accepted": "The Domain can work as declared.",

@@ -9,6 +9,7 @@ plane serves them, and the reconciler, training programs and runtimes are its cl
     GET  /domains/{namespace}/{name}               -> DomainView     (404 when absent)
     GET  /adapters/{namespace}/{name}              -> AdapterView
     POST /adapters/stamps                          AdapterKeys      -> AdapterStamps
+    POST both/publish-again                        PublishAgain     idempotent             -> PublishedAgain
     DELETE both                                    erase; idempotent                       -> 204
     POST /runs                                     RunCreate        idempotent             -> RunView
     GET  /runs/{id}                                -> RunView
@@ -137,6 +138,19 @@ class AdapterView(WireModel):
     stamp: str = Field(
         default="", description="Another one whenever anything below ``record`` is, ``runtimes`` excepted."
     )
+
+
+class PublishAgain(WireModel):
+    """Asks that a version be published again that was made from the spec which is declared (again)."""
+
+    uid: str = Field(description="uid of the resource.")
+    spec_digest: str
+
+
+class PublishedAgain(WireModel):
+    """The number under which it is published now; None where no such version is left."""
+
+    version: int | None = None
 
 
 class AdapterKeys(WireModel):

@@ -20,14 +20,18 @@ from hmi_api.wire import (
     AdapterView,
     DomainRecord,
     DomainView,
+    PublishAgain,
+    PublishedAgain,
     RunCreate,
     RunFailure,
     RunView,
 )
+from hmi_operator.ports import KindName
 
 logger = logging.getLogger(__name__)
 
 _PREFIX = "/internal/v1"
+_PATHS: dict[KindName, str] = {"Domain": "domains", "TaskAdapter": "adapters"}
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _NOT_ALLOWED = {401, 403}
 _CONCURRENT_WRITE = "ConcurrentWrite"
@@ -100,6 +104,12 @@ class ControlPlaneClient:
     async def erase_adapter(self, key: str) -> None:
         """Erase a TaskAdapter's versions, artifacts and placements; idempotent."""
         await self._ask("DELETE", f"/adapters/{key}", may_miss=True)
+
+    async def publish_again(self, kind: KindName, key: str, wanted: PublishAgain) -> int | None:
+        """Publish the version again that was made from the declared spec; return its number, if any."""
+        # Unknown to a control plane that is older than this operator, while both are upgraded.
+        answer = await self._ask("POST", f"/{_PATHS[kind]}/{key}/publish-again", wanted, may_miss=True)
+        return None if answer is None else PublishedAgain.model_validate(answer).version
 
     async def create_run(self, request: RunCreate) -> RunView:
         """Create a run; the same uid, digest and attempt give the same run."""

@@ -11,7 +11,7 @@ from hmi_api.domain import Domain, DomainStatus
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.names import FINALIZER, DomainKey
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_api.wire import AdapterView, DomainView, RunState, RunView
+from hmi_api.wire import AdapterView, DomainView, PublishAgain, RunCreate, RunState, RunView
 from hmi_operator.domain_views import DomainViews
 from hmi_operator.plan import (
     AdapterWorld,
@@ -34,6 +34,7 @@ from hmi_operator.plan.steps import (
     DeclareAdapter,
     DeclareDomain,
     Erase,
+    PublishAgainOrStartRun,
     RemoveFinalizer,
     ResumeRun,
     StartRun,
@@ -317,10 +318,14 @@ class Engine:
                     ref.namespace, lambda: self._control_plane.declare_adapter(ref.key, of_adapter)
                 )
             case StartRun():
-                run = await self._control_plane.create_run(step.request)
-                if run.state in (RunState.PENDING, RunState.RUNNING):
-                    await self._jobs.start(run)
-                return run
+                return await self._start(step.request)
+            case PublishAgainOrStartRun():
+                request = step.request
+                wanted = PublishAgain(uid=request.uid, spec_digest=request.spec_digest)
+                number = await self._control_plane.publish_again(ref.kind, ref.key, wanted)
+                if number is None:
+                    return await self._start(request)
+                logger.info("%s: the version made from this spec before is version %d now", ref, number)
             case ResumeRun():
                 resumed = await self._control_plane.run(step.run_id)
                 if resumed is not None:
@@ -333,6 +338,12 @@ class Engine:
             case Withdraw():
                 await self._withdraw(step.adapter)
         return None
+
+    async def _start(self, request: RunCreate) -> RunView:
+        run = await self._control_plane.create_run(request)
+        if run.state in (RunState.PENDING, RunState.RUNNING):
+            await self._jobs.start(run)
+        return run
 
     async def _declare(self, namespace: str, declare: Callable[[], Awaitable[None]]) -> None:
         """Declare a resource; its tenant is made where the catalog does not know it yet."""

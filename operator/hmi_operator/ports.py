@@ -12,6 +12,7 @@ from hmi_api.wire import (
     AdapterView,
     DomainRecord,
     DomainView,
+    PublishAgain,
     RunCreate,
     RunFailure,
     RunView,
@@ -114,6 +115,10 @@ class ControlPlane(Protocol):
 
     async def erase_adapter(self, key: str) -> None:
         """Erase a TaskAdapter's versions, artifacts and placements; idempotent."""
+        ...
+
+    async def publish_again(self, kind: KindName, key: str, wanted: PublishAgain) -> int | None:
+        """Publish the version again that was made from the declared spec; return its number, if any."""
         ...
 
     async def create_run(self, request: RunCreate) -> RunView:

@@ -102,6 +102,8 @@ ROUTES = [
     ("GET", "/adapters/acme/one", {"operator"}),
     ("DELETE", "/adapters/acme/one", {"operator"}),
     ("POST", "/adapters/stamps", {"operator"}),
+    ("POST", "/adapters/acme/spam/publish-again", {"operator"}),
+    ("POST", "/domains/acme/trade/publish-again", {"operator"}),
     ("POST", "/runs", {"operator"}),
     ("GET", "/runs/RUN", {"operator", "acme's trainer"}),
     ("POST", "/runs/RUN/progress", {"operator", "acme's trainer"}),

@@ -47,6 +47,10 @@ ask("/complete", result)
 """
 
 
+def _view(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != "versions"}
+
+
 class FakeControlPlane:
     """Domains, adapters and runs in dictionaries; versions are made of completed runs."""
 
@@ -82,7 +86,7 @@ class FakeControlPlane:
                 table.pop(key, None)
                 return Response(status_code=204)
             if request.method == "GET":
-                return JSONResponse(table[key]) if key in table else self._missing()
+                return JSONResponse(_view(table[key])) if key in table else self._missing()
             if key in self.refuse:
                 return JSONResponse(error_body(self.refuse[key], "conflict_error", code="NameTaken"), 409)
             record = await request.json()
@@ -91,6 +95,17 @@ class FakeControlPlane:
                 return JSONResponse(refusal, 404)
             table.setdefault(key, {})["record"] = record
             return Response(status_code=204)
+
+        @self.app.post("/internal/v1/{kind}/{namespace}/{name}/publish-again")
+        async def publish_again(kind: str, namespace: str, name: str, request: Request) -> dict[str, Any]:
+            wanted = await request.json()
+            entry = getattr(self, kind)[f"{namespace}/{name}"]
+            earlier = [one for one in entry["versions"] if one["specDigest"] == wanted["specDigest"]]
+            if not earlier:
+                return {}
+            number = len(entry["versions"]) + 1
+            self._make_current(entry, earlier[-1] | {"version": number})
+            return {"version": number}
 
         @self.app.post("/internal/v1/runs")
         async def create(request: Request) -> dict[str, Any]:
@@ -129,11 +144,11 @@ class FakeControlPlane:
         entry = table[f"{spec['namespace']}/{spec['name']}"]
         if not result["gatePassed"]:
             return
-        version = (entry.get("current") or {"version": 0})["version"] + 1
-        common = {"version": version, "specDigest": run["specDigest"], "metrics": result["metrics"]}
+        number = len(entry.get("versions", [])) + 1
+        common = {"version": number, "specDigest": run["specDigest"], "metrics": result["metrics"]}
         artifact = result["artifacts"][0]
         if spec["kind"] == "domain":
-            entry["current"] = common | {
+            version = common | {
                 "base": spec["spec"]["baseModel"],
                 "baseDigest": "sha256:b",
                 "split": result["split"],
@@ -145,8 +160,14 @@ class FakeControlPlane:
             }
         else:
             layers = spec["domain"]["layers"]["digest"]
-            entry["current"] = common | {"artifact": artifact, "layersDigest": layers, "labels": ["a", "b"]}
+            version = common | {"artifact": artifact, "layersDigest": layers, "labels": ["a", "b"]}
             entry |= {"scheduledOn": ["r1"], "loadedOn": ["r1"]}
+        self._make_current(entry, version)
+
+    @staticmethod
+    def _make_current(entry: dict[str, Any], version: dict[str, Any]) -> None:
+        entry["current"] = version
+        entry.setdefault("versions", []).append(version)
 
     @staticmethod
     def _missing() -> Response:

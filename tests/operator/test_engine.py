@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planning_worlds import domain_version
+from planning_worlds import adapter_version, domain_version
 
 from hmi_api.conditions import find_condition
 from hmi_api.errors import InvalidInput, NotReady
@@ -16,6 +16,7 @@ from hmi_api.wire import (
     AdapterView,
     DomainRecord,
     DomainView,
+    PublishAgain,
     RunCreate,
     RunFailure,
     RunState,
@@ -42,6 +43,8 @@ class Catalog:
     adapters: dict[str, AdapterView] = field(default_factory=dict)
     runs: dict[str, RunView] = field(default_factory=dict)
     state: RunState = RunState.PENDING
+    kept: dict[str, int] = field(default_factory=dict)
+    """Numbers under which versions are published again, by the digest of their spec."""
 
     async def ensure_tenant(self, tenant: Tenant) -> None:
         self.asked.append("ensure_tenant")
@@ -53,7 +56,8 @@ class Catalog:
 
     async def declare_adapter(self, key: str, record: AdapterRecord) -> None:
         self._declared("declare_adapter", record.tenant)
-        self.adapters[key] = AdapterView(record=record)
+        known = self.adapters.get(key) or AdapterView(record=record)
+        self.adapters[key] = known.model_copy(update={"record": record})
 
     def _declared(self, verb: str, tenant: str) -> None:
         self.asked.append(verb)
@@ -78,6 +82,10 @@ class Catalog:
 
     async def erase_adapter(self, key: str) -> None:
         del self.adapters[key]
+
+    async def publish_again(self, kind: str, key: str, wanted: PublishAgain) -> int | None:
+        self.asked.append("publish_again")
+        return self.kept.get(wanted.spec_digest)
 
     async def create_run(self, request: RunCreate) -> RunView:
         self.asked.append("create_run")
@@ -270,3 +278,41 @@ async def test_domains_that_name_one_another_as_parent_can_all_be_deleted(
     for ref in refs:
         await here.look(ref)
         assert await here.store.get(ref) is None
+
+
+async def changed(here: Here, adapter_body: dict[str, Any], epochs: int) -> None:
+    body = adapter_body | {"spec": adapter_body["spec"] | {"training": {"epochs": epochs}}}
+    await here.store.apply(parse_manifest(body))
+
+
+async def published(here: Here) -> AdapterView:
+    """Publish what the catalog has declared of the TaskAdapter."""
+    view = here.catalog.adapters[TOPIC.key]
+    number = view.current.version + 1 if view.current else 1
+    current = adapter_version(view.record.spec_digest, version=number)
+    here.catalog.adapters[TOPIC.key] = view.model_copy(update={"current": current, "loaded_on": ["r1"]})
+    return here.catalog.adapters[TOPIC.key]
+
+
+async def test_a_first_spec_asks_for_no_earlier_version(here: Here) -> None:
+    await here.look(TOPIC)
+    assert "publish_again" not in here.catalog.asked
+
+
+async def test_a_spec_that_is_declared_again_is_published_again_and_not_trained(
+    here: Here, adapter_body: dict[str, Any]
+) -> None:
+    await here.look(TOPIC)
+    first = (await published(here)).record.spec_digest
+    await here.look(TOPIC)
+    await changed(here, adapter_body, 7)
+    await here.look(TOPIC)
+    assert here.catalog.asked == ["adapter", "declare_adapter", "publish_again", "create_run"]
+    await published(here)
+    await here.look(TOPIC)
+    runs = set(here.catalog.runs)
+    here.catalog.kept = {first: 3}
+    await here.store.apply(parse_manifest(adapter_body))
+    outcome = await here.look(TOPIC)
+    assert here.catalog.asked[-2:] == ["declare_adapter", "publish_again"]
+    assert (set(here.catalog.runs), outcome.requeue_after) == (runs, 0.0)

@@ -31,6 +31,7 @@ from hmi_operator.plan import (
     plan_adapter,
 )
 from hmi_operator.plan.steps import (
+    PublishAgainOrStartRun,
     StartRun,
 )
 
@@ -220,7 +221,7 @@ def test_new_layers_give_a_new_run_while_the_old_adapter_serves() -> None:
     mine.status.domain = "hotel/1"
     world = adapter_world(mine, domain=moved, current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
     plan = plan_adapter(mine, world)
-    assert kinds(plan.steps) == [StartRun]
+    assert kinds(plan.steps) == [PublishAgainOrStartRun]
     assert is_true(plan.status.conditions, "Ready")
     assert (plan.status.domain, plan.status.phase) == ("hotel/1", "Updating")
 

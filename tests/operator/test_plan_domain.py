@@ -43,6 +43,7 @@ from hmi_operator.plan.steps import (
     AddFinalizer,
     DeclareDomain,
     Erase,
+    PublishAgainOrStartRun,
     RemoveFinalizer,
     ResumeRun,
     StartRun,
@@ -254,7 +255,7 @@ def test_the_retrain_annotation_trains_the_same_spec_again() -> None:
     again = domain()
     again.metadata.annotations["hmi.dev/retrain"] = "mended the rows"
     world = domain_world(domain(), current=domain_version(DIGEST))
-    assert StartRun in kinds(plan_domain(again, world).steps)
+    assert PublishAgainOrStartRun in kinds(plan_domain(again, world).steps)
 
 
 def test_suspending_starts_nothing_new_and_what_serves_goes_on() -> None:

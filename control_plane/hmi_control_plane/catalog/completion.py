@@ -88,7 +88,7 @@ def _publish_domain(
     _require_recorded(session, [layers, *chain])
     version = DomainVersion(
         domain_id=domain.id,
-        version=_next_version(session, DomainVersion.version, DomainVersion.domain_id == domain.id),
+        version=next_version(session, DomainVersion.version, DomainVersion.domain_id == domain.id),
         spec_digest=run.spec_digest,
         base_uri=spec.spec.base_model.uri,
         base_revision=spec.spec.base_model.revision,
@@ -128,7 +128,7 @@ def _publish_adapter(
         _require_layers(session, adapter.domain, layers_digest)
     version = AdapterVersion(
         adapter_id=adapter.id,
-        version=_next_version(session, AdapterVersion.version, AdapterVersion.adapter_id == adapter.id),
+        version=next_version(session, AdapterVersion.version, AdapterVersion.adapter_id == adapter.id),
         spec_digest=run.spec_digest,
         artifact_digest=artifact.digest if artifact else None,
         layers_digest=layers_digest,
@@ -184,5 +184,6 @@ def _require_layers(session: Session, domain: str, layers_digest: str) -> None:
         )
 
 
-def _next_version(session: Session, column: InstrumentedAttribute[int], owner: ColumnElement[bool]) -> int:
+def next_version(session: Session, column: InstrumentedAttribute[int], owner: ColumnElement[bool]) -> int:
+    """Return the number of the version that is to be made; ``owner`` says whose versions are counted."""
     return (session.scalar(select(func.max(column)).where(owner)) or 0) + 1

@@ -3,9 +3,19 @@
 from fastapi import APIRouter, Response
 
 from hmi_api.callers import Role
-from hmi_api.wire import AdapterKeys, AdapterRecord, AdapterStamps, AdapterView, DomainRecord, DomainView
+from hmi_api.wire import (
+    AdapterKeys,
+    AdapterRecord,
+    AdapterStamps,
+    AdapterView,
+    DomainRecord,
+    DomainView,
+    PublishAgain,
+    PublishedAgain,
+)
+from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Door
-from hmi_control_plane.catalog import adapters, domains, stamps, tenants
+from hmi_control_plane.catalog import adapters, domains, republish, stamps, tenants
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.parameters import Name
 from hmi_control_plane.storage import Database
@@ -13,8 +23,48 @@ from hmi_control_plane.storage import Database
 _DONE = 204
 
 
-def build(database: Database, door: Door, changes: Changes) -> APIRouter:
+def build(database: Database, door: Door, changes: Changes, files: ArtifactFiles) -> APIRouter:
     """Return the routes under ``/tenants``, ``/domains`` and ``/adapters``, which the operator calls."""
+    router = APIRouter()
+    router.include_router(_declared(database, door, changes))
+    router.include_router(_published_again(database, door, changes, files))
+    return router
+
+
+def _published_again(database: Database, door: Door, changes: Changes, files: ArtifactFiles) -> APIRouter:
+    router = APIRouter(route_class=door.only(Role.OPERATOR))
+
+    def are_whole(found: republish.Earlier) -> bool:
+        return all(files.is_whole(ref) for ref in found.artifacts)
+
+    @router.post("/domains/{namespace}/{name}/publish-again")
+    def publish_domain_again(namespace: Name, name: Name, wanted: PublishAgain) -> PublishedAgain:
+        """Publish the version again that was made from the declared spec, where there is one."""
+        with database.read() as session:
+            found = republish.earlier_domain_version(session, namespace, name, wanted)
+        if found is None or not are_whole(found):
+            return PublishedAgain()
+        with database.write() as session:
+            number = republish.publish_domain_again(session, namespace, name, wanted, found.version)
+        changes.notify()
+        return PublishedAgain(version=number)
+
+    @router.post("/adapters/{namespace}/{name}/publish-again")
+    def publish_adapter_again(namespace: Name, name: Name, wanted: PublishAgain) -> PublishedAgain:
+        """Publish the version again that was made from the declared spec, where there is one."""
+        with database.read() as session:
+            found = republish.earlier_adapter_version(session, namespace, name, wanted)
+        if found is None or not are_whole(found):
+            return PublishedAgain()
+        with database.write() as session:
+            number = republish.publish_adapter_again(session, namespace, name, wanted, found.version)
+        changes.notify()
+        return PublishedAgain(version=number)
+
+    return router
+
+
+def _declared(database: Database, door: Door, changes: Changes) -> APIRouter:
     router = APIRouter(route_class=door.only(Role.OPERATOR))
 
     @router.put("/tenants/{tenant}", status_code=_DONE)

@@ -23,7 +23,7 @@ def build(
 ) -> APIRouter:
     """Return the internal API's routes; ``door`` lets only HMI's own parts pass, each to its own calls."""
     router = APIRouter(prefix=PREFIX, tags=["internal"])
-    router.include_router(resources.build(database, door, changes))
+    router.include_router(resources.build(database, door, changes, files))
     router.include_router(runs.build(database, door, changes))
     router.include_router(runtimes.build(database, door, changes, wait_limit_seconds=wait_limit_seconds))
     router.include_router(artifacts.build(database, door, files, limit_bytes=artifact_limit_bytes))

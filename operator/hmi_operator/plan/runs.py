@@ -8,7 +8,7 @@ from enum import Enum, auto
 from hmi_api.common import Resources
 from hmi_api.reasons import Reason
 from hmi_api.wire import RunCreate, RunFailure, RunState, RunView
-from hmi_operator.plan.steps import ResumeRun, StartRun, Step, StopRun
+from hmi_operator.plan.steps import PublishAgainOrStartRun, ResumeRun, StartRun, Step, StopRun
 from hmi_operator.plan.world import JobView, Trouble
 
 MAX_ATTEMPTS = 4
@@ -104,7 +104,10 @@ def _begin(facts: RunFacts, request: Callable[[int], RunCreate]) -> Outlook:
     stop = _stop_superseded(facts.run, facts.wanted)
     if facts.suspended:
         return Outlook(Standpoint.SUSPENDED, stop)
-    start = StartRun(request(0), "what is published was made from another spec, or nothing is published")
+    if facts.published is None:
+        start: Step = StartRun(request(0), "nothing is published")
+    else:
+        start = PublishAgainOrStartRun(request(0), "what is published was made from another spec")
     return Outlook(Standpoint.STARTING, (*stop, start), requeue_after=0.0)
 
 
@@ -114,7 +117,7 @@ def _look_at_succeeded(facts: RunFacts, run: RunView, request: Callable[[int], R
     if facts.suspended:
         return Outlook(Standpoint.SUSPENDED, run=run)
     # It was published once and then replaced by another spec's version; the older spec is wanted again.
-    again = StartRun(request(run.attempt + 1), "an earlier spec is wanted again")
+    again = PublishAgainOrStartRun(request(run.attempt + 1), "an earlier spec is wanted again")
     return Outlook(Standpoint.STARTING, (again,), requeue_after=0.0)
 
 

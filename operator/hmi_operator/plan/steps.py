@@ -42,6 +42,14 @@ class StartRun:
 
 
 @dataclass(frozen=True)
+class PublishAgainOrStartRun:
+    """Publish the version again that was made from this spec before; where none is left, start the run."""
+
+    request: RunCreate
+    why: str
+
+
+@dataclass(frozen=True)
 class ResumeRun:
     """Start the process of a run that has none; it goes on from its checkpoint."""
 
@@ -85,6 +93,7 @@ Step = (
     | DeclareDomain
     | DeclareAdapter
     | StartRun
+    | PublishAgainOrStartRun
     | ResumeRun
     | StopRun
     | Erase

@@ -52,6 +52,27 @@ async def test_waiting_for_a_change_ends_when_the_new_version_is_loaded(
         assert health_of(found) == "Current"
 
 
+async def test_an_earlier_spec_is_published_again_without_training(
+    kubeconfig: KubeServer,
+    here: Cluster,
+    served: Any,
+    domain_body: dict[str, Any],
+    adapter_body: dict[str, Any],
+) -> None:
+    def has_version(number: int) -> Any:
+        return lambda found: found["status"].get("version") == number and health_of(found) == "Current"
+
+    async with replica(served, here.namespace) as one:
+        for body, kind, name in ((domain_body, DOMAINS, "hotel"), (adapter_body, TASK_ADAPTERS, "topic")):
+            await here.apply(body)
+            await here.reached(kind, name, has_version(1))
+        for epochs, number in ((7, 2), (10, 3)):
+            adapter_body["spec"]["training"] = {"epochs": epochs}
+            await here.apply(adapter_body)
+            await here.reached(TASK_ADAPTERS, "topic", has_version(number))
+        assert len(one.jobs.started) == 3, "the Domain, and two specs of the TaskAdapter"
+
+
 async def test_what_no_operator_has_seen_is_in_progress(
     kubeconfig: KubeServer, here: Cluster, domain_body: dict[str, Any]
 ) -> None:
