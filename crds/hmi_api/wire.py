@@ -26,7 +26,7 @@ plane serves them, and the reconciler, training programs and runtimes are its cl
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 from pydantic_core import PydanticCustomError
 
 from hmi_api.artifacts import ArtifactRef, WireModel
@@ -330,7 +330,7 @@ class Heartbeat(WireModel):
     resident: list[ResidentBytes] = Field(default_factory=list)
     free_bytes: LargeCount = 0
     queue_depth: Count = 0
-    draining: bool = False
+    draining: StrictBool = False
 
 
 class HeartbeatReply(WireModel):

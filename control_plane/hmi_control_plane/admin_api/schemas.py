@@ -8,12 +8,16 @@ from pydantic import Field
 
 from hmi_api.artifacts import ArtifactRef, WireModel
 from hmi_api.common import DnsLabel
+from hmi_api.storable import Text
 from hmi_api.wire import AdapterView, DomainView, ResidentBytes, RunView
+from hmi_control_plane.catalog.cursors import LONGEST_CURSOR
 from hmi_control_plane.catalog.paging import LARGEST_PAGE, Page
 
 Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="Most items a page.")]
-Cursor = Annotated[str | None, Query(max_length=500, description="next_cursor of the page before.")]
-TenantFilter = Annotated[str | None, Query(max_length=63, description="Only what is this tenant's.")]
+Cursor = Annotated[
+    str | None, Query(max_length=LONGEST_CURSOR, description="next_cursor of the page before.")
+]
+TenantFilter = Annotated[DnsLabel | None, Query(description="Only what is this tenant's.")]
 
 T = TypeVar("T")
 
@@ -29,13 +33,13 @@ class TenantCreate(WireModel):
     """Asks for a tenant."""
 
     name: DnsLabel
-    display_name: str = Field(default="", max_length=200)
+    display_name: Text = Field(default="", max_length=200)
 
 
 class TenantUpdate(WireModel):
     """Changes a tenant."""
 
-    display_name: str = Field(max_length=200)
+    display_name: Text = Field(max_length=200)
 
 
 class TenantBody(WireModel):
@@ -56,7 +60,7 @@ class DeletedTenantBody(TenantBody):
 class KeyCreate(WireModel):
     """Asks for an API key."""
 
-    name: str = Field(default="", max_length=200, description="What it is for, for people.")
+    name: Text = Field(default="", max_length=200, description="What it is for, for people.")
 
 
 class KeyBody(WireModel):

@@ -9,7 +9,8 @@ from hmi_api.names import adapter_key
 from hmi_api.wire import AdapterRecord, AdapterView, EarlierVersion
 from hmi_control_plane import placement
 from hmi_control_plane.catalog import artifacts, runs
-from hmi_control_plane.catalog.paging import Page, decode_number_cursor, page_of
+from hmi_control_plane.catalog.cursors import NUMBER_CURSOR, decode_cursor
+from hmi_control_plane.catalog.paging import Page, page_of
 from hmi_control_plane.catalog.stamps import stamp_of
 from hmi_control_plane.catalog.tenants import get_tenant
 from hmi_control_plane.catalog.times import now
@@ -139,7 +140,7 @@ def list_adapters(session: Session, *, tenant: str | None, limit: int, cursor: s
     query = select(Adapter).order_by(Adapter.id).limit(limit + 1)
     if tenant is not None:
         query = query.where(Adapter.tenant == tenant)
-    after = decode_number_cursor(cursor)
+    after = decode_cursor(cursor, NUMBER_CURSOR)
     if after is not None:
         query = query.where(Adapter.id > after)
     return page_of(session.scalars(query).all(), limit, lambda row: row.id)

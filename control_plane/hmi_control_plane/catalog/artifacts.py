@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from hmi_api.artifact_root import open_root
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
+from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
+from hmi_control_plane.catalog.paging import Page, page_of
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.storage import Artifact, Database
 from hmi_control_plane.storage.upsert import insert_missing
@@ -86,7 +87,7 @@ def release(session: Session, digests: Iterable[str]) -> None:
 def list_artifacts(session: Session, *, limit: int, cursor: str | None) -> Page[Artifact]:
     """Return artifacts by digest."""
     query = select(Artifact).order_by(Artifact.digest).limit(limit + 1)
-    after = decode_text_cursor(cursor)
+    after = decode_cursor(cursor, TEXT_CURSOR)
     if after is not None:
         query = query.where(Artifact.digest > after)
     return page_of(session.scalars(query).all(), limit, lambda row: row.digest)

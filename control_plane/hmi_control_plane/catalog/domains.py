@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 from hmi_api.names import domain_key
 from hmi_api.wire import DomainRecord, DomainView
 from hmi_control_plane.catalog import artifacts, runs
-from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
+from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
+from hmi_control_plane.catalog.paging import Page, page_of
 from hmi_control_plane.catalog.tenants import get_tenant
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import domain_record, domain_version_views
@@ -122,7 +123,7 @@ def list_domains(session: Session, *, tenant: str | None, limit: int, cursor: st
     query = select(Domain).order_by(Domain.key).limit(limit + 1)
     if tenant is not None:
         query = query.where(Domain.tenant == tenant)
-    after = decode_text_cursor(cursor)
+    after = decode_cursor(cursor, TEXT_CURSOR)
     if after is not None:
         query = query.where(Domain.key > after)
     return page_of(session.scalars(query).all(), limit, lambda row: row.key)

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from hmi_api.artifacts import WireModel
 from hmi_api.wire import RunCreate, RunFailure, RunProgress, RunState, RunView
-from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
+from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
+from hmi_control_plane.catalog.paging import Page, page_of
 from hmi_control_plane.catalog.tenants import get_tenant
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import run_view
@@ -106,7 +107,7 @@ def list_runs(session: Session, *, tenant: str | None, limit: int, cursor: str |
     query = select(TrainingRun).order_by(TrainingRun.id.desc()).limit(limit + 1)
     if tenant is not None:
         query = query.where(TrainingRun.tenant == tenant)
-    before = decode_text_cursor(cursor)
+    before = decode_cursor(cursor, TEXT_CURSOR)
     if before is not None:
         query = query.where(TrainingRun.id < before)
     return page_of(session.scalars(query).all(), limit, lambda row: row.id)

@@ -12,7 +12,8 @@ from hmi_api.errors import InvalidInput
 from hmi_api.names import adapter_key
 from hmi_api.wire import Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_control_plane import placement
-from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
+from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
+from hmi_control_plane.catalog.paging import Page, page_of
 from hmi_control_plane.catalog.runs import to_json
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.storage import Adapter, Placement, Residency, ResidencyState, Runtime
@@ -126,7 +127,7 @@ def forget_lost(session: Session, *, silent_for: timedelta) -> None:
 def list_runtimes(session: Session, *, limit: int, cursor: str | None) -> Page[Runtime]:
     """Return runtimes by id."""
     query = select(Runtime).order_by(Runtime.id).limit(limit + 1)
-    after = decode_text_cursor(cursor)
+    after = decode_cursor(cursor, TEXT_CURSOR)
     if after is not None:
         query = query.where(Runtime.id > after)
     return page_of(session.scalars(query).all(), limit, lambda row: row.id)
@@ -140,7 +141,7 @@ def list_placements(session: Session, runtime_id: str, *, limit: int, cursor: st
         .order_by(Placement.adapter_key)
         .limit(limit + 1)
     )
-    after = decode_text_cursor(cursor)
+    after = decode_cursor(cursor, TEXT_CURSOR)
     if after is not None:
         query = query.where(Placement.adapter_key > after)
     return page_of(session.scalars(query).all(), limit, lambda row: row.adapter_key)

@@ -6,7 +6,8 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from hmi_control_plane.auth.keys import NewKey, new_key
-from hmi_control_plane.catalog.paging import Page, decode_text_cursor, page_of
+from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
+from hmi_control_plane.catalog.paging import Page, page_of
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.errors import Conflict, NotFound
 from hmi_control_plane.storage import (
@@ -78,7 +79,7 @@ def is_tenant_id(name_or_id: str) -> bool:
 def list_tenants(session: Session, *, limit: int, cursor: str | None) -> Page[Tenant]:
     """Return tenants by name."""
     query = select(Tenant).order_by(Tenant.name).limit(limit + 1)
-    after = decode_text_cursor(cursor)
+    after = decode_cursor(cursor, TEXT_CURSOR)
     if after is not None:
         query = query.where(Tenant.name > after)
     return page_of(session.scalars(query).all(), limit, lambda tenant: tenant.name)
@@ -87,7 +88,7 @@ def list_tenants(session: Session, *, limit: int, cursor: str | None) -> Page[Te
 def list_deleted_tenants(session: Session, *, limit: int, cursor: str | None) -> Page[DeletedTenant]:
     """Return deleted tenants by id."""
     query = select(DeletedTenant).order_by(DeletedTenant.id).limit(limit + 1)
-    after = decode_text_cursor(cursor)
+    after = decode_cursor(cursor, TEXT_CURSOR)
     if after is not None:
         query = query.where(DeletedTenant.id > after)
     return page_of(session.scalars(query).all(), limit, lambda tenant: tenant.id)
@@ -145,7 +146,7 @@ def list_keys(session: Session, tenant: str, *, limit: int, cursor: str | None) 
     """Return a tenant's keys by id, revoked ones too."""
     get_tenant(session, tenant)
     query = select(ApiKey).where(ApiKey.tenant == tenant).order_by(ApiKey.id).limit(limit + 1)
-    after = decode_text_cursor(cursor)
+    after = decode_cursor(cursor, TEXT_CURSOR)
     if after is not None:
         query = query.where(ApiKey.id > after)
     return page_of(session.scalars(query).all(), limit, lambda key: key.id)

@@ -1,23 +1,25 @@
 """Usage reports: sums of the ledger by window and group, page by page."""
 
-import base64
-import binascii
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, Select, cast, func, literal, select, tuple_
 from sqlalchemy import String as SqlString
 from sqlalchemy.orm import Session
 
 from hmi_api.errors import InvalidInput
+from hmi_control_plane.catalog.cursors import KeyText, decode_cursor, encode_cursor
 from hmi_control_plane.storage import Meter
 from hmi_control_plane.storage import UsageEvent as UsageRow
 
 LARGEST_PAGE = 1_000
 _KEY_PARTS = 5
-"""Parts of a cursor: window, tenant, tenant's id, adapter and meter of the last line."""
+_CURSOR: TypeAdapter[tuple[str, str, str, str, str]] = TypeAdapter(
+    tuple[KeyText, KeyText, KeyText, KeyText, KeyText]
+)
+"""Window, tenant, its id, adapter and meter of the last line; empty where the report is not split by it."""
 
 
 class Bucket(StrEnum):
@@ -91,7 +93,7 @@ def report(session: Session, query: UsageQuery) -> UsagePage:
     if len(rows) <= query.limit:
         return UsagePage(found, next=None)
     last = [str(part) for part in rows[query.limit - 1][:_KEY_PARTS]]
-    return UsagePage(found, next=_encode_cursor(last))
+    return UsagePage(found, next=encode_cursor(last))
 
 
 def _page(session: Session, query: UsageQuery) -> Select[str, str, str, str, str, int]:
@@ -117,8 +119,9 @@ def _page(session: Session, query: UsageQuery) -> Select[str, str, str, str, str
     )
     key = (sums.c.by_window, sums.c.by_tenant, sums.c.by_tenant_id, sums.c.by_adapter, sums.c.by_meter)
     page = select(*key, sums.c.total).order_by(*key).limit(query.limit + 1)
-    if query.after is not None:
-        page = page.where(tuple_(*key) > tuple_(*(literal(part) for part in _decode_cursor(query.after))))
+    after = decode_cursor(query.after, _CURSOR)
+    if after is not None:
+        page = page.where(tuple_(*key) > tuple_(*(literal(part) for part in after)))
     return page
 
 
@@ -142,25 +145,3 @@ def _window(session: Session, bucket: Bucket) -> ColumnElement[str]:
         return func.strftime(pattern, UsageRow.time, type_=SqlString())
     start = func.date_trunc(bucket.value, func.timezone("UTC", UsageRow.time))
     return cast(func.to_char(start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), SqlString)
-
-
-def _encode_cursor(key: list[str]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
-
-
-def _decode_cursor(cursor: str) -> list[str]:
-    try:
-        key = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-    except (binascii.Error, ValueError) as error:
-        raise _bad_cursor() from error
-    if not (
-        isinstance(key, list)
-        and len(key) == _KEY_PARTS
-        and all(isinstance(part, str) and "\0" not in part for part in key)
-    ):
-        raise _bad_cursor()
-    return key
-
-
-def _bad_cursor() -> InvalidInput:
-    return InvalidInput("InvalidCursor", "Use next_cursor of the previous page, unchanged, or leave it out.")
