@@ -10,11 +10,12 @@ from sqlalchemy import make_url
 from starlette.concurrency import run_in_threadpool
 
 from hmi_api.errors import ErrorBody
+from hmi_api.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_control_plane import errors, health, tenant_api
-from hmi_control_plane.auth import Authenticator
+from hmi_control_plane.auth import Authenticator, CredentialMiddleware, Guarded
 from hmi_control_plane.gateway import RuntimeNetwork
 from hmi_control_plane.metrics import HttpMetrics, MetricsMiddleware
-from hmi_control_plane.middleware import BodyLimitMiddleware, FarewellMiddleware, RequestIdMiddleware
+from hmi_control_plane.middleware import FarewellMiddleware, HeadMiddleware, RequestIdMiddleware
 from hmi_control_plane.parts import ControlPlanePart, GatewayPart, Shared
 from hmi_control_plane.readiness import Readiness
 from hmi_control_plane.settings import Part, Settings
@@ -25,6 +26,9 @@ _DESCRIPTION = (
     "Tenants call with their API key, administrators under /admin/v1 with the admin key, and HMI's own parts "
     "under /internal/v1 with the internal token; each as Authorization: Bearer."
 )
+_TENANTS = ("/classify", "/v1/", "/v2/models")
+"""Where paths begin that need a tenant's key."""
+
 _TITLES = {
     Part.SERVE: "HMI control plane",
     Part.CONTROL_PLANE: "HMI control plane",
@@ -53,14 +57,22 @@ def create_app(
         version="1",
         description=_DESCRIPTION,
         lifespan=_lifespan(settings, part, shared, parts),
+        redirect_slashes=False,  # a redirect would answer before a key is asked for, and by the caller's Host
         responses={"default": {"model": ErrorBody, "description": "An error, in OpenAI's shape."}},
     )
     app.state.readiness = shared.readiness
     errors.install(app)
-    limits = {prefix: limit for one in parts for prefix, limit in one.body_limits.items()}
     # The last one added is the outermost.
-    app.add_middleware(BodyLimitMiddleware, default=settings.body_limit_bytes, limits=limits)
+    app.add_middleware(
+        RequestBodyMiddleware,
+        default=BodyLimit(settings.body_limit_bytes, settings.body_seconds, gzip=True),
+        refuse=errors.refuse_body,
+        limits={prefix: limit for one in parts for prefix, limit in one.body_limits.items()},
+    )
+    guarded = [Guarded(_TENANTS, shared.authenticator.tenant_from_key)]
+    app.add_middleware(CredentialMiddleware, guarded=[*guarded, *(g for one in parts for g in one.guarded)])
     app.add_middleware(MetricsMiddleware, metrics=HttpMetrics(shared.registry))
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestIdMiddleware)
     app.add_middleware(FarewellMiddleware, draining=shared.readiness.is_draining)
     # Routes are tried in this order, so that the gateway's, which are asked most, come first.

@@ -1,18 +1,14 @@
-"""What every request passes through: an id, a limit on its body, and a farewell to connections that are kept.
+"""What every request passes through: an id, HEAD as GET without a body, the end of kept connections.
 
 Plain ASGI, since bodies may stream.
 """
 
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from hmi_api.errors import error_body
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -63,45 +59,19 @@ class FarewellMiddleware:
         await self._app(scope, receive, send_farewell if scope["type"] == "http" else send)
 
 
-class BodyLimitMiddleware:
-    """Refuse long bodies with 413: at once when announced, else as soon as the limit is passed.
+class HeadMiddleware:
+    """Answer HEAD wherever GET is answered: with GET's status and headers, without its body."""
 
-    ``limits`` gives path prefixes their own limit in bytes; the longest that fits applies, else ``default``.
-    """
-
-    def __init__(self, app: ASGIApp, *, default: int, limits: Mapping[str, int] | None = None) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._default = default
-        self._limits = sorted((limits or {}).items(), key=lambda item: -len(item[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
-        limit = self._limit_for(scope["path"])
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdigit() and int(announced) > limit:
-            body = error_body(_too_large(limit), "invalid_request_error", code="BodyTooLarge")
-            await JSONResponse(body, 413)(scope, receive, send)
-            return
-        seen = 0
 
-        async def receive_within_limit() -> Message:
-            nonlocal seen
-            message = await receive()
-            if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
-                if seen > limit:
-                    # An HTTPException is the one error that FastAPI's body reader lets through as it is.
-                    raise HTTPException(413, _too_large(limit))
-            return message
+        async def send_without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        await self._app(scope, receive_within_limit, send)
-
-    def _limit_for(self, path: str) -> int:
-        return next((limit for prefix, limit in self._limits if path.startswith(prefix)), self._default)
-
-
-def _too_large(limit: int) -> str:
-    return f"The body is longer than {limit} bytes; send fewer or shorter texts a request."
+        await self._app({**scope, "method": "GET"}, receive, send_without_body)

@@ -10,9 +10,10 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
+from hmi_api.request_body import BodyLimit
 from hmi_control_plane import admin_api, billing, gateway, internal_api, metering
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.auth import Authenticator, Door, require_token
+from hmi_control_plane.auth import Authenticator, Door, Guarded, require_token
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.readiness import Readiness
@@ -54,12 +55,20 @@ class ControlPlanePart:
         )
 
     @property
-    def body_limits(self) -> Mapping[str, int]:
-        """Largest bodies in bytes, by path prefix."""
+    def body_limits(self) -> Mapping[str, BodyLimit]:
+        """Bounds of bodies by path prefix, where they are others than a tenant's."""
+        settings = self._settings
         return {
-            f"{internal_api.PREFIX}/": self._settings.internal_body_limit_bytes,
-            f"{internal_api.ARTIFACTS_PREFIX}/": self._settings.artifact_limit_bytes,
+            f"{internal_api.PREFIX}/": BodyLimit(settings.internal_body_limit_bytes, settings.body_seconds),
+            f"{internal_api.ARTIFACTS_PREFIX}/": BodyLimit(
+                settings.artifact_limit_bytes, settings.body_seconds, each_part=True
+            ),
         }
+
+    @property
+    def guarded(self) -> tuple[Guarded, ...]:
+        """Paths that need another credential than a tenant's; internal ones check roles route by route."""
+        return (Guarded((f"{admin_api.PREFIX}/",), require_token(self._admin_key, "admin key")),)
 
     def include_routers(self, app: FastAPI) -> None:
         """Add the routes."""
@@ -116,9 +125,14 @@ class GatewayPart:
         )
 
     @property
-    def body_limits(self) -> Mapping[str, int]:
-        """No path of the gateway has a limit of its own."""
+    def body_limits(self) -> Mapping[str, BodyLimit]:
+        """No path of the gateway has bounds of its own."""
         return {}
+
+    @property
+    def guarded(self) -> tuple[Guarded, ...]:
+        """No path of the gateway needs another credential than a tenant's."""
+        return ()
 
     def include_routers(self, app: FastAPI) -> None:
         """Add the routes."""

@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from hmi_api.listening import listening_socket
+from hmi_control_plane.http_protocol import TimedHttpProtocol
 from hmi_control_plane.readiness import Readiness
 from hmi_control_plane.settings import Settings
 
@@ -73,7 +74,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=TimedHttpProtocol,
         server_header=False,
         access_log=False,  # metrics count requests; probes, heartbeats and polls would bury what matters
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),

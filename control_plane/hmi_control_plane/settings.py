@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from hmi_api.environment import HmiSettings
 from hmi_api.internal_auth import InternalAuthSettings
+from hmi_api.request_body import BODY_SECONDS
 from hmi_control_plane.gateway import GatewaySettings
 
 
@@ -64,6 +65,11 @@ class Settings(DatabaseSettings, InternalAuthSettings):
     )
     artifact_limit_bytes: int = Field(
         default=16 << 30, ge=1, description="Largest artifact that a training Job publishes over HTTP."
+    )
+    body_seconds: float = Field(
+        default=BODY_SECONDS,
+        gt=0,
+        description="How long a request's body may take to arrive; of an artifact's upload, each part.",
     )
     runtime_lost_after_seconds: float = Field(
         default=15.0, gt=0, description="A runtime this long without a heartbeat is lost; its adapters move."

@@ -7,9 +7,10 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
+from hmi_api.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_control_plane import errors
 from hmi_control_plane.app import create_app
-from hmi_control_plane.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from hmi_control_plane.middleware import RequestIdMiddleware
 from hmi_control_plane.settings import Settings
 
 _ADMIN = {"Authorization": "Bearer admin-key-of-the-tests"}
@@ -27,7 +28,12 @@ def echo() -> Iterator[TestClient]:
     """A small application behind the same middleware, that reads bodies or fails."""
     app = FastAPI()
     errors.install(app)
-    app.add_middleware(BodyLimitMiddleware, default=_LIMIT, limits={"/big/": 10 * _LIMIT})
+    app.add_middleware(
+        RequestBodyMiddleware,
+        default=BodyLimit(_LIMIT),
+        refuse=errors.refuse_body,
+        limits={"/big/": BodyLimit(10 * _LIMIT)},
+    )
     app.add_middleware(RequestIdMiddleware)
 
     @app.post("/read")

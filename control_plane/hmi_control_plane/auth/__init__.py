@@ -5,6 +5,7 @@ identity. Forbidden here: what an identity may do with which resource; endpoints
 """
 
 from hmi_control_plane.auth.authenticator import Authenticator, Identity
+from hmi_control_plane.auth.credentials import CredentialMiddleware, Guarded
 from hmi_control_plane.auth.internal import AdmittedCaller, Door
 from hmi_control_plane.auth.keys import NewKey, hash_secret, new_key, parse_key
 from hmi_control_plane.auth.tokens import bearer, require_token
@@ -12,7 +13,9 @@ from hmi_control_plane.auth.tokens import bearer, require_token
 __all__ = [
     "AdmittedCaller",
     "Authenticator",
+    "CredentialMiddleware",
     "Door",
+    "Guarded",
     "Identity",
     "NewKey",
     "bearer",

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from hmi_api.errors import NotReady
+from hmi_control_plane.auth.credentials import IDENTITY
 from hmi_control_plane.auth.keys import hash_secret, parse_key
 from hmi_control_plane.auth.tokens import bearer
 from hmi_control_plane.errors import Unauthorized
@@ -71,10 +72,13 @@ class Authenticator:
         self._forgotten = 0
 
     async def tenant_from_key(self, request: Request) -> Identity:
-        """Return the caller's identity, as a FastAPI dependency.
+        """Return the caller's identity, as a FastAPI dependency; it is checked once a request.
 
         Raises Unauthorized (401), and NotReady (503) for an unknown key while the database is away.
         """
+        known: Identity | None = getattr(request.state, IDENTITY, None)
+        if known is not None:
+            return known
         token = bearer(request)
         if token is None:
             raise Unauthorized("MissingApiKey", "Send your API key as Authorization: Bearer hmi_...")
@@ -87,12 +91,12 @@ class Authenticator:
         try:
             return await self._ask(digest, token)
         except (SQLAlchemyError, TimeoutError) as error:
-            known = self._recall(digest, self._without_database_seconds)
-            if known is None:
+            recalled = self._recall(digest, self._without_database_seconds)
+            if recalled is None:
                 raise NotReady(
                     "DatabaseUnavailable", "Keys cannot be checked at the moment; try again."
                 ) from error
-            return known
+            return recalled
 
     def identify(self, token: str) -> Identity:
         """Return the identity behind a key; raises Unauthorized for unknown, wrong and revoked ones alike."""

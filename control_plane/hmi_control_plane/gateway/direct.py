@@ -25,8 +25,7 @@ def direct_route(
 ) -> type[APIRoute]:
     """Return a route class for an endpoint that takes ``body``, ``identity`` and its path's parameters.
 
-    Those of the path come as text. The caller is known before anything of the body is read. InferenceFailed
-    is answered in OpenAI's shape.
+    Those of the path come as text. The caller is known before anything of the body is read.
     """
 
     class DirectRoute(APIRoute):
@@ -34,12 +33,9 @@ def direct_route(
             endpoint: Callable[..., Awaitable[Response]] = self.endpoint
 
             async def answer(request: Request) -> Response:
-                try:
-                    identity = await identify(request)
-                    body = await _read(request, body_type)
-                    return await endpoint(**request.path_params, body=body, identity=identity)
-                except InferenceFailed as failure:
-                    return failure.response()
+                identity = await identify(request)
+                body = await _read(request, body_type)
+                return await endpoint(**request.path_params, body=body, identity=identity)
 
             return answer
 

@@ -1,4 +1,4 @@
-"""How a request for inference fails: one error type, and a route class that answers in OpenAI's shape."""
+"""How a request for inference fails: one error type, and a route class that says 400 to wrong fields."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
@@ -7,21 +7,14 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
-from hmi_api.errors import ErrorDetail, HmiError
+from hmi_api.errors import ErrorDetail
 from hmi_api.wire import RowError
-from hmi_control_plane.errors import error_kind, error_response, sendable
+from hmi_control_plane.errors import RequestFailed, error_kind
 from hmi_control_plane.fields import FieldProblem, first_request_problem
 
-RETRY_AFTER_SECONDS = "1"
 
-
-class InferenceFailed(HmiError):
-    """A request, or one model's part of it, has no answer: ``status`` is HTTP's, ``param`` the field."""
-
-    def __init__(self, status: int, reason: str, message: str, *, param: str | None = None) -> None:
-        super().__init__(reason, sendable(message))
-        self.status = status
-        self.param = param and sendable(param)
+class InferenceFailed(RequestFailed):
+    """A request for inference, or one model's part of it, has no answer."""
 
     @classmethod
     def of_row(cls, error: RowError, param: str | None) -> Self:
@@ -34,11 +27,6 @@ class InferenceFailed(HmiError):
         return ErrorDetail(
             message=self.message, type=error_kind(self.status), param=self.param, code=self.reason
         )
-
-    def response(self) -> Response:
-        """Return the answer for a request that failed as a whole."""
-        headers = {"Retry-After": RETRY_AFTER_SECONDS} if self.status == 503 else None
-        return error_response(self.status, self.reason, self.message, param=self.param, headers=headers)
 
 
 def unknown_model(name: str) -> InferenceFailed:
@@ -56,7 +44,7 @@ def not_loaded(name: str) -> InferenceFailed:
 
 
 class InferenceRoute(APIRoute):
-    """A route that answers ``InferenceFailed``, and says 400 to fields that do not fit, as OpenAI does."""
+    """A route that says 400 to fields that do not fit, as OpenAI does."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler, wrapped."""
@@ -65,10 +53,8 @@ class InferenceRoute(APIRoute):
         async def answer(request: Request) -> Response:
             try:
                 return await handle(request)
-            except InferenceFailed as failure:
-                return failure.response()
             except RequestValidationError as error:
-                return invalid_field(first_request_problem(error)).response()
+                raise invalid_field(first_request_problem(error)) from error
 
         return answer
 

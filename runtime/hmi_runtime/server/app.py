@@ -63,6 +63,11 @@ def build_app(residency: Residency, control: ControlLoop, metrics: RuntimeMetric
     return app
 
 
+def refuse_body(status: int, message: str) -> StarletteHTTPException:
+    """Return what the reader of a body raises; the rest of the body is not waited for."""
+    return StarletteHTTPException(status, message, headers={"Connection": "close"})
+
+
 def _answer_errors_in_one_shape(app: FastAPI) -> None:
     """Give every error the OpenAI-shaped body that the whole system uses."""
 

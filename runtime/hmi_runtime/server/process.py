@@ -15,9 +15,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from hmi_api.listening import listening_socket
+from hmi_api.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.server.app import build_app
-from hmi_runtime.server.body_limit import BodyLimit
+from hmi_runtime.server.app import build_app, refuse_body
 from hmi_runtime.server.control_loop import ControlLoop
 from hmi_runtime.server.control_plane import ControlPlane
 from hmi_runtime.server.door import InternalDoor
@@ -50,7 +50,11 @@ class RuntimeProcess:
         )
         self._control = ControlLoop(settings, self._control_plane, self._residency, self._bringers)
         self.app = build_app(self._residency, self._control, metrics, lifespan=self._lifespan)
-        self.app.add_middleware(BodyLimit, limit=settings.body_limit_bytes)
+        self.app.add_middleware(
+            RequestBodyMiddleware,
+            default=BodyLimit(settings.body_limit_bytes, settings.body_seconds),
+            refuse=refuse_body,
+        )
         self.app.add_middleware(InternalDoor, check=self._callers)  # the last one added is the outermost
 
     async def leave(self) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from hmi_api.internal_auth import InternalAuthSettings
+from hmi_api.request_body import BODY_SECONDS
 from hmi_runtime.adapters.slots import SlotLimits
 from hmi_runtime.pipeline import BatchLimits, PipelineLimits
 
@@ -36,6 +37,9 @@ class RuntimeSettings(InternalAuthSettings):
         default=None, ge=0, le=65535, description="Port to listen on; runtime_url's if absent."
     )
     body_limit_bytes: int = Field(default=32 << 20, ge=1, description="Largest body of a request.")
+    body_seconds: float = Field(
+        default=BODY_SECONDS, gt=0, description="How long a request's body may take to arrive."
+    )
 
     artifacts: str = Field(default=".hmi/artifacts", description="Root of the artifact store, fsspec.")
     cache_dir: Path = Field(

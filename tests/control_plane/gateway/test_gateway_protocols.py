@@ -38,7 +38,8 @@ def test_only_the_wanted_outputs_are_given(acme: Any, runtime: Any) -> None:
     assert [
         o["name"] for o in infer(acme, "spam", ["x"], outputs=[{"name": "scores"}]).json()["outputs"]
     ] == ["scores"]
-    assert infer(acme, "spam", ["x"], outputs=[{"name": "logits"}]).json()["error"]["code"] == "UnknownOutput"
+    refused = infer(acme, "spam", ["x"], outputs=[{"name": "logits"}]).json()
+    assert refused == {"error": 'There is no output "logits"; there are label, scores, labels.'}
     assert len(runtime.requests) == 1  # what is refused is not computed
 
 
@@ -60,29 +61,25 @@ def test_other_tensors_are_400(acme: Any) -> None:
         headers = {"Content-Type": "application/json"}
         response = acme.call("POST", "/v2/models/spam/infer", content=content, headers=headers)
         assert response.status_code == 400, response.text
-        assert response.json()["error"]["type"] == "invalid_request_error"
+        assert isinstance(response.json()["error"], str)
 
 
-MISSHAPEN: list[tuple[Any, str | None, str]] = [
-    ({"inputs": "text"}, "inputs", "inputs must be a list."),
-    ({"inputs": [5]}, "inputs.0", "inputs.0 must be an object."),
-    ({"inputs": [], "id": 5}, "id", "id must be a string."),
-    ({"inputs": [], "outputs": [{}]}, "outputs.0.name", "outputs.0.name is missing."),
+MISSHAPEN: list[tuple[Any, str]] = [
+    ({"inputs": "text"}, "inputs must be a list."),
+    ({"inputs": [5]}, "inputs.0 must be an object."),
+    ({"inputs": [], "id": 5}, "id must be a string."),
+    ({"inputs": [], "outputs": [{}]}, "outputs.0.name is missing."),
     (
         {"inputs": [{"name": "text", "datatype": "BYTES", "shape": ["one"], "data": ["x"]}]},
-        "inputs.0.shape.0",
         "inputs.0.shape.0 must be a whole number.",
     ),
-    ("text", None, "The body must be an object."),
+    ("text", "The body must be an object."),
 ]
 
 
-@pytest.mark.parametrize(("body", "param", "message"), MISSHAPEN)
-def test_what_does_not_fit_is_named_in_words_of_json(
-    acme: Any, body: Any, param: str | None, message: str
-) -> None:
-    error = acme.call("POST", "/v2/models/spam/infer", json=body).json()["error"]
-    assert (error["param"], error["message"]) == (param, message)
+@pytest.mark.parametrize(("body", "message"), MISSHAPEN)
+def test_what_does_not_fit_is_named_in_words_of_json(acme: Any, body: Any, message: str) -> None:
+    assert acme.call("POST", "/v2/models/spam/infer", json=body).json() == {"error": message}
 
 
 def test_a_body_is_json_whatever_it_is_called(acme: Any) -> None:

@@ -283,6 +283,22 @@ def test_a_body_beyond_the_limit_is_refused(control_plane, settings) -> None:  #
         assert Runtime(url).infer({"adapter": "a/b", "text": "x" * 2000}).status_code == 413
 
 
+def test_a_body_that_never_comes_is_408_and_a_stranger_is_told_401(control_plane, settings) -> None:  # type: ignore[no-untyped-def]
+    port = free_port()
+    process = RuntimeProcess(settings.model_copy(update={"body_seconds": 0.3}))
+
+    def answer(token: str) -> bytes:
+        lines = [f"Authorization: Bearer {token}", "Content-Type: application/json", "Content-Length: 1000"]
+        head = "\r\n".join(["POST /internal/v1/infer HTTP/1.1", "Host: x", *lines, "", ""])
+        with socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as connection:
+            connection.sendall(head.encode())
+            return connection.recv(65536)
+
+    with running(process.app, port):
+        assert answer(TOKEN).startswith(b"HTTP/1.1 408 ")
+        assert answer("something-else").startswith(b"HTTP/1.1 401 ")
+
+
 def test_sigterm_drains_says_goodbye_and_ends(world, control_plane, settings) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
     control_plane.serve(world.adapter("acme/topic", domain), domains=(domain,))
