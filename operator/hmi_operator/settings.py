@@ -85,6 +85,7 @@ class OperatorSettings(ReleaseSettings):
     )
     trainer_deadline_seconds: int = Field(default=24 * 3600, ge=1)
     trainer_ttl_seconds: int = Field(default=3600, ge=600)
+    trainer_succeeded_ttl_seconds: int = Field(default=600, ge=600)
     trainer_checkpoint_size: str = Field(default="4Gi", description="Empty: on the pod's own disk.")
     trainer_checkpoint_storage_class: str | None = None
 
@@ -129,6 +130,7 @@ class OperatorSettings(ReleaseSettings):
             "default_resources": self.trainer_default_resources,
             "deadline_seconds": self.trainer_deadline_seconds,
             "ttl_seconds": self.trainer_ttl_seconds,
+            "succeeded_ttl_seconds": self.trainer_succeeded_ttl_seconds,
             "checkpoint_size": self.trainer_checkpoint_size,
             "checkpoint_storage_class": self.trainer_checkpoint_storage_class,
             "instance": self.trainer_instance,

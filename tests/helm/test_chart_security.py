@@ -15,8 +15,8 @@ TYPES = {
     ("hmi.dev", "domains/finalizers taskadapters/finalizers", "update"),
 }
 TRAINING = {
-    ("batch", "jobs", "create delete get list watch"),
-    ("", "persistentvolumeclaims", "create delete get list watch"),
+    ("batch", "jobs", "create delete get list patch watch"),
+    ("", "persistentvolumeclaims", "create delete get list patch watch"),
     ("", "pods", "get list watch"),
     (" events.k8s.io", "events", "create list patch"),
 }

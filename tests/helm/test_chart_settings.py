@@ -107,6 +107,7 @@ def test_the_chart_s_defaults_are_the_operator_s_own(
     told, fields = _operator(trial, monkeypatch), OperatorSettings.model_fields
     assert told.lease_seconds == fields["lease_seconds"].default
     assert told.trainer_ttl_seconds == fields["trainer_ttl_seconds"].default
+    assert told.trainer_succeeded_ttl_seconds == fields["trainer_succeeded_ttl_seconds"].default
     assert told.trainer_deadline_seconds == fields["trainer_deadline_seconds"].default
     assert told.trainer_checkpoint_size == fields["trainer_checkpoint_size"].default
 

@@ -187,15 +187,38 @@ async def test_warning_events_say_why_a_pod_is_not_made(
         assert view.trouble.reason == "QuotaExceeded"
 
 
-async def test_a_run_that_ended_gives_its_volume_back(
-    kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("state", "seconds"), [(RunState.SUCCEEDED, 600), (RunState.FAILED, 3600)], ids=["succeeded", "failed"]
+)
+async def test_the_volume_of_a_run_that_ended_goes_with_its_job_and_is_not_left_terminating(
+    kube: KubeServer,
+    namespace: str,
+    made_run: Callable[..., RunView],
+    monkeypatch: pytest.MonkeyPatch,
+    state: RunState,
+    seconds: int,
 ) -> None:
     run = made_run()
     async with at_work(kube, monkeypatch) as (jobs, _cache):
         await jobs.start(run)
+        await jobs.observe(run.model_copy(update={"state": state}))
+    (job,), (claim,) = listed(kube, namespace, "jobs"), listed(kube, namespace, "pvc")
+    assert job["spec"]["ttlSecondsAfterFinished"] == seconds
+    assert "deletionTimestamp" not in claim["metadata"]
+    (owner,) = claim["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("Job", job["metadata"]["uid"])
+
+
+async def test_the_volume_of_a_run_whose_job_is_gone_is_deleted(
+    kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_run()
+    async with at_work(kube, monkeypatch) as (jobs, cache):
+        await jobs.start(run)
+        kube.kubectl("-n", namespace, "delete", "jobs", "--all")
+        cache.forget(namespace, run.id)
         await jobs.observe(run.model_copy(update={"state": RunState.SUCCEEDED}))
-        assert [c for c in listed(kube, namespace, "pvc") if "deletionTimestamp" not in c["metadata"]] == []
-        assert len(listed(kube, namespace, "jobs")) == 1
+        assert all("deletionTimestamp" in claim["metadata"] for claim in listed(kube, namespace, "pvc"))
 
 
 async def test_the_log_of_a_job_that_failed_stays_when_its_run_is_given_up(
@@ -206,8 +229,11 @@ async def test_the_log_of_a_job_that_failed_stays_when_its_run_is_given_up(
         await jobs.start(run)
         _fail(kube, listed(kube, namespace, "jobs")[0])
         await jobs.stop(run.id, namespace)
-    (job,) = listed(kube, namespace, "jobs")
+    (job,), (claim,) = listed(kube, namespace, "jobs"), listed(kube, namespace, "pvc")
     assert "deletionTimestamp" not in job["metadata"]
+    assert job["spec"]["ttlSecondsAfterFinished"] == 3600
+    assert "deletionTimestamp" not in claim["metadata"]
+    assert [owner["kind"] for owner in claim["metadata"]["ownerReferences"]] == ["Job"]
 
 
 @pytest.mark.parametrize("by", ["run", "uid"])

@@ -17,6 +17,7 @@
 - {name: HMI_TRAINER_DEFAULT_RESOURCES, value: {{ include "hmi.resourcesAsText" .resources | squote }}}
 - {name: HMI_TRAINER_DEADLINE_SECONDS, value: {{ .deadlineSeconds | int64 | quote }}}
 - {name: HMI_TRAINER_TTL_SECONDS, value: {{ .ttlSeconds | int64 | quote }}}
+- {name: HMI_TRAINER_SUCCEEDED_TTL_SECONDS, value: {{ .succeededTtlSeconds | int64 | quote }}}
 - {name: HMI_TRAINER_CHECKPOINT_SIZE, value: {{ .checkpoints.size | quote }}}
 - {name: HMI_TRAINER_AFFINITY, value: {{ .affinity | toJson | squote }}}
 - {name: HMI_TRAINER_PRIORITY_CLASS_NAME, value: {{ .priorityClassName | quote }}}

@@ -10,7 +10,8 @@ from hmi_operator.kube.jobs.settings import TrainerSettings
 def build_checkpoint_claim(run: RunView, settings: TrainerSettings) -> dict[str, Any] | None:
     """Return the claim of a run's work volume; None when the installation keeps no checkpoints.
 
-    It belongs to the resource and not to the Job: a Job that somebody deletes is made anew and goes on.
+    It belongs to the resource and not to the Job: a Job that somebody deletes is made anew and goes on. When
+    the run has ended it is made the Job's.
     """
     if not settings.checkpoint_size:
         return None

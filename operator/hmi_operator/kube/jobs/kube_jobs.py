@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -115,7 +115,7 @@ class KubeJobs:
     async def observe(self, run: RunView) -> JobView | None:
         """Return what is known of the run's process; None when it has no Job.
 
-        The work volume of a run that has ended is given back here.
+        What a run that has ended leaves behind is given its time here.
         """
         return await self._unless_going(run.spec.namespace, self._observe(run))
 
@@ -124,7 +124,9 @@ class KubeJobs:
         if job is not None and self._is_stale(run):
             job = await self._read(run)
         if run.state in (RunState.SUCCEEDED, RunState.FAILED):
-            await self._give_back(run)
+            if run.id not in self._given_back:
+                await self._give_back(run, job)
+                self._given_back.add(run.id)
             return job_view(job, ()) if job is not None else None
         if job is None:
             refusal = self._refusals.get(run.id)
@@ -248,25 +250,30 @@ class KubeJobs:
             return None
 
     async def _sweep(self, namespace: str, labels: str, *, finished: bool) -> None:
-        jobs = [
+        found = [
             facts
             async for page in self._api.pages(JOBS, namespace, labels=labels)
             for body in page
-            if (facts := JobFacts.of(body)) is not None and (finished or not facts.finished)
+            if (facts := JobFacts.of(body)) is not None
         ]
+        jobs = [job for job in found if finished or not job.finished]
+        kept = [job for job in found if job not in jobs]
+        for job in kept:
+            await self._keep_log(job)
+            await self._hand_over_volume(job)
         for job in jobs:
             await self._api.delete(JOBS, job.namespace, job.name, uid=job.uid, background=False)
         gone = await asyncio.gather(*(self._gone(job) for job in jobs))
         for job in (job for job, is_gone in zip(jobs, gone, strict=True) if not is_gone):
             # Its node may be dead. What it still hands in is refused: its run has ended.
             logger.warning("Job %s/%s is still ending; it is not waited for", job.namespace, job.name)
-        await self._sweep_claims(namespace, labels)
+        await self._sweep_claims(namespace, labels, kept={job.name for job in kept})
 
-    async def _sweep_claims(self, namespace: str, labels: str) -> None:
+    async def _sweep_claims(self, namespace: str, labels: str, *, kept: Container[str]) -> None:
         claims = [body async for page in self._api.pages(CLAIMS, namespace, labels=labels) for body in page]
-        for body in claims:
-            metadata = body["metadata"]
-            await self._api.delete(CLAIMS, metadata["namespace"], metadata["name"], uid=metadata["uid"])
+        for metadata in (body["metadata"] for body in claims):
+            if metadata["name"] not in kept:
+                await self._api.delete(CLAIMS, metadata["namespace"], metadata["name"], uid=metadata["uid"])
 
     async def _delete(self, job: JobFacts) -> None:
         """Delete a Job with its pods; raises ``NotReady`` when they are not gone within the bound."""
@@ -286,11 +293,31 @@ class KubeJobs:
                 return False
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _give_back(self, run: RunView) -> None:
-        """Delete the work volume of a run that has ended; its Job is kept for a while, for its log."""
-        if self._settings.checkpoint_size and run.id not in self._given_back:
-            await self._api.delete(CLAIMS, run.spec.namespace, job_name(run))
-            self._given_back.add(run.id)
+    async def _give_back(self, run: RunView, job: JobFacts | None) -> None:
+        """Let the volume of a run that has ended go with its Job, which is kept for a while for its log."""
+        if job is None or job.terminating:
+            if self._settings.checkpoint_size:
+                await self._api.delete(CLAIMS, run.spec.namespace, job_name(run))
+            return
+        if run.state is RunState.FAILED:
+            await self._keep_log(job)
+        await self._hand_over_volume(job)
+
+    async def _hand_over_volume(self, job: JobFacts) -> None:
+        """Make a work volume its Job's, so that both go at once.
+
+        Deleted before, it would be Terminating for as long as there is a pod of the Job.
+        """
+        if self._settings.checkpoint_size:
+            owner = {"apiVersion": JOBS.api_version, "kind": JOBS.kind, "name": job.name, "uid": job.uid}
+            patch = {"metadata": {"ownerReferences": [owner]}}
+            await self._api.merge_patch(CLAIMS, job.namespace, job.name, patch)
+
+    async def _keep_log(self, job: JobFacts) -> None:
+        """Keep the Job of a run that failed for longer than one that succeeded: its log says why."""
+        if self._settings.ttl_seconds > self._settings.succeeded_ttl_seconds:
+            patch = {"spec": {"ttlSecondsAfterFinished": self._settings.ttl_seconds}}
+            await self._api.merge_patch(JOBS, job.namespace, job.name, patch)
 
     def _forget(self, namespace: str, run_id: str) -> None:
         self._cache.forget(namespace, run_id)

@@ -53,7 +53,7 @@ def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int 
         "spec": {
             "backoffLimit": max(MAX_CRASHES - 1 - crashes, 0),
             "activeDeadlineSeconds": settings.deadline_seconds,
-            "ttlSecondsAfterFinished": settings.ttl_seconds,
+            "ttlSecondsAfterFinished": settings.succeeded_ttl_seconds,
             "podReplacementPolicy": "Failed",  # two pods never write one work volume
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {"metadata": _pod_metadata(labels, settings), "spec": _pod(run, settings)},

@@ -40,8 +40,9 @@ class TrainerSettings(BaseModel):
         default=24 * 3600, ge=1, description="Longest life of a Job, waiting included."
     )
     ttl_seconds: int = Field(
-        default=3600, ge=600, description="How long a finished Job and its log are kept."
+        default=3600, ge=600, description="How long the Job of a failed run is kept, with its log and volume."
     )
+    succeeded_ttl_seconds: int = Field(default=600, ge=600, description="The same where the run succeeded.")
     checkpoint_size: str = Field(
         default="4Gi", description="Size of a run's work volume; empty: a pod's own disk, lost with the pod."
     )
