@@ -8,6 +8,8 @@ from pydantic.alias_generators import to_camel
 from hmi_api.conditions import Condition
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+NAMED_IN_SENTENCE = 8
+"""Files or labels that a sentence names."""
 DnsLabel = Annotated[str, Field(pattern=DNS_LABEL, max_length=63)]
 
 
@@ -88,6 +90,46 @@ class ArtifactStatus(ApiModel):
     bytes: int = Field(description="Size in bytes, all files together.")
 
 
+class DataRead(ApiModel):
+    """What a training run read of one data source."""
+
+    use: str = Field(description="What it was read for: corpus, train, evaluation or unlabelled.")
+    uri: str = Field(description="The address, as declared.")
+    rows: int = Field(description="Rows that were read.")
+    file_count: int = Field(description="Files that were read.")
+    files: list[str] = Field(default_factory=list, description="Their names; the first 20.")
+    skipped_count: int = Field(default=0, description="Files that were not read.")
+    skipped: list[str] = Field(default_factory=list, description="Their names, and why; the first 20.")
+    label_count: int = Field(default=0, description="Different labels of the rows, if they have any.")
+    labels: dict[str, int] = Field(
+        default_factory=dict, description="Rows, or words, of each label; of the 50 most frequent labels."
+    )
+    held_out: int | None = Field(
+        default=None, description="Rows kept away from learning, by which epoch and rank are chosen."
+    )
+
+    def sentence(self) -> str:
+        """Return it in words, such as ``train: 12 rows of 1 file (a.jsonl), labels bug 7, praise 5.``."""
+        parts = [
+            f"{self.use}: {self.rows} rows of {self.file_count} files{_listed(self.files, self.file_count)}"
+        ]
+        if self.held_out is not None:
+            parts.append(f"{self.held_out} of them held out")
+        if self.labels:
+            counts = [f"{name} {count}" for name, count in self.labels.items()]
+            parts.append(f"{self.label_count} labels{_listed(counts, self.label_count)}")
+        if self.skipped_count:
+            parts.append(f"{self.skipped_count} files skipped{_listed(self.skipped, self.skipped_count)}")
+        return "; ".join(parts) + "."
+
+
+def _listed(names: list[str], count: int) -> str:
+    """Return the first few names in brackets."""
+    shown = ", ".join(names[:NAMED_IN_SENTENCE])
+    more = f" and {count - NAMED_IN_SENTENCE} more" if count > NAMED_IN_SENTENCE else ""
+    return f" ({shown}{more})" if shown else ""
+
+
 class CommonStatus(ApiModel):
     """What both kinds report; each field is written by the reconciler alone."""
 
@@ -101,6 +143,9 @@ class CommonStatus(ApiModel):
     version: int | None = Field(default=None, description="Version that is published, from 1.")
     artifact: ArtifactStatus | None = Field(default=None, description="Artifact of that version.")
     metrics: dict[str, float] = Field(default_factory=dict, description="Measured on held-out rows.")
+    data: list[DataRead] = Field(
+        default_factory=list, description="What the published version, or the run at work, has read."
+    )
     job_ref: str | None = Field(default=None, description="The training run or Job at work, if any.")
     progress: str | None = Field(default=None, description="How far that run is, such as training 120/400.")
 

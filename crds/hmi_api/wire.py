@@ -30,6 +30,7 @@ from pydantic import Field, StrictBool, model_validator
 from pydantic_core import PydanticCustomError
 
 from hmi_api.artifacts import ArtifactRef, WireModel
+from hmi_api.common import DataRead
 from hmi_api.domain import BaseModelRef, DomainSpec, OnMiss
 from hmi_api.storable import (
     Count,
@@ -45,6 +46,7 @@ from hmi_api.storable import (
     Word,
     json_problem,
 )
+from hmi_api.tag_schemes import TagScheme
 from hmi_api.task_adapter import TaskAdapterSpec, TaskType
 
 STAMPS_AT_ONCE = 500
@@ -91,6 +93,7 @@ class DomainVersionView(WireModel):
     entries: int
     coverage: float
     metrics: dict[str, float] = Field(default_factory=dict)
+    data: list[DataRead] = Field(default_factory=list)
 
 
 class DomainView(WireModel):
@@ -109,6 +112,7 @@ class AdapterVersionView(WireModel):
     layers_digest: str
     labels: list[str]
     metrics: dict[str, float] = Field(default_factory=dict)
+    data: list[DataRead] = Field(default_factory=list)
     gate_passed: bool = True
 
 
@@ -224,6 +228,7 @@ class RunProgress(WireModel):
     step: LargeCount
     total: LargeCount
     metrics: Metrics = Field(default_factory=dict)
+    data: list[DataRead] = Field(default_factory=list, description="What was read so far, source by source.")
 
 
 class RunResult(WireModel):
@@ -239,6 +244,7 @@ class RunResult(WireModel):
     metrics: Metrics = Field(default_factory=dict)
     gate_passed: bool = True
     gate_message: Message = ""
+    data: list[DataRead] = Field(default_factory=list, description="What was read, source by source.")
     entries: LargeCount | None = None
     coverage: Finite | None = None
     training_seconds: Annotated[Finite, Field(ge=0, le=1e9)] = 0.0
@@ -420,6 +426,9 @@ class RowResult(WireModel):
     labels: list[str] = Field(default_factory=list)
     scores: list[float] = Field(default_factory=list, description="Softmax, in the order of labels.")
     tokens: list[TokenLabel] = Field(default_factory=list)
+    tag_scheme: TagScheme | None = Field(
+        default=None, description="Token tasks: how labels say where entities begin and end."
+    )
     prompt_tokens: int = 0
     table_hits: int = 0
     table_lookups: int = 0

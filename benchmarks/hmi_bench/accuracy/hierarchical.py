@@ -167,5 +167,5 @@ def _int8_logits(foundation: Foundation, weights: AdapterWeights) -> Logits:
 def as_labelled(rows: Rows) -> LabelledRows | TaggedRows:
     """Return rows as the training programs take them."""
     if rows.tags:
-        return TaggedRows(rows.words, rows.tags)
+        return TaggedRows.of(rows.words, rows.tags)
     return LabelledRows(rows.texts, rows.labels)

@@ -4,6 +4,9 @@ The training programs score their own runs; these score what came back through t
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
+
+from hmi_api.tag_schemes import TagScheme, entities
 
 Span = tuple[int, int, str]
 """First character, one past the last, label."""
@@ -38,16 +41,9 @@ def f1(both: int, expected: int, predicted: int) -> float:
 
 
 def spans_of(words: Sequence[str], tags: Sequence[str]) -> set[Span]:
-    """Return the stretches that BIO tags mark in the words joined by single spaces."""
-    spans: list[Span] = []
-    position, previous = 0, "O"
-    for word, tag in zip(words, tags, strict=True):
-        end = position + len(word)
-        kind, _, label = tag.partition("-")
-        if kind == "I" and previous == label and spans:
-            spans[-1] = (spans[-1][0], end, label)
-        elif kind in ("B", "I"):
-            spans.append((position, end, label))
-        previous = label if kind in ("B", "I") else "O"
-        position = end + 1
-    return set(spans)
+    """Return the stretches that IOB2 tags mark in the words joined by single spaces."""
+    ends = list(accumulate(len(word) + 1 for word in words))
+    return {
+        (ends[start] - len(words[start]) - 1, ends[end - 1] - 1, kind)
+        for start, end, kind in entities(tags, TagScheme.IOB2)
+    }

@@ -98,7 +98,7 @@ def _token_item(index: int, text: Text, result: RowResult) -> Classification:
         index=index,
         num_classes=len(result.labels),
         tokens=result.tokens,
-        entities=merge_entities(text, result.tokens),
+        entities=merge_entities(text, result),
     )
 
 

@@ -238,7 +238,7 @@ def _wanted(body: InferBody, task_type: TaskType) -> list[str]:
 def _outputs(answer: ModelAnswer, texts: Sequence[Text]) -> dict[str, OutputTensor]:
     results = answer.results
     if answer.task_type is TaskType.TOKEN_CLASSIFICATION:
-        entities = [merge_entities(text, result.tokens) for text, result in zip(texts, results, strict=True)]
+        entities = [merge_entities(text, result) for text, result in zip(texts, results, strict=True)]
         tensors = [
             _bytes("tokens", [_json(result.tokens) for result in results]),
             _bytes("entities", [_json(found) for found in entities]),

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hmi_api.errors import Damaged, InvalidInput
+from hmi_api.tag_schemes import TagScheme, scheme_or_plain
 from hmi_api.task_adapter import TaskType
 from hmi_runtime.base import MATRICES, NORMS, SUBLAYERS, Sublayer
 
@@ -114,6 +115,8 @@ class AdapterWeights:
     head: Head
     base_digest: str
     layers_digest: str | None = None
+    tag_scheme: TagScheme | None = None
+    """How the labels of a token task say where entities begin and end; None where only the labels tell."""
 
     @property
     def nbytes(self) -> int:
@@ -130,6 +133,13 @@ class AdapterWeights:
         """Largest width of any bottleneck; 0 without one."""
         widths = (b.width for layer in self.layers.values() for b in layer.bottlenecks.values())
         return max(widths, default=0)
+
+    @property
+    def entity_scheme(self) -> TagScheme | None:
+        """The scheme in which a token task's labels are read: ``tag_scheme``, else what the labels tell."""
+        if self.task is not TaskType.TOKEN_CLASSIFICATION:
+            return None
+        return self.tag_scheme or scheme_or_plain(self.labels)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every tensor with its name in ``adapter.safetensors``."""
@@ -159,6 +169,7 @@ class AdapterWeights:
             "bottlenecks": bottlenecks,
             "baseDigest": self.base_digest,
             "layersDigest": self.layers_digest,
+            "tagScheme": self.tag_scheme.value if self.tag_scheme is not None else None,
         }
 
     def save(self, folder: Path) -> None:
@@ -193,6 +204,7 @@ class AdapterWeights:
                 head=_read_head(tensors, config["pooling"], config["denseActivation"]),
                 base_digest=config["baseDigest"],
                 layers_digest=config["layersDigest"],
+                tag_scheme=TagScheme(scheme) if (scheme := config.get("tagScheme")) else None,
             )
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise Damaged(

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from hmi_runtime.base.config import EncoderConfig, Sublayer
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
     "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
@@ -144,4 +144,4 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 def activate(name: str, x: Tensor) -> Tensor:
     """Apply the activation of that name; ``KeyError`` for one that is not known."""
-    return _ACTIVATIONS[name](x)
+    return ACTIVATIONS[name](x)

@@ -1,11 +1,15 @@
 """The families of checkpoints that can be base models, and reading their config.json."""
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.base.architecture import Architecture
+from hmi_runtime.base.architecture import ACTIVATIONS, Architecture
 from hmi_runtime.base.bert import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
 from hmi_runtime.base.config import EncoderConfig
 from hmi_runtime.base.family import Family, RawConfig
 from hmi_runtime.base.modernbert import MODERNBERT
+from hmi_runtime.library_errors import final_if_damaged
+
+MOST_LAYERS = 512
+MOST_WIDTH = 1 << 16
 
 FAMILIES: dict[str, Family] = {
     family.name: family for family in (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, MODERNBERT)
@@ -42,6 +46,15 @@ def encoder_config(config: RawConfig, *, cls_id: int, sep_id: int, pad_id: int) 
     Raises ``InvalidInput`` BaseModelUnsupported for what no family serves.
     """
     family = family_of(config)
+    with final_if_damaged(
+        "BaseModelUnsupported", "config.json of the base model", "give the checkpoint again."
+    ):
+        found = _sizes(family, config, cls_id=cls_id, sep_id=sep_id, pad_id=pad_id)
+    _check_sizes(found)
+    return found
+
+
+def _sizes(family: Family, config: RawConfig, *, cls_id: int, sep_id: int, pad_id: int) -> EncoderConfig:
     keys = family.keys
     offset = pad_id + 1 if family.counts_from_pad else 0
     return EncoderConfig(
@@ -60,3 +73,34 @@ def encoder_config(config: RawConfig, *, cls_id: int, sep_id: int, pad_id: int) 
         sep_id=sep_id,
         **family.further_sizes(config),
     )
+
+
+def _check_sizes(config: EncoderConfig) -> None:
+    """Raise ``InvalidInput`` BaseModelUnsupported for sizes that no encoder has."""
+    sizes = {
+        "layers": (config.layers, MOST_LAYERS),
+        "hidden size": (config.width, MOST_WIDTH),
+        "feed-forward size": (config.ffn_width, 16 * MOST_WIDTH),
+        "vocabulary": (config.vocab_size, 1 << 24),
+        "positions": (config.positions, 1 << 24),
+        "attention heads": (config.heads, config.width),
+    }
+    for name, (value, most) in sizes.items():
+        if not 1 <= value <= most:
+            raise InvalidInput(
+                "BaseModelUnsupported",
+                f"config.json of the base model says {value} {name}; between 1 and {most} are served.",
+            )
+    if config.width % config.heads:
+        raise InvalidInput(
+            "BaseModelUnsupported",
+            f"config.json of the base model has a hidden size of {config.width}, which {config.heads} "
+            "attention "
+            "heads do not divide.",
+        )
+    if config.activation not in ACTIVATIONS:
+        raise InvalidInput(
+            "BaseModelUnsupported",
+            f"activation {config.activation!r} is not served; choose a base model with one of: "
+            f"{', '.join(sorted(ACTIVATIONS))}.",
+        )

@@ -5,17 +5,31 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
 
-from hmi_api.errors import Damaged, InvalidInput
+from hmi_api.errors import Damaged, HmiError, InvalidInput, NotReady
 from hmi_runtime.base.config import EncoderConfig
 from hmi_runtime.base.encoder import Encoder
-from hmi_runtime.base.families import encoder_config
+from hmi_runtime.base.families import encoder_config, family_of
 from hmi_runtime.base.tokenizer import Tokenizer
-from hmi_runtime.base.weights import WEIGHTS_FILE, read_encoder
+from hmi_runtime.base.weights import WEIGHTS_FILE, check_no_pointer, read_encoder
+from hmi_runtime.library_errors import final_if_damaged, may_pass, said, status_of
+
+MOST_CONFIG_BYTES = 4 << 20
+MOUNT_IT = (
+    "Or mount the model's folder into training and runtimes (the chart's trainer.extraVolumes and those of "
+    "the "
+    "runtimes) and give that folder as baseModel.uri."
+)
 
 _WANTED = ["config.json", WEIGHTS_FILE, "tokenizer*.json", "vocab.txt", "special_tokens_map.json", "*.model"]
 
@@ -43,8 +57,9 @@ class BaseModel:
 def load_base(uri: str, revision: str | None = None, *, expected_digest: str | None = None) -> BaseModel:
     """Resolve ``uri``, check it and return the base model.
 
-    Raises ``InvalidInput`` (BaseModelNotFound, BaseModelNotSafetensors, BaseModelUnsupported) or, when the
-    weights are not the ones that ``expected_digest`` names, ``Damaged`` (BaseModelChanged).
+    Raises ``InvalidInput`` (BaseModelNotFound, BaseModelNotSafetensors, BaseModelIncomplete,
+    BaseModelUnsupported); ``NotReady`` (BaseModelSourceAway) while the hub does not serve it; ``Damaged``
+    (BaseModelChanged) when the weights are not the ones that ``expected_digest`` names.
     """
     path = resolve_base(uri, revision)
     if not (path / WEIGHTS_FILE).is_file():
@@ -52,6 +67,7 @@ def load_base(uri: str, revision: str | None = None, *, expected_digest: str | N
             "BaseModelNotSafetensors",
             f"{uri} has no {WEIGHTS_FILE}; convert it with save_pretrained(safe_serialization=True).",
         )
+    check_no_pointer(path / WEIGHTS_FILE)
     digest = file_digest(path / WEIGHTS_FILE)
     if expected_digest is not None and digest != expected_digest:
         raise Damaged(
@@ -59,15 +75,19 @@ def load_base(uri: str, revision: str | None = None, *, expected_digest: str | N
             f"The weights of {uri} have digest {digest}, but {expected_digest} was trained on; "
             "restore them, or pin a revision.",
         )
+    raw = _read_config(path)
+    family_of(raw)
     tokenizer = Tokenizer(path)
-    config = encoder_config(
-        _read_config(path), cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id, pad_id=tokenizer.pad_id
-    )
+    config = encoder_config(raw, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id, pad_id=tokenizer.pad_id)
     return BaseModel(uri, path, digest, config, tokenizer)
 
 
 def resolve_base(uri: str, revision: str | None = None) -> Path:
-    """Return the local folder that ``uri`` names; ``InvalidInput`` BaseModelNotFound when there is none."""
+    """Return the local folder that ``uri`` names.
+
+    Raises ``InvalidInput`` BaseModelNotFound when there is none, ``NotReady`` BaseModelSourceAway while the
+    hub does not answer.
+    """
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         return _folder(Path(rest if separator else uri), uri)
@@ -111,21 +131,71 @@ def _wheel_folder(package: str, uri: str) -> Path:
 
 
 def _hub_folder(name: str, revision: str | None, uri: str) -> Path:
-    """Take the model from the hub's local cache, else from the hub."""
+    """Take the model from the hub's local cache where it is whole, else from the hub."""
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True))
+        cached = Path(
+            snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True)
+        )
+        if (cached / WEIGHTS_FILE).is_file() and (cached / "config.json").is_file():
+            return cached
     except (LocalEntryNotFoundError, ValueError):
         pass  # not in the cache: ask the hub
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise InvalidInput(
-            "BaseModelNotFound",
-            f"{uri} is neither in the local cache nor reachable on the hub ({type(error).__name__}); "
-            "check the name, or mount the model and give its folder.",
-        ) from error
+    except Exception as error:  # the client's own kinds, and those of the libraries under it
+        raise _hub_error(uri, revision, error) from error
+
+
+def _hub_error(uri: str, revision: str | None, error: Exception) -> HmiError:
+    """Return what a failed download means: the hub is away, which may pass, or there is no such model for
+    us."""
+    status = status_of(error)
+    if may_pass(error):
+        why = f"it answered {status}" if status is not None else said(_cause(error))
+        return NotReady(
+            "BaseModelSourceAway",
+            f"{uri} could not be fetched, since the hub did not serve it ({why}); this is tried again. "
+            f"{MOUNT_IT}",
+        )
+    if isinstance(_cause(error), OfflineModeIsEnabled):
+        cure = (
+            f"HF_HUB_OFFLINE is set, so that the hub is not asked, and the local cache lacks it. {MOUNT_IT}"
+        )
+    elif isinstance(error, RevisionNotFoundError):
+        cure = f"it has no revision {revision!r}; correct baseModel.revision."
+    elif isinstance(error, GatedRepoError) or status == HTTPStatus.FORBIDDEN:
+        cure = (
+            "access to it is restricted; accept its terms on the hub and have HF_TOKEN set for training and "
+            f"runtimes. {MOUNT_IT}"
+        )
+    elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND):
+        cure = (
+            "the hub has no such model, or it is private; check the name, or have HF_TOKEN set for training "
+            "and runtimes."
+        )
+    else:
+        cure = f"{said(_cause(error))}. Check the name, or have HF_TOKEN set. {MOUNT_IT}"
+    return InvalidInput("BaseModelNotFound", f"{uri} cannot be fetched: {cure}")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the first cause; the hub's client wraps what went wrong in a message about its cache."""
+    return _cause(error.__cause__) if error.__cause__ is not None else error
 
 
 def _read_config(path: Path) -> dict[str, object]:
-    config: dict[str, object] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    file = path / "config.json"
+    if file.stat().st_size > MOST_CONFIG_BYTES:
+        raise InvalidInput(
+            "BaseModelUnsupported", f"config.json of the base model has over {MOST_CONFIG_BYTES} bytes."
+        )
+    with final_if_damaged(
+        "BaseModelUnsupported", "config.json of the base model", "give the checkpoint again."
+    ):
+        config: object = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise InvalidInput(
+            "BaseModelUnsupported",
+            "config.json of the base model is no JSON object; give the checkpoint again.",
+        )
     return config

@@ -1,5 +1,6 @@
 """Tokenising: text or words to ids, with the way back to characters and words."""
 
+import errno
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -11,6 +12,18 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from hmi_api.errors import InvalidInput
+from hmi_runtime.library_errors import said
+
+MOST_TOKENIZER_BYTES = 256 << 20
+
+_FILES = (
+    "tokenizer*.json",
+    "vocab.*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+    "merges.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -40,11 +53,17 @@ class Tokenizer:
     """A checkpoint's own fast tokenizer, behind the few calls that HMI makes."""
 
     def __init__(self, folder: Path) -> None:
+        _check_sizes(folder)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:  # KeyError: of a config.json that lacks sizes
+        except Exception as error:  # tokenizers raises plain ones, transformers whatever the files lead it to
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                raise
             raise InvalidInput(
-                "BaseModelUnsupported", f"No tokenizer could be read from the base model's folder: {error}"
+                "BaseModelUnsupported",
+                f"No tokenizer could be read from the base model's folder ({said(error)}); give the "
+                "checkpoint "
+                "again.",
             ) from error
         if not self._tokenizer.is_fast:
             raise InvalidInput(
@@ -97,6 +116,17 @@ class Tokenizer:
         if value is None:
             raise InvalidInput("BaseModelUnsupported", f"The base model's tokenizer defines no {name}.")
         return int(value)
+
+
+def _check_sizes(folder: Path) -> None:
+    for pattern in _FILES:
+        for path in folder.glob(pattern):
+            if path.stat().st_size > MOST_TOKENIZER_BYTES:
+                raise InvalidInput(
+                    "BaseModelUnsupported",
+                    f"{path.name} of the base model has over {MOST_TOKENIZER_BYTES >> 20} MiB, which is no "
+                    "tokenizer's file.",
+                )
 
 
 def _read(encoding: Any) -> Encoding:

@@ -16,6 +16,21 @@ from hmi_runtime.base.family import Family
 
 WEIGHTS_FILE = "model.safetensors"
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def check_no_pointer(path: Path) -> None:
+    """Raise ``InvalidInput`` BaseModelIncomplete for what git-lfs leaves in a file's place until it is
+    pulled."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise InvalidInput(
+                "BaseModelIncomplete",
+                f"{path.name} of the base model is a pointer of git-lfs, not the weights; run git lfs pull "
+                "in "
+                "its folder.",
+            )
+
 
 def read_encoder(folder: Path, config: EncoderConfig) -> Encoder:
     """Return a fresh float32 encoder, in evaluation mode and frozen, with the folder's weights.
@@ -35,6 +50,10 @@ def read_encoder(folder: Path, config: EncoderConfig) -> Encoder:
 def _read(folder: Path, config: EncoderConfig, family: Family) -> Encoder:
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
         file = _File(tensors, frozenset(tensors.keys()), family)
+        with torch.device("meta"):  # sizes that config.json claims take memory only once the file has them
+            shapes = Encoder(config, pooler=file.has_pooler).state_dict()
+        for name, parameter in shapes.items():
+            file.check(name, parameter)
         encoder = Encoder(config, pooler=file.has_pooler)
         state = {name: file.tensor(name, parameter) for name, parameter in encoder.state_dict().items()}
     try:
@@ -83,6 +102,31 @@ class _File:
             return found[-len(parameter) :].clone()
         return found
 
+    def check(self, name: str, parameter: Tensor) -> None:
+        """Raise ``InvalidInput`` BaseModelIncomplete unless the file has a tensor for it of the right
+        shape."""
+        module, _, kind = name.rpartition(".")
+        path, _, blocks = self._path(module)
+        stored = f"{self.prefix}{path}.{kind}"
+        if stored not in self.names:
+            if kind == "bias" and self.family.may_lack_biases:
+                return
+            raise self._missing(stored)
+        found = tuple(self.tensors.get_slice(stored).get_shape())
+        wanted = (parameter.shape[0] * blocks, *parameter.shape[1:])
+        if found != wanted and not (module == "position" and found[1:] == wanted[1:] and found > wanted):
+            raise InvalidInput(
+                "BaseModelIncomplete",
+                f"{WEIGHTS_FILE} does not fit config.json: tensor {stored!r} has shape {list(found)}, not "
+                f"{list(wanted)}.",
+            )
+
+    def _missing(self, stored: str) -> InvalidInput:
+        return InvalidInput(
+            "BaseModelIncomplete",
+            f"{WEIGHTS_FILE} has no tensor {stored!r}; is this a {self.family.name} checkpoint?",
+        )
+
     def _stored(self, module: str, kind: str, parameter: Tensor) -> Tensor:
         path, block, blocks = self._path(module)
         stored = f"{self.prefix}{path}.{kind}"
@@ -91,10 +135,7 @@ class _File:
             return found if blocks == 1 else found.chunk(blocks)[block].clone()
         if kind == "bias" and self.family.may_lack_biases:
             return torch.zeros_like(parameter)
-        raise InvalidInput(
-            "BaseModelIncomplete",
-            f"{WEIGHTS_FILE} has no tensor {stored!r}; is this a {self.family.name} checkpoint?",
-        )
+        raise self._missing(stored)
 
     def _path(self, module: str) -> tuple[str, int, int]:
         """Return a module's path in the file, and which block of rows it is of how many."""

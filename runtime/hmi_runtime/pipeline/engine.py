@@ -111,6 +111,7 @@ def row_result(row: BatchRow, logits: Tensor, hits: int) -> RowResult:
         labels=list(route.labels),
         scores=scores,
         tokens=tokens,
+        tag_scheme=route.tag_scheme,
         prompt_tokens=row.text.length,
         table_hits=hits,
         table_lookups=row.text.length,

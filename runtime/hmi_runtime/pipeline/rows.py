@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
+from hmi_api.tag_schemes import TagScheme
 from hmi_api.task_adapter import TaskType
 from hmi_api.wire import InferRow, RowError, RowResult
 from hmi_runtime.base import Encoding
@@ -23,6 +24,8 @@ class Route:
     task: TaskType
     labels: tuple[str, ...]
     domain: ServedDomain
+    tag_scheme: TagScheme | None = None
+    """Of a token task: how its labels say where entities begin and end."""
 
     @property
     def tenant(self) -> str:

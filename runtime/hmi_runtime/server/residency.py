@@ -111,7 +111,11 @@ class Residency:
                 f"{adapter.labels}; train it again.",
             )
         route = Route(
-            AdapterId(adapter.key, adapter.version), adapter.task_type, weights.labels, served_domain
+            AdapterId(adapter.key, adapter.version),
+            adapter.task_type,
+            weights.labels,
+            served_domain,
+            weights.entity_scheme,
         )
         return LoadedAdapter(engine.key, route, adapter.artifact, adapter.pinned)
 

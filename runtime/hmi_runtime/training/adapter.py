@@ -1,6 +1,6 @@
 """A task adapter's training run: rows, fit or import, evaluation behind the gate, publishing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hmi_api.artifacts import ArtifactKind
 from hmi_api.errors import InvalidInput
@@ -15,8 +15,10 @@ from hmi_runtime.training.export import BASE_URI, FAMILY
 from hmi_runtime.training.fitting import evaluate, fit_adapter
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.gate import Verdict, judge
+from hmi_runtime.training.hold_out import hold_out
 from hmi_runtime.training.imports import import_adapter
-from hmi_runtime.training.labelled import Rows, check_known, hold_out, label_names, read_labelled
+from hmi_runtime.training.labelled import Rows, TaggedRows, check_known, label_names, read_labelled
+from hmi_runtime.training.source_files import Reading, Use
 from hmi_runtime.training.spent import TimeSpent
 from hmi_runtime.training.teacher import draw
 from hmi_runtime.training.workplace import Workplace
@@ -27,7 +29,8 @@ def run_adapter(run: AdapterRunSpec, stages: Stages, workplace: Workplace) -> Ru
 
     A gate that is not passed is a result too: the artifact is published, and ``gate_passed`` is False.
     Raises ``InvalidInput`` for what the user declared wrongly: Corpus*, FieldMissing, RowMalformed,
-    TagsMismatch, OneLabelOnly, LabelUnknown, TooFewRows, Gate*, TaskUnsupported, and for imports Adapter*.
+    TagsMismatch, TagMalformed, OneLabelOnly, Label*, TooFewRows, TooManyLabels, Gate*, TaskUnsupported, and
+    for imports Adapter*.
     """
     with TimeSpent(stages.folder) as spent:
         result = _result(run, stages, workplace)
@@ -72,6 +75,7 @@ def _result(run: AdapterRunSpec, stages: Stages, workplace: Workplace) -> RunRes
         metrics=metrics,
         gate_passed=verdict.passed,
         gate_message=verdict.message,
+        data=list(workplace.data),
     )
 
 
@@ -80,7 +84,7 @@ def _trained(
 ) -> tuple[AdapterWeights, dict[str, float], Verdict]:
     """Fit an adapter to the rows and judge it on held-out ones."""
     workplace.say("corpus")(0, 1, {})
-    parts, labels = _rows(run, data)
+    parts, labels = _rows(run, data, workplace)
     folder, record = stages.folder / "fitted", stages.record("training")
     if record is None:
         fitted = fit_adapter(
@@ -92,7 +96,7 @@ def _trained(
             method=run.spec.method,
             training=run.spec.training,
             metric=run.spec.gate.metric if run.spec.gate is not None else None,
-            unlabelled=_unlabelled(run, data, parts),
+            unlabelled=_unlabelled(run, data, parts, workplace),
             checkpoint_seconds=workplace.checkpoint_seconds,
             progress=workplace.say("training"),
             teaching=workplace.say("teaching"),
@@ -123,30 +127,44 @@ class _Parts:
     judged_on: Rows
 
 
-def _rows(run: AdapterRunSpec, data: TaskData) -> tuple[_Parts, tuple[str, ...]]:
-    """Return the rows and the labels.
+def _rows(run: AdapterRunSpec, data: TaskData, workplace: Workplace) -> tuple[_Parts, tuple[str, ...]]:
+    """Return the rows and the labels, and say what was read.
 
     The choice is made on a tenth of the training rows. Where the task has evaluation rows of its own,
     nothing but the gate sees them; else that tenth serves for both.
     """
     task = run.spec.task
-    rows = read_labelled(data.train, task.type)
-    labels = label_names(rows, task.labels)
-    held = hold_out(rows)
+    reading = Reading(Use.TRAIN)
+    rows = read_labelled(data.train, task.type, reading)
+    try:
+        labels = label_names(rows, task.labels)
+        held = hold_out(rows)
+        reading.held_out = len(held.validation)
+    finally:  # what was read tells best why it does not fit
+        workplace.has_read([reading.report()])
+        workplace.say("corpus")(0, 1, {})
     if data.evaluation is None:
         return _Parts(held.train, held.validation, held.validation), labels
-    evaluation = read_labelled(data.evaluation, task.type)
+    reading = Reading(Use.EVALUATION)
+    evaluation = read_labelled(data.evaluation, task.type, reading)
+    workplace.has_read([reading.report()])
     check_known(evaluation, labels)
+    if isinstance(evaluation, TaggedRows) and isinstance(rows, TaggedRows):
+        evaluation = replace(evaluation, scheme=rows.scheme)
     return _Parts(held.train, held.validation, evaluation), labels
 
 
-def _unlabelled(run: AdapterRunSpec, data: TaskData, parts: _Parts) -> list[str]:
+def _unlabelled(run: AdapterRunSpec, data: TaskData, parts: _Parts, workplace: Workplace) -> list[str]:
     """Return the texts that a teacher labels; none that the task is learnt from or judged by."""
     teacher = run.spec.training.teacher
     if teacher is None or data.unlabelled is None:
         return []
     known = {text for rows in (parts.train, parts.validation, parts.judged_on) for text in rows.inputs()}
-    return draw(read_texts([data.unlabelled]), teacher.unlabelled_rows, without=known)
+    readings: list[Reading] = []
+    texts = read_texts([data.unlabelled], Use.UNLABELLED, readings)
+    drawn = draw(texts, teacher.unlabelled_rows, without=known)
+    workplace.has_read(reading.report() for reading in readings)
+    return drawn
 
 
 def _imported(run: AdapterRunSpec, foundation: Foundation, workplace: Workplace) -> AdapterWeights:

@@ -1,31 +1,30 @@
-"""Streams rows from where the user keeps them: JSON Lines, plain text or CSV; a file or a folder of
-files; any address that fsspec opens. Never holds more than a row, and blames a row by file and line.
+"""Streams rows from where the user keeps them: JSON Lines, plain text or CSV, from any address that fsspec
+opens.
+
+Never holds more than a row, and blames a row by file and line. ``source_files`` says which files are read.
 """
 
 import csv
 import io
 import json
-import lzma
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
-
-import fsspec
+from typing import BinaryIO
 
 from hmi_api.common import DataSource
-from hmi_api.errors import HmiError, InvalidInput
-from hmi_runtime.training.remote import open_rows, tried, unreadable
+from hmi_api.errors import InvalidInput
+from hmi_runtime.library_errors import said
+from hmi_runtime.training.source_files import Reading, Use, opened_source
 
-LONGEST_LINE = 16 * 2**20  # bytes; a longer one is no row of text, and must not fill the memory
+LONGEST_LINE = 16 << 20
+"""Bytes; a longer line or CSV cell is no row of text, and must not fill the memory."""
+LONGEST_ROW = 64 << 20
+"""Characters of a CSV row, which may have many lines."""
+MOST_BLANK_LINES = 1_000_000
+"""One after another."""
 
-_SUFFIXES = {
-    "JSONLines": (".jsonl", ".ndjson", ".json"),
-    "Text": (".txt", ".text", ".md"),
-    "CSV": (".csv",),
-}
-_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-_NOT_UNPACKED = (EOFError, OSError, zlib.error, lzma.LZMAError)
+_LFS_POINTER = "version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -36,39 +35,40 @@ class Row:
     fields: Mapping[str, object]
 
 
-def read_rows(source: DataSource) -> Iterator[Row]:
+def read_rows(source: DataSource, reading: Reading) -> Iterator[Row]:
     """Yield the rows of ``source``; a plain text's rows have the one field ``text``.
 
-    Raises ``InvalidInput``: CorpusNotFound, CorpusNotText (binary, not UTF-8, or compressed and damaged),
-    RowMalformed; ``NotReady`` SourceAway when what it is read from over the network stays away.
-    Blank lines are no rows. An empty source yields nothing: what that means is the caller's to say.
+    ``reading`` says what the rows are for and is told what was read. Raises ``InvalidInput``: CorpusNotFound,
+    CorpusEmpty (no file to read), CorpusNotText (binary, not UTF-8, of a kind that is not read, damaged),
+    CorpusTooLarge, RowMalformed; ``NotReady`` SourceAway when a network stays away. Blank lines are no rows.
+    A source without rows yields nothing: what that means is the caller's to say.
     """
-    filesystem, paths = _files(source)
-    for path in paths:
-        try:
-            with open_rows(filesystem, path, source.uri) as file:
-                yield from _PARSERS[source.format](file, path)
-        except _NOT_UNPACKED as error:
-            if not path.lower().endswith(_COMPRESSIONS):
-                raise
-            raise InvalidInput(
-                "CorpusNotText",
-                f"{path} cannot be unpacked ({error}); is it whole and what its ending says? Give it again.",
-            ) from error
+    with opened_source(source, reading) as files:
+        for data in files:
+            with data.open() as file:
+                for row in _PARSERS[source.format](file, data.place):
+                    reading.rows += 1
+                    yield row
 
 
-def read_texts(sources: Iterable[DataSource]) -> Iterator[str]:
+def read_texts(
+    sources: Iterable[DataSource], use: Use = Use.CORPUS, readings: list[Reading] | None = None
+) -> Iterator[str]:
     """Yield the unlabelled texts of all ``sources``, one after another; blank ones are left out.
 
-    A list of words counts as text, joined by spaces. Raises ``InvalidInput`` CorpusEmpty when there is
-    no text at all, FieldMissing, and what ``read_rows`` raises.
+    A list of words counts as text, joined by spaces. What is read of each source is appended to ``readings``.
+    Raises ``InvalidInput`` CorpusEmpty when there is no text at all, FieldMissing, and what ``read_rows``
+    raises.
     """
     found = False
     addresses = []
     for source in sources:
         addresses.append(source.uri)
+        reading = Reading(use)
+        if readings is not None:
+            readings.append(reading)
         name = "text" if source.format == "Text" else source.text_field
-        for row in read_rows(source):
+        for row in read_rows(source, reading):
             text = text_of(row, name)
             if text.strip():
                 found = True
@@ -110,40 +110,9 @@ def words_of(row: Row, name: str) -> list[str]:
     raise InvalidInput("RowMalformed", f"{row.place}: field {name!r} is not a list of strings.")
 
 
-def _files(source: DataSource) -> tuple[Any, Sequence[str]]:
-    """Return the file system and the files, sorted, that a source names."""
-    try:
-        filesystem, path = fsspec.core.url_to_fs(source.uri)
-        if tried(lambda: filesystem.info(path), source.uri)["type"] == "file":
-            return filesystem, [path]
-        inside = sorted(tried(lambda: filesystem.find(path), source.uri))
-    except HmiError:
-        raise
-    except FileNotFoundError as error:
-        raise InvalidInput("CorpusNotFound", f"{source.uri} does not exist; check the address.") from error
-    except Exception as error:  # every file system has its own kinds
-        raise unreadable(source.uri, "CorpusNotFound", error) from error
-    wanted = [name for name in inside if _is_data(name, source.format)]
-    if inside and not wanted:
-        endings = ", ".join(_SUFFIXES[source.format])
-        raise InvalidInput(
-            "CorpusEmpty",
-            f"Folder {source.uri} has no file for format {source.format} (ending in {endings}); "
-            "rename its files or set format.",
-        )
-    return filesystem, wanted
-
-
-def _is_data(path: str, format_: str) -> bool:
-    name = path.rsplit("/", 1)[-1].lower()
-    for ending in _COMPRESSIONS:
-        name = name.removesuffix(ending)
-    return not name.startswith((".", "_")) and name.endswith(_SUFFIXES[format_])
-
-
 def _lines(file: BinaryIO, path: str) -> Iterator[tuple[str, str]]:
     """Yield each line that is not blank with its place."""
-    number = 0
+    number = blank = 0
     while line := file.readline(LONGEST_LINE + 1):
         number += 1
         place = f"{path}, line {number}"
@@ -155,12 +124,29 @@ def _lines(file: BinaryIO, path: str) -> Iterator[tuple[str, str]]:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
         except UnicodeDecodeError as error:
             raise _not_text(place) from error
+        if number == 1:
+            _check_no_pointer(text, path)
         if text.strip():
+            blank = 0
             yield place, text
+            continue
+        blank += 1
+        if blank > MOST_BLANK_LINES:
+            raise InvalidInput(
+                "CorpusNotText", f"{place} is the last of {blank} blank lines; give a file of rows."
+            )
 
 
 def _not_text(place: str) -> InvalidInput:
     return InvalidInput("CorpusNotText", f"{place} is not UTF-8 text; give text, not a binary file.")
+
+
+def _check_no_pointer(line: str, path: str) -> None:
+    if line.startswith(_LFS_POINTER):
+        raise InvalidInput(
+            "CorpusNotText",
+            f"{path} is a pointer of git-lfs, not the file itself; run git lfs pull where it comes from.",
+        )
 
 
 def _parse_text(file: BinaryIO, path: str) -> Iterator[Row]:
@@ -180,7 +166,7 @@ def _parse_json_lines(file: BinaryIO, path: str) -> Iterator[Row]:
             ) from error
         except (ValueError, RecursionError) as error:
             raise InvalidInput(
-                "RowMalformed", f"{place} is not JSON ({error}); write one JSON object a line."
+                "RowMalformed", f"{place} is not JSON ({said(error)}); write one JSON object a line."
             ) from error
         if not isinstance(value, dict):
             raise InvalidInput("RowMalformed", f"{place} is not a JSON object; write one object a line.")
@@ -188,24 +174,99 @@ def _parse_json_lines(file: BinaryIO, path: str) -> Iterator[Row]:
 
 
 def _parse_csv(file: BinaryIO, path: str) -> Iterator[Row]:
+    csv.field_size_limit(LONGEST_LINE)  # the library's own limit is 131,072 characters
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        reader = csv.DictReader(text, strict=True)
-        while (values := _next_csv(reader, path)) is not None:
-            place = f"{path}, line {reader.line_num}"
-            if None in values or None in values.values():
-                raise InvalidInput("RowMalformed", f"{place}: the row has not as many fields as the header.")
-            yield Row(place, values)
+        lines = _CsvLines(text, path)
+        reader = csv.reader(lines, strict=True)
+        names: list[str] = []
+        while (values := _next_csv(reader, lines)) is not None:
+            if not values:
+                continue
+            if not names:
+                names = values
+                _check_header(names, lines.place)
+            elif len(values) != len(names):
+                raise InvalidInput(
+                    "RowMalformed",
+                    f"{lines.place}: the row has {len(values)} fields and the header {len(names)}.",
+                )
+            else:
+                yield Row(lines.place, dict(zip(names, values, strict=True)))
 
 
-def _next_csv(reader: "csv.DictReader[str]", path: str) -> dict[str, object] | None:
+def _check_header(names: list[str], place: str) -> None:
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise InvalidInput(
+            "RowMalformed", f"{place}: the header names {', '.join(repeated)} twice; name each column once."
+        )
+
+
+class _CsvLines:
+    """The lines of a CSV file, bounded, and where the row that is being read begins."""
+
+    def __init__(self, text: io.TextIOWrapper, path: str) -> None:
+        self._text = text
+        self._path = path
+        self._number = 0
+        self._first = 1
+        self._characters = 0
+        self._blank = 0
+
+    @property
+    def place(self) -> str:
+        """The line in which the present row begins."""
+        return f"{self._path}, line {self._first}"
+
+    def begin_row(self) -> None:
+        """Count from here: the next line begins a row."""
+        self._first, self._characters = self._number + 1, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._read()
+        if not line:
+            raise StopIteration
+        self._number += 1
+        self._characters += len(line)
+        if self._number == 1:
+            _check_no_pointer(line, self._path)
+        if "\0" in line:
+            raise _not_text(f"{self._path}, line {self._number}")
+        if len(line) > LONGEST_LINE or self._characters > LONGEST_ROW:
+            raise InvalidInput(
+                "RowMalformed",
+                f"{self.place}: the row is longer than {LONGEST_LINE} characters a line or {LONGEST_ROW} in "
+                "all; "
+                "is there a quote that nothing closes?",
+            )
+        self._blank = 0 if line.strip() else self._blank + 1
+        if self._blank > MOST_BLANK_LINES:
+            raise InvalidInput(
+                "CorpusNotText",
+                f"{self.place} is followed by {self._blank} blank lines; give a file of rows.",
+            )
+        return line
+
+    def _read(self) -> str:
+        try:
+            return self._text.readline(LONGEST_LINE + 1)
+        except UnicodeDecodeError as error:
+            raise _not_text(f"{self._path}, after line {self._number}") from error
+
+
+def _next_csv(reader: Iterator[list[str]], lines: _CsvLines) -> list[str] | None:
+    """Return the next row's values, [] for a blank line and None at the end."""
+    lines.begin_row()
     try:
         return next(reader, None)
-    except UnicodeDecodeError as error:
-        raise _not_text(f"{path}, after line {reader.line_num}") from error
     except csv.Error as error:
-        raise InvalidInput(
-            "RowMalformed", f"{path}, line {reader.line_num} is not CSV ({error}); mend its quotes."
-        ) from error
+        cure = f"split the cell, which is longer than {LONGEST_LINE} characters, or close its quotes"
+        if "field limit" not in str(error):
+            cure = "mend its quotes: a quote within a cell is written twice, and each that opens is closed"
+        raise InvalidInput("RowMalformed", f"{lines.place}: the row is not CSV ({error}); {cure}.") from error
 
 
 _PARSERS = {"JSONLines": _parse_json_lines, "Text": _parse_text, "CSV": _parse_csv}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.common import DataRead
 from hmi_api.domain import OnMiss
 from hmi_api.errors import InvalidInput
 from hmi_api.wire import DomainRunSpec, DomainVersionView, RunResult
@@ -23,6 +24,7 @@ from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.corpus import read_texts
 from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.distill import Distillation, distill, evaluate_distillation
+from hmi_runtime.training.source_files import Reading, Use
 from hmi_runtime.training.spent import TimeSpent
 from hmi_runtime.training.spool import TokenSpool
 from hmi_runtime.training.workplace import Workplace
@@ -131,15 +133,21 @@ class _DomainRun:
             metrics=trained["metrics"],
             entries=table["entries"],
             coverage=table["coverage"],
+            data=list(self.workplace.data),
         )
 
     def _corpus(self) -> TokenSpool:
         folder = self.stages.folder / "corpus"
-        if self.stages.record("corpus") is None:
+        record = self.stages.record("corpus")
+        if record is None:
             self.workplace.say("corpus")(0, 1, {})
-            texts = read_texts(self.run.spec.corpus)
+            readings: list[Reading] = []
+            texts = read_texts(self.run.spec.corpus, Use.CORPUS, readings)
             spool = _write_spool(self.base, texts, folder, self.run.spec.training.max_length)
-            self.stages.finish("corpus", {"rows": len(spool), "tokens": len(spool.tokens)})
+            read = [reading.report().model_dump() for reading in readings]
+            record = {"rows": len(spool), "tokens": len(spool.tokens), "read": read}
+            self.stages.finish("corpus", record)
+        self.workplace.has_read(DataRead.model_validate(report) for report in record["read"])
         return TokenSpool.open(folder)
 
     def _training(self, spool: TokenSpool) -> dict[str, Any]:

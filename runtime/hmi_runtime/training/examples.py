@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hmi_api.tag_schemes import OUTSIDE, TagScheme
 from hmi_api.task_adapter import Metric, TaskType
 from hmi_runtime.base import Encoding, Tokenizer
 from hmi_runtime.training.labelled import LabelledRows, Rows, TaggedRows
-from hmi_runtime.training.metrics import OUTSIDE, accuracy, entity_f1, macro_f1
+from hmi_runtime.training.metrics import accuracy, entity_f1, macro_f1
 
 IGNORED = -100
 """Target of a token that is not scored: special ones and all but the first of a word."""
@@ -41,6 +42,11 @@ class Examples:
     def task(self) -> TaskType:
         """The task's type."""
         return TaskType.TOKEN_CLASSIFICATION if self.is_token else TaskType.SEQUENCE_CLASSIFICATION
+
+    @property
+    def tag_scheme(self) -> TagScheme | None:
+        """The scheme of a token task's tags; None for a sequence task."""
+        return self.rows.scheme if isinstance(self.rows, TaggedRows) else None
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -74,7 +80,7 @@ class Examples:
             return accuracy(truth, guesses) if metric is Metric.ACCURACY else macro_f1(truth, guesses)
         tags = [self._tags(number, row) for number, row in enumerate(predicted)]
         if metric is Metric.ENTITY_F1:
-            return entity_f1(self.rows.tags, tags)
+            return entity_f1(self.rows.tags, tags, self.rows.scheme)
         words_right = [tag for row in self.rows.tags for tag in row], [tag for row in tags for tag in row]
         return accuracy(*words_right) if metric is Metric.ACCURACY else macro_f1(*words_right)
 

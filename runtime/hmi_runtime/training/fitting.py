@@ -264,4 +264,5 @@ def _weights(
         head=head,
         base_digest=foundation.base.digest,
         layers_digest=foundation.layers_digest,
+        tag_scheme=examples.tag_scheme,
     )

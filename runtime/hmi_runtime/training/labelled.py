@@ -1,18 +1,23 @@
-"""Labelled rows: read from where the user keeps them, checked, and split into training and held out."""
+"""Labelled rows: read from where the user keeps them and checked, before anything is trained."""
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from hmi_api.common import DataSource
 from hmi_api.errors import InvalidInput
 from hmi_api.storable import text_problem
+from hmi_api.tag_schemes import OUTSIDE, TagScheme, scheme_of, scheme_or_plain
 from hmi_api.task_adapter import TaskType
 from hmi_runtime.training.corpus import Row, field, read_rows, text_of, words_of
-from hmi_runtime.training.metrics import OUTSIDE
-from hmi_runtime.training.spool import text_fraction
+from hmi_runtime.training.source_files import Reading, Use
 
-VALIDATION_SHARE = 0.1
+MOST_LABELLED_CHARACTERS = 1 << 30
+"""Of all rows of a source together: they are held in memory."""
+LONGEST_LABEL = 256
+MOST_LABELS = 10_000
 
 _NAMED_AT_MOST = 20
 
@@ -43,10 +48,16 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class TaggedRows:
-    """Rows of a token task: one BIO tag a word."""
+    """Rows of a token task: one tag a word, in one scheme."""
 
     words: Sequence[Sequence[str]]
     tags: Sequence[Sequence[str]]
+    scheme: TagScheme
+
+    @classmethod
+    def of(cls, words: Sequence[Sequence[str]], tags: Sequence[Sequence[str]]) -> "TaggedRows":
+        """Return rows in the scheme that their tags follow, ``Plain`` where they follow none."""
+        return cls(words, tags, scheme_or_plain({tag for row in tags for tag in row}, tags))
 
     def __len__(self) -> int:
         return len(self.words)
@@ -54,7 +65,7 @@ class TaggedRows:
     def take(self, numbers: Iterable[int]) -> Self:
         """Return those rows."""
         chosen = list(numbers)
-        return type(self)([self.words[n] for n in chosen], [self.tags[n] for n in chosen])
+        return replace(self, words=[self.words[n] for n in chosen], tags=[self.tags[n] for n in chosen])
 
     def inputs(self) -> Sequence[str]:
         """What tells one row's input from another's."""
@@ -68,16 +79,17 @@ class TaggedRows:
 Rows = LabelledRows | TaggedRows
 
 
-def read_labelled(source: DataSource, task: TaskType) -> Rows:
-    """Read the rows of a task.
+def read_labelled(source: DataSource, task: TaskType, reading: Reading | None = None) -> Rows:
+    """Read the rows of a task; ``reading`` says what for (training, when absent) and is told what was read.
 
-    Raises ``InvalidInput``: CorpusEmpty, FieldMissing, RowMalformed, TagsMismatch, TaskUnsupported, and
-    what ``read_rows`` raises.
+    Raises ``InvalidInput``: CorpusEmpty, CorpusTooLarge, FieldMissing, RowMalformed, TagsMismatch,
+    TaskUnsupported, and what ``read_rows`` raises.
     """
+    reading = reading or Reading(Use.TRAIN)
     if task is TaskType.SEQUENCE_CLASSIFICATION:
-        rows: Rows = _read_texts(source)
+        rows: Rows = _read_texts(source, reading)
     elif task is TaskType.TOKEN_CLASSIFICATION:
-        rows = _read_tagged(source)
+        rows = _read_tagged(source, reading)
     else:
         raise InvalidInput(
             "TaskUnsupported",
@@ -88,53 +100,124 @@ def read_labelled(source: DataSource, task: TaskType) -> Rows:
     return rows
 
 
-def _read_texts(source: DataSource) -> LabelledRows:
+class _Size:
+    """Adds up what is held in memory."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._characters = 0
+
+    def add(self, characters: int) -> None:
+        self._characters += characters
+        if self._characters > MOST_LABELLED_CHARACTERS:
+            raise InvalidInput(
+                "CorpusTooLarge",
+                f"{self._uri} has more than {MOST_LABELLED_CHARACTERS >> 20} Mi characters of labelled text; "
+                "give fewer rows, and put the others into data.unlabelled or the Domain's corpus.",
+            )
+
+
+def _read_texts(source: DataSource, reading: Reading) -> LabelledRows:
     texts, labels = [], []
     name = "text" if source.format == "Text" else source.text_field
-    for row in read_rows(source):
+    size = _Size(source.uri)
+    for row in read_rows(source, reading):
         text = text_of(row, name)
         if not text.strip():
             raise InvalidInput("RowMalformed", f"{row.place}: the text is empty; remove the row.")
+        label = label_text(field(row, source.label_field), f"{row.place}: field {source.label_field!r}")
+        size.add(len(text) + len(label))
         texts.append(text)
-        labels.append(_label(row, source.label_field))
+        labels.append(label)
+        reading.labels[label] += 1
     return LabelledRows(texts, labels)
 
 
-def _read_tagged(source: DataSource) -> TaggedRows:
+def _read_tagged(source: DataSource, reading: Reading) -> TaggedRows:
     words, tags = [], []
-    for row in read_rows(source):
+    size = _Size(source.uri)
+    for row in read_rows(source, reading):
         row_words = words_of(row, source.tokens_field)
-        row_tags = words_of(row, source.tags_field)
+        row_tags = _tags_of(row, source.tags_field)
         if len(row_words) != len(row_tags):
             raise InvalidInput(
                 "TagsMismatch",
                 f"{row.place} has {len(row_words)} words and {len(row_tags)} tags; give one tag a word.",
             )
         if row_words:
+            size.add(sum(map(len, row_words)) + len(row_words))
             words.append(row_words)
             tags.append(row_tags)
-    return TaggedRows(words, tags)
+            reading.labels.update(row_tags)
+    return TaggedRows.of(words, tags)
 
 
-def _label(row: Row, name: str) -> str:
+def _tags_of(row: Row, name: str) -> list[str]:
     value = field(row, name)
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+    if isinstance(value, list) and value and all(isinstance(tag, int) for tag in value):
         raise InvalidInput(
-            "RowMalformed", f"{row.place}: field {name!r} is no label; make it a string or a whole number."
+            "RowMalformed",
+            f"{row.place}: field {name!r} has whole numbers for tags, which do not say where an entity "
+            "begins; "
+            "write their names, such as B-PER (a Hugging Face data set has them in "
+            f"features[{name!r}].feature.names).",
         )
-    return str(value)
+    tags = words_of(row, name)
+    for tag in set(tags):
+        label_text(tag, f"{row.place}: a tag of field {name!r}")
+    return tags
+
+
+def label_text(value: object, place: str) -> str:
+    """Return a label as text: a boolean is ``true`` or ``false``, and 1.0 is the whole number 1.
+
+    Raises ``InvalidInput`` RowMalformed at ``place`` for anything else that is no name of a class.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and len(text := str(value)) <= LONGEST_LABEL:
+        return text
+    if value is None or value == "":
+        raise InvalidInput("RowMalformed", f"{place} has no label; remove the row, or give it one.")
+    if isinstance(value, float):
+        raise InvalidInput(
+            "RowMalformed",
+            f"{place} is a number with a fraction, which names no class; write a class, such as low or high.",
+        )
+    if not isinstance(value, str):
+        raise InvalidInput(
+            "RowMalformed", f"{place} is no label; make it a string, a whole number, true or false."
+        )
+    why = unfit_label(value)
+    if why is not None:
+        raise InvalidInput("RowMalformed", f"{place} {why}; write another label.")
+    return value
+
+
+def unfit_label(label: str) -> str | None:
+    """Return why a text cannot be a label, for lack of which it could not be stored or sent; None for one."""
+    if len(label) > LONGEST_LABEL:
+        return f"has a label of more than {LONGEST_LABEL} characters"
+    problem = text_problem(label)
+    return f"has the label {label!r}, which must {problem}" if problem else None
 
 
 def label_names(rows: Rows, declared: Sequence[str]) -> tuple[str, ...]:
     """Return the labels of a task in the order of its scores.
 
-    Those ``declared``; sorted from the rows when none are, for tags with ``O`` first. Raises
-    ``InvalidInput`` LabelMalformed, OneLabelOnly, LabelUnknown.
+    Those ``declared``; from the rows when none are: tags with ``O`` first, numbers by their value, others by
+    the alphabet. Raises ``InvalidInput`` OneLabelOnly, LabelUnknown, LabelsRepeated, LabelMalformed,
+    TooManyLabels, and TagMalformed for tags that follow no scheme.
     """
+    _check_declared(declared)
     seen = {label for answers in rows.answers() for label in answers}
     for label in sorted(seen):
-        if problem := text_problem(label):
-            raise InvalidInput("LabelMalformed", f"The label {label!r} must {problem}; correct its rows.")
+        if why := unfit_label(label):
+            raise InvalidInput("LabelMalformed", f"A row {why}; correct its rows.")
+    if isinstance(rows, TaggedRows):
+        scheme_of({*seen, *declared})
     if len(seen) < 2:
         raise InvalidInput(
             "OneLabelOnly",
@@ -144,41 +227,51 @@ def label_names(rows: Rows, declared: Sequence[str]) -> tuple[str, ...]:
     if declared:
         check_known(rows, declared)
         return tuple(declared)
+    if len(seen) > MOST_LABELS:
+        raise InvalidInput(
+            "TooManyLabels",
+            f"The rows have {len(seen)} different labels, and a task at most {MOST_LABELS}; "
+            "is the label's field one with free text?",
+        )
+    numbers = {label: number for label in seen if (number := _number(label)) is not None}
+    if len(numbers) == len(seen):
+        return tuple(sorted(seen, key=lambda label: (numbers[label], label)))
     return tuple(sorted(seen, key=lambda label: (label != OUTSIDE, label)))
+
+
+def _check_declared(declared: Sequence[str]) -> None:
+    repeated = sorted(label for label, count in Counter(declared).items() if count > 1)
+    if repeated:
+        raise InvalidInput(
+            "LabelsRepeated",
+            f"task.labels names {', '.join(repeated[:_NAMED_AT_MOST])} more than once; name each label once.",
+        )
+    for label in declared:
+        why = unfit_label(label)
+        if why is not None or not label:
+            raise InvalidInput("LabelMalformed", f"task.labels {why or 'has an empty label'}; correct it.")
+
+
+def _number(label: str) -> float | None:
+    try:
+        number = float(label)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def check_known(rows: Rows, labels: Sequence[str]) -> None:
     """Raise ``InvalidInput`` LabelUnknown when a row has a label that is not among ``labels``."""
-    unknown = {label for answers in rows.answers() for label in answers} - set(labels)
-    if unknown:
-        named = ", ".join(sorted(unknown)[:_NAMED_AT_MOST])
-        raise InvalidInput(
-            "LabelUnknown", f"Rows have labels that the task does not: {named}. Add them to task.labels."
+    seen = {label for answers in rows.answers() for label in answers}
+    unknown = seen - set(labels)
+    if not unknown:
+        return
+    named = ", ".join(sorted(unknown)[:_NAMED_AT_MOST])
+    cure = "Add them to task.labels, or correct the rows."
+    if not seen & set(labels):
+        cure = (
+            f"None of the rows has a label that task.labels names ({', '.join(labels[:_NAMED_AT_MOST])}): "
+            "write "
+            "the same names in both, or leave task.labels out to take those of the rows."
         )
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Rows to learn from, and rows kept away from that."""
-
-    train: Rows
-    validation: Rows
-
-
-def hold_out(rows: Rows, share: float = VALIDATION_SHARE) -> HeldOut:
-    """Keep ``share`` of the rows away, at least one, the same ones whatever order they come in.
-
-    Rows of the same text stay together, so that what is held out was never seen in training. Raises
-    ``InvalidInput`` TooFewRows when all rows have one text.
-    """
-    fractions = [text_fraction(key) for key in rows.inputs()]
-    distinct = sorted(set(fractions))
-    if len(distinct) < 2:
-        raise InvalidInput(
-            "TooFewRows", "All rows have the same text, so none can be held out; give more rows."
-        )
-    limit = distinct[max(0, round(len(distinct) * share) - 1)]
-    return HeldOut(
-        train=rows.take(number for number, fraction in enumerate(fractions) if fraction > limit),
-        validation=rows.take(number for number, fraction in enumerate(fractions) if fraction <= limit),
-    )
+    raise InvalidInput("LabelUnknown", f"Rows have labels that the task does not: {named}. {cure}")

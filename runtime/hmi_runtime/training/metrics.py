@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 
-OUTSIDE = "O"
-
-Span = tuple[int, int, str]
-"""An entity: first word, one past the last, and its type."""
+from hmi_api.tag_schemes import TagScheme, entities, scheme_or_plain
 
 
 def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> float:
@@ -25,36 +22,25 @@ def macro_f1(truth: Sequence[str], predicted: Sequence[str]) -> float:
     return sum(scores) / len(scores) if scores else 0.0
 
 
-def entity_f1(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
-    """Return the F1 of whole entities over rows of BIO tags: type and both ends must be right.
+def entity_f1(
+    truth: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
+    scheme: TagScheme | None = None,
+) -> float:
+    """Return the F1 of whole entities over rows of tags: type and both ends must be right.
 
-    As CoNLL-2003 scores it: counts of all types and rows together.
+    As seqeval's strict mode scores it: counts of all types and rows together. ``scheme`` is told by the tags
+    when absent.
     """
+    if scheme is None:
+        scheme = scheme_or_plain({tag for rows in (truth, predicted) for row in rows for tag in row}, truth)
     right = ours = theirs = 0
     for row, guess in zip(truth, predicted, strict=True):
-        wanted, found = set(entities(row)), set(entities(guess))
+        wanted, found = set(entities(row, scheme)), set(entities(guess, scheme))
         right += len(wanted & found)
         ours += len(found)
         theirs += len(wanted)
     return _f1(right, ours, theirs)
-
-
-def entities(tags: Sequence[str]) -> list[Span]:
-    """Return the entities of a row of BIO tags.
-
-    ``B-x`` opens one and ``I-x`` goes on with it; an ``I-x`` that follows nothing of its type opens one
-    too, as the CoNLL script has it.
-    """
-    spans: list[Span] = []
-    start, kind = 0, ""
-    for place, tag in enumerate((*tags, OUTSIDE)):
-        prefix, _, name = tag.partition("-")
-        goes_on = prefix == "I" and name == kind and kind != ""
-        if not goes_on:
-            if kind:
-                spans.append((start, place, kind))
-            start, kind = place, name if prefix in ("B", "I") else ""
-    return spans
 
 
 def _f1(right: int, found: int, wanted: int) -> float:

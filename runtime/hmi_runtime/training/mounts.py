@@ -72,7 +72,7 @@ class MountNames:
 
 
 class MountNamesReporter:
-    """A reporter whose failures and results name addresses and no paths of the Job's."""
+    """A reporter whose progress, failures and results name addresses and no paths of the Job's."""
 
     def __init__(self, reporter: Reporter, names: MountNames) -> None:
         self._reporter = reporter
@@ -80,7 +80,8 @@ class MountNamesReporter:
 
     def progress(self, progress: RunProgress) -> None:
         """Pass it on."""
-        self._reporter.progress(progress)
+        data = [read.model_copy(update={"uri": self._names(read.uri)}) for read in progress.data]
+        self._reporter.progress(progress.model_copy(update={"data": data}))
 
     def complete(self, result: RunResult) -> None:
         """Hand in the result. Raises ``InvalidInput`` when it does not fit."""

@@ -33,7 +33,9 @@ def do_run(run: RunSpec, workplace: Workplace) -> RunResult | RunFailure:
         result = _result(run, workplace)
     except HmiError as error:
         failure = RunFailure(
-            reason=error.reason, message=error.message, retryable=isinstance(error, NotReady)
+            reason=error.reason,
+            message=error.message,
+            retryable=isinstance(error, NotReady),
         )
         _LOG.error("the run failed: %s", error)
     except ValidationError as error:

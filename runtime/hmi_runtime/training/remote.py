@@ -4,31 +4,19 @@ import io
 import logging
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, BinaryIO, TypeVar, cast
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
+from hmi_runtime.library_errors import may_pass, said, status_of
 
 _LOG = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 0.5  # then doubled: about 16 s over all attempts
 _CHUNK_BYTES = 1 << 20
-_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-# Of botocore and aiohttp, which are only there for who reads over the network.
-_PASSING_NAMES = {
-    "HTTPClientError",
-    "EndpointConnectionError",
-    "ConnectTimeoutError",
-    "IncompleteReadError",
-    "ClientConnectionError",
-    "ClientPayloadError",
-}
-_PASSING_STATUSES = {408, 425, 429}
-_FIRST_SERVER_ERROR = 500
-
 ResultT = TypeVar("ResultT")
 
 
@@ -46,31 +34,16 @@ def tried(action: Callable[[], ResultT], uri: str) -> ResultT:
             if attempt == ATTEMPTS:
                 raise _away(uri, error) from error
             wait = FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
-            _LOG.warning("%s could not be read (%s); trying again in %.1f s", uri, _said(error), wait)
+            _LOG.warning("%s could not be read (%s); trying again in %.1f s", uri, said(error), wait)
             time.sleep(wait)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def may_pass(error: BaseException) -> bool:
-    """Say whether the same could succeed a little later: the network or the server, not the address."""
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        return may_pass(error.__cause__)  # fsspec's HTTP says so of a server that does not answer, too
-    if isinstance(error, _LASTING):
-        return False
-    status = getattr(error, "status", None)
-    if isinstance(status, int) and status:
-        return status >= _FIRST_SERVER_ERROR or status in _PASSING_STATUSES
-    by_name = any(base.__name__ in _PASSING_NAMES for base in type(error).__mro__)
-    return by_name or isinstance(error, OSError | TimeoutError)
-
-
 def open_rows(filesystem: Any, path: str, uri: str) -> BinaryIO:
-    """Open a file for reading, decompressed by its ending; a remote one survives passing failures."""
+    """Open a file for reading, as it is stored; a remote one survives passing failures."""
     if isinstance(filesystem, LocalFileSystem):
-        return cast(BinaryIO, filesystem.open(path, "rb", compression="infer"))
-    file = io.BufferedReader(ResumingFile(filesystem, path, uri), _CHUNK_BYTES)
-    compression = fsspec.utils.infer_compression(path)
-    return cast(BinaryIO, fsspec.compression.compr[compression](file, mode="rb")) if compression else file
+        return cast(BinaryIO, filesystem.open(path, "rb"))
+    return cast(BinaryIO, io.BufferedReader(ResumingFile(filesystem, path, uri), _CHUNK_BYTES))
 
 
 class ResumingFile(io.RawIOBase):
@@ -138,15 +111,20 @@ class ResumingFile(io.RawIOBase):
 
 
 def unreadable(uri: str, reason: str, error: Exception) -> InvalidInput:
-    """Return what a user is told of an address that cannot be read."""
+    """Return what a user is told of an address that cannot be read, and what to do about it."""
+    status = status_of(error)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return InvalidInput(
+            reason,
+            f"{uri} cannot be opened: the server answered {status}. Give credentials that may read it in "
+            "secretRef, or make it readable.",
+        )
+    if isinstance(error, FileNotFoundError):
+        return InvalidInput(reason, f"{uri} does not exist; check the address.")
     return InvalidInput(
-        reason, f"{uri} cannot be opened: {_said(error)}. Check the address and its credentials."
+        reason, f"{uri} cannot be opened: {said(error)}. Check the address and its credentials."
     )
 
 
 def _away(uri: str, error: Exception) -> NotReady:
-    return NotReady("SourceAway", f"{uri} did not answer after {ATTEMPTS} tries ({_said(error)}).")
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    return NotReady("SourceAway", f"{uri} did not answer after {ATTEMPTS} tries ({said(error)}).")

@@ -16,7 +16,8 @@ from hmi_api.errors import InvalidInput
 from hmi_api.task_adapter import TaskType
 from hmi_runtime.base import BaseModel
 from hmi_runtime.training.corpus import read_texts
-from hmi_runtime.training.labelled import LabelledRows, hold_out, label_names, read_labelled
+from hmi_runtime.training.hold_out import hold_out
+from hmi_runtime.training.labelled import LabelledRows, label_names, read_labelled
 from hmi_runtime.training.spool import TokenSpool
 
 
@@ -151,6 +152,12 @@ def test_held_out_texts_are_never_trained_on(rows: list[str]) -> None:
 @pytest.mark.parametrize(
     ("rows", "task", "reason"),
     [
+        ('{"text": "a", "label": null}', TaskType.SEQUENCE_CLASSIFICATION, "RowMalformed"),
+        ('{"text": "a", "label": ["x"]}', TaskType.SEQUENCE_CLASSIFICATION, "RowMalformed"),
+        ('{"text": "a", "label": "x\\u0000y"}', TaskType.SEQUENCE_CLASSIFICATION, "RowMalformed"),
+        ('{"text": "a", "label": "\\ud800"}', TaskType.SEQUENCE_CLASSIFICATION, "RowMalformed"),
+        (f'{{"text": "a", "label": "{"x" * 300}"}}', TaskType.SEQUENCE_CLASSIFICATION, "RowMalformed"),
+        ('{"tokens": ["a"], "tags": ["B-\\u0000"]}', TaskType.TOKEN_CLASSIFICATION, "RowMalformed"),
         ('{"tokens": ["a", "b"], "tags": ["O"]}', TaskType.TOKEN_CLASSIFICATION, "TagsMismatch"),
         ('{"tokens": [1], "tags": ["O"]}', TaskType.TOKEN_CLASSIFICATION, "RowMalformed"),
         ('{"text": "a"}', TaskType.SEQUENCE_CLASSIFICATION, "FieldMissing"),

@@ -17,7 +17,8 @@ from hmi_runtime.model import DomainLayers
 from hmi_runtime.training.examples import IGNORED, make_examples
 from hmi_runtime.training.fitting import adapter_logits, evaluate, fit_adapter, task_rows
 from hmi_runtime.training.foundation import Foundation
-from hmi_runtime.training.labelled import LabelledRows, Rows, TaggedRows, hold_out
+from hmi_runtime.training.hold_out import hold_out
+from hmi_runtime.training.labelled import LabelledRows, Rows, TaggedRows
 
 QUICK = AdapterTraining(epochs=12, batch_size=8, learning_rate=1e-2, max_length=16)
 
@@ -47,7 +48,7 @@ def sides(labelled_rows: list[dict[str, Any]]) -> LabelledRows:
 
 @pytest.fixture
 def items(tagged_rows: list[dict[str, Any]]) -> TaggedRows:
-    return TaggedRows([row["tokens"] for row in tagged_rows], [row["tags"] for row in tagged_rows])
+    return TaggedRows.of([row["tokens"] for row in tagged_rows], [row["tags"] for row in tagged_rows])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_the_unsplit_base_is_a_foundation_too(base: BaseModel, sentences: list[s
 
 
 def test_the_first_token_of_a_word_carries_its_tag(base: BaseModel) -> None:
-    rows = TaggedRows([["the", "red", "bike"], ["chain"]], [["O", "B-ITEM", "I-ITEM"], ["O"]])
+    rows = TaggedRows.of([["the", "red", "bike"], ["chain"]], [["O", "B-ITEM", "I-ITEM"], ["O"]])
     examples = make_examples(rows, ("O", "B-ITEM", "I-ITEM"), base.tokenizer, 4)
     assert [list(row) for row in examples.targets] == [[IGNORED, 0, 1, IGNORED], [IGNORED, 0, IGNORED]]
     predicted = [np.array([0, 0, 1, 2]), np.array([2, 1, 1])]
@@ -175,7 +176,7 @@ def test_the_first_token_of_a_word_carries_its_tag(base: BaseModel) -> None:
 
 def test_a_word_without_tokens_shifts_no_other_words_tag(base: BaseModel) -> None:
     words = ["Meet", "\u200b", "John", "Smith", "today"]  # the second is nothing to the tokeniser
-    rows = TaggedRows([words], [["O", "O", "B-PER", "I-PER", "O"]])
+    rows = TaggedRows.of([words], [["O", "O", "B-PER", "I-PER", "O"]])
     examples = make_examples(rows, ("O", "B-PER", "I-PER"), base.tokenizer, 16)
     perfect = [np.where(row == IGNORED, 0, row) for row in examples.targets]
     assert examples.score(perfect, Metric.ENTITY_F1) == 1.0

@@ -1,17 +1,22 @@
-"""Metrics against cases worked out by hand, and the gate that reads them."""
+"""Metrics against cases worked out by hand and against seqeval, and the gate that reads them."""
+
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from seqeval.metrics import f1_score
+from seqeval.scheme import IOB2
 
 from hmi_api.errors import InvalidInput
 from hmi_api.gates import check_gate_fits
+from hmi_api.tag_schemes import TagScheme
 from hmi_api.task_adapter import Gate, Metric, TaskType
 from hmi_runtime.training.examples import IGNORED, Examples
 from hmi_runtime.training.gate import judge
 from hmi_runtime.training.labelled import LabelledRows, TaggedRows
-from hmi_runtime.training.metrics import accuracy, entities, entity_f1, macro_f1
+from hmi_runtime.training.metrics import accuracy, entity_f1, macro_f1
 
 tags = st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"]), max_size=12)
 
@@ -24,24 +29,6 @@ def test_accuracy() -> None:
 def test_macro_f1_weighs_labels_alike() -> None:
     # a: 2 right of 3 found and 2 wanted -> 0.8; b: 0 right -> 0; c: 1 of 1 -> 1.
     assert macro_f1(["a", "a", "b", "c"], ["a", "a", "a", "c"]) == pytest.approx((0.8 + 0 + 1) / 3)
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ("", []),
-        ("O O", []),
-        ("B-x I-x O", [(0, 2, "x")]),
-        ("B-x B-x", [(0, 1, "x"), (1, 2, "x")]),
-        ("B-x I-y", [(0, 1, "x"), (1, 2, "y")]),
-        ("O I-x I-x", [(1, 3, "x")]),
-        ("B-x O I-x", [(0, 1, "x"), (2, 3, "x")]),
-        ("I-x B-x I-x", [(0, 1, "x"), (1, 3, "x")]),
-        ("B-a-b I-a-b", [(0, 2, "a-b")]),
-    ],
-)
-def test_entities_of_bio_tags(row: str, expected: list[tuple[int, int, str]]) -> None:
-    assert entities(row.split()) == expected
 
 
 def test_entity_f1_counts_whole_entities_over_all_rows() -> None:
@@ -62,7 +49,7 @@ def test_agreement_of_rows_is_the_share_that_are_told_alike(label: str) -> None:
 
 def test_agreement_of_tokens_counts_what_either_takes_for_something() -> None:
     targets = [np.array([IGNORED, 0, 0, IGNORED]), np.array([0, 0])]
-    examples = Examples([], targets, TaggedRows([], []), ["O", "B-x", "I-x"])
+    examples = Examples([], targets, TaggedRows.of([], []), ["O", "B-x", "I-x"])
     ours = [np.array([1, 1, 0, 2]), np.array([0, 2])]
     theirs = [np.array([2, 1, 0, 0]), np.array([1, 2])]
     # Of four scored tokens one is O to both; of the three others one is told differently.
@@ -71,15 +58,33 @@ def test_agreement_of_tokens_counts_what_either_takes_for_something() -> None:
     assert examples.agreement(nothing, nothing) == 1.0
 
 
-@given(st.lists(tags, max_size=5))
-def test_the_truth_scores_one(rows: list[list[str]]) -> None:
-    assert entity_f1(rows, rows) == (1.0 if any(entities(row) for row in rows) else 0.0)
+@pytest.mark.parametrize(
+    ("truth", "guess", "expected"),
+    [
+        ("S-PER", "S-PER", 1.0),
+        ("PER O", "PER O", 1.0),
+        ("B-P E-P", "B-P O", 0.0),
+        ("U-P O", "U-P O", 1.0),
+        ("B-P I-P", "I-P I-P", 0.0),  # the guess does not follow IOB2
+        ("I-P I-P O", "I-P I-P O", 1.0),
+        ("B-P I-P O", "B-P O O", 0.0),
+    ],
+)
+def test_entity_f1_reads_every_scheme(truth: str, guess: str, expected: float) -> None:
+    assert entity_f1([truth.split()], [guess.split()]) == expected
 
 
-@given(tags)
-def test_entities_cover_exactly_the_tagged_words(row: list[str]) -> None:
-    covered = [word for start, end, _ in entities(row) for word in range(start, end)]
-    assert covered == [place for place, tag in enumerate(row) if tag != "O"]
+@given(st.lists(tags, max_size=5), st.lists(tags, min_size=5, max_size=5))
+def test_entity_f1_is_that_of_seqevals_strict_mode(truth: list[list[str]], guesses: list[list[str]]) -> None:
+    pairs = [
+        (row, guess[: len(row)] + ["O"] * (len(row) - len(guess)))
+        for row, guess in zip(truth, guesses, strict=False)
+    ]
+    rows, guess = [row for row, _ in pairs], [row for _, row in pairs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of no entities at all
+        expected = f1_score(rows, guess, mode="strict", scheme=IOB2) if any(rows) else 0.0
+    assert entity_f1(rows, guess, TagScheme.IOB2) == pytest.approx(float(expected))
 
 
 def test_a_gate_is_held_against_its_metric() -> None:

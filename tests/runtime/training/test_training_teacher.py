@@ -18,7 +18,8 @@ from hmi_runtime.training.examples import IGNORED, make_examples
 from hmi_runtime.training.features import FeatureFile
 from hmi_runtime.training.fitting import FittedAdapter, fit_adapter
 from hmi_runtime.training.foundation import Foundation
-from hmi_runtime.training.labelled import LabelledRows, Rows, TaggedRows, hold_out
+from hmi_runtime.training.hold_out import hold_out
+from hmi_runtime.training.labelled import LabelledRows, Rows, TaggedRows
 from hmi_runtime.training.teacher import (
     LABELS_SHARE,
     TEMPERATURE,
@@ -51,7 +52,7 @@ def rows(
     request: pytest.FixtureRequest, labelled_rows: list[dict[str, Any]], tagged_rows: list[dict[str, Any]]
 ) -> Rows:
     if request.param == "token":
-        return TaggedRows([row["tokens"] for row in tagged_rows], [row["tags"] for row in tagged_rows])
+        return TaggedRows.of([row["tokens"] for row in tagged_rows], [row["tags"] for row in tagged_rows])
     return LabelledRows([row["text"] for row in labelled_rows], [row["label"] for row in labelled_rows])
 
 

@@ -1,0 +1,129 @@
+"""What the exceptions of file and network libraries mean: a damaged file, or a fault that may pass.
+
+This is the one table for all readers of what users bring: rows, archives, base models and adapters. A damaged
+file is final (``InvalidInput``); a network that fails may pass (``NotReady``); anything else is a bug.
+"""
+
+import csv
+import errno
+import gzip
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from safetensors import SafetensorError
+
+from hmi_api.errors import InvalidInput
+
+_DAMAGED: tuple[type[Exception], ...] = (
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    EOFError,
+    csv.Error,
+    UnicodeError,
+    SafetensorError,
+    struct.error,
+    RecursionError,  # JSON that is nested too deeply
+    NotImplementedError,  # a compression method that zipfile does not know
+    ValueError,  # JSON, and numbers in headers
+    KeyError,
+    TypeError,
+)
+_FINAL_ERRNOS = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+    errno.ENODEV,
+    errno.ENXIO,
+}
+# By name, since botocore, aiohttp and the hub's HTTP client are only there for who reads over the network.
+_PASSING_NAMES = {
+    "HTTPClientError",
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "IncompleteReadError",
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "TransportError",
+    "XetDownloadError",
+}
+_FINAL_NAMES = {
+    "SSLCertVerificationError",
+    "ClientConnectorCertificateError",
+    "OfflineModeIsEnabled",
+    "UnsupportedProtocol",
+}
+_PASSING_STATUSES = {408, 425, 429}
+_FIRST_SERVER_ERROR = 500
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Say whether a library stopped at the bytes that it was given, so that reading again cannot help."""
+    if isinstance(error, OSError):
+        # gzip and bz2 say so of bytes that are not theirs; what the system says has a number.
+        return type(error) in (OSError, gzip.BadGzipFile) and error.errno is None
+    return isinstance(error, _DAMAGED)
+
+
+@contextmanager
+def final_if_damaged(reason: str, what: str, cure: str) -> Iterator[None]:
+    """Turn what a library says of damaged bytes into ``InvalidInput`` of ``reason``; the rest passes through.
+
+    ``what`` names the file and ``cure`` says what to do about it: "... cannot be read (error); cure".
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_damaged(error):
+            raise
+        raise InvalidInput(reason, f"{what} cannot be read ({said(error)}); {cure}") from error
+
+
+def may_pass(error: BaseException) -> bool:
+    """Say whether the same could succeed a little later: the network or the server failed, not the address.
+
+    Connections that fail or time out, and the statuses 408, 425, 429 and 5xx, may pass. Other statuses, names
+    that do not exist and certificates that are refused do not.
+    """
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        return may_pass(error.__cause__)  # fsspec and the hub say so of a server that does not answer, too
+    names = {base.__name__ for base in type(error).__mro__}
+    if names & _FINAL_NAMES:
+        return False
+    status = status_of(error)
+    if status is not None:
+        return status >= _FIRST_SERVER_ERROR or status in _PASSING_STATUSES
+    if names & _PASSING_NAMES:
+        return True
+    return isinstance(error, OSError) and error.errno not in _FINAL_ERRNOS and not is_lasting(error)
+
+
+def is_lasting(error: OSError) -> bool:
+    """Say whether the type of a system's error alone says that a file is not there or not ours."""
+    return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status that an error carries, of itself, its response or its cause; None without
+    one."""
+    response = getattr(error, "response", None)
+    for status in (getattr(error, "status", None), getattr(response, "status_code", None)):
+        if isinstance(status, int) and status:
+            return status
+    return status_of(error.__cause__) if error.__cause__ is not None else None
+
+
+def said(error: BaseException) -> str:
+    """Return an error's own words, in at most 300 characters; its type where it has none."""
+    words = str(error) or type(error).__name__
+    return words if len(words) <= 300 else f"{words[:300]}..."
