@@ -171,7 +171,8 @@ def _tags_of(row: Row, name: str) -> list[str]:
 def label_text(value: object, place: str) -> str:
     """Return a label as text: a boolean is ``true`` or ``false``, and 1.0 is the whole number 1.
 
-    Raises ``InvalidInput`` RowMalformed at ``place`` for anything else that is no name of a class.
+    Raises ``InvalidInput`` RowMalformed at ``place`` for anything else that is no name of a class, and
+    LabelMalformed for a text that cannot be stored or is too long.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -192,7 +193,7 @@ def label_text(value: object, place: str) -> str:
         )
     why = unfit_label(value)
     if why is not None:
-        raise InvalidInput("RowMalformed", f"{place} {why}; write another label.")
+        raise InvalidInput("LabelMalformed", f"{place} {why}; write another label.")
     return value
 
 

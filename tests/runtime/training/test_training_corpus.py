@@ -154,10 +154,10 @@ def test_held_out_texts_are_never_trained_on(rows: list[str]) -> None:
     [
         ('{"text": "a", "label": null}', TaskType.SEQUENCE_CLASSIFICATION, "RowMalformed"),
         ('{"text": "a", "label": ["x"]}', TaskType.SEQUENCE_CLASSIFICATION, "RowMalformed"),
-        ('{"text": "a", "label": "x\\u0000y"}', TaskType.SEQUENCE_CLASSIFICATION, "RowMalformed"),
+        ('{"text": "a", "label": "x\\u0000y"}', TaskType.SEQUENCE_CLASSIFICATION, "LabelMalformed"),
         ('{"text": "a", "label": "\\ud800"}', TaskType.SEQUENCE_CLASSIFICATION, "RowMalformed"),
-        (f'{{"text": "a", "label": "{"x" * 300}"}}', TaskType.SEQUENCE_CLASSIFICATION, "RowMalformed"),
-        ('{"tokens": ["a"], "tags": ["B-\\u0000"]}', TaskType.TOKEN_CLASSIFICATION, "RowMalformed"),
+        (f'{{"text": "a", "label": "{"x" * 300}"}}', TaskType.SEQUENCE_CLASSIFICATION, "LabelMalformed"),
+        ('{"tokens": ["a"], "tags": ["B-\\u0000"]}', TaskType.TOKEN_CLASSIFICATION, "LabelMalformed"),
         ('{"tokens": ["a", "b"], "tags": ["O"]}', TaskType.TOKEN_CLASSIFICATION, "TagsMismatch"),
         ('{"tokens": [1], "tags": ["O"]}', TaskType.TOKEN_CLASSIFICATION, "RowMalformed"),
         ('{"text": "a"}', TaskType.SEQUENCE_CLASSIFICATION, "FieldMissing"),
