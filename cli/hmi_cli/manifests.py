@@ -4,16 +4,19 @@ An address inside a manifest that is a relative path is meant from the manifest'
 absolute here: the server may run elsewhere in the file tree.
 """
 
+import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from hmi_api.errors import InvalidInput
+from hmi_api.yaml_reader import Bounds, read_documents
 from hmi_cli.errors import NotUnderstood, usage_error
 
+BOUNDS = Bounds()
 SUFFIXES = {".yaml", ".yml", ".json"}
 _KUSTOMIZATION = "kustomization"  # says how kubectl puts a folder together, and is no object
 ADDRESSES = (
@@ -66,24 +69,33 @@ def read(names: list[str], *, recursive: bool) -> Reading:
 
 def _load_one(name: str, *, recursive: bool) -> Iterator[Manifest | NotUnderstood]:
     if name == "-":
-        yield from _parse(sys.stdin.read(), "standard input", Path.cwd())
+        yield from _parse(_standard_input(), "standard input", Path.cwd())
         return
     path = Path(name)
-    if not path.exists():
-        raise usage_error(f'the path "{name}" does not exist')
-    for file in _files(path, recursive=recursive):
+    try:
+        if not path.exists():
+            raise usage_error(f'the path "{name}" does not exist')
+        files = _files(path, recursive=recursive)
+    except OSError as error:
+        raise usage_error(f"{name} cannot be read: {error.strerror}") from error
+    for file in files:
         try:
-            text = file.read_text()
-        except UnicodeDecodeError as error:
-            yield usage_error(f"{file} is not text: {error.reason}")
+            with file.open("rb") as opened:
+                content = opened.read(BOUNDS.size + 1)
         except OSError as error:
             yield usage_error(f"{file} cannot be read: {error.strerror}")
         else:
-            yield from _parse(text, str(file), file.resolve().parent)
+            yield from _parse(content, str(file), file.resolve().parent)
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise usage_error("standard input is closed")
+    return sys.stdin.buffer.read(BOUNDS.size + 1)
 
 
 def _files(path: Path, *, recursive: bool) -> list[Path]:
-    if path.is_file():
+    if not path.is_dir():
         return [path]
     candidates = path.rglob("*") if recursive else path.iterdir()
     return sorted(
@@ -93,11 +105,11 @@ def _files(path: Path, *, recursive: bool) -> list[Path]:
     )
 
 
-def _parse(text: str, origin: str, folder: Path) -> Iterator[Manifest | NotUnderstood]:
+def _parse(content: bytes, origin: str, folder: Path) -> Iterator[Manifest | NotUnderstood]:
     try:
-        documents = list(yaml.safe_load_all(text))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
-        yield usage_error(f"{origin} is not YAML: {' '.join(str(error).split())}")
+        documents = read_documents(content, BOUNDS)
+    except InvalidInput as error:
+        yield usage_error(f"{origin} is not YAML that can be applied: {error.message}")
         return
     for body in _bodies(documents):
         try:
@@ -111,10 +123,12 @@ def _parse(text: str, origin: str, folder: Path) -> Iterator[Manifest | NotUnder
 
 def _bodies(documents: Iterable[Any]) -> Iterator[Any]:
     """Yield what stands for an object: documents that are not empty, and in place of a List its items."""
-    for document in documents:
+    waiting = deque(documents)
+    while waiting:
+        document = waiting.popleft()
         if isinstance(document, dict) and document.get("kind") == "List":
             items = document.get("items")
-            yield from _bodies(items if isinstance(items, list) else [])
+            waiting.extendleft(reversed(items if isinstance(items, list) else []))
         elif document is not None:
             yield document
 
@@ -138,8 +152,8 @@ def _resolve(body: dict[str, Any], folder: Path) -> None:
     for address in ADDRESSES:
         for holder in _holders(body, address[:-1]):
             uri = holder.get(address[-1])
-            if isinstance(uri, str) and uri and "://" not in uri and not Path(uri).is_absolute():
-                holder[address[-1]] = str((folder / uri).resolve())
+            if isinstance(uri, str) and uri and "://" not in uri and "\0" not in uri:
+                holder[address[-1]] = os.path.realpath(folder / uri) if not Path(uri).is_absolute() else uri
 
 
 def _holders(value: Any, address: tuple[str, ...]) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,10 @@
 """Resources over HTTP, with the paths and verbs of a Kubernetes API server."""
 
+import json
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
-
-import yaml
+from urllib.parse import quote
 
 from hmi_api.names import GROUP, VERSION
 from hmi_cli.client import Client
@@ -43,7 +43,7 @@ class ResourceApi:
             "PATCH",
             object_path(manifest, namespace),
             params=params,
-            content=yaml.safe_dump(body, allow_unicode=True),
+            content=json.dumps(body),  # which is YAML, too, and means the same to every reader
             headers={"Content-Type": "application/apply-patch+yaml"},
         )
         return answer
@@ -76,15 +76,20 @@ class ResourceApi:
 
 def path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
     """Return the address of a kind's objects, or of one of them."""
-    scope = f"/namespaces/{namespace}" if namespace else ""
-    return f"/apis/{GROUP}/{VERSION}{scope}/{kind.plural}" + (f"/{name}" if name else "")
+    scope = f"/namespaces/{_part(namespace)}" if namespace else ""
+    return f"/apis/{GROUP}/{VERSION}{scope}/{kind.plural}" + (f"/{_part(name)}" if name else "")
+
+
+def _part(name: str) -> str:
+    """Return a name as one part of an address, whatever is in it; `..` would lead elsewhere."""
+    return quote(name, safe="").replace("..", "%2E%2E")
 
 
 def object_path(manifest: Manifest, namespace: str) -> str:
     """Return the address of a manifest's object; ``CliError`` for kinds that HMI does not keep."""
     body = manifest.body
     if body["kind"] == "Namespace":
-        return f"/api/v1/namespaces/{body['metadata']['name']}"
+        return f"/api/v1/namespaces/{_part(body['metadata']['name'])}"
     for kind in KINDS:
         if body["kind"] == kind.name and body["apiVersion"] == f"{GROUP}/{VERSION}":
             return path(kind, namespace, body["metadata"]["name"])

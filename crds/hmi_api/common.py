@@ -1,16 +1,33 @@
 """Pieces that both resource kinds are made of."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from hmi_api.cel import rule, rules
 from hmi_api.conditions import Condition
+from hmi_api.quantities import QUANTITY, parse_quantity
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 NAMED_IN_SENTENCE = 8
 """Files or labels that a sentence names."""
 DnsLabel = Annotated[str, Field(pattern=DNS_LABEL, max_length=63)]
+
+LONGEST_QUANTITY = 64
+MOST_RESOURCES = 16
+Quantity = Annotated[
+    int | str,
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "maxLength": LONGEST_QUANTITY,
+        }
+    ),
+]
+"""An amount of a resource in Kubernetes' notation: 2, "500m" or "4Gi"."""
 
 
 class ApiModel(BaseModel):
@@ -49,6 +66,10 @@ class SecretRef(ApiModel):
     name: DnsLabel = Field(description="Name of the Secret.")
 
 
+FieldName = Annotated[str, Field(min_length=1, max_length=253)]
+"""Name of a field of the rows."""
+
+
 class DataSource(ApiModel):
     """Rows of text: one file or folder of JSON Lines, plain text or CSV."""
 
@@ -62,22 +83,70 @@ class DataSource(ApiModel):
         default="JSONLines",
         description="JSONLines (one object a line), Text (one row a line) or CSV (with a header).",
     )
-    text_field: str = Field(default="text", description="Field that holds the text; ignored for Text.")
-    label_field: str = Field(default="label", description="Field that holds the label, for sequence tasks.")
-    tokens_field: str = Field(default="tokens", description="Field with the list of words, for token tasks.")
-    tags_field: str = Field(default="tags", description="Field with the list of tags, for token tasks.")
+    text_field: FieldName = Field(default="text", description="Field that holds the text; ignored for Text.")
+    label_field: FieldName = Field(
+        default="label", description="Field that holds the label, for sequence tasks."
+    )
+    tokens_field: FieldName = Field(
+        default="tokens", description="Field with the list of words, for token tasks."
+    )
+    tags_field: FieldName = Field(default="tags", description="Field with the list of tags, for token tasks.")
     secret_ref: SecretRef | None = Field(
         default=None, description="Secret with the credentials for the address."
     )
 
 
+_RESOURCE_NAME = (
+    r"^(cpu|memory|ephemeral-storage|hugepages-[0-9]+[KMG]i"
+    r"|[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)$"
+)
+_BOTH = "isQuantity(string(self.requests[name])) && isQuantity(string(self.limits[name]))"
+_WITHIN = "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0"
+
+
+def _requests_within_limits(resources: dict[str, dict[str, int | str]]) -> bool:
+    requests, limits = resources.get("requests", {}), resources.get("limits", {})
+    both = [
+        (parse_quantity(requests[name]), parse_quantity(limits[name]))
+        for name in requests.keys() & limits.keys()
+    ]
+    return all(asked is None or most is None or asked <= most for asked, most in both)
+
+
+_AMOUNT_RULES = rules(
+    rule(
+        f"self.all(name, string(self[name]).matches('{QUANTITY}'))",
+        'an amount is a whole number, or a quantity in quotes such as "500m", "1.5" or "4Gi", from 0',
+        holds=lambda amounts: all(parse_quantity(value) is not None for value in amounts.values()),
+    ),
+    rule(
+        f"self.all(name, name.matches('{_RESOURCE_NAME}'))",
+        "name cpu, memory, ephemeral-storage, hugepages-SIZE or a device such as nvidia.com/gpu",
+        holds=lambda amounts: all(re.fullmatch(_RESOURCE_NAME, name) for name in amounts),
+    ),
+)
+Amounts = Annotated[dict[str, Quantity], Field(max_length=MOST_RESOURCES, json_schema_extra=_AMOUNT_RULES)]
+
+
 class Resources(ApiModel):
     """What a training Job may use, in Kubernetes' notation."""
 
-    requests: dict[str, str] = Field(
-        default_factory=dict, description='Asked for, such as {"cpu": "2", "memory": "4Gi"}.'
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.requests) || !has(self.limits) || self.requests.all(name, "
+                f"!(name in self.limits) || !({_BOTH}) || {_WITHIN})",
+                "no request may be above the limit of the same name; lower it or raise the limit",
+                ".requests",
+                holds=_requests_within_limits,
+            )
+        )
     )
-    limits: dict[str, str] = Field(
+
+    requests: Amounts = Field(
+        default_factory=dict, description='Asked for, such as {"cpu": 2, "memory": "4Gi"}.'
+    )
+    limits: Amounts = Field(
         default_factory=dict, description='Not exceeded, such as {"memory": "8Gi"}; training uses CPUs.'
     )
 

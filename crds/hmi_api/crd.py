@@ -5,6 +5,7 @@ is a field left out, and what has defaults all the way down is itself a default.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hmi_api.names import GROUP, VERSION
 from hmi_api.task_adapter import TaskAdapter
 
 _HEADER = "# Generated from the types by `python -m hmi_api.crd crds`; edit those.\n"
+_INT_OR_STRING = "x-kubernetes-int-or-string"
 _KEPT = {
     "type",
     "format",
@@ -30,12 +32,14 @@ _KEPT = {
     "maxLength",
     "minItems",
     "maxItems",
+    "maxProperties",
     "minimum",
     "maximum",
     "required",
     "x-kubernetes-validations",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
+    _INT_OR_STRING,
 }
 _READY = '.status.conditions[?(@.type=="Ready")]'
 _NOT_OBSERVED = -1
@@ -91,8 +95,13 @@ def structural_schema(type_: type[BaseModel]) -> Schema:
     for field in ("apiVersion", "kind"):
         made["properties"][field] = {"type": "string"}
     made["required"] = ["spec"]
-    name_rule = rule(f"self.metadata.name.matches('{DNS_LABEL}')", _NAME_MESSAGE)
-    made |= rules(name_rule)
+    made |= rules(
+        rule(
+            f"self.metadata.name.matches('{DNS_LABEL}')",
+            _NAME_MESSAGE,
+            holds=lambda resource: bool(re.fullmatch(DNS_LABEL, resource["metadata"]["name"])),
+        )
+    )
     # What nobody has looked at yet is no finished work: kstatus takes a missing observedGeneration for that.
     made["properties"]["status"]["default"] = {"observedGeneration": _NOT_OBSERVED}
     return made
@@ -156,6 +165,8 @@ def _structural(node: Schema, definitions: Schema) -> Schema:
     """Return a node with its references inlined and only what a structural schema may hold."""
     node = _resolved(node, definitions)
     made: Schema = {key: value for key, value in node.items() if key in _KEPT}
+    if _INT_OR_STRING in node:
+        made["anyOf"] = node["anyOf"]
     if "const" in node:
         made["enum"] = [node["const"]]
     if "exclusiveMinimum" in node:  # a number in JSON Schema, a flag beside minimum in OpenAPI 3.0
@@ -180,7 +191,7 @@ def _properties(node: Schema, definitions: Schema) -> Schema:
         schema = _structural(child, definitions)
         made[name] = schema
         # An object that may be left out and needs nothing gets its own fields' defaults.
-        nullable = "anyOf" in child
+        nullable = "anyOf" in child and _INT_OR_STRING not in child
         if "properties" in schema and name not in required and not nullable and "required" not in schema:
             schema["default"] = {}
     return made
@@ -188,6 +199,8 @@ def _properties(node: Schema, definitions: Schema) -> Schema:
 
 def _resolved(node: Schema, definitions: Schema) -> Schema:
     """Follow a reference or the one choice that is not null; what is said beside it goes before."""
+    if _INT_OR_STRING in node:
+        return node
     for choice in node.get("anyOf", []):
         if choice.get("type") != "null":
             rest = {key: value for key, value in node.items() if key != "anyOf"}

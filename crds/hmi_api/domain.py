@@ -1,12 +1,14 @@
 """The Domain resource: lower layers adapted to a corpus, materialised as a lookup table."""
 
+import json
+import re
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from hmi_api.cel import immutable, rules
-from hmi_api.common import ApiModel, CommonStatus, DataSource, ObjectMeta, ObjectRef, Resources
+from hmi_api.cel import immutable, rule, rules
+from hmi_api.common import DNS_LABEL, ApiModel, CommonStatus, DataSource, ObjectMeta, ObjectRef, Resources
 from hmi_api.names import DomainKey, domain_key
 
 
@@ -24,14 +26,48 @@ class TableDtype(StrEnum):
     INT8 = "Int8"
 
 
+def _cron_field(value: str) -> str:
+    item = rf"(\*|{value}(-{value})?)(/[1-9][0-9]?)?"
+    return f"{item}(,{item})*"
+
+
+_CRON_FIELDS = (
+    "[0-5]?[0-9]",
+    "1?[0-9]|2[0-3]",
+    "0?[1-9]|[12][0-9]|3[01]",
+    "0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)",
+    "[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat)",
+)
+CRON = "^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|"
+CRON += " +".join(_cron_field(f"({values})") for values in _CRON_FIELDS) + ")$"
+"""Five fields: minute, hour, day of the month, month and day of the week; or a word that stands for them."""
+
+
 class BaseModelRef(ApiModel):
     """The pretrained model that a Domain stands on."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!self.uri.contains('://') || self.uri.matches('^(hf|wheel|file)://.')",
+                "a base model is a local folder, hf://owner/name or wheel://package; "
+                "mount others as a folder",
+                ".uri",
+                holds=lambda base: (
+                    "://" not in base["uri"] or bool(re.match("(hf|wheel|file)://.", base["uri"]))
+                ),
+            )
+        )
+    )
+
     uri: str = Field(
         min_length=1,
+        max_length=2048,
         description="A local folder, hf://name (hub or its cache) or wheel://package (a Python wheel).",
     )
-    revision: str | None = Field(default=None, description="Revision for hf://; ignored elsewhere.")
+    revision: str | None = Field(
+        default=None, min_length=1, max_length=253, description="Revision for hf://; ignored elsewhere."
+    )
 
 
 class Bridge(ApiModel):
@@ -61,7 +97,25 @@ class DomainTraining(ApiModel):
 class Refresh(ApiModel):
     """When a table is rebuilt from what traffic asked for."""
 
-    schedule: str | None = Field(default=None, description="Cron schedule, UTC; never when absent.")
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                f"!has(self.schedule) || self.schedule.matches({json.dumps(CRON)})",
+                'a schedule has five fields (minute, hour, day, month, weekday) as in "0 3 * * *", '
+                "or is a word such as @daily",
+                ".schedule",
+                holds=lambda refresh: (
+                    "schedule" not in refresh or bool(re.fullmatch(CRON, refresh["schedule"]))
+                ),
+            )
+        )
+    )
+
+    schedule: str | None = Field(
+        default=None,
+        max_length=253,
+        description='Cron schedule of five fields, UTC, such as "0 3 * * *", or @daily; never when absent.',
+    )
     min_miss_rate: float = Field(
         default=0.05, ge=0, le=1, description="Share of lookups that must miss before a refresh is worth it."
     )
@@ -74,7 +128,10 @@ class Plot(ApiModel):
         default=200_000, ge=1, le=2_000_000_000, description="Most windows the table may hold."
     )
     min_frequency: int = Field(
-        default=2, ge=1, description="Times a window must occur in the corpus to be worth its memory."
+        default=2,
+        ge=1,
+        le=2_000_000_000,
+        description="Times a window must occur in the corpus to be worth its memory.",
     )
     dtype: TableDtype = Field(default=TableDtype.FLOAT16, description="How values are stored.")
     on_miss: OnMiss = Field(
@@ -88,8 +145,23 @@ class Plot(ApiModel):
 class Sharing(ApiModel):
     """Who else may put TaskAdapters and child Domains on a Domain."""
 
-    namespaces: list[str] = Field(
-        default_factory=list, description='Namespaces besides its own; "*" for all.'
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.namespaces) || "
+                f"self.namespaces.all(name, name == '*' || name.matches('{DNS_LABEL}'))",
+                'each is the name of a namespace, or "*" alone for all; '
+                "patterns such as team-* match nothing",
+                ".namespaces",
+                holds=lambda sharing: all(
+                    name == "*" or re.fullmatch(DNS_LABEL, name) for name in sharing.get("namespaces", [])
+                ),
+            )
+        )
+    )
+
+    namespaces: list[Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=list, max_length=1000, description='Namespaces besides its own; "*" for all.'
     )
 
 
@@ -111,7 +183,9 @@ class DomainSpec(ApiModel):
         description="Layers that become a table; when absent, the parent's split, else half of the layers. "
         "Immutable.",
     )
-    corpus: list[DataSource] = Field(min_length=1, description="Unlabelled text of the domain.")
+    corpus: list[DataSource] = Field(
+        min_length=1, max_length=1000, description="Unlabelled text of the domain."
+    )
     bridge: Bridge = Field(default_factory=Bridge, description="Mixing step after the lookup.")
     training: DomainTraining = Field(default_factory=DomainTraining, description="Distillation.")
     plot: Plot = Field(default_factory=Plot, description="The lookup table.")

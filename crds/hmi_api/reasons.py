@@ -42,6 +42,11 @@ class Reason(StrEnum):
     GATE_METRIC_MISMATCH = "GateMetricMismatch", "Measure by accuracy or macro_f1; entity_f1 is for tokens."
     TASK_TYPE_UNSUPPORTED = "TaskTypeUnsupported", "Use SequenceClassification or TokenClassification."
     CANARY_UNSUPPORTED = "CanaryUnsupported", "Leave serving.canaryPercent out, or set it to 100."
+    LABELS_REPEATED = "LabelsRepeated", "Name each label once in spec.task.labels."
+    TENANT_LABEL_INVALID = (
+        "TenantLabelInvalid",
+        "Give the namespace's label hmi.dev/tenant a name of lower-case letters, digits and dashes.",
+    )
     # Waiting and work
     WAITING = "Waiting", "Nothing: an earlier step is not finished yet."
     SUSPENDED = "Suspended", "Set spec.suspend to false to go on."

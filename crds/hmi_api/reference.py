@@ -30,6 +30,20 @@ is the same `spec` (but for `serving`, `resources` and `suspend`) on the same la
 Domain the same `spec` (but for `sharing`, `resources`, `suspend` and `plot.refresh`) on the same layers of
 its parent; in both, the same value of `{RETRAIN_ANNOTATION}`. HMI does not know whether rows at an address
 have changed since. What the artifact store has lost is trained again.
+
+`hmi apply` holds a manifest against the schema and the rules of the CRD, so it refuses what `kubectl apply`
+refuses, fills in the same defaults and reads YAML alike:
+
+- Without quotes, `yes`, `no`, `on`, `off`, `y` and `n` are booleans, and `1` is a number: put such labels in
+  quotes.
+- A field that is not listed here is refused, and a key that is written twice. A `null` field is absent.
+- A quantity is a whole number (`cpu: 2`) or text (`"500m"`, `"1.5"`, `4Gi`). A request is at most its limit.
+- `task.labels` is absent, or has entries of which none is twice.
+- `sharing.namespaces` has names, or `"*"` alone for all namespaces: `team-*` would match nothing.
+- `plot.refresh.schedule` has the five fields of cron, or is a word such as `@daily`.
+- A base model is not fetched from `s3://` or `https://`.
+- A file has at most 32 MiB, 10,000 documents, 1,000,000 values once its aliases are expanded, and 64 lists
+  and maps inside one another; an object that is sent to `hmi up` has at most 3 MiB and 100,000 values.
 """
 _MEANINGS: dict[str, str] = {
     "Domain/Accepted": "The Domain can work as declared.",
@@ -108,10 +122,12 @@ def _default(schema: dict[str, Any]) -> str:
 
 
 def _type_of(schema: dict[str, Any]) -> str:
+    if "x-kubernetes-int-or-string" in schema:
+        return "quantity"
     if schema["type"] == "array":
         return f"list of {_type_of(schema['items'])}"
     if "additionalProperties" in schema:
-        return f"map to {schema['additionalProperties']['type']}"
+        return f"map to {_type_of(schema['additionalProperties'])}"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     return f"{schema['type']}{_bounds(schema)}"

@@ -1,15 +1,13 @@
 """The TaskAdapter resource: one tenant's one task on a Domain."""
 
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from hmi_api.cel import immutable, rule, rules
 from hmi_api.common import ApiModel, CommonStatus, DataSource, ObjectMeta, ObjectRef, Resources, SecretRef
 from hmi_api.names import DomainKey, domain_key
-
-UNLABELLED_ALONE = "data.unlabelled is for a teacher to label: add training.teacher (an empty object will do)"
 
 
 class TaskType(StrEnum):
@@ -49,17 +47,29 @@ class Metric(StrEnum):
     ENTITY_F1 = "entity_f1"
 
 
+LabelName = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
 class Task(ApiModel):
     """The task itself."""
 
     type: TaskType = Field(
         description="SequenceClassification, TokenClassification or TextGeneration. Immutable."
     )
-    labels: list[str] = Field(
+    labels: list[LabelName] = Field(
         default_factory=list,
         max_length=10_000,
+        json_schema_extra={"minItems": 1},
         description="Label names in the order of the scores; from the training rows, sorted, when absent.",
     )
+
+    @model_serializer(mode="wrap")
+    def _without_empty_labels(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Absent in what is applied, since a list there must have entries; so it is absent in what is written.
+        written: dict[str, Any] = write(self)
+        return (
+            written if self.labels else {name: value for name, value in written.items() if name != "labels"}
+        )
 
 
 class TaskData(ApiModel):
@@ -78,7 +88,9 @@ class ImportSource(ApiModel):
     """An adapter trained elsewhere: a PEFT LoRA folder."""
 
     uri: str = Field(
-        min_length=1, description="Folder with adapter_config.json and adapter_model.safetensors."
+        min_length=1,
+        max_length=2048,
+        description="Folder with adapter_config.json and adapter_model.safetensors.",
     )
     secret_ref: SecretRef | None = Field(default=None, description="Secret with the credentials.")
 
@@ -92,6 +104,7 @@ class Method(ApiModel):
                 "!(has(self.fit) && self.fit == 'Compressed' && self.type == 'Bottleneck')",
                 "fit: Compressed is for LoRA only; remove fit or set it to Direct",
                 ".fit",
+                holds=lambda method: (method["type"], method.get("fit")) != ("Bottleneck", "Compressed"),
             )
         )
     )
@@ -114,12 +127,6 @@ class Method(ApiModel):
     alpha: float | None = Field(
         default=None, gt=0, le=4096, description="LoRA's scale is alpha / size; alpha is size when absent."
     )
-
-    @model_validator(mode="after")
-    def _fit_matches_type(self) -> Self:
-        if self.type is MethodType.BOTTLENECK and self.fit is Fit.COMPRESSED:
-            raise ValueError("fit: Compressed is for LoRA only; remove fit or set it to Direct")
-        return self
 
     @property
     def effective_fit(self) -> Fit:
@@ -184,11 +191,13 @@ class TaskAdapterSpec(ApiModel):
             rule(
                 "has(self.data) != has(self.source)",
                 "give exactly one of data (to train here) and source (to import a PEFT folder)",
+                holds=lambda spec: ("data" in spec) != ("source" in spec),
             ),
             rule(
                 "!has(self.data) || !has(self.data.unlabelled) || has(self.training.teacher)",
-                UNLABELLED_ALONE,
+                "data.unlabelled is for a teacher to label: add training.teacher (an empty object will do)",
                 ".data.unlabelled",
+                holds=lambda spec: "unlabelled" not in spec.get("data", {}) or "teacher" in spec["training"],
             ),
         )
     )
@@ -203,18 +212,6 @@ class TaskAdapterSpec(ApiModel):
     serving: Serving = Field(default_factory=Serving, description="How it is kept.")
     resources: Resources = Field(default_factory=Resources, description="For the training Job.")
     suspend: bool = Field(default=False, description="True: start nothing new; what serves goes on.")
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
-        if (self.data is None) == (self.source is None):
-            raise ValueError("give exactly one of data (to train here) and source (to import a PEFT folder)")
-        return self
-
-    @model_validator(mode="after")
-    def _somebody_labels(self) -> Self:
-        if self.data is not None and self.data.unlabelled is not None and self.training.teacher is None:
-            raise ValueError(UNLABELLED_ALONE)
-        return self
 
 
 class TaskAdapterStatus(CommonStatus):

@@ -48,6 +48,8 @@ def test_drift_is_told_and_writing_mends_it(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("plural", KINDS)
 def test_the_schema_is_structural(plural: str) -> None:
     for path, node in nodes(schema_of(plural)):
+        if node.get("x-kubernetes-int-or-string"):  # the one form of anyOf with types that is structural
+            continue
         assert "type" in node, path
         assert not {"$ref", "anyOf", "allOf", "oneOf", "title", "const"} & set(node), path
         assert not ("properties" in node and "additionalProperties" in node), path

@@ -83,7 +83,7 @@ def test_what_is_no_manifest_is_refused_with_its_file(tmp_path: Path, text: str,
 
 def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(CliError, match="not text"):
+    with pytest.raises(CliError, match="not UTF-8"):
         load([str(tmp_path)], recursive=False)
 
 

@@ -18,7 +18,7 @@ from planning_worlds import (
 
 from hmi_api.conditions import find_condition, is_true
 from hmi_api.domain import OnMiss
-from hmi_api.names import DomainKey
+from hmi_api.names import DomainKey, Tenant
 from hmi_api.run_digest import adapter_run_digest
 from hmi_api.task_adapter import Gate, Metric
 from hmi_api.wire import (
@@ -57,6 +57,7 @@ def test_an_adapter_on_a_published_domain_is_trained_on_its_layers() -> None:
     [
         ({"task": {"type": "TextGeneration"}}, "TaskTypeUnsupported"),
         ({"serving": {"canary_percent": 5}}, "CanaryUnsupported"),
+        ({"task": {"type": "SequenceClassification", "labels": ["a", "b", "a"]}}, "LabelsRepeated"),
         ({"task": {"type": "TokenClassification"}}, "ImmutableField"),
         ({"domain_ref": {"name": "bikes"}}, "ImmutableField"),
     ],
@@ -64,6 +65,15 @@ def test_an_adapter_on_a_published_domain_is_trained_on_its_layers() -> None:
 def test_what_cannot_work_is_refused(spec: dict[str, Any], expected: str) -> None:
     plan = plan_adapter(adapter(**spec), adapter_world(adapter()))
     assert reason(plan.status.conditions, "Accepted") == ("False", expected)
+    assert plan.steps == ()
+
+
+def test_a_label_of_the_namespace_that_names_no_tenant_is_refused() -> None:
+    world = replace(adapter_world(adapter()), tenant=Tenant("Acme_Corp"))
+    plan = plan_adapter(adapter(), world)
+    assert reason(plan.status.conditions, "Accepted") == ("False", "TenantLabelInvalid")
+    (message,) = [said.message for said in plan.status.conditions if said.type == "Accepted"]
+    assert "Namespace shop has the label hmi.dev/tenant: 'Acme_Corp'" in message
     assert plan.steps == ()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -115,6 +116,7 @@ async def test_bad_bodies_are_refused_in_words(http: httpx.AsyncClient, domain_b
     cases: list[tuple[Any, int, str]] = [
         (json.dumps(typo), 422, "did you mean textField?"),
         ("a: [", 400, "neither JSON nor YAML"),
+        ("", 422, "empty"),
         ("[1]", 422, "a list"),
         (json.dumps(domain_body).replace('"hotel"', '"bikes"'), 400, "shop/bikes"),
         (json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}), 400, "Namespace"),
@@ -124,6 +126,113 @@ async def test_bad_bodies_are_refused_in_words(http: httpx.AsyncClient, domain_b
         answer = await http.put(HOTEL, content=content)
         assert answer.status_code == code
         assert words in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"metadata":' * 100_000, "nested too deeply"),
+        ("- " * 100_000, "nested too deeply"),
+        ("a: &a0 [x]\n" + "".join(f"{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)), "aliases"),
+        ("a: 1\n---\nb: 2\n", "more than 1 documents"),
+        ("kind: Domain\nkind: Domain\n", 'the key "kind" is written twice, on lines 1 and 2'),
+        (b"\xff", "not UTF-8"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+async def test_what_would_take_long_to_read_is_refused_at_once(
+    http: httpx.AsyncClient, body: str | bytes, words: str
+) -> None:
+    for address in (HOTEL, "/api/v1/namespaces/shop"):
+        begun = time.process_time()
+        answer = await http.patch(address, content=body)
+        assert time.process_time() - begun < 1
+        assert (answer.status_code, answer.json()["reason"]) == (400, "BadRequest")
+        assert words in answer.json()["message"]
+
+
+async def test_reading_a_large_body_does_not_hold_up_other_requests(
+    app: FastAPI, http: httpx.AsyncClient, domain_body: dict[str, Any]
+) -> None:
+    domain_body["spec"]["corpus"] = [
+        {"uri": f"file:///rows/{number}", "unknown": {}} for number in range(6000)
+    ]
+    large = asyncio.create_task(http.put(HOTEL, content=yaml.safe_dump(domain_body)))
+    longest, waited = 0.0, 0
+    while not large.done():
+        begun = time.monotonic()
+        await http.get(HOTEL)
+        longest = max(longest, time.monotonic() - begun)
+        waited += 1
+    took = await large
+    assert took.status_code == 422
+    assert waited > 20  # a loop that was held up answers one or two
+    assert longest < 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("domains", {"training": {"steps": "3"}}, 'spec.training.steps is "3"'),
+        ("domains", {"suspend": "true"}, 'spec.suspend is "true"'),
+        ("domains", {"sharing": {"namespaces": ["team-*"]}}, "patterns such as team-* match nothing"),
+        ("domains", {"parentRef": {"name": "hotel"}}, "their own ancestors"),
+        ("taskadapters", {"training": {"epochs": "3"}}, 'spec.training.epochs is "3"'),
+        (
+            "taskadapters",
+            {"task": {"type": "SequenceClassification", "labels": ["a", "b", "a"]}},
+            "'a' more than",
+        ),
+        ("taskadapters", {"task": {"type": "TextGeneration"}}, "TextGeneration is not served"),
+        (
+            "taskadapters",
+            {"gate": {"metric": "entity_f1", "minimum": 0.5}},
+            "entity_f1 is for TokenClassification",
+        ),
+    ],
+)
+async def test_what_a_cluster_refuses_is_refused_here(
+    http: httpx.AsyncClient,
+    domain_body: dict[str, Any],
+    adapter_body: dict[str, Any],
+    kind: str,
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    body = domain_body if kind == "domains" else adapter_body
+    body["spec"] |= change
+    for params in ({}, {"dryRun": "All"}):
+        answer = await http.put(
+            f"{ROOT}/namespaces/shop/{kind}/{body['metadata']['name']}", json=body, params=params
+        )
+        assert answer.status_code == 422
+        assert words in answer.json()["message"]
+
+
+async def test_what_comes_later_is_warned_of(
+    http: httpx.AsyncClient, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    topic = f"{ROOT}/namespaces/shop/taskadapters/topic"
+    early = await http.put(topic, json=adapter_body)
+    assert early.status_code == 201
+    assert early.headers["warning"].startswith('299 - "There is no Domain shop/hotel yet')
+    await http.put(HOTEL, json=domain_body)
+    adapter_body["spec"]["suspend"] = True
+    assert "warning" not in (await http.put(topic, json=adapter_body)).headers
+
+
+async def test_a_label_that_names_no_tenant_is_refused_by_label_and_namespace(
+    http: httpx.AsyncClient,
+) -> None:
+    namespace = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": "shop", "labels": {"hmi.dev/tenant": "Acme_Corp"}},
+    }
+    answer = await http.patch("/api/v1/namespaces/shop", json=namespace)
+    assert answer.status_code == 422
+    assert "Namespace shop has the label hmi.dev/tenant: 'Acme_Corp'" in answer.json()["message"]
 
 
 async def test_immutable_fields_stay(

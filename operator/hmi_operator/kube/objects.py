@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from hmi_api.common import dump
 from hmi_api.domain import Domain, DomainStatus
-from hmi_api.manifests import explain
+from hmi_api.manifests import explained
 from hmi_api.names import API_VERSION
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.kube.api import Manifest
@@ -62,7 +62,7 @@ def read(kind: KindName, manifest: Manifest) -> Resource | Unreadable:
     except ValidationError as error:
         if all(problem["loc"][:1] == ("status",) for problem in error.errors()):
             return type_.model_validate(body, by_alias=True)
-        return Unreadable(ref_of(kind, manifest), manifest["metadata"]["uid"], explain(error, type_))
+        return Unreadable(ref_of(kind, manifest), manifest["metadata"]["uid"], explained(error))
 
 
 def pack(resource: Resource) -> bytes:

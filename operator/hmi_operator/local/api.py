@@ -1,10 +1,13 @@
-"""The resource API of the embedded default: the paths, verbs and bodies of a Kubernetes API server."""
+"""The resource API of the embedded default: the paths, verbs and bodies of a Kubernetes API server.
 
+Bodies are read and checked in a thread, within bounds, so that a large one does not hold up other requests.
+"""
+
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
-import yaml
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
@@ -13,16 +16,24 @@ from hmi_api.common import dump
 from hmi_api.domain import Domain
 from hmi_api.errors import InvalidInput
 from hmi_api.manifests import parse_manifest
-from hmi_api.names import API_VERSION, GROUP, VERSION
+from hmi_api.names import API_VERSION, GROUP, VERSION, tenant_of
 from hmi_api.namespace import Namespace
 from hmi_api.task_adapter import TaskAdapter
+from hmi_api.tenant_label import check_tenant
+from hmi_api.yaml_reader import TOO_LARGE, Bounds, read_documents
+from hmi_operator.admission import judge
 from hmi_operator.local import errors
 from hmi_operator.local.disk import PLURALS
 from hmi_operator.local.store import FileResourceStore, Resource
+from hmi_operator.plan import Surroundings
 from hmi_operator.ports import KindName, ResourceRef
 
 MAX_BODY_BYTES = 3 * 1024 * 1024
 """As an API server's own limit on an object."""
+BODY_BOUNDS = Bounds(size=MAX_BODY_BYTES, values=100_000, documents=1)
+READ_AT_ONCE = 2
+"""Bodies that are read at the same time: the others wait, and threads are left for the disk."""
+HERE = Surroundings()
 
 _KINDS: dict[str, KindName] = {plural: kind for kind, plural in PLURALS.items()}
 _ROOT = f"/apis/{GROUP}/{VERSION}"
@@ -51,10 +62,11 @@ def router(store: FileResourceStore, auth: Callable[..., Any]) -> APIRouter:
     PATCH and PUT create an object or replace what was applied (status stays), POST creates only; bodies are
     JSON or YAML. ``?dryRun=All`` checks without keeping, ``?watch=true`` streams events as JSON lines.
     """
+    reader = _BodyReader()
     routes = APIRouter(route_class=_StatusRoute, dependencies=[Depends(auth)], tags=["resources"])
     _add_reading(routes, store)
-    _add_writing(routes, store)
-    _add_namespaces(routes, store)
+    _add_writing(routes, store, reader)
+    _add_namespaces(routes, store, reader)
     return routes
 
 
@@ -78,15 +90,16 @@ def _add_reading(routes: APIRouter, store: FileResourceStore) -> None:
         return JSONResponse(dump(found))
 
 
-def _add_writing(routes: APIRouter, store: FileResourceStore) -> None:
+def _add_writing(routes: APIRouter, store: FileResourceStore, reader: "_BodyReader") -> None:
     @routes.post(_NAMESPACED)
     async def create(
         namespace: str, plural: str, request: Request, dry_run: Annotated[bool, Depends(_dry_run)]
     ) -> Response:
         """Create an object; 409 when it is there."""
-        resource = _parse(await _body(request), _kind(plural), namespace, None)
+        resource = await reader.resource(request, _kind(plural), namespace, None)
+        warnings = _admitted(resource, store)
         made, _ = await store.apply(resource, must_be_new=True, dry_run=dry_run)
-        return JSONResponse(dump(made), 201)
+        return JSONResponse(dump(made), 201, headers=warnings)
 
     @routes.put(_NAMESPACED + "/{name}")
     @routes.patch(_NAMESPACED + "/{name}")
@@ -98,9 +111,10 @@ def _add_writing(routes: APIRouter, store: FileResourceStore) -> None:
         dry_run: Annotated[bool, Depends(_dry_run)],
     ) -> Response:
         """Create an object, or bring it to what the body says; 201 when it is new."""
-        resource = _parse(await _body(request), _kind(plural), namespace, name)
+        resource = await reader.resource(request, _kind(plural), namespace, name)
+        warnings = _admitted(resource, store)
         made, is_new = await store.apply(resource, dry_run=dry_run)
-        return JSONResponse(dump(made), 201 if is_new else 200)
+        return JSONResponse(dump(made), 201 if is_new else 200, headers=warnings)
 
     @routes.delete(_NAMESPACED + "/{name}")
     async def delete(namespace: str, plural: str, name: str) -> Response:
@@ -109,7 +123,7 @@ def _add_writing(routes: APIRouter, store: FileResourceStore) -> None:
         return JSONResponse(dump(gone))
 
 
-def _add_namespaces(routes: APIRouter, store: FileResourceStore) -> None:
+def _add_namespaces(routes: APIRouter, store: FileResourceStore, reader: "_BodyReader") -> None:
     @routes.get("/api/v1/namespaces")
     async def list_namespaces() -> Response:
         """List the namespaces that were applied or that hold an object."""
@@ -130,9 +144,7 @@ def _add_namespaces(routes: APIRouter, store: FileResourceStore) -> None:
         name: str, request: Request, dry_run: Annotated[bool, Depends(_dry_run)]
     ) -> Response:
         """Keep a namespace's labels, among them the tenant's."""
-        namespace = _parse_manifest(await _body(request))
-        if not isinstance(namespace, Namespace) or namespace.metadata.name != name:
-            raise errors.bad_request(f"The body must be the Namespace {name}.")
+        namespace = await reader.namespace(request, name)
         is_new = await store.apply_namespace(namespace, dry_run=dry_run)
         return JSONResponse(_namespace_body(namespace), 201 if is_new else 200)
 
@@ -154,16 +166,41 @@ def _dry_run(request: Request) -> bool:
     return request.query_params.get("dryRun") == "All"
 
 
-async def _body(request: Request) -> Any:
+class _BodyReader:
+    """Reads what is to be applied, a few bodies at a time."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(READ_AT_ONCE)
+
+    async def resource(self, request: Request, kind: KindName, namespace: str, name: str | None) -> Resource:
+        """Return the resource in a request's body, which must be what the address names. ``ApiError``."""
+        body = await _bytes(request)
+        async with self._places:
+            return await asyncio.to_thread(_resource, body, kind, namespace, name)
+
+    async def namespace(self, request: Request, name: str) -> Namespace:
+        """Return the namespace in a request's body. ``ApiError``."""
+        body = await _bytes(request)
+        async with self._places:
+            return await asyncio.to_thread(_namespace, body, name)
+
+
+async def _bytes(request: Request) -> bytes:
     chunks = bytearray()
     async for chunk in request.stream():
         chunks += chunk
         if len(chunks) > MAX_BODY_BYTES:
             raise errors.too_large(MAX_BODY_BYTES)
+    return bytes(chunks)
+
+
+def _object(body: bytes) -> Any:
     try:
-        return yaml.safe_load(bytes(chunks))  # JSON is YAML too
-    except yaml.YAMLError as error:
-        raise errors.bad_request("The body is neither JSON nor YAML.") from error
+        documents = read_documents(body, BODY_BOUNDS)
+    except InvalidInput as error:
+        code = "too much to read" if error.reason == TOO_LARGE else "neither JSON nor YAML"
+        raise errors.bad_request(f"The body is {code}: {error.message}.") from error
+    return documents[0] if documents else None
 
 
 def _parse_manifest(body: Any) -> Resource | Namespace:
@@ -173,8 +210,9 @@ def _parse_manifest(body: Any) -> Resource | Namespace:
         raise errors.invalid(error.message) from error
 
 
-def _parse(body: Any, kind: KindName, namespace: str, name: str | None) -> Resource:
+def _resource(content: bytes, kind: KindName, namespace: str, name: str | None) -> Resource:
     """Read an object; the address fills in a namespace that the body leaves out, and must match else."""
+    body = _object(content)
     if isinstance(body, dict) and isinstance(body.get("metadata"), dict):
         body["metadata"].setdefault("namespace", namespace)
     resource = _parse_manifest(body)
@@ -186,6 +224,27 @@ def _parse(body: Any, kind: KindName, namespace: str, name: str | None) -> Resou
             f"The body is {metadata.namespace}/{metadata.name}, the address {namespace}/{name or ''}."
         )
     return resource
+
+
+def _namespace(content: bytes, name: str) -> Namespace:
+    namespace = _parse_manifest(_object(content))
+    if not isinstance(namespace, Namespace) or namespace.metadata.name != name:
+        raise errors.bad_request(f"The body must be the Namespace {name}.")
+    try:
+        check_tenant(tenant_of(name, namespace.metadata.labels), name)
+    except InvalidInput as error:
+        raise errors.invalid(error.message) from error
+    return namespace
+
+
+def _admitted(resource: Resource, store: FileResourceStore) -> dict[str, str]:
+    """Return the answer's warnings, as headers; ``ApiError`` where the webhook of a cluster would refuse."""
+    verdict = judge(resource, store.declared(ResourceRef.of(resource)), store.declared, HERE)
+    if verdict.refusal is not None:
+        raise errors.invalid(verdict.refusal)
+    if not verdict.warnings:
+        return {}
+    return {"Warning": ", ".join(f"299 - {json.dumps(text)}" for text in verdict.warnings)}
 
 
 async def _listing(

@@ -53,6 +53,10 @@ class FileResourceStore:
         """Return a resource, or None; the caller may keep it but not change it."""
         return self._resources.get(ref)
 
+    def declared(self, ref: ResourceRef) -> Resource | None:
+        """The same at once, for admission."""
+        return self._resources.get(ref)
+
     async def resources(self, kind: KindName | None = None, namespace: str | None = None) -> list[Resource]:
         """Return resources by namespace and name."""
         return [

@@ -1,5 +1,6 @@
 """Why a resource is not accepted as declared."""
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
@@ -9,10 +10,11 @@ from hmi_api.data_addresses import CLUSTER_KINDS, addresses_of, check_address, s
 from hmi_api.domain import Domain, DomainStatus
 from hmi_api.errors import InvalidInput
 from hmi_api.gates import check_gate_fits
-from hmi_api.names import DomainKey
+from hmi_api.names import DomainKey, Tenant
 from hmi_api.phases import Phase
 from hmi_api.reasons import Reason
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus, TaskType
+from hmi_api.tenant_label import check_tenant
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.world import AdapterWorld, DomainWorld, Standing, Surroundings
 
@@ -24,12 +26,14 @@ GOES_ON_BY_ITSELF = frozenset({Reason.PARENT_NOT_FOUND})
 ALL_TRAFFIC = 100
 MAX_DEPTH = 64
 """Ancestors that are followed upwards."""
+_SHOWN_LABELS = 5
 
 
 def refuse_domain(domain: Domain, world: DomainWorld) -> Refusal | None:
     """Return reason and message when a Domain cannot work as declared, else None."""
     return (
-        _changed_domain(domain, world)
+        _unfit_tenant(world.tenant, domain)
+        or _changed_domain(domain, world)
         or _unreadable(domain, world.surroundings)
         or _cycle(world.lineage)
         or _unfit_parent(domain, world.parent)
@@ -48,9 +52,11 @@ def refuse_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | None:
             "This release moves all traffic to a new version at once; leave spec.serving.canaryPercent out."
         )
     return (
-        _changed_adapter(adapter, world)
+        _unfit_tenant(world.tenant, adapter)
+        or _changed_adapter(adapter, world)
         or _unreadable(adapter, world.surroundings)
         or _unmeasurable(adapter)
+        or _repeated_labels(adapter)
         or _unshared_domain(adapter, world.domain.domain)
         or _terminating(world.domain, world.view.record.domain if world.view else None)
     )
@@ -97,6 +103,23 @@ def _unreadable(resource: Domain | TaskAdapter, surroundings: Surroundings) -> R
         except InvalidInput as error:
             return Reason.ADDRESS_MALFORMED, f"{address.field}: {error.message}"
     return None
+
+
+def _unfit_tenant(tenant: Tenant, resource: Domain | TaskAdapter) -> Refusal | None:
+    try:
+        check_tenant(tenant, resource.metadata.namespace)
+    except InvalidInput as error:
+        return Reason.TENANT_LABEL_INVALID, error.message
+    return None
+
+
+def _repeated_labels(adapter: TaskAdapter) -> Refusal | None:
+    # Not a rule of the CRD: comparing each label with each is more work than the API server allows a rule.
+    repeated = [label for label, times in Counter(adapter.spec.task.labels).items() if times > 1]
+    if not repeated:
+        return None
+    named = ", ".join(repr(label) for label in repeated[:_SHOWN_LABELS])
+    return Reason.LABELS_REPEATED, f"spec.task.labels names {named} more than once; name each label once."
 
 
 def _unmeasurable(adapter: TaskAdapter) -> Refusal | None:

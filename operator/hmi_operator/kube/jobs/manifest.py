@@ -61,7 +61,7 @@ def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int 
     }
 
 
-def merged_resources(own: Resources, defaults: Resources) -> dict[str, dict[str, str]]:
+def merged_resources(own: Resources, defaults: Resources) -> dict[str, dict[str, int | str]]:
     """Return a container's resources: the resource's own, and defaults for what it does not name.
 
     A default never mixes with the resource's own number for the same thing (its request could be above the

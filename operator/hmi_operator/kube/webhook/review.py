@@ -3,15 +3,18 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hmi_api.errors import InvalidInput
-from hmi_api.manifests import parse_manifest
-from hmi_api.namespace import Namespace
-from hmi_operator.kube.webhook.rules import Declared, Resource, Verdict, judge
+from pydantic import ValidationError
+
+from hmi_api.domain import Domain
+from hmi_api.manifests import explained
+from hmi_api.task_adapter import TaskAdapter
+from hmi_operator.admission import Declared, Resource, Verdict, judge
 from hmi_operator.plan import CLUSTER
 
 _API_VERSION = "admission.k8s.io/v1"
 _UNPROCESSABLE = 422
 _REVIEWED = {"CREATE", "UPDATE"}
+_TYPES: dict[str, type[Domain] | type[TaskAdapter]] = {"Domain": Domain, "TaskAdapter": TaskAdapter}
 
 
 class MalformedReview(ValueError):
@@ -50,13 +53,13 @@ class Reviewer:
             return Verdict()
         try:
             new = _read(request.get("object"))
-        except InvalidInput as error:
-            return Verdict(error.message)
+        except ValidationError as error:  # the API server knows another version of the types
+            return Verdict(explained(error))
         if new is None:
             return Verdict()
         try:
             old = _read(request.get("oldObject"))
-        except InvalidInput:  # made when less was refused; mending it must be possible
+        except ValidationError:  # made when less was refused; correcting it must be possible
             old = None
         trouble = self._trouble()
         if trouble is None:
@@ -71,8 +74,11 @@ def _is_deleted(body: Any) -> bool:
 
 
 def _read(body: Any) -> Resource | None:
-    """Read a resource without its status, which is not the user's; None where there is none of ours."""
-    if not isinstance(body, Mapping):
+    """Read a resource without its status, which is not the user's; None where there is none of ours.
+
+    The API server has held it against the schema already. Raises ``ValidationError``.
+    """
+    type_ = _TYPES.get(str(body.get("kind"))) if isinstance(body, Mapping) else None
+    if type_ is None:
         return None
-    manifest = parse_manifest({name: value for name, value in body.items() if name != "status"})
-    return None if isinstance(manifest, Namespace) else manifest
+    return type_.model_validate({name: value for name, value in body.items() if name != "status"})

@@ -62,7 +62,7 @@ def _application(reviewer: Reviewer) -> web.Application:
     async def validate(request: web.Request) -> web.Response:
         try:
             answer = reviewer.answer(await request.json())
-        except ValueError as error:  # no JSON, or no review
+        except (ValueError, RecursionError) as error:  # no JSON, too deep, or no review
             what = str(error) if isinstance(error, MalformedReview) else "the body is not JSON"
             return web.Response(text=what, status=400)
         return web.json_response(answer)

@@ -1,7 +1,6 @@
-"""What is said of a resource before it is kept. Pure."""
+"""What is said of a resource before it is kept, by the webhook and by the local resource API. Pure."""
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,7 +19,6 @@ Declared = Callable[[ResourceRef], Resource | None]
 
 _NO_MOMENT = datetime.min.replace(tzinfo=UTC)  # whether something is refused does not depend on when
 _COMES_LATER = {Reason.PARENT_NOT_FOUND}
-_QUANTITY = re.compile(r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,6 @@ def judge(new: Resource, old: Resource | None, declared: Declared, surroundings:
         return Verdict()
     if old is not None and (changed := changed_immutables(old, new)):
         return Verdict(f"{', '.join(changed)} cannot change; delete the resource and apply it anew.")
-    wrong = next(_wrong_quantities(new), None)
-    if wrong is not None:
-        return Verdict(wrong)
     refusal = (
         refuse_domain(new, _domain_world(new, declared, surroundings))
         if isinstance(new, Domain)
@@ -94,14 +89,3 @@ def _domain(key: DomainKey, declared: Declared) -> Domain | None:
     namespace, _, name = key.partition("/")
     found = declared(ResourceRef("Domain", namespace, name))
     return found if isinstance(found, Domain) else None
-
-
-def _wrong_quantities(resource: Resource) -> Iterator[str]:
-    resources = resource.spec.resources
-    for field, values in (("requests", resources.requests), ("limits", resources.limits)):
-        for name, value in values.items():
-            if not _QUANTITY.fullmatch(value):
-                yield (
-                    f"spec.resources.{field}.{name} is {value!r}, which is no quantity; "
-                    'write it as in "500m", "2" or "4Gi".'
-                )
