@@ -93,6 +93,14 @@ class ImportSource(ApiModel):
         description="Folder with adapter_config.json and adapter_model.safetensors.",
     )
     secret_ref: SecretRef | None = Field(default=None, description="Secret with the credentials.")
+    base_model_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="Another name of the Domain's base model, which base_model_name_or_path in "
+        "adapter_config.json may give. The folder of a base model that has neither this name nor that of the "
+        "Domain's baseModel.uri is refused.",
+    )
 
 
 class Method(ApiModel):

@@ -1,27 +1,16 @@
 """PEFT folders in and out, held against the ``peft`` package itself on tiny transformers models."""
 
-import copy
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from support_peft import MODELS, SEQUENCE, edit_config, make_model, saved_adapter, tune
 from torch import Tensor, nn
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-)
+from transformers import BertModel
 
 from hmi_api.errors import InvalidInput
 from hmi_api.task_adapter import Task, TaskType
@@ -32,48 +21,14 @@ from hmi_runtime.adapters.peft_heads import head_layout
 from hmi_runtime.adapters.reference import run_head, run_row
 from hmi_runtime.adapters.weights import AdapterWeights, Dense, Head, LayerAdapter, LoraMatrix
 from hmi_runtime.base import MATRICES, NORMS, BaseModel
-from hmi_runtime.base.families import encoder_config
 from hmi_runtime.model import UpperLayers
 
 # peft reads an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-SIZES = {"vocab_size": 30, "max_position_embeddings": 20, "num_labels": 3}
-BERT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
-MODELS: dict[str, tuple[type[PreTrainedModel], Any]] = {
-    "bert": (BertForSequenceClassification, BertConfig(**SIZES, **BERT, pad_token_id=0)),
-    "bert tokens": (BertForTokenClassification, BertConfig(**SIZES, **BERT, pad_token_id=0)),
-    "roberta": (RobertaForSequenceClassification, RobertaConfig(**SIZES, **BERT, pad_token_id=1)),
-    "distilbert": (
-        DistilBertForSequenceClassification,
-        DistilBertConfig(**SIZES, dim=16, n_layers=3, n_heads=2, hidden_dim=24, pad_token_id=0),
-    ),
-}
 IDS = torch.tensor([[5, 9, 12, 7, 21], [8, 3, 4, 1, 1]])
 LENGTHS = [5, 3]
 MASK = torch.arange(5) < torch.tensor(LENGTHS)[:, None]  # (2, 5)
-
-
-def make_model(kind: str, folder: Path) -> tuple[PreTrainedModel, BaseModel]:
-    """Return a random task model and the base model it stands on, saved in ``folder``."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model_class, config = MODELS[kind]
-    model = model_class(copy.deepcopy(config)).eval()
-    for parameter in model.parameters():  # biases and norms start as zeros and ones, which would hide errors
-        parameter.data += torch.randn_like(parameter) * 0.1
-    model.save_pretrained(folder)
-    raw = json.loads((folder / "config.json").read_text())
-    sizes = encoder_config(raw, cls_id=2, sep_id=3, pad_id=raw["pad_token_id"])
-    return model, BaseModel(str(folder), folder, "sha256:base", sizes, cast(Any, SimpleNamespace()))
-
-
-def tune(model: nn.Module) -> None:
-    """Move every parameter that learns, so that each one counts."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
 
 
 def peft_logits(model: nn.Module) -> Tensor:
@@ -146,18 +101,6 @@ def restore_embeddings(model: nn.Module, base: BaseModel) -> None:
     norm.data.copy_(base.encoder().embedding_norm.bias)
 
 
-SEQUENCE = Task(type=TaskType.SEQUENCE_CLASSIFICATION, labels=["a", "b", "c"])
-
-
-def saved_adapter(tmp_path: Path, **options: Any) -> tuple[BaseModel, Path]:
-    model, base = make_model("bert", tmp_path / "base")
-    settings = {"task_type": "SEQ_CLS", "r": 4, "target_modules": ["query", "value"], **options}
-    tuned = get_peft_model(model, LoraConfig(**settings))
-    tune(tuned)
-    tuned.save_pretrained(tmp_path / "adapter")
-    return base, tmp_path / "adapter"
-
-
 def test_an_adapter_above_the_split_is_taken(tmp_path: Path) -> None:
     base, folder = saved_adapter(tmp_path, layers_to_transform=[1, 2])
     weights = import_peft(folder, base, 1, SEQUENCE)
@@ -180,11 +123,6 @@ def test_a_difference_of_zero_below_the_split_is_dropped(tmp_path: Path) -> None
     changed = {n: torch.zeros_like(t) if "layer.0" in n and "lora_B" in n else t for n, t in tensors.items()}
     save_file(changed, folder / "adapter_model.safetensors")
     assert sorted(import_peft(folder, base, 1, SEQUENCE).layers) == [1, 2]
-
-
-def edit_config(folder: Path, **changes: object) -> None:
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 @pytest.mark.parametrize(

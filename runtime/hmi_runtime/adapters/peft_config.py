@@ -1,8 +1,10 @@
-"""``adapter_config.json`` of a PEFT LoRA folder: what is read of it, and what is refused and why."""
+"""``adapter_config.json`` of a PEFT LoRA folder: what is read of it, and what is refused and why.
 
-import json
+Every key that PEFT writes is accounted for here. A key that is not known and has a value may change what the
+adapter computes, so it is refused by name.
+"""
+
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,8 @@ from typing import Any, Self
 
 from hmi_api.errors import InvalidInput
 from hmi_api.task_adapter import TaskType
-
-CONFIG_FILE = "adapter_config.json"
-TENSORS_FILE = "adapter_model.safetensors"
+from hmi_runtime.adapters.peft_files import CONFIG_FILE, read_json, short
+from hmi_runtime.adapters.peft_patterns import by_first_pattern
 
 TASK_TYPES = {"SEQ_CLS": TaskType.SEQUENCE_CLASSIFICATION, "TOKEN_CLS": TaskType.TOKEN_CLASSIFICATION}
 
@@ -26,19 +27,62 @@ _REFUSED_OPTIONS = {
     "target_parameters": "LoRA on bare parameters is not served",
     "alora_invocation_tokens": "activated LoRA switches on inside a text, which is not served",
     "use_bdlora": "block-diagonal LoRA is not served",
+    "arrow_config": "Arrow routes tokens between several adapters, which is not served",
+    "megatron_config": "adapters of Megatron's layers are not served",
     "kasa_config": "KaSA changes the base's weights",
     "velora_config": "VeLoRA is not served",
     "monteclora_config": "MonteCLoRA is not served",
 }
+_READ = {
+    "peft_type",
+    "task_type",
+    "base_model_name_or_path",
+    "revision",
+    "lora_alpha",
+    "alpha_pattern",
+    "use_rslora",
+    "init_lora_weights",
+}
+_SAID_BY_TENSORS = {
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "exclude_modules",
+    "modules_to_save",
+    "layers_to_transform",
+    "layers_pattern",
+    "bias",
+}
+"""Tensors say which modules have a LoRA, of which rank, and which are kept whole: no pattern is matched."""
+_OF_TRAINING = {
+    "auto_mapping",
+    "peft_version",
+    "inference_mode",
+    "lora_dropout",
+    "fan_in_fan_out",  # of base models whose matrices lie transposed; none here do
+    "megatron_core",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+    "qalora_group_size",
+    "ensure_weight_tying",
+    "runtime_config",
+}
+"""What says how the adapter was trained, or by what, and nothing of what it computes."""
+_KNOWN = {*_REFUSED_OPTIONS, *_READ, *_SAID_BY_TENSORS, *_OF_TRAINING}
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways to start a LoRA that also change the base's weights: the file's difference is not from the base."""
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The part of ``adapter_config.json`` that says how strong each difference is."""
+    """The part of ``adapter_config.json`` that says what the tensors mean."""
 
     task: TaskType | None
+    base_name: str | None
+    """What the folder calls the base model that it was trained on; None where it does not say."""
+    revision: str | None
     alpha: float
     alpha_pattern: Mapping[str, float]
     rank_stabilised: bool
@@ -48,68 +92,100 @@ class LoraSettings:
         """Read and judge the folder's config.
 
         Raises ``InvalidInput``: AdapterNotPeft (no or broken config), AdapterUnsupported (another method
-        than plain LoRA), TaskUnsupported (another task than the two that encoders serve).
+        than plain LoRA, or an option that is not known), TaskUnsupported (another task than the two that
+        encoders serve).
         """
-        config = _read_json(folder / CONFIG_FILE)
-        method = str(config.get("peft_type"))
+        config = read_json(folder / CONFIG_FILE)
+        method = config.get("peft_type")
         if method != "LORA":
-            raise _unsupported(f"peft_type is {method}; only LORA can be imported")
+            raise _unsupported(f"peft_type is {_told(method)}; only LORA can be imported")
         for option, reason in _REFUSED_OPTIONS.items():
             if config.get(option):
                 raise _unsupported(f"{option} is set: {reason}")
+        for option, value in config.items():
+            if value and option not in _KNOWN:
+                raise _unsupported(
+                    f"{CONFIG_FILE} has {short(option)}: {_told(value)}, which this version does not know: "
+                    "the adapter may mean something else; remove it if it changes nothing"
+                )
         start = str(config.get("init_lora_weights", "")).lower()
         if start.startswith(_CHANGES_BASE):
             raise _unsupported(
-                f"init_lora_weights is {start}, which changes the base; save it again with "
+                f"init_lora_weights is {short(start)}, which changes the base; save it again with "
                 "path_initial_model_for_weight_conversion"
             )
-        try:
-            return cls(
-                task=_task(config.get("task_type")),
-                alpha=float(config.get("lora_alpha", 8)),
-                alpha_pattern={str(k): float(v) for k, v in (config.get("alpha_pattern") or {}).items()},
-                rank_stabilised=bool(config.get("use_rslora", False)),
-            )
-        except (TypeError, ValueError, AttributeError) as error:
-            raise InvalidInput(
-                "AdapterNotPeft", f"{CONFIG_FILE} has a value of the wrong type: {error}."
-            ) from error
-
-    def scale(self, module: str, rank: int) -> float:
-        """Return what ``b @ a`` of a module is multiplied by: alpha / r, or alpha / sqrt(r) for rsLoRA."""
-        alpha = next(
-            (
-                value
-                for pattern, value in self.alpha_pattern.items()
-                if re.match(rf"(.*\.)?({pattern})$", module)
-            ),
-            self.alpha,
+        return cls(
+            task=_task(config.get("task_type")),
+            base_name=_text(config, "base_model_name_or_path"),
+            revision=_text(config, "revision"),
+            alpha=_number("lora_alpha", config.get("lora_alpha", 8)),
+            alpha_pattern=_alphas(config.get("alpha_pattern")),
+            rank_stabilised=_flag(config, "use_rslora"),
         )
-        return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+
+    def scales(self, ranks: Mapping[str, int]) -> dict[str, float]:
+        """Return what ``b @ a`` of each module is multiplied by: alpha / r, or alpha / sqrt(r) for rsLoRA.
+
+        ``ranks`` are by module path. Raises ``InvalidInput`` AdapterPattern.
+        """
+        alphas = by_first_pattern(self.alpha_pattern, ranks, "alpha_pattern")
+        return {
+            module: alphas.get(module, self.alpha) / (math.sqrt(rank) if self.rank_stabilised else rank)
+            for module, rank in ranks.items()
+        }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInput(
-            "AdapterNotPeft",
-            f"{path.name} cannot be read ({error}); give a folder that save_pretrained of peft wrote.",
-        ) from error
-    if not isinstance(config, dict):
-        raise InvalidInput("AdapterNotPeft", f"{path.name} is no JSON object.")
-    return config
-
-
-def _task(name: str | None) -> TaskType | None:
+def _task(name: object) -> TaskType | None:
     if name is None:
         return None
-    if name not in TASK_TYPES:
+    task = TASK_TYPES.get(name) if isinstance(name, str) else None
+    if task is None:
         raise InvalidInput(
             "TaskUnsupported",
-            f"task_type {name} is not served on encoders; import one of {', '.join(TASK_TYPES)}.",
+            f"task_type {_told(name)} is not served on encoders; import one of {', '.join(TASK_TYPES)}.",
         )
-    return TASK_TYPES[name]
+    return task
+
+
+def _text(config: Mapping[str, Any], name: str) -> str | None:
+    value = config.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise _wrong_type(name, value, "a string")
+    return value
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST_ALPHA:
+        raise _wrong_type(name, value, f"a number below {_LARGEST_ALPHA:g}")
+    return float(value)
+
+
+_LARGEST_ALPHA = 1e9
+
+
+def _alphas(pattern: object) -> dict[str, float]:
+    if pattern is None:
+        return {}
+    if not isinstance(pattern, dict):
+        raise _wrong_type("alpha_pattern", pattern, "an object of numbers by module")
+    return {key: _number(f"alpha_pattern[{short(key)!r}]", value) for key, value in pattern.items()}
+
+
+def _flag(config: Mapping[str, Any], name: str) -> bool:
+    value = config.get(name) or False
+    if not isinstance(value, bool):
+        raise _wrong_type(name, value, "true or false")
+    return value
+
+
+def _wrong_type(name: str, value: object, wanted: str) -> InvalidInput:
+    return InvalidInput("AdapterNotPeft", f"{name} in {CONFIG_FILE} is {_told(value)}; it must be {wanted}.")
+
+
+def _told(value: object) -> str:
+    return short(str(value))
 
 
 def _unsupported(why: str) -> InvalidInput:

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.adapters.peft_config import CONFIG_FILE, TASK_TYPES, TENSORS_FILE
+from hmi_runtime.adapters.peft_config import TASK_TYPES
+from hmi_runtime.adapters.peft_files import CONFIG_FILE, TENSORS_FILE
 from hmi_runtime.adapters.peft_heads import PEFT_FAMILIES, head_layout, head_tensors
 from hmi_runtime.adapters.weights import AdapterWeights, Head
 from hmi_runtime.base import MATRICES, NORMS

@@ -4,30 +4,33 @@ What is kept is what the upper layers can carry; a difference below the split is
 layers are a table that every tenant shares. The head comes from ``modules_to_save``.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
 from hmi_api.task_adapter import Task
 from hmi_runtime.adapters.checks import BELOW_SPLIT_WAY_OUT, check_adapter
-from hmi_runtime.adapters.peft_config import TENSORS_FILE, LoraSettings
+from hmi_runtime.adapters.peft_config import LoraSettings
+from hmi_runtime.adapters.peft_files import read_tensors, short
 from hmi_runtime.adapters.peft_heads import HeadLayout, head_layout, read_head
+from hmi_runtime.adapters.peft_origin import check_base_name, check_model, label_names, read_model_config
 from hmi_runtime.adapters.weights import AdapterWeights, LayerAdapter, LoraMatrix
 from hmi_runtime.base import MATRICES, NORMS, BaseModel, Encoder
 from hmi_runtime.base.families import FAMILIES
 from hmi_runtime.base.family import Family
 
+_WRAPPERS = ("_orig_mod", "module")
+"""Path parts that torch.compile and DistributedDataParallel put in; no encoder has modules of these names."""
 _PREFIX = "base_model.model."
-_COPIES = re.compile(r"\.(original_module|modules_to_save(\.default)?)\.")
-"""PEFT writes the biases of saved modules a second and third time under these names."""
-_LORA = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
+_LORA = re.compile(r"\.lora_(?P<side>[AB])(\.(?P<adapter>[^.]+))?\.weight$")
+_SAVED = ".modules_to_save."
+_ORIGINAL = ".original_module."
+_BUFFERS = (".position_ids", ".token_type_ids")
 
 
 @dataclass
@@ -38,28 +41,40 @@ class _Contents:
     plain: dict[str, Tensor] = field(default_factory=dict)  # by parameter path
 
 
-def import_peft(folder: Path, base: BaseModel, split: int, task: Task) -> AdapterWeights:
+def import_peft(
+    folder: Path,
+    base: BaseModel,
+    split: int,
+    task: Task,
+    *,
+    base_also_named: str | None = None,
+    base_revision: str | None = None,
+) -> AdapterWeights:
     """Return the adapter in a PEFT folder, for upper layers ``split``.. of ``base``.
 
-    Labels are the task's, else those of a config.json (``id2label``) in the folder, else LABEL_0 and on.
+    Labels are those of a config.json (``id2label``) in the folder, else the task's, else LABEL_0 and on.
+    ``base_also_named`` and ``base_revision`` are as in ``check_base_name``.
 
-    Raises ``InvalidInput``: AdapterNotPeft, AdapterIsPickle, AdapterUnsupported, TaskUnsupported,
-    AdapterForAnotherTask, AdapterBelowSplit, AdapterShape, AdapterLabels, HeadIncomplete.
+    Raises ``InvalidInput``: AdapterNotPeft, AdapterIsPickle, AdapterUnsupported, AdapterPattern,
+    TaskUnsupported, AdapterForAnotherTask, AdapterForAnotherBase, AdapterBelowSplit, AdapterShape,
+    AdapterLabels, AdapterNotFinite, HeadIncomplete.
     """
-    settings = LoraSettings.read(folder)
+    settings, model = LoraSettings.read(folder), read_model_config(folder)
     if settings.task not in (None, task.type):
         raise InvalidInput(
             "AdapterForAnotherTask",
             f"The PEFT folder was trained for {settings.task}, the task is {task.type}; change task.type.",
         )
+    check_base_name(settings, base, also_named=base_also_named, revision=base_revision)
+    check_model(model, base)
     family = FAMILIES[base.config.family]
-    contents = _sort(_read_tensors(folder), settings)
-    encoder = base.encoder()
     layout = head_layout(family.name, task.type)
+    contents = _sort(read_tensors(folder), settings)
+    encoder = base.encoder()
     head = read_head(layout, task.type, _take_head(contents, layout, encoder, family))
     weights = AdapterWeights(
         task=task.type,
-        labels=tuple(task.labels) or _labels(folder, head.weight.shape[0]),
+        labels=label_names(task.labels, model, head.weight.shape[0]),
         layers=_take_layers(contents, family, encoder, split),
         head=head,
         base_digest=base.digest,
@@ -69,39 +84,61 @@ def import_peft(folder: Path, base: BaseModel, split: int, task: Task) -> Adapte
     return weights
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    path = folder / TENSORS_FILE
-    if not path.is_file() and (folder / "adapter_model.bin").is_file():
-        raise InvalidInput(
-            "AdapterIsPickle",
-            "adapter_model.bin is a pickle, which can run code when it is read; "
-            "save the adapter again with save_pretrained(..., safe_serialization=True).",
-        )
-    try:
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise InvalidInput(
-            "AdapterNotPeft", f"{TENSORS_FILE} cannot be read ({error}); save the adapter again."
-        ) from error
-
-
 def _sort(tensors: Mapping[str, Tensor], settings: LoraSettings) -> _Contents:
+    """Sort tensors by the module that they belong to.
+
+    They are named as ``save_pretrained`` of peft names them, or as a model's own state dict does, with the
+    adapter's name in every path and the base's parameters beside it.
+    """
     contents, sides = _Contents(), dict[str, dict[str, Tensor]]()
+    adapter = _adapter_name(tensors)
     for name, tensor in tensors.items():
-        path = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
-        match = _LORA.match(path)
-        if match is not None:
-            sides.setdefault(match["module"], {})[match["side"]] = tensor
-        elif not _COPIES.search(path):
-            contents.plain[path] = tensor
-    for module, pair in sides.items():
-        if pair.keys() != {"A", "B"}:
-            raise InvalidInput("AdapterNotPeft", f"{module} has only half a LoRA; save the adapter again.")
-        a, b = pair["A"], pair["B"]
-        if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
-            raise InvalidInput("AdapterShape", f"The LoRA of {module} is {list(b.shape)} by {list(a.shape)}.")
-        contents.lora[module] = (a, b * settings.scale(module, a.shape[0]))
+        path = _module_path(name, adapter)
+        if path is None:
+            continue
+        match = _LORA.search(path)
+        kept = contents.plain if match is None else sides.setdefault(path[: match.start()], {})
+        key = path if match is None else match["side"]
+        if key in kept and not torch.equal(kept[key], tensor):
+            raise InvalidInput(
+                "AdapterNotPeft", f"{short(path)} is there twice with other values; save the adapter again."
+            )
+        kept[key] = tensor
+    pairs = {module: _pair(module, pair) for module, pair in sides.items()}
+    scales = settings.scales({module: a.shape[0] for module, (a, _) in pairs.items()})
+    contents.lora = {module: (a, b * scales[module]) for module, (a, b) in pairs.items()}
     return contents
+
+
+def _adapter_name(tensors: Mapping[str, Tensor]) -> str:
+    """Return the adapter's name in the paths of a state dict; "default", PEFT's own, where none has one."""
+    names = {match["adapter"] for match in map(_LORA.search, tensors) if match is not None} - {None}
+    if len(names) > 1:
+        raise InvalidInput(
+            "AdapterUnsupported",
+            f"The PEFT folder holds {len(names)} adapters ({short(', '.join(sorted(names)))}); save one.",
+        )
+    return names.pop() if names else "default"
+
+
+def _module_path(name: str, adapter: str) -> str | None:
+    """Return a tensor's path in the task model; None for what is the base's own and not the adapter's."""
+    path = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    path = path.removeprefix(_PREFIX).replace(".base_layer.", ".")
+    if _ORIGINAL in path or path.endswith(_BUFFERS):
+        return None
+    return path.replace(f"{_SAVED}{adapter}.", ".").replace(_SAVED, ".")
+
+
+def _pair(module: str, pair: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    if pair.keys() != {"A", "B"}:
+        raise InvalidInput("AdapterNotPeft", f"{short(module)} has only half a LoRA; save the adapter again.")
+    a, b = pair["A"], pair["B"]
+    if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
+        raise InvalidInput(
+            "AdapterShape", f"The LoRA of {short(module)} is {list(b.shape)} by {list(a.shape)}."
+        )
+    return a, b
 
 
 def _take_head(
@@ -196,33 +233,36 @@ def _same(left: Tensor, right: Tensor) -> bool:
 
 def _refuse_rest(contents: _Contents, encoder: Encoder, family: Family) -> None:
     """Raise for what has no place: other modules, whole matrices, changed embeddings."""
-    unchanged = {
-        f"{family.prefix}{path}.{kind}": encoder.get_parameter(f"{module}.{kind}")
-        for module, path in family.embeddings.items()
-        for kind in ("weight", "bias")
-        if f"{module}.{kind}" in dict(encoder.named_parameters())
-    }
-    if encoder.pooler is not None:
-        unchanged[f"{family.prefix}{family.pooler}.bias"] = encoder.pooler.bias
+    unchanged = _base_parameters(encoder, family)
+    if family.counts_from_pad:  # rows before the first position in use are not kept
+        position = f"{family.prefix}{family.embeddings['position']}.weight"
+        if position in contents.plain:
+            contents.plain[position] = contents.plain[position][-encoder.config.positions :]
     rest = [n for n, t in contents.plain.items() if n not in unchanged or not _same(t, unchanged[n])]
     for name in (*rest, *contents.lora):
         if ".embeddings." in name:
             raise InvalidInput(
                 "AdapterBelowSplit",
-                f"The PEFT folder changes {name}, which lies below every split; "
+                f"The PEFT folder changes {short(name)}, which lies below every split; "
                 "train here on the task's data.",
             )
         raise InvalidInput(
             "AdapterUnsupported",
-            f"The PEFT folder changes {name}, which is no matrix, bias, norm or head of this base model's "
-            "layers; target those alone, or train here on the task's data.",
+            f"The PEFT folder changes {short(name)}, which is no matrix, bias, norm or head of this base "
+            "model's layers; target those alone, or train here on the task's data.",
         )
 
 
-def _labels(folder: Path, count: int) -> tuple[str, ...]:
-    """Return the names in the folder's config.json, or transformers' own placeholders."""
-    try:
-        named = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
-        return tuple(str(named[str(index)]) for index in range(count))
-    except (OSError, ValueError, KeyError, TypeError):
-        return tuple(f"LABEL_{index}" for index in range(count))
+def _base_parameters(encoder: Encoder, family: Family) -> dict[str, Tensor]:
+    """Return the base's parameters by their paths in the task model; a state dict holds them too."""
+    paths = {module: f"{family.prefix}{path}" for module, path in family.embeddings.items()}
+    for index in range(encoder.config.layers):
+        paths |= {f"layers.{index}.{name}": family.module_path(index, name) for name in (*MATRICES, *NORMS)}
+    if family.pooler is not None:
+        paths["pooler"] = f"{family.prefix}{family.pooler}"
+    found: dict[str, Tensor] = {}
+    for name, parameter in encoder.named_parameters():
+        module, _, kind = name.rpartition(".")
+        if module in paths:
+            found[f"{paths[module]}.{kind}"] = parameter
+    return found

@@ -63,7 +63,8 @@ def head_layout(family: str, task: TaskType) -> HeadLayout:
 def read_head(layout: HeadLayout, task: TaskType, tensors: Mapping[str, Tensor]) -> Head:
     """Return the head from ``tensors`` by module path, such as ``classifier.weight``.
 
-    Raises ``InvalidInput`` HeadIncomplete when a part is missing.
+    Raises ``InvalidInput`` HeadIncomplete when a part is missing, AdapterShape when one is no matrix with its
+    bias.
     """
     weight, bias = _linear(layout, layout.output, tensors)
     if layout.dense is None:
@@ -84,10 +85,17 @@ def head_tensors(layout: HeadLayout, head: Head) -> dict[str, Tensor] | None:
 
 def _linear(layout: HeadLayout, module: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     try:
-        return tensors[f"{module}.weight"], tensors[f"{module}.bias"]
+        weight, bias = tensors[f"{module}.weight"], tensors[f"{module}.bias"]
     except KeyError as error:
         raise InvalidInput(
             "HeadIncomplete",
             f"The PEFT folder lacks {error.args[0]}; train it with modules_to_save="
             f"{list(layout.saved)} and save it again.",
         ) from error
+    if weight.dim() != 2 or bias.shape != weight.shape[:1]:
+        raise InvalidInput(
+            "AdapterShape",
+            f"{module} has a weight of shape {list(weight.shape)} and a bias of shape {list(bias.shape)}; "
+            "a head has one row and one bias for each score.",
+        )
+    return weight, bias

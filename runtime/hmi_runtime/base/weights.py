@@ -13,6 +13,7 @@ from hmi_runtime.base.config import EncoderConfig
 from hmi_runtime.base.encoder import Encoder
 from hmi_runtime.base.families import FAMILIES
 from hmi_runtime.base.family import Family
+from hmi_runtime.base.lfs import PULL, is_lfs_pointer
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -38,6 +39,8 @@ def read_encoder(folder: Path, config: EncoderConfig) -> Encoder:
     Raises ``InvalidInput`` BaseModelIncomplete when the file is damaged, or a tensor is missing or has
     another shape, and BaseModelNotFinite when a weight is infinite or not a number.
     """
+    if is_lfs_pointer(folder / WEIGHTS_FILE):
+        raise InvalidInput("BaseModelIncomplete", f"{WEIGHTS_FILE} of the base model {PULL}.")
     try:
         return _read(folder, config, FAMILIES[config.family])
     except SafetensorError as error:

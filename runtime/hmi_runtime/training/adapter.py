@@ -172,4 +172,10 @@ def _imported(run: AdapterRunSpec, foundation: Foundation, workplace: Workplace)
     if spec.source is None:
         raise InvalidInput("DataMissing", "Give data to train on, or a source to import.")
     workplace.say("corpus")(0, 1, {})
-    return import_adapter(spec.source.uri, workplace.folder / "source", foundation, spec.task)
+    return import_adapter(
+        spec.source,
+        workplace.folder / "source",
+        foundation,
+        spec.task,
+        base_revision=run.domain.base.revision,
+    )

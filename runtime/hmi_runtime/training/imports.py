@@ -6,61 +6,94 @@ from typing import Any
 import fsspec
 
 from hmi_api.errors import HmiError, InvalidInput
-from hmi_api.task_adapter import Task
-from hmi_runtime.adapters.peft_config import CONFIG_FILE, TENSORS_FILE
+from hmi_api.task_adapter import ImportSource, Task
+from hmi_runtime.adapters.peft_files import (
+    CONFIG_FILE,
+    LARGEST_FILES,
+    MODEL_CONFIG_FILE,
+    PICKLE_FILE,
+    TENSORS_FILE,
+    check_size,
+    is_pickle,
+)
 from hmi_runtime.adapters.peft_format import import_peft
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.remote import tried, unreadable
 
-_PICKLE_FILE = "adapter_model.bin"
-_LABELS_FILE = "config.json"  # optional; names the labels
-_KNOWN_FILES = (CONFIG_FILE, TENSORS_FILE, _LABELS_FILE, _PICKLE_FILE)
+_CHUNK_BYTES = 1 << 20
 
 
-def import_adapter(uri: str, folder: Path, foundation: Foundation, task: Task) -> AdapterWeights:
-    """Read the PEFT folder at ``uri`` as an adapter for ``foundation``; ``folder`` keeps the local copy.
+def import_adapter(
+    source: ImportSource,
+    folder: Path,
+    foundation: Foundation,
+    task: Task,
+    *,
+    base_revision: str | None = None,
+) -> AdapterWeights:
+    """Read the PEFT folder at ``source`` as an adapter for ``foundation``; ``folder`` keeps the local copy.
 
-    Raises ``InvalidInput`` SourceNotFound, AdapterIsPickle and what ``import_peft`` raises.
+    ``base_revision`` is what the Domain's base model is pinned to. Raises ``InvalidInput`` SourceNotFound,
+    AdapterIsPickle and what ``import_peft`` raises.
     """
-    return import_peft(fetch_folder(uri, folder), foundation.base, foundation.split, task)
+    return import_peft(
+        fetch_folder(source.uri, folder),
+        foundation.base,
+        foundation.split,
+        task,
+        base_also_named=source.base_model_name,
+        base_revision=base_revision,
+    )
 
 
 def fetch_folder(uri: str, folder: Path) -> Path:
     """Copy a PEFT folder from any fsspec address into ``folder``: only the files that are read.
 
-    Raises ``InvalidInput`` SourceNotFound, AdapterIsPickle; ``NotReady`` SourceAway.
+    Raises ``InvalidInput`` SourceNotFound, AdapterIsPickle, and AdapterNotPeft for a file that is larger than
+    is read; ``NotReady`` SourceAway.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
         root = path.rstrip("/")
-        there = {name for name in _KNOWN_FILES if _is_file(filesystem, f"{root}/{name}", uri)}
-        for name in there - {_PICKLE_FILE}:
-            _copy(filesystem, f"{root}/{name}", folder / name, uri)
+        sizes = {name: _size(filesystem, f"{root}/{name}", uri) for name in (*LARGEST_FILES, PICKLE_FILE)}
+        there = {name: size for name, size in sizes.items() if size is not None}
+        for name in (CONFIG_FILE, MODEL_CONFIG_FILE, TENSORS_FILE):
+            if name in there:
+                check_size(name, there[name])
+                _copy(filesystem, f"{root}/{name}", folder / name, uri)
     except HmiError:
         raise
     except Exception as error:  # every file system has its own kinds
         raise unreadable(uri, "SourceNotFound", error) from error
-    if TENSORS_FILE not in there and _PICKLE_FILE in there:
-        raise InvalidInput(
-            "AdapterIsPickle",
-            f"{_PICKLE_FILE} is a pickle, which can run code when it is read; save the adapter again with "
-            "save_pretrained(..., safe_serialization=True).",
-        )
-    if not {CONFIG_FILE, TENSORS_FILE} <= there:
+    if TENSORS_FILE not in there and PICKLE_FILE in there:
+        raise is_pickle()
+    if not {CONFIG_FILE, TENSORS_FILE} <= there.keys():
         raise InvalidInput(
             "SourceNotFound", f"{uri} is no folder with {CONFIG_FILE} and {TENSORS_FILE}; give one that is."
         )
     return folder
 
 
-def _is_file(filesystem: Any, path: str, uri: str) -> bool:
+def _size(filesystem: Any, path: str, uri: str) -> int | None:
+    """Return a file's bytes, 0 where its server does not say; None where there is no such file."""
     try:
-        return bool(tried(lambda: filesystem.info(path), uri)["type"] == "file")
+        found = tried(lambda: filesystem.info(path), uri)
     except FileNotFoundError:
-        return False
+        return None
+    return int(found.get("size") or 0) if found["type"] == "file" else None
 
 
 def _copy(filesystem: Any, path: str, target: Path, uri: str) -> None:
-    tried(lambda: filesystem.get_file(path, str(target)), uri)
+    """Copy a file, and raise once it is larger than is read: a server may announce less than it sends."""
+
+    def copy() -> None:
+        size = 0
+        with filesystem.open(path, "rb") as source, target.open("wb") as copied:
+            while chunk := source.read(_CHUNK_BYTES):
+                size += len(chunk)
+                check_size(target.name, size)
+                copied.write(chunk)
+
+    tried(copy, uri)
