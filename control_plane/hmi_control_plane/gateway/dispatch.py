@@ -67,7 +67,7 @@ class Dispatcher:
             async with asyncio.timeout(self._deadline):
                 await self._attempt_all(request_id, rows, results)
         except TimeoutError:
-            return [RowResult(error=_TOO_SLOW) if _may_retry(result) else result for result in results]
+            return [RowResult(error=_TOO_SLOW) if _is_our_word(result) else result for result in results]
         return results
 
     async def _attempt_all(
@@ -142,7 +142,8 @@ class Dispatcher:
         except RuntimeUnavailableError as error:
             log.warning("request %s: runtime %s failed: %s", request_id, runtime.id, error)
             for place in places:
-                results[place] = RowResult(error=_UNAVAILABLE)
+                if _is_our_word(results[place]):
+                    results[place] = RowResult(error=_UNAVAILABLE)
             return _Failed(runtime, refused=error.refused)
         finally:
             self._rows_in_flight[runtime.id] -= len(places)
@@ -156,6 +157,11 @@ class Dispatcher:
 async def _all(calls: Sequence[Coroutine[Any, Any, _Failed | None]]) -> list[_Failed | None]:
     """Wait for all calls; one alone, as most are, needs no task of its own."""
     return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
+
+
+def _is_our_word(result: RowResult) -> bool:
+    """Say whether no runtime has said anything of a row: what one said, such as ArtifactMissing, is kept."""
+    return result.error in (_NOT_LOADED, _UNAVAILABLE)
 
 
 def _may_retry(result: RowResult) -> bool:

@@ -16,7 +16,7 @@ from hmi_runtime.artifacts.folders import (
     partial_folder,
     remove_folder,
 )
-from hmi_runtime.artifacts.verification import check_measured, check_path, chunks
+from hmi_runtime.artifacts.verification import MEND, check_measured, check_path, chunks
 
 __all__ = ["ArtifactStore", "manifest_of_copy"]
 
@@ -96,7 +96,8 @@ class ArtifactStore(Store):
         except FileNotFoundError as error:
             raise NotReady(
                 "ArtifactMissing",
-                f"{ref.uri} is not in the artifact store; wait until it is published, or publish it again.",
+                f"{ref.uri} is not in the artifact store: it was removed there, or another store is read; "
+                f"{MEND}",
             ) from error
         return data
 

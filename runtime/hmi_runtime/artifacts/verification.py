@@ -24,7 +24,8 @@ from hmi_api.artifacts import (
 from hmi_api.errors import Damaged, InvalidInput
 from hmi_api.names import RETRAIN_ANNOTATION
 
-_MEND = f"give the annotation {RETRAIN_ANNOTATION} a new value, and what is trained again is written anew."
+MEND = f"give the annotation {RETRAIN_ANNOTATION} a new value, and what is trained again is written anew."
+"""What helps against an artifact that is not what was published."""
 _CHUNK_BYTES = 1 << 20
 # The safetensors library refuses longer headers too.
 _LONGEST_HEADER_BYTES = 100_000_000
@@ -84,7 +85,7 @@ def read_manifest(data: bytes, ref: ArtifactRef) -> ArtifactManifest:
         raise Damaged(
             "DigestMismatch",
             f"{ref.uri}/{MANIFEST_FILE} has digest {found}, not {ref.digest}; "
-            f"the stored bytes were altered: {_MEND}",
+            f"the stored bytes were altered: {MEND}",
         )
     try:
         manifest = ArtifactManifest.model_validate_json(data)
@@ -167,15 +168,15 @@ def check_measured(file: ArtifactFile, size: int, digest: str, uri: str) -> None
     if size < file.bytes:
         raise Damaged(
             "ArtifactTruncated",
-            f"{uri}/{file.path} has {size} of {file.bytes} bytes: {_MEND}",
+            f"{uri}/{file.path} has {size} of {file.bytes} bytes: {MEND}",
         )
     if size != file.bytes or digest != file.digest:
         raise Damaged(
             "DigestMismatch",
-            f"{uri}/{file.path} is not what was published (digest {digest}, expected {file.digest}): {_MEND}",
+            f"{uri}/{file.path} is not what was published (digest {digest}, expected {file.digest}): {MEND}",
         )
 
 
 def missing_file(file: ArtifactFile, uri: str) -> Damaged:
     """Return the error for a file that the manifest lists and the store does not have."""
-    return Damaged("ArtifactMissing", f"{uri}/{file.path} is not in the store: {_MEND}")
+    return Damaged("ArtifactMissing", f"{uri}/{file.path} is not in the store: {MEND}")

@@ -52,6 +52,17 @@ def test_rows_that_one_runtime_cannot_serve_go_to_another(acme: Any, runtime: An
     assert [row.adapter for row in second.requests[0].rows] == ["acme/spam"]
 
 
+def test_what_a_runtime_says_of_a_model_is_kept_though_another_does_not_answer(
+    acme: Any, runtime: Any, second: Any
+) -> None:
+    missing = RowError(status=503, reason="ArtifactMissing", message="It is not in the artifact store.")
+    runtime.row_errors["acme/spam"] = second.row_errors["acme/spam"] = missing
+    for down, other in ((runtime, second), (second, runtime)):
+        down.status, other.status = 500, 200
+        error = acme.classify(model="spam", input="yes").json()["error"]
+        assert (error["code"], error["message"]) == ("ArtifactMissing", "It is not in the artifact store.")
+
+
 def test_a_runtime_that_died_is_found_at_its_new_address(
     acme: Any, runtime: Any, network: Any, cluster: Any
 ) -> None:
