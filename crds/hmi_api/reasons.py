@@ -111,4 +111,8 @@ class Reason(StrEnum):
         "Nothing: what is deleted goes once the control plane answers again.",
     )
     UNREADABLE = "Unreadable", "Wait for the upgrade to end; then correct what the message names."
+    ORPHAN_ERASED = (
+        "OrphanErased",
+        "Nothing: an Event; what was deleted while the operator was away is erased from the catalog.",
+    )
     TERMINATING = "Terminating", "Nothing: what belongs to the resource is being erased."

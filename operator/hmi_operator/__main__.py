@@ -30,6 +30,7 @@ from hmi_operator.kube.operator import Operator, Parts
 from hmi_operator.kube.probes import serving
 from hmi_operator.kube.release import release_all
 from hmi_operator.kube.webhook import Reviewer, serving_webhook
+from hmi_operator.orphans import Grace
 from hmi_operator.reconciler import Pace
 from hmi_operator.settings import OperatorSettings, ReleaseSettings
 
@@ -82,6 +83,9 @@ async def run(settings: OperatorSettings) -> None:
                 training=training,
                 metrics=metrics,
                 events=EventRecorder(api, settings.pod_name),
+                orphan_grace=Grace(settings.orphan_grace_seconds, settings.inherited_grace_seconds),
+                namespace=settings.namespace,
+                instance=settings.pod_name,
             ),
             namespaces=settings.watch_namespaces,
             workers=settings.workers,

@@ -6,13 +6,15 @@ import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import aiohttp
 
 from hmi_api.artifacts import WireModel
 from hmi_api.bearer import TokenSource
+from hmi_api.declared import ClusterClaim, ClusterClaimed, DeclaredPage
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_api.names import Tenant
+from hmi_api.names import DomainKey, Tenant
 from hmi_api.wire import (
     AdapterKeys,
     AdapterRecord,
@@ -97,13 +99,25 @@ class ControlPlaneClient:
         answer = await self._ask("POST", "/adapters/stamps", AdapterKeys(keys=list(keys)))
         return AdapterStamps.model_validate(answer).stamps
 
-    async def erase_domain(self, key: str) -> None:
-        """Erase a Domain's versions and artifacts; idempotent."""
-        await self._ask("DELETE", f"/domains/{key}", may_miss=True)
+    async def erase_domain(self, key: str, uid: str | None = None) -> None:
+        """Erase a Domain's versions and artifacts, with ``uid`` only those of that object; idempotent."""
+        await self._ask("DELETE", f"/domains/{key}{_query(uid=uid)}", may_miss=True)
 
-    async def erase_adapter(self, key: str) -> None:
-        """Erase a TaskAdapter's versions, artifacts and placements; idempotent."""
-        await self._ask("DELETE", f"/adapters/{key}", may_miss=True)
+    async def erase_adapter(self, key: str, uid: str | None = None) -> None:
+        """Erase a TaskAdapter's versions, artifacts and placements, as ``erase_domain`` does; idempotent."""
+        await self._ask("DELETE", f"/adapters/{key}{_query(uid=uid)}", may_miss=True)
+
+    async def claim(self, cluster: str) -> ClusterClaimed | None:
+        """Say that this cluster's operator works on the catalog; None where the catalog has no such call."""
+        answer = await self._ask("PUT", "/cluster", ClusterClaim(uid=cluster), may_miss=True)
+        return None if answer is None else ClusterClaimed.model_validate(answer)
+
+    async def declared(
+        self, kind: KindName, cursor: str | None = None, *, domain: DomainKey | None = None
+    ) -> DeclaredPage:
+        """Return a page of what the catalog has of a kind; of TaskAdapters, those on one Domain if given."""
+        path = f"/{_PATHS[kind]}" + _query(cursor=cursor, domain=domain)
+        return DeclaredPage.model_validate(await self._ask("GET", path))
 
     async def publish_again(self, kind: KindName, key: str, wanted: PublishAgain) -> int | None:
         """Publish the version again that was made from the declared spec; return its number, if any."""
@@ -165,6 +179,11 @@ class ControlPlaneClient:
             method, self._root + path, data=content, headers=headers, allow_redirects=False
         ) as response:
             return response.status, await response.read()
+
+
+def _query(**parameters: str | None) -> str:
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return f"?{urlencode(given)}" if given else ""
 
 
 def _lost_a_race(code: int, body: bytes) -> bool:

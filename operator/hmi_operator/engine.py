@@ -13,6 +13,7 @@ from hmi_api.names import FINALIZER, DomainKey
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_api.wire import AdapterView, DomainView, PublishAgain, RunCreate, RunState, RunView
 from hmi_operator.domain_views import DomainViews
+from hmi_operator.erasing import Eraser
 from hmi_operator.plan import (
     AdapterWorld,
     Dependent,
@@ -89,6 +90,7 @@ class Engine:
         self._control_plane = control_plane
         self._domains = DomainViews(control_plane)
         self._jobs = jobs
+        self._eraser = Eraser(store, control_plane, jobs, permit, erased=self._domains.forget)
         self._clock = clock
         self._permit = permit
         self._surroundings = surroundings or Surroundings()
@@ -147,11 +149,16 @@ class Engine:
         run = await self._run(domain)
         job = await self._job(run)
         deleted = domain.metadata.deletion_timestamp is not None
+        view = await self._domains.fresh(domain.key)
+        if view is not None and self._is_of_deleted(domain, view):
+            self._permit()
+            await self._control_plane.erase_domain(domain.key, view.record.uid)
+            view = await self._domains.fresh(domain.key)
         lineage = await self._lineage(domain)
         return DomainWorld(
             now=self._clock(),
             tenant=await self._store.tenant(domain.metadata.namespace),
-            view=await self._domains.fresh(domain.key),
+            view=view,
             run=run,
             job=job,
             parent=await self._standing(domain.parent_key) if domain.parent_key else None,
@@ -165,6 +172,10 @@ class Engine:
         job = await self._job(run)
         key = ResourceRef.of(adapter).key
         view = await self._control_plane.adapter(key)
+        if view is not None and self._is_of_deleted(adapter, view):
+            self._permit()
+            await self._control_plane.erase_adapter(key, view.record.uid)
+            view = await self._control_plane.adapter(key)
         self._seen(key, view)
         return AdapterWorld(
             now=self._clock(),
@@ -175,6 +186,11 @@ class Engine:
             job=job,
             surroundings=self._surroundings,
         )
+
+    def _is_of_deleted(self, resource: Domain | TaskAdapter, view: DomainView | AdapterView) -> bool:
+        """Say whether what the catalog has is of an object of this name whose deletion was seen."""
+        uid = view.record.uid
+        return uid != resource.metadata.uid and self._store.was_deleted(uid)
 
     async def _run(self, resource: Domain | TaskAdapter) -> RunView | None:
         run_id = resource.status.job_ref
@@ -270,6 +286,8 @@ class Engine:
                     # Said in one status that it was started and how it goes.
                     status, requeue_after = then.status, then.requeue_after
         except InvalidInput as error:
+            if resource.metadata.deletion_timestamp is not None:
+                raise  # why it stays is told instead
             logger.warning("%s: the control plane refused it: %s", ref, error)
             status, requeue_after = refuse(resource, status, error, self._clock()), REFUSED_SECONDS
         if status != written:
@@ -334,9 +352,9 @@ class Engine:
                 await self._jobs.stop(step.run_id, ref.namespace)
                 await self._control_plane.fail_run(step.run_id, step.failure)
             case Erase():
-                await self._erase(resource)
+                await self._eraser.erase(resource)
             case Withdraw():
-                await self._withdraw(step.adapter)
+                await self._eraser.withdraw(step.adapter)
         return None
 
     async def _start(self, request: RunCreate) -> RunView:
@@ -354,25 +372,6 @@ class Engine:
                 raise
             await self._control_plane.ensure_tenant(await self._store.tenant(namespace))
             await declare()
-
-    async def _erase(self, resource: Domain | TaskAdapter) -> None:
-        # Processes first: one that lives on could publish into what is being erased.
-        await self._jobs.erase(resource.metadata.uid, resource.metadata.namespace)
-        key = ResourceRef.of(resource).key
-        if isinstance(resource, Domain):
-            await self._control_plane.erase_domain(key)
-            self._domains.forget(resource.key)
-        else:
-            await self._control_plane.erase_adapter(key)
-
-    async def _withdraw(self, adapter: TaskAdapter) -> None:
-        try:
-            await self._jobs.erase(adapter.metadata.uid, adapter.metadata.namespace)
-        except HmiError as error:
-            # Troubles of another tenant's namespace must not hold what is deleted here; what its process
-            # hands in without a run is refused.
-            logger.warning("%s: its training could not be ended: %s", ResourceRef.of(adapter), error)
-        await self._control_plane.erase_adapter(ResourceRef.of(adapter).key)
 
     async def _to_wake(
         self, resource: Domain | TaskAdapter, old: StatusT, new: StatusT, *, gone: bool

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
+from hmi_api.declared import ClusterClaimed, DeclaredPage
 from hmi_api.domain import Domain, DomainStatus
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
@@ -64,6 +65,25 @@ class ResourceStore(Protocol):
         """Return how many resources there are."""
         ...
 
+    async def identity(self) -> str:
+        """Return what tells this store from every other: the uid of a cluster's namespace ``kube-system``."""
+        ...
+
+    def covers(self, namespace: str) -> bool:
+        """Say whether the resources of a namespace are looked after here."""
+        ...
+
+    async def is_absent(self, ref: ResourceRef) -> bool:
+        """Ask where resources are kept whether there is none of that name now.
+
+        Raises ``HmiError`` where that cannot be told: a failure is never an absence.
+        """
+        ...
+
+    def was_deleted(self, uid: str) -> bool:
+        """Say whether the deletion of the object with that uid was seen here not long ago."""
+        ...
+
     async def write_status(
         self, ref: ResourceRef, uid: str, status: DomainStatus | TaskAdapterStatus
     ) -> None:
@@ -109,12 +129,25 @@ class ControlPlane(Protocol):
         """Return the stamps of TaskAdapters by key, of those known; at most ``STAMPS_AT_ONCE`` keys."""
         ...
 
-    async def erase_domain(self, key: str) -> None:
-        """Erase a Domain's versions and artifacts; idempotent."""
+    async def erase_domain(self, key: str, uid: str | None = None) -> None:
+        """Erase a Domain's versions and artifacts, with ``uid`` only those of that object; idempotent."""
         ...
 
-    async def erase_adapter(self, key: str) -> None:
-        """Erase a TaskAdapter's versions, artifacts and placements; idempotent."""
+    async def erase_adapter(self, key: str, uid: str | None = None) -> None:
+        """Erase a TaskAdapter's versions, artifacts and placements, as ``erase_domain`` does; idempotent."""
+        ...
+
+    async def claim(self, cluster: str) -> ClusterClaimed | None:
+        """Say that this cluster's operator works on the catalog; None where the catalog has no such call.
+
+        Raises ``InvalidInput`` OtherCluster while another cluster's operator does.
+        """
+        ...
+
+    async def declared(
+        self, kind: KindName, cursor: str | None = None, *, domain: DomainKey | None = None
+    ) -> DeclaredPage:
+        """Return a page of what the catalog has of a kind; of TaskAdapters, those on one Domain if given."""
         ...
 
     async def publish_again(self, kind: KindName, key: str, wanted: PublishAgain) -> int | None:

@@ -52,6 +52,12 @@ class OperatorSettings(ReleaseSettings):
     progress_seconds: float = Field(
         default=3.0, gt=0, description="Least seconds between two looks at a training run's progress."
     )
+    orphan_grace_seconds: float = Field(
+        default=3600.0, ge=60, description="How long the catalog keeps what has no object in the cluster."
+    )
+    inherited_grace_seconds: float = Field(
+        default=24 * 3600.0, ge=60, description="The same after a catalog was taken over by a new cluster."
+    )
     probe_host: str = Field(default="::", description="Address of probes and metrics; :: for every one.")
     probe_port: int = Field(default=8082, ge=0, le=65535, description="Port of probes and metrics.")
     webhook_cert_file: Path | None = Field(

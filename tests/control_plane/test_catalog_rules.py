@@ -44,13 +44,6 @@ def test_an_unknown_tenant_is_refused(cluster: Any, client: TestClient) -> None:
     assert _refusal(client, "PUT", "/adapters/nobody/spam", record) == (404, "UnknownTenant")
 
 
-def test_another_uid_is_another_resource(cluster: Any) -> None:
-    cluster.domain()
-    assert cluster.adapter("spam")["current"]["version"] == 1
-    cluster.declare_adapter("spam", uid="reborn")
-    assert cluster.view("spam")["current"] is None
-
-
 def test_a_domain_in_use_is_kept(cluster: Any, client: TestClient) -> None:
     cluster.domain()
     cluster.adapter("spam")

@@ -94,7 +94,10 @@ def run(call: As) -> str:
 
 
 ROUTES = [
+    ("PUT", "/cluster", {"operator"}),
     ("PUT", "/tenants/acme", {"operator"}),
+    ("GET", "/domains", {"operator"}),
+    ("GET", "/adapters", {"operator"}),
     ("PUT", "/domains/acme/trade", {"operator"}),
     ("GET", "/domains/acme/trade", {"operator"}),
     ("DELETE", "/domains/acme/trade", {"operator"}),

@@ -68,4 +68,4 @@ def test_the_command_needs_no_ini_file(tmp_path: Path) -> None:
     shown = subprocess.run(
         [*command, "current", url], check=True, cwd=tmp_path, capture_output=True, text=True
     )
-    assert "0004 (head)" in shown.stdout
+    assert "(head)" in shown.stdout

@@ -61,6 +61,10 @@ class FakeControlPlane:
         self.tenants: set[str] = set()
         self.refuse: dict[str, str] = {}
         self.failures_to_come = 0
+        self.cluster: str | None = None
+        self.known_seconds = 0.0
+        self.inherited = False
+        self.refuse_erasing = False
         self.app = FastAPI()
         self._add_routes()
 
@@ -75,6 +79,27 @@ class FakeControlPlane:
             answer: Response = await call_next(request)
             return answer
 
+        @self.app.put("/internal/v1/cluster")
+        async def claim(request: Request) -> Response:
+            uid = (await request.json())["uid"]
+            if self.cluster not in (None, uid):
+                return JSONResponse(
+                    error_body("It is another's.", "conflict_error", code="OtherCluster"), 409
+                )
+            self.cluster = uid
+            return JSONResponse({"knownSeconds": self.known_seconds, "inherited": self.inherited})
+
+        @self.app.get("/internal/v1/{kind}")
+        async def listed(kind: str, domain: str = "") -> dict[str, Any]:
+            rows = {key: entry["record"] for key, entry in getattr(self, kind).items()}
+            return {
+                "items": [
+                    {"key": key, "uid": record["uid"]}
+                    for key, record in rows.items()
+                    if domain in ("", record.get("domain"))
+                ]
+            }
+
         @self.app.put("/internal/v1/tenants/{tenant}", status_code=204)
         async def tenant(tenant: str) -> None:
             self.tenants.add(tenant)
@@ -83,8 +108,7 @@ class FakeControlPlane:
         async def declared(kind: str, namespace: str, name: str, request: Request) -> Response:
             table, key = getattr(self, kind), f"{namespace}/{name}"
             if request.method == "DELETE":
-                table.pop(key, None)
-                return Response(status_code=204)
+                return self._erase(table, key, request.query_params.get("uid"))
             if request.method == "GET":
                 return JSONResponse(_view(table[key])) if key in table else self._missing()
             if key in self.refuse:
@@ -137,6 +161,16 @@ class FakeControlPlane:
                 run |= {"state": "Succeeded", "result": body}
                 self._publish(run, body)
             return JSONResponse(run)
+
+    def _erase(self, table: dict[str, Any], key: str, uid: str | None) -> Response:
+        if self.refuse_erasing:
+            return JSONResponse(error_body("Not now.", "conflict_error", code="NotNow"), 409)
+        stands = [one for one, entry in self.adapters.items() if entry["record"]["domain"] == key]
+        if table is self.domains and stands:
+            return JSONResponse(error_body(f"Delete {stands}.", "conflict_error", code="DomainInUse"), 409)
+        if key in table and uid in (None, table[key]["record"]["uid"]):
+            del table[key]
+        return Response(status_code=204)
 
     def _publish(self, run: dict[str, Any], result: dict[str, Any]) -> None:
         spec = run["spec"]

@@ -1,6 +1,6 @@
 """What one look at a resource does, and how little it asks for."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,8 @@ import pytest
 from planning_worlds import adapter_version, domain_version
 
 from hmi_api.conditions import find_condition
-from hmi_api.errors import InvalidInput, NotReady
+from hmi_api.declared import ClusterClaimed, Declared, DeclaredPage
+from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.manifests import parse_manifest
 from hmi_api.names import FINALIZER, Tenant
 from hmi_api.wire import (
@@ -45,6 +46,8 @@ class Catalog:
     state: RunState = RunState.PENDING
     kept: dict[str, int] = field(default_factory=dict)
     """Numbers under which versions are published again, by the digest of their spec."""
+    known_seconds: float = 0.0
+    inherited: bool = False
 
     async def ensure_tenant(self, tenant: Tenant) -> None:
         self.asked.append("ensure_tenant")
@@ -52,7 +55,9 @@ class Catalog:
 
     async def declare_domain(self, key: str, record: DomainRecord) -> None:
         self._declared("declare_domain", record.tenant)
-        self.domains[key] = DomainView(record=record)
+        known = self.domains.get(key)
+        adopts = known is not None and known.record.base_uri == record.base_uri
+        self.domains[key] = DomainView(record=record, current=known.current if known and adopts else None)
 
     async def declare_adapter(self, key: str, record: AdapterRecord) -> None:
         self._declared("declare_adapter", record.tenant)
@@ -75,13 +80,28 @@ class Catalog:
     async def adapter_stamps(self, keys: Any) -> dict[str, str]:
         raise NotImplementedError
 
-    async def erase_domain(self, key: str) -> None:
+    async def claim(self, cluster: str) -> ClusterClaimed | None:
+        return ClusterClaimed(known_seconds=self.known_seconds, inherited=self.inherited)
+
+    async def declared(self, kind: str, cursor: str | None = None, *, domain: Any = None) -> DeclaredPage:
+        views: dict[str, Any] = {"Domain": self.domains, "TaskAdapter": self.adapters}[kind]
+        rows = [
+            Declared(key=key, uid=view.record.uid)
+            for key, view in sorted(views.items())
+            if key > (cursor or "") and (domain is None or view.record.domain == domain)
+        ]
+        return DeclaredPage(items=rows[:1], next_cursor=rows[0].key if len(rows) > 1 else None)
+
+    async def erase_domain(self, key: str, uid: str | None = None) -> None:
+        if uid not in (None, self.domains[key].record.uid):
+            return
         if any(view.record.domain == key for view in self.adapters.values()):
             raise InvalidInput("DomainInUse", "Delete the TaskAdapters first.")
         del self.domains[key]
 
-    async def erase_adapter(self, key: str) -> None:
-        del self.adapters[key]
+    async def erase_adapter(self, key: str, uid: str | None = None) -> None:
+        if uid in (None, self.adapters[key].record.uid):
+            del self.adapters[key]
 
     async def publish_again(self, kind: str, key: str, wanted: PublishAgain) -> int | None:
         self.asked.append("publish_again")
@@ -261,6 +281,98 @@ async def test_a_domain_goes_though_another_tenant_names_it_without_being_allowe
     assert intruder in outcome.wake
     await here.look(intruder)
     assert (await here.status(intruder)).phase == "Waiting"
+
+
+async def both_published(here: Here) -> None:
+    """Have both TaskAdapters published, as after their runs."""
+    for ref in (TOPIC, TONE):
+        await here.look(ref)
+        view = here.catalog.adapters[ref.key]
+        current = adapter_version(view.record.spec_digest)
+        here.catalog.adapters[ref.key] = view.model_copy(update={"current": current})
+        await here.look(ref)
+
+
+@pytest.fixture
+async def reborn(
+    here: Here, tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> Here:
+    """The same manifests in another store, on the catalog and with the runs of the first."""
+    await both_published(here)
+    store = FileResourceStore(tmp_path / "rebuilt")
+    for body in (adapter_body, domain_body):
+        await store.apply(parse_manifest(body))
+    return replace(here, store=store, engine=Engine(store, here.catalog, here.jobs))
+
+
+async def test_the_same_manifests_in_another_cluster_adopt_what_the_catalog_has(reborn: Here) -> None:
+    runs = dict(reborn.catalog.runs)
+    for ref in (TOPIC, DOMAIN, TOPIC):
+        await reborn.look(ref)
+    assert reborn.catalog.runs == runs, "nothing is trained again"
+    for ref, views in ((DOMAIN, reborn.catalog.domains), (TOPIC, reborn.catalog.adapters)):
+        found = await reborn.store.get(ref)
+        assert found is not None
+        view = views[ref.key]
+        assert (view.record.uid, found.status.version) == (found.metadata.uid, 1)
+
+
+async def test_what_was_deleted_before_our_eyes_is_not_adopted(
+    reborn: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = {reborn.catalog.adapters[TOPIC.key].record.uid}
+    monkeypatch.setattr(reborn.store, "was_deleted", gone.__contains__)
+    await reborn.look(DOMAIN)
+    await reborn.look(TOPIC)
+    view = reborn.catalog.adapters[TOPIC.key]
+    assert view.current is None
+    assert view.record.uid not in gone
+    assert "create_run" in reborn.catalog.asked
+
+
+async def test_another_base_model_is_no_change_of_an_immutable_field_but_another_domain(
+    reborn: Here, domain_body: dict[str, Any]
+) -> None:
+    other = ResourceRef("Domain", "shop", "inn")
+    reborn.catalog.domains[other.key] = reborn.catalog.domains[DOMAIN.key]
+    domain_body["metadata"]["name"] = other.name
+    domain_body["spec"]["baseModel"] = {"uri": "wheel://another"}
+    await reborn.store.apply(parse_manifest(domain_body))
+    await reborn.look(other)
+    accepted = find_condition((await reborn.status(other)).conditions, "Accepted")
+    assert accepted is not None
+    assert accepted.status == "True"
+    assert "create_run" in reborn.catalog.asked
+
+
+async def test_a_domain_is_not_kept_by_rows_whose_objects_are_gone(reborn: Here) -> None:
+    await reborn.look(DOMAIN)
+    await reborn.store.delete(TOPIC)  # before anybody held it
+    await reborn.store.delete(DOMAIN)
+    await reborn.look(DOMAIN)
+    assert await reborn.store.get(DOMAIN) is None
+    assert (reborn.catalog.domains, reborn.catalog.adapters) == ({}, {})
+
+
+@pytest.mark.parametrize("trouble", [NotReady("ApiServerUnavailable", "Away."), None])
+async def test_rows_of_which_nobody_can_say_that_their_objects_are_gone_keep_a_domain(
+    reborn: Here, monkeypatch: pytest.MonkeyPatch, trouble: HmiError | None
+) -> None:
+    async def is_absent(ref: ResourceRef) -> bool:
+        if trouble is not None:
+            raise trouble
+        return False
+
+    monkeypatch.setattr(reborn.store, "is_absent", is_absent)
+    await reborn.look(DOMAIN)
+    await reborn.store.delete(TOPIC)
+    await reborn.store.delete(DOMAIN)
+    with pytest.raises(HmiError):
+        await reborn.look(DOMAIN)
+    assert set(reborn.catalog.adapters) == {TOPIC.key, TONE.key}
+    ready = find_condition((await reborn.status(DOMAIN)).conditions, "Ready")
+    assert ready is not None
+    assert ready.reason == (trouble.reason if trouble else "DomainInUse")
 
 
 async def test_domains_that_name_one_another_as_parent_can_all_be_deleted(

@@ -29,15 +29,21 @@ from hmi_control_plane.storage import (
 def declare_adapter(session: Session, namespace: str, name: str, record: AdapterRecord) -> None:
     """Note what is wanted of a TaskAdapter; the same record again changes nothing.
 
-    A record with another uid is another resource of the same name: what the old one left is erased first.
-    Raises NotFound (UnknownTenant), Conflict (NameTaken, TenantChanged).
+    A record with another uid is of another object, and the deletion of the one before it was not seen: it
+    adopts what there is, which serves on. Where its tenant, Domain or type of task is another, what the old
+    one left is erased first. Raises NotFound (UnknownTenant), Conflict (NameTaken, TenantChanged).
     """
     get_tenant(session, record.tenant)
     placement.lock(session)
     row = find_adapter(session, namespace, name)
     if row is not None and row.uid != record.uid:
-        erase_adapter(session, namespace, name)
-        row = None
+        wanted = (record.tenant, record.domain, record.task_type.value)
+        if (row.tenant, row.domain, row.task_type) == wanted:
+            runs.adopt_runs(session, row.uid, record.uid)
+            row.uid = record.uid
+        else:
+            erase_adapter(session, namespace, name)
+            row = None
     if row is None:
         _refuse_taken_name(session, namespace, name, record.tenant)
         row = Adapter(
@@ -113,14 +119,15 @@ def find_adapter(session: Session, namespace: str, name: str) -> Adapter | None:
     return session.scalar(select(Adapter).where(Adapter.namespace == namespace, Adapter.name == name))
 
 
-def erase_adapter(session: Session, namespace: str, name: str) -> None:
+def erase_adapter(session: Session, namespace: str, name: str, *, uid: str | None = None) -> None:
     """Remove a TaskAdapter, its versions, placements and artifacts; idempotent.
 
-    Runtimes read of the removal with their next desired state; nothing here waits for them.
+    With ``uid``, only what was declared for that object. Runtimes read of the removal with their next
+    desired state; nothing here waits for them.
     """
     placement.lock(session)
     row = find_adapter(session, namespace, name)
-    if row is None:
+    if row is None or uid not in (None, row.uid):
         return
     digests = session.scalars(
         select(AdapterVersion.artifact_digest).where(
@@ -135,11 +142,15 @@ def erase_adapter(session: Session, namespace: str, name: str) -> None:
     artifacts.release(session, [digest for digest in digests if digest is not None])
 
 
-def list_adapters(session: Session, *, tenant: str | None, limit: int, cursor: str | None) -> Page[Adapter]:
-    """Return adapters in the order of their declaration, one tenant's or all."""
+def list_adapters(
+    session: Session, *, limit: int, cursor: str | None, tenant: str | None = None, domain: str | None = None
+) -> Page[Adapter]:
+    """Return adapters in the order of their declaration: all, one tenant's, or those on one Domain."""
     query = select(Adapter).order_by(Adapter.id).limit(limit + 1)
     if tenant is not None:
         query = query.where(Adapter.tenant == tenant)
+    if domain is not None:
+        query = query.where(Adapter.domain == domain)
     after = decode_cursor(cursor, NUMBER_CURSOR)
     if after is not None:
         query = query.where(Adapter.id > after)

@@ -22,14 +22,19 @@ _NAMED = 5
 def declare_domain(session: Session, namespace: str, name: str, record: DomainRecord) -> None:
     """Note what is wanted of a Domain; the same record again changes nothing.
 
-    A record with another uid is another resource of the same name: what the old one left is erased first.
-    Raises NotFound (UnknownTenant), Conflict (TenantChanged, DomainInUse).
+    A record with another uid is of another object, and the deletion of the one before it was not seen: it
+    adopts what there is, which serves on. Where its tenant or base model is another, what the old one left is
+    erased first. Raises NotFound (UnknownTenant), Conflict (TenantChanged, DomainInUse).
     """
     get_tenant(session, record.tenant)
     row = find_domain(session, domain_key(namespace, name))
     if row is not None and row.uid != record.uid:
-        erase_domain(session, namespace, name)
-        row = None
+        if (row.tenant, row.base_uri) == (record.tenant, record.base_uri):
+            runs.adopt_runs(session, row.uid, record.uid)
+            row.uid = record.uid
+        else:
+            erase_domain(session, namespace, name)
+            row = None
     if row is None:
         row = Domain(
             namespace=namespace,
@@ -85,13 +90,14 @@ def current_version(session: Session, row: Domain) -> DomainVersion | None:
     )
 
 
-def erase_domain(session: Session, namespace: str, name: str) -> None:
+def erase_domain(session: Session, namespace: str, name: str, *, uid: str | None = None) -> None:
     """Remove a Domain, its versions and their artifacts as far as nothing else needs them; idempotent.
 
-    Raises Conflict (DomainInUse) while TaskAdapters stand on it. Child Domains keep the tables they inherit.
+    With ``uid``, only what was declared for that object. Raises Conflict (DomainInUse) while TaskAdapters
+    stand on it. Child Domains keep the tables they inherit.
     """
     row = find_domain(session, domain_key(namespace, name))
-    if row is None:
+    if row is None or uid not in (None, row.uid):
         return
     above = session.scalars(select(Adapter).where(Adapter.domain == row.key).limit(_NAMED + 1)).all()
     if above:
@@ -113,8 +119,9 @@ def _in_use(row: Domain, above: Sequence[Adapter]) -> str:
     names = ", ".join(f"{adapter.namespace}/{adapter.name}" for adapter in above[:_NAMED])
     more = " and others" if len(above) > _NAMED else ""
     return (
-        f"Delete the TaskAdapters on Domain {row.key} first: {names}{more}. One that was deleted while no "
-        "operator ran is erased by an administrator: DELETE /admin/v1/adapters/NAMESPACE/NAME."
+        f"Delete the TaskAdapters on Domain {row.key} first: {names}{more}. The operator erases those that "
+        "were deleted while it was away after a grace time; an administrator does at once: "
+        "DELETE /admin/v1/adapters/NAMESPACE/NAME."
     )
 
 

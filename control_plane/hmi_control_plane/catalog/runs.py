@@ -102,6 +102,11 @@ def erase_runs(session: Session, uid: str) -> None:
     )
 
 
+def adopt_runs(session: Session, old_uid: str, new_uid: str) -> None:
+    """Make a resource's runs those of the object that takes its place, so that none is done again."""
+    session.execute(update(TrainingRun).where(TrainingRun.uid == old_uid).values(uid=new_uid))
+
+
 def list_runs(session: Session, *, tenant: str | None, limit: int, cursor: str | None) -> Page[TrainingRun]:
     """Return runs, the newest first, one tenant's or all."""
     query = select(TrainingRun).order_by(TrainingRun.id.desc()).limit(limit + 1)

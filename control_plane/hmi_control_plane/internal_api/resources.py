@@ -1,8 +1,12 @@
 """Tenants, Domains and TaskAdapters, as the reconciler declares and reads them."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from hmi_api.callers import Role
+from hmi_api.declared import ClusterClaim, ClusterClaimed, Declared, DeclaredPage
+from hmi_api.storable import ResourceKey, Uid
 from hmi_api.wire import (
     AdapterKeys,
     AdapterRecord,
@@ -15,12 +19,16 @@ from hmi_api.wire import (
 )
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Door
-from hmi_control_plane.catalog import adapters, domains, republish, stamps, tenants
+from hmi_control_plane.catalog import adapters, clusters, domains, republish, stamps, tenants
+from hmi_control_plane.catalog.paging import LARGEST_PAGE, Page
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.parameters import Name
 from hmi_control_plane.storage import Database
 
 _DONE = 204
+
+OnlyUid = Annotated[Uid | None, Query(description="Erase only what was declared for this object.")]
+Cursor = Annotated[str | None, Query(max_length=400, description="next_cursor of the page before.")]
 
 
 def build(database: Database, door: Door, changes: Changes, files: ArtifactFiles) -> APIRouter:
@@ -67,6 +75,12 @@ def _published_again(database: Database, door: Door, changes: Changes, files: Ar
 def _declared(database: Database, door: Door, changes: Changes) -> APIRouter:
     router = APIRouter(route_class=door.only(Role.OPERATOR))
 
+    @router.put("/cluster")
+    def claim_catalog(claim: ClusterClaim) -> ClusterClaimed:
+        """Say which cluster's operator works on this catalog; 409 while another's does."""
+        with database.write() as session:
+            return clusters.claim(session, claim.uid)
+
     @router.put("/tenants/{tenant}", status_code=_DONE)
     def ensure_tenant(tenant: Name) -> Response:
         """Ensure that a tenant is there."""
@@ -81,6 +95,13 @@ def _declared(database: Database, door: Door, changes: Changes) -> APIRouter:
             domains.declare_domain(session, namespace, name, record)
         return Response(status_code=_DONE)
 
+    @router.get("/domains")
+    def list_domains(cursor: Cursor = None) -> DeclaredPage:
+        """List the Domains that the catalog has."""
+        with database.read() as session:
+            page = domains.list_domains(session, tenant=None, limit=LARGEST_PAGE, cursor=cursor)
+            return _page(page.map(lambda row: Declared(key=row.key, uid=row.uid)))
+
     @router.get("/domains/{namespace}/{name}")
     def read_domain(namespace: Name, name: Name) -> DomainView:
         """Read a Domain and its current version."""
@@ -88,10 +109,10 @@ def _declared(database: Database, door: Door, changes: Changes) -> APIRouter:
             return domains.domain_view(session, namespace, name)
 
     @router.delete("/domains/{namespace}/{name}", status_code=_DONE)
-    def erase_domain(namespace: Name, name: Name) -> Response:
+    def erase_domain(namespace: Name, name: Name, uid: OnlyUid = None) -> Response:
         """Erase a Domain; 409 while TaskAdapters stand on it."""
         with database.write() as session:
-            domains.erase_domain(session, namespace, name)
+            domains.erase_domain(session, namespace, name, uid=uid)
         return Response(status_code=_DONE)
 
     @router.put("/adapters/{namespace}/{name}", status_code=_DONE)
@@ -108,6 +129,16 @@ def _declared(database: Database, door: Door, changes: Changes) -> APIRouter:
         with database.read() as session:
             return AdapterStamps(stamps=stamps.adapter_stamps(session, wanted.keys))
 
+    @router.get("/adapters")
+    def list_adapters(
+        cursor: Cursor = None,
+        domain: Annotated[ResourceKey | None, Query(description="Only those on this Domain.")] = None,
+    ) -> DeclaredPage:
+        """List the TaskAdapters that the catalog has."""
+        with database.read() as session:
+            page = adapters.list_adapters(session, domain=domain, limit=LARGEST_PAGE, cursor=cursor)
+            return _page(page.map(lambda row: Declared(key=f"{row.namespace}/{row.name}", uid=row.uid)))
+
     @router.get("/adapters/{namespace}/{name}")
     def read_adapter(namespace: Name, name: Name) -> AdapterView:
         """Read a TaskAdapter, its current version and where it is served."""
@@ -115,11 +146,15 @@ def _declared(database: Database, door: Door, changes: Changes) -> APIRouter:
             return adapters.adapter_view(session, namespace, name)
 
     @router.delete("/adapters/{namespace}/{name}", status_code=_DONE)
-    def erase_adapter(namespace: Name, name: Name) -> Response:
+    def erase_adapter(namespace: Name, name: Name, uid: OnlyUid = None) -> Response:
         """Erase a TaskAdapter."""
         with database.write() as session:
-            adapters.erase_adapter(session, namespace, name)
+            adapters.erase_adapter(session, namespace, name, uid=uid)
         changes.notify()
         return Response(status_code=_DONE)
 
     return router
+
+
+def _page(page: Page[Declared]) -> DeclaredPage:
+    return DeclaredPage(items=page.items, next_cursor=page.next_cursor)

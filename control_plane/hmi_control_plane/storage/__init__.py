@@ -9,6 +9,7 @@ from hmi_control_plane.storage.adapters import Adapter, AdapterVersion
 from hmi_control_plane.storage.artifacts import Artifact, RunArtifact
 from hmi_control_plane.storage.base import Base
 from hmi_control_plane.storage.billing import Invoice, InvoiceLine, InvoiceState, Price
+from hmi_control_plane.storage.clusters import Cluster
 from hmi_control_plane.storage.database import Database
 from hmi_control_plane.storage.domains import Domain, DomainVersion, DomainVersionTable
 from hmi_control_plane.storage.placements import DomainPlacement, Placement
@@ -23,6 +24,7 @@ __all__ = [
     "ApiKey",
     "Artifact",
     "Base",
+    "Cluster",
     "Database",
     "DeletedTenant",
     "Domain",

@@ -1,7 +1,7 @@
 """What the API server has, as its watches tell it: resources, who stands on whom, and namespaces' tenants."""
 
 import logging
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ from hmi_operator.kube.objects import Resource, Status, Unreadable, is_newer, pa
 from hmi_operator.ports import KindName, ResourceRef
 
 logger = logging.getLogger(__name__)
+
+_REMEMBERED = 10_000
+"""Deletions that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class ResourceCache:
         self._labels: dict[str, dict[str, str]] = {}
         self._writing: dict[ResourceRef, Status] = {}
         self._gone_while_listing: dict[KindName, set[str]] = {}
+        self._deleted: OrderedDict[str, None] = OrderedDict()
         self.on_change: Callable[[ResourceRef], None] = _nobody
 
     def __len__(self) -> int:
@@ -68,6 +72,10 @@ class ResourceCache:
         """Return a namespace's tenant: its label, else its name."""
         return tenant_of(namespace, self._labels.get(namespace))
 
+    def was_deleted(self, uid: str) -> bool:
+        """Say whether a watch has told of the deletion of the object with that uid, of the last thousands."""
+        return uid in self._deleted
+
     def knows_namespace(self, name: str) -> bool:
         """Say whether a namespace was heard of, so that its tenant is known."""
         return name in self._labels
@@ -92,7 +100,11 @@ class ResourceCache:
 
     def see_deleted(self, kind: KindName, manifest: Manifest) -> None:
         """Take in that an object is gone."""
-        self.drop(ref_of(kind, manifest), manifest["metadata"]["uid"])
+        uid = manifest["metadata"]["uid"]
+        self._deleted[uid] = None
+        if len(self._deleted) > _REMEMBERED:
+            self._deleted.popitem(last=False)
+        self.drop(ref_of(kind, manifest), uid)
 
     def see_namespace(self, manifest: Manifest, *, deleted: bool = False) -> None:
         """Take in a namespace's label; where its tenant is another now, all in it are reconciled."""

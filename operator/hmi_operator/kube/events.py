@@ -168,7 +168,7 @@ class EventRecorder:
         series = self._series.pop(key, None)
         if series is not None and now - series.last <= REPEAT_SECONDS:
             series.count, series.last = series.count + 1, now
-            patch = {"series": {"count": series.count, "lastObservedTime": _moment()}}
+            patch = {"series": {"count": series.count, "lastObservedTime": moment()}}
             namespace = resource.metadata.namespace
             if await self._api.merge_patch(EVENTS, namespace, series.name, patch) is not None:
                 self._remember(key, series)
@@ -188,8 +188,8 @@ class EventRecorder:
 
 def build_event(resource: Domain | TaskAdapter, told: Told, instance: str) -> Manifest:
     """Return the Event on a resource."""
-    metadata, moment = resource.metadata, _moment()
-    identity = f"{metadata.uid}/{told}/{moment}"
+    metadata, at = resource.metadata, moment()
+    identity = f"{metadata.uid}/{told}/{at}"
     tail = hashlib.sha256(identity.encode()).hexdigest()[:16]
     regarding: dict[str, Any] = {
         "apiVersion": API_VERSION,
@@ -203,7 +203,7 @@ def build_event(resource: Domain | TaskAdapter, told: Told, instance: str) -> Ma
         "apiVersion": EVENTS.api_version,
         "kind": EVENTS.kind,
         "metadata": {"name": f"{metadata.name}.{tail}", "namespace": metadata.namespace},
-        "eventTime": moment,
+        "eventTime": at,
         "type": told.type,
         "reason": told.reason,
         "note": told.note,
@@ -214,5 +214,6 @@ def build_event(resource: Domain | TaskAdapter, told: Told, instance: str) -> Ma
     }
 
 
-def _moment() -> str:
+def moment() -> str:
+    """Return the present moment as an Event has it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -10,7 +10,7 @@ import kopf
 
 from hmi_api.common import CommonStatus
 from hmi_api.domain import Domain
-from hmi_api.errors import HmiError
+from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.task_adapter import TaskAdapter
 from hmi_operator.engine import Engine
 from hmi_operator.kube.api import KubeApi, Manifest
@@ -20,9 +20,11 @@ from hmi_operator.kube.job_watch import watch_jobs
 from hmi_operator.kube.jobs import TrainingCache
 from hmi_operator.kube.lease import Lease
 from hmi_operator.kube.metrics import OperatorMetrics
+from hmi_operator.kube.orphan_events import tell_of_orphan
 from hmi_operator.kube.store import KubeResourceStore
 from hmi_operator.kube.unreadable import ReadableOrTold
 from hmi_operator.kube.watch import handlers, list_all, watch_settings
+from hmi_operator.orphans import CatalogKeeper, Grace, Orphan
 from hmi_operator.plan import CLUSTER
 from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
 from hmi_operator.reconciler import Pace, Reconciler
@@ -47,6 +49,12 @@ class Parts:
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
     events: EventRecorder | None = None
     """Tells of conditions that turn; nobody does when absent."""
+    orphan_grace: Grace = field(default_factory=Grace)
+    """How long the catalog keeps what has no object in the cluster."""
+    namespace: str = "hmi-system"
+    """The operator's own."""
+    instance: str = "hmi-operator"
+    """The operator's pod."""
 
 
 class Operator:
@@ -71,9 +79,10 @@ class Operator:
         self._pace = pace
         self._grace = grace_seconds
         self._cache = ResourceCache()
-        self._store = KubeResourceStore(parts.api, self._cache)
+        self._store = KubeResourceStore(parts.api, self._cache, self._namespaces)
         self._reconciler: Reconciler | None = None
         self._watching = asyncio.Event()
+        self._telling: set[asyncio.Task[None]] = set()
         parts.metrics.show(
             leader=lambda: parts.lease.held,
             queue=lambda: self._reconciler.waiting if self._reconciler is not None else 0,
@@ -172,6 +181,17 @@ class Operator:
 
     async def _reconcile(self, stop: asyncio.Event) -> None:
         parts = self._parts
+        keeper = CatalogKeeper(
+            self._store,
+            parts.control_plane,
+            parts.jobs,
+            grace=parts.orphan_grace,
+            permit=parts.lease.must_hold,
+            told=self._tell_of_orphan,
+        )
+        await _until(stop, keeper.claim_until_taken())
+        if stop.is_set():
+            return
         feed = ServingFeed(parts.control_plane, self._wake)
         engine = Engine(
             self._store,
@@ -206,15 +226,25 @@ class Operator:
                 beside = [
                     tasks.create_task(self._relist(), name="relist"),
                     tasks.create_task(feed.run(), name="feed"),
+                    tasks.create_task(keeper.run(), name="catalog"),
                 ]
                 if parts.events is not None:
                     beside.append(tasks.create_task(parts.events.run(), name="events"))
                 await reconciler.run(stop)
                 for task in beside:
                     task.cancel()
+        except* InvalidInput as lost:  # the catalog belongs to another cluster now; it is claimed again
+            logger.error("nothing is reconciled any more: %s", lost.exceptions[0])
         finally:
             self._reconciler = None
             self._cache.on_change = _nobody
+
+    def _tell_of_orphan(self, orphan: Orphan) -> None:
+        telling = asyncio.create_task(
+            tell_of_orphan(self._parts.api, orphan, self._parts.namespace, self._parts.instance)
+        )
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
 
     async def _relist(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 """The engine's resource store on an API server: reads from the cache, writes with preconditions."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hmi_api.domain import DomainStatus
 from hmi_api.errors import NotReady
@@ -16,6 +16,7 @@ from hmi_operator.ports import ResourceRef
 
 logger = logging.getLogger(__name__)
 
+_SYSTEM_NAMESPACE = "kube-system"
 TRIES = 5
 """Times that a write is made anew on what somebody else has written meanwhile."""
 
@@ -27,9 +28,12 @@ class KubeResourceStore:
     resource is read again and the write made anew on it, so that nobody's change is lost.
     """
 
-    def __init__(self, api: KubeApi, cache: ResourceCache) -> None:
+    def __init__(self, api: KubeApi, cache: ResourceCache, namespaces: Sequence[str] = ()) -> None:
+        """``namespaces`` are those that are looked after; all when empty."""
         self._api = api
         self._cache = cache
+        self._namespaces = frozenset(namespaces)
+        self._identity: str | None = None
 
     async def get(self, ref: ResourceRef) -> Resource | None:
         """Return a resource, or None."""
@@ -38,6 +42,32 @@ class KubeResourceStore:
     async def count(self) -> int:
         """Return how many resources there are."""
         return len(self._cache)
+
+    async def identity(self) -> str:
+        """Return the uid of the cluster's namespace ``kube-system``, which lives as long as the cluster."""
+        if self._identity is None:
+            found = await self._api.get(NAMESPACES, None, _SYSTEM_NAMESPACE)
+            if found is None:
+                raise NotReady("ClusterUnknown", f"There is no namespace {_SYSTEM_NAMESPACE} yet.")
+            self._identity = str(found["metadata"]["uid"])
+        return self._identity
+
+    def covers(self, namespace: str) -> bool:
+        """Say whether the resources of a namespace are looked after here."""
+        return not self._namespaces or namespace in self._namespaces
+
+    async def is_absent(self, ref: ResourceRef) -> bool:
+        """Ask the API server whether there is no object of that name now.
+
+        A list of one name, and no read: a read says 404 of a type that is gone as of an object that is.
+        """
+        fields = f"metadata.name={ref.name}"
+        pages = self._api.pages(RESOURCES[ref.kind], ref.namespace, fields=fields)
+        return not [manifest async for page in pages for manifest in page]
+
+    def was_deleted(self, uid: str) -> bool:
+        """Say whether a watch has told of the deletion of the object with that uid."""
+        return self._cache.was_deleted(uid)
 
     async def tenant(self, namespace: str) -> Tenant:
         """Return the tenant of a namespace; one that is new may be heard of later than what is in it."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 PLURALS: dict[KindName, str] = {"Domain": "domains", "TaskAdapter": "taskadapters"}
 _TYPES: dict[str, type[Domain] | type[TaskAdapter]] = {"domains": Domain, "taskadapters": TaskAdapter}
 _NAMESPACE_FILE = "namespace.json"
+_IDENTITY_FILE = "identity.json"
 
 
 @dataclass
@@ -51,6 +53,17 @@ class ResourceFolder:
                     if not file.name.endswith(".status.json"):
                         self._load_resource(file, type_, loaded)
         return loaded
+
+    def identity(self) -> str:
+        """Return what tells this folder from every other, made when it is first asked for."""
+        file = self._root / _IDENTITY_FILE
+        if not file.exists():
+            write_atomically(file, {"uid": str(uuid.uuid4())})
+        return str(json.loads(file.read_bytes())["uid"])
+
+    def has(self, ref: ResourceRef) -> bool:
+        """Say whether there is a file of that resource, readable or not."""
+        return self._spec_file(ref).exists()
 
     def write_spec(self, ref: ResourceRef, resource: Domain | TaskAdapter) -> None:
         """Keep what was applied, without its status."""

@@ -8,6 +8,7 @@ from hmi_operator.engine import Engine
 from hmi_operator.local.jobs import SubprocessJobs
 from hmi_operator.local.store import FileResourceStore
 from hmi_operator.local.watch import Event, EventType
+from hmi_operator.orphans import CatalogKeeper
 from hmi_operator.ports import ControlPlane, KindName, ResourceRef
 from hmi_operator.reconciler import Reconciler
 
@@ -30,18 +31,37 @@ class LocalReconciler:
         self._store = store
         self._jobs = jobs
         self._reconciler = Reconciler(Engine(store, control_plane, jobs), store, workers=workers)
+        self._keeper = CatalogKeeper(store, control_plane, jobs)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until ``stop`` is set; then finish what is in hand and end the training processes."""
+        """Work until ``stop`` is set; then finish what is in hand and end the training processes.
+
+        Raises ``InvalidInput`` OtherCluster when another store's resources are in the same catalog.
+        """
+        await self._keeper.claim()
         self._jobs.on_exit = self._on_exit
         with self._store.watchers.listening(self._on_event):
             for resource in await self._store.resources():
                 self._reconciler.wake(ResourceRef.of(resource))
             try:
-                await self._reconciler.run(stop)
+                await self._work(stop)
             finally:
                 self._jobs.on_exit = None
                 await self._jobs.close()
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        """Reconcile, and keep the catalog, until ``stop`` is set or the catalog is another store's."""
+        working = asyncio.create_task(self._reconciler.run(stop), name="reconcile")
+        keeping = asyncio.create_task(self._keeper.run(), name="catalog")
+        try:
+            await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (working, keeping):
+                if task.done():
+                    task.result()
+        finally:
+            working.cancel()
+            keeping.cancel()
+            await asyncio.wait({working, keeping})
 
     def _on_event(self, event: Event) -> None:
         if not event.spec_changed:

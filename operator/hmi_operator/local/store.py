@@ -77,6 +77,22 @@ class FileResourceStore:
         """The same at once, for listeners."""
         return self._index.dependents(domain)
 
+    async def identity(self) -> str:
+        """Return what was written into this folder when it was first used."""
+        return await asyncio.to_thread(self._folder.identity)
+
+    def covers(self, namespace: str) -> bool:
+        """Every namespace is looked after."""
+        return True
+
+    async def is_absent(self, ref: ResourceRef) -> bool:
+        """Say whether no resource of that name is kept, one whose file cannot be read among them."""
+        return ref not in self._resources and not await asyncio.to_thread(self._folder.has, ref)
+
+    def was_deleted(self, uid: str) -> bool:
+        """What is deleted here is erased first."""
+        return False
+
     async def tenant(self, namespace: str) -> Tenant:
         """Return a namespace's tenant: its label, else its name."""
         found = self._namespaces.get(namespace)

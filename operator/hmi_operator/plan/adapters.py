@@ -1,5 +1,7 @@
 """The plan of a TaskAdapter."""
 
+from dataclasses import replace
+
 from hmi_api.common import ArtifactStatus
 from hmi_api.conditions import SUMMARIES, TaskAdapterCondition
 from hmi_api.names import FINALIZER, Digest
@@ -54,6 +56,7 @@ def plan_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Plan[TaskAdapterS
     if FINALIZER not in adapter.metadata.finalizers:
         step = AddFinalizer("what is made for the TaskAdapter must be erased with it")
         return Plan(adapter.status, (step,), requeue_after=0.0)
+    world = _of_this_object(adapter, world)
     writer = ConditionWriter(adapter.status.conditions, generation=adapter.metadata.generation, now=world.now)
     refusal = refuse_adapter(adapter, world)
     if refusal is not None:
@@ -72,6 +75,16 @@ def plan_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Plan[TaskAdapterS
     writer.true(TaskAdapterCondition.QUOTA_AVAILABLE, Reason.NOT_LIMITED, "No quota is set.")
     outlook = _outlook(adapter, world, current)
     return _at_work(adapter, world, writer, declare, outlook)
+
+
+def _of_this_object(adapter: TaskAdapter, world: AdapterWorld) -> AdapterWorld:
+    """Leave out what the catalog has of an earlier object of this name and cannot go over to this one."""
+    record = world.view.record if world.view else None
+    if record is None or record.uid == adapter.metadata.uid:
+        return world
+    kept = (record.tenant, record.domain, record.task_type)
+    adopts = kept == (world.tenant, adapter.domain_key, adapter.spec.task.type)
+    return world if adopts else replace(world, view=None)
 
 
 def _declare(adapter: TaskAdapter, world: AdapterWorld) -> tuple[Step, ...]:

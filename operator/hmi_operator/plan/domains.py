@@ -1,5 +1,7 @@
 """The plan of a Domain."""
 
+from dataclasses import replace
+
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.common import ArtifactStatus
 from hmi_api.conditions import DomainCondition
@@ -47,6 +49,7 @@ def plan_domain(domain: Domain, world: DomainWorld) -> Plan[DomainStatus]:
     if FINALIZER not in domain.metadata.finalizers:
         step = AddFinalizer("what is made for the Domain must be erased with it")
         return Plan(domain.status, (step,), requeue_after=0.0)
+    world = _of_this_object(domain, world)
     writer = ConditionWriter(domain.status.conditions, generation=domain.metadata.generation, now=world.now)
     refusal = refuse_domain(domain, world)
     if refusal is not None:
@@ -69,6 +72,15 @@ def _removal(domain: Domain, world: DomainWorld) -> Plan[DomainStatus]:
         dependents=tuple(str(one) for one in world.dependents if holds(domain, one, world.lineage)),
         before=withdrawals(domain, world.dependents),
     )
+
+
+def _of_this_object(domain: Domain, world: DomainWorld) -> DomainWorld:
+    """Leave out what the catalog has of an earlier object of this name and cannot go over to this one."""
+    record = world.view.record if world.view else None
+    if record is None or record.uid == domain.metadata.uid:
+        return world
+    adopts = (record.tenant, record.base_uri) == (world.tenant, domain.spec.base_model.uri)
+    return world if adopts else replace(world, view=None)
 
 
 def _declare(domain: Domain, world: DomainWorld) -> tuple[Step, ...]:

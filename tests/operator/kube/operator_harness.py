@@ -18,6 +18,7 @@ from hmi_operator.kube.kinds import DOMAINS, RESOURCES, TASK_ADAPTERS, Kind
 from hmi_operator.kube.lease import Lease
 from hmi_operator.kube.login import KopfLogin
 from hmi_operator.kube.operator import Operator, Parts
+from hmi_operator.orphans import Grace
 from hmi_operator.plan import JobView
 from hmi_operator.ports import ResourceRef
 from hmi_operator.reconciler import Pace
@@ -152,6 +153,7 @@ async def replica(
     also: tuple[str, ...] = (),
     name: str = "replica-1",
     seconds: float = 60.0,
+    grace: Grace | None = None,
 ) -> AsyncIterator[Replica]:
     """Run a replica that looks after one namespace, and others besides."""
     headers = {"Authorization": f"Bearer {served.token}"}
@@ -162,7 +164,7 @@ async def replica(
     ):
         jobs = PromptJobs(http)
         lease = Lease(api, namespace, name, seconds=seconds)
-        parts = Parts(api, control_plane, jobs, lease)
+        parts = Parts(api, control_plane, jobs, lease, orphan_grace=grace or Grace())
         operator = Operator(parts, namespaces=[namespace, *also], pace=PACE)
         stop = asyncio.Event()
         task = asyncio.create_task(operator.run(stop))

@@ -1,6 +1,8 @@
 {{/* What the operator is told of itself and of the Jobs that it makes. */}}
 {{- define "hmi.operatorEnv" -}}
 - {name: HMI_LEASE_SECONDS, value: {{ .Values.operator.leaseSeconds | quote }}}
+- {name: HMI_ORPHAN_GRACE_SECONDS, value: {{ .Values.operator.orphanGraceSeconds | int64 | quote }}}
+- {name: HMI_INHERITED_GRACE_SECONDS, value: {{ .Values.operator.inheritedGraceSeconds | int64 | quote }}}
 - {name: HMI_WATCH_NAMESPACES, value: {{ .Values.watchNamespaces | toJson | squote }}}
 {{- if .Values.webhook.enabled }}
 - {name: HMI_WEBHOOK_CERT_FILE, value: /etc/hmi/webhook/tls.crt}

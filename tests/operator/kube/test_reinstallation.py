@@ -1,0 +1,127 @@
+"""HMI that comes back to a catalog: manifests applied again are adopted, and what is gone is erased."""
+
+from typing import Any
+
+import pytest
+from operator_harness import (
+    DOMAINS,
+    TASK_ADAPTERS,
+    Cluster,
+    condition,
+    has_phase,
+    is_ready,
+    replica,
+    until,
+)
+
+from hmi_operator.kube.kinds import EVENTS
+from hmi_operator.orphans import Grace
+
+pytestmark = pytest.mark.anyio
+
+BOTH = ((TASK_ADAPTERS, "topic"), (DOMAINS, "hotel"))
+
+
+async def apply(here: Cluster, *bodies: dict[str, Any]) -> None:
+    for body in bodies:
+        await here.apply(body)
+
+
+async def leave_behind(here: Cluster, served: Any, *bodies: dict[str, Any]) -> None:
+    """Fill a catalog, uninstall HMI, and delete the objects while no operator is there."""
+    async with replica(served, here.namespace):
+        await apply(here, *bodies)
+        for kind, name in BOTH:
+            await here.reached(kind, name, is_ready)
+    for kind, name in BOTH:
+        # As the chart's hook lets go of everything.
+        await here.api.merge_patch(kind, here.namespace, name, {"metadata": {"finalizers": []}})
+        await here.delete(kind, name)
+        await here.gone(kind, name)
+
+
+async def test_the_same_files_applied_again_are_adopted_without_training(
+    here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    await leave_behind(here, served, domain_body, adapter_body)
+    runs = set(served.plane.runs)
+    async with replica(served, here.namespace, name="replica-2") as again:
+        await apply(here, adapter_body, domain_body)  # in any order
+        for kind, name in BOTH:
+            found = await here.reached(kind, name, is_ready)
+            table = served.plane.domains if kind is DOMAINS else served.plane.adapters
+            assert table[f"{here.namespace}/{name}"]["record"]["uid"] == found["metadata"]["uid"]
+            assert found["status"]["version"] == 1
+        assert again.jobs.started == []
+    assert set(served.plane.runs) == runs
+
+
+async def test_what_is_not_applied_again_is_erased_with_an_event(
+    here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    await leave_behind(here, served, domain_body, adapter_body)
+    async with replica(served, here.namespace, name="replica-2", grace=Grace(seconds=0.0)):
+
+        async def erased() -> bool:
+            return not served.plane.domains and not served.plane.adapters
+
+        await until(erased)
+
+        async def told() -> set[str]:
+            pages = here.api.pages(EVENTS, here.namespace, fields="reason=OrphanErased")
+            found = {event["regarding"]["name"] async for page in pages for event in page}
+            return found if found == {"topic", "hotel"} else set()
+
+        await until(told)
+
+
+async def test_a_domain_is_not_held_by_what_was_deleted_before_it_was_held(
+    here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    await leave_behind(here, served, domain_body, adapter_body)
+    async with replica(served, here.namespace, name="replica-2"):
+        await here.apply(domain_body)
+        await here.reached(DOMAINS, "hotel", is_ready)
+        await here.delete(DOMAINS, "hotel")
+        await here.gone(DOMAINS, "hotel")
+        assert (served.plane.domains, served.plane.adapters) == ({}, {})
+
+
+async def test_nothing_is_done_while_the_catalog_is_another_clusters(
+    here: Cluster, served: Any, domain_body: dict[str, Any]
+) -> None:
+    served.plane.cluster = "another"
+    async with replica(served, here.namespace) as one:
+        await here.apply(domain_body)
+
+        async def leads() -> bool:
+            return one.lease.held
+
+        await until(leads)
+        assert not one.operator.leads
+        assert served.plane.domains == {}
+        served.plane.cluster = None
+        await here.reached(DOMAINS, "hotel", is_ready)
+
+
+async def test_a_deletion_that_was_seen_makes_another_resource(
+    here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    async with replica(served, here.namespace) as one:
+        await apply(here, domain_body, adapter_body)
+        first = await here.reached(TASK_ADAPTERS, "topic", is_ready)
+        uid = first["metadata"]["uid"]
+        # By force, so that nothing is erased before the object is gone.
+        one.jobs.held = True
+        served.plane.refuse_erasing = True
+        await here.delete(TASK_ADAPTERS, "topic")
+        await here.reached(TASK_ADAPTERS, "topic", has_phase("Terminating"))
+        patch = {"metadata": {"finalizers": []}}
+        await here.api.merge_patch(TASK_ADAPTERS, here.namespace, "topic", patch)
+        await here.gone(TASK_ADAPTERS, "topic")
+        served.plane.refuse_erasing = False
+        await here.apply(adapter_body)
+        again = await here.reached(TASK_ADAPTERS, "topic", has_phase("Training"))
+        assert again["metadata"]["uid"] != uid
+        assert condition(again, "Published") is not None
+        assert len(one.jobs.started) == 3

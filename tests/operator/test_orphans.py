@@ -1,0 +1,192 @@
+"""Rows of the catalog whose objects are gone: when they are erased, and when they must not be."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_engine import Catalog, Jobs
+
+from hmi_api.declared import ClusterClaimed
+from hmi_api.errors import HmiError, InvalidInput, NotReady
+from hmi_api.manifests import parse_manifest
+from hmi_api.names import Tenant
+from hmi_api.wire import AdapterRecord, AdapterView, DomainRecord, DomainView
+from hmi_operator.local import FileResourceStore
+from hmi_operator.orphans import CatalogKeeper, Grace, Orphan
+from hmi_operator.ports import ResourceRef
+
+pytestmark = pytest.mark.anyio
+
+GRACE = Grace(seconds=100.0, inherited_seconds=1000.0)
+KNOWN = ClusterClaimed(known_seconds=5.0, inherited=False)
+HOTEL = ResourceRef("Domain", "shop", "hotel")
+TOPIC = ResourceRef("TaskAdapter", "shop", "topic")
+
+
+def domain_view(uid: str = "u-hotel") -> DomainView:
+    record = DomainRecord(uid=uid, tenant="shop", generation=1, spec_digest="sha256:d", base_uri="wheel://m")
+    return DomainView(record=record)
+
+
+def adapter_view(uid: str = "u-topic", domain: str = HOTEL.key) -> AdapterView:
+    record = AdapterRecord(
+        uid=uid,
+        tenant="shop",
+        generation=1,
+        spec_digest="sha256:a",
+        domain=domain,
+        task_type="SequenceClassification",
+    )
+    return AdapterView(record=record)
+
+
+class Store(FileResourceStore):
+    """A store that may not be asked, and may not look after everything."""
+
+    trouble: HmiError | None = None
+    covered: frozenset[str] | None = None
+
+    def covers(self, namespace: str) -> bool:
+        return self.covered is None or namespace in self.covered
+
+    async def is_absent(self, ref: ResourceRef) -> bool:
+        if self.trouble is not None:
+            raise self.trouble
+        return await super().is_absent(ref)
+
+
+@dataclass
+class Here:
+    """A keeper, what is around it, and a clock that only the test moves."""
+
+    store: Store
+    catalog: Catalog
+    keeper: CatalogKeeper
+    told: list[Orphan]
+    now: list[float] = field(default_factory=lambda: [0.0])
+
+    async def round_after(self, seconds: float, claimed: ClusterClaimed = KNOWN) -> set[str]:
+        """Let time go by and look for orphans; return what the catalog has then."""
+        self.now[0] += seconds
+        await self.keeper.round(claimed)
+        return {*self.catalog.domains, *self.catalog.adapters}
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Here:
+    """A catalog with a Domain and a TaskAdapter, of which the store knows nothing."""
+    store, catalog = Store(tmp_path), Catalog(tenants={Tenant("shop")})
+    catalog.domains[HOTEL.key] = domain_view()
+    catalog.adapters[TOPIC.key] = adapter_view()
+    now, told = [0.0], list[Orphan]()
+    keeper = CatalogKeeper(store, catalog, Jobs(), grace=GRACE, told=told.append, clock=lambda: now[0])
+    return Here(store, catalog, keeper, told, now)
+
+
+async def test_orphans_are_erased_after_their_grace_and_told_of(here: Here) -> None:
+    assert await here.round_after(0) == {HOTEL.key, TOPIC.key}
+    assert await here.round_after(99) == {HOTEL.key, TOPIC.key}
+    assert here.told == []
+    assert await here.round_after(2) == set()
+    assert here.told == [Orphan(TOPIC, "u-topic"), Orphan(HOTEL, "u-hotel")]
+
+
+async def test_what_comes_back_within_its_grace_is_kept(
+    here: Here, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    await here.round_after(0)
+    for body in (domain_body, adapter_body):
+        await here.store.apply(parse_manifest(body))
+    assert await here.round_after(500) == {HOTEL.key, TOPIC.key}
+    await here.store.delete(TOPIC)  # it had no finalizer yet
+    assert await here.round_after(0) == {HOTEL.key, TOPIC.key}, "its grace begins anew"
+    assert await here.round_after(101) == {HOTEL.key}
+
+
+@pytest.mark.parametrize("failing_page", [0, 1])
+async def test_a_list_that_failed_erases_nothing(
+    here: Here, failing_page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.catalog.adapters["shop/tone"] = adapter_view("u-tone")
+    await here.round_after(0)
+    pages = 0
+    whole = here.catalog.declared
+
+    async def broken(*arguments: Any, **named: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        if pages > failing_page:
+            raise NotReady("ControlPlaneUnavailable", "It does not answer.")
+        return await whole(*arguments, **named)
+
+    monkeypatch.setattr(here.catalog, "declared", broken)
+    with pytest.raises(NotReady):
+        await here.round_after(500)
+    assert len(here.catalog.adapters) == 2
+
+
+@pytest.mark.parametrize(
+    "trouble", [NotReady("ApiServerUnavailable", "Away."), InvalidInput("Refused", "403")]
+)
+async def test_a_store_that_cannot_be_asked_erases_nothing(here: Here, trouble: HmiError) -> None:
+    await here.round_after(0)
+    here.store.trouble = trouble
+    assert await here.round_after(500) == {HOTEL.key, TOPIC.key}
+    here.store.trouble = None
+    assert await here.round_after(1) == set(), "it is tried again"
+
+
+async def test_a_file_that_cannot_be_read_is_no_absence(here: Here, tmp_path: Path) -> None:
+    file = tmp_path / "shop" / "taskadapters" / "topic.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{")
+    await here.round_after(0)
+    assert TOPIC.key in await here.round_after(500)
+
+
+async def test_namespaces_that_are_not_looked_after_are_left_alone(here: Here) -> None:
+    here.store.covered = frozenset({"zoo"})
+    await here.round_after(0)
+    assert await here.round_after(500) == {HOTEL.key, TOPIC.key}
+
+
+async def test_a_rebuilt_cluster_has_longer(here: Here) -> None:
+    await here.round_after(0, ClusterClaimed(known_seconds=0, inherited=True))
+    assert await here.round_after(999, ClusterClaimed(known_seconds=999, inherited=True)) == {
+        HOTEL.key,
+        TOPIC.key,
+    }
+    late = ClusterClaimed(known_seconds=1001, inherited=True)
+    assert await here.round_after(2, late) == {HOTEL.key, TOPIC.key}, "missed only now"
+    assert await here.round_after(101, late) == set()
+
+
+async def test_what_was_adopted_meanwhile_is_not_erased(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    await here.round_after(0)
+
+    async def is_absent(ref: ResourceRef) -> bool:
+        if ref == TOPIC:
+            here.catalog.adapters[TOPIC.key] = adapter_view("u-new")
+        return True
+
+    monkeypatch.setattr(here.store, "is_absent", is_absent)
+    assert TOPIC.key in await here.round_after(500)
+
+
+async def test_who_may_not_act_any_more_erases_nothing(tmp_path: Path, here: Here) -> None:
+    def permit() -> None:
+        raise NotReady("LeaseLost", "Another replica works.")
+
+    now = [0.0]
+    keeper = CatalogKeeper(here.store, here.catalog, Jobs(), grace=GRACE, permit=permit, clock=lambda: now[0])
+    await keeper.round(KNOWN)
+    now[0] = 500.0
+    await keeper.round(KNOWN)
+    assert set(here.catalog.adapters) == {TOPIC.key}
+
+
+async def test_a_store_keeps_its_identity_and_no_other_has_it(tmp_path: Path) -> None:
+    first = await FileResourceStore(tmp_path / "a").identity()
+    assert await FileResourceStore(tmp_path / "a").identity() == first
+    assert await FileResourceStore(tmp_path / "b").identity() != first
