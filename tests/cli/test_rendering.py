@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from hmi_cli.kinds import DOMAIN, TASK_ADAPTER
-from hmi_cli.render.billing import usage_table
+from hmi_cli.render.billing import bill_table, usage_table
 from hmi_cli.render.resources import describe, resource_table
 from hmi_cli.render.tables import age, amount, format_table
 
@@ -98,3 +98,26 @@ def test_usage_of_tenants_that_had_one_name_is_told_apart_by_id() -> None:
     assert "tenant_1" in first
     assert "tenant_2" in second
     assert "TENANT ID" not in usage_table(lines[:1])
+
+
+def test_a_bill_shows_the_exact_parts_of_a_line() -> None:
+    line = {
+        "meter": "requests",
+        "quantity": 3,
+        "unitPrice": "0.004",
+        "amount": "0.01",
+        "note": "",
+        "parts": [
+            {"adapter": "spam", "quantity": 2, "amount": "0.008", "note": ""},
+            {"adapter": None, "quantity": 1, "amount": "0.004", "note": "late"},
+        ],
+    }
+    bill = {"tenant": "acme", "currency": "EUR", "from": "2026-11-01T00:00:00Z", "to": "2026-12-01T00:00:00Z"}
+    head, _, *rows, total = bill_table({**bill, "lines": [line], "total": "0.01"}).splitlines()
+    assert head == "acme: 2026-11-01 to 2026-12-01, in EUR"
+    assert [row.split() for row in rows] == [
+        ["requests", "3", "0.004", "0.01"],
+        ["spam", "2", "0.008"],
+        ["-", "1", "0.004", "late"],
+    ]
+    assert total == "total 0.01 EUR"

@@ -24,18 +24,25 @@ def usage_table(lines: Sequence[Answer]) -> str:
 
 
 def bill_table(bill: Answer) -> str:
-    """Return a bill: its period, a line each for adapter and meter, and the total."""
+    """Return a bill: its period, a line each for meter and price, its parts by adapter, and the total."""
     head = f"{bill['tenant']}: {bill['from'][:10]} to {bill['to'][:10]}, in {bill['currency']}"
-    rows = [
-        [
-            line["adapter"] or "-",
-            line["meter"],
-            f"{line['quantity']:,}",
-            line["unitPrice"],
-            line["amount"],
-            line["note"],
+    rows = []
+    for line in bill["lines"]:
+        rows.append(
+            [
+                line["meter"],
+                "",
+                f"{line['quantity']:,}",
+                line["unitPrice"],
+                "",
+                line["amount"],
+                line["note"],
+            ]
+        )
+        rows += [
+            ["", part["adapter"] or "-", f"{part['quantity']:,}", "", part["amount"], "", part["note"]]
+            for part in line["parts"]
         ]
-        for line in bill["lines"]
-    ]
-    table = format_table(["ADAPTER", "METER", "QUANTITY", "UNIT PRICE", "AMOUNT", "NOTE"], rows)
+    headers = ["METER", "ADAPTER", "QUANTITY", "UNIT PRICE", "EXACT", "AMOUNT", "NOTE"]
+    table = format_table(headers, rows)
     return f"{head}\n{table}\ntotal {bill['total']} {bill['currency']}"

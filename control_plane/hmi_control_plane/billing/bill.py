@@ -1,11 +1,12 @@
-"""Bills: use in a period, priced line by line. Pure: the ledger is asked through a function.
+"""Bills: use in a period, priced and summed line by line. Pure: the ledger is asked through a function.
 
-Each line is one adapter, one meter and one price. A line's exact amount is quantity times unit price; it is
-rounded once, to the currency's smallest unit, half to even; the total is the sum of the rounded lines.
+Each line is one meter at one price. The quantities of all adapters, and of all stretches of time in which the
+meter had that price, are summed first; quantity times price is then rounded once, to the currency's smallest
+unit, half to even. The adapters' parts are shown with exact amounts. The total is the sum of the lines.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from itertools import pairwise
@@ -23,27 +24,48 @@ UNIT_OF = {
     Meter.RESIDENT_BYTE_HOURS: "byte-hour",
 }
 NO_PRICE = "no price was in force"
-
-LineKey = tuple[str | None, Meter, datetime, datetime]
+LATE = "late: reached the ledger after its period was invoiced"
 
 
 @dataclass(frozen=True, slots=True)
-class BillLine:
-    """Use of one meter by one adapter (None: by none) at one price, in ``[start, end)``."""
+class Use:
+    """What one adapter (None: none) used of a meter in ``[start, end)``, in which the price does not change.
+
+    ``late`` use lies before the period of the invoice that it stands on.
+    """
 
     adapter: str | None
     meter: Meter
     start: datetime
     end: datetime
     quantity: int
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BillLine:
+    """Use of one meter at one price; ``parts`` has one item an adapter, and another for its late use."""
+
+    meter: Meter
     unit_price: Decimal
     currency: str
+    parts: tuple[Use, ...]
     note: str = ""
 
     @property
-    def key(self) -> LineKey:
-        """What the line counts: two lines of the same key count the same use."""
-        return (self.adapter, self.meter, self.start, self.end)
+    def start(self) -> datetime:
+        """Where the earliest part starts."""
+        return min(part.start for part in self.parts)
+
+    @property
+    def end(self) -> datetime:
+        """Where the latest part ends."""
+        return max(part.end for part in self.parts)
+
+    @property
+    def quantity(self) -> int:
+        """What all parts used together."""
+        return sum(part.quantity for part in self.parts)
 
     @property
     def exact_amount(self) -> Decimal:
@@ -70,35 +92,76 @@ class Bill:
     @property
     def total(self) -> Decimal:
         """The sum of the lines' amounts."""
-        return rounded(exact_sum([line.amount for line in self.lines]), self.currency)
+        return total_of(self.lines, self.currency)
 
 
-def priced_lines(
+def total_of(lines: Iterable[BillLine], currency: str) -> Decimal:
+    """Return the sum of the lines' rounded amounts."""
+    return rounded(exact_sum([line.amount for line in lines]), currency)
+
+
+def use_in(
     start: datetime,
     end: datetime,
-    currency: str,
     prices: PriceList,
     use_between: Callable[[datetime, datetime], Iterable[Quantity]],
-) -> list[BillLine]:
-    """Return the lines of ``[start, end)``: a price that changes inside the period splits its meter's lines.
+    *,
+    late: bool = False,
+) -> list[Use]:
+    """Return the use in ``[start, end)``, cut where prices change.
 
-    ``use_between(start, end)`` gives the use in a half-open period. A meter without a price is listed at 0
-    with a note, so that nobody overlooks it.
+    ``use_between(start, end)`` gives the use in a half-open period.
     """
     moments = [start, *prices.changes_within(start, end), end]
-    totals: dict[LineKey, int] = {}
-    for piece_start, piece_end in pairwise(moments):
-        for use in use_between(piece_start, piece_end):
-            key = (use.adapter, use.meter, *_price_span(use.meter, piece_start, start, end, prices))
-            totals[key] = totals.get(key, 0) + use.quantity
-    lines = [_line(key, quantity, currency, prices) for key, quantity in totals.items()]
-    return sorted(lines, key=lambda line: (line.adapter or "", line.meter, line.start))
+    return [
+        Use(
+            found.adapter,
+            found.meter,
+            *_price_span(found.meter, piece_start, start, end, prices),
+            found.quantity,
+            late,
+        )
+        for piece_start, piece_end in pairwise(moments)
+        for found in use_between(piece_start, piece_end)
+    ]
 
 
-def without(lines: Iterable[BillLine], billed: dict[LineKey, int]) -> list[BillLine]:
-    """Return the lines less what is billed already, by key; lines of which nothing is left are dropped."""
-    remaining = (replace(line, quantity=line.quantity - billed.get(line.key, 0)) for line in lines)
-    return [line for line in remaining if line.quantity > 0]
+def priced_lines(uses: Iterable[Use], currency: str, prices: PriceList) -> list[BillLine]:
+    """Return the lines of some use: one for each meter and price.
+
+    A meter without a price is listed at 0 with a note, so that nobody overlooks it.
+    """
+    groups: dict[tuple[Meter, Decimal | None], list[Use]] = {}
+    for use in uses:
+        groups.setdefault((use.meter, prices.price_at(use.meter, use.start)), []).append(use)
+    lines = [
+        BillLine(
+            meter=meter,
+            unit_price=Decimal(0) if price is None else price,
+            currency=currency,
+            parts=_parts(group),
+            note=NO_PRICE if price is None else "",
+        )
+        for (meter, price), group in groups.items()
+    ]
+    return sorted(lines, key=lambda line: (line.meter, line.start, line.unit_price))
+
+
+def _parts(uses: list[Use]) -> tuple[Use, ...]:
+    """Return the use of one meter at one price, summed by adapter; late use is kept apart."""
+    sums: dict[tuple[bool, str | None], Use] = {}
+    for use in uses:
+        key = (use.late, use.adapter)
+        found = sums.get(key, use)
+        sums[key] = Use(
+            use.adapter,
+            use.meter,
+            min(found.start, use.start),
+            max(found.end, use.end),
+            use.quantity + (found.quantity if found is not use else 0),
+            use.late,
+        )
+    return tuple(sums[key] for key in sorted(sums, key=lambda key: (key[0], key[1] or "")))
 
 
 def _price_span(
@@ -107,18 +170,3 @@ def _price_span(
     """Return the part of ``[start, end)`` around a piece in which the meter's own price does not change."""
     changes = [start, *prices.changes_within(start, end, meter), end]
     return next((left, right) for left, right in pairwise(changes) if left <= piece_start < right)
-
-
-def _line(key: LineKey, quantity: int, currency: str, prices: PriceList) -> BillLine:
-    adapter, meter, start, end = key
-    price = prices.price_at(meter, start)
-    return BillLine(
-        adapter=adapter,
-        meter=meter,
-        start=start,
-        end=end,
-        quantity=quantity,
-        unit_price=Decimal(0) if price is None else price,
-        currency=currency,
-        note=NO_PRICE if price is None else "",
-    )

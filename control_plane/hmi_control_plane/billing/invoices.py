@@ -1,34 +1,36 @@
 """Bills from the ledger, and the life of invoices: draft, final, void.
 
-A draft is made anew from the ledger as often as one likes. A final invoice never changes. Use that reaches
-the ledger after its period was invoiced is late: the next draft lists it, at the price of its own time.
-What is late is the use in the final invoices' periods less what their lines count, so no event needs a mark
-and no order of commits can lose or repeat one.
+Every usage event carries the id of the final invoice that bills it, or none, so that it is billed at most
+once whatever is drafted, finalized and voided, and over whatever cut of time. A draft lists events that no
+invoice bills, as often as one likes. Finalizing marks them and prices what it marked. Voiding takes the marks
+away. Use that reaches the ledger after its period was invoiced is late: the next invoice bills it, at the
+price of its own time. A tenant's invoices that are not void never overlap.
 """
 
 import secrets
+from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from hmi_control_plane.billing.bill import Bill, BillLine, LineKey, priced_lines, without
+from hmi_control_plane.billing.bill import Bill, BillLine, Use, priced_lines, total_of, use_in
 from hmi_control_plane.billing.prices import price_list, serialise
 from hmi_control_plane.errors import Conflict, NotFound
-from hmi_control_plane.metering import quantities
-from hmi_control_plane.storage import DeletedTenant, Invoice, InvoiceLine, InvoiceState, Meter, Tenant
+from hmi_control_plane.metering import ledger
+from hmi_control_plane.storage import DeletedTenant, Invoice, InvoiceLine, InvoiceState, Tenant
 
-LATE = "late: reached the ledger after its period was invoiced"
+Period = tuple[datetime, datetime]
 
 
 def bill_for(
     session: Session, tenant: Tenant | DeletedTenant, currency: str, start: datetime, end: datetime
 ) -> Bill:
     """Return what the use in ``[start, end)`` costs, whatever has been invoiced of it."""
-    return Bill(
-        tenant.name, tenant.id, currency, start, end, tuple(_lines(session, tenant.id, currency, start, end))
-    )
+    prices = price_list(session, currency)
+    uses = use_in(start, end, prices, partial(ledger.quantities, session, tenant.id))
+    return Bill(tenant.name, tenant.id, currency, start, end, tuple(priced_lines(uses, currency, prices)))
 
 
 def make_draft(
@@ -41,22 +43,16 @@ def make_draft(
 ) -> Invoice:
     """Make the draft for a period, or make it anew; a final invoice for the period is returned as it is.
 
-    Raises Conflict when another invoice that is not void covers part of the period.
+    Raises Conflict when another invoice that is not void covers part of the period, in whatever currency.
     """
     serialise(session)
-    live = _invoices(session, tenant.id, currency, InvoiceState.DRAFT, InvoiceState.FINAL)
-    for invoice in live:
-        if (invoice.period_start, invoice.period_end) == (start, end):
-            if invoice.state == InvoiceState.DRAFT:
-                _fill(session, invoice)
-            return invoice
-        if invoice.period_start < end and start < invoice.period_end:
-            raise Conflict(
-                "OverlappingInvoice",
-                f"Invoice {invoice.id} covers {invoice.period_start.isoformat()} to "
-                f"{invoice.period_end.isoformat()}; void it or choose another period.",
-            )
-    invoice = Invoice(
+    live = _invoices(session, tenant.id, InvoiceState.DRAFT, InvoiceState.FINAL)
+    wanted = (currency, start, end)
+    same = next((one for one in live if (one.currency, one.period_start, one.period_end) == wanted), None)
+    if same is not None and same.state == InvoiceState.FINAL:
+        return same
+    _refuse_overlap([one for one in live if one is not same], start, end)
+    invoice = same or Invoice(
         id=secrets.token_hex(16),
         tenant=tenant.name,
         tenant_id=tenant.id,
@@ -66,7 +62,7 @@ def make_draft(
         state=InvoiceState.DRAFT,
         created_at=now,
     )
-    _fill(session, invoice)
+    _fill(session, invoice, ledger.is_unbilled())
     session.add(invoice)
     session.flush()
     return invoice
@@ -75,7 +71,8 @@ def make_draft(
 def finalize(session: Session, invoice_id: str, now: datetime) -> Invoice:
     """Make a draft anew for the last time and fix it; a final invoice is returned as it is.
 
-    Raises NotFound, and Conflict for a void invoice or a period that is not over.
+    Raises NotFound, and Conflict for a void invoice, a period that is not over, or one of which another final
+    invoice covers a part.
     """
     serialise(session)
     invoice = get_invoice(session, invoice_id)
@@ -87,16 +84,28 @@ def finalize(session: Session, invoice_id: str, now: datetime) -> Invoice:
         raise Conflict(
             "PeriodNotOver", f"The period ends at {invoice.period_end.isoformat()}; finalize it then."
         )
-    _fill(session, invoice)
+    final = _invoices(session, invoice.tenant_id, InvoiceState.FINAL)
+    _refuse_overlap(final, invoice.period_start, invoice.period_end)
+    periods = [*_late_periods(session, invoice), (invoice.period_start, invoice.period_end)]
+    for start, end in periods:
+        ledger.mark_billed(session, invoice.tenant_id, start, end, invoice.id)
+    _fill(session, invoice, ledger.is_billed_by(invoice.id))
     invoice.state, invoice.finalized_at = InvoiceState.FINAL, now
     session.flush()
     return invoice
 
 
 def void(session: Session, invoice_id: str, now: datetime) -> Invoice:
-    """Take an invoice back; its lines stay readable and its use can be invoiced again. Raises NotFound."""
+    """Take an invoice back; its lines stay readable and its use can be invoiced again.
+
+    Raises NotFound, and Conflict for a final invoice while a later one of an earlier version of HMI may bill
+    its use a second time: that one must go first, or the use could be billed again.
+    """
     serialise(session)
     invoice = get_invoice(session, invoice_id)
+    if invoice.state == InvoiceState.FINAL:
+        _refuse_if_billed_twice(session, invoice)
+        ledger.mark_unbilled(session, invoice.id)
     if invoice.state != InvoiceState.VOID:
         invoice.state, invoice.voided_at = InvoiceState.VOID, now
         session.flush()
@@ -130,65 +139,88 @@ def list_invoices(
     return list(session.scalars(statement))
 
 
-def _fill(session: Session, invoice: Invoice) -> None:
-    """Give a draft its lines: its own period's use and late use, each less what is billed already."""
-    final = _invoices(session, invoice.tenant_id, invoice.currency, InvoiceState.FINAL)
-    billed = _billed(final)
-    lines_of = partial(_lines, session, invoice.tenant_id, invoice.currency)
-    own = without(lines_of(invoice.period_start, invoice.period_end), billed)
-    late = [
-        line
-        for earlier in final
-        if earlier.period_end <= invoice.period_start
-        for line in without(lines_of(earlier.period_start, earlier.period_end), billed)
-    ]
-    rows = [_row(line, line.note) for line in own] + [_row(line, LATE) for line in late]
-    for position, row in enumerate(rows):
-        row.position = position
+def _fill(session: Session, invoice: Invoice, which: ColumnElement[bool]) -> None:
+    """Give an invoice its lines: its own period's use and late use, of the events that ``which`` selects."""
+    prices = price_list(session, invoice.currency)
+    quantities = partial(ledger.quantities, session, invoice.tenant_id, which=which)
+    uses = use_in(invoice.period_start, invoice.period_end, prices, quantities)
+    for start, end in _late_periods(session, invoice):
+        uses += use_in(start, end, prices, quantities, late=True)
+    lines = priced_lines(uses, invoice.currency, prices)
     invoice.lines = []
     session.flush()  # the old lines' positions must be free before the new ones take them
-    invoice.lines = rows
-    invoice.total = Bill(
-        invoice.tenant,
-        invoice.tenant_id,
-        invoice.currency,
-        invoice.period_start,
-        invoice.period_end,
-        (*own, *late),
-    ).total
+    invoice.lines = [_row(position, line) for position, line in enumerate(lines)]
+    invoice.total = total_of(lines, invoice.currency)
 
 
-def _lines(session: Session, tenant_id: str, currency: str, start: datetime, end: datetime) -> list[BillLine]:
-    use_between = partial(quantities, session, tenant_id)
-    return priced_lines(start, end, currency, price_list(session, currency), use_between)
+def _late_periods(session: Session, invoice: Invoice) -> list[Period]:
+    """Return the periods before this invoice that final ones cover: use in them that none bills is late."""
+    merged: list[Period] = []
+    for earlier in _invoices(session, invoice.tenant_id, InvoiceState.FINAL):
+        start, end = earlier.period_start, earlier.period_end
+        if end > invoice.period_start:
+            continue
+        if merged and start <= merged[-1][1]:
+            start, end = merged[-1][0], max(merged.pop()[1], end)
+        merged.append((start, end))
+    return merged
 
 
-def _invoices(session: Session, tenant_id: str, currency: str, *states: InvoiceState) -> list[Invoice]:
+def _refuse_overlap(others: Iterable[Invoice], start: datetime, end: datetime) -> None:
+    for other in others:
+        if other.period_start < end and start < other.period_end:
+            raise Conflict(
+                "OverlappingInvoice",
+                f"The {other.state} invoice {other.id} in {other.currency} covers "
+                f"{other.period_start.isoformat()} to {other.period_end.isoformat()}; void it or choose "
+                "another period.",
+            )
+
+
+def _refuse_if_billed_twice(session: Session, invoice: Invoice) -> None:
+    """Raise Conflict while a later invoice, of an earlier version of HMI, may bill this one's use, too."""
+    for other in _invoices(session, invoice.tenant_id, InvoiceState.FINAL):
+        if other.double_billed and _order(other) > _order(invoice):
+            raise Conflict(
+                "UseBilledTwice",
+                f"Invoice {other.id} bills use that earlier invoices bill, too; void it before this one.",
+            )
+
+
+def _order(invoice: Invoice) -> tuple[datetime, str]:
+    return (invoice.finalized_at or invoice.created_at, invoice.id)
+
+
+def _invoices(session: Session, tenant_id: str, *states: InvoiceState) -> list[Invoice]:
+    """Return a tenant's invoices in all currencies, by the start of their periods."""
     statement = (
         select(Invoice)
-        .where(Invoice.tenant_id == tenant_id, Invoice.currency == currency, Invoice.state.in_(states))
-        .order_by(Invoice.period_start)
+        .where(Invoice.tenant_id == tenant_id, Invoice.state.in_(states))
+        .order_by(Invoice.period_start, Invoice.id)
     )
     return list(session.scalars(statement))
 
 
-def _billed(invoices: list[Invoice]) -> dict[LineKey, int]:
-    counted: dict[LineKey, int] = {}
-    for invoice in invoices:
-        for line in invoice.lines:
-            key = (line.adapter, Meter(line.meter), line.usage_start, line.usage_end)
-            counted[key] = counted.get(key, 0) + line.quantity
-    return counted
-
-
-def _row(line: BillLine, description: str) -> InvoiceLine:
+def _row(position: int, line: BillLine) -> InvoiceLine:
     return InvoiceLine(
+        position=position,
         meter=str(line.meter),
-        adapter=line.adapter,
-        description=description,
+        adapter=None,
+        description=line.note,
         usage_start=line.start,
         usage_end=line.end,
         quantity=line.quantity,
         unit_price=line.unit_price,
         amount=line.amount,
+        parts=[_stored_part(part) for part in line.parts],
     )
+
+
+def _stored_part(part: Use) -> dict[str, object]:
+    return {
+        "adapter": part.adapter,
+        "from": part.start.isoformat(),
+        "to": part.end.isoformat(),
+        "quantity": part.quantity,
+        "late": part.late,
+    }

@@ -1,15 +1,17 @@
-"""Money: decimal amounts that stay exact until a line is rounded, once."""
+"""Money: decimal amounts that stay exact until a line of a bill is rounded, once."""
 
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-# ISO 4217 currencies whose smallest unit is not a hundredth.
+# Currencies whose smallest unit is not a hundredth: "minor unit" in ISO 4217's list one (SIX Group, the
+# maintenance agency). Unicode's CLDR, which libraries such as Babel carry, has other digits for some of them.
 _MINOR_DIGITS = {
     **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG"), 0),
     **dict.fromkeys(("RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"), 0),
     **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
+    **dict.fromkeys(("CLF", "UYW"), 4),
 }
 
 # A 64-bit quantity times a price of 28 digits has 47 digits; a lost one would raise Inexact.
@@ -48,8 +50,8 @@ def minor_digits(currency: str) -> int:
 
 
 def exact_product(quantity: int, unit_price: Decimal) -> Decimal:
-    """Return ``quantity * unit_price`` with every digit."""
-    return _EXACT.multiply(Decimal(quantity), unit_price)
+    """Return ``quantity * unit_price`` with every digit, less zeros at the end."""
+    return _EXACT.normalize(_EXACT.multiply(Decimal(quantity), unit_price))
 
 
 def exact_sum(amounts: list[Decimal]) -> Decimal:

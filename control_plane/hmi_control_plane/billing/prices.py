@@ -48,20 +48,21 @@ def put_price(
     unit_price: Decimal,
     now: datetime,
 ) -> Price:
-    """Set a price from a moment on; the same price again changes nothing.
+    """Set a price from a moment on; one that is in force then already changes nothing and is returned.
 
     Raises Conflict when a final invoice covers that moment or a later one: what was billed stays explicable.
     """
     serialise(session)
     found = session.scalars(
-        select(Price).where(
-            Price.meter == str(meter), Price.currency == currency, Price.effective_from == effective_from
-        )
+        select(Price)
+        .where(Price.meter == str(meter), Price.currency == currency, Price.effective_from <= effective_from)
+        .order_by(Price.effective_from.desc())
+        .limit(1)
     ).first()
     if found is not None and found.unit_price == unit_price:
         return found
     _refuse_if_invoiced(session, currency, effective_from, unit_price)
-    if found is None:
+    if found is None or found.effective_from != effective_from:
         found = Price(
             meter=str(meter),
             currency=currency,

@@ -24,7 +24,9 @@ class PriceList:
     def __init__(self, changes: Iterable[PriceChange]) -> None:
         self._changes: dict[Meter, list[PriceChange]] = {}
         for change in sorted(changes, key=lambda change: change.effective_from):
-            self._changes.setdefault(change.meter, []).append(change)
+            earlier = self._changes.setdefault(change.meter, [])
+            if not earlier or earlier[-1].unit_price != change.unit_price:  # else nothing changes
+                earlier.append(change)
 
     def price_at(self, meter: Meter, moment: datetime) -> Decimal | None:
         """Return the unit price in force, or None before the meter's first price."""

@@ -1,16 +1,17 @@
 """Bodies of the billing API. Amounts are strings, moments are RFC 3339."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from hmi_api.artifacts import WireModel
-from hmi_control_plane.billing.bill import NO_PRICE, UNIT_OF, Bill
-from hmi_control_plane.billing.money import Amount, Currency, UnitPrice, minor_digits, rounded
+from hmi_control_plane.billing.bill import LATE, NO_PRICE, UNIT_OF, Bill
+from hmi_control_plane.billing.money import Amount, Currency, UnitPrice, exact_product, minor_digits, rounded
 from hmi_control_plane.metering.moments import Moment
 from hmi_control_plane.parameters import TenantNameOrId
-from hmi_control_plane.storage import Invoice, InvoiceState, Meter, Price
+from hmi_control_plane.storage import Invoice, InvoiceLine, InvoiceState, Meter, Price
 
 
 class PriceBody(WireModel):
@@ -50,18 +51,32 @@ class PriceItems(WireModel):
     items: list[PriceItem]
 
 
-class LineItem(WireModel):
-    """One line of a bill or an invoice."""
+class PartItem(WireModel):
+    """What one adapter has to do with a line."""
 
     adapter: str | None = Field(description="Null for what no adapter used.")
+    start: datetime = Field(alias="from")
+    end: datetime = Field(alias="to")
+    quantity: int
+    amount: Amount = Field(description="Quantity times the line's unit price, exact: not rounded.")
+    note: str = Field(description=f'Empty, or "{LATE}".')
+
+
+class LineItem(WireModel):
+    """One line of a bill or an invoice: a meter at one price."""
+
+    adapter: str | None = Field(
+        description="Only on invoices of earlier versions, whose lines are of one adapter each."
+    )
     meter: Meter
     unit: str
     start: datetime = Field(alias="from")
     end: datetime = Field(alias="to")
     quantity: int
     unit_price: Amount
-    amount: Amount
-    note: str = Field(description=f'Empty, "{NO_PRICE}", or why earlier use stands here.')
+    amount: Amount = Field(description="Quantity times unit price, rounded.")
+    note: str = Field(description=f'Empty, or "{NO_PRICE}".')
+    parts: list[PartItem] = Field(description="The line's quantity by adapter, late use apart.")
 
 
 class BillBody(WireModel):
@@ -87,7 +102,7 @@ class BillBody(WireModel):
             end=bill.end,
             lines=[
                 LineItem(
-                    adapter=line.adapter,
+                    adapter=None,
                     meter=line.meter,
                     unit=UNIT_OF[line.meter],
                     start=line.start,
@@ -96,11 +111,15 @@ class BillBody(WireModel):
                     unit_price=line.unit_price,
                     amount=line.amount,
                     note=line.note,
+                    parts=[
+                        _part(part.adapter, part.start, part.end, part.quantity, part.late, line.unit_price)
+                        for part in line.parts
+                    ],
                 )
                 for line in bill.lines
             ],
             total=bill.total,
-            rounding=_rounding(bill.currency),
+            rounding=_rounding(bill.currency, by_adapter=False),
         )
 
 
@@ -158,11 +177,14 @@ class InvoiceBody(WireModel):
                     unit_price=line.unit_price,
                     amount=rounded(line.amount, invoice.currency),
                     note=line.description,
+                    parts=_stored_parts(line),
                 )
                 for line in invoice.lines
             ],
             total=rounded(invoice.total, invoice.currency),
-            rounding=_rounding(invoice.currency),
+            rounding=_rounding(
+                invoice.currency, by_adapter=any(line.parts is None for line in invoice.lines)
+            ),
             created_at=invoice.created_at,
             finalized_at=invoice.finalized_at,
             voided_at=invoice.voided_at,
@@ -176,6 +198,41 @@ class InvoiceItems(WireModel):
     next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last.")
 
 
-def _rounding(currency: str) -> str:
-    digits = minor_digits(currency)
-    return f"each line is rounded once, half to even, to {digits} decimal places; the total is the lines' sum"
+def _stored_parts(line: InvoiceLine) -> list[PartItem]:
+    if line.parts is None:
+        late = line.description == LATE
+        part = (line.adapter, line.usage_start, line.usage_end, line.quantity, late)
+        return [_part(*part, line.unit_price)]
+    return [
+        _part(
+            part["adapter"],
+            datetime.fromisoformat(part["from"]),
+            datetime.fromisoformat(part["to"]),
+            part["quantity"],
+            part["late"],
+            line.unit_price,
+        )
+        for part in line.parts
+    ]
+
+
+def _part(
+    adapter: str | None, start: datetime, end: datetime, quantity: int, late: bool, unit_price: Decimal
+) -> PartItem:
+    return PartItem(
+        adapter=adapter,
+        start=start,
+        end=end,
+        quantity=quantity,
+        amount=exact_product(quantity, unit_price),
+        note=LATE if late else "",
+    )
+
+
+def _rounding(currency: str, *, by_adapter: bool) -> str:
+    """Return how amounts were rounded; earlier versions made and rounded a line for each adapter."""
+    summed = "" if by_adapter else "quantities of one meter and price are summed over adapters; "
+    return (
+        f"{summed}each line is rounded once, half to even, to {minor_digits(currency)} decimal places; "
+        "the total is the lines' sum"
+    )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
-from sqlalchemy import Table, func, select
+from sqlalchemy import ColumnElement, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -87,13 +87,52 @@ class Quantity:
     quantity: int
 
 
-def quantities(session: Session, tenant_id: str, start: datetime, end: datetime) -> list[Quantity]:
-    """Return a tenant's use in ``[start, end)``, by adapter and meter."""
+def is_unbilled() -> ColumnElement[bool]:
+    """Return the condition that no final invoice bills an event."""
+    return UsageRow.invoice_id.is_(None)
+
+
+def is_billed_by(invoice_id: str) -> ColumnElement[bool]:
+    """Return the condition that this final invoice bills an event."""
+    return UsageRow.invoice_id == invoice_id
+
+
+def mark_billed(session: Session, tenant_id: str, start: datetime, end: datetime, invoice_id: str) -> None:
+    """Note of a tenant's events in ``[start, end)`` that no invoice bills yet that this one does."""
+    session.execute(
+        update(UsageRow)
+        .where(UsageRow.tenant_id == tenant_id, UsageRow.time >= start, UsageRow.time < end, is_unbilled())
+        .values(invoice_id=invoice_id)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def mark_unbilled(session: Session, invoice_id: str) -> None:
+    """Note of the events that this invoice bills that none does any more."""
+    session.execute(
+        update(UsageRow)
+        .where(is_billed_by(invoice_id))
+        .values(invoice_id=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def quantities(
+    session: Session,
+    tenant_id: str,
+    start: datetime,
+    end: datetime,
+    *,
+    which: ColumnElement[bool] | None = None,
+) -> list[Quantity]:
+    """Return a tenant's use in ``[start, end)``, by adapter and meter, of all events or some."""
     statement = (
         select(UsageRow.adapter, UsageRow.meter, func.sum(UsageRow.quantity))
         .where(UsageRow.tenant_id == tenant_id, UsageRow.time >= start, UsageRow.time < end)
         .group_by(UsageRow.adapter, UsageRow.meter)
     )
+    if which is not None:
+        statement = statement.where(which)
     found = [
         Quantity(adapter, Meter(meter), int(total)) for adapter, meter, total in session.execute(statement)
     ]

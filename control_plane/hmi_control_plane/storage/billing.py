@@ -3,12 +3,13 @@
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from hmi_control_plane.storage.base import Base
-from hmi_control_plane.storage.types import RowId
+from hmi_control_plane.storage.types import NullableJson, RowId
 
 
 class Price(Base):
@@ -64,15 +65,18 @@ class Invoice(Base):
     created_at: Mapped[datetime]
     finalized_at: Mapped[datetime | None]
     voided_at: Mapped[datetime | None]
+    double_billed: Mapped[bool] = mapped_column(default=False)
+    """Final since before events were marked as billed, and bills use that an earlier final one bills, too."""
     lines: Mapped[list["InvoiceLine"]] = relationship(
         order_by="InvoiceLine.position", cascade="all, delete-orphan", passive_deletes=True
     )
 
 
 class InvoiceLine(Base):
-    """One meter at one price, of one adapter or of the whole tenant, used in ``[usage_start, usage_end)``.
+    """One meter at one price, used in ``[usage_start, usage_end)``, with the parts of the adapters.
 
     The use may lie before the invoice's period: what reached the ledger too late for the invoice of its own.
+    Lines of earlier versions are of one adapter each and have no ``parts``.
     """
 
     __tablename__ = "invoice_lines"
@@ -85,5 +89,6 @@ class InvoiceLine(Base):
     usage_start: Mapped[datetime]
     usage_end: Mapped[datetime]
     quantity: Mapped[int] = mapped_column(BigInteger)
+    parts: Mapped[list[dict[str, Any]] | None] = mapped_column(NullableJson)
     unit_price: Mapped[Decimal]
     amount: Mapped[Decimal]

@@ -12,6 +12,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
 Json = JSON().with_variant(JSONB, "postgresql")
+NullableJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+"""Where None is no value, not JSON's null."""
 
 MONEY_PRECISION = 28
 MONEY_SCALE = 12

@@ -3,11 +3,14 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, Index, String, UniqueConstraint
+from sqlalchemy import BigInteger, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hmi_control_plane.storage.base import Base
 from hmi_control_plane.storage.types import RowId
+
+_UNBILLED = text("invoice_id IS NULL")
+_BILLED = text("invoice_id IS NOT NULL")
 
 
 class Meter(StrEnum):
@@ -31,6 +34,15 @@ class UsageEvent(Base):
     __table_args__ = (
         UniqueConstraint("source", "event_id"),
         Index(None, "tenant_id", "time"),
+        # Most events of the past are billed and most of the present are not: an index for each side.
+        Index(
+            "ix_usage_events_unbilled",
+            "tenant_id",
+            "time",
+            sqlite_where=_UNBILLED,
+            postgresql_where=_UNBILLED,
+        ),
+        Index("ix_usage_events_billed", "invoice_id", sqlite_where=_BILLED, postgresql_where=_BILLED),
         Index(None, "time"),
     )
 
@@ -46,3 +58,5 @@ class UsageEvent(Base):
     time: Mapped[datetime]
     request_id: Mapped[str | None] = mapped_column(String(128))
     recorded_at: Mapped[datetime]
+    invoice_id: Mapped[str | None] = mapped_column(String(32))
+    """The final invoice that bills it; None while none does."""

@@ -1,5 +1,6 @@
 """Billing over HTTP: amounts are strings, the price list, bills and invoices."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -25,9 +26,34 @@ def test_from_prices_to_a_bill(cluster: Any, tenant_headers: dict[str, str]) -> 
     mine = cluster.client.get("/v1/bill", headers=tenant_headers).json()
     assert mine == cluster.admin("GET", "/bills/acme")
     [line] = mine["lines"]
-    assert (line["adapter"], line["quantity"], line["unit"]) == ("spam", 2, "second")
+    assert (line["quantity"], line["unit"]) == (2, "second")
     assert (line["unitPrice"], line["amount"], mine["total"]) == ("0.0125", "0.02", "0.02")
+    [part] = line["parts"]
+    assert (part["adapter"], part["quantity"], part["amount"], part["note"]) == ("spam", 2, "0.025", "")
+    assert "summed over adapters" in mine["rounding"]
     assert "half to even" in mine["rounding"]
+
+
+def test_lines_of_an_invoice_have_parts_with_exact_amounts(
+    cluster: Any, tenant_headers: dict[str, str]
+) -> None:
+    price = {"meter": "training_seconds", "unitPrice": "0.004", "effectiveFrom": MARCH}
+    cluster.admin("PUT", "/prices", price)
+    for name in ("topic", "tone"):
+        cluster.adapter(name)  # two seconds each
+    now = datetime.now(UTC).isoformat()
+    draft = cluster.admin("POST", "/invoices", {"tenant": "acme", "from": MARCH, "to": now})
+    [line] = draft["lines"]
+    assert (line["adapter"], line["quantity"], line["amount"]) == (None, 6, "0.02")
+    assert [(part["adapter"], part["amount"]) for part in line["parts"]] == [
+        ("spam", "0.008"),
+        ("tone", "0.008"),
+        ("topic", "0.008"),
+    ]
+    assert {(part["from"], part["to"]) for part in line["parts"]} == {(draft["from"], draft["to"])}
+    cluster.admin("POST", f"/invoices/{draft['id']}/finalize")
+    shown = cluster.client.get(f"/v1/invoices/{draft['id']}", headers=tenant_headers).json()
+    assert (shown["lines"], shown["total"]) == (draft["lines"], "0.02")
 
 
 def test_the_life_of_an_invoice(cluster: Any, tenant_headers: dict[str, str]) -> None:

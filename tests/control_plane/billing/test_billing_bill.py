@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmi_control_plane.billing.bill import NO_PRICE, Bill, BillLine, priced_lines
+from hmi_control_plane.billing.bill import NO_PRICE, Bill, BillLine, priced_lines, use_in
+from hmi_control_plane.billing.bill import Use as BilledUse
 from hmi_control_plane.billing.money import exact_product, exact_sum, rounded
 from hmi_control_plane.billing.pricing import PriceChange, PriceList
 from hmi_control_plane.metering import Quantity
@@ -61,14 +62,8 @@ def price_list(changes: Change) -> PriceList:
 
 def bill(start: datetime, end: datetime, prices: PriceList, use: Use, currency: str = "EUR") -> Bill:
     """Return the bill of a period."""
-    return Bill(
-        "acme",
-        "tenant_1",
-        currency,
-        start,
-        end,
-        tuple(priced_lines(start, end, currency, prices, ledger(use))),
-    )
+    lines = priced_lines(use_in(start, end, prices, ledger(use)), currency, prices)
+    return Bill("acme", "tenant_1", currency, start, end, tuple(lines))
 
 
 def exact(*bills: Bill) -> Decimal:
@@ -108,14 +103,17 @@ def test_the_bills_of_two_parts_are_the_bill_of_the_whole_before_rounding(
 
 
 @given(use=uses, changes=changes)
-def test_every_line_has_one_price_and_lines_of_a_meter_do_not_overlap(use: Use, changes: Change) -> None:
+def test_there_is_one_line_for_each_meter_and_price_with_a_part_for_each_adapter(
+    use: Use, changes: Change
+) -> None:
     prices = price_list(changes)
     made = bill(START, END, prices, use)
-    assert len({line.key for line in made.lines}) == len(made.lines)
+    assert len({(line.meter, line.unit_price, line.note) for line in made.lines}) == len(made.lines)
     for line in made.lines:
         assert START <= line.start < line.end <= END
-        assert prices.changes_within(line.start, line.end, line.meter) == []
         assert line.unit_price == (prices.price_at(line.meter, line.start) or 0)
+        assert len({part.adapter for part in line.parts}) == len(line.parts)
+        assert sum(part.quantity for part in line.parts) == line.quantity
     assert sum(line.quantity for line in made.lines) == sum(quantity for _, _, _, quantity in use)
 
 
@@ -134,6 +132,33 @@ def test_a_price_change_splits_only_its_own_meters_lines() -> None:
     assert made.total == Decimal("20.50")
 
 
+def test_quantities_are_summed_over_adapters_before_they_are_rounded() -> None:
+    prices = price_list([(0, Meter.REQUESTS, Decimal("0.004"))])
+    few: Use = [(1, name, Meter.REQUESTS, n) for name, n in (("a", 2), ("b", 1), ("c", 1))]
+    [line] = bill(START, END, prices, few).lines
+    assert (line.quantity, line.exact_amount, line.amount) == (4, Decimal("0.016"), Decimal("0.02"))
+    assert [(part.adapter, part.quantity) for part in line.parts] == [("a", 2), ("b", 1), ("c", 1)]
+    many: Use = [(1, f"task-{number}", Meter.REQUESTS, 1) for number in range(1000)]
+    assert bill(START, END, prices, many).total == Decimal("4.00")
+
+
+def test_a_price_that_returns_is_on_one_line() -> None:
+    prices = price_list(
+        [(hour, Meter.ROWS, Decimal(price)) for hour, price in ((0, "0.004"), (6, "1"), (12, "0.004"))]
+    )
+    use: Use = [(hour, "spam", Meter.ROWS, 2) for hour in (1, 7, 13)]
+    cheap, dear = bill(START, END, prices, use).lines
+    assert (cheap.quantity, cheap.amount, cheap.start, cheap.end) == (4, Decimal("0.02"), START, END)
+    assert (dear.quantity, dear.amount) == (2, Decimal("2.00"))
+
+
+def test_the_same_price_stored_again_splits_nothing() -> None:
+    prices = price_list([(hour, Meter.ROWS, Decimal("0.0004")) for hour in range(5)])
+    use: Use = [(hour, "spam", Meter.ROWS, 10) for hour in range(5)]
+    [line] = bill(START, END, prices, use).lines
+    assert (line.quantity, line.amount, len(line.parts)) == (50, Decimal("0.02"), 1)
+
+
 def test_use_without_a_price_is_listed_at_nothing_and_says_so() -> None:
     [line] = bill(START, END, price_list([]), [(1, "spam", Meter.ROWS, 3)]).lines
     assert (line.unit_price, line.amount, line.note) == (Decimal(0), Decimal("0.00"), NO_PRICE)
@@ -149,6 +174,8 @@ def test_use_without_a_price_is_listed_at_nothing_and_says_so() -> None:
         ("0.5", "JPY", "0"),
         ("1.5", "JPY", "2"),
         ("0.0005", "KWD", "0.000"),
+        ("0.00005", "CLF", "0.0000"),
+        ("0.00015", "UYW", "0.0002"),
     ],
 )
 def test_a_half_goes_to_the_even_neighbour(amount: str, currency: str, expected: str) -> None:
@@ -158,5 +185,6 @@ def test_a_half_goes_to_the_even_neighbour(amount: str, currency: str, expected:
 def test_the_largest_amounts_lose_no_digit() -> None:
     price = Decimal("9999999999999999.999999999999")
     assert Fraction(exact_product(2**63 - 1, price)) == (2**63 - 1) * Fraction(price)
-    line = BillLine("spam", Meter.ROWS, START, END, 2**63 - 1, price, "EUR")
+    use = BilledUse("spam", Meter.ROWS, START, END, 2**63 - 1)
+    line = BillLine(Meter.ROWS, price, "EUR", (use,))
     assert line.amount.as_tuple().exponent == -2

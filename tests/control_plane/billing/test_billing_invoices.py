@@ -60,6 +60,13 @@ def stored(
         return found.state, found.total, lines
 
 
+def parts(database: Database, invoice_id: str) -> list[tuple[int, datetime, bool]]:
+    """Return quantity, start and lateness of the parts of all lines."""
+    with database.read() as session:
+        found = [part for line in get_invoice(session, invoice_id).lines for part in line.parts or []]
+    return [(part["quantity"], datetime.fromisoformat(part["from"]), part["late"]) for part in found]
+
+
 def test_a_draft_is_made_anew_and_stays_one(database: Database, use: Use) -> None:
     use(MARCH, 100)
     first = draft(database, MARCH, APRIL)
@@ -91,9 +98,10 @@ def test_late_use_stands_in_the_next_draft_once_at_its_own_price(database: Datab
     april = final(database, APRIL, MAY)
     _, total, lines = stored(database, april.id)
     assert [(quantity, amount, start) for quantity, amount, start, _ in lines] == [
-        (10, Decimal("0.2"), APRIL),
         (50, Decimal("0.5"), MARCH),
+        (10, Decimal("0.2"), APRIL),
     ]
+    assert parts(database, april.id) == [(50, MARCH, True), (10, APRIL, False)]
     assert total == Decimal("0.7")
     assert stored(database, final(database, MAY, JUNE).id)[2] == []
 
