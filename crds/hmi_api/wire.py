@@ -266,6 +266,7 @@ class ArtifactCommitted(WireModel):
 class RunFailure(WireModel):
     """Why a run ended without a result."""
 
+    data: list[DataRead] = Field(default_factory=list, description="What was read, source by source.")
     reason: Word
     message: Message
     retryable: bool = False

@@ -90,6 +90,13 @@ def test_describe_shows_spec_and_every_condition_with_its_message() -> None:
     assert text.index("Accepted") < text.index("GatePassed")
 
 
+def test_describe_says_what_was_read() -> None:
+    read = {"use": "train", "uri": "s3://rows/a", "rows": 3, "fileCount": 1, "files": ["a.jsonl"]}
+    text = describe(TASK_ADAPTER, ADAPTER | {"status": {**ADAPTER["status"], "data": [read]}})
+    assert "s3://rows/a" in text
+    assert "train: 3 rows of 1 files (a.jsonl)." in text
+
+
 def test_usage_of_tenants_that_had_one_name_is_told_apart_by_id() -> None:
     line = {"start": None, "tenant": "acme", "adapter": None, "meter": "rows", "quantity": 3}
     lines = [{**line, "tenantId": "tenant_1"}, {**line, "tenantId": "tenant_2"}]

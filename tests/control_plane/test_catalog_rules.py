@@ -145,3 +145,12 @@ def test_a_succeeded_run_cannot_fail(cluster: Any, client: TestClient) -> None:
     run = cluster.complete_adapter(cluster.adapter_run("spam"))
     body = {"reason": "Late", "message": "Too late."}
     assert _refusal(client, "POST", f"/runs/{run['id']}/fail", body) == (409, "RunFinished")
+
+
+def test_what_training_read_stays_with_the_version(cluster: Any) -> None:
+    read = {"use": "train", "uri": "pvc://rows/a", "rows": 3, "fileCount": 1, "files": ["a.jsonl"]}
+    read |= {"labels": {"no": 1, "yes": 2}, "labelCount": 2, "skipped": [], "skippedCount": 0}
+    cluster.domain()
+    cluster.declare_adapter("sides")
+    cluster.complete_adapter(cluster.adapter_run("sides"), data=[read])
+    assert [found | read for found in cluster.view("sides")["current"]["data"]] == [read | {"heldOut": None}]

@@ -31,6 +31,7 @@ if len(lines) > 1:
 ask("/progress", {"stage": "training", "step": 1, "total": 4})
 with open(Path(os.environ["HMI_WORK_DIR"]) / "starts", "a") as starts:
     starts.write("start ")
+print("started", flush=True)
 if behaviour == "crash":
     sys.exit(3)
 if behaviour == "hang":

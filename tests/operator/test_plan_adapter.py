@@ -16,6 +16,7 @@ from planning_worlds import (
     run_of,
 )
 
+from hmi_api.common import DataRead
 from hmi_api.conditions import find_condition, is_true
 from hmi_api.domain import OnMiss
 from hmi_api.names import DomainKey, Tenant
@@ -287,3 +288,19 @@ def test_replicas_without_a_runtime_are_told_and_not_waited_for() -> None:
     assert scheduled.message == "Placed on r1. 2 of 3 replicas wait for a runtime."
     assert (plan.status.phase, plan.status.replicas) == ("Ready", 1)
     assert reason(plan.status.conditions, "Reconciling") == ("False", "UpToDate")
+
+
+def test_what_was_read_is_said_of_a_run_a_missed_gate_and_a_version() -> None:
+    read = DataRead(
+        use="train", uri="/t", rows=7, file_count=1, files=["a.jsonl"], labels={"a": 7}, label_count=1
+    )
+    result = RunResult(artifacts=[], base_digest="sha256:b", gate_passed=False, data=[read])
+    digest = ADAPTER_DIGEST
+    missed = adapter_world(adapter(), run=run_of(adapter(), digest, RunState.SUCCEEDED, result=result))
+    version = adapter_version(digest).model_copy(update={"data": [read]})
+    for world in (missed, adapter_world(adapter(), current=version)):
+        status = plan_adapter(adapter(), world).status
+        assert status.data == [read]
+        found = find_condition(status.conditions, "Trained")
+        assert found is not None
+        assert found.message == "train: 7 rows of 1 files (a.jsonl); 1 labels (a 7)."

@@ -18,7 +18,7 @@ from planning_worlds import (
     run_of,
 )
 
-from hmi_api.common import ObjectRef
+from hmi_api.common import DataRead, ObjectRef
 from hmi_api.conditions import find_condition, is_true
 from hmi_api.domain import BaseModelRef, Sharing
 from hmi_api.errors import InvalidInput
@@ -237,6 +237,43 @@ def test_a_passing_failure_is_tried_again_with_growing_waits_and_an_end() -> Non
         assert isinstance(start, StartRun)
         assert start.request.attempt == attempt + 1
     assert waits == sorted(waits)
+
+
+@pytest.mark.parametrize("reason", ["SourceAway", "BaseModelSourceAway"])
+def test_a_server_that_is_away_for_long_does_not_fail_a_domain_for_good(reason: str) -> None:
+    failure = RunFailure(reason=reason, message="It did not answer.", retryable=True)
+    for attempt in (MAX_ATTEMPTS, 500):
+        run = run_of(domain(), DIGEST, RunState.FAILED, failure=failure, attempt=attempt)
+        job = JobView(alive=False, crashes=1, ended_at=NOW)
+        plan = plan_domain(domain(), domain_world(domain(), run=run, job=job))
+        assert plan.status.phase == "Retrying"
+        assert plan.requeue_after == backoff(attempt + 1).total_seconds()
+        later = domain_world(domain(), run=run, job=job, now=NOW + timedelta(seconds=plan.requeue_after))
+        assert kinds(plan_domain(domain(), later).steps) == [StartRun]
+
+
+def test_what_was_read_is_in_status_and_conditions() -> None:
+    read = DataRead(use="corpus", uri="/c", rows=7, file_count=1, files=["a.jsonl"])
+    progress = RunProgress(stage="training", step=1, total=9, data=[read])
+    running = run_of(domain(), DIGEST, RunState.RUNNING, progress=progress)
+    failed = run_of(
+        domain(),
+        DIGEST,
+        RunState.FAILED,
+        failure=RunFailure(reason="RowMalformed", message="Line 2.", data=[read]),
+    )
+    published = domain_version(DIGEST).model_copy(update={"data": [read]})
+    for world in (
+        domain_world(domain(), run=running, job=JobView(alive=True)),
+        domain_world(domain(), run=failed),
+        domain_world(domain(), current=published),
+    ):
+        status = plan_domain(domain(), world).status
+        assert status.data == [read]
+        if world.run is not failed:
+            found = find_condition(status.conditions, "CorpusReady")
+            assert found is not None
+            assert found.message == "corpus: 7 rows of 1 files (a.jsonl)."
 
 
 def test_a_changed_spec_stops_the_old_run_and_starts_one_of_its_own() -> None:

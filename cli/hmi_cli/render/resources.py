@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from hmi_api.common import DataRead
 from hmi_api.conditions import SUMMARIES, DomainCondition
 from hmi_cli.kinds import DOMAIN, Kind
 from hmi_cli.render.tables import NONE, age, amount, format_table
@@ -151,6 +152,9 @@ def _status(item: Object) -> Iterator[str]:
         yield f"  {'artifact:':<20}{artifact['digest']} ({amount(artifact['bytes'])})"
     for name, value in sorted((status.get("metrics") or {}).items()):
         yield f"  {name + ':':<20}{value:.4f}"
+    for read in status.get("data") or []:
+        yield f"  {'data read:':<20}{read['uri']}"
+        yield f"  {'':<20}{DataRead.model_validate(read).sentence()}"
 
 
 def _conditions(item: Object) -> Iterator[str]:

@@ -99,6 +99,7 @@ def _publish_domain(
         entries=result.entries or 0,
         coverage=result.coverage or 0.0,
         metrics=result.metrics,
+        data_read=[read.model_dump(mode="json", by_alias=True) for read in result.data],
         run_id=run.id,
         created_at=now(),
     )
@@ -134,6 +135,7 @@ def _publish_adapter(
         layers_digest=layers_digest,
         labels=result.labels,
         metrics=result.metrics,
+        data_read=[read.model_dump(mode="json", by_alias=True) for read in result.data],
         gate_passed=result.gate_passed,
         gate_message=result.gate_message,
         run_id=run.id,

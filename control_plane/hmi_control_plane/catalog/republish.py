@@ -67,6 +67,7 @@ def publish_adapter_again(
         layers_digest=old.layers_digest,
         labels=old.labels,
         metrics=old.metrics,
+        data_read=old.data_read,
         gate_passed=old.gate_passed,
         gate_message=old.gate_message,
         run_id=old.run_id,
@@ -118,6 +119,7 @@ def publish_domain_again(
         entries=old.entries,
         coverage=old.coverage,
         metrics=old.metrics,
+        data_read=old.data_read,
         run_id=old.run_id,
         created_at=now(),
     )

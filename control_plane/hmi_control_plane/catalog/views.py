@@ -76,6 +76,7 @@ def domain_version_views(session: Session, rows: Sequence[DomainVersion]) -> dic
             entries=row.entries,
             coverage=row.coverage,
             metrics=row.metrics,
+            data=row.data_read or [],
         )
         for row in rows
     }
@@ -92,6 +93,7 @@ def adapter_version_view(session: Session, row: AdapterVersion) -> AdapterVersio
         layers_digest=row.layers_digest,
         labels=row.labels,
         metrics=row.metrics,
+        data=row.data_read or [],
         gate_passed=row.gate_passed,
     )
 

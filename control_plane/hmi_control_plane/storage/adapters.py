@@ -58,6 +58,8 @@ class AdapterVersion(Base):
     layers_digest: Mapped[str] = mapped_column(String(80))
     labels: Mapped[list[str]] = mapped_column(Json)
     metrics: Mapped[dict[str, Any]] = mapped_column(Json)
+    data_read: Mapped[list[dict[str, Any]] | None] = mapped_column(Json)
+    """What training read, as ``DataRead``; None of versions from before it was kept."""
     gate_passed: Mapped[bool]
     gate_message: Mapped[str] = mapped_column(Text, default="")
     run_id: Mapped[str | None] = mapped_column(String(32))

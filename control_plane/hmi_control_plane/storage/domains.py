@@ -53,6 +53,8 @@ class DomainVersion(Base):
     entries: Mapped[int] = mapped_column(BigInteger)
     coverage: Mapped[float]
     metrics: Mapped[dict[str, Any]] = mapped_column(Json)
+    data_read: Mapped[list[dict[str, Any]] | None] = mapped_column(Json)
+    """What training read, as ``DataRead``; None of versions from before it was kept."""
     run_id: Mapped[str | None] = mapped_column(String(32))
     created_at: Mapped[datetime]
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,13 +14,14 @@ from pathlib import Path
 
 from hmi_api.wire import RunView
 from hmi_operator.local.processes import remember, remembered, send
+from hmi_operator.local.work_folders import LOG_FILE, PROCESS_FILE, sweep, tidy_after_end
 from hmi_operator.plan import JobView
 
 logger = logging.getLogger(__name__)
 
 _TETHER = Path(__file__).with_name("tether.py")
 _ORPHAN_POLL_SECONDS = 0.2
-_PROCESS_FILE = "process.json"
+_SWEEP_SECONDS = 3600.0
 _NOT_FOR_CHILDREN = {"HMI_ADMIN_KEY", "HMI_API_KEY"}
 TRAINING_PROGRAM = (sys.executable, "-m", "hmi_runtime.training")
 
@@ -73,7 +75,7 @@ class SubprocessJobs:
 
     def log_file(self, run: RunView) -> Path:
         """Return where a run's output goes."""
-        return self.work_dir(run) / "run.log"
+        return self.work_dir(run) / LOG_FILE
 
     async def start(self, run: RunView) -> None:
         """Start the run's process, or queue it; nothing happens when it is alive or queued."""
@@ -103,9 +105,16 @@ class SubprocessJobs:
         for run_id in [run_id for run_id, job in self._jobs.items() if job.run.uid == uid]:
             await self._stop(run_id)
         folder = self._runs / uid
-        for file in list(folder.glob(f"*/{_PROCESS_FILE}")):
+        for file in list(folder.glob(f"*/{PROCESS_FILE}")):
             await self._end_orphan(file.parent)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def keep_tidy(self) -> None:
+        """Remove working files that were kept long enough, now and once an hour, until this is cancelled."""
+        while True:
+            busy = [self.work_dir(job.run) for job in self._jobs.values() if job.alive]
+            await asyncio.to_thread(sweep, self._runs, busy, time.time())
+            await asyncio.sleep(_SWEEP_SECONDS)
 
     async def close(self) -> None:
         """End every process, giving each the time to write a checkpoint."""
@@ -125,6 +134,7 @@ class SubprocessJobs:
                 await self._end_orphan(self.work_dir(job.run))
                 code = await self._run_process(job)
                 logger.info("run %s: its process ended with code %d", job.run.id, code)
+                await asyncio.to_thread(tidy_after_end, self.work_dir(job.run), code)
             except OSError as error:
                 logger.error("run %s: its process could not be started: %s", job.run.id, error)
         job.ended_at = datetime.now(UTC)
@@ -149,7 +159,7 @@ class SubprocessJobs:
         finally:
             os.close(log)
         try:
-            remember(folder / _PROCESS_FILE, process.pid)
+            remember(folder / PROCESS_FILE, process.pid)
             return await process.wait()
         except asyncio.CancelledError:
             await self._end(process)
@@ -167,7 +177,7 @@ class SubprocessJobs:
 
     async def _end_orphan(self, work_dir: Path) -> None:
         """End a process of an earlier owner: two must never write one folder."""
-        file = work_dir / _PROCESS_FILE
+        file = work_dir / PROCESS_FILE
         deadline = asyncio.get_running_loop().time() + self._grace
         while (pid := remembered(file)) is not None:
             late = asyncio.get_running_loop().time() > deadline
@@ -182,4 +192,4 @@ class SubprocessJobs:
 
 def _open_log(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    return os.open(folder / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    return os.open(folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

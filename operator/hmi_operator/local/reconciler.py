@@ -43,9 +43,12 @@ class LocalReconciler:
         with self._store.watchers.listening(self._on_event):
             for resource in await self._store.resources():
                 self._reconciler.wake(ResourceRef.of(resource))
+            tidying = asyncio.create_task(self._jobs.keep_tidy(), name="tidy runs")
             try:
                 await self._work(stop)
             finally:
+                tidying.cancel()
+                await asyncio.wait({tidying})
                 self._jobs.on_exit = None
                 await self._jobs.close()
 

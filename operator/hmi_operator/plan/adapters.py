@@ -29,7 +29,14 @@ from hmi_operator.plan.serving import (
     write_serving,
     write_serving_summary,
 )
-from hmi_operator.plan.stages import progress_text, write_stages, write_summary, write_waiting
+from hmi_operator.plan.stages import (
+    data_read,
+    data_text,
+    progress_text,
+    write_stages,
+    write_summary,
+    write_waiting,
+)
 from hmi_operator.plan.steps import AddFinalizer, DeclareAdapter, Plan, Step
 from hmi_operator.plan.world import AdapterWorld, Standing
 
@@ -173,6 +180,7 @@ def _at_work(
             "job_ref": run.id if run else None,
             "progress": progress_text(outlook),
             "metrics": dict(measured),
+            "data": data_read(outlook, status.data),
         }
     )
     # Runtimes report what they have loaded to the control plane alone, so that is asked again.
@@ -182,7 +190,7 @@ def _at_work(
 
 
 def _write_published(adapter: TaskAdapter, writer: ConditionWriter, current: AdapterVersionView) -> None:
-    writer.true(TaskAdapterCondition.TRAINED, Reason.SUCCEEDED)
+    writer.true(TaskAdapterCondition.TRAINED, Reason.SUCCEEDED, data_text(current.data))
     gate = adapter.spec.gate
     if gate is None:
         writer.true(TaskAdapterCondition.GATE_PASSED, Reason.NO_GATE, "No gate is declared.")
@@ -196,7 +204,7 @@ def _write_published(adapter: TaskAdapter, writer: ConditionWriter, current: Ada
 
 
 def _write_gate_failed(writer: ConditionWriter, outlook: Outlook, current: AdapterVersionView | None) -> None:
-    writer.true(TaskAdapterCondition.TRAINED, Reason.SUCCEEDED)
+    writer.true(TaskAdapterCondition.TRAINED, Reason.SUCCEEDED, data_text(data_read(outlook, ())))
     result = outlook.run.result if outlook.run else None
     found = result.gate_message if result and result.gate_message else "The gate's minimum was not reached."
     kept = f" Version {current.version} serves on." if current else ""
@@ -260,6 +268,7 @@ def _status(adapter: TaskAdapter, world: AdapterWorld, writer: ConditionWriter) 
         if artifact
         else None,
         metrics=dict(current.metrics) if current else {},
+        data=list(current.data) if current else [],
         job_ref=adapter.status.job_ref,
         domain=_stands_on(adapter, world, current),
         replicas=len(world.view.loaded_on) if world.view and current else None,

@@ -18,6 +18,8 @@ from hmi_operator.plan.refusal import GOES_ON_BY_ITSELF, Refusal, refuse_domain
 from hmi_operator.plan.removal import plan_removal
 from hmi_operator.plan.runs import Outlook, RunFacts, Standpoint, look
 from hmi_operator.plan.stages import (
+    data_read,
+    data_text,
     previous_version_serves,
     progress_text,
     write_stages,
@@ -152,7 +154,8 @@ def _at_work(
     up_to_date = outlook.standpoint is Standpoint.UP_TO_DATE
     if up_to_date and current is not None:
         for type_ in _WORK[:-1]:
-            writer.true(type_, Reason.SUCCEEDED)
+            read = data_text(current.data) if type_ == DomainCondition.CORPUS_READY else ""
+            writer.true(type_, Reason.SUCCEEDED, read)
         writer.true(DomainCondition.PUBLISHED, Reason.PUBLISHED, f"Version {current.version} is published.")
     else:
         write_stages(writer, _WORK, _STAGES, outlook)
@@ -164,6 +167,7 @@ def _at_work(
             "phase": phase_of(outlook.standpoint, serves=current is not None),
             "job_ref": run.id if run else None,
             "progress": progress_text(outlook),
+            "data": data_read(outlook, current.data if current else ()),
         }
     )
     return Plan(status, declare + outlook.steps, outlook.requeue_after)
@@ -216,6 +220,7 @@ def _status(domain: Domain, world: DomainWorld, writer: ConditionWriter) -> Doma
         version=current.version if current else None,
         artifact=_artifact(current),
         metrics=dict(current.metrics) if current else {},
+        data=list(current.data) if current else [],
         job_ref=domain.status.job_ref,
         progress=None,
         entries=current.entries if current else None,

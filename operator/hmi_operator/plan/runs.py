@@ -30,6 +30,9 @@ _ASKS_FOR_RESOURCES = {
     Reason.JOB_REFUSED,
 }
 """Failures that other ``spec.resources``, which make no other version, may mend."""
+_SOMETHING_AWAY = {"SourceAway", "BaseModelSourceAway"}
+"""Failures that end by themselves once a server outside answers again, however long that takes: they are
+tried again without a limit, at the longest backoff at last."""
 _ACTIVE = (RunState.PENDING, RunState.RUNNING)
 
 
@@ -197,7 +200,8 @@ def _look_at_failed(facts: RunFacts, run: RunView, request: Callable[[int], RunC
     failure = run.failure or RunFailure(reason=Reason.PROCESS_DIED.value, message="The run gave no cause.")
     superseded = failure.reason == Reason.SUPERSEDED
     mended = failure.reason in _ASKS_FOR_RESOURCES and _asks_otherwise(facts, run)
-    may_retry = superseded or mended or (failure.retryable and run.attempt + 1 < MAX_ATTEMPTS)
+    attempts_left = run.attempt + 1 < MAX_ATTEMPTS or failure.reason in _SOMETHING_AWAY
+    may_retry = superseded or mended or (failure.retryable and attempts_left)
     if not may_retry:
         return Outlook(Standpoint.FAILED, run=run, message=failure.message)
     if facts.suspended:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from hmi_api.common import DataRead
 from hmi_api.reasons import Reason
 from hmi_api.wire import RunFailure, RunProgress
 from hmi_operator.plan.conditions import ConditionWriter
@@ -15,6 +16,21 @@ def progress_text(outlook: Outlook) -> str | None:
     if progress is None or outlook.standpoint not in (Standpoint.RUNNING, Standpoint.QUEUED):
         return None
     return f"{progress.stage} {progress.step}/{progress.total}"
+
+
+def data_read(outlook: Outlook, published: Sequence[DataRead]) -> list[DataRead]:
+    """Return what the run that the outlook speaks of has read; without a run, what the published version
+    has."""
+    run = outlook.run
+    if run is None:
+        return list(published)
+    told = (run.result, run.failure, run.progress)
+    return next((list(source.data) for source in told if source is not None and source.data), [])
+
+
+def data_text(data: Sequence[DataRead]) -> str:
+    """Return in words what was read, for a condition."""
+    return " ".join(read.sentence() for read in data)
 
 
 def write_waiting(writer: ConditionWriter, types: Sequence[str], reason: str, message: str) -> None:
@@ -40,8 +56,9 @@ def write_stages(
     run = outlook.run
     failure = run.failure if standpoint is Standpoint.FAILED else None
     at = types.index(_condition_at(run.progress, failure, types, stages))
+    read, reads = data_text(data_read(outlook, ())), stages.get("corpus")
     for type_ in types[:at]:
-        writer.true(type_, Reason.SUCCEEDED)
+        writer.true(type_, Reason.SUCCEEDED, read if type_ == reads else "")
     if standpoint is Standpoint.FAILED:
         reason = failure.reason if failure else Reason.PROCESS_DIED
         writer.false(types[at], reason, outlook.message)
@@ -53,7 +70,8 @@ def write_stages(
     elif standpoint is Standpoint.QUEUED:
         writer.unknown(types[at], Reason.QUEUED, f"Training run {run.id} waits to start.")
     else:
-        writer.unknown(types[at], Reason.RUNNING, f"Training run {run.id} is running.")
+        message = f"Training run {run.id} is running. {read if types[at] == reads else ''}"
+        writer.unknown(types[at], Reason.RUNNING, message.rstrip())
     write_waiting(writer, types[at + 1 :], Reason.WAITING, f"Comes after {types[at]}.")
 
 

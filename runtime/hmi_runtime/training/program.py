@@ -36,6 +36,7 @@ def do_run(run: RunSpec, workplace: Workplace) -> RunResult | RunFailure:
             reason=error.reason,
             message=error.message,
             retryable=isinstance(error, NotReady),
+            data=list(workplace.data),
         )
         _LOG.error("the run failed: %s", error)
     except ValidationError as error:

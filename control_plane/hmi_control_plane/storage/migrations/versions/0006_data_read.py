@@ -1,0 +1,28 @@
+"""What training read, beside each version.
+
+Revision: 0006. Follows: 0005.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+_JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+_TABLES = ("domain_versions", "adapter_versions")
+
+
+def upgrade() -> None:
+    """Add the columns; versions that are there keep no record."""
+    for table in _TABLES:
+        op.add_column(table, sa.Column("data_read", _JSON, nullable=True))
+
+
+def downgrade() -> None:
+    """Remove them."""
+    for table in _TABLES:
+        op.drop_column(table, "data_read")
