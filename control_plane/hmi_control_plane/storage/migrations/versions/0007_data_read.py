@@ -1,14 +1,14 @@
 """What training read, beside each version.
 
-Revision: 0006. Follows: 0005.
+Revision: 0007. Follows: 0006.
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
