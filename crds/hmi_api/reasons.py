@@ -20,6 +20,10 @@ class Reason(StrEnum):
 
     # Accepted
     ACCEPTED = "Accepted", "Nothing: the resource can work as declared."
+    NAMESPACE_EXCLUDED = (
+        "NamespaceExcluded",
+        "Apply it in a namespace of a tenant's: the cluster's and the installation's own are excluded.",
+    )
     PARENT_NOT_FOUND = (
         "ParentNotFound",
         "Apply the parent Domain, or correct parentRef; this goes on by itself.",

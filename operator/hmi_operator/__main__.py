@@ -94,6 +94,7 @@ async def run(settings: OperatorSettings) -> None:
                 per_second=settings.reconciles_per_second,
                 shortest_poll_seconds=settings.progress_seconds,
             ),
+            surroundings=settings.surroundings(),
         )
         await stack.enter_async_context(
             serving(
@@ -106,7 +107,7 @@ async def run(settings: OperatorSettings) -> None:
         )
         webhook = settings.webhook()
         if webhook is not None:
-            reviewer = Reviewer(operator.cache.get, operator.trouble)
+            reviewer = Reviewer(operator.cache.get, operator.trouble, settings.surroundings())
             await stack.enter_async_context(serving_webhook(webhook, reviewer))
         await operator.run(stop)
 

@@ -1,6 +1,7 @@
 """Settings of the operator process: one validated tree, read once by whoever starts it."""
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -11,6 +12,7 @@ from hmi_api.common import Resources
 from hmi_api.environment import PREFIX, HmiSettings
 from hmi_operator.kube.jobs import TrainerSettings
 from hmi_operator.kube.webhook import WebhookAddress
+from hmi_operator.plan import CLUSTER, Surroundings
 
 
 class ReleaseSettings(HmiSettings):
@@ -42,6 +44,11 @@ class OperatorSettings(ReleaseSettings):
     )
     internal_token_file: Path | None = Field(
         default=None, description="File with that token, read again when it changes."
+    )
+    excluded_namespaces: tuple[str, ...] = Field(
+        default=("kube-system", "kube-public", "kube-node-lease"),
+        description="Namespaces in which nothing is made, beside the operator's own; none of those that "
+        "watch_namespaces names.",
     )
     pod_name: str = Field(default_factory=platform.node, description="Who this replica is.")
     workers: int = Field(default=8, ge=1, le=256, description="Resources reconciled at once.")
@@ -106,6 +113,11 @@ class OperatorSettings(ReleaseSettings):
         if (self.webhook_cert_file is None) != (self.webhook_key_file is None):
             raise ValueError("set both HMI_WEBHOOK_CERT_FILE and HMI_WEBHOOK_KEY_FILE, or neither")
         return self
+
+    def surroundings(self) -> Surroundings:
+        """Return what training Jobs can read, and where none are made."""
+        excluded = {*self.excluded_namespaces, self.namespace} - {*self.watch_namespaces}
+        return replace(CLUSTER, excluded=frozenset(excluded))
 
     def webhook(self) -> WebhookAddress | None:
         """Return where the validating webhook listens; None when there is none."""

@@ -37,6 +37,13 @@ def test_a_resource_does_not_change_its_tenant(cluster: Any, client: TestClient)
     cluster.internal("PUT", "/tenants/globex")
     record = cluster.adapter_record("spam") | {"tenant": "globex"}
     assert _refusal(client, "PUT", "/adapters/acme/spam", record) == (409, "TenantChanged")
+    said = client.put("/internal/v1/adapters/acme/spam", json=record, headers=_HEADERS).json()["error"][
+        "message"
+    ]
+    assert said.startswith(
+        "TaskAdapter acme/spam belongs to tenant acme, but namespace acme is tenant globex's"
+    )
+    assert "label hmi.dev/tenant" in said
 
 
 def test_an_unknown_tenant_is_refused(cluster: Any, client: TestClient) -> None:

@@ -112,6 +112,17 @@ def test_the_chart_s_defaults_are_the_operator_s_own(
     assert told.trainer_checkpoint_size == fields["trainer_checkpoint_size"].default
 
 
+def test_the_clusters_and_the_releases_own_namespaces_are_excluded_unless_they_are_named(
+    trial: RenderedChart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = _operator(trial, monkeypatch)
+    monkeypatch.setenv("HMI_NAMESPACE", "press")
+    assert told.excluded_namespaces == OperatorSettings.model_fields["excluded_namespaces"].default
+    monkeypatch.setenv("HMI_WATCH_NAMESPACES", '["kube-public", "shop"]')
+    excluded = OperatorSettings().surroundings().excluded  # type: ignore[call-arg]  # as above
+    assert excluded == {"kube-system", "kube-node-lease", "press"}
+
+
 def test_training_jobs_are_labelled_as_the_release_s(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
     chart = helm.render("single-node", release="press")
     assert _operator(chart, monkeypatch).trainer().instance == "press"

@@ -24,7 +24,16 @@ from hmi_api.errors import InvalidInput
 from hmi_api.names import DomainKey
 from hmi_api.task_adapter import TaskAdapter
 from hmi_api.wire import EarlierVersion, RunFailure, RunResult, RunState
-from hmi_operator.plan import JobView, Standing, Trouble, plan_adapter, plan_domain, refuse
+from hmi_operator.plan import (
+    JobView,
+    Plan,
+    Standing,
+    Surroundings,
+    Trouble,
+    plan_adapter,
+    plan_domain,
+    refuse,
+)
 
 FAILURE = RunFailure(reason="CorpusEmpty", message="There is no text.")
 PASSING = RunFailure(reason="ControlPlaneAway", message="It is away.", retryable=True)
@@ -145,6 +154,20 @@ def test_what_is_refused_has_failed_whoever_refuses_it() -> None:
     error = InvalidInput("NameTaken", "Rename it.")
     planned = plan_adapter(adapter(), adapter_world(adapter())).status
     assert health(adapter(), refuse(adapter(), planned, error, NOW)) == "Failed"
+
+
+@pytest.mark.parametrize("wanted", [adapter(), domain()], ids=["TaskAdapter", "Domain"])
+def test_what_is_applied_in_an_excluded_namespace_says_so_and_starts_nothing(wanted: Any) -> None:
+    around = Surroundings(excluded=frozenset({"shop"}))
+    if isinstance(wanted, Domain):
+        plan: Plan[Any] = plan_domain(wanted, domain_world(wanted, surroundings=around))
+    else:
+        plan = plan_adapter(wanted, adapter_world(wanted, surroundings=around))
+    accepted = find_condition(plan.status.conditions, "Accepted")
+    assert accepted is not None
+    assert (accepted.status.value, accepted.reason) == ("False", "NamespaceExcluded")
+    assert "namespace shop" in accepted.message
+    assert (plan.steps, health(wanted, plan.status)) == ((), "Failed")
 
 
 def test_a_suspended_change_rests_and_the_version_before_counts() -> None:

@@ -12,7 +12,7 @@ from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.cursors import NUMBER_CURSOR, decode_cursor
 from hmi_control_plane.catalog.paging import Page, page_of
 from hmi_control_plane.catalog.stamps import stamp_of
-from hmi_control_plane.catalog.tenants import get_tenant
+from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import adapter_record, adapter_version_view
 from hmi_control_plane.errors import Conflict, NotFound
@@ -58,7 +58,7 @@ def declare_adapter(session: Session, namespace: str, name: str, record: Adapter
     elif row.tenant != record.tenant:
         raise Conflict(
             "TenantChanged",
-            f"TaskAdapter {namespace}/{name} belongs to {row.tenant}; delete it and apply it again.",
+            tenant_changed(f"TaskAdapter {namespace}/{name}", namespace, row.tenant, record.tenant),
         )
     moved = (row.replicas, row.pinned) != (record.replicas, record.pinned)
     row.generation = record.generation

@@ -10,7 +10,7 @@ from hmi_api.wire import DomainRecord, DomainView
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
 from hmi_control_plane.catalog.paging import Page, page_of
-from hmi_control_plane.catalog.tenants import get_tenant
+from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import domain_record, domain_version_views
 from hmi_control_plane.errors import Conflict, NotFound
@@ -47,7 +47,7 @@ def declare_domain(session: Session, namespace: str, name: str, record: DomainRe
         session.add(row)
     if row.tenant != record.tenant:
         raise Conflict(
-            "TenantChanged", f"Domain {row.key} belongs to {row.tenant}; delete it and apply it again."
+            "TenantChanged", tenant_changed(f"Domain {row.key}", namespace, row.tenant, record.tenant)
         )
     row.generation = record.generation
     row.spec_digest = record.spec_digest

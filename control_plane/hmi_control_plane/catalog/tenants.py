@@ -5,6 +5,7 @@ from datetime import datetime
 from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
+from hmi_api.names import TENANT_LABEL
 from hmi_control_plane.auth.keys import NewKey, new_key
 from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
 from hmi_control_plane.catalog.paging import Page, page_of
@@ -48,6 +49,15 @@ def get_tenant(session: Session, name: str) -> Tenant:
     if tenant is None:
         raise NotFound("UnknownTenant", f"There is no tenant {name}; make it first.")
     return tenant
+
+
+def tenant_changed(what: str, namespace: str, before: str, after: str) -> str:
+    """Return the message for a resource whose namespace has become another tenant's."""
+    return (
+        f"{what} belongs to tenant {before}, but namespace {namespace} is tenant {after}'s now, by its label "
+        f"{TENANT_LABEL} (its own name without one). Set the label to {before}, or delete {what} and apply "
+        "it again."
+    )
 
 
 def find_account(session: Session, name_or_id: str) -> Tenant | DeletedTenant:

@@ -25,7 +25,7 @@ from hmi_operator.kube.store import KubeResourceStore
 from hmi_operator.kube.unreadable import ReadableOrTold
 from hmi_operator.kube.watch import handlers, list_all, watch_settings
 from hmi_operator.orphans import CatalogKeeper, Grace, Orphan
-from hmi_operator.plan import CLUSTER
+from hmi_operator.plan import CLUSTER, Surroundings
 from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
 from hmi_operator.reconciler import Pace, Reconciler
 from hmi_operator.serving_feed import ServingFeed
@@ -72,12 +72,14 @@ class Operator:
         workers: int = 8,
         pace: Pace | None = None,
         grace_seconds: float = 10.0,
+        surroundings: Surroundings = CLUSTER,
     ) -> None:
         self._parts = parts
         self._namespaces = tuple(namespaces)
         self._workers = workers
         self._pace = pace
         self._grace = grace_seconds
+        self._surroundings = surroundings
         self._cache = ResourceCache()
         self._store = KubeResourceStore(parts.api, self._cache, self._namespaces)
         self._reconciler: Reconciler | None = None
@@ -198,7 +200,7 @@ class Operator:
             parts.control_plane,
             parts.jobs,
             permit=parts.lease.must_hold,
-            surroundings=CLUSTER,
+            surroundings=self._surroundings,
             told=parts.events.record if parts.events is not None else _tell_nobody,
             seen=feed.note,
         )

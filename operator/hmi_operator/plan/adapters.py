@@ -19,7 +19,7 @@ from hmi_api.wire import (
 )
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.phases import phase_of
-from hmi_operator.plan.refusal import Refusal, refuse_adapter
+from hmi_operator.plan.refusal import Refusal, refuse_adapter, write_refusal
 from hmi_operator.plan.removal import plan_removal
 from hmi_operator.plan.runs import POLL_SECONDS, Outlook, RunFacts, Standpoint, look
 from hmi_operator.plan.serving import (
@@ -243,8 +243,7 @@ def _why_no_domain(standing: Standing) -> Refusal:
 def _refused(
     adapter: TaskAdapter, world: AdapterWorld, writer: ConditionWriter, refusal: Refusal
 ) -> Plan[TaskAdapterStatus]:
-    writer.false(TaskAdapterCondition.ACCEPTED, *refusal)
-    writer.stalled(*refusal)
+    write_refusal(writer, refusal)
     waiting = [TaskAdapterCondition.DOMAIN_READY.value, TaskAdapterCondition.QUOTA_AVAILABLE.value, *_WORK]
     write_waiting(writer, waiting, Reason.WAITING, "Waits for the TaskAdapter to be accepted.")
     _write_serving(writer, world.view, up_to_date=False)

@@ -14,7 +14,7 @@ from hmi_api.wire import DomainRecord, DomainRunSpec, DomainVersionView, RunCrea
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.dependents import holds, withdrawals
 from hmi_operator.plan.phases import phase_of
-from hmi_operator.plan.refusal import GOES_ON_BY_ITSELF, Refusal, refuse_domain
+from hmi_operator.plan.refusal import Refusal, refuse_domain, write_refusal
 from hmi_operator.plan.removal import plan_removal
 from hmi_operator.plan.runs import Outlook, RunFacts, Standpoint, look
 from hmi_operator.plan.stages import (
@@ -187,11 +187,7 @@ def _blocked(
 def _refused(
     domain: Domain, world: DomainWorld, writer: ConditionWriter, refusal: Refusal
 ) -> Plan[DomainStatus]:
-    writer.false(DomainCondition.ACCEPTED, *refusal)
-    if refusal[0] in GOES_ON_BY_ITSELF:
-        writer.reconciling(*refusal)
-    else:
-        writer.stalled(*refusal)
+    write_refusal(writer, refusal)
     write_waiting(writer, _WORK, Reason.WAITING, "Waits for the Domain to be accepted.")
     current = _current(world)
     _write_ready(writer, current, up_to_date=False)

@@ -21,7 +21,7 @@ from hmi_operator.plan.world import AdapterWorld, DomainWorld, Standing, Surroun
 StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
 
 Refusal = tuple[str, str]
-GOES_ON_BY_ITSELF = frozenset({Reason.PARENT_NOT_FOUND})
+_GOES_ON_BY_ITSELF = frozenset({Reason.PARENT_NOT_FOUND, Reason.DOMAIN_TERMINATING})
 """Refusals that pass by themselves when a folder is applied in any order; all others are for a person."""
 ALL_TRAFFIC = 100
 MAX_DEPTH = 64
@@ -32,7 +32,8 @@ _SHOWN_LABELS = 5
 def refuse_domain(domain: Domain, world: DomainWorld) -> Refusal | None:
     """Return reason and message when a Domain cannot work as declared, else None."""
     return (
-        _unfit_tenant(world.tenant, domain)
+        _excluded(domain, world.surroundings)
+        or _unfit_tenant(world.tenant, domain)
         or _changed_domain(domain, world)
         or _unreadable(domain, world.surroundings)
         or _cycle(world.lineage)
@@ -43,6 +44,9 @@ def refuse_domain(domain: Domain, world: DomainWorld) -> Refusal | None:
 
 def refuse_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | None:
     """Return reason and message when a TaskAdapter cannot work as declared, else None."""
+    excluded = _excluded(adapter, world.surroundings)
+    if excluded is not None:
+        return excluded
     if adapter.spec.task.type is TaskType.TEXT_GENERATION:
         return Reason.TASK_TYPE_UNSUPPORTED, (
             "TextGeneration is not served by this release; use SequenceClassification or TokenClassification."
@@ -59,6 +63,25 @@ def refuse_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | None:
         or _repeated_labels(adapter)
         or _unshared_domain(adapter, world.domain.domain)
         or _terminating(world.domain, world.view.record.domain if world.view else None)
+    )
+
+
+def write_refusal(writer: ConditionWriter, refusal: Refusal) -> None:
+    """Write Accepted, Reconciling and Stalled of a resource that is refused."""
+    writer.false(DomainCondition.ACCEPTED, *refusal)
+    if refusal[0] in _GOES_ON_BY_ITSELF:
+        writer.reconciling(*refusal)
+    else:
+        writer.stalled(*refusal)
+
+
+def _excluded(resource: Domain | TaskAdapter, surroundings: Surroundings) -> Refusal | None:
+    namespace = resource.metadata.namespace
+    if namespace not in surroundings.excluded:
+        return None
+    return Reason.NAMESPACE_EXCLUDED, (
+        f"HMI makes nothing in namespace {namespace}, which is the cluster's or the installation's own. "
+        "Apply it in a namespace of a tenant's."
     )
 
 
@@ -143,8 +166,7 @@ def refuse(resource: Domain | TaskAdapter, status: StatusT, error: InvalidInput,
         for planned in status.conditions
     ]
     writer = ConditionWriter(restored, generation=resource.metadata.generation, now=now)
-    writer.false(DomainCondition.ACCEPTED, error.reason, error.message)
-    writer.stalled(error.reason, error.message)
+    write_refusal(writer, (error.reason, error.message))
     serves = status.version is not None
     if not serves:
         writer.false(DomainCondition.READY, error.reason, error.message)

@@ -16,6 +16,8 @@ class Surroundings:
 
     schemes: frozenset[str] | None = None
     """Schemes of addresses that a training process can read, paths not among them; None for any address."""
+    excluded: frozenset[str] = frozenset()
+    """Namespaces in which nothing is made: the cluster's and the installation's own."""
 
 
 CLUSTER = Surroundings(CLUSTER_SCHEMES)

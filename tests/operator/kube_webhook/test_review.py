@@ -1,5 +1,6 @@
 """What the validating webhook says of a resource."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hmi_api.domain import Domain
 from hmi_api.task_adapter import TaskAdapter
 from hmi_operator.kube.webhook import Reviewer
 from hmi_operator.kube.webhook.review import MalformedReview
+from hmi_operator.plan import CLUSTER
 from hmi_operator.ports import ResourceRef
 
 ROWS = "s3://bucket/rows"
@@ -162,3 +164,10 @@ def test_what_is_no_review_is_told_so() -> None:
     for body in ({}, [], {"request": {}}, None):
         with pytest.raises(MalformedReview):
             reviewer().answer(body)
+
+
+@pytest.mark.parametrize("body", [domain(namespace="kube-system"), adapter(namespace="kube-system")])
+def test_nothing_is_made_in_a_namespace_of_the_clusters_own(body: dict[str, Any]) -> None:
+    by = Reviewer({}.get, surroundings=replace(CLUSTER, excluded=frozenset({"kube-system"})))
+    assert "makes nothing in namespace kube-system" in refusal(by, review(body))
+    assert by.answer(review(domain()))["response"]["allowed"] is True

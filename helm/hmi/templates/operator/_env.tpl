@@ -4,6 +4,7 @@
 - {name: HMI_ORPHAN_GRACE_SECONDS, value: {{ .Values.operator.orphanGraceSeconds | int64 | quote }}}
 - {name: HMI_INHERITED_GRACE_SECONDS, value: {{ .Values.operator.inheritedGraceSeconds | int64 | quote }}}
 - {name: HMI_WATCH_NAMESPACES, value: {{ .Values.watchNamespaces | toJson | squote }}}
+- {name: HMI_EXCLUDED_NAMESPACES, value: {{ .Values.excludeNamespaces | toJson | squote }}}
 {{- if .Values.webhook.enabled }}
 - {name: HMI_WEBHOOK_CERT_FILE, value: /etc/hmi/webhook/tls.crt}
 - {name: HMI_WEBHOOK_KEY_FILE, value: /etc/hmi/webhook/tls.key}

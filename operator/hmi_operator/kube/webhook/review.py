@@ -9,7 +9,7 @@ from hmi_api.domain import Domain
 from hmi_api.manifests import explained
 from hmi_api.task_adapter import TaskAdapter
 from hmi_operator.admission import Declared, Resource, Verdict, judge
-from hmi_operator.plan import CLUSTER
+from hmi_operator.plan import CLUSTER, Surroundings
 
 _API_VERSION = "admission.k8s.io/v1"
 _UNPROCESSABLE = 422
@@ -25,12 +25,19 @@ class Reviewer:
     """Answers admission reviews.
 
     ``declared`` returns what is declared under a name. ``trouble`` returns why that is not known yet, or
-    None; meanwhile nothing is refused that depends on others, since the plan looks again.
+    None; meanwhile nothing is refused that depends on others, since the plan looks again. ``surroundings``
+    say what can be read and where nothing is made.
     """
 
-    def __init__(self, declared: Declared, trouble: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        declared: Declared,
+        trouble: Callable[[], str | None] = lambda: None,
+        surroundings: Surroundings = CLUSTER,
+    ) -> None:
         self._declared = declared
         self._trouble = trouble
+        self._surroundings = surroundings
 
     def answer(self, review: Any) -> dict[str, Any]:
         """Return the answer to a review. Raises ``MalformedReview``."""
@@ -63,8 +70,8 @@ class Reviewer:
             old = None
         trouble = self._trouble()
         if trouble is None:
-            return judge(new, old, self._declared, CLUSTER)
-        alone = judge(new, old, lambda _: None, CLUSTER)
+            return judge(new, old, self._declared, self._surroundings)
+        alone = judge(new, old, lambda _: None, self._surroundings)
         return Verdict(alone.refusal, (f"Not held against other resources: {trouble}.",))
 
 
