@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from hmi_api.address_policy import ip_of
+from hmi_api.errors import InvalidInput
+from hmi_api.proxies import Proxies
 from hmi_cli.errors import CliError, Refused, usage_error
 
 TIMEOUT_S = 30.0
@@ -16,7 +19,8 @@ TIMEOUT_S = 30.0
 class Client:
     """Asks one HMI server with one bearer token; raises ``CliError`` for whatever is not a success.
 
-    ``renew`` gives another token where the server does not know this one; it is asked for once.
+    ``renew`` gives another token where the server does not know this one; it is asked for once. A server on
+    this machine is called directly, another one through the proxy that the environment names.
     """
 
     def __init__(
@@ -26,6 +30,7 @@ class Client:
         *,
         renew: Callable[[], str] | None = None,
         transport: httpx.BaseTransport | None = None,
+        on_this_machine: bool = False,
     ) -> None:
         self.server = server.rstrip("/")
         self._renew = renew
@@ -34,7 +39,9 @@ class Client:
             headers=_authorization(token),
             timeout=TIMEOUT_S,
             transport=transport,
-            trust_env=not is_local(server),
+            trust_env=False,
+            proxy=None if on_this_machine or is_local(server) else proxy_of(server),
+            verify=httpx.create_ssl_context(trust_env=True),  # SSL_CERT_FILE is honoured
         )
 
     def close(self) -> None:
@@ -124,7 +131,17 @@ def _authorization(token: str | None) -> dict[str, str]:
 
 def is_local(server: str) -> bool:
     """Say whether a server is on this machine, where no proxy has a place."""
-    return urlsplit(server).hostname in ("127.0.0.1", "localhost", "::1")
+    host = urlsplit(server).hostname or ""
+    address = ip_of(host)
+    return host == "localhost" or (address is not None and (address.is_loopback or address.is_unspecified))
+
+
+def proxy_of(server: str) -> str | None:
+    """Return the proxy that the environment names for a server; ``CliError`` for one that cannot be used."""
+    try:
+        return Proxies.from_environment().for_url(server)
+    except InvalidInput as error:
+        raise usage_error(error.message) from error
 
 
 def refusal(response: httpx.Response) -> Refused:

@@ -1,6 +1,6 @@
 """What every command knows: which server to ask, and with whose key."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ class Session:
                 f"no admin key: {self.home.path} holds none",
                 hint="run `hmi up` first, name its folder with --home, or set HMI_ADMIN_KEY",
             )
-        return Client(self.server, key)
+        return self._client(key)
 
     @contextmanager
     def resources(self) -> Iterator[ResourceApi]:
@@ -52,7 +52,7 @@ class Session:
 
     def with_key(self, key: str) -> Client:
         """Return a client that asks as the tenant whose key this is."""
-        return Client(self.server, key)
+        return self._client(key)
 
     def as_tenant(self, tenant: str) -> Client:
         """Return a client that asks as a tenant, with a key that is made at first use and kept at home.
@@ -60,7 +60,11 @@ class Session:
         A kept key that the server refuses, since it was revoked or the server began anew, is replaced.
         """
         key = self.home.read_tenant_key(self._keeper(tenant)) or self._make_key(tenant)
-        return Client(self.server, key, renew=lambda: self._replace_key(tenant))
+        return self._client(key, renew=lambda: self._replace_key(tenant))
+
+    def _client(self, key: str, renew: Callable[[], str] | None = None) -> Client:
+        own = self.server == self.home.read_url()
+        return Client(self.server, key, renew=renew, on_this_machine=own)
 
     def _make_key(self, tenant: str) -> str:
         with self.admin() as client:

@@ -11,6 +11,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hmi_api.artifacts import MANIFEST_FILE, ArtifactManifest, ArtifactRef
+from hmi_api.proxies import Proxies, s3_proxies
 
 _CHUNK_BYTES = 1 << 20
 
@@ -18,10 +19,13 @@ _CHUNK_BYTES = 1 << 20
 def open_root(root: str) -> tuple[Any, str]:
     """Return the file system of an fsspec address, and the root's path in it without a slash at its end.
 
-    Listings are not cached: other processes write to the same store. Raises ``ImportError`` or ``ValueError``
-    when the address's driver is not installed, or is not known.
+    Listings are not cached: other processes write to the same store. S3 is called through the proxy that the
+    environment names. Raises ``ImportError`` or ``ValueError`` when the address's driver is not installed, or
+    is not known, and ``InvalidInput`` ProxyUnsupported.
     """
-    filesystem, path = fsspec.url_to_fs(root, use_listings_cache=False)
+    s3 = {"config_kwargs": {"proxies": s3_proxies(Proxies.from_environment())}}
+    options = s3 if root.startswith("s3://") else {}
+    filesystem, path = fsspec.url_to_fs(root, use_listings_cache=False, **options)
     return filesystem, str(path).rstrip("/")
 
 

@@ -64,7 +64,7 @@ class ControlPlaneClient:
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_SECONDS)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, trust_env=False)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -8,11 +8,13 @@ import csv
 import errno
 import gzip
 import lzma
+import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 from safetensors import SafetensorError
 
@@ -63,6 +65,7 @@ _FINAL_NAMES = {
     "OfflineModeIsEnabled",
     "UnsupportedProtocol",
 }
+_NETWORK_LIBRARIES = {"aiohttp", "aiobotocore", "botocore", "httpx2", "huggingface_hub", "s3fs"}
 _PASSING_STATUSES = {408, 425, 429}
 _FIRST_SERVER_ERROR = 500
 
@@ -117,6 +120,8 @@ def status_of(error: BaseException) -> int | None:
     """Return the HTTP status that an error carries, of itself, its response or its cause; None without
     one."""
     response = getattr(error, "response", None)
+    if isinstance(response, Mapping):  # botocore's
+        response = SimpleNamespace(status_code=response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
     for status in (getattr(error, "status", None), getattr(response, "status_code", None)):
         if isinstance(status, int) and status:
             return status
@@ -124,6 +129,16 @@ def status_of(error: BaseException) -> int | None:
 
 
 def said(error: BaseException) -> str:
-    """Return an error's own words, in at most 300 characters; its type where it has none."""
-    words = str(error) or type(error).__name__
+    """Return why something failed, in at most 300 characters and in words of this machine's alone.
+
+    What a server says may be anything of anybody's: of an answer only the status is told, and of a network
+    library's error only its type.
+    """
+    if (status := status_of(error)) is not None:
+        return f"the server answered {status}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    of_network = type(error).__module__.partition(".")[0] in _NETWORK_LIBRARIES
+    words = "" if of_network else str(error)
+    words = words or type(error).__name__
     return words if len(words) <= 300 else f"{words[:300]}..."

@@ -63,7 +63,7 @@ def served_stage(folder: Path) -> Iterator[Stage]:
         _running([sys.executable, str(_INSTANT_RUNTIME)]) as runtime,
     ):
         runtime_port = int(_first_line(runtime))
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
             _wait_until_ready(http, plane, log_file)
             key = _declare(http, token, admin, f"http://127.0.0.1:{runtime_port}")
         row = InferRow(adapter=f"{TENANT}/{MODEL}", text=TEXT)

@@ -69,6 +69,7 @@ class KubeApi:
     def _opened(self, connections: int) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             self._login.server,
+            trust_env=False,
             connector=aiohttp.TCPConnector(ssl=self._login.tls(), limit=connections),
             timeout=self._timeout,
             headers={"Accept": "application/json", "User-Agent": "hmi-operator"},

@@ -112,6 +112,7 @@ def watch_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10
     settings.persistence.diffbase_storage = _NothingStored()
+    settings.networking.trust_env = False  # no proxy between HMI and the API server
     settings.networking.error_backoffs = (1, 1, 2, 3, 5, 8, 13, 21, *[30] * 20)
     return settings
 

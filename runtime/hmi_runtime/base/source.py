@@ -23,6 +23,7 @@ from hmi_runtime.base.families import encoder_config, family_of
 from hmi_runtime.base.tokenizer import Tokenizer
 from hmi_runtime.base.weights import WEIGHTS_FILE, check_no_pointer, read_encoder
 from hmi_runtime.library_errors import final_if_damaged, may_pass, said, status_of
+from hmi_runtime.outbound import refusal_in, use_guarded_client
 
 MOST_CONFIG_BYTES = 4 << 20
 MOUNT_IT = (
@@ -140,9 +141,12 @@ def _hub_folder(name: str, revision: str | None, uri: str) -> Path:
             return cached
     except (LocalEntryNotFoundError, ValueError):
         pass  # not in the cache: ask the hub
+    use_guarded_client()
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
     except Exception as error:  # the client's own kinds, and those of the libraries under it
+        if refusal := refusal_in(error):
+            raise refusal from error
         raise _hub_error(uri, revision, error) from error
 
 

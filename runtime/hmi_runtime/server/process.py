@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from hmi_api.listening import listening_socket
 from hmi_api.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_runtime.artifacts import ArtifactStore
+from hmi_runtime.outbound import configure
 from hmi_runtime.server.app import build_app, refuse_body
 from hmi_runtime.server.control_loop import ControlLoop
 from hmi_runtime.server.control_plane import ControlPlane
@@ -140,6 +141,7 @@ def build_server(settings: RuntimeSettings) -> uvicorn.Server:
 
 def serve(settings: RuntimeSettings) -> None:
     """Run a runtime process until SIGTERM or SIGINT."""
+    configure(settings.address_policy())
     if settings.threads:
         torch.set_num_threads(settings.threads)
     build_server(settings).run()

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from hmi_api.address_policy import AddressPolicySettings
 from hmi_api.internal_auth import InternalAuthSettings
 from hmi_api.request_body import BODY_SECONDS
 from hmi_runtime.adapters.slots import SlotLimits
@@ -17,7 +18,7 @@ from hmi_runtime.pipeline import BatchLimits, PipelineLimits
 _GIB = 1 << 30
 
 
-class RuntimeSettings(InternalAuthSettings):
+class RuntimeSettings(InternalAuthSettings, AddressPolicySettings):
     """What a runtime process is told; every field is also an ``HMI_`` environment variable."""
 
     model_config = SettingsConfigDict(

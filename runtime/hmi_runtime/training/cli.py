@@ -15,6 +15,7 @@ from hmi_api.environment import load_settings, trim_environment
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.wire import RunFailure
 from hmi_runtime.artifacts import ArtifactStore, HttpArtifactStore, Store
+from hmi_runtime.outbound import configure
 from hmi_runtime.training.export import export_artifact
 from hmi_runtime.training.mounts import MountNames, MountNamesFormatter, MountNamesReporter
 from hmi_runtime.training.program import do_run, read_run
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error.message, file=sys.stderr)
         return WRONG_USAGE
     _configure_logging(settings)
+    configure(settings.address_policy(), mounts=settings.mounts)
     limit_threads(settings.training_threads)
     try:
         if options.command == "export":
@@ -104,7 +106,8 @@ def _run_from_control_plane(
             "give --spec, or set HMI_CONTROL_PLANE_URL, HMI_RUN_ID and HMI_INTERNAL_TOKEN_FILE "
             "(or HMI_INTERNAL_TOKEN)"
         )
-    with httpx.Client(base_url=settings.control_plane_url, auth=BearerAuth(token)) as client:
+    # The control plane is never called through a proxy: those are for the world outside.
+    with httpx.Client(base_url=settings.control_plane_url, auth=BearerAuth(token), trust_env=False) as client:
         reporter = ControlPlaneReporter(
             client, settings.run_id, patience=settings.training_report_patience_seconds
         )

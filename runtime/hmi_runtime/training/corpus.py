@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from hmi_api.common import DataSource
+from hmi_api.data_addresses import scheme_of
 from hmi_api.errors import InvalidInput
 from hmi_runtime.library_errors import said
 from hmi_runtime.training.source_files import Reading, Use, opened_source
@@ -83,6 +84,10 @@ def read_texts(
 def field(row: Row, name: str) -> object:
     """Return a field of a row; ``InvalidInput`` FieldMissing names those that are there."""
     if name not in row.fields:
+        if scheme_of(row.place) in ("http", "https"):  # what any server sends, an error page too, is not told
+            raise InvalidInput(
+                "FieldMissing", f"{row.place} has no field {name!r}. Correct the address, or name one it has."
+            )
         there = ", ".join(sorted(row.fields)) or "none"
         raise InvalidInput(
             "FieldMissing", f"{row.place} has no field {name!r}; its fields are: {there}. Name one of them."

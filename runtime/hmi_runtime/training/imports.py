@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.task_adapter import ImportSource, Task
 from hmi_runtime.adapters.peft_files import (
@@ -18,6 +16,7 @@ from hmi_runtime.adapters.peft_files import (
 )
 from hmi_runtime.adapters.peft_format import import_peft
 from hmi_runtime.adapters.weights import AdapterWeights
+from hmi_runtime.outbound import open_address
 from hmi_runtime.training.foundation import Foundation
 from hmi_runtime.training.remote import tried, unreadable
 
@@ -55,7 +54,7 @@ def fetch_folder(uri: str, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = open_address(uri)
         root = path.rstrip("/")
         sizes = {name: _size(filesystem, f"{root}/{name}", uri) for name in (*LARGEST_FILES, PICKLE_FILE)}
         there = {name: size for name, size in sizes.items() if size is not None}

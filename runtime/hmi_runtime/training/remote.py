@@ -11,6 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_runtime.library_errors import may_pass, said, status_of
+from hmi_runtime.outbound import refusal_in
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ def tried(action: Callable[[], ResultT], uri: str) -> ResultT:
         try:
             return action()
         except Exception as error:
+            if refusal := refusal_in(error):
+                raise refusal from error
             if not may_pass(error):
                 raise
             if attempt == ATTEMPTS:

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from hmi_api.address_policy import AddressPolicySettings
 from hmi_api.bearer import TokenSource
-from hmi_api.environment import HmiSettings
 
 
-class TrainingSettings(HmiSettings):
+class TrainingSettings(AddressPolicySettings):
     """Settings, each read from ``HMI_`` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="HMI_", extra="ignore", frozen=True)

@@ -26,13 +26,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, BinaryIO, cast
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hmi_api.common import DataRead, DataSource
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.storable import clean_text
 from hmi_runtime.library_errors import final_if_damaged
+from hmi_runtime.outbound import open_address
 from hmi_runtime.training.remote import open_rows, tried, unreadable
 
 FILES_SHOWN = 20
@@ -159,7 +159,7 @@ def opened_source(source: DataSource, reading: Reading) -> Iterator[Iterator[Dat
     """
     reading.uri = source.uri
     with _reading_from(source.uri):
-        filesystem, path = fsspec.core.url_to_fs(source.uri)
+        filesystem, path = open_address(source.uri)
         is_file = tried(lambda: filesystem.info(path), source.uri)["type"] == "file"
     name = path.rsplit("/", 1)[-1]
     if not is_file:

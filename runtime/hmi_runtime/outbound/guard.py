@@ -1,0 +1,146 @@
+"""What stands between a library that connects and the network: names, addresses and proxies.
+
+A name is looked up once. What it leads to is checked, and the connection goes to that address: looking it up
+again could lead elsewhere (DNS rebinding). Proxies are the administrator's and are called as they are named;
+what is asked of them is checked by name.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hmi_api.address_policy import AddressPolicy, Ip, ip_of, normal_host
+from hmi_api.errors import HmiError, InvalidInput
+from hmi_api.proxies import Proxies
+
+Lookup = Callable[[str, int], Sequence[str]]
+"""Returns the addresses of a host, which is asked for with a port; raises ``OSError`` when there are none."""
+
+
+def look_up(host: str, port: int) -> list[str]:
+    """Ask the system's resolver for the addresses of a host, in its order and each once."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+class Guard:
+    """Checks what is connected to. Thread-safe: it holds no state but what it has let through.
+
+    ``mounts`` is the one folder from which files may be read where files are not the user's own.
+    """
+
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        proxies: Proxies,
+        *,
+        mounts: Path | None = None,
+        lookup: Lookup = look_up,
+    ) -> None:
+        self.policy = policy
+        self.proxies = proxies
+        self.mounts = mounts
+        self._lookup = lookup
+        self._proxy_endpoints = frozenset((normal_host(host), port) for host, port in proxies.endpoints())
+        self._let_through: set[tuple[Ip, int]] = set()
+        for host, port in self._proxy_endpoints:
+            if (address := ip_of(host)) is not None:
+                self._let_through.add((address, port))
+
+    def proxy_for(self, url: str) -> str | None:
+        """Return the proxy to ask for ``url``; None to connect directly.
+
+        Raises ``InvalidInput``: AddressNotAllowed for a host that may not be asked, ProxyUnsupported.
+        """
+        self.policy.check_url(url)
+        return self.proxies.for_url(url)
+
+    def addresses(self, host: str, port: int) -> list[str]:
+        """Look a host up, which may be a proxy, and return the addresses that may be connected to.
+
+        Raises ``InvalidInput`` AddressNotAllowed when there is none among them, and ``OSError`` when the
+        host is not known.
+        """
+        name = normal_host(host)
+        is_proxy = (name, port) in self._proxy_endpoints
+        if not is_proxy:
+            self.policy.check_host(name)
+        allowed, refused = [], None
+        for text in self._lookup(host, port):
+            address = ipaddress.ip_address(text)
+            try:
+                if not is_proxy:
+                    self.policy.check_address(address, name)
+            except InvalidInput as error:
+                refused = error
+                continue
+            self._let_through.add((address, port))
+            allowed.append(text)
+        if not allowed:
+            raise refused or OSError(f"{host} has no address")
+        return allowed
+
+    async def addresses_async(self, host: str, port: int) -> list[str]:
+        """Do the same without blocking the event loop."""
+        return await asyncio.to_thread(self.addresses, host, port)
+
+    def check_connection(self, address: str, port: int) -> None:
+        """Raise ``InvalidInput`` AddressNotAllowed for an address that nothing above has let through."""
+        found = ipaddress.ip_address(address)
+        if (found, port) not in self._let_through and not self.policy.allows(found):
+            self.policy.check_address(found, address)
+
+    def check_file(self, path: str) -> None:
+        """Raise ``InvalidInput`` AddressNotAllowed for a file or folder that may not be read."""
+        if self.policy.own_machine:
+            return
+        if self.mounts is None or not Path(path).resolve().is_relative_to(self.mounts.resolve()):
+            raise InvalidInput(
+                "AddressNotAllowed",
+                f"{path} is a file of the training pod's own. Give s3://, https://, configmap://NAME/KEY or "
+                "pvc://CLAIM/PATH.",
+            )
+
+
+REFUSALS = frozenset({"AddressNotAllowed", "AddressMalformed", "ProxyUnsupported"})
+"""Reasons that this package gives."""
+
+
+@dataclass
+class Process:
+    """What this process may connect to; without ``configure`` it is on a user's own machine."""
+
+    policy: AddressPolicy
+    mounts: Path | None = None
+    lookup: Lookup = look_up
+
+
+process = Process(AddressPolicy(own_machine=True))
+
+
+def configure(policy: AddressPolicy, *, mounts: Path | None = None) -> None:
+    """Set what this process may connect to, and the one folder of files that are not the user's own."""
+    process.policy, process.mounts = policy, mounts
+
+
+def current_guard() -> Guard:
+    """Return a guard for this process; the proxies are those that the environment names now."""
+    return Guard(process.policy, Proxies.from_environment(), mounts=process.mounts, lookup=process.lookup)
+
+
+def refusal_in(error: BaseException) -> HmiError | None:
+    """Return the guard's refusal that a library has wrapped in its own error; None when there is none."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, HmiError) and one.reason in REFUSALS:
+            return one
+        waiting += [one.__cause__, one.__context__]
+    return None
