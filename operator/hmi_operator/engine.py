@@ -43,6 +43,7 @@ from hmi_operator.plan.steps import (
     Withdraw,
 )
 from hmi_operator.ports import ControlPlane, ResourceRef, ResourceStore, TrainingJobs
+from hmi_operator.run_observer import RunObserver
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Engine:
         self._control_plane = control_plane
         self._domains = DomainViews(control_plane)
         self._jobs = jobs
+        self._runs = RunObserver(control_plane, jobs)
         self._eraser = Eraser(store, control_plane, jobs, permit, erased=self._domains.forget)
         self._clock = clock
         self._permit = permit
@@ -146,8 +148,8 @@ class Engine:
     # --- observing --------------------------------------------------------------------------------
 
     async def _domain_world(self, domain: Domain) -> DomainWorld:
-        run = await self._run(domain)
-        job = await self._job(run)
+        run = await self._runs.of(domain)
+        job = await self._runs.job(run)
         deleted = domain.metadata.deletion_timestamp is not None
         view = await self._domains.fresh(domain.key)
         if view is not None and self._is_of_deleted(domain, view):
@@ -168,8 +170,8 @@ class Engine:
         )
 
     async def _adapter_world(self, adapter: TaskAdapter) -> AdapterWorld:
-        run = await self._run(adapter)
-        job = await self._job(run)
+        run = await self._runs.of(adapter)
+        job = await self._runs.job(run)
         key = ResourceRef.of(adapter).key
         view = await self._control_plane.adapter(key)
         if view is not None and self._is_of_deleted(adapter, view):
@@ -191,13 +193,6 @@ class Engine:
         """Say whether what the catalog has is of an object of this name whose deletion was seen."""
         uid = view.record.uid
         return uid != resource.metadata.uid and self._store.was_deleted(uid)
-
-    async def _run(self, resource: Domain | TaskAdapter) -> RunView | None:
-        run_id = resource.status.job_ref
-        return await self._control_plane.run(run_id) if run_id else None
-
-    async def _job(self, run: RunView | None) -> JobView | None:
-        return await self._jobs.observe(run) if run is not None else None
 
     async def _standing(self, key: DomainKey) -> Standing:
         domain = await self._declared(key)
@@ -281,7 +276,7 @@ class Engine:
                 started = await self._act(resource, step) or started
             if started is not None:
                 status = status.model_copy(update={"job_ref": started.id})
-                then = ahead(started, await self._job(started))
+                then = ahead(started, await self._runs.job(started))
                 if all(isinstance(step, (DeclareAdapter, DeclareDomain)) for step in then.steps):
                     # Said in one status that it was started and how it goes.
                     status, requeue_after = then.status, then.requeue_after

@@ -111,6 +111,9 @@ class Catalog:
         self.asked.append("create_run")
         run_id = f"run-{len(self.runs) + 1}"
         asked = request.model_dump(exclude={"tenant", "spec"})
+        for run in self.runs.values():
+            if run.model_dump(include=set(asked)) == asked:
+                return run
         self.runs[run_id] = RunView(id=run_id, state=self.state, spec=request.spec, **asked)
         return self.runs[run_id]
 
@@ -225,6 +228,44 @@ async def test_a_run_that_was_there_and_has_ended_is_looked_at_with_what_it_publ
     assert outcome.requeue_after == 0.0
     assert (await here.status(TOPIC)).job_ref in here.catalog.runs
     assert len(here.catalog.runs) == 2, "the view that the first look saw is too old to start another"
+
+
+@pytest.mark.parametrize("active", [RunState.RUNNING, RunState.SUCCEEDED])
+async def test_a_status_that_names_anothers_run_is_not_believed(here: Here, active: RunState) -> None:
+    await here.look(TONE)
+    theirs = (await here.status(TONE)).job_ref
+    here.catalog.runs[theirs] = here.catalog.runs[theirs].model_copy(update={"state": active})
+    for forged in (theirs, "../tenants/acme", "x" * 1000):
+        found = await here.store.get(TOPIC)
+        assert found is not None
+        status = found.status.model_copy(update={"job_ref": forged})
+        await here.store.write_status(TOPIC, found.metadata.uid, status)
+        await here.look(TOPIC)
+        assert forged == theirs or here.catalog.asked.count("run") == 0, "it is not even asked for"
+        own = (await here.status(TOPIC)).job_ref
+        assert here.catalog.runs[own].spec.name == TOPIC.name
+        assert here.catalog.runs[theirs].state is active
+
+    found = await here.store.get(TOPIC)
+    assert found is not None
+    forging = found.status.model_copy(update={"job_ref": theirs})
+    await here.store.write_status(TOPIC, found.metadata.uid, forging)
+    await here.store.delete(TOPIC)
+    await here.look(TOPIC)
+    assert here.catalog.runs[theirs].state is active
+    assert theirs in here.jobs.started, "its process goes on"
+
+
+async def test_a_status_that_lost_its_run_finds_it_again(here: Here) -> None:
+    await here.look(TOPIC)
+    found = await here.store.get(TOPIC)
+    assert found is not None
+    run = found.status.job_ref
+    await here.store.write_status(
+        TOPIC, found.metadata.uid, found.status.model_copy(update={"job_ref": None})
+    )
+    await here.look(TOPIC)
+    assert (await here.status(TOPIC)).job_ref == run
 
 
 async def test_a_tenant_is_made_where_the_catalog_does_not_know_it(here: Here) -> None:

@@ -237,7 +237,9 @@ def _why_no_domain(standing: Standing) -> Refusal:
             f"There is no Domain {standing.key}. Apply it, or correct spec.domainRef."
         )
     phase = standing.domain.status.phase
-    return Reason.DOMAIN_NOT_READY, f"Domain {standing.key} has no published version yet; it is {phase}."
+    # A status says what whoever may write it likes: of another's, no more than a known word is told on.
+    how = f"it is {phase}" if phase in set(Phase) else "see its conditions"
+    return Reason.DOMAIN_NOT_READY, f"Domain {standing.key} has no published version yet; {how}."
 
 
 def _refused(

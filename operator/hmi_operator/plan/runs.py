@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from hmi_api.common import Resources
+from hmi_api.domain import Domain
 from hmi_api.reasons import Reason
+from hmi_api.task_adapter import TaskAdapter
 from hmi_api.wire import RunCreate, RunFailure, RunState, RunView
 from hmi_operator.plan.steps import PublishAgainOrStartRun, ResumeRun, StartRun, Step, StopRun
 from hmi_operator.plan.world import JobView, Trouble
@@ -87,6 +89,13 @@ def backoff(failures: int) -> timedelta:
 def is_active(run: RunView | None) -> bool:
     """Say whether a run is neither succeeded nor failed."""
     return run is not None and run.state in _ACTIVE
+
+
+def is_run_of(run: RunView, resource: Domain | TaskAdapter) -> bool:
+    """Say whether a run was made for this very object."""
+    metadata, kind = resource.metadata, "domain" if isinstance(resource, Domain) else "adapter"
+    made_for = (run.uid, run.spec.kind, run.spec.namespace, run.spec.name)
+    return made_for == (metadata.uid, kind, metadata.namespace, metadata.name)
 
 
 def look(facts: RunFacts, request: Callable[[int], RunCreate]) -> Outlook:
