@@ -105,6 +105,39 @@ def test_a_leader_goes_on_through_passing_trouble(troubles: dict[int, Trouble]) 
     in_passing_time(story)
 
 
+@pytest.mark.parametrize("trouble", [hangs, fails])
+def test_who_cannot_have_the_lease_says_so_until_the_api_server_answers(trouble: Trouble) -> None:
+    async def story(server: OneLease, lease: Lease) -> None:
+        assert lease.trouble() is None
+        server.troubles = {-1: trouble}
+        await lease.keep()
+        waiting = asyncio.create_task(lease.acquire())
+        assert lease.trouble() is None, "a short outage is none"
+        await asyncio.sleep(3 * SECONDS)
+        said = lease.trouble()
+        assert said is not None
+        assert said.startswith("the lease hmi-system/hmi-operator could not be had for")
+        waiting.cancel()
+        server.troubles = {}
+        await lease.acquire()
+        assert lease.trouble() is None
+
+    in_passing_time(story)
+
+
+def test_a_standby_is_well_while_another_leads() -> None:
+    async def story(server: OneLease, lease: Lease) -> None:
+        clock = asyncio.get_running_loop().time
+        standby = Lease(cast(Any, server), "hmi-system", "two", seconds=SECONDS, clock=clock)
+        tasks = [asyncio.create_task(lease.keep()), asyncio.create_task(standby.acquire())]
+        await asyncio.sleep(10 * SECONDS)
+        assert standby.trouble() is None
+        for task in tasks:
+            task.cancel()
+
+    in_passing_time(story)
+
+
 def test_a_standby_says_who_leads_at_first_now_and_then_and_when_that_changes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

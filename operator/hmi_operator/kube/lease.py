@@ -67,6 +67,8 @@ class Lease:
         self._clock = clock
         self._seen: _Seen | None = None
         self._told: tuple[str, float] = ("", float("-inf"))
+        self._answered_at = clock()
+        self._last_error = "no answer"
         self._held_until = float("-inf")
 
     @property
@@ -93,6 +95,17 @@ class Lease:
     def _longest_try(self) -> float:
         """Seconds after which a renewal that hangs is given up: so early that another can still succeed."""
         return self._seconds * _ACTED_ON / 2
+
+    def trouble(self) -> str | None:
+        """Return why this replica could neither keep the Lease nor take it over, or None.
+
+        The API server has not answered for the time of two leases, or does not let this replica have it.
+        """
+        silent = self._clock() - self._answered_at
+        if silent <= 2 * self._seconds:
+            return None
+        lease = f"{self._namespace}/{self._name}"
+        return f"the lease {lease} could not be had for {silent:.0f} s: {self._last_error}"
 
     def must_hold(self) -> None:
         """Raise ``NotReady`` when this replica may not act: to be called before every act."""
@@ -179,12 +192,16 @@ class Lease:
     async def _attempt(self) -> bool:
         """Take or renew the Lease if it is free, run out or ours; return whether it is ours now."""
         try:
-            return await self._take()
+            taken = await self._take()
         except Conflict:
             logger.debug("leader: another replica was quicker")
+            taken = self.held
         except HmiError as error:
             logger.warning("leader: the lease could not be asked for: %s", error)
-        return self.held
+            self._last_error = str(error)
+            return self.held
+        self._answered_at = self._clock()
+        return taken
 
     async def _take(self, *, by_force: bool = False) -> bool:
         lease = await self._api.get(LEASES, self._namespace, self._name)

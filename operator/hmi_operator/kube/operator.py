@@ -103,7 +103,9 @@ class Operator:
 
     def trouble(self) -> str | None:
         """Return why this replica could not take over now, or None."""
-        return None if self._watching.is_set() else "the API server's resources are not listed yet"
+        if not self._watching.is_set():
+            return "the API server's resources are not listed yet"
+        return self._parts.lease.trouble()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then give the lease back. Raises when the watches have failed."""

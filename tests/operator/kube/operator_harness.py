@@ -15,7 +15,7 @@ from hmi_api.wire import RunView
 from hmi_operator.client import ControlPlaneClient
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.kinds import DOMAINS, RESOURCES, TASK_ADAPTERS, Kind
-from hmi_operator.kube.lease import Lease
+from hmi_operator.kube.lease import Lease, boot_clock
 from hmi_operator.kube.login import KopfLogin
 from hmi_operator.kube.operator import Operator, Parts
 from hmi_operator.orphans import Grace
@@ -154,6 +154,7 @@ async def replica(
     name: str = "replica-1",
     seconds: float = 60.0,
     grace: Grace | None = None,
+    clock: Callable[[], float] = boot_clock,
 ) -> AsyncIterator[Replica]:
     """Run a replica that looks after one namespace, and others besides."""
     headers = {"Authorization": f"Bearer {served.token}"}
@@ -163,7 +164,7 @@ async def replica(
         KubeApi(KopfLogin()) as api,
     ):
         jobs = PromptJobs(http)
-        lease = Lease(api, namespace, name, seconds=seconds)
+        lease = Lease(api, namespace, name, seconds=seconds, clock=clock)
         parts = Parts(api, control_plane, jobs, lease, orphan_grace=grace or Grace())
         operator = Operator(parts, namespaces=[namespace, *also], pace=PACE)
         stop = asyncio.Event()

@@ -19,6 +19,7 @@ from operator_harness import (
 )
 
 from hmi_operator.kube.kinds import NAMESPACES
+from hmi_operator.kube.lease import boot_clock
 
 pytestmark = pytest.mark.anyio
 
@@ -224,6 +225,15 @@ async def test_a_resource_that_is_deleted_and_made_anew_is_another(
         assert first["metadata"]["uid"] != second["metadata"]["uid"]
         assert second["status"]["version"] == 1
         assert len(served.plane.runs) == 2
+
+
+async def test_a_replica_is_not_ready_while_it_cannot_have_the_lease(here: Cluster, served: Any) -> None:
+    later = 0.0
+    async with replica(served, here.namespace, seconds=4.0, clock=lambda: boot_clock() + later) as one:
+        await until(lambda: _true(lambda: one.operator.leads and one.operator.trouble() is None))
+        later = 100.0
+        assert "could not be had for" in (one.operator.trouble() or "")
+        await until(lambda: _true(lambda: one.operator.trouble() is None))
 
 
 async def test_the_lease_is_given_back_at_the_end(here: Cluster, served: Any) -> None:
