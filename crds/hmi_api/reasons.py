@@ -46,6 +46,10 @@ class Reason(StrEnum):
     GATE_METRIC_MISMATCH = "GateMetricMismatch", "Measure by accuracy or macro_f1; entity_f1 is for tokens."
     TASK_TYPE_UNSUPPORTED = "TaskTypeUnsupported", "Use SequenceClassification or TokenClassification."
     CANARY_UNSUPPORTED = "CanaryUnsupported", "Leave serving.canaryPercent out, or set it to 100."
+    ADAPTER_TOO_LARGE = (
+        "AdapterTooLarge",
+        "Ask for a smaller method.size or fewer labels, or have the runtimes' limits raised.",
+    )
     LABELS_REPEATED = "LabelsRepeated", "Name each label once in spec.task.labels."
     TENANT_LABEL_INVALID = (
         "TenantLabelInvalid",

@@ -60,7 +60,8 @@ class Task(ApiModel):
         default_factory=list,
         max_length=10_000,
         json_schema_extra={"minItems": 1},
-        description="Label names in the order of the scores; from the training rows, sorted, when absent.",
+        description="Label names in the order of the scores; from the training rows, sorted, when absent. "
+        "At most as many as the installation's runtimes serve: 256 unless that was raised.",
     )
 
     @model_serializer(mode="wrap")
@@ -130,7 +131,8 @@ class Method(ApiModel):
         ge=1,
         le=1024,
         description="Rank of a LoRA or width of a bottleneck. Absent: Compressed takes the smallest rank "
-        "of 8, 16, 32 that keeps validation metric and predictions; Direct LoRA 16; Bottleneck 32.",
+        "of 8, 16, 32 that keeps validation metric and predictions; Direct LoRA 16; Bottleneck 32. At most "
+        "what the installation's runtimes serve: rank 32 and width 128 (hmi up: 64) unless that was raised.",
     )
     alpha: float | None = Field(
         default=None, gt=0, le=4096, description="LoRA's scale is alpha / size; alpha is size when absent."

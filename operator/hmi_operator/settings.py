@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.common import Resources
 from hmi_api.environment import PREFIX, HmiSettings
 from hmi_operator.kube.jobs import TrainerSettings
@@ -33,7 +34,7 @@ class ReleaseSettings(HmiSettings):
     )
 
 
-class OperatorSettings(ReleaseSettings):
+class OperatorSettings(AdapterLimits, ReleaseSettings):
     """What an operator process is told; every field is also an ``HMI_`` environment variable."""
 
     control_plane_url: str = Field(
@@ -115,9 +116,9 @@ class OperatorSettings(ReleaseSettings):
         return self
 
     def surroundings(self) -> Surroundings:
-        """Return what training Jobs can read, and where none are made."""
+        """Return what training Jobs can read, where none are made, and what runtimes serve."""
         excluded = {*self.excluded_namespaces, self.namespace} - {*self.watch_namespaces}
-        return replace(CLUSTER, excluded=frozenset(excluded))
+        return replace(CLUSTER, excluded=frozenset(excluded), limits=self.limits())
 
     def webhook(self) -> WebhookAddress | None:
         """Return where the validating webhook listens; None when there is none."""
@@ -152,6 +153,7 @@ class OperatorSettings(ReleaseSettings):
             "checkpoint_size": self.trainer_checkpoint_size,
             "checkpoint_storage_class": self.trainer_checkpoint_storage_class,
             "instance": self.trainer_instance,
+            "limits": self.limits(),
         }
         return TrainerSettings.model_validate(
             {name: value for name, value in own.items() if value is not None}

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings
 from rendered_chart import ROOT, Helm, Manifest, RenderedChart
 
 from hmi_api import ca_certificates
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_control_plane.settings import DatabaseSettings, Part, Settings
 from hmi_operator.settings import OperatorSettings, ReleaseSettings
 from hmi_runtime.server.settings import RuntimeSettings
@@ -105,6 +106,7 @@ def test_the_chart_s_defaults_are_the_operator_s_own(
     trial: RenderedChart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told, fields = _operator(trial, monkeypatch), OperatorSettings.model_fields
+    assert told.limits() == AdapterLimits()
     assert told.lease_seconds == fields["lease_seconds"].default
     assert told.trainer_ttl_seconds == fields["trainer_ttl_seconds"].default
     assert told.trainer_succeeded_ttl_seconds == fields["trainer_succeeded_ttl_seconds"].default
@@ -121,6 +123,23 @@ def test_the_clusters_and_the_releases_own_namespaces_are_excluded_unless_they_a
     monkeypatch.setenv("HMI_WATCH_NAMESPACES", '["kube-public", "shop"]')
     excluded = OperatorSettings().surroundings().excluded  # type: ignore[call-arg]  # as above
     assert excluded == {"kube-system", "kube-node-lease", "press"}
+
+
+def test_the_operator_admits_what_every_pool_holds(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter may be placed on any of them."""
+    pools = "runtime.pools"
+    done = helm.template(
+        *("--set", "runtime.defaults.slots.maxRank=64"),
+        *("--set", f"{pools}.small.slots.maxRank=48", "--set", f"{pools}.small.slots.maxBottleneck=0"),
+        *("--set", f"{pools}.large.slots.maxLabels=1000"),
+        *("--set", f"{pools}.off.enabled=false", "--set", f"{pools}.off.slots.maxRank=8"),
+    )
+    assert done.returncode == 0, done.stderr
+    chart = RenderedChart("pools", tuple(one for one in yaml.safe_load_all(done.stdout) if one))
+    limits = _operator(chart, monkeypatch).limits()
+    assert (limits.max_rank, limits.max_bottleneck, limits.max_labels) == (48, 0, 256)
+    assert _operator(chart, monkeypatch).surroundings().limits == limits
+    assert _operator(chart, monkeypatch).trainer().limits == limits
 
 
 def test_training_jobs_are_labelled_as_the_release_s(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from planning_worlds import (
     run_of,
 )
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.common import DataRead
 from hmi_api.conditions import find_condition, is_true
 from hmi_api.domain import OnMiss
@@ -29,6 +30,7 @@ from hmi_api.wire import (
 )
 from hmi_operator.plan import (
     Standing,
+    Surroundings,
     plan_adapter,
 )
 from hmi_operator.plan.steps import (
@@ -304,3 +306,14 @@ def test_what_was_read_is_said_of_a_run_a_missed_gate_and_a_version() -> None:
         found = find_condition(status.conditions, "Trained")
         assert found is not None
         assert found.message == "train: 7 rows of 1 files (a.jsonl); 1 labels (a 7)."
+
+
+def test_an_adapter_that_no_runtime_holds_is_refused_before_it_is_trained() -> None:
+    wanted = adapter(method={"size": 64})
+    surroundings = Surroundings(limits=AdapterLimits(max_rank=32))
+    plan = plan_adapter(wanted, adapter_world(wanted, surroundings=surroundings))
+    assert plan.steps == ()
+    assert plan.status.phase == "Failed"
+    assert reason(plan.status.conditions, "Accepted") == ("False", "AdapterTooLarge")
+    raised = Surroundings(limits=AdapterLimits(max_rank=64))
+    assert kinds(plan_adapter(wanted, adapter_world(wanted, surroundings=raised)).steps) == [StartRun]

@@ -15,10 +15,12 @@ import uvicorn
 import yaml
 from fastapi import FastAPI, HTTPException, Request
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.manifests import parse_manifest
 from hmi_api.names import FINALIZER
 from hmi_operator.local import FileResourceStore, router
 from hmi_operator.local.api import MAX_BODY_BYTES
+from hmi_operator.plan import Surroundings
 from hmi_operator.ports import ResourceRef
 
 pytestmark = pytest.mark.anyio
@@ -331,3 +333,16 @@ async def test_watching_tells_what_is_there_and_then_what_happens(
 async def test_the_api_describes_itself(http: httpx.AsyncClient) -> None:
     paths = (await http.get("/openapi.json")).json()["paths"]
     assert set(paths[ROOT + "/namespaces/{namespace}/{plural}/{name}"]) == {"get", "put", "patch", "delete"}
+
+
+async def test_an_adapter_that_no_runtime_holds_is_refused(
+    store: FileResourceStore, adapter_body: dict[str, Any]
+) -> None:
+    app = FastAPI()
+    app.include_router(router(store, lambda: None, Surroundings(limits=AdapterLimits(max_rank=32))))
+    adapter_body["spec"]["method"] = {"size": 64}
+    path = f"{ROOT}/namespaces/{adapter_body['metadata']['namespace']}/taskadapters/"
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hmi") as http:
+        answer = await http.patch(path + adapter_body["metadata"]["name"], json=adapter_body)
+        assert answer.status_code == 422
+        assert "at most 32" in answer.json()["message"]

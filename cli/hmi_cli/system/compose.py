@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 
 from pydantic import SecretStr
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.environment import load_settings
 from hmi_api.errors import InvalidInput
 from hmi_cli.errors import usage_error
@@ -19,22 +20,20 @@ from hmi_control_plane.auth import require_token
 from hmi_control_plane.settings import Settings
 from hmi_operator.client import ControlPlaneClient
 from hmi_operator.local import FileResourceStore, LocalReconciler, SubprocessJobs, router
+from hmi_operator.plan import Surroundings
 
 RUNTIME_PROGRAM = [sys.executable, "-m", "hmi_runtime.server"]
 RUNTIME_ID = "runtime-0"
 RUNS_AT_ONCE = 2
 """One run reads, tokenises or starts while the other computes; each takes about a gigabyte of memory."""
-RUNTIME_DEFAULTS = {
-    "HMI_MAX_RANK": "32",
-    "HMI_MAX_BOTTLENECK": "64",
-    "HMI_HOST_BUDGET": str(1 << 30),
-}
-"""Settings of the runtime where the environment says nothing.
+LIMIT_DEFAULTS = {"HMI_MAX_RANK": "32", "HMI_MAX_BOTTLENECK": "64"}
+"""The largest adapters where the environment says nothing; larger ones are refused when they are declared.
 
 Every slot is as large as its largest adapter may be, so room for larger ones is room for fewer. These hold
-whatever is trained when no size is asked for, and bottlenecks of twice that width; the rest is refused when
-it is loaded.
+whatever is trained when no size is asked for, and bottlenecks of twice that width.
 """
+RUNTIME_DEFAULTS = {"HMI_HOST_BUDGET": str(1 << 30)}
+"""Further settings of the runtime where the environment says nothing."""
 NOT_FOR_CHILDREN = ("HMI_ADMIN_KEY", "HMI_API_KEY")
 
 
@@ -50,30 +49,42 @@ def compose(home: Home, url: str) -> System:
             internal_token=SecretStr(token),
             admin_key=admin_key,
         )
+        limits = embedded_limits()
     except InvalidInput as error:
         raise usage_error(f"the environment is wrong: {error.message}") from error
     app = create_app(settings)
     store = FileResourceStore(home.resources)
-    app.include_router(router(store, require_token(admin_key, "admin key")))
+    surroundings = Surroundings(limits=limits)
+    app.include_router(router(store, require_token(admin_key, "admin key"), surroundings))
     shared = {
         "HMI_CONTROL_PLANE_URL": url,
         "HMI_INTERNAL_TOKEN": token,
         "HMI_ARTIFACTS": settings.artifacts,
         # Training and serving share the cores: idle threads must sleep, not spin, or they starve the others.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        **limits.as_environment(),
     }
     jobs = SubprocessJobs(home.runs.resolve(), shared, concurrency=RUNS_AT_ONCE)
-    return System(app, (_reconciler(store, jobs, url, token), runtime(home, shared).run))
+    reconciler = _reconciler(store, jobs, url, token, surroundings)
+    return System(app, (reconciler, runtime(home, shared).run))
+
+
+def embedded_limits() -> AdapterLimits:
+    """Return the largest adapters that the runtime serves, for all parts. Raises ``InvalidInput``."""
+    told = {name: os.environ.get(name, default) for name, default in LIMIT_DEFAULTS.items()}
+    return load_settings(AdapterLimits, **{name.removeprefix("HMI_").lower(): v for name, v in told.items()})
 
 
 def _reconciler(
-    store: FileResourceStore, jobs: SubprocessJobs, url: str, token: str
+    store: FileResourceStore, jobs: SubprocessJobs, url: str, token: str, surroundings: Surroundings
 ) -> Callable[[], Coroutine[object, object, None]]:
     async def run() -> None:
         stop = asyncio.Event()
         # The reconciler speaks to this very process over HTTP, as it would from a pod of its own.
         async with ControlPlaneClient(url, token) as control_plane:
-            working = asyncio.create_task(LocalReconciler(store, control_plane, jobs).run(stop))
+            working = asyncio.create_task(
+                LocalReconciler(store, control_plane, jobs, surroundings=surroundings).run(stop)
+            )
             try:
                 await asyncio.shield(working)
             finally:

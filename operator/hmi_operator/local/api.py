@@ -33,7 +33,6 @@ MAX_BODY_BYTES = 3 * 1024 * 1024
 BODY_BOUNDS = Bounds(size=MAX_BODY_BYTES, values=100_000, documents=1)
 READ_AT_ONCE = 2
 """Bodies that are read at the same time: the others wait, and threads are left for the disk."""
-HERE = Surroundings()
 
 _KINDS: dict[str, KindName] = {plural: kind for kind, plural in PLURALS.items()}
 _ROOT = f"/apis/{GROUP}/{VERSION}"
@@ -56,16 +55,19 @@ class _StatusRoute(APIRoute):
         return answer
 
 
-def router(store: FileResourceStore, auth: Callable[..., Any]) -> APIRouter:
+def router(
+    store: FileResourceStore, auth: Callable[..., Any], surroundings: Surroundings | None = None
+) -> APIRouter:
     """Return the routes over ``store``; ``auth`` is a FastAPI dependency that raises for strangers.
 
     PATCH and PUT create an object or replace what was applied (status stays), POST creates only; bodies are
     JSON or YAML. ``?dryRun=All`` checks without keeping, ``?watch=true`` streams events as JSON lines.
+    ``surroundings`` are those that the plan has.
     """
     reader = _BodyReader()
     routes = APIRouter(route_class=_StatusRoute, dependencies=[Depends(auth)], tags=["resources"])
     _add_reading(routes, store)
-    _add_writing(routes, store, reader)
+    _add_writing(routes, store, reader, surroundings or Surroundings())
     _add_namespaces(routes, store, reader)
     return routes
 
@@ -90,14 +92,16 @@ def _add_reading(routes: APIRouter, store: FileResourceStore) -> None:
         return JSONResponse(dump(found))
 
 
-def _add_writing(routes: APIRouter, store: FileResourceStore, reader: "_BodyReader") -> None:
+def _add_writing(
+    routes: APIRouter, store: FileResourceStore, reader: "_BodyReader", surroundings: Surroundings
+) -> None:
     @routes.post(_NAMESPACED)
     async def create(
         namespace: str, plural: str, request: Request, dry_run: Annotated[bool, Depends(_dry_run)]
     ) -> Response:
         """Create an object; 409 when it is there."""
         resource = await reader.resource(request, _kind(plural), namespace, None)
-        warnings = _admitted(resource, store)
+        warnings = _admitted(resource, store, surroundings)
         made, _ = await store.apply(resource, must_be_new=True, dry_run=dry_run)
         return JSONResponse(dump(made), 201, headers=warnings)
 
@@ -112,7 +116,7 @@ def _add_writing(routes: APIRouter, store: FileResourceStore, reader: "_BodyRead
     ) -> Response:
         """Create an object, or bring it to what the body says; 201 when it is new."""
         resource = await reader.resource(request, _kind(plural), namespace, name)
-        warnings = _admitted(resource, store)
+        warnings = _admitted(resource, store, surroundings)
         made, is_new = await store.apply(resource, dry_run=dry_run)
         return JSONResponse(dump(made), 201 if is_new else 200, headers=warnings)
 
@@ -237,9 +241,9 @@ def _namespace(content: bytes, name: str) -> Namespace:
     return namespace
 
 
-def _admitted(resource: Resource, store: FileResourceStore) -> dict[str, str]:
+def _admitted(resource: Resource, store: FileResourceStore, surroundings: Surroundings) -> dict[str, str]:
     """Return the answer's warnings, as headers; ``ApiError`` where the webhook of a cluster would refuse."""
-    verdict = judge(resource, store.declared(ResourceRef.of(resource)), store.declared, HERE)
+    verdict = judge(resource, store.declared(ResourceRef.of(resource)), store.declared, surroundings)
     if verdict.refusal is not None:
         raise errors.invalid(verdict.refusal)
     if not verdict.warnings:

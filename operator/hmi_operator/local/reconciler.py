@@ -9,6 +9,7 @@ from hmi_operator.local.jobs import SubprocessJobs
 from hmi_operator.local.store import FileResourceStore
 from hmi_operator.local.watch import Event, EventType
 from hmi_operator.orphans import CatalogKeeper
+from hmi_operator.plan import Surroundings
 from hmi_operator.ports import ControlPlane, KindName, ResourceRef
 from hmi_operator.reconciler import Reconciler
 
@@ -27,10 +28,12 @@ class LocalReconciler:
         jobs: SubprocessJobs,
         *,
         workers: int = 4,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self._store = store
         self._jobs = jobs
-        self._reconciler = Reconciler(Engine(store, control_plane, jobs), store, workers=workers)
+        engine = Engine(store, control_plane, jobs, surroundings=surroundings)
+        self._reconciler = Reconciler(engine, store, workers=workers)
         self._keeper = CatalogKeeper(store, control_plane, jobs)
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -61,6 +61,7 @@ def refuse_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Refusal | None:
         or _unreadable(adapter, world.surroundings)
         or _unmeasurable(adapter)
         or _repeated_labels(adapter)
+        or _too_large(adapter, world.surroundings)
         or _unshared_domain(adapter, world.domain.domain)
         or _terminating(world.domain, world.view.record.domain if world.view else None)
     )
@@ -143,6 +144,16 @@ def _repeated_labels(adapter: TaskAdapter) -> Refusal | None:
         return None
     named = ", ".join(repr(label) for label in repeated[:_SHOWN_LABELS])
     return Reason.LABELS_REPEATED, f"spec.task.labels names {named} more than once; name each label once."
+
+
+def _too_large(adapter: TaskAdapter, surroundings: Surroundings) -> Refusal | None:
+    if surroundings.limits is None:
+        return None
+    try:
+        surroundings.limits.check_spec(adapter.spec)
+    except InvalidInput as error:
+        return Reason.ADAPTER_TOO_LARGE, error.message
+    return None
 
 
 def _unmeasurable(adapter: TaskAdapter) -> Refusal | None:

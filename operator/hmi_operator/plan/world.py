@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.data_addresses import CLUSTER_SCHEMES
 from hmi_api.domain import Domain
 from hmi_api.names import DomainKey, Tenant
@@ -12,12 +13,14 @@ from hmi_operator.plan.dependents import Dependent
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What can be done where training runs."""
+    """What can be done where training and serving run."""
 
     schemes: frozenset[str] | None = None
     """Schemes of addresses that a training process can read, paths not among them; None for any address."""
     excluded: frozenset[str] = frozenset()
     """Namespaces in which nothing is made: the cluster's and the installation's own."""
+    limits: AdapterLimits | None = None
+    """The largest adapters that the runtimes serve; None where that is not known."""
 
 
 CLUSTER = Surroundings(CLUSTER_SCHEMES)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.address_policy import AddressPolicySettings
 from hmi_api.internal_auth import InternalAuthSettings
 from hmi_api.request_body import BODY_SECONDS
@@ -18,7 +19,7 @@ from hmi_runtime.pipeline import BatchLimits, PipelineLimits
 _GIB = 1 << 30
 
 
-class RuntimeSettings(InternalAuthSettings, AddressPolicySettings):
+class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings):
     """What a runtime process is told; every field is also an ``HMI_`` environment variable."""
 
     model_config = SettingsConfigDict(
@@ -55,11 +56,6 @@ class RuntimeSettings(InternalAuthSettings, AddressPolicySettings):
     device_slots: int = Field(
         default=256, ge=1, description="Most adapter slots of one base model; fewer if the budget is smaller."
     )
-    max_rank: int = Field(default=32, ge=1, description="Largest LoRA rank that a slot holds.")
-    max_bottleneck: int = Field(
-        default=128, ge=0, description="Widest bottleneck that a slot holds; 0 for none."
-    )
-    max_labels: int = Field(default=256, ge=2, description="Most labels of a head that a slot holds.")
     dense_heads: bool = Field(default=True, description="Whether slots hold heads with a hidden layer.")
     failed_load_retry_seconds: float = Field(
         default=5.0, ge=0, description="How long a broken adapter is refused before it is read again."

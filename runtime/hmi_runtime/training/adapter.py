@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.artifacts import ArtifactKind
 from hmi_api.errors import InvalidInput
 from hmi_api.gates import check_gate_fits
@@ -40,6 +41,7 @@ def run_adapter(run: AdapterRunSpec, stages: Stages, workplace: Workplace) -> Ru
 def _result(run: AdapterRunSpec, stages: Stages, workplace: Workplace) -> RunResult:
     spec = run.spec
     check_gate_fits(spec.gate, spec.task.type, has_data=spec.data is not None)
+    workplace.limits.check_spec(spec)
     foundation = Foundation.of_version(run.domain, workplace.store, workplace.cache)
     if spec.data is not None:
         weights, metrics, verdict = _trained(run, spec.data, foundation, stages, workplace)
@@ -52,6 +54,7 @@ def _result(run: AdapterRunSpec, stages: Stages, workplace: Workplace) -> RunRes
         base_digest=foundation.base.digest,
         layers_digest=foundation.layers_digest,
     )
+    _check_limits(weights, workplace.limits)
     workplace.say("publishing")(0, 1, metrics)
     folder = stages.fresh_folder("adapter")
     weights.save(folder)
@@ -79,12 +82,20 @@ def _result(run: AdapterRunSpec, stages: Stages, workplace: Workplace) -> RunRes
     )
 
 
+def _check_limits(weights: AdapterWeights, limits: AdapterLimits) -> None:
+    """Raise ``InvalidInput`` AdapterTooLarge for an adapter that no runtime would load."""
+    limits.check_rank(weights.rank, "The adapter has")
+    limits.check_bottleneck(weights.bottleneck_width, "The adapter has")
+    limits.check_labels(len(weights.labels), "The adapter has")
+
+
 def _trained(
     run: AdapterRunSpec, data: TaskData, foundation: Foundation, stages: Stages, workplace: Workplace
 ) -> tuple[AdapterWeights, dict[str, float], Verdict]:
     """Fit an adapter to the rows and judge it on held-out ones."""
     workplace.say("corpus")(0, 1, {})
     parts, labels = _rows(run, data, workplace)
+    workplace.limits.check_labels(len(labels), "The training rows have")
     folder, record = stages.folder / "fitted", stages.record("training")
     if record is None:
         fitted = fit_adapter(
@@ -94,6 +105,7 @@ def _trained(
             stages.folder,
             labels=labels,
             method=run.spec.method,
+            limits=workplace.limits,
             training=run.spec.training,
             metric=run.spec.gate.metric if run.spec.gate is not None else None,
             unlabelled=_unlabelled(run, data, parts, workplace),

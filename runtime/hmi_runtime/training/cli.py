@@ -133,7 +133,14 @@ def _workplace(
     told: Reporter = reporter
     if settings.mounts is not None:
         told = MountNamesReporter(reporter, MountNames(settings.mounts))
-    return Workplace(work_dir, store, told, settings.training_checkpoint_seconds, mounts=settings.mounts)
+    return Workplace(
+        work_dir,
+        store,
+        told,
+        settings.training_checkpoint_seconds,
+        mounts=settings.mounts,
+        limits=settings.limits(),
+    )
 
 
 def _configure_logging(settings: TrainingSettings) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.task_adapter import (
     AdapterPlacement,
     AdapterTraining,
@@ -59,6 +60,7 @@ def fit_adapter(
     *,
     labels: Sequence[str] = (),
     method: Method | None = None,
+    limits: AdapterLimits | None = None,
     training: AdapterTraining | None = None,
     metric: Metric | None = None,
     unlabelled: Sequence[str] = (),
@@ -71,14 +73,16 @@ def fit_adapter(
 ) -> FittedAdapter:
     """Fit an adapter and a head to ``train``; epochs and ranks are chosen on ``validation``.
 
-    ``labels`` are taken from the rows when absent, ``metric`` is the task's default. ``work_dir`` holds the
-    checkpoints of this fit; ``features_dir`` (a folder in it when absent) the cached representations, which
-    fits on the same rows and foundation may share. Where ``training`` asks for a teacher, it labels
-    ``unlabelled`` too; ``teacher_dir`` (in ``work_dir`` when absent) keeps it, for fits of the same task on
-    any foundation; ``teaching`` is told of its progress, ``settling`` of what follows a cut. Raises
-    ``InvalidInput`` OneLabelOnly, LabelUnknown.
+    ``labels`` are taken from the rows when absent, ``metric`` is the task's default; ``limits`` bound the
+    sizes that are chosen where ``method`` names none. ``work_dir`` holds the checkpoints of this fit;
+    ``features_dir`` (a folder in it when absent) the cached representations, which fits on the same rows and
+    foundation may share. Where ``training`` asks for a teacher, it labels ``unlabelled`` too;
+    ``teacher_dir`` (in ``work_dir`` when absent) keeps it, for fits of the same task on any foundation;
+    ``teaching`` is told of its progress, ``settling`` of what follows a cut. Raises ``InvalidInput``
+    OneLabelOnly, LabelUnknown.
     """
     method, training = method or Method(), training or AdapterTraining()
+    limits = limits or AdapterLimits()
     names = label_names(train, labels)
     check_known(validation, names)
     features_dir = features_dir or work_dir / "features"
@@ -104,7 +108,7 @@ def fit_adapter(
         lessons = _represented(foundation, examples, features_dir)
     folder = work_dir / f"tuning-{examples.digest()}"
     folder.mkdir(parents=True, exist_ok=True)
-    model = _model(foundation, examples, method, training.seed)
+    model = _model(foundation, examples, method, limits, training.seed)
     best = tune(
         model,
         lessons,
@@ -119,7 +123,7 @@ def fit_adapter(
     if method.effective_fit is Fit.COMPRESSED:
         weighed = importance(model.body, model, _sample(lessons))
         cut = _Cutting(foundation, model, weighed, chosen_on, metric)
-        weights, found = cut.to(method.size, lessons, training.seed, settling)
+        weights, found = cut.to(_candidate_ranks(method, limits), lessons, training.seed, settling)
         return FittedAdapter(weights, {**measured, "validation_tuned": best["metric"], **found}, model)
     export = export_lora if method.type is MethodType.LORA else export_bottlenecks
     return FittedAdapter(_weights(foundation, examples, export(model.body), model.head.export()), measured)
@@ -173,18 +177,27 @@ def adapter_logits(upper: UpperLayers, weights: AdapterWeights) -> Logits:
     return logits
 
 
-def _model(foundation: Foundation, examples: Examples, method: Method, seed: int) -> TaskModel[UpperLayers]:
+def _candidate_ranks(method: Method, limits: AdapterLimits) -> tuple[int, ...]:
+    """Return the ranks that a cut may have, ascending."""
+    if method.size is not None:
+        return (method.size,)
+    return tuple(rank for rank in CANDIDATE_RANKS if rank <= limits.max_rank) or (limits.max_rank,)
+
+
+def _model(
+    foundation: Foundation, examples: Examples, method: Method, limits: AdapterLimits, seed: int
+) -> TaskModel[UpperLayers]:
     """Return what is trained: upper layers free as a whole, or frozen with an adapter in them."""
     upper = foundation.upper()
     if method.effective_fit is Fit.COMPRESSED:
         upper.layers.requires_grad_(True)
     elif method.type is MethodType.LORA:
-        add_lora(upper, method.size or DIRECT_LORA_RANK, method.alpha, seed=seed)
+        rank = method.size or min(DIRECT_LORA_RANK, limits.max_rank)
+        add_lora(upper, rank, method.alpha, seed=seed)
     else:
         placement = method.placement is AdapterPlacement.PARALLEL
-        add_bottlenecks(
-            upper, method.size or BOTTLENECK_WIDTH, "parallel" if placement else "sequential", seed=seed
-        )
+        width = method.size or min(BOTTLENECK_WIDTH, limits.max_bottleneck)
+        add_bottlenecks(upper, width, "parallel" if placement else "sequential", seed=seed)
     head = HeadModule(foundation.base.config.width, len(examples.labels), examples.task, seed=seed)
     return TaskModel(upper, head)
 
@@ -200,13 +213,12 @@ class _Cutting:
     metric: Metric
 
     def to(
-        self, size: int | None, lessons: Lessons, seed: int, settling: Progress
+        self, candidates: Sequence[int], lessons: Lessons, seed: int, settling: Progress
     ) -> tuple[AdapterWeights, dict[str, float]]:
-        """Return the cut to ``size``, or to the smallest rank that keeps what the tuned layers say; settled.
+        """Return the cut to the smallest of ``candidates`` that keeps what the tuned layers say; settled.
 
         What settling makes of it is only taken where it says as often what the tuned layers do.
         """
-        candidates = CANDIDATE_RANKS if size is None else (size,)
         decomposition = Decomposition(self.model.body, self._base, self.weighed, max(candidates))
         choice = smallest_rank(
             lambda rank: self._kept(self._adapter(decomposition.cut(rank))),

@@ -6,11 +6,12 @@ import torch
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.address_policy import AddressPolicySettings
 from hmi_api.bearer import TokenSource
 
 
-class TrainingSettings(AddressPolicySettings):
+class TrainingSettings(AdapterLimits, AddressPolicySettings):
     """Settings, each read from ``HMI_`` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="HMI_", extra="ignore", frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.common import DataRead
 from hmi_api.wire import RunProgress
 from hmi_runtime.artifacts import Store
@@ -29,6 +30,8 @@ class Workplace:
     """Where ConfigMaps and volume claims that the run names are mounted; None where none can be."""
     data: list[DataRead] = field(default_factory=list)
     """What the run has read so far, source by source; of the first few sources."""
+    limits: AdapterLimits = field(default_factory=AdapterLimits)
+    """The largest adapters that runtimes serve."""
 
     @property
     def cache(self) -> Path:

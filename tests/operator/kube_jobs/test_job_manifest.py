@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.common import Resources
 from hmi_api.domain import BaseModelRef, DomainSpec, OnMiss
@@ -300,3 +301,11 @@ def test_what_the_platform_adds_is_in_the_pod() -> None:
     assert environment["HMI_CA_CERTIFICATES"] == "-----BEGIN CERTIFICATE-----"
     assert {"name": "models", "emptyDir": {}} in pod(job)["volumes"]
     assert {"name": "models", "mountPath": "/models"} in container(job)["volumeMounts"]
+
+
+def test_jobs_know_the_largest_adapters_that_runtimes_serve() -> None:
+    limits = AdapterLimits(max_rank=64, max_bottleneck=0, max_labels=1000)
+    job = build_training_job(run(), SETTINGS.model_copy(update={"limits": limits}))
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    told = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert told.items() >= {"HMI_MAX_RANK": "64", "HMI_MAX_BOTTLENECK": "0", "HMI_MAX_LABELS": "1000"}.items()

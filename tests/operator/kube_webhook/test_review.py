@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.domain import Domain
 from hmi_api.task_adapter import TaskAdapter
 from hmi_operator.kube.webhook import Reviewer
@@ -171,3 +172,10 @@ def test_nothing_is_made_in_a_namespace_of_the_clusters_own(body: dict[str, Any]
     by = Reviewer({}.get, surroundings=replace(CLUSTER, excluded=frozenset({"kube-system"})))
     assert "makes nothing in namespace kube-system" in refusal(by, review(body))
     assert by.answer(review(domain()))["response"]["allowed"] is True
+
+
+def test_an_adapter_that_no_runtime_holds_is_refused() -> None:
+    surroundings = replace(CLUSTER, limits=AdapterLimits(max_rank=32))
+    by = Reviewer(lambda _: None, surroundings=surroundings)
+    assert "at most 32" in refusal(by, review(adapter(method={"size": 64})))
+    assert by.answer(review(adapter(method={"size": 32})))["response"]["allowed"]

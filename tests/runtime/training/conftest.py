@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support_encoders import small_model
+from support_runs import Runs
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -106,3 +107,15 @@ def tagged_rows(sentences: list[str]) -> list[dict[str, Any]]:
         tags = ["B-COLOUR" if word in ("red", "blue") else "O" for word in words]
         rows.append({"tokens": words, "tags": [*tags[:-1], "B-BIKE"]})
     return rows
+
+
+@pytest.fixture
+def runs(tmp_path: Path, base_folder: Path, sentences: list[str], write_lines: Any) -> Runs:
+    corpus = write_lines("corpus.jsonl", [{"text": sentence} for sentence in sentences])
+    return Runs(tmp_path, base_folder, corpus)
+
+
+@pytest.fixture
+def sides(write_lines: Any, labelled_rows: list[dict[str, Any]]) -> Path:
+    path: Path = write_lines("sides.jsonl", labelled_rows)
+    return path

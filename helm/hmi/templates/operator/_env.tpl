@@ -34,7 +34,27 @@
 - {name: HMI_TRAINER_CHECKPOINT_STORAGE_CLASS, value: {{ . }}}
 {{- end }}
 {{- end }}
+{{- include "hmi.adapterLimitsEnv" . }}
 {{- include "hmi.certificatesEnv" . }}
+{{- end }}
+
+{{/* The largest adapters that every pool holds: one may be placed on any of them. */}}
+{{- define "hmi.adapterLimitsEnv" -}}
+{{- $least := dict -}}
+{{- range $name, $own := .Values.runtime.pools -}}
+{{- $pool := mustMergeOverwrite (deepCopy $.Values.runtime.defaults) (deepCopy $own) -}}
+{{- if $pool.enabled -}}
+{{- range $limit := list "maxRank" "maxBottleneck" "maxLabels" -}}
+{{- $here := get $pool.slots $limit | int64 -}}
+{{- $_ := set $least $limit (min $here (ternary (get $least $limit) $here (hasKey $least $limit))) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+{{- range $limit, $variable := dict "maxRank" "HMI_MAX_RANK" "maxBottleneck" "HMI_MAX_BOTTLENECK" "maxLabels" "HMI_MAX_LABELS" }}
+{{- if hasKey $least $limit }}
+- {name: {{ $variable }}, value: {{ get $least $limit | int64 | quote }}}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Resources as JSON whose quantities are text: YAML makes a number of `1`. */}}

@@ -165,6 +165,7 @@ def _environment(run: RunView, settings: TrainerSettings) -> list[dict[str, Any]
         "HMI_WORK_DIR": WORK_DIR,
         "HMI_MOUNTS": MOUNTS_DIR,
         "HOME": "/tmp",  # noqa: S108 -- a volume of the pod's own
+        **settings.limits.as_environment(),
     }
     if settings.ca_certificates:
         fixed[CA_VARIABLE] = settings.ca_certificates

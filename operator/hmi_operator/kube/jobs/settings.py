@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.common import Resources
 
 
@@ -48,4 +49,7 @@ class TrainerSettings(BaseModel):
     )
     checkpoint_storage_class: str | None = Field(default=None, description="None for the cluster's default.")
     termination_grace_seconds: int = Field(default=30, ge=0)
+    limits: AdapterLimits = Field(
+        default_factory=AdapterLimits, description="The largest adapters that runtimes serve."
+    )
     instance: str = Field(default="hmi", description="Label app.kubernetes.io/instance of what is made.")

@@ -26,7 +26,7 @@ class Reviewer:
 
     ``declared`` returns what is declared under a name. ``trouble`` returns why that is not known yet, or
     None; meanwhile nothing is refused that depends on others, since the plan looks again. ``surroundings``
-    say what can be read and where nothing is made.
+    say what can be read, where nothing is made, and how large adapters may be.
     """
 
     def __init__(
