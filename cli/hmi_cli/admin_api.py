@@ -1,9 +1,9 @@
 """Tenants, keys, prices, usage and bills over HTTP: what an administrator asks of the control plane."""
 
 from typing import Any
-from urllib.parse import quote
 
-from hmi_cli.client import Client
+from hmi_cli.client import Client, path_part
+from hmi_cli.errors import CliError
 
 BASE = "/admin/v1"
 Answer = dict[str, Any]
@@ -30,24 +30,24 @@ class AdminApi:
 
     def delete_tenant(self, name: str) -> None:
         """Delete a tenant and its keys; refused when there is none, or while it has resources."""
-        path = f"{BASE}/tenants/{_segment(name)}"
+        path = f"{BASE}/tenants/{path_part(name)}"
         self._client.ask("GET", path)  # deleting a tenant that is not there would succeed
         self._client.ask("DELETE", path)
 
     def keys(self, tenant: str) -> list[Answer]:
         """Return a tenant's keys, without their secrets."""
-        return pages(self._client, f"{BASE}/tenants/{_segment(tenant)}/keys", {})
+        return pages(self._client, f"{BASE}/tenants/{path_part(tenant)}/keys", {})
 
     def create_key(self, tenant: str, name: str) -> Answer:
         """Create a key; its secret is in this answer and never again."""
         answer: Answer = self._client.ask(
-            "POST", f"{BASE}/tenants/{_segment(tenant)}/keys", json={"name": name}
+            "POST", f"{BASE}/tenants/{path_part(tenant)}/keys", json={"name": name}
         )
         return answer
 
     def revoke_key(self, tenant: str, key_id: str) -> None:
         """Revoke a key."""
-        self._client.ask("DELETE", f"{BASE}/tenants/{_segment(tenant)}/keys/{_segment(key_id)}")
+        self._client.ask("DELETE", f"{BASE}/tenants/{path_part(tenant)}/keys/{path_part(key_id)}")
 
     def runtimes(self) -> list[Answer]:
         """Return the runtimes, with what each of them holds."""
@@ -69,13 +69,8 @@ class AdminApi:
 
     def bill(self, tenant: str, query: Query) -> Answer:
         """Return a tenant's bill from the price list."""
-        answer: Answer = self._client.ask("GET", f"{BASE}/bills/{_segment(tenant)}", params=query)
+        answer: Answer = self._client.ask("GET", f"{BASE}/bills/{path_part(tenant)}", params=query)
         return answer
-
-
-def _segment(name: str) -> str:
-    """Return a name as one segment of a path, whatever it holds."""
-    return quote(name, safe="")
 
 
 def pages(client: Client, path: str, query: Query) -> list[Answer]:
@@ -84,7 +79,13 @@ def pages(client: Client, path: str, query: Query) -> list[Answer]:
     cursor: str | None = None
     while True:
         answer = client.ask("GET", path, params={**query, **({"cursor": cursor} if cursor else {})})
+        if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
+            raise CliError(f"{client.server}{path} did not answer with a list", hint="is this an HMI server?")
         items += answer["items"]
-        cursor = answer.get("nextCursor")
+        before, cursor = cursor, answer.get("nextCursor")
         if not cursor:
             return items
+        if cursor == before:
+            raise CliError(
+                f"{client.server}{path} gives the same page for ever", hint="is this an HMI server?"
+            )

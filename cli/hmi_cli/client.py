@@ -1,19 +1,22 @@
 """Talking to the server: one HTTP client that turns every failure into a sentence."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
 from hmi_api.address_policy import ip_of
 from hmi_api.errors import InvalidInput
 from hmi_api.proxies import Proxies
-from hmi_cli.errors import CliError, Refused, usage_error
+from hmi_cli.errors import CliError, Refused, usage_error, warn
 
 TIMEOUT_S = 30.0
+_WARNING = re.compile(r'299 \S+ ("(?:[^"\\]|\\.)*")')
+"""A Warning header, as API servers write them."""
 
 
 class Client:
@@ -66,17 +69,26 @@ class Client:
         if not response.content:
             return None
         try:
-            return response.json()
-        except json.JSONDecodeError as error:
-            raise CliError(
-                f"{self.server}{path} did not answer in JSON", hint="is this an HMI server?"
-            ) from error
+            answer = response.json()
+        except (ValueError, RecursionError) as error:
+            raise self._not_hmi(path) from error
+        if not isinstance(answer, dict):
+            raise self._not_hmi(path)
+        return answer
+
+    def _not_hmi(self, path: str) -> CliError:
+        return CliError(
+            f"{self.server}{path} did not answer with a JSON object", hint="is this an HMI server?"
+        )
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
-            return self._http.request(method, path, **request)
+            response = self._http.request(method, path, **request)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+        for text in _WARNING.findall(response.headers.get("warning", "")):
+            warn(json.loads(text))
+        return response
 
     def lines(self, path: str, **request: Any) -> Iterator[Any]:
         """Yield the JSON lines of an answer that goes on until either side ends it."""
@@ -92,6 +104,8 @@ class Client:
                         yield json.loads(line)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+        except json.JSONDecodeError as error:
+            raise self._not_hmi(path) from error
 
     def _unreachable(self, error: httpx.HTTPError) -> CliError:
         if isinstance(error, httpx.TimeoutException):
@@ -107,11 +121,17 @@ def address_of(server: str) -> str:
     address = (server if "://" in server else f"http://{server}").rstrip("/")
     try:
         url = httpx.URL(address)
-    except httpx.InvalidURL as error:
+        urlsplit(address)
+    except (httpx.InvalidURL, ValueError) as error:
         raise _no_address(server) from error
     if url.scheme not in ("http", "https") or not url.host:
         raise _no_address(server)
     return address
+
+
+def path_part(name: str) -> str:
+    """Return a name as one part of a path, whatever is in it: `..` and `/` would lead elsewhere."""
+    return quote(name, safe="").replace(".", "%2E") if name.strip(".") == "" else quote(name, safe="")
 
 
 def _no_address(server: str) -> CliError:
@@ -158,7 +178,7 @@ def refusal(response: httpx.Response) -> Refused:
 def _message(response: httpx.Response) -> str:
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return response.text.strip()[:200]
     if not isinstance(body, dict):
         return str(body)[:200]

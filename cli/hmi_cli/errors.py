@@ -1,5 +1,7 @@
 """What the command says when something is wrong: one short line, and what to do about it."""
 
+import contextlib
+
 from rich.console import Console
 from rich.text import Text
 
@@ -42,8 +44,20 @@ def usage_error(message: str, *, hint: str = "") -> NotUnderstood:
 
 def complain(error: CliError, about: str = "") -> None:
     """Print an error and its hint on standard error; ``about`` says which of many things it is about."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     message = f"{about}: {error.message}" if about else error.message
-    console.print(Text("error: ", style="red"), Text(message), sep="")
+    _print("error: ", "red", message)
     if error.hint:
-        console.print(Text("hint: ", style="dim"), Text(error.hint), sep="")
+        _print("hint: ", "dim", error.hint)
+
+
+def warn(message: str) -> None:
+    """Print what is no error, but should be known."""
+    _print("warning: ", "yellow", message)
+
+
+def _print(begins: str, style: str, message: str) -> None:
+    message = message.encode(errors="backslashreplace").decode()  # what was not UTF-8 in the environment
+    # Where standard error takes nothing, there is nobody to tell; the exit code says that it failed.
+    with contextlib.suppress(OSError):
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(Text(begins, style=style), Text(message), sep="")

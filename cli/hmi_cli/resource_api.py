@@ -4,10 +4,9 @@ import json
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
 
 from hmi_api.names import GROUP, VERSION
-from hmi_cli.client import Client
+from hmi_cli.client import Client, path_part
 from hmi_cli.errors import Refused, usage_error
 from hmi_cli.kinds import KINDS, Kind
 from hmi_cli.manifests import Manifest
@@ -76,20 +75,15 @@ class ResourceApi:
 
 def path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
     """Return the address of a kind's objects, or of one of them."""
-    scope = f"/namespaces/{_part(namespace)}" if namespace else ""
-    return f"/apis/{GROUP}/{VERSION}{scope}/{kind.plural}" + (f"/{_part(name)}" if name else "")
-
-
-def _part(name: str) -> str:
-    """Return a name as one part of an address, whatever is in it; `..` would lead elsewhere."""
-    return quote(name, safe="").replace("..", "%2E%2E")
+    scope = f"/namespaces/{path_part(namespace)}" if namespace else ""
+    return f"/apis/{GROUP}/{VERSION}{scope}/{kind.plural}" + (f"/{path_part(name)}" if name else "")
 
 
 def object_path(manifest: Manifest, namespace: str) -> str:
     """Return the address of a manifest's object; ``CliError`` for kinds that HMI does not keep."""
     body = manifest.body
     if body["kind"] == "Namespace":
-        return f"/api/v1/namespaces/{_part(body['metadata']['name'])}"
+        return f"/api/v1/namespaces/{path_part(body['metadata']['name'])}"
     for kind in KINDS:
         if body["kind"] == kind.name and body["apiVersion"] == f"{GROUP}/{VERSION}":
             return path(kind, namespace, body["metadata"]["name"])

@@ -1,5 +1,7 @@
 """What every command knows: which server to ask, and with whose key."""
 
+import math
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +78,7 @@ class Session:
         try:
             return self._make_key(tenant)
         except CliError as error:
-            file = self.home.tenant_key_file(self._keeper(tenant))
+            file = shlex.quote(str(self.home.tenant_key_file(self._keeper(tenant))))
             raise CliError(
                 f"the server refuses the key kept for {tenant}, and no new one can be made: {error.message}",
                 hint=f"remove {file}, or ask with a key of your own: --key without --tenant",
@@ -103,6 +105,13 @@ def not_empty(tenant: str | None) -> str | None:
     if tenant == "":
         raise usage_error("the tenant's name is empty")
     return tenant
+
+
+def finite(seconds: float) -> float:
+    """Refuse what is no length of time."""
+    if not math.isfinite(seconds):
+        raise usage_error(f"{seconds} is no length of time")
+    return seconds
 
 
 def session_of(context: typer.Context) -> Session:

@@ -51,6 +51,14 @@ def read_documents(data: bytes | str, bounds: Bounds = Bounds()) -> list[Any]:
     return documents
 
 
+def is_plain_text(text: str) -> bool:
+    """Say whether a text without quotes would be read as that text."""
+    try:
+        return bool(_plain(text, 0) == text)
+    except InvalidInput:
+        return False
+
+
 def _decoded(data: bytes | str, bounds: Bounds) -> str:
     size = len(data)
     if size <= bounds.size and isinstance(data, str):

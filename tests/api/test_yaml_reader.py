@@ -57,7 +57,7 @@ def alias_bomb(levels: int) -> str:
         ("- 1\n" * 1_000_001, "ManifestTooLarge", "more than 1000000 values"),
         ("#" * (32 * 1024 * 1024 + 1), "ManifestTooLarge", "larger than 33554432 bytes"),
     ],
-    ids=lambda value: str(value)[:20],
+    ids=lambda value: ascii(value)[:20],
 )
 def test_what_is_refused_says_where_and_why(text: str | bytes, reason: str, words: str) -> None:
     with pytest.raises(InvalidInput) as caught:

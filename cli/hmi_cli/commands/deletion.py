@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -22,7 +23,7 @@ from hmi_cli.kinds import Kind, find_kind, split_target
 from hmi_cli.manifests import Manifest
 from hmi_cli.render.resources import condition
 from hmi_cli.resource_api import Object, ResourceApi, object_path, title_of
-from hmi_cli.session import session_of
+from hmi_cli.session import finite, session_of
 
 POLL_S = 0.25
 PATIENCE_S = 2.0
@@ -52,7 +53,7 @@ def delete(
         bool, typer.Option("--ignore-not-found", help="What is gone is no error.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until they are gone.")] = True,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.", callback=finite)] = 30.0,
 ) -> None:
     """Delete resources: unload them, and erase what was trained for them.
 
@@ -79,7 +80,7 @@ def delete(
 def _named(target: str, name: str | None, namespace: str | None) -> Target:
     word, name = split_target(target, name)
     if not name:
-        raise usage_error("say which one to delete", hint=f"hmi delete {target} NAME [-n NAMESPACE]")
+        raise usage_error("say which one to delete", hint=f"hmi delete {quote(target)} NAME [-n NAMESPACE]")
     return Target(find_kind(word), namespace or DEFAULT_NAMESPACE, name)
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from hmi_cli.demo.run import Plan, demonstrate
 from hmi_cli.errors import EXIT_FAILED, usage_error
-from hmi_cli.session import session_of
+from hmi_cli.session import finite, session_of
 
 PIPE_WIDTH = 132
 """Columns where no terminal says how many there are, as in a log."""
@@ -18,7 +18,9 @@ def demo(
     context: typer.Context,
     examples: Annotated[Path, typer.Option(help="Folder of the examples.")] = Path("examples"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 0,
-    limit: Annotated[float, typer.Option(help="Minutes to wait for everything to be Ready.")] = 20.0,
+    limit: Annotated[
+        float, typer.Option(min=0, help="Minutes to wait for everything to be Ready.", callback=finite)
+    ] = 20.0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the system running until Ctrl-C.")] = False,
 ) -> None:
     """Start the system, apply the examples, train, serve, meter and bill them, and show the figures."""

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from hmi_cli.client import Client
-from hmi_cli.errors import usage_error
-from hmi_cli.render.inference import models_table, predictions_table
+from hmi_cli.errors import EXIT_FAILED, usage_error
+from hmi_cli.render.inference import models_table, predictions_table, read_predictions
 from hmi_cli.render.objects import Output, dump_value
 from hmi_cli.session import Session, not_empty, session_of, trimmed_option
 
@@ -54,7 +54,7 @@ def classify(
         target = {"model": given[0]} if given else {}
         rows = given[1:]
     if rows == ["-"]:
-        rows = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        rows = _lines()
     if not target or not rows:
         raise usage_error(
             "say which model and what text",
@@ -67,6 +67,16 @@ def classify(
         if output in (Output.JSON, Output.YAML)
         else predictions_table(rows, answer)
     )
+    if any(prediction.error for prediction in read_predictions(answer)):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _lines() -> list[str]:
+    """Return the lines of standard input that are not empty."""
+    try:
+        return [line.rstrip("\n") for line in sys.stdin or () if line.strip()]
+    except UnicodeDecodeError as error:
+        raise usage_error("standard input has bytes that are not UTF-8") from error
 
 
 def models(

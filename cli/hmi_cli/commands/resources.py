@@ -1,5 +1,6 @@
 """``hmi apply | get | describe``: resources, as a kubectl user expects them."""
 
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -105,7 +106,9 @@ def get(
     if watch and len(kinds) > 1:
         raise usage_error("only one type can be watched at a time", hint="hmi get dom -w, or hmi get ta -w")
     if name and len(kinds) > 1:
-        raise usage_error("a name needs its type", hint=f"hmi get dom {name}, or hmi get ta {name}")
+        raise usage_error(
+            "a name needs its type", hint=f"hmi get dom {quote(name)}, or hmi get ta {quote(name)}"
+        )
     scope = None if all_namespaces else namespace or DEFAULT_NAMESPACE
     with session_of(context).resources() as api:
         if watch:

@@ -25,8 +25,8 @@ def up(
 ) -> None:
     """Run control plane, reconciler and one runtime here, until Ctrl-C.
 
-    Everything is kept in the home folder (--home, HMI_HOME): stop it, kill it, start it again, and it goes
-    on where it was.
+    Everything is kept in the home folder (--home before or after `up`, or HMI_HOME): stop it, kill it, start
+    it again, and it goes on where it was.
     """
     # Imported here, not above: the planes take seconds to import, and `hmi get` needs none of them.
     from hmi_cli.system.compose import compose  # noqa: PLC0415

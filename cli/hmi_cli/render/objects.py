@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from hmi_api.yaml_reader import is_plain_text
+
 
 class Output(StrEnum):
     """What ``-o`` takes."""
@@ -27,4 +29,21 @@ def dump_value(value: Any, output: Output) -> str:
     """Return any answer as JSON or YAML."""
     if output is Output.JSON:
         return json.dumps(value, indent=2, ensure_ascii=False)
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip()
+    return dump_yaml(value)
+
+
+def dump_yaml(value: Any) -> str:
+    """Return a value as YAML that means the same to kubectl and to ``hmi apply``."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True).rstrip()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around text that would be read as a boolean or a number, such as y and 1e3."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = None if is_plain_text(value) else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)

@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import yaml
-
 from hmi_api.common import DataRead
 from hmi_api.conditions import SUMMARIES, DomainCondition
 from hmi_cli.kinds import DOMAIN, Kind
+from hmi_cli.render.objects import dump_yaml
 from hmi_cli.render.tables import NONE, age, amount, format_table
 
 Object = dict[str, Any]
@@ -129,7 +128,7 @@ def _pairs(values: dict[str, str] | None) -> str:
 
 def _spec(item: Object) -> Iterator[str]:
     yield "Spec:"
-    text = yaml.safe_dump(item.get("spec") or {}, sort_keys=False, allow_unicode=True)
+    text = dump_yaml(item.get("spec") or {})
     yield from (f"  {line}" for line in text.rstrip().splitlines())
 
 

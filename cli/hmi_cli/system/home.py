@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from hmi_api.environment import read_trimmed
 from hmi_cli.errors import CliError
@@ -90,7 +91,7 @@ class Home:
 
     def tenant_key_file(self, tenant: str) -> Path:
         """Where the API key that this command keeps for a tenant is, if there is one."""
-        return self.path / "secrets" / f"tenant-{tenant}"
+        return self.path / "secrets" / f"tenant-{quote(tenant, safe='@:[]')}"
 
     def write_url(self, url: str) -> None:
         """Leave word of where the server listens, for commands that share the folder."""
