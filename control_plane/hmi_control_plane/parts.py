@@ -142,7 +142,7 @@ class GatewayPart:
                 self._inference,
                 shared.database,
                 shared.authenticator.tenant_from_key,
-                shared.readiness.is_ready,
+                shared.readiness.check,
             )
         )
 

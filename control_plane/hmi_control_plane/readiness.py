@@ -68,14 +68,6 @@ class Readiness:
         else:
             self._answered_at = self._clock()
 
-    async def is_ready(self) -> bool:
-        """Say whether requests should come here."""
-        try:
-            await self.check()
-        except NotReady:
-            return False
-        return True
-
     async def _ask(self) -> None:
         """Ask the database, one thread at a time however many probes come while it does not answer."""
         if self._asking is None or self._asking.done():

@@ -172,6 +172,10 @@ class AdapterStamps(WireModel):
 # --- training runs ----------------------------------------------------------------------------------
 
 
+TRAINING_ATTEMPTS = 4
+"""Runs made for one digest before a failure that could pass is taken for lasting."""
+
+
 class RunState(StrEnum):
     """Where a training run stands; the last two are final."""
 
@@ -384,6 +388,13 @@ class DesiredState(WireModel):
 # --- inference: gateway to runtime, POST {runtime}/internal/v1/infer ---------------------------------
 
 
+class Truncation(WireModel):
+    """Cuts a text that has more tokens, special ones included; -1: to the most that the runtime serves."""
+
+    tokens: int = Field(ge=-1)
+    side: Literal["left", "right"] = Field(default="right", description="The end at which it is cut.")
+
+
 class InferRow(WireModel):
     """One text for one adapter."""
 
@@ -392,6 +403,7 @@ class InferRow(WireModel):
     words: list[str] | None = Field(
         default=None, description="Pre-split text for token tasks, instead of text."
     )
+    truncate: Truncation | None = Field(default=None, description="A text too long is refused if absent.")
 
 
 class InferRequest(WireModel):

@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from hmi_api.names import AdapterKey, adapter_key
 from hmi_api.task_adapter import TaskType
+from hmi_control_plane.gateway.absence import absences
 from hmi_control_plane.gateway.routes import CatalogUnavailableError, ReadRoutes, Route, RuntimeAddress
 from hmi_control_plane.storage import Adapter, Database, Residency, ResidencyState, Runtime
 
@@ -31,24 +32,26 @@ def _read(database: Database, keys: Sequence[AdapterKey]) -> dict[AdapterKey, Ro
 
 
 def read_routes(session: Session, keys: Sequence[AdapterKey]) -> dict[AdapterKey, Route]:
-    """Return the routes of those ``keys`` that exist, in two queries."""
+    """Return the routes of those ``keys`` that exist, in two queries; some more for what is not served."""
     names = [tuple(key.split("/", 1)) for key in keys]
-    adapters = session.execute(
-        select(Adapter.id, Adapter.tenant, Adapter.name, Adapter.task_type, Adapter.current_version).where(
-            tuple_(Adapter.tenant, Adapter.name).in_(names)
-        )
-    ).all()
+    adapters = session.scalars(select(Adapter).where(tuple_(Adapter.tenant, Adapter.name).in_(names))).all()
     serving = _serving(session, {row.id: row.current_version for row in adapters})
-    return {
-        (key := adapter_key(row.tenant, row.name)): Route(
-            key, TaskType(row.task_type), row.current_version, serving.get(row.id, ())
+    missing = absences(session, [row for row in adapters if row.id not in serving])
+    routes = {}
+    for row in adapters:
+        key = adapter_key(row.tenant, row.name)
+        runtimes, loaded = serving.get(row.id, ((), frozenset()))
+        routes[key] = Route(
+            key, TaskType(row.task_type), row.current_version, runtimes, loaded, missing.get(row.id)
         )
-        for row in adapters
-    }
+    return routes
 
 
-def _serving(session: Session, current: Mapping[int, int | None]) -> dict[int, tuple[RuntimeAddress, ...]]:
-    """Return by adapter id who serves any version of it; an older version serves until the new one does.
+_Serving = tuple[tuple[RuntimeAddress, ...], frozenset[int]]
+
+
+def _serving(session: Session, current: Mapping[int, int | None]) -> dict[int, _Serving]:
+    """Return by adapter id who serves it, and which versions; an older one serves until the new one does.
 
     A runtime that is about to stop is named only where nobody else serves the adapter yet.
     """
@@ -65,8 +68,13 @@ def _serving(session: Session, current: Mapping[int, int | None]) -> dict[int, t
     staying = {row.adapter_id for row in rows if not row.draining}
     rows = [row for row in rows if not row.draining or row.adapter_id not in staying]
     found: dict[int, dict[str, RuntimeAddress]] = {}
+    versions: dict[int, set[int]] = {}
     for current_first in (True, False):
         for adapter_id, version, runtime_id, url, _ in rows:
             if (version == current[adapter_id]) is current_first:
                 found.setdefault(adapter_id, {}).setdefault(runtime_id, RuntimeAddress(runtime_id, url))
-    return {adapter_id: tuple(addresses.values()) for adapter_id, addresses in found.items()}
+                versions.setdefault(adapter_id, set()).add(version)
+    return {
+        adapter_id: (tuple(addresses.values()), frozenset(versions[adapter_id]))
+        for adapter_id, addresses in found.items()
+    }

@@ -16,7 +16,7 @@ from hmi_control_plane.gateway.classify_schemas import (
     ModelClassifications,
     Usage,
 )
-from hmi_control_plane.gateway.direct import direct_route
+from hmi_control_plane.gateway.direct import direct_route, json_reader
 from hmi_control_plane.gateway.entities import merge_entities
 from hmi_control_plane.gateway.inference import Answer, Inference, ModelAnswer, Text, best_label
 
@@ -34,9 +34,9 @@ def add_classify(
         In a fan-out a model that fails has an `error` while the others answer; when all fail, the answer is
         the first one's error.
         """
-        answer = await inference.answer(identity, body.asked_models, body.texts)
+        answer = await inference.answer(identity, body.asked_models, body.texts, truncate=body.truncate)
         answer.require_any()
-        response = _one(answer, body.texts) if body.models is None else _fan_out(answer, body.texts)
+        response = _one(answer, body) if body.models is None else _fan_out(answer, body)
         # As a Response it is not validated a second time: it was built from validated parts just now.
         return Response(response.model_dump_json(exclude_none=True), media_type="application/json")
 
@@ -46,25 +46,26 @@ def add_classify(
         methods=["POST"],
         summary="Classify texts",
         response_model=ClassifyResponse | FanOutResponse,
-        route_class_override=direct_route(ClassifyRequest, tenant_from_key),
+        route_class_override=direct_route(json_reader(ClassifyRequest), tenant_from_key),
     )
 
 
-def _one(answer: Answer, texts: Sequence[Text]) -> ClassifyResponse:
+def _one(answer: Answer, body: ClassifyRequest) -> ClassifyResponse:
     model = answer.models[0]
     return ClassifyResponse(
-        id=_id(answer),
+        id=_id(answer, body),
         created=int(answer.created.timestamp()),
         model=model.model,
         labels=model.results[0].labels,
-        data=_items(model, texts),
+        data=_items(model, body.texts),
         usage=_usage(model.prompt_tokens),
     )
 
 
-def _fan_out(answer: Answer, texts: Sequence[Text]) -> FanOutResponse:
+def _fan_out(answer: Answer, body: ClassifyRequest) -> FanOutResponse:
+    texts = body.texts
     return FanOutResponse(
-        id=_id(answer),
+        id=_id(answer, body),
         created=int(answer.created.timestamp()),
         models=[_part(model, texts) for model in answer.models],
         usage=_usage(sum(model.prompt_tokens for model in answer.models)),
@@ -102,8 +103,8 @@ def _token_item(index: int, text: Text, result: RowResult) -> Classification:
     )
 
 
-def _id(answer: Answer) -> str:
-    return f"classify-{answer.request_id}"
+def _id(answer: Answer, body: ClassifyRequest) -> str:
+    return f"classify-{body.request_id or answer.request_id}"
 
 
 def _usage(tokens: int) -> Usage:

@@ -21,11 +21,11 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 def direct_route(
-    body_type: type[BaseModel], identify: Callable[[Request], Awaitable[Identity]]
+    read: Callable[[Request], Awaitable[BaseModel]], identify: Callable[[Request], Awaitable[Identity]]
 ) -> type[APIRoute]:
     """Return a route class for an endpoint that takes ``body``, ``identity`` and its path's parameters.
 
-    Those of the path come as text. The caller is known before anything of the body is read.
+    Those of the path come as text; ``read`` gives the body, of which nothing is read for an unknown caller.
     """
 
     class DirectRoute(APIRoute):
@@ -34,7 +34,7 @@ def direct_route(
 
             async def answer(request: Request) -> Response:
                 identity = await identify(request)
-                body = await _read(request, body_type)
+                body = await read(request)
                 return await endpoint(**request.path_params, body=body, identity=identity)
 
             return answer
@@ -42,18 +42,31 @@ def direct_route(
     return DirectRoute
 
 
-async def _read(request: Request, body_type: type[Body]) -> Body:
-    """Return the body, validated; raises InferenceFailed (400) for what does not fit.
+def json_reader(body_type: type[Body]) -> Callable[[Request], Awaitable[Body]]:
+    """Return a reader of bodies that are JSON whatever their Content-Type says.
 
-    It is JSON whatever its Content-Type says: nothing else is taken here, and curl's -d calls all it sends a
-    form.
+    Nothing else is taken here, and curl's -d calls all it sends a form.
     """
+
+    async def read(request: Request) -> Body:
+        return parsed(await read_body(request), body_type)
+
+    return read
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body's bytes; raises InferenceFailed (400) when there are none, or not all."""
     try:
         raw = await request.body()
     except ClientDisconnect as error:
         raise InferenceFailed(400, "BodyCutOff", "The body ended too early.") from error
     if not raw:
         raise InferenceFailed(400, "InvalidField", "The body is missing.")
+    return raw
+
+
+def parsed(raw: bytes, body_type: type[Body]) -> Body:
+    """Return JSON as a ``body_type``; raises InferenceFailed (400) for what does not fit."""
     try:
         given = json.loads(raw)
     except (ValueError, RecursionError) as error:  # not only malformed: no Unicode, or nested too deep

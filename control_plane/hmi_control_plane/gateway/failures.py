@@ -11,6 +11,8 @@ from hmi_api.errors import ErrorDetail
 from hmi_api.wire import RowError
 from hmi_control_plane.errors import RequestFailed, error_kind
 from hmi_control_plane.fields import FieldProblem, first_request_problem
+from hmi_control_plane.gateway.absence import Absence
+from hmi_control_plane.gateway.routes import Route
 
 
 class InferenceFailed(RequestFailed):
@@ -36,10 +38,22 @@ def unknown_model(name: str) -> InferenceFailed:
     )
 
 
-def not_loaded(name: str) -> InferenceFailed:
-    """Return the failure for a model that no runtime can serve at the moment."""
+def unknown_version(name: str, version: str, current: int | None) -> InferenceFailed:
+    """Return the failure for a version that cannot be asked for."""
+    there = "none yet" if current is None else f"{current} alone"
+    message = f'The model "{name}" has no version "{version}" that can be asked for; there is {there}.'
+    return InferenceFailed(404, "VersionNotFound", message, param="version")
+
+
+def not_loaded(name: str, route: Route) -> InferenceFailed:
+    """Return the failure for a model that no runtime serves: 503 while something is under way, else 409."""
+    absence = route.absence or Absence("ModelNotLoaded", "It is not loaded yet; try again shortly.", 1)
     return InferenceFailed(
-        503, "ModelNotLoaded", f'The model "{name}" is not loaded yet; try again shortly.', param="model"
+        409 if absence.retry_after is None else 503,
+        absence.reason,
+        f'The model "{name}" is not served. {absence.message}',
+        param="model",
+        retry_after=absence.retry_after,
     )
 
 

@@ -15,7 +15,7 @@ from hmi_control_plane.gateway.failures import InferenceRoute
 from hmi_control_plane.gateway.inference import Inference
 from hmi_control_plane.gateway.metrics import GatewayMetrics
 from hmi_control_plane.gateway.models import add_models
-from hmi_control_plane.gateway.open_inference import add_open_inference
+from hmi_control_plane.gateway.open_inference import build_open_inference
 from hmi_control_plane.gateway.routes import RoutingTable
 from hmi_control_plane.gateway.runtime_client import RuntimeClient
 from hmi_control_plane.gateway.settings import GatewaySettings
@@ -65,11 +65,14 @@ def build_router(
     gateway: Gateway,
     database: Database,
     tenant_from_key: Callable[[Request], Awaitable[Identity]],
-    is_ready: Callable[[], Awaitable[bool]],
+    require_ready: Callable[[], Awaitable[None]],
 ) -> APIRouter:
-    """Return ``/classify``, ``/v1/models`` and ``/v2``; ``is_ready`` says whether requests are answered."""
+    """Return ``/classify``, ``/v1/models`` and ``/v2``.
+
+    ``require_ready`` raises NotReady while requests are not answered.
+    """
     router = APIRouter(tags=["inference"], route_class=InferenceRoute)
     add_classify(router, gateway.inference, tenant_from_key)
     add_models(router, database, tenant_from_key)
-    add_open_inference(router, gateway.inference, tenant_from_key, is_ready)
+    router.include_router(build_open_inference(gateway.inference, tenant_from_key, require_ready))
     return router

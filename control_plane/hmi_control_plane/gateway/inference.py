@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hmi_api.errors import NotReady
 from hmi_api.names import AdapterKey, adapter_key
 from hmi_api.task_adapter import TaskType
-from hmi_api.wire import InferRow, RowResult
+from hmi_api.wire import InferRow, RowResult, Truncation
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.dispatch import Dispatcher, RoutedRow
 from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded, unknown_model
@@ -81,9 +81,18 @@ class Inference:
         self._source = source
         self._clock = clock
 
-    async def answer(self, caller: Identity, models: Sequence[str], texts: Sequence[Text]) -> Answer:
+    async def answer(
+        self,
+        caller: Identity,
+        models: Sequence[str],
+        texts: Sequence[Text],
+        *,
+        truncate: Truncation | None = None,
+        version: int | None = None,
+    ) -> Answer:
         """Send every text through every model, all rows together.
 
+        ``truncate`` says how to cut texts that are too long. With ``version``, no other's answer is taken.
         A model's failure stands in its own answer. Raises InferenceFailed for input that no model could
         answer, and NotReady when the catalog or the usage spool cannot be reached.
         """
@@ -96,9 +105,9 @@ class Inference:
         request_id = secrets.token_hex(16)
         created = self._clock()
         found = {key: route for key in keys if key is not None and (route := routes.get(key)) is not None}
-        results = await self._infer(request_id, list(found.values()), texts)
+        results = await self._infer(request_id, list(found.values()), texts, truncate)
         answers = tuple(
-            self._model_answer(name, found.get(key) if key is not None else None, results)
+            self._model_answer(name, found.get(key) if key is not None else None, results, version)
             for name, key in zip(names, keys, strict=True)
         )
         await self._meter(request_id, created, caller, answers)
@@ -153,27 +162,34 @@ class Inference:
             raise InferenceFailed(400, "EmptyInput", f"{param} {what}.", param=param)
 
     async def _infer(
-        self, request_id: str, routes: Sequence[Route], texts: Sequence[Text]
+        self, request_id: str, routes: Sequence[Route], texts: Sequence[Text], truncate: Truncation | None
     ) -> dict[AdapterKey, list[RowResult]]:
         """Return the results by model. Rows of one text stand together, so that it is tokenised once."""
         serving = [route for route in routes if route.runtimes]
-        rows = [RoutedRow(_row(route.key, text), route) for text in texts for route in serving]
+        rows = [RoutedRow(_row(route.key, text, truncate), route) for text in texts for route in serving]
         results = await self._dispatcher.infer(request_id, rows) if rows else []
         return {route.key: results[place :: len(serving)] for place, route in enumerate(serving)}
 
     def _model_answer(
-        self, name: str, route: Route | None, results: dict[AdapterKey, list[RowResult]]
+        self,
+        name: str,
+        route: Route | None,
+        results: dict[AdapterKey, list[RowResult]],
+        version: int | None,
     ) -> ModelAnswer:
         if route is None:
             return ModelAnswer(name, failure=unknown_model(name))
         if route.key not in results:
-            return ModelAnswer(name, failure=not_loaded(name))
+            return ModelAnswer(name, failure=not_loaded(name, route))
         rows = results[route.key]
         for index, row in enumerate(rows):
             if row.error is not None:
                 self._metrics.rows.labels("failed").inc(len(rows))
                 param = f"input.{index}" if row.error.status == 400 else None
                 return ModelAnswer(name, failure=InferenceFailed.of_row(row.error, param))
+            if version is not None and row.version != version:
+                message = f'Version {version} of the model "{name}" is being loaded; try again shortly.'
+                return ModelAnswer(name, failure=InferenceFailed(503, "ModelNotLoaded", message))
         return ModelAnswer(name, route.task_type, tuple(rows))
 
     async def _meter(
@@ -213,8 +229,10 @@ def _key_of(tenant: str, model: str) -> AdapterKey | None:
     return adapter_key(tenant, name)
 
 
-def _row(key: AdapterKey, text: Text) -> InferRow:
-    return InferRow(adapter=key, text=text) if isinstance(text, str) else InferRow(adapter=key, words=text)
+def _row(key: AdapterKey, text: Text, truncate: Truncation | None) -> InferRow:
+    if isinstance(text, str):
+        return InferRow(adapter=key, text=text, truncate=truncate)
+    return InferRow(adapter=key, words=text, truncate=truncate)
 
 
 def _too_many(what: str, given: int, limit: int, reason: str, param: str) -> InferenceFailed:

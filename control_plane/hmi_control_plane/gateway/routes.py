@@ -14,6 +14,7 @@ from time import monotonic
 
 from hmi_api.names import AdapterKey
 from hmi_api.task_adapter import TaskType
+from hmi_control_plane.gateway.absence import Absence
 
 _SHORTEST_BELIEF_SECONDS = 0.25
 _LARGEST_READ = 500
@@ -32,12 +33,17 @@ class RuntimeAddress:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An adapter and the runtimes that say they can serve it, those with its current version first."""
+    """An adapter and the runtimes that say they can serve it, those with its current version first.
+
+    ``loaded`` are the versions that they have; ``absence`` is why there is none.
+    """
 
     key: AdapterKey
     task_type: TaskType
     version: int | None
     runtimes: tuple[RuntimeAddress, ...]
+    loaded: frozenset[int] = frozenset()
+    absence: Absence | None = None
 
 
 class CatalogUnavailableError(Exception):

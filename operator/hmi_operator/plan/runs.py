@@ -9,12 +9,11 @@ from hmi_api.common import Resources
 from hmi_api.domain import Domain
 from hmi_api.reasons import Reason
 from hmi_api.task_adapter import TaskAdapter
-from hmi_api.wire import RunCreate, RunFailure, RunState, RunView
+from hmi_api.wire import TRAINING_ATTEMPTS, RunCreate, RunFailure, RunState, RunView
 from hmi_operator.plan.steps import PublishAgainOrStartRun, ResumeRun, StartRun, Step, StopRun
 from hmi_operator.plan.world import JobView, Trouble
 
-MAX_ATTEMPTS = 4
-"""Runs made for one digest before a failure that could pass is taken for lasting."""
+MAX_ATTEMPTS = TRAINING_ATTEMPTS
 MAX_CRASHES = 4
 """Deaths of one run's process before the run is failed."""
 FIRST_BACKOFF = timedelta(seconds=5)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import AutoTokenizer
 
@@ -38,6 +38,25 @@ class Encoding:
     offsets: list[tuple[int, int]]
     word_ids: list[int | None]
     truncated: bool
+
+    def cut(self, max_length: int, side: Literal["left", "right"] = "right") -> "Encoding":
+        """Return at most ``max_length`` tokens; the opening and the closing one stay, as in training.
+
+        ``side`` is the end at which what is too much is cut off.
+        """
+        length = len(self.ids)
+        if length <= max_length:
+            return self
+        if side == "right":
+            kept = [*range(max_length - 1), length - 1]
+        else:
+            kept = [0, *range(length - max_length + 1, length)]
+        return Encoding(
+            [self.ids[place] for place in kept],
+            [self.offsets[place] for place in kept],
+            [self.word_ids[place] for place in kept],
+            truncated=True,
+        )
 
     def first_tokens(self) -> list[tuple[int, int]]:
         """Return the place of its first token and the number of each word that has a token, in order."""
@@ -92,14 +111,14 @@ class Tokenizer:
         """Id of padding."""
         return self._special("pad_token_id")
 
-    def encode(self, texts: Sequence[str], max_length: int) -> list[Encoding]:
-        """Tokenise texts, each cut to ``max_length`` tokens (special ones included)."""
+    def encode(self, texts: Sequence[str], max_length: int | None) -> list[Encoding]:
+        """Tokenise texts, each cut to ``max_length`` tokens (special ones included); None cuts nothing."""
         encoded = [_read(encoding) for encoding in self._backend.encode_batch(list(texts))]
         if self._byte_level:
             encoded = [_without_spaces(one, text) for one, text in zip(encoded, texts, strict=True)]
-        return [_cut(one, max_length) for one in encoded]
+        return [one if max_length is None else one.cut(max_length) for one in encoded]
 
-    def encode_words(self, rows: Sequence[Sequence[str]], max_length: int) -> list[Encoding]:
+    def encode_words(self, rows: Sequence[Sequence[str]], max_length: int | None) -> list[Encoding]:
         """Tokenise rows of words; ``word_ids`` tell which word each token came from.
 
         The ids are those of the words joined by spaces, as they would be in a text.
@@ -108,8 +127,8 @@ class Tokenizer:
             joined = self.encode([" ".join(words) for words in rows], max_length)
             return [_by_word(one, words) for one, words in zip(joined, rows, strict=True)]
         batch = [list(words) for words in rows]
-        encodings = self._backend.encode_batch(batch, is_pretokenized=True)
-        return [_cut(_read(encoding), max_length) for encoding in encodings]
+        encoded = [_read(encoding) for encoding in self._backend.encode_batch(batch, is_pretokenized=True)]
+        return [one if max_length is None else one.cut(max_length) for one in encoded]
 
     def _special(self, name: str) -> int:
         value = getattr(self._tokenizer, name)
@@ -135,19 +154,6 @@ def _read(encoding: Any) -> Encoding:
         for word, special in zip(encoding.word_ids, encoding.special_tokens_mask, strict=True)
     ]
     return Encoding(list(encoding.ids), list(encoding.offsets), words, truncated=False)
-
-
-def _cut(encoding: Encoding, max_length: int) -> Encoding:
-    """Return at most ``max_length`` tokens; the closing one stays, as it does in training."""
-    if len(encoding.ids) <= max_length:
-        return encoding
-    kept = [*range(max_length - 1), len(encoding.ids) - 1]
-    return Encoding(
-        [encoding.ids[place] for place in kept],
-        [encoding.offsets[place] for place in kept],
-        [encoding.word_ids[place] for place in kept],
-        truncated=True,
-    )
 
 
 def _without_spaces(encoding: Encoding, text: str) -> Encoding:

@@ -5,19 +5,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hmi_api.errors import HmiError, InvalidInput
-from hmi_api.wire import InferRow
+from hmi_api.wire import InferRow, Truncation
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.base import Encoding, Tokenizer
 from hmi_runtime.cache import AdapterCache
 from hmi_runtime.pipeline.rows import Group, PendingRequest, Route, Text
 
+_FEWEST_TOKENS = 3
+"""An opening token, one of the text, and a closing one."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A row's text as it came; equal ones are one text."""
+    """A row's text as it came, and how to cut it; equal ones are one text."""
 
     text: str
     words: tuple[str, ...] | None
+    truncate: Truncation | None = None
 
 
 def source_of(row: InferRow) -> _Source:
@@ -28,7 +32,7 @@ def source_of(row: InferRow) -> _Source:
     text = row.text if row.text is not None else " ".join(row.words or ())
     if not text.strip():
         raise InvalidInput("EmptyText", "The text is empty; give at least one word.")
-    return _Source(text, words)
+    return _Source(text, words, row.truncate)
 
 
 def group_rows(
@@ -41,7 +45,7 @@ def group_rows(
 ) -> list[Group]:
     """Return groups of at most ``most`` rows, each of one text, all texts tokenised in two calls.
 
-    Rows whose text is missing, empty or longer than ``max_length`` tokens are answered here.
+    Rows whose text is missing, empty, or longer than ``max_length`` tokens without a cut are answered here.
     """
     sources: dict[_Source, list[tuple[int, Route]]] = {}
     for index, route in routes:
@@ -50,7 +54,7 @@ def group_rows(
         except InvalidInput as error:
             request.fail(index, error)
     groups: list[Group] = []
-    for source, encoding in _encode(list(sources), tokenizer, max_length):
+    for source, encoding in _encode(list(sources), tokenizer):
         rows = sources[source]
         try:
             text = _checked(source, encoding, max_length)
@@ -63,24 +67,44 @@ def group_rows(
     return groups
 
 
-def _encode(
-    sources: Sequence[_Source], tokenizer: Tokenizer, max_length: int
-) -> list[tuple[_Source, Encoding]]:
+def _encode(sources: Sequence[_Source], tokenizer: Tokenizer) -> list[tuple[_Source, Encoding]]:
     texts = [source for source in sources if source.words is None]
     split = [source for source in sources if source.words is not None]
-    encoded = tokenizer.encode([source.text for source in texts], max_length) if texts else []
-    encoded += tokenizer.encode_words([source.words or () for source in split], max_length) if split else []
+    encoded = tokenizer.encode([source.text for source in texts], None) if texts else []
+    encoded += tokenizer.encode_words([source.words or () for source in split], None) if split else []
     return list(zip([*texts, *split], encoded, strict=True))
 
 
 def _checked(source: _Source, encoding: Encoding, max_length: int) -> Text:
-    if encoding.truncated:
+    if source.truncate is not None:
+        encoding = _truncated(encoding, source.truncate, max_length)
+    if len(encoding.ids) > max_length:
         raise InvalidInput(
-            "TextTooLong", f"The text has more than {max_length} tokens, the most served here; shorten it."
+            "TextTooLong",
+            f"The text has {len(encoding.ids)} tokens; at most {max_length} are served here. Shorten it, or "
+            "send truncate_prompt_tokens.",
         )
     if all(word is None for word in encoding.word_ids):
         raise InvalidInput("EmptyText", "The text has no tokens that the base model knows; give some words.")
     return Text(source.text, source.words, encoding)
+
+
+def _truncated(encoding: Encoding, truncate: Truncation, max_length: int) -> Encoding:
+    """Return the tokens that are to be kept; raises InvalidInput (TruncationTooLong, TruncationTooShort)."""
+    tokens = max_length if truncate.tokens == -1 else truncate.tokens
+    if tokens > max_length:
+        raise InvalidInput(
+            "TruncationTooLong",
+            f"truncate_prompt_tokens is {tokens}; at most {max_length} tokens are served here. Send less, or "
+            "-1 for the most.",
+        )
+    if tokens < _FEWEST_TOKENS:
+        raise InvalidInput(
+            "TruncationTooShort",
+            f"truncate_prompt_tokens is {tokens}, which leaves nothing of a text between its opening and "
+            f"closing tokens; send at least {_FEWEST_TOKENS}.",
+        )
+    return encoding.cut(tokens, truncate.side)
 
 
 class Arrival:

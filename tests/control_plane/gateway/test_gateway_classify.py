@@ -136,8 +136,8 @@ def test_a_model_that_is_not_loaded_says_when_to_come_back(acme: Any, cluster: A
     cluster.declare_adapter("fresh")
     response = acme.classify(model="fresh", input="yes")
     assert response.status_code == 503
-    assert response.headers["retry-after"] == "1"
-    assert response.json()["error"]["code"] == "ModelNotLoaded"
+    assert response.headers["retry-after"] == "10"
+    assert response.json()["error"]["code"] == "ModelNotTrained"
     assert acme.call("GET", "/v2/models/fresh/ready").status_code == 503
 
 
