@@ -161,6 +161,12 @@ def test_a_passing_failure_is_503_until_it_was_tried_often_enough(
     assert ask()[:2] == (409, "DataUnreachable")
 
 
+def test_what_is_tried_without_a_limit_stays_503(ask: Ask, cluster: Any, domain: None) -> None:
+    for attempt in range(5):
+        fail(cluster, cluster.adapter_run("spam", attempt=attempt), "SourceAway", retryable=True)
+    assert ask()[0] == 503
+
+
 def test_a_missed_gate_is_409_with_the_measure(ask: Ask, cluster: Any, domain: None) -> None:
     message = "accuracy 0.41 is below 0.7."
     cluster.complete_adapter(cluster.adapter_run("spam"), gatePassed=False, gateMessage=message)

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hmi_api.reasons import Reason
-from hmi_api.wire import PASSING_LOAD_FAILURES, TRAINING_ATTEMPTS, RunState
+from hmi_api.wire import PASSING_LOAD_FAILURES, RETRIED_WITHOUT_LIMIT, TRAINING_ATTEMPTS, RunState
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.storage import (
     Adapter,
@@ -155,7 +155,8 @@ def _of_run(run: TrainingRun, subject: str) -> Absence:
 
 def _of_failure(run: TrainingRun, failure: Mapping[str, Any], subject: str) -> Absence:
     reason = str(failure.get("reason") or Reason.PROCESS_DIED)
-    retried = bool(failure.get("retryable")) and run.attempt + 1 < TRAINING_ATTEMPTS
+    has_attempts = run.attempt + 1 < TRAINING_ATTEMPTS or reason in RETRIED_WITHOUT_LIMIT
+    retried = bool(failure.get("retryable")) and has_attempts
     if retried or reason == Reason.SUPERSEDED:
         return _soon(f"Training of it failed for a passing cause and is tried again ({reason}).")
     message = failure.get("message") or "The run gave no cause."

@@ -9,7 +9,7 @@ from hmi_api.common import Resources
 from hmi_api.domain import Domain
 from hmi_api.reasons import Reason
 from hmi_api.task_adapter import TaskAdapter
-from hmi_api.wire import TRAINING_ATTEMPTS, RunCreate, RunFailure, RunState, RunView
+from hmi_api.wire import RETRIED_WITHOUT_LIMIT, TRAINING_ATTEMPTS, RunCreate, RunFailure, RunState, RunView
 from hmi_operator.plan.steps import PublishAgainOrStartRun, ResumeRun, StartRun, Step, StopRun
 from hmi_operator.plan.world import JobView, Trouble
 
@@ -31,9 +31,6 @@ _ASKS_FOR_RESOURCES = {
     Reason.JOB_REFUSED,
 }
 """Failures that other ``spec.resources``, which make no other version, may mend."""
-_SOMETHING_AWAY = {"SourceAway", "BaseModelSourceAway"}
-"""Failures that end by themselves once a server outside answers again, however long that takes: they are
-tried again without a limit, at the longest backoff at last."""
 _ACTIVE = (RunState.PENDING, RunState.RUNNING)
 
 
@@ -208,7 +205,7 @@ def _look_at_failed(facts: RunFacts, run: RunView, request: Callable[[int], RunC
     failure = run.failure or RunFailure(reason=Reason.PROCESS_DIED.value, message="The run gave no cause.")
     superseded = failure.reason == Reason.SUPERSEDED
     mended = failure.reason in _ASKS_FOR_RESOURCES and _asks_otherwise(facts, run)
-    attempts_left = run.attempt + 1 < MAX_ATTEMPTS or failure.reason in _SOMETHING_AWAY
+    attempts_left = run.attempt + 1 < MAX_ATTEMPTS or failure.reason in RETRIED_WITHOUT_LIMIT
     may_retry = superseded or mended or (failure.retryable and attempts_left)
     if not may_retry:
         return Outlook(Standpoint.FAILED, run=run, message=failure.message)
