@@ -176,8 +176,8 @@ TRAINING_ATTEMPTS = 4
 """Runs made for one digest before a failure that could pass is taken for lasting."""
 
 RETRIED_WITHOUT_LIMIT = frozenset({"BaseModelSourceAway", "SourceAway"})
-"""Failures that end by themselves once a server outside answers again, however long that takes: they are tried
-again without a limit, at the longest backoff at last."""
+"""Failures that end by themselves once a server outside answers again, however long that takes: they are
+tried again without a limit, at the longest backoff at last."""
 
 
 class RunState(StrEnum):
