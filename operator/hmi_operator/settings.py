@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from hmi_api.adapter_limits import AdapterLimits
+from hmi_api.address_policy import AddressPolicySettings
 from hmi_api.common import Resources
 from hmi_api.environment import PREFIX, HmiSettings
 from hmi_operator.kube.jobs import TrainerSettings
@@ -34,7 +35,7 @@ class ReleaseSettings(HmiSettings):
     )
 
 
-class OperatorSettings(AdapterLimits, ReleaseSettings):
+class OperatorSettings(AdapterLimits, ReleaseSettings, AddressPolicySettings):
     """What an operator process is told; every field is also an ``HMI_`` environment variable."""
 
     control_plane_url: str = Field(
@@ -94,6 +95,18 @@ class OperatorSettings(AdapterLimits, ReleaseSettings):
     trainer_extra_volumes: tuple[dict[str, Any], ...] = ()
     trainer_extra_volume_mounts: tuple[dict[str, Any], ...] = ()
     ca_certificates: str = Field(default="", description="PEM of further authorities that Jobs trust.")
+    data_addresses: Literal["cluster"] = Field(
+        default="cluster", description="Whose addresses tenants may name: those of the outside."
+    )
+    trainer_http_proxy: str = Field(default="", description="Proxy of Jobs for http:// data.")
+    trainer_https_proxy: str = Field(default="", description="Proxy of Jobs for https:// data, hub and S3.")
+    trainer_no_proxy: str = Field(default="", description="What Jobs call without a proxy.")
+    trainer_network_policy: bool = Field(
+        default=True, description="Keep a NetworkPolicy for training pods in each namespace."
+    )
+    trainer_egress: tuple[dict[str, Any], ...] = Field(
+        default=(), description="More NetworkPolicyEgressRules for training pods."
+    )
     trainer_default_resources: Resources | None = Field(
         default=None, description="For what a spec's resources do not name."
     )
@@ -118,7 +131,12 @@ class OperatorSettings(AdapterLimits, ReleaseSettings):
     def surroundings(self) -> Surroundings:
         """Return what training Jobs can read, where none are made, and what runtimes serve."""
         excluded = {*self.excluded_namespaces, self.namespace} - {*self.watch_namespaces}
-        return replace(CLUSTER, excluded=frozenset(excluded), limits=self.limits())
+        return replace(
+            CLUSTER,
+            excluded=frozenset(excluded),
+            limits=self.limits(),
+            addresses=self.address_policy(),
+        )
 
     def webhook(self) -> WebhookAddress | None:
         """Return where the validating webhook listens; None when there is none."""
@@ -146,6 +164,15 @@ class OperatorSettings(AdapterLimits, ReleaseSettings):
             "extra_volumes": self.trainer_extra_volumes,
             "extra_volume_mounts": self.trainer_extra_volume_mounts,
             "ca_certificates": self.ca_certificates,
+            "data_allowed_hosts": self.data_allowed_hosts,
+            "data_allowed_networks": self.data_allowed_networks,
+            "data_cluster_networks": self.data_cluster_networks,
+            "http_proxy": self.trainer_http_proxy,
+            "https_proxy": self.trainer_https_proxy,
+            "no_proxy": self.trainer_no_proxy,
+            "network_policy": self.trainer_network_policy,
+            "control_plane_namespace": self.namespace,
+            "egress": self.trainer_egress,
             "default_resources": self.trainer_default_resources,
             "deadline_seconds": self.trainer_deadline_seconds,
             "ttl_seconds": self.trainer_ttl_seconds,

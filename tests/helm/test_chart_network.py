@@ -1,12 +1,18 @@
 """NetworkPolicies, Services, budgets and volumes name what exists."""
 
 import itertools
+import json
+from ipaddress import ip_network
 from typing import Any
 
+import pytest
+import yaml
 from rendered_chart import NAMESPACE, Helm, RenderedChart, selects
 
 from hmi_api.wire import DomainRunSpec, RunView
 from hmi_operator.kube.jobs.naming import labels_of
+from hmi_operator.kube.jobs.network import build_network_policy
+from hmi_operator.settings import OperatorSettings
 
 SPEAKS_TO = {
     "operator": {"control-plane"},
@@ -150,3 +156,74 @@ def test_volumes_are_mounted_and_mounts_have_volumes(chart: RenderedChart) -> No
         if component != "runtime":  # pools differ in where their cache is
             assert mounted == volumes, component
         assert mounted - {"cache"} == volumes - {"cache"}, component
+
+
+def _operator_settings(chart: RenderedChart, monkeypatch: pytest.MonkeyPatch) -> OperatorSettings:
+    (container,) = chart.pod("operator")["spec"]["containers"]
+    for entry in container["env"]:
+        monkeypatch.setenv(entry["name"], entry.get("value", "of-the-pod"))
+    return OperatorSettings()  # type: ignore[call-arg] # from the environment
+
+
+def test_training_pods_reach_the_control_plane_of_the_chart(
+    trial: RenderedChart, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HMI_NAMESPACE", NAMESPACE)
+    settings = _operator_settings(trial, monkeypatch).trainer()
+    settings = settings.model_copy(update={"control_plane_namespace": NAMESPACE})
+    (_, rule, *_) = build_network_policy("shop", settings)["spec"]["egress"]
+    (peer,) = rule["to"]
+
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NAMESPACE}
+    assert _reached(trial, peer["podSelector"]) == {"control-plane"}
+    assert {port["port"] for port in rule["ports"]} <= _ports(trial, "control-plane")
+
+
+def test_without_network_policies_training_pods_have_none(
+    helm: Helm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = helm.template("--set", "networkPolicy.enabled=false")
+    chart = RenderedChart("none", tuple(item for item in yaml.safe_load_all(done.stdout) if item))
+
+    assert not chart.of("NetworkPolicy")
+    assert not _operator_settings(chart, monkeypatch).trainer().network_policy
+
+
+def test_data_and_proxies_reach_every_part_that_calls_the_world_outside(
+    helm: Helm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chart = helm.render("proxied")
+    settings = _operator_settings(chart, monkeypatch)
+
+    trainer = settings.trainer()
+    assert trainer.https_proxy == trainer.http_proxy == "http://proxy.corp.example:3128"
+    assert trainer.no_proxy == ".corp.example,10.0.0.0/8"
+    assert settings.address_policy().allowed_hosts == ("minio.storage.svc", ".corp.example")
+    assert trainer.data_allowed_networks == (ip_network("10.7.0.0/16"),)
+    egress = build_network_policy("shop", trainer)["spec"]["egress"]
+    assert {"to": [{"podSelector": {"matchLabels": {"app": "minio"}}}]} in egress
+    for component, container in chart.containers():
+        environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+        outside = container["name"] in ("runtime", "control-plane")
+        assert (environment.get("HTTPS_PROXY") is not None) == outside, container["name"]
+        if component == "runtime":
+            assert environment["HMI_DATA_ADDRESSES"] == "cluster"
+            assert json.loads(environment["HMI_DATA_ALLOWED_HOSTS"]) == ["minio.storage.svc", ".corp.example"]
+    to_proxy = {"to": [{"ipBlock": {"cidr": "10.9.0.1/32"}}], "ports": [{"port": 3128, "protocol": "TCP"}]}
+    assert to_proxy in egress
+    for component in ("runtime", "control-plane"):
+        assert to_proxy in _policies(chart)[component]["egress"]
+    assert to_proxy not in _policies(chart)["gateway"]["egress"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "proxy.httpsProxy=socks5h://proxy:1080",
+        "proxy.httpsProxy=http://user:password@proxy:3128",
+        "data.allowedNetworks={10.0.0.1}",
+        "data.allowedHosts={http://minio}",
+    ],
+)
+def test_wrong_proxies_and_addresses_are_refused(helm: Helm, setting: str) -> None:
+    assert helm.template("--set", setting).returncode != 0

@@ -19,6 +19,7 @@ TRAINING = {
     ("", "persistentvolumeclaims", "create delete get list patch watch"),
     ("", "pods", "get list watch"),
     (" events.k8s.io", "events", "create list patch"),
+    ("networking.k8s.io", "networkpolicies", "create get update"),
 }
 NAMESPACES = {("", "namespaces", "get list watch")}
 LEASE = {("coordination.k8s.io", "leases", "create"), ("coordination.k8s.io", "leases", "get update")}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from planning_worlds import adapter, adapter_world, domain, domain_world, reason
 
+from hmi_api.address_policy import AddressPolicy
 from hmi_operator.plan import CLUSTER, plan_adapter, plan_domain
 
 
@@ -32,6 +33,13 @@ def test_a_cluster_reads_four_kinds_of_addresses(uri: str) -> None:
         ("/data/c.txt", "AddressUnreachable"),
         ("file:///data/c.txt", "AddressUnreachable"),
         ("ftp://example.org/c.txt", "AddressUnreachable"),
+        ("http://169.254.169.254/latest", "AddressNotAllowed"),
+        ("http://hmi-control-plane.hmi-system.svc/metrics", "AddressNotAllowed"),
+        ("http://hmi-control-plane/metrics", "AddressNotAllowed"),
+        ("https://10.0.0.1/c.txt", "AddressNotAllowed"),
+        ("https://[::ffff:10.0.0.1]/c.txt", "AddressNotAllowed"),
+        ("https://2130706433/c.txt", "AddressNotAllowed"),
+        ("https:///c.txt", "AddressMalformed"),
         ("configmap://texts", "AddressMalformed"),
         ("pvc://corpora/../other", "AddressMalformed"),
     ],
@@ -45,6 +53,13 @@ def test_other_addresses_are_refused_on_a_cluster_and_the_user_is_told_which(uri
     assert plan.status.phase == "Failed"
     if why == "AddressUnreachable":
         assert "s3://, https://, configmap://NAME/KEY or pvc://CLAIM/PATH" in accepted.message
+
+
+def test_a_host_that_is_listed_is_accepted() -> None:
+    listed = replace(CLUSTER, addresses=AddressPolicy(allowed_hosts=("minio.storage.svc",)))
+    wanted = domain(corpus=[{"uri": "http://minio.storage.svc:9000/corpora/c.txt"}])
+    plan = plan_domain(wanted, replace(domain_world(wanted), surroundings=listed))
+    assert reason(plan.status.conditions, "Accepted") == ("True", "Accepted")
 
 
 def test_on_one_machine_any_address_may_be_tried() -> None:

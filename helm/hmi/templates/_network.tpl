@@ -16,3 +16,12 @@ ports:
   - {port: {{ . | int }}, protocol: TCP}
   {{- end }}
 {{- end }}
+
+{{/* Egress rules to the proxy, as a list; none where no proxy is set. */}}
+{{- define "hmi.proxyEgress" -}}
+{{- if and (or .Values.proxy.httpProxy .Values.proxy.httpsProxy) .Values.networkPolicy.proxy.cidrs }}
+{{- list (include "hmi.egressTo" .Values.networkPolicy.proxy | fromYaml) | toYaml }}
+{{- else -}}
+[]
+{{- end }}
+{{- end }}

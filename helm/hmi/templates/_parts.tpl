@@ -203,3 +203,24 @@ spec:
       nodePort: {{ . }}
       {{- end }}
 {{- end }}
+
+{{/* Which addresses tenants may name. */}}
+{{- define "hmi.dataEnv" -}}
+- {name: HMI_DATA_ADDRESSES, value: cluster}
+- {name: HMI_DATA_ALLOWED_HOSTS, value: {{ .Values.data.allowedHosts | toJson | squote }}}
+- {name: HMI_DATA_ALLOWED_NETWORKS, value: {{ .Values.data.allowedNetworks | toJson | squote }}}
+- {name: HMI_DATA_CLUSTER_NETWORKS, value: {{ .Values.data.clusterNetworks | toJson | squote }}}
+{{- end }}
+
+{{/* Proxies of a part that calls the world outside; its calls within HMI use none. */}}
+{{- define "hmi.proxyEnv" -}}
+{{- with .Values.proxy.httpProxy }}
+- {name: HTTP_PROXY, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.proxy.httpsProxy }}
+- {name: HTTPS_PROXY, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.proxy.noProxy }}
+- {name: NO_PROXY, value: {{ . | quote }}}
+{{- end }}
+{{- end }}

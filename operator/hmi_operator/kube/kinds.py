@@ -37,6 +37,7 @@ LEASES = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 JOBS = Kind("batch", "v1", "jobs", "Job")
 PODS = Kind("", "v1", "pods", "Pod")
 CLAIMS = Kind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+NETWORK_POLICIES = Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 EVENTS = Kind("events.k8s.io", "v1", "events", "Event")
 
 RESOURCES: dict[KindName, Kind] = {"Domain": DOMAINS, "TaskAdapter": TASK_ADAPTERS}

@@ -124,8 +124,10 @@ def _unreadable(resource: Domain | TaskAdapter, surroundings: Surroundings) -> R
             )
         try:
             check_address(address)
+            if scheme_of(address.uri) in ("http", "https"):
+                surroundings.addresses.check_url(address.uri)
         except InvalidInput as error:
-            return Reason.ADDRESS_MALFORMED, f"{address.field}: {error.message}"
+            return error.reason, f"{address.field}: {error.message}"
     return None
 
 

@@ -1,9 +1,10 @@
 """The observed world that a plan is made from: facts, gathered by the engine, never changed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from hmi_api.adapter_limits import AdapterLimits
+from hmi_api.address_policy import AddressPolicy
 from hmi_api.data_addresses import CLUSTER_SCHEMES
 from hmi_api.domain import Domain
 from hmi_api.names import DomainKey, Tenant
@@ -21,9 +22,11 @@ class Surroundings:
     """Namespaces in which nothing is made: the cluster's and the installation's own."""
     limits: AdapterLimits | None = None
     """The largest adapters that the runtimes serve; None where that is not known."""
+    addresses: AddressPolicy = field(default_factory=lambda: AddressPolicy(own_machine=True))
+    """Hosts that addresses may lead to."""
 
 
-CLUSTER = Surroundings(CLUSTER_SCHEMES)
+CLUSTER = Surroundings(CLUSTER_SCHEMES, addresses=AddressPolicy())
 
 
 @dataclass(frozen=True)

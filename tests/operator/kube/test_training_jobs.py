@@ -13,6 +13,7 @@ from hmi_api.domain import DomainSpec
 from hmi_api.wire import DomainRunSpec, RunState, RunView
 from hmi_operator.kube.api import KubeApi
 from hmi_operator.kube.jobs import KubeJobs, TrainerSettings, TrainingCache
+from hmi_operator.kube.jobs.network import build_network_policy
 from hmi_operator.kube.login import KopfLogin
 
 pytestmark = pytest.mark.anyio
@@ -302,3 +303,32 @@ async def _until_admitted(jobs: KubeJobs, run: RunView) -> None:
         if view is not None and view.alive:
             return
     raise AssertionError("the Job was never admitted")
+
+
+async def test_the_network_policy_is_there_before_the_job_and_is_put_right(
+    kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(kube, monkeypatch) as (jobs, _):
+        await jobs.start(made_run())
+    (policy,) = listed(kube, namespace, "networkpolicies")
+    (job,) = listed(kube, namespace, "jobs")
+    wanted = build_network_policy(namespace, SETTINGS)
+    assert policy["spec"] == wanted["spec"]  # nothing is added that would look like drift
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= job["metadata"]["labels"].items()
+
+    opened = json.dumps({"spec": {"egress": [{}]}})
+    kube.kubectl("-n", namespace, "patch", "networkpolicy", "hmi-training", "--type=merge", "-p", opened)
+    async with at_work(kube, monkeypatch) as (jobs, _):
+        await jobs.start(made_run(id="another", attempt=1))
+    (policy,) = listed(kube, namespace, "networkpolicies")
+    assert policy["spec"] == wanted["spec"]
+
+
+async def test_no_network_policy_is_made_where_none_is_wanted(
+    kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(kube, monkeypatch, network_policy=False) as (jobs, _):
+        await jobs.start(made_run())
+
+    assert listed(kube, namespace, "networkpolicies") == []
+    assert len(listed(kube, namespace, "jobs")) == 1

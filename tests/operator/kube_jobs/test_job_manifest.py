@@ -2,6 +2,7 @@
 
 import json
 import re
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmi_api.adapter_limits import AdapterLimits
+from hmi_api.address_policy import AddressPolicySettings
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.common import Resources
 from hmi_api.domain import BaseModelRef, DomainSpec, OnMiss
@@ -309,3 +311,49 @@ def test_jobs_know_the_largest_adapters_that_runtimes_serve() -> None:
     (container,) = job["spec"]["template"]["spec"]["containers"]
     told = {entry["name"]: entry.get("value") for entry in container["env"]}
     assert told.items() >= {"HMI_MAX_RANK": "64", "HMI_MAX_BOTTLENECK": "0", "HMI_MAX_LABELS": "1000"}.items()
+
+
+def test_a_secret_of_the_tenants_changes_neither_proxies_nor_the_policy_of_addresses() -> None:
+    settings = SETTINGS.model_copy(
+        update={
+            "https_proxy": "http://proxy.corp:3128",
+            "no_proxy": ".corp",
+            "data_allowed_hosts": ("minio.storage.svc",),
+            "data_allowed_networks": (ip_network("10.7.0.0/16"),),
+        }
+    )
+    secret = [{"uri": "https://example.org/a.txt", "secretRef": {"name": "s"}}]
+    made = container(build_training_job(run(corpus=secret), settings))
+
+    assert made["envFrom"] == [{"secretRef": {"name": "s"}}]  # what is in `env` goes before it
+    environment = {entry["name"]: entry.get("value") for entry in made["env"]}
+    for name in ("http_proxy", "all_proxy"):
+        assert environment[name] == environment[name.upper()] == ""
+    assert environment["https_proxy"] == environment["HTTPS_PROXY"] == "http://proxy.corp:3128"
+    assert environment["no_proxy"] == environment["NO_PROXY"] == ".corp"
+    assert environment["AWS_EC2_METADATA_DISABLED"] == "true"
+    found = AddressPolicySettings.model_validate(
+        {name.removeprefix("HMI_").lower(): value for name, value in _parsed(environment).items()}
+    )
+    policy = found.address_policy()
+    assert not policy.own_machine
+    assert policy.allowed_hosts == ("minio.storage.svc",)
+    assert policy.allowed_networks == settings.data_allowed_networks
+
+
+def test_the_installations_own_variables_may_name_another_proxy() -> None:
+    settings = SETTINGS.model_copy(
+        update={"extra_env": ({"name": "HTTPS_PROXY", "value": "http://other:1"},)}
+    )
+
+    environment = container(build_training_job(run(), settings))["env"]
+
+    assert [entry["value"] for entry in environment if entry["name"] == "HTTPS_PROXY"] == ["http://other:1"]
+
+
+def _parsed(environment: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: json.loads(value) if value.startswith("[") else value
+        for name, value in environment.items()
+        if name.startswith("HMI_DATA_")
+    }

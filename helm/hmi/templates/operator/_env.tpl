@@ -35,6 +35,12 @@
 {{- end }}
 {{- end }}
 {{- include "hmi.adapterLimitsEnv" . }}
+{{ include "hmi.dataEnv" . }}
+- {name: HMI_TRAINER_HTTP_PROXY, value: {{ .Values.proxy.httpProxy | quote }}}
+- {name: HMI_TRAINER_HTTPS_PROXY, value: {{ .Values.proxy.httpsProxy | quote }}}
+- {name: HMI_TRAINER_NO_PROXY, value: {{ .Values.proxy.noProxy | quote }}}
+- {name: HMI_TRAINER_NETWORK_POLICY, value: {{ .Values.networkPolicy.enabled | quote }}}
+- {name: HMI_TRAINER_EGRESS, value: {{ concat .Values.networkPolicy.trainerEgress (include "hmi.proxyEgress" . | fromYamlArray) | toJson | squote }}}
 {{- include "hmi.certificatesEnv" . }}
 {{- end }}
 

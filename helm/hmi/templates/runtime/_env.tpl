@@ -35,6 +35,8 @@
 {{ include "hmi.artifactsEnv" $root | trim }}
 {{ include "hmi.tokenEnv" $root }}
 {{ include "hmi.reviewEnv" $root }}
+{{ include "hmi.dataEnv" $root }}
+{{- include "hmi.proxyEnv" $root }}
 {{- include "hmi.certificatesEnv" $root }}
 {{- with $pool.extraEnv }}
 {{ toYaml . }}

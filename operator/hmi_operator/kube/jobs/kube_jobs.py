@@ -19,6 +19,7 @@ from hmi_operator.kube.jobs.claim import build_checkpoint_claim
 from hmi_operator.kube.jobs.facts import JobFacts, PodFacts
 from hmi_operator.kube.jobs.manifest import build_training_job
 from hmi_operator.kube.jobs.naming import RUN_LABEL, UID_LABEL, job_name
+from hmi_operator.kube.jobs.network import TrainingNetwork
 from hmi_operator.kube.jobs.settings import TrainerSettings
 from hmi_operator.kube.jobs.view import job_view, lacks_volume, refusal_of, wants_pods, wants_warnings
 from hmi_operator.kube.kinds import CLAIMS, EVENTS, JOBS, NAMESPACES, PODS
@@ -82,13 +83,16 @@ class KubeJobs:
         self._api = api
         self._cache = cache
         self._settings = settings
+        self._network = TrainingNetwork(api, settings, clock=clock)
         self._clock = clock
         self._details: dict[str, _Details] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._given_back: set[str] = set()
 
     async def start(self, run: RunView) -> None:
-        """Create the run's Job and work volume; nothing happens when it has one that is not finished.
+        """Create the run's Job and work volume, and the namespace's NetworkPolicy before them.
+
+        Nothing happens when it has a Job that is not finished.
 
         One that finished though its run did not is replaced. What the API server does not admit (a quota, a
         policy, a wrong quantity) is told by ``observe``. ``NotReady`` while the replaced one is ending.
@@ -163,6 +167,7 @@ class KubeJobs:
 
     async def _create(self, run: RunView, crashes: int) -> None:
         job = build_training_job(run, self._settings, crashes=crashes)
+        await self._network.ensure(run.spec.namespace)
         await self._ensure_claim(run)
         try:
             made = await self._api.create(JOBS, run.spec.namespace, job)

@@ -1,5 +1,6 @@
 """The Job that does a training run."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -167,6 +168,15 @@ def _environment(run: RunView, settings: TrainerSettings) -> list[dict[str, Any]
         "HOME": "/tmp",  # noqa: S108 -- a volume of the pod's own
         **settings.limits.as_environment(),
     }
+    # Set even where they are empty: a Secret of the tenant's, which is read too, must not change them.
+    fixed |= {
+        "HMI_DATA_ADDRESSES": "cluster",
+        "HMI_DATA_ALLOWED_HOSTS": json.dumps(settings.data_allowed_hosts),
+        "HMI_DATA_ALLOWED_NETWORKS": json.dumps([str(block) for block in settings.data_allowed_networks]),
+        "HMI_DATA_CLUSTER_NETWORKS": json.dumps([str(block) for block in settings.data_cluster_networks]),
+    }
+    chosen = {entry.get("name") for entry in settings.extra_env}
+    fixed |= {name: value for name, value in _outbound(settings).items() if name not in chosen}
     if settings.ca_certificates:
         fixed[CA_VARIABLE] = settings.ca_certificates
     # Libraries count the node's cores, not the container's share of them.
@@ -177,6 +187,18 @@ def _environment(run: RunView, settings: TrainerSettings) -> list[dict[str, Any]
     ]
     names = {entry["name"] for entry in own}
     return own + [entry for entry in settings.extra_env if entry.get("name") not in names]
+
+
+def _outbound(settings: TrainerSettings) -> dict[str, str]:
+    """Return how a Job calls the world outside; the installation's ``extra_env`` may say otherwise."""
+    proxies = {
+        "http_proxy": settings.http_proxy,
+        "https_proxy": settings.https_proxy,
+        "no_proxy": settings.no_proxy,
+        "all_proxy": "",
+    }
+    both = proxies | {name.upper(): value for name, value in proxies.items()}
+    return both | {"AWS_EC2_METADATA_DISABLED": "true"}  # the node's credentials are not the tenant's to use
 
 
 def _secrets(sources: Iterable[DataSource | ImportSource]) -> list[str]:

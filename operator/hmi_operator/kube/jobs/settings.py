@@ -1,5 +1,6 @@
 """What an installation says of its training Jobs."""
 
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,6 +32,25 @@ class TrainerSettings(BaseModel):
     extra_volumes: tuple[dict[str, Any], ...] = ()
     extra_volume_mounts: tuple[dict[str, Any], ...] = ()
     ca_certificates: str = Field(default="", description="PEM of further authorities that Jobs trust.")
+    data_allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Hosts that data may be read from though they have private addresses."
+    )
+    data_allowed_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(), description="CIDR blocks that data may be read from though they are not public."
+    )
+    data_cluster_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(), description="CIDR blocks of the cluster's own, where they are not private."
+    )
+    http_proxy: str = Field(default="", description="Proxy for http:// addresses; empty for none.")
+    https_proxy: str = Field(default="", description="Proxy for https:// addresses; empty for none.")
+    no_proxy: str = Field(default="", description="What is called without a proxy, as in NO_PROXY.")
+    network_policy: bool = Field(default=True, description="Whether training pods get a NetworkPolicy.")
+    control_plane_namespace: str = Field(
+        default="hmi-system", min_length=1, description="Namespace of the control plane's pods."
+    )
+    egress: tuple[dict[str, Any], ...] = Field(
+        default=(), description="More NetworkPolicyEgressRules for training pods."
+    )
     default_resources: Resources = Field(
         default_factory=lambda: Resources(
             requests={"cpu": "1", "memory": "2Gi"}, limits={"cpu": "2", "memory": "4Gi"}

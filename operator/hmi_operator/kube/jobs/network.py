@@ -1,0 +1,127 @@
+"""The NetworkPolicy of training pods: where they may connect to, in each namespace in which they run.
+
+The process in a pod checks the addresses that it is given (``hmi_runtime.outbound``); the policy holds
+whatever the process does. Both follow ``hmi_api.address_policy``, from the same tables. A NetworkPolicy knows
+no names: a host that is listed by name needs its network listed too, or an egress rule of its own where it is
+a pod.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+from hmi_api.address_policy import NAT64, PUBLIC_V6, Network, not_public
+from hmi_operator.kube.api import KubeApi
+from hmi_operator.kube.errors import Conflict
+from hmi_operator.kube.jobs.naming import COMPONENT, MANAGED_BY, TRAINER
+from hmi_operator.kube.jobs.settings import TrainerSettings
+from hmi_operator.kube.kinds import NETWORK_POLICIES
+
+BELIEVED_SECONDS = 60.0
+"""How long a policy that was looked at is believed to be as it was."""
+_DNS_PORT = 53
+_INSTANCE = "app.kubernetes.io/instance"
+
+
+def policy_name(settings: TrainerSettings) -> str:
+    """Return the policy's name in every namespace."""
+    return f"{settings.instance}-training"
+
+
+def build_network_policy(namespace: str, settings: TrainerSettings) -> dict[str, Any]:
+    """Return the policy of a namespace's training pods.
+
+    They may ask for names, connect to the control plane, to public addresses and to what the installation
+    lists. Nobody connects to them.
+    """
+    labels = {_INSTANCE: settings.instance, COMPONENT: TRAINER}
+    own_namespace = {"kubernetes.io/metadata.name": settings.control_plane_namespace}
+    control_plane = {
+        "namespaceSelector": {"matchLabels": own_namespace},
+        "podSelector": {"matchLabels": {_INSTANCE: settings.instance, COMPONENT: "control-plane"}},
+    }
+    egress: list[dict[str, Any]] = [
+        {"ports": [{"port": _DNS_PORT, "protocol": protocol} for protocol in ("UDP", "TCP")]},
+        {"to": [control_plane], "ports": [{"port": "http", "protocol": "TCP"}]},
+        {"to": _public_blocks(settings.data_cluster_networks)},
+    ]
+    if settings.data_allowed_networks:
+        egress.append({"to": [_block(network) for network in settings.data_allowed_networks]})
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {
+            "name": policy_name(settings),
+            "namespace": namespace,
+            "labels": {
+                "app.kubernetes.io/name": "hmi",
+                "app.kubernetes.io/part-of": "hmi",
+                MANAGED_BY: "hmi-operator",
+                **labels,
+            },
+        },
+        "spec": {
+            "podSelector": {"matchLabels": labels},
+            "policyTypes": ["Ingress", "Egress"],
+            "egress": [*egress, *settings.egress],
+        },
+    }
+
+
+class TrainingNetwork:
+    """Keeps the policy in each namespace before a Job is made there."""
+
+    def __init__(
+        self, api: KubeApi, settings: TrainerSettings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._api = api
+        self._settings = settings
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+
+    async def ensure(self, namespace: str) -> None:
+        """Make a namespace's policy what it should be, where the installation wants one.
+
+        Raises ``ApiRefused`` when the operator may not: no Job is to be made then.
+        """
+        if not self._settings.network_policy or self._is_recent(namespace):
+            return
+        wanted = build_network_policy(namespace, self._settings)
+        present = await self._api.get(NETWORK_POLICIES, namespace, wanted["metadata"]["name"])
+        try:
+            if present is None:
+                await self._api.create(NETWORK_POLICIES, namespace, wanted)
+            elif present["spec"] != wanted["spec"]:
+                wanted["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
+                await self._api.replace(NETWORK_POLICIES, namespace, wanted)
+        except Conflict as conflict:
+            if conflict.reason != "AlreadyExists":  # another replica was quicker
+                raise
+        self._seen[namespace] = self._clock()
+
+    def _is_recent(self, namespace: str) -> bool:
+        return self._clock() - self._seen.get(namespace, float("-inf")) < BELIEVED_SECONDS
+
+
+def _public_blocks(cluster_networks: Iterable[Network]) -> list[dict[str, Any]]:
+    everything = IPv4Network("0.0.0.0/0")
+    closed_v4 = [*not_public(4), *(network for network in cluster_networks if network.version == 4)]
+    closed_v6 = [*not_public(6), *(network for network in cluster_networks if network.version == 6)]
+    translated = [_translated(network) for network in closed_v4 if isinstance(network, IPv4Network)]
+    return [_block(everything, closed_v4), _block(PUBLIC_V6, closed_v6), _block(NAT64, translated)]
+
+
+def _translated(network: IPv4Network) -> IPv6Network:
+    """Return where NAT64 shows a block of IPv4 addresses."""
+    first = int(NAT64.network_address) + int(network.network_address)
+    return IPv6Network((first, NAT64.prefixlen + network.prefixlen))
+
+
+def _block(network: Network, closed: Iterable[Network] = ()) -> dict[str, Any]:
+    within = [
+        str(inner)
+        for inner in closed
+        if inner.version == network.version and inner != network and inner.subnet_of(network)  # type: ignore[arg-type] # of one version
+    ]
+    return {"ipBlock": {"cidr": str(network), "except": within} if within else {"cidr": str(network)}}
