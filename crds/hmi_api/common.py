@@ -71,7 +71,7 @@ FieldName = Annotated[str, Field(min_length=1, max_length=253)]
 
 
 class DataSource(ApiModel):
-    """Rows of text: one file or folder of JSON Lines, plain text or CSV."""
+    """Rows of text: a file, folder or zip archive of JSON Lines, plain text or CSV (see data.md)."""
 
     uri: str = Field(
         min_length=1,

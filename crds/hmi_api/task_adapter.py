@@ -78,7 +78,8 @@ class TaskData(ApiModel):
 
     train: DataSource = Field(description="Rows to learn from.")
     evaluation: DataSource | None = Field(
-        default=None, description="Held-out rows for the gate; a tenth of the training rows when absent."
+        default=None,
+        description="Held-out rows for the gate; a tenth of the training rows, by label, when absent.",
     )
     unlabelled: DataSource | None = Field(
         default=None, description="Texts like those of the task, for a training.teacher to label."

@@ -318,6 +318,7 @@ class LoadFailure(WireModel):
 PASSING_LOAD_FAILURES = frozenset(
     {
         "AdapterLoadFailed",
+        "BaseModelSourceAway",
         "DiskBudgetFull",
         "DomainNotAnnounced",
         "HostBudgetFull",

@@ -33,8 +33,10 @@ _DAMAGED: tuple[type[Exception], ...] = (
     RecursionError,  # JSON that is nested too deeply
     NotImplementedError,  # a compression method that zipfile does not know
     ValueError,  # JSON, and numbers in headers
+    OverflowError,
     KeyError,
     TypeError,
+    AttributeError,  # JSON that is a list where an object is wanted
 )
 _FINAL_ERRNOS = {
     errno.ENOENT,
@@ -71,7 +73,11 @@ _FIRST_SERVER_ERROR = 500
 
 
 def is_damaged(error: BaseException) -> bool:
-    """Say whether a library stopped at the bytes that it was given, so that reading again cannot help."""
+    """Say whether a library stopped at the bytes that it was given, or that are not there, so that reading
+    again cannot help.
+    """
+    if isinstance(error, FileNotFoundError):
+        return True
     if isinstance(error, OSError):
         # gzip and bz2 say so of bytes that are not theirs; what the system says has a number.
         return type(error) in (OSError, gzip.BadGzipFile) and error.errno is None

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
 from hmi_runtime.base.lfs import PULL, is_lfs_pointer
+from hmi_runtime.library_errors import final_if_damaged
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
@@ -29,20 +30,12 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises ``InvalidInput`` AdapterNotPeft: missing, too large, a git-lfs pointer, no JSON object, or one
     nested too deep.
     """
-    try:
+    cure = "give a folder that save_pretrained of peft wrote."
+    with final_if_damaged("AdapterNotPeft", path.name, cure):
         check_size(path.name, path.stat().st_size)
         if is_lfs_pointer(path):
             raise InvalidInput("AdapterNotPeft", f"{path.name} {PULL}.")
         read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInput(
-            "AdapterNotPeft",
-            f"{path.name} cannot be read ({error}); give a folder that save_pretrained of peft wrote.",
-        ) from error
-    except RecursionError as error:
-        raise InvalidInput(
-            "AdapterNotPeft", f"{path.name} is nested too deep; give one that save_pretrained of peft wrote."
-        ) from error
     if not isinstance(read, dict):
         raise InvalidInput("AdapterNotPeft", f"{path.name} is no JSON object.")
     return read
@@ -58,17 +51,14 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / TENSORS_FILE
     if not path.is_file() and (folder / PICKLE_FILE).is_file():
         raise is_pickle()
-    try:
+    with final_if_damaged("AdapterNotPeft", TENSORS_FILE, "save the adapter again."):
         check_size(path.name, path.stat().st_size)
         if is_lfs_pointer(path):
             raise InvalidInput("AdapterNotPeft", f"{TENSORS_FILE} {PULL}.")
         _check_header(path)
         with safe_open(path, framework="pt") as file:
-            return {name: _float(name, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidInput(
-            "AdapterNotPeft", f"{TENSORS_FILE} cannot be read ({error}); save the adapter again."
-        ) from error
+            tensors = {name: _float(name, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    return tensors
 
 
 def check_size(name: str, size: int) -> None:

@@ -27,9 +27,9 @@ from hmi_runtime.outbound import refusal_in, use_guarded_client
 
 MOST_CONFIG_BYTES = 4 << 20
 MOUNT_IT = (
-    "Or mount the model's folder into training and runtimes (the chart's trainer.extraVolumes and those of "
-    "the "
-    "runtimes) and give that folder as baseModel.uri."
+    "Or have the model's folder mounted at one path into training and runtimes (in the chart: extraVolumes "
+    "and "
+    "extraVolumeMounts of trainer and of runtime.defaults), and give that path as baseModel.uri."
 )
 
 _WANTED = ["config.json", WEIGHTS_FILE, "tokenizer*.json", "vocab.txt", "special_tokens_map.json", "*.model"]

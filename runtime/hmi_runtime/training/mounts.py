@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TypeVar
 
-from hmi_api.common import DataSource
+from hmi_api.common import DataRead, DataSource
 from hmi_api.data_addresses import SCHEMES_BY_MOUNT, mounted
 from hmi_api.errors import InvalidInput
 from hmi_api.task_adapter import ImportSource
@@ -80,8 +80,7 @@ class MountNamesReporter:
 
     def progress(self, progress: RunProgress) -> None:
         """Pass it on."""
-        data = [read.model_copy(update={"uri": self._names(read.uri)}) for read in progress.data]
-        self._reporter.progress(progress.model_copy(update={"data": data}))
+        self._reporter.progress(progress.model_copy(update={"data": self._named(progress.data)}))
 
     def complete(self, result: RunResult) -> None:
         """Hand in the result. Raises ``InvalidInput`` when it does not fit."""
@@ -90,7 +89,11 @@ class MountNamesReporter:
 
     def fail(self, failure: RunFailure) -> None:
         """Say why there is no result."""
-        self._reporter.fail(failure.model_copy(update={"message": self._names(failure.message)}))
+        changes = {"message": self._names(failure.message), "data": self._named(failure.data)}
+        self._reporter.fail(failure.model_copy(update=changes))
+
+    def _named(self, data: list[DataRead]) -> list[DataRead]:
+        return [read.model_copy(update={"uri": self._names(read.uri)}) for read in data]
 
 
 class MountNamesFormatter(logging.Formatter):

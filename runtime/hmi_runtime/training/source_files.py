@@ -220,6 +220,13 @@ def _names_below(filesystem: Any, root: str, uri: str) -> list[str]:
         below = folder.rstrip("/").removeprefix(root).strip("/")
         for name in [name for name in folders if _is_hidden(name)]:
             del folders[name]
+        if folders and below.count("/") + bool(below) >= DEEPEST_FOLDER - 1:
+            raise InvalidInput(
+                "CorpusTooLarge",
+                f"{uri} has folders in folders more than {DEEPEST_FOLDER} deep (is one a link to a folder "
+                "above "
+                "it?); name a folder further down.",
+            )
         seen += len(folders) + len(files)
         _check_count(seen, uri)
         found.extend(f"{below}/{name}" if below else name for name in files if name)

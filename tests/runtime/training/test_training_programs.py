@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import torch
 from support_runs import Runs, failed, succeeded
 
 from hmi_api.artifacts import ArtifactKind
+from hmi_api.tag_schemes import TagScheme
 from hmi_api.wire import (
     RunFailure,
     RunProgress,
@@ -136,6 +138,45 @@ def test_a_token_task_run(runs: Runs, write_lines: Any, tagged_rows: list[dict[s
     result = succeeded(runs.do(runs.adapter_spec(runs.version(), Path(), data=data, task=task), "adapter"))
     assert result.labels == ["O", "B-BIKE", "B-COLOUR"]
     assert "entity_f1" in result.metrics
+
+
+def test_a_run_says_what_it_read(
+    runs: Runs, write_lines: Any, tagged_rows: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    folder = write_lines("train.jsonl", tagged_rows).parent / "tags"
+    folder.mkdir()
+    shutil.copy(folder.parent / "train.jsonl", folder / "train.jsonl")
+    shutil.copy(folder.parent / "train.jsonl", folder / "test.jsonl")
+    (folder / "README.md").write_text("# About\n")
+    data = {"train": {"uri": str(folder)}, "evaluation": {"uri": str(folder)}}
+    spec = runs.adapter_spec(runs.version(), Path(), data=data, task={"type": "TokenClassification"})
+    result = succeeded(runs.do(spec, "adapter"))
+    train, evaluation = result.data
+    assert (train.use, train.rows, train.files) == ("train", len(tagged_rows), ["train.jsonl"])
+    assert train.skipped == ["README.md (about the data)", "test.jsonl (named for test)"]
+    assert train.held_out
+    assert set(train.labels) == {"O", "B-BIKE", "B-COLOUR"}
+    assert (evaluation.use, evaluation.files) == ("evaluation", ["test.jsonl"])
+    assert f"read {folder} {train.sentence()}" in caplog.messages
+    weights = AdapterWeights.load(runs.store.fetch(result.artifacts[0], runs.folder / "cache"))
+    assert weights.entity_scheme is TagScheme.IOB2
+
+
+def test_a_run_that_fails_says_what_it_read(runs: Runs, write_lines: Any) -> None:
+    train = write_lines("train.jsonl", [{"text": f"text {n}", "label": "x"} for n in range(3)])
+    ended = failed(runs.do(runs.adapter_spec(runs.version(), train), "adapter"))
+    assert ended.reason == "OneLabelOnly"
+    assert [(read.rows, read.labels) for read in ended.data] == [(3, {"x": 3})]
+
+
+def test_a_domain_says_what_it_read_after_a_resumption_too(runs: Runs) -> None:
+    result = succeeded(runs.do(runs.domain_spec(), "domain"))
+    (runs.folder / "domain" / "result.json").unlink()
+    again = succeeded(runs.do(runs.domain_spec(), "domain"))
+    assert result.data
+    assert result.data == again.data
+    assert result.data[0].use == "corpus"
 
 
 def test_a_gate_that_is_missed_is_a_result(runs: Runs, sides: Path, write_lines: Any) -> None:

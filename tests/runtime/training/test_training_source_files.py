@@ -12,7 +12,8 @@ import pytest
 
 from hmi_api.common import DataSource
 from hmi_api.errors import InvalidInput
-from hmi_runtime.training import corpus, source_files
+from hmi_api.task_adapter import TaskType
+from hmi_runtime.training import corpus, labelled, source_files
 from hmi_runtime.training.corpus import read_rows, read_texts
 from hmi_runtime.training.source_files import Reading, Use, split_of
 
@@ -274,12 +275,29 @@ def test_an_archives_directory_is_counted_before_it_is_read(
     assert refused(tmp_path / "a.zip").reason == "CorpusTooLarge"
 
 
-def test_a_folder_that_holds_itself_is_read_once(tmp_path: Path) -> None:
+def test_a_folder_that_holds_itself_is_refused(tmp_path: Path) -> None:
     folder = as_folder(tmp_path, {"a.txt": "one\n"})
     (folder / "again").symlink_to(folder)
-    rows, reading = read(folder)
-    assert set(rows) == {"one"}
-    assert len(reading.files) <= source_files.DEEPEST_FOLDER
+    error = refused(folder)
+    assert error.reason == "CorpusTooLarge"
+    assert "10 deep" in error.message
+
+
+def test_labelled_rows_are_bounded_since_they_are_held_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(labelled, "MOST_LABELLED_CHARACTERS", 1000)
+    rows = [
+        '{"text": "' + "a" * 100 + '", "label": "x"}\n',
+        '{"tokens": ["' + "a" * 100 + '"], "tags": ["O"]}\n',
+    ]
+    for row, task in zip(
+        rows, (TaskType.SEQUENCE_CLASSIFICATION, TaskType.TOKEN_CLASSIFICATION), strict=True
+    ):
+        (tmp_path / "a.jsonl").write_text(row * 20)
+        with pytest.raises(InvalidInput) as raised:
+            labelled.read_labelled(DataSource(uri=str(tmp_path / "a.jsonl")), task)
+        assert raised.value.reason == "CorpusTooLarge"
 
 
 def test_a_git_lfs_pointer_is_no_data(tmp_path: Path) -> None:
