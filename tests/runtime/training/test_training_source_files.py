@@ -275,10 +275,19 @@ def test_an_archives_directory_is_counted_before_it_is_read(
     assert refused(tmp_path / "a.zip").reason == "CorpusTooLarge"
 
 
-def test_a_folder_that_holds_itself_is_refused(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
     folder = as_folder(tmp_path, {"a.txt": "one\n"})
     (folder / "again").symlink_to(folder)
-    error = refused(folder)
+    (folder / "b.txt").symlink_to(folder / "a.txt")
+    rows, reading = read(folder)
+    assert rows == ["one", "one"]
+    assert reading.skipped == ["again (not Text)"]
+
+
+def test_folders_that_are_too_deep_are_refused_and_not_left_out(tmp_path: Path) -> None:
+    deepest = "/".join("d" * (source_files.DEEPEST_FOLDER - 1))
+    assert read(as_folder(tmp_path, {f"{deepest}/a.txt": "one\n"}))[0] == ["one"]
+    error = refused(as_folder(tmp_path, {f"{deepest}/d/a.txt": "two\n"}))
     assert error.reason == "CorpusTooLarge"
     assert "10 deep" in error.message
 
