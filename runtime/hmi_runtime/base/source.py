@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 from hmi_api.errors import Damaged, HmiError, InvalidInput, NotReady
 from hmi_runtime.base.config import EncoderConfig
 from hmi_runtime.base.encoder import Encoder
-from hmi_runtime.base.families import encoder_config, family_of
+from hmi_runtime.base.families import encoder_config
 from hmi_runtime.base.tokenizer import Tokenizer
 from hmi_runtime.base.weights import WEIGHTS_FILE, check_no_pointer, read_encoder
 from hmi_runtime.library_errors import final_if_damaged, may_pass, said, status_of
@@ -77,7 +77,9 @@ def load_base(uri: str, revision: str | None = None, *, expected_digest: str | N
             "restore them, or pin a revision.",
         )
     raw = _read_config(path)
-    family_of(raw)
+    encoder_config(
+        raw, cls_id=0, sep_id=0, pad_id=0
+    )  # its faults are told before the tokenizer trips over them
     tokenizer = Tokenizer(path)
     config = encoder_config(raw, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id, pad_id=tokenizer.pad_id)
     return BaseModel(uri, path, digest, config, tokenizer)
