@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -47,10 +48,12 @@ def dry_run(kube: KubeServer, body: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="module")
-def applied(kube: KubeServer) -> KubeServer:
-    """The API server with one Domain and one TaskAdapter that stay."""
+def applied(kube: KubeServer) -> Iterator[KubeServer]:
+    """The API server with one Domain and one TaskAdapter, while the tests of this file run."""
     kube.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([DOMAIN, ADAPTER]))
-    return kube
+    yield kube
+    # Tests of other files create objects of these names in the same namespace.
+    kube.kubectl("delete", "-f", "-", stdin=yaml.safe_dump_all([DOMAIN, ADAPTER]))
 
 
 def test_the_definitions_are_accepted_and_complete(kube: KubeServer) -> None:
@@ -74,9 +77,10 @@ def test_short_names_and_the_category_show_the_columns(applied: KubeServer) -> N
     assert "domain.hmi.dev/hotel" in wide
     assert "taskadapter.hmi.dev/topic" in wide
     head = applied.kubectl("get", "ta", "-A", "-o", "wide").splitlines()[0].split()
-    assert head == ["NAMESPACE", "NAME", "PHASE", "READY", "DOMAIN", "VERSION", "REASON", "AGE"]
+    columns = ["NAMESPACE", "NAME", "PHASE", "READY", "DOMAIN", "VERSION", "PROGRESS"]
+    assert head == [*columns, "REASON", "MESSAGE", "AGE"]
     head = applied.kubectl("get", "dom").splitlines()[0].split()
-    assert head == ["NAME", "PHASE", "READY", "PARENT", "VERSION", "AGE"]
+    assert head == ["NAME", "PHASE", "READY", "PARENT", "VERSION", "PROGRESS", "AGE"]
 
 
 def test_status_is_a_subresource_with_conditions_by_type(applied: KubeServer) -> None:
