@@ -1,10 +1,11 @@
 """The frozen matrices in int8, for CPUs: quantised once, shared by every tenant; adapters stay float.
 
 Weights are symmetric per output channel. Activations are quantised on the fly with one step *per token*,
-so that no row of a batch, however large its values, costs another row its precision, and a row's answer
-does not depend on its neighbours. A few channels of BERT's hidden states are many times larger than the
-rest; where a matrix reads hidden states, each channel's scale is divided out of the states and multiplied
-into the weights (SmoothQuant, Xiao et al., 2023), by ranges seen on a sample.
+so that no row of a batch, however large its values, costs another row its precision. A row's answer depends
+on its neighbours by rounding alone: sums in float32 differ in their last bits with a batch's shape, and a
+value between two levels may then fall to the other one. A few channels of BERT's hidden states are many times
+larger than the rest; where a matrix reads hidden states, each channel's scale is divided out of the states
+and multiplied into the weights (SmoothQuant, Xiao et al., 2023), by ranges seen on a sample.
 """
 
 from collections.abc import Mapping, Sequence
