@@ -94,13 +94,15 @@ def _postgres_database(server: PostgresServer, template: str) -> Iterator[str]:
 class TokenReviews:
     """An API server that does nothing but review tokens, over real HTTP.
 
-    ``accounts`` gives the user names behind tokens; ``audiences`` what those tokens are made for, where it is
-    not HMI. ``status`` other than 201 is how it fails.
+    ``accounts`` gives the user names behind tokens; ``pods`` the uids of the pods that they are bound to;
+    ``audiences`` what those tokens are made for, where it is not HMI. ``status`` other than 201 is how it
+    fails.
     """
 
     url: str = ""
     accounts: dict[str, str] = field(default_factory=dict)
     audiences: dict[str, list[str]] = field(default_factory=dict)
+    pods: dict[str, str] = field(default_factory=dict)
     status: int = 201
     asked: list[str] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
@@ -113,7 +115,9 @@ class TokenReviews:
         meant = [audience for audience in audiences if audience in review["spec"]["audiences"]]
         if token not in self.accounts or not meant:
             return {**review, "status": {"authenticated": False, "error": "invalid bearer token"}}
-        user = {"username": self.accounts[token], "groups": ["system:serviceaccounts"]}
+        user: dict[str, Any] = {"username": self.accounts[token], "groups": ["system:serviceaccounts"]}
+        if token in self.pods:
+            user["extra"] = {"authentication.kubernetes.io/pod-uid": [self.pods[token]]}
         return {**review, "status": {"authenticated": True, "user": user, "audiences": meant}}
 
 

@@ -25,10 +25,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who called. ``namespace`` is where a trainer may work, and None for everybody else."""
+    """Who called. ``namespace`` is where a trainer may work, and None for everybody else.
+
+    ``pod_uid`` is the pod that its token was made for, where it is bound to one.
+    """
 
     role: Role
     namespace: str | None = None
+    pod_uid: str | None = None
 
     def may_act_as(self, roles: Collection[Role]) -> bool:
         """Say whether this caller has one of ``roles``."""
@@ -73,7 +77,7 @@ class ServiceAccounts(BaseModel):
     gateway: str | None = Field(default=None, description="The gateway's.")
     control_plane: str | None = Field(default=None, description="The control plane's.")
 
-    def caller(self, username: str) -> Caller | None:
+    def caller(self, username: str, pod_uid: str | None = None) -> Caller | None:
         """Return what the account called ``username`` is to HMI, None for nothing.
 
         The account ``default`` of any namespace but those of HMI's own parts is the trainer of its namespace.
@@ -91,4 +95,4 @@ class ServiceAccounts(BaseModel):
         ours = {name.removeprefix(_SERVICE_ACCOUNT).partition(":")[0] for name in named if name}
         if not is_account or account != _TRAINER_ACCOUNT or namespace in ours:
             return None
-        return Caller(Role.TRAINER, namespace)
+        return Caller(Role.TRAINER, namespace, pod_uid)

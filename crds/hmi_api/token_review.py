@@ -27,6 +27,7 @@ from hmi_api.errors import NotReady
 log = logging.getLogger(__name__)
 
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
+_POD_UID = "authentication.kubernetes.io/pod-uid"
 _ANSWER_SECONDS = 5.0
 _MOST_CACHED = 10_000
 _LONGEST_TOKEN = 16_384
@@ -34,6 +35,12 @@ _LONGEST_TOKEN = 16_384
 
 class _User(BaseModel):
     username: str = ""
+    extra: dict[str, list[str]] = Field(default_factory=dict)
+
+    @property
+    def pod_uid(self) -> str | None:
+        """The pod that a token is bound to; None for one that is bound to no pod."""
+        return next(iter(self.extra.get(_POD_UID, ())), None)
 
 
 class _Status(BaseModel):
@@ -128,7 +135,8 @@ class TokenReviewer:
             return believed
         # An answer without audiences comes from an authenticator that knows none: the token is not for us.
         meant_for_us = status.authenticated and self._audience in status.audiences
-        caller = self._accounts.caller(status.user.username) if meant_for_us else None
+        user = status.user
+        caller = self._accounts.caller(user.username, user.pod_uid) if meant_for_us else None
         now = self._clock()
         until = at_most = now + self._refuse_seconds
         if caller is not None:

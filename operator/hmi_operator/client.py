@@ -15,6 +15,7 @@ from hmi_api.bearer import TokenSource
 from hmi_api.declared import ClusterClaim, ClusterClaimed, DeclaredPage
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.names import DomainKey, Tenant
+from hmi_api.pods import RunPod, RunPods
 from hmi_api.wire import (
     AdapterKeys,
     AdapterRecord,
@@ -133,6 +134,10 @@ class ControlPlaneClient:
         """Return a run, or None."""
         answer = await self._ask("GET", f"/runs/{run_id}", may_miss=True)
         return None if answer is None else RunView.model_validate(answer)
+
+    async def note_pods(self, run_id: str, pods: Sequence[RunPod]) -> None:
+        """Say which pods work on a run; nothing happens when it is gone."""
+        await self._ask("PUT", f"/runs/{run_id}/pods", RunPods(pods=list(pods)), may_miss=True)
 
     async def fail_run(self, run_id: str, failure: RunFailure) -> None:
         """Record that a run ended without a result; nothing happens when it has ended already."""

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, TypeVar
 from hmi_api.declared import ClusterClaimed, DeclaredPage
 from hmi_api.domain import Domain, DomainStatus
 from hmi_api.names import DomainKey, Tenant
+from hmi_api.pods import RunPod
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_api.wire import (
     AdapterRecord,
@@ -160,6 +161,10 @@ class ControlPlane(Protocol):
 
     async def run(self, run_id: str) -> RunView | None:
         """Return a run, or None."""
+        ...
+
+    async def note_pods(self, run_id: str, pods: Sequence[RunPod]) -> None:
+        """Say which pods work on a run; nothing happens when it is gone."""
         ...
 
     async def fail_run(self, run_id: str, failure: RunFailure) -> None:

@@ -40,6 +40,7 @@ def reviewed(settings: Settings, token_reviews: Any, tmp_path: Path) -> Settings
     own = tmp_path / "token"
     own.write_text("own-token")
     token_reviews.accounts |= {**PARTS, **TRAINERS, **OTHERS}
+    token_reviews.pods |= {who: f"pod of {who}" for who in TRAINERS}
     return settings.model_copy(
         update={
             "internal_token": None,
@@ -90,7 +91,10 @@ def run(call: As) -> str:
     }
     made = call("operator", "POST", "/runs", wanted)
     assert made.status_code == 200, made.text
-    return str(made.json()["id"])
+    run_id = str(made.json()["id"])
+    reported = {"pods": [{"uid": "pod of acme's trainer"}]}
+    assert call("operator", "PUT", f"/runs/{run_id}/pods", reported).status_code == 204
+    return run_id
 
 
 ROUTES = [
@@ -108,6 +112,7 @@ ROUTES = [
     ("POST", "/adapters/acme/spam/publish-again", {"operator"}),
     ("POST", "/domains/acme/trade/publish-again", {"operator"}),
     ("POST", "/runs", {"operator"}),
+    ("PUT", "/runs/RUN/pods", {"operator"}),
     ("GET", "/runs/RUN", {"operator", "acme's trainer"}),
     ("POST", "/runs/RUN/progress", {"operator", "acme's trainer"}),
     ("POST", "/runs/RUN/complete", {"operator", "acme's trainer"}),

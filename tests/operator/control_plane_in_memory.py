@@ -62,6 +62,7 @@ class FakeControlPlane:
         self.tenants: set[str] = set()
         self.refuse: dict[str, str] = {}
         self.failures_to_come = 0
+        self.pods: dict[str, list[dict[str, Any]]] = {}
         self.cluster: str | None = None
         self.known_seconds = 0.0
         self.inherited = False
@@ -100,6 +101,10 @@ class FakeControlPlane:
                     if domain in ("", record.get("domain"))
                 ]
             }
+
+        @self.app.put("/internal/v1/runs/{run_id}/pods", status_code=204)
+        async def pods(run_id: str, request: Request) -> None:
+            self.pods[run_id] = (await request.json())["pods"]
 
         @self.app.put("/internal/v1/tenants/{tenant}", status_code=204)
         async def tenant(tenant: str) -> None:

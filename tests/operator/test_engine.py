@@ -12,6 +12,7 @@ from hmi_api.declared import ClusterClaimed, Declared, DeclaredPage
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.manifests import parse_manifest
 from hmi_api.names import FINALIZER, Tenant
+from hmi_api.pods import RunPod
 from hmi_api.wire import (
     AdapterRecord,
     AdapterView,
@@ -48,6 +49,7 @@ class Catalog:
     """Numbers under which versions are published again, by the digest of their spec."""
     known_seconds: float = 0.0
     inherited: bool = False
+    pods: dict[str, Any] = field(default_factory=dict)
 
     async def ensure_tenant(self, tenant: Tenant) -> None:
         self.asked.append("ensure_tenant")
@@ -121,6 +123,10 @@ class Catalog:
         self.asked.append("run")
         return self.runs.get(run_id)
 
+    async def note_pods(self, run_id: str, pods: Any) -> None:
+        self.asked.append("note_pods")
+        self.pods[run_id] = pods
+
     async def fail_run(self, run_id: str, failure: RunFailure) -> None:
         self.runs[run_id] = self.runs[run_id].model_copy(update={"state": RunState.FAILED})
 
@@ -133,6 +139,7 @@ class Jobs:
     erased: list[str] = field(default_factory=list)
     closed: set[str] = field(default_factory=set)
     refused: Trouble | None = None
+    pods: tuple[RunPod, ...] = ()
 
     async def start(self, run: RunView) -> None:
         if self.refused is None:
@@ -141,7 +148,7 @@ class Jobs:
     async def observe(self, run: RunView) -> JobView | None:
         if self.refused is not None:
             return JobView(False, trouble=self.refused)
-        return JobView(True) if run.id in self.started else None
+        return JobView(True, pods=self.pods) if run.id in self.started else None
 
     async def stop(self, run_id: str, namespace: str) -> None:
         self.started.discard(run_id)
@@ -254,6 +261,18 @@ async def test_a_status_that_names_anothers_run_is_not_believed(here: Here, acti
     await here.look(TOPIC)
     assert here.catalog.runs[theirs].state is active
     assert theirs in here.jobs.started, "its process goes on"
+
+
+async def test_the_control_plane_is_told_of_a_runs_pods_once_for_each_change(here: Here) -> None:
+    here.jobs.pods = (RunPod(uid="p1"),)
+    await here.look(TOPIC)
+    run = (await here.status(TOPIC)).job_ref
+    assert here.catalog.pods == {run: here.jobs.pods}
+    await here.look(TOPIC)
+    assert "note_pods" not in here.catalog.asked
+    here.jobs.pods = (RunPod(uid="p1"), RunPod(uid="p2"))
+    await here.look(TOPIC)
+    assert here.catalog.pods == {run: here.jobs.pods}
 
 
 async def test_a_status_that_lost_its_run_finds_it_again(here: Here) -> None:

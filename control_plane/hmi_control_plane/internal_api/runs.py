@@ -1,24 +1,31 @@
 """Training runs, as the reconciler asks for them and the training programs report on them."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
 from hmi_api.callers import Caller, Role
+from hmi_api.pods import RunPods
 from hmi_api.wire import RunCreate, RunFailure, RunProgress, RunResult, RunView
 from hmi_control_plane.auth import AdmittedCaller, Door
-from hmi_control_plane.catalog import completion, publications, runs
+from hmi_control_plane.catalog import completion, pods, publications, runs
 from hmi_control_plane.catalog.views import run_view
 from hmi_control_plane.errors import Forbidden
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.parameters import RunId
 from hmi_control_plane.storage import Database, TrainingRun
 
+_DONE = 204
+
 
 def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
-    """Return a run that ``caller`` may work on. Raises NotFound (UnknownRun), Forbidden (OtherNamespace)."""
+    """Return a run that ``caller`` may work on: a trainer only its pod's own.
+
+    Raises NotFound (UnknownRun), Forbidden (OtherNamespace, TokenWithoutPod), NotReady (PodUnknown).
+    """
     run = runs.get_run(session, run_id)
     if not caller.may_work_in(run.namespace):
         raise Forbidden("OtherNamespace", f"Run {run_id} belongs to another namespace than the caller's.")
+    pods.require_pod(session, run, caller)
     return run
 
 
@@ -38,6 +45,13 @@ def _asked_for(database: Database, door: Door) -> APIRouter:
         """Make a run; the same uid, spec digest and attempt give the same run."""
         with database.write() as session:
             return runs.create_run(session, wanted)
+
+    @router.put("/{run_id}/pods", status_code=_DONE)
+    def note_pods(run_id: RunId, reported: RunPods) -> Response:
+        """Say which pods a run's Job has: these alone may report on the run."""
+        with database.write() as session:
+            pods.note_pods(session, run_id, reported.pods)
+        return Response(status_code=_DONE)
 
     return router
 
@@ -65,6 +79,7 @@ def _reported(database: Database, door: Door, changes: Changes) -> APIRouter:
             run = run_of(session, run_id, caller)
             if caller.role is Role.TRAINER:
                 publications.require_published(session, run, result.artifacts)
+                result = pods.with_measured_seconds(session, run, result)
             view = completion.complete_run(session, run_id, result)
         changes.notify()
         return view

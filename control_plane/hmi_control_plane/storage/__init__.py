@@ -13,7 +13,7 @@ from hmi_control_plane.storage.clusters import Cluster
 from hmi_control_plane.storage.database import Database
 from hmi_control_plane.storage.domains import Domain, DomainVersion, DomainVersionTable
 from hmi_control_plane.storage.placements import DomainPlacement, Placement
-from hmi_control_plane.storage.runs import TrainingRun
+from hmi_control_plane.storage.runs import RunPod, TrainingRun
 from hmi_control_plane.storage.runtimes import Residency, ResidencyState, Runtime
 from hmi_control_plane.storage.tenants import ApiKey, DeletedTenant, Tenant, new_tenant_id
 from hmi_control_plane.storage.usage import Meter, UsageEvent
@@ -40,6 +40,7 @@ __all__ = [
     "Residency",
     "ResidencyState",
     "RunArtifact",
+    "RunPod",
     "Runtime",
     "Tenant",
     "TrainingRun",

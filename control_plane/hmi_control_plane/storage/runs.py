@@ -10,6 +10,17 @@ from hmi_control_plane.storage.base import Base
 from hmi_control_plane.storage.types import Json
 
 
+class RunPod(Base):
+    """A pod of a training run's Job, and when its program ran, as the kubelet reported."""
+
+    __tablename__ = "run_pods"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("training_runs.id", ondelete="CASCADE"), primary_key=True)
+    pod_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
 class TrainingRun(Base):
     """One attempt at training what a spec says; uid, spec digest and attempt name it for its creator."""
 

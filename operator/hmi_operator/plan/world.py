@@ -8,6 +8,7 @@ from hmi_api.address_policy import AddressPolicy
 from hmi_api.data_addresses import CLUSTER_SCHEMES
 from hmi_api.domain import Domain
 from hmi_api.names import DomainKey, Tenant
+from hmi_api.pods import RunPod
 from hmi_api.wire import AdapterView, DomainVersionView, DomainView, RunView
 from hmi_operator.plan.dependents import Dependent
 
@@ -53,6 +54,8 @@ class JobView:
     """Alive only in that it waits for its turn."""
     trouble: Trouble | None = None
     """What keeps it from running, or why it died last, where that is known."""
+    pods: tuple[RunPod, ...] = ()
+    """Its pods, which the control plane is told of; none on one machine."""
 
 
 @dataclass(frozen=True)

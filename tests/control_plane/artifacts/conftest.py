@@ -36,6 +36,7 @@ def plane(settings: Settings, token_reviews: Any, tmp_path: Path) -> Iterator[st
     own.write_text("own-token")
     token_reviews.accounts |= {"operator": OPERATOR}
     token_reviews.accounts |= {name: f"system:serviceaccount:{name}:default" for name in ("acme", "bolt")}
+    token_reviews.pods |= {name: f"pod-of-{name}" for name in ("acme", "bolt")}
     told = settings.model_copy(
         update={
             "internal_token": None,
@@ -84,7 +85,9 @@ class Party:
         body = {"uid": f"dom-{namespace}", "tenant": namespace, "specDigest": "sha256:1", "attempt": attempt}
         made = self.call("POST", "/runs", json={**body, "spec": whole})
         assert made.status_code == 200, made.text
-        return str(made.json()["id"])
+        run = str(made.json()["id"])
+        self.call("PUT", f"/runs/{run}/pods", json={"pods": [{"uid": f"pod-of-{namespace}"}]})
+        return run
 
     def complete(self, run: str, *refs: ArtifactRef) -> httpx.Response:
         """Say that a run has published ``refs``."""

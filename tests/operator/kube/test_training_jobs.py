@@ -4,12 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import pytest
 from kube_server import KubeServer
 
 from hmi_api.domain import DomainSpec
+from hmi_api.pods import RunPod
 from hmi_api.wire import DomainRunSpec, RunState, RunView
 from hmi_operator.kube.api import KubeApi
 from hmi_operator.kube.jobs import KubeJobs, TrainerSettings, TrainingCache
@@ -99,6 +101,25 @@ def let_go(kube: KubeServer, namespace: str) -> None:
         )
 
 
+def _pod(job: dict[str, Any], name: str, *, owned: bool) -> dict[str, Any]:
+    """A pod with the labels of a Job's, which the Job controls or which somebody else made."""
+    uid = job["metadata"]["uid"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": uid}
+    metadata: dict[str, Any] = {
+        "name": name,
+        "namespace": job["metadata"]["namespace"],
+        "labels": {"batch.kubernetes.io/controller-uid": uid},
+    }
+    if owned:
+        metadata["ownerReferences"] = [owner | {"controller": True}]
+    spec = {"containers": [{"name": "training", "image": "i"}], "automountServiceAccountToken": False}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def _ended(began: str, ended: str) -> dict[str, Any]:
+    return {"startedAt": began, "finishedAt": ended, "exitCode": 0, "reason": "Completed"}
+
+
 async def test_a_run_is_started_once_whoever_starts_it(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +134,38 @@ async def test_a_run_is_started_once_whoever_starts_it(
     (job,) = listed(kube, namespace, "jobs")
     (claim,) = listed(kube, namespace, "persistentvolumeclaims")
     assert claim["metadata"]["name"] == job["metadata"]["name"]
+
+
+async def test_the_pods_of_a_job_are_told_with_the_kubelets_times_and_no_others(
+    kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made_run()
+    began, ended = "2026-11-21T12:00:00Z", "2026-11-21T12:05:00Z"
+    async with at_work(kube, monkeypatch) as (jobs, cache):
+        await jobs.start(run)
+        (job,) = listed(kube, namespace, "jobs")
+        for name, owned in (("own", True), ("intruder", False)):
+            kube.apply(_pod(job, name, owned=owned))
+        pods = {body["metadata"]["name"]: body for body in listed(kube, namespace, "pods")}
+        for state in ({"running": {"startedAt": began}}, {"terminated": _ended(began, ended)}):
+            ready = int("running" in state)
+            set_status(kube, "job", job, active=1, ready=ready, uncountedTerminatedPods={})
+            for body in pods.values():
+                container = {
+                    "name": "training",
+                    "image": "i",
+                    "imageID": "",
+                    "ready": True,
+                    "restartCount": 0,
+                }
+                set_status(kube, "pod", body, containerStatuses=[container | {"state": state}])
+            cache.on_job("MODIFIED", listed(kube, namespace, "jobs")[0])
+            view = await jobs.observe(run)
+            assert view is not None
+            finished = None if ready else datetime.fromisoformat(ended)
+            uid = pods["own"]["metadata"]["uid"]
+            told = RunPod(uid=uid, started_at=datetime.fromisoformat(began), finished_at=finished)
+            assert view.pods == (told,)
 
 
 async def test_a_job_that_ended_without_a_result_is_replaced_and_its_deaths_are_kept(

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TypeVar
@@ -20,6 +20,7 @@ from hmi_operator.kube.jobs.facts import JobFacts, PodFacts
 from hmi_operator.kube.jobs.manifest import build_training_job
 from hmi_operator.kube.jobs.naming import RUN_LABEL, UID_LABEL, job_name
 from hmi_operator.kube.jobs.network import TrainingNetwork
+from hmi_operator.kube.jobs.pods import JobPods
 from hmi_operator.kube.jobs.settings import TrainerSettings
 from hmi_operator.kube.jobs.view import job_view, lacks_volume, refusal_of, wants_pods, wants_warnings
 from hmi_operator.kube.kinds import CLAIMS, EVENTS, JOBS, NAMESPACES, PODS
@@ -88,6 +89,7 @@ class KubeJobs:
         self._details: dict[str, _Details] = {}
         self._refusals: dict[str, _Refusal] = {}
         self._given_back: set[str] = set()
+        self._job_pods = JobPods(api)
 
     async def start(self, run: RunView) -> None:
         """Create the run's Job and work volume, and the namespace's NetworkPolicy before them.
@@ -121,7 +123,14 @@ class KubeJobs:
 
         What a run that has ended leaves behind is given its time here.
         """
-        return await self._unless_going(run.spec.namespace, self._observe(run))
+        return await self._unless_going(run.spec.namespace, self._with_pods(run))
+
+    async def _with_pods(self, run: RunView) -> JobView | None:
+        view = await self._observe(run)
+        job = self._cache.job(run.spec.namespace, run.id)
+        return (
+            replace(view, pods=await self._job_pods.of(job)) if view is not None and job is not None else view
+        )
 
     async def _observe(self, run: RunView) -> JobView | None:
         job = self._cache.job(run.spec.namespace, run.id)
@@ -327,6 +336,7 @@ class KubeJobs:
     def _forget(self, namespace: str, run_id: str) -> None:
         self._cache.forget(namespace, run_id)
         self._details.pop(run_id, None)
+        self._job_pods.forget(run_id)
 
 
 def _last_seen(event: dict[str, object]) -> str:
