@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 
 from hmi_api.errors import InvalidInput
 from hmi_control_plane.auth import Identity
@@ -45,15 +46,20 @@ class BillParameters(BaseModel):
     currency: Currency | None = Field(default=None, description="The installation's currency when absent.")
 
 
-class InvoiceParameters(BaseModel):
-    """Query parameters of a list of invoices."""
+class OwnInvoiceParameters(BaseModel):
+    """Query parameters of a list of a tenant's own invoices."""
 
     model_config = ConfigDict(extra="forbid")
 
-    tenant: TenantNameOrId | None = None
     state: InvoiceState | None = None
     limit: int = Field(default=50, ge=1, le=200)
     cursor: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+
+
+class InvoiceParameters(OwnInvoiceParameters):
+    """The same, over all tenants or one."""
+
+    tenant: TenantNameOrId | None = None
 
 
 def build_admin_router(
@@ -89,6 +95,14 @@ def build_tenant_router(
         identity: Annotated[Identity, Depends(tenant_from_key)],
     ) -> BillBody:
         return _bill(database, identity.tenant_id, parameters, currency, clock())
+
+    @router.get("/invoices", summary="Your invoices")
+    def own_invoices(
+        parameters: Annotated[OwnInvoiceParameters, Query()],
+        identity: Annotated[Identity, Depends(tenant_from_key)],
+    ) -> InvoiceItems:
+        with database.read() as session:
+            return _page(session, parameters, identity.tenant_id, with_drafts=False)
 
     @router.get("/invoices/{invoice_id}", summary="One of your invoices")
     def own_invoice(
@@ -140,12 +154,7 @@ def _add_invoices(router: APIRouter, database: Database, currency: str, clock: C
         with database.read() as session:
             name_or_id = parameters.tenant
             tenant_id = find_account(session, name_or_id).id if name_or_id is not None else None
-            found = invoices.list_invoices(
-                session, tenant_id, parameters.state, parameters.limit + 1, parameters.cursor
-            )
-            page = [InvoiceBody.of(invoice) for invoice in found[: parameters.limit]]
-        more = len(found) > parameters.limit
-        return InvoiceItems(items=page, next_cursor=page[-1].id if more else None)
+            return _page(session, parameters, tenant_id)
 
     @router.get("/invoices/{invoice_id}", summary="One invoice")
     def get_one(invoice_id: InvoiceId) -> InvoiceBody:
@@ -161,6 +170,22 @@ def _add_invoices(router: APIRouter, database: Database, currency: str, clock: C
     def void(invoice_id: InvoiceId) -> InvoiceBody:
         with database.write() as session:
             return InvoiceBody.of(invoices.void(session, invoice_id, clock()))
+
+
+def _page(
+    session: Session, parameters: OwnInvoiceParameters, tenant_id: str | None, *, with_drafts: bool = True
+) -> InvoiceItems:
+    found = invoices.list_invoices(
+        session,
+        tenant_id,
+        parameters.state,
+        parameters.limit + 1,
+        parameters.cursor,
+        with_drafts=with_drafts,
+    )
+    page = [InvoiceBody.of(invoice) for invoice in found[: parameters.limit]]
+    more = len(found) > parameters.limit
+    return InvoiceItems(items=page, next_cursor=page[-1].id if more else None)
 
 
 def _bill(

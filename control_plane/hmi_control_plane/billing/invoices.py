@@ -126,10 +126,18 @@ def get_invoice(session: Session, invoice_id: str, tenant_id: str | None = None)
 
 
 def list_invoices(
-    session: Session, tenant_id: str | None, state: InvoiceState | None, limit: int, after: str | None
+    session: Session,
+    tenant_id: str | None,
+    state: InvoiceState | None,
+    limit: int,
+    after: str | None,
+    *,
+    with_drafts: bool = True,
 ) -> list[Invoice]:
     """Return up to ``limit`` invoices by id, after ``after``."""
     statement = select(Invoice).order_by(Invoice.id).limit(limit)
+    if not with_drafts:
+        statement = statement.where(Invoice.state != InvoiceState.DRAFT)
     if tenant_id is not None:
         statement = statement.where(Invoice.tenant_id == tenant_id)
     if state is not None:

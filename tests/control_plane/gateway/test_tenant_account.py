@@ -1,5 +1,6 @@
 """A tenant's usage, bill and invoices at a gateway process, which is all that a cluster's tenants reach."""
 
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -47,7 +48,31 @@ def test_a_final_invoice_is_read_at_the_gateway_by_its_tenant_alone(
     assert gateway.get(path, headers={"Authorization": f"Bearer {stranger.key}"}).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/v1/usage", "/v1/bill", f"/v1/invoices/{'0' * 32}"])
+def test_a_tenant_lists_its_own_invoices_without_drafts(
+    gateway: TestClient, key: dict[str, str], cluster: Any, stranger: Any
+) -> None:
+    months = [f"2026-0{month}-01T00:00:00Z" for month in range(1, 6)]
+    ids = []
+    for start, end in itertools.pairwise(months):
+        draft = cluster.admin("POST", "/invoices", {"tenant": "acme", "from": start, "to": end})
+        ids.append(draft["id"])
+    for invoice_id in ids[:3]:
+        cluster.admin("POST", f"/invoices/{invoice_id}/finalize")
+    cluster.admin("POST", f"/invoices/{ids[0]}/void")
+
+    first = gateway.get("/v1/invoices?limit=2", headers=key).json()
+    rest = gateway.get(f"/v1/invoices?limit=2&cursor={first['nextCursor']}", headers=key).json()
+    assert [item["id"] for item in first["items"] + rest["items"]] == sorted(ids[:3])
+    assert rest["nextCursor"] is None
+    void = gateway.get("/v1/invoices?state=void", headers=key).json()["items"]
+    assert [item["id"] for item in void] == ids[:1]
+    assert gateway.get("/v1/invoices?state=draft", headers=key).json()["items"] == []
+    headers = {"Authorization": f"Bearer {stranger.key}"}
+    assert gateway.get("/v1/invoices", headers=headers).json()["items"] == []
+    assert gateway.get("/v1/invoices?tenant=acme", headers=headers).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["/v1/usage", "/v1/bill", "/v1/invoices", f"/v1/invoices/{'0' * 32}"])
 def test_it_needs_a_key(gateway: TestClient, path: str) -> None:
     assert gateway.get(path).status_code == 401
 
