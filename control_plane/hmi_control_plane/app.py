@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import make_url
 from starlette.concurrency import run_in_threadpool
 
 from hmi_api.errors import ErrorBody
+from hmi_api.metrics_server import serving_metrics
 from hmi_api.request_body import BodyLimit, RequestBodyMiddleware
-from hmi_control_plane import errors, health, tenant_api
+from hmi_control_plane import errors, health, openapi, tenant_api
 from hmi_control_plane.auth import Authenticator, CredentialMiddleware, Guarded
 from hmi_control_plane.gateway import RuntimeNetwork
 from hmi_control_plane.metrics import HttpMetrics, MetricsMiddleware
@@ -57,6 +58,7 @@ def create_app(
         version="1",
         description=_DESCRIPTION,
         lifespan=_lifespan(settings, part, shared, parts),
+        openapi_url=None,  # served below, by who asks
         redirect_slashes=False,  # a redirect would answer before a key is asked for, and by the caller's Host
         responses={"default": {"model": ErrorBody, "description": "An error, in OpenAI's shape."}},
     )
@@ -79,7 +81,11 @@ def create_app(
     for one in reversed(parts):
         one.include_routers(app)
     app.include_router(tenant_api.build(shared.database, shared.authenticator, currency=settings.currency))
-    app.include_router(health.build(shared.readiness, shared.registry))
+    beside = shared.registry if settings.metrics_port is None else None
+    app.include_router(health.build(shared.readiness, beside))
+    app.include_router(
+        openapi.build(app, shared.authenticator, settings.admin_key, needs_key=not settings.openapi_is_public)
+    )
     return app
 
 
@@ -107,6 +113,11 @@ def _lifespan(
             await run_in_threadpool(upgrade, settings.database_url)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(shared.database.close)
+            stack.enter_context(
+                serving_metrics(
+                    settings.host, settings.metrics_port, lambda: generate_latest(shared.registry)
+                )
+            )
             # The gateway first: it goes last, when nothing writes the catalog any more but its flusher.
             for one in reversed(parts):
                 await stack.enter_async_context(one.running())

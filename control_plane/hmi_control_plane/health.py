@@ -6,8 +6,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from hmi_control_plane.readiness import Readiness
 
 
-def build(readiness: Readiness, registry: CollectorRegistry) -> APIRouter:
-    """Return ``/healthz``, ``/readyz`` and ``/metrics``."""
+def build(readiness: Readiness, registry: CollectorRegistry | None) -> APIRouter:
+    """Return ``/healthz``, ``/readyz`` and, of a registry that has no port of its own, ``/metrics``."""
     router = APIRouter(tags=["health"])
 
     @router.get("/healthz")
@@ -21,9 +21,11 @@ def build(readiness: Readiness, registry: CollectorRegistry) -> APIRouter:
         await readiness.check()
         return {"status": "ok"}
 
-    @router.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
-        """Return all metrics in Prometheus' text format."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    if registry is not None:
+
+        @router.get("/metrics", include_in_schema=False)
+        def metrics() -> Response:
+            """Return all metrics in Prometheus' text format."""
+            return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return router

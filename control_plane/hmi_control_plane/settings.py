@@ -57,6 +57,15 @@ class Settings(DatabaseSettings, InternalAuthSettings):
         default="127.0.0.1", description="Address to listen on; :: for every one of IPv4 and IPv6."
     )
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on.")
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of /metrics, apart from the API; beside the API where none is given.",
+    )
+    openapi_is_public: bool = Field(
+        default=True, description="Whether /openapi.json and /docs are shown without a key."
+    )
     body_limit_bytes: int = Field(
         default=1 << 20, ge=1, description="Largest request body of a tenant or administrator."
     )

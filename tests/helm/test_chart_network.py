@@ -227,3 +227,30 @@ def test_data_and_proxies_reach_every_part_that_calls_the_world_outside(
 )
 def test_wrong_proxies_and_addresses_are_refused(helm: Helm, setting: str) -> None:
     assert helm.template("--set", setting).returncode != 0
+
+
+def test_metrics_are_for_prometheus_alone(chart: RenderedChart) -> None:
+    for component, policy in _policies(chart).items():
+        readers = [rule for rule in policy["ingress"] if {"port": "metrics"} in rule["ports"]]
+        serves = "metrics" in _ports(chart, component)
+        assert bool(readers) == serves, component
+        for rule in readers:
+            assert rule["ports"] == [{"port": "metrics"}]
+            assert rule["from"] == [
+                {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+            ]
+    for service in chart.of("Service"):
+        names = {port["name"] for port in service["spec"]["ports"]}
+        if "metrics" in names:
+            headless = service["spec"].get("clusterIP") == "None"
+            assert headless or names == {"webhook", "metrics"}, service["metadata"]["name"]
+
+
+def test_the_api_and_its_metrics_have_different_ports(chart: RenderedChart) -> None:
+    for component, container in chart.containers():
+        environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+        ports = {port["name"]: str(port["containerPort"]) for port in container.get("ports", [])}
+        if "http" in ports:
+            assert environment["HMI_METRICS_PORT"] == ports["metrics"] != ports["http"], component
+            if component != "runtime":
+                assert environment["HMI_OPENAPI_IS_PUBLIC"] == "false"

@@ -34,7 +34,7 @@ whatever is trained when no size is asked for, and bottlenecks of twice that wid
 """
 RUNTIME_DEFAULTS = {"HMI_HOST_BUDGET": str(1 << 30)}
 """Further settings of the runtime where the environment says nothing."""
-NOT_FOR_CHILDREN = ("HMI_ADMIN_KEY", "HMI_API_KEY")
+NOT_FOR_CHILDREN = ("HMI_ADMIN_KEY", "HMI_API_KEY", "HMI_METRICS_PORT")
 
 
 def compose(home: Home, url: str) -> System:

@@ -25,3 +25,21 @@ ports:
 []
 {{- end }}
 {{- end }}
+
+{{/* A Service for Prometheus alone, without an address of its own. Call with (list $ "component"). */}}
+{{- define "hmi.metricsService" -}}
+{{- $root := index . 0 -}}
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ include "hmi.fullname" $root }}-{{ index . 1 }}-metrics
+  namespace: {{ $root.Release.Namespace }}
+  labels:
+    {{- include "hmi.labels" . | nindent 4 }}
+spec:
+  clusterIP: None
+  selector:
+    {{- include "hmi.selector" . | nindent 4 }}
+  ports:
+    - {name: metrics, port: 9090, targetPort: metrics}
+{{- end }}

@@ -18,9 +18,28 @@ from hmi_runtime.server.residency import Residency
 from hmi_runtime.server.stats import RuntimeStats, resident_bytes, runtime_stats
 
 
-def build_app(residency: Residency, control: ControlLoop, metrics: RuntimeMetrics, **options: Any) -> FastAPI:
-    """Return the application; ``options`` are FastAPI's. Who may call is decided before it, at the door."""
-    app = FastAPI(title="HMI runtime", **options)
+def rendered_metrics(residency: Residency, metrics: RuntimeMetrics) -> bytes:
+    """Return all metrics in Prometheus' text format, with the gauges as they are now."""
+    for entry in resident_bytes(residency):
+        metrics.resident.labels(entry.kind, entry.tier).set(entry.bytes)
+    metrics.queue.set(residency.pipeline.unanswered)
+    metrics.adapters.set(residency.registered)
+    return generate_latest(metrics.registry)
+
+
+def build_app(
+    residency: Residency,
+    control: ControlLoop,
+    metrics: RuntimeMetrics,
+    *,
+    metrics_here: bool = True,
+    **options: Any,
+) -> FastAPI:
+    """Return the application; ``options`` are FastAPI's. Who may call is decided before it, at the door.
+
+    ``metrics_here`` says whether it serves ``/metrics`` too, where they have no port of their own.
+    """
+    app = FastAPI(title="HMI runtime", openapi_url=None, **options)
 
     @app.post("/internal/v1/infer")
     async def infer(request: InferRequest) -> InferReply:
@@ -50,14 +69,12 @@ def build_app(residency: Residency, control: ControlLoop, metrics: RuntimeMetric
         response.status_code = 503
         return {"status": control.why_not_ready}
 
-    @app.get("/metrics")
-    def read_metrics() -> Response:
-        """Metrics for Prometheus."""
-        for entry in resident_bytes(residency):
-            metrics.resident.labels(entry.kind, entry.tier).set(entry.bytes)
-        metrics.queue.set(residency.pipeline.unanswered)
-        metrics.adapters.set(residency.registered)
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    if metrics_here:
+
+        @app.get("/metrics")
+        def read_metrics() -> Response:
+            """Metrics for Prometheus."""
+            return Response(rendered_metrics(residency, metrics), media_type=CONTENT_TYPE_LATEST)
 
     _answer_errors_in_one_shape(app)
     return app

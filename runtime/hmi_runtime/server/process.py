@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from types import FrameType
 
 import torch
@@ -15,10 +16,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from hmi_api.listening import listening_socket
+from hmi_api.metrics_server import serving_metrics
 from hmi_api.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.outbound import configure
-from hmi_runtime.server.app import build_app, refuse_body
+from hmi_runtime.server.app import build_app, refuse_body, rendered_metrics
 from hmi_runtime.server.control_loop import ControlLoop
 from hmi_runtime.server.control_plane import ControlPlane
 from hmi_runtime.server.door import InternalDoor
@@ -50,7 +52,14 @@ class RuntimeProcess:
             settings.control_plane_url, settings.token_source(), settings.runtime_id
         )
         self._control = ControlLoop(settings, self._control_plane, self._residency, self._bringers)
-        self.app = build_app(self._residency, self._control, metrics, lifespan=self._lifespan)
+        self._metrics = metrics
+        self.app = build_app(
+            self._residency,
+            self._control,
+            metrics,
+            metrics_here=settings.metrics_port is None,
+            lifespan=self._lifespan,
+        )
         self.app.add_middleware(
             RequestBodyMiddleware,
             default=BodyLimit(settings.body_limit_bytes, settings.body_seconds),
@@ -68,10 +77,13 @@ class RuntimeProcess:
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         control = asyncio.create_task(self._control.run())
         control.add_done_callback(_exit_if_failed)
-        try:
-            yield
-        finally:
-            await self._end(control)
+        host = self._settings.listen_address[0]
+        render = partial(rendered_metrics, self._residency, self._metrics)
+        with serving_metrics(host, self._settings.metrics_port, render):
+            try:
+                yield
+            finally:
+                await self._end(control)
 
     async def _end(self, control: "asyncio.Task[None]") -> None:
         self._control.start_draining()

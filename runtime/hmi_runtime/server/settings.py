@@ -38,6 +38,12 @@ class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings
     runtime_port: int | None = Field(
         default=None, ge=0, le=65535, description="Port to listen on; runtime_url's if absent."
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of /metrics, apart from inference; beside it where none is given.",
+    )
     body_limit_bytes: int = Field(default=32 << 20, ge=1, description="Largest body of a request.")
     body_seconds: float = Field(
         default=BODY_SECONDS, gt=0, description="How long a request's body may take to arrive."

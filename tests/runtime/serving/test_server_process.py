@@ -174,6 +174,27 @@ def test_it_loads_what_is_wanted_and_says_so(world, control_plane, runtime) -> N
     assert runtime.get("/healthz").status_code == 200
 
 
+def test_metrics_have_a_port_of_their_own(
+    control_plane: ScriptedControlPlane, settings: RuntimeSettings
+) -> None:
+    port, metrics_port = free_port(), free_port()
+    with running(control_plane.app(), free_port()) as url:
+        told = settings.model_copy(
+            update={
+                "control_plane_url": url,
+                "runtime_url": f"http://127.0.0.1:{port}",
+                "metrics_port": metrics_port,
+            }
+        )
+        with running(RuntimeProcess(told).app, port) as runtime_url:
+            runtime = Runtime(runtime_url)
+            for path in ("/metrics", "/openapi.json", "/docs"):
+                assert runtime.get(path).status_code == 404
+            text = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
+    for name in ("hmi_batch_size", "hmi_queue_rows", "hmi_registered_adapters"):
+        assert name in text
+
+
 def test_versions_change_over_without_dropping_a_request(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
     old, new = world.domain("bikes/repair", 1, seed=1), world.domain("bikes/repair", 2, seed=2)
     control_plane.serve(world.adapter("acme/topic", old), domains=(old,))

@@ -14,6 +14,7 @@
 - {name: HMI_RUNTIME_URL, value: "http://$(POD_IP):8081"}
 - {name: HMI_RUNTIME_HOST, value: "::"}
 - {name: HMI_RUNTIME_PORT, value: "8081"}
+- {name: HMI_METRICS_PORT, value: "9090"}
 - {name: HMI_CONTROL_PLANE_URL, value: {{ include "hmi.controlPlaneUrl" $root }}}
 - {name: HMI_CACHE_DIR, value: /var/lib/hmi/cache}
 - {name: HMI_DEVICE, value: {{ $pool.device | quote }}}
