@@ -1,8 +1,10 @@
 """Rows behind addresses of a cluster: mounted ConfigMaps and claims, and servers that fail now and then."""
 
 import gzip
+import io
 import logging
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +19,7 @@ from hmi_api.domain import BaseModelRef, DomainSpec, OnMiss
 from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.task_adapter import TaskAdapterSpec
 from hmi_api.wire import AdapterRunSpec, DomainRunSpec, DomainVersionView, RunFailure, RunResult
-from hmi_runtime.training import remote
+from hmi_runtime.training import remote, source_files
 from hmi_runtime.training.corpus import read_texts
 from hmi_runtime.training.imports import fetch_folder
 from hmi_runtime.training.mounts import MountNames, MountNamesFormatter, MountNamesReporter, with_mounts
@@ -205,6 +207,22 @@ def test_rows_are_read_whole_from_a_server_that_fails_now_and_then(
 ) -> None:
     server.failures = list(failures)
     assert read(f"{server.url}/{name}") == ROWS.decode().splitlines()
+
+
+@pytest.mark.parametrize("failures", [[], [503, 0]], ids=str)
+def test_all_files_of_an_archive_are_read_from_a_server_that_fails_now_and_then(
+    server: FlakyServer, failures: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", ROWS)
+        archive.writestr("b.txt", "the last\n")
+    server.files["/a.zip"] = packed.getvalue()
+    server.failures = list(failures)
+    assert read(f"{server.url}/a.zip") == [*ROWS.decode().splitlines(), "the last"]
+    monkeypatch.setattr(source_files, "MOST_REMOTE_ARCHIVE_BYTES", 1000)
+    with pytest.raises(InvalidInput, match="CorpusTooLarge"):
+        read(f"{server.url}/a.zip")
 
 
 def test_a_server_that_stays_away_is_no_fault_of_the_users(server: FlakyServer) -> None:

@@ -163,6 +163,17 @@ def test_a_run_says_what_it_read(
     assert weights.entity_scheme is TagScheme.IOB2
 
 
+@pytest.mark.parametrize("name", ["a.zip", "a.jsonl.gz", "a.jsonl.bz2", "a.jsonl.xz", "a.jsonl.lzma"])
+def test_damaged_data_fails_a_run_for_good(name: str, runs: Runs) -> None:
+    path = runs.folder / name
+    path.write_bytes(b"no such thing\n" * 9)
+    for ended in (
+        failed(runs.do(runs.adapter_spec(runs.version(), path), "adapter")),
+        failed(runs.do(runs.domain_spec(corpus=[{"uri": str(path)}]), "damaged")),
+    ):
+        assert (ended.reason, ended.retryable) == ("CorpusNotText", False)
+
+
 def test_a_run_that_fails_says_what_it_read(runs: Runs, write_lines: Any) -> None:
     train = write_lines("train.jsonl", [{"text": f"text {n}", "label": "x"} for n in range(3)])
     ended = failed(runs.do(runs.adapter_spec(runs.version(), train), "adapter"))
