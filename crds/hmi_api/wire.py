@@ -315,7 +315,7 @@ class LoadFailure(WireModel):
     message: Message
 
 
-PASSING_LOAD_FAILURES = RETRIED_WITHOUT_LIMIT | frozenset(
+PASSING_LOAD_FAILURES = frozenset(
     {
         "AdapterLoadFailed",
         "BaseModelSourceAway",
