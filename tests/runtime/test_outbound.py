@@ -16,6 +16,7 @@ from typing import Any
 
 import fsspec
 import httpx2
+import huggingface_hub
 import pytest
 import trustme
 from recording_proxy import RecordingProxy, name_proxies, recording_proxy
@@ -23,8 +24,9 @@ from recording_proxy import RecordingProxy, name_proxies, recording_proxy
 from hmi_api.address_policy import AddressPolicy
 from hmi_api.common import DataSource
 from hmi_api.errors import HmiError, InvalidInput
+from hmi_runtime.base import resolve_base
 from hmi_runtime.outbound import guard as guards
-from hmi_runtime.outbound import open_address, refusal_in
+from hmi_runtime.outbound import open_address, refusal_in, use_guarded_client
 from hmi_runtime.outbound.guard import Guard
 from hmi_runtime.outbound.hub import GuardedTransport
 from hmi_runtime.training import remote
@@ -608,6 +610,27 @@ def test_the_hub_goes_through_the_proxy(install: Install, proxy: RecordingProxy)
     with _hub(guard) as client:
         assert client.get("http://hub.example/model").content == b"weights"
     assert proxy.asked == ["GET http://hub.example/model"]
+
+
+def test_the_hubs_library_uses_the_guarded_client(
+    install: Install, connections: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(CLUSTER, {httpx2.URL(huggingface_hub.constants.ENDPOINT).host: ["10.0.0.1"]})
+    use_guarded_client()
+    huggingface_hub.close_session()  # whatever an earlier test left
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    try:
+        with pytest.raises(InvalidInput) as caught:
+            resolve_base("hf://someone/never-downloaded")
+        used = huggingface_hub.get_session()
+        use_guarded_client()
+        assert huggingface_hub.get_session() is used  # other threads may be downloading with it
+    finally:
+        huggingface_hub.close_session()
+
+    assert caught.value.reason == "AddressNotAllowed"
+    assert huggingface_hub.constants.HF_HUB_DISABLE_XET
+    assert connections == []
 
 
 # --- this process's guard --------------------------------------------------------------------------

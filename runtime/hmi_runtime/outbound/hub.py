@@ -1,6 +1,7 @@
 """The model hub's client, with every connection checked by the guard."""
 
 import contextlib
+from functools import cache
 
 import httpx2
 import huggingface_hub
@@ -48,14 +49,15 @@ class GuardedTransport(httpx2.BaseTransport):
             transport.close()
 
 
+@cache
 def use_guarded_client() -> None:
-    """Let ``huggingface_hub`` connect through this process's guard alone.
+    """Let ``huggingface_hub`` connect through this process's guard alone; done once, by the first caller.
 
-    Its downloads by Xet are turned off: they connect in a library that no guard and no proxy setting reaches.
+    Doing it again would close the client under the downloads of other threads. Downloads by Xet are turned
+    off: they connect in a library that no guard and no proxy setting reaches.
     """
-    guard = current_guard()
     huggingface_hub.constants.HF_HUB_DISABLE_XET = True
-    huggingface_hub.set_client_factory(lambda: _client(guard))
+    huggingface_hub.set_client_factory(lambda: _client(current_guard()))
 
 
 def _client(guard: Guard) -> httpx2.Client:
