@@ -161,7 +161,10 @@ class Sharing(ApiModel):
     )
 
     namespaces: list[Annotated[str, Field(max_length=63)]] = Field(
-        default_factory=list, max_length=1000, description='Namespaces besides its own; "*" for all.'
+        default_factory=list,
+        max_length=1000,
+        description='Namespaces besides its own; "*" for all. '
+        "TaskAdapters of one that is taken off are served for a grace time.",
     )
 
 

@@ -26,7 +26,7 @@ plane serves them, and the reconciler, training programs and runtimes are its cl
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import AwareDatetime, Field, StrictBool, model_validator
 from pydantic_core import PydanticCustomError
 
 from hmi_api.artifacts import ArtifactRef, WireModel
@@ -139,6 +139,10 @@ class AdapterView(WireModel):
     runtimes: int | None = Field(
         default=None, description="Runtimes that are running, where it is placed on none; else not counted."
     )
+    revoked_at: AwareDatetime | None = Field(
+        default=None, description="Since when it may not stand on its Domain any more."
+    )
+    withdrawn: bool = Field(default=False, description="Whether its versions were erased for that.")
     stamp: str = Field(
         default="", description="Another one whenever anything below ``record`` is, ``runtimes`` excepted."
     )

@@ -16,6 +16,7 @@ from hmi_api.declared import ClusterClaim, ClusterClaimed, DeclaredPage
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.pods import RunPod, RunPods
+from hmi_api.revocation import Revocation
 from hmi_api.wire import (
     AdapterKeys,
     AdapterRecord,
@@ -107,6 +108,14 @@ class ControlPlaneClient:
     async def erase_adapter(self, key: str, uid: str | None = None) -> None:
         """Erase a TaskAdapter's versions, artifacts and placements, as ``erase_domain`` does; idempotent."""
         await self._ask("DELETE", f"/adapters/{key}{_query(uid=uid)}", may_miss=True)
+
+    async def revoke(self, key: str, revocation: Revocation) -> None:
+        """Say that a TaskAdapter may not stand on its Domain any more; nothing happens when it is gone."""
+        await self._ask("PUT", f"/adapters/{key}/revocation", revocation, may_miss=True)
+
+    async def restore(self, key: str) -> None:
+        """Say that a TaskAdapter may stand on its Domain again; nothing happens when it is gone."""
+        await self._ask("DELETE", f"/adapters/{key}/revocation", may_miss=True)
 
     async def claim(self, cluster: str) -> ClusterClaimed | None:
         """Say that this cluster's operator works on the catalog; None where the catalog has no such call."""

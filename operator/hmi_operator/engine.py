@@ -37,7 +37,9 @@ from hmi_operator.plan.steps import (
     Erase,
     PublishAgainOrStartRun,
     RemoveFinalizer,
+    Restore,
     ResumeRun,
+    Revoke,
     StartRun,
     StopRun,
     Withdraw,
@@ -48,6 +50,8 @@ from hmi_operator.run_observer import RunObserver
 logger = logging.getLogger(__name__)
 
 _UNKNOWN_TENANT = "UnknownTenant"
+_MOST_TOLD = 10
+"""TaskAdapters of others that a Domain tells of."""
 REFUSED_SECONDS = 60.0
 """When a resource that the control plane refused is tried again, though nothing was heard."""
 
@@ -165,7 +169,7 @@ class Engine:
             job=job,
             parent=await self._standing(domain.parent_key) if domain.parent_key else None,
             lineage=lineage,
-            dependents=await self._dependents(domain, lineage) if deleted else (),
+            dependents=await (self._dependents(domain, lineage) if deleted else self._unshared(domain)),
             surroundings=self._surroundings,
         )
 
@@ -229,6 +233,16 @@ class Engine:
             found.append(Dependent(resource, await self._view(resource)))
             is_held = is_held or holds(domain, found[-1], lineage)
         return tuple(found)
+
+    async def _unshared(self, domain: Domain) -> tuple[Dependent, ...]:
+        """Return a few TaskAdapters that a Domain is not shared with: its owner is told of them."""
+        refs = [
+            ref
+            for ref in await self._store.dependents(domain.key)
+            if ref.kind == "TaskAdapter" and not domain.is_shared_with(ref.namespace)
+        ]
+        found = [await self._store.get(ref) for ref in refs[:_MOST_TOLD]]
+        return tuple([Dependent(one, await self._view(one)) for one in found if one is not None])
 
     async def _view(self, resource: Domain | TaskAdapter) -> DomainView | AdapterView | None:
         if isinstance(resource, Domain):
@@ -346,10 +360,8 @@ class Engine:
             case StopRun():
                 await self._jobs.stop(step.run_id, ref.namespace)
                 await self._control_plane.fail_run(step.run_id, step.failure)
-            case Erase():
-                await self._eraser.erase(resource)
-            case Withdraw():
-                await self._eraser.withdraw(step.adapter)
+            case Erase() | Withdraw() | Revoke() | Restore():
+                await self._eraser.take(resource, step)
         return None
 
     async def _start(self, request: RunCreate) -> RunView:

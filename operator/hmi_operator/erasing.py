@@ -7,6 +7,7 @@ from hmi_api.domain import Domain
 from hmi_api.errors import HmiError
 from hmi_api.names import DomainKey
 from hmi_api.task_adapter import TaskAdapter
+from hmi_operator.plan.steps import Erase, Restore, Revoke, Withdraw
 from hmi_operator.ports import ControlPlane, ResourceRef, ResourceStore, TrainingJobs
 
 logger = logging.getLogger(__name__)
@@ -44,15 +45,33 @@ class Eraser:
         else:
             await self._control_plane.erase_adapter(key)
 
+    async def take(self, resource: Domain | TaskAdapter, step: Erase | Withdraw | Revoke | Restore) -> None:
+        """Take one of the steps that erase, or that say when something is to be erased."""
+        key = ResourceRef.of(resource).key
+        match step:
+            case Erase():
+                await self.erase(resource)
+            case Withdraw():
+                await self.withdraw(step.adapter)
+            case Revoke():
+                if step.revocation.withdraw:
+                    await self._end_training(resource)
+                await self._control_plane.revoke(key, step.revocation)
+            case Restore():
+                await self._control_plane.restore(key)
+
     async def withdraw(self, adapter: TaskAdapter) -> None:
         """Erase what there is of a TaskAdapter that itself stays as it is declared."""
-        try:
-            await self._jobs.erase(adapter.metadata.uid, adapter.metadata.namespace)
-        except HmiError as error:
-            # Troubles of another tenant's namespace must not hold what is deleted here; what its process
-            # hands in without a run is refused.
-            logger.warning("%s: its training could not be ended: %s", ResourceRef.of(adapter), error)
+        await self._end_training(adapter)
         await self._control_plane.erase_adapter(ResourceRef.of(adapter).key)
+
+    async def _end_training(self, resource: Domain | TaskAdapter) -> None:
+        try:
+            await self._jobs.erase(resource.metadata.uid, resource.metadata.namespace)
+        except HmiError as error:
+            # Troubles of another tenant's namespace must not hold what is deleted or taken back here; what
+            # its process hands in then is refused.
+            logger.warning("%s: its training could not be ended: %s", ResourceRef.of(resource), error)
 
     async def _erase_orphans_on(self, domain: DomainKey) -> None:
         """Erase rows on a Domain whose objects are gone: they would keep the Domain for ever.

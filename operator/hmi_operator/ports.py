@@ -8,6 +8,7 @@ from hmi_api.declared import ClusterClaimed, DeclaredPage
 from hmi_api.domain import Domain, DomainStatus
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.pods import RunPod
+from hmi_api.revocation import Revocation
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_api.wire import (
     AdapterRecord,
@@ -136,6 +137,14 @@ class ControlPlane(Protocol):
 
     async def erase_adapter(self, key: str, uid: str | None = None) -> None:
         """Erase a TaskAdapter's versions, artifacts and placements, as ``erase_domain`` does; idempotent."""
+        ...
+
+    async def revoke(self, key: str, revocation: Revocation) -> None:
+        """Say that a TaskAdapter may not stand on its Domain any more; nothing happens when it is gone."""
+        ...
+
+    async def restore(self, key: str) -> None:
+        """Say that a TaskAdapter may stand on its Domain again; nothing happens when it is gone."""
         ...
 
     async def claim(self, cluster: str) -> ClusterClaimed | None:

@@ -2,6 +2,7 @@
 
 import platform
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,6 +13,7 @@ from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.address_policy import AddressPolicySettings
 from hmi_api.common import Resources
 from hmi_api.environment import PREFIX, HmiSettings
+from hmi_api.revocation import GRACE
 from hmi_operator.kube.jobs import TrainerSettings
 from hmi_operator.kube.webhook import WebhookAddress
 from hmi_operator.plan import CLUSTER, Surroundings
@@ -66,6 +68,11 @@ class OperatorSettings(AdapterLimits, ReleaseSettings, AddressPolicySettings):
     )
     inherited_grace_seconds: float = Field(
         default=24 * 3600.0, ge=60, description="The same after a catalog was taken over by a new cluster."
+    )
+    revocation_grace_seconds: float = Field(
+        default=GRACE.total_seconds(),
+        ge=0,
+        description="How long a TaskAdapter is served on a Domain that is not shared with it any more.",
     )
     probe_host: str = Field(default="::", description="Address of probes and metrics; :: for every one.")
     probe_port: int = Field(default=8082, ge=0, le=65535, description="Port of probes and metrics.")
@@ -136,6 +143,7 @@ class OperatorSettings(AdapterLimits, ReleaseSettings, AddressPolicySettings):
             excluded=frozenset(excluded),
             limits=self.limits(),
             addresses=self.address_policy(),
+            revocation_grace=timedelta(seconds=self.revocation_grace_seconds),
         )
 
     def webhook(self) -> WebhookAddress | None:

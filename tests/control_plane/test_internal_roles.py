@@ -108,6 +108,8 @@ ROUTES = [
     ("PUT", "/adapters/acme/one", {"operator"}),
     ("GET", "/adapters/acme/one", {"operator"}),
     ("DELETE", "/adapters/acme/one", {"operator"}),
+    ("PUT", "/adapters/acme/one/revocation", {"operator"}),
+    ("DELETE", "/adapters/acme/one/revocation", {"operator"}),
     ("POST", "/adapters/stamps", {"operator"}),
     ("POST", "/adapters/acme/spam/publish-again", {"operator"}),
     ("POST", "/domains/acme/trade/publish-again", {"operator"}),

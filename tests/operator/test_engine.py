@@ -1,6 +1,7 @@
 """What one look at a resource does, and how little it asks for."""
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.manifests import parse_manifest
 from hmi_api.names import FINALIZER, Tenant
 from hmi_api.pods import RunPod
+from hmi_api.revocation import Revocation
 from hmi_api.wire import (
     AdapterRecord,
     AdapterView,
@@ -97,7 +99,7 @@ class Catalog:
     async def erase_domain(self, key: str, uid: str | None = None) -> None:
         if uid not in (None, self.domains[key].record.uid):
             return
-        if any(view.record.domain == key for view in self.adapters.values()):
+        if any(view.record.domain == key and not view.withdrawn for view in self.adapters.values()):
             raise InvalidInput("DomainInUse", "Delete the TaskAdapters first.")
         del self.domains[key]
 
@@ -122,6 +124,16 @@ class Catalog:
     async def run(self, run_id: str) -> RunView | None:
         self.asked.append("run")
         return self.runs.get(run_id)
+
+    async def revoke(self, key: str, revocation: Revocation) -> None:
+        view = self.adapters[key]
+        update = {"revoked_at": view.revoked_at or datetime.now(UTC), "withdrawn": revocation.withdraw}
+        update |= {"current": None} if revocation.withdraw else {}
+        self.adapters[key] = view.model_copy(update=update)
+
+    async def restore(self, key: str) -> None:
+        update = {"revoked_at": None, "withdrawn": False}
+        self.adapters[key] = self.adapters[key].model_copy(update=update)
 
     async def note_pods(self, run_id: str, pods: Any) -> None:
         self.asked.append("note_pods")
@@ -174,6 +186,11 @@ class Here:
         self.catalog.asked.clear()
         self.written.clear()
         return await self.engine.reconcile(ref)
+
+    async def look_at(self, ref: ResourceRef) -> Any:
+        """Look at a resource; return its status then."""
+        await self.look(ref)
+        return await self.status(ref)
 
     async def status(self, ref: ResourceRef) -> Any:
         found = await self.store.get(ref)
@@ -433,6 +450,41 @@ async def test_rows_of_which_nobody_can_say_that_their_objects_are_gone_keep_a_d
     ready = find_condition((await reborn.status(DOMAIN)).conditions, "Ready")
     assert ready is not None
     assert ready.reason == (trouble.reason if trouble else "DomainInUse")
+
+
+async def test_a_guests_serving_ends_with_the_grace_time_and_its_domain_then_goes(
+    here: Here, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    guest = ResourceRef("TaskAdapter", "zoo", "topic")
+    adapter_body["metadata"]["namespace"] = guest.namespace
+    adapter_body["spec"]["domainRef"] = {"name": DOMAIN.name, "namespace": DOMAIN.namespace}
+    domain_body["spec"]["sharing"] = {"namespaces": [guest.namespace]}
+    for ref in (TOPIC, TONE):
+        await here.store.delete(ref)
+    for body in (domain_body, adapter_body):
+        await here.store.apply(parse_manifest(body))
+    await here.look(guest)
+    view = here.catalog.adapters[guest.key]
+    current = adapter_version(view.record.spec_digest)
+    here.catalog.adapters[guest.key] = view.model_copy(update={"current": current})
+    await here.look(guest)
+
+    await here.store.delete(DOMAIN)
+    assert guest in (await here.look(DOMAIN)).wake
+    assert (await here.look(guest)).requeue_after == 0.0
+    assert (await here.look(guest)).requeue_after > 0.0
+    waiting = find_condition((await here.look_at(DOMAIN)).conditions, "Ready")
+    assert waiting is not None
+    assert "TaskAdapter zoo/topic (served until " in waiting.message
+
+    began = datetime.now(UTC) - timedelta(hours=1)
+    late = here.catalog.adapters[guest.key].model_copy(update={"revoked_at": began})
+    here.catalog.adapters[guest.key] = late
+    await here.look(guest)
+    assert here.catalog.adapters[guest.key].withdrawn
+    await here.look(DOMAIN)
+    assert await here.store.get(DOMAIN) is None
+    assert here.catalog.adapters[guest.key].withdrawn, "the row stays, to answer requests with the reason"
 
 
 async def test_domains_that_name_one_another_as_parent_can_all_be_deleted(

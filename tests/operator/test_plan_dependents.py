@@ -92,8 +92,10 @@ def is_held(plan: Plan[Any]) -> bool:
         ([], Dependent(adapter_of("shop")), False),
         ([], Dependent(child_of("shop"), domain_view(KEY, published=False)), True),
         ([], Dependent(child_of("shop")), False),
-        (["bar"], Dependent(adapter_of("bar"), ON_IT), True),
-        (["*"], Dependent(child_of("bar"), domain_view(KEY, published=False)), True),
+        (["bar"], Dependent(adapter_of("bar"), ON_IT), False),
+        (["bar"], Dependent(adapter_of("bar"), adapter_view(KEY, published=True)), True),
+        (["bar"], Dependent(adapter_of("bar"), asked=False), True),
+        (["*"], Dependent(child_of("bar"), domain_view(KEY, published=True)), False),
         (["zoo"], Dependent(adapter_of("bar")), False),
         ([], Dependent(adapter_of("bar")), False),
         ([], Dependent(child_of("bar")), False),
@@ -101,11 +103,11 @@ def is_held(plan: Plan[Any]) -> bool:
         ([], Dependent(adapter_of("bar"), adapter_view(KEY, published=True)), True),
         ([], Dependent(adapter_of("bar"), adapter_view(ELSEWHERE, published=True)), False),
         ([], Dependent(child_of("bar"), domain_view(KEY, published=False)), False),
-        ([], Dependent(child_of("bar"), domain_view(KEY, published=True)), True),
+        ([], Dependent(child_of("bar"), domain_view(KEY, published=True)), False),
         ([], Dependent(child_of("bar"), domain_view(None, published=True)), False),
     ],
 )
-def test_only_what_may_stand_on_a_domain_or_has_a_version_on_it_holds_it(
+def test_what_stands_on_a_domain_at_home_or_is_served_on_it_elsewhere_holds_it(
     shared_with: list[str], dependent: Dependent, held: bool
 ) -> None:
     assert is_held(planned(gone(sharing=Sharing(namespaces=shared_with)), dependent)) is held

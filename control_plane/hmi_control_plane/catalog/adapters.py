@@ -102,6 +102,8 @@ def to_view(session: Session, row: Adapter) -> AdapterView:
         earlier=_earlier(reports, loaded_on),
         load_error=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
         runtimes=_running(session) if version is not None and not scheduled else None,
+        revoked_at=row.revoked_at,
+        withdrawn=row.withdrawn is not None,
         stamp=stamp_of(row.uid, row.current_version, scheduled, reports),
     )
 

@@ -49,6 +49,9 @@ def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
             reason=RESOURCE_DELETED, message="The resource was deleted or replaced while this run worked."
         )
         return fail_run(session, run_id, gone)
+    if isinstance(resource, Adapter) and resource.withdrawn is not None:
+        artifacts.abandon(session, [ref.digest for ref in result.artifacts])
+        return fail_run(session, run_id, RunFailure.model_validate(resource.withdrawn))
     if isinstance(resource, Domain) and isinstance(spec, DomainRunSpec):
         _publish_domain(session, resource, row, spec, result)
     elif isinstance(resource, Adapter) and isinstance(spec, AdapterRunSpec):

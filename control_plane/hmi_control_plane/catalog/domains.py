@@ -94,12 +94,14 @@ def erase_domain(session: Session, namespace: str, name: str, *, uid: str | None
     """Remove a Domain, its versions and their artifacts as far as nothing else needs them; idempotent.
 
     With ``uid``, only what was declared for that object. Raises Conflict (DomainInUse) while TaskAdapters
-    stand on it. Child Domains keep the tables they inherit.
+    stand on it, those that were withdrawn not among them. Child Domains keep the tables they inherit.
     """
     row = find_domain(session, domain_key(namespace, name))
     if row is None or uid not in (None, row.uid):
         return
-    above = session.scalars(select(Adapter).where(Adapter.domain == row.key).limit(_NAMED + 1)).all()
+    above = session.scalars(
+        select(Adapter).where(Adapter.domain == row.key, Adapter.withdrawn.is_(None)).limit(_NAMED + 1)
+    ).all()
     if above:
         raise Conflict("DomainInUse", _in_use(row, above))
     layers = session.scalars(select(DomainVersion.layers_digest).where(DomainVersion.domain_id == row.id))

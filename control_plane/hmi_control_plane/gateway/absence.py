@@ -91,6 +91,8 @@ def _not_loaded(failures: Sequence[Residency]) -> Absence:
 
 
 def _not_published(session: Session, adapter: Adapter) -> Absence:
+    if adapter.withdrawn is not None:
+        return Absence(adapter.withdrawn["reason"], adapter.withdrawn["message"])
     run = _last_run(session, adapter)
     if run is not None:
         return _of_run(run, "It")

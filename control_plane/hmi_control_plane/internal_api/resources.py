@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Response
 
 from hmi_api.callers import Role
 from hmi_api.declared import ClusterClaim, ClusterClaimed, Declared, DeclaredPage
+from hmi_api.revocation import Revocation
 from hmi_api.storable import ResourceKey, Uid
 from hmi_api.wire import (
     AdapterKeys,
@@ -19,7 +20,7 @@ from hmi_api.wire import (
 )
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Door
-from hmi_control_plane.catalog import adapters, clusters, domains, republish, stamps, tenants
+from hmi_control_plane.catalog import adapters, clusters, domains, republish, revocation, stamps, tenants
 from hmi_control_plane.catalog.paging import LARGEST_PAGE, Page
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.parameters import Name
@@ -35,6 +36,7 @@ def build(database: Database, door: Door, changes: Changes, files: ArtifactFiles
     """Return the routes under ``/tenants``, ``/domains`` and ``/adapters``, which the operator calls."""
     router = APIRouter()
     router.include_router(_declared(database, door, changes))
+    router.include_router(_revoked(database, door, changes))
     router.include_router(_published_again(database, door, changes, files))
     return router
 
@@ -68,6 +70,27 @@ def _published_again(database: Database, door: Door, changes: Changes, files: Ar
             number = republish.publish_adapter_again(session, namespace, name, wanted, found.version)
         changes.notify()
         return PublishedAgain(version=number)
+
+    return router
+
+
+def _revoked(database: Database, door: Door, changes: Changes) -> APIRouter:
+    router = APIRouter(route_class=door.only(Role.OPERATOR))
+
+    @router.put("/adapters/{namespace}/{name}/revocation", status_code=_DONE)
+    def revoke_adapter(namespace: Name, name: Name, revoked: Revocation) -> Response:
+        """Say that a TaskAdapter may not stand on its Domain any more, and when its grace time is over."""
+        with database.write() as session:
+            revocation.revoke(session, namespace, name, revoked)
+        changes.notify()
+        return Response(status_code=_DONE)
+
+    @router.delete("/adapters/{namespace}/{name}/revocation", status_code=_DONE)
+    def restore_adapter(namespace: Name, name: Name) -> Response:
+        """Say that a TaskAdapter may stand on its Domain again."""
+        with database.write() as session:
+            revocation.restore(session, namespace, name)
+        return Response(status_code=_DONE)
 
     return router
 

@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstr
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hmi_control_plane.storage.base import Base
-from hmi_control_plane.storage.types import Json, RowId
+from hmi_control_plane.storage.types import Json, NullableJson, RowId
 
 
 class Adapter(Base):
@@ -41,6 +41,10 @@ class Adapter(Base):
     current_version: Mapped[int | None]
     missing_replicas: Mapped[int] = mapped_column(default=0)
     """Replicas wanted by the current version and placed nowhere yet; 0 while there is no version."""
+    revoked_at: Mapped[datetime | None]
+    """Since when it may not stand on its Domain any more."""
+    withdrawn: Mapped[dict[str, str] | None] = mapped_column(NullableJson)
+    """Reason and message that requests are answered with since its versions were erased for that."""
     created_at: Mapped[datetime]
 
 

@@ -11,6 +11,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 # SQLite numbers rows by itself only for a column declared INTEGER, which is 64 bits wide there anyway.
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
+# None is the database's NULL, and not JSON's null.
+NullableJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 Json = JSON().with_variant(JSONB, "postgresql")
 NullableJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 """Where None is no value, not JSON's null."""

@@ -21,6 +21,7 @@ from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.phases import phase_of
 from hmi_operator.plan.refusal import Refusal, refuse_adapter, write_refusal
 from hmi_operator.plan.removal import plan_removal
+from hmi_operator.plan.revocation import ending_of, restoration
 from hmi_operator.plan.runs import POLL_SECONDS, Outlook, RunFacts, Standpoint, look
 from hmi_operator.plan.serving import (
     is_served,
@@ -65,11 +66,15 @@ def plan_adapter(adapter: TaskAdapter, world: AdapterWorld) -> Plan[TaskAdapterS
         return Plan(adapter.status, (step,), requeue_after=0.0)
     world = _of_this_object(adapter, world)
     writer = ConditionWriter(adapter.status.conditions, generation=adapter.metadata.generation, now=world.now)
+    ending = ending_of(adapter, world)
+    if ending is not None:
+        plan = _refused(adapter, world, writer, ending.refusal)
+        return replace(plan, steps=ending.steps, requeue_after=ending.requeue_after)
     refusal = refuse_adapter(adapter, world)
     if refusal is not None:
         return _refused(adapter, world, writer, refusal)
     writer.true(TaskAdapterCondition.ACCEPTED, Reason.ACCEPTED)
-    declare = _declare(adapter, world)
+    declare = (*restoration(world.view), *_declare(adapter, world))
     standing = world.domain
     if standing.domain is None or standing.current is None:
         return _without_domain(adapter, world, writer, declare)

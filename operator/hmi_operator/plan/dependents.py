@@ -26,6 +26,11 @@ class Dependent:
         return f"{self.resource.kind} {metadata.namespace}/{metadata.name}"
 
 
+def is_foreign(domain: Domain, resource: Domain | TaskAdapter) -> bool:
+    """Say whether a resource is of another namespace than a Domain."""
+    return resource.metadata.namespace != domain.metadata.namespace
+
+
 def may_stand_on(domain: Domain, resource: Domain | TaskAdapter, lineage: Iterable[DomainKey]) -> bool:
     """Say whether a resource that names a Domain may stand on it; ``lineage`` is the Domain's, upwards."""
     return domain.is_shared_with(resource.metadata.namespace) and not _is_above(resource, lineage)
@@ -34,11 +39,15 @@ def may_stand_on(domain: Domain, resource: Domain | TaskAdapter, lineage: Iterab
 def holds(domain: Domain, dependent: Dependent, lineage: Iterable[DomainKey]) -> bool:
     """Say whether a Domain that is being deleted waits for what names it.
 
-    It waits for what may stand on it and was accepted before the deletion, and for what has a version on it,
-    whoever shares what by now. Domains that are one another's ancestors and are all deleted do not wait: none
-    of them could ever be the first.
+    It waits for what stands on it in its own namespace, and for TaskAdapters of others that are served on it,
+    which ends with their grace time. Child Domains of others keep what they inherited. Domains that are one
+    another's ancestors and are all deleted do not wait: none of them could ever be the first.
     """
     resource = dependent.resource
+    if is_foreign(domain, resource):
+        view = dependent.view
+        serves = _is_declared_on(view, domain) and view.current is not None
+        return isinstance(resource, TaskAdapter) and (serves or not dependent.asked)
     if may_stand_on(domain, resource, lineage):
         return not dependent.asked or _is_declared_on(dependent.view, domain)
     if _is_above(resource, lineage) and resource.metadata.deletion_timestamp is not None:
@@ -56,7 +65,10 @@ def withdrawals(domain: Domain, dependents: Iterable[Dependent]) -> tuple[Step, 
     return tuple(
         Withdraw(one.resource, f"it may not stand on Domain {domain.key}, which is deleted")
         for one in dependents
-        if isinstance(one.resource, TaskAdapter) and _is_declared_on(one.view, domain)
+        if isinstance(one.resource, TaskAdapter)
+        and isinstance(one.view, AdapterView)
+        and one.view.record.domain == domain.key
+        and not one.view.withdrawn
     )
 
 

@@ -16,6 +16,7 @@ from hmi_operator.plan.dependents import holds, withdrawals
 from hmi_operator.plan.phases import phase_of
 from hmi_operator.plan.refusal import Refusal, refuse_domain, write_refusal
 from hmi_operator.plan.removal import plan_removal
+from hmi_operator.plan.revocation import describe, still_served
 from hmi_operator.plan.runs import Outlook, RunFacts, Standpoint, look
 from hmi_operator.plan.stages import (
     data_read,
@@ -56,7 +57,8 @@ def plan_domain(domain: Domain, world: DomainWorld) -> Plan[DomainStatus]:
     refusal = refuse_domain(domain, world)
     if refusal is not None:
         return _refused(domain, world, writer, refusal)
-    writer.true(DomainCondition.ACCEPTED, Reason.ACCEPTED)
+    told = still_served(world.dependents, world.surroundings)
+    writer.true(DomainCondition.ACCEPTED, Reason.ACCEPTED, told)
     declare = _declare(domain, world)
     if world.parent is not None and world.parent.current is None:
         message = f"Waits for its parent {world.parent.key} to be published."
@@ -71,7 +73,9 @@ def _removal(domain: Domain, world: DomainWorld) -> Plan[DomainStatus]:
         domain.status,
         world.run,
         world.now,
-        dependents=tuple(str(one) for one in world.dependents if holds(domain, one, world.lineage)),
+        dependents=tuple(
+            describe(one, world.surroundings) for one in world.dependents if holds(domain, one, world.lineage)
+        ),
         before=withdrawals(domain, world.dependents),
     )
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hmi_api.domain import DomainStatus
+from hmi_api.revocation import Revocation
 from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_api.wire import AdapterRecord, DomainRecord, RunCreate, RunFailure
 
@@ -82,6 +83,21 @@ class Withdraw:
 
 
 @dataclass(frozen=True)
+class Revoke:
+    """Tell the catalog that the TaskAdapter may not stand on its Domain, or that its grace time is over."""
+
+    revocation: Revocation
+    why: str
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Tell the catalog that the TaskAdapter may stand on its Domain again."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class RemoveFinalizer:
     """Let the resource go."""
 
@@ -98,6 +114,8 @@ Step = (
     | StopRun
     | Erase
     | Withdraw
+    | Revoke
+    | Restore
     | RemoveFinalizer
 )
 

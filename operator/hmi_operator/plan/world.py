@@ -1,7 +1,7 @@
 """The observed world that a plan is made from: facts, gathered by the engine, never changed."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.address_policy import AddressPolicy
@@ -9,6 +9,7 @@ from hmi_api.data_addresses import CLUSTER_SCHEMES
 from hmi_api.domain import Domain
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.pods import RunPod
+from hmi_api.revocation import GRACE
 from hmi_api.wire import AdapterView, DomainVersionView, DomainView, RunView
 from hmi_operator.plan.dependents import Dependent
 
@@ -25,6 +26,8 @@ class Surroundings:
     """The largest adapters that the runtimes serve; None where that is not known."""
     addresses: AddressPolicy = field(default_factory=lambda: AddressPolicy(own_machine=True))
     """Hosts that addresses may lead to."""
+    revocation_grace: timedelta = GRACE
+    """How long a TaskAdapter of another namespace is served that may not stand on its Domain any more."""
 
 
 CLUSTER = Surroundings(CLUSTER_SCHEMES, addresses=AddressPolicy())
@@ -85,7 +88,7 @@ class DomainWorld:
     lineage: tuple[DomainKey, ...] = ()
     """Keys from this Domain upwards, to the root, a missing one, or the first that comes again."""
     dependents: tuple[Dependent, ...] = ()
-    """What names this Domain, where it is being deleted."""
+    """What names this Domain where it is being deleted, else some of what it is not shared with."""
     surroundings: Surroundings = Surroundings()
 
 

@@ -1,6 +1,7 @@
 {{/* What the operator is told of itself and of the Jobs that it makes. */}}
 {{- define "hmi.operatorEnv" -}}
 - {name: HMI_LEASE_SECONDS, value: {{ .Values.operator.leaseSeconds | quote }}}
+- {name: HMI_REVOCATION_GRACE_SECONDS, value: {{ .Values.operator.revocationGraceSeconds | int64 | quote }}}
 - {name: HMI_ORPHAN_GRACE_SECONDS, value: {{ .Values.operator.orphanGraceSeconds | int64 | quote }}}
 - {name: HMI_INHERITED_GRACE_SECONDS, value: {{ .Values.operator.inheritedGraceSeconds | int64 | quote }}}
 - {name: HMI_WATCH_NAMESPACES, value: {{ .Values.watchNamespaces | toJson | squote }}}
