@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hmi_api.conditions import find_condition, is_true
+from hmi_api.errors import InvalidInput
 from hmi_api.manifests import parse_manifest
 from hmi_operator.client import ControlPlaneClient
 from hmi_operator.local import FileResourceStore, LocalReconciler, SubprocessJobs
@@ -256,3 +257,33 @@ async def test_what_the_control_plane_refuses_is_said_in_the_status(
         status = await system.reached(DOMAIN, lambda status: status.phase == "Failed")
         accepted = condition(status, "Accepted")
         assert (accepted.status, accepted.reason) == ("False", "NameTaken")
+
+
+@pytest.mark.anyio
+async def test_the_same_manifests_in_a_new_folder_adopt_what_the_catalog_has(
+    served: Any, tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[str, Any]
+) -> None:
+    async with running(served, tmp_path / "old") as system:
+        for body in (domain_body, adapter_body):
+            await system.apply(body)
+        await system.reached(ADAPTER, ready)
+    runs = set(served.plane.runs)
+    served.plane.cluster = None  # silent for long enough
+    async with running(served, tmp_path / "new") as system:
+        for body in (adapter_body, domain_body):
+            await system.apply(body)
+        await system.reached(ADAPTER, ready)
+        await system.reached(DOMAIN, ready)
+    assert set(served.plane.runs) == runs
+
+
+@pytest.mark.anyio
+async def test_nothing_is_reconciled_in_the_catalog_of_another_store(
+    served: Any, tmp_path: Path, domain_body: dict[str, Any]
+) -> None:
+    served.plane.cluster = "another"
+    with pytest.raises(InvalidInput) as caught:
+        async with running(served, tmp_path) as system:
+            await system.apply(domain_body)
+    assert caught.value.reason == "OtherCluster"
+    assert served.plane.domains == {}

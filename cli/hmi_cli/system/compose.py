@@ -1,6 +1,7 @@
 """The embedded default put together: one place makes every part and hands each what it needs."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -11,7 +12,7 @@ from pydantic import SecretStr
 from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.environment import load_settings
 from hmi_api.errors import InvalidInput
-from hmi_cli.errors import usage_error
+from hmi_cli.errors import CliError, usage_error
 from hmi_cli.system.home import Home
 from hmi_cli.system.server import System
 from hmi_cli.system.supervisor import Supervisor
@@ -87,9 +88,12 @@ def _reconciler(
             )
             try:
                 await asyncio.shield(working)
+            except InvalidInput as error:  # another system's resources are in the same catalog
+                raise CliError(error.message) from error
             finally:
                 stop.set()
-                await working
+                with contextlib.suppress(InvalidInput):
+                    await working
 
     return run
 
