@@ -166,6 +166,10 @@ def test_a_single_logit_is_refused(tmp_path: Path, labels: list[str]) -> None:
         ({"id2label": {"0": "x", "1": "y", "3": "z"}}, []),
         ({"id2label": {"0": "x", "1": "y", "2": " "}}, []),
         ({"id2label": {"0": "x", "1": "y", "2": None}}, []),
+        ({"id2label": {"0": "x", "1": "y", "2": True}}, []),
+        ({"id2label": {"0": "x", "1": "y", "2": "z\x00"}}, []),  # which no catalog could store
+        ({"id2label": {"0": "x", "1": "y", "2": "\ud800"}}, []),
+        ({"id2label": {"0": "x", "1": "y", "2": "z" * 257}}, []),
         ({"id2label": ["x", "y", "z"]}, []),
         ({"id2label": {str(n): str(n) for n in range(10_001)}}, []),
         ({"id2label": {"0": "x", "1": "y", "2": "z"}, "label2id": {"x": 1, "y": 0, "z": 2}}, []),

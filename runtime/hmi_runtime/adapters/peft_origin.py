@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hmi_api.errors import InvalidInput
+from hmi_api.storable import text_problem
 from hmi_runtime.adapters.peft_config import LoraSettings
 from hmi_runtime.adapters.peft_files import MODEL_CONFIG_FILE, read_json, short
 from hmi_runtime.base import BaseModel
@@ -20,6 +21,7 @@ _HUB_CACHE = re.compile(r"models--([^/]+)--([^/]+)(/|$)")
 _PLACEHOLDER = re.compile(r"LABEL_[0-9]+")
 _SINGLE_LABEL = "single_label_classification"
 _MOST_LABELS = 10_000
+_LONGEST_LABEL = 256
 
 
 def check_base_name(
@@ -164,7 +166,8 @@ def _told_labels(model: dict[str, Any]) -> tuple[str, ...] | None:
     told = tuple(str(label) for label in labels if _is_name(label))
     if len(told) != len(labels) or len(set(told)) != len(told):
         raise _labels(
-            f"id2label in {MODEL_CONFIG_FILE} does not name every number from 0 once and differently"
+            f"id2label in {MODEL_CONFIG_FILE} does not give every number from 0 a name of its own, "
+            f"of at most {_LONGEST_LABEL} characters that can be stored"
         )
     if all(_PLACEHOLDER.fullmatch(label) for label in told):
         return None
@@ -179,8 +182,11 @@ def _told_labels(model: dict[str, Any]) -> tuple[str, ...] | None:
 
 
 def _is_name(label: object) -> bool:
-    """Whether a label can name a score: a text that is not blank, or a whole number."""
-    return not isinstance(label, bool) and isinstance(label, str | int) and bool(str(label).strip())
+    """Whether a label can name a score: a whole number, or a text that is not blank and can be stored."""
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        return False
+    text = str(label)
+    return bool(text.strip()) and len(text) <= _LONGEST_LABEL and text_problem(text) is None
 
 
 def _labels(why: str) -> InvalidInput:
