@@ -1,7 +1,7 @@
 """Reasons that the reconciler gives in conditions, and what a user does about each.
 
-A failed training run's own reason (``CorpusEmpty``, ``RowMalformed``, ``BaseModelNotFound``, ...) is copied
-into the condition unchanged, with its message; those are decided by the training program.
+The reason of a failed training run, load or declaration is copied into a condition unchanged, with its
+message: see ``hmi_api.failure_reasons``.
 """
 
 from enum import StrEnum

@@ -8,6 +8,7 @@ from typing import Any
 from hmi_api.conditions import DomainCondition, TaskAdapterCondition
 from hmi_api.crd import structural_schema
 from hmi_api.domain import Domain
+from hmi_api.failure_reasons import GROUPS
 from hmi_api.names import API_VERSION, RETRAIN_ANNOTATION, TENANT_LABEL
 from hmi_api.phases import Phase
 from hmi_api.reasons import Reason
@@ -68,6 +69,9 @@ _MEANINGS: dict[str, str] = {
 }
 
 
+_ADVICE_HEAD = ("Reason", "What to do")
+
+
 def reference() -> str:
     """Return the whole page as Markdown."""
     parts = [_HEADER]
@@ -94,10 +98,14 @@ def _phases() -> str:
 def _reasons() -> str:
     rows = [(f"`{reason.value}`", reason.advice) for reason in Reason]
     intro = (
-        "A condition's `reason` is one of these, or the reason of a failed training run or load "
-        "(`CorpusEmpty`, `BaseModelNotFound`, `DigestMismatch`, ...), with a message that says what to do."
+        "A condition's `reason` is one of these, or one of training, loading or declaring below, with a "
+        "message that says what is wrong and what to do."
     )
-    return f"## Reasons\n\n{intro}\n\n{_table(('Reason', 'What to do'), rows)}"
+    parts = [f"## Reasons\n\n{intro}\n\n{_table(_ADVICE_HEAD, rows)}"]
+    for title, group in GROUPS.items():
+        rows = [(f"`{reason}`", advice) for reason, advice in sorted(group.items())]
+        parts.append(f"### {title}\n\n{_table(_ADVICE_HEAD, rows)}")
+    return "\n".join(parts)
 
 
 def _fields_table(schema: dict[str, Any]) -> str:
