@@ -63,7 +63,7 @@ def explained(error: ValidationError) -> str:
 def _title(where: str, kind: Any, document: dict[str, Any]) -> str:
     metadata = document.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    return f"{where} ({kind} {name})" if isinstance(name, str) else f"{where} ({kind})"
+    return f"{where} ({kind} {name[:63]})" if isinstance(name, str) else f"{where} ({kind})"
 
 
 def _unknown_kind(api_version: Any, kind: Any) -> str:

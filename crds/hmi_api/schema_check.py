@@ -25,6 +25,7 @@ from hmi_api.task_adapter import TaskAdapter
 Schema = dict[str, Any]
 Object = dict[str, Any]
 _SHOWN_FAULTS = 5
+_LONGEST_WORD = 60
 _ANY: Schema = {}
 _LABEL_VALUE = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 _LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
@@ -215,7 +216,8 @@ def _told(fault: Any, name: str | None) -> str:
         return f"{_path(path) or 'the object'} {_about(fault, fault.instance, fault.validator_value)}."
     if fault.validator == "required":
         return f"{_path([*path, name])} is missing; add it."
-    return f"{_path([*path, name])} is not a field{_did_you_mean(name, list(fault.schema['properties']))}"
+    place, known = _path([*path, name[:_LONGEST_WORD]]), list(fault.schema["properties"])
+    return f"{place} is not a field{_did_you_mean(name, known)}"
 
 
 def _about(fault: Any, given: Any, wanted: Any) -> str:
@@ -264,10 +266,10 @@ def _path(location: Iterable[str | int]) -> str:
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
     by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower().replace("_", ""), by_lower, n=1)
+    close = difflib.get_close_matches(word[:_LONGEST_WORD].lower().replace("_", ""), by_lower, n=1)
     return f"; did you mean {by_lower[close[0]]}?" if close else "; remove it."
 
 
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= _LONGEST_WORD else text[: _LONGEST_WORD - 3] + "..."

@@ -173,3 +173,15 @@ def test_a_great_many_faults_are_told_quickly() -> None:
     with pytest.raises(InvalidInput, match="and 19996 more"):
         parse_manifest(body)
     assert time.monotonic() - begun < 20
+
+
+def test_what_is_long_is_cut_in_messages() -> None:
+    long = "x" * 1_000_000
+    body = read_documents(GOOD)[0]
+    for spec in ({**body["spec"], long: 1}, {**body["spec"], "suspend": long}):
+        with pytest.raises(InvalidInput) as caught:
+            parse_manifest({**body, "spec": spec})
+        assert len(caught.value.message) < 500
+    with pytest.raises(InvalidInput) as caught:
+        parse_manifest({**body, "metadata": {"name": long}})
+    assert len(caught.value.message) < 500
