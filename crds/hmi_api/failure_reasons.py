@@ -181,6 +181,8 @@ ANSWERS: Mapping[str, str] = {
     "EmptyWindow": "Give a `from` that is earlier than `to`.",
     "InvoiceNotFound": "Name an invoice that is there.",
     "InvoiceVoid": "Make a new draft for the period.",
+    "AmountTooLarge": "Check the unit prices, or invoice a shorter period.",
+    "NoPrice": "Set a price from the use on, 0 where it is free, or invoice in another currency.",
     "OverlappingInvoice": "Void the other invoice, or choose another period.",
     "UseBilledTwice": "Void the invoice that the message names first.",
     "PeriodNotOver": "Finalise the invoice when its period is over.",

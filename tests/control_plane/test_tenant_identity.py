@@ -1,6 +1,7 @@
 """A tenant's name may be given again; its usage, bills, invoices and keys are bound to an id that is not."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
+from hmi_control_plane.auth.keys import NewKey
 from hmi_control_plane.catalog import tenants
 from hmi_control_plane.metering import Flusher, MeteringMetrics, SegmentFolder, UsageEvent, record
 from hmi_control_plane.metering.events import to_cloud_event
@@ -112,6 +115,31 @@ def test_use_of_a_name_that_no_tenant_has_is_kept(catalog: Database, cluster: An
         record(session, [rows_event(1), rows_event(2)], datetime.now(UTC))
     (gone,) = cluster.admin("GET", "/deleted-tenants")["items"]
     assert used(cluster, gone["id"]) == 6
+
+
+@pytest.mark.postgres
+def test_a_key_is_never_of_a_tenant_that_was_replaced_while_it_was_made(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(postgres_url)
+    make_key = tenants.new_key
+
+    def replace_tenant() -> NewKey:
+        with suppress(OperationalError), database.write() as session:  # it may have to wait for the key
+            session.execute(text("SET LOCAL lock_timeout = '200ms'"))
+            tenants.delete_tenant(session, "acme")
+            session.flush()
+            tenants.ensure_tenant(session, "acme")
+        return make_key()
+
+    monkeypatch.setattr(tenants, "new_key", replace_tenant)
+    with database.write() as session:
+        tenants.ensure_tenant(session, "acme")
+    with database.write() as session:
+        key, _ = tenants.create_key(session, "acme", "")
+    with database.read() as session:
+        assert key.tenant_id == tenants.get_tenant(session, "acme").id
+    database.close()
 
 
 UNKNOWN = ["nobody", "tenant_0123456789abcdef"]

@@ -23,7 +23,7 @@ from hmi_control_plane.billing.schemas import (
     PriceItems,
 )
 from hmi_control_plane.catalog.tenants import find_account
-from hmi_control_plane.metering.moments import Moment, month_after
+from hmi_control_plane.metering.moments import LocalMoment, Moment, month_after
 from hmi_control_plane.parameters import TenantNameOrId
 from hmi_control_plane.storage import Database, InvoiceState
 
@@ -36,12 +36,14 @@ class BillParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    start: Moment | None = Field(default=None, alias="from", description="This month's start when absent.")
+    start: LocalMoment | None = Field(
+        default=None, alias="from", description="This month's start (UTC) when absent."
+    )
     end: Moment | None = Field(
         default=None,
         alias="to",
-        description="A month after `from` when absent: the same day and time of the next month, or its last "
-        "day where it has no such day.",
+        description="A month after `from` when absent: the same day and time of the next month, at the "
+        "offset of `from`, or its last day where it has no such day.",
     )
     currency: Currency | None = Field(default=None, description="The installation's currency when absent.")
 
@@ -128,7 +130,7 @@ def _add_prices(router: APIRouter, database: Database, currency: str, clock: Clo
                 session,
                 body.meter,
                 body.currency or currency,
-                body.effective_from or now,
+                body.effective_from,
                 body.unit_price,
                 now,
             )
@@ -192,7 +194,8 @@ def _bill(
     database: Database, name_or_id: str, parameters: BillParameters, currency: str, now: datetime
 ) -> BillBody:
     start = parameters.start or now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    end = parameters.end or month_after(start)
+    end = parameters.end or month_after(start).astimezone(UTC)
+    start = start.astimezone(UTC)
     if start >= end:
         raise InvalidInput(
             "EmptyPeriod", f"from ({start.isoformat()}) must be earlier than to ({end.isoformat()})."

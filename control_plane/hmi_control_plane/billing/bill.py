@@ -113,17 +113,14 @@ def use_in(
     ``use_between(start, end)`` gives the use in a half-open period.
     """
     moments = [start, *prices.changes_within(start, end), end]
-    return [
-        Use(
-            found.adapter,
-            found.meter,
-            *_price_span(found.meter, piece_start, start, end, prices),
-            found.quantity,
-            late,
-        )
-        for piece_start, piece_end in pairwise(moments)
-        for found in use_between(piece_start, piece_end)
-    ]
+    uses: list[Use] = []
+    for piece_start, piece_end in pairwise(moments):
+        spans = {meter: _price_span(meter, piece_start, start, end, prices) for meter in Meter}
+        uses += [
+            Use(found.adapter, found.meter, *spans[found.meter], found.quantity, late)
+            for found in use_between(piece_start, piece_end)
+        ]
+    return uses
 
 
 def priced_lines(uses: Iterable[Use], currency: str, prices: PriceList) -> list[BillLine]:

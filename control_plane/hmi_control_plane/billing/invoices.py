@@ -10,6 +10,7 @@ price of its own time. A tenant's invoices that are not void never overlap.
 import secrets
 from collections.abc import Iterable
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 
 from sqlalchemy import ColumnElement, select
@@ -19,7 +20,14 @@ from hmi_control_plane.billing.bill import Bill, BillLine, Use, priced_lines, to
 from hmi_control_plane.billing.prices import price_list, serialise
 from hmi_control_plane.errors import Conflict, NotFound
 from hmi_control_plane.metering import ledger
-from hmi_control_plane.storage import DeletedTenant, Invoice, InvoiceLine, InvoiceState, Tenant
+from hmi_control_plane.storage import (
+    LARGEST_AMOUNT,
+    DeletedTenant,
+    Invoice,
+    InvoiceLine,
+    InvoiceState,
+    Tenant,
+)
 
 Period = tuple[datetime, datetime]
 
@@ -71,8 +79,8 @@ def make_draft(
 def finalize(session: Session, invoice_id: str, now: datetime) -> Invoice:
     """Make a draft anew for the last time and fix it; a final invoice is returned as it is.
 
-    Raises NotFound, and Conflict for a void invoice, a period that is not over, or one of which another final
-    invoice covers a part.
+    Raises NotFound, and Conflict for a void invoice, a period that is not over, one of which another final
+    invoice covers a part, and use from before the currency's first price.
     """
     serialise(session)
     invoice = get_invoice(session, invoice_id)
@@ -90,6 +98,7 @@ def finalize(session: Session, invoice_id: str, now: datetime) -> Invoice:
     for start, end in periods:
         ledger.mark_billed(session, invoice.tenant_id, start, end, invoice.id)
     _fill(session, invoice, ledger.is_billed_by(invoice.id))
+    _refuse_use_before_prices(session, invoice)
     invoice.state, invoice.finalized_at = InvoiceState.FINAL, now
     session.flush()
     return invoice
@@ -113,12 +122,15 @@ def void(session: Session, invoice_id: str, now: datetime) -> Invoice:
 
 
 def get_invoice(session: Session, invoice_id: str, tenant_id: str | None = None) -> Invoice:
-    """Return an invoice; raises NotFound. The tenant of ``tenant_id`` sees its own ones, and no drafts."""
+    """Return an invoice; raises NotFound.
+
+    The tenant of ``tenant_id`` sees its own ones that were final once, and no drafts, void ones included.
+    """
     invoice = session.get(Invoice, invoice_id)
     hidden = (
         tenant_id is not None
         and invoice is not None
-        and (invoice.tenant_id != tenant_id or invoice.state == InvoiceState.DRAFT)
+        and (invoice.tenant_id != tenant_id or invoice.finalized_at is None)
     )
     if invoice is None or hidden:
         raise NotFound("InvoiceNotFound", f'There is no invoice "{invoice_id}".')
@@ -137,7 +149,7 @@ def list_invoices(
     """Return up to ``limit`` invoices by id, after ``after``."""
     statement = select(Invoice).order_by(Invoice.id).limit(limit)
     if not with_drafts:
-        statement = statement.where(Invoice.state != InvoiceState.DRAFT)
+        statement = statement.where(Invoice.finalized_at.is_not(None))
     if tenant_id is not None:
         statement = statement.where(Invoice.tenant_id == tenant_id)
     if state is not None:
@@ -155,10 +167,12 @@ def _fill(session: Session, invoice: Invoice, which: ColumnElement[bool]) -> Non
     for start, end in _late_periods(session, invoice):
         uses += use_in(start, end, prices, quantities, late=True)
     lines = priced_lines(uses, invoice.currency, prices)
+    total = total_of(lines, invoice.currency)
+    _refuse_too_large(total, lines)
     invoice.lines = []
     session.flush()  # the old lines' positions must be free before the new ones take them
     invoice.lines = [_row(position, line) for position, line in enumerate(lines)]
-    invoice.total = total_of(lines, invoice.currency)
+    invoice.total = total
 
 
 def _late_periods(session: Session, invoice: Invoice) -> list[Period]:
@@ -183,6 +197,38 @@ def _refuse_overlap(others: Iterable[Invoice], start: datetime, end: datetime) -
                 f"{other.period_start.isoformat()} to {other.period_end.isoformat()}; void it or choose "
                 "another period.",
             )
+
+
+def _refuse_use_before_prices(session: Session, invoice: Invoice) -> None:
+    """Raise Conflict when the invoice has use from before its currency's first price.
+
+    It would be billed at nothing, and nobody may have meant that: a mistyped currency has no price at all.
+    A meter without a price while another one has a price is free on purpose.
+    """
+    first = price_list(session, invoice.currency).first
+    start, end = invoice.period_start, invoice.period_end
+    until = end if first is None else min(first, end)
+    used = ledger.quantities(session, invoice.tenant_id, start, until, which=ledger.is_billed_by(invoice.id))
+    if any(found.quantity for found in used):
+        what = f"no price at all in {invoice.currency}"
+        if first is not None:
+            what = f"no price in {invoice.currency} before {first.isoformat()}"
+        raise Conflict(
+            "NoPrice",
+            f"There is use from {start.isoformat()} on and {what}. Set a price of any meter from then on (0 "
+            "where it is free), or void this draft and draft the invoice in another currency.",
+        )
+
+
+def _refuse_too_large(total: Decimal, lines: Iterable[BillLine]) -> None:
+    """Raise Conflict when there is an amount or a quantity that the catalog cannot store."""
+    largest = max([total, *(line.amount for line in lines)])
+    if largest >= LARGEST_AMOUNT or any(line.quantity >= 2**63 for line in lines):
+        raise Conflict(
+            "AmountTooLarge",
+            f"An amount of {largest:f} is too large for an invoice; check the unit prices, or choose a "
+            "shorter period.",
+        )
 
 
 def _refuse_if_billed_twice(session: Session, invoice: Invoice) -> None:

@@ -1,9 +1,10 @@
 """Money: decimal amounts that stay exact until a line of a bill is rounded, once."""
 
+import re
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 # Currencies whose smallest unit is not a hundredth: "minor unit" in ISO 4217's list one (SIX Group, the
 # maintenance agency). Unicode's CLDR, which libraries such as Babel carry, has other digits for some of them.
@@ -18,12 +19,22 @@ _MINOR_DIGITS = {
 _EXACT = Context(prec=80, traps=[Inexact, InvalidOperation])
 
 
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?")
+
+
 def _from_text(value: object) -> object:
     if isinstance(value, Decimal):
         return value
     if not isinstance(value, str):
         raise ValueError('an amount of money is a string such as "0.25", since a JSON number may lose digits')
+    if not _NUMBER.fullmatch(value):
+        raise ValueError('an amount of money has digits and a point only, such as "0.25"')
     return value
+
+
+def _without_sign_of_zero(value: Decimal) -> Decimal:
+    """Return 0 for -0, which would be shown as -0.00."""
+    return value if value else Decimal(0)
 
 
 def plain_text(value: Decimal) -> str:
@@ -38,7 +49,11 @@ Amount = Annotated[
 ]
 """An amount of money in JSON: a string of decimal digits, in and out."""
 
-UnitPrice = Annotated[Amount, Field(ge=0, max_digits=28, decimal_places=12, allow_inf_nan=False)]
+UnitPrice = Annotated[
+    Amount,
+    Field(ge=0, max_digits=28, decimal_places=12, allow_inf_nan=False),
+    AfterValidator(_without_sign_of_zero),
+]
 """What one unit costs: not negative, at most 12 decimal places."""
 
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217 code, such as EUR.")]

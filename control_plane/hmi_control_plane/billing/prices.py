@@ -44,24 +44,36 @@ def put_price(
     session: Session,
     meter: Meter,
     currency: str,
-    effective_from: datetime,
+    effective_from: datetime | None,
     unit_price: Decimal,
     now: datetime,
 ) -> Price:
-    """Set a price from a moment on; one that is in force then already changes nothing and is returned.
+    """Set a price from a moment on, or from ``now`` where that is None.
+
+    A price that is in force already changes no bill. One for now is not stored, and the one in force is
+    returned. One for a moment that was named is stored: it ends a change that is set before it later, so that
+    a list of prices means the same in whatever order it is set.
 
     Raises Conflict when a final invoice covers that moment or a later one: what was billed stays explicable.
     """
     serialise(session)
+    named, effective_from = effective_from is not None, effective_from or now
     found = session.scalars(
         select(Price)
         .where(Price.meter == str(meter), Price.currency == currency, Price.effective_from <= effective_from)
         .order_by(Price.effective_from.desc())
         .limit(1)
     ).first()
-    if found is not None and found.unit_price == unit_price:
+    last_end = _last_invoiced(session, currency)
+    is_invoiced = last_end is not None and effective_from < last_end
+    if found is not None and found.unit_price == unit_price and (is_invoiced or not named):
         return found
-    _refuse_if_invoiced(session, currency, effective_from, unit_price)
+    if last_end is not None and is_invoiced:
+        raise Conflict(
+            "PriceInvoiced",
+            f"A final invoice covers use until {last_end.isoformat()}; let {plain_text(unit_price)} "
+            "take effect then or later, or void that invoice first.",
+        )
     if found is None or found.effective_from != effective_from:
         found = Price(
             meter=str(meter),
@@ -77,18 +89,11 @@ def put_price(
     return found
 
 
-def _refuse_if_invoiced(
-    session: Session, currency: str, effective_from: datetime, unit_price: Decimal
-) -> None:
-    last_end = session.scalars(
+def _last_invoiced(session: Session, currency: str) -> datetime | None:
+    """Return the latest end of the periods of final invoices in a currency."""
+    return session.scalars(
         select(Invoice.period_end)
         .where(Invoice.currency == currency, Invoice.state == InvoiceState.FINAL)
         .order_by(Invoice.period_end.desc())
         .limit(1)
     ).first()
-    if last_end is not None and effective_from < last_end:
-        raise Conflict(
-            "PriceInvoiced",
-            f"A final invoice covers use until {last_end.isoformat()}; let {plain_text(unit_price)} "
-            "take effect then or later, or void that invoice first.",
-        )

@@ -28,6 +28,11 @@ class PriceList:
             if not earlier or earlier[-1].unit_price != change.unit_price:  # else nothing changes
                 earlier.append(change)
 
+    @property
+    def first(self) -> datetime | None:
+        """When the first price of any meter takes effect; None without prices."""
+        return min((changes[0].effective_from for changes in self._changes.values()), default=None)
+
     def price_at(self, meter: Meter, moment: datetime) -> Decimal | None:
         """Return the unit price in force, or None before the meter's first price."""
         changes = self._changes.get(meter, [])

@@ -47,8 +47,12 @@ def get_tenant(session: Session, name: str) -> Tenant:
     """Return the tenant; raises NotFound (UnknownTenant)."""
     tenant = session.get(Tenant, name)
     if tenant is None:
-        raise NotFound("UnknownTenant", f"There is no tenant {name}; make it first.")
+        raise _unknown_tenant(name)
     return tenant
+
+
+def _unknown_tenant(name: str) -> NotFound:
+    return NotFound("UnknownTenant", f"There is no tenant {name}; make it first.")
 
 
 def tenant_changed(what: str, namespace: str, before: str, after: str) -> str:
@@ -136,7 +140,10 @@ def delete_tenant(session: Session, name: str) -> list[str]:
 
 def create_key(session: Session, tenant: str, name: str) -> tuple[ApiKey, NewKey]:
     """Make an API key of a tenant; the token in the second result can be shown now and never again."""
-    owner = get_tenant(session, tenant)
+    # Locked: deleted and made anew meanwhile, the name would be another tenant's, and this key of neither.
+    owner = session.get(Tenant, tenant, with_for_update={"read": True, "key_share": True})
+    if owner is None:
+        raise _unknown_tenant(tenant)
     made = new_key()
     row = ApiKey(
         id=made.id,

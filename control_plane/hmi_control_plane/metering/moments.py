@@ -23,7 +23,14 @@ _EXPECTED = (
 
 
 def parse_moment(value: object) -> datetime:
-    """Return the moment in UTC; a date is its midnight in UTC, and digits after the microseconds are dropped.
+    """Return the moment in UTC; see ``parse_local_moment``."""
+    return parse_local_moment(value).astimezone(UTC)
+
+
+def parse_local_moment(value: object) -> datetime:
+    """Return the moment at its own offset from UTC. Digits after the microseconds are dropped.
+
+    A date is its midnight in UTC.
 
     Raises ValueError for anything else, numbers included: 20261101 may be a date or seconds since 1970.
     """
@@ -38,7 +45,7 @@ def parse_moment(value: object) -> datetime:
         raise ValueError(f"there is no such moment ({error}); {_EXPECTED}") from error
     if not _FIRST <= moment < _LAST:
         raise ValueError("a moment must lie between the years 1970 and 9000")
-    return moment.astimezone(UTC)
+    return moment
 
 
 def _zone(sign: str | None, hours: str, minutes: str) -> timezone:
@@ -50,23 +57,27 @@ def _zone(sign: str | None, hours: str, minutes: str) -> timezone:
     return timezone(-offset if sign == "-" else offset)
 
 
-Moment = Annotated[
-    datetime,
-    BeforeValidator(parse_moment),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "anyOf": [{"format": "date-time"}, {"format": "date"}],
-            "description": "RFC 3339 with a zone, or a date, which means its midnight in UTC.",
-        },
-        mode="validation",
-    ),
-]
+_SCHEMA = WithJsonSchema(
+    {
+        "type": "string",
+        "anyOf": [{"format": "date-time"}, {"format": "date"}],
+        "description": "RFC 3339 with a zone, or a date, which means its midnight in UTC.",
+    },
+    mode="validation",
+)
+
+Moment = Annotated[datetime, BeforeValidator(parse_moment), _SCHEMA]
 """A moment in a request, in UTC once it is read."""
+
+LocalMoment = Annotated[datetime, BeforeValidator(parse_local_moment), _SCHEMA]
+"""The same, at the offset that the caller gave: a month begins at another moment in each zone."""
 
 
 def month_after(moment: datetime) -> datetime:
-    """Return the same day and time of the next month, or that month's last day where it has no such day."""
+    """Return the same day and time of the next month, or that month's last day where it has no such day.
+
+    Days are those of the moment's own offset.
+    """
     next_month = moment.replace(day=1) + timedelta(days=31)
     last_day = (next_month.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
     return next_month.replace(day=min(moment.day, last_day.day))

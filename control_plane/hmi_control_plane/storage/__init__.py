@@ -16,9 +16,11 @@ from hmi_control_plane.storage.placements import DomainPlacement, Placement
 from hmi_control_plane.storage.runs import RunPod, TrainingRun
 from hmi_control_plane.storage.runtimes import Residency, ResidencyState, Runtime
 from hmi_control_plane.storage.tenants import ApiKey, DeletedTenant, Tenant, new_tenant_id
+from hmi_control_plane.storage.types import LARGEST_AMOUNT
 from hmi_control_plane.storage.usage import Meter, UsageEvent
 
 __all__ = [
+    "LARGEST_AMOUNT",
     "Adapter",
     "AdapterVersion",
     "ApiKey",

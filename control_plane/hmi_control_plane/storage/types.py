@@ -19,6 +19,8 @@ NullableJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "p
 
 MONEY_PRECISION = 28
 MONEY_SCALE = 12
+LARGEST_AMOUNT = Decimal(10) ** (MONEY_PRECISION - MONEY_SCALE)
+"""What an amount of money must be smaller than."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -69,7 +69,87 @@ def test_the_life_of_an_invoice(cluster: Any, tenant_headers: dict[str, str]) ->
     assert cluster.admin("GET", f"/invoices/{draft['id']}")["voidedAt"] is not None
 
 
+def test_a_tenant_does_not_see_a_draft_that_was_voided(cluster: Any, tenant_headers: dict[str, str]) -> None:
+    wanted = {"tenant": "acme", "from": MARCH, "to": APRIL}
+    invoice = cluster.admin("POST", "/invoices", wanted)["id"]
+    cluster.admin("POST", f"/invoices/{invoice}/void")
+    assert cluster.client.get(f"/v1/invoices/{invoice}", headers=tenant_headers).status_code == 404
+    assert cluster.client.get("/v1/invoices", headers=tenant_headers).json()["items"] == []
+    assert cluster.admin("GET", f"/invoices/{invoice}")["state"] == "void"
+
+
+def finalize(cluster: Any, currency: str) -> Any:
+    """Draft and finalize an invoice for what acme used so far; return the answer of the second."""
+    wanted = {"tenant": "acme", "from": MARCH, "to": datetime.now(UTC).isoformat(), "currency": currency}
+    invoice = cluster.admin("POST", "/invoices", wanted)["id"]
+    answer = cluster.client.post(f"/admin/v1/invoices/{invoice}/finalize", headers=ADMIN)
+    cluster.admin("POST", f"/invoices/{invoice}/void")
+    return answer
+
+
+def test_use_in_a_currency_without_prices_is_not_invoiced_at_nothing(
+    cluster: Any, tenant_headers: dict[str, str]
+) -> None:
+    price = {"meter": "training_seconds", "unitPrice": "0.0125", "effectiveFrom": MARCH}
+    cluster.admin("PUT", "/prices", {**price, "currency": "EUR"})
+    refused = finalize(cluster, "EUT")  # mistyped
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "NoPrice")
+    assert "no price at all in EUT" in refused.json()["error"]["message"]
+    # The first price takes effect too late.
+    cluster.admin("PUT", "/prices", {**price, "currency": "CHF", "effectiveFrom": "2100-01-01"})
+    refused = finalize(cluster, "CHF")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "NoPrice")
+    assert "2100-01-01" in refused.json()["error"]["message"]
+    # Free on purpose: another meter has a price, or this one has the price 0.
+    cluster.admin("PUT", "/prices", {**price, "currency": "CHF", "meter": "rows"})
+    free = finalize(cluster, "CHF").json()
+    assert (free["state"], free["total"]) == ("final", "0.00")
+    assert free["lines"][0]["note"]
+    cluster.admin("PUT", "/prices", {**price, "currency": "SEK", "unitPrice": "0"})
+    assert finalize(cluster, "SEK").json()["total"] == "0.00"
+    assert finalize(cluster, "EUR").json()["total"] == "0.02"
+
+
+def test_a_tenant_that_used_nothing_is_invoiced_nothing(cluster: Any) -> None:
+    cluster.admin("POST", "/tenants", {"name": "acme"})
+    assert finalize(cluster, "EUR").json()["total"] == "0.00"
+
+
+def test_an_amount_that_cannot_be_stored_is_a_conflict(cluster: Any, tenant_headers: dict[str, str]) -> None:
+    cluster.admin(
+        "PUT",
+        "/prices",
+        {"meter": "training_seconds", "unitPrice": "9999999999999999", "effectiveFrom": MARCH},
+    )
+    body = {"tenant": "acme", "from": MARCH, "to": datetime.now(UTC).isoformat()}
+    answer = cluster.client.post("/admin/v1/invoices", json=body, headers=ADMIN)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "AmountTooLarge")
+
+
+@pytest.mark.parametrize("given", ["-0", "-0.00", "-0e3"])
+def test_zero_has_no_sign(cluster: Any, given: str) -> None:
+    body = {"meter": "rows", "unitPrice": given}
+    assert not cluster.admin("PUT", "/prices", body)["unitPrice"].startswith("-")
+
+
+BILL_PERIODS = [
+    ("2026-03-01T00:00:00+02:00", "2026-02-28T22:00:00Z", "2026-03-31T22:00:00Z"),
+    ("2026-03-01T00:00:00-05:00", "2026-03-01T05:00:00Z", "2026-04-01T05:00:00Z"),
+    ("2026-01-31T23:00:00-05:00", "2026-02-01T04:00:00Z", "2026-03-01T04:00:00Z"),
+    ("2026-01-31", "2026-01-31T00:00:00Z", "2026-02-28T00:00:00Z"),
+]
+
+
+@pytest.mark.parametrize(("given", "start", "end"), BILL_PERIODS)
+def test_a_bill_ends_a_month_after_its_start_in_the_zone_of_the_caller(
+    cluster: Any, tenant_headers: dict[str, str], given: str, start: str, end: str
+) -> None:
+    bill = cluster.admin("GET", "/bills/acme", params={"from": given})
+    assert (bill["from"], bill["to"]) == (start, end)
+
+
 NO_PRICES: list[Any] = [
+    *("1_000", " 1", "\u0661", "1,5", "1."),
     *("-1", "NaN", "Infinity", "1e400", "0.0000000000001", "", "a", "1" * 40),
     *(0.5, 1, None, ["1"]),
 ]

@@ -35,6 +35,13 @@ def old_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Dat
             text("INSERT INTO tenants (name, id, display_name, created_at) VALUES ('acme', 't', '', :at)"),
             {"at": stored(MARCH)},
         )
+        connection.execute(
+            text(
+                "INSERT INTO prices (meter, currency, unit_price, effective_from, created_at) "
+                "VALUES ('rows', 'EUR', '0.004', :at, :at)"
+            ),
+            {"at": stored(MARCH)},
+        )
         for number, quantity in enumerate((10, 7, 5)):
             connection.execute(
                 text(

@@ -6,7 +6,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import count, pairwise
+from itertools import count, pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 
 from hmi_control_plane.billing import invoices
 from hmi_control_plane.billing.prices import put_price, stored_prices
-from hmi_control_plane.catalog.tenants import ensure_tenant
+from hmi_control_plane.catalog.tenants import ensure_tenant, find_account
 from hmi_control_plane.errors import Conflict
 from hmi_control_plane.metering import UsageEvent, record
 from hmi_control_plane.storage import Database, Invoice, InvoiceState, Meter
@@ -113,6 +113,19 @@ def test_late_use_after_a_void_is_billed_once_by_parts_of_its_period(database: D
     assert {invoice.id: quantity_of(invoice) for invoice in finals(database)}[second] == 10
 
 
+def set_price(database: Database, effective_from: datetime, price: str, currency: str = "EUR") -> None:
+    """Set the price of a row."""
+    with database.write() as session:
+        put_price(session, Meter.ROWS, currency, effective_from, Decimal(price), NOW)
+
+
+@pytest.fixture(autouse=True)
+def prices(request: pytest.FixtureRequest) -> None:
+    """A price in euros from the beginning, where a test has a database."""
+    if "database" in request.fixturenames:
+        set_price(request.getfixturevalue("database"), START, "0.01")
+
+
 def test_a_second_invoice_in_another_currency_is_refused(database: Database) -> None:
     use(database, 1, day(0))
     euros = final(database, 0, 2)
@@ -122,6 +135,7 @@ def test_a_second_invoice_in_another_currency_is_refused(database: Database) -> 
         assert euros in str(refused.value)
         assert "EUR" in str(refused.value)
     void(database, euros)
+    set_price(database, START, "0.01", "USD")
     final(database, 0, 2, "USD")
     assert [(one.currency, quantity_of(one)) for one in finals(database)] == [("USD", 1)]
 
@@ -142,15 +156,32 @@ def test_drafts_of_earlier_versions_in_two_currencies_do_not_both_become_final(d
     assert sum(quantity_of(invoice) for invoice in finals(database)) == 1
 
 
-def test_a_price_that_is_in_force_already_is_not_set_again(database: Database) -> None:
+def test_a_price_that_is_in_force_already_is_not_set_again_for_now(database: Database) -> None:
     with database.write() as session:
         for number in range(5):
-            price = put_price(session, Meter.ROWS, "EUR", day(number), Decimal("0.0004"), NOW)
+            price = put_price(session, Meter.ROWS, "EUR", None, Decimal("0.01"), day(number))
             assert price.effective_from == START
         assert len(stored_prices(session, "EUR")) == 1
-        put_price(session, Meter.ROWS, "EUR", day(5), Decimal(1), NOW)
-        put_price(session, Meter.ROWS, "EUR", day(6), Decimal("0.0004"), NOW)
+        put_price(session, Meter.ROWS, "EUR", None, Decimal(1), day(5))
+        put_price(session, Meter.ROWS, "EUR", None, Decimal("0.01"), day(6))
         assert len(stored_prices(session, "EUR")) == 3
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_prices_mean_the_same_in_whatever_order_they_are_set(
+    database: Database, order: tuple[int, ...]
+) -> None:
+    wanted = [(day(0), "0.01"), (day(1), "0.02"), (day(2), "0.01")]
+    for place in order:
+        set_price(database, *wanted[place])
+    for number in range(4):
+        use(database, number, day(number))
+    with database.read() as session:
+        bill = invoices.bill_for(session, find_account(session, "acme"), "EUR", day(0), day(4))
+    assert [(line.unit_price, line.quantity) for line in bill.lines] == [
+        (Decimal("0.01"), 3),
+        (Decimal("0.02"), 1),
+    ]
 
 
 class Billing(RuleBasedStateMachine):
@@ -169,8 +200,8 @@ class Billing(RuleBasedStateMachine):
         self._database = Database(f"sqlite:///{self._folder / 'catalog.db'}")
         self._times: list[datetime] = []
         self._fixed: dict[str, Any] = {}
-        with self._database.write() as session:
-            put_price(session, Meter.ROWS, "EUR", START, Decimal("0.01"), NOW)
+        for currency in ("EUR", "USD"):
+            set_price(self._database, START, "0.01", currency)
 
     @rule(number=st.integers(0, DAYS - 1), hour=st.integers(0, 23))
     def use(self, number: int, hour: int) -> None:
@@ -212,8 +243,7 @@ class Billing(RuleBasedStateMachine):
     @rule(number=st.integers(0, DAYS - 1), price=st.sampled_from(["0.01", "0.02"]))
     def set_price(self, number: int, price: str) -> None:
         try:
-            with self._database.write() as session:
-                put_price(session, Meter.ROWS, "EUR", day(number), Decimal(price), NOW)
+            set_price(self._database, day(number), price)
         except Conflict:
             return
 
@@ -266,6 +296,7 @@ def test_any_sequence_bills_each_event_exactly_once(sqlite_template: Path) -> No
 @pytest.mark.postgres
 def test_invoices_made_while_use_arrives_bill_each_event_once(postgres_url: str) -> None:
     database = Database(postgres_url)
+    set_price(database, START, "0.01")
     numbers = count()
     events, writers = 120, 3
     with database.write() as session:
