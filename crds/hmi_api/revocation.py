@@ -9,7 +9,7 @@ requests are answered with the reason.
 
 from datetime import timedelta
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from hmi_api.artifacts import WireModel
 from hmi_api.storable import Message, Word
@@ -23,4 +23,4 @@ class Revocation(WireModel):
 
     reason: Word
     message: Message = Field(description="What a request is told once the versions are withdrawn.")
-    withdraw: bool = Field(default=False, description="The grace time is over: erase the versions.")
+    withdraw: StrictBool = Field(default=False, description="The grace time is over: erase the versions.")

@@ -82,10 +82,10 @@ DigestText = Annotated[Text, Field(max_length=80)]
 """``sha256:`` and 64 hexadecimal digits."""
 Word = Annotated[Text, Field(max_length=100)]
 """A reason, a stage or the name of a metric."""
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-"""A whole number of 32 bits."""
-LargeCount = Annotated[int, Field(ge=0, le=2**63 - 1)]
-"""A whole number of 64 bits, such as bytes."""
+Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+"""A whole number of 32 bits; true and false are none."""
+LargeCount = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+"""A whole number of 64 bits, such as bytes; true and false are none."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Metrics = Annotated[dict[Word, Finite], Field(max_length=100)]
 """Measured values by name."""

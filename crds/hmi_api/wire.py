@@ -76,7 +76,7 @@ class AdapterRecord(WireModel):
     domain: ResourceKey = Field(description="namespace/name of its Domain.")
     task_type: TaskType
     replicas: Count = 1
-    pinned: bool = False
+    pinned: StrictBool = False
 
 
 class DomainVersionView(WireModel):
@@ -113,7 +113,7 @@ class AdapterVersionView(WireModel):
     labels: list[str]
     metrics: dict[str, float] = Field(default_factory=dict)
     data: list[DataRead] = Field(default_factory=list)
-    gate_passed: bool = True
+    gate_passed: StrictBool = True
 
 
 class EarlierVersion(WireModel):
@@ -142,7 +142,7 @@ class AdapterView(WireModel):
     revoked_at: AwareDatetime | None = Field(
         default=None, description="Since when it may not stand on its Domain any more."
     )
-    withdrawn: bool = Field(default=False, description="Whether its versions were erased for that.")
+    withdrawn: StrictBool = Field(default=False, description="Whether its versions were erased for that.")
     stamp: str = Field(
         default="", description="Another one whenever anything below ``record`` is, ``runtimes`` excepted."
     )
@@ -254,7 +254,7 @@ class RunResult(WireModel):
     split: Count | None = None
     labels: list[Text] = Field(default_factory=list)
     metrics: Metrics = Field(default_factory=dict)
-    gate_passed: bool = True
+    gate_passed: StrictBool = True
     gate_message: Message = ""
     data: list[DataRead] = Field(default_factory=list, description="What was read, source by source.")
     entries: LargeCount | None = None
@@ -281,7 +281,7 @@ class RunFailure(WireModel):
     data: list[DataRead] = Field(default_factory=list, description="What was read, source by source.")
     reason: Word
     message: Message
-    retryable: bool = False
+    retryable: StrictBool = False
 
 
 class RunView(WireModel):
@@ -356,7 +356,7 @@ class Heartbeat(WireModel):
 class HeartbeatReply(WireModel):
     """known=False: the control plane does not know this incarnation; register and report all again."""
 
-    known: bool
+    known: StrictBool
     desired_revision: int
     only_here: int = Field(
         default=0,
@@ -381,14 +381,14 @@ class AdapterServing(WireModel):
     artifact: ArtifactRef
     domain: str = Field(description="namespace/name of its Domain.")
     domain_version: int = Field(description="Version whose layers it was trained on.")
-    pinned: bool = False
+    pinned: StrictBool = False
 
 
 class DesiredState(WireModel):
     """What a runtime should serve: all of it when ``full``, else what changed since ``since``."""
 
     revision: int
-    full: bool
+    full: StrictBool
     domains: list[DomainServing] = Field(default_factory=list)
     adapters: list[AdapterServing] = Field(default_factory=list)
     removed_adapters: list[str] = Field(default_factory=list, description='"tenant/adapter".')

@@ -237,7 +237,10 @@ BAD_SPECS = {
         "spec.corpus[0].uri is data/corpus.txt, which a training Job cannot reach",
     ),
     "half an address": (_spec("Domain", corpus=[{"uri": "configmap://rows"}]), "configmap://NAME/KEY"),
-    "no quantity": (_spec("Domain", resources={"limits": {"memory": "much"}}), "is no quantity"),
+    "no quantity": (
+        _spec("Domain", resources={"limits": {"memory": "much"}}),
+        "a quantity in quotes such as",
+    ),
     "no task": (_spec("TaskAdapter", task=None), "spec.task: Required value"),
     "neither data nor source": (_spec("TaskAdapter", data=None), "give exactly one of data"),
     "data and source": (
