@@ -1,20 +1,36 @@
-"""The API's description: all of it for administrators, the tenant's part for a tenant."""
+"""The API's description: all of it for administrators, the tenant's part for a tenant.
 
+The page's script and style are files of the package ``fastapi-offline``: nothing is loaded from another host.
+"""
+
+import base64
+import binascii
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import SecretStr
+from starlette.staticfiles import StaticFiles
 
 from hmi_control_plane.auth import Authenticator, require_token
-from hmi_control_plane.errors import Unauthorized
+from hmi_control_plane.errors import Unauthorized, error_response
 
 PATH = "/openapi.json"
 NOT_FOR_TENANTS = ("/admin/", "/internal/", "/apis/")
 """Where paths begin that a tenant's key does not open."""
+PUBLIC = ("/healthz", "/readyz", "/v2", "/v2/", "/v2/health/live", "/v2/health/ready")
+"""Paths that need no credential."""
+_ASSETS = "/docs/assets"
+_SCHEMES = {
+    "tenantKey": "A tenant's API key, hmi_...",
+    "adminKey": "The admin key.",
+    "internalToken": "The internal token; on a cluster a service account's.",
+}
+_SCHEME_OF = {"/admin/": "adminKey", "/apis/": "adminKey", "/internal/": "internalToken"}
+_SIGN_IN = 'Basic realm="HMI: any user name, and your key as the password"'
 _REFERENCE = "#/components/"
 _SECURITY = "securitySchemes"  # named by requirements, not referred to
 
@@ -30,8 +46,12 @@ def build(
     router = APIRouter(include_in_schema=False)
     is_admin = require_token(admin_key, "admin key") if admin_key is not None else None
 
+    _describe_credentials(app)
+    app.mount(_ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]))
+
     async def is_for_tenant(request: Request) -> bool:
         """Say whether a tenant asks."""
+        request = _with_bearer(request)
         if is_admin is not None:
             try:
                 await is_admin(request)
@@ -54,12 +74,59 @@ def build(
         return JSONResponse(tenants_part(whole) if await is_for_tenant(request) else whole)
 
     @router.get("/docs")
-    async def page(request: Request) -> HTMLResponse:
-        """Return the page that shows it."""
-        await is_for_tenant(request)
-        return get_swagger_ui_html(openapi_url=PATH, title=app.title)
+    async def page(request: Request) -> Response:
+        """Return the page that shows it; a browser is told to ask for the key."""
+        try:
+            await is_for_tenant(request)
+        except Unauthorized as error:
+            headers = {"WWW-Authenticate": _SIGN_IN}
+            return error_response(request.url.path, 401, error.reason, error.message, headers=headers)
+        return get_swagger_ui_html(
+            openapi_url=PATH,
+            title=app.title,
+            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{_ASSETS}/favicon.png",
+        )
 
     return router
+
+
+def _with_bearer(request: Request) -> Request:
+    """Return ``request`` with the password of a browser's sign-in as its bearer token."""
+    kind, _, coded = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        return request
+    try:
+        key = base64.b64decode(coded, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return request
+    others = [(name, value) for name, value in request.scope["headers"] if name != b"authorization"]
+    return Request({**request.scope, "headers": [*others, (b"authorization", b"Bearer " + key)]})
+
+
+def _describe_credentials(app: FastAPI) -> None:
+    """Let the description name the credential of each operation."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            whole = make()
+            for path, item in whole["paths"].items():
+                scheme = next(
+                    (name for start, name in _SCHEME_OF.items() if path.startswith(start)), "tenantKey"
+                )
+                if path not in PUBLIC:
+                    for operation in item.values():
+                        operation["security"] = [{scheme: []}]
+            whole["components"][_SECURITY] = {
+                name: {"type": "http", "scheme": "bearer", "description": text}
+                for name, text in _SCHEMES.items()
+            }
+            app.openapi_schema = whole
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
 
 
 def tenants_part(whole: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +141,7 @@ def tenants_part(whole: dict[str, Any]) -> dict[str, Any]:
                 used.add((kind, name))
                 waiting.append(components.get(kind, {}).get(name))
     kept = {
-        kind: {name: item for name, item in items.items() if (kind, name) in used or kind == _SECURITY}
+        kind: {name: item for name, item in items.items() if (kind, name) in used or name == "tenantKey"}
         for kind, items in components.items()
     }
     return {**whole, "paths": paths, "components": kept}

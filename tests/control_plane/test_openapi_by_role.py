@@ -1,6 +1,7 @@
 """The API's description and the metrics: who is shown what, and where."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 
@@ -46,7 +47,7 @@ def test_where_a_key_is_needed_strangers_are_shown_nothing(
         answer = strict.request(method, path, headers=headers)
         assert answer.status_code == 401
         assert "paths" not in answer.text
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.headers["WWW-Authenticate"].startswith("Basic" if path == "/docs" else "Bearer")
     assert strict.request(method, path, headers=ADMIN).status_code == 200
     assert strict.request(method, path, headers=_tenant(strict)).status_code == 200
 
@@ -124,3 +125,39 @@ def test_metrics_have_a_port_of_their_own(settings: Settings, part: Part) -> Non
 
 def test_without_a_port_metrics_are_beside_the_api(client: TestClient) -> None:
     assert "hmi_requests_total" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
+def test_a_browser_signs_in_with_the_key_as_its_password(strict: TestClient, path: str) -> None:
+    key = _tenant(strict)["Authorization"].removeprefix("Bearer ")
+
+    assert strict.get(path, auth=("anybody", key)).status_code == 200
+    assert strict.get(path, auth=("anybody", ADMIN_KEY)).status_code == 200
+    assert strict.get(path, auth=(ADMIN_KEY, "wrong")).status_code == 401
+    assert strict.get(path, headers={"Authorization": "Basic !!!"}).status_code == 401
+
+
+def test_the_page_loads_nothing_from_another_host(strict: TestClient) -> None:
+    page = strict.get("/docs", headers=ADMIN).text
+    linked = re.findall(r'(?:src|href)="([^"]+)"', page)
+
+    assert len(linked) == 3
+    for link in linked:
+        assert link.startswith("/docs/assets/")
+        assert strict.get(link).status_code == 200
+    assert "://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_description_names_the_credential_of_each_operation(strict: TestClient) -> None:
+    whole = strict.get("/openapi.json", headers=ADMIN).json()
+    schemes = whole["components"]["securitySchemes"]
+
+    assert {scheme["scheme"] for scheme in schemes.values()} == {"bearer"}
+    for path, item in whole["paths"].items():
+        url = path.format_map(dict.fromkeys(_parameters(path), "x"))
+        for method, operation in item.items():
+            needs = strict.request(method.upper(), url).status_code == 401
+            assert needs == bool(operation.get("security")), f"{method} {path}"
+            assert all(name in schemes for entry in operation.get("security", []) for name in entry)
+    part = strict.get("/openapi.json", headers=_tenant(strict)).json()
+    assert set(part["components"]["securitySchemes"]) == {"tenantKey"}
