@@ -375,6 +375,7 @@ class AdapterServing(WireModel):
     """What a runtime needs to serve one version of an adapter."""
 
     key: str = Field(description="tenant/adapter.")
+    tenant_id: str = Field(default="", description="Whose it is: the name may have been another tenant's.")
     version: int
     task_type: TaskType
     labels: list[str]
@@ -420,6 +421,9 @@ class InferRequest(WireModel):
 
     request_id: str
     rows: list[InferRow]
+    tenant_id: str | None = Field(
+        default=None, description="Who asks; another tenant's adapters of the same name are as not loaded."
+    )
 
 
 class TokenLabel(WireModel):

@@ -18,6 +18,7 @@ from hmi_control_plane.storage import (
     DomainVersion,
     Placement,
     Runtime,
+    Tenant,
 )
 
 
@@ -114,12 +115,14 @@ def _adapters(session: Session, runtime_id: str, after: int) -> list[AdapterServ
         select(
             Placement.adapter_key,
             Adapter,
+            Tenant.id,
             AdapterVersion.version,
             AdapterVersion.labels,
             Artifact,
             DomainVersion.version,
         )
         .join(Adapter, Adapter.id == Placement.adapter_id)
+        .join(Tenant, Tenant.name == Adapter.tenant)
         .join(
             AdapterVersion,
             and_(AdapterVersion.adapter_id == Adapter.id, AdapterVersion.version == Adapter.current_version),
@@ -132,6 +135,7 @@ def _adapters(session: Session, runtime_id: str, after: int) -> list[AdapterServ
     return [
         AdapterServing(
             key=key,
+            tenant_id=tenant_id,
             version=version,
             task_type=TaskType(adapter.task_type),
             labels=labels,
@@ -140,7 +144,7 @@ def _adapters(session: Session, runtime_id: str, after: int) -> list[AdapterServ
             domain_version=domain_version,
             pinned=adapter.pinned,
         )
-        for key, adapter, version, labels, artifact, domain_version in rows
+        for key, adapter, tenant_id, version, labels, artifact, domain_version in rows
     ]
 
 

@@ -11,7 +11,7 @@ from hmi_api.names import AdapterKey, adapter_key
 from hmi_api.task_adapter import TaskType
 from hmi_control_plane.gateway.absence import absences
 from hmi_control_plane.gateway.routes import CatalogUnavailableError, ReadRoutes, Route, RuntimeAddress
-from hmi_control_plane.storage import Adapter, Database, Residency, ResidencyState, Runtime
+from hmi_control_plane.storage import Adapter, Database, Residency, ResidencyState, Runtime, Tenant
 
 
 def read_routes_from(database: Database) -> ReadRoutes:
@@ -34,15 +34,26 @@ def _read(database: Database, keys: Sequence[AdapterKey]) -> dict[AdapterKey, Ro
 def read_routes(session: Session, keys: Sequence[AdapterKey]) -> dict[AdapterKey, Route]:
     """Return the routes of those ``keys`` that exist, in two queries; some more for what is not served."""
     names = [tuple(key.split("/", 1)) for key in keys]
-    adapters = session.scalars(select(Adapter).where(tuple_(Adapter.tenant, Adapter.name).in_(names))).all()
+    found = session.execute(
+        select(Adapter, Tenant.id)
+        .join(Tenant, Tenant.name == Adapter.tenant)
+        .where(tuple_(Adapter.tenant, Adapter.name).in_(names))
+    ).all()
+    adapters = [adapter for adapter, _ in found]
     serving = _serving(session, {row.id: row.current_version for row in adapters})
     missing = absences(session, [row for row in adapters if row.id not in serving])
     routes = {}
-    for row in adapters:
+    for row, tenant_id in found:
         key = adapter_key(row.tenant, row.name)
         runtimes, loaded = serving.get(row.id, ((), frozenset()))
         routes[key] = Route(
-            key, TaskType(row.task_type), row.current_version, runtimes, loaded, missing.get(row.id)
+            key,
+            tenant_id,
+            TaskType(row.task_type),
+            row.current_version,
+            runtimes,
+            loaded,
+            missing.get(row.id),
         )
     return routes
 

@@ -60,18 +60,27 @@ class Dispatcher:
         self._deadline = deadline
         self._rows_in_flight: Counter[str] = Counter()
 
-    async def infer(self, request_id: str, rows: Sequence[RoutedRow]) -> list[RowResult]:
-        """Return one result a row, in order."""
+    async def infer(
+        self, request_id: str, rows: Sequence[RoutedRow], *, tenant_id: str | None = None
+    ) -> list[RowResult]:
+        """Return one result a row, in order.
+
+        Runtimes answer for adapters of the tenant with ``tenant_id`` alone, whatever routes are read again.
+        """
         results: list[RowResult] = [RowResult(error=_NOT_LOADED)] * len(rows)
         try:
             async with asyncio.timeout(self._deadline):
-                await self._attempt_all(request_id, rows, results)
+                await self._attempt_all(request_id, tenant_id, rows, results)
         except TimeoutError:
             return [RowResult(error=_TOO_SLOW) if _is_our_word(result) else result for result in results]
         return results
 
     async def _attempt_all(
-        self, request_id: str, rows: Sequence[RoutedRow], results: list[RowResult]
+        self,
+        request_id: str,
+        tenant_id: str | None,
+        rows: Sequence[RoutedRow],
+        results: list[RowResult],
     ) -> None:
         pending = list(range(len(rows)))
         routes = {row.route.key: row.route for row in rows}
@@ -92,7 +101,10 @@ class Dispatcher:
                 await asyncio.sleep(pause)
                 pause *= 2
             failed = await _all(
-                [self._call(request_id, runtime, places, rows, results) for runtime, places in shares.items()]
+                [
+                    self._call(_request(request_id, tenant_id, places, rows), runtime, places, results)
+                    for runtime, places in shares.items()
+                ]
             )
             refused = {one.runtime for one in failed if one and one.refused}
             # One that took no connection and is some row's only choice is asked again.
@@ -128,19 +140,17 @@ class Dispatcher:
 
     async def _call(
         self,
-        request_id: str,
+        request: InferRequest,
         runtime: RuntimeAddress,
         places: Sequence[int],
-        rows: Sequence[RoutedRow],
         results: list[RowResult],
     ) -> _Failed | None:
         """Fill in the results of one runtime's share; return how it failed, if it did."""
-        request = InferRequest(request_id=request_id, rows=[rows[place].row for place in places])
         self._rows_in_flight[runtime.id] += len(places)
         try:
             reply = await self._client.infer(runtime.url, request)
         except RuntimeUnavailableError as error:
-            log.warning("request %s: runtime %s failed: %s", request_id, runtime.id, error)
+            log.warning("request %s: runtime %s failed: %s", request.request_id, runtime.id, error)
             for place in places:
                 if _is_our_word(results[place]):
                     results[place] = RowResult(error=_UNAVAILABLE)
@@ -152,6 +162,14 @@ class Dispatcher:
         for place, result in zip(places, reply.results, strict=True):
             results[place] = result
         return _Failed(runtime, refused=False) if any(map(_may_retry, reply.results)) else None
+
+
+def _request(
+    request_id: str, tenant_id: str | None, places: Sequence[int], rows: Sequence[RoutedRow]
+) -> InferRequest:
+    return InferRequest(
+        request_id=request_id, tenant_id=tenant_id, rows=[rows[place].row for place in places]
+    )
 
 
 async def _all(calls: Sequence[Coroutine[Any, Any, _Failed | None]]) -> list[_Failed | None]:

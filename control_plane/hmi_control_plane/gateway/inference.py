@@ -101,11 +101,11 @@ class Inference:
         # A model named twice, with and without its tenant, is asked and billed once.
         names = list({(_key_of(tenant, name) or name): name for name in reversed(models)}.values())[::-1]
         keys = [_key_of(tenant, name) for name in names]
-        routes = await self._routes(keys)
+        routes = await self._routes(caller, keys)
         request_id = secrets.token_hex(16)
         created = self._clock()
         found = {key: route for key in keys if key is not None and (route := routes.get(key)) is not None}
-        results = await self._infer(request_id, list(found.values()), texts, truncate)
+        results = await self._infer(request_id, caller, list(found.values()), texts, truncate)
         answers = tuple(
             self._model_answer(name, found.get(key) if key is not None else None, results, version)
             for name, key in zip(names, keys, strict=True)
@@ -113,17 +113,28 @@ class Inference:
         await self._meter(request_id, created, caller, answers)
         return Answer(request_id, created, answers)
 
-    async def route(self, tenant: str, model: str) -> Route:
+    async def route(self, caller: Identity, model: str) -> Route:
         """Return a model's route; raises InferenceFailed (404) when the tenant has no such model."""
-        key = _key_of(tenant, model)
-        routes = await self._routes([key])
+        key = _key_of(caller.tenant, model)
+        routes = await self._routes(caller, [key])
         if key is None or key not in routes:
             raise unknown_model(model)
         return routes[key]
 
-    async def _routes(self, keys: Sequence[AdapterKey | None]) -> dict[AdapterKey, Route]:
+    async def _routes(self, caller: Identity, keys: Sequence[AdapterKey | None]) -> dict[AdapterKey, Route]:
+        """Return the routes to the caller's models.
+
+        A key is believed for a while after its tenant was deleted, and a route, too: where the tenant's id is
+        another one, either is old, and the route is read again before it is left out.
+        """
+        wanted = [key for key in keys if key is not None]
         try:
-            return await self._table.routes([key for key in keys if key is not None])
+            routes = await self._table.routes(wanted)
+            others = [key for key, route in routes.items() if route.tenant_id != caller.tenant_id]
+            if others:
+                self._table.distrust(others)
+                routes |= await self._table.routes(others)
+            return {key: route for key, route in routes.items() if route.tenant_id == caller.tenant_id}
         except CatalogUnavailableError as error:
             raise NotReady(
                 "CatalogUnavailable", "Models cannot be looked up at the moment; try again."
@@ -162,12 +173,17 @@ class Inference:
             raise InferenceFailed(400, "EmptyInput", f"{param} {what}.", param=param)
 
     async def _infer(
-        self, request_id: str, routes: Sequence[Route], texts: Sequence[Text], truncate: Truncation | None
+        self,
+        request_id: str,
+        caller: Identity,
+        routes: Sequence[Route],
+        texts: Sequence[Text],
+        truncate: Truncation | None,
     ) -> dict[AdapterKey, list[RowResult]]:
         """Return the results by model. Rows of one text stand together, so that it is tokenised once."""
         serving = [route for route in routes if route.runtimes]
         rows = [RoutedRow(_row(route.key, text, truncate), route) for text in texts for route in serving]
-        results = await self._dispatcher.infer(request_id, rows) if rows else []
+        results = await self._dispatcher.infer(request_id, rows, tenant_id=caller.tenant_id) if rows else []
         return {route.key: results[place :: len(serving)] for place, route in enumerate(serving)}
 
     def _model_answer(

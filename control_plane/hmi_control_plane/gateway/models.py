@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from hmi_api.task_adapter import TaskType
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.failures import unknown_model
-from hmi_control_plane.storage import Adapter, Database, Residency, ResidencyState, Runtime
+from hmi_control_plane.storage import Adapter, Database, Residency, ResidencyState, Runtime, Tenant
 
 
 class Model(BaseModel):
@@ -41,7 +41,7 @@ def add_models(
     @router.get("/v1/models", summary="Your models")
     def list_models(identity: Annotated[Identity, Depends(tenant_from_key)]) -> ModelList:
         with database.read() as session:
-            return ModelList(data=models_of(session, identity.tenant))
+            return ModelList(data=models_of(session, identity))
 
     @router.get("/v1/models/{model:path}", summary="One of your models")
     def get_model(model: str, identity: Annotated[Identity, Depends(tenant_from_key)]) -> Model:
@@ -49,14 +49,17 @@ def add_models(
         found: list[Model] = []
         if (not slash or owner == identity.tenant) and "\0" not in name:
             with database.read() as session:
-                found = models_of(session, identity.tenant, name)
+                found = models_of(session, identity, name)
         if not found:
             raise unknown_model(model)
         return found[0]
 
 
-def models_of(session: Session, tenant: str, name: str | None = None) -> list[Model]:
-    """Return a tenant's models (or the one called ``name``), by name."""
+def models_of(session: Session, owner: Identity, name: str | None = None) -> list[Model]:
+    """Return a tenant's models (or the one called ``name``), by name.
+
+    There are none for a key of a deleted tenant, though its name may be another one's by now.
+    """
     loaded = (
         select(Residency.adapter_id)
         .join(Runtime, Runtime.id == Residency.runtime_id)
@@ -67,14 +70,19 @@ def models_of(session: Session, tenant: str, name: str | None = None) -> list[Mo
         )
         .exists()
     )
-    statement = select(Adapter, loaded).where(Adapter.tenant == tenant).order_by(Adapter.name)
+    statement = (
+        select(Adapter, loaded)
+        .join(Tenant, Tenant.name == Adapter.tenant)
+        .where(Tenant.id == owner.tenant_id)
+        .order_by(Adapter.name)
+    )
     if name is not None:
         statement = statement.where(Adapter.name == name)
     return [
         Model(
             id=adapter.name,
             created=int(adapter.created_at.timestamp()),
-            owned_by=tenant,
+            owned_by=owner.tenant,
             task=TaskType(adapter.task_type),
             version=adapter.current_version,
             ready=ready,

@@ -208,7 +208,7 @@ def _response(answer: InferAnswer, binary: Sequence[bool]) -> Response:
 
 async def _route(inference: Inference, identity: Identity, model: str, version: str | None = None) -> Route:
     """Return a model's route; raises InferenceFailed (404) without such a model, or version of it."""
-    route = await inference.route(identity.tenant, model)
+    route = await inference.route(identity, model)
     if version is not None and version != str(route.version):
         raise unknown_version(model, version, route.version)
     return route

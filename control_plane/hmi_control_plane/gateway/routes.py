@@ -35,10 +35,12 @@ class RuntimeAddress:
 class Route:
     """An adapter and the runtimes that say they can serve it, those with its current version first.
 
-    ``loaded`` are the versions that they have; ``absence`` is why there is none.
+    ``tenant_id`` is whose it is: a name may have been another tenant's. ``loaded`` are the versions that they
+    have; ``absence`` is why there is none.
     """
 
     key: AdapterKey
+    tenant_id: str
     task_type: TaskType
     version: int | None
     runtimes: tuple[RuntimeAddress, ...]

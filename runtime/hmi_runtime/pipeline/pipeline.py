@@ -98,12 +98,14 @@ class Pipeline:
 
     # --- requests -----------------------------------------------------------------------------------
 
-    def submit(self, rows: Sequence[InferRow]) -> Future[list[RowResult]]:
+    def submit(self, rows: Sequence[InferRow], *, tenant_id: str | None = None) -> Future[list[RowResult]]:
         """Take a request in; the future gives one result a row, in order, and never raises.
 
+        With ``tenant_id``, only adapters of that tenant answer: a name may have been another tenant's.
         Cancelling the future drops the rows that are not being computed yet.
         """
-        request = PendingRequest(rows, time.monotonic() + self._limits.request_timeout, self._count_out)
+        until = time.monotonic() + self._limits.request_timeout
+        request = PendingRequest(rows, until, self._count_out, tenant_id)
         refusal = self._count_in(len(rows))
         if refusal is not None:
             for index in range(len(rows)):
@@ -165,7 +167,7 @@ class Pipeline:
         found: dict[EngineKey, list[tuple[int, Route]]] = {}
         for index, row in enumerate(request.rows):
             served = self._routes.get(row.adapter)
-            if served is None:
+            if served is None or _is_of_another(served[1], request.tenant_id):
                 request.fail(
                     index, NotReady("NotLoaded", f"{row.adapter} is not loaded here yet; try again shortly.")
                 )
@@ -189,3 +191,8 @@ class Pipeline:
         """Let a row's adapter go and answer it."""
         self._cache.release(row.route.adapter)
         row.request.finish(row.index, result)
+
+
+def _is_of_another(route: Route, tenant_id: str | None) -> bool:
+    """Say whether an adapter is known to be of another tenant than the one with ``tenant_id``."""
+    return tenant_id is not None and bool(route.tenant_id) and route.tenant_id != tenant_id

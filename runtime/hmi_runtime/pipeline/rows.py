@@ -26,6 +26,8 @@ class Route:
     domain: ServedDomain
     tag_scheme: TagScheme | None = None
     """Of a token task: how its labels say where entities begin and end."""
+    tenant_id: str = ""
+    """Whose it is; empty from control planes of before, which did not say."""
 
     @property
     def tenant(self) -> str:
@@ -36,11 +38,18 @@ class Route:
 class PendingRequest:
     """A request whose rows are answered one by one, from any thread; the future gets all of them.
 
-    ``answered`` is called after each row.
+    ``answered`` is called after each row. ``tenant_id`` says whose adapters may answer; None: anyone's.
     """
 
-    def __init__(self, rows: Sequence[InferRow], deadline: float, answered: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        rows: Sequence[InferRow],
+        deadline: float,
+        answered: Callable[[], None],
+        tenant_id: str | None = None,
+    ) -> None:
         self.rows = rows
+        self.tenant_id = tenant_id
         self._answered = answered
         self.deadline = deadline
         self.answer: Future[list[RowResult]] = Future()

@@ -43,9 +43,11 @@ def build_app(
 
     @app.post("/internal/v1/infer")
     async def infer(request: InferRequest) -> InferReply:
-        """Answer rows of any tenants; each row succeeds or fails alone."""
+        """Answer the rows of a request; each row succeeds or fails alone."""
         started = time.monotonic()
-        results = await asyncio.wrap_future(residency.pipeline.submit(request.rows))
+        results = await asyncio.wrap_future(
+            residency.pipeline.submit(request.rows, tenant_id=request.tenant_id)
+        )
         seconds = time.monotonic() - started
         metrics.requests.labels("infer", "200").inc()
         metrics.request_seconds.observe(seconds)

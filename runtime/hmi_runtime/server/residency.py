@@ -116,6 +116,7 @@ class Residency:
             weights.labels,
             served_domain,
             weights.entity_scheme,
+            adapter.tenant_id,
         )
         return LoadedAdapter(engine.key, route, adapter.artifact, adapter.pinned)
 

@@ -24,11 +24,14 @@ class SmallRuntime:
     status: int = 200
     row_errors: dict[str, RowError] = field(default_factory=dict)  # by adapter
     token_tasks: set[str] = field(default_factory=set)  # adapters
+    tenant_ids: dict[str, str] = field(default_factory=dict)  # by adapter: whose it is
     requests: list[InferRequest] = field(default_factory=list)
     tokens_shown: list[str] = field(default_factory=list)
 
-    def answer(self, row: InferRow) -> RowResult:
-        """Answer one row."""
+    def answer(self, row: InferRow, tenant_id: str | None = None) -> RowResult:
+        """Answer one row of the tenant with ``tenant_id``."""
+        if self.tenant_ids.get(row.adapter, tenant_id) != tenant_id:
+            return RowResult(error=RowError(status=503, reason="NotLoaded", message="It is not loaded."))
         if row.adapter in self.row_errors:
             return RowResult(error=self.row_errors[row.adapter])
         words = row.words if row.words is not None else (row.text or "").split()
@@ -91,7 +94,7 @@ def _app(runtime: SmallRuntime) -> FastAPI:
         runtime.tokens_shown.append(request.headers["authorization"])
         if runtime.status != 200:
             return Response(status_code=runtime.status)
-        reply = InferReply(results=[runtime.answer(row) for row in body.rows])
+        reply = InferReply(results=[runtime.answer(row, body.tenant_id) for row in body.rows])
         return Response(reply.model_dump_json(by_alias=True), media_type="application/json")
 
     return app

@@ -37,7 +37,7 @@ class Catalog:
 def route(key: AdapterKey, *runtimes: str) -> Route:
     """Return a route to some runtimes."""
     addresses = tuple(RuntimeAddress(name, f"http://{name}") for name in runtimes)
-    return Route(key, TaskType.SEQUENCE_CLASSIFICATION, 1, addresses)
+    return Route(key, "tenant_1", TaskType.SEQUENCE_CLASSIFICATION, 1, addresses)
 
 
 @pytest.fixture

@@ -154,3 +154,18 @@ def test_a_damaged_adapter_fails_alone_and_recovers(world, residency, served) ->
     residency.cache.register(AdapterId(adapter.key, 1), adapter.artifact)
     recovered, _ = infer(residency, rows)
     assert_right(world, adapter, "a wheel", recovered)
+
+
+def test_another_tenants_adapter_of_the_same_name_does_not_answer(world, residency) -> None:  # type: ignore[no-untyped-def]
+    domain = world.domain("bikes/repair")
+    adapter = world.adapter("acme/spam", domain).model_copy(update={"tenant_id": "tenant_1"})
+    residency.serve(residency.load(adapter, domain))
+    rows = [InferRow(adapter=adapter.key, text="a wheel")]
+    asked = {
+        tenant_id: residency.pipeline.submit(rows, tenant_id=tenant_id).result(timeout=60)[0]
+        for tenant_id in ("tenant_1", "tenant_2", None)
+    }
+    assert asked["tenant_1"].error is None
+    assert asked[None].error is None
+    assert asked["tenant_2"].error is not None
+    assert (asked["tenant_2"].error.status, asked["tenant_2"].error.reason) == (503, "NotLoaded")
