@@ -266,7 +266,9 @@ def test_a_model_is_ready_only_when_it_is_loaded_and_comes_back_from_a_broken_st
     view = published.view()
     assert (view["scheduledOn"], view["loadedOn"]) == (["r1"], [])
     assert view["loadError"].startswith("ArtifactMissing: ")
-    assert published.classify().status_code == 503
+    refused = published.classify()
+    assert refused.status_code == 409, "nothing is under way that waiting would help"
+    assert "ArtifactMissing" in refused.text
     hidden.rename(store / "adapter")
     eventually(lambda: published.view()["loadedOn"] == ["r1"], "it is loaded after all")
     assert published.view()["loadError"] is None
