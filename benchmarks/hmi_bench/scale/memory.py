@@ -96,7 +96,7 @@ def bring_to_host(cache: AdapterCache[AdapterWeights], adapters: Sequence[Adapte
         free.release()
 
     for adapter in adapters:
-        name = AdapterId(adapter.key, adapter.version)
+        name = AdapterId.of(adapter)
         _take(free)
         cache.hold(name, lambda error, name=name: arrived(name, error))  # type: ignore[misc]
     for _ in range(_MOST_UNDER_WAY):

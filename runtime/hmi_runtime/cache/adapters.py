@@ -16,6 +16,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import HmiError, NotReady
+from hmi_api.wire import AdapterServing
 from hmi_runtime.cache.events import CacheEvents, Tier, Unobserved
 from hmi_runtime.cache.lru import LruIndex
 from hmi_runtime.cache.slots import SlotIndex
@@ -24,10 +25,19 @@ log = logging.getLogger(__name__)
 
 
 class AdapterId(NamedTuple):
-    """One version of one adapter; ``key`` is tenant/adapter."""
+    """One version of one adapter; ``key`` is tenant/adapter, ``artifact`` its artifact's digest.
+
+    An adapter that is deleted and made anew has the same key and begins at version 1 again.
+    """
 
     key: str
     version: int
+    artifact: str = ""
+
+    @classmethod
+    def of(cls, adapter: AdapterServing) -> "AdapterId":
+        """Return the id of what the control plane wants served."""
+        return cls(adapter.key, adapter.version, adapter.artifact.digest)
 
     def __str__(self) -> str:
         return f"{self.key}@{self.version}"

@@ -153,8 +153,8 @@ class ControlLoop:
         reply = await self._control_plane.heartbeat(
             Heartbeat(
                 incarnation=self._incarnation,
-                ready=[str(adapter) for adapter in sorted(delta.ready)],
-                gone=[str(adapter) for adapter in sorted(delta.gone)],
+                ready=sorted({str(adapter) for adapter in delta.ready}),
+                gone=sorted({str(adapter) for adapter in delta.gone}),
                 failed=list(delta.failed.values()),
                 resident=resident_bytes(self._residency),
                 free_bytes=max(0, self._capacity - used),
@@ -203,9 +203,11 @@ class ControlLoop:
 
     def _retire(self, adapter: AdapterId) -> None:
         """Let a version go, unless it is what serves (again) by now."""
-        if self._serving.get(adapter.key) != adapter:
+        serving = self._serving.get(adapter.key)
+        if serving != adapter:
             self._residency.forget(adapter)
-            self._report.gone(adapter)
+            same_name = serving is not None and str(serving) == str(adapter)
+            self._report.gone(adapter, replaced=same_name)
             self._news.set()
 
     # --- loading ------------------------------------------------------------------------------------
@@ -262,7 +264,7 @@ class ControlLoop:
         failure = LoadFailure(
             adapter=adapter.key, version=adapter.version, reason=error.reason, message=error.message
         )
-        self._report.failed(AdapterId(adapter.key, adapter.version), failure)
+        self._report.failed(AdapterId.of(adapter), failure)
         self._news.set()
         attempt = self._attempts[adapter.key] = self._attempts.get(adapter.key, 0) + 1
         delay = min(_LONGEST_LOAD_RETRY, 2.0**attempt)

@@ -29,7 +29,7 @@ class Report:
     def ready(self, adapter: AdapterId) -> None:
         """An adapter can be served from now on."""
         self.served.add(adapter)
-        self._gone.discard(adapter)
+        self._gone -= {gone for gone in self._gone if str(gone) == str(adapter)}
         self._ready.add(adapter)
 
     def failed(self, adapter: AdapterId, failure: LoadFailure) -> None:
@@ -38,11 +38,12 @@ class Report:
             self.failures[adapter] = failure
             self._failed.add(adapter)
 
-    def gone(self, adapter: AdapterId) -> None:
-        """An adapter is served no more."""
+    def gone(self, adapter: AdapterId, *, replaced: bool = False) -> None:
+        """An adapter is served no more; ``replaced`` by one of its name and version, which was made anew."""
         if adapter in self.served:
             self.served.discard(adapter)
-            self._gone.add(adapter)
+            if not replaced:
+                self._gone.add(adapter)
         self._ready.discard(adapter)
 
     def forget_failures(self, key: str) -> None:

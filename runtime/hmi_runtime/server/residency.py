@@ -111,7 +111,7 @@ class Residency:
                 f"{adapter.labels}; train it again.",
             )
         route = Route(
-            AdapterId(adapter.key, adapter.version),
+            AdapterId.of(adapter),
             adapter.task_type,
             weights.labels,
             served_domain,

@@ -151,7 +151,7 @@ def test_a_damaged_adapter_fails_alone_and_recovers(world, residency, served) ->
     assert broken.error is not None
     assert (broken.error.status, broken.error.reason) == (500, "DigestMismatch")
     stored.write_bytes(whole)
-    residency.cache.register(AdapterId(adapter.key, 1), adapter.artifact)
+    residency.cache.register(AdapterId.of(adapter), adapter.artifact)
     recovered, _ = infer(residency, rows)
     assert_right(world, adapter, "a wheel", recovered)
 
@@ -169,3 +169,13 @@ def test_another_tenants_adapter_of_the_same_name_does_not_answer(world, residen
     assert asked[None].error is None
     assert asked["tenant_2"].error is not None
     assert (asked["tenant_2"].error.status, asked["tenant_2"].error.reason) == (503, "NotLoaded")
+
+
+def test_an_adapter_made_anew_under_its_name_answers_with_its_own_weights(world, residency) -> None:  # type: ignore[no-untyped-def]
+    domain = world.domain("bikes/repair")
+    for seed in (1, 2):  # both are version 1
+        adapter = world.adapter("acme/spam", domain, seed=seed)
+        residency.serve(residency.load(adapter, domain))
+        (result,) = infer(residency, [InferRow(adapter=adapter.key, text="a wheel")])
+        expected = world.probabilities(adapter, "a wheel")
+        torch.testing.assert_close(torch.tensor(result.scores), expected, atol=1e-4, rtol=1e-4)

@@ -68,8 +68,9 @@ def assert_right(world, adapter: AdapterServing, result: RowResult) -> None:  # 
 def slot_of(residency: Residency, key: str) -> tuple[SlotPool, int]:
     """Return where an adapter stands that was used just now."""
     (engine,) = residency.pipeline.engines()
-    with engine.slots.leased([AdapterId(key, 1)]) as lease:
-        return engine.executor.pool, lease.slots[AdapterId(key, 1)]
+    adapter = next(adapter for adapter in residency.cache.resident() if adapter.key == key)
+    with engine.slots.leased([adapter]) as lease:
+        return engine.executor.pool, lease.slots[adapter]
 
 
 def make_it_raise(pool: SlotPool, slot: int) -> None:
@@ -199,5 +200,5 @@ def test_a_failed_row_leaves_nothing_held(residency, served) -> None:  # type: i
     assert residency.pipeline.unanswered == 0
     for key in TENANTS:
         residency.stop_routing(key)
-        residency.forget(AdapterId(key, 1))
+        residency.forget(AdapterId.of(served[key]))
     assert residency.cache.host_used == 0

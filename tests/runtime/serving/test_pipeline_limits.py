@@ -44,10 +44,15 @@ def settings(settings: RuntimeSettings) -> RuntimeSettings:
 
 
 @pytest.fixture
-def pipeline(world, gate: Gate, residency: Residency) -> Pipeline:  # type: ignore[no-untyped-def]
+def adapter(world, residency: Residency) -> AdapterServing:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
     adapter: AdapterServing = world.adapter("acme/topic", domain)
     residency.serve(residency.load(adapter, domain))
+    return adapter
+
+
+@pytest.fixture
+def pipeline(adapter: AdapterServing, gate: Gate, residency: Residency) -> Pipeline:
     return residency.pipeline
 
 
@@ -73,12 +78,12 @@ def test_a_cancelled_request_is_not_computed(pipeline: Pipeline, gate: Gate) -> 
 
 
 def test_a_late_request_gets_its_answer_without_being_computed(
-    pipeline: Pipeline, residency: Residency, gate: Gate
+    pipeline: Pipeline, adapter: AdapterServing, residency: Residency, gate: Gate
 ) -> None:
     late = Pipeline(residency.cache, PipelineLimits(request_timeout=-1.0))
     (engine,) = pipeline.engines()
     late.add_engine(engine)
-    late.set_route(engine.key, residency.served(AdapterId("acme/topic", 1)).route)
+    late.set_route(engine.key, residency.served(AdapterId.of(adapter)).route)
     (result,) = late.submit([ROW]).result(LIMIT)
     assert result.error is not None
     assert (result.error.status, result.error.reason) == (504, "DeadlineExceeded")

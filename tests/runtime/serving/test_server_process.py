@@ -217,6 +217,21 @@ def test_versions_change_over_without_dropping_a_request(world, control_plane, r
     assert seen == sorted(seen)  # type: ignore[type-var]
 
 
+def test_an_adapter_made_anew_under_its_name_is_reported_again(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
+    domain = world.domain("bikes/repair")
+    control_plane.serve(world.adapter("acme/topic", domain, seed=1), domains=(domain,))
+    eventually(lambda: control_plane.ready() == {"acme/topic@1"}, "the first one is ready")
+    told = len(control_plane.beats)
+    second = world.adapter("acme/topic", domain, seed=2)
+    control_plane.serve(second, domains=(domain,))
+    eventually(lambda: any(beat.ready for beat in control_plane.beats[told:]), "the second one is ready")
+    copies = world.folder / "cache" / "adapter"
+    kept = {second.artifact.digest.removeprefix("sha256:")}
+    eventually(lambda: {path.name for path in copies.iterdir()} == kept, "the first one's copy is gone")
+    assert runtime.first("acme/topic") == 1
+    assert control_plane.ready() == {"acme/topic@1"}
+
+
 def test_a_removed_adapter_is_gone_with_its_bytes(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
     kept, removed = world.adapter("acme/a", domain, seed=1), world.adapter("zeta/b", domain, seed=2)
