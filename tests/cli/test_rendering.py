@@ -128,3 +128,9 @@ def test_a_bill_shows_the_exact_parts_of_a_line() -> None:
         ["-", "1", "0.004", "late"],
     ]
     assert total == "total 0.01 EUR"
+
+
+def test_a_bill_tells_the_time_of_a_period_that_does_not_begin_at_midnight() -> None:
+    period = {"from": "2026-02-28T22:00:00Z", "to": "2026-03-31T22:00:00Z"}
+    shown = bill_table({"tenant": "acme", "currency": "EUR", **period, "lines": [], "total": "0.00"})
+    assert shown.splitlines()[0] == "acme: 2026-02-28T22:00:00Z to 2026-03-31T22:00:00Z, in EUR"

@@ -25,7 +25,8 @@ def usage_table(lines: Sequence[Answer]) -> str:
 
 def bill_table(bill: Answer) -> str:
     """Return a bill: its period, a line each for meter and price, its parts by adapter, and the total."""
-    head = f"{bill['tenant']}: {bill['from'][:10]} to {bill['to'][:10]}, in {bill['currency']}"
+    start, end = _day_or_moment(bill["from"]), _day_or_moment(bill["to"])
+    head = f"{bill['tenant']}: {start} to {end}, in {bill['currency']}"
     rows = []
     for line in bill["lines"]:
         rows.append(
@@ -46,3 +47,8 @@ def bill_table(bill: Answer) -> str:
     headers = ["METER", "ADAPTER", "QUANTITY", "UNIT PRICE", "EXACT", "AMOUNT", "NOTE"]
     table = format_table(headers, rows)
     return f"{head}\n{table}\ntotal {bill['total']} {bill['currency']}"
+
+
+def _day_or_moment(moment: str) -> str:
+    """Return a moment as the server wrote it; a midnight in UTC as its day alone."""
+    return moment.removesuffix("T00:00:00Z")
