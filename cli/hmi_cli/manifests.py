@@ -88,6 +88,12 @@ def _load_one(name: str, *, recursive: bool) -> Iterator[Manifest | NotUnderstoo
             yield from _parse(content, str(file), file.resolve().parent)
 
 
+def in_apply_order(manifests: Iterable[Manifest]) -> list[Manifest]:
+    """Return Namespaces first, then Domains, then TaskAdapters: what others name comes before them."""
+    order = {"Namespace": 0, "TaskAdapter": 2}
+    return sorted(manifests, key=lambda manifest: order.get(manifest.body["kind"], 1))
+
+
 def _standard_input() -> bytes:
     if sys.stdin is None:
         raise usage_error("standard input is closed")

@@ -78,7 +78,8 @@ def _missing_domain(resource: Resource, declared: Declared) -> tuple[str, ...]:
     """Return a warning where a TaskAdapter's Domain is not there yet."""
     if isinstance(resource, Domain) or _domain(resource.domain_key, declared) is not None:
         return ()
-    return (f"There is no Domain {resource.domain_key} yet; the TaskAdapter waits for it.",)
+    waiting = f"{resource.metadata.namespace}/{resource.metadata.name}"
+    return (f"There is no Domain {resource.domain_key} yet; TaskAdapter {waiting} waits for it.",)
 
 
 def _standing(key: DomainKey, declared: Declared) -> Standing:

