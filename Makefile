@@ -74,9 +74,9 @@ bench: $(DEV)
 	  $(if $(BENCH_DATA),--data "$(BENCH_DATA)" --domains benchmarks/domains.json) $(ARGS)
 
 crds: $(DEV)
-	$(BIN)/python -m hmi_api.crd crds
+	$(BIN)/python -m hmi_api.resources.crd crds
 	cp crds/*.yaml helm/hmi/files/crds/
-	$(BIN)/python -m hmi_api.reference > docs/resources.md
+	$(BIN)/python -m hmi_api.resources.reference > docs/resources.md
 
 clean:
 	rm -rf $(VENV) build dist .hmi .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_api.domain import BaseModelRef, OnMiss
-from hmi_api.wire import AdapterServing, DomainServing, DomainVersionView
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.runtimes import AdapterServing, DomainServing
+from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.base import BaseModel

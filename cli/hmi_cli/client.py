@@ -9,9 +9,9 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from hmi_api.address_policy import ip_of
 from hmi_api.errors import InvalidInput
-from hmi_api.proxies import Proxies
+from hmi_api.security.address_policy import ip_of
+from hmi_api.security.proxies import Proxies
 from hmi_cli.errors import CliError, Refused, usage_error, warn
 
 TIMEOUT_S = 30.0

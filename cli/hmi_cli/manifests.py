@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hmi_api.errors import InvalidInput
-from hmi_api.yaml_reader import Bounds, read_documents
+from hmi_api.resources.yaml_reader import Bounds, read_documents
 from hmi_cli.errors import NotUnderstood, usage_error
 
 BOUNDS = Bounds()

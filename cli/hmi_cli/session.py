@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from hmi_api.environment import trimmed
+from hmi_api.settings import trimmed
 from hmi_cli.admin_api import AdminApi
 from hmi_cli.client import Client, address_of
 from hmi_cli.errors import CliError, usage_error

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from hmi_api.ca_certificates import trust_ca_certificates
-from hmi_api.environment import load_settings, trim_environment
 from hmi_api.errors import InvalidInput
+from hmi_api.security.ca_certificates import trust_ca_certificates
+from hmi_api.settings import load_settings, trim_environment
 from hmi_control_plane.app import create_app
 from hmi_control_plane.server import serve
 from hmi_control_plane.settings import DatabaseSettings, Part, Settings

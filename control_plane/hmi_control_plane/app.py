@@ -10,8 +10,8 @@ from sqlalchemy import make_url
 from starlette.concurrency import run_in_threadpool
 
 from hmi_api.errors import ErrorBody
-from hmi_api.metrics_server import serving_metrics
-from hmi_api.request_body import BodyLimit, RequestBodyMiddleware
+from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
+from hmi_api.servers import serving_metrics
 from hmi_control_plane import errors, health, openapi, tenant_api
 from hmi_control_plane.auth import Authenticator, CredentialMiddleware, Guarded
 from hmi_control_plane.gateway import RuntimeNetwork

@@ -194,7 +194,8 @@ def _path(request: Request) -> str:
 
 
 def _on_data_error(request: Request, error: Exception) -> JSONResponse:
-    # The types of hmi_api.storable refuse such values first, by field. Sending them again would not help.
+    # The types of hmi_api.internal.storable refuse such values first, by field. Sending them again would not
+    # help.
     log.warning("%s %s: a value cannot be stored", request.method, request.url.path, exc_info=error)
     return error_response(
         _path(request),

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import StringConstraints
 
-from hmi_api.common import DNS_LABEL
+from hmi_api.resources.common import DNS_LABEL
 
 Name = Annotated[str, Path(pattern=DNS_LABEL, max_length=63, description="A DNS label.")]
 TenantNameOrId = Annotated[

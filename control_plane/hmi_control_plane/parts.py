@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from hmi_api.request_body import BodyLimit
+from hmi_api.security.request_body import BodyLimit
 from hmi_control_plane import admin_api, billing, gateway, internal_api, metering
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Authenticator, Door, Guarded, require_token

@@ -10,7 +10,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from hmi_api.listening import listening_socket
+from hmi_api.servers import listening_socket
 from hmi_control_plane.http_protocol import TimedHttpProtocol
 from hmi_control_plane.readiness import Readiness
 from hmi_control_plane.settings import Settings

@@ -6,9 +6,9 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from hmi_api.environment import HmiSettings
-from hmi_api.internal_auth import InternalAuthSettings
-from hmi_api.request_body import BODY_SECONDS
+from hmi_api.security.internal_auth import InternalAuthSettings
+from hmi_api.security.request_body import BODY_SECONDS
+from hmi_api.settings import HmiSettings
 from hmi_control_plane.gateway import GatewaySettings
 
 

@@ -1,8 +1,9 @@
-"""The contract: resource types, conditions, errors, artifact manifests and internal wire types.
+"""Types and rules that two or more of HMI's packages share.
 
-Belongs here: what two or more planes must agree on, as pydantic types and pure functions, what is
-generated from them (``crd`` and ``reference``, which write files only when run as programs), and how the
-parts show one another who they are (``bearer``, ``callers``, ``token_review``, ``internal_auth``), and where
-artifacts lie in the store (``artifact_root``, for those who bring fsspec).
-Forbidden here: other I/O, torch, SQL, HTTP servers, and imports of any other HMI package.
+- ``resources``: the custom resources Domain and TaskAdapter, their CRDs, conditions and reasons.
+- ``internal``: the types and the client of the control plane's internal API.
+- ``security``: bearer tokens, authentication of callers, and limits on outbound addresses.
+- The modules here: errors, settings, names, artifacts and tag schemes.
+
+Import nothing of the other HMI packages here, and no torch, SQL or web framework.
 """

@@ -11,7 +11,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hmi_api.artifacts import MANIFEST_FILE, ArtifactManifest, ArtifactRef
-from hmi_api.proxies import Proxies, s3_proxies
+from hmi_api.security.proxies import Proxies, s3_proxies
 
 _CHUNK_BYTES = 1 << 20
 

@@ -9,14 +9,12 @@ allowed: others read and write the bytes.
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
-from hmi_api.storable import DigestText, LargeCount, Text
+from hmi_api.internal.storable import DigestText, LargeCount, Text, WireModel
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 1
-
 _SUFFIXES = frozenset({".safetensors", ".json"})
 
 
@@ -26,12 +24,6 @@ class ArtifactKind(StrEnum):
     LAYERS = "Layers"  # a domain's window-local lower layers, gates, positions and bridge
     TABLE = "Table"  # a domain's PLOT: window keys and their values
     ADAPTER = "Adapter"  # a task's adapter and head
-
-
-class WireModel(BaseModel):
-    """Base of types that travel between HMI's own parts: camelCase, unknown fields refused."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
 
 class ArtifactRef(WireModel):

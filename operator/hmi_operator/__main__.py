@@ -15,9 +15,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from hmi_api.bearer import TokenSource
-from hmi_api.environment import load_settings, trim_environment
 from hmi_api.errors import HmiError, InvalidInput
+from hmi_api.security.bearer import TokenSource
+from hmi_api.settings import load_settings, trim_environment
 from hmi_operator.client import ControlPlaneClient
 from hmi_operator.kube.api import KubeApi
 from hmi_operator.kube.events import EventRecorder

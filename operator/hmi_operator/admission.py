@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hmi_api.domain import Domain
-from hmi_api.immutability import changed_immutables
 from hmi_api.names import DomainKey, tenant_of
-from hmi_api.reasons import Reason
-from hmi_api.task_adapter import TaskAdapter
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.reasons import Reason
+from hmi_api.resources.spec_changes import changed_immutables
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.plan import AdapterWorld, DomainWorld, Standing, Surroundings
 from hmi_operator.plan.refusal import lineage_of, refuse_adapter, refuse_domain
 from hmi_operator.ports import ResourceRef

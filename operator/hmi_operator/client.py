@@ -1,4 +1,4 @@
-"""Client of the control plane's internal API (``hmi_api.wire``)."""
+"""Client of the control plane's internal API (``hmi_api.internal.runs``)."""
 
 import asyncio
 import json
@@ -10,26 +10,25 @@ from urllib.parse import urlencode
 
 import aiohttp
 
-from hmi_api.artifacts import WireModel
-from hmi_api.bearer import TokenSource
-from hmi_api.declared import ClusterClaim, ClusterClaimed, DeclaredPage
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_api.names import DomainKey, Tenant
-from hmi_api.pods import RunPod, RunPods
-from hmi_api.revocation import Revocation
-from hmi_api.wire import (
+from hmi_api.internal.catalog import (
     AdapterKeys,
     AdapterRecord,
     AdapterStamps,
     AdapterView,
+    ClusterClaim,
+    ClusterClaimed,
+    DeclaredPage,
     DomainRecord,
     DomainView,
     PublishAgain,
     PublishedAgain,
-    RunCreate,
-    RunFailure,
-    RunView,
+    Revocation,
 )
+from hmi_api.internal.runs import RunCreate, RunFailure, RunPod, RunPods, RunView
+from hmi_api.internal.storable import WireModel
+from hmi_api.names import DomainKey, Tenant
+from hmi_api.security.bearer import TokenSource
 from hmi_operator.ports import KindName
 
 logger = logging.getLogger(__name__)

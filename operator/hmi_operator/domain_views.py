@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hmi_api.internal.catalog import DomainView
 from hmi_api.names import DomainKey
-from hmi_api.wire import DomainView
 from hmi_operator.ports import ControlPlane
 
 RECENT_SECONDS = 5.0

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from hmi_api.common import CommonStatus
-from hmi_api.domain import Domain, DomainStatus
 from hmi_api.errors import HmiError, InvalidInput
+from hmi_api.internal.catalog import AdapterView, DomainView, PublishAgain
+from hmi_api.internal.runs import RunCreate, RunState, RunView
 from hmi_api.names import FINALIZER, DomainKey
-from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_api.wire import AdapterView, DomainView, PublishAgain, RunCreate, RunState, RunView
+from hmi_api.resources.common import CommonStatus
+from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.domain_views import DomainViews
 from hmi_operator.erasing import Eraser
 from hmi_operator.plan import (

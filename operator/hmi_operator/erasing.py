@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable
 
-from hmi_api.domain import Domain
 from hmi_api.errors import HmiError
 from hmi_api.names import DomainKey
-from hmi_api.task_adapter import TaskAdapter
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.plan.steps import Erase, Restore, Revoke, Withdraw
 from hmi_operator.ports import ControlPlane, ResourceRef, ResourceStore, TrainingJobs
 

@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 
-from hmi_api.domain import Domain
 from hmi_api.names import DomainKey
-from hmi_api.task_adapter import TaskAdapter
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.ports import ResourceRef
 
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from hmi_api.declared import ClusterClaimed
 from hmi_api.errors import HmiError, InvalidInput
+from hmi_api.internal.catalog import ClusterClaimed
 from hmi_operator.ports import ControlPlane, KindName, ResourceRef, ResourceStore, TrainingJobs
 
 logger = logging.getLogger(__name__)

@@ -4,22 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from hmi_api.declared import ClusterClaimed, DeclaredPage
-from hmi_api.domain import Domain, DomainStatus
-from hmi_api.names import DomainKey, Tenant
-from hmi_api.pods import RunPod
-from hmi_api.revocation import Revocation
-from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_api.wire import (
+from hmi_api.internal.catalog import (
     AdapterRecord,
     AdapterView,
+    ClusterClaimed,
+    DeclaredPage,
     DomainRecord,
     DomainView,
     PublishAgain,
-    RunCreate,
-    RunFailure,
-    RunView,
+    Revocation,
 )
+from hmi_api.internal.runs import RunCreate, RunFailure, RunPod, RunView
+from hmi_api.names import DomainKey, Tenant
+from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.plan.world import JobView
 
 KindName = Literal["Domain", "TaskAdapter"]

@@ -3,10 +3,9 @@
 import re
 from collections import OrderedDict
 
-from hmi_api.domain import Domain
-from hmi_api.pods import RunPod
-from hmi_api.task_adapter import TaskAdapter
-from hmi_api.wire import RunView
+from hmi_api.internal.runs import RunPod, RunView
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.plan import JobView
 from hmi_operator.plan.runs import is_run_of
 from hmi_operator.ports import ControlPlane, TrainingJobs

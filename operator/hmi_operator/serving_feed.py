@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from hmi_api.errors import HmiError
-from hmi_api.wire import STAMPS_AT_ONCE, AdapterView
+from hmi_api.internal.catalog import STAMPS_AT_ONCE, AdapterView
 from hmi_operator.ports import ControlPlane, ResourceRef
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.address_policy import AddressPolicySettings
-from hmi_api.common import Resources
-from hmi_api.environment import PREFIX, HmiSettings
-from hmi_api.revocation import GRACE
+from hmi_api.internal.catalog import GRACE
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.common import Resources
+from hmi_api.security.address_policy import AddressPolicySettings
+from hmi_api.settings import PREFIX, HmiSettings
 from hmi_operator.kube.jobs import TrainerSettings
 from hmi_operator.kube.webhook import WebhookAddress
 from hmi_operator.plan import CLUSTER, Surroundings

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from served_command import Run, Served
 
-from hmi_api.conditions import ConditionStatus, set_condition
-from hmi_api.domain import Domain, DomainStatus
 from hmi_api.names import FINALIZER
+from hmi_api.resources.conditions import ConditionStatus, set_condition
+from hmi_api.resources.domain import Domain, DomainStatus
 from hmi_cli.commands import deletion
 from hmi_cli.kinds import Kind
 from hmi_cli.resource_api import ResourceApi

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import typer
 
-from hmi_api.yaml_reader import read_documents
+from hmi_api.resources.yaml_reader import read_documents
 from hmi_cli.main import app, main
 from hmi_cli.render.objects import dump_yaml
 

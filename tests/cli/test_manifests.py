@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from hmi_api.crd import structural_schema
-from hmi_api.domain import Domain
-from hmi_api.task_adapter import TaskAdapter
+from hmi_api.resources.crd import structural_schema
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_cli.errors import EXIT_USAGE, CliError
 from hmi_cli.manifests import ADDRESSES, load
 

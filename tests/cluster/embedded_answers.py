@@ -11,14 +11,9 @@ from installation import NAMESPACE, RELEASE
 from kubectl import Kubectl
 
 from hmi_api.artifacts import ArtifactRef
-from hmi_api.wire import (
-    AdapterServing,
-    AdapterView,
-    DomainServing,
-    DomainView,
-    InferRow,
-    RowResult,
-)
+from hmi_api.internal.catalog import AdapterView, DomainView
+from hmi_api.internal.inference import InferRow, RowResult
+from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.residency import Residency

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event, insert
 
-from hmi_api.wire import AdapterRecord, Heartbeat, RunCreate, RunProgress, RunResult, RunState
+from hmi_api.internal.catalog import AdapterRecord
+from hmi_api.internal.runs import RunCreate, RunProgress, RunResult, RunState
+from hmi_api.internal.runtimes import Heartbeat
 from hmi_control_plane.catalog import adapters, completion, desired, runs, runtimes, tenants
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.storage import (

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from hmi_api.request_body import BodyLimit, RequestBodyMiddleware
+from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_control_plane import errors
 from hmi_control_plane.app import create_app
 from hmi_control_plane.middleware import RequestIdMiddleware

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from hmi_api.callers import ServiceAccounts
+from hmi_api.security.internal_auth import ServiceAccounts
 from hmi_control_plane.app import create_app
 from hmi_control_plane.settings import Part, Settings
 

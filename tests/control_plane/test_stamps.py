@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from hmi_api.wire import STAMPS_AT_ONCE
+from hmi_api.internal.catalog import STAMPS_AT_ONCE
 from hmi_control_plane.catalog.stamps import adapter_stamps
 from hmi_control_plane.settings import Settings
 from hmi_control_plane.storage import Database

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from rendered_chart import NAMESPACE, Helm, RenderedChart, selects
 
-from hmi_api.wire import DomainRunSpec, RunView
+from hmi_api.internal.runs import DomainRunSpec, RunView
 from hmi_operator.kube.jobs.naming import labels_of
 from hmi_operator.kube.jobs.network import build_network_policy
 from hmi_operator.settings import OperatorSettings

@@ -7,8 +7,8 @@ import yaml
 from pydantic_settings import BaseSettings
 from rendered_chart import ROOT, Helm, Manifest, RenderedChart
 
-from hmi_api import ca_certificates
-from hmi_api.adapter_limits import AdapterLimits
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.security import ca_certificates
 from hmi_control_plane.settings import DatabaseSettings, Part, Settings
 from hmi_operator.settings import OperatorSettings, ReleaseSettings
 from hmi_runtime.server.settings import RuntimeSettings

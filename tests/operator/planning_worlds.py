@@ -6,22 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_api.common import ObjectMeta, ObjectRef
-from hmi_api.conditions import Condition, find_condition
-from hmi_api.domain import BaseModelRef, Domain, DomainSpec, OnMiss
+from hmi_api.internal.catalog import AdapterVersionView, AdapterView, DomainVersionView, DomainView
+from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunState, RunView
 from hmi_api.names import FINALIZER, DomainKey, Tenant
-from hmi_api.run_digest import adapter_run_digest, domain_run_digest
-from hmi_api.task_adapter import TaskAdapter, TaskAdapterSpec, TaskType
-from hmi_api.wire import (
-    AdapterRunSpec,
-    AdapterVersionView,
-    AdapterView,
-    DomainRunSpec,
-    DomainVersionView,
-    DomainView,
-    RunState,
-    RunView,
-)
+from hmi_api.resources.common import ObjectMeta, ObjectRef
+from hmi_api.resources.conditions import Condition, find_condition
+from hmi_api.resources.domain import BaseModelRef, Domain, DomainSpec, OnMiss
+from hmi_api.resources.spec_changes import adapter_run_digest, domain_run_digest
+from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterSpec, TaskType
 from hmi_operator.plan import (
     AdapterWorld,
     DomainWorld,

@@ -8,10 +8,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from hmi_api.bearer import TokenSource
 from hmi_api.errors import HmiError, InvalidInput, NotReady, error_body
+from hmi_api.internal.runs import RunFailure
 from hmi_api.names import Tenant
-from hmi_api.wire import RunFailure
+from hmi_api.security.bearer import TokenSource
 from hmi_operator import client as client_module
 from hmi_operator.client import ATTEMPTS, ControlPlaneClient
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from planning_worlds import DIGEST, domain_version
 
+from hmi_api.internal.catalog import DomainRecord, DomainView
 from hmi_api.names import DomainKey
-from hmi_api.wire import DomainRecord, DomainView
 from hmi_operator.domain_views import RECENT_SECONDS, DomainViews
 
 pytestmark = pytest.mark.anyio

@@ -8,24 +8,22 @@ from typing import Any
 import pytest
 from planning_worlds import adapter_version, domain_version
 
-from hmi_api.conditions import find_condition
-from hmi_api.declared import ClusterClaimed, Declared, DeclaredPage
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_api.manifests import parse_manifest
-from hmi_api.names import FINALIZER, Tenant
-from hmi_api.pods import RunPod
-from hmi_api.revocation import Revocation
-from hmi_api.wire import (
+from hmi_api.internal.catalog import (
     AdapterRecord,
     AdapterView,
+    ClusterClaimed,
+    Declared,
+    DeclaredPage,
     DomainRecord,
     DomainView,
     PublishAgain,
-    RunCreate,
-    RunFailure,
-    RunState,
-    RunView,
+    Revocation,
 )
+from hmi_api.internal.runs import RunCreate, RunFailure, RunPod, RunState, RunView
+from hmi_api.names import FINALIZER, Tenant
+from hmi_api.resources.conditions import find_condition
+from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.engine import Engine, Outcome
 from hmi_operator.local import FileResourceStore
 from hmi_operator.plan import JobView, Trouble

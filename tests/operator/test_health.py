@@ -17,13 +17,14 @@ from planning_worlds import (
 )
 from support_kstatus import Health, health_of
 
-from hmi_api.common import dump
-from hmi_api.conditions import find_condition
-from hmi_api.domain import Domain
 from hmi_api.errors import InvalidInput
+from hmi_api.internal.catalog import EarlierVersion
+from hmi_api.internal.runs import RunFailure, RunResult, RunState
 from hmi_api.names import DomainKey
-from hmi_api.task_adapter import TaskAdapter
-from hmi_api.wire import EarlierVersion, RunFailure, RunResult, RunState
+from hmi_api.resources.common import dump
+from hmi_api.resources.conditions import find_condition
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.plan import (
     JobView,
     Plan,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from planning_worlds import domain, run_of
 
-from hmi_api.wire import RunState, RunView
+from hmi_api.internal.runs import RunState, RunView
 from hmi_operator.local import SubprocessJobs, tether
 from hmi_operator.local.processes import remember, remembered, started_at
 

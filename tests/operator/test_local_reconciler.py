@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from hmi_api.conditions import find_condition, is_true
 from hmi_api.errors import InvalidInput
-from hmi_api.manifests import parse_manifest
+from hmi_api.resources.conditions import find_condition, is_true
+from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.client import ControlPlaneClient
 from hmi_operator.local import FileResourceStore, LocalReconciler, SubprocessJobs
 from hmi_operator.local.processes import remembered

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from test_engine import Catalog, Jobs
 
-from hmi_api.declared import ClusterClaimed
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_api.manifests import parse_manifest
+from hmi_api.internal.catalog import AdapterRecord, AdapterView, ClusterClaimed, DomainRecord, DomainView
 from hmi_api.names import Tenant
-from hmi_api.wire import AdapterRecord, AdapterView, DomainRecord, DomainView
+from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.local import FileResourceStore
 from hmi_operator.orphans import CatalogKeeper, Grace, Orphan
 from hmi_operator.ports import ResourceRef

@@ -16,18 +16,15 @@ from planning_worlds import (
     run_of,
 )
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.common import DataRead
-from hmi_api.conditions import find_condition, is_true
-from hmi_api.domain import OnMiss
+from hmi_api.internal.catalog import EarlierVersion
+from hmi_api.internal.runs import RunResult, RunState
 from hmi_api.names import DomainKey, Tenant
-from hmi_api.run_digest import adapter_run_digest
-from hmi_api.task_adapter import Gate, Metric
-from hmi_api.wire import (
-    EarlierVersion,
-    RunResult,
-    RunState,
-)
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.common import DataRead
+from hmi_api.resources.conditions import find_condition, is_true
+from hmi_api.resources.domain import OnMiss
+from hmi_api.resources.spec_changes import adapter_run_digest
+from hmi_api.resources.task_adapter import Gate, Metric
 from hmi_operator.plan import (
     Standing,
     Surroundings,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from planning_worlds import adapter, adapter_world, domain, domain_world, reason
 
-from hmi_api.address_policy import AddressPolicy
+from hmi_api.security.address_policy import AddressPolicy
 from hmi_operator.plan import CLUSTER, plan_adapter, plan_domain
 
 

@@ -19,11 +19,11 @@ from planning_worlds import (
     reason,
 )
 
-from hmi_api.common import ObjectRef
-from hmi_api.domain import Domain, Sharing
+from hmi_api.internal.catalog import AdapterRecord, AdapterView, DomainRecord, DomainView
 from hmi_api.names import DomainKey
-from hmi_api.task_adapter import TaskAdapter, TaskType
-from hmi_api.wire import AdapterRecord, AdapterView, DomainRecord, DomainView
+from hmi_api.resources.common import ObjectRef
+from hmi_api.resources.domain import Domain, Sharing
+from hmi_api.resources.task_adapter import TaskAdapter, TaskType
 from hmi_operator.plan import Dependent, DomainWorld, Plan, Standing, plan_adapter, plan_domain
 from hmi_operator.plan.steps import Erase, RemoveFinalizer, Withdraw
 

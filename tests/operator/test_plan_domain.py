@@ -18,18 +18,13 @@ from planning_worlds import (
     run_of,
 )
 
-from hmi_api.common import DataRead, ObjectRef
-from hmi_api.conditions import find_condition, is_true
-from hmi_api.domain import BaseModelRef, Sharing
 from hmi_api.errors import InvalidInput
+from hmi_api.internal.runs import DomainRunSpec, RunFailure, RunProgress, RunState
 from hmi_api.names import DomainKey
-from hmi_api.run_digest import domain_run_digest
-from hmi_api.wire import (
-    DomainRunSpec,
-    RunFailure,
-    RunProgress,
-    RunState,
-)
+from hmi_api.resources.common import DataRead, ObjectRef
+from hmi_api.resources.conditions import find_condition, is_true
+from hmi_api.resources.domain import BaseModelRef, Sharing
+from hmi_api.resources.spec_changes import domain_run_digest
 from hmi_operator.plan import (
     Dependent,
     DomainWorld,

@@ -19,18 +19,12 @@ from planning_worlds import (
     run_of,
 )
 
-from hmi_api.conditions import Condition, is_true
-from hmi_api.domain import Domain
+from hmi_api.internal.catalog import EarlierVersion
+from hmi_api.internal.runs import RunFailure, RunProgress, RunResult, RunState, RunView
 from hmi_api.names import DomainKey
-from hmi_api.task_adapter import TaskAdapter
-from hmi_api.wire import (
-    EarlierVersion,
-    RunFailure,
-    RunProgress,
-    RunResult,
-    RunState,
-    RunView,
-)
+from hmi_api.resources.conditions import Condition, is_true
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.plan import (
     AdapterWorld,
     DomainWorld,

@@ -19,12 +19,12 @@ from planning_worlds import (
     reason,
 )
 
-from hmi_api.common import ObjectRef
-from hmi_api.conditions import find_condition
-from hmi_api.domain import Domain, OnMiss, Sharing
 from hmi_api.names import DomainKey
-from hmi_api.run_digest import adapter_run_digest
-from hmi_api.task_adapter import TaskAdapter
+from hmi_api.resources.common import ObjectRef
+from hmi_api.resources.conditions import find_condition
+from hmi_api.resources.domain import Domain, OnMiss, Sharing
+from hmi_api.resources.spec_changes import adapter_run_digest
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.plan import AdapterWorld, Dependent, Plan, Standing, plan_adapter, plan_domain
 from hmi_operator.plan.steps import DeclareAdapter, Erase, RemoveFinalizer, Restore, Revoke
 

@@ -17,8 +17,8 @@ from planning_worlds import (
     run_of,
 )
 
-from hmi_api.common import Resources
-from hmi_api.wire import RunFailure, RunState
+from hmi_api.internal.runs import RunFailure, RunState
+from hmi_api.resources.common import Resources
 from hmi_operator.plan import JobView, Trouble, plan_adapter, plan_domain
 from hmi_operator.plan.runs import BLOCKED_SECONDS
 from hmi_operator.plan.steps import ResumeRun, StartRun, StopRun

@@ -15,9 +15,9 @@ import uvicorn
 import yaml
 from fastapi import FastAPI, HTTPException, Request
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.manifests import parse_manifest
 from hmi_api.names import FINALIZER
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.local import FileResourceStore, router
 from hmi_operator.local.api import MAX_BODY_BYTES
 from hmi_operator.plan import Surroundings

@@ -7,7 +7,7 @@ import pytest
 from planning_worlds import adapter, adapter_world
 
 from hmi_api.errors import NotReady
-from hmi_api.wire import STAMPS_AT_ONCE
+from hmi_api.internal.catalog import STAMPS_AT_ONCE
 from hmi_operator.ports import ResourceRef
 from hmi_operator.serving_feed import SHORTEST_SECONDS, STAMPS_PER_SECOND, ServingFeed
 

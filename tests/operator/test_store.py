@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from hmi_api.domain import DomainStatus
-from hmi_api.manifests import parse_manifest
 from hmi_api.names import DomainKey
+from hmi_api.resources.domain import DomainStatus
+from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.local import FileResourceStore
 from hmi_operator.local.files import write_atomically
 from hmi_operator.ports import ResourceRef

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from planning_worlds import domain, run_of
 
-from hmi_api.wire import RunState
+from hmi_api.internal.runs import RunState
 from hmi_operator.local import SubprocessJobs
 from hmi_operator.local.processes import remember
 from hmi_operator.local.work_folders import (

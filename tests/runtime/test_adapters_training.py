@@ -9,7 +9,7 @@ from support_encoders import ARCHITECTURES, random_encoder
 from torch import Tensor, nn
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.batched_heads import run_heads
 from hmi_runtime.adapters.bottleneck import add_bottlenecks, export_bottlenecks

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hmi_api.errors import Damaged, InvalidInput
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.weights import (
     ADAPTER_FILE,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.batched import Precision, UpperExecutor
 from hmi_runtime.adapters.batched_heads import run_heads
 from hmi_runtime.adapters.calibration import calibration_sample

@@ -10,7 +10,7 @@ from support_encoders import ARCHITECTURES, POST_NORM, random_encoder
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.slots import BARE, SlotLimits, SlotPool, bucket

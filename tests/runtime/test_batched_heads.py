@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.batched_heads import run_heads
 from hmi_runtime.adapters.reference import run_head
 from hmi_runtime.adapters.slots import BARE, SlotLimits, SlotPool

@@ -5,7 +5,7 @@ import torch
 from support_encoders import ARCHITECTURES, POST_NORM, PRE_NORM_ROTARY, random_encoder
 from torch import Tensor
 
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters import quantized
 from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.calibration import calibration_sample

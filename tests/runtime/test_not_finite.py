@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from support_encoders import POST_NORM, random_encoder, small_model
 from torch import nn
 
-from hmi_api.domain import TableDtype
 from hmi_api.errors import Damaged, InvalidInput
+from hmi_api.resources.domain import TableDtype
 from hmi_runtime.base.families import encoder_config
 from hmi_runtime.base.weights import WEIGHTS_FILE, read_encoder
 from hmi_runtime.model import DomainLayers

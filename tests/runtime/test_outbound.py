@@ -21,9 +21,9 @@ import pytest
 import trustme
 from recording_proxy import RecordingProxy, name_proxies, recording_proxy
 
-from hmi_api.address_policy import AddressPolicy
-from hmi_api.common import DataSource
 from hmi_api.errors import HmiError, InvalidInput
+from hmi_api.resources.common import DataSource
+from hmi_api.security.address_policy import AddressPolicy
 from hmi_runtime.base import resolve_base
 from hmi_runtime.outbound import guard as guards
 from hmi_runtime.outbound import open_address, refusal_in, use_guarded_client

@@ -7,8 +7,8 @@ import pytest
 import torch
 from support_encoders import ARCHITECTURES, random_encoder
 
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import InferRow
+from hmi_api.internal.inference import InferRow
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.batched import Precision, UpperExecutor
 from hmi_runtime.adapters.batched_heads import run_heads
 from hmi_runtime.adapters.slots import SlotLimits, SlotPool

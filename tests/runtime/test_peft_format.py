@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import BertModel
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import Task, TaskType
+from hmi_api.resources.task_adapter import Task, TaskType
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.peft_export import HEAD_FILE, ExportedHead, export_peft
 from hmi_runtime.adapters.peft_format import import_peft

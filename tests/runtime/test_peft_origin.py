@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from support_peft import SEQUENCE, edit_config, saved_adapter
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import Task, TaskType
+from hmi_api.resources.task_adapter import Task, TaskType
 from hmi_runtime.adapters.peft_format import import_peft
 from hmi_runtime.base import BaseModel
 

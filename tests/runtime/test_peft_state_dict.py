@@ -12,7 +12,7 @@ from support_peft import MODELS, make_model, saved_adapter, tune
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import Task, TaskType
+from hmi_api.resources.task_adapter import Task, TaskType
 from hmi_runtime.adapters.peft_files import TENSORS_FILE
 from hmi_runtime.adapters.peft_format import import_peft
 from hmi_runtime.base import BaseModel

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmi_api.domain import OnMiss, TableDtype
+from hmi_api.resources.domain import OnMiss, TableDtype
 from hmi_runtime.base import Encoder, EncoderConfig
 from hmi_runtime.model import ABSENT, DomainLayers
 from hmi_runtime.plot.build import BuildReport, build_table

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmi_api.domain import OnMiss, TableDtype
 from hmi_api.errors import InvalidInput
+from hmi_api.resources.domain import OnMiss, TableDtype
 from hmi_runtime.base import Encoder, EncoderConfig
 from hmi_runtime.model import ABSENT, DomainLayers, trigrams
 from hmi_runtime.plot.keys import pack, unpack

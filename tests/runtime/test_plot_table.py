@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from hmi_api.domain import TableDtype
 from hmi_api.errors import Damaged
+from hmi_api.resources.domain import TableDtype
 from hmi_runtime.plot.keys import unpack
 from hmi_runtime.plot.table import TABLE_FILE, PlotTable, encode
 

@@ -20,7 +20,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from hmi_api.task_adapter import Task, TaskType
+from hmi_api.resources.task_adapter import Task, TaskType
 from hmi_runtime.base import BaseModel
 from hmi_runtime.base.families import encoder_config
 

@@ -4,7 +4,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from hmi_api.wire import AdapterRunSpec, DomainRunSpec, DomainVersionView, RunFailure, RunResult, RunSpec
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunFailure, RunResult, RunSpec
 from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.training.program import do_run
 from hmi_runtime.training.report import LineReporter

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hmi_api.names import digest_bytes
-from hmi_api.task_adapter import AdapterTraining, Teacher
+from hmi_api.resources.task_adapter import AdapterTraining, Teacher
 from hmi_bench.accuracy.tasks import Rows, Task, corpus
 from hmi_bench.accuracy.tuning import Recipe
 from hmi_runtime.adapters.batched import UpperExecutor

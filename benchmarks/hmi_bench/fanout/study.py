@@ -11,8 +11,8 @@ from typing import Literal
 
 import torch
 
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import InferRow, RowResult
+from hmi_api.internal.inference import InferRow, RowResult
+from hmi_api.resources.task_adapter import TaskType
 from hmi_bench import results
 from hmi_bench.bases import open_base
 from hmi_bench.fanout.merged import MergedModel

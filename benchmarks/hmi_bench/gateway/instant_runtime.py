@@ -5,7 +5,7 @@ Every row gets the same scores. It prints its port. It knows only the HTTP that 
 
 import asyncio
 
-from hmi_api.wire import InferReply, InferRequest, RowResult
+from hmi_api.internal.inference import InferReply, InferRequest, RowResult
 
 _RESULT = RowResult(version=1, labels=["no", "yes"], scores=[0.25, 0.75], prompt_tokens=12)
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import httpx
 
-from hmi_api.wire import InferRequest, InferRow
+from hmi_api.internal.inference import InferRequest, InferRow
 from hmi_bench.gateway.client import Target
 
 TENANT = "bench"

@@ -17,21 +17,12 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_api.common import DataSource, ObjectRef
-from hmi_api.domain import BaseModelRef, DomainSpec
-from hmi_api.task_adapter import Task, TaskAdapterSpec, TaskData, TaskType
-from hmi_api.wire import (
-    AdapterRecord,
-    AdapterRunSpec,
-    DesiredState,
-    DomainRecord,
-    DomainRunSpec,
-    DomainVersionView,
-    Heartbeat,
-    RunCreate,
-    RunResult,
-    RuntimeRegistration,
-)
+from hmi_api.internal.catalog import AdapterRecord, DomainRecord, DomainVersionView
+from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunCreate, RunResult
+from hmi_api.internal.runtimes import DesiredState, Heartbeat, RuntimeRegistration
+from hmi_api.resources.common import DataSource, ObjectRef
+from hmi_api.resources.domain import BaseModelRef, DomainSpec
+from hmi_api.resources.task_adapter import Task, TaskAdapterSpec, TaskData, TaskType
 from hmi_control_plane import placement
 from hmi_control_plane.catalog import adapters, completion, desired, domains, runs, runtimes, tenants
 from hmi_control_plane.storage import Database

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hmi_api.errors import HmiError
-from hmi_api.wire import AdapterServing
+from hmi_api.internal.runtimes import AdapterServing
 from hmi_bench.published import serving
 from hmi_bench.scale.population import Population
 from hmi_runtime.adapters.weights import AdapterWeights

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from hmi_api.wire import AdapterServing
+from hmi_api.internal.runtimes import AdapterServing
 from hmi_bench.published import PublishedDomain
 from hmi_bench.serving.ours import random_adapter
 from hmi_runtime.adapters.weights import AdapterWeights

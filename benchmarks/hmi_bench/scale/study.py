@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from hmi_api.wire import AdapterServing
+from hmi_api.internal.runtimes import AdapterServing
 from hmi_bench.bases import open_base
 from hmi_bench.published import publish_domain, runtime_settings, serving
 from hmi_bench.scale.catalog import CatalogCost, measure_catalog

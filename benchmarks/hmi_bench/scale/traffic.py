@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from hmi_api.wire import AdapterServing, InferRow
+from hmi_api.internal.inference import InferRow
+from hmi_api.internal.runtimes import AdapterServing
 from hmi_bench.scale.watched_store import Source, WatchedStore
 from hmi_bench.turns import percentile
 from hmi_runtime.pipeline import Pipeline

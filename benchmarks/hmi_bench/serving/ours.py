@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hmi_api.domain import OnMiss
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.domain import OnMiss
+from hmi_api.resources.task_adapter import TaskType
 from hmi_bench.serving.contender import Batch
 from hmi_runtime.adapters.batched import Precision, UpperExecutor
 from hmi_runtime.adapters.batched_heads import run_heads

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hmi_api.phases import Phase
+from hmi_api.resources.conditions import Phase
 from hmi_cli.commands.resources import (
     DEFAULT_NAMESPACE,
     Files,

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from hmi_api.phases import Phase
+from hmi_api.resources.conditions import Phase
 from hmi_cli.render.resources import blocking, ready_status
 
 LINE_EVERY_S = 10.0

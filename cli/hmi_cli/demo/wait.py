@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hmi_api.phases import Phase
+from hmi_api.resources.conditions import Phase
 from hmi_cli.demo.board import Board
 from hmi_cli.kinds import KINDS
 from hmi_cli.render.resources import ready_status

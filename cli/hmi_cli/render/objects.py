@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from hmi_api.yaml_reader import is_plain_text
+from hmi_api.resources.yaml_reader import is_plain_text
 
 
 class Output(StrEnum):

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hmi_api.common import DataRead
-from hmi_api.conditions import SUMMARIES, DomainCondition
+from hmi_api.resources.common import DataRead
+from hmi_api.resources.conditions import SUMMARIES, DomainCondition
 from hmi_cli.kinds import DOMAIN, Kind
 from hmi_cli.render.objects import dump_yaml
 from hmi_cli.render.tables import NONE, age, amount, format_table

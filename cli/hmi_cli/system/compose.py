@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine
 
 from pydantic import SecretStr
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.environment import load_settings
 from hmi_api.errors import InvalidInput
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.settings import load_settings
 from hmi_cli.errors import CliError, usage_error
 from hmi_cli.system.home import Home
 from hmi_cli.system.server import System

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from hmi_api.environment import read_trimmed
+from hmi_api.settings import read_trimmed
 from hmi_cli.errors import CliError
 
 ADMIN_KEY_PREFIX = "hmi_admin_"

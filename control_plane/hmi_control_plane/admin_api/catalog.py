@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fastapi import APIRouter, Response
 
-from hmi_api.wire import ResidentBytes
+from hmi_api.internal.runtimes import ResidentBytes
 from hmi_control_plane.admin_api.schemas import (
     ArtifactBody,
     Cursor,

@@ -6,10 +6,12 @@ from typing import Annotated, Generic, TypeVar
 from fastapi import Query
 from pydantic import Field
 
-from hmi_api.artifacts import ArtifactRef, WireModel
-from hmi_api.common import DnsLabel
-from hmi_api.storable import Text
-from hmi_api.wire import AdapterView, DomainView, ResidentBytes, RunView
+from hmi_api.artifacts import ArtifactRef
+from hmi_api.internal.catalog import AdapterView, DomainView
+from hmi_api.internal.runs import RunView
+from hmi_api.internal.runtimes import ResidentBytes
+from hmi_api.internal.storable import Text, WireModel
+from hmi_api.resources.common import DnsLabel
 from hmi_control_plane.catalog.cursors import LONGEST_CURSOR
 from hmi_control_plane.catalog.paging import LARGEST_PAGE, Page
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 
-from hmi_api.callers import Caller, CallerCheck, Role
+from hmi_api.security.internal_auth import Caller, CallerCheck, Role
 from hmi_control_plane.auth.tokens import bearer
 from hmi_control_plane.errors import Forbidden, Unauthorized
 

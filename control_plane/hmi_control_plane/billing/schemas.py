@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from hmi_api.artifacts import WireModel
+from hmi_api.internal.storable import WireModel
 from hmi_control_plane.billing.bill import LATE, NO_PRICE, UNIT_OF, Bill
 from hmi_control_plane.billing.money import Amount, Currency, UnitPrice, exact_product, minor_digits, rounded
 from hmi_control_plane.metering.moments import Moment

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from hmi_api.internal.catalog import AdapterRecord, AdapterView, EarlierVersion
 from hmi_api.names import adapter_key
-from hmi_api.wire import AdapterRecord, AdapterView, EarlierVersion
 from hmi_control_plane import placement
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.cursors import NUMBER_CURSOR, decode_cursor

@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from hmi_api.declared import ClusterClaimed
+from hmi_api.internal.catalog import ClusterClaimed
 from hmi_control_plane import placement
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.errors import Conflict

@@ -5,8 +5,16 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import InvalidInput
+from hmi_api.internal.runs import (
+    AdapterRunSpec,
+    DomainRunSpec,
+    RunFailure,
+    RunProgress,
+    RunResult,
+    RunState,
+    RunView,
+)
 from hmi_api.names import domain_key
-from hmi_api.wire import AdapterRunSpec, DomainRunSpec, RunFailure, RunProgress, RunResult, RunState, RunView
 from hmi_control_plane import metering, placement
 from hmi_control_plane.catalog import artifacts
 from hmi_control_plane.catalog.adapters import find_adapter

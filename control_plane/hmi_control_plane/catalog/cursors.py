@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hmi_api.errors import InvalidInput
-from hmi_api.storable import Text
+from hmi_api.internal.storable import Text
 
 T = TypeVar("T")
 

@@ -3,8 +3,8 @@
 from sqlalchemy import and_, delete, exists, select
 from sqlalchemy.orm import Session
 
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import AdapterServing, DesiredState, DomainServing
+from hmi_api.internal.runtimes import AdapterServing, DesiredState, DomainServing
+from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane import placement
 from hmi_control_plane.catalog.artifacts import artifact_ref
 from hmi_control_plane.catalog.views import domain_version_views

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from hmi_api.internal.catalog import DomainRecord, DomainView
 from hmi_api.names import domain_key
-from hmi_api.wire import DomainRecord, DomainView
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
 from hmi_control_plane.catalog.paging import Page, page_of

@@ -3,11 +3,10 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hmi_api.callers import Caller, Role
 from hmi_api.errors import NotReady
-from hmi_api.pods import RunPod as ReportedPod
-from hmi_api.pods import seconds_of
-from hmi_api.wire import RunResult, RunState
+from hmi_api.internal.runs import RunPod as ReportedPod
+from hmi_api.internal.runs import RunResult, RunState, seconds_of
+from hmi_api.security.internal_auth import Caller, Role
 from hmi_control_plane import metering
 from hmi_control_plane.catalog.runs import get_run, to_json
 from hmi_control_plane.catalog.times import now

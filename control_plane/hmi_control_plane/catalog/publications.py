@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import InvalidInput
-from hmi_api.wire import DomainRunSpec, RunState
+from hmi_api.internal.runs import DomainRunSpec, RunState
 from hmi_control_plane.catalog.artifacts import load_refs
 from hmi_control_plane.catalog.runs import FINAL
 from hmi_control_plane.catalog.views import run_view

@@ -10,8 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hmi_api.artifacts import ArtifactRef
+from hmi_api.internal.catalog import PublishAgain
 from hmi_api.names import domain_key
-from hmi_api.wire import PublishAgain
 from hmi_control_plane import placement
 from hmi_control_plane.catalog import artifacts
 from hmi_control_plane.catalog.adapters import find_adapter

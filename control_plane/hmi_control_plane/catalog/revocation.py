@@ -3,7 +3,7 @@
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from hmi_api.revocation import Revocation
+from hmi_api.internal.catalog import Revocation
 from hmi_control_plane import placement
 from hmi_control_plane.catalog import artifacts
 from hmi_control_plane.catalog.adapters import get_adapter

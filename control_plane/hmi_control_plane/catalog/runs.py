@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from hmi_api.artifacts import WireModel
-from hmi_api.wire import RunCreate, RunFailure, RunProgress, RunState, RunView
+from hmi_api.internal.runs import RunCreate, RunFailure, RunProgress, RunState, RunView
+from hmi_api.internal.storable import WireModel
 from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
 from hmi_control_plane.catalog.paging import Page, page_of
 from hmi_control_plane.catalog.tenants import get_tenant

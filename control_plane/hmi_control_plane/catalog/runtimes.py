@@ -9,8 +9,8 @@ from sqlalchemy import delete, exists, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from hmi_api.errors import InvalidInput
+from hmi_api.internal.runtimes import Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_api.names import adapter_key
-from hmi_api.wire import Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_control_plane import placement
 from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
 from hmi_control_plane.catalog.paging import Page, page_of

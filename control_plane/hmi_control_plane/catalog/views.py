@@ -5,15 +5,10 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hmi_api.domain import BaseModelRef, OnMiss
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import (
-    AdapterRecord,
-    AdapterVersionView,
-    DomainRecord,
-    DomainVersionView,
-    RunView,
-)
+from hmi_api.internal.catalog import AdapterRecord, AdapterVersionView, DomainRecord, DomainVersionView
+from hmi_api.internal.runs import RunView
+from hmi_api.resources.domain import BaseModelRef, OnMiss
+from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.catalog.artifacts import load_refs
 from hmi_control_plane.storage import (
     Adapter,

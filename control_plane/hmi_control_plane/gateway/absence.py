@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hmi_api.reasons import Reason
-from hmi_api.wire import PASSING_LOAD_FAILURES, RETRIED_WITHOUT_LIMIT, TRAINING_ATTEMPTS, RunState
+from hmi_api.internal.runs import RETRIED_WITHOUT_LIMIT, TRAINING_ATTEMPTS, RunState
+from hmi_api.internal.runtimes import PASSING_LOAD_FAILURES
+from hmi_api.resources.reasons import Reason
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.storage import (
     Adapter,

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from hmi_api.names import AdapterKey, adapter_key
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.gateway.absence import absences
 from hmi_control_plane.gateway.routes import CatalogUnavailableError, ReadRoutes, Route, RuntimeAddress
 from hmi_control_plane.storage import Adapter, Database, Residency, ResidencyState, Runtime, Tenant

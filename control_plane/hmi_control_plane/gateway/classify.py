@@ -5,8 +5,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import RowResult
+from hmi_api.internal.inference import RowResult
+from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.classify_schemas import (
     Classification,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 
 from hmi_api.errors import ErrorDetail
-from hmi_api.wire import TokenLabel, Truncation
+from hmi_api.internal.inference import TokenLabel, Truncation
 from hmi_control_plane.gateway.inference import Text
 from hmi_control_plane.gateway.text import FIRST_FAULT, ModelName, WellFormed
 

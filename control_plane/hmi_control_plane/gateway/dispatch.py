@@ -7,8 +7,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hmi_api.internal.inference import InferRequest, InferRow, RowError, RowResult
 from hmi_api.names import AdapterKey
-from hmi_api.wire import InferRequest, InferRow, RowError, RowResult
 from hmi_control_plane.gateway.routes import CatalogUnavailableError, Route, RoutingTable, RuntimeAddress
 from hmi_control_plane.gateway.runtime_client import RuntimeClient, RuntimeUnavailableError
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from hmi_api.internal.inference import RowResult, TokenLabel
 from hmi_api.tag_schemes import entities, scheme_or_plain
-from hmi_api.wire import RowResult, TokenLabel
 
 
 def merge_entities(text: str | Sequence[str], result: RowResult) -> list[TokenLabel]:

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from hmi_api.errors import ErrorDetail
-from hmi_api.wire import RowError
+from hmi_api.internal.inference import RowError
 from hmi_control_plane.errors import RequestFailed, error_kind
 from hmi_control_plane.fields import FieldProblem, first_request_problem
 from hmi_control_plane.gateway.absence import Absence

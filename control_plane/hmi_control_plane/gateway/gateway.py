@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request
 from prometheus_client import CollectorRegistry
 
-from hmi_api.bearer import TokenSource
+from hmi_api.security.bearer import TokenSource
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.catalog_routes import read_routes_from
 from hmi_control_plane.gateway.classify import add_classify

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from hmi_api.errors import NotReady
+from hmi_api.internal.inference import InferRow, RowResult, Truncation
 from hmi_api.names import AdapterKey, adapter_key
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import InferRow, RowResult, Truncation
+from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.dispatch import Dispatcher, RoutedRow
 from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded, unknown_model

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.failures import unknown_model
 from hmi_control_plane.storage import Adapter, Database, Residency, ResidencyState, Runtime, Tenant

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from hmi_api.names import AdapterKey
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.gateway.absence import Absence
 
 _SHORTEST_BELIEF_SECONDS = 0.25

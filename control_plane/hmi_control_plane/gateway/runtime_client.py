@@ -2,9 +2,9 @@
 
 from pydantic import ValidationError
 
-from hmi_api.bearer import TokenSource
 from hmi_api.errors import NotReady
-from hmi_api.wire import InferReply, InferRequest
+from hmi_api.internal.inference import InferReply, InferRequest
+from hmi_api.security.bearer import TokenSource
 from hmi_control_plane.gateway.connections import ConnectionBrokenError, NoConnectionError, RuntimeNetwork
 
 INFER_PATH = "/internal/v1/infer"

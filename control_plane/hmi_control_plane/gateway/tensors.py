@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import TokenLabel
+from hmi_api.internal.inference import TokenLabel
+from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.gateway.entities import merge_entities
 from hmi_control_plane.gateway.failures import InferenceFailed
 from hmi_control_plane.gateway.inference import ModelAnswer, Text, best_label

@@ -1,6 +1,6 @@
 """The internal API, ``/internal/v1``: what the reconciler, training programs and runtimes call.
 
-Belongs here: routers that serve the contract of ``hmi_api.wire``, and the long poll's waiting.
+Belongs here: routers that serve the contract of ``hmi_api.internal.runs``, and the long poll's waiting.
 Forbidden here: SQL, and anything a tenant or an administrator may call.
 """
 

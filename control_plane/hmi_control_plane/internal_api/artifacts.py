@@ -26,9 +26,9 @@ from hmi_api.artifacts import (
     is_allowed_format,
     is_plain_path,
 )
-from hmi_api.callers import Caller, Role
 from hmi_api.errors import InvalidInput, NotReady
-from hmi_api.wire import ArtifactCommit, ArtifactCommitted
+from hmi_api.internal.runs import ArtifactCommit, ArtifactCommitted
+from hmi_api.security.internal_auth import Caller, Role
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import AdmittedCaller, Door
 from hmi_control_plane.catalog import artifacts, publications

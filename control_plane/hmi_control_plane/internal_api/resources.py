@@ -4,20 +4,23 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from hmi_api.callers import Role
-from hmi_api.declared import ClusterClaim, ClusterClaimed, Declared, DeclaredPage
-from hmi_api.revocation import Revocation
-from hmi_api.storable import ResourceKey, Uid
-from hmi_api.wire import (
+from hmi_api.internal.catalog import (
     AdapterKeys,
     AdapterRecord,
     AdapterStamps,
     AdapterView,
+    ClusterClaim,
+    ClusterClaimed,
+    Declared,
+    DeclaredPage,
     DomainRecord,
     DomainView,
     PublishAgain,
     PublishedAgain,
+    Revocation,
 )
+from hmi_api.internal.storable import ResourceKey, Uid
+from hmi_api.security.internal_auth import Role
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Door
 from hmi_control_plane.catalog import adapters, clusters, domains, republish, revocation, stamps, tenants

@@ -3,9 +3,8 @@
 from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
-from hmi_api.callers import Caller, Role
-from hmi_api.pods import RunPods
-from hmi_api.wire import RunCreate, RunFailure, RunProgress, RunResult, RunView
+from hmi_api.internal.runs import RunCreate, RunFailure, RunPods, RunProgress, RunResult, RunView
+from hmi_api.security.internal_auth import Caller, Role
 from hmi_control_plane.auth import AdmittedCaller, Door
 from hmi_control_plane.catalog import completion, pods, publications, runs
 from hmi_control_plane.catalog.views import run_view

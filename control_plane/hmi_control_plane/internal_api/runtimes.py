@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from hmi_api.callers import Role
-from hmi_api.wire import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
+from hmi_api.internal.runtimes import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
+from hmi_api.security.internal_auth import Role
 from hmi_control_plane import placement
 from hmi_control_plane.auth import Door
 from hmi_control_plane.catalog import desired, runtimes

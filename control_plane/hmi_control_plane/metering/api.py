@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from hmi_api.artifacts import WireModel
-from hmi_api.common import DnsLabel
+from hmi_api.internal.storable import WireModel
+from hmi_api.resources.common import DnsLabel
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.catalog.tenants import find_account
 from hmi_control_plane.metering.moments import Moment

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from hmi_api.wire import RunView
+from hmi_api.internal.runs import RunView
 from hmi_control_plane.storage import Meter
 
 EVENT_TYPE = "dev.hmi.usage.v1"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from hmi_api.domain import Domain
 from hmi_api.names import FINALIZER, TENANT_LABEL, DomainKey, Tenant, tenant_of
+from hmi_api.resources.domain import Domain
 from hmi_operator.index import DependentsIndex
 from hmi_operator.kube.api import Manifest
 from hmi_operator.kube.objects import Resource, Status, Unreadable, is_newer, pack, read, ref_of, unpack

@@ -10,13 +10,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from hmi_api.common import CommonStatus
-from hmi_api.conditions import SUMMARIES, Condition, ConditionStatus, DomainCondition, find_condition
-from hmi_api.domain import Domain
 from hmi_api.errors import HmiError
 from hmi_api.names import API_VERSION
-from hmi_api.reasons import Reason
-from hmi_api.task_adapter import TaskAdapter
+from hmi_api.resources.common import CommonStatus
+from hmi_api.resources.conditions import (
+    SUMMARIES,
+    Condition,
+    ConditionStatus,
+    DomainCondition,
+    find_condition,
+)
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.reasons import Reason
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.errors import Conflict
 from hmi_operator.kube.kinds import EVENTS

@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hmi_api.common import dump
-from hmi_api.domain import Domain, DomainStatus
-from hmi_api.manifests import explained
 from hmi_api.names import API_VERSION
-from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
+from hmi_api.resources.common import dump
+from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.manifests import explained
+from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.kube.api import Manifest
 from hmi_operator.ports import KindName, ResourceRef
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import kopf
 
-from hmi_api.common import CommonStatus
-from hmi_api.domain import Domain
 from hmi_api.errors import HmiError, InvalidInput
-from hmi_api.task_adapter import TaskAdapter
+from hmi_api.resources.common import CommonStatus
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.engine import Engine
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.cache import ResourceCache

@@ -6,7 +6,7 @@ from typing import Any
 
 from hmi_api.errors import HmiError
 from hmi_api.names import API_VERSION
-from hmi_api.reasons import Reason
+from hmi_api.resources.reasons import Reason
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.errors import Conflict
 from hmi_operator.kube.events import REPORTER, moment

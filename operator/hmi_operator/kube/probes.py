@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from hmi_api.listening import listening_socket
+from hmi_api.servers import listening_socket
 
 Probe = Callable[[], str | None]
 """Returns what is wrong, or None."""

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable, Sequence
 
-from hmi_api.domain import DomainStatus
 from hmi_api.errors import NotReady
 from hmi_api.names import DomainKey, Tenant
-from hmi_api.task_adapter import TaskAdapterStatus
+from hmi_api.resources.domain import DomainStatus
+from hmi_api.resources.task_adapter import TaskAdapterStatus
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.cache import ResourceCache
 from hmi_operator.kube.errors import Conflict

@@ -11,10 +11,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from hmi_api.conditions import Condition
 from hmi_api.names import FINALIZER
-from hmi_api.phases import Phase
-from hmi_api.reasons import Reason
+from hmi_api.resources.conditions import Condition, Phase
+from hmi_api.resources.reasons import Reason
 from hmi_operator.engine import Engine, Outcome
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.cache import ResourceCache

@@ -12,15 +12,13 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 
-from hmi_api.common import dump
-from hmi_api.domain import Domain
 from hmi_api.errors import InvalidInput
-from hmi_api.manifests import parse_manifest
 from hmi_api.names import API_VERSION, GROUP, VERSION, tenant_of
-from hmi_api.namespace import Namespace
-from hmi_api.task_adapter import TaskAdapter
-from hmi_api.tenant_label import check_tenant
-from hmi_api.yaml_reader import TOO_LARGE, Bounds, read_documents
+from hmi_api.resources.common import Namespace, check_tenant, dump
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.manifests import parse_manifest
+from hmi_api.resources.task_adapter import TaskAdapter
+from hmi_api.resources.yaml_reader import TOO_LARGE, Bounds, read_documents
 from hmi_operator.admission import judge
 from hmi_operator.local import errors
 from hmi_operator.local.disk import PLURALS

@@ -9,10 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hmi_api.common import dump
-from hmi_api.domain import Domain, DomainStatus
-from hmi_api.namespace import Namespace
-from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
+from hmi_api.resources.common import Namespace, dump
+from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.local.files import remove_durably, write_atomically
 from hmi_operator.ports import KindName, ResourceRef
 

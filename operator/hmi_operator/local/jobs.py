@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hmi_api.wire import RunView
+from hmi_api.internal.runs import RunView
 from hmi_operator.local.processes import remember, remembered, send
 from hmi_operator.local.work_folders import LOG_FILE, PROCESS_FILE, sweep, tidy_after_end
 from hmi_operator.plan import JobView

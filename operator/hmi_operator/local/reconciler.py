@@ -2,8 +2,8 @@
 
 import asyncio
 
-from hmi_api.domain import Domain
-from hmi_api.wire import RunView
+from hmi_api.internal.runs import RunView
+from hmi_api.resources.domain import Domain
 from hmi_operator.engine import Engine
 from hmi_operator.local.jobs import SubprocessJobs
 from hmi_operator.local.store import FileResourceStore

@@ -12,12 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hmi_api.common import ObjectMeta
-from hmi_api.domain import Domain, DomainStatus
-from hmi_api.immutability import changed_immutables
 from hmi_api.names import DomainKey, Tenant, tenant_of
-from hmi_api.namespace import Namespace, NamespaceMeta
-from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
+from hmi_api.resources.common import Namespace, NamespaceMeta, ObjectMeta
+from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.spec_changes import changed_immutables
+from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.index import DependentsIndex
 from hmi_operator.local import errors
 from hmi_operator.local.disk import PLURALS, ResourceFolder

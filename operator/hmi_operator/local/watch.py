@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from hmi_api.domain import Domain
-from hmi_api.task_adapter import TaskAdapter
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.task_adapter import TaskAdapter
 
 _QUEUE_LIMIT = 10_000
 

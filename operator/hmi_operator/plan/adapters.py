@@ -2,21 +2,14 @@
 
 from dataclasses import replace
 
-from hmi_api.common import ArtifactStatus
-from hmi_api.conditions import SUMMARIES, TaskAdapterCondition
+from hmi_api.internal.catalog import AdapterRecord, AdapterVersionView, AdapterView, DomainVersionView
+from hmi_api.internal.runs import AdapterRunSpec, RunCreate
 from hmi_api.names import FINALIZER, Digest
-from hmi_api.phases import Phase
-from hmi_api.reasons import Reason
-from hmi_api.run_digest import adapter_run_digest
-from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_api.wire import (
-    AdapterRecord,
-    AdapterRunSpec,
-    AdapterVersionView,
-    AdapterView,
-    DomainVersionView,
-    RunCreate,
-)
+from hmi_api.resources.common import ArtifactStatus
+from hmi_api.resources.conditions import SUMMARIES, Phase, TaskAdapterCondition
+from hmi_api.resources.reasons import Reason
+from hmi_api.resources.spec_changes import adapter_run_digest
+from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.phases import phase_of
 from hmi_operator.plan.refusal import Refusal, refuse_adapter, write_refusal

@@ -3,8 +3,14 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from hmi_api.conditions import Condition, ConditionStatus, DomainCondition, find_condition, set_condition
-from hmi_api.reasons import Reason
+from hmi_api.resources.conditions import (
+    Condition,
+    ConditionStatus,
+    DomainCondition,
+    find_condition,
+    set_condition,
+)
+from hmi_api.resources.reasons import Reason
 
 _RECONCILING, _STALLED = DomainCondition.RECONCILING, DomainCondition.STALLED
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from hmi_api.domain import Domain
+from hmi_api.internal.catalog import AdapterView, DomainView
 from hmi_api.names import DomainKey
-from hmi_api.task_adapter import TaskAdapter
-from hmi_api.wire import AdapterView, DomainView
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.plan.steps import Step, Withdraw
 
 

@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 from hmi_api.artifacts import ArtifactRef
-from hmi_api.common import ArtifactStatus
-from hmi_api.conditions import DomainCondition
-from hmi_api.domain import Domain, DomainSpec, DomainStatus
+from hmi_api.internal.catalog import DomainRecord, DomainVersionView
+from hmi_api.internal.runs import DomainRunSpec, RunCreate
 from hmi_api.names import FINALIZER, Digest
-from hmi_api.phases import Phase
-from hmi_api.reasons import Reason
-from hmi_api.run_digest import domain_run_digest
-from hmi_api.wire import DomainRecord, DomainRunSpec, DomainVersionView, RunCreate
+from hmi_api.resources.common import ArtifactStatus
+from hmi_api.resources.conditions import DomainCondition, Phase
+from hmi_api.resources.domain import Domain, DomainSpec, DomainStatus
+from hmi_api.resources.reasons import Reason
+from hmi_api.resources.spec_changes import domain_run_digest
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.dependents import holds, withdrawals
 from hmi_operator.plan.phases import phase_of

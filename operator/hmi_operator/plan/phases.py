@@ -1,6 +1,6 @@
 """The one word that sums a resource up for people."""
 
-from hmi_api.phases import Phase
+from hmi_api.resources.conditions import Phase
 from hmi_operator.plan.runs import Standpoint
 
 _NOTHING_SERVES = {

@@ -5,16 +5,14 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
-from hmi_api.conditions import SUMMARIES, DomainCondition, find_condition
-from hmi_api.data_addresses import CLUSTER_KINDS, addresses_of, check_address, scheme_of
-from hmi_api.domain import Domain, DomainStatus
 from hmi_api.errors import InvalidInput
-from hmi_api.gates import check_gate_fits
 from hmi_api.names import DomainKey, Tenant
-from hmi_api.phases import Phase
-from hmi_api.reasons import Reason
-from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus, TaskType
-from hmi_api.tenant_label import check_tenant
+from hmi_api.resources.common import check_tenant
+from hmi_api.resources.conditions import SUMMARIES, DomainCondition, Phase, find_condition
+from hmi_api.resources.data_addresses import CLUSTER_KINDS, addresses_of, check_address, scheme_of
+from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.reasons import Reason
+from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus, TaskType, check_gate_fits
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.world import AdapterWorld, DomainWorld, Standing, Surroundings
 

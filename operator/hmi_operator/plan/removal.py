@@ -3,14 +3,13 @@
 from datetime import datetime
 from typing import TypeVar
 
-from hmi_api.conditions import DomainCondition
-from hmi_api.domain import Domain, DomainStatus
 from hmi_api.errors import HmiError
+from hmi_api.internal.runs import RunFailure, RunView
 from hmi_api.names import FINALIZER
-from hmi_api.phases import Phase
-from hmi_api.reasons import Reason
-from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_api.wire import RunFailure, RunView
+from hmi_api.resources.conditions import DomainCondition, Phase
+from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.reasons import Reason
+from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.runs import is_active
 from hmi_operator.plan.steps import Erase, Plan, RemoveFinalizer, Step, StopRun

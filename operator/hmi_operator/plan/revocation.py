@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hmi_api.domain import Domain
-from hmi_api.reasons import Reason
-from hmi_api.revocation import Revocation
-from hmi_api.task_adapter import TaskAdapter
-from hmi_api.wire import AdapterView
+from hmi_api.internal.catalog import AdapterView, Revocation
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.reasons import Reason
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.plan.dependents import Dependent, is_foreign
 from hmi_operator.plan.refusal import Refusal
 from hmi_operator.plan.steps import Restore, Revoke, Step

@@ -5,11 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
-from hmi_api.common import Resources
-from hmi_api.domain import Domain
-from hmi_api.reasons import Reason
-from hmi_api.task_adapter import TaskAdapter
-from hmi_api.wire import RETRIED_WITHOUT_LIMIT, TRAINING_ATTEMPTS, RunCreate, RunFailure, RunState, RunView
+from hmi_api.internal.runs import (
+    RETRIED_WITHOUT_LIMIT,
+    TRAINING_ATTEMPTS,
+    RunCreate,
+    RunFailure,
+    RunState,
+    RunView,
+)
+from hmi_api.resources.common import Resources
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.reasons import Reason
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.plan.steps import PublishAgainOrStartRun, ResumeRun, StartRun, Step, StopRun
 from hmi_operator.plan.world import JobView, Trouble
 

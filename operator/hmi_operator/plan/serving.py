@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from hmi_api.conditions import TaskAdapterCondition
-from hmi_api.phases import Phase
-from hmi_api.reasons import Reason
-from hmi_api.wire import PASSING_LOAD_FAILURES, AdapterVersionView, AdapterView, EarlierVersion
+from hmi_api.internal.catalog import AdapterVersionView, AdapterView, EarlierVersion
+from hmi_api.internal.runtimes import PASSING_LOAD_FAILURES
+from hmi_api.resources.conditions import Phase, TaskAdapterCondition
+from hmi_api.resources.reasons import Reason
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.stages import previous_version_serves
 

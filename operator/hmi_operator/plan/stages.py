@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from hmi_api.common import DataRead
-from hmi_api.reasons import Reason
-from hmi_api.wire import RunFailure, RunProgress
+from hmi_api.internal.runs import RunFailure, RunProgress
+from hmi_api.resources.common import DataRead
+from hmi_api.resources.reasons import Reason
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.plan.runs import Outlook, Standpoint
 from hmi_operator.plan.world import Trouble

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from hmi_api.domain import DomainStatus
-from hmi_api.revocation import Revocation
-from hmi_api.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_api.wire import AdapterRecord, DomainRecord, RunCreate, RunFailure
+from hmi_api.internal.catalog import AdapterRecord, DomainRecord, Revocation
+from hmi_api.internal.runs import RunCreate, RunFailure
+from hmi_api.resources.domain import DomainStatus
+from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 
 StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
 

@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.address_policy import AddressPolicy
-from hmi_api.data_addresses import CLUSTER_SCHEMES
-from hmi_api.domain import Domain
+from hmi_api.internal.catalog import GRACE, AdapterView, DomainVersionView, DomainView
+from hmi_api.internal.runs import RunPod, RunView
 from hmi_api.names import DomainKey, Tenant
-from hmi_api.pods import RunPod
-from hmi_api.revocation import GRACE
-from hmi_api.wire import AdapterView, DomainVersionView, DomainView, RunView
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.data_addresses import CLUSTER_SCHEMES
+from hmi_api.resources.domain import Domain
+from hmi_api.security.address_policy import AddressPolicy
 from hmi_operator.plan.dependents import Dependent
 
 

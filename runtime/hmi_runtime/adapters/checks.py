@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.weights import POOLINGS, AdapterWeights, Head, LayerAdapter
 from hmi_runtime.base import MATRICES, EncoderConfig
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.reference import pool
 from hmi_runtime.adapters.weights import Head, Pooling
 

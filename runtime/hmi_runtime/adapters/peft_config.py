@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.peft_files import CONFIG_FILE, read_json, short
 from hmi_runtime.adapters.peft_patterns import by_first_pattern
 

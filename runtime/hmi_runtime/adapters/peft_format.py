@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import Task
+from hmi_api.resources.task_adapter import Task
 from hmi_runtime.adapters.checks import BELOW_SPLIT_WAY_OUT, check_adapter
 from hmi_runtime.adapters.peft_config import LoraSettings
 from hmi_runtime.adapters.peft_files import read_tensors, short

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.weights import Dense, Head
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hmi_api.errors import InvalidInput
-from hmi_api.storable import text_problem
+from hmi_api.internal.storable import text_problem
 from hmi_runtime.adapters.peft_config import LoraSettings
 from hmi_runtime.adapters.peft_files import MODEL_CONFIG_FILE, read_json, short
 from hmi_runtime.base import BaseModel

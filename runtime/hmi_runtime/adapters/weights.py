@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hmi_api.errors import Damaged, InvalidInput
+from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import TagScheme, scheme_or_plain
-from hmi_api.task_adapter import TaskType
 from hmi_runtime.base import MATRICES, NORMS, SUBLAYERS, Sublayer
 
 ADAPTER_FILE = "adapter.safetensors"

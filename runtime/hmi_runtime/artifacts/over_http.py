@@ -16,7 +16,7 @@ import httpx
 
 from hmi_api.artifacts import MANIFEST_FILE, ArtifactManifest, ArtifactRef, digits_of
 from hmi_api.errors import InvalidInput, NotReady
-from hmi_api.wire import ArtifactCommit, ArtifactCommitted
+from hmi_api.internal.runs import ArtifactCommit, ArtifactCommitted
 from hmi_runtime.artifacts.base import Store
 from hmi_runtime.artifacts.verification import chunks
 

@@ -16,7 +16,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import HmiError, NotReady
-from hmi_api.wire import AdapterServing
+from hmi_api.internal.runtimes import AdapterServing
 from hmi_runtime.cache.events import CacheEvents, Tier, Unobserved
 from hmi_runtime.cache.lru import LruIndex
 from hmi_runtime.cache.slots import SlotIndex

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hmi_api.address_policy import AddressPolicy, Ip, ip_of, normal_host
 from hmi_api.errors import HmiError, InvalidInput
-from hmi_api.proxies import Proxies
+from hmi_api.security.address_policy import AddressPolicy, Ip, ip_of, normal_host
+from hmi_api.security.proxies import Proxies
 
 Lookup = Callable[[str, int], Sequence[str]]
 """Returns the addresses of a host, which is asked for with a port; raises ``OSError`` when there are none."""

@@ -10,9 +10,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDict
 from yarl import URL
 
-from hmi_api.data_addresses import scheme_of
 from hmi_api.errors import InvalidInput
-from hmi_api.proxies import s3_endpoint, s3_proxies
+from hmi_api.resources.data_addresses import scheme_of
+from hmi_api.security.proxies import s3_endpoint, s3_proxies
 from hmi_runtime.outbound.guard import Guard, current_guard
 
 _CONNECT_SECONDS = 30.0

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from hmi_api.errors import Damaged
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import RowResult
+from hmi_api.internal.inference import RowResult
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.batched_heads import run_heads
 from hmi_runtime.adapters.weights import AdapterWeights

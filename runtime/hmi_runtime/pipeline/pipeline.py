@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from hmi_api.errors import Damaged, NotReady
-from hmi_api.wire import InferRow, RowResult
+from hmi_api.internal.inference import InferRow, RowResult
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.cache import AdapterCache
 from hmi_runtime.pipeline.batcher import Batcher

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hmi_api.errors import HmiError, InvalidInput
-from hmi_api.wire import InferRow, Truncation
+from hmi_api.internal.inference import InferRow, Truncation
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.base import Encoding, Tokenizer
 from hmi_runtime.cache import AdapterCache

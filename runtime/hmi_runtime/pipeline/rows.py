@@ -6,9 +6,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
+from hmi_api.internal.inference import InferRow, RowError, RowResult
+from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import TagScheme
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import InferRow, RowError, RowResult
 from hmi_runtime.base import Encoding
 from hmi_runtime.cache import AdapterId
 from hmi_runtime.pipeline.domains import ServedDomain

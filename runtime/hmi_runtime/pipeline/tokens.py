@@ -5,7 +5,7 @@ from itertools import accumulate
 
 from torch import Tensor
 
-from hmi_api.wire import TokenLabel
+from hmi_api.internal.inference import TokenLabel
 from hmi_runtime.pipeline.rows import Text
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from hmi_api.errors import Damaged, HmiError, InvalidInput, NotReady
-from hmi_api.wire import RowResult
+from hmi_api.internal.inference import RowResult
 from hmi_runtime.pipeline.batcher import Batcher
 from hmi_runtime.pipeline.engine import Engine
 from hmi_runtime.pipeline.events import PipelineEvents

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hmi_api.domain import OnMiss, TableDtype
+from hmi_api.resources.domain import OnMiss, TableDtype
 from hmi_runtime.model.domain_layers import DomainLayers
 from hmi_runtime.plot.counting import Batch, KeyCounter, WindowCounter
 from hmi_runtime.plot.keys import unpack

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmi_api.domain import OnMiss
+from hmi_api.resources.domain import OnMiss
 from hmi_runtime.model.domain_layers import DomainLayers
 from hmi_runtime.plot.keys import check_vocabulary, pack, unpack
 from hmi_runtime.plot.recent import RecentWindows

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hmi_api.domain import OnMiss
+from hmi_api.resources.domain import OnMiss
 from hmi_runtime.model.windows import ABSENT
 from hmi_runtime.plot.keys import pack
 from hmi_runtime.plot.lookup import TreeLookup

@@ -12,8 +12,8 @@ from enum import Enum, IntEnum
 
 from torch import Tensor
 
-from hmi_api.domain import OnMiss
 from hmi_api.errors import InvalidInput
+from hmi_api.resources.domain import OnMiss
 from hmi_runtime.model.windows import ABSENT
 from hmi_runtime.plot.table import PlotTable
 

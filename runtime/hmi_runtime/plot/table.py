@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hmi_api.domain import TableDtype
 from hmi_api.errors import Damaged
+from hmi_api.resources.domain import TableDtype
 from hmi_runtime.plot.index import BUCKET_SLOTS, HashIndex
 from hmi_runtime.plot.keys import check_vocabulary, pack
 from hmi_runtime.plot.storage import allocate, flush

@@ -4,9 +4,9 @@ import logging
 import os
 import sys
 
-from hmi_api.ca_certificates import trust_ca_certificates
-from hmi_api.environment import load_settings, trim_environment
 from hmi_api.errors import InvalidInput
+from hmi_api.security.ca_certificates import trust_ca_certificates
+from hmi_api.settings import load_settings, trim_environment
 from hmi_runtime.server.process import serve
 from hmi_runtime.server.settings import RuntimeSettings
 

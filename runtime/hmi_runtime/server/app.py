@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from hmi_api.errors import error_body
-from hmi_api.wire import InferReply, InferRequest
+from hmi_api.internal.inference import InferReply, InferRequest
 from hmi_runtime.server.control_loop import ControlLoop
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.residency import Residency

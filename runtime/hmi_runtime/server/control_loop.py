@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 import httpx
 
 from hmi_api.errors import HmiError, NotReady
-from hmi_api.wire import AdapterServing, Heartbeat, LoadFailure, RuntimeRegistration
+from hmi_api.internal.runtimes import AdapterServing, Heartbeat, LoadFailure, RuntimeRegistration
 from hmi_runtime.cache import AdapterId
 from hmi_runtime.server.control_plane import ControlPlane, Unknown
 from hmi_runtime.server.desired import Changes, Wanted

@@ -2,8 +2,8 @@
 
 import httpx
 
-from hmi_api.bearer import BearerAuth, TokenSource
-from hmi_api.wire import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
+from hmi_api.internal.runtimes import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
+from hmi_api.security.bearer import BearerAuth, TokenSource
 
 _ANSWER_SECONDS = 10.0
 

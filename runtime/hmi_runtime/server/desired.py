@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hmi_api.wire import AdapterServing, DesiredState, DomainServing
+from hmi_api.internal.runtimes import AdapterServing, DesiredState, DomainServing
 
 
 @dataclass(frozen=True)

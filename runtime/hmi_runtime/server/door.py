@@ -4,8 +4,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hmi_api.callers import CallerCheck, Role
 from hmi_api.errors import NotReady, error_body
+from hmi_api.security.internal_auth import CallerCheck, Role
 
 _PREFIX = "/internal/"
 

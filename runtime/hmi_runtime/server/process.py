@@ -15,9 +15,8 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from hmi_api.listening import listening_socket
-from hmi_api.metrics_server import serving_metrics
-from hmi_api.request_body import BodyLimit, RequestBodyMiddleware
+from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
+from hmi_api.servers import listening_socket, serving_metrics
 from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.outbound import configure
 from hmi_runtime.server.app import build_app, refuse_body, rendered_metrics

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hmi_api.wire import LoadFailure
+from hmi_api.internal.runtimes import LoadFailure
 from hmi_runtime.cache import AdapterId
 
 

@@ -12,7 +12,8 @@ import torch
 
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import Damaged, NotReady
-from hmi_api.wire import AdapterServing, DomainServing, DomainVersionView
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_runtime.adapters.batched import UpperExecutor
 from hmi_runtime.adapters.calibration import calibration_sample
 from hmi_runtime.adapters.checks import check_adapter

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.address_policy import AddressPolicySettings
-from hmi_api.internal_auth import InternalAuthSettings
-from hmi_api.request_body import BODY_SECONDS
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.security.address_policy import AddressPolicySettings
+from hmi_api.security.internal_auth import InternalAuthSettings
+from hmi_api.security.request_body import BODY_SECONDS
 from hmi_runtime.adapters.slots import SlotLimits
 from hmi_runtime.pipeline import BatchLimits, PipelineLimits
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 from pydantic import BaseModel
 
-from hmi_api.wire import ResidentBytes
+from hmi_api.internal.runtimes import ResidentBytes
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.residency import Residency
 

@@ -8,7 +8,7 @@ import sys
 # much as the work itself on cores that other processes share.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from hmi_api.ca_certificates import trust_ca_certificates
+from hmi_api.security.ca_certificates import trust_ca_certificates
 from hmi_runtime.training.cli import main
 from hmi_runtime.training.memory import give_back_large_blocks
 

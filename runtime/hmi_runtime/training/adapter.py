@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from hmi_api.adapter_limits import AdapterLimits
 from hmi_api.artifacts import ArtifactKind
 from hmi_api.errors import InvalidInput
-from hmi_api.gates import check_gate_fits
-from hmi_api.task_adapter import TaskData
-from hmi_api.wire import AdapterRunSpec, RunResult
+from hmi_api.internal.runs import AdapterRunSpec, RunResult
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.task_adapter import TaskData, check_gate_fits
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.training.checkpoint import Stages

@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 from pydantic import ValidationError
 
-from hmi_api.bearer import BearerAuth
-from hmi_api.environment import load_settings, trim_environment
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_api.wire import RunFailure
+from hmi_api.internal.runs import RunFailure
+from hmi_api.security.bearer import BearerAuth
+from hmi_api.settings import load_settings, trim_environment
 from hmi_runtime.artifacts import ArtifactStore, HttpArtifactStore, Store
 from hmi_runtime.outbound import configure
 from hmi_runtime.training.export import export_artifact

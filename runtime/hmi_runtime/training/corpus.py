@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from hmi_api.common import DataSource
-from hmi_api.data_addresses import scheme_of
 from hmi_api.errors import InvalidInput
+from hmi_api.resources.common import DataSource
+from hmi_api.resources.data_addresses import scheme_of
 from hmi_runtime.library_errors import said
 from hmi_runtime.training.source_files import Reading, Use, opened_source
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_api.common import DataRead
-from hmi_api.domain import OnMiss
 from hmi_api.errors import InvalidInput
-from hmi_api.wire import DomainRunSpec, DomainVersionView, RunResult
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.runs import DomainRunSpec, RunResult
+from hmi_api.resources.common import DataRead
+from hmi_api.resources.domain import OnMiss
 from hmi_runtime.base import BaseModel, Encoder, load_base
 from hmi_runtime.model import DomainLayers, trigrams
 from hmi_runtime.model.domain_layers import check_split

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.task_adapter import (
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.task_adapter import (
     AdapterPlacement,
     AdapterTraining,
     Fit,

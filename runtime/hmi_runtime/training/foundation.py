@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hmi_api.domain import OnMiss
-from hmi_api.wire import DomainVersionView
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.resources.domain import OnMiss
 from hmi_runtime.artifacts import Store
 from hmi_runtime.base import BaseModel, Encoder, load_base
 from hmi_runtime.model import DomainLayers, UpperLayers

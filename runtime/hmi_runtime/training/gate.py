@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hmi_api.task_adapter import Gate
+from hmi_api.resources.task_adapter import Gate
 
 
 @dataclass(frozen=True)

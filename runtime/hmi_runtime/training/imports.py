@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hmi_api.errors import HmiError, InvalidInput
-from hmi_api.task_adapter import ImportSource, Task
+from hmi_api.resources.task_adapter import ImportSource, Task
 from hmi_runtime.adapters.peft_files import (
     CONFIG_FILE,
     LARGEST_FILES,

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from hmi_api.common import DataSource
 from hmi_api.errors import InvalidInput
-from hmi_api.storable import text_problem
+from hmi_api.internal.storable import text_problem
+from hmi_api.resources.common import DataSource
+from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import OUTSIDE, TagScheme, scheme_of, scheme_or_plain
-from hmi_api.task_adapter import TaskType
 from hmi_runtime.training.corpus import Row, field, read_rows, text_of, words_of
 from hmi_runtime.training.source_files import Reading, Use
 

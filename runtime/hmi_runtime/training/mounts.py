@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import TypeVar
 
-from hmi_api.common import DataRead, DataSource
-from hmi_api.data_addresses import SCHEMES_BY_MOUNT, mounted
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import ImportSource
-from hmi_api.wire import DomainRunSpec, RunFailure, RunProgress, RunResult, RunSpec
+from hmi_api.internal.runs import DomainRunSpec, RunFailure, RunProgress, RunResult, RunSpec
+from hmi_api.resources.common import DataRead, DataSource
+from hmi_api.resources.data_addresses import SCHEMES_BY_MOUNT, mounted
+from hmi_api.resources.task_adapter import ImportSource
 from hmi_runtime.training.report import Reporter
 
 SourceT = TypeVar("SourceT", DataSource, ImportSource)

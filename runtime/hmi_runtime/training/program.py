@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_api.wire import AdapterRunSpec, DomainRunSpec, RunFailure, RunResult, RunSpec
+from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunFailure, RunResult, RunSpec
 from hmi_runtime.training.adapter import run_adapter
 from hmi_runtime.training.checkpoint import Stages, write_atomically
 from hmi_runtime.training.domain import run_domain

@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from hmi_api.errors import ErrorBody, ErrorDetail, InvalidInput, NotReady
-from hmi_api.wire import RunFailure, RunProgress, RunResult, RunView
+from hmi_api.internal.runs import RunFailure, RunProgress, RunResult, RunView
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.address_policy import AddressPolicySettings
-from hmi_api.bearer import TokenSource
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.security.address_policy import AddressPolicySettings
+from hmi_api.security.bearer import TokenSource
 
 
 class TrainingSettings(AdapterLimits, AddressPolicySettings):

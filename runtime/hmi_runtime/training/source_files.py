@@ -28,9 +28,9 @@ from typing import Any, BinaryIO, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
-from hmi_api.common import DataRead, DataSource
 from hmi_api.errors import HmiError, InvalidInput
-from hmi_api.storable import clean_text
+from hmi_api.internal.storable import clean_text
+from hmi_api.resources.common import DataRead, DataSource
 from hmi_runtime.library_errors import final_if_damaged
 from hmi_runtime.outbound import open_address
 from hmi_runtime.training.remote import open_rows, tried, unreadable

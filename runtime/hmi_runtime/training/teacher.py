@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from hmi_api.task_adapter import AdapterTraining, Metric, Teacher
+from hmi_api.resources.task_adapter import AdapterTraining, Metric, Teacher
 from hmi_runtime.adapters.heads import HeadModule
 from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.examples import Examples, rows_digest

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hmi_api.task_adapter import Metric
+from hmi_api.resources.task_adapter import Metric
 from hmi_runtime.adapters.heads import HeadModule
 from hmi_runtime.training.checkpoint import Checkpoint, derived_seed, replace_durably
 from hmi_runtime.training.descent import Progress, descend, set_learning_rate, smoothed

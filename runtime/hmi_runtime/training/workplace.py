@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.common import DataRead
-from hmi_api.wire import RunProgress
+from hmi_api.internal.runs import RunProgress
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.common import DataRead
 from hmi_runtime.artifacts import Store
 from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.report import Reporter

@@ -14,7 +14,7 @@ import uvicorn
 from safetensors.numpy import save_file
 
 from hmi_api.artifacts import ArtifactRef
-from hmi_api.callers import ServiceAccounts
+from hmi_api.security.internal_auth import ServiceAccounts
 from hmi_control_plane.app import create_app
 from hmi_control_plane.settings import Part, Settings
 from hmi_runtime.artifacts import HttpArtifactStore

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
-from hmi_api.wire import InferReply, InferRequest, InferRow, RowError, RowResult, TokenLabel
+from hmi_api.internal.inference import InferReply, InferRequest, InferRow, RowError, RowResult, TokenLabel
 from hmi_control_plane.app import create_app
 from hmi_control_plane.gateway.connections import Answer, ConnectionBrokenError, NoConnectionError
 from hmi_control_plane.settings import Settings

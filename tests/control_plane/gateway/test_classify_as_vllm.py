@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from hmi_api.wire import Truncation
+from hmi_api.internal.inference import Truncation
 
 HONOURED: dict[str, list[Any]] = {
     "model": ["spam"],

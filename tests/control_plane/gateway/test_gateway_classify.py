@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hmi_api.wire import RowError
+from hmi_api.internal.inference import RowError
 
 
 def usage_of(tenant: Any, **wanted: int) -> dict[str, int]:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from hmi_api.internal.inference import RowResult, TokenLabel
 from hmi_api.tag_schemes import TagScheme
-from hmi_api.wire import RowResult, TokenLabel
 from hmi_control_plane.gateway.entities import merge_entities
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hmi_api.wire import RowError
+from hmi_api.internal.inference import RowError
 
 NOT_LOADED = RowError(status=503, reason="AdapterNotLoaded", message="Not here.")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 import pytest
 
 from hmi_api.names import AdapterKey
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.gateway.routes import CatalogUnavailableError, Route, RoutingTable, RuntimeAddress
 
 SPAM, FRESH, ABSENT = AdapterKey("acme/spam"), AdapterKey("acme/fresh"), AdapterKey("acme/absent")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from kube_server import KubeServer
 
-from hmi_api.conditions import Condition, ConditionStatus
-from hmi_api.domain import Domain, DomainStatus
+from hmi_api.resources.conditions import Condition, ConditionStatus
+from hmi_api.resources.domain import Domain, DomainStatus
 from hmi_operator.kube.api import KubeApi
 from hmi_operator.kube.events import BURST, EventRecorder
 from hmi_operator.kube.login import KopfLogin

@@ -7,10 +7,10 @@ import yaml
 from kube_assets import CHECKOUT
 from kube_server import KubeServer
 
-from hmi_api.data_addresses import MountKind, addresses_of, mounted
-from hmi_api.domain import Domain
-from hmi_api.manifests import Manifest, parse_manifest
-from hmi_api.namespace import Namespace
+from hmi_api.resources.common import Namespace
+from hmi_api.resources.data_addresses import MountKind, addresses_of, mounted
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.manifests import Manifest, parse_manifest
 
 EXAMPLES = CHECKOUT / "examples"
 

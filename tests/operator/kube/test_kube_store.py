@@ -9,9 +9,9 @@ import pytest
 from kube_server import KubeServer
 from operator_harness import DOMAINS, Cluster, cluster
 
-from hmi_api.conditions import Condition, ConditionStatus
-from hmi_api.domain import DomainStatus
 from hmi_api.names import FINALIZER
+from hmi_api.resources.conditions import Condition, ConditionStatus
+from hmi_api.resources.domain import DomainStatus
 from hmi_operator.kube.api import KubeApi
 from hmi_operator.kube.cache import ResourceCache
 from hmi_operator.kube.login import KopfLogin

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from kube_assets import CHECKOUT
 from kube_server import ADMIN_TOKEN, KubeServer
 
-from hmi_api.crd import structural_schema
-from hmi_api.domain import Domain
 from hmi_api.errors import InvalidInput
-from hmi_api.manifests import parse_manifest
-from hmi_api.schema_check import checked
-from hmi_api.task_adapter import TaskAdapter
+from hmi_api.resources.crd import structural_schema
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.manifests import parse_manifest
+from hmi_api.resources.schema_check import checked
+from hmi_api.resources.task_adapter import TaskAdapter
 
 Object = dict[str, Any]
 NOTHING = "(removed)"

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from kube_server import KubeServer
 
-from hmi_api.domain import DomainSpec
-from hmi_api.pods import RunPod
-from hmi_api.wire import DomainRunSpec, RunState, RunView
+from hmi_api.internal.runs import DomainRunSpec, RunPod, RunState, RunView
+from hmi_api.resources.domain import DomainSpec
 from hmi_operator.kube.api import KubeApi
 from hmi_operator.kube.jobs import KubeJobs, TrainerSettings, TrainingCache
 from hmi_operator.kube.jobs.network import build_network_policy

@@ -3,9 +3,9 @@
 import pytest
 from planning_worlds import DIGEST, domain, domain_version, domain_world, run_of
 
-from hmi_api.common import CommonStatus
-from hmi_api.conditions import Condition, ConditionStatus
-from hmi_api.wire import RunState
+from hmi_api.internal.runs import RunState
+from hmi_api.resources.common import CommonStatus
+from hmi_api.resources.conditions import Condition, ConditionStatus
 from hmi_operator.kube.events import Told, build_event, events_of
 from hmi_operator.plan import JobView, Trouble, plan_domain
 

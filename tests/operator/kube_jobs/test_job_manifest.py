@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.address_policy import AddressPolicySettings
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_api.common import Resources
-from hmi_api.domain import BaseModelRef, DomainSpec, OnMiss
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import TaskAdapterSpec
-from hmi_api.wire import AdapterRunSpec, DomainRunSpec, DomainVersionView, RunState, RunView
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunState, RunView
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.common import Resources
+from hmi_api.resources.domain import BaseModelRef, DomainSpec, OnMiss
+from hmi_api.resources.task_adapter import TaskAdapterSpec
+from hmi_api.security.address_policy import AddressPolicySettings
 from hmi_operator.kube.jobs import TrainerSettings, build_checkpoint_claim, build_training_job
 from hmi_operator.kube.jobs.manifest import merged_resources
 from hmi_operator.kube.jobs.naming import labels_of

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.domain import Domain
-from hmi_api.task_adapter import TaskAdapter
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.kube.webhook import Reviewer
 from hmi_operator.kube.webhook.review import MalformedReview
 from hmi_operator.plan import CLUSTER

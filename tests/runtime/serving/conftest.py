@@ -16,9 +16,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_api.domain import BaseModelRef, OnMiss
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import AdapterServing, DomainServing, DomainVersionView
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.runtimes import AdapterServing, DomainServing
+from hmi_api.resources.domain import BaseModelRef, OnMiss
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.reference import run_head, run_row
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Head, LayerAdapter, LoraMatrix
 from hmi_runtime.artifacts import ArtifactStore

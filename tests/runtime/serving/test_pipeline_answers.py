@@ -4,8 +4,9 @@ import pytest
 import torch
 from support_encoders import FAMILIES
 
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import AdapterServing, DomainServing, InferRow, RowResult
+from hmi_api.internal.inference import InferRow, RowResult
+from hmi_api.internal.runtimes import AdapterServing, DomainServing
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.cache import AdapterId
 from hmi_runtime.server.residency import Residency
 

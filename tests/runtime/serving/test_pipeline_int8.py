@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from hmi_api.wire import InferRow
+from hmi_api.internal.inference import InferRow
 from hmi_runtime.pipeline.engine import EngineKey
 from hmi_runtime.server.residency import Residency
 from hmi_runtime.server.settings import RuntimeSettings

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hmi_api.wire import AdapterServing, InferRow, RowResult
+from hmi_api.internal.inference import InferRow, RowResult
+from hmi_api.internal.runtimes import AdapterServing
 from hmi_runtime.adapters.slots import SlotPool
 from hmi_runtime.cache import AdapterId
 from hmi_runtime.pipeline import Engine

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from hmi_api.wire import AdapterServing, InferRow
+from hmi_api.internal.inference import InferRow
+from hmi_api.internal.runtimes import AdapterServing
 from hmi_runtime.cache import AdapterId
 from hmi_runtime.pipeline import Engine, Pipeline, PipelineLimits
 from hmi_runtime.pipeline.staging import StagedBatch

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import AdapterServing, InferRow, RowResult, Truncation
+from hmi_api.internal.inference import InferRow, RowResult, Truncation
+from hmi_api.internal.runtimes import AdapterServing
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.server.residency import Residency
 from hmi_runtime.server.settings import RuntimeSettings
 

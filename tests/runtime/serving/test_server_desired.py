@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_api.task_adapter import TaskType
-from hmi_api.wire import AdapterServing, DesiredState, LoadFailure
+from hmi_api.internal.runtimes import AdapterServing, DesiredState, LoadFailure
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.cache import AdapterId
 from hmi_runtime.server.desired import Wanted
 from hmi_runtime.server.report import Report

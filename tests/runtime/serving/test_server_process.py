@@ -18,13 +18,13 @@ import uvicorn
 from fastapi import FastAPI, Response
 from starlette.types import ASGIApp
 
-from hmi_api.wire import (
+from hmi_api.internal.inference import InferReply
+from hmi_api.internal.runtimes import (
     AdapterServing,
     DesiredState,
     DomainServing,
     Heartbeat,
     HeartbeatReply,
-    InferReply,
     RuntimeRegistration,
 )
 from hmi_runtime.server.process import RuntimeProcess

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from hmi_api.artifacts import ArtifactRef
-from hmi_api.wire import AdapterServing, DomainServing
+from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_control_plane.app import create_app
 from hmi_control_plane.settings import Settings
 from hmi_runtime.server.process import build_server

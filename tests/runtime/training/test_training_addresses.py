@@ -14,11 +14,12 @@ import fsspec
 import pytest
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_api.common import DataSource
-from hmi_api.domain import BaseModelRef, DomainSpec, OnMiss
 from hmi_api.errors import InvalidInput, NotReady
-from hmi_api.task_adapter import TaskAdapterSpec
-from hmi_api.wire import AdapterRunSpec, DomainRunSpec, DomainVersionView, RunFailure, RunResult
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunFailure, RunResult
+from hmi_api.resources.common import DataSource
+from hmi_api.resources.domain import BaseModelRef, DomainSpec, OnMiss
+from hmi_api.resources.task_adapter import TaskAdapterSpec
 from hmi_runtime.training import remote, source_files
 from hmi_runtime.training.corpus import read_texts
 from hmi_runtime.training.imports import fetch_folder

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hmi_api.wire import DomainRunSpec, RunState, RunView
+from hmi_api.internal.runs import DomainRunSpec, RunState, RunView
 from hmi_runtime.training.cli import main
 
 

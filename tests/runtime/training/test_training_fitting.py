@@ -9,7 +9,7 @@ import torch
 from support_encoders import FAMILIES
 
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import AdapterPlacement, AdapterTraining, Fit, Method, MethodType, Metric
+from hmi_api.resources.task_adapter import AdapterPlacement, AdapterTraining, Fit, Method, MethodType, Metric
 from hmi_runtime.adapters.reference import run_head, run_row
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.base import BaseModel

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmi_api.common import DataSource
 from hmi_api.errors import InvalidInput
+from hmi_api.resources.common import DataSource
+from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import TagScheme
-from hmi_api.task_adapter import TaskType
 from hmi_runtime.training.hold_out import hold_out
 from hmi_runtime.training.labelled import LabelledRows, TaggedRows, label_names, read_labelled
 from hmi_runtime.training.source_files import Reading, Use

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from support_runs import Runs, failed, succeeded
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.wire import RunFailure
+from hmi_api.internal.runs import RunFailure
+from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.training.cli import main
 

@@ -10,9 +10,8 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import IOB2
 
 from hmi_api.errors import InvalidInput
-from hmi_api.gates import check_gate_fits
+from hmi_api.resources.task_adapter import Gate, Metric, TaskType, check_gate_fits
 from hmi_api.tag_schemes import TagScheme
-from hmi_api.task_adapter import Gate, Metric, TaskType
 from hmi_runtime.training.examples import IGNORED, Examples
 from hmi_runtime.training.gate import judge
 from hmi_runtime.training.labelled import LabelledRows, TaggedRows

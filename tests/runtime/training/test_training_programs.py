@@ -14,13 +14,8 @@ import torch
 from support_runs import Runs, failed, succeeded
 
 from hmi_api.artifacts import ArtifactKind
+from hmi_api.internal.runs import RunFailure, RunProgress, RunResult, RunSpec
 from hmi_api.tag_schemes import TagScheme
-from hmi_api.wire import (
-    RunFailure,
-    RunProgress,
-    RunResult,
-    RunSpec,
-)
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.plot.table import PlotTable
 from hmi_runtime.training.cli import main

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from hmi_api.errors import InvalidInput, NotReady, error_body
-from hmi_api.wire import RunFailure, RunProgress, RunResult
+from hmi_api.internal.runs import RunFailure, RunProgress, RunResult
 from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, RunRefused
 
 RESULT = RunResult(artifacts=[], base_digest="sha256:b")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from support_encoders import ARCHITECTURES, random_encoder
 from torch import Tensor
 
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.compress import Decomposition
 from hmi_runtime.adapters.heads import HeadModule
 from hmi_runtime.adapters.importance import importance

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hmi_api.common import DataSource
 from hmi_api.errors import InvalidInput
-from hmi_api.task_adapter import TaskType
+from hmi_api.resources.common import DataSource
+from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.training import corpus, labelled, source_files
 from hmi_runtime.training.corpus import read_rows, read_texts
 from hmi_runtime.training.source_files import Reading, Use, split_of

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hmi_api.task_adapter import AdapterTraining, Metric, Teacher
+from hmi_api.resources.task_adapter import AdapterTraining, Metric, Teacher
 from hmi_runtime.base import BaseModel
 from hmi_runtime.model import DomainLayers
 from hmi_runtime.training.examples import IGNORED, make_examples

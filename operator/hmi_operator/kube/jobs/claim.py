@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hmi_api.wire import RunView
+from hmi_api.internal.runs import RunView
 from hmi_operator.kube.jobs.naming import job_name, labels_of, owner_of
 from hmi_operator.kube.jobs.settings import TrainerSettings
 

@@ -10,8 +10,8 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from hmi_api.errors import InvalidInput, NotReady
-from hmi_api.reasons import Reason
-from hmi_api.wire import RunState, RunView
+from hmi_api.internal.runs import RunState, RunView
+from hmi_api.resources.reasons import Reason
 from hmi_operator.kube.api import KubeApi
 from hmi_operator.kube.errors import ApiRefused, Conflict
 from hmi_operator.kube.jobs.cache import TrainingCache

@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from hmi_api.ca_certificates import VARIABLE as CA_VARIABLE
-from hmi_api.common import DataSource, Resources
-from hmi_api.task_adapter import ImportSource
-from hmi_api.wire import DomainRunSpec, RunView
+from hmi_api.internal.runs import DomainRunSpec, RunView
+from hmi_api.resources.common import DataSource, Resources
+from hmi_api.resources.task_adapter import ImportSource
+from hmi_api.security.ca_certificates import VARIABLE as CA_VARIABLE
 from hmi_operator.kube.jobs.naming import (
     CRASHES_ANNOTATION,
     DIGEST_ANNOTATION,

@@ -2,8 +2,8 @@
 
 import hashlib
 
+from hmi_api.internal.runs import RunView
 from hmi_api.names import GROUP
-from hmi_api.wire import RunView
 from hmi_operator.ports import KindName, ResourceRef
 
 MANAGED_BY = "app.kubernetes.io/managed-by"

@@ -1,9 +1,9 @@
 """The NetworkPolicy of training pods: where they may connect to, in each namespace in which they run.
 
 The process in a pod checks the addresses that it is given (``hmi_runtime.outbound``); the policy holds
-whatever the process does. Both follow ``hmi_api.address_policy``, from the same tables. A NetworkPolicy knows
-no names: a host that is listed by name needs its network listed too, or an egress rule of its own where it is
-a pod.
+whatever the process does. Both follow ``hmi_api.security.address_policy``, from the same tables. A
+NetworkPolicy knows no names: a host that is listed by name needs its network listed too, or an egress rule of
+its own where it is a pod.
 """
 
 import time
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from hmi_api.address_policy import NAT64, PUBLIC_V6, Network, not_public
+from hmi_api.security.address_policy import NAT64, PUBLIC_V6, Network, not_public
 from hmi_operator.kube.api import KubeApi
 from hmi_operator.kube.errors import Conflict
 from hmi_operator.kube.jobs.naming import COMPONENT, MANAGED_BY, TRAINER

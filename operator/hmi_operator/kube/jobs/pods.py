@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from hmi_api.pods import RunPod
+from hmi_api.internal.runs import RunPod
 from hmi_operator.kube.api import KubeApi
 from hmi_operator.kube.errors import ApiRefused
 from hmi_operator.kube.jobs.facts import JobFacts

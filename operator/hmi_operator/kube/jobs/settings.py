@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hmi_api.adapter_limits import AdapterLimits
-from hmi_api.common import Resources
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.common import Resources
 
 
 class TrainerSettings(BaseModel):

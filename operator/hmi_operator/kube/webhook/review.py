@@ -5,9 +5,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hmi_api.domain import Domain
-from hmi_api.manifests import explained
-from hmi_api.task_adapter import TaskAdapter
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.manifests import explained
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.admission import Declared, Resource, Verdict, judge
 from hmi_operator.plan import CLUSTER, Surroundings
 

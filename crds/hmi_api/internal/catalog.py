@@ -1,0 +1,203 @@
+"""Types of the internal API for what the catalog stores: Domains, TaskAdapters and their versions.
+
+    PUT    /tenants/{tenant}                         create the tenant                -> 204
+    PUT    /domains/{namespace}/{name}               DomainRecord                     -> 204
+    PUT    /adapters/{namespace}/{name}              AdapterRecord                    -> 204
+    GET    /domains/{namespace}/{name}               -> DomainView, or 404
+    GET    /adapters/{namespace}/{name}              -> AdapterView, or 404
+    DELETE both, ?uid=                               delete; idempotent               -> 204
+    POST   both/publish-again                        PublishAgain; idempotent         -> PublishedAgain
+    POST   /adapters/stamps                          AdapterKeys                      -> AdapterStamps
+    PUT    /adapters/{namespace}/{name}/revocation   Revocation; starts the grace     -> 204
+    DELETE /adapters/{namespace}/{name}/revocation   the Domain may be used again     -> 204
+    PUT    /cluster                                  ClusterClaim; 409 OtherCluster   -> ClusterClaimed
+    GET    /domains?cursor=                          -> DeclaredPage
+    GET    /adapters?domain=namespace/name&cursor=   -> DeclaredPage
+
+A catalog belongs to one cluster, named by the uid of its namespace ``kube-system``. When objects are deleted
+while HMI does not run, their rows stay behind: the operator finds these orphans by listing and deletes them,
+unless a new object of the same name has taken them over.
+
+A revoked TaskAdapter is served for a grace time. Then its versions are deleted, and requests get the reason.
+"""
+
+from datetime import timedelta
+
+from pydantic import AwareDatetime, Field, StrictBool
+
+from hmi_api.artifacts import ArtifactRef
+from hmi_api.internal.storable import (
+    Count,
+    DigestText,
+    Label,
+    LargeCount,
+    Message,
+    ResourceKey,
+    Text,
+    Uid,
+    WireModel,
+    Word,
+)
+from hmi_api.resources.common import DataRead
+from hmi_api.resources.domain import BaseModelRef, OnMiss
+from hmi_api.resources.task_adapter import TaskType
+
+STAMPS_AT_ONCE = 500
+"""TaskAdapters whose stamps may be asked for with one request."""
+
+
+class DomainRecord(WireModel):
+    """A Domain as the reconciler declares it to the catalog."""
+
+    uid: Uid
+    tenant: Label
+    generation: LargeCount
+    spec_digest: DigestText
+    base_uri: Text
+    parent: ResourceKey | None = Field(default=None, description="namespace/name of the parent.")
+
+
+class AdapterRecord(WireModel):
+    """A TaskAdapter as the reconciler declares it to the catalog."""
+
+    uid: Uid
+    tenant: Label
+    generation: LargeCount
+    spec_digest: DigestText
+    domain: ResourceKey = Field(description="namespace/name of its Domain.")
+    task_type: TaskType
+    replicas: Count = 1
+    pinned: StrictBool = False
+
+
+class DomainVersionView(WireModel):
+    """A published version of a Domain."""
+
+    version: int
+    spec_digest: str
+    base: BaseModelRef
+    base_digest: str
+    split: int
+    layers: ArtifactRef
+    tables: list[ArtifactRef] = Field(description="Its own table first, then its ancestors', nearest first.")
+    on_miss: OnMiss
+    entries: int
+    coverage: float
+    metrics: dict[str, float] = Field(default_factory=dict)
+    data: list[DataRead] = Field(default_factory=list)
+
+
+class DomainView(WireModel):
+    """A Domain as the catalog knows it."""
+
+    record: DomainRecord
+    current: DomainVersionView | None = None
+
+
+class AdapterVersionView(WireModel):
+    """A published version of a TaskAdapter."""
+
+    version: int
+    spec_digest: str
+    artifact: ArtifactRef
+    layers_digest: str
+    labels: list[str]
+    metrics: dict[str, float] = Field(default_factory=dict)
+    data: list[DataRead] = Field(default_factory=list)
+    gate_passed: StrictBool = True
+
+
+class EarlierVersion(WireModel):
+    """A version that a runtime serves until it has loaded the current one."""
+
+    runtime: str = Field(description="Id of the runtime.")
+    version: int
+
+
+class AdapterView(WireModel):
+    """A TaskAdapter as the catalog knows it, and where it is served."""
+
+    record: AdapterRecord
+    current: AdapterVersionView | None = None
+    scheduled_on: list[str] = Field(default_factory=list, description="Ids of runtimes it is placed on.")
+    loaded_on: list[str] = Field(
+        default_factory=list, description="Ids of runtimes that say they can serve the current version."
+    )
+    earlier: list[EarlierVersion] = Field(
+        default_factory=list, description="What runtimes without the current version serve in its place."
+    )
+    load_error: str | None = Field(default=None, description="Reason: message of the last failed load.")
+    runtimes: int | None = Field(
+        default=None, description="Runtimes that are running, where it is placed on none; else not counted."
+    )
+    revoked_at: AwareDatetime | None = Field(
+        default=None, description="Since when it may not stand on its Domain any more."
+    )
+    withdrawn: StrictBool = Field(default=False, description="Whether its versions were erased for that.")
+    stamp: str = Field(
+        default="", description="Another one whenever anything below ``record`` is, ``runtimes`` excepted."
+    )
+
+
+class PublishAgain(WireModel):
+    """Asks that a version be published again that was made from the spec which is declared (again)."""
+
+    uid: str = Field(description="uid of the resource.")
+    spec_digest: str
+
+
+class PublishedAgain(WireModel):
+    """The number under which it is published now; None where no such version is left."""
+
+    version: int | None = None
+
+
+class AdapterKeys(WireModel):
+    """Names TaskAdapters whose stamps are wanted."""
+
+    keys: list[ResourceKey] = Field(max_length=STAMPS_AT_ONCE, description="namespace/name of each.")
+
+
+class AdapterStamps(WireModel):
+    """The stamps of TaskAdapters; those that the catalog does not have are left out."""
+
+    stamps: dict[str, str] = Field(description="By namespace/name, as in their views.")
+
+
+class ClusterClaim(WireModel):
+    """The operator of a cluster says that it works on this catalog."""
+
+    uid: Uid = Field(min_length=1, description="uid of the cluster's namespace kube-system.")
+
+
+class ClusterClaimed(WireModel):
+    """How long the catalog has belonged to this cluster."""
+
+    known_seconds: float = Field(description="Since the first claim of this cluster.")
+    inherited: bool = Field(description="Whether there were Domains or TaskAdapters before that.")
+
+
+class Declared(WireModel):
+    """A Domain or TaskAdapter that the catalog has."""
+
+    key: ResourceKey = Field(description="namespace/name.")
+    uid: Uid = Field(description="uid of the object that it was declared for.")
+
+
+class DeclaredPage(WireModel):
+    """Some of what the catalog has, in a stable order."""
+
+    items: list[Declared]
+    next_cursor: str | None = Field(default=None, description="Asks for the next page; None at the end.")
+
+
+GRACE = timedelta(minutes=10)
+"""How long a TaskAdapter is served after it has lost its right, where nothing else is set."""
+
+
+class Revocation(WireModel):
+    """A TaskAdapter may not stand on its Domain any more."""
+
+    reason: Word
+    message: Message = Field(description="What a request is told once the versions are withdrawn.")
+    withdraw: StrictBool = Field(default=False, description="The grace time is over: erase the versions.")

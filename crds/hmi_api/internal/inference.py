@@ -1,0 +1,77 @@
+"""Types of an inference request from the gateway to a runtime: ``POST {runtime}/internal/v1/infer``."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from hmi_api.internal.storable import WireModel
+from hmi_api.tag_schemes import TagScheme
+
+
+class Truncation(WireModel):
+    """Cuts a text that has more tokens, special ones included; -1: to the most that the runtime serves."""
+
+    tokens: int = Field(ge=-1)
+    side: Literal["left", "right"] = Field(default="right", description="The end at which it is cut.")
+
+
+class InferRow(WireModel):
+    """One text for one adapter."""
+
+    adapter: str = Field(description="tenant/adapter.")
+    text: str | None = None
+    words: list[str] | None = Field(
+        default=None, description="Pre-split text for token tasks, instead of text."
+    )
+    truncate: Truncation | None = Field(default=None, description="A text too long is refused if absent.")
+
+
+class InferRequest(WireModel):
+    """Rows answered together; each succeeds or fails alone."""
+
+    request_id: str
+    rows: list[InferRow]
+    tenant_id: str | None = Field(
+        default=None, description="Who asks; another tenant's adapters of the same name are as not loaded."
+    )
+
+
+class TokenLabel(WireModel):
+    """One labelled stretch of the text."""
+
+    text: str
+    start: int = Field(description="First character, from 0.")
+    end: int = Field(description="One past the last character.")
+    label: str
+    score: float
+
+
+class RowError(WireModel):
+    """Why one row has no answer."""
+
+    status: int
+    reason: str
+    message: str
+
+
+class RowResult(WireModel):
+    """The answer to one row: an error, or scores (sequence) or tokens (token tasks)."""
+
+    error: RowError | None = None
+    version: int | None = None
+    labels: list[str] = Field(default_factory=list)
+    scores: list[float] = Field(default_factory=list, description="Softmax, in the order of labels.")
+    tokens: list[TokenLabel] = Field(default_factory=list)
+    tag_scheme: TagScheme | None = Field(
+        default=None, description="Token tasks: how labels say where entities begin and end."
+    )
+    prompt_tokens: int = 0
+    table_hits: int = 0
+    table_lookups: int = 0
+
+
+class InferReply(WireModel):
+    """One result a row, in order."""
+
+    results: list[RowResult]
+    timings_ms: dict[str, float] = Field(default_factory=dict)

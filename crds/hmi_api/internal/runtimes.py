@@ -1,0 +1,118 @@
+"""Types of the internal API for runtimes: registration, heartbeats and the desired state.
+
+PUT    /runtimes/{id}                            RuntimeRegistration              -> 204
+POST   /runtimes/{id}/heartbeat                  Heartbeat                        -> HeartbeatReply
+GET    /runtimes/{id}/desired?since=N&wait=S     -> DesiredState (long poll)
+DELETE /runtimes/{id}                            the runtime has drained          -> 204
+"""
+
+from typing import Literal
+
+from pydantic import Field, StrictBool
+
+from hmi_api.artifacts import ArtifactRef
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.storable import (
+    Count,
+    LargeCount,
+    Message,
+    ResourceKey,
+    Text,
+    Uid,
+    WireModel,
+)
+from hmi_api.resources.task_adapter import TaskType
+
+
+class RuntimeRegistration(WireModel):
+    """A runtime says hello."""
+
+    url: Text
+    device: Text = Field(max_length=200, description="cpu or cuda, with its name.")
+    capacity_bytes: LargeCount = Field(description="What adapters and tables may take.")
+    incarnation: Uid = Field(description="New at every start; older residency is void.")
+
+
+class LoadFailure(WireModel):
+    """An adapter that could not be brought to where it can serve."""
+
+    adapter: ResourceKey
+    version: Count
+    reason: Text
+    message: Message
+
+
+PASSING_LOAD_FAILURES = frozenset(
+    {
+        "AdapterLoadFailed",
+        "BaseModelSourceAway",
+        "DiskBudgetFull",
+        "DomainNotAnnounced",
+        "HostBudgetFull",
+        "TableBudgetFull",
+    }
+)
+"""Reasons of failed loads that pass by themselves: others use the room, or a store or message is late."""
+
+
+class ResidentBytes(WireModel):
+    """Bytes held, by kind and tier."""
+
+    kind: Literal["adapter", "table"]
+    tier: Literal["device", "host", "disk"]
+    bytes: LargeCount
+
+
+class Heartbeat(WireModel):
+    """What a runtime reports, every few seconds; lists hold changes since the last answered one."""
+
+    incarnation: Uid
+    ready: list[Text] = Field(default_factory=list, description='"tenant/adapter@version" newly servable.')
+    gone: list[Text] = Field(default_factory=list, description="No longer servable, same form.")
+    failed: list[LoadFailure] = Field(default_factory=list)
+    resident: list[ResidentBytes] = Field(default_factory=list)
+    free_bytes: LargeCount = 0
+    queue_depth: Count = 0
+    draining: StrictBool = False
+
+
+class HeartbeatReply(WireModel):
+    """known=False: the control plane does not know this incarnation; register and report all again."""
+
+    known: StrictBool
+    desired_revision: int
+    only_here: int = Field(
+        default=0,
+        description="Adapters that this draining runtime serves and another is to serve, but does not yet.",
+    )
+
+
+class DomainServing(WireModel):
+    """What a runtime needs to serve adapters on one version of a Domain."""
+
+    key: str = Field(description="namespace/name.")
+    version: DomainVersionView
+
+
+class AdapterServing(WireModel):
+    """What a runtime needs to serve one version of an adapter."""
+
+    key: str = Field(description="tenant/adapter.")
+    tenant_id: str = Field(default="", description="Whose it is: the name may have been another tenant's.")
+    version: int
+    task_type: TaskType
+    labels: list[str]
+    artifact: ArtifactRef
+    domain: str = Field(description="namespace/name of its Domain.")
+    domain_version: int = Field(description="Version whose layers it was trained on.")
+    pinned: StrictBool = False
+
+
+class DesiredState(WireModel):
+    """What a runtime should serve: all of it when ``full``, else what changed since ``since``."""
+
+    revision: int
+    full: StrictBool
+    domains: list[DomainServing] = Field(default_factory=list)
+    adapters: list[AdapterServing] = Field(default_factory=list)
+    removed_adapters: list[str] = Field(default_factory=list, description='"tenant/adapter".')

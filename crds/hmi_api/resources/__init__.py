@@ -1,0 +1,1 @@
+"""The custom resources Domain and TaskAdapter: types, CRDs, conditions, reasons and manifests."""

@@ -1,0 +1,243 @@
+"""The Domain resource: lower layers adapted to a corpus, materialised as a lookup table."""
+
+import json
+import re
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from hmi_api.names import DomainKey, domain_key
+from hmi_api.resources.cel import immutable, rule, rules
+from hmi_api.resources.common import (
+    DNS_LABEL,
+    ApiModel,
+    CommonStatus,
+    DataSource,
+    ObjectMeta,
+    ObjectRef,
+    Resources,
+)
+
+
+class OnMiss(StrEnum):
+    """What a runtime does with a window that no table holds."""
+
+    COMPUTE = "Compute"
+    BACKOFF = "Backoff"
+
+
+class TableDtype(StrEnum):
+    """How a table's values are stored."""
+
+    FLOAT16 = "Float16"
+    INT8 = "Int8"
+
+
+def _cron_field(value: str) -> str:
+    item = rf"(\*|{value}(-{value})?)(/[1-9][0-9]?)?"
+    return f"{item}(,{item})*"
+
+
+_CRON_FIELDS = (
+    "[0-5]?[0-9]",
+    "1?[0-9]|2[0-3]",
+    "0?[1-9]|[12][0-9]|3[01]",
+    "0?[1-9]|1[0-2]|(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)",
+    "[0-7]|(?i:sun|mon|tue|wed|thu|fri|sat)",
+)
+CRON = "^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|"
+CRON += " +".join(_cron_field(f"({values})") for values in _CRON_FIELDS) + ")$"
+"""Five fields: minute, hour, day of the month, month and day of the week; or a word that stands for them."""
+
+
+class BaseModelRef(ApiModel):
+    """The pretrained model that a Domain stands on."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!self.uri.contains('://') || self.uri.matches('^(hf|wheel|file)://.')",
+                "a base model is a local folder, hf://owner/name or wheel://package; "
+                "mount others as a folder",
+                ".uri",
+                holds=lambda base: (
+                    "://" not in base["uri"] or bool(re.match("(hf|wheel|file)://.", base["uri"]))
+                ),
+            )
+        )
+    )
+
+    uri: str = Field(
+        min_length=1,
+        max_length=2048,
+        description="A local folder, hf://name (hub or its cache) or wheel://package (a Python wheel).",
+    )
+    revision: str | None = Field(
+        default=None, min_length=1, max_length=253, description="Revision for hf://; ignored elsewhere."
+    )
+
+
+class Bridge(ApiModel):
+    """The narrow attention that gives distant tokens back what windows took from them."""
+
+    heads: int = Field(default=4, ge=0, le=32, description="Attention heads; 0 for no bridge.")
+    head_size: int = Field(default=24, ge=8, le=128, description="Width of one head.")
+
+
+class DomainTraining(ApiModel):
+    """How the lower layers are distilled on the corpus."""
+
+    steps: int = Field(
+        default=400,
+        ge=0,
+        le=1_000_000,
+        description="Optimiser steps; 0 keeps the parent's layers and only builds a table.",
+    )
+    batch_size: int = Field(default=24, ge=1, le=4096, description="Rows a step.")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, le=1, description="Peak rate of the lower layers; the bridge's is three times it."
+    )
+    max_length: int = Field(default=128, ge=8, le=8192, description="Tokens a row is cut to.")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Same seed and data, same result.")
+
+
+class Refresh(ApiModel):
+    """When a table is rebuilt from what traffic asked for."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                f"!has(self.schedule) || self.schedule.matches({json.dumps(CRON)})",
+                'a schedule has five fields (minute, hour, day, month, weekday) as in "0 3 * * *", '
+                "or is a word such as @daily",
+                ".schedule",
+                holds=lambda refresh: (
+                    "schedule" not in refresh or bool(re.fullmatch(CRON, refresh["schedule"]))
+                ),
+            )
+        )
+    )
+
+    schedule: str | None = Field(
+        default=None,
+        max_length=253,
+        description='Cron schedule of five fields, UTC, such as "0 3 * * *", or @daily; never when absent.',
+    )
+    min_miss_rate: float = Field(
+        default=0.05, ge=0, le=1, description="Share of lookups that must miss before a refresh is worth it."
+    )
+
+
+class Plot(ApiModel):
+    """The precomputed lookup table of a Domain."""
+
+    max_entries: int = Field(
+        default=200_000, ge=1, le=2_000_000_000, description="Most windows the table may hold."
+    )
+    min_frequency: int = Field(
+        default=2,
+        ge=1,
+        le=2_000_000_000,
+        description="Times a window must occur in the corpus to be worth its memory.",
+    )
+    dtype: TableDtype = Field(default=TableDtype.FLOAT16, description="How values are stored.")
+    on_miss: OnMiss = Field(
+        default=OnMiss.COMPUTE,
+        description="What to do about a window that no table holds. Compute: run the layers for it (exact). "
+        "Backoff: take its bigram or unigram, here and then up the tree (approximate).",
+    )
+    refresh: Refresh = Field(default_factory=Refresh, description="When the table is rebuilt from traffic.")
+
+
+class Sharing(ApiModel):
+    """Who else may put TaskAdapters and child Domains on a Domain."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.namespaces) || "
+                f"self.namespaces.all(name, name == '*' || name.matches('{DNS_LABEL}'))",
+                'each is the name of a namespace, or "*" alone for all; '
+                "patterns such as team-* match nothing",
+                ".namespaces",
+                holds=lambda sharing: all(
+                    name == "*" or re.fullmatch(DNS_LABEL, name) for name in sharing.get("namespaces", [])
+                ),
+            )
+        )
+    )
+
+    namespaces: list[Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=list,
+        max_length=1000,
+        description='Namespaces besides its own; "*" for all. '
+        "TaskAdapters of one that is taken off are served for a grace time.",
+    )
+
+
+class DomainSpec(ApiModel):
+    """What a tenant declares of a Domain. ``baseModel`` and ``split`` cannot be changed later."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(immutable("baseModel"), immutable("split", optional=True))
+    )
+
+    base_model: BaseModelRef = Field(description="Pretrained model underneath. Immutable.")
+    parent_ref: ObjectRef | None = Field(
+        default=None, description="Parent in the knowledge tree; the base model's own layers when absent."
+    )
+    split: int | None = Field(
+        default=None,
+        ge=1,
+        le=512,
+        description="Layers that become a table; when absent, the parent's split, else half of the layers. "
+        "Immutable.",
+    )
+    corpus: list[DataSource] = Field(
+        min_length=1, max_length=1000, description="Unlabelled text of the domain."
+    )
+    bridge: Bridge = Field(default_factory=Bridge, description="Mixing step after the lookup.")
+    training: DomainTraining = Field(default_factory=DomainTraining, description="Distillation.")
+    plot: Plot = Field(default_factory=Plot, description="The lookup table.")
+    sharing: Sharing = Field(default_factory=Sharing, description="Who else may use this Domain.")
+    resources: Resources = Field(default_factory=Resources, description="For the training Job.")
+    suspend: bool = Field(default=False, description="True: start nothing new; what serves goes on.")
+
+
+class DomainStatus(CommonStatus):
+    """What the reconciler reports of a Domain."""
+
+    entries: int | None = Field(default=None, description="Windows in the table.")
+    coverage: float | None = Field(
+        default=None, description="Share of the held-out corpus's windows that the table holds, 0 to 1."
+    )
+
+
+class Domain(ApiModel):
+    """A Domain: a node of the knowledge tree."""
+
+    api_version: Literal["hmi.dev/v1alpha1"] = Field(default="hmi.dev/v1alpha1", description="API version.")
+    kind: Literal["Domain"] = Field(default="Domain", description="Kind.")
+    metadata: ObjectMeta = Field(description="Name, namespace and labels.")
+    spec: DomainSpec = Field(description="What is wanted.")
+    status: DomainStatus = Field(default_factory=DomainStatus, description="What is.")
+
+    @property
+    def key(self) -> DomainKey:
+        """``namespace/name``."""
+        return domain_key(self.metadata.namespace, self.metadata.name)
+
+    @property
+    def parent_key(self) -> DomainKey | None:
+        """Key of the parent that ``parentRef`` names, if any."""
+        reference = self.spec.parent_ref
+        return (
+            domain_key(reference.namespace or self.metadata.namespace, reference.name) if reference else None
+        )
+
+    def is_shared_with(self, namespace: str) -> bool:
+        """Say whether resources of that namespace may stand on this Domain."""
+        return namespace == self.metadata.namespace or not {"*", namespace}.isdisjoint(
+            self.spec.sharing.namespaces
+        )

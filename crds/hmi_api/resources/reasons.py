@@ -1,0 +1,331 @@
+"""Every reason in conditions, error answers and logs, each with advice for the user.
+
+``Reason`` has the reasons that the operator sets itself. The reason of a failed run, load or request is
+decided where the failure happens and is copied unchanged into a condition or an answer. A test finds every
+reason that the code writes and fails if one is missing here.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """A reason, with ``advice`` for the reference page."""
+
+    advice: str
+
+    def __new__(cls, value: str, advice: str) -> "Reason":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.advice = advice
+        return member
+
+    # Accepted
+    ACCEPTED = "Accepted", "Nothing: the resource can work as declared."
+    NAMESPACE_EXCLUDED = (
+        "NamespaceExcluded",
+        "Apply it in a namespace of a tenant's: the cluster's and the installation's own are excluded.",
+    )
+    PARENT_NOT_FOUND = (
+        "ParentNotFound",
+        "Apply the parent Domain, or correct parentRef; this goes on by itself.",
+    )
+    PARENT_CYCLE = "ParentCycle", "The named Domains are one another's ancestors; remove parentRef from one."
+    PARENT_BASE_DIFFERS = "ParentBaseDiffers", "Give parent and child the same baseModel."
+    PARENT_SPLIT_DIFFERS = "ParentSplitDiffers", "Give parent and child the same split."
+    DOMAIN_TERMINATING = (
+        "DomainTerminating",
+        "Wait until the Domain is gone and apply it anew, or name another one; this goes on by itself.",
+    )
+    NOT_SHARED = "NotShared", "Have the owner add this namespace to the Domain's sharing.namespaces."
+    IMMUTABLE_FIELD = "ImmutableField", "Change the field back, or delete the resource and apply it anew."
+    ADDRESS_UNREACHABLE = (
+        "AddressUnreachable",
+        "Give rows and adapters as s3://, https://, configmap://NAME/KEY or pvc://CLAIM/PATH.",
+    )
+    ADDRESS_MALFORMED = "AddressMalformed", "Write configmap://NAME/KEY or pvc://CLAIM/PATH."
+    ADDRESS_NOT_ALLOWED = (
+        "AddressNotAllowed",
+        "Give a public address, or have the administrator list the host in data.allowedHosts.",
+    )
+    GATE_NEEDS_DATA = "GateNeedsData", "Remove spec.gate: an imported adapter has no rows to measure it on."
+    GATE_METRIC_MISMATCH = "GateMetricMismatch", "Measure by accuracy or macro_f1; entity_f1 is for tokens."
+    TASK_TYPE_UNSUPPORTED = "TaskTypeUnsupported", "Use SequenceClassification or TokenClassification."
+    CANARY_UNSUPPORTED = "CanaryUnsupported", "Leave serving.canaryPercent out, or set it to 100."
+    ADAPTER_TOO_LARGE = (
+        "AdapterTooLarge",
+        "Ask for a smaller method.size or fewer labels, or have the runtimes' limits raised.",
+    )
+    LABELS_REPEATED = "LabelsRepeated", "Name each label once in spec.task.labels."
+    TENANT_LABEL_INVALID = (
+        "TenantLabelInvalid",
+        "Give the namespace's label hmi.dev/tenant a name of lower-case letters, digits and dashes.",
+    )
+    # Waiting and work
+    WAITING = "Waiting", "Nothing: an earlier step is not finished yet."
+    SUSPENDED = "Suspended", "Set spec.suspend to false to go on."
+    PARENT_NOT_READY = "ParentNotReady", "Nothing: training starts when the parent is published."
+    DOMAIN_NOT_FOUND = "DomainNotFound", "Apply the Domain, or correct domainRef; this goes on by itself."
+    DOMAIN_NOT_READY = (
+        "DomainNotReady",
+        "Nothing while the Domain trains; else see the Domain's own conditions.",
+    )
+    DOMAIN_READY = "DomainReady", "Nothing: the Domain has a published version."
+    NOT_LIMITED = "NotLimited", "Nothing: no quota is set."
+    STARTING = "Starting", "Nothing: a training run is being created."
+    QUEUED = "Queued", "Nothing: other training runs on this machine come first."
+    RUNNING = "Running", "Nothing: status.progress says how far the run is."
+    RETRYING = "Retrying", "Nothing: the run failed for a passing cause and is tried again."
+    PROCESS_DIED = "ProcessDied", "Read the run's log; often too little memory."
+    # Why a training Job does not run
+    UNSCHEDULABLE = "Unschedulable", "Ask for less in spec.resources, or add nodes; it starts by itself then."
+    IMAGE_PULL_BACK_OFF = (
+        "ImagePullBackOff",
+        "Have the installation's trainer image or its pull secret corrected.",
+    )
+    CREATE_CONTAINER_CONFIG_ERROR = (
+        "CreateContainerConfigError",
+        "Create the Secret that secretRef names; the Job goes on by itself.",
+    )
+    VOLUME_NOT_MOUNTED = (
+        "VolumeNotMounted",
+        "Create the ConfigMap or claim that an address names, or correct the address.",
+    )
+    OOM_KILLED = "OOMKilled", "Raise spec.resources.limits.memory, or lower training.batchSize or maxLength."
+    EVICTED = "Evicted", "Nothing: training goes on from its checkpoint on another node."
+    QUOTA_EXCEEDED = "QuotaExceeded", "Ask for less in spec.resources, or have the namespace's quota raised."
+    DEADLINE_EXCEEDED = "DeadlineExceeded", "Ask for less work, or have the installation's deadline raised."
+    JOB_REFUSED = "JobRefused", "The message has the API server's words; correct the spec or the policy."
+    SUPERSEDED = "Superseded", "Nothing: a newer spec took the run's place."
+    SUCCEEDED = "Succeeded", "Nothing: this step is done."
+    # Reconciling and Stalled; where they are True, the reason is that of the step which they speak of
+    UP_TO_DATE = "UpToDate", "Nothing: the declared spec is in effect."
+    PROGRESSING = "Progressing", "Nothing: work goes on by itself; see the condition Reconciling."
+    STALLED = "Stalled", "See the condition Stalled: something must be changed before work goes on."
+    # Gate and serving
+    NO_GATE = "NoGate", "Nothing: spec.gate is absent, so every version serves."
+    GATE_PASSED = "GatePassed", "Nothing: the metric reached the minimum."
+    GATE_NOT_REACHED = (
+        "GateNotReached",
+        "Improve the data or training, or lower gate.minimum; what served goes on.",
+    )
+    PUBLISHED = "Published", "Nothing: the version is in the catalog."
+    PREVIOUS_VERSION = (
+        "PreviousVersion",
+        "The previous version serves on; see the other conditions.",
+    )
+    PLACED = "Placed", "Nothing: a runtime was chosen."
+    NO_RUNTIME = "NoRuntime", "Start a runtime, or give the present ones more room."
+    LOADED = "Loaded", "Nothing: a runtime holds the adapter."
+    LOADING = "Loading", "Nothing: a runtime is fetching the adapter."
+    SERVING = "Serving", "Nothing: requests are answered."
+    IN_USE = "InUse", "Delete the resources that stand on the Domain; it goes by itself then."
+    CONTROL_PLANE_UNAVAILABLE = (
+        "ControlPlaneUnavailable",
+        "Nothing: what is deleted goes once the control plane answers again.",
+    )
+    UNREADABLE = "Unreadable", "Wait for the upgrade to end; then correct what the message names."
+    ORPHAN_ERASED = (
+        "OrphanErased",
+        "Nothing: an Event; what was deleted while the operator was away is erased from the catalog.",
+    )
+    TERMINATING = "Terminating", "Nothing: what belongs to the resource is being erased."
+
+
+TRAINING: Mapping[str, str] = {
+    # What training reads
+    "CorpusEmpty": "Give rows with text; the message names the addresses.",
+    "CorpusNotFound": "Correct the address, or put the rows there.",
+    "CorpusNotText": "Give UTF-8 text in the declared format; compressed files must be whole.",
+    "CorpusTooLarge": "Give fewer labelled rows, and the others as data.unlabelled or corpus.",
+    "RowMalformed": "Correct the row that the message names.",
+    "FieldMissing": "Name one of the row's fields in textField, labelField, tokensField or tagsField.",
+    "LabelMalformed": "Write the label as text without control characters.",
+    "LabelUnknown": "Add the labels to task.labels, or correct the rows.",
+    "OneLabelOnly": "Give rows of at least two labels.",
+    "TooManyLabels": "Name the field that holds the label, or use fewer labels.",
+    "TooFewRows": "Give at least two different texts of a label; some ten of each are better.",
+    "TagsMismatch": "Give each word of a row one tag.",
+    "TagMalformed": "Write tags as O, B-NAME and I-NAME, or in one of the other known schemes.",
+    "ProxyUnsupported": "Name an HTTP proxy in HTTPS_PROXY and HTTP_PROXY; others are not supported.",
+    "SourceAway": "Nothing: the address did not answer, and the run is tried again.",
+    "DataMissing": "Give data to train on, or a source to import.",
+    # Base models and Domains
+    "BaseModelNotFound": "Give a local folder, hf://owner/name or wheel://package that is there.",
+    "BaseModelSourceAway": "Nothing: the hub did not answer, and the run is tried again.",
+    "BaseModelNotSafetensors": "Save the base model as safetensors.",
+    "BaseModelIncomplete": "Restore the base model's files; `git lfs pull` fetches those that are pointers.",
+    "BaseModelUnsupported": "Choose a base model of a family that HMI serves.",
+    "BaseModelNotFinite": "Use a checkpoint whose weights are finite.",
+    "BaseModelChanged": "Restore the weights that were trained on, or pin baseModel.revision.",
+    "VocabularyTooLarge": "Use a base model with a smaller vocabulary.",
+    "SplitTooDeep": "Choose a split that leaves at least one upper layer.",
+    "ParentMismatch": "Give parent and child the same base model and split.",
+    "UnknownLayers": "Train the Domain again: its parent's artifact is gone.",
+    "LayersForAnotherBase": "Train the Domain again on this base model.",
+    "LayersIncomplete": "Train the Domain again: its artifact is damaged.",
+    "LayersNotFinite": "Train the Domain again with a lower training.learningRate.",
+    "TableInvalid": "Train the Domain again: its table is damaged.",
+    "TableOfOtherLayers": "Train the Domain again: its table was made by other layers.",
+    # Imported adapters
+    "SourceNotFound": "Give a folder with adapter_config.json and adapter_model.safetensors.",
+    "AdapterNotPeft": "Save the adapter with peft's save_pretrained; the message names what is wrong.",
+    "AdapterIsPickle": "Save the adapter with safe_serialization=True.",
+    "AdapterUnsupported": "Train without what the message names, or train the task here from rows.",
+    "AdapterPattern": "Name modules in adapter_config.json, or write simple patterns.",
+    "AdapterBelowSplit": "Train the adapter on the upper layers only, or train the task here from rows.",
+    "AdapterShape": "Train the adapter on the Domain's base model.",
+    "AdapterForAnotherBase": "Name the base model that the adapter was trained on.",
+    "AdapterForAnotherTask": "Change task.type to what the adapter was trained for.",
+    "AdapterForAnotherDomain": "Train the adapter again on the Domain's present layers.",
+    "AdapterLabels": "Give task.labels one name a score, as the adapter's own id2label does.",
+    "AdapterNotFinite": "Train again with a lower learning rate: weights are not finite.",
+    "AdapterFormat": "Update HMI, or train the adapter again.",
+    "AdapterUnreadable": "Train the adapter again, or bring it again: its files are damaged.",
+    "HeadIncomplete": "Train the head with modules_to_save and save the adapter again.",
+    "TaskUnsupported": "Choose SequenceClassification or TokenClassification.",
+    # The run itself
+    "TrainingDiverged": "Lower training.learningRate.",
+    "WorkDirInUse": "Give the training program an empty folder.",
+    "ResourceDeleted": "Nothing: the resource was deleted or replaced while the run worked.",
+    "RunFinished": "Nothing: the run is over, and what it brings late is not taken.",
+    "UnknownRun": "Nothing: the run's resource was deleted.",
+    "ResultInvalid": "Tell the administrator: the training program's result was malformed.",
+    "ResultRefused": "Tell the administrator: the control plane refused the run's result.",
+    "IncompleteResult": "Tell the administrator: the run published less than it must.",
+    "InternalError": "Nothing at first: it is tried again. If it lasts, read the run's log.",
+    # Artifacts
+    "ArtifactMissing": "Train again, or restore the artifact store.",
+    "ArtifactTruncated": "Nothing at first: the file is fetched again. If it lasts, restore the store.",
+    "ArtifactEmpty": "Tell the administrator: the run wrote no files.",
+    "ArtifactNotNamed": "Tell the administrator: the run asked for files that are not its own.",
+    "ArtifactNotPublished": "Tell the administrator: the run named files that it did not publish.",
+    "ArtifactRefused": "The message has the control plane's words.",
+    "ArtifactStoreUnsupported": "Configure a folder or s3:// as artifact store, with its driver installed.",
+    "CommitUnderWay": "Nothing: another request commits the same files.",
+    "DigestInvalid": "Tell the administrator: a reference to an artifact is malformed.",
+    "DigestMismatch": "Restore the artifact store, or train again: stored files have changed.",
+    "FormatTooNew": "Update HMI: the artifact was written by a newer version.",
+    "ManifestInvalid": "Restore the artifact store, or train again: an artifact's manifest is damaged.",
+    "NotSafetensors": "Tell the administrator: artifacts have .safetensors and .json files only.",
+    "PathOutsideArtifact": "Tell the administrator: an artifact names a file outside of it.",
+    "NotAnAdapter": "Give `hmi_runtime.training.export` the artifact of a TaskAdapter.",
+    "NotExportable": "Export LoRA adapters of BERT and RoBERTa families only.",
+}
+"""Why a training run or an import failed: in the conditions of a Domain or TaskAdapter."""
+LOADING: Mapping[str, str] = {
+    "AdapterLoadFailed": "Nothing at first: it is tried again. If it lasts, read the runtime's log.",
+    "AdapterQuarantined": "Nothing at first: it is tried again after a while. If it lasts, train again.",
+    "AdapterOutputInvalid": "Train the adapter again: it gives numbers that are not finite.",
+    "AdapterMissing": "Nothing: the adapter left the device meanwhile; ask again.",
+    "DomainNotAnnounced": "Nothing: the runtime is told of the Domain shortly.",
+    "NotRegistered": "Nothing: the adapter is placed on another runtime; ask again.",
+    "NotLoaded": "Nothing: the adapter is being loaded; ask again.",
+    "DeviceBudgetFull": "Raise the runtime's HMI_DEVICE_BUDGET, or lower its HMI_MAX_RANK.",
+    "HostBudgetFull": "Raise the runtime's HMI_HOST_BUDGET.",
+    "DiskBudgetFull": "Raise the runtime's HMI_DISK_BUDGET.",
+    "TableBudgetFull": "Raise the runtime's HMI_TABLE_BUDGET, or add runtimes.",
+    "Int8Unsupported": "Set the runtime's precision to float32: its CPU kernels have no int8.",
+}
+"""Why a runtime does not have an adapter: in the condition Loaded, and in answers."""
+DECLARING: Mapping[str, str] = {
+    "TenantChanged": "Give the namespace its former tenant label, or delete the resource and apply it anew.",
+    "NameTaken": "Rename the TaskAdapter: another namespace of the same tenant has one of that name.",
+    "InvalidField": "Correct the field that the message names.",
+    "ValueNotStorable": "Remove NUL characters, and shorten what is too long.",
+    "DomainInUse": "Delete the TaskAdapters on the Domain first.",
+    "UnknownTenant": "Make the tenant first; a namespace's tenant is made by itself.",
+    "OtherCluster": "Give each cluster a database of its own.",
+    "MalformedManifest": "Write apiVersion, kind, metadata and spec.",
+    "UnknownKind": "Write a Domain or TaskAdapter of this API version.",
+    "InvalidManifest": "Correct the fields that the message names.",
+    "MalformedYaml": "Correct the YAML or JSON at the line that the message names.",
+    "ManifestTooLarge": "Split the file: it is larger, deeper or has more aliases than is read.",
+}
+"""Why what is declared is not taken: by `hmi apply`, or in the condition Accepted."""
+ANSWERS: Mapping[str, str] = {
+    # Of any part
+    "MissingApiKey": "Send an API key as Authorization: Bearer.",
+    "InvalidApiKey": "Check the key, or ask for a new one.",
+    "InvalidToken": "For HMI's own parts: send the internal token or a service account's.",
+    "RoleNotAllowed": "For HMI's own parts: another part may make this call.",
+    "OtherNamespace": "For training Jobs: a run of another namespace cannot be reached.",
+    "TokenWithoutPod": "For training Jobs: only a pod of the run's Job may report on it.",
+    "PodUnknown": "For training Jobs: ask again; the operator reports a Job's pods within seconds.",
+    "TokenRefused": "For HMI's own parts: the control plane does not know their token.",
+    "TokenUnreadable": "For HMI's own parts: mount the service account's token.",
+    "TokenReviewFailed": "Try again: the API server did not say whose token it is.",
+    "MalformedJson": "Send valid JSON.",
+    "NotCalledJson": "Send the body with Content-Type: application/json.",
+    "BodyCutOff": "Send the whole body that Content-Length announces.",
+    "BodyTooLarge": "Send less in one request.",
+    "BodyTooSlow": "Send the body faster.",
+    "ConcurrentWrite": "Try again: another request wrote the same at that moment.",
+    "Draining": "Try again: the process is being stopped, and another one answers.",
+    "DatabaseUnavailable": "Try again.",
+    "SchemaTooOld": "Wait for the migration, or run `python -m hmi_control_plane migrate`.",
+    "WrongSettings": "Correct the environment variables that the message names.",
+    # Inference
+    "MissingModel": "Name a model, or several in models.",
+    "ModelNotFound": "Name one of the models that GET /v1/models lists.",
+    "ModelNotLoaded": "Try again shortly.",
+    "ModelNotTrained": "Correct what the message names in the TaskAdapter or its Domain; no version serves.",
+    "VersionNotFound": "Name a version that the model's metadata lists.",
+    "RuntimeUnavailable": "Try again shortly.",
+    "CatalogUnavailable": "Try again.",
+    "Overloaded": "Try again shortly, or ask for more runtimes.",
+    "UsageNotRecorded": "Try again.",
+    "SpoolFull": "Try again: usage cannot be recorded until the database has taken what waits.",
+    "EmptyInput": "Give at least one text.",
+    "EmptyText": "Give a text with at least one word.",
+    "TextMissing": "Give either text or words.",
+    "TextTooLong": "Give a shorter text.",
+    "TruncationTooLong": "Give a truncate_prompt_tokens of at most what the model reads.",
+    "TruncationTooShort": "Give a larger truncate_prompt_tokens.",
+    "TooManyModels": "Name fewer models in one request.",
+    "TooManyRows": "Send fewer texts or models in one request.",
+    "TooManyTexts": "Send fewer texts in one request.",
+    "InferenceFailed": "Tell the administrator: the runtime's log has the cause.",
+    "TokenizerFailed": "Tell the administrator: the runtime's log has the cause.",
+    "InvalidHeader": "Give Inference-Header-Content-Length the length of the JSON part.",
+    "InvalidTensor": "Send the tensor as the message says.",
+    # Tenants, usage and bills
+    "UnknownAdapter": "Name a TaskAdapter that is there.",
+    "UnknownDomain": "Name a Domain that is there.",
+    "UnknownKey": "Name a key that the tenant has.",
+    "UnknownRuntime": "For runtimes: register first.",
+    "InvalidKey": "For runtimes: name an adapter as tenant/adapter@version.",
+    "InvalidCursor": "Use the cursor of the page before unchanged, or leave it out.",
+    "TenantExists": "Choose another name.",
+    "TenantInUse": "Delete the tenant's Domains and TaskAdapters first.",
+    "TooManyReports": "Try again.",
+    "EmptyPeriod": "Give a `from` that is earlier than `to`.",
+    "EmptyWindow": "Give a `from` that is earlier than `to`.",
+    "InvoiceNotFound": "Name an invoice that is there.",
+    "InvoiceVoid": "Make a new draft for the period.",
+    "AmountTooLarge": "Check the unit prices, or invoice a shorter period.",
+    "NoPrice": "Set a price from the use on, 0 where it is free, or invoice in another currency.",
+    "OverlappingInvoice": "Void the other invoice, or choose another period.",
+    "UseBilledTwice": "Void the invoice that the message names first.",
+    "PeriodNotOver": "Finalise the invoice when its period is over.",
+    "PriceInvoiced": "Let the price take effect later, or void the final invoice first.",
+}
+"""Why a request has no answer: in `error.code`."""
+OPERATOR_LOG: Mapping[str, str] = {
+    "ApiServerUnavailable": "Nothing: the operator goes on when the API server answers.",
+    "ClusterUnknown": "Let the operator read the namespace kube-system.",
+    "Contended": "Nothing: somebody else writes at the same moment, and it is tried again.",
+    "ControlPlaneAway": "Nothing: it is tried again when the control plane answers.",
+    "JobEnding": "Nothing: a Job of the same name has to end first.",
+    "NoCluster": "Run the operator in a cluster, or give it a kubeconfig.",
+    "NotLeader": "Nothing: another replica works.",
+}
+"""What parts say in their logs while they wait for one another."""
+GROUPS: Mapping[str, Mapping[str, str]] = {
+    "Reasons of training and imports": TRAINING,
+    "Reasons of loading": LOADING,
+    "Reasons of what is declared": DECLARING,
+    "Codes of answers": ANSWERS,
+    "Reasons in logs": OPERATOR_LOG,
+}
+"""Every reason here, under the titles of the reference page."""

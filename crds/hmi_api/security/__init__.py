@@ -1,0 +1,1 @@
+"""Bearer tokens, authentication of callers, limits on requests and on outbound addresses, proxies."""

@@ -1,0 +1,45 @@
+"""Every reason that can occur is in the reference, and the reference has no others."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # the helper beside this file
+
+from reason_literals import reason_literals
+
+from hmi_api.resources.reasons import GROUPS, Reason
+from hmi_api.resources.reference import reference
+
+OF_THE_PLAN = {reason.value for reason in Reason}
+OF_FAILURES = {reason for group in GROUPS.values() for reason in group}
+OF_KUBERNETES = {
+    "AlreadyExists",
+    "BadRequest",
+    "Conflict",
+    "Invalid",
+    "NotFound",
+    "RequestEntityTooLarge",
+}
+"""What the local resource API says as every API server does."""
+
+
+def test_every_reason_in_the_code_is_in_the_reference() -> None:
+    found = reason_literals()
+    assert {"TenantChanged", "NameTaken", "InvalidField", "InternalError", "BodyTooLarge"} <= set(found)
+    unknown = set(found) - OF_THE_PLAN - OF_FAILURES - OF_KUBERNETES
+    told = [f"{found[reason]}: {reason}" for reason in sorted(unknown)]
+    assert not told, "add these to hmi_api.resources.reasons, then `make crds`: " + "; ".join(told)
+
+
+def test_the_reference_has_no_reason_that_no_code_gives() -> None:
+    assert sorted(OF_FAILURES - set(reason_literals())) == []
+
+
+def test_each_reason_has_one_entry_with_advice() -> None:
+    assert sum(len(group) for group in GROUPS.values()) == len(OF_FAILURES)
+    assert not OF_THE_PLAN & OF_FAILURES
+    page = reference()
+    for group in GROUPS.values():
+        for reason, advice in group.items():
+            assert advice.endswith(".")
+            assert page.count(f"| `{reason}` |") == 1
