@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))  # helpers that tests
 
 from postgres_server import PostgresServer, installed, running_server
 
-from hmi_control_plane.storage import Database
-from hmi_control_plane.storage.migrate import upgrade
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.migrate import upgrade
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,10 @@ from hmi_api.errors import InvalidInput
 from hmi_api.security.ca_certificates import trust_ca_certificates
 from hmi_api.settings import load_settings, trim_environment
 from hmi_control_plane.app import create_app
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.migrate import is_behind, upgrade
 from hmi_control_plane.server import serve
 from hmi_control_plane.settings import DatabaseSettings, Part, Settings
-from hmi_control_plane.storage import Database
-from hmi_control_plane.storage.migrate import is_behind, upgrade
 
 DONE, NOT_IN_TIME, WRONG_SETTINGS = 0, 1, 2
 _LOOK_AGAIN_SECONDS = 1.0

@@ -14,14 +14,14 @@ from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_api.servers import serving_metrics
 from hmi_control_plane import errors, health, openapi, tenant_api
 from hmi_control_plane.auth import Authenticator, CredentialMiddleware, Guarded
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.migrate import upgrade
 from hmi_control_plane.gateway import RuntimeNetwork
 from hmi_control_plane.metrics import HttpMetrics, MetricsMiddleware
 from hmi_control_plane.middleware import FarewellMiddleware, HeadMiddleware, RequestIdMiddleware
 from hmi_control_plane.parts import ControlPlanePart, GatewayPart, Shared
 from hmi_control_plane.readiness import Readiness
 from hmi_control_plane.settings import Part, Settings
-from hmi_control_plane.storage import Database
-from hmi_control_plane.storage.migrate import upgrade
 
 _DESCRIPTION = (
     "Tenants call with their API key, administrators under /admin/v1 with the admin key, and HMI's own parts "

@@ -15,10 +15,10 @@ from hmi_control_plane import admin_api, billing, gateway, internal_api, meterin
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Authenticator, Door, Guarded, require_token
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.readiness import Readiness
 from hmi_control_plane.settings import Settings
-from hmi_control_plane.storage import Database
 from hmi_control_plane.sweeper import Sweeper
 
 

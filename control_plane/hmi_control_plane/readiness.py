@@ -9,8 +9,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from hmi_api.errors import NotReady
-from hmi_control_plane.storage import Database
-from hmi_control_plane.storage.migrate import is_behind
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.migrate import is_behind
 
 log = logging.getLogger(__name__)
 

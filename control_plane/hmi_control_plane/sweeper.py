@@ -13,8 +13,8 @@ from hmi_control_plane import metering, placement
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import publications, runtimes
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.times import now
-from hmi_control_plane.storage import Database
 
 _UPLOADS_EVERY_SECONDS = 600.0
 """A listing of the store: too dear in an object store to be made with every sweep."""

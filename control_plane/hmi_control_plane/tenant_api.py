@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends
 from hmi_api.errors import NotReady
 from hmi_control_plane import billing, metering
 from hmi_control_plane.auth import Authenticator
-from hmi_control_plane.storage import Database
+from hmi_control_plane.catalog.database import Database
 
 _REPORTS_AT_ONCE = 4
 _LONGEST_WAIT_SECONDS = 10.0

@@ -8,7 +8,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from hmi_control_plane.catalog.clusters import SILENT_FOR
-from hmi_control_plane.storage import Cluster, Database
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Cluster
 
 TOKEN = {"Authorization": "Bearer internal-token-of-the-tests"}
 

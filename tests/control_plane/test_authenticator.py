@@ -8,8 +8,9 @@ from starlette.requests import Request
 
 from hmi_control_plane.auth import Authenticator, hash_secret, new_key, parse_key
 from hmi_control_plane.catalog import tenants
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import ApiKey
 from hmi_control_plane.errors import Unauthorized
-from hmi_control_plane.storage import ApiKey, Database
 
 
 class _Clock:

@@ -14,16 +14,16 @@ from hmi_api.internal.catalog import AdapterRecord
 from hmi_api.internal.runs import RunCreate, RunProgress, RunResult, RunState
 from hmi_api.internal.runtimes import Heartbeat
 from hmi_control_plane.catalog import adapters, completion, desired, runs, runtimes, tenants
-from hmi_control_plane.catalog.times import now
-from hmi_control_plane.storage import (
-    Adapter,
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
     AdapterVersion,
     Artifact,
-    Database,
+    LoadReport,
     Placement,
-    Residency,
     TrainingRun,
 )
+from hmi_control_plane.catalog.times import now
 
 _FEW, _MANY = 10, 2_000
 
@@ -88,7 +88,7 @@ def _populate(cluster: Any, database: Database, first: int, last: int) -> None:
             ],
         )
         session.execute(
-            insert(Adapter),
+            insert(AdapterRow),
             [
                 common
                 | {"id": i, "tenant": "acme", "namespace": "acme", "name": f"n{i}", "uid": f"u{i}"}
@@ -116,7 +116,7 @@ def _populate(cluster: Any, database: Database, first: int, last: int) -> None:
             ],
         )
         session.execute(
-            insert(Residency),
+            insert(LoadReport),
             [
                 {"runtime_id": "r1", "adapter_id": i, "version": 1, "state": "Ready"}
                 | {"reason": "", "message": "", "updated_at": now()}

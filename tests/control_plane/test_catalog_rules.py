@@ -8,7 +8,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
-from hmi_control_plane.storage import Artifact, Database, UsageEvent
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Artifact, UsageEventRow
 
 _HEADERS = {"Authorization": "Bearer internal-token-of-the-tests"}
 
@@ -77,7 +78,7 @@ def test_deleting_erases_the_bytes_and_keeps_the_ledger(
     kinds = {item["artifact"]["kind"] for item in cluster.admin("GET", "/artifacts")["items"]}
     assert kinds == {"Layers", "Table"}
     with database.read() as session:
-        (event,) = session.scalars(select(UsageEvent)).all()
+        (event,) = session.scalars(select(UsageEventRow)).all()
     assert (event.tenant, event.adapter, event.meter, event.quantity) == (
         "acme",
         "spam",

@@ -10,9 +10,10 @@ from sqlalchemy import update
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import tenants
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Artifact, Runtime, Tenant
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.settings import Settings
-from hmi_control_plane.storage import Artifact, Database, Runtime, Tenant
 from hmi_control_plane.sweeper import Sweeper
 
 _WRITERS = 8

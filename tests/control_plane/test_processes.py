@@ -17,9 +17,9 @@ from sqlalchemy import text
 
 from hmi_control_plane.__main__ import DONE, NOT_IN_TIME, WRONG_SETTINGS, main
 from hmi_control_plane.app import create_app
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.migrate import is_behind, upgrade
 from hmi_control_plane.settings import Part, Settings
-from hmi_control_plane.storage import Database
-from hmi_control_plane.storage.migrate import is_behind, upgrade
 
 LIMIT = 60.0
 

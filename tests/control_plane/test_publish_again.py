@@ -8,7 +8,8 @@ from sqlalchemy import select
 
 from hmi_api.artifacts import ArtifactFile, ArtifactKind, ArtifactManifest, artifact_uri
 from hmi_api.names import digest_bytes
-from hmi_control_plane.storage import Artifact, Database
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Artifact
 
 
 @pytest.fixture

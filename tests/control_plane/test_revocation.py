@@ -4,7 +4,8 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from hmi_control_plane.storage import Artifact, Database
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Artifact
 
 TOKEN = {"Authorization": "Bearer internal-token-of-the-tests"}
 TOLD = {"reason": "NotShared", "message": "Domain acme/trade is not shared with namespace bolt any more."}

@@ -12,9 +12,10 @@ from hmi_control_plane import placement
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import runtimes
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Runtime
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.gateway.catalog_routes import read_routes
-from hmi_control_plane.storage import Database, Runtime
 from hmi_control_plane.sweeper import Sweeper
 
 

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import event
 
 from hmi_api.internal.catalog import STAMPS_AT_ONCE
+from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.stamps import adapter_stamps
 from hmi_control_plane.settings import Settings
-from hmi_control_plane.storage import Database
 
 Act = Callable[[Any], object]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.storage import Database
+from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.sweeper import Sweeper
 
 pytestmark = pytest.mark.anyio

@@ -13,12 +13,13 @@ from sqlalchemy.exc import OperationalError
 
 from hmi_control_plane.auth.keys import NewKey
 from hmi_control_plane.catalog import tenants
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.migrate import downgrade, upgrade
+from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.metering import Flusher, MeteringMetrics, SegmentFolder, UsageEvent, record
 from hmi_control_plane.metering.events import to_cloud_event
 from hmi_control_plane.metering.segments import encode_line
 from hmi_control_plane.settings import Settings
-from hmi_control_plane.storage import Database, Meter
-from hmi_control_plane.storage.migrate import downgrade, upgrade
 
 ADMIN = {"Authorization": "Bearer admin-key-of-the-tests"}
 PERIOD = {"from": "2026-01-01", "to": "2100-01-01"}

@@ -25,8 +25,8 @@ from hmi_api.resources.domain import BaseModelRef, DomainSpec
 from hmi_api.resources.task_adapter import Task, TaskAdapterSpec, TaskData, TaskType
 from hmi_control_plane import placement
 from hmi_control_plane.catalog import adapters, completion, desired, domains, runs, runtimes, tenants
-from hmi_control_plane.storage import Database
-from hmi_control_plane.storage.migrate import upgrade
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.migrate import upgrade
 
 NAMESPACE = "bench"
 DOMAIN = "domain"

@@ -22,9 +22,10 @@ from hmi_control_plane.admin_api.schemas import (
     listing,
 )
 from hmi_control_plane.catalog import adapters, artifacts, domains, runs, runtimes
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Artifact, Placement, Runtime, TrainingRun
 from hmi_control_plane.catalog.views import run_view
 from hmi_control_plane.parameters import Name, RuntimeId
-from hmi_control_plane.storage import Artifact, Database, Placement, Runtime, TrainingRun
 
 _DONE = 204
 

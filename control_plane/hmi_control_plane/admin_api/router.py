@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Depends, Request
 
 from hmi_control_plane.admin_api import catalog, tenants
-from hmi_control_plane.storage import Database
+from hmi_control_plane.catalog.database import Database
 
 PREFIX = "/admin/v1"
 

@@ -18,8 +18,9 @@ from hmi_control_plane.admin_api.schemas import (
     listing,
 )
 from hmi_control_plane.catalog import tenants
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import ApiKey, Tenant
 from hmi_control_plane.parameters import Name
-from hmi_control_plane.storage import ApiKey, Database, Tenant
 
 _CREATED = 201
 _DONE = 204

@@ -18,8 +18,9 @@ from hmi_api.errors import NotReady
 from hmi_control_plane.auth.credentials import IDENTITY
 from hmi_control_plane.auth.keys import hash_secret, parse_key
 from hmi_control_plane.auth.tokens import bearer
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import ApiKey
 from hmi_control_plane.errors import Unauthorized
-from hmi_control_plane.storage import ApiKey, Database
 
 log = logging.getLogger(__name__)
 

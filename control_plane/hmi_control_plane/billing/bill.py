@@ -13,8 +13,8 @@ from itertools import pairwise
 
 from hmi_control_plane.billing.money import exact_product, exact_sum, rounded
 from hmi_control_plane.billing.pricing import PriceList
+from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.metering import Quantity
-from hmi_control_plane.storage import Meter
 
 UNIT_OF = {
     Meter.REQUESTS: "request",

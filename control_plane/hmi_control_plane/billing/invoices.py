@@ -17,17 +17,18 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from hmi_control_plane.billing.bill import Bill, BillLine, Use, priced_lines, total_of, use_in
-from hmi_control_plane.billing.prices import price_list, serialise
-from hmi_control_plane.errors import Conflict, NotFound
-from hmi_control_plane.metering import ledger
-from hmi_control_plane.storage import (
-    LARGEST_AMOUNT,
+from hmi_control_plane.billing.prices import price_list
+from hmi_control_plane.catalog.database import AdvisoryLock, acquire_lock
+from hmi_control_plane.catalog.tables import (
+    MAX_AMOUNT,
     DeletedTenant,
     Invoice,
     InvoiceLine,
     InvoiceState,
     Tenant,
 )
+from hmi_control_plane.errors import Conflict, NotFound
+from hmi_control_plane.metering import ledger
 
 Period = tuple[datetime, datetime]
 
@@ -53,7 +54,7 @@ def make_draft(
 
     Raises Conflict when another invoice that is not void covers part of the period, in whatever currency.
     """
-    serialise(session)
+    acquire_lock(session, AdvisoryLock.BILLING)
     live = _invoices(session, tenant.id, InvoiceState.DRAFT, InvoiceState.FINAL)
     wanted = (currency, start, end)
     same = next((one for one in live if (one.currency, one.period_start, one.period_end) == wanted), None)
@@ -82,7 +83,7 @@ def finalize(session: Session, invoice_id: str, now: datetime) -> Invoice:
     Raises NotFound, and Conflict for a void invoice, a period that is not over, one of which another final
     invoice covers a part, and use from before the currency's first price.
     """
-    serialise(session)
+    acquire_lock(session, AdvisoryLock.BILLING)
     invoice = get_invoice(session, invoice_id)
     if invoice.state == InvoiceState.FINAL:
         return invoice
@@ -110,7 +111,7 @@ def void(session: Session, invoice_id: str, now: datetime) -> Invoice:
     Raises NotFound, and Conflict for a final invoice while a later one of an earlier version of HMI may bill
     its use a second time: that one must go first, or the use could be billed again.
     """
-    serialise(session)
+    acquire_lock(session, AdvisoryLock.BILLING)
     invoice = get_invoice(session, invoice_id)
     if invoice.state == InvoiceState.FINAL:
         _refuse_if_billed_twice(session, invoice)
@@ -223,7 +224,7 @@ def _refuse_use_before_prices(session: Session, invoice: Invoice) -> None:
 def _refuse_too_large(total: Decimal, lines: Iterable[BillLine]) -> None:
     """Raise Conflict when there is an amount or a quantity that the catalog cannot store."""
     largest = max([total, *(line.amount for line in lines)])
-    if largest >= LARGEST_AMOUNT or any(line.quantity >= 2**63 for line in lines):
+    if largest >= MAX_AMOUNT or any(line.quantity >= 2**63 for line in lines):
         raise Conflict(
             "AmountTooLarge",
             f"An amount of {largest:f} is too large for an invoice; check the unit prices, or choose a "

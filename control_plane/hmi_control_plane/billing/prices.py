@@ -3,25 +3,14 @@
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hmi_control_plane.billing.money import plain_text
 from hmi_control_plane.billing.pricing import PriceChange, PriceList
+from hmi_control_plane.catalog.database import AdvisoryLock, acquire_lock
+from hmi_control_plane.catalog.tables import Invoice, InvoiceState, Meter, Price
 from hmi_control_plane.errors import Conflict
-from hmi_control_plane.storage import Invoice, InvoiceState, Meter, Price
-
-# Any number that no other part of the catalog locks on.
-_BILLING_LOCK = 0x484D49
-
-
-def serialise(session: Session) -> None:
-    """Let one transaction at a time change prices or invoices, until the session ends.
-
-    On PostgreSQL by an advisory lock; on SQLite a write transaction is alone anyway.
-    """
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _BILLING_LOCK})
 
 
 def price_list(session: Session, currency: str) -> PriceList:
@@ -56,7 +45,7 @@ def put_price(
 
     Raises Conflict when a final invoice covers that moment or a later one: what was billed stays explicable.
     """
-    serialise(session)
+    acquire_lock(session, AdvisoryLock.BILLING)
     named, effective_from = effective_from is not None, effective_from or now
     found = session.scalars(
         select(Price)

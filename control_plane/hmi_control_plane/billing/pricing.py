@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from hmi_control_plane.storage import Meter
+from hmi_control_plane.catalog.tables import Meter
 
 
 @dataclass(frozen=True, slots=True)

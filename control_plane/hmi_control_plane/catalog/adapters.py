@@ -12,18 +12,18 @@ from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.cursors import NUMBER_CURSOR, decode_cursor
 from hmi_control_plane.catalog.paging import Page, page_of
 from hmi_control_plane.catalog.stamps import stamp_of
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
+    AdapterVersion,
+    LoadReport,
+    LoadState,
+    Placement,
+    Runtime,
+)
 from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import adapter_record, adapter_version_view
 from hmi_control_plane.errors import Conflict, NotFound
-from hmi_control_plane.storage import (
-    Adapter,
-    AdapterVersion,
-    Placement,
-    Residency,
-    ResidencyState,
-    Runtime,
-)
 
 
 def declare_adapter(session: Session, namespace: str, name: str, record: AdapterRecord) -> None:
@@ -46,7 +46,7 @@ def declare_adapter(session: Session, namespace: str, name: str, record: Adapter
             row = None
     if row is None:
         _refuse_taken_name(session, namespace, name, record.tenant)
-        row = Adapter(
+        row = AdapterRow(
             namespace=namespace,
             name=name,
             uid=record.uid,
@@ -77,7 +77,7 @@ def adapter_view(session: Session, namespace: str, name: str) -> AdapterView:
     return to_view(session, get_adapter(session, namespace, name))
 
 
-def to_view(session: Session, row: Adapter) -> AdapterView:
+def to_view(session: Session, row: AdapterRow) -> AdapterView:
     """Return an adapter's row with its current version and where it is scheduled and loaded."""
     version = session.scalar(
         select(AdapterVersion).where(
@@ -92,8 +92,8 @@ def to_view(session: Session, row: Adapter) -> AdapterView:
     ).all()
     reports = _reports(session, row)
     of_current = [report for report in reports if report.version == row.current_version]
-    loaded_on = sorted(report.runtime_id for report in of_current if report.state == ResidencyState.READY)
-    failures = [report for report in of_current if report.state == ResidencyState.FAILED]
+    loaded_on = sorted(report.runtime_id for report in of_current if report.state == LoadState.READY)
+    failures = [report for report in of_current if report.state == LoadState.FAILED]
     return AdapterView(
         record=adapter_record(row),
         current=adapter_version_view(session, version) if version is not None else None,
@@ -108,7 +108,7 @@ def to_view(session: Session, row: Adapter) -> AdapterView:
     )
 
 
-def get_adapter(session: Session, namespace: str, name: str) -> Adapter:
+def get_adapter(session: Session, namespace: str, name: str) -> AdapterRow:
     """Return the TaskAdapter declared as ``namespace/name``; raises NotFound (UnknownAdapter)."""
     row = find_adapter(session, namespace, name)
     if row is None:
@@ -116,9 +116,11 @@ def get_adapter(session: Session, namespace: str, name: str) -> Adapter:
     return row
 
 
-def find_adapter(session: Session, namespace: str, name: str) -> Adapter | None:
+def find_adapter(session: Session, namespace: str, name: str) -> AdapterRow | None:
     """Return the TaskAdapter declared as ``namespace/name``, or None."""
-    return session.scalar(select(Adapter).where(Adapter.namespace == namespace, Adapter.name == name))
+    return session.scalar(
+        select(AdapterRow).where(AdapterRow.namespace == namespace, AdapterRow.name == name)
+    )
 
 
 def erase_adapter(session: Session, namespace: str, name: str, *, uid: str | None = None) -> None:
@@ -146,21 +148,21 @@ def erase_adapter(session: Session, namespace: str, name: str, *, uid: str | Non
 
 def list_adapters(
     session: Session, *, limit: int, cursor: str | None, tenant: str | None = None, domain: str | None = None
-) -> Page[Adapter]:
+) -> Page[AdapterRow]:
     """Return adapters in the order of their declaration: all, one tenant's, or those on one Domain."""
-    query = select(Adapter).order_by(Adapter.id).limit(limit + 1)
+    query = select(AdapterRow).order_by(AdapterRow.id).limit(limit + 1)
     if tenant is not None:
-        query = query.where(Adapter.tenant == tenant)
+        query = query.where(AdapterRow.tenant == tenant)
     if domain is not None:
-        query = query.where(Adapter.domain == domain)
+        query = query.where(AdapterRow.domain == domain)
     after = decode_cursor(cursor, NUMBER_CURSOR)
     if after is not None:
-        query = query.where(Adapter.id > after)
+        query = query.where(AdapterRow.id > after)
     return page_of(session.scalars(query).all(), limit, lambda row: row.id)
 
 
 def _refuse_taken_name(session: Session, namespace: str, name: str, tenant: str) -> None:
-    other = session.scalar(select(Adapter).where(Adapter.tenant == tenant, Adapter.name == name))
+    other = session.scalar(select(AdapterRow).where(AdapterRow.tenant == tenant, AdapterRow.name == name))
     if other is not None:
         raise Conflict(
             "NameTaken",
@@ -169,13 +171,13 @@ def _refuse_taken_name(session: Session, namespace: str, name: str, tenant: str)
         )
 
 
-def _reports(session: Session, row: Adapter) -> Sequence[Residency]:
+def _reports(session: Session, row: AdapterRow) -> Sequence[LoadReport]:
     """Return what living runtimes say of any version, the oldest report first."""
     return session.scalars(
-        select(Residency)
-        .join(Runtime, Runtime.id == Residency.runtime_id)
-        .where(Residency.adapter_id == row.id, ~Runtime.lost)
-        .order_by(Residency.updated_at, Residency.runtime_id)
+        select(LoadReport)
+        .join(Runtime, Runtime.id == LoadReport.runtime_id)
+        .where(LoadReport.adapter_id == row.id, ~Runtime.lost)
+        .order_by(LoadReport.updated_at, LoadReport.runtime_id)
     ).all()
 
 
@@ -185,13 +187,13 @@ def _running(session: Session) -> int:
     return session.scalar(able) or 0
 
 
-def _earlier(reports: Sequence[Residency], loaded_on: Sequence[str]) -> list[EarlierVersion]:
+def _earlier(reports: Sequence[LoadReport], loaded_on: Sequence[str]) -> list[EarlierVersion]:
     """Return the newest version that each runtime without the current one serves, by runtime.
 
     ``loaded_on`` holds the runtimes that have the current version: what else they hold is on its way out.
     """
     newest: dict[str, int] = {}
     for report in reports:
-        if report.state == ResidencyState.READY and report.runtime_id not in loaded_on:
+        if report.state == LoadState.READY and report.runtime_id not in loaded_on:
             newest[report.runtime_id] = max(report.version, newest.get(report.runtime_id, 0))
     return [EarlierVersion(runtime=name, version=version) for name, version in sorted(newest.items())]

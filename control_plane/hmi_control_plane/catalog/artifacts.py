@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 from hmi_api.artifact_root import open_root
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
+from hmi_control_plane.catalog.database import Database, insert_missing
 from hmi_control_plane.catalog.paging import Page, page_of
+from hmi_control_plane.catalog.tables import Artifact
 from hmi_control_plane.catalog.times import now
-from hmi_control_plane.storage import Artifact, Database
-from hmi_control_plane.storage.upsert import insert_missing
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 
 from hmi_api.internal.catalog import ClusterClaimed
 from hmi_control_plane import placement
+from hmi_control_plane.catalog.tables import AdapterRow, Cluster, DomainRow
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.errors import Conflict
-from hmi_control_plane.storage import Adapter, Cluster, Domain
 
 SILENT_FOR = timedelta(minutes=2)
 """A cluster whose operator has said nothing for so long gives the catalog free for another."""
@@ -45,4 +45,4 @@ def claim(session: Session, uid: str) -> ClusterClaimed:
 
 
 def _has_resources(session: Session) -> bool:
-    return any(session.scalar(select(exists(select(table.id)))) for table in (Domain, Adapter))
+    return any(session.scalar(select(exists(select(table.id)))) for table in (DomainRow, AdapterRow))

@@ -20,17 +20,17 @@ from hmi_control_plane.catalog import artifacts
 from hmi_control_plane.catalog.adapters import find_adapter
 from hmi_control_plane.catalog.domains import current_version, find_domain
 from hmi_control_plane.catalog.runs import FINAL, RESOURCE_DELETED, fail_run, get_run, to_json
-from hmi_control_plane.catalog.times import now
-from hmi_control_plane.catalog.views import run_view
-from hmi_control_plane.storage import (
-    Adapter,
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
     AdapterVersion,
-    Domain,
+    DomainRow,
     DomainVersion,
     DomainVersionTable,
     Tenant,
     TrainingRun,
 )
+from hmi_control_plane.catalog.times import now
+from hmi_control_plane.catalog.views import run_view
 
 
 def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
@@ -57,12 +57,12 @@ def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
             reason=RESOURCE_DELETED, message="The resource was deleted or replaced while this run worked."
         )
         return fail_run(session, run_id, gone)
-    if isinstance(resource, Adapter) and resource.withdrawn is not None:
+    if isinstance(resource, AdapterRow) and resource.withdrawn is not None:
         artifacts.abandon(session, [ref.digest for ref in result.artifacts])
         return fail_run(session, run_id, RunFailure.model_validate(resource.withdrawn))
-    if isinstance(resource, Domain) and isinstance(spec, DomainRunSpec):
+    if isinstance(resource, DomainRow) and isinstance(spec, DomainRunSpec):
         _publish_domain(session, resource, row, spec, result)
-    elif isinstance(resource, Adapter) and isinstance(spec, AdapterRunSpec):
+    elif isinstance(resource, AdapterRow) and isinstance(spec, AdapterRunSpec):
         _publish_adapter(session, resource, row, spec, result)
     row.state = RunState.SUCCEEDED.value
     row.result = to_json(result)
@@ -79,14 +79,14 @@ def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
     return view
 
 
-def _resource(session: Session, spec: DomainRunSpec | AdapterRunSpec) -> Domain | Adapter | None:
+def _resource(session: Session, spec: DomainRunSpec | AdapterRunSpec) -> DomainRow | AdapterRow | None:
     if isinstance(spec, DomainRunSpec):
         return find_domain(session, domain_key(spec.namespace, spec.name))
     return find_adapter(session, spec.namespace, spec.name)
 
 
 def _publish_domain(
-    session: Session, domain: Domain, run: TrainingRun, spec: DomainRunSpec, result: RunResult
+    session: Session, domain: DomainRow, run: TrainingRun, spec: DomainRunSpec, result: RunResult
 ) -> None:
     layers = _first(result.artifacts, ArtifactKind.LAYERS) or (spec.parent.layers if spec.parent else None)
     split = result.split or spec.spec.split or (spec.parent.split if spec.parent else None)
@@ -128,7 +128,7 @@ def _publish_domain(
 
 
 def _publish_adapter(
-    session: Session, adapter: Adapter, run: TrainingRun, spec: AdapterRunSpec, result: RunResult
+    session: Session, adapter: AdapterRow, run: TrainingRun, spec: AdapterRunSpec, result: RunResult
 ) -> None:
     artifact = _first(result.artifacts, ArtifactKind.ADAPTER)
     layers_digest = result.layers_digest or spec.domain.layers.digest
@@ -186,8 +186,8 @@ def _require_recorded(session: Session, refs: list[ArtifactRef]) -> None:
 def _require_layers(session: Session, domain: str, layers_digest: str) -> None:
     found = session.scalar(
         select(DomainVersion.id)
-        .join(Domain, Domain.id == DomainVersion.domain_id)
-        .where(Domain.key == domain, DomainVersion.layers_digest == layers_digest)
+        .join(DomainRow, DomainRow.id == DomainVersion.domain_id)
+        .where(DomainRow.key == domain, DomainVersion.layers_digest == layers_digest)
         .limit(1)
     )
     if found is None:

@@ -7,19 +7,19 @@ from hmi_api.internal.runtimes import AdapterServing, DesiredState, DomainServin
 from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane import placement
 from hmi_control_plane.catalog.artifacts import artifact_ref
-from hmi_control_plane.catalog.views import domain_version_views
-from hmi_control_plane.errors import NotFound
-from hmi_control_plane.storage import (
-    Adapter,
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
     AdapterVersion,
     Artifact,
-    Domain,
     DomainPlacement,
+    DomainRow,
     DomainVersion,
     Placement,
     Runtime,
     Tenant,
 )
+from hmi_control_plane.catalog.views import domain_version_views
+from hmi_control_plane.errors import NotFound
 
 
 def is_news(session: Session, runtime_id: str, since: int) -> bool:
@@ -100,11 +100,11 @@ def _removed(session: Session, runtime_id: str, after: int) -> list[str]:
 
 def _domains(session: Session, runtime_id: str, after: int) -> list[DomainServing]:
     rows = session.execute(
-        select(Domain.key, DomainVersion)
-        .join(DomainVersion, DomainVersion.domain_id == Domain.id)
+        select(DomainRow.key, DomainVersion)
+        .join(DomainVersion, DomainVersion.domain_id == DomainRow.id)
         .join(DomainPlacement, DomainPlacement.domain_version_id == DomainVersion.id)
         .where(DomainPlacement.runtime_id == runtime_id, DomainPlacement.revision > after)
-        .order_by(Domain.key, DomainVersion.version)
+        .order_by(DomainRow.key, DomainVersion.version)
     ).all()
     views = domain_version_views(session, [version for _, version in rows])
     return [DomainServing(key=key, version=views[version.id]) for key, version in rows]
@@ -114,18 +114,21 @@ def _adapters(session: Session, runtime_id: str, after: int) -> list[AdapterServ
     rows = session.execute(
         select(
             Placement.adapter_key,
-            Adapter,
+            AdapterRow,
             Tenant.id,
             AdapterVersion.version,
             AdapterVersion.labels,
             Artifact,
             DomainVersion.version,
         )
-        .join(Adapter, Adapter.id == Placement.adapter_id)
-        .join(Tenant, Tenant.name == Adapter.tenant)
+        .join(AdapterRow, AdapterRow.id == Placement.adapter_id)
+        .join(Tenant, Tenant.name == AdapterRow.tenant)
         .join(
             AdapterVersion,
-            and_(AdapterVersion.adapter_id == Adapter.id, AdapterVersion.version == Adapter.current_version),
+            and_(
+                AdapterVersion.adapter_id == AdapterRow.id,
+                AdapterVersion.version == AdapterRow.current_version,
+            ),
         )
         .join(Artifact, Artifact.digest == AdapterVersion.artifact_digest)
         .join(DomainVersion, DomainVersion.id == Placement.domain_version_id)

@@ -10,11 +10,11 @@ from hmi_api.names import domain_key
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
 from hmi_control_plane.catalog.paging import Page, page_of
+from hmi_control_plane.catalog.tables import AdapterRow, DomainRow, DomainVersion, DomainVersionTable
 from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import domain_record, domain_version_views
 from hmi_control_plane.errors import Conflict, NotFound
-from hmi_control_plane.storage import Adapter, Domain, DomainVersion, DomainVersionTable
 
 _NAMED = 5
 
@@ -36,7 +36,7 @@ def declare_domain(session: Session, namespace: str, name: str, record: DomainRe
             erase_domain(session, namespace, name)
             row = None
     if row is None:
-        row = Domain(
+        row = DomainRow(
             namespace=namespace,
             name=name,
             key=domain_key(namespace, name),
@@ -61,14 +61,14 @@ def domain_view(session: Session, namespace: str, name: str) -> DomainView:
     return to_view(session, get_domain(session, namespace, name))
 
 
-def to_view(session: Session, row: Domain) -> DomainView:
+def to_view(session: Session, row: DomainRow) -> DomainView:
     """Return a Domain's row with its current version."""
     version = current_version(session, row)
     views = domain_version_views(session, [version]) if version is not None else {}
     return DomainView(record=domain_record(row), current=views[version.id] if version is not None else None)
 
 
-def get_domain(session: Session, namespace: str, name: str) -> Domain:
+def get_domain(session: Session, namespace: str, name: str) -> DomainRow:
     """Return the Domain declared as ``namespace/name``; raises NotFound (UnknownDomain)."""
     row = find_domain(session, domain_key(namespace, name))
     if row is None:
@@ -76,12 +76,12 @@ def get_domain(session: Session, namespace: str, name: str) -> Domain:
     return row
 
 
-def find_domain(session: Session, key: str) -> Domain | None:
+def find_domain(session: Session, key: str) -> DomainRow | None:
     """Return the Domain called ``namespace/name``, or None."""
-    return session.scalar(select(Domain).where(Domain.key == key))
+    return session.scalar(select(DomainRow).where(DomainRow.key == key))
 
 
-def current_version(session: Session, row: Domain) -> DomainVersion | None:
+def current_version(session: Session, row: DomainRow) -> DomainVersion | None:
     """Return the version that new adapters train on, or None."""
     return session.scalar(
         select(DomainVersion).where(
@@ -100,7 +100,9 @@ def erase_domain(session: Session, namespace: str, name: str, *, uid: str | None
     if row is None or uid not in (None, row.uid):
         return
     above = session.scalars(
-        select(Adapter).where(Adapter.domain == row.key, Adapter.withdrawn.is_(None)).limit(_NAMED + 1)
+        select(AdapterRow)
+        .where(AdapterRow.domain == row.key, AdapterRow.withdrawn.is_(None))
+        .limit(_NAMED + 1)
     ).all()
     if above:
         raise Conflict("DomainInUse", _in_use(row, above))
@@ -117,7 +119,7 @@ def erase_domain(session: Session, namespace: str, name: str, *, uid: str | None
     artifacts.release(session, digests)
 
 
-def _in_use(row: Domain, above: Sequence[Adapter]) -> str:
+def _in_use(row: DomainRow, above: Sequence[AdapterRow]) -> str:
     names = ", ".join(f"{adapter.namespace}/{adapter.name}" for adapter in above[:_NAMED])
     more = " and others" if len(above) > _NAMED else ""
     return (
@@ -127,12 +129,12 @@ def _in_use(row: Domain, above: Sequence[Adapter]) -> str:
     )
 
 
-def list_domains(session: Session, *, tenant: str | None, limit: int, cursor: str | None) -> Page[Domain]:
+def list_domains(session: Session, *, tenant: str | None, limit: int, cursor: str | None) -> Page[DomainRow]:
     """Return Domains by key, one tenant's or all."""
-    query = select(Domain).order_by(Domain.key).limit(limit + 1)
+    query = select(DomainRow).order_by(DomainRow.key).limit(limit + 1)
     if tenant is not None:
-        query = query.where(Domain.tenant == tenant)
+        query = query.where(DomainRow.tenant == tenant)
     after = decode_cursor(cursor, TEXT_CURSOR)
     if after is not None:
-        query = query.where(Domain.key > after)
+        query = query.where(DomainRow.key > after)
     return page_of(session.scalars(query).all(), limit, lambda row: row.key)

@@ -4,28 +4,27 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hmi_api.errors import NotReady
-from hmi_api.internal.runs import RunPod as ReportedPod
-from hmi_api.internal.runs import RunResult, RunState, seconds_of
+from hmi_api.internal.runs import RunPod, RunResult, RunState, seconds_of
 from hmi_api.security.internal_auth import Caller, Role
 from hmi_control_plane import metering
+from hmi_control_plane.catalog.database import insert_missing
 from hmi_control_plane.catalog.runs import get_run, to_json
+from hmi_control_plane.catalog.tables import RunPodRow, Tenant, TrainingRun
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import run_view
 from hmi_control_plane.errors import Forbidden
-from hmi_control_plane.storage import RunPod, Tenant, TrainingRun
-from hmi_control_plane.storage.upsert import insert_missing
 
 
-def note_pods(session: Session, run_id: str, pods: list[ReportedPod]) -> None:
+def note_pods(session: Session, run_id: str, pods: list[RunPod]) -> None:
     """Note which pods a run's Job has, and their times; one that is gone without an end has ended now.
 
     A run that was completed before the start of its pod was known is metered here. Raises NotFound
     (UnknownRun).
     """
     run = get_run(session, run_id, for_update=True)
-    insert_missing(session, RunPod, [{"run_id": run_id, "pod_uid": pod.uid} for pod in pods])
+    insert_missing(session, RunPodRow, [{"run_id": run_id, "pod_uid": pod.uid} for pod in pods])
     reported = {pod.uid: pod for pod in pods}
-    for row in session.scalars(select(RunPod).where(RunPod.run_id == run_id)):
+    for row in session.scalars(select(RunPodRow).where(RunPodRow.run_id == run_id)):
         pod = reported.get(row.pod_uid)
         if pod is not None:
             row.started_at = pod.started_at or row.started_at
@@ -49,7 +48,7 @@ def require_pod(session: Session, run: TrainingRun, caller: Caller) -> None:
             "TokenWithoutPod",
             "The token is bound to no pod; a training run is reported by the pod of its Job alone.",
         )
-    row = session.get(RunPod, (run.id, caller.pod_uid))
+    row = session.get(RunPodRow, (run.id, caller.pod_uid))
     if row is None or row.finished_at is not None:
         raise NotReady(
             "PodUnknown",
@@ -67,7 +66,7 @@ def with_measured_seconds(session: Session, run: TrainingRun, result: RunResult)
 
 
 def _seconds(session: Session, run: TrainingRun) -> float:
-    rows = session.scalars(select(RunPod).where(RunPod.run_id == run.id)).all()
+    rows = session.scalars(select(RunPodRow).where(RunPodRow.run_id == run.id)).all()
     if any(row.started_at is None and row.finished_at is None for row in rows):
         return 0.0
     until = run.finished_at or now()

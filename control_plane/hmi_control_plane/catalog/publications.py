@@ -7,11 +7,11 @@ from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import InvalidInput
 from hmi_api.internal.runs import DomainRunSpec, RunState
 from hmi_control_plane.catalog.artifacts import load_refs
+from hmi_control_plane.catalog.database import insert_missing
 from hmi_control_plane.catalog.runs import FINAL
+from hmi_control_plane.catalog.tables import RunArtifact, TrainingRun
 from hmi_control_plane.catalog.views import run_view
 from hmi_control_plane.errors import Conflict, NotFound
-from hmi_control_plane.storage import RunArtifact, TrainingRun
-from hmi_control_plane.storage.upsert import insert_missing
 
 
 def require_open(run: TrainingRun) -> None:

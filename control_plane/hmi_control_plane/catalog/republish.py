@@ -17,14 +17,14 @@ from hmi_control_plane.catalog import artifacts
 from hmi_control_plane.catalog.adapters import find_adapter
 from hmi_control_plane.catalog.completion import next_version
 from hmi_control_plane.catalog.domains import find_domain
-from hmi_control_plane.catalog.times import now
-from hmi_control_plane.storage import (
-    Adapter,
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
     AdapterVersion,
-    Domain,
+    DomainRow,
     DomainVersion,
     DomainVersionTable,
 )
+from hmi_control_plane.catalog.times import now
 
 
 @dataclass(frozen=True)
@@ -136,27 +136,27 @@ def publish_domain_again(
     return new.version
 
 
-def _adapter_version(session: Session, row: Adapter | None, wanted: PublishAgain) -> AdapterVersion | None:
+def _adapter_version(session: Session, row: AdapterRow | None, wanted: PublishAgain) -> AdapterVersion | None:
     if row is None or (row.uid, row.spec_digest) != (wanted.uid, wanted.spec_digest):
         return None
     return session.scalar(
         select(AdapterVersion)
         # The Domain may have been made anew since, and not have these layers any more.
         .join(DomainVersion, DomainVersion.layers_digest == AdapterVersion.layers_digest)
-        .join(Domain, Domain.id == DomainVersion.domain_id)
+        .join(DomainRow, DomainRow.id == DomainVersion.domain_id)
         .where(
             AdapterVersion.adapter_id == row.id,
             AdapterVersion.spec_digest == wanted.spec_digest,
             AdapterVersion.gate_passed,
             AdapterVersion.artifact_digest.is_not(None),
-            Domain.key == row.domain,
+            DomainRow.key == row.domain,
         )
         .order_by(AdapterVersion.version.desc())
         .limit(1)
     )
 
 
-def _domain_version(session: Session, row: Domain | None, wanted: PublishAgain) -> DomainVersion | None:
+def _domain_version(session: Session, row: DomainRow | None, wanted: PublishAgain) -> DomainVersion | None:
     if row is None or (row.uid, row.spec_digest) != (wanted.uid, wanted.spec_digest):
         return None
     return session.scalar(

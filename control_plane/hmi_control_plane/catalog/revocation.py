@@ -7,8 +7,8 @@ from hmi_api.internal.catalog import Revocation
 from hmi_control_plane import placement
 from hmi_control_plane.catalog import artifacts
 from hmi_control_plane.catalog.adapters import get_adapter
+from hmi_control_plane.catalog.tables import AdapterVersion
 from hmi_control_plane.catalog.times import now
-from hmi_control_plane.storage import AdapterVersion
 
 
 def revoke(session: Session, namespace: str, name: str, revocation: Revocation) -> None:

@@ -10,13 +10,13 @@ from sqlalchemy.orm import Session
 from hmi_api.internal.runs import RunCreate, RunFailure, RunProgress, RunState, RunView
 from hmi_api.internal.storable import WireModel
 from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
+from hmi_control_plane.catalog.database import insert_missing
 from hmi_control_plane.catalog.paging import Page, page_of
+from hmi_control_plane.catalog.tables import TrainingRun
 from hmi_control_plane.catalog.tenants import get_tenant
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import run_view
 from hmi_control_plane.errors import Conflict, NotFound
-from hmi_control_plane.storage import TrainingRun
-from hmi_control_plane.storage.upsert import insert_missing
 
 FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED})
 RESOURCE_DELETED = "ResourceDeleted"

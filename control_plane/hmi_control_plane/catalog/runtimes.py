@@ -13,11 +13,11 @@ from hmi_api.internal.runtimes import Heartbeat, HeartbeatReply, RuntimeRegistra
 from hmi_api.names import adapter_key
 from hmi_control_plane import placement
 from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
+from hmi_control_plane.catalog.database import insert_or_replace
 from hmi_control_plane.catalog.paging import Page, page_of
 from hmi_control_plane.catalog.runs import to_json
+from hmi_control_plane.catalog.tables import AdapterRow, LoadReport, LoadState, Placement, Runtime
 from hmi_control_plane.catalog.times import now
-from hmi_control_plane.storage import Adapter, Placement, Residency, ResidencyState, Runtime
-from hmi_control_plane.storage.upsert import insert_or_replace
 
 _KEYS_A_STATEMENT = 500
 _VERSION_DIGITS = 9
@@ -51,7 +51,7 @@ def register(session: Session, runtime_id: str, registration: RuntimeRegistratio
     row.lost = False
     session.flush()
     if restarted:
-        session.execute(delete(Residency).where(Residency.runtime_id == runtime_id))
+        session.execute(delete(LoadReport).where(LoadReport.runtime_id == runtime_id))
     placement.recount(session, runtime_id)
 
 
@@ -152,17 +152,19 @@ def _only_here(session: Session, runtime_id: str) -> int:
     staying = (~Runtime.lost, ~Runtime.draining)
     if not session.scalar(select(exists().where(*staying))):
         return 0
-    elsewhere = aliased(Residency)
+    elsewhere = aliased(LoadReport)
     served_elsewhere = exists().where(
-        elsewhere.adapter_id == Residency.adapter_id,
-        elsewhere.state == ResidencyState.READY,
+        elsewhere.adapter_id == LoadReport.adapter_id,
+        elsewhere.state == LoadState.READY,
         Runtime.id == elsewhere.runtime_id,
         *staying,
     )
-    wanted = exists().where(Adapter.id == Residency.adapter_id, Adapter.current_version == Residency.version)
+    wanted = exists().where(
+        AdapterRow.id == LoadReport.adapter_id, AdapterRow.current_version == LoadReport.version
+    )
     query = select(func.count()).where(
-        Residency.runtime_id == runtime_id,
-        Residency.state == ResidencyState.READY,
+        LoadReport.runtime_id == runtime_id,
+        LoadReport.state == LoadState.READY,
         wanted,
         ~served_elsewhere,
     )
@@ -180,21 +182,21 @@ def _note_residency(session: Session, runtime_id: str, beat: Heartbeat) -> None:
         adapter_id = ids.get(adapter_key(tenant, name))
         if adapter_id is not None:
             session.execute(
-                delete(Residency).where(
-                    Residency.runtime_id == runtime_id,
-                    Residency.adapter_id == adapter_id,
-                    Residency.version == version,
+                delete(LoadReport).where(
+                    LoadReport.runtime_id == runtime_id,
+                    LoadReport.adapter_id == adapter_id,
+                    LoadReport.version == version,
                 )
             )
     rows = [
-        {"key": adapter_key(tenant, name), "version": version, "state": ResidencyState.READY}
+        {"key": adapter_key(tenant, name), "version": version, "state": LoadState.READY}
         for tenant, name, version in ready
     ]
     rows += [
         {
             "key": failure.adapter,
             "version": failure.version,
-            "state": ResidencyState.FAILED,
+            "state": LoadState.FAILED,
             "reason": failure.reason[:100],
             "message": failure.message,
         }
@@ -202,7 +204,7 @@ def _note_residency(session: Session, runtime_id: str, beat: Heartbeat) -> None:
     ]
     insert_or_replace(
         session,
-        Residency,
+        LoadReport,
         [
             {
                 "runtime_id": runtime_id,
@@ -224,8 +226,8 @@ def _adapter_ids(session: Session, named: Collection[tuple[str, str]]) -> dict[s
     found: dict[str, int] = {}
     for chunk in _chunks(sorted(named)):
         rows = session.execute(
-            select(Adapter.tenant, Adapter.name, Adapter.id).where(
-                tuple_(Adapter.tenant, Adapter.name).in_(chunk)
+            select(AdapterRow.tenant, AdapterRow.name, AdapterRow.id).where(
+                tuple_(AdapterRow.tenant, AdapterRow.name).in_(chunk)
             )
         )
         found.update({adapter_key(tenant, name): adapter_id for tenant, name, adapter_id in rows})

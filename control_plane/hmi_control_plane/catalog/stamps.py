@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from hmi_control_plane.storage import Adapter, Placement, Residency, Runtime
+from hmi_control_plane.catalog.tables import AdapterRow, LoadReport, Placement, Runtime
 
 _LENGTH = 16
 _Report = tuple[str, int, str, str, str]
@@ -19,7 +19,7 @@ _Report = tuple[str, int, str, str, str]
 
 
 def stamp_of(
-    uid: str, current_version: int | None, scheduled: Iterable[str], reports: Iterable[Residency]
+    uid: str, current_version: int | None, scheduled: Iterable[str], reports: Iterable[LoadReport]
 ) -> str:
     """Return the stamp of an adapter, of the rows that its view is made from."""
     told: list[_Report] = [
@@ -32,9 +32,9 @@ def adapter_stamps(session: Session, keys: Sequence[str]) -> dict[str, str]:
     """Return the stamps of TaskAdapters by ``namespace/name``, of those that there are; three statements."""
     names = [tuple(key.split("/", 1)) for key in keys if "/" in key]
     rows = session.execute(
-        select(Adapter.id, Adapter.namespace, Adapter.name, Adapter.uid, Adapter.current_version).where(
-            tuple_(Adapter.namespace, Adapter.name).in_(names)
-        )
+        select(
+            AdapterRow.id, AdapterRow.namespace, AdapterRow.name, AdapterRow.uid, AdapterRow.current_version
+        ).where(tuple_(AdapterRow.namespace, AdapterRow.name).in_(names))
     ).all()
     ids = [row.id for row in rows]
     scheduled: dict[int | None, list[str]] = defaultdict(list)
@@ -48,16 +48,16 @@ def adapter_stamps(session: Session, keys: Sequence[str]) -> dict[str, str]:
     reports: dict[int, list[_Report]] = defaultdict(list)
     told = session.execute(
         select(
-            Residency.adapter_id,
-            Residency.runtime_id,
-            Residency.version,
-            Residency.state,
-            Residency.reason,
-            Residency.message,
+            LoadReport.adapter_id,
+            LoadReport.runtime_id,
+            LoadReport.version,
+            LoadReport.state,
+            LoadReport.reason,
+            LoadReport.message,
         )
-        .join(Runtime, Runtime.id == Residency.runtime_id)
-        .where(Residency.adapter_id.in_(ids), ~Runtime.lost)
-        .order_by(Residency.updated_at, Residency.runtime_id)
+        .join(Runtime, Runtime.id == LoadReport.runtime_id)
+        .where(LoadReport.adapter_id.in_(ids), ~Runtime.lost)
+        .order_by(LoadReport.updated_at, LoadReport.runtime_id)
     )
     for adapter_id, runtime_id, version, state, reason, message in told:
         reports[adapter_id].append((runtime_id, version, state, reason, message))

@@ -8,19 +8,19 @@ from sqlalchemy.orm import Session
 from hmi_api.names import TENANT_LABEL
 from hmi_control_plane.auth.keys import NewKey, new_key
 from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
+from hmi_control_plane.catalog.database import insert_missing
 from hmi_control_plane.catalog.paging import Page, page_of
-from hmi_control_plane.catalog.times import now
-from hmi_control_plane.errors import Conflict, NotFound
-from hmi_control_plane.storage import (
-    Adapter,
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
     ApiKey,
     DeletedTenant,
-    Domain,
+    DomainRow,
     Tenant,
     TrainingRun,
     new_tenant_id,
 )
-from hmi_control_plane.storage.upsert import insert_missing
+from hmi_control_plane.catalog.times import now
+from hmi_control_plane.errors import Conflict, NotFound
 
 
 def ensure_tenant(session: Session, name: str) -> Tenant:
@@ -119,8 +119,8 @@ def delete_tenant(session: Session, name: str) -> list[str]:
     tenant = session.get(Tenant, name, with_for_update=True)
     if tenant is None:
         return []
-    has_domains = session.scalar(select(exists().where(Domain.tenant == name)))
-    has_adapters = session.scalar(select(exists().where(Adapter.tenant == name)))
+    has_domains = session.scalar(select(exists().where(DomainRow.tenant == name)))
+    has_adapters = session.scalar(select(exists().where(AdapterRow.tenant == name)))
     if has_domains or has_adapters:
         raise Conflict("TenantInUse", f"Delete the Domains and TaskAdapters of {name} first.")
     session.execute(delete(TrainingRun).where(TrainingRun.tenant == name))

@@ -10,17 +10,17 @@ from hmi_api.internal.runs import RunView
 from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.catalog.artifacts import load_refs
-from hmi_control_plane.storage import (
-    Adapter,
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
     AdapterVersion,
-    Domain,
+    DomainRow,
     DomainVersion,
     DomainVersionTable,
     TrainingRun,
 )
 
 
-def domain_record(row: Domain) -> DomainRecord:
+def domain_record(row: DomainRow) -> DomainRecord:
     """Return a Domain as it was declared."""
     return DomainRecord(
         uid=row.uid,
@@ -32,7 +32,7 @@ def domain_record(row: Domain) -> DomainRecord:
     )
 
 
-def adapter_record(row: Adapter) -> AdapterRecord:
+def adapter_record(row: AdapterRow) -> AdapterRecord:
     """Return a TaskAdapter as it was declared."""
     return AdapterRecord(
         uid=row.uid,

@@ -16,16 +16,16 @@ from sqlalchemy.orm import Session
 from hmi_api.internal.runs import RETRIED_WITHOUT_LIMIT, TRAINING_ATTEMPTS, RunState
 from hmi_api.internal.runtimes import PASSING_LOAD_FAILURES
 from hmi_api.resources.reasons import Reason
-from hmi_control_plane.catalog.times import now
-from hmi_control_plane.storage import (
-    Adapter,
-    Domain,
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
+    DomainRow,
     DomainVersion,
-    Residency,
-    ResidencyState,
+    LoadReport,
+    LoadState,
     Runtime,
     TrainingRun,
 )
+from hmi_control_plane.catalog.times import now
 
 _GRACE = timedelta(seconds=60)
 """How long a resource may be without a training run: whoever reconciles sees it within seconds."""
@@ -44,7 +44,7 @@ class Absence:
     retry_after: int | None = None
 
 
-def absences(session: Session, adapters: Sequence[Adapter]) -> dict[int, Absence]:
+def absences(session: Session, adapters: Sequence[AdapterRow]) -> dict[int, Absence]:
     """Return by adapter id why each of ``adapters``, which no runtime serves, is not served."""
     published = [adapter for adapter in adapters if adapter.current_version is not None]
     failures = _load_failures(session, published)
@@ -58,27 +58,27 @@ def absences(session: Session, adapters: Sequence[Adapter]) -> dict[int, Absence
 # --- published, and not loaded -----------------------------------------------------------------------
 
 
-def _load_failures(session: Session, adapters: Sequence[Adapter]) -> Mapping[int, list[Residency]]:
+def _load_failures(session: Session, adapters: Sequence[AdapterRow]) -> Mapping[int, list[LoadReport]]:
     """Return what living runtimes reported of current versions that they could not load."""
     rows = session.scalars(
-        select(Residency)
-        .join(Runtime, Runtime.id == Residency.runtime_id)
-        .join(Adapter, Adapter.id == Residency.adapter_id)
+        select(LoadReport)
+        .join(Runtime, Runtime.id == LoadReport.runtime_id)
+        .join(AdapterRow, AdapterRow.id == LoadReport.adapter_id)
         .where(
-            Adapter.id.in_([adapter.id for adapter in adapters]),
-            Adapter.current_version == Residency.version,
-            Residency.state == ResidencyState.FAILED,
+            AdapterRow.id.in_([adapter.id for adapter in adapters]),
+            AdapterRow.current_version == LoadReport.version,
+            LoadReport.state == LoadState.FAILED,
             Runtime.lost.is_(False),
         )
-        .order_by(Residency.updated_at)
+        .order_by(LoadReport.updated_at)
     )
-    found: dict[int, list[Residency]] = {}
+    found: dict[int, list[LoadReport]] = {}
     for row in rows:
         found.setdefault(row.adapter_id, []).append(row)
     return found
 
 
-def _not_loaded(failures: Sequence[Residency]) -> Absence:
+def _not_loaded(failures: Sequence[LoadReport]) -> Absence:
     final = [failure for failure in failures if failure.reason not in PASSING_LOAD_FAILURES]
     if failures and len(final) == len(failures):
         return Absence(final[-1].reason, final[-1].message)
@@ -91,7 +91,7 @@ def _not_loaded(failures: Sequence[Residency]) -> Absence:
 # --- not published -----------------------------------------------------------------------------------
 
 
-def _not_published(session: Session, adapter: Adapter) -> Absence:
+def _not_published(session: Session, adapter: AdapterRow) -> Absence:
     if adapter.withdrawn is not None:
         return Absence(adapter.withdrawn["reason"], adapter.withdrawn["message"])
     run = _last_run(session, adapter)
@@ -108,7 +108,7 @@ def _not_published(session: Session, adapter: Adapter) -> Absence:
 def _of_domain(session: Session, key: str, tenant: str) -> Absence | None:
     """Return what keeps a Domain from having a version; None when it has one."""
     for _ in range(_MOST_ANCESTORS):
-        domain = session.scalar(select(Domain).where(Domain.key == key))
+        domain = session.scalar(select(DomainRow).where(DomainRow.key == key))
         if domain is None:
             return Absence(
                 Reason.DOMAIN_NOT_FOUND, f"It needs Domain {key}, which does not exist or was not accepted."
@@ -130,10 +130,10 @@ def _of_domain(session: Session, key: str, tenant: str) -> Absence | None:
 
 
 def _has_version(session: Session, key: str) -> bool:
-    return session.scalar(select(Domain.current_version).where(Domain.key == key)) is not None
+    return session.scalar(select(DomainRow.current_version).where(DomainRow.key == key)) is not None
 
 
-def _last_run(session: Session, resource: Adapter | Domain) -> TrainingRun | None:
+def _last_run(session: Session, resource: AdapterRow | DomainRow) -> TrainingRun | None:
     """Return the newest run for what the resource declares now."""
     return session.scalar(
         select(TrainingRun)
@@ -166,7 +166,7 @@ def _of_failure(run: TrainingRun, failure: Mapping[str, Any], subject: str) -> A
     return Absence(reason, f"{subject} could not be trained: {message}")
 
 
-def _without_run(session: Session, resource: Adapter | Domain, name: str) -> Absence:
+def _without_run(session: Session, resource: AdapterRow | DomainRow, name: str) -> Absence:
     """Return what to say while no run is there: one is to come, unless nothing was heard for long."""
     last: datetime | None = session.scalar(
         select(TrainingRun.finished_at)
@@ -183,13 +183,13 @@ def _without_run(session: Session, resource: Adapter | Domain, name: str) -> Abs
     )
 
 
-def _domain_published_at(session: Session, resource: Adapter | Domain) -> datetime | None:
+def _domain_published_at(session: Session, resource: AdapterRow | DomainRow) -> datetime | None:
     """Return when what the resource stands on was last published."""
-    key = resource.domain if isinstance(resource, Adapter) else resource.parent
+    key = resource.domain if isinstance(resource, AdapterRow) else resource.parent
     return session.scalar(
         select(DomainVersion.created_at)
-        .join(Domain, Domain.id == DomainVersion.domain_id)
-        .where(Domain.key == key)
+        .join(DomainRow, DomainRow.id == DomainVersion.domain_id)
+        .where(DomainRow.key == key)
         .order_by(DomainVersion.version.desc())
         .limit(1)
     )

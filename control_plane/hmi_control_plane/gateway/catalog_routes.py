@@ -9,9 +9,10 @@ from starlette.concurrency import run_in_threadpool
 
 from hmi_api.names import AdapterKey, adapter_key
 from hmi_api.resources.task_adapter import TaskType
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import AdapterRow, LoadReport, LoadState, Runtime, Tenant
 from hmi_control_plane.gateway.absence import absences
 from hmi_control_plane.gateway.routes import CatalogUnavailableError, ReadRoutes, Route, RuntimeAddress
-from hmi_control_plane.storage import Adapter, Database, Residency, ResidencyState, Runtime, Tenant
 
 
 def read_routes_from(database: Database) -> ReadRoutes:
@@ -35,9 +36,9 @@ def read_routes(session: Session, keys: Sequence[AdapterKey]) -> dict[AdapterKey
     """Return the routes of those ``keys`` that exist, in two queries; some more for what is not served."""
     names = [tuple(key.split("/", 1)) for key in keys]
     found = session.execute(
-        select(Adapter, Tenant.id)
-        .join(Tenant, Tenant.name == Adapter.tenant)
-        .where(tuple_(Adapter.tenant, Adapter.name).in_(names))
+        select(AdapterRow, Tenant.id)
+        .join(Tenant, Tenant.name == AdapterRow.tenant)
+        .where(tuple_(AdapterRow.tenant, AdapterRow.name).in_(names))
     ).all()
     adapters = [adapter for adapter, _ in found]
     serving = _serving(session, {row.id: row.current_version for row in adapters})
@@ -67,14 +68,14 @@ def _serving(session: Session, current: Mapping[int, int | None]) -> dict[int, _
     A runtime that is about to stop is named only where nobody else serves the adapter yet.
     """
     rows = session.execute(
-        select(Residency.adapter_id, Residency.version, Runtime.id, Runtime.url, Runtime.draining)
-        .join(Runtime, Runtime.id == Residency.runtime_id)
+        select(LoadReport.adapter_id, LoadReport.version, Runtime.id, Runtime.url, Runtime.draining)
+        .join(Runtime, Runtime.id == LoadReport.runtime_id)
         .where(
-            Residency.adapter_id.in_(current),
-            Residency.state == ResidencyState.READY,
+            LoadReport.adapter_id.in_(current),
+            LoadReport.state == LoadState.READY,
             Runtime.lost.is_(False),
         )
-        .order_by(Residency.version.desc(), Runtime.id)
+        .order_by(LoadReport.version.desc(), Runtime.id)
     ).all()
     staying = {row.adapter_id for row in rows if not row.draining}
     rows = [row for row in rows if not row.draining or row.adapter_id not in staying]

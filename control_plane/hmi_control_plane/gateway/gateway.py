@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from hmi_api.security.bearer import TokenSource
 from hmi_control_plane.auth import Identity
+from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.gateway.catalog_routes import read_routes_from
 from hmi_control_plane.gateway.classify import add_classify
 from hmi_control_plane.gateway.connections import Connections, RuntimeNetwork
@@ -20,7 +21,6 @@ from hmi_control_plane.gateway.routes import RoutingTable
 from hmi_control_plane.gateway.runtime_client import RuntimeClient
 from hmi_control_plane.gateway.settings import GatewaySettings
 from hmi_control_plane.metering import Spool
-from hmi_control_plane.storage import Database
 
 
 class Gateway:

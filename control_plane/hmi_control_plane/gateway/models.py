@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.auth import Identity
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import AdapterRow, LoadReport, LoadState, Runtime, Tenant
 from hmi_control_plane.gateway.failures import unknown_model
-from hmi_control_plane.storage import Adapter, Database, Residency, ResidencyState, Runtime, Tenant
 
 
 class Model(BaseModel):
@@ -61,23 +62,23 @@ def models_of(session: Session, owner: Identity, name: str | None = None) -> lis
     There are none for a key of a deleted tenant, though its name may be another one's by now.
     """
     loaded = (
-        select(Residency.adapter_id)
-        .join(Runtime, Runtime.id == Residency.runtime_id)
+        select(LoadReport.adapter_id)
+        .join(Runtime, Runtime.id == LoadReport.runtime_id)
         .where(
-            Residency.adapter_id == Adapter.id,
-            Residency.state == ResidencyState.READY,
+            LoadReport.adapter_id == AdapterRow.id,
+            LoadReport.state == LoadState.READY,
             Runtime.lost.is_(False),
         )
         .exists()
     )
     statement = (
-        select(Adapter, loaded)
-        .join(Tenant, Tenant.name == Adapter.tenant)
+        select(AdapterRow, loaded)
+        .join(Tenant, Tenant.name == AdapterRow.tenant)
         .where(Tenant.id == owner.tenant_id)
-        .order_by(Adapter.name)
+        .order_by(AdapterRow.name)
     )
     if name is not None:
-        statement = statement.where(Adapter.name == name)
+        statement = statement.where(AdapterRow.name == name)
     return [
         Model(
             id=adapter.name,

@@ -24,10 +24,10 @@ from hmi_api.security.internal_auth import Role
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Door
 from hmi_control_plane.catalog import adapters, clusters, domains, republish, revocation, stamps, tenants
+from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.paging import LARGEST_PAGE, Page
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.parameters import Name
-from hmi_control_plane.storage import Database
 
 _DONE = 204
 

@@ -4,9 +4,9 @@ from fastapi import APIRouter
 
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Door
+from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.internal_api import artifacts, resources, runs, runtimes
 from hmi_control_plane.internal_api.changes import Changes
-from hmi_control_plane.storage import Database
 
 PREFIX = "/internal/v1"
 ARTIFACTS_PREFIX = f"{PREFIX}/artifacts"

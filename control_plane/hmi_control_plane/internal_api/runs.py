@@ -7,11 +7,12 @@ from hmi_api.internal.runs import RunCreate, RunFailure, RunPods, RunProgress, R
 from hmi_api.security.internal_auth import Caller, Role
 from hmi_control_plane.auth import AdmittedCaller, Door
 from hmi_control_plane.catalog import completion, pods, publications, runs
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import TrainingRun
 from hmi_control_plane.catalog.views import run_view
 from hmi_control_plane.errors import Forbidden
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.parameters import RunId
-from hmi_control_plane.storage import Database, TrainingRun
 
 _DONE = 204
 

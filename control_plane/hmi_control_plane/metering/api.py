@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from hmi_api.internal.storable import WireModel
 from hmi_api.resources.common import DnsLabel
 from hmi_control_plane.auth import Identity
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.catalog.tenants import find_account
 from hmi_control_plane.metering.moments import Moment
 from hmi_control_plane.metering.usage import (
@@ -21,7 +23,6 @@ from hmi_control_plane.metering.usage import (
     report,
 )
 from hmi_control_plane.parameters import TenantNameOrId
-from hmi_control_plane.storage import Database, Meter
 
 
 class UsageParameters(BaseModel):

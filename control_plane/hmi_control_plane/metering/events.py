@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from hmi_api.internal.runs import RunView
-from hmi_control_plane.storage import Meter
+from hmi_control_plane.catalog.tables import Meter
 
 EVENT_TYPE = "dev.hmi.usage.v1"
 TRAINING_SOURCE = "/hmi/training"

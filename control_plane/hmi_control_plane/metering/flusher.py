@@ -9,11 +9,11 @@ from time import monotonic
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.metering.events import UsageEvent
 from hmi_control_plane.metering.ledger import record
 from hmi_control_plane.metering.metrics import MeteringMetrics
 from hmi_control_plane.metering.segments import SegmentFolder, read_segment
-from hmi_control_plane.storage import Database
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,8 @@ from sqlalchemy import ColumnElement, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from hmi_control_plane.catalog.tables import DeletedTenant, Meter, Tenant, UsageEventRow, new_tenant_id
 from hmi_control_plane.metering.events import UsageEvent
-from hmi_control_plane.storage import DeletedTenant, Meter, Tenant, new_tenant_id
-from hmi_control_plane.storage import UsageEvent as UsageRow
 
 
 def record(session: Session, events: Sequence[UsageEvent], recorded_at: datetime) -> None:
@@ -20,7 +19,7 @@ def record(session: Session, events: Sequence[UsageEvent], recorded_at: datetime
         return
     owners = _owners(session, [event for event in events if event.tenant_id is None], recorded_at)
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    statement = insert(cast(Table, UsageRow.__table__)).on_conflict_do_nothing(
+    statement = insert(cast(Table, UsageEventRow.__table__)).on_conflict_do_nothing(
         index_elements=["source", "event_id"]
     )
     # One order for all writers, so that two of them cannot wait for each other's rows.
@@ -89,19 +88,24 @@ class Quantity:
 
 def is_unbilled() -> ColumnElement[bool]:
     """Return the condition that no final invoice bills an event."""
-    return UsageRow.invoice_id.is_(None)
+    return UsageEventRow.invoice_id.is_(None)
 
 
 def is_billed_by(invoice_id: str) -> ColumnElement[bool]:
     """Return the condition that this final invoice bills an event."""
-    return UsageRow.invoice_id == invoice_id
+    return UsageEventRow.invoice_id == invoice_id
 
 
 def mark_billed(session: Session, tenant_id: str, start: datetime, end: datetime, invoice_id: str) -> None:
     """Note of a tenant's events in ``[start, end)`` that no invoice bills yet that this one does."""
     session.execute(
-        update(UsageRow)
-        .where(UsageRow.tenant_id == tenant_id, UsageRow.time >= start, UsageRow.time < end, is_unbilled())
+        update(UsageEventRow)
+        .where(
+            UsageEventRow.tenant_id == tenant_id,
+            UsageEventRow.time >= start,
+            UsageEventRow.time < end,
+            is_unbilled(),
+        )
         .values(invoice_id=invoice_id)
         .execution_options(synchronize_session=False)
     )
@@ -110,7 +114,7 @@ def mark_billed(session: Session, tenant_id: str, start: datetime, end: datetime
 def mark_unbilled(session: Session, invoice_id: str) -> None:
     """Note of the events that this invoice bills that none does any more."""
     session.execute(
-        update(UsageRow)
+        update(UsageEventRow)
         .where(is_billed_by(invoice_id))
         .values(invoice_id=None)
         .execution_options(synchronize_session=False)
@@ -127,9 +131,9 @@ def quantities(
 ) -> list[Quantity]:
     """Return a tenant's use in ``[start, end)``, by adapter and meter, of all events or some."""
     statement = (
-        select(UsageRow.adapter, UsageRow.meter, func.sum(UsageRow.quantity))
-        .where(UsageRow.tenant_id == tenant_id, UsageRow.time >= start, UsageRow.time < end)
-        .group_by(UsageRow.adapter, UsageRow.meter)
+        select(UsageEventRow.adapter, UsageEventRow.meter, func.sum(UsageEventRow.quantity))
+        .where(UsageEventRow.tenant_id == tenant_id, UsageEventRow.time >= start, UsageEventRow.time < end)
+        .group_by(UsageEventRow.adapter, UsageEventRow.meter)
     )
     if which is not None:
         statement = statement.where(which)

@@ -10,18 +10,18 @@ from datetime import datetime
 from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
-from hmi_control_plane.metering.events import UsageEvent, residency_event
-from hmi_control_plane.metering.ledger import record
-from hmi_control_plane.storage import (
-    Adapter,
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
     AdapterVersion,
     Artifact,
-    Database,
-    Residency,
-    ResidencyState,
+    LoadReport,
+    LoadState,
     Runtime,
     Tenant,
 )
+from hmi_control_plane.metering.events import UsageEvent, residency_event
+from hmi_control_plane.metering.ledger import record
 
 ADAPTERS_A_TRANSACTION = 1_000
 """So that whoever else writes waits for a moment only, however many adapters there are."""
@@ -53,23 +53,25 @@ def _ready(session: Session, hour: datetime, after: int) -> list[Row[int, str, s
     A version counts once for each runtime that has it.
     """
     query = (
-        select(Adapter.id, Tenant.name, Tenant.id, Adapter.name, func.sum(Artifact.bytes).label("bytes"))
-        .join(Tenant, Tenant.name == Adapter.tenant)
-        .join(Residency, Residency.adapter_id == Adapter.id)
-        .join(Runtime, Runtime.id == Residency.runtime_id)
+        select(
+            AdapterRow.id, Tenant.name, Tenant.id, AdapterRow.name, func.sum(Artifact.bytes).label("bytes")
+        )
+        .join(Tenant, Tenant.name == AdapterRow.tenant)
+        .join(LoadReport, LoadReport.adapter_id == AdapterRow.id)
+        .join(Runtime, Runtime.id == LoadReport.runtime_id)
         .join(
             AdapterVersion,
-            (AdapterVersion.adapter_id == Adapter.id) & (AdapterVersion.version == Residency.version),
+            (AdapterVersion.adapter_id == AdapterRow.id) & (AdapterVersion.version == LoadReport.version),
         )
         .join(Artifact, Artifact.digest == AdapterVersion.artifact_digest)
         .where(
-            Adapter.id > after,
-            Residency.state == ResidencyState.READY,
-            Residency.updated_at <= hour,
+            AdapterRow.id > after,
+            LoadReport.state == LoadState.READY,
+            LoadReport.updated_at <= hour,
             ~Runtime.lost,
         )
-        .group_by(Adapter.id, Tenant.name, Tenant.id, Adapter.name)
-        .order_by(Adapter.id)
+        .group_by(AdapterRow.id, Tenant.name, Tenant.id, AdapterRow.name)
+        .order_by(AdapterRow.id)
         .limit(ADAPTERS_A_TRANSACTION)
     )
     return list(session.execute(query))

@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 
 from hmi_api.errors import InvalidInput
 from hmi_control_plane.catalog.cursors import KeyText, decode_cursor, encode_cursor
-from hmi_control_plane.storage import Meter
-from hmi_control_plane.storage import UsageEvent as UsageRow
+from hmi_control_plane.catalog.tables import Meter, UsageEventRow
 
 LARGEST_PAGE = 1_000
 _KEY_PARTS = 5
@@ -100,9 +99,9 @@ def _page(session: Session, query: UsageQuery) -> Select[str, str, str, str, str
     nothing = literal("", SqlString)
     window = _window(session, query.bucket) if query.bucket else nothing
     by_tenant = Group.TENANT in query.groups
-    tenant = UsageRow.tenant if by_tenant else nothing
-    tenant_id = UsageRow.tenant_id if by_tenant else nothing
-    adapter = func.coalesce(UsageRow.adapter, "") if Group.ADAPTER in query.groups else nothing
+    tenant = UsageEventRow.tenant if by_tenant else nothing
+    tenant_id = UsageEventRow.tenant_id if by_tenant else nothing
+    adapter = func.coalesce(UsageEventRow.adapter, "") if Group.ADAPTER in query.groups else nothing
     # No label may be a column's name: GROUP BY would take the column.
     sums = (
         select(
@@ -110,10 +109,10 @@ def _page(session: Session, query: UsageQuery) -> Select[str, str, str, str, str
             tenant.label("by_tenant"),
             tenant_id.label("by_tenant_id"),
             adapter.label("by_adapter"),
-            UsageRow.meter.label("by_meter"),
-            func.sum(UsageRow.quantity).label("total"),
+            UsageEventRow.meter.label("by_meter"),
+            func.sum(UsageEventRow.quantity).label("total"),
         )
-        .where(UsageRow.time >= query.start, UsageRow.time < query.end, *_filters(query))
+        .where(UsageEventRow.time >= query.start, UsageEventRow.time < query.end, *_filters(query))
         .group_by("by_window", "by_tenant", "by_tenant_id", "by_adapter", "by_meter")
         .subquery()
     )
@@ -127,9 +126,9 @@ def _page(session: Session, query: UsageQuery) -> Select[str, str, str, str, str
 
 def _filters(query: UsageQuery) -> list[ColumnElement[bool]]:
     wanted = (
-        (UsageRow.tenant_id, query.tenant_id),
-        (UsageRow.adapter, query.adapter),
-        (UsageRow.meter, query.meter),
+        (UsageEventRow.tenant_id, query.tenant_id),
+        (UsageEventRow.adapter, query.adapter),
+        (UsageEventRow.meter, query.meter),
     )
     return [column == str(value) for column, value in wanted if value is not None]
 
@@ -142,6 +141,6 @@ def _window(session: Session, bucket: Bucket) -> ColumnElement[str]:
             Bucket.DAY: "%Y-%m-%dT00:00:00Z",
             Bucket.MONTH: "%Y-%m-01T00:00:00Z",
         }[bucket]
-        return func.strftime(pattern, UsageRow.time, type_=SqlString())
-    start = func.date_trunc(bucket.value, func.timezone("UTC", UsageRow.time))
+        return func.strftime(pattern, UsageEventRow.time, type_=SqlString())
+    start = func.date_trunc(bucket.value, func.timezone("UTC", UsageEventRow.time))
     return cast(func.to_char(start, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), SqlString)

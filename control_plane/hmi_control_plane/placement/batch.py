@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
-from hmi_control_plane.placement.policy import Candidate, Demand, place
-from hmi_control_plane.placement.sizes import domain_bytes
-from hmi_control_plane.storage import (
-    Adapter,
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
     AdapterVersion,
     Artifact,
-    Domain,
     DomainPlacement,
+    DomainRow,
     DomainVersion,
     Placement,
     Runtime,
 )
+from hmi_control_plane.placement.policy import Candidate, Demand, place
+from hmi_control_plane.placement.sizes import domain_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class _Serving:
 class PlacementBatch:
     """Placements of some adapters, loaded with a fixed number of statements."""
 
-    def __init__(self, session: Session, adapters: Sequence[Adapter]) -> None:
+    def __init__(self, session: Session, adapters: Sequence[AdapterRow]) -> None:
         self._session = session
         self._adapters = adapters
         self._runtimes = {
@@ -60,7 +60,7 @@ class PlacementBatch:
             self._settle_one(adapter, changed=changed)
         self._session.flush()
 
-    def _settle_one(self, adapter: Adapter, *, changed: bool) -> None:
+    def _settle_one(self, adapter: AdapterRow, *, changed: bool) -> None:
         serving = self._servings.get(adapter.id)
         held = self._held[adapter.id]
         if serving is None:
@@ -82,7 +82,7 @@ class PlacementBatch:
             self._remove(placement)
         adapter.missing_replicas = max(missing, 0)
 
-    def _add(self, adapter: Adapter, serving: _Serving, wanted: int) -> int:
+    def _add(self, adapter: AdapterRow, serving: _Serving, wanted: int) -> int:
         """Place ``adapter`` on up to ``wanted`` more runtimes; return on how many."""
         taken = {placement.runtime_id for placement in self._held[adapter.id]}
         demand = Demand(
@@ -182,27 +182,27 @@ class PlacementBatch:
         """Return what each adapter's current version needs; adapters that cannot be served are left out."""
         newest = (
             select(DomainVersion.id)
-            .join(Domain, Domain.id == DomainVersion.domain_id)
+            .join(DomainRow, DomainRow.id == DomainVersion.domain_id)
             .where(
-                Domain.key == Adapter.domain,
+                DomainRow.key == AdapterRow.domain,
                 DomainVersion.layers_digest == AdapterVersion.layers_digest,
             )
             .order_by(DomainVersion.version.desc())
             .limit(1)
-            .correlate(Adapter, AdapterVersion)
+            .correlate(AdapterRow, AdapterVersion)
             .scalar_subquery()
         )
         rows = self._session.execute(
-            select(Adapter.id, newest, Artifact.bytes)
+            select(AdapterRow.id, newest, Artifact.bytes)
             .join(
                 AdapterVersion,
                 and_(
-                    AdapterVersion.adapter_id == Adapter.id,
-                    AdapterVersion.version == Adapter.current_version,
+                    AdapterVersion.adapter_id == AdapterRow.id,
+                    AdapterVersion.version == AdapterRow.current_version,
                 ),
             )
             .join(Artifact, Artifact.digest == AdapterVersion.artifact_digest)
-            .where(Adapter.id.in_([adapter.id for adapter in self._adapters]))
+            .where(AdapterRow.id.in_([adapter.id for adapter in self._adapters]))
         )
         return {
             adapter_id: _Serving(domain_version_id=version_id, bytes=size)

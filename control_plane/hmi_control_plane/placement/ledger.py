@@ -8,31 +8,23 @@ seen revision N has seen everything up to N.
 from collections.abc import Sequence
 from itertools import groupby
 
-from sqlalchemy import case, exists, func, select, text, update
+from sqlalchemy import case, exists, func, select, update
 from sqlalchemy.orm import Session
 
+from hmi_control_plane.catalog.database import AdvisoryLock, Database, acquire_lock
+from hmi_control_plane.catalog.tables import AdapterRow, DomainPlacement, DomainVersion, Placement, Runtime
 from hmi_control_plane.placement.batch import PlacementBatch
 from hmi_control_plane.placement.sizes import domain_bytes
-from hmi_control_plane.storage import (
-    Adapter,
-    Database,
-    DomainPlacement,
-    DomainVersion,
-    Placement,
-    Runtime,
-)
 
-_LOCK_ID = 0x484D49  # any constant of our own
 _FILL_BATCH = 200
 
 
 def lock(session: Session) -> None:
     """Wait until no other transaction changes placements; held until this one ends."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _LOCK_ID})
+    acquire_lock(session, AdvisoryLock.PLACEMENT)
 
 
-def settle(session: Session, adapters: Sequence[Adapter], *, changed: bool = True) -> None:
+def settle(session: Session, adapters: Sequence[AdapterRow], *, changed: bool = True) -> None:
     """Bring the placements of ``adapters`` to what their current versions and replicas ask for.
 
     ``changed`` makes the runtimes that hold them read them again. Costs a number of statements that does
@@ -50,8 +42,8 @@ def fill(database: Database) -> None:
             lock(session)
             if not session.scalar(select(exists().where(~Runtime.lost, ~Runtime.draining))):
                 return
-            wanting = select(Adapter).where(Adapter.missing_replicas > 0, Adapter.id > last)
-            adapters = session.scalars(wanting.order_by(Adapter.id).limit(_FILL_BATCH)).all()
+            wanting = select(AdapterRow).where(AdapterRow.missing_replicas > 0, AdapterRow.id > last)
+            adapters = session.scalars(wanting.order_by(AdapterRow.id).limit(_FILL_BATCH)).all()
             if not adapters:
                 return
             settle(session, adapters, changed=False)
@@ -65,16 +57,16 @@ def recount(session: Session, runtime_id: str) -> None:
         select(func.count())
         .select_from(Placement)
         .join(Runtime, Runtime.id == Placement.runtime_id)
-        .where(Placement.adapter_id == Adapter.id, ~Runtime.lost, ~Runtime.draining)
+        .where(Placement.adapter_id == AdapterRow.id, ~Runtime.lost, ~Runtime.draining)
         .scalar_subquery()
     )
     here = select(Placement.adapter_id).where(
         Placement.runtime_id == runtime_id, Placement.adapter_id.is_not(None)
     )
-    lacking = Adapter.replicas - serving
+    lacking = AdapterRow.replicas - serving
     session.execute(
-        update(Adapter)
-        .where(Adapter.id.in_(here), Adapter.current_version.is_not(None))
+        update(AdapterRow)
+        .where(AdapterRow.id.in_(here), AdapterRow.current_version.is_not(None))
         .values(missing_replicas=case((lacking > 0, lacking), else_=0))
         .execution_options(synchronize_session=False)
     )

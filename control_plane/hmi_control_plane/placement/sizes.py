@@ -5,7 +5,7 @@ from collections.abc import Collection
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from hmi_control_plane.storage import Artifact, DomainVersion, DomainVersionTable
+from hmi_control_plane.catalog.tables import Artifact, DomainVersion, DomainVersionTable
 
 
 def domain_bytes(session: Session, version_ids: Collection[int]) -> dict[int, int]:

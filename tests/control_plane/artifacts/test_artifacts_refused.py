@@ -17,8 +17,9 @@ from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import InvalidInput
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Artifact
 from hmi_control_plane.settings import Settings
-from hmi_control_plane.storage import Artifact, Database
 
 BASE = "sha256:" + "0" * 64
 OPERATOR = "system:serviceaccount:hmi-system:hmi-operator"

@@ -11,10 +11,11 @@ from sqlalchemy import Connection, select, text
 
 from hmi_control_plane.billing import invoices
 from hmi_control_plane.billing.schemas import InvoiceBody
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.migrate import downgrade, upgrade
+from hmi_control_plane.catalog.tables import UsageEventRow
 from hmi_control_plane.catalog.tenants import find_account
 from hmi_control_plane.errors import Conflict
-from hmi_control_plane.storage import Database, UsageEvent
-from hmi_control_plane.storage.migrate import downgrade, upgrade
 
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 APRIL, MAY, JUNE = (datetime(2026, month, 1, tzinfo=UTC) for month in (4, 5, 6))
@@ -105,7 +106,7 @@ def billed(database: Database) -> dict[str | None, int]:
     """Return the quantity that each invoice bills by the marks; None is what none bills."""
     sums: dict[str | None, int] = {}
     with database.read() as session:
-        for event in session.scalars(select(UsageEvent)):
+        for event in session.scalars(select(UsageEventRow)):
             sums[event.invoice_id] = sums.get(event.invoice_id, 0) + event.quantity
     return sums
 

@@ -13,8 +13,8 @@ from hmi_control_plane.billing.bill import NO_PRICE, Bill, BillLine, priced_line
 from hmi_control_plane.billing.bill import Use as BilledUse
 from hmi_control_plane.billing.money import exact_product, exact_sum, rounded
 from hmi_control_plane.billing.pricing import PriceChange, PriceList
+from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.metering import Quantity
-from hmi_control_plane.storage import Meter
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOURS = 24

@@ -18,11 +18,11 @@ from sqlalchemy import func, select
 
 from hmi_control_plane.billing import invoices
 from hmi_control_plane.billing.prices import put_price, stored_prices
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Invoice, InvoiceState, Meter, UsageEventRow
 from hmi_control_plane.catalog.tenants import ensure_tenant, find_account
 from hmi_control_plane.errors import Conflict
 from hmi_control_plane.metering import UsageEvent, record
-from hmi_control_plane.storage import Database, Invoice, InvoiceState, Meter
-from hmi_control_plane.storage import UsageEvent as UsageRow
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 NOW = START + timedelta(days=365)
@@ -330,9 +330,9 @@ def test_invoices_made_while_use_arrives_bill_each_event_once(postgres_url: str)
         marked = dict(
             iter(
                 session.execute(
-                    select(UsageRow.invoice_id, func.count())
-                    .where(UsageRow.invoice_id.is_not(None))
-                    .group_by(UsageRow.invoice_id)
+                    select(UsageEventRow.invoice_id, func.count())
+                    .where(UsageEventRow.invoice_id.is_not(None))
+                    .group_by(UsageEventRow.invoice_id)
                 ).all()
             )
         )

@@ -7,8 +7,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from hmi_control_plane.catalog import tenants
+from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.settings import Settings
-from hmi_control_plane.storage import Database
 
 PATHS = [
     ("POST", "/classify", {"model": "spam", "input": "yes"}),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Meter, UsageEventRow
 from hmi_control_plane.metering import UsageEvent
-from hmi_control_plane.storage import Database, Meter
-from hmi_control_plane.storage import UsageEvent as UsageRow
 
 NOON = datetime(2026, 5, 4, 12, 30, tzinfo=UTC)
 
@@ -40,7 +40,7 @@ def ledger_ids(database: Database) -> Callable[[], list[str]]:
 
     def read() -> list[str]:
         with database.read() as session:
-            return list(session.scalars(select(UsageRow.event_id).order_by(UsageRow.id)))
+            return list(session.scalars(select(UsageEventRow.event_id).order_by(UsageEventRow.id)))
 
     return read
 

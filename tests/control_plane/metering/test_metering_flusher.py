@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import UsageEventRow
 from hmi_control_plane.metering import Flusher, MeteringMetrics, SegmentFolder, UsageEvent
 from hmi_control_plane.metering.events import to_cloud_event
 from hmi_control_plane.metering.segments import encode_line
-from hmi_control_plane.storage import Database
-from hmi_control_plane.storage import UsageEvent as UsageRow
 
 MakeEvent = Callable[..., UsageEvent]
 
@@ -48,7 +48,7 @@ def test_events_reach_the_ledger_and_leave_the_spool(
     assert ledger_ids() == ["1", "2"]
     assert list(spool_folder.glob("*.events")) == []
     with database.read() as session:
-        row = session.scalars(select(UsageRow).where(UsageRow.event_id == "1")).one()
+        row = session.scalars(select(UsageEventRow).where(UsageEventRow.event_id == "1")).one()
         assert (row.source, row.tenant, row.adapter, row.meter, row.quantity) == (
             "/test",
             "acme",
@@ -130,7 +130,7 @@ def test_no_crash_loses_an_acknowledged_event_or_counts_one_twice(
             flusher_of(segments, database).flush()
             segments.close()
         with database.read() as session:
-            counted = list(session.scalars(select(UsageRow.event_id)))
+            counted = list(session.scalars(select(UsageEventRow.event_id)))
         database.close()
     assert len(counted) == len(set(counted))
     assert acknowledged <= set(counted) <= {str(number) for number in range(written)}
@@ -158,7 +158,7 @@ def test_while_the_database_is_away_events_wait(
 
     def counted() -> int:
         with database.read() as session:
-            return len(session.scalars(select(UsageRow.event_id)).all())
+            return len(session.scalars(select(UsageEventRow.event_id)).all())
 
     def bring_back() -> None:
         path.rmdir()

@@ -12,10 +12,11 @@ from hmi_control_plane import sweeper
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import runtimes
 from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.catalog.tenants import find_account
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.metering import count_hour, quantities, residency, whole_hour
-from hmi_control_plane.storage import Database, Meter
 from hmi_control_plane.sweeper import Sweeper
 
 _BYTES = 10  # of each adapter of the cluster

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.metering import SegmentFolder, Spool, SpoolInUseError, UsageEvent, request_events
 from hmi_control_plane.metering.events import from_cloud_event, to_cloud_event
 from hmi_control_plane.metering.segments import SpoolFullError, encode_line, read_segment
-from hmi_control_plane.storage import Meter
 
 MakeEvent = Callable[..., UsageEvent]
 

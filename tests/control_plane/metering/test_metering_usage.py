@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from hmi_api.errors import InvalidInput
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.catalog.tenants import ensure_tenant, find_account
 from hmi_control_plane.metering import UsageEvent, quantities, record
 from hmi_control_plane.metering.usage import Bucket, Group, UsageLine, UsageQuery, report
-from hmi_control_plane.storage import Database, Meter
 
 START = datetime(2026, 1, 30, 23, 0, tzinfo=UTC)
 END = START + timedelta(days=60)

@@ -1,4 +1,4 @@
-"""Training runs."""
+"""Training runs, their pods and the artifacts that they published."""
 
 from datetime import datetime
 from typing import Any
@@ -6,12 +6,11 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from hmi_control_plane.storage.base import Base
-from hmi_control_plane.storage.types import Json
+from hmi_control_plane.catalog.tables.columns import Base, Json
 
 
-class RunPod(Base):
-    """A pod of a training run's Job, and when its program ran, as the kubelet reported."""
+class RunPodRow(Base):
+    """A pod of a training run's Job, and when its container ran, as the kubelet reported."""
 
     __tablename__ = "run_pods"
 
@@ -22,7 +21,7 @@ class RunPod(Base):
 
 
 class TrainingRun(Base):
-    """One attempt at training what a spec says; uid, spec digest and attempt name it for its creator."""
+    """One attempt to train what a spec declares, unique by uid, spec digest and attempt."""
 
     __tablename__ = "training_runs"
     __table_args__ = (
@@ -46,3 +45,12 @@ class TrainingRun(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class RunArtifact(Base):
+    """An artifact that a training run published through the control plane."""
+
+    __tablename__ = "run_artifacts"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("training_runs.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(80), primary_key=True, index=True)

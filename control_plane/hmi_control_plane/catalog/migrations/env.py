@@ -1,11 +1,10 @@
-"""Alembic's environment: connects to the address that ``storage.migrate`` passes and runs the revisions."""
+"""Alembic's environment: connects to the address that ``catalog.migrate`` passes and runs the revisions."""
 
 from alembic import context
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import create_engine, pool
 
-from hmi_control_plane.storage import Base
-
-_LOCK_ID = 0x484D494D  # any constant of our own
+from hmi_control_plane.catalog.database import AdvisoryLock, acquire_lock
+from hmi_control_plane.catalog.tables import Base
 
 
 def run() -> None:
@@ -19,9 +18,8 @@ def run() -> None:
             compare_type=True,
         )
         with context.begin_transaction():
-            if connection.dialect.name == "postgresql":
-                # Several processes may start at once; the others then find nothing left to do.
-                connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _LOCK_ID})
+            # Several processes may start at once; the ones that wait then find nothing left to do.
+            acquire_lock(connection, AdvisoryLock.MIGRATION)
             context.run_migrations()
 
 

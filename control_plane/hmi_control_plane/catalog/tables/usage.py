@@ -1,4 +1,4 @@
-"""The usage ledger: what was used, by whom, exactly once."""
+"""Usage events, each recorded exactly once."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -6,15 +6,14 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from hmi_control_plane.storage.base import Base
-from hmi_control_plane.storage.types import RowId
+from hmi_control_plane.catalog.tables.columns import Base, RowId
 
 _UNBILLED = text("invoice_id IS NULL")
 _BILLED = text("invoice_id IS NOT NULL")
 
 
 class Meter(StrEnum):
-    """What is counted; every quantity is a whole number of the unit in its name."""
+    """What is metered. Every quantity is a whole number of the unit in the name."""
 
     REQUESTS = "requests"
     ROWS = "rows"
@@ -23,11 +22,11 @@ class Meter(StrEnum):
     RESIDENT_BYTE_HOURS = "resident_byte_hours"
 
 
-class UsageEvent(Base):
+class UsageEventRow(Base):
     """A quantity of one meter. ``(source, event_id)`` is the event's identity, as in CloudEvents.
 
-    Tenant, ``tenant_id`` and adapter have no foreign keys: the ledger outlives what it speaks of. A tenant's
-    name may be given to another tenant later; ``tenant_id`` says whose use this is.
+    Tenant, ``tenant_id`` and adapter have no foreign keys: events outlive the tenants and adapters they name.
+    A tenant's name may belong to another tenant later; ``tenant_id`` says whose usage this is.
     """
 
     __tablename__ = "usage_events"

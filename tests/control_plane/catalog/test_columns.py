@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from hmi_control_plane.storage import ApiKey, Base, Database, Meter, Price, Tenant
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import ApiKey, Base, Meter, Price, Tenant
 
 
 def _price(amount: Decimal) -> Price:

@@ -1,33 +1,42 @@
-"""Column types that mean the same on SQLite and PostgreSQL."""
+"""Column types that mean the same on SQLite and PostgreSQL, and the declarative base of all tables."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, DateTime, Integer, Numeric, String
+from sqlalchemy import JSON, BigInteger, DateTime, Integer, MetaData, Numeric, String
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-# SQLite numbers rows by itself only for a column declared INTEGER, which is 64 bits wide there anyway.
+# SQLite assigns row ids only to a column declared INTEGER, which has 64 bits there anyway.
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
-# None is the database's NULL, and not JSON's null.
-NullableJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 Json = JSON().with_variant(JSONB, "postgresql")
 NullableJson = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-"""Where None is no value, not JSON's null."""
+"""Stores None as the database's NULL, not as JSON's null."""
 
 MONEY_PRECISION = 28
 MONEY_SCALE = 12
-LARGEST_AMOUNT = Decimal(10) ** (MONEY_PRECISION - MONEY_SCALE)
-"""What an amount of money must be smaller than."""
+MAX_AMOUNT = Decimal(10) ** (MONEY_PRECISION - MONEY_SCALE)
+"""An amount of money must be smaller than this."""
+
+# Constraints get stable names, so that a migration can drop on one database what it made on another.
+NAMING_CONVENTION = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment, timezone-aware and in UTC on the way in and out.
+    """A timezone-aware time, in UTC when written and when read.
 
-    SQLite keeps no zone, so it is taken off there and put back on reading. A naive value is refused:
-    it would be ambiguous.
+    SQLite stores no timezone, so UTC is added when reading. A naive datetime is refused because it would be
+    ambiguous.
     """
 
     impl = DateTime(timezone=True)
@@ -38,11 +47,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a moment without a timezone is ambiguous; pass an aware datetime")
+            raise ValueError("a datetime without a timezone is ambiguous; pass an aware datetime")
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the stored moment, aware and in UTC."""
+        """Return the stored time, aware and in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -51,8 +60,8 @@ class UtcDateTime(TypeDecorator[datetime]):
 class Money(TypeDecorator[Decimal]):
     """An exact decimal amount: NUMERIC(28, 12) on PostgreSQL, its digits as text on SQLite.
 
-    SQLite has no decimal type and would turn NUMERIC into a binary float, so it gets text; sums of money
-    are therefore made in Python, never in SQL. Amounts with more than 12 decimal places are refused on both.
+    SQLite has no decimal type and would turn NUMERIC into a binary float. So sums of money are computed in
+    Python, never in SQL. Amounts with more than 12 decimal places are refused on both databases.
     """
 
     impl = Numeric(MONEY_PRECISION, MONEY_SCALE)
@@ -72,13 +81,18 @@ class Money(TypeDecorator[Decimal]):
         return format(exact, "f") if dialect.name == "sqlite" else exact
 
     def process_result_value(self, value: Decimal | str | None, dialect: Dialect) -> Decimal | None:
-        """Return the amount with trailing zeros removed, so that both databases answer alike."""
-        if value is None:
-            return None
-        return plain(Decimal(value))
+        """Return the amount without trailing zeros, so that both databases answer alike."""
+        return None if value is None else _normalised(Decimal(value))
 
 
-def plain(value: Decimal) -> Decimal:
+class Base(DeclarativeBase):
+    """Base of every table of the catalog."""
+
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UtcDateTime(), Decimal: Money()}
+
+
+def _normalised(value: Decimal) -> Decimal:
     """Return ``value`` without trailing zeros and without an exponent: 1.50 -> 1.5, 1E+3 -> 1000."""
     normal = value.normalize()
     return normal.quantize(Decimal(1)) if normal == normal.to_integral_value() else normal

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect
 
-from hmi_control_plane.storage import Base, Database
-from hmi_control_plane.storage.migrate import check, downgrade, upgrade
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.migrate import check, downgrade, upgrade
+from hmi_control_plane.catalog.tables import Base
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -54,18 +55,18 @@ def test_upgrading_twice_changes_nothing(empty_url: str) -> None:
     assert _tables(empty_url) == set(Base.metadata.tables)
 
 
-def test_processes_that_start_at_once_migrate_once(empty_postgres_url: str) -> None:
-    command = [sys.executable, "-m", "hmi_control_plane.storage.migrate", "upgrade", empty_postgres_url]
-    started = [subprocess.Popen(command) for _ in range(3)]
+def _start_migration(url: str, folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "hmi_control_plane", "migrate"]
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, "HMI_DATABASE_URL": url})
+
+
+def test_processes_that_start_at_once_migrate_once(empty_postgres_url: str, tmp_path: Path) -> None:
+    started = [_start_migration(empty_postgres_url, tmp_path) for _ in range(3)]
     assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
     check(empty_postgres_url)
 
 
 def test_the_command_needs_no_ini_file(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'by-command.db'}"
-    command = [sys.executable, "-m", "hmi_control_plane.storage.migrate"]
-    subprocess.run([*command, "upgrade", url], check=True, cwd=tmp_path, env=dict(os.environ))
-    shown = subprocess.run(
-        [*command, "current", url], check=True, cwd=tmp_path, capture_output=True, text=True
-    )
-    assert "(head)" in shown.stdout
+    url = f"sqlite:///{tmp_path / 'catalog.db'}"
+    assert _start_migration(url, tmp_path).wait(timeout=120) == 0
+    assert "usage_events" in _tables(url)

@@ -6,19 +6,19 @@ from datetime import date, datetime
 from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from hmi_control_plane.storage.base import Base
+from hmi_control_plane.catalog.tables.columns import Base
 
 
 def new_tenant_id() -> str:
-    """Return an id that no tenant has had; its underscore keeps it apart from every tenant's name."""
+    """Return a new tenant id. It contains an underscore, which no tenant name does."""
     return f"tenant_{secrets.token_hex(8)}"
 
 
 class Tenant(Base):
-    """The party that is metered and billed.
+    """Who is metered and billed.
 
-    ``name`` can be given to another tenant after this one is deleted. ``id`` never is: keys, usage and
-    invoices are bound to it.
+    ``name`` can be used again after the tenant is deleted, ``id`` never: keys, usage and invoices refer to
+    it.
     """
 
     __tablename__ = "tenants"

@@ -1,4 +1,4 @@
-"""Prices by effective date, and invoices made from them."""
+"""Prices by effective date, and invoices."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -8,12 +8,11 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from hmi_control_plane.storage.base import Base
-from hmi_control_plane.storage.types import NullableJson, RowId
+from hmi_control_plane.catalog.tables.columns import Base, NullableJson, RowId
 
 
 class Price(Base):
-    """What one unit of a meter costs from a moment on, until a later price for meter and currency."""
+    """What one unit of a meter costs from ``effective_from`` until the next price in the same currency."""
 
     __tablename__ = "prices"
     __table_args__ = (UniqueConstraint("meter", "currency", "effective_from"),)
@@ -27,7 +26,7 @@ class Price(Base):
 
 
 class InvoiceState(StrEnum):
-    """A draft may be made anew; a final invoice never changes, except to become void."""
+    """A draft may be recomputed; a final invoice never changes, except to become void."""
 
     DRAFT = "draft"
     FINAL = "final"
@@ -66,17 +65,17 @@ class Invoice(Base):
     finalized_at: Mapped[datetime | None]
     voided_at: Mapped[datetime | None]
     double_billed: Mapped[bool] = mapped_column(default=False)
-    """Final since before events were marked as billed, and bills use that an earlier final one bills, too."""
+    """Made before events were marked as billed, and bills usage that an earlier final invoice bills, too."""
     lines: Mapped[list["InvoiceLine"]] = relationship(
         order_by="InvoiceLine.position", cascade="all, delete-orphan", passive_deletes=True
     )
 
 
 class InvoiceLine(Base):
-    """One meter at one price, used in ``[usage_start, usage_end)``, with the parts of the adapters.
+    """Usage of one meter at one price in ``[usage_start, usage_end)``, with the parts of the adapters.
 
-    The use may lie before the invoice's period: what reached the ledger too late for the invoice of its own.
-    Lines of earlier versions are of one adapter each and have no ``parts``.
+    Late usage lies before the invoice's period: it was recorded after that period had been invoiced. Lines
+    written by earlier versions of HMI have one adapter each and no ``parts``.
     """
 
     __tablename__ = "invoice_lines"
