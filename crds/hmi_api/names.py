@@ -5,7 +5,7 @@ Pure functions and constants only; nothing here reads a file or the environment.
 
 import hashlib
 import json
-from typing import Any, NewType
+from typing import Any, Literal, NewType
 
 GROUP = "hmi.dev"
 VERSION = "v1alpha1"
@@ -15,6 +15,8 @@ TENANT_LABEL = f"{GROUP}/tenant"
 FINALIZER = f"{GROUP}/cleanup"
 RETRAIN_ANNOTATION = f"{GROUP}/retrain"
 """Any new value trains again although the spec is the same, as when rows were mended in place."""
+
+KindName = Literal["Domain", "TaskAdapter"]
 
 Tenant = NewType("Tenant", str)
 """The party that is metered and billed; one or more namespaces belong to it."""

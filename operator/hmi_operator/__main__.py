@@ -16,9 +16,9 @@ import sys
 from collections.abc import Sequence
 
 from hmi_api.errors import HmiError, InvalidInput
+from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.security.bearer import TokenSource
 from hmi_api.settings import load_settings, trim_environment
-from hmi_operator.client import ControlPlaneClient
 from hmi_operator.kube.api import KubeApi
 from hmi_operator.kube.events import EventRecorder
 from hmi_operator.kube.jobs import KubeJobs, TrainingCache

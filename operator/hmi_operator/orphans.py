@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.internal.catalog import ClusterClaimed
-from hmi_operator.ports import ControlPlane, KindName, ResourceRef, ResourceStore, TrainingJobs
+from hmi_api.names import KindName
+from hmi_operator.ports import ControlPlane, ResourceRef, ResourceStore, TrainingJobs
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from hmi_api.internal.catalog import (
     AdapterRecord,
@@ -15,12 +15,11 @@ from hmi_api.internal.catalog import (
     Revocation,
 )
 from hmi_api.internal.runs import RunCreate, RunFailure, RunPod, RunView
-from hmi_api.names import DomainKey, Tenant
+from hmi_api.names import DomainKey, KindName, Tenant
 from hmi_api.resources.domain import Domain, DomainStatus
 from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.plan.world import JobView
 
-KindName = Literal["Domain", "TaskAdapter"]
 ResourceT = TypeVar("ResourceT", Domain, TaskAdapter)
 
 

@@ -37,7 +37,7 @@ from hmi_operator.plan import (
 )
 
 FAILURE = RunFailure(reason="CorpusEmpty", message="There is no text.")
-PASSING = RunFailure(reason="ControlPlaneAway", message="It is away.", retryable=True)
+PASSING = RunFailure(reason="ControlPlaneUnavailable", message="It is away.", retryable=True)
 MISSED = RunResult(artifacts=[], base_digest="b", gate_passed=False, gate_message="0.4 is under 0.8.")
 ENDED = JobView(False, ended_at=NOW)
 DELETED = "2026-11-21T11:00:00Z"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from hmi_api.errors import InvalidInput
+from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.resources.conditions import find_condition, is_true
 from hmi_api.resources.manifests import parse_manifest
-from hmi_operator.client import ControlPlaneClient
 from hmi_operator.local import FileResourceStore, LocalReconciler, SubprocessJobs
 from hmi_operator.local.processes import remembered
 from hmi_operator.ports import ResourceRef

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from pydantic import SecretStr
 
 from hmi_api.errors import InvalidInput
+from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.settings import load_settings
 from hmi_cli.errors import CliError, usage_error
@@ -19,7 +20,6 @@ from hmi_cli.system.supervisor import Supervisor
 from hmi_control_plane.app import create_app
 from hmi_control_plane.auth import require_token
 from hmi_control_plane.settings import Settings
-from hmi_operator.client import ControlPlaneClient
 from hmi_operator.local import FileResourceStore, LocalReconciler, SubprocessJobs, router
 from hmi_operator.plan import Surroundings
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from hmi_api.names import GROUP, VERSION
-from hmi_operator.ports import KindName
+from hmi_api.names import GROUP, VERSION, KindName
 
 
 @dataclass(frozen=True)

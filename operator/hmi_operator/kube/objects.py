@@ -5,13 +5,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hmi_api.names import API_VERSION
+from hmi_api.names import API_VERSION, KindName
 from hmi_api.resources.common import dump
 from hmi_api.resources.domain import Domain, DomainStatus
 from hmi_api.resources.manifests import explained
 from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.kube.api import Manifest
-from hmi_operator.ports import KindName, ResourceRef
+from hmi_operator.ports import ResourceRef
 
 Resource = Domain | TaskAdapter
 Status = DomainStatus | TaskAdapterStatus

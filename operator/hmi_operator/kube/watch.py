@@ -13,12 +13,11 @@ from typing import Any
 
 import kopf
 
-from hmi_api.names import GROUP, VERSION
+from hmi_api.names import GROUP, VERSION, KindName
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.cache import ResourceCache
 from hmi_operator.kube.kinds import NAMESPACES, RESOURCES, Kind
 from hmi_operator.kube.login import read_login
-from hmi_operator.ports import KindName
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 
 from hmi_api.errors import InvalidInput
-from hmi_api.names import API_VERSION, GROUP, VERSION, tenant_of
+from hmi_api.names import API_VERSION, GROUP, VERSION, KindName, tenant_of
 from hmi_api.resources.common import Namespace, check_tenant, dump
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.manifests import parse_manifest
@@ -24,7 +24,7 @@ from hmi_operator.local import errors
 from hmi_operator.local.disk import PLURALS
 from hmi_operator.local.store import FileResourceStore, Resource
 from hmi_operator.plan import Surroundings
-from hmi_operator.ports import KindName, ResourceRef
+from hmi_operator.ports import ResourceRef
 
 MAX_BODY_BYTES = 3 * 1024 * 1024
 """As an API server's own limit on an object."""

@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hmi_api.names import KindName
 from hmi_api.resources.common import Namespace, dump
 from hmi_api.resources.domain import Domain, DomainStatus
 from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.local.files import remove_durably, write_atomically
-from hmi_operator.ports import KindName, ResourceRef
+from hmi_operator.ports import ResourceRef
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from hmi_api.internal.runs import RunView
+from hmi_api.names import KindName
 from hmi_api.resources.domain import Domain
 from hmi_operator.engine import Engine
 from hmi_operator.local.jobs import SubprocessJobs
@@ -10,7 +11,7 @@ from hmi_operator.local.store import FileResourceStore
 from hmi_operator.local.watch import Event, EventType
 from hmi_operator.orphans import CatalogKeeper
 from hmi_operator.plan import Surroundings
-from hmi_operator.ports import ControlPlane, KindName, ResourceRef
+from hmi_operator.ports import ControlPlane, ResourceRef
 from hmi_operator.reconciler import Reconciler
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hmi_api.names import DomainKey, Tenant, tenant_of
+from hmi_api.names import DomainKey, KindName, Tenant, tenant_of
 from hmi_api.resources.common import Namespace, NamespaceMeta, ObjectMeta
 from hmi_api.resources.domain import Domain, DomainStatus
 from hmi_api.resources.spec_changes import changed_immutables
@@ -21,7 +21,7 @@ from hmi_operator.index import DependentsIndex
 from hmi_operator.local import errors
 from hmi_operator.local.disk import PLURALS, ResourceFolder
 from hmi_operator.local.watch import Event, EventType, Watchers
-from hmi_operator.ports import KindName, ResourceRef
+from hmi_operator.ports import ResourceRef
 
 Resource = Domain | TaskAdapter
 ResultT = TypeVar("ResultT")

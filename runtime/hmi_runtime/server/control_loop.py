@@ -5,17 +5,15 @@ The control plane may be away at any time: what is served stays served, and call
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 
-import httpx
-
 from hmi_api.errors import HmiError, NotReady
+from hmi_api.internal.client import ControlPlaneClient
+from hmi_api.internal.retry import RetryPolicy
 from hmi_api.internal.runtimes import AdapterServing, Heartbeat, LoadFailure, RuntimeRegistration
 from hmi_runtime.cache import AdapterId
-from hmi_runtime.server.control_plane import ControlPlane, Unknown
 from hmi_runtime.server.desired import Changes, Wanted
 from hmi_runtime.server.report import Report
 from hmi_runtime.server.residency import LoadedAdapter, Residency
@@ -24,8 +22,7 @@ from hmi_runtime.server.stats import resident_bytes
 
 log = logging.getLogger(__name__)
 
-_FIRST_RETRY = 0.2
-_LONGEST_RETRY = 5.0
+_RETRY = RetryPolicy(first_wait=0.2, longest_wait=5.0)
 _LONGEST_LOAD_RETRY = 60.0
 _DRAINING_HEARTBEAT = 0.5
 _LONGEST_DRAINING_ANSWER = 5.0
@@ -42,7 +39,11 @@ class ControlLoop:
     """One runtime's dealings with the control plane; all of it runs on one event loop but the loading."""
 
     def __init__(
-        self, settings: RuntimeSettings, control_plane: ControlPlane, residency: Residency, loaders: Executor
+        self,
+        settings: RuntimeSettings,
+        control_plane: ControlPlaneClient,
+        residency: Residency,
+        loaders: Executor,
     ) -> None:
         self._settings = settings
         self._control_plane = control_plane
@@ -87,9 +88,9 @@ class ControlLoop:
     async def say_goodbye(self) -> None:
         """Tell the control plane that this runtime is gone; not insisted on."""
         try:
-            await self._control_plane.say_goodbye()
-        except httpx.HTTPError as error:
-            log.warning("could not say goodbye to the control plane: %s", _described(error))
+            await self._control_plane.deregister_runtime(self._settings.runtime_id)
+        except HmiError as error:
+            log.warning("could not say goodbye to the control plane: %s", error)
 
     def start_draining(self) -> None:
         """Say in the next heartbeat, which goes out at once, that this runtime is going."""
@@ -115,13 +116,14 @@ class ControlLoop:
 
     async def _register(self) -> None:
         settings = self._settings
-        await self._control_plane.register(
+        await self._control_plane.register_runtime(
+            settings.runtime_id,
             RuntimeRegistration(
                 url=settings.runtime_url,
                 device=settings.device,
                 capacity_bytes=self._capacity,
                 incarnation=self._incarnation,
-            )
+            ),
         )
         self._wanted.revision = 0
         self._report.tell_all_again()
@@ -151,6 +153,7 @@ class ControlLoop:
         delta = self._report.news()
         used = self._residency.cache.host_used + self._residency.mapped_bytes
         reply = await self._control_plane.heartbeat(
+            self._settings.runtime_id,
             Heartbeat(
                 incarnation=self._incarnation,
                 ready=sorted({str(adapter) for adapter in delta.ready}),
@@ -160,7 +163,7 @@ class ControlLoop:
                 free_bytes=max(0, self._capacity - used),
                 queue_depth=self._residency.pipeline.unanswered,
                 draining=draining,
-            )
+            ),
         )
         if reply.known:
             self._report.told(delta)
@@ -179,9 +182,10 @@ class ControlLoop:
             await self._insist(self._read_desired)
 
     async def _read_desired(self) -> None:
-        try:
-            state = await self._control_plane.desired(self._wanted.revision, self._settings.poll_seconds)
-        except Unknown:
+        state = await self._control_plane.desired_state(
+            self._settings.runtime_id, self._wanted.revision, self._settings.poll_seconds
+        )
+        if state is None:
             await self._register()
             return
         self._apply(self._wanted.apply(state))
@@ -275,23 +279,7 @@ class ControlLoop:
             self._state_applied = True
 
     async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Make a call until it succeeds; the control plane may be away."""
-        delay, since = _FIRST_RETRY, time.monotonic()
-        while True:
-            try:
-                await call()
-            except httpx.HTTPError as error:
-                if delay == _FIRST_RETRY:
-                    log.warning("the control plane does not answer (%s); trying on", _described(error))
-                await asyncio.sleep(delay)
-                delay = min(_LONGEST_RETRY, 2 * delay)
-            else:
-                if delay > _FIRST_RETRY:
-                    log.info("the control plane answers again after %.1f s", time.monotonic() - since)
-                return
-
-
-def _described(error: httpx.HTTPError) -> str:
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"status {error.response.status_code}"
-    return type(error).__name__
+        """Call until it succeeds; the control plane may be unavailable for any time."""
+        await _RETRY.run_async(
+            call, should_retry=lambda error: isinstance(error, HmiError), name="a call of the control plane"
+        )

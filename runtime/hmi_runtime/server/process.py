@@ -15,13 +15,13 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
+from hmi_api.internal.client import ONE_ATTEMPT, ControlPlaneClient
 from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_api.servers import listening_socket, serving_metrics
 from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.outbound import configure
 from hmi_runtime.server.app import build_app, refuse_body, rendered_metrics
 from hmi_runtime.server.control_loop import ControlLoop
-from hmi_runtime.server.control_plane import ControlPlane
 from hmi_runtime.server.door import InternalDoor
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.residency import Residency
@@ -47,8 +47,8 @@ class RuntimeProcess:
             pipeline_events=metrics,
         )
         self._callers = settings.caller_check()
-        self._control_plane = ControlPlane(
-            settings.control_plane_url, settings.token_source(), settings.runtime_id
+        self._control_plane = ControlPlaneClient(
+            settings.control_plane_url, settings.token_source(), retry=ONE_ATTEMPT
         )
         self._control = ControlLoop(settings, self._control_plane, self._residency, self._bringers)
         self._metrics = metrics

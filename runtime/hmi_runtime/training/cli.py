@@ -7,19 +7,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
 from pydantic import ValidationError
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.internal.runs import RunFailure
-from hmi_api.security.bearer import BearerAuth
+from hmi_api.internal.trainer_client import TrainerClient
 from hmi_api.settings import load_settings, trim_environment
 from hmi_runtime.artifacts import ArtifactStore, HttpArtifactStore, Store
 from hmi_runtime.outbound import configure
 from hmi_runtime.training.export import export_artifact
 from hmi_runtime.training.mounts import MountNames, MountNamesFormatter, MountNamesReporter
 from hmi_runtime.training.program import do_run, read_run
-from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, Reporter, RunRefused
+from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, Reporter
 from hmi_runtime.training.settings import TrainingSettings, limit_threads
 from hmi_runtime.training.workplace import Workplace
 
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NotReady as error:
         print(error.message, file=sys.stderr)
         return TRY_AGAIN
-    except (HmiError, RunRefused) as error:
+    except HmiError as error:
         print(error, file=sys.stderr)
         return FAILED
 
@@ -106,17 +105,19 @@ def _run_from_control_plane(
             "give --spec, or set HMI_CONTROL_PLANE_URL, HMI_RUN_ID and HMI_INTERNAL_TOKEN_FILE "
             "(or HMI_INTERNAL_TOKEN)"
         )
-    # The control plane is never called through a proxy: those are for the world outside.
-    with httpx.Client(base_url=settings.control_plane_url, auth=BearerAuth(token), trust_env=False) as client:
-        reporter = ControlPlaneReporter(
-            client, settings.run_id, patience=settings.training_report_patience_seconds
-        )
-        view = reporter.run()
+    with TrainerClient(
+        settings.control_plane_url,
+        token,
+        settings.run_id,
+        report_patience=settings.training_report_patience_seconds,
+    ) as client:
+        reporter = ControlPlaneReporter(client)
+        view = client.run()
         if view.spec.kind != options.command:
             parser.error(f"run {view.id} is of kind {view.spec.kind}, not {options.command}")
         artifacts = options.artifacts or settings.artifacts
         # Without a store of its own, the program reaches artifacts through the control plane.
-        store = ArtifactStore(artifacts) if artifacts else HttpArtifactStore(client, settings.run_id)
+        store = ArtifactStore(artifacts) if artifacts else HttpArtifactStore(client)
         return _finish(do_run(view.spec, _workplace(parser, options, settings, store, reporter)))
 
 

@@ -1,5 +1,6 @@
 """A control plane for training Jobs over real HTTP, and those who call it."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -14,6 +15,8 @@ import uvicorn
 from safetensors.numpy import save_file
 
 from hmi_api.artifacts import ArtifactRef
+from hmi_api.internal.trainer_client import TrainerClient
+from hmi_api.security.bearer import TokenSource
 from hmi_api.security.internal_auth import ServiceAccounts
 from hmi_control_plane.app import create_app
 from hmi_control_plane.settings import Part, Settings
@@ -65,15 +68,16 @@ class Party:
     """Somebody who calls the control plane."""
 
     def __init__(self, plane: str, token: str) -> None:
-        self.client = httpx.Client(
-            base_url=plane, headers={"Authorization": f"Bearer {token}"}, trust_env=False
-        )
+        self.plane, self.token, self.open = plane, token, contextlib.ExitStack()
+        headers = {"Authorization": f"Bearer {token}"}
+        self.client = self.open.enter_context(httpx.Client(base_url=plane, headers=headers, trust_env=False))
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self.client.request(method, f"/internal/v1{path}", **options)
 
     def store(self, run: str, **options: Any) -> HttpArtifactStore:
-        return HttpArtifactStore(self.client, run, **options)
+        client = TrainerClient(self.plane, TokenSource(self.token), run, **options)
+        return HttpArtifactStore(self.open.enter_context(client))
 
     def domain_run(self, namespace: str, *, attempt: int = 0, parent: Any = None) -> str:
         """Return the id of a run of the Domain trade in a namespace; for the operator."""
@@ -101,7 +105,7 @@ def parties(plane: str) -> Iterator[dict[str, Party]]:
     made = {name: Party(plane, name) for name in ("operator", "acme", "bolt")}
     yield made
     for party in made.values():
-        party.client.close()
+        party.open.close()
 
 
 @pytest.fixture

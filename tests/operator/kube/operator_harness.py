@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 from kube_server import KubeServer
 
+from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.runs import RunView
 from hmi_api.names import digest_bytes
 from hmi_api.resources.conditions import Condition, find_condition
-from hmi_operator.client import ControlPlaneClient
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.kinds import DOMAINS, RESOURCES, TASK_ADAPTERS, Kind
 from hmi_operator.kube.lease import Lease, boot_clock

@@ -9,7 +9,7 @@ import pytest
 from operator_harness import DOMAINS, Cluster, PromptJobs
 
 from hmi_api.errors import NotReady
-from hmi_operator.client import ControlPlaneClient
+from hmi_api.internal.client import ControlPlaneClient
 from hmi_operator.engine import Engine
 from hmi_operator.kube.cache import ResourceCache
 from hmi_operator.kube.kinds import LEASES

@@ -14,7 +14,7 @@ from kube_assets import CHECKOUT
 from kube_server import KubeServer
 from operator_harness import DOMAINS, PACE, Cluster, cluster, condition, has_phase, until
 
-from hmi_operator.client import ControlPlaneClient
+from hmi_api.internal.client import ControlPlaneClient
 from hmi_operator.kube.api import KubeApi, Manifest
 from hmi_operator.kube.jobs import KubeJobs, TrainerSettings, TrainingCache
 from hmi_operator.kube.kinds import JOBS

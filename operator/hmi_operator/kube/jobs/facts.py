@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from hmi_api.names import API_VERSION
+from hmi_api.names import API_VERSION, KindName
 from hmi_operator.kube.jobs.naming import CRASHES_ANNOTATION, KIND_LABEL, NAME_LABEL, RUN_LABEL
-from hmi_operator.ports import KindName, ResourceRef
+from hmi_operator.ports import ResourceRef
 
 Body = Mapping[str, Any]
 _KINDS: dict[str, KindName] = {"Domain": "Domain", "TaskAdapter": "TaskAdapter"}

@@ -3,8 +3,8 @@
 import hashlib
 
 from hmi_api.internal.runs import RunView
-from hmi_api.names import GROUP
-from hmi_operator.ports import KindName, ResourceRef
+from hmi_api.names import GROUP, KindName
+from hmi_operator.ports import ResourceRef
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 COMPONENT = "app.kubernetes.io/component"

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from fake_time import install_fake_time
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady, error_body
+from hmi_api.internal.client import FEW_ATTEMPTS, ControlPlaneClient
 from hmi_api.internal.runs import RunFailure
 from hmi_api.names import Tenant
 from hmi_api.security.bearer import TokenSource
-from hmi_operator import client as client_module
-from hmi_operator.client import ATTEMPTS, ControlPlaneClient
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +24,7 @@ Answer = Callable[[web.Request], web.StreamResponse]
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "FIRST_WAIT_SECONDS", 0.0)
+    install_fake_time(monkeypatch)
 
 
 @asynccontextmanager
@@ -136,7 +136,7 @@ async def test_passing_trouble_is_tried_a_few_times(status: int) -> None:
         with pytest.raises(NotReady, match=str(status)) as caught:
             await client.domain("a/b")
     assert caught.value.reason == "ControlPlaneUnavailable"
-    assert calls == ATTEMPTS
+    assert calls == FEW_ATTEMPTS.attempts
 
 
 async def test_nobody_there_is_not_ready_and_says_no_token() -> None:
