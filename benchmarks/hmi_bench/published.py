@@ -23,8 +23,8 @@ from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.base import BaseModel
 from hmi_runtime.model import DomainLayers, trigrams
 from hmi_runtime.plot import PlotTable, pack
+from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
-from hmi_runtime.server.residency import Residency
 from hmi_runtime.server.settings import RuntimeSettings
 
 _DOMAIN_KEY = "bench/domain"
@@ -133,15 +133,15 @@ def runtime_settings(folder: Path, **settings: Any) -> RuntimeSettings:
 @contextmanager
 def serving(
     settings: RuntimeSettings, store: ArtifactStore, metrics: RuntimeMetrics | None = None
-) -> Iterator[Residency]:
+) -> Iterator[AdapterLoader]:
     """Run what a runtime process runs behind its HTTP face, wired as the process wires it."""
     counts = metrics or RuntimeMetrics()
     with ThreadPoolExecutor(settings.loader_threads, thread_name_prefix="load") as loaders:
-        residency = Residency(settings, store, loaders, cache_events=counts, pipeline_events=counts)
+        loader = AdapterLoader(settings, store, loaders, cache_events=counts, pipeline_events=counts)
         try:
-            yield residency
+            yield loader
         finally:
-            residency.pipeline.drain(settings.drain_seconds)
+            loader.pipeline.drain(settings.drain_seconds)
 
 
 def _make_table(

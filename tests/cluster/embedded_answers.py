@@ -15,8 +15,8 @@ from hmi_api.internal.catalog import AdapterView, DomainView
 from hmi_api.internal.inference import InferRow, RowResult
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_runtime.artifacts import ArtifactStore
+from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
-from hmi_runtime.server.residency import Residency
 from hmi_runtime.server.settings import RuntimeSettings
 
 _ANSWER_SECONDS = 60
@@ -44,11 +44,11 @@ class EmbeddedRuntime:
         )
 
     @contextmanager
-    def serving(self, adapters: Sequence[tuple[str, str]]) -> Iterator[Residency]:
+    def serving(self, adapters: Sequence[tuple[str, str]]) -> Iterator[AdapterLoader]:
         """Serve adapters, named by namespace and name."""
         metrics = RuntimeMetrics()
         with ThreadPoolExecutor(2) as loaders:
-            residency = Residency(
+            loader = AdapterLoader(
                 self._settings,
                 ArtifactStore(str(self._root)),
                 loaders,
@@ -57,10 +57,10 @@ class EmbeddedRuntime:
             )
             try:
                 for namespace, name in adapters:
-                    residency.serve(residency.load(*self._view(namespace, name)))
-                yield residency
+                    loader.activate(loader.load(*self._view(namespace, name)))
+                yield loader
             finally:
-                residency.pipeline.drain(_DRAIN_SECONDS)
+                loader.pipeline.drain(_DRAIN_SECONDS)
 
     def _view(self, namespace: str, name: str) -> tuple[AdapterServing, DomainServing]:
         said = self._administration.as_operator(f"/internal/v1/adapters/{namespace}/{name}")
@@ -95,9 +95,9 @@ class EmbeddedRuntime:
         assert copying.returncode == 0
 
 
-def answer(residency: Residency, adapter: str, text: str) -> RowResult:
+def answer(loader: AdapterLoader, adapter: str, text: str) -> RowResult:
     """Answer one text by one adapter, ``tenant/name``, alone in its batch."""
     rows = [InferRow(adapter=adapter, text=text)]
-    result = residency.pipeline.submit(rows).result(_ANSWER_SECONDS)[0]
+    result = loader.pipeline.submit(rows).result(_ANSWER_SECONDS)[0]
     assert result.error is None, result.error
     return result

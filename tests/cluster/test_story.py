@@ -135,9 +135,9 @@ def test_a_mixed_batch_is_answered_as_the_embedded_default_would(
     single = [(tenant, model, [text]) for tenant, model, texts in asked for text in texts]
     answers = tenants.classify(single)
     embedded = EmbeddedRuntime(tenants.kubectl, administration, tmp_path)
-    with embedded.serving(MODELS) as residency:
+    with embedded.serving(MODELS) as loader:
         for (tenant, model, texts), given in zip(single, answers, strict=True):
-            expected = answer(residency, f"{tenant}/{model}", texts[0])
+            expected = answer(loader, f"{tenant}/{model}", texts[0])
             found = given["data"][0]
             if expected.tokens:
                 assert [one["label"] for one in found["tokens"]] == [one.label for one in expected.tokens]

@@ -16,9 +16,10 @@ from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Dense, Head
 from hmi_runtime.base import EncoderConfig, Sublayer
 from hmi_runtime.cache import AdapterId
 from hmi_runtime.model import UpperLayers
-from hmi_runtime.pipeline.engine import row_result
-from hmi_runtime.pipeline.rows import PendingRequest, Route, Text
-from hmi_runtime.pipeline.staging import BatchRow
+from hmi_runtime.serving.engine import row_result
+from hmi_runtime.serving.loaded import EngineKey, LoadedAdapter
+from hmi_runtime.serving.requests import PendingRequest, Text
+from hmi_runtime.serving.staging import BatchRow
 
 SPLIT = 1
 LENGTH = 5
@@ -143,9 +144,16 @@ def test_an_overflow_in_a_dense_head_gives_no_number(activation: str, value: flo
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 def test_a_logit_that_is_not_finite_is_no_answer(value: float) -> None:
     """A softmax of one that is -inf gives probabilities that sum to one."""
-    route = Route(AdapterId("acme/topic", 1), TaskType.SEQUENCE_CLASSIFICATION, ("a", "b"), None)  # type: ignore[arg-type]
+    adapter = LoadedAdapter(
+        AdapterId("acme/topic", 1),
+        engine=EngineKey("sha256:base", 2),
+        domain=None,  # type: ignore[arg-type]
+        task=TaskType.SEQUENCE_CLASSIFICATION,
+        labels=("a", "b"),
+        artifact=None,  # type: ignore[arg-type]
+    )
     request = PendingRequest([InferRow(adapter="acme/topic", text="x")], 0.0, lambda: None)
-    row = BatchRow(request, 0, route, Text("x", None, None))  # type: ignore[arg-type]
+    row = BatchRow(request, 0, adapter, Text("x", None, None))  # type: ignore[arg-type]
     result = row_result(row, torch.tensor([0.5, value]), 0)
     assert result.error is not None
     assert result.error.reason == "AdapterOutputInvalid"

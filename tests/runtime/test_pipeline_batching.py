@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmi_runtime.pipeline.batcher import Batcher
-from hmi_runtime.pipeline.batches import BatchLimits, BatchQueue, bucket_of
-from hmi_runtime.pipeline.fair import FairQueue
+from hmi_runtime.serving.batching import Batcher, BatchLimits, BatchQueue, FairQueue, bucket_of
 
 LIMIT = 60.0
 
@@ -50,7 +48,7 @@ def test_every_item_comes_out_once_and_batches_keep_the_limits(items: list[Item]
     for item in items:
         queue.push(item)
     out: list[Item] = []
-    while batch := queue.form():
+    while batch := queue.take_batch():
         assert sum(item.size for item in batch) <= 8
         assert padded(batch) <= 1024 or len(batch) == 1
         assert padded(batch) - tokens(batch) <= 0.15 * padded(batch) or padded(batch) <= 256
@@ -66,7 +64,7 @@ def test_a_tenants_items_of_one_bucket_keep_their_order(items: list[Item]) -> No
     for item in items:
         queue.push(item.tenant, bucket_of(item.length), item.size, item)
     out: list[Item] = []
-    while (bucket := queue.lead()) is not None:
+    while (bucket := queue.next_bucket()) is not None:
         out += queue.take(bucket, lambda _: True)
     for tenant in "abcdef":
         for bucket in {bucket_of(item.length) for item in items}:
@@ -88,7 +86,7 @@ def test_a_flood_of_one_tenant_starves_nobody() -> None:
         queue.push(Item("flood", 64, number=number))
     for tenant in ("b", "c", "d"):
         queue.push(Item(tenant, 64))
-    first = {item.tenant for item in queue.form()}
+    first = {item.tenant for item in queue.take_batch()}
     assert {"b", "c", "d"} <= first
 
 
@@ -96,9 +94,9 @@ def test_a_flood_of_other_lengths_starves_nobody() -> None:
     queue: BatchQueue[Item] = BatchQueue(BatchLimits(max_rows=8))
     for number in range(1000):
         queue.push(Item("flood", 500, number=number))
-    queue.form()
+    queue.take_batch()
     queue.push(Item("short", 5))
-    assert any(item.tenant == "short" for _ in range(2) for item in queue.form())
+    assert any(item.tenant == "short" for _ in range(2) for item in queue.take_batch())
 
 
 @settings(deadline=None)

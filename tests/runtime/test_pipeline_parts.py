@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from hmi_runtime.base import Encoder, EncoderConfig, Encoding
 from hmi_runtime.model import DomainLayers
-from hmi_runtime.pipeline.bridge import finish_by_slot, finish_each
-from hmi_runtime.pipeline.rows import Text
-from hmi_runtime.pipeline.tokens import label_words
+from hmi_runtime.serving.engine import bridge_batched, bridge_sequentially
+from hmi_runtime.serving.requests import Text, label_words
 
 CONFIG = EncoderConfig(
     family="bert", layers=2, width=16, heads=2, ffn_width=20, vocab_size=20, positions=12, segments=1,
@@ -45,7 +44,7 @@ def test_bridging_a_mixed_batch_equals_every_rows_own_finish(
     layers = [domains[index] for index in chosen]
     slots = torch.tensor(rows)
     truth = torch.cat([layers[slot].finish(parts[b : b + 1], mask[b : b + 1]) for b, slot in enumerate(rows)])
-    for finish in (finish_by_slot, finish_each):
+    for finish in (bridge_batched, bridge_sequentially):
         bridged = finish(layers, slots, parts, mask)
         torch.testing.assert_close(bridged[mask], truth[mask], atol=1e-5, rtol=1e-5)
 

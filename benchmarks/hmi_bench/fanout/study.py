@@ -24,7 +24,7 @@ from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.base import BaseModel
 from hmi_runtime.model import UpperLayers
-from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.loader import AdapterLoader
 
 log = logging.getLogger(__name__)
 
@@ -101,12 +101,12 @@ def _for_tokens(adapter: AdapterWeights) -> AdapterWeights:
     return replace(adapter, task=TaskType.TOKEN_CLASSIFICATION, head=head)
 
 
-def ask(residency: Residency, keys: Sequence[str], text: str) -> list[RowResult]:
+def ask(loader: AdapterLoader, keys: Sequence[str], text: str) -> list[RowResult]:
     """Send one request with a row for each of ``keys`` and return the answers.
 
     Raises ``RuntimeError`` when a row has none: a time of failures would mean nothing.
     """
-    answers = residency.pipeline.submit([InferRow(adapter=key, text=text) for key in keys]).result(_TIMEOUT)
+    answers = loader.pipeline.submit([InferRow(adapter=key, text=text) for key in keys]).result(_TIMEOUT)
     for answer in answers:
         if answer.error is not None:
             raise RuntimeError(f"{answer.error.reason}: {answer.error.message}")
@@ -130,12 +130,12 @@ def _measure(plan: FanoutPlan, folder: Path) -> tuple[list[FanoutTiming], float]
     merged = [MergedModel(base, adapter, device) for adapter in adapters.values()]
     settings = runtime_settings(folder, device=plan.device, precision=plan.precision)
     timings = []
-    with serving(settings, domain.store) as residency:
-        _serve(residency, domain, adapters)
-        first = _seconds(lambda: ask(residency, list(adapters), known[plan.lengths[0]]))
+    with serving(settings, domain.store) as loader:
+        _serve(loader, domain, adapters)
+        first = _seconds(lambda: ask(loader, list(adapters), known[plan.lengths[0]]))
         for length, text in known.items():
             new_texts = iter(maker.texts([length] * (plan.rounds + 1)))  # one more for the warm-up
-            ways = _make_ways(residency, list(adapters), merged, text, new_texts)
+            ways = _make_ways(loader, list(adapters), merged, text, new_texts)
             seconds = seconds_in_turns(ways, rounds=plan.rounds)
             timings += [
                 FanoutTiming(way, length, statistics.median(found), percentile(found, 0.9))
@@ -146,23 +146,23 @@ def _measure(plan: FanoutPlan, folder: Path) -> tuple[list[FanoutTiming], float]
 
 
 def _make_ways(
-    residency: Residency,
+    loader: AdapterLoader,
     keys: Sequence[str],
     merged: Sequence[MergedModel],
     text: str,
     new_texts: Iterator[str],
 ) -> dict[str, Callable[[], object]]:
     return {
-        ONE_REQUEST: lambda: ask(residency, keys, text),
-        SIX_REQUESTS: lambda: [ask(residency, [key], text) for key in keys],
-        NEW_TEXT: lambda: ask(residency, keys, next(new_texts)),
+        ONE_REQUEST: lambda: ask(loader, keys, text),
+        SIX_REQUESTS: lambda: [ask(loader, [key], text) for key in keys],
+        NEW_TEXT: lambda: ask(loader, keys, next(new_texts)),
         MERGED: lambda: [model.answer(text) for model in merged],
     }
 
 
-def _serve(residency: Residency, domain: PublishedDomain, adapters: Mapping[str, AdapterWeights]) -> None:
+def _serve(loader: AdapterLoader, domain: PublishedDomain, adapters: Mapping[str, AdapterWeights]) -> None:
     for key, weights in adapters.items():
-        residency.serve(residency.load(domain.publish(key, weights), domain.serving))
+        loader.activate(loader.load(domain.publish(key, weights), domain.serving))
 
 
 def _seconds(call: Callable[[], object]) -> float:

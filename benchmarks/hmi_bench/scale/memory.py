@@ -13,7 +13,7 @@ from hmi_bench.scale.population import Population
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.base import BaseModel
 from hmi_runtime.cache import AdapterCache, AdapterId
-from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.settings import RuntimeSettings
 
 _SPARE_SHARE = 0.7
@@ -68,17 +68,17 @@ def measure_memory(settings: RuntimeSettings, population: Population) -> MemoryF
             "disk_budget": len(adapters) * population.artifact_bytes + domain.nbytes,
         }
     )
-    with serving(roomy, domain.store) as residency:
+    with serving(roomy, domain.store) as loader:
         for adapter in adapters[:resident]:
-            residency.serve(residency.load(adapter, domain.serving))
+            loader.activate(loader.load(adapter, domain.serving))
         before = process_memory()
-        bring_to_host(residency.cache, adapters[:resident])
+        bring_to_host(loader.cache, adapters[:resident])
         return MemoryFigures(
             adapters=len(adapters),
             resident=resident,
-            adapter_bytes=residency.cache.host_used,
+            adapter_bytes=loader.cache.host_used,
             process_growth=process_memory() - before,
-            shared_bytes=_shared_bytes(residency, domain.base),
+            shared_bytes=_shared_bytes(loader, domain.base),
             whole_model_bytes=whole_model_bytes(domain.base),
         )
 
@@ -122,9 +122,9 @@ def process_memory() -> int:
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _shared_bytes(residency: Residency, base: BaseModel) -> int:
-    slots = sum(engine.slots.slots * engine.slot_bytes for engine in residency.pipeline.engines())
-    return whole_model_bytes(base) + residency.mapped_bytes + slots
+def _shared_bytes(loader: AdapterLoader, base: BaseModel) -> int:
+    slots = sum(engine.slots.slots * engine.slot_bytes for engine in loader.pipeline.engines())
+    return whole_model_bytes(base) + loader.mapped_bytes + slots
 
 
 def _take(free: threading.Semaphore) -> None:

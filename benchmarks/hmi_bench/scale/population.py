@@ -18,7 +18,7 @@ from hmi_bench.published import PublishedDomain
 from hmi_bench.serving.ours import random_adapter
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.model import UpperLayers
-from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.loader import AdapterLoader
 
 _LABELS = 8
 _MEASURED = 20
@@ -70,12 +70,12 @@ class Population:
         """Publish adapter ``number``, the only one of its tenant."""
         return self.domain.publish(f"tenant-{number:05d}/task", self.weights(number))
 
-    def grow(self, residency: Residency, count: int) -> Registering:
+    def grow(self, loader: AdapterLoader, count: int) -> Registering:
         """Publish and register adapters until there are ``count``; the last few are timed, one at a time."""
         start = len(self.adapters)
         timed_from = max(start, count - _MEASURED)
         with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as workers:
-            self.adapters += workers.map(partial(self._bring_up, residency), range(start, timed_from))
+            self.adapters += workers.map(partial(self._bring_up, loader), range(start, timed_from))
         publish: list[float] = []
         load: list[float] = []
         route: list[float] = []
@@ -83,17 +83,17 @@ class Population:
             with _added_to(publish):
                 adapter = self.publish(number)
             with _added_to(load):
-                loaded = residency.load(adapter, self.domain.serving)
+                loaded = loader.load(adapter, self.domain.serving)
             with _added_to(route):
-                residency.serve(loaded)
+                loader.activate(loaded)
             self.adapters.append(adapter)
         return Registering(
             count, statistics.median(publish), statistics.median(load), statistics.median(route)
         )
 
-    def _bring_up(self, residency: Residency, number: int) -> AdapterServing:
+    def _bring_up(self, loader: AdapterLoader, number: int) -> AdapterServing:
         adapter = self.publish(number)
-        residency.serve(residency.load(adapter, self.domain.serving))
+        loader.activate(loader.load(adapter, self.domain.serving))
         return adapter
 
 

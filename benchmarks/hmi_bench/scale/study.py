@@ -18,8 +18,8 @@ from hmi_bench.scale.traffic import Answered, Latency, run_traffic, zipf_request
 from hmi_bench.scale.watched_store import Source, WatchedStore
 from hmi_bench.serving.lengths import draw_lengths
 from hmi_bench.texts import TextMaker
+from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
-from hmi_runtime.server.residency import Residency
 from hmi_runtime.server.settings import RuntimeSettings
 
 log = logging.getLogger(__name__)
@@ -100,13 +100,13 @@ def _grow(
     texts: Sequence[str],
 ) -> list[Stage]:
     metrics = RuntimeMetrics()
-    with serving(settings, store, metrics) as residency:
+    with serving(settings, store, metrics) as loader:
         # The base model and the Domain are loaded first, or the first adapter would seem to cost them.
         opening = population.publish(max(plan.counts))
-        loaded = residency.load(opening, population.domain.serving)
-        residency.disk.erase(opening.artifact.digest)
-        log.info("%s is served", loaded.route.domain.key)
-        runtime = _Runtime(plan, residency, metrics, store, population, texts)
+        loaded = loader.load(opening, population.domain.serving)
+        loader.disk.erase(opening.artifact.digest)
+        log.info("%s is served", loaded.domain.key)
+        runtime = _Runtime(plan, loader, metrics, store, population, texts)
         return [runtime.stage(count) for count in sorted(plan.counts)]
 
 
@@ -115,7 +115,7 @@ class _Runtime:
     """The runtime under test, and what is asked of it."""
 
     plan: ScalePlan
-    residency: Residency
+    loader: AdapterLoader
     metrics: RuntimeMetrics
     store: WatchedStore
     population: Population
@@ -123,11 +123,11 @@ class _Runtime:
 
     def stage(self, count: int) -> Stage:
         """Register adapters until there are ``count``, fill memory with the popular ones, send traffic."""
-        registering = self.population.grow(self.residency, count)
+        registering = self.population.grow(self.loader, count)
         # The newest are the most popular, so that what the disk tier kept while they came is what it would
         # keep under their traffic.
         popular = self.population.adapters[::-1]
-        bring_to_host(self.residency.cache, popular[: self.plan.host][::-1])
+        bring_to_host(self.loader.cache, popular[: self.plan.host][::-1])
         self._send(popular, self.plan.requests // 8, seed=1)
         before = TierCounts.now(self.metrics)
         answers, seconds = self._send(popular, self.plan.requests, seed=2)
@@ -142,7 +142,7 @@ class _Runtime:
             disk=Latency.of(by_source[Source.DISK]),
             store=Latency.of(by_source[Source.STORE]),
             hit_rates=rates,
-            tiers=tier_states(self.residency, self.metrics, self.population.artifact_bytes),
+            tiers=tier_states(self.loader, self.metrics, self.population.artifact_bytes),
             registering=registering,
         )
         log.info("%d adapters: %.0f requests a second", count, stage.requests_a_second)
@@ -152,7 +152,7 @@ class _Runtime:
         self, popular: Sequence[AdapterServing], requests: int, *, seed: int
     ) -> tuple[list[Answered], float]:
         asked = zipf_requests(popular, self.texts, requests, exponent=self.plan.exponent, seed=seed)
-        return run_traffic(self.residency.pipeline, self.store, asked, clients=self.plan.clients)
+        return run_traffic(self.loader.pipeline, self.store, asked, clients=self.plan.clients)
 
 
 def _settings(plan: ScalePlan, folder: Path, population: Population) -> RuntimeSettings:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from hmi_runtime.cache import Tier
-from hmi_runtime.server.metrics import RuntimeMetrics
-from hmi_runtime.server.residency import Residency
-from hmi_runtime.server.stats import resident_bytes, runtime_stats
+from hmi_runtime.server.loader import AdapterLoader
+from hmi_runtime.server.metrics import RuntimeMetrics, resident_bytes, runtime_stats
 
 
 @dataclass(frozen=True)
@@ -22,13 +21,13 @@ class TierState:
         return self.bytes / self.tenants if self.tenants else 0.0
 
 
-def tier_states(residency: Residency, metrics: RuntimeMetrics, artifact_bytes: int) -> list[TierState]:
+def tier_states(loader: AdapterLoader, metrics: RuntimeMetrics, artifact_bytes: int) -> list[TierState]:
     """Return what the runtime itself reports, tier by tier; the device tier counts whole slots.
 
     ``artifact_bytes`` is the size of one adapter's artifact, all alike.
     """
-    tenants = runtime_stats(residency, metrics).tenants.values()
-    held = {entry.tier: entry.bytes for entry in resident_bytes(residency) if entry.kind == "adapter"}
+    tenants = runtime_stats(loader, metrics).tenants.values()
+    held = {entry.tier: entry.bytes for entry in resident_bytes(loader) if entry.kind == "adapter"}
     return [
         TierState("device", sum(1 for tiers in tenants if tiers["device"]), held["device"]),
         TierState("host", sum(1 for tiers in tenants if tiers["host"]), held["host"]),

@@ -11,7 +11,7 @@ from hmi_api.internal.inference import InferRow
 from hmi_api.internal.runtimes import AdapterServing
 from hmi_bench.scale.watched_store import Source, WatchedStore
 from hmi_bench.turns import percentile
-from hmi_runtime.pipeline import Pipeline
+from hmi_runtime.serving import Pipeline
 
 _TIMEOUT = 120.0
 

@@ -1,6 +1,6 @@
-"""The runtime process: HTTP, settings, metrics, and keeping to what the control plane wants.
+"""The runtime process: HTTP, settings, metrics, and following the control plane's desired state.
 
-Belongs here: the internal API, probes, metrics and stats, the control loop with its pure parts (``desired``,
-``report``), and ``Residency``, which loads artifacts into the cache and the pipeline.
+Belongs here: the internal API, probes, metrics and statistics, the control loop with its pure part
+(``adapter_records``), and ``AdapterLoader``, which connects artifacts to the cache and the pipeline.
 Forbidden here: batching, tensors' arithmetic, eviction policy.
 """

@@ -1,4 +1,4 @@
-"""``python -m hmi_runtime.server``: one runtime process, told by ``HMI_`` environment variables."""
+"""``python -m hmi_runtime.server``: one runtime process, configured by ``HMI_`` environment variables."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The HTTP face of a runtime: inference for gateways, probes, metrics, stats."""
+"""The HTTP API of a runtime: inference for gateways, probes, metrics, statistics."""
 
 import asyncio
 import time
@@ -8,64 +8,99 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hmi_api.errors import error_body
+from hmi_api.errors import NotReady, error_body
 from hmi_api.internal.inference import InferReply, InferRequest
+from hmi_api.security.internal_auth import CallerCheck, Role
 from hmi_runtime.server.control_loop import ControlLoop
-from hmi_runtime.server.metrics import RuntimeMetrics
-from hmi_runtime.server.residency import Residency
-from hmi_runtime.server.stats import RuntimeStats, resident_bytes, runtime_stats
+from hmi_runtime.server.loader import AdapterLoader
+from hmi_runtime.server.metrics import RuntimeMetrics, RuntimeStats, resident_bytes, runtime_stats
+
+_INTERNAL = "/internal/"
 
 
-def rendered_metrics(residency: Residency, metrics: RuntimeMetrics) -> bytes:
-    """Return all metrics in Prometheus' text format, with the gauges as they are now."""
-    for entry in resident_bytes(residency):
+class InternalAuth:
+    """ASGI middleware: only gateways may call ``/internal``; 401, 403 or 503 before a body is read."""
+
+    def __init__(self, app: ASGIApp, check: CallerCheck) -> None:
+        self._app = app
+        self._check = check
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on if its caller is allowed."""
+        if scope["type"] == "http" and scope["path"].startswith(_INTERNAL):
+            error = await self._error_for(Headers(scope=scope).get("authorization", ""))
+            if error is not None:
+                await error(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _error_for(self, authorization: str) -> JSONResponse | None:
+        scheme, _, token = authorization.partition(" ")
+        try:
+            caller = await self._check.caller(token.strip()) if scheme.lower() == "bearer" else None
+        except NotReady as error:
+            body = error_body(error.message, "server_error", code=error.reason)
+            return JSONResponse(body, 503, {"Retry-After": "1"})
+        if caller is None:
+            body = error_body(
+                "The internal token is missing or wrong.", "authentication_error", code="InvalidToken"
+            )
+            return JSONResponse(body, 401, {"WWW-Authenticate": "Bearer"})
+        if not caller.may_act_as((Role.GATEWAY,)):
+            message = f"This call is not for callers in the role {caller.role}."
+            return JSONResponse(error_body(message, "permission_error", code="RoleNotAllowed"), 403)
+        return None
+
+
+def render_metrics(loader: AdapterLoader, metrics: RuntimeMetrics) -> bytes:
+    """Return all metrics in Prometheus' text format, after updating the gauges."""
+    for entry in resident_bytes(loader):
         metrics.resident.labels(entry.kind, entry.tier).set(entry.bytes)
-    metrics.queue.set(residency.pipeline.unanswered)
-    metrics.adapters.set(residency.registered)
+    metrics.queue.set(loader.pipeline.unanswered)
+    metrics.adapters.set(loader.loaded_versions)
     return generate_latest(metrics.registry)
 
 
 def build_app(
-    residency: Residency,
+    loader: AdapterLoader,
     control: ControlLoop,
     metrics: RuntimeMetrics,
     *,
     metrics_here: bool = True,
     **options: Any,
 ) -> FastAPI:
-    """Return the application; ``options`` are FastAPI's. Who may call is decided before it, at the door.
+    """Return the application, without ``InternalAuth``; ``options`` are FastAPI's.
 
-    ``metrics_here`` says whether it serves ``/metrics`` too, where they have no port of their own.
+    ``metrics_here``: serve ``/metrics`` too, if it has no port of its own.
     """
     app = FastAPI(title="HMI runtime", openapi_url=None, **options)
 
     @app.post("/internal/v1/infer")
     async def infer(request: InferRequest) -> InferReply:
-        """Answer the rows of a request; each row succeeds or fails alone."""
+        """Return one result for each row; each row succeeds or fails alone."""
         started = time.monotonic()
-        results = await asyncio.wrap_future(
-            residency.pipeline.submit(request.rows, tenant_id=request.tenant_id)
-        )
-        seconds = time.monotonic() - started
+        results = await asyncio.wrap_future(loader.pipeline.submit(request.rows, tenant_id=request.tenant_id))
         metrics.requests.labels("infer", "200").inc()
-        metrics.request_seconds.observe(seconds)
-        return InferReply(results=results, timings_ms={"total": seconds * 1000})
+        metrics.request_seconds.observe(time.monotonic() - started)
+        return InferReply(results=results)
 
     @app.get("/internal/v1/stats")
     def stats() -> RuntimeStats:
-        """Tell what is resident, for whom, and how the tables hit."""
-        return runtime_stats(residency, metrics)
+        """Return what is resident, by tenant, and the hit rates of the tables."""
+        return runtime_stats(loader, metrics)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Live: the process answers."""
+        """Liveness: the process answers."""
         return {"status": "ok"}
 
     @app.get("/readyz")
     async def readyz(response: Response) -> dict[str, str]:
-        """Ready: registered, and what was wanted first is loaded."""
+        """Readiness: registered, and the first desired state is loaded."""
         if control.ready:
             return {"status": "ready"}
         response.status_code = 503
@@ -75,20 +110,20 @@ def build_app(
 
         @app.get("/metrics")
         def read_metrics() -> Response:
-            """Metrics for Prometheus."""
-            return Response(rendered_metrics(residency, metrics), media_type=CONTENT_TYPE_LATEST)
+            """Return the metrics for Prometheus."""
+            return Response(render_metrics(loader, metrics), media_type=CONTENT_TYPE_LATEST)
 
-    _answer_errors_in_one_shape(app)
+    _add_error_handlers(app)
     return app
 
 
-def refuse_body(status: int, message: str) -> StarletteHTTPException:
-    """Return what the reader of a body raises; the rest of the body is not waited for."""
+def body_error(status: int, message: str) -> StarletteHTTPException:
+    """Return the error for a body that is too large or too slow; the connection is closed."""
     return StarletteHTTPException(status, message, headers={"Connection": "close"})
 
 
-def _answer_errors_in_one_shape(app: FastAPI) -> None:
-    """Give every error the OpenAI-shaped body that the whole system uses."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Give every error the OpenAI-shaped body that all HTTP APIs of HMI use."""
 
     @app.exception_handler(StarletteHTTPException)
     async def on_http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:

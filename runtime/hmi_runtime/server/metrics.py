@@ -1,4 +1,4 @@
-"""What a runtime counts, for Prometheus and for ``/internal/v1/stats``."""
+"""What a runtime measures, for Prometheus, ``/internal/v1/stats`` and heartbeats."""
 
 import threading
 from collections import Counter as Tally
@@ -6,17 +6,20 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from pydantic import BaseModel
 
+from hmi_api.internal.runtimes import ResidentBytes
 from hmi_runtime.cache import Tier
-from hmi_runtime.pipeline.staging import StagedBatch
 from hmi_runtime.plot import Level
+from hmi_runtime.server.loader import AdapterLoader
+from hmi_runtime.serving.staging import StagedBatch
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 @dataclass
 class DomainCounts:
-    """Lookups of one domain version since the start."""
+    """Lookups of one Domain version since the process started."""
 
     lookups: int = 0
     levels: Tally[str] = field(default_factory=Tally)
@@ -28,7 +31,7 @@ class DomainCounts:
 
 
 class RuntimeMetrics:
-    """Receives the events of the cache and the pipeline. Thread-safe. One registry a process part."""
+    """Counts the events of the cache and the pipeline, in a registry of its own. Thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -40,50 +43,60 @@ class RuntimeMetrics:
         )  # fmt: skip
         self._shared = Counter(
             "hmi_shared_representations_total",
-            "Rows that used another row's representation in their batch.",
+            "Rows that shared the representation of another row of their batch.",
             registry=self.registry,
         )
         self._stage_seconds = Histogram(
             "hmi_stage_seconds",
-            "Time of a batch in a stage.",
+            "Seconds of a batch in a stage.",
             ["stage"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._lookups = Counter(
-            "hmi_plot_lookups_total", "Windows looked up.", ["level", "result"], registry=self.registry
+            "hmi_plot_lookups_total",
+            "Windows looked up in tables.",
+            ["level", "result"],
+            registry=self.registry,
         )
-        self._tokens = Counter("hmi_tokens_total", "Tokens.", ["direction"], registry=self.registry)
-        self._padding = Counter("hmi_padding_tokens_total", "Padding computed.", registry=self.registry)
+        self._tokens = Counter("hmi_tokens_total", "Tokens computed.", ["direction"], registry=self.registry)
+        self._padding = Counter(
+            "hmi_padding_tokens_total", "Padding tokens computed.", registry=self.registry
+        )
         self._loads = Counter(
-            "hmi_adapter_loads_total", "Adapters asked of a tier.", ["tier", "result"], registry=self.registry
+            "hmi_adapter_loads_total",
+            "Adapters requested from a tier.",
+            ["tier", "result"],
+            registry=self.registry,
         )
         self._load_seconds = Histogram(
-            "hmi_adapter_load_seconds", "Time to bring an adapter to a tier.", ["tier"], buckets=_SECONDS,
+            "hmi_adapter_load_seconds", "Seconds to load an adapter into a tier.", ["tier"], buckets=_SECONDS,
             registry=self.registry,
         )  # fmt: skip
         self._evictions = Counter(
             "hmi_adapter_evictions_total",
-            "Adapters that left a tier.",
+            "Adapters evicted from a tier.",
             ["from", "to"],
             registry=self.registry,
         )
-        self.resident = Gauge("hmi_resident_bytes", "Bytes held.", ["kind", "tier"], registry=self.registry)
-        self.queue = Gauge("hmi_queue_rows", "Rows taken in and not yet answered.", registry=self.registry)
-        self.adapters = Gauge("hmi_registered_adapters", "Adapter versions served.", registry=self.registry)
+        self.resident = Gauge(
+            "hmi_resident_bytes", "Bytes in a tier.", ["kind", "tier"], registry=self.registry
+        )
+        self.queue = Gauge("hmi_queue_rows", "Rows accepted that have no result yet.", registry=self.registry)
+        self.adapters = Gauge("hmi_registered_adapters", "Adapter versions loaded.", registry=self.registry)
         self.requests = Counter(
             "hmi_requests_total", "Requests answered.", ["route", "code"], registry=self.registry
         )
         self.request_seconds = Histogram(
             "hmi_request_seconds",
-            "Time of a request in this runtime.",
+            "Seconds of a request in this runtime.",
             buckets=_SECONDS,
             registry=self.registry,
         )
 
         self._quarantines = Counter(
             "hmi_adapter_quarantines_total",
-            "Times that an adapter was refused for a while because its rows kept failing.",
+            "Times that an adapter was quarantined because its rows kept failing.",
             registry=self.registry,
         )
 
@@ -95,7 +108,7 @@ class RuntimeMetrics:
         self._load_seconds.labels(tier.value).observe(seconds)
 
     def hit(self, tier: Tier) -> None:
-        """Count an adapter that was there already."""
+        """Count an adapter that was in the tier already."""
         self._loads.labels(tier.value, "hit").inc()
 
     def evicted(self, source: Tier, target: Tier) -> None:
@@ -122,7 +135,7 @@ class RuntimeMetrics:
             self._count_lookups(f"{domain.key}@{domain.version}", counts)
 
     def quarantined(self) -> None:
-        """Count a quarantine; which adapter it is stands in the log and in the answers."""
+        """Count a quarantine; the log and the rows' errors name the adapter."""
         self._quarantines.inc()
 
     def _count_lookups(self, domain: str, counts: Tally[int]) -> None:
@@ -132,3 +145,74 @@ class RuntimeMetrics:
         with self._lock:
             self.domains[domain].lookups += sum(names.values())
             self.domains[domain].levels.update(names)
+
+
+class DomainStats(BaseModel):
+    """Lookups of one Domain version since the process started."""
+
+    lookups: int
+    hit_rate: float
+    levels: dict[str, int]
+
+
+class RuntimeStats(BaseModel):
+    """Response body of ``/internal/v1/stats``."""
+
+    registered_adapters: int
+    queue_rows: int
+    resident: list[ResidentBytes]
+    tenants: dict[str, dict[str, int]]
+    """Bytes by tenant and tier; the device tier counts whole slots."""
+    domains: dict[str, DomainStats]
+    engines: list[dict[str, str | int]]
+
+
+def resident_bytes(loader: AdapterLoader) -> list[ResidentBytes]:
+    """Return the bytes in use by kind and tier."""
+    mapped = loader.mapped_bytes
+    return [
+        ResidentBytes(kind="adapter", tier="device", bytes=sum(_device_bytes(loader).values())),
+        ResidentBytes(kind="adapter", tier="host", bytes=loader.cache.host_used),
+        ResidentBytes(kind="adapter", tier="disk", bytes=max(0, loader.disk.used - mapped)),
+        ResidentBytes(kind="table", tier="host", bytes=mapped),
+        ResidentBytes(kind="table", tier="disk", bytes=mapped),
+    ]
+
+
+def runtime_stats(loader: AdapterLoader, metrics: RuntimeMetrics) -> RuntimeStats:
+    """Return the current statistics."""
+    host: Tally[str] = Tally()
+    for adapter, size in loader.cache.resident().items():
+        host[adapter.key.partition("/")[0]] += size
+    device = _device_bytes(loader)
+    return RuntimeStats(
+        registered_adapters=loader.loaded_versions,
+        queue_rows=loader.pipeline.unanswered,
+        resident=resident_bytes(loader),
+        tenants={
+            tenant: {"host": host[tenant], "device": device[tenant]} for tenant in sorted(host | device)
+        },
+        domains={
+            name: DomainStats(lookups=counts.lookups, hit_rate=counts.hit_rate, levels=dict(counts.levels))
+            for name, counts in sorted(metrics.domains.items())
+        },
+        engines=[
+            {
+                "base": engine.base.uri,
+                "split": engine.key.split,
+                "slots": engine.slots.slots,
+                "slot_bytes": engine.slot_bytes,
+                "in_slots": len(engine.slots.resident()),
+            }
+            for engine in loader.pipeline.engines()
+        ],
+    )
+
+
+def _device_bytes(loader: AdapterLoader) -> Tally[str]:
+    """Return bytes of occupied slots by tenant."""
+    found: Tally[str] = Tally()
+    for engine in loader.pipeline.engines():
+        for adapter in engine.slots.resident():
+            found[adapter.key.partition("/")[0]] += engine.slot_bytes
+    return found

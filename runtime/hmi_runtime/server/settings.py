@@ -1,4 +1,4 @@
-"""Settings of a runtime process, one validated tree; read from the environment only when made."""
+"""Settings of a runtime process, validated; read from the environment when constructed."""
 
 import re
 from ipaddress import ip_address
@@ -14,13 +14,13 @@ from hmi_api.security.address_policy import AddressPolicySettings
 from hmi_api.security.internal_auth import InternalAuthSettings
 from hmi_api.security.request_body import BODY_SECONDS
 from hmi_runtime.adapters.slots import SlotLimits
-from hmi_runtime.pipeline import BatchLimits, PipelineLimits
+from hmi_runtime.serving import BatchLimits, PipelineLimits
 
 _GIB = 1 << 30
 
 
 class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings):
-    """What a runtime process is told; every field is also an ``HMI_`` environment variable."""
+    """Settings of a runtime process; every field is also an ``HMI_`` environment variable."""
 
     model_config = SettingsConfigDict(
         env_prefix="HMI_", env_nested_delimiter="__", extra="ignore", frozen=True

@@ -26,8 +26,8 @@ from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.base import MATRICES, BaseModel, load_base
 from hmi_runtime.model import DomainLayers, UpperLayers, trigrams
 from hmi_runtime.plot import PlotTable, pack
+from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
-from hmi_runtime.server.residency import Residency
 from hmi_runtime.server.settings import RuntimeSettings
 
 SPLIT = 2
@@ -66,6 +66,7 @@ class World:
     store: ArtifactStore
     layers: dict[tuple[str, int], DomainLayers] = field(default_factory=dict)
     adapters: dict[str, AdapterWeights] = field(default_factory=dict)
+    domains: dict[str, DomainServing] = field(default_factory=dict)
 
     def domain(
         self, key: str, version: int = 1, *, seed: int = 0, bridge_heads: int = 2, table: bool = True
@@ -83,7 +84,7 @@ class World:
         ref = self.store.publish(ArtifactKind.LAYERS, folder, base_digest=self.base.digest)
         tables = [self._table(made, ref)] if table else []
         self.layers[key, version] = made
-        return DomainServing(
+        self.domains[key] = DomainServing(
             key=key,
             version=DomainVersionView(
                 version=version,
@@ -98,6 +99,7 @@ class World:
                 coverage=0.5,
             ),
         )
+        return self.domains[key]
 
     def adapter(
         self,
@@ -266,8 +268,8 @@ def metrics() -> RuntimeMetrics:
 
 
 @pytest.fixture
-def residency(world: World, settings: RuntimeSettings, metrics: RuntimeMetrics) -> Iterator[Residency]:
+def loader(world: World, settings: RuntimeSettings, metrics: RuntimeMetrics) -> Iterator[AdapterLoader]:
     with ThreadPoolExecutor(2) as loaders:
-        made = Residency(settings, world.store, loaders, cache_events=metrics, pipeline_events=metrics)
+        made = AdapterLoader(settings, world.store, loaders, cache_events=metrics, pipeline_events=metrics)
         yield made
         made.pipeline.drain(5.0)

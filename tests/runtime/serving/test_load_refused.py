@@ -9,7 +9,7 @@ import torch
 from hmi_api.artifacts import ArtifactKind
 from hmi_api.errors import InvalidInput
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.loader import AdapterLoader
 
 LAYER = 3
 
@@ -48,7 +48,7 @@ def head(weights: AdapterWeights, value: float) -> AdapterWeights:
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize("spoil", [lora, bias, norm, bottleneck, head])
 def test_an_adapter_that_is_not_finite_is_not_loaded(  # type: ignore[no-untyped-def]
-    world, residency: Residency, spoil: Callable[[AdapterWeights, float], AdapterWeights], value: float
+    world, loader: AdapterLoader, spoil: Callable[[AdapterWeights, float], AdapterWeights], value: float
 ) -> None:
     domain = world.domain("bikes/repair")
     wanted = world.adapter("acme/topic", domain, bottleneck=spoil is bottleneck)
@@ -59,4 +59,4 @@ def test_an_adapter_that_is_not_finite_is_not_loaded(  # type: ignore[no-untyped
         ArtifactKind.ADAPTER, folder, base_digest=weights.base_digest, layers_digest=weights.layers_digest
     )
     with pytest.raises(InvalidInput, match=r"AdapterNotFinite: \S+ holds values"):
-        residency.load(wanted.model_copy(update={"artifact": artifact}), domain)
+        loader.load(wanted.model_copy(update={"artifact": artifact}), domain)

@@ -8,7 +8,7 @@ from hmi_api.internal.inference import InferRow, RowResult
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.cache import AdapterId
-from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.loader import AdapterLoader
 
 SENTENCES = [
     "the chain slips on a hill",
@@ -19,16 +19,16 @@ SENTENCES = [
 ]
 
 
-def serve(residency: Residency, adapter: AdapterServing, domain: DomainServing) -> None:
-    residency.serve(residency.load(adapter, domain))
+def serve(loader: AdapterLoader, adapter: AdapterServing, domain: DomainServing) -> None:
+    loader.activate(loader.load(adapter, domain))
 
 
-def infer(residency: Residency, rows: list[InferRow]) -> list[RowResult]:
-    return residency.pipeline.submit(rows).result(timeout=60)
+def infer(loader: AdapterLoader, rows: list[InferRow]) -> list[RowResult]:
+    return loader.pipeline.submit(rows).result(timeout=60)
 
 
 @pytest.fixture
-def served(world, residency) -> dict[str, AdapterServing]:  # type: ignore[no-untyped-def]
+def served(world, loader) -> dict[str, AdapterServing]:  # type: ignore[no-untyped-def]
     """Adapters of three tenants on three domains, two with bridges of one shape and one with none."""
     bike = world.domain("bikes/repair", seed=1)
     hotel = world.domain("hotels/desk", seed=2)
@@ -44,7 +44,7 @@ def served(world, residency) -> dict[str, AdapterServing]:  # type: ignore[no-un
     adapters = {}
     for key, (domain, options) in made.items():
         adapters[key] = world.adapter(key, domain, **options)
-        serve(residency, adapters[key], domain)
+        serve(loader, adapters[key], domain)
     return adapters
 
 
@@ -70,34 +70,34 @@ def assert_right(world, adapter: AdapterServing, text: str, result: RowResult) -
 
 
 @pytest.mark.parametrize("tiny_base", FAMILIES, indirect=True)
-def test_a_mixed_batch_equals_the_reference_row_by_row(world, residency, served) -> None:  # type: ignore[no-untyped-def]
+def test_a_mixed_batch_equals_the_reference_row_by_row(world, loader, served) -> None:  # type: ignore[no-untyped-def]
     rows = [InferRow(adapter=key, text=text) for text in SENTENCES for key in served]
-    results = infer(residency, rows)
+    results = infer(loader, rows)
     for row, result in zip(rows, results, strict=True):
         assert_right(world, served[row.adapter], row.text or "", result)
 
 
-def test_a_mixed_batch_equals_the_same_rows_one_by_one(residency, served) -> None:  # type: ignore[no-untyped-def]
+def test_a_mixed_batch_equals_the_same_rows_one_by_one(loader, served) -> None:  # type: ignore[no-untyped-def]
     rows = [InferRow(adapter=key, text=text) for text in SENTENCES for key in served]
-    together = infer(residency, rows)
+    together = infer(loader, rows)
     for row, result in zip(rows, together, strict=True):
-        (alone,) = infer(residency, [row])
+        (alone,) = infer(loader, [row])
         assert alone.scores == pytest.approx(result.scores, abs=1e-5)
         assert [t.label for t in alone.tokens] == [t.label for t in result.tokens]
         assert alone.table_lookups == result.table_lookups == result.prompt_tokens
 
 
-def test_fan_out_shares_a_text_within_a_domain(residency, served, metrics) -> None:  # type: ignore[no-untyped-def]
+def test_fan_out_shares_a_text_within_a_domain(loader, served, metrics) -> None:  # type: ignore[no-untyped-def]
     rows = [InferRow(adapter=key, text=SENTENCES[0]) for key in ("acme/topic", "acme/guard", "acme/names")]
-    results = infer(residency, rows)
+    results = infer(loader, rows)
     assert all(result.error is None for result in results)
     assert metrics.registry.get_sample_value("hmi_shared_representations_total") == 2
     assert metrics.domains["bikes/repair@1"].lookups == results[0].prompt_tokens
     assert results[0].table_hits == results[0].table_lookups
 
 
-def test_words_keep_their_own_split_and_offsets(residency, served) -> None:  # type: ignore[no-untyped-def]
-    (result,) = infer(residency, [InferRow(adapter="acme/names", words=["my", "keys", "lost"])])
+def test_words_keep_their_own_split_and_offsets(loader, served) -> None:  # type: ignore[no-untyped-def]
+    (result,) = infer(loader, [InferRow(adapter="acme/names", words=["my", "keys", "lost"])])
     assert [(t.text, t.start, t.end) for t in result.tokens] == [
         ("my", 0, 2),
         ("keys", 3, 7),
@@ -115,22 +115,22 @@ def test_words_keep_their_own_split_and_offsets(residency, served) -> None:  # t
         (InferRow(adapter="nobody/here", text="the"), 503, "NotLoaded"),
     ],
 )
-def test_a_bad_row_fails_alone(residency, served, row: InferRow, status: int, reason: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_bad_row_fails_alone(loader, served, row: InferRow, status: int, reason: str) -> None:  # type: ignore[no-untyped-def]
     good = InferRow(adapter="inn/mood", text="a wheel")
-    before, bad, after = infer(residency, [good, row, good])
+    before, bad, after = infer(loader, [good, row, good])
     assert before.error is None
     assert before.scores == after.scores
     assert bad.error is not None
     assert (bad.error.status, bad.error.reason) == (status, reason)
 
 
-def test_more_adapters_than_slots_are_served_by_eviction(world, residency, metrics) -> None:  # type: ignore[no-untyped-def]
+def test_more_adapters_than_slots_are_served_by_eviction(world, loader, metrics) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
     adapters = [world.adapter(f"tenant-{n}/task", domain, seed=n) for n in range(20)]  # of 8 slots
     for adapter in adapters:
-        serve(residency, adapter, domain)
+        serve(loader, adapter, domain)
     rows = [InferRow(adapter=adapter.key, text=SENTENCES[0]) for adapter in adapters * 2]
-    for row, result in zip(rows, infer(residency, rows), strict=True):
+    for row, result in zip(rows, infer(loader, rows), strict=True):
         assert_right(world, next(a for a in adapters if a.key == row.adapter), row.text or "", result)
     evictions = metrics.registry.get_sample_value(
         "hmi_adapter_evictions_total", {"from": "device", "to": "host"}
@@ -138,32 +138,32 @@ def test_more_adapters_than_slots_are_served_by_eviction(world, residency, metri
     assert evictions >= 12
 
 
-def test_a_damaged_adapter_fails_alone_and_recovers(world, residency, served) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_adapter_fails_alone_and_recovers(world, loader, served) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair", seed=1)
     adapter = world.adapter("acme/broken", domain, seed=9)
-    serve(residency, adapter, domain)
+    serve(loader, adapter, domain)
     stored = world.folder / "store" / adapter.artifact.uri / "adapter.safetensors"
     whole = stored.read_bytes()
-    residency.disk.erase(adapter.artifact.digest)
+    loader.disk.erase(adapter.artifact.digest)
     stored.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     rows = [InferRow(adapter=key, text="a wheel") for key in ("acme/broken", "acme/topic")]
-    broken, good = infer(residency, rows)
+    broken, good = infer(loader, rows)
     assert good.error is None
     assert broken.error is not None
     assert (broken.error.status, broken.error.reason) == (500, "DigestMismatch")
     stored.write_bytes(whole)
-    residency.cache.register(AdapterId.of(adapter), adapter.artifact)
-    recovered, _ = infer(residency, rows)
+    loader.cache.register(AdapterId.of(adapter), adapter.artifact)
+    recovered, _ = infer(loader, rows)
     assert_right(world, adapter, "a wheel", recovered)
 
 
-def test_another_tenants_adapter_of_the_same_name_does_not_answer(world, residency) -> None:  # type: ignore[no-untyped-def]
+def test_another_tenants_adapter_of_the_same_name_does_not_answer(world, loader) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
     adapter = world.adapter("acme/spam", domain).model_copy(update={"tenant_id": "tenant_1"})
-    residency.serve(residency.load(adapter, domain))
+    loader.activate(loader.load(adapter, domain))
     rows = [InferRow(adapter=adapter.key, text="a wheel")]
     asked = {
-        tenant_id: residency.pipeline.submit(rows, tenant_id=tenant_id).result(timeout=60)[0]
+        tenant_id: loader.pipeline.submit(rows, tenant_id=tenant_id).result(timeout=60)[0]
         for tenant_id in ("tenant_1", "tenant_2", None)
     }
     assert asked["tenant_1"].error is None
@@ -172,11 +172,11 @@ def test_another_tenants_adapter_of_the_same_name_does_not_answer(world, residen
     assert (asked["tenant_2"].error.status, asked["tenant_2"].error.reason) == (503, "NotLoaded")
 
 
-def test_an_adapter_made_anew_under_its_name_answers_with_its_own_weights(world, residency) -> None:  # type: ignore[no-untyped-def]
+def test_an_adapter_made_anew_under_its_name_answers_with_its_own_weights(world, loader) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
     for seed in (1, 2):  # both are version 1
         adapter = world.adapter("acme/spam", domain, seed=seed)
-        residency.serve(residency.load(adapter, domain))
-        (result,) = infer(residency, [InferRow(adapter=adapter.key, text="a wheel")])
+        loader.activate(loader.load(adapter, domain))
+        (result,) = infer(loader, [InferRow(adapter=adapter.key, text="a wheel")])
         expected = world.probabilities(adapter, "a wheel")
         torch.testing.assert_close(torch.tensor(result.scores), expected, atol=1e-4, rtol=1e-4)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hmi_api.internal.inference import InferRow
-from hmi_runtime.pipeline.engine import EngineKey
-from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.serving.engine import EngineKey
 
 
 @pytest.fixture
@@ -16,13 +16,13 @@ def settings(settings: RuntimeSettings, request: pytest.FixtureRequest) -> Runti
     return settings.model_copy(update={"precision": getattr(request, "param", "int8")})
 
 
-def test_int8_answers_are_near_the_truth(world, residency: Residency) -> None:  # type: ignore[no-untyped-def]
+def test_int8_answers_are_near_the_truth(world, loader: AdapterLoader) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
     adapters = [world.adapter(f"tenant-{number}/task", domain, seed=number) for number in range(3)]
     for adapter in adapters:
-        residency.serve(residency.load(adapter, domain))
+        loader.activate(loader.load(adapter, domain))
     rows = [InferRow(adapter=adapter.key, text="the chain slips on a hill") for adapter in adapters]
-    for adapter, result in zip(adapters, residency.pipeline.submit(rows).result(timeout=60), strict=True):
+    for adapter, result in zip(adapters, loader.pipeline.submit(rows).result(timeout=60), strict=True):
         expected = world.probabilities(adapter, "the chain slips on a hill")
         torch.testing.assert_close(torch.tensor(result.scores), expected, atol=0.03, rtol=0)
 
@@ -33,13 +33,13 @@ def test_auto_takes_int8_where_it_runs(
     here: bool,
     taken: str,
     world: Any,
-    residency: Residency,
+    loader: AdapterLoader,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("hmi_runtime.adapters.quantized.runs_int8", lambda device: here)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
     domain = world.domain("bikes/repair")
-    residency.serve(residency.load(world.adapter("tenant/task", domain), domain))
-    engine = residency.pipeline.engine(EngineKey(domain.version.base_digest, domain.version.split))
+    loader.activate(loader.load(world.adapter("tenant/task", domain), domain))
+    engine = loader.pipeline.engine(EngineKey(domain.version.base_digest, domain.version.split))
     assert engine is not None
     assert engine.executor.precision == taken

@@ -11,11 +11,11 @@ from hmi_api.internal.inference import InferRow, RowResult
 from hmi_api.internal.runtimes import AdapterServing
 from hmi_runtime.adapters.slots import SlotPool
 from hmi_runtime.cache import AdapterId
-from hmi_runtime.pipeline import Engine
-from hmi_runtime.pipeline.quarantine import Quarantine
-from hmi_runtime.pipeline.staging import BatchRow, StagedBatch
-from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.serving import Engine, LoadedAdapter
+from hmi_runtime.serving.staging import BatchRow, StagedBatch
+from hmi_runtime.serving.worker import Quarantine
 
 LIMIT = 60.0
 TEXT = "the rooms . my keys slipsing on the chain"
@@ -29,15 +29,22 @@ def settings(settings: RuntimeSettings) -> RuntimeSettings:
 
 
 @pytest.fixture
-def served(world, residency: Residency) -> dict[str, AdapterServing]:  # type: ignore[no-untyped-def]
+def served(world) -> dict[str, AdapterServing]:  # type: ignore[no-untyped-def]
     """Six tenants on two domains, one of them with bottlenecks."""
     domains = [world.domain("bikes/repair", seed=1), world.domain("hotels/desk", seed=2, table=False)]
-    made = {}
-    for seed, key in enumerate(TENANTS):
-        domain = domains[seed % 2]
-        made[key] = world.adapter(key, domain, seed=seed, labels=2 + seed, bottleneck=key == "inn/mood")
-        residency.serve(residency.load(made[key], domain))
-    return made
+    return {
+        key: world.adapter(key, domains[seed % 2], seed=seed, labels=2 + seed, bottleneck=key == "inn/mood")
+        for seed, key in enumerate(TENANTS)
+    }
+
+
+@pytest.fixture(autouse=True)
+def loaded(world, loader: AdapterLoader, served: dict[str, AdapterServing]) -> list[LoadedAdapter]:  # type: ignore[no-untyped-def]
+    """The adapters, loaded and active."""
+    loaded = [loader.load(adapter, world.domains[adapter.domain]) for adapter in served.values()]
+    for adapter in loaded:
+        loader.activate(adapter)
+    return loaded
 
 
 @pytest.fixture
@@ -54,10 +61,10 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return tried
 
 
-def infer(residency: Residency) -> dict[str, RowResult]:
+def infer(loader: AdapterLoader) -> dict[str, RowResult]:
     """Ask every tenant about one text, which makes one batch."""
     rows = [InferRow(adapter=key, text=TEXT) for key in TENANTS]
-    return dict(zip(TENANTS, residency.pipeline.submit(rows).result(LIMIT), strict=True))
+    return dict(zip(TENANTS, loader.pipeline.submit(rows).result(LIMIT), strict=True))
 
 
 def assert_right(world, adapter: AdapterServing, result: RowResult) -> None:  # type: ignore[no-untyped-def]
@@ -66,10 +73,10 @@ def assert_right(world, adapter: AdapterServing, result: RowResult) -> None:  # 
     torch.testing.assert_close(torch.tensor(result.scores), expected, atol=2e-3, rtol=0)
 
 
-def slot_of(residency: Residency, key: str) -> tuple[SlotPool, int]:
+def slot_of(loader: AdapterLoader, key: str) -> tuple[SlotPool, int]:
     """Return where an adapter stands that was used just now."""
-    (engine,) = residency.pipeline.engines()
-    adapter = next(adapter for adapter in residency.cache.resident() if adapter.key == key)
+    (engine,) = loader.pipeline.engines()
+    adapter = next(adapter for adapter in loader.cache.resident() if adapter.key == key)
     with engine.slots.leased([adapter]) as lease:
         return engine.executor.pool, lease.slots[adapter]
 
@@ -87,12 +94,12 @@ def make_head_not_a_number(pool: SlotPool, slot: int) -> None:
 
 
 def test_the_row_that_raises_fails_alone_and_is_named_in_the_log(  # type: ignore[no-untyped-def]
-    world, residency, served, batches, caplog: pytest.LogCaptureFixture
+    world, loader, served, batches, caplog: pytest.LogCaptureFixture
 ) -> None:
-    infer(residency)
-    make_it_raise(*slot_of(residency, GUILTY))
+    infer(loader)
+    make_it_raise(*slot_of(loader, GUILTY))
     batches.clear()
-    results = infer(residency)
+    results = infer(loader)
     guilty = results.pop(GUILTY)
     assert guilty.error is not None
     assert (guilty.error.status, guilty.error.reason) == (500, "InferenceFailed")
@@ -106,12 +113,12 @@ def test_the_row_that_raises_fails_alone_and_is_named_in_the_log(  # type: ignor
 
 @pytest.mark.parametrize("poison", [make_lora_infinite, make_head_not_a_number])
 def test_numbers_that_are_not_finite_stay_in_their_row(  # type: ignore[no-untyped-def]
-    world, residency, served, batches, poison: Callable[[SlotPool, int], None]
+    world, loader, served, batches, poison: Callable[[SlotPool, int], None]
 ) -> None:
-    infer(residency)
-    poison(*slot_of(residency, GUILTY))
+    infer(loader)
+    poison(*slot_of(loader, GUILTY))
     batches.clear()
-    results = infer(residency)
+    results = infer(loader)
     guilty = results.pop(GUILTY)
     assert guilty.error is not None
     assert (guilty.error.status, guilty.error.reason) == (500, "AdapterOutputInvalid")
@@ -121,7 +128,7 @@ def test_numbers_that_are_not_finite_stay_in_their_row(  # type: ignore[no-untyp
 
 
 def test_a_batch_too_large_for_memory_is_answered_row_by_row(  # type: ignore[no-untyped-def]
-    world, residency, served, metrics, monkeypatch: pytest.MonkeyPatch
+    world, loader, served, metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute = Engine.compute
 
@@ -131,7 +138,7 @@ def test_a_batch_too_large_for_memory_is_answered_row_by_row(  # type: ignore[no
         return compute(engine, batch)
 
     monkeypatch.setattr(Engine, "compute", cramped)
-    for key, result in infer(residency).items():
+    for key, result in infer(loader).items():
         assert_right(world, served[key], result)
         assert result.table_lookups == result.prompt_tokens
     assert metrics.registry.get_sample_value("hmi_batch_size_count") == len(TENANTS)
@@ -139,17 +146,17 @@ def test_a_batch_too_large_for_memory_is_answered_row_by_row(  # type: ignore[no
 
 
 def test_a_row_that_cannot_be_staged_fails_alone(  # type: ignore[no-untyped-def]
-    world, residency, served, monkeypatch: pytest.MonkeyPatch
+    world, loader, served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Engine.stage
 
     def picky(engine: Engine, rows: list[BatchRow]) -> StagedBatch:
-        if any(row.route.adapter.key == GUILTY for row in rows):
+        if any(row.adapter.id.key == GUILTY for row in rows):
             raise RuntimeError("this row has no place in a batch")
         return stage(engine, rows)
 
     monkeypatch.setattr(Engine, "stage", picky)
-    results = infer(residency)
+    results = infer(loader)
     guilty = results.pop(GUILTY)
     assert guilty.error is not None
     assert (guilty.error.status, guilty.error.reason) == (500, "InferenceFailed")
@@ -158,14 +165,14 @@ def test_a_row_that_cannot_be_staged_fails_alone(  # type: ignore[no-untyped-def
 
 
 def test_an_adapter_that_always_fails_is_refused_and_no_longer_breaks_batches(  # type: ignore[no-untyped-def]
-    world, residency, served, batches, metrics
+    world, loader, served, batches, metrics
 ) -> None:
-    infer(residency)
-    make_it_raise(*slot_of(residency, GUILTY))
+    infer(loader)
+    make_it_raise(*slot_of(loader, GUILTY))
     for _ in range(3):
-        infer(residency)
+        infer(loader)
     batches.clear()
-    results = infer(residency)
+    results = infer(loader)
     guilty = results.pop(GUILTY)
     assert guilty.error is not None
     assert (guilty.error.status, guilty.error.reason) == (503, "AdapterQuarantined")
@@ -179,27 +186,28 @@ def test_a_quarantine_ends_with_an_answer_and_goes_on_with_a_failure() -> None:
     now = 0.0
     quarantine = Quarantine(2, 30.0, clock=lambda: now)
     adapter, other = AdapterId("acme/a", 1), AdapterId("acme/a", 2)
-    assert not quarantine.failed(adapter)
-    quarantine.answered(adapter)
-    assert not quarantine.failed(adapter)  # not two in a row
-    assert quarantine.failed(adapter)
-    assert quarantine.refusal(adapter) is not None
-    assert quarantine.refusal(other) is None
+    assert not quarantine.record_failure(adapter)
+    quarantine.record_success(adapter)
+    assert not quarantine.record_failure(adapter)  # not two in a row
+    assert quarantine.record_failure(adapter)
+    assert quarantine.error_for(adapter) is not None
+    assert quarantine.error_for(other) is None
     now = 31.0
-    assert quarantine.refusal(adapter) is None
-    assert quarantine.failed(adapter)
-    assert quarantine.refusal(adapter) is not None
+    assert quarantine.error_for(adapter) is None
+    assert quarantine.record_failure(adapter)
+    assert quarantine.error_for(adapter) is not None
     now = 62.0
-    quarantine.answered(adapter)
-    assert not quarantine.failed(adapter)
+    quarantine.record_success(adapter)
+    assert not quarantine.record_failure(adapter)
 
 
-def test_a_failed_row_leaves_nothing_held(residency, served) -> None:  # type: ignore[no-untyped-def]
-    infer(residency)
-    make_it_raise(*slot_of(residency, GUILTY))
-    infer(residency)
-    assert residency.pipeline.unanswered == 0
-    for key in TENANTS:
-        residency.stop_routing(key)
-        residency.forget(AdapterId.of(served[key]))
-    assert residency.cache.host_used == 0
+def test_a_failed_row_leaves_nothing_held(loader, loaded) -> None:  # type: ignore[no-untyped-def]
+    infer(loader)
+    make_it_raise(*slot_of(loader, GUILTY))
+    infer(loader)
+    assert loader.pipeline.unanswered == 0
+    assert loader.cache.host_used > 0
+    for adapter in loaded:
+        loader.deactivate(adapter.id.key)
+        loader.unload(adapter)
+    assert loader.cache.host_used == 0

@@ -5,12 +5,11 @@ import threading
 import pytest
 
 from hmi_api.internal.inference import InferRow
-from hmi_api.internal.runtimes import AdapterServing
-from hmi_runtime.cache import AdapterId
-from hmi_runtime.pipeline import Engine, Pipeline, PipelineLimits
-from hmi_runtime.pipeline.staging import StagedBatch
-from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.loader import AdapterLoader
+from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.serving import Engine, LoadedAdapter, Pipeline, PipelineLimits
+from hmi_runtime.serving.staging import StagedBatch
 
 LIMIT = 60.0
 ROW = InferRow(adapter="acme/topic", text="a wheel")
@@ -45,16 +44,16 @@ def settings(settings: RuntimeSettings) -> RuntimeSettings:
 
 
 @pytest.fixture
-def adapter(world, residency: Residency) -> AdapterServing:  # type: ignore[no-untyped-def]
+def adapter(world, loader: AdapterLoader) -> LoadedAdapter:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
-    adapter: AdapterServing = world.adapter("acme/topic", domain)
-    residency.serve(residency.load(adapter, domain))
-    return adapter
+    loaded = loader.load(world.adapter("acme/topic", domain), domain)
+    loader.activate(loaded)
+    return loaded
 
 
 @pytest.fixture
-def pipeline(adapter: AdapterServing, gate: Gate, residency: Residency) -> Pipeline:
-    return residency.pipeline
+def pipeline(adapter: LoadedAdapter, gate: Gate, loader: AdapterLoader) -> Pipeline:
+    return loader.pipeline
 
 
 def test_beyond_a_full_queue_rows_are_refused_with_the_reason(pipeline: Pipeline, gate: Gate) -> None:
@@ -79,12 +78,12 @@ def test_a_cancelled_request_is_not_computed(pipeline: Pipeline, gate: Gate) -> 
 
 
 def test_a_late_request_gets_its_answer_without_being_computed(
-    pipeline: Pipeline, adapter: AdapterServing, residency: Residency, gate: Gate
+    pipeline: Pipeline, adapter: LoadedAdapter, loader: AdapterLoader, gate: Gate, metrics: RuntimeMetrics
 ) -> None:
-    late = Pipeline(residency.cache, PipelineLimits(request_timeout=-1.0))
+    late = Pipeline(loader.cache, PipelineLimits(request_timeout=-1.0), events=metrics)
     (engine,) = pipeline.engines()
     late.add_engine(engine)
-    late.set_route(engine.key, residency.served(AdapterId.of(adapter)).route)
+    late.activate(adapter)
     (result,) = late.submit([ROW]).result(LIMIT)
     assert result.error is not None
     assert (result.error.status, result.error.reason) == (504, "DeadlineExceeded")

@@ -7,7 +7,7 @@ import pytest
 from hmi_api.internal.inference import InferRow, RowResult, Truncation
 from hmi_api.internal.runtimes import AdapterServing
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.server.residency import Residency
+from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.settings import RuntimeSettings
 
 WORDS = ["the", "chain", "slips", "on", "a", "hill", "my", "room", "key", "lost"]
@@ -22,7 +22,7 @@ def settings(settings: RuntimeSettings) -> RuntimeSettings:
 
 
 @pytest.fixture
-def served(world: Any, residency: Residency) -> Residency:
+def served(world: Any, loader: AdapterLoader) -> AdapterLoader:
     """A runtime with a sequence task and a token task."""
     domain = world.domain("bikes/repair")
     adapters: list[AdapterServing] = [
@@ -30,24 +30,24 @@ def served(world: Any, residency: Residency) -> Residency:
         world.adapter("acme/names", domain, seed=3, labels=5, task=TaskType.TOKEN_CLASSIFICATION),
     ]
     for adapter in adapters:
-        residency.serve(residency.load(adapter, domain))
-    return residency
+        loader.activate(loader.load(adapter, domain))
+    return loader
 
 
-def answer(residency: Residency, tokens: int | None = None, side: Any = "right", **row: Any) -> RowResult:
+def answer(loader: AdapterLoader, tokens: int | None = None, side: Any = "right", **row: Any) -> RowResult:
     """Return one row's result."""
     cut = None if tokens is None else Truncation(tokens=tokens, side=side)
     given = {"adapter": "acme/topic", "text": TEXT} | row
-    [result] = residency.pipeline.submit([InferRow(**given, truncate=cut)]).result(60)
+    [result] = loader.pipeline.submit([InferRow(**given, truncate=cut)]).result(60)
     return result
 
 
-def kept(residency: Residency, text: str) -> RowResult:
+def kept(loader: AdapterLoader, text: str) -> RowResult:
     """Return the result of a text that needs no cut."""
-    return answer(residency, text=text)
+    return answer(loader, text=text)
 
 
-def test_without_a_cut_a_long_text_is_refused(served: Residency) -> None:
+def test_without_a_cut_a_long_text_is_refused(served: AdapterLoader) -> None:
     error = answer(served).error
     assert error is not None
     assert (error.status, error.reason) == (400, "TextTooLong")
@@ -55,7 +55,7 @@ def test_without_a_cut_a_long_text_is_refused(served: Residency) -> None:
 
 
 @pytest.mark.parametrize("tokens", [3, 5, MOST, -1])
-def test_the_first_tokens_are_kept(served: Residency, tokens: int) -> None:
+def test_the_first_tokens_are_kept(served: AdapterLoader, tokens: int) -> None:
     left = (MOST if tokens == -1 else tokens) - 2
     result = answer(served, tokens)
     assert result.error is None
@@ -64,7 +64,7 @@ def test_the_first_tokens_are_kept(served: Residency, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", [3, 5, MOST, -1])
-def test_or_the_last(served: Residency, tokens: int) -> None:
+def test_or_the_last(served: AdapterLoader, tokens: int) -> None:
     left = (MOST if tokens == -1 else tokens) - 2
     result = answer(served, tokens, "left")
     assert result.error is None
@@ -72,7 +72,7 @@ def test_or_the_last(served: Residency, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("row", [{"text": TEXT}, {"text": None, "words": WORDS}])
-def test_labels_of_what_is_left_keep_their_places(served: Residency, row: dict[str, Any]) -> None:
+def test_labels_of_what_is_left_keep_their_places(served: AdapterLoader, row: dict[str, Any]) -> None:
     first = answer(served, 5, adapter="acme/names", **row)
     last = answer(served, 5, "left", adapter="acme/names", **row)
     assert [token.text for token in first.tokens] == WORDS[:3]
@@ -81,25 +81,25 @@ def test_labels_of_what_is_left_keep_their_places(served: Residency, row: dict[s
         assert TEXT[token.start : token.end] == token.text
 
 
-def test_a_short_text_is_not_changed_by_a_cut(served: Residency) -> None:
+def test_a_short_text_is_not_changed_by_a_cut(served: AdapterLoader) -> None:
     assert answer(served, 6, text="a hill").scores == pytest.approx(kept(served, "a hill").scores, abs=1e-6)
 
 
 @pytest.mark.parametrize(("tokens", "reason"), [(1, "TruncationTooShort"), (2, "TruncationTooShort")])
-def test_a_cut_that_leaves_nothing_is_refused(served: Residency, tokens: int, reason: str) -> None:
+def test_a_cut_that_leaves_nothing_is_refused(served: AdapterLoader, tokens: int, reason: str) -> None:
     error = answer(served, tokens).error
     assert error is not None
     assert (error.status, error.reason) == (400, reason)
 
 
-def test_a_cut_to_more_than_is_served_is_refused(served: Residency) -> None:
+def test_a_cut_to_more_than_is_served_is_refused(served: AdapterLoader) -> None:
     error = answer(served, MOST + 1).error
     assert error is not None
     assert (error.status, error.reason) == (400, "TruncationTooLong")
     assert str(MOST) in error.message
 
 
-def test_rows_of_one_text_may_be_cut_differently(served: Residency) -> None:
+def test_rows_of_one_text_may_be_cut_differently(served: AdapterLoader) -> None:
     rows = [
         InferRow(adapter="acme/topic", text=TEXT, truncate=Truncation(tokens=tokens)) for tokens in (4, 6, 4)
     ]

@@ -1,12 +1,13 @@
-"""What this process has loaded: engines, domain versions and adapters, each shared by all that need it."""
+"""Loads engines, Domain versions and adapters; each is loaded once and shared by all that need it."""
 
 import logging
 import threading
 import weakref
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -25,27 +26,19 @@ from hmi_runtime.base import Encoder, load_base
 from hmi_runtime.cache import AdapterCache, AdapterId, CacheEvents, DiskTier
 from hmi_runtime.cache.host_copy import copy_to_host
 from hmi_runtime.model import DomainLayers, UpperLayers
-from hmi_runtime.pipeline import Engine, EngineKey, Pipeline, PipelineEvents, Route, ServedDomain
 from hmi_runtime.plot import PlotTable, TreeLookup
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.serving import Engine, EngineKey, LoadedAdapter, LoadedDomain, Pipeline, PipelineEvents
 
 log = logging.getLogger(__name__)
+M = TypeVar("M", DomainLayers, PlotTable)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedAdapter:
-    """An adapter that passed its checks: everything a route needs."""
+class AdapterLoader:
+    """Loads adapters and connects them to the cache and the pipeline.
 
-    engine: EngineKey
-    route: Route
-    artifact: ArtifactRef
-    pinned: bool
-
-
-class Residency:
-    """Loads what is wanted and wires it into the cache and the pipeline. Thread-safe.
-
-    ``load`` does the slow part, on any thread; ``serve`` and ``remove`` only change over and are quick.
+    ``load`` does the slow part; ``activate``, ``deactivate`` and ``unload`` read nothing. All may be called
+    from any thread, ``activate`` and ``unload`` not at the same time for the same adapter.
     """
 
     def __init__(
@@ -73,37 +66,36 @@ class Residency:
             tokenizer_threads=settings.tokenizer_threads,
             events=pipeline_events,
         )
-        self._served: dict[AdapterId, LoadedAdapter] = {}
         self._artifact_users: Counter[str] = Counter()
-        # Weak: layers and tables live as long as a domain version that a route, or a batch under way, uses.
-        self._domains: weakref.WeakValueDictionary[tuple[str, int], ServedDomain] = (
+        # Weak: layers and tables live while an active adapter or a batch in progress uses their Domain.
+        self._domains: weakref.WeakValueDictionary[tuple[str, int], LoadedDomain] = (
             weakref.WeakValueDictionary()
         )
         self._layers: weakref.WeakValueDictionary[str, DomainLayers] = weakref.WeakValueDictionary()
         self._tables: weakref.WeakValueDictionary[str, PlotTable] = weakref.WeakValueDictionary()
         self._mapped_bytes: Counter[str] = Counter()
-        # Re-entrant: a finalizer may run on a thread that holds it.
+        # Re-entrant: a finalizer may run on a thread that holds it. Never acquire the cache's lock under it.
         self._guard = threading.RLock()
         self._locks: defaultdict[object, threading.Lock] = defaultdict(threading.Lock)
 
     # --- adapters -----------------------------------------------------------------------------------
 
     def load(self, adapter: AdapterServing, domain: DomainServing) -> LoadedAdapter:
-        """Bring an adapter's artifact to disk, check it, and load the domain it stands on.
+        """Bring an adapter's artifact to disk, check it, and load its Domain.
 
-        Raises ``HmiError`` with the reason why it cannot be served.
+        Raise ``HmiError`` with the reason why the adapter cannot be served.
         """
         engine = self._engine(domain.version)
-        served_domain = self._domain(domain, engine)
+        loaded_domain = self._domain(domain, engine)
         weights = self._read(adapter.artifact)
         check_adapter(
             weights,
             engine.base.config,
             engine.key.split,
             base_digest=engine.key.base_digest,
-            layers_digest=served_domain.layers_digest,
+            layers_digest=loaded_domain.layers_digest,
         )
-        # A slot is written at the first request; whether it can be must be known before "ready" is said.
+        # A slot is written at the first request, but whether it can be must be known before that.
         engine.executor.pool.check_fits(weights)
         if weights.labels != tuple(adapter.labels):
             raise Damaged(
@@ -111,58 +103,54 @@ class Residency:
                 f"The artifact of {adapter.key} names labels {list(weights.labels)}, the catalog "
                 f"{adapter.labels}; train it again.",
             )
-        route = Route(
-            AdapterId.of(adapter),
-            adapter.task_type,
-            weights.labels,
-            served_domain,
-            weights.entity_scheme,
-            adapter.tenant_id,
+        return LoadedAdapter(
+            id=AdapterId.of(adapter),
+            engine=engine.key,
+            domain=loaded_domain,
+            task=adapter.task_type,
+            labels=weights.labels,
+            artifact=adapter.artifact,
+            tag_scheme=weights.entity_scheme,
+            tenant_id=adapter.tenant_id,
+            pinned=adapter.pinned,
         )
-        return LoadedAdapter(engine.key, route, adapter.artifact, adapter.pinned)
 
-    def serve(self, loaded: LoadedAdapter) -> None:
-        """Answer for an adapter with this version from the next row on. O(1); reads nothing."""
-        adapter = loaded.route.adapter
+    def activate(self, adapter: LoadedAdapter) -> None:
+        """Answer new rows for the adapter's key with this version."""
+        if adapter.id not in self.cache:
+            with self._guard:
+                self._artifact_users[adapter.artifact.digest] += 1
+        self.cache.register(adapter.id, adapter.artifact, pinned=adapter.pinned)
+        self.pipeline.activate(adapter)
+        if adapter.pinned:
+            self.cache.hold(adapter.id, lambda error: None if error else self.cache.release(adapter.id))
+
+    def deactivate(self, key: str) -> None:
+        """Accept no new rows for an adapter."""
+        self.pipeline.deactivate(key)
+
+    def unload(self, adapter: LoadedAdapter) -> None:
+        """Drop a version's tensors and its local copy once no batch uses them."""
+        if adapter.id not in self.cache:
+            return
+        digest = adapter.artifact.digest
         with self._guard:
-            if adapter not in self._served:
-                self._artifact_users[loaded.artifact.digest] += 1
-            self._served[adapter] = loaded
-        self.cache.register(adapter, loaded.artifact, pinned=loaded.pinned)
-        self.pipeline.set_route(loaded.engine, loaded.route)
-        if loaded.pinned:
-            self.cache.hold(adapter, lambda error: None if error else self.cache.release(adapter))
-
-    def stop_routing(self, key: str) -> None:
-        """Take no new rows for an adapter."""
-        self.pipeline.remove_route(key)
-
-    def forget(self, adapter: AdapterId) -> None:
-        """Drop a version's tensors and its copy on disk once nothing uses them."""
-        with self._guard:
-            loaded = self._served.pop(adapter, None)
-            if loaded is None:
-                return
-            digest = loaded.artifact.digest
             self._artifact_users[digest] -= 1
             last = self._artifact_users[digest] <= 0
             if last:
                 del self._artifact_users[digest]
-        self.cache.forget(adapter)
+        self.cache.forget(adapter.id)
         if last:
             self.disk.erase(digest)
 
-    def served(self, adapter: AdapterId) -> LoadedAdapter:
-        """Return what serves a version; ``KeyError`` when nothing does."""
-        return self._served[adapter]
-
     @property
-    def registered(self) -> int:
-        """Adapter versions that are served."""
-        return len(self._served)
+    def loaded_versions(self) -> int:
+        """Adapter versions that are loaded."""
+        with self._guard:
+            return self._artifact_users.total()
 
     def _read_adapter(self, _: AdapterId, artifact: ArtifactRef) -> AdapterWeights:
-        """Read an adapter for the host tier, on a loader thread; ``load`` has checked the same bytes."""
+        """Read an adapter for the host tier, on a loader thread; ``load`` has checked these bytes."""
         return copy_to_host(self._read(artifact), pinned=self._device.type == "cuda")
 
     def _read(self, artifact: ArtifactRef) -> AdapterWeights:
@@ -174,50 +162,46 @@ class Residency:
 
     # --- domains ------------------------------------------------------------------------------------
 
-    def _domain(self, wanted: DomainServing, engine: Engine) -> ServedDomain:
-        view = wanted.version
-        key = (wanted.key, view.version)
+    def _domain(self, serving: DomainServing, engine: Engine) -> LoadedDomain:
+        view = serving.version
+        key = (serving.key, view.version)
         with self._lock(key):
             domain = self._domains.get(key)
             if domain is None:
-                layers = self._shared_layers(view.layers, engine)
-                tables = [self._shared_table(ref) for ref in view.tables]
+                layers = self._share(
+                    self._layers,
+                    view.layers,
+                    lambda path: DomainLayers.load(path, engine.encoder).to(self._device),
+                )
+                tables = [self._share(self._tables, ref, PlotTable.load) for ref in view.tables]
                 lookup = TreeLookup(tables, layers, layers_digest=view.layers.digest, on_miss=view.on_miss)
-                domain = ServedDomain(wanted.key, view.version, lookup)
+                domain = LoadedDomain(serving.key, view.version, lookup)
                 self._domains[key] = domain
-                log.info("domain %s@%d loaded, %d tables", wanted.key, view.version, len(tables))
+                log.info("domain %s@%d loaded, %d tables", serving.key, view.version, len(tables))
             return domain
 
-    def _shared_layers(self, ref: ArtifactRef, engine: Engine) -> DomainLayers:
+    def _share(
+        self, loaded: "weakref.WeakValueDictionary[str, M]", ref: ArtifactRef, load: Callable[[Path], M]
+    ) -> M:
+        """Return an artifact's object from ``loaded``, where the first caller puts it."""
         with self._lock(ref.digest):
-            layers = self._layers.get(ref.digest)
-            if layers is None:
+            found = loaded.get(ref.digest)
+            if found is None:
                 path = self._map(ref)
                 try:
-                    layers = DomainLayers.load(path, engine.encoder).to(self._device)
+                    found = load(path)
                 except BaseException:
                     self._unmap(ref)
                     raise
-                self._layers[ref.digest] = layers
-                weakref.finalize(layers, self._unmap, ref)
-            return layers
-
-    def _shared_table(self, ref: ArtifactRef) -> PlotTable:
-        with self._lock(ref.digest):
-            table = self._tables.get(ref.digest)
-            if table is None:
-                path = self._map(ref)
-                try:
-                    table = PlotTable.load(path)
-                except BaseException:
-                    self._unmap(ref)
-                    raise
-                self._tables[ref.digest] = table
-                weakref.finalize(table, self._unmap, ref)
-            return table
+                loaded[ref.digest] = found
+                weakref.finalize(found, self._unmap, ref)
+            return found
 
     def _map(self, ref: ArtifactRef) -> Path:
-        """Count an artifact against the tables' budget; bring it to disk, where it stays while mapped."""
+        """Count an artifact against the table budget and bring it to disk, where it stays while mapped.
+
+        Raise ``NotReady`` (TableBudgetFull) if the budget does not suffice.
+        """
         with self._guard:
             used = self._mapped_bytes.total()
             if used + ref.bytes > self._settings.table_budget:
@@ -241,7 +225,7 @@ class Residency:
 
     @property
     def mapped_bytes(self) -> int:
-        """Bytes of layers and tables that are loaded."""
+        """Bytes of the loaded layers and tables."""
         with self._guard:
             return self._mapped_bytes.total()
 
@@ -286,8 +270,8 @@ class Residency:
         )
 
     def _make_executor(self, encoder: Encoder, upper: UpperLayers, pool: SlotPool) -> UpperExecutor:
-        wanted = self._settings.precision
-        if wanted == "float32" or (wanted == "auto" and not pays_int8(upper.config, self._device)):
+        precision = self._settings.precision
+        if precision == "float32" or (precision == "auto" and not pays_int8(upper.config, self._device)):
             return UpperExecutor(upper, pool)
         return UpperExecutor(upper, pool, "int8", sample=calibration_sample(encoder, upper.split))
 

@@ -1,15 +1,17 @@
-"""Preparing a request: find every row's route, tokenise every text once, bring the adapters to memory."""
+"""Preparation of a request: tokenise each text once and prefetch its adapters to host memory."""
 
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.internal.inference import InferRow, Truncation
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.base import Encoding, Tokenizer
 from hmi_runtime.cache import AdapterCache
-from hmi_runtime.pipeline.rows import Group, PendingRequest, Route, Text
+from hmi_runtime.serving.loaded import LoadedAdapter
+from hmi_runtime.serving.requests import PendingRequest, RowGroup, Text
 
 _FEWEST_TOKENS = 3
 """An opening token, one of the text, and a closing one."""
@@ -17,15 +19,15 @@ _FEWEST_TOKENS = 3
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A row's text as it came, and how to cut it; equal ones are one text."""
+    """A row's text and its truncation; rows with an equal source share one ``Text``."""
 
     text: str
     words: tuple[str, ...] | None
     truncate: Truncation | None = None
 
 
-def source_of(row: InferRow) -> _Source:
-    """Return a row's text; ``InvalidInput`` EmptyText or TextMissing when there is nothing to read."""
+def _source_of(row: InferRow) -> _Source:
+    """Return a row's text. Raise ``InvalidInput`` (EmptyText, TextMissing) if it has none."""
     if (row.text is None) == (row.words is None):
         raise InvalidInput("TextMissing", "Give either text or words.")
     words = None if row.words is None else tuple(row.words)
@@ -37,33 +39,36 @@ def source_of(row: InferRow) -> _Source:
 
 def group_rows(
     request: PendingRequest,
-    routes: Sequence[tuple[int, Route]],
+    rows: Sequence[tuple[int, LoadedAdapter]],
     tokenizer: Tokenizer,
     *,
     max_length: int,
-    most: int,
-) -> list[Group]:
-    """Return groups of at most ``most`` rows, each of one text, all texts tokenised in two calls.
+    max_rows: int,
+) -> list[RowGroup]:
+    """Tokenise the texts of ``rows`` and return groups of at most ``max_rows`` rows with one text each.
 
-    Rows whose text is missing, empty, or longer than ``max_length`` tokens without a cut are answered here.
+    Rows whose text is missing, empty or longer than ``max_length`` tokens get their error here.
     """
-    sources: dict[_Source, list[tuple[int, Route]]] = {}
-    for index, route in routes:
+    sources: dict[_Source, list[tuple[int, LoadedAdapter]]] = {}
+    for index, adapter in rows:
         try:
-            sources.setdefault(source_of(request.rows[index]), []).append((index, route))
+            sources.setdefault(_source_of(request.rows[index]), []).append((index, adapter))
         except InvalidInput as error:
-            request.fail(index, error)
-    groups: list[Group] = []
+            request.set_error(index, error)
+    groups: list[RowGroup] = []
     for source, encoding in _encode(list(sources), tokenizer):
-        rows = sources[source]
+        same_text = sources[source]
         try:
-            text = _checked(source, encoding, max_length)
+            text = _checked_text(source, encoding, max_length)
         except InvalidInput as error:
-            for index, _ in rows:
-                request.fail(index, error)
+            for index, _ in same_text:
+                request.set_error(index, error)
             continue
-        tenant = rows[0][1].tenant
-        groups += [Group(request, text, tenant, rows[at : at + most]) for at in range(0, len(rows), most)]
+        tenant = same_text[0][1].tenant
+        groups += [
+            RowGroup(request, text, tenant, same_text[start : start + max_rows])
+            for start in range(0, len(same_text), max_rows)
+        ]
     return groups
 
 
@@ -75,7 +80,7 @@ def _encode(sources: Sequence[_Source], tokenizer: Tokenizer) -> list[tuple[_Sou
     return list(zip([*texts, *split], encoded, strict=True))
 
 
-def _checked(source: _Source, encoding: Encoding, max_length: int) -> Text:
+def _checked_text(source: _Source, encoding: Encoding, max_length: int) -> Text:
     if source.truncate is not None:
         encoding = _truncated(encoding, source.truncate, max_length)
     if len(encoding.ids) > max_length:
@@ -90,7 +95,7 @@ def _checked(source: _Source, encoding: Encoding, max_length: int) -> Text:
 
 
 def _truncated(encoding: Encoding, truncate: Truncation, max_length: int) -> Encoding:
-    """Return the tokens that are to be kept; raises InvalidInput (TruncationTooLong, TruncationTooShort)."""
+    """Return the tokens to keep. Raise ``InvalidInput`` (TruncationTooLong, TruncationTooShort)."""
     tokens = max_length if truncate.tokens == -1 else truncate.tokens
     if tokens > max_length:
         raise InvalidInput(
@@ -107,33 +112,33 @@ def _truncated(encoding: Encoding, truncate: Truncation, max_length: int) -> Enc
     return encoding.cut(tokens, truncate.side)
 
 
-class Arrival:
-    """Waits until every adapter of a group is in host memory or known to be broken, then sends it on.
+class AdapterPrefetch:
+    """Brings the adapters of a group to host memory, then passes the group on.
 
-    Rows whose adapter is broken are answered; the others go on together.
+    Rows whose adapter cannot be loaded get an error; the others go on together.
     """
 
-    def __init__(self, group: Group, send: Callable[[Group], None]) -> None:
+    def __init__(self, group: RowGroup, on_ready: Callable[[RowGroup], None]) -> None:
         self._group = group
-        self._send = send
-        self._awaited = len(group.rows)
-        self._broken: set[int] = set()
+        self._on_ready = on_ready
+        self._pending = len(group.rows)
+        self._failed: set[int] = set()
         self._lock = threading.Lock()
 
-    def bring(self, cache: AdapterCache[AdapterWeights]) -> None:
-        """Ask for every row's adapter."""
-        for index, route in list(self._group.rows):
-            cache.hold(route.adapter, lambda error, index=index: self._arrived(index, error))  # type: ignore[misc]
+    def start(self, cache: AdapterCache[AdapterWeights]) -> None:
+        """Acquire the adapter of every row; whoever answers a row releases its adapter."""
+        for index, adapter in list(self._group.rows):
+            cache.hold(adapter.id, partial(self._done, index))
 
-    def _arrived(self, index: int, error: HmiError | None) -> None:
+    def _done(self, index: int, error: HmiError | None) -> None:
         if error is not None:
-            self._group.request.fail(index, error)
+            self._group.request.set_error(index, error)
         with self._lock:
             if error is not None:
-                self._broken.add(index)
-            self._awaited -= 1
-            if self._awaited:
+                self._failed.add(index)
+            self._pending -= 1
+            if self._pending:
                 return
-        self._group.rows = [row for row in self._group.rows if row[0] not in self._broken]
+        self._group.rows = [row for row in self._group.rows if row[0] not in self._failed]
         if self._group.rows:
-            self._send(self._group)
+            self._on_ready(self._group)

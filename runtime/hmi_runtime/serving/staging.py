@@ -1,7 +1,4 @@
-"""Staging: from groups of rows to the tensors of one batch, tables looked up and slots leased.
-
-Everything here depends on the texts and adapters alone, so it is done while the batch before computes.
-"""
+"""Staging: rows become the tensors of one batch. It runs while the batch before is computing."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,50 +10,50 @@ from hmi_api.errors import HmiError
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.cache import Lease
 from hmi_runtime.model import trigrams
-from hmi_runtime.pipeline.domains import ServedDomain
-from hmi_runtime.pipeline.rows import PendingRequest, Route, Text
 from hmi_runtime.plot import lookup_many
+from hmi_runtime.serving.loaded import LoadedAdapter, LoadedDomain
+from hmi_runtime.serving.requests import PendingRequest, Text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchRow:
-    """One row of a batch: which row of which request, about which text."""
+    """One row of a batch: row ``index`` of ``request``."""
 
     request: PendingRequest
     index: int
-    route: Route
+    adapter: LoadedAdapter
     text: Text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Representations:
-    """What a batch's different texts look like after the lookup: U of them, T tokens the longest.
+    """Looked-up windows of the U different (Domain, text) pairs of a batch; T is the longest text.
 
-    Rows that ask about the same text in the same domain share one.
+    Rows with the same text and Domain share one.
     """
 
     parts: Tensor  # (U, T, 3, D) float32, zero at padding
     mask: Tensor  # (U, T) bool
-    domains: Sequence[ServedDomain]
+    domains: Sequence[LoadedDomain]
     domain_of: Tensor  # (U,) int64 into ``domains``
-    hits: Sequence[int]  # of each text, how many windows were not computed
-    levels: Tensor  # (U, T) int8, where each window came from (``plot.Level``)
+    hits: Sequence[int]  # windows of each text that were not computed
+    levels: Tensor  # (U, T) int8: the ``Level`` that each window came from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StagedBatch:
-    """A batch that is ready to compute: B rows over U representations (None where B is 0)."""
+    """A batch that can be computed: B rows over U representations (None if B is 0)."""
 
     rows: Sequence[BatchRow]
     representations: Representations | None
     representation_of: Tensor  # (B,) int64
-    slots: Sequence[int]  # each row's, B of them
+    slots: Sequence[int]  # (B,)
     lease: Lease[AdapterWeights]
-    refused: Sequence[tuple[BatchRow, HmiError]]  # rows whose adapter could not be brought to a slot
+    failed: Sequence[tuple[BatchRow, HmiError]]  # rows whose adapter could not be written to a slot
 
 
 def single(batch: StagedBatch, number: int) -> StagedBatch:
-    """Return the batch of one row of ``batch``, without its padding; the lease stays the whole batch's."""
+    """Return a batch of one row of ``batch``, without padding. The lease still belongs to ``batch``."""
     shared = batch.representations
     if shared is None:
         raise IndexError(f"row {number} of an empty batch")
@@ -76,17 +73,17 @@ def single(batch: StagedBatch, number: int) -> StagedBatch:
         representations=alone,
         representation_of=torch.zeros(1, dtype=torch.int64),
         slots=[batch.slots[number]],
-        refused=[],
+        failed=[],
     )
 
 
-def share_texts(rows: Sequence[BatchRow]) -> tuple[list[tuple[ServedDomain, Text]], list[int]]:
-    """Return the different (domain, text) pairs, each domain's together, and each row's place among them."""
-    pairs = {(row.route.domain, row.text): None for row in rows}
+def share_texts(rows: Sequence[BatchRow]) -> tuple[list[tuple[LoadedDomain, Text]], list[int]]:
+    """Return the different (Domain, text) pairs, grouped by Domain, and the index of each row's pair."""
+    pairs = {(row.adapter.domain, row.text): None for row in rows}
     order = {domain: number for number, domain in enumerate(dict.fromkeys(domain for domain, _ in pairs))}
     ordered = sorted(pairs, key=lambda pair: order[pair[0]])
     place = {pair: number for number, pair in enumerate(ordered)}
-    return ordered, [place[row.route.domain, row.text] for row in rows]
+    return ordered, [place[row.adapter.domain, row.text] for row in rows]
 
 
 def pad(texts: Iterable[Text], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -100,8 +97,8 @@ def pad(texts: Iterable[Text], pad_id: int) -> tuple[Tensor, Tensor]:
     return ids, torch.arange(longest) < lengths[:, None]
 
 
-def look_up(pairs: Sequence[tuple[ServedDomain, Text]], pad_id: int) -> Representations:
-    """Look up every window of the (domain, text) pairs, of which there is at least one."""
+def look_up(pairs: Sequence[tuple[LoadedDomain, Text]], pad_id: int) -> Representations:
+    """Look up every window of one or more (Domain, text) pairs."""
     ids, mask = pad((text for _, text in pairs), pad_id)
     domains = list(dict.fromkeys(domain for domain, _ in pairs))
     domain_of = torch.tensor([domains.index(domain) for domain, _ in pairs])  # (U,)

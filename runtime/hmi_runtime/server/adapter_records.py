@@ -1,0 +1,217 @@
+"""What a runtime knows about each adapter: one record, from which loads, routing and reports follow. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from hmi_api.errors import HmiError
+from hmi_api.internal.runtimes import AdapterServing, DesiredState, DomainServing, LoadFailure
+from hmi_runtime.cache import AdapterId
+from hmi_runtime.serving import LoadedAdapter
+
+
+class _Change(Enum):
+    """What the control plane does not know about a version yet."""
+
+    READY = auto()
+    GONE = auto()
+
+
+@dataclass(slots=True)
+class AdapterRecord:
+    """The state of one adapter.
+
+    It is *desired* if the control plane has scheduled it here; *serving* is the loaded version that answers;
+    *failure* says why the desired version could not be loaded. *replaced* versions stay loaded for a grace
+    period.
+    """
+
+    desired: AdapterServing | None = None
+    serving: LoadedAdapter | None = None
+    replaced: dict[AdapterId, LoadedAdapter] = field(default_factory=dict)
+    failure: LoadFailure | None = None
+    attempts: int = 0
+    """Loads that failed since the last success."""
+    unreported: dict[AdapterId, _Change] = field(default_factory=dict)
+    failure_reported: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known about the adapter any more."""
+        return not (self.desired or self.serving or self.replaced or self.unreported)
+
+    def set_failure(self, failure: LoadFailure | None) -> None:
+        """Set or clear the failure; an unchanged one is not reported again."""
+        if failure != self.failure:
+            self.failure, self.failure_reported = failure, failure is None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a new desired state asks for: versions to load and keys to remove."""
+
+    load: Sequence[AdapterServing]
+    remove: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Changes that one heartbeat carries."""
+
+    ready: frozenset[AdapterId]
+    gone: frozenset[AdapterId]
+    failed: Sequence[LoadFailure]
+
+
+class AdapterRecords:
+    """The records of all adapters, and the desired state that they follow. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self._records: dict[str, AdapterRecord] = {}
+        self._domains: dict[tuple[str, int], DomainServing] = {}
+        self._to_report: set[str] = set()
+
+    # --- desired state ------------------------------------------------------------------------------
+
+    def apply(self, state: DesiredState) -> Changes:
+        """Take over a desired state and return what it changes; a full one replaces all before it."""
+        desired = {adapter.key: adapter for adapter in state.adapters}
+        domains = {(domain.key, domain.version.version): domain for domain in state.domains}
+        if state.full:
+            self._domains = domains
+            removed = [key for key, record in self._records.items() if record.desired and key not in desired]
+        else:
+            self._domains |= domains
+            removed = [
+                key for key in state.removed_adapters if self._is_scheduled(key) and key not in desired
+            ]
+        load = []
+        for key, adapter in desired.items():
+            record = self._records.setdefault(key, AdapterRecord())
+            if record.desired != adapter:
+                record.desired = adapter
+                load.append(adapter)
+        for key in removed:
+            self._records[key].desired = None
+        self.revision = state.revision
+        return Changes(load, removed)
+
+    def _is_scheduled(self, key: str) -> bool:
+        record = self._records.get(key)
+        return record is not None and record.desired is not None
+
+    def is_desired(self, adapter: AdapterServing) -> bool:
+        """Return whether exactly this version of an adapter is still desired."""
+        record = self._records.get(adapter.key)
+        return record is not None and record.desired == adapter
+
+    def domain_of(self, adapter: AdapterServing) -> DomainServing | None:
+        """Return the version of its Domain that an adapter needs; None if it was not announced."""
+        return self._domains.get((adapter.domain, adapter.domain_version))
+
+    # --- loading and unloading ----------------------------------------------------------------------
+
+    def record_loaded(self, loaded: LoadedAdapter) -> AdapterId | None:
+        """Let a desired version serve; return the version that it replaces, to be retired later."""
+        record = self._records[loaded.id.key]
+        old, record.serving = record.serving, loaded
+        record.replaced.pop(loaded.id, None)
+        record.attempts = 0
+        record.set_failure(None)
+        for other in [other for other in record.unreported if str(other) == str(loaded.id)]:
+            if record.unreported[other] is _Change.GONE:
+                del record.unreported[other]
+        self._report(loaded.id, _Change.READY)
+        if old is None or old.id == loaded.id:
+            return None
+        record.replaced[old.id] = old
+        return old.id
+
+    def record_failure(self, adapter: AdapterServing, error: HmiError) -> int:
+        """Record why a desired version could not be loaded; return the number of attempts so far."""
+        record = self._records[adapter.key]
+        record.set_failure(
+            LoadFailure(
+                adapter=adapter.key, version=adapter.version, reason=error.reason, message=error.message
+            )
+        )
+        record.attempts += 1
+        self._to_report.add(adapter.key)
+        return record.attempts
+
+    def retire(self, version: AdapterId) -> LoadedAdapter | None:
+        """Remove a replaced version and return it to be unloaded; None if it serves again or is gone."""
+        record = self._records.get(version.key)
+        loaded = None if record is None else record.replaced.pop(version, None)
+        if record is None or loaded is None:
+            return None
+        self._forget_version(record, version)
+        return loaded
+
+    def remove(self, key: str) -> LoadedAdapter | None:
+        """End an adapter that is desired no more; return the version that served, to be unloaded."""
+        record = self._records[key]
+        record.attempts = 0
+        record.set_failure(None)
+        loaded, record.serving = record.serving, None
+        if loaded is not None:
+            self._forget_version(record, loaded.id)
+        self._drop_if_empty(key)
+        return loaded
+
+    def _forget_version(self, record: AdapterRecord, version: AdapterId) -> None:
+        """Report a version as gone, unless an adapter created again under its name and version serves."""
+        if record.serving is not None and str(record.serving.id) == str(version):
+            record.unreported.pop(version, None)
+            self._drop_if_empty(version.key)
+        else:
+            self._report(version, _Change.GONE)
+
+    # --- reports ------------------------------------------------------------------------------------
+
+    def next_report(self) -> Report:
+        """Return the changes since the last report that was acknowledged."""
+        ready, gone, failed = set(), set(), []
+        for key in self._to_report:
+            record = self._records[key]
+            ready |= {version for version, change in record.unreported.items() if change is _Change.READY}
+            gone |= {version for version, change in record.unreported.items() if change is _Change.GONE}
+            if record.failure is not None and not record.failure_reported:
+                failed.append(record.failure)
+        return Report(frozenset(ready), frozenset(gone), failed)
+
+    def acknowledge(self, report: Report) -> None:
+        """Take note that the control plane has received a report; what changed meanwhile stays unreported."""
+        for versions, change in ((report.ready, _Change.READY), (report.gone, _Change.GONE)):
+            for version in versions:
+                record = self._records.get(version.key)
+                if record is not None and record.unreported.get(version) is change:
+                    del record.unreported[version]
+        for failure in report.failed:
+            record = self._records.get(failure.adapter)
+            if record is not None and record.failure == failure:
+                record.failure_reported = True
+        for key in list(self._to_report):
+            record = self._records[key]
+            if not record.unreported and record.failure_reported:
+                self._to_report.discard(key)
+            self._drop_if_empty(key)
+
+    def report_all_again(self) -> None:
+        """Report everything once more, to a control plane that knows nothing of this runtime."""
+        for key, record in list(self._records.items()):
+            loaded = [*record.replaced, *([record.serving.id] if record.serving else [])]
+            record.unreported = dict.fromkeys(loaded, _Change.READY)
+            record.failure_reported = record.failure is None
+            self._to_report.add(key)
+            self._drop_if_empty(key)
+
+    def _report(self, version: AdapterId, change: _Change) -> None:
+        self._records[version.key].unreported[version] = change
+        self._to_report.add(version.key)
+
+    def _drop_if_empty(self, key: str) -> None:
+        if self._records[key].is_empty:
+            del self._records[key]
+            self._to_report.discard(key)

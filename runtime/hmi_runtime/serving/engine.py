@@ -1,0 +1,198 @@
+"""The engine of one base model at one split: Domain bridges, upper layers, adapters and heads of a batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hmi_api.errors import Damaged
+from hmi_api.internal.inference import RowResult
+from hmi_api.resources.task_adapter import TaskType
+from hmi_runtime.adapters.batched import UpperExecutor
+from hmi_runtime.adapters.batched_heads import run_heads
+from hmi_runtime.adapters.weights import AdapterWeights
+from hmi_runtime.base import BaseModel, Encoder
+from hmi_runtime.base.architecture import attention_bias, merge_heads, split_heads
+from hmi_runtime.cache import SlotTier
+from hmi_runtime.model import Bridge, DomainLayers, compose
+from hmi_runtime.serving.loaded import EngineKey
+from hmi_runtime.serving.requests import label_words, row_error
+from hmi_runtime.serving.staging import BatchRow, StagedBatch, look_up, share_texts
+
+
+def bridge_sequentially(
+    layers: Sequence[DomainLayers], domain_of: Tensor, parts: Tensor, mask: Tensor
+) -> Tensor:
+    """Return hidden states (B, T, D) of rows of several Domains, one Domain after the other.
+
+    ``domain_of`` (B,) int64 indexes ``layers``; ``parts`` (B, T, 3, D), zero at padding; ``mask`` (B, T)
+    bool. Faster on a CPU, where gathering weights for each row costs more than it saves.
+    """
+    if len(layers) == 1:
+        return layers[0].finish(parts, mask)
+    out = parts.new_empty((parts.shape[0], parts.shape[1], parts.shape[3]))  # (B, T, D)
+    for number, domain in enumerate(layers):
+        rows = (domain_of == number).nonzero()[:, 0]
+        if len(rows):
+            out[rows] = domain.finish(parts[rows], mask[rows])
+    return out
+
+
+class BridgeStack:
+    """Positions and bridges of several Domains, stacked so that a batch gathers them by row.
+
+    Either all bridges have the same ``bridge_shape`` or no Domain has a bridge.
+    """
+
+    def __init__(self, layers: Sequence[DomainLayers], length: int) -> None:
+        """Stack the weights for texts of up to ``length`` tokens."""
+        self._position = torch.stack([domain.position[:length] for domain in layers])  # (S, T, D)
+        bridges = [domain.bridge for domain in layers if domain.bridge is not None]
+        self._heads = bridges[0].heads if bridges else 0
+        if bridges:
+            self._stack(bridges, length)
+
+    def _stack(self, bridges: Sequence[Bridge], length: int) -> None:
+        self._eps = bridges[0].norm.eps
+        self._norm_weight = torch.stack([b.norm.weight for b in bridges])[:, None]  # (S, 1, D)
+        self._norm_bias = torch.stack([b.norm.bias for b in bridges])[:, None]  # (S, 1, D)
+        self._bridge_position = torch.stack([b.position[:length] for b in bridges])  # (S, T, D)
+        self._qkv = torch.stack([b.qkv.weight.T for b in bridges])  # (S, D, 3*H*S')
+        self._qkv_bias = torch.stack([b.qkv.bias for b in bridges])[:, None]  # (S, 1, 3*H*S')
+        self._out = torch.stack([b.out.weight.T for b in bridges])  # (S, H*S', D)
+        self._out_bias = torch.stack([b.out.bias for b in bridges])[:, None]  # (S, 1, D)
+
+    def run(self, domain_of: Tensor, parts: Tensor, mask: Tensor) -> Tensor:
+        """Return hidden states (B, T, D); arguments as in ``bridge_sequentially``."""
+        x = compose(parts) + self._position[domain_of]  # (B, T, D)
+        if not self._heads:
+            return x
+        normed = functional.layer_norm(x, x.shape[-1:], eps=self._eps)  # (B, T, D)
+        normed = torch.addcmul(self._norm_bias[domain_of], normed, self._norm_weight[domain_of])
+        normed += self._bridge_position[domain_of]
+        mixed = torch.baddbmm(self._qkv_bias[domain_of], normed, self._qkv[domain_of])  # (B, T, 3*H*S')
+        query, key, value = (split_heads(part, self._heads) for part in mixed.chunk(3, dim=2))
+        bias = attention_bias(mask, x.dtype)
+        heads = merge_heads(functional.scaled_dot_product_attention(query, key, value, attn_mask=bias))
+        return x.baddbmm_(heads, self._out[domain_of]).add_(self._out_bias[domain_of])
+
+
+def bridge_shape(layers: DomainLayers) -> tuple[int, int]:
+    """Return (heads, head size) of a Domain's bridge, which Domains in one ``BridgeStack`` share."""
+    return (layers.config.bridge_heads, layers.config.bridge_head_size if layers.config.bridge_heads else 0)
+
+
+def bridge_batched(layers: Sequence[DomainLayers], domain_of: Tensor, parts: Tensor, mask: Tensor) -> Tensor:
+    """Return the same as ``bridge_sequentially`` in batched products, which are faster on a GPU.
+
+    Bridges of different shapes cannot be stacked: the rows of each shape are one batched product.
+    """
+    if len(layers) == 1:
+        return layers[0].finish(parts, mask)
+    shapes = sorted({bridge_shape(domain) for domain in layers})
+    if len(shapes) == 1:
+        return BridgeStack(layers, parts.shape[1]).run(domain_of, parts, mask)
+    out = parts.new_empty((parts.shape[0], parts.shape[1], parts.shape[3]))  # (B, T, D)
+    for shape in shapes:
+        members = [number for number, domain in enumerate(layers) if bridge_shape(domain) == shape]
+        local = torch.full((len(layers),), -1, device=domain_of.device)
+        local[members] = torch.arange(len(members), device=domain_of.device)
+        rows = (local[domain_of] >= 0).nonzero()[:, 0]
+        some = [layers[number] for number in members]
+        out[rows] = bridge_batched(some, local[domain_of[rows]], parts[rows], mask[rows])
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """Base model, upper layers and slot pool that run batches on one device.
+
+    One thread calls ``stage`` for the next batch while another calls ``compute`` for the batch before.
+    """
+
+    key: EngineKey
+    base: BaseModel
+    encoder: Encoder  # its word embeddings are shared by all Domains
+    executor: UpperExecutor
+    slots: SlotTier[AdapterWeights]
+    slot_bytes: int
+    device: torch.device
+
+    def stage(self, rows: Sequence[BatchRow]) -> StagedBatch:
+        """Lease slots, look up tables and pad.
+
+        The caller must hold the adapters of all rows in host memory, and call ``release`` afterwards.
+        """
+        lease = self.slots.lease(list(dict.fromkeys(row.adapter.id for row in rows)))
+        try:
+            placed = [row for row in rows if row.adapter.id in lease.slots]
+            pairs, places = share_texts(placed)
+            return StagedBatch(
+                rows=placed,
+                representations=look_up(pairs, self.base.config.pad_id) if pairs else None,
+                representation_of=torch.tensor(places, dtype=torch.int64),
+                slots=[lease.slots[row.adapter.id] for row in placed],
+                lease=lease,
+                failed=[
+                    (row, lease.failed[row.adapter.id]) for row in rows if row.adapter.id in lease.failed
+                ],
+            )
+        except BaseException:
+            self.slots.end(lease)
+            raise
+
+    def compute(self, batch: StagedBatch) -> list[RowResult]:
+        """Return one result for each of ``batch.rows``, in order."""
+        shared = batch.representations
+        if shared is None:
+            return []
+        parts, mask = shared.parts.to(self.device), shared.mask.to(self.device)
+        layers = [domain.layers for domain in shared.domains]
+        bridge = bridge_sequentially if self.device.type == "cpu" else bridge_batched
+        hidden = bridge(layers, shared.domain_of.to(self.device), parts, mask)  # (U, T, D)
+        place = batch.representation_of.to(self.device)  # (B,)
+        hidden, mask = hidden[place], mask[place]  # (B, T, D), (B, T)
+        hidden = self.executor.run(hidden, mask, batch.slots)  # (B, T, D)
+        logits = run_heads(self.executor.pool, hidden, mask, batch.slots)
+        hits = [shared.hits[place] for place in batch.representation_of.tolist()]
+        return [
+            row_result(row, row_logits, row_hits)
+            for row, row_logits, row_hits in zip(batch.rows, logits, hits, strict=True)
+        ]
+
+    def release(self, batch: StagedBatch) -> None:
+        """Release the slots that the batch leased."""
+        self.slots.end(batch.lease)
+
+
+def row_result(row: BatchRow, logits: Tensor, hits: int) -> RowResult:
+    """Return the result of one row from its logits, (labels,) or (T, labels).
+
+    Logits that are not finite give the error AdapterOutputInvalid. They are checked before the softmax, which
+    would turn some of them into valid probabilities.
+    """
+    adapter = row.adapter
+    logits = logits.float().cpu()
+    if not torch.isfinite(logits).all():
+        error = Damaged(
+            "AdapterOutputInvalid", f"{adapter.id} gives numbers that are not finite; retrain it."
+        )
+        return RowResult(error=row_error(error))
+    probabilities = logits.softmax(dim=-1)
+    tokens, scores = [], []
+    if adapter.task is TaskType.TOKEN_CLASSIFICATION:
+        tokens = label_words(row.text, probabilities, adapter.labels)
+    else:
+        scores = probabilities.tolist()
+    return RowResult(
+        version=adapter.id.version,
+        labels=list(adapter.labels),
+        scores=scores,
+        tokens=tokens,
+        tag_scheme=adapter.tag_scheme,
+        prompt_tokens=row.text.length,
+        table_hits=hits,
+        table_lookups=row.text.length,
+    )

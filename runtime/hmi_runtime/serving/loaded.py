@@ -1,0 +1,59 @@
+"""What a runtime has loaded: Domain versions and adapter versions, as rows of a request refer to them."""
+
+from dataclasses import dataclass
+
+from hmi_api.artifacts import ArtifactRef
+from hmi_api.resources.task_adapter import TaskType
+from hmi_api.tag_schemes import TagScheme
+from hmi_runtime.cache import AdapterId
+from hmi_runtime.model import DomainLayers
+from hmi_runtime.plot import TreeLookup
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """What may share a batch: rows on one base model, split at one layer."""
+
+    base_digest: str
+    split: int
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class LoadedDomain:
+    """One loaded version of a Domain. Compared by identity: a new version is a new object."""
+
+    key: str
+    version: int
+    lookup: TreeLookup
+
+    @property
+    def layers(self) -> DomainLayers:
+        """Its lower layers, positions and bridge."""
+        return self.lookup.layers
+
+    @property
+    def layers_digest(self) -> str:
+        """Digest of the artifact of ``layers``."""
+        return self.lookup.layers_digest
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """One version of an adapter that passed its checks, bound to its engine and its Domain."""
+
+    id: AdapterId
+    engine: EngineKey
+    domain: LoadedDomain
+    task: TaskType
+    labels: tuple[str, ...]
+    artifact: ArtifactRef
+    tag_scheme: TagScheme | None = None
+    """Of a token classifier: how its labels mark where entities begin and end."""
+    tenant_id: str = ""
+    """The owner's id; empty if the control plane is older than the field."""
+    pinned: bool = False
+
+    @property
+    def tenant(self) -> str:
+        """The owner's name: the first part of the adapter's key."""
+        return self.id.key.partition("/")[0]

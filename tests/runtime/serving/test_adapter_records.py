@@ -1,0 +1,186 @@
+"""The records of adapters: what is loaded and removed, and what the control plane is told."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.errors import NotReady
+from hmi_api.internal.runtimes import AdapterServing, DesiredState
+from hmi_api.resources.task_adapter import TaskType
+from hmi_runtime.cache import AdapterId
+from hmi_runtime.server.adapter_records import AdapterRecords, Report
+from hmi_runtime.serving import EngineKey, LoadedAdapter
+
+KEYS = ["a/x", "a/y", "b/x", "c/z"]
+KEY = st.sampled_from(KEYS[:2])
+
+
+def serving(key: str, version: int, digest: str = "sha256:0") -> AdapterServing:
+    return AdapterServing(
+        key=key,
+        version=version,
+        task_type=TaskType.SEQUENCE_CLASSIFICATION,
+        labels=["no", "yes"],
+        artifact=ArtifactRef(kind=ArtifactKind.ADAPTER, uri=f"{key}/{version}", digest=digest, bytes=1),
+        domain="d/d",
+        domain_version=1,
+    )
+
+
+def loaded(adapter: AdapterServing) -> LoadedAdapter:
+    return LoadedAdapter(
+        AdapterId.of(adapter),
+        EngineKey("sha256:base", 2),
+        None,  # type: ignore[arg-type]
+        adapter.task_type,
+        tuple(adapter.labels),
+        adapter.artifact,
+    )
+
+
+def desire(records: AdapterRecords, *adapters: AdapterServing) -> None:
+    """Schedule exactly these, and remove the others."""
+    state = DesiredState(revision=records.revision + 1, full=True, adapters=list(adapters))
+    for key in records.apply(state).remove:
+        records.remove(key)
+
+
+STATES = st.lists(
+    st.builds(
+        lambda full, versions, removed: (full, versions, [key for key in removed if key not in versions]),
+        st.booleans(),
+        st.dictionaries(st.sampled_from(KEYS), st.integers(1, 3)),
+        st.lists(st.sampled_from(KEYS), unique=True),
+    ),
+    max_size=12,
+)
+
+
+@settings(deadline=None)
+@given(states=STATES)
+def test_following_the_changes_arrives_at_the_desired_state(
+    states: list[tuple[bool, dict[str, int], list[str]]],
+) -> None:
+    records = AdapterRecords()
+    held: dict[str, int] = {}
+    truth: dict[str, int] = {}
+    for revision, (full, versions, removed) in enumerate(states, start=1):
+        changes = records.apply(
+            DesiredState(
+                revision=revision,
+                full=full,
+                adapters=[serving(key, version) for key, version in versions.items()],
+                removed_adapters=[] if full else removed,
+            )
+        )
+        truth = dict(versions) if full else {k: v for k, v in truth.items() if k not in removed} | versions
+        for key in changes.remove:
+            del held[key]
+            records.remove(key)
+        for adapter in changes.load:
+            assert held.get(adapter.key) != adapter.version  # nothing is loaded twice
+            held[adapter.key] = adapter.version
+        assert held == truth
+        assert all(records.is_desired(serving(key, version)) for key, version in truth.items())
+        assert not any(records.is_desired(serving(key, 1)) for key in KEYS if key not in truth)
+        assert records.revision == revision
+
+
+class Reports(RuleBasedStateMachine):
+    """Heartbeats may be lost before they arrive, or with their answer; the control plane may forget all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records = AdapterRecords()
+        self.desired: dict[str, AdapterServing] = {}
+        self.in_memory: set[AdapterId] = set()
+        self.serves: dict[str, AdapterId] = {}
+        self.replaced: list[AdapterId] = []
+        self.failures: dict[str, str] = {}
+        self.known: set[str] = set()
+        self.known_failures: dict[str, str] = {}
+        self.sent: Report | None = None
+
+    @rule(key=KEY, version=st.integers(1, 2), digest=st.sampled_from("AB"))
+    def desire(self, key: str, version: int, digest: str) -> None:
+        self.desired[key] = serving(key, version, f"sha256:{digest}")
+        desire(self.records, *self.desired.values())
+
+    @rule(key=KEY)
+    def load(self, key: str) -> None:
+        if key in self.desired:
+            one = loaded(self.desired[key])
+            self.in_memory.add(one.id)
+            self.serves[key] = one.id
+            self.failures.pop(key, None)
+            old = self.records.record_loaded(one)
+            self.replaced += [old] if old else []
+
+    @rule(key=KEY, reason=st.sampled_from(["One", "Other"]))
+    def fail(self, key: str, reason: str) -> None:
+        if key in self.desired:
+            self.records.record_failure(self.desired[key], NotReady(reason, "m"))
+            self.failures[key] = reason
+
+    @rule(key=KEY)
+    def remove(self, key: str) -> None:
+        if self.desired.pop(key, None):
+            state = DesiredState(revision=self.records.revision + 1, full=False, removed_adapters=[key])
+            assert self.records.apply(state).remove == [key]
+            gone = self.records.remove(key)
+            assert (gone.id if gone else None) == self.serves.pop(key, None)
+            self.in_memory -= {gone.id} if gone else set()
+            self.failures.pop(key, None)
+
+    @rule()
+    def retire(self) -> None:
+        if self.replaced:
+            one = self.replaced.pop(0)
+            expected = one in self.in_memory and self.serves.get(one.key) != one
+            assert (self.records.retire(one) is not None) == expected
+            self.in_memory -= {one} if expected else set()
+
+    @rule()
+    def register_again(self) -> None:
+        self.known, self.known_failures, self.sent = set(), {}, None
+        self.records.report_all_again()
+
+    @rule()
+    def receive_heartbeat(self) -> None:
+        self.sent = self.records.next_report()
+        self.known = (self.known | set(map(str, self.sent.ready))) - set(map(str, self.sent.gone))
+        for failure in self.sent.failed:
+            assert failure.reason == self.failures[failure.adapter]
+            self.known_failures[failure.adapter] = failure.reason
+
+    @rule()
+    def receive_answer(self) -> None:
+        if self.sent is not None:
+            self.records.acknowledge(self.sent)
+            self.sent = None
+
+    def teardown(self) -> None:
+        while self.replaced:
+            self.retire()
+        self.receive_heartbeat()
+        self.receive_answer()
+        assert self.known == set(map(str, self.in_memory))
+        assert self.known_failures.items() >= self.failures.items()
+        rest = self.records.next_report()
+        assert not (rest.ready | rest.gone)
+        assert not rest.failed
+
+
+TestReports = Reports.TestCase
+TestReports.settings = settings(deadline=None, max_examples=200, stateful_step_count=50)
+
+
+def test_an_adapter_that_is_removed_and_reported_leaves_no_record() -> None:
+    records = AdapterRecords()
+    adapter = serving("a/x", 1)
+    desire(records, adapter)
+    records.record_loaded(loaded(adapter))
+    desire(records)
+    records.acknowledge(records.next_report())
+    assert not records._records
