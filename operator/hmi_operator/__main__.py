@@ -19,17 +19,17 @@ from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.security.bearer import TokenSource
 from hmi_api.settings import load_settings, trim_environment
-from hmi_operator.kube.api import KubeApi
-from hmi_operator.kube.events import EventRecorder
-from hmi_operator.kube.jobs import KubeJobs, TrainingCache
-from hmi_operator.kube.lease import Lease
-from hmi_operator.kube.login import KopfLogin
-from hmi_operator.kube.logs import configure_logging
-from hmi_operator.kube.metrics import OperatorMetrics
-from hmi_operator.kube.operator import Operator, Parts
-from hmi_operator.kube.probes import serving
-from hmi_operator.kube.release import release_all
-from hmi_operator.kube.webhook import Reviewer, serving_webhook
+from hmi_operator.kubernetes.api import KubeApi
+from hmi_operator.kubernetes.events import EventRecorder
+from hmi_operator.kubernetes.jobs import KubeJobs, TrainingCache
+from hmi_operator.kubernetes.lease import Lease
+from hmi_operator.kubernetes.login import KopfLogin
+from hmi_operator.kubernetes.logs import configure_logging
+from hmi_operator.kubernetes.metrics import OperatorMetrics
+from hmi_operator.kubernetes.operator import Operator, Parts
+from hmi_operator.kubernetes.probes import serving
+from hmi_operator.kubernetes.release import release_all
+from hmi_operator.kubernetes.webhook import Reviewer, serving_webhook
 from hmi_operator.orphans import Grace
 from hmi_operator.reconciler import Pace
 from hmi_operator.settings import OperatorSettings, ReleaseSettings

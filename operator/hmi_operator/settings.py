@@ -14,8 +14,8 @@ from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.common import Resources
 from hmi_api.security.address_policy import AddressPolicySettings
 from hmi_api.settings import PREFIX, HmiSettings
-from hmi_operator.kube.jobs import TrainerSettings
-from hmi_operator.kube.webhook import WebhookAddress
+from hmi_operator.kubernetes.jobs import TrainerSettings
+from hmi_operator.kubernetes.webhook import WebhookAddress
 from hmi_operator.plan import CLUSTER, Surroundings
 
 

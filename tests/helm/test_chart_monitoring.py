@@ -12,7 +12,7 @@ from rendered_chart import CHART, Helm, RenderedChart
 from hmi_control_plane.gateway.metrics import GatewayMetrics
 from hmi_control_plane.metering.metrics import MeteringMetrics
 from hmi_control_plane.metrics import HttpMetrics
-from hmi_operator.kube.metrics import OperatorMetrics
+from hmi_operator.kubernetes.metrics import OperatorMetrics
 from hmi_runtime.server.metrics import RuntimeMetrics
 
 DASHBOARD = (CHART / "files" / "dashboard.json").read_text()

@@ -10,8 +10,8 @@ import yaml
 from rendered_chart import NAMESPACE, Helm, RenderedChart, selects
 
 from hmi_api.internal.runs import DomainRunSpec, RunView
-from hmi_operator.kube.jobs.naming import labels_of
-from hmi_operator.kube.jobs.network import build_network_policy
+from hmi_operator.kubernetes.jobs.naming import labels_of
+from hmi_operator.kubernetes.jobs.network import build_network_policy
 from hmi_operator.settings import OperatorSettings
 
 SPEAKS_TO = {

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from hmi_operator.kube.api import Manifest
-from hmi_operator.kube.errors import ApiRefused
-from hmi_operator.kube.job_watch import watch_jobs
+from hmi_operator.kubernetes.api import Manifest
+from hmi_operator.kubernetes.errors import ApiRefused
+from hmi_operator.kubernetes.job_watch import watch_jobs
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from hmi_api.errors import NotReady
-from hmi_operator.kube.lease import Lease
+from hmi_operator.kubernetes.lease import Lease
 
 SECONDS = 12.0
 Trouble = Callable[[], Awaitable[None]]

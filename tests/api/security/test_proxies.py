@@ -24,9 +24,9 @@ from hmi_cli.errors import CliError
 from hmi_cli.session import Session
 from hmi_cli.system.home import Home
 from hmi_control_plane.gateway.connections import Connections
-from hmi_operator.kube.api import KubeApi
-from hmi_operator.kube.kinds import DOMAINS
-from hmi_operator.kube.watch import watch_settings
+from hmi_operator.kubernetes.api import KubeApi
+from hmi_operator.kubernetes.kinds import DOMAINS
+from hmi_operator.kubernetes.watch import watch_settings
 from hmi_runtime.training.cli import main as train
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -13,11 +13,11 @@ from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.runs import RunView
 from hmi_api.names import digest_bytes
 from hmi_api.resources.conditions import Condition, find_condition
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.kinds import DOMAINS, RESOURCES, TASK_ADAPTERS, Kind
-from hmi_operator.kube.lease import Lease, boot_clock
-from hmi_operator.kube.login import KopfLogin
-from hmi_operator.kube.operator import Operator, Parts
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.kinds import DOMAINS, RESOURCES, TASK_ADAPTERS, Kind
+from hmi_operator.kubernetes.lease import Lease, boot_clock
+from hmi_operator.kubernetes.login import KopfLogin
+from hmi_operator.kubernetes.operator import Operator, Parts
 from hmi_operator.orphans import Grace
 from hmi_operator.plan import JobView
 from hmi_operator.ports import ResourceRef

@@ -23,10 +23,10 @@ from operator_process import metric_in, resident_bytes
 
 from hmi_api.errors import HmiError
 from hmi_api.names import digest_bytes
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.jobs.naming import KIND_LABEL, RUN_LABEL
-from hmi_operator.kube.kinds import JOBS, PODS, Kind
-from hmi_operator.kube.login import KopfLogin
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.jobs.naming import KIND_LABEL, RUN_LABEL
+from hmi_operator.kubernetes.kinds import JOBS, PODS, Kind
+from hmi_operator.kubernetes.login import KopfLogin
 from hmi_operator.local import tether
 
 TOKEN = "the-internal-token-of-this-test"

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from hmi_api.names import FINALIZER, DomainKey
-from hmi_operator.kube.cache import ResourceCache
-from hmi_operator.kube.objects import Unreadable, read
+from hmi_operator.kubernetes.cache import ResourceCache
+from hmi_operator.kubernetes.objects import Unreadable, read
 from hmi_operator.ports import ResourceRef
 
 DOMAIN = ResourceRef("Domain", "shop", "hotel")

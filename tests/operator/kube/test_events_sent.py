@@ -9,9 +9,9 @@ from kube_server import KubeServer
 
 from hmi_api.resources.conditions import Condition, ConditionStatus
 from hmi_api.resources.domain import Domain, DomainStatus
-from hmi_operator.kube.api import KubeApi
-from hmi_operator.kube.events import BURST, EventRecorder
-from hmi_operator.kube.login import KopfLogin
+from hmi_operator.kubernetes.api import KubeApi
+from hmi_operator.kubernetes.events import BURST, EventRecorder
+from hmi_operator.kubernetes.login import KopfLogin
 
 pytestmark = pytest.mark.anyio
 _NAMESPACE = "events-sent"

@@ -12,11 +12,11 @@ from operator_harness import DOMAINS, Cluster, cluster
 from hmi_api.names import FINALIZER
 from hmi_api.resources.conditions import Condition, ConditionStatus
 from hmi_api.resources.domain import DomainStatus
-from hmi_operator.kube.api import KubeApi
-from hmi_operator.kube.cache import ResourceCache
-from hmi_operator.kube.login import KopfLogin
-from hmi_operator.kube.store import KubeResourceStore
-from hmi_operator.kube.watch import list_all
+from hmi_operator.kubernetes.api import KubeApi
+from hmi_operator.kubernetes.cache import ResourceCache
+from hmi_operator.kubernetes.login import KopfLogin
+from hmi_operator.kubernetes.store import KubeResourceStore
+from hmi_operator.kubernetes.watch import list_all
 from hmi_operator.ports import ResourceRef
 
 pytestmark = pytest.mark.anyio

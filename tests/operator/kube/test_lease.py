@@ -11,11 +11,11 @@ from operator_harness import DOMAINS, Cluster, PromptJobs
 from hmi_api.errors import NotReady
 from hmi_api.internal.client import ControlPlaneClient
 from hmi_operator.engine import Engine
-from hmi_operator.kube.cache import ResourceCache
-from hmi_operator.kube.kinds import LEASES
-from hmi_operator.kube.lease import Lease
-from hmi_operator.kube.store import KubeResourceStore
-from hmi_operator.kube.watch import list_all
+from hmi_operator.kubernetes.cache import ResourceCache
+from hmi_operator.kubernetes.kinds import LEASES
+from hmi_operator.kubernetes.lease import Lease
+from hmi_operator.kubernetes.store import KubeResourceStore
+from hmi_operator.kubernetes.watch import list_all
 
 pytestmark = pytest.mark.anyio
 

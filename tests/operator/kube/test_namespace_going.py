@@ -15,12 +15,12 @@ from kube_server import KubeServer
 from operator_harness import DOMAINS, PACE, Cluster, cluster, condition, has_phase, until
 
 from hmi_api.internal.client import ControlPlaneClient
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.jobs import KubeJobs, TrainerSettings, TrainingCache
-from hmi_operator.kube.kinds import JOBS
-from hmi_operator.kube.lease import Lease
-from hmi_operator.kube.login import KopfLogin
-from hmi_operator.kube.operator import Operator, Parts
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.jobs import KubeJobs, TrainerSettings, TrainingCache
+from hmi_operator.kubernetes.kinds import JOBS
+from hmi_operator.kubernetes.lease import Lease
+from hmi_operator.kubernetes.login import KopfLogin
+from hmi_operator.kubernetes.operator import Operator, Parts
 
 pytestmark = pytest.mark.anyio
 
@@ -146,8 +146,8 @@ async def test_a_namespace_that_is_deleted_goes_and_comes_back_and_no_other_is_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kube = kubeconfig
-    monkeypatch.setattr("hmi_operator.kube.api.WATCH_SECONDS", 1)
-    monkeypatch.setattr("hmi_operator.kube.job_watch.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("hmi_operator.kubernetes.api.WATCH_SECONDS", 1)
+    monkeypatch.setattr("hmi_operator.kubernetes.job_watch.RETRY_SECONDS", 0.2)
     async with cluster(kube, f"{here.namespace}-b") as there:
         for namespace in (here.namespace, there.namespace):
             give_rights(kube, here.namespace, namespace)
@@ -181,8 +181,10 @@ async def test_a_namespace_without_rights_is_told_and_keeps_no_other_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kube = kubeconfig
-    monkeypatch.setattr("hmi_operator.kube.job_watch.RETRY_SECONDS", 0.2)
-    monkeypatch.setattr("hmi_operator.kube.jobs.kube_jobs._MARGIN_SECONDS", 0.0)  # nobody ends Jobs here
+    monkeypatch.setattr("hmi_operator.kubernetes.job_watch.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(
+        "hmi_operator.kubernetes.jobs.kube_jobs._MARGIN_SECONDS", 0.0
+    )  # nobody ends Jobs here
     async with cluster(kube, f"{here.namespace}-b") as there:
         give_rights(kube, here.namespace, here.namespace)
         monkeypatch.setenv("KUBECONFIG", log_in_as_operator(kube, here.namespace))

@@ -18,8 +18,8 @@ from operator_harness import (
     until,
 )
 
-from hmi_operator.kube.kinds import NAMESPACES
-from hmi_operator.kube.lease import boot_clock
+from hmi_operator.kubernetes.kinds import NAMESPACES
+from hmi_operator.kubernetes.lease import boot_clock
 
 pytestmark = pytest.mark.anyio
 

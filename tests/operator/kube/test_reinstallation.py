@@ -14,7 +14,7 @@ from operator_harness import (
     until,
 )
 
-from hmi_operator.kube.kinds import EVENTS
+from hmi_operator.kubernetes.kinds import EVENTS
 from hmi_operator.orphans import Grace
 
 pytestmark = pytest.mark.anyio

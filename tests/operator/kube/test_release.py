@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from operator_harness import DOMAINS, TASK_ADAPTERS, Cluster, is_ready, replica
 
-from hmi_operator.kube.kinds import LEASES
-from hmi_operator.kube.lease import Lease
-from hmi_operator.kube.release import release_all
+from hmi_operator.kubernetes.kinds import LEASES
+from hmi_operator.kubernetes.lease import Lease
+from hmi_operator.kubernetes.release import release_all
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from kube_server import KubeServer
 from operator_harness import DOMAINS, Cluster, until
 from operator_process import Process, process
 
-from hmi_operator.kube.kinds import LEASES
+from hmi_operator.kubernetes.kinds import LEASES
 
 pytestmark = pytest.mark.anyio
 

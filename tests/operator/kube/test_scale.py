@@ -22,8 +22,8 @@ from operator_harness import DOMAINS, TASK_ADAPTERS, Cluster, cluster, is_ready
 from operator_process import Process, process
 from scale_parts import PlaneProcess, all_are, is_complete, plane_process, processor_seconds, surroundings
 
-from hmi_operator.kube.errors import Conflict
-from hmi_operator.kube.kinds import JOBS
+from hmi_operator.kubernetes.errors import Conflict
+from hmi_operator.kubernetes.kinds import JOBS
 
 ADAPTERS = int(os.environ.get("HMI_SCALE", "25"))
 CLUSTER = os.environ.get("HMI_SCALE_CLUSTER")

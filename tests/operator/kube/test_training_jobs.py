@@ -12,10 +12,10 @@ from kube_server import KubeServer
 
 from hmi_api.internal.runs import DomainRunSpec, RunPod, RunState, RunView
 from hmi_api.resources.domain import DomainSpec
-from hmi_operator.kube.api import KubeApi
-from hmi_operator.kube.jobs import KubeJobs, TrainerSettings, TrainingCache
-from hmi_operator.kube.jobs.network import build_network_policy
-from hmi_operator.kube.login import KopfLogin
+from hmi_operator.kubernetes.api import KubeApi
+from hmi_operator.kubernetes.jobs import KubeJobs, TrainerSettings, TrainingCache
+from hmi_operator.kubernetes.jobs.network import build_network_policy
+from hmi_operator.kubernetes.login import KopfLogin
 
 pytestmark = pytest.mark.anyio
 
@@ -229,7 +229,7 @@ async def test_warning_events_say_why_a_pod_is_not_made(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made_run()
-    monkeypatch.setattr("hmi_operator.kube.jobs.kube_jobs.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("hmi_operator.kubernetes.jobs.kube_jobs.PATIENCE_SECONDS", 0.0)
     async with at_work(kube, monkeypatch) as (jobs, _cache):
         await jobs.start(run)
         (job,) = listed(kube, namespace, "jobs")
@@ -298,7 +298,7 @@ async def test_ending_a_run_deletes_its_job_and_volume(
     by: str,
 ) -> None:
     run = made_run()
-    monkeypatch.setattr("hmi_operator.kube.jobs.kube_jobs._MARGIN_SECONDS", 0.0)
+    monkeypatch.setattr("hmi_operator.kubernetes.jobs.kube_jobs._MARGIN_SECONDS", 0.0)
     async with at_work(kube, monkeypatch) as (jobs, _cache):
         await jobs.start(run)
         await (jobs.stop(run.id, namespace) if by == "run" else jobs.erase(run.uid, namespace))

@@ -11,7 +11,7 @@ import trustme
 import yaml
 from kube_server import KubeServer
 
-from hmi_operator.kube.webhook import Reviewer, WebhookAddress, serving_webhook
+from hmi_operator.kubernetes.webhook import Reviewer, WebhookAddress, serving_webhook
 
 pytestmark = pytest.mark.anyio
 _NAME = "webhook-asked"

@@ -6,7 +6,7 @@ from planning_worlds import DIGEST, domain, domain_version, domain_world, run_of
 from hmi_api.internal.runs import RunState
 from hmi_api.resources.common import CommonStatus
 from hmi_api.resources.conditions import Condition, ConditionStatus
-from hmi_operator.kube.events import Told, build_event, events_of
+from hmi_operator.kubernetes.events import Told, build_event, events_of
 from hmi_operator.plan import JobView, Trouble, plan_domain
 
 WHEN = "2026-11-21T12:00:00Z"

@@ -18,9 +18,9 @@ from hmi_api.resources.common import Resources
 from hmi_api.resources.domain import BaseModelRef, DomainSpec, OnMiss
 from hmi_api.resources.task_adapter import TaskAdapterSpec
 from hmi_api.security.address_policy import AddressPolicySettings
-from hmi_operator.kube.jobs import TrainerSettings, build_checkpoint_claim, build_training_job
-from hmi_operator.kube.jobs.manifest import merged_resources
-from hmi_operator.kube.jobs.naming import labels_of
+from hmi_operator.kubernetes.jobs import TrainerSettings, build_checkpoint_claim, build_training_job
+from hmi_operator.kubernetes.jobs.manifest import merged_resources
+from hmi_operator.kubernetes.jobs.naming import labels_of
 
 SETTINGS = TrainerSettings(image="hmi/runtime:1", control_plane_url="http://hmi-control-plane.hmi-system")
 LAYERS = ArtifactRef(kind=ArtifactKind.LAYERS, uri="a/l", digest="sha256:l", bytes=1)

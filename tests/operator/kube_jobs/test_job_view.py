@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from hmi_operator.kube.jobs.cache import TrainingCache
-from hmi_operator.kube.jobs.facts import JobFacts, PodFacts
-from hmi_operator.kube.jobs.view import job_view, wants_pods, wants_warnings
+from hmi_operator.kubernetes.jobs.cache import TrainingCache
+from hmi_operator.kubernetes.jobs.facts import JobFacts, PodFacts
+from hmi_operator.kubernetes.jobs.view import job_view, wants_pods, wants_warnings
 from hmi_operator.ports import ResourceRef
 
 MADE = "2026-11-21T12:00:00Z"

@@ -9,9 +9,9 @@ import pytest
 from hmi_api.errors import InvalidInput
 from hmi_api.internal.runs import DomainRunSpec, RunView
 from hmi_api.security.address_policy import NAT64, AddressPolicy, Ip, is_public, not_public
-from hmi_operator.kube.jobs import TrainerSettings
-from hmi_operator.kube.jobs.naming import labels_of
-from hmi_operator.kube.jobs.network import build_network_policy
+from hmi_operator.kubernetes.jobs import TrainerSettings
+from hmi_operator.kubernetes.jobs.naming import labels_of
+from hmi_operator.kubernetes.jobs.network import build_network_policy
 
 SETTINGS = TrainerSettings(
     image="hmi/runtime:1",

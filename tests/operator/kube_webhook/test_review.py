@@ -8,8 +8,8 @@ import pytest
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
-from hmi_operator.kube.webhook import Reviewer
-from hmi_operator.kube.webhook.review import MalformedReview
+from hmi_operator.kubernetes.webhook import Reviewer
+from hmi_operator.kubernetes.webhook.review import MalformedReview
 from hmi_operator.plan import CLUSTER
 from hmi_operator.ports import ResourceRef
 

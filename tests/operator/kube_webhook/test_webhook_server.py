@@ -8,7 +8,7 @@ import httpx
 import pytest
 import trustme
 
-from hmi_operator.kube.webhook import Reviewer, WebhookAddress, serving_webhook
+from hmi_operator.kubernetes.webhook import Reviewer, WebhookAddress, serving_webhook
 
 pytestmark = pytest.mark.anyio
 _PATH = "/validate-domains"

@@ -12,18 +12,18 @@ from typing import TypeVar
 from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.internal.runs import RunState, RunView
 from hmi_api.resources.reasons import Reason
-from hmi_operator.kube.api import KubeApi
-from hmi_operator.kube.errors import ApiRefused, Conflict
-from hmi_operator.kube.jobs.cache import TrainingCache
-from hmi_operator.kube.jobs.claim import build_checkpoint_claim
-from hmi_operator.kube.jobs.facts import JobFacts, PodFacts
-from hmi_operator.kube.jobs.manifest import build_training_job
-from hmi_operator.kube.jobs.naming import RUN_LABEL, UID_LABEL, job_name
-from hmi_operator.kube.jobs.network import TrainingNetwork
-from hmi_operator.kube.jobs.pods import JobPods
-from hmi_operator.kube.jobs.settings import TrainerSettings
-from hmi_operator.kube.jobs.view import job_view, lacks_volume, refusal_of, wants_pods, wants_warnings
-from hmi_operator.kube.kinds import CLAIMS, EVENTS, JOBS, NAMESPACES, PODS
+from hmi_operator.kubernetes.api import KubeApi
+from hmi_operator.kubernetes.errors import ApiRefused, Conflict
+from hmi_operator.kubernetes.jobs.cache import TrainingCache
+from hmi_operator.kubernetes.jobs.claim import build_checkpoint_claim
+from hmi_operator.kubernetes.jobs.facts import JobFacts, PodFacts
+from hmi_operator.kubernetes.jobs.manifest import build_training_job
+from hmi_operator.kubernetes.jobs.naming import RUN_LABEL, UID_LABEL, job_name
+from hmi_operator.kubernetes.jobs.network import TrainingNetwork
+from hmi_operator.kubernetes.jobs.pods import JobPods
+from hmi_operator.kubernetes.jobs.settings import TrainerSettings
+from hmi_operator.kubernetes.jobs.view import job_view, lacks_volume, refusal_of, wants_pods, wants_warnings
+from hmi_operator.kubernetes.kinds import CLAIMS, EVENTS, JOBS, NAMESPACES, PODS
 from hmi_operator.plan import JobView, Trouble
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from hmi_api.resources.common import dump
 from hmi_api.resources.domain import Domain, DomainStatus
 from hmi_api.resources.manifests import explained
 from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_operator.kube.api import Manifest
+from hmi_operator.kubernetes.api import Manifest
 from hmi_operator.ports import ResourceRef
 
 Resource = Domain | TaskAdapter

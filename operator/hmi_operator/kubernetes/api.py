@@ -10,9 +10,9 @@ from typing import Any, Self
 import aiohttp
 
 from hmi_api.errors import NotReady
-from hmi_operator.kube.errors import ApiRefused, Conflict
-from hmi_operator.kube.kinds import Kind
-from hmi_operator.kube.login import Login
+from hmi_operator.kubernetes.errors import ApiRefused, Conflict
+from hmi_operator.kubernetes.kinds import Kind
+from hmi_operator.kubernetes.login import Login
 
 logger = logging.getLogger(__name__)
 

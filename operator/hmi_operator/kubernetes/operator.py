@@ -13,17 +13,17 @@ from hmi_api.resources.common import CommonStatus
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.engine import Engine
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.cache import ResourceCache
-from hmi_operator.kube.events import EventRecorder
-from hmi_operator.kube.job_watch import watch_jobs
-from hmi_operator.kube.jobs import TrainingCache
-from hmi_operator.kube.lease import Lease
-from hmi_operator.kube.metrics import OperatorMetrics
-from hmi_operator.kube.orphan_events import tell_of_orphan
-from hmi_operator.kube.store import KubeResourceStore
-from hmi_operator.kube.unreadable import ReadableOrTold
-from hmi_operator.kube.watch import handlers, list_all, watch_settings
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.cache import ResourceCache
+from hmi_operator.kubernetes.events import EventRecorder
+from hmi_operator.kubernetes.job_watch import watch_jobs
+from hmi_operator.kubernetes.jobs import TrainingCache
+from hmi_operator.kubernetes.lease import Lease
+from hmi_operator.kubernetes.metrics import OperatorMetrics
+from hmi_operator.kubernetes.orphan_events import tell_of_orphan
+from hmi_operator.kubernetes.store import KubeResourceStore
+from hmi_operator.kubernetes.unreadable import ReadableOrTold
+from hmi_operator.kubernetes.watch import handlers, list_all, watch_settings
 from hmi_operator.orphans import CatalogKeeper, Grace, Orphan
 from hmi_operator.plan import CLUSTER, Surroundings
 from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from hmi_api.names import API_VERSION, KindName
-from hmi_operator.kube.jobs.naming import CRASHES_ANNOTATION, KIND_LABEL, NAME_LABEL, RUN_LABEL
+from hmi_operator.kubernetes.jobs.naming import CRASHES_ANNOTATION, KIND_LABEL, NAME_LABEL, RUN_LABEL
 from hmi_operator.ports import ResourceRef
 
 Body = Mapping[str, Any]

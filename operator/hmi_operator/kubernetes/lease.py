@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hmi_api.errors import HmiError, NotReady
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.errors import Conflict
-from hmi_operator.kube.kinds import LEASES
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.errors import Conflict
+from hmi_operator.kubernetes.kinds import LEASES
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ How they fit together::
     ref = cache.on_pod(type, body)  # the same for pods
 """
 
-from hmi_operator.kube.jobs.cache import TrainingCache
-from hmi_operator.kube.jobs.claim import build_checkpoint_claim
-from hmi_operator.kube.jobs.kube_jobs import KubeJobs
-from hmi_operator.kube.jobs.manifest import build_training_job
-from hmi_operator.kube.jobs.settings import TrainerSettings
+from hmi_operator.kubernetes.jobs.cache import TrainingCache
+from hmi_operator.kubernetes.jobs.claim import build_checkpoint_claim
+from hmi_operator.kubernetes.jobs.kube_jobs import KubeJobs
+from hmi_operator.kubernetes.jobs.manifest import build_training_job
+from hmi_operator.kubernetes.jobs.settings import TrainerSettings
 
 __all__ = ["KubeJobs", "TrainerSettings", "TrainingCache", "build_checkpoint_claim", "build_training_job"]

@@ -12,11 +12,11 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from hmi_api.security.address_policy import NAT64, PUBLIC_V6, Network, not_public
-from hmi_operator.kube.api import KubeApi
-from hmi_operator.kube.errors import Conflict
-from hmi_operator.kube.jobs.naming import COMPONENT, MANAGED_BY, TRAINER
-from hmi_operator.kube.jobs.settings import TrainerSettings
-from hmi_operator.kube.kinds import NETWORK_POLICIES
+from hmi_operator.kubernetes.api import KubeApi
+from hmi_operator.kubernetes.errors import Conflict
+from hmi_operator.kubernetes.jobs.naming import COMPONENT, MANAGED_BY, TRAINER
+from hmi_operator.kubernetes.jobs.settings import TrainerSettings
+from hmi_operator.kubernetes.kinds import NETWORK_POLICIES
 
 BELIEVED_SECONDS = 60.0
 """How long a policy that was looked at is believed to be as it was."""

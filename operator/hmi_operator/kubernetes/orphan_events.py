@@ -7,10 +7,10 @@ from typing import Any
 from hmi_api.errors import HmiError
 from hmi_api.names import API_VERSION
 from hmi_api.resources.reasons import Reason
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.errors import Conflict
-from hmi_operator.kube.events import REPORTER, moment
-from hmi_operator.kube.kinds import EVENTS
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.errors import Conflict
+from hmi_operator.kubernetes.events import REPORTER, moment
+from hmi_operator.kubernetes.kinds import EVENTS
 from hmi_operator.orphans import Orphan
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from hmi_api.names import FINALIZER, TENANT_LABEL, DomainKey, KindName, Tenant, tenant_of
 from hmi_api.resources.domain import Domain
 from hmi_operator.index import DependentsIndex
-from hmi_operator.kube.api import Manifest
-from hmi_operator.kube.objects import Resource, Status, Unreadable, is_newer, pack, read, ref_of, unpack
+from hmi_operator.kubernetes.api import Manifest
+from hmi_operator.kubernetes.objects import Resource, Status, Unreadable, is_newer, pack, read, ref_of, unpack
 from hmi_operator.ports import ResourceRef
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hmi_api.resources.data_addresses import Mounted, MountKind, mounted
-from hmi_operator.kube.jobs.settings import TrainerSettings
+from hmi_operator.kubernetes.jobs.settings import TrainerSettings
 
 WORK_DIR = "/var/lib/hmi"
 MOUNTS_DIR = "/mnt/hmi"

@@ -7,11 +7,11 @@ from hmi_api.errors import NotReady
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.resources.domain import DomainStatus
 from hmi_api.resources.task_adapter import TaskAdapterStatus
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.cache import ResourceCache
-from hmi_operator.kube.errors import Conflict
-from hmi_operator.kube.kinds import NAMESPACES, RESOURCES
-from hmi_operator.kube.objects import Resource, status_patch, with_foreign_conditions
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.cache import ResourceCache
+from hmi_operator.kubernetes.errors import Conflict
+from hmi_operator.kubernetes.kinds import NAMESPACES, RESOURCES
+from hmi_operator.kubernetes.objects import Resource, status_patch, with_foreign_conditions
 from hmi_operator.ports import ResourceRef
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 from aiohttp import web
 
 from hmi_api.servers import listening_socket
-from hmi_operator.kube.webhook.review import MalformedReview, Reviewer
+from hmi_operator.kubernetes.webhook.review import MalformedReview, Reviewer
 
 logger = logging.getLogger(__name__)
 

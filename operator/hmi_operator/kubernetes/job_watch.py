@@ -6,10 +6,10 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from hmi_api.errors import HmiError
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.errors import ApiRefused
-from hmi_operator.kube.jobs.naming import RUN_LABEL
-from hmi_operator.kube.kinds import JOBS
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.errors import ApiRefused
+from hmi_operator.kubernetes.jobs.naming import RUN_LABEL
+from hmi_operator.kubernetes.kinds import JOBS
 
 logger = logging.getLogger(__name__)
 

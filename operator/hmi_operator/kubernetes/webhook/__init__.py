@@ -5,7 +5,7 @@ well as by the leader. Forbidden here: rules of its own; those are ``hmi_operato
 ``hmi_api``'s, and hold in the Accepted condition where this webhook was not asked.
 """
 
-from hmi_operator.kube.webhook.review import Reviewer
-from hmi_operator.kube.webhook.server import WebhookAddress, serving_webhook
+from hmi_operator.kubernetes.webhook.review import Reviewer
+from hmi_operator.kubernetes.webhook.server import WebhookAddress, serving_webhook
 
 __all__ = ["Reviewer", "WebhookAddress", "serving_webhook"]

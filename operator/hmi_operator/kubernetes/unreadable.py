@@ -15,11 +15,11 @@ from hmi_api.names import FINALIZER
 from hmi_api.resources.conditions import Condition, Phase
 from hmi_api.resources.reasons import Reason
 from hmi_operator.engine import Engine, Outcome
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.cache import ResourceCache
-from hmi_operator.kube.errors import Conflict
-from hmi_operator.kube.kinds import RESOURCES
-from hmi_operator.kube.objects import Unreadable
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.cache import ResourceCache
+from hmi_operator.kubernetes.errors import Conflict
+from hmi_operator.kubernetes.kinds import RESOURCES
+from hmi_operator.kubernetes.objects import Unreadable
 from hmi_operator.plan.conditions import ConditionWriter
 from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
 

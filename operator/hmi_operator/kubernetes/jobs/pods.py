@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from hmi_api.internal.runs import RunPod
-from hmi_operator.kube.api import KubeApi
-from hmi_operator.kube.errors import ApiRefused
-from hmi_operator.kube.jobs.facts import JobFacts
-from hmi_operator.kube.kinds import PODS
+from hmi_operator.kubernetes.api import KubeApi
+from hmi_operator.kubernetes.errors import ApiRefused
+from hmi_operator.kubernetes.jobs.facts import JobFacts
+from hmi_operator.kubernetes.kinds import PODS
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from typing import Any
 import kopf
 
 from hmi_api.names import GROUP, VERSION, KindName
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.cache import ResourceCache
-from hmi_operator.kube.kinds import NAMESPACES, RESOURCES, Kind
-from hmi_operator.kube.login import read_login
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.cache import ResourceCache
+from hmi_operator.kubernetes.kinds import NAMESPACES, RESOURCES, Kind
+from hmi_operator.kubernetes.login import read_login
 
 logger = logging.getLogger(__name__)
 

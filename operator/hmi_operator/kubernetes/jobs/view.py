@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from hmi_api.resources.reasons import Reason
-from hmi_operator.kube.jobs.facts import JobFacts, PodFacts
+from hmi_operator.kubernetes.jobs.facts import JobFacts, PodFacts
 from hmi_operator.plan import JobView, Trouble
 from hmi_operator.plan.runs import MAX_CRASHES
 

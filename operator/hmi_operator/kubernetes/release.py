@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from hmi_api.errors import NotReady
 from hmi_api.names import FINALIZER
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.errors import Conflict
-from hmi_operator.kube.kinds import RESOURCES, Kind
-from hmi_operator.kube.lease import Lease
-from hmi_operator.kube.watch import objects
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.errors import Conflict
+from hmi_operator.kubernetes.kinds import RESOURCES, Kind
+from hmi_operator.kubernetes.lease import Lease
+from hmi_operator.kubernetes.watch import objects
 
 logger = logging.getLogger(__name__)
 

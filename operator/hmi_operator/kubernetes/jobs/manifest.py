@@ -8,15 +8,15 @@ from hmi_api.internal.runs import DomainRunSpec, RunView
 from hmi_api.resources.common import DataSource, Resources
 from hmi_api.resources.task_adapter import ImportSource
 from hmi_api.security.ca_certificates import VARIABLE as CA_VARIABLE
-from hmi_operator.kube.jobs.naming import (
+from hmi_operator.kubernetes.jobs.naming import (
     CRASHES_ANNOTATION,
     DIGEST_ANNOTATION,
     job_name,
     labels_of,
     owner_of,
 )
-from hmi_operator.kube.jobs.settings import TrainerSettings
-from hmi_operator.kube.jobs.volumes import (
+from hmi_operator.kubernetes.jobs.settings import TrainerSettings
+from hmi_operator.kubernetes.jobs.volumes import (
     MOUNTS_DIR,
     TOKEN_DIR,
     TOKEN_FILE,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from hmi_operator.kube.jobs.facts import Body, JobFacts, is_owned, resource_of_labels
+from hmi_operator.kubernetes.jobs.facts import Body, JobFacts, is_owned, resource_of_labels
 from hmi_operator.ports import ResourceRef
 
 DELETED = "DELETED"

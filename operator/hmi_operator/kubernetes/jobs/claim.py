@@ -3,8 +3,8 @@
 from typing import Any
 
 from hmi_api.internal.runs import RunView
-from hmi_operator.kube.jobs.naming import job_name, labels_of, owner_of
-from hmi_operator.kube.jobs.settings import TrainerSettings
+from hmi_operator.kubernetes.jobs.naming import job_name, labels_of, owner_of
+from hmi_operator.kubernetes.jobs.settings import TrainerSettings
 
 
 def build_checkpoint_claim(run: RunView, settings: TrainerSettings) -> dict[str, Any] | None:

@@ -23,9 +23,9 @@ from hmi_api.resources.conditions import (
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.task_adapter import TaskAdapter
-from hmi_operator.kube.api import KubeApi, Manifest
-from hmi_operator.kube.errors import Conflict
-from hmi_operator.kube.kinds import EVENTS
+from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.errors import Conflict
+from hmi_operator.kubernetes.kinds import EVENTS
 
 logger = logging.getLogger(__name__)
 
