@@ -290,7 +290,7 @@ class Engine:
             for step in plan.steps:
                 started = await self._act(resource, step) or started
             if started is not None:
-                status = status.model_copy(update={"job_ref": started.id})
+                status = status.model_copy(update={"run_ref": started.id})
                 then = ahead(started, await self._runs.job(started))
                 if all(isinstance(step, (DeclareAdapter, DeclareDomain)) for step in then.steps):
                     # Said in one status that it was started and how it goes.

@@ -29,7 +29,7 @@ class RunObserver:
         A status is no proof: whoever may write it could name another tenant's run. Where it is lost or false,
         asking for the run anew gives the one that there is. Raises ``NotReady``.
         """
-        run_id = resource.status.job_ref
+        run_id = resource.status.run_ref
         if run_id is None or not _RUN_ID.fullmatch(run_id):
             return None
         run = await self._control_plane.run(run_id)

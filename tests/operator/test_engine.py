@@ -22,8 +22,10 @@ from hmi_api.internal.catalog import (
 )
 from hmi_api.internal.runs import RunCreate, RunFailure, RunPod, RunState, RunView
 from hmi_api.names import FINALIZER, Tenant
+from hmi_api.resources.common import dump
 from hmi_api.resources.conditions import find_condition
 from hmi_api.resources.manifests import parse_manifest
+from hmi_api.resources.task_adapter import TaskAdapterStatus
 from hmi_operator.engine import Engine, Outcome
 from hmi_operator.local import FileResourceStore
 from hmi_operator.plan import JobView, Trouble
@@ -221,7 +223,7 @@ async def test_one_look_holds_declares_and_starts_and_is_told_once(here: Here) -
     assert found is not None
     assert found.metadata.finalizers == [FINALIZER]
     assert here.written == ["Training"]
-    assert found.status.job_ref in here.jobs.started
+    assert found.status.run_ref in here.jobs.started
     trained = find_condition(found.status.conditions, "Trained")
     assert trained is not None
     assert trained.reason == "Running"
@@ -241,36 +243,36 @@ async def test_what_the_new_process_lacks_is_told_and_seen_to_at_once(here: Here
     outcome = await here.look(TOPIC)
     assert outcome.requeue_after == 0.0
     status = await here.status(TOPIC)
-    assert status.job_ref in here.catalog.runs
+    assert status.run_ref in here.catalog.runs
 
 
 async def test_a_run_that_was_there_and_has_ended_is_looked_at_with_what_it_published(here: Here) -> None:
     here.catalog.state = RunState.SUCCEEDED
     outcome = await here.look(TOPIC)
     assert outcome.requeue_after == 0.0
-    assert (await here.status(TOPIC)).job_ref in here.catalog.runs
+    assert (await here.status(TOPIC)).run_ref in here.catalog.runs
     assert len(here.catalog.runs) == 2, "the view that the first look saw is too old to start another"
 
 
 @pytest.mark.parametrize("active", [RunState.RUNNING, RunState.SUCCEEDED])
 async def test_a_status_that_names_anothers_run_is_not_believed(here: Here, active: RunState) -> None:
     await here.look(TONE)
-    theirs = (await here.status(TONE)).job_ref
+    theirs = (await here.status(TONE)).run_ref
     here.catalog.runs[theirs] = here.catalog.runs[theirs].model_copy(update={"state": active})
     for forged in (theirs, "../tenants/acme", "x" * 1000):
         found = await here.store.get(TOPIC)
         assert found is not None
-        status = found.status.model_copy(update={"job_ref": forged})
+        status = found.status.model_copy(update={"run_ref": forged})
         await here.store.write_status(TOPIC, found.metadata.uid, status)
         await here.look(TOPIC)
         assert forged == theirs or here.catalog.asked.count("run") == 0, "it is not even asked for"
-        own = (await here.status(TOPIC)).job_ref
+        own = (await here.status(TOPIC)).run_ref
         assert here.catalog.runs[own].spec.name == TOPIC.name
         assert here.catalog.runs[theirs].state is active
 
     found = await here.store.get(TOPIC)
     assert found is not None
-    forging = found.status.model_copy(update={"job_ref": theirs})
+    forging = found.status.model_copy(update={"run_ref": theirs})
     await here.store.write_status(TOPIC, found.metadata.uid, forging)
     await here.store.delete(TOPIC)
     await here.look(TOPIC)
@@ -281,7 +283,7 @@ async def test_a_status_that_names_anothers_run_is_not_believed(here: Here, acti
 async def test_the_control_plane_is_told_of_a_runs_pods_once_for_each_change(here: Here) -> None:
     here.jobs.pods = (RunPod(uid="p1"),)
     await here.look(TOPIC)
-    run = (await here.status(TOPIC)).job_ref
+    run = (await here.status(TOPIC)).run_ref
     assert here.catalog.pods == {run: here.jobs.pods}
     await here.look(TOPIC)
     assert "note_pods" not in here.catalog.asked
@@ -294,12 +296,28 @@ async def test_a_status_that_lost_its_run_finds_it_again(here: Here) -> None:
     await here.look(TOPIC)
     found = await here.store.get(TOPIC)
     assert found is not None
-    run = found.status.job_ref
+    run = found.status.run_ref
     await here.store.write_status(
-        TOPIC, found.metadata.uid, found.status.model_copy(update={"job_ref": None})
+        TOPIC, found.metadata.uid, found.status.model_copy(update={"run_ref": None})
     )
     await here.look(TOPIC)
-    assert (await here.status(TOPIC)).job_ref == run
+    assert (await here.status(TOPIC)).run_ref == run
+    assert len(here.catalog.runs) == 2, "the Domain's and its own"
+
+
+async def test_a_status_with_the_old_name_of_the_run_starts_no_second_training(here: Here) -> None:
+    await here.look(TOPIC)
+    found = await here.store.get(TOPIC)
+    assert found is not None
+    old = dump(found.status)
+    run = old["jobRef"] = old.pop("runRef")
+    status = TaskAdapterStatus.model_validate(old)
+    assert dump(status) == dump(found.status)
+    await here.store.write_status(TOPIC, found.metadata.uid, status)
+    await here.look(TOPIC)
+    assert (await here.status(TOPIC)).run_ref == run
+    assert len(here.catalog.runs) == 2, "the Domain's and its own"
+    assert len(here.jobs.started) == 2
 
 
 async def test_a_tenant_is_made_where_the_catalog_does_not_know_it(here: Here) -> None:

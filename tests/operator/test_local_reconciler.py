@@ -93,7 +93,7 @@ async def test_an_adapter_applied_before_its_domain_is_served_in_the_end(
         assert condition(waiting, "DomainReady").reason == "DomainNotFound"
         await system.apply(domain_body)
         status = await system.reached(ADAPTER, ready)
-        assert (status.version, status.domain, status.job_ref) == (1, "hotel/1", None)
+        assert (status.version, status.domain, status.run_ref) == (1, "hotel/1", None)
         assert (await system.status(DOMAIN)).entries == 5
         assert served.plane.tenants == {"shop"}
 

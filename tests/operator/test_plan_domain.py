@@ -160,7 +160,7 @@ def test_the_stage_of_a_run_shows_in_the_conditions(stage: str, type_: str, done
     assert plan.steps == ()
     assert reason(plan.status.conditions, type_) == ("Unknown", "Running")
     assert all(is_true(plan.status.conditions, earlier) for earlier in done)
-    assert (plan.status.progress, plan.status.job_ref) == (f"{stage} 3/9", "run-1")
+    assert (plan.status.progress, plan.status.run_ref) == (f"{stage} 3/9", "run-1")
     assert plan.requeue_after is not None
 
 

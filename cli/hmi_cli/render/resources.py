@@ -142,7 +142,7 @@ def _status(item: Object) -> Iterator[str]:
         "entries",
         "coverage",
         "progress",
-        "jobRef",
+        "runRef",
         "observedGeneration",
     ):
         if status.get(key) is not None:

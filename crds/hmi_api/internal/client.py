@@ -303,13 +303,13 @@ def check_status(status: int, body: bytes, retry_after: str | None) -> None:
         raise Unavailable(f"it answered {status}", seconds)
     if status in _NOT_ALLOWED:
         raise HmiError("TokenRefused", f"The control plane refused the internal token: {message}")
-    raise Refused(status, reason, message)
+    raise Refused(status, reason or "RequestRefused", message)
 
 
-def _explain(status: int, body: bytes) -> tuple[str, str]:
+def _explain(status: int, body: bytes) -> tuple[str | None, str]:
     """Return reason and message of an error answer."""
     try:
         error = ErrorBody.model_validate_json(body).error
-        return error.code or "RequestRefused", error.message
+        return error.code, error.message
     except ValidationError:
-        return "RequestRefused", f"The control plane answered {status}."
+        return None, f"The control plane answered {status}."

@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from hmi_api.errors import InvalidInput
@@ -233,7 +233,12 @@ class CommonStatus(ApiModel):
     data: list[DataRead] = Field(
         default_factory=list, description="What the published version, or the run at work, has read."
     )
-    job_ref: str | None = Field(default=None, description="The training run or Job at work, if any.")
+    run_ref: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("runRef", "jobRef"),  # jobRef: its name in the first release
+        serialization_alias="runRef",
+        description="Id of the training run in progress, if any.",
+    )
     progress: str | None = Field(default=None, description="How far that run is, such as training 120/400.")
 
 

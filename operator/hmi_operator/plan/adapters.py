@@ -175,7 +175,7 @@ def _at_work(
     status = status.model_copy(
         update={
             "phase": phase,
-            "job_ref": run.id if run else None,
+            "run_ref": run.id if run else None,
             "progress": progress_text(outlook),
             "metrics": dict(measured),
             "data": data_read(outlook, status.data),
@@ -268,7 +268,7 @@ def _status(adapter: TaskAdapter, world: AdapterWorld, writer: ConditionWriter) 
         else None,
         metrics=dict(current.metrics) if current else {},
         data=list(current.data) if current else [],
-        job_ref=adapter.status.job_ref,
+        run_ref=adapter.status.run_ref,
         domain=_stands_on(adapter, world, current),
         replicas=len(world.view.loaded_on) if world.view and current else None,
     )

@@ -169,7 +169,7 @@ def _at_work(
     status = _status(domain, world, writer).model_copy(
         update={
             "phase": phase_of(outlook.standpoint, serves=current is not None),
-            "job_ref": run.id if run else None,
+            "run_ref": run.id if run else None,
             "progress": progress_text(outlook),
             "data": data_read(outlook, current.data if current else ()),
         }
@@ -221,7 +221,7 @@ def _status(domain: Domain, world: DomainWorld, writer: ConditionWriter) -> Doma
         artifact=_artifact(current),
         metrics=dict(current.metrics) if current else {},
         data=list(current.data) if current else [],
-        job_ref=domain.status.job_ref,
+        run_ref=domain.status.run_ref,
         progress=None,
         entries=current.entries if current else None,
         coverage=current.coverage if current else None,

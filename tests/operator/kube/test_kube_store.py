@@ -79,11 +79,11 @@ async def test_what_has_not_changed_is_not_written(listed: Store) -> None:
 
 
 async def test_fields_that_are_no_more_are_removed(listed: Store) -> None:
-    full = DomainStatus(phase="Training", job_ref="run-1", progress="training 1/2", metrics={"a": 1, "b": 2})
+    full = DomainStatus(phase="Training", run_ref="run-1", progress="training 1/2", metrics={"a": 1, "b": 2})
     await listed.store.write_status(listed.ref, listed.uid, full)
     await listed.store.write_status(listed.ref, listed.uid, DomainStatus(phase="Ready", metrics={"b": 3}))
     status = await listed.status()
-    assert status.keys().isdisjoint({"jobRef", "progress"})
+    assert status.keys().isdisjoint({"runRef", "progress"})
     assert status["metrics"] == {"b": 3}
 
 

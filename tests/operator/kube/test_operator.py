@@ -75,7 +75,7 @@ async def test_progress_of_a_training_run_is_told(
         found = await here.reached(DOMAINS, "hotel", lambda found: "progress" in found.get("status", {}))
         assert found["status"]["progress"] == "training 120/400"
         assert found["status"]["phase"] == "Training"
-        assert found["status"]["jobRef"] == one.jobs.started[0]
+        assert found["status"]["runRef"] == one.jobs.started[0]
 
 
 async def test_deleting_erases_and_a_domain_waits_for_what_stands_on_it(
@@ -131,7 +131,7 @@ async def test_an_edited_status_is_put_right(here: Cluster, served: Any, domain_
     async with replica(served, here.namespace):
         await here.apply(domain_body)
         before = await here.reached(DOMAINS, "hotel", is_ready)
-        wrong = {"status": {"phase": "Failed", "version": 99, "conditions": [], "jobRef": "nobody"}}
+        wrong = {"status": {"phase": "Failed", "version": 99, "conditions": [], "runRef": "nobody"}}
         await here.api.merge_patch(DOMAINS, here.namespace, "hotel", wrong, "status")
         after = await here.reached(
             DOMAINS, "hotel", lambda found: is_ready(found) and found["status"].get("version") == 1
