@@ -3,9 +3,10 @@
 #   make demo     the main job, end to end, on this machine (add ARGS=--keep to leave it running)
 #   make test     every test that needs no cluster and no GPU
 #   make test-avx2  the tests of arithmetic once more, on the kernels of CPUs without AVX-512
-#   make check    formatting, lint, types, layers and the tests: what CI runs
+#   make check    formatting, lint, types, layers, the documentation site and the tests: what CI runs
 #   make e2e      the story and the faults on a real cluster (KUBECONFIG, ../shared/kube/cluster or kind)
 #   make bench    the measurements of docs/benchmarks.md (BENCH_DATA=folder of tasks for accuracy)
+#   make docs     build the documentation site into build/site
 #   make crds     write crds/*.yaml and docs/resources.md from the types
 #   make clean    remove what the others made
 #
@@ -37,7 +38,7 @@ CHECKED := $(CODE) tests examples scripts benchmarks
 
 export HMI_PIP_ARGS
 
-.PHONY: help demo test test-avx2 check e2e format bench crds clean
+.PHONY: help demo test test-avx2 check docs e2e format bench crds clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -60,6 +61,7 @@ check: $(DEV)
 	$(BIN)/ruff check $(wildcard $(CHECKED))
 	$(BIN)/mypy $(addprefix -p ,hmi_api hmi_operator hmi_control_plane hmi_runtime hmi_cli hmi_bench)
 	$(BIN)/lint-imports
+	$(MAKE) docs
 	$(MAKE) test
 
 e2e: $(DEV)
@@ -72,6 +74,9 @@ format: $(DEV)
 bench: $(DEV)
 	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench run \
 	  $(if $(BENCH_DATA),--data "$(BENCH_DATA)" --domains benchmarks/domains.json) $(ARGS)
+
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 crds: $(DEV)
 	$(BIN)/python -m hmi_api.resources.crd crds

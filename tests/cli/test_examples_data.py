@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "demo"
 TASKS = sorted(folder.name for folder in (EXAMPLES / "data").iterdir() if folder.name != "corpus")
 
 

@@ -11,7 +11,7 @@ from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_cli.errors import EXIT_USAGE, CliError
 from hmi_cli.manifests import ADDRESSES, load
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "demo"
 
 DOMAIN = """
 apiVersion: hmi.dev/v1alpha1

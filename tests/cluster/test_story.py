@@ -44,7 +44,7 @@ def examples(
     installation: Installation, tenants: Tenants, administration: Administration, resources: Resources
 ) -> Resources:
     """The examples, applied by kubectl and Ready; their tenants have keys, and there are prices."""
-    installation.kubectl.run("apply", "-k", "examples")
+    installation.kubectl.run("apply", "-k", "examples/demo")
     for meter, price in PRICES.items():
         put = administration.call("PUT", "/admin/v1/prices", {"meter": meter, "unitPrice": price})
         assert put.status == 200, put.text
@@ -59,7 +59,7 @@ def test_the_chart_installs_and_its_pods_become_ready(installation: Installation
     assert pods
     assert all(is_ready(pod) for pod in pods), [pod["metadata"]["name"] for pod in pods]
     notes = installation.helm("get", "notes", RELEASE).stdout
-    assert "kubectl apply -k examples" in notes
+    assert "kubectl apply -k examples/demo" in notes
     assert f"helm test {RELEASE} -n {NAMESPACE}" in notes
 
 
@@ -246,7 +246,7 @@ def test_installed_again_it_takes_up_what_is_there(
 
 def _texts(model: str) -> list[str]:
     """Return held-out messages of a task."""
-    lines = (CHECKOUT / "examples" / "data" / model / "test.jsonl").read_text().splitlines()
+    lines = (CHECKOUT / "examples" / "demo" / "data" / model / "test.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines[:ROWS_A_MODEL]]
     return [row["text"] if "text" in row else " ".join(row["tokens"]) for row in rows]
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from embedded import Embedded, alive, wait_for
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "data"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "demo" / "data"
 TRAIN_LIMIT_S = 240.0
 SOON_S = 90.0
 pytestmark = pytest.mark.timeout(600)

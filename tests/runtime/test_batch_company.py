@@ -27,7 +27,7 @@ BATCH = 32
 COMPANIES = 3
 """Batches, each drawn anew, that every row is a part of."""
 BOUNDS: dict[Precision, float] = {"float32": 1e-5, "int8": 2e-2}
-DATA = Path(__file__).parents[2] / "examples" / "data"
+DATA = Path(__file__).parents[2] / "examples" / "demo" / "data"
 
 
 @cache

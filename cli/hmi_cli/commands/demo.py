@@ -16,7 +16,7 @@ PIPE_WIDTH = 132
 
 def demo(
     context: typer.Context,
-    examples: Annotated[Path, typer.Option(help="Folder of the examples.")] = Path("examples"),
+    examples: Annotated[Path, typer.Option(help="Folder of the examples.")] = Path("examples/demo"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 0,
     limit: Annotated[
         float, typer.Option(min=0, help="Minutes to wait for everything to be Ready.", callback=finite)

@@ -53,7 +53,7 @@ def _announce(home: Home, url: str) -> None:
     console.print(f"  interface   {url}/docs")
     hmi = called_as(home.path)
     console.print(
-        f"  try         {hmi} apply -f examples -R; {hmi} get all -A; {hmi} describe ta NAME -n NAMESPACE"
+        f"  try         {hmi} apply -f examples/demo -R; {hmi} get all -A; {hmi} describe ta NAME -n seaview"
     )
     console.print("  stop        Ctrl-C; everything stays in the home folder")
 

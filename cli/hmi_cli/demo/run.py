@@ -86,7 +86,7 @@ def demonstrate(plan: Plan, console: Console) -> bool:
 
 def _bring_imported_adapter(examples: Path, console: Console) -> None:
     """Make the PEFT folder that one of the examples imports, unless it is there."""
-    folder = examples.parent / "build" / "message-tone-lora"
+    folder = examples / "build" / "message-tone-lora"
     if (folder / "adapter_config.json").exists():  # what peft writes last
         return
     console.print("Training a LoRA with the peft package alone, to be imported later …")

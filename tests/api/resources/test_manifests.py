@@ -12,7 +12,7 @@ from hmi_api.resources.manifests import Manifest, parse_manifest
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_api.resources.yaml_reader import read_documents
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "demo"
 HEAD = "apiVersion: hmi.dev/v1alpha1\nkind: Domain\nmetadata: {name: hotel}\n"
 GOOD = HEAD + "spec:\n  baseModel: {uri: wheel://m}\n  corpus: [{uri: c.txt}]\n"
 ADAPTER = (

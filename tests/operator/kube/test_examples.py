@@ -1,4 +1,4 @@
-"""``kubectl apply -k examples`` on a real API server."""
+"""``kubectl apply -k examples/demo`` on a real API server."""
 
 import json
 
@@ -12,7 +12,7 @@ from hmi_api.resources.data_addresses import MountKind, addresses_of, mounted
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.manifests import Manifest, parse_manifest
 
-EXAMPLES = CHECKOUT / "examples"
+EXAMPLES = CHECKOUT / "examples" / "demo"
 
 
 @pytest.fixture(scope="module")

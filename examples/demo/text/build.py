@@ -4,7 +4,7 @@ Every message was written by hand; this program fills its slots, puts a greeting
 after others, and writes each task's rows. A test row shares neither its sentence nor its greeting, closing
 or slot values with any training row, so the test split asks for the trade's language and not for memory.
 
-    python examples/text/build.py            # writes examples/data, the same bytes every time
+    python examples/demo/text/build.py       # writes examples/demo/data, the same bytes every time
 """
 
 import json
