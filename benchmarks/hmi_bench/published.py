@@ -20,12 +20,13 @@ from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.base import BaseModel
-from hmi_runtime.model import DomainLayers, trigrams
-from hmi_runtime.plot import PlotTable, pack
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.source import BaseModel
+from hmi_runtime.models.windows import pack, trigrams
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.tables.table import PlotTable
 
 _DOMAIN_KEY = "bench/domain"
 _BRIDGE_HEADS, _BRIDGE_HEAD_SIZE = 4, 24

@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 
-from hmi_runtime.base import BaseModel
+from hmi_runtime.models import BaseModel
 
 _SPECIAL_TOKENS = 2  # [CLS] and [SEP]
 

@@ -14,8 +14,7 @@ from hmi_bench.texts import TextMaker
 from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, LayerAdapter
 from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.base import BaseModel
-from hmi_runtime.model import UpperLayers
+from hmi_runtime.models import BaseModel, UpperLayers
 
 SPLIT = 2
 

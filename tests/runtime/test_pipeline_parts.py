@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmi_runtime.base import Encoder, EncoderConfig, Encoding
-from hmi_runtime.model import DomainLayers
+from hmi_runtime.models.architecture import EncoderConfig
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.encoder import Encoder
+from hmi_runtime.models.tokenizer import Encoding
 from hmi_runtime.serving.engine import bridge_batched, bridge_sequentially
 from hmi_runtime.serving.requests import Text, label_words
 

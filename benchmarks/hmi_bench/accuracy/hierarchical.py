@@ -11,13 +11,12 @@ from hmi_api.names import digest_bytes
 from hmi_api.resources.task_adapter import AdapterTraining, Teacher
 from hmi_bench.accuracy.tasks import Rows, Task, corpus
 from hmi_bench.accuracy.tuning import Recipe
-from hmi_runtime.adapters.batched import UpperExecutor
-from hmi_runtime.adapters.batched_heads import run_heads
-from hmi_runtime.adapters.calibration import calibration_sample
-from hmi_runtime.adapters.slots import SlotLimits, SlotPool
+from hmi_runtime.adapters.executor import UpperExecutor
+from hmi_runtime.adapters.heads import run_heads
+from hmi_runtime.adapters.quantization import calibration_sample
+from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.base import BaseModel
-from hmi_runtime.model import DomainLayers
+from hmi_runtime.models import BaseModel, DomainLayers
 from hmi_runtime.training.distill import Distillation
 from hmi_runtime.training.domain import train_domain
 from hmi_runtime.training.examples import default_metric

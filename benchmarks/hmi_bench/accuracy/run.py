@@ -8,7 +8,7 @@ from hmi_bench.accuracy.report import write_report
 from hmi_bench.accuracy.study import PRESETS, Method, run_study
 from hmi_bench.accuracy.tasks import Task, read_tasks
 from hmi_bench.accuracy.tuning import Recipe, evaluate, full_finetune
-from hmi_runtime.base import load_base
+from hmi_runtime.models import load_base
 
 
 def run_accuracy(

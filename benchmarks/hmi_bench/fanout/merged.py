@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hmi_runtime.adapters.reference import run_head
+from hmi_runtime.adapters.heads import run_head
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.base import BaseModel, Encoder
+from hmi_runtime.models import BaseModel, Encoder
 
 
 class MergedModel:

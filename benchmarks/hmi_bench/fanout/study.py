@@ -22,8 +22,8 @@ from hmi_bench.texts import TextMaker
 from hmi_bench.turns import percentile, seconds_in_turns
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.base import BaseModel
-from hmi_runtime.model import UpperLayers
+from hmi_runtime.models.encoder import UpperLayers
+from hmi_runtime.models.source import BaseModel
 from hmi_runtime.server.loader import AdapterLoader
 
 log = logging.getLogger(__name__)

@@ -12,15 +12,14 @@ from torch import Tensor
 from hmi_api.resources.domain import OnMiss
 from hmi_api.resources.task_adapter import TaskType
 from hmi_bench.serving.contender import Batch
-from hmi_runtime.adapters.batched import Precision, UpperExecutor
-from hmi_runtime.adapters.batched_heads import run_heads
-from hmi_runtime.adapters.slots import BARE, SlotLimits, SlotPool
+from hmi_runtime.adapters.executor import Precision, UpperExecutor
+from hmi_runtime.adapters.heads import run_heads
+from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.base import MATRICES, NORMS, Encoder, EncoderConfig
-from hmi_runtime.model import DomainLayers, UpperLayers, trigrams
-from hmi_runtime.plot.keys import pack
-from hmi_runtime.plot.lookup import TreeLookup, lookup_many
-from hmi_runtime.plot.table import PlotTable
+from hmi_runtime.models import MATRICES, NORMS, DomainLayers, Encoder, EncoderConfig, UpperLayers, trigrams
+from hmi_runtime.models.windows import pack
+from hmi_runtime.tables.lookup import TreeLookup, lookup_many
+from hmi_runtime.tables.table import PlotTable
 
 BERT_BASE = EncoderConfig(
     family="bert", layers=12, width=768, heads=12, ffn_width=3072, vocab_size=30522, positions=512,

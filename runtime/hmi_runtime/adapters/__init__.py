@@ -1,6 +1,6 @@
-"""Adapters: what a task adds to the frozen upper layers, and the batched run of many at once.
+"""Adapters: LoRA and bottleneck weights with a head, on top of the frozen upper layers.
 
-Belongs here: adapter weights and their files, training modules (LoRA, bottleneck, heads), compression,
-PEFT's folder format, device slots, and the executor with its per-row reference.
-Forbidden here: tables and windows, training loops, caching policy, HTTP, and any knowledge of tenants.
+Belongs here: adapter weights and their files, training modules, compression, PEFT folders (``peft``),
+device slots, and the batched executor with its row-by-row reference. Forbidden here: tables and windows,
+training loops, caching policy, HTTP, and any knowledge of tenants.
 """

@@ -9,8 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hmi_runtime.adapters.weights import Bottleneck, LayerAdapter, Placement
-from hmi_runtime.base import NORMS, SUBLAYERS, AttentionContext, EncoderLayer, PlainSteps, Sublayer
-from hmi_runtime.model import UpperLayers
+from hmi_runtime.models import (
+    NORMS,
+    SUBLAYERS,
+    AttentionContext,
+    EncoderLayer,
+    PlainSteps,
+    Sublayer,
+    UpperLayers,
+)
 
 PARALLEL_SCALE = 4.0
 """What He et al. (2022) scale a parallel bottleneck by; a sequential one is not scaled."""

@@ -1,4 +1,12 @@
-"""Heads as trainable modules: pool the last hidden states, drop out, one matrix to the labels."""
+"""Heads: pooling and classifier on top of the upper layers, for training, row by row, and batched.
+
+For the batched run, weights lie in the slot pool over [first, mean] side by side, with zeros for the half
+that a head does not read, and padded with zeros to ``max_labels``. A batch is multiplied up to its own
+largest number of labels, and each row's result is cut to its own. ``run_head`` is the reference for
+``run_heads``; ``tests/runtime/adapters/test_batched_heads.py`` compares the two.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -6,8 +14,34 @@ from torch.nn import functional
 
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.adapters.reference import pool
+from hmi_runtime.adapters.slot_pool import BARE, SlotPool
 from hmi_runtime.adapters.weights import Head, Pooling
+from hmi_runtime.models.architecture import activate
+
+
+def pool_states(pooling: str, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return what a head reads of ``hidden`` (B, T, D): (B, D), (B, 2D), or (B, T, D) for ``token``.
+
+    ``mask`` (B, T) bool is False on padding; the mean is over True positions.
+    """
+    if pooling == "token":
+        return hidden
+    first = hidden[:, 0]  # (B, D)
+    if pooling == "first":
+        return first
+    kept = mask.to(hidden.dtype)[:, :, None]  # (B, T, 1)
+    mean = (hidden * kept).sum(1) / kept.sum(1).clamp_min(1)  # (B, D)
+    return mean if pooling == "mean" else torch.cat((first, mean), dim=-1)
+
+
+def run_head(head: Head, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return one row's logits: (n,), or (T, n) for a token head. ``hidden`` is (T, D), ``mask`` (T,) bool."""
+    x = pool_states(head.pooling, hidden[None], mask[None])[0]
+    if head.dense is not None:
+        dense = functional.linear(x, head.dense.weight, head.dense.bias)
+        x = torch.tanh(dense) if head.dense.activation == "tanh" else activate(head.dense.activation, dense)
+    return functional.linear(x, head.weight, head.bias)
+
 
 _INITIAL_STD = 0.02
 _DEFAULT_POOLING: dict[TaskType, Pooling] = {
@@ -47,9 +81,71 @@ class HeadModule(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Return logits (B, n), or (B, T, n) for a token head; ``hidden`` (B, T, D), ``mask`` (B, T) bool."""
-        pooled = functional.dropout(pool(self.pooling, hidden, mask), self.dropout, self.training)
+        pooled = functional.dropout(pool_states(self.pooling, hidden, mask), self.dropout, self.training)
         return functional.linear(pooled, self.weight, self.bias)
 
     def export(self) -> Head:
         """Return the head as it is served."""
         return Head(self.pooling, self.weight.detach().clone(), self.bias.detach().clone())
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+}
+
+
+@torch.inference_mode()
+def run_heads(pool: SlotPool, hidden: Tensor, mask: Tensor, slots: Sequence[int]) -> list[Tensor]:
+    """Return each row's logits: (n,), or (T, n) for a token head; n is that row's number of labels.
+
+    ``hidden`` (B, T, D) float32 are the last hidden states, ``mask`` (B, T) bool is False on padding.
+    Raises ``InvalidInput`` AdapterMissing for a row without an adapter: the bare layers have no head.
+    """
+    if BARE in slots:
+        raise InvalidInput("AdapterMissing", "A row names no adapter, so it has no head; name one.")
+    poolings = [pool.traits[slot].pooling for slot in slots]
+    token_rows = [row for row, pooling in enumerate(poolings) if pooling == "token"]
+    pooled_rows = [row for row, pooling in enumerate(poolings) if pooling != "token"]
+    logits: dict[int, Tensor] = {}
+    if pooled_rows:
+        index = torch.tensor(pooled_rows, device=hidden.device)
+        inputs = pool_states("first_and_mean", hidden[index], mask[index])[:, None]  # (n, 1, 2D)
+        scores = _scores(pool, inputs, [slots[row] for row in pooled_rows])  # (n, 1, most labels)
+        logits.update(zip(pooled_rows, scores[:, 0], strict=True))
+    if token_rows:
+        index = torch.tensor(token_rows, device=hidden.device)
+        scores = _scores(pool, hidden[index], [slots[row] for row in token_rows])  # (n, T, most labels)
+        logits.update(zip(token_rows, scores, strict=True))
+    return [logits[row][..., : pool.traits[slot].labels] for row, slot in enumerate(slots)]
+
+
+def _scores(pool: SlotPool, inputs: Tensor, slots: Sequence[int]) -> Tensor:
+    """Return (n, T, most labels) for ``inputs`` (n, T, D or 2D), row i by the head of ``slots[i]``."""
+    inputs = _dense(pool, inputs, slots)
+    places = torch.tensor(slots, device=inputs.device)
+    labels = max(pool.traits[slot].labels for slot in slots)
+    weight = pool.tensor("head.weight")[0, :, :labels, : inputs.shape[-1]].index_select(0, places)
+    bias = pool.tensor("head.bias")[0, :, :labels].index_select(0, places)
+    return torch.baddbmm(bias[:, None], inputs, weight.transpose(1, 2))
+
+
+def _dense(pool: SlotPool, inputs: Tensor, slots: Sequence[int]) -> Tensor:
+    """Return ``inputs`` with the dense layer run where a head has one; its output stands in the first D."""
+    width = pool.config.width
+    kinds = [(pool.traits[slot].dense_activation, pool.traits[slot].pooling) for slot in slots]
+    for activation, pooling in sorted({(a, p) for a, p in kinds if a is not None}):
+        rows = [row for row, kind in enumerate(kinds) if kind == (activation, pooling)]
+        index = torch.tensor(rows, device=inputs.device)
+        places = torch.tensor([slots[row] for row in rows], device=inputs.device)
+        start = width if pooling == "mean" else 0
+        read = inputs[index, :, start : start + width]  # (n, T, D)
+        weight = pool.tensor("head.dense.weight")[0].index_select(0, places)  # (n, D, D)
+        bias = pool.tensor("head.dense.bias")[0].index_select(0, places)  # (n, D)
+        before = torch.baddbmm(bias[:, None], read, weight.transpose(1, 2))  # (n, T, D)
+        before.masked_fill_(~before.isfinite(), torch.nan)  # tanh and ReLU would make numbers of infinity
+        dense = _ACTIVATIONS[activation](before)
+        inputs = inputs.clone()  # the caller's hidden states may be seen through this
+        inputs[index, :, :width] = dense
+    return inputs

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hmi_runtime.adapters.weights import LayerAdapter, LoraMatrix
-from hmi_runtime.base import MATRICES, NORMS, EncoderLayer
-from hmi_runtime.model import UpperLayers
+from hmi_runtime.models import MATRICES, NORMS, EncoderLayer, UpperLayers
 
 
 class LoraLinear(nn.Module):

@@ -1,16 +1,14 @@
-"""The slow truth: one row, one adapter, every formula written out. The batched path is held to this."""
+"""The reference for the batched executor: one row, one adapter, every formula written out."""
 
 from collections.abc import Mapping
 from typing import cast
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Head, LayerAdapter
-from hmi_runtime.base import EncoderLayer, PlainSteps, Sublayer
-from hmi_runtime.base.architecture import activate
-from hmi_runtime.model import UpperLayers
+from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, LayerAdapter
+from hmi_runtime.models import EncoderLayer, PlainSteps, Sublayer, UpperLayers
+from hmi_runtime.models.architecture import activate
 
 _BARE = LayerAdapter()
 
@@ -67,27 +65,3 @@ def _bottleneck(bottleneck: Bottleneck, read: Tensor, output: Tensor) -> Tensor:
     x = read if bottleneck.placement == "parallel" else output
     narrow = activate(bottleneck.activation, functional.linear(x, bottleneck.down, bottleneck.down_bias))
     return functional.linear(narrow, bottleneck.up, bottleneck.up_bias)
-
-
-def pool(pooling: str, hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return what a head reads of ``hidden`` (B, T, D): (B, D), (B, 2D), or (B, T, D) for ``token``.
-
-    ``mask`` (B, T) bool is False on padding; the mean is over True positions.
-    """
-    if pooling == "token":
-        return hidden
-    first = hidden[:, 0]  # (B, D)
-    if pooling == "first":
-        return first
-    kept = mask.to(hidden.dtype)[:, :, None]  # (B, T, 1)
-    mean = (hidden * kept).sum(1) / kept.sum(1).clamp_min(1)  # (B, D)
-    return mean if pooling == "mean" else torch.cat((first, mean), dim=-1)
-
-
-def run_head(head: Head, hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return one row's logits: (n,), or (T, n) for a token head. ``hidden`` is (T, D), ``mask`` (T,) bool."""
-    x = pool(head.pooling, hidden[None], mask[None])[0]
-    if head.dense is not None:
-        dense = functional.linear(x, head.dense.weight, head.dense.bias)
-        x = torch.tanh(dense) if head.dense.activation == "tanh" else activate(head.dense.activation, dense)
-    return functional.linear(x, head.weight, head.bias)

@@ -7,9 +7,9 @@ digest covers all of it, and is repeated in the artifact's manifest for people (
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,14 +18,12 @@ from torch import Tensor
 from hmi_api.errors import Damaged, InvalidInput
 from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import TagScheme, scheme_or_plain
-from hmi_runtime.base import MATRICES, NORMS, SUBLAYERS, Sublayer
+from hmi_runtime.models import MATRICES, NORMS, SUBLAYERS, Sublayer
 
 ADAPTER_FILE = "adapter.safetensors"
 FORMAT_VERSION = 1
-
 Placement = Literal["parallel", "sequential"]
 Pooling = Literal["first", "mean", "first_and_mean", "token"]
-
 POOLINGS: tuple[Pooling, ...] = ("first", "mean", "first_and_mean", "token")
 """How a head reads the last hidden states."""
 
@@ -276,3 +274,24 @@ def _read_head(tensors: Mapping[str, Tensor], pooling: Pooling, activation: Any)
         else None
     )
     return Head(pooling=pooling, weight=tensors["head.weight"], bias=tensors["head.bias"], dense=dense)
+
+
+V = TypeVar("V")
+
+
+def copy_to_host(value: V, *, pinned: bool = False) -> V:
+    """Return ``value``, dataclasses and mappings of tensors, with every tensor copied to host memory.
+
+    ``pinned`` copies to page-locked memory, from where a GPU can read on its own stream.
+    """
+    copied: object = value
+    if isinstance(value, Tensor):
+        copied = value.clone().pin_memory() if pinned else value.clone()
+    elif isinstance(value, Mapping):
+        copied = {key: copy_to_host(item, pinned=pinned) for key, item in value.items()}
+    elif isinstance(value, tuple):
+        copied = tuple(copy_to_host(item, pinned=pinned) for item in value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        copied = replace(value, **{name: copy_to_host(part, pinned=pinned) for name, part in parts.items()})
+    return copied  # type: ignore[return-value]  # the same shape as went in

@@ -1,12 +1,11 @@
-"""The artifact store: what training publishes and runtimes fetch, named and checked by digest.
+"""The artifact store: training publishes to it and runtimes fetch from it, named and checked by digest.
 
 Belongs here: manifests, verification, publishing and fetching over fsspec or through the control plane, and
-the local copies on disk. Forbidden here: what is inside the files (tables, layers, adapters read their own),
-torch, and pickle.
+the local copies on disk. Forbidden here: what is inside the files (tables, layers, adapters read their
+own), torch, and pickle.
 """
 
-from hmi_runtime.artifacts.base import Store, manifest_of_copy
-from hmi_runtime.artifacts.over_http import HttpArtifactStore
-from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.artifacts.http_store import HttpArtifactStore
+from hmi_runtime.artifacts.store import ArtifactStore, Store, manifest_of_copy
 
 __all__ = ["ArtifactStore", "HttpArtifactStore", "Store", "manifest_of_copy"]

@@ -1,22 +1,241 @@
-"""Publishing and fetching artifacts over fsspec: a local folder, memory, or an S3-compatible store."""
+"""The artifact store: publishing by digest, and verified copies on the local disk.
 
+``Store`` is what all stores share. ``ArtifactStore`` keeps the files at an fsspec address: a local folder,
+memory, or an S3-compatible store.
+"""
+
+import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import threading
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from hmi_api.artifact_root import address_in, is_local, is_stored, open_root
-from hmi_api.artifacts import MANIFEST_FILE, ArtifactManifest, ArtifactRef
-from hmi_api.errors import InvalidInput, NotReady
-from hmi_runtime.artifacts.base import Store, manifest_of_copy, write_pieces
+from hmi_api.artifacts import (
+    MANIFEST_FILE,
+    ArtifactFile,
+    ArtifactKind,
+    ArtifactManifest,
+    ArtifactRef,
+    artifact_uri,
+)
+from hmi_api.errors import Damaged, InvalidInput, NotReady
 from hmi_runtime.artifacts.folders import (
     fsync_path,
     fsync_tree,
     move_into_place,
     partial_folder,
     remove_folder,
+    sweep_abandoned,
 )
-from hmi_runtime.artifacts.verification import MEND, check_measured, check_path, chunks
+from hmi_runtime.artifacts.verification import (
+    MEND,
+    check_file,
+    check_format,
+    check_measured,
+    check_path,
+    chunks,
+    describe_folder,
+    digest_of,
+    manifest_bytes,
+    missing_file,
+    read_manifest,
+)
+
+_Signature = tuple[tuple[str, int, int, int], ...]
+"""Name, inode, size and time of change of every file of a copy: what bytes that were altered do not keep."""
+
+
+class Store(ABC):
+    """A store of immutable artifacts, each a folder named by its manifest's digest.
+
+    Safe to share between threads; processes may share the store and the cache folders.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+        self._verified: dict[Path, _Signature] = {}
+        self._swept: set[Path] = set()
+
+    # --- what a store has of its own ----------------------------------------------------------------
+
+    @abstractmethod
+    def _put(self, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes, folder: Path) -> None:
+        """Store the files of ``folder`` as an artifact, unless they are there; ``data`` is its manifest.
+
+        Readers see it whole or not at all.
+        """
+
+    @abstractmethod
+    def _manifest_bytes(self, ref: ArtifactRef) -> bytes:
+        """Return the stored manifest's bytes; raises ``NotReady`` ArtifactMissing."""
+
+    @abstractmethod
+    def _reading(self, ref: ArtifactRef, path: str) -> AbstractContextManager[Iterable[bytes]]:
+        """Read a file of an artifact piece by piece; raises ``FileNotFoundError``."""
+
+    # --- publishing ---------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        kind: ArtifactKind,
+        folder: Path,
+        *,
+        base_digest: str,
+        layers_digest: str | None = None,
+        config: Mapping[str, object] | None = None,
+    ) -> ArtifactRef:
+        """Store all files of ``folder`` as one artifact and return its reference.
+
+        The same content gives the same reference and is stored once. Readers see the artifact whole or
+        not at all. Raises ``InvalidInput`` NotSafetensors or ArtifactEmpty.
+        """
+        manifest = ArtifactManifest(
+            kind=kind,
+            base_digest=base_digest,
+            layers_digest=layers_digest,
+            files=describe_folder(folder),
+            config=dict(config or {}),
+        )
+        data = manifest_bytes(manifest)
+        digest = digest_of(data)
+        ref = ArtifactRef(
+            kind=kind,
+            uri=artifact_uri(kind, digest),
+            digest=digest,
+            bytes=sum(file.bytes for file in manifest.files) + len(data),
+        )
+        self._put(ref, manifest, data, folder)
+        return ref
+
+    # --- fetching -----------------------------------------------------------------------------------
+
+    def manifest(self, ref: ArtifactRef) -> ArtifactManifest:
+        """Return the verified manifest; raises as ``fetch`` does."""
+        check_path(ref.uri)
+        return read_manifest(self._manifest_bytes(ref), ref)
+
+    def fetch(self, ref: ArtifactRef, cache_dir: Path) -> Path:
+        """Return a local folder with the artifact's files, each one's size and digest checked.
+
+        Threads that ask for the same artifact at once share one download; processes that share
+        ``cache_dir`` never see each other's unfinished copies. A copy already there is checked once by every
+        process, and again when its files were touched; it is fetched anew if it does not hold.
+
+        Raises ``NotReady`` ArtifactMissing when it is not (yet) in the store; ``Damaged`` ArtifactMissing,
+        ArtifactTruncated, DigestMismatch or ManifestInvalid; ``InvalidInput`` NotSafetensors,
+        PathOutsideArtifact or FormatTooNew.
+        """
+        copy = _copy_folder(ref, cache_dir)
+        with self._lock_for(copy):
+            if copy not in self._verified or self._verified[copy] != _signature(copy):
+                if not _copy_holds(copy, ref):
+                    self._download(ref, copy)
+                self._verified[copy] = _signature(copy)
+        return copy
+
+    def evict(self, ref: ArtifactRef, cache_dir: Path) -> None:
+        """Remove the local copy that ``fetch`` made; absent is fine."""
+        copy = _copy_folder(ref, cache_dir)
+        with self._lock_for(copy):
+            self._verified.pop(copy, None)
+            remove_folder(copy)
+
+    def _lock_for(self, copy: Path) -> threading.Lock:
+        with self._guard:
+            return self._locks[copy]
+
+    def _download(self, ref: ArtifactRef, copy: Path) -> None:
+        check_path(ref.uri)
+        data = self._manifest_bytes(ref)
+        manifest = read_manifest(data, ref)
+        self._sweep_once(copy.parent)
+        with partial_folder(copy.parent) as partial:
+            for file in manifest.files:
+                self._download_file(ref, file, partial / file.path)
+            (partial / MANIFEST_FILE).write_bytes(data)
+            if not move_into_place(partial, copy):
+                _check_copy(copy, ref)  # another process finished first; trust its bytes no more than ours
+
+    def _sweep_once(self, parent: Path) -> None:
+        """Clear what killed processes left in ``parent``, the first time it is used.
+
+        Once is enough for leftovers of a day ago, and a listing each time would make the ten-thousandth
+        artifact dearer than the tenth.
+        """
+        with self._guard:
+            if parent in self._swept:
+                return
+            self._swept.add(parent)
+        sweep_abandoned(parent)
+
+    def _download_file(self, ref: ArtifactRef, file: ArtifactFile, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._reading(ref, file.path) as pieces:
+                size, digest = write_pieces(pieces, target)
+        except FileNotFoundError as error:
+            raise missing_file(file, ref.uri) from error
+        check_measured(file, size, digest, ref.uri)
+        check_format(file.path, target)
+
+
+def manifest_of_copy(copy: Path) -> ArtifactManifest:
+    """Return the manifest of a folder that ``Store.fetch`` gave, which has verified it."""
+    return ArtifactManifest.model_validate_json((copy / MANIFEST_FILE).read_bytes())
+
+
+def write_pieces(pieces: Iterable[bytes], target: Path) -> tuple[int, str]:
+    """Write ``pieces`` to ``target``; return their size and digest as they passed by."""
+    running, size = hashlib.sha256(), 0
+    with target.open("wb") as sink:
+        for piece in pieces:
+            running.update(piece)
+            sink.write(piece)
+            size += len(piece)
+    return size, f"sha256:{running.hexdigest()}"
+
+
+def _copy_folder(ref: ArtifactRef, cache_dir: Path) -> Path:
+    """Where the local copy lies: by digest alone, so that the reference's uri cannot lead elsewhere."""
+    algorithm, _, name = ref.digest.partition(":")
+    if algorithm != "sha256" or len(name) != 64 or not set(name) <= set("0123456789abcdef"):
+        raise InvalidInput(
+            "DigestInvalid", f"{ref.digest!r} is no sha256: digest; use the catalog's reference."
+        )
+    return cache_dir / ref.kind.value.lower() / name
+
+
+def _signature(copy: Path) -> _Signature:
+    def described() -> Iterator[tuple[str, int, int, int]]:
+        for path in sorted(copy.rglob("*")):
+            status = path.stat()
+            yield path.name, status.st_ino, status.st_size, status.st_mtime_ns
+
+    return tuple(described())
+
+
+def _copy_holds(copy: Path, ref: ArtifactRef) -> bool:
+    """Whether a local copy is there and whole; a broken one is removed."""
+    if not copy.is_dir():
+        return False
+    try:
+        _check_copy(copy, ref)
+    except (Damaged, FileNotFoundError):
+        remove_folder(copy)
+        return False
+    return True
+
+
+def _check_copy(copy: Path, ref: ArtifactRef) -> None:
+    manifest = read_manifest((copy / MANIFEST_FILE).read_bytes(), ref)
+    for file in manifest.files:
+        check_file(file, copy / file.path, ref.uri)
+
 
 __all__ = ["ArtifactStore", "manifest_of_copy"]
 

@@ -1,17 +1,22 @@
-"""Adapters and artifacts on three tiers: device slots, host memory, local disk.
+"""The adapter cache on three tiers: device slots, host memory, local disk.
 
-Belongs here: budgets, least-recently-used order, pins and use counts as pure indexes (``budget``, ``lru``,
-``slots``), and the tiers that move bytes by them (``disk``, ``adapters``).
-Forbidden here: how an adapter is applied, what a request is, HTTP. A tier never blocks a caller for another
-caller's load, and never moves what somebody uses.
+Belongs here: budgets, least-recently-used order, pins and use counts as pure indexes (``tiers``), and the
+tiers that move bytes by them (``disk``, ``adapter_cache``). Forbidden here: how an adapter is applied, what
+a request is, HTTP. A tier never blocks a caller for another caller's load, and never evicts what is in use.
 """
 
-from hmi_runtime.cache.adapters import AdapterCache, AdapterId, Lease, SlotTier, SlotWriter
-from hmi_runtime.cache.budget import Budget, OverBudget
+from hmi_runtime.cache.adapter_cache import AdapterCache, AdapterId, Lease, SlotTier, SlotWriter
 from hmi_runtime.cache.disk import DiskTier
-from hmi_runtime.cache.events import CacheEvents, Tier, Unobserved
-from hmi_runtime.cache.lru import LruIndex
-from hmi_runtime.cache.slots import Placement, SlotIndex
+from hmi_runtime.cache.tiers import (
+    Budget,
+    CacheEvents,
+    LruIndex,
+    OverBudget,
+    Placement,
+    SlotIndex,
+    Tier,
+    Unobserved,
+)
 
 __all__ = [
     "AdapterCache",

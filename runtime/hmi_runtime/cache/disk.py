@@ -7,8 +7,7 @@ from pathlib import Path
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import NotReady
 from hmi_runtime.artifacts.folders import remove_folder
-from hmi_runtime.cache.events import CacheEvents, Tier, Unobserved
-from hmi_runtime.cache.lru import LruIndex
+from hmi_runtime.cache.tiers import CacheEvents, LruIndex, Tier, Unobserved
 
 _DIGEST_LENGTH = 64  # a copy's folder is named by the hexadecimal digits of its SHA-256
 

@@ -1,11 +1,11 @@
-"""Calls to addresses outside of the installation: data, imported adapters and base models.
+"""Connections to addresses outside of the installation: data, imported adapters and base models.
 
-Belongs here: the one way to such an address, which checks it against the ``AddressPolicy`` and goes through
-the proxy that the environment names. Forbidden here: calls between HMI's own parts, which never use a proxy.
+Belongs here: the guard that checks every address against the ``AddressPolicy``, and library clients that
+connect through it and through the proxy that the environment names. Forbidden here: connections between
+HMI's own processes, which never use a proxy.
 """
 
+from hmi_runtime.outbound.clients import open_address, use_guarded_client
 from hmi_runtime.outbound.guard import Guard, configure, current_guard, refusal_in
-from hmi_runtime.outbound.hub import use_guarded_client
-from hmi_runtime.outbound.opening import open_address
 
 __all__ = ["Guard", "configure", "current_guard", "open_address", "refusal_in", "use_guarded_client"]

@@ -15,20 +15,20 @@ from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import Damaged, NotReady
 from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
-from hmi_runtime.adapters.batched import UpperExecutor
-from hmi_runtime.adapters.calibration import calibration_sample
 from hmi_runtime.adapters.checks import check_adapter
-from hmi_runtime.adapters.quantized import pays_int8
-from hmi_runtime.adapters.slots import SlotPool
-from hmi_runtime.adapters.weights import AdapterWeights
+from hmi_runtime.adapters.executor import UpperExecutor
+from hmi_runtime.adapters.quantization import calibration_sample, pays_int8
+from hmi_runtime.adapters.slot_pool import SlotPool
+from hmi_runtime.adapters.weights import AdapterWeights, copy_to_host
 from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.base import Encoder, load_base
 from hmi_runtime.cache import AdapterCache, AdapterId, CacheEvents, DiskTier
-from hmi_runtime.cache.host_copy import copy_to_host
-from hmi_runtime.model import DomainLayers, UpperLayers
-from hmi_runtime.plot import PlotTable, TreeLookup
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.encoder import Encoder, UpperLayers
+from hmi_runtime.models.source import load_base
 from hmi_runtime.server.settings import RuntimeSettings
 from hmi_runtime.serving import Engine, EngineKey, LoadedAdapter, LoadedDomain, Pipeline, PipelineEvents
+from hmi_runtime.tables.lookup import TreeLookup
+from hmi_runtime.tables.table import PlotTable
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", DomainLayers, PlotTable)

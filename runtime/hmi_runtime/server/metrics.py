@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from hmi_api.internal.runtimes import ResidentBytes
 from hmi_runtime.cache import Tier
-from hmi_runtime.plot import Level
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.serving.staging import StagedBatch
+from hmi_runtime.tables.lookup import Level
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 

@@ -13,7 +13,7 @@ from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.security.address_policy import AddressPolicySettings
 from hmi_api.security.internal_auth import InternalAuthSettings
 from hmi_api.security.request_body import BODY_SECONDS
-from hmi_runtime.adapters.slots import SlotLimits
+from hmi_runtime.adapters.slot_pool import SlotLimits
 from hmi_runtime.serving import BatchLimits, PipelineLimits
 
 _GIB = 1 << 30

@@ -10,13 +10,15 @@ from torch.nn import functional
 from hmi_api.errors import Damaged
 from hmi_api.internal.inference import RowResult
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.adapters.batched import UpperExecutor
-from hmi_runtime.adapters.batched_heads import run_heads
+from hmi_runtime.adapters.executor import UpperExecutor
+from hmi_runtime.adapters.heads import run_heads
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.base import BaseModel, Encoder
-from hmi_runtime.base.architecture import attention_bias, merge_heads, split_heads
 from hmi_runtime.cache import SlotTier
-from hmi_runtime.model import Bridge, DomainLayers, compose
+from hmi_runtime.models.architecture import attention_bias, merge_heads, split_heads
+from hmi_runtime.models.domain_layers import Bridge, DomainLayers
+from hmi_runtime.models.encoder import Encoder
+from hmi_runtime.models.source import BaseModel
+from hmi_runtime.models.windows import compose
 from hmi_runtime.serving.loaded import EngineKey
 from hmi_runtime.serving.requests import label_words, row_error
 from hmi_runtime.serving.staging import BatchRow, StagedBatch, look_up, share_texts

@@ -6,8 +6,8 @@ from hmi_api.artifacts import ArtifactRef
 from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import TagScheme
 from hmi_runtime.cache import AdapterId
-from hmi_runtime.model import DomainLayers
-from hmi_runtime.plot import TreeLookup
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.tables.lookup import TreeLookup
 
 
 @dataclass(frozen=True)

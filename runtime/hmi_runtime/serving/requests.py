@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.internal.inference import InferRow, RowError, RowResult, TokenLabel
-from hmi_runtime.base import Encoding
+from hmi_runtime.models.tokenizer import Encoding
 from hmi_runtime.serving.loaded import LoadedAdapter
 
 DEADLINE_REASON = "DeadlineExceeded"

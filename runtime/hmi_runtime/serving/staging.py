@@ -9,10 +9,10 @@ from torch import Tensor
 from hmi_api.errors import HmiError
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.cache import Lease
-from hmi_runtime.model import trigrams
-from hmi_runtime.plot import lookup_many
+from hmi_runtime.models.windows import trigrams
 from hmi_runtime.serving.loaded import LoadedAdapter, LoadedDomain
 from hmi_runtime.serving.requests import PendingRequest, Text
+from hmi_runtime.tables.lookup import lookup_many
 
 
 @dataclass(frozen=True, slots=True, eq=False)

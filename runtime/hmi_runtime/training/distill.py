@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hmi_runtime.base import Encoder
-from hmi_runtime.model import ABSENT, DomainLayers, UpperLayers, trigrams
+from hmi_runtime.models import ABSENT, DomainLayers, Encoder, UpperLayers, trigrams
 from hmi_runtime.training.checkpoint import Checkpoint, generator
 from hmi_runtime.training.descent import Progress, descend, set_learning_rate, smoothed
 from hmi_runtime.training.represent import parts_of_windows, represent_windows

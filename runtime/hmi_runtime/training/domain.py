@@ -15,12 +15,11 @@ from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runs import DomainRunSpec, RunResult
 from hmi_api.resources.common import DataRead
 from hmi_api.resources.domain import OnMiss
-from hmi_runtime.base import BaseModel, Encoder, load_base
-from hmi_runtime.model import DomainLayers, trigrams
-from hmi_runtime.model.domain_layers import check_split
-from hmi_runtime.plot.build import build_table
-from hmi_runtime.plot.lookup import TreeLookup
-from hmi_runtime.plot.table import PlotTable
+from hmi_runtime.models import BaseModel, DomainLayers, Encoder, load_base, trigrams
+from hmi_runtime.models.domain_layers import check_split
+from hmi_runtime.tables.build import build_table
+from hmi_runtime.tables.lookup import TreeLookup
+from hmi_runtime.tables.table import PlotTable
 from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.corpus import read_texts
 from hmi_runtime.training.descent import Progress

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import InvalidInput
-from hmi_runtime.adapters.peft_export import ExportedHead, export_peft
+from hmi_runtime.adapters.peft.exporter import ExportedHead, export_peft
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts.store import ArtifactStore
 

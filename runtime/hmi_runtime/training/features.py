@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hmi_runtime.model import DomainLayers, trigrams
-from hmi_runtime.plot.lookup import TreeLookup
+from hmi_runtime.models import DomainLayers, trigrams
+from hmi_runtime.tables.lookup import TreeLookup
 from hmi_runtime.training.spool import pad_rows
 
 _ROWS_AT_ONCE = 64

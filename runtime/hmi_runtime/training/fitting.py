@@ -20,13 +20,19 @@ from hmi_api.resources.task_adapter import (
     TaskType,
 )
 from hmi_runtime.adapters.bottleneck import add_bottlenecks, export_bottlenecks
-from hmi_runtime.adapters.compress import CANDIDATE_RANKS, Decomposition, Kept, smallest_rank
-from hmi_runtime.adapters.heads import HeadModule
-from hmi_runtime.adapters.importance import ByMatrix, importance
+from hmi_runtime.adapters.compression import (
+    CANDIDATE_RANKS,
+    ByMatrix,
+    Decomposition,
+    Kept,
+    importance,
+    smallest_rank,
+)
+from hmi_runtime.adapters.heads import HeadModule, run_head
 from hmi_runtime.adapters.lora import add_lora, export_lora
-from hmi_runtime.adapters.reference import run_head, run_layers
+from hmi_runtime.adapters.reference import run_layers
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter
-from hmi_runtime.model import UpperLayers
+from hmi_runtime.models import UpperLayers
 from hmi_runtime.training.descent import Progress
 from hmi_runtime.training.examples import Examples, default_metric, make_examples
 from hmi_runtime.training.foundation import Foundation

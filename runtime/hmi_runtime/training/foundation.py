@@ -11,10 +11,9 @@ from torch import Tensor
 from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.resources.domain import OnMiss
 from hmi_runtime.artifacts import Store
-from hmi_runtime.base import BaseModel, Encoder, load_base
-from hmi_runtime.model import DomainLayers, UpperLayers
-from hmi_runtime.plot.lookup import TreeLookup
-from hmi_runtime.plot.table import PlotTable
+from hmi_runtime.models import BaseModel, DomainLayers, Encoder, UpperLayers, load_base
+from hmi_runtime.tables.lookup import TreeLookup
+from hmi_runtime.tables.table import PlotTable
 from hmi_runtime.training.features import FeatureFile, Representation, looked_up
 
 _RECENT_BYTES = 256 << 20  # computed windows kept while the rows of one file are represented

@@ -5,7 +5,7 @@ from typing import Any
 
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.resources.task_adapter import ImportSource, Task
-from hmi_runtime.adapters.peft_files import (
+from hmi_runtime.adapters.peft.files import (
     CONFIG_FILE,
     LARGEST_FILES,
     MODEL_CONFIG_FILE,
@@ -14,7 +14,7 @@ from hmi_runtime.adapters.peft_files import (
     check_size,
     is_pickle,
 )
-from hmi_runtime.adapters.peft_format import import_peft
+from hmi_runtime.adapters.peft.importer import import_peft
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.outbound import open_address
 from hmi_runtime.training.foundation import Foundation

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hmi_runtime.model import ABSENT, DomainLayers
+from hmi_runtime.models import ABSENT, DomainLayers
 
 
 def represent_windows(layers: DomainLayers, windows: Tensor, mask: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from hmi_runtime.adapters.lora import export_adapter, hold_adapter
 from hmi_runtime.adapters.weights import LayerAdapter
-from hmi_runtime.model import UpperLayers
+from hmi_runtime.models import UpperLayers
 from hmi_runtime.training.descent import Progress, descend, set_learning_rate
 from hmi_runtime.training.schedule import BatchOrder, learning_rate_factor
 from hmi_runtime.training.tuning import Lessons, TaskModel

@@ -9,7 +9,7 @@ need dozens of steps for that, since it moves every weight by little more than t
 import torch
 from torch import Tensor
 
-from hmi_runtime.model import contributions
+from hmi_runtime.models import contributions
 
 _RIDGE = 1e-3
 """Held against the gates, as a share of the parts' mean square: parts that say the same share the weight."""

@@ -327,9 +327,9 @@ OUTER_LIBRARIES = {
 }
 OPENED_AS_OUTER = {
     "crds/hmi_api/artifact_root.py",  # proxies as of `s3_proxies`
-    "runtime/hmi_runtime/outbound/opening.py",  # through the guard
+    "runtime/hmi_runtime/outbound/clients.py",  # through the guard
 }
-READS_THE_ENVIRONMENT_FOR_CERTIFICATES = {"runtime/hmi_runtime/outbound/hub.py"}
+READS_THE_ENVIRONMENT_FOR_CERTIFICATES = {"runtime/hmi_runtime/outbound/clients.py"}
 NOT_USED = {"requests", "urllib3", "urllib.request", "http.client", "s3fs", "boto3", "websockets", "pycurl"}
 
 

@@ -20,15 +20,19 @@ from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.adapters.reference import run_head, run_row
+from hmi_runtime.adapters.heads import run_head
+from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Head, LayerAdapter, LoraMatrix
 from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.base import MATRICES, BaseModel, load_base
-from hmi_runtime.model import DomainLayers, UpperLayers, trigrams
-from hmi_runtime.plot import PlotTable, pack
+from hmi_runtime.models.architecture import MATRICES
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.encoder import UpperLayers
+from hmi_runtime.models.source import BaseModel, load_base
+from hmi_runtime.models.windows import pack, trigrams
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.tables.table import PlotTable
 
 SPLIT = 2
 TOKEN = "internal-token-of-the-tests"

@@ -9,7 +9,7 @@ import torch
 
 from hmi_api.internal.inference import InferRow, RowResult
 from hmi_api.internal.runtimes import AdapterServing
-from hmi_runtime.adapters.slots import SlotPool
+from hmi_runtime.adapters.slot_pool import SlotPool
 from hmi_runtime.cache import AdapterId
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.settings import RuntimeSettings

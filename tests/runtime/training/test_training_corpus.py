@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.common import DataSource
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.base import BaseModel
+from hmi_runtime.models import BaseModel
 from hmi_runtime.training.corpus import read_texts
 from hmi_runtime.training.hold_out import hold_out
 from hmi_runtime.training.labelled import LabelledRows, label_names, read_labelled

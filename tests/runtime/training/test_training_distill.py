@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from support_encoders import FAMILIES
 from torch import Tensor
 
-from hmi_runtime.base import AttentionContext, BaseModel
-from hmi_runtime.model import ABSENT, DomainLayers, trigrams
+from hmi_runtime.models import ABSENT, AttentionContext, BaseModel, DomainLayers, trigrams
 from hmi_runtime.training.distill import (
     Distillation,
     Distiller,

@@ -10,10 +10,10 @@ from support_encoders import FAMILIES
 
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import AdapterPlacement, AdapterTraining, Fit, Method, MethodType, Metric
-from hmi_runtime.adapters.reference import run_head, run_row
+from hmi_runtime.adapters.heads import run_head
+from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.base import BaseModel
-from hmi_runtime.model import DomainLayers
+from hmi_runtime.models import BaseModel, DomainLayers
 from hmi_runtime.training.examples import IGNORED, make_examples
 from hmi_runtime.training.fitting import adapter_logits, evaluate, fit_adapter, task_rows
 from hmi_runtime.training.foundation import Foundation

@@ -17,7 +17,7 @@ from hmi_api.artifacts import ArtifactKind
 from hmi_api.internal.runs import RunFailure, RunProgress, RunResult, RunSpec
 from hmi_api.tag_schemes import TagScheme
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.plot.table import PlotTable
+from hmi_runtime.tables.table import PlotTable
 from hmi_runtime.training.cli import main
 from hmi_runtime.training.program import do_run
 from hmi_runtime.training.workplace import Workplace

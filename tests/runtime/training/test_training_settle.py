@@ -10,13 +10,12 @@ from support_encoders import ARCHITECTURES, random_encoder
 from torch import Tensor
 
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.adapters.compress import Decomposition
+from hmi_runtime.adapters.compression import Decomposition, importance
 from hmi_runtime.adapters.heads import HeadModule
-from hmi_runtime.adapters.importance import importance
 from hmi_runtime.adapters.lora import export_adapter, hold_adapter
 from hmi_runtime.adapters.reference import run_layers
 from hmi_runtime.adapters.weights import LayerAdapter
-from hmi_runtime.model import UpperLayers
+from hmi_runtime.models import UpperLayers
 from hmi_runtime.training.settle import divergence, settle
 from hmi_runtime.training.tuning import Numbers, TaskModel
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hmi_runtime.base import BaseModel
-from hmi_runtime.model import DomainLayers, compose, contributions
+from hmi_runtime.models import BaseModel, DomainLayers, compose, contributions
 from hmi_runtime.training.distill import Distillation, distill, evaluate_distillation
 from hmi_runtime.training.spool import TokenSpool
 from hmi_runtime.training.start import StartingPoint

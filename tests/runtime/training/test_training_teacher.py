@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hmi_api.resources.task_adapter import AdapterTraining, Metric, Teacher
-from hmi_runtime.base import BaseModel
-from hmi_runtime.model import DomainLayers
+from hmi_runtime.models import BaseModel, DomainLayers
 from hmi_runtime.training.examples import IGNORED, make_examples
 from hmi_runtime.training.features import FeatureFile
 from hmi_runtime.training.fitting import FittedAdapter, fit_adapter

@@ -1,0 +1,329 @@
+"""The batched executor: upper layers over a batch in which every row has its own adapter.
+
+The frozen matrices are multiplied once for all rows. What belongs to a row (LoRA, bottleneck, biases,
+norms) is gathered from the slots and added by batched products, in place. ``reference`` computes the same
+row by row; ``tests/runtime/adapters/test_executor.py`` compares the two.
+
+Rows are sorted so that adapters of equal shape are adjacent. Every product then runs on a contiguous range
+of the batch, in place and without copies, and costs nothing for rows outside it. There are as many ranges
+as shapes in the batch (rank buckets, bottleneck shapes), not as many as rows.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hmi_runtime.adapters.quantization import FloatLayer, FrozenLayer, quantise_layers
+from hmi_runtime.adapters.slot_pool import BottleneckTraits, SlotPool, SlotTraits
+from hmi_runtime.models import SUBLAYER_OUTPUT, EncoderLayer, Sublayer, UpperLayers
+
+
+class Workspace:
+    """Named flat buffers, each grown to the largest size asked of it. Not for use by two threads at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Return a contiguous float32 tensor of ``shape``, not cleared; valid until ``name`` is taken."""
+        size = math.prod(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.numel() < size:
+            buffer = torch.empty(size, device=self._device)
+            self._buffers[name] = buffer
+        return buffer[:size].view(shape)
+
+    def gather(self, name: str, source: Tensor, index: Tensor) -> Tensor:
+        """Return ``source[index]`` along the first dimension, in that name's buffer."""
+        out = self.take(name, index.shape[0], *source.shape[1:])
+        return torch.index_select(source, 0, index, out=out)
+
+
+@dataclass(frozen=True)
+class LoraRange:
+    """Rows start..stop whose LoRA has this rank (a bucket)."""
+
+    start: int
+    stop: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class BottleneckRange:
+    """Rows start..stop whose bottlenecks share these traits."""
+
+    start: int
+    stop: int
+    traits: BottleneckTraits
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """``order[i]`` is the caller's row that runs as row i; ``places[i]`` where its slot lies in the pool."""
+
+    order: tuple[int, ...]
+    places: tuple[int, ...]
+    lora: tuple[LoraRange, ...]
+    bottlenecks: tuple[BottleneckRange, ...]
+    own_bias: bool
+    own_norms: bool
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the rows already came in this order."""
+        return self.order == tuple(range(len(self.order)))
+
+
+def plan_batch(places: Sequence[int], traits: Sequence[SlotTraits]) -> BatchPlan:
+    """Return the plan for a batch whose row i has its adapter at ``places[i]`` of the pool.
+
+    ``traits[p]`` describes what lies at place p. O(rows), whatever the number of slots.
+    """
+    order = sorted(range(len(places)), key=lambda row: (_kind(traits[places[row]]), row))
+    kinds = [traits[places[row]] for row in order]
+    return BatchPlan(
+        order=tuple(order),
+        places=tuple(places[row] for row in order),
+        lora=tuple(
+            LoraRange(start, stop, kind.rank)
+            for start, stop, kind in _runs([SlotTraits(rank=kind.rank) for kind in kinds])
+            if kind.rank
+        ),
+        bottlenecks=tuple(
+            BottleneckRange(start, stop, kind.bottleneck)
+            for start, stop, kind in _runs([SlotTraits(bottleneck=kind.bottleneck) for kind in kinds])
+            if kind.bottleneck is not None
+        ),
+        own_bias=any(kind.own_bias for kind in kinds),
+        own_norms=any(kind.own_norms for kind in kinds),
+    )
+
+
+def _kind(traits: SlotTraits) -> tuple[int, int, str, tuple[tuple[str, str], ...]]:
+    """Return the key that rows are put in order by: by rank, then by bottleneck."""
+    if traits.bottleneck is None:
+        return traits.rank, 0, "", ()
+    return traits.rank, traits.bottleneck.width, traits.bottleneck.activation, traits.bottleneck.placements
+
+
+def _runs(kinds: Sequence[SlotTraits]) -> list[tuple[int, int, SlotTraits]]:
+    """Return (start, stop, kind) of every stretch of equal neighbours."""
+    runs, start = [], 0
+    for kind, members in groupby(kinds):
+        stop = start + len(list(members))
+        runs.append((start, stop, kind))
+        start = stop
+    return runs
+
+
+Precision = Literal["float32", "int8"]
+_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": torch.ops.aten.gelu_.default,
+    "gelu_new": partial(torch.ops.aten.gelu_.default, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(torch.ops.aten.gelu_.default, approximate="tanh"),
+    "relu": torch.relu_,
+    "silu": partial(functional.silu, inplace=True),
+}
+
+
+class UpperExecutor:
+    """Runs the upper layers for mixed batches.
+
+    Holds working buffers: use one executor from one thread at a time. The slots of a batch must not be
+    written while it runs.
+    """
+
+    def __init__(
+        self,
+        upper: UpperLayers,
+        pool: SlotPool,
+        precision: Precision = "float32",
+        *,
+        sample: Tensor | None = None,
+    ) -> None:
+        """Prepare ``upper``, which lies on the pool's device.
+
+        ``int8`` quantises the frozen matrices, on CPUs only; ``sample`` (B, T, D), unpadded hidden states as
+        they enter the upper layers, makes that more accurate (see ``quantise_layers``).
+        """
+        self.pool = pool
+        self.precision = precision
+        self._upper = upper
+        self._layers: list[EncoderLayer] = [
+            layer for layer in upper.layers if isinstance(layer, EncoderLayer)
+        ]
+        self._frozen: Sequence[FrozenLayer] = (
+            quantise_layers(self._layers, sample)
+            if precision == "int8"
+            else [FloatLayer(layer) for layer in self._layers]
+        )
+        self._workspace = Workspace(pool.device)
+
+    @torch.inference_mode()
+    def run(self, hidden: Tensor, mask: Tensor, slots: Sequence[int]) -> Tensor:
+        """Return the last hidden states (B, T, D).
+
+        ``hidden`` (B, T, D) float32 is what enters the first upper layer, ``mask`` (B, T) bool is False on
+        padding, ``slots[i]`` is row i's slot (``BARE``: no adapter). States at padding are undefined.
+
+        A row in which a query, a key, a norm's input or what a ReLU reads is not finite, or so large that a
+        sum of its squares is not, comes out as NaN from end to end. The kernels do not ensure that: on
+        AVX-512, attention without a mask turns queries that are NaN into zeros.
+        """
+        plan = plan_batch([self.pool.index(slot) for slot in slots], self.pool.traits)
+        order = torch.tensor(plan.order, device=hidden.device)
+        x = hidden.contiguous() if plan.in_order else hidden.index_select(0, order)
+        kept = mask if plan.in_order else mask.index_select(0, order)
+        # On an accelerator the question whether any row is padded would wait for the device.
+        unpadded = mask.device.type == "cpu" and bool(mask.all())
+        contexts = self._upper.architecture.contexts(kept, x.dtype, unpadded=unpadded)[self.pool.split :]
+        places = torch.tensor(plan.places, device=hidden.device)
+        magnitude = x.new_zeros(len(x))  # (B,)
+        for index, context in enumerate(contexts):
+            steps = _Steps(self, index, plan, places, magnitude)
+            x = self._upper.architecture.layer(steps, x, context)
+        _add_norms(magnitude, x)
+        x = self._upper.close(x)
+        x.masked_fill_(~torch.isfinite(magnitude)[:, None, None], torch.nan)
+        if plan.in_order:
+            return x
+        return torch.empty_like(x).index_copy_(0, order, x)
+
+
+def _add_norms(magnitude: Tensor, x: Tensor) -> None:
+    """Add the Euclidean norm of every row of ``x`` (B, T, D) to ``magnitude`` (B,), in place.
+
+    A finite norm says more than finite values: that no product of two rows, and no variance of one,
+    overflows. It is one pass over ``x``, where a test of each value would be several.
+    """
+    magnitude += torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
+class _Steps:
+    """``LayerSteps`` of one layer over one batch: the executor's parts and the batch's plan, bound together.
+
+    What ``close`` returns lies in a buffer of its sublayer's, good until that sublayer of the next layer; a
+    norm's output is a tensor of its own.
+    """
+
+    def __init__(
+        self, executor: UpperExecutor, index: int, plan: BatchPlan, places: Tensor, magnitude: Tensor
+    ) -> None:
+        self._layer = executor._layers[index]
+        self.config = executor.pool.config
+        self._frozen = executor._frozen[index]
+        self._workspace = executor._workspace
+        self._pool = executor.pool
+        self._index = index
+        self._plan = plan
+        self._places = places  # (B,) int64, in the plan's order
+        self._magnitude = magnitude  # (B,), in the plan's order; not finite once a row has overflowed
+
+    def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key and value, each (B, T, D), of ``x`` (B, T, D)."""
+        query, key, value = (self._take(name, x, x.shape[-1]) for name in ("query", "key", "value"))
+        outputs = {"query": query, "key": key, "value": value}
+        operand = self._frozen.prepare("query", x)
+        for name, out in outputs.items():
+            out.copy_(self._bias(name))
+            self._frozen.add_product(name, operand, out.flatten(0, 1))
+        for rows in self._plan.lora:
+            low = self._low(rows, "qkv", x)  # (n, T, 3r)
+            for name, part in zip(outputs, torch.split(low, rows.rank, dim=-1), strict=True):
+                self._raise(rows, name, part, outputs[name])
+        for out in (query, key):  # attention keeps what is not finite in values, but not in these
+            _add_norms(self._magnitude, out)
+        return query, key, value
+
+    def widen(self, x: Tensor) -> Tensor:
+        """Return ``ffn_up`` of ``x`` (B, T, D) with every row's bias and LoRA, (B, T, F or 2F)."""
+        out = self._take("widened", x, self.config.matrix_shape("ffn_up")[0])
+        out.copy_(self._bias("ffn_up"))
+        self._add("ffn_up", x, out)
+        return out
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Activate ``x`` in place."""
+        if self.config.activation == "relu":  # which makes zero of -inf
+            _add_norms(self._magnitude, x)
+        return _IN_PLACE[self.config.activation](x)
+
+    def close(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
+        """Return residual + matrix(inner) + bottleneck, (B, T, D)."""
+        matrix = SUBLAYER_OUTPUT[sublayer]
+        out = self._take(sublayer, residual, residual.shape[-1])
+        bias = self._bias(matrix)
+        torch.add(residual, bias, out=out)
+        sequential = [r for r in self._plan.bottlenecks if (sublayer, "sequential") in r.traits.placements]
+        for rows in sequential:  # these read the sublayer's output alone, so their residual comes last
+            out[rows.start : rows.stop] = bias[rows.start : rows.stop] if bias.dim() == 3 else bias
+        self._add(matrix, inner, out)
+        for rows in self._plan.bottlenecks:
+            if any(sublayer == at for at, _ in rows.traits.placements):
+                self._bottleneck(rows, sublayer, out if rows in sequential else read, out)
+        for rows in sequential:
+            out[rows.start : rows.stop] += residual[rows.start : rows.stop]
+        return out
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        """Return ``x`` (B, T, D) after a norm, each row's own where it has one."""
+        _add_norms(self._magnitude, x)
+        norm = self._layer.get_submodule(name)
+        if not self._plan.own_norms:
+            return functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)  # type: ignore[arg-type]
+        rows = self._pool.tensor(name)[self._index].index_select(0, self._places)  # (B, 2, D)
+        y = functional.layer_norm(x, x.shape[-1:], eps=norm.eps)  # type: ignore[arg-type]
+        return torch.addcmul(rows[:, 1:], y, rows[:, :1], out=y)
+
+    def _add(self, matrix: str, x: Tensor, out: Tensor) -> None:
+        """Add the frozen product and every row's LoRA to ``out``."""
+        operand = self._frozen.prepare(matrix, x)
+        self._frozen.add_product(matrix, operand, out.flatten(0, 1))
+        for rows in self._plan.lora:
+            self._raise(rows, matrix, self._low(rows, matrix, x), out)
+
+    def _low(self, rows: LoraRange, name: str, x: Tensor) -> Tensor:
+        """Return ``x @ a.T`` of a range of rows, (n, T, r), or (n, T, 3r) for ``qkv``."""
+        pool = self._pool.tensor(f"{name}.lora_a")[self._index].narrow(-2, 0, rows.rank)
+        a = self._gather("lora", pool, rows).flatten(1, -2)  # (n, r, d_in)
+        low = self._workspace.take("low", a.shape[0], x.shape[1], a.shape[1])
+        return torch.bmm(x[rows.start : rows.stop], a.transpose(1, 2), out=low)
+
+    def _raise(self, rows: LoraRange, matrix: str, low: Tensor, out: Tensor) -> None:
+        """Add ``low @ b.T`` to a range of rows of ``out``."""
+        pool = self._pool.tensor(f"{matrix}.lora_b")[self._index].narrow(-2, 0, rows.rank)
+        out[rows.start : rows.stop].baddbmm_(low, self._gather("lora", pool, rows))
+
+    def _bottleneck(self, rows: BottleneckRange, place: Sublayer, read: Tensor, out: Tensor) -> None:
+        """Add the bottlenecks of a range of rows to ``out``."""
+        span, width = slice(rows.start, rows.stop), rows.traits.width
+        down, down_bias, up = (
+            self._gather(part, self._pool.tensor(f"{place}.{part}")[self._index].narrow(1, 0, width), rows)
+            for part in ("down", "down_bias", "up")
+        )  # (n, w, D), (n, w), (n, w, D)
+        narrow = torch.baddbmm(down_bias[:, None], read[span], down.transpose(1, 2))  # (n, T, w)
+        _add_norms(self._magnitude[span], narrow)
+        _IN_PLACE[rows.traits.activation](narrow)
+        out[span].baddbmm_(narrow, up)
+        up_bias = self._gather("up_bias", self._pool.tensor(f"{place}.up_bias")[self._index], rows)
+        out[span].add_(up_bias[:, None])
+
+    def _bias(self, matrix: str) -> Tensor:
+        """Return the biases as they broadcast over (B, T, d_out): the base's, or (B, 1, d_out)."""
+        if not self._plan.own_bias:
+            return self._layer.get_parameter(f"{matrix}.bias")
+        return self._pool.tensor(f"{matrix}.bias")[self._index].index_select(0, self._places)[:, None]
+
+    def _gather(self, name: str, source: Tensor, rows: LoraRange | BottleneckRange) -> Tensor:
+        return self._workspace.gather(name, source, self._places[rows.start : rows.stop])
+
+    def _take(self, name: str, like: Tensor, width: int) -> Tensor:
+        return self._workspace.take(name, like.shape[0], like.shape[1], width)

@@ -1,0 +1,264 @@
+"""Device slots: pre-allocated tensors that hold the adapters a batch can name.
+
+Every tensor has a leading layer dimension and a slot dimension, and one slot more than asked for: the
+last one is *bare* and holds the base's own biases and norms, for rows without an adapter. Matrices lie
+rank-major, so that a prefix of a slot is the operand for any smaller rank, and padding is zeros.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hmi_api.errors import InvalidInput
+from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, Placement
+from hmi_runtime.models import MATRICES, NORMS, SUBLAYERS, EncoderConfig, Sublayer, UpperLayers
+
+BARE = -1
+"""Names no slot: the row runs on the frozen layers alone."""
+
+_SMALLEST_BUCKET = 8
+
+
+@dataclass(frozen=True)
+class SlotLimits:
+    """The largest adapter a slot can hold; a slot takes this much whatever it holds."""
+
+    max_rank: int = 32
+    max_bottleneck: int = 0
+    max_labels: int = 32
+    dense_heads: bool = True
+
+
+@dataclass(frozen=True)
+class BottleneckTraits:
+    """What rows must share for their bottlenecks to run as one product."""
+
+    width: int
+    activation: str
+    placements: tuple[tuple[Sublayer, Placement], ...]
+
+
+@dataclass(frozen=True)
+class SlotTraits:
+    """What the planner must know of a slot's adapter; kept on the host."""
+
+    rank: int = 0
+    bottleneck: BottleneckTraits | None = None
+    own_bias: bool = False
+    own_norms: bool = False
+    labels: int = 0
+    pooling: str = "first"
+    dense_activation: str | None = None
+
+
+def bucket(size: int, limit: int) -> int:
+    """Return the power of two (at least 8) that holds ``size``, cut to ``limit``; 0 stays 0."""
+    if size == 0:
+        return 0
+    return min(limit, max(_SMALLEST_BUCKET, 1 << (size - 1).bit_length()))
+
+
+class SlotPool:
+    """Slots for adapters of one base model at one split, on one device."""
+
+    def __init__(
+        self,
+        upper: UpperLayers,
+        slots: int,
+        limits: SlotLimits | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Allocate ``slots`` slots for adapters on ``upper``, whose biases and norms fill bare slots."""
+        config, split = upper.config, upper.split
+        self.config = config
+        self.split = split
+        self.device = torch.device(device)
+        self.slots = slots
+        self.limits = limits or SlotLimits()
+        self.traits: list[SlotTraits] = [SlotTraits() for _ in range(slots + 1)]
+        self._tensors = {
+            name: torch.zeros(shape[0], slots + 1, *shape[1:], device=device)
+            for name, shape in _slot_shapes(config, split, self.limits).items()
+        }
+        self._base_biases = {
+            name: _stacked(upper, f"{name}.bias").to(device) for name in MATRICES
+        }  # each (layers, d_out)
+        self._base_norms = {
+            name: torch.stack((_stacked(upper, f"{name}.weight"), _stacked(upper, f"{name}.bias")), 1).to(
+                device
+            )
+            for name in NORMS
+        }  # each (layers, 2, D)
+        for slot in range(slots + 1):
+            self._restore_base(slot)
+
+    @staticmethod
+    def slot_bytes(config: EncoderConfig, split: int, limits: SlotLimits) -> int:
+        """Return the bytes one slot takes, for turning a byte budget into a number of slots."""
+        return 4 * sum(torch.Size(shape).numel() for shape in _slot_shapes(config, split, limits).values())
+
+    def tensor(self, name: str) -> Tensor:
+        """Return one pool tensor, (layers, slots + 1, ...); see ``_slot_shapes`` for names."""
+        return self._tensors[name]
+
+    def index(self, slot: int) -> int:
+        """Return where a slot number lies in the pool's tensors; ``BARE`` is the last place."""
+        if not BARE <= slot < self.slots:
+            raise IndexError(f"slot {slot} of {self.slots}")
+        return self.slots if slot == BARE else slot
+
+    def write(self, slot: int, weights: AdapterWeights) -> None:
+        """Put an adapter into a slot, in place of what was there.
+
+        Raises ``InvalidInput`` as ``check_fits`` does, leaving the slot as it was. The adapter must have
+        passed ``checks.check_adapter``.
+        """
+        self.check_fits(weights)
+        traits = _traits(weights, self.limits)
+        self.clear(slot)
+        for index, changes in weights.layers.items():
+            self._write_layer(index - self.split, slot, changes)
+        self._write_head(slot, weights.head)
+        self.traits[slot] = traits
+
+    def check_fits(self, weights: AdapterWeights) -> None:
+        """Raise ``InvalidInput`` unless a slot can hold an adapter that passed ``checks.check_adapter``.
+
+        Reasons: AdapterTooLarge; AdapterShape when its bottlenecks are not of one kind. Writes nothing, so
+        it can be asked long before the adapter needs a slot.
+        """
+        _check_size(weights, self.limits)
+        _bottleneck_traits(weights, self.limits)
+
+    def clear(self, slot: int) -> None:
+        """Make a slot bare again."""
+        if not 0 <= slot < self.slots:
+            raise IndexError(f"slot {slot} of {self.slots}")
+        self.traits[slot] = SlotTraits()
+        for tensor in self._tensors.values():
+            tensor[:, slot].zero_()
+        self._restore_base(slot)
+
+    def _restore_base(self, slot: int) -> None:
+        for name, biases in self._base_biases.items():
+            self._tensors[f"{name}.bias"][:, slot] = biases
+        for name, norms in self._base_norms.items():
+            self._tensors[name][:, slot] = norms
+
+    def _write_layer(self, layer: int, slot: int, changes: LayerAdapter) -> None:
+        for name, lora in changes.lora.items():
+            a, b = self._lora_slot(name, layer, slot)
+            a[: lora.rank] = lora.a
+            b[: lora.rank] = lora.b.t()
+        for name, bias in changes.bias.items():
+            self._tensors[f"{name}.bias"][layer, slot] = bias
+        for name, (weight, bias) in changes.norms.items():
+            self._tensors[name][layer, slot, 0] = weight
+            self._tensors[name][layer, slot, 1] = bias
+        for place, bottleneck in changes.bottlenecks.items():
+            width = bottleneck.width
+            self._tensors[f"{place}.down"][layer, slot, :width] = bottleneck.down
+            self._tensors[f"{place}.down_bias"][layer, slot, :width] = bottleneck.down_bias
+            self._tensors[f"{place}.up"][layer, slot, :width] = bottleneck.up.t()
+            self._tensors[f"{place}.up_bias"][layer, slot] = bottleneck.up_bias
+
+    def _lora_slot(self, name: str, layer: int, slot: int) -> tuple[Tensor, Tensor]:
+        """Return the slot's views of one matrix: a (max_rank, d_in) and b (max_rank, d_out)."""
+        b = self._tensors[f"{name}.lora_b"][layer, slot]
+        if name in _FUSED:
+            return self._tensors["qkv.lora_a"][layer, slot, _FUSED.index(name)], b
+        return self._tensors[f"{name}.lora_a"][layer, slot], b
+
+    def _write_head(self, slot: int, head: Head) -> None:
+        labels, width = head.weight.shape[0], self.config.width
+        # Pooled rows are [first, mean]; a dense layer's output stands in the place of first.
+        start = width if head.pooling == "mean" and head.dense is None else 0
+        weight = self._tensors["head.weight"][0, slot]
+        weight[:labels, start : start + head.weight.shape[1]] = head.weight
+        self._tensors["head.bias"][0, slot, :labels] = head.bias
+        if head.dense is not None:
+            self._tensors["head.dense.weight"][0, slot] = head.dense.weight
+            self._tensors["head.dense.bias"][0, slot] = head.dense.bias
+
+
+_FUSED = ("query", "key", "value")
+"""Matrices that read the same input: their ``a`` lie together and are multiplied as one."""
+
+
+def _stacked(upper: UpperLayers, parameter: str) -> Tensor:
+    """Return one parameter of every layer, (layers, ...)."""
+    return torch.stack([layer.get_parameter(parameter).detach() for layer in upper.layers])
+
+
+def _slot_shapes(config: EncoderConfig, split: int, limits: SlotLimits) -> dict[str, tuple[int, ...]]:
+    """Return the pool's tensors: layers first, then one slot's shape."""
+    depth, width, rank = config.layers - split, config.width, limits.max_rank
+    shapes: dict[str, tuple[int, ...]] = {"qkv.lora_a": (depth, len(_FUSED), rank, width)}
+    for name in MATRICES:
+        out, inner = config.matrix_shape(name)
+        if name not in _FUSED:
+            shapes[f"{name}.lora_a"] = (depth, rank, inner)
+        shapes[f"{name}.lora_b"] = (depth, rank, out)
+        shapes[f"{name}.bias"] = (depth, out)
+    for name in NORMS:
+        shapes[name] = (depth, 2, width)
+    if limits.max_bottleneck:
+        for place in SUBLAYERS:
+            shapes[f"{place}.down"] = (depth, limits.max_bottleneck, width)
+            shapes[f"{place}.down_bias"] = (depth, limits.max_bottleneck)
+            shapes[f"{place}.up"] = (depth, limits.max_bottleneck, width)
+            shapes[f"{place}.up_bias"] = (depth, width)
+    shapes["head.weight"] = (1, limits.max_labels, 2 * width)
+    shapes["head.bias"] = (1, limits.max_labels)
+    if limits.dense_heads:
+        shapes["head.dense.weight"] = (1, width, width)
+        shapes["head.dense.bias"] = (1, width)
+    return shapes
+
+
+def _check_size(weights: AdapterWeights, limits: SlotLimits) -> None:
+    dense = weights.head.dense is not None
+    for what, size, limit, setting in (
+        ("rank", weights.rank, limits.max_rank, "HMI_MAX_RANK"),
+        ("bottleneck width", weights.bottleneck_width, limits.max_bottleneck, "HMI_MAX_BOTTLENECK"),
+        ("number of labels", len(weights.labels), limits.max_labels, "HMI_MAX_LABELS"),
+        ("number of dense head layers", int(dense), int(limits.dense_heads), "HMI_DENSE_HEADS"),
+    ):
+        if size > limit:
+            raise InvalidInput(
+                "AdapterTooLarge",
+                f"The adapter's {what} is {size}, this runtime's slots hold {limit}; "
+                f"train it smaller, or raise the runtime's {setting}.",
+            )
+
+
+def _traits(weights: AdapterWeights, limits: SlotLimits) -> SlotTraits:
+    head = weights.head
+    return SlotTraits(
+        rank=bucket(weights.rank, limits.max_rank),
+        bottleneck=_bottleneck_traits(weights, limits),
+        own_bias=any(layer.bias for layer in weights.layers.values()),
+        own_norms=any(layer.norms for layer in weights.layers.values()),
+        labels=head.weight.shape[0],
+        pooling=head.pooling,
+        dense_activation=head.dense.activation if head.dense is not None else None,
+    )
+
+
+def _bottleneck_traits(weights: AdapterWeights, limits: SlotLimits) -> BottleneckTraits | None:
+    found = [(place, b) for layer in weights.layers.values() for place, b in layer.bottlenecks.items()]
+    if not found:
+        return None
+    activations = {b.activation for _, b in found}
+    placements = {(place, b.placement) for place, b in found}
+    if len(activations) > 1 or len({place for place, _ in placements}) < len(placements):
+        raise InvalidInput(
+            "AdapterShape",
+            "The adapter's bottlenecks differ in activation or placement between layers; use one for all.",
+        )
+    return BottleneckTraits(
+        width=bucket(weights.bottleneck_width, limits.max_bottleneck),
+        activation=activations.pop(),
+        placements=tuple(sorted(placements)),
+    )

@@ -1,0 +1,204 @@
+"""A Domain's trained parameters: window-local lower layers, gates, positions and the bridge.
+
+Word embeddings belong to the base model and are shared, so they are neither trained nor stored here.
+"""
+
+import copy
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hmi_api.errors import Damaged, InvalidInput
+from hmi_runtime.models.architecture import EncoderConfig, attention_bias, split_heads
+from hmi_runtime.models.encoder import Encoder
+from hmi_runtime.models.families import architecture_of
+from hmi_runtime.models.windows import ABSENT, compose, trigrams
+
+_POSITION_SPREAD = 0.02
+
+
+class Bridge(nn.Module):
+    """Residual multi-head attention of ``heads`` heads of ``head_size`` dimensions over width D.
+
+    ``x + out(attention(qkv(norm(x) + position)))``; ``out`` starts at zero, so a new bridge changes nothing.
+    """
+
+    def __init__(self, width: int, positions: int, heads: int, head_size: int, norm_eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.position = nn.Parameter(torch.zeros(positions, width))  # (P, D)
+        self.qkv = nn.Linear(width, 3 * heads * head_size)
+        self.out = nn.Linear(heads * head_size, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def initialise(self, encoder: Encoder, generator: torch.Generator) -> None:
+        """Start from the encoder's positions, scaled to stand beside a normalised input."""
+        position = encoder.position_table()  # (P, D)
+        with torch.no_grad():
+            self.position.copy_(position * (_POSITION_SPREAD * 10 / position.std().clamp_min(1e-6)))
+            nn.init.normal_(self.qkv.weight, std=_POSITION_SPREAD * 2, generator=generator)
+            nn.init.zeros_(self.qkv.bias)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return (B, T, D) for ``x`` (B, T, D) under an additive attention ``bias`` (B, 1, 1, T)."""
+        mixed = self.qkv(self.norm(x) + self.position[: x.shape[1]])  # (B, T, 3*H*S)
+        query, key, value = (split_heads(part, self.heads) for part in mixed.chunk(3, dim=2))  # (B, H, T, S)
+        heads = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)  # (B, H, T, S)
+        return x + self.out(heads.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+WEIGHTS_FILE = "layers.safetensors"
+CONFIG_FILE = "layers.json"
+# A window's three tokens start with the base's positions of a text's first tokens after the opening one,
+# which every pretraining row has seen.
+_FIRST_WINDOW_POSITION = 1
+
+
+@dataclass(frozen=True)
+class DomainLayersConfig:
+    """Sizes of a Domain's layers."""
+
+    encoder: EncoderConfig
+    split: int
+    bridge_heads: int
+    bridge_head_size: int
+
+
+class DomainLayers(nn.Module):
+    """Layers 0..split of an encoder, run on windows of three tokens, and what puts a text together again."""
+
+    def __init__(self, config: DomainLayersConfig, word: Tensor) -> None:
+        """Make untrained layers over the base's word embeddings ``word`` (V, D), which are not copied."""
+        super().__init__()
+        self.config = config
+        encoder = config.encoder
+        self.architecture = architecture_of(encoder)
+        width = encoder.width
+        self.word = word  # (V, D), a plain attribute: shared, frozen, not in the state
+        self.window_position = nn.Parameter(torch.zeros(3, width))
+        self.embedding_norm = nn.LayerNorm(width, eps=encoder.norm_eps)
+        self.layers = nn.ModuleList()
+        self.gates = nn.Parameter(torch.tensor([0.0, 1.0, 0.0])[:, None].repeat(1, width))  # (3, D)
+        self.position = nn.Parameter(torch.zeros(encoder.positions, width))  # (P, D)
+        self.bridge = (
+            Bridge(width, encoder.positions, config.bridge_heads, config.bridge_head_size, encoder.norm_eps)
+            if config.bridge_heads
+            else None
+        )
+
+    @classmethod
+    def from_encoder(
+        cls, encoder: Encoder, split: int, *, bridge_heads: int, bridge_head_size: int, seed: int = 0
+    ) -> "DomainLayers":
+        """Return layers that start as the encoder's own lower ``split`` layers.
+
+        Raises ``InvalidInput`` SplitTooDeep unless at least one layer is left above the split.
+        """
+        check_split(encoder.config, split)
+        config = DomainLayersConfig(encoder.config, split, bridge_heads, bridge_head_size)
+        made = cls(config, encoder.word.weight.detach())
+        made.layers.extend(copy.deepcopy(layer) for layer in list(encoder.layers)[:split])
+        start = _FIRST_WINDOW_POSITION
+        with torch.no_grad():
+            if encoder.position is not None:  # rotary layers tell a window's tokens apart themselves
+                made.window_position.copy_(encoder.position.weight[start : start + 3])
+            if encoder.segment is not None:  # every text is of the first segment: fold it in
+                made.window_position.add_(encoder.segment.weight[0])
+            made.embedding_norm.load_state_dict(encoder.embedding_norm.state_dict())
+        if made.bridge is not None:
+            made.bridge.initialise(encoder, torch.Generator().manual_seed(seed))
+        return made.requires_grad_(True)
+
+    def window_parts(self, windows: Tensor) -> Tensor:
+        """Return the gated parts (W, 3, D) of ``windows`` (W, 3) int64: of the left, centre and right token.
+
+        This is what a table stores. The part of an ``ABSENT`` token is zero, and no other part sees it.
+        """
+        present = windows != ABSENT  # (W, 3)
+        x = functional.embedding(windows.clamp_min(0), self.word) + self.window_position  # (W, 3, D)
+        x = self.embedding_norm(x)
+        contexts = self.architecture.contexts(present, x.dtype)[: len(self.layers)]
+        for layer, context in zip(self.layers, contexts, strict=True):
+            x = layer(x, context)
+        gated: Tensor = x * self.gates * present[:, :, None]
+        return gated
+
+    def finish(self, parts: Tensor, mask: Tensor) -> Tensor:
+        """Return the representation at the split (B, T, D) from windows' parts (B, T, 3, D).
+
+        Composes neighbours, adds positions and crosses the bridge. ``mask`` (B, T) bool; parts at padding
+        must be zero.
+        """
+        x = compose(parts) + self.position[: parts.shape[1]]  # (B, T, D)
+        if self.bridge is None:
+            return x
+        crossed: Tensor = self.bridge(x, attention_bias(mask, x.dtype))
+        return crossed
+
+    def represent(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the representation at the split (B, T, D) of ``ids`` (B, T) int64, ``mask`` (B, T) bool.
+
+        The window-local model itself: what is trained, and what any lookup must equal.
+        """
+        windows = trigrams(ids, mask)[mask]  # (N, 3)
+        unique, place = torch.unique(windows, dim=0, return_inverse=True)  # (W, 3), (N,)
+        values = self.window_parts(unique)[place]  # (N, 3, D)
+        parts = values.new_zeros((*ids.shape, *values.shape[1:]))  # (B, T, 3, D)
+        parts[mask] = values
+        return self.finish(parts, mask)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and sizes into ``folder``, which must exist."""
+        state = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(state, folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=1, sort_keys=True))
+
+    @classmethod
+    def load(cls, folder: Path, encoder: Encoder) -> "DomainLayers":
+        """Read layers that ``save`` wrote, frozen and in evaluation mode.
+
+        Raises ``InvalidInput`` LayersForAnotherBase when they were made for another encoder, and
+        ``Damaged`` LayersIncomplete when tensors are missing or have other shapes, LayersNotFinite when a
+        value is infinite or not a number.
+        """
+        raw = json.loads((folder / CONFIG_FILE).read_text())
+        config = DomainLayersConfig(
+            EncoderConfig(**raw["encoder"]), raw["split"], raw["bridge_heads"], raw["bridge_head_size"]
+        )
+        if config.encoder != encoder.config:
+            raise InvalidInput(
+                "LayersForAnotherBase",
+                f"These layers are for {config.encoder}, the base model is {encoder.config}; "
+                "train the Domain on this base model.",
+            )
+        made = cls(config, encoder.word.weight.detach())
+        made.layers.extend(copy.deepcopy(layer) for layer in list(encoder.layers)[: config.split])
+        try:
+            made.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        except RuntimeError as error:
+            raise Damaged("LayersIncomplete", f"{WEIGHTS_FILE} does not fit its sizes: {error}") from error
+        for name, tensor in made.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise Damaged(
+                    "LayersNotFinite",
+                    f"{name} in {WEIGHTS_FILE} holds values that are infinite or not numbers; train the "
+                    "Domain again, with a lower training.learningRate.",
+                )
+        return made.requires_grad_(False).eval()
+
+
+def check_split(config: EncoderConfig, split: int) -> None:
+    """Raise ``InvalidInput`` SplitTooDeep unless 1 <= split < layers."""
+    if not 1 <= split < config.layers:
+        raise InvalidInput(
+            "SplitTooDeep",
+            f"split {split} leaves no upper layer: the base model has {config.layers} layers; "
+            f"choose 1 to {config.layers - 1}.",
+        )

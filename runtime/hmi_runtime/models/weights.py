@@ -1,0 +1,161 @@
+"""Reading a checkpoint's safetensors file into the canonical encoder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from hmi_api.errors import InvalidInput
+from hmi_runtime.models.architecture import EncoderConfig, Family
+from hmi_runtime.models.encoder import Encoder
+from hmi_runtime.models.families import FAMILIES
+
+WEIGHTS_FILE = "model.safetensors"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def check_no_pointer(path: Path) -> None:
+    """Raise ``InvalidInput`` BaseModelIncomplete for what git-lfs leaves in a file's place until it is
+    pulled."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise InvalidInput(
+                "BaseModelIncomplete",
+                f"{path.name} of the base model is a pointer of git-lfs, not the weights; run git lfs pull "
+                "in "
+                "its folder.",
+            )
+
+
+def read_encoder(folder: Path, config: EncoderConfig) -> Encoder:
+    """Return a fresh float32 encoder, in evaluation mode and frozen, with the folder's weights.
+
+    Raises ``InvalidInput`` BaseModelIncomplete when the file is damaged, or a tensor is missing or has
+    another shape, and BaseModelNotFinite when a weight is infinite or not a number.
+    """
+    if is_lfs_pointer(folder / WEIGHTS_FILE):
+        raise InvalidInput("BaseModelIncomplete", f"{WEIGHTS_FILE} of the base model {PULL}.")
+    try:
+        return _read(folder, config, FAMILIES[config.family])
+    except SafetensorError as error:
+        raise InvalidInput(
+            "BaseModelIncomplete",
+            f"{WEIGHTS_FILE} of the base model cannot be read ({error}); fetch it again, it may be cut off.",
+        ) from error
+
+
+def _read(folder: Path, config: EncoderConfig, family: Family) -> Encoder:
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
+        file = _File(tensors, frozenset(tensors.keys()), family)
+        with torch.device("meta"):  # sizes that config.json claims take memory only once the file has them
+            shapes = Encoder(config, pooler=file.has_pooler).state_dict()
+        for name, parameter in shapes.items():
+            file.check(name, parameter)
+        encoder = Encoder(config, pooler=file.has_pooler)
+        state = {name: file.tensor(name, parameter) for name, parameter in encoder.state_dict().items()}
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise InvalidInput(
+            "BaseModelIncomplete", f"{WEIGHTS_FILE} does not fit config.json: {error}"
+        ) from error
+    broken = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
+    if broken is not None:
+        raise InvalidInput(
+            "BaseModelNotFinite",
+            f"{broken} in {WEIGHTS_FILE} of the base model holds values that are infinite or not numbers; "
+            "use a checkpoint without them.",
+        )
+    encoder.requires_grad_(False)
+    return encoder.eval()
+
+
+@dataclass(frozen=True)
+class _File:
+    """A family's weights file, asked by canonical parameter names."""
+
+    tensors: Any
+    names: frozenset[str]
+    family: Family
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every name: a task model's file has it, a plain encoder's has not."""
+        prefix = self.family.prefix
+        return prefix if any(name.startswith(prefix) for name in self.names) else ""
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether the file carries the family's pooler."""
+        pooler = self.family.pooler
+        return pooler is not None and f"{self.prefix}{pooler}.weight" in self.names
+
+    def tensor(self, name: str, parameter: Tensor) -> Tensor:
+        """Return what the file has for the encoder's ``parameter`` of that name, in float32."""
+        module, _, kind = name.rpartition(".")
+        found = self._stored(module, kind, parameter)
+        if module == "position":
+            # RoBERTa's first position rows are never used by a token: ours start at the first that is.
+            return found[-len(parameter) :].clone()
+        return found
+
+    def check(self, name: str, parameter: Tensor) -> None:
+        """Raise ``InvalidInput`` BaseModelIncomplete unless the file has a tensor for it of the right
+        shape."""
+        module, _, kind = name.rpartition(".")
+        path, _, blocks = self._path(module)
+        stored = f"{self.prefix}{path}.{kind}"
+        if stored not in self.names:
+            if kind == "bias" and self.family.may_lack_biases:
+                return
+            raise self._missing(stored)
+        found = tuple(self.tensors.get_slice(stored).get_shape())
+        wanted = (parameter.shape[0] * blocks, *parameter.shape[1:])
+        if found != wanted and not (module == "position" and found[1:] == wanted[1:] and found > wanted):
+            raise InvalidInput(
+                "BaseModelIncomplete",
+                f"{WEIGHTS_FILE} does not fit config.json: tensor {stored!r} has shape {list(found)}, not "
+                f"{list(wanted)}.",
+            )
+
+    def _missing(self, stored: str) -> InvalidInput:
+        return InvalidInput(
+            "BaseModelIncomplete",
+            f"{WEIGHTS_FILE} has no tensor {stored!r}; is this a {self.family.name} checkpoint?",
+        )
+
+    def _stored(self, module: str, kind: str, parameter: Tensor) -> Tensor:
+        path, block, blocks = self._path(module)
+        stored = f"{self.prefix}{path}.{kind}"
+        if stored in self.names:
+            found: Tensor = self.tensors.get_tensor(stored).to(torch.float32)
+            return found if blocks == 1 else found.chunk(blocks)[block].clone()
+        if kind == "bias" and self.family.may_lack_biases:
+            return torch.zeros_like(parameter)
+        raise self._missing(stored)
+
+    def _path(self, module: str) -> tuple[str, int, int]:
+        """Return a module's path in the file, and which block of rows it is of how many."""
+        family = self.family
+        if module == "pooler":
+            return f"{family.pooler}", 0, 1
+        if not module.startswith("layers."):
+            return family.embeddings[module], 0, 1
+        _, layer, name = module.split(".")
+        under = family.modules[name]
+        fused = family.fused.get(under, (name,))
+        return f"{family.layer.format(layer)}.{under}", fused.index(name), len(fused)
+
+
+_START = b"version https://git-lfs.github.com/spec/"
+PULL = "is a git-lfs pointer, not the file itself; run `git lfs pull` where it comes from and give it again"
+"""What is wrong and what to do, after the file's name."""
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether ``path``, which must exist, is a pointer in the place of a file."""
+    with path.open("rb") as file:
+        return file.read(len(_START)) == _START

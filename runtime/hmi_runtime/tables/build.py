@@ -1,0 +1,240 @@
+"""Building a table: count the windows of a corpus, select the frequent ones, compute their values.
+
+The corpus may be larger than memory; counting is exact up to a limit and lossy beyond it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hmi_api.resources.domain import OnMiss, TableDtype
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.windows import ABSENT, pack, trigrams, unpack
+from hmi_runtime.tables.table import PlotTable, TableWriter
+
+Batch = tuple[Tensor, Tensor] | Sequence[Sequence[int]]
+"""Token ids with special tokens: padded ids (B, T) int64 with mask (B, T) bool, or a list a row."""
+_MERGE_AT = 1 << 20  # keys gathered before they are sorted into the counts
+
+
+def windows_of(batch: Batch) -> Tensor:
+    """Return the windows (N, 3) int64 of a batch's real tokens."""
+    ids, mask = batch if isinstance(batch, tuple) else _pad(batch)
+    return trigrams(ids, mask)[mask]
+
+
+def _pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    length = max((len(row) for row in rows), default=1)
+    ids = torch.zeros(len(rows), length, dtype=torch.int64)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
+        mask[index, : len(row)] = True
+    return ids, mask
+
+
+class KeyCounter:
+    """Counts int64 keys, exactly while at most ``limit`` different ones occur.
+
+    Beyond that the rarest are dropped until half of the limit is left, as lossy counting does (Manku and
+    Motwani, 2002). A dropped key had at most the highest dropped count, and ``undercount`` is the sum of
+    those over all prunings: true - undercount <= counted <= true, for every key.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.undercount = 0
+        self.total = 0
+        self._limit = limit
+        self._keys: NDArray[np.int64] = np.empty(0, dtype=np.int64)  # sorted
+        self._counts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._fresh: list[NDArray[np.int64]] = []
+        self._fresh_keys = 0
+
+    def add(self, keys: NDArray[np.int64]) -> None:
+        """Count each of ``keys`` (N,) once more."""
+        self.total += len(keys)
+        self._fresh.append(keys)
+        self._fresh_keys += len(keys)
+        if self._fresh_keys >= min(_MERGE_AT, self._limit):
+            self._merge()
+
+    def counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the keys and their counts, most frequent first, equal counts by key."""
+        self._merge()
+        order = np.lexsort((self._keys, -self._counts))
+        return self._keys[order], self._counts[order]
+
+    def _merge(self) -> None:
+        if self._fresh:
+            fresh, counts = np.unique(np.concatenate(self._fresh), return_counts=True)
+            self._fresh, self._fresh_keys = [], 0
+            self._keys, inverse = np.unique(np.concatenate([self._keys, fresh]), return_inverse=True)
+            both = np.concatenate([self._counts, counts])
+            self._counts = np.bincount(inverse, weights=both).astype(np.int64)  # exact below 2**53
+        if len(self._keys) > self._limit:
+            self._prune()
+
+    def _prune(self) -> None:
+        """Drop every count up to the one at the middle of the limit, so that at most half of it is left."""
+        dropped = len(self._counts) - self._limit // 2
+        threshold = int(np.partition(self._counts, dropped - 1)[dropped - 1])
+        keep = self._counts > threshold
+        self._keys, self._counts = self._keys[keep], self._counts[keep]
+        self.undercount += threshold
+
+
+class WindowCounter:
+    """Counts a corpus's trigrams and, for Backoff, its bigrams and unigrams."""
+
+    def __init__(self, vocab_size: int, limit: int, *, shorter: bool) -> None:
+        """Hold up to ``limit`` different keys of each length; ``shorter``: bigrams and unigrams too."""
+        self._vocab_size = vocab_size
+        self.trigrams = KeyCounter(limit)
+        self.bigrams = KeyCounter(limit) if shorter else None
+        self.unigrams = KeyCounter(limit) if shorter else None
+
+    def add(self, batches: Iterable[Batch]) -> None:
+        """Count the windows of every batch."""
+        for batch in batches:
+            windows = windows_of(batch)
+            self.trigrams.add(self._keys(windows))
+            if self.bigrams is not None and self.unigrams is not None:
+                left, right = windows.clone(), windows.clone()
+                left[:, 2] = ABSENT
+                right[:, 0] = ABSENT
+                # At a text's edge a bigram on that side would be the token alone, counted below.
+                self.bigrams.add(self._keys(left[left[:, 0] != ABSENT]))
+                self.bigrams.add(self._keys(right[right[:, 2] != ABSENT]))
+                left[:, 0] = ABSENT
+                self.unigrams.add(self._keys(left))
+
+    def _keys(self, windows: Tensor) -> NDArray[np.int64]:
+        return pack(windows, self._vocab_size).numpy()
+
+
+Keys = NDArray[np.int64]
+# Backoff's shares of the budget. Unigrams come first: they are the last resort, and without one a window
+# has to be computed after all. What a share does not use goes to the next.
+_UNIGRAM_SHARE = 0.2
+_BIGRAM_SHARE = 0.3
+_FILL_AT_ONCE = 2048  # windows; bounds the activations
+_COUNT_LIMIT = 20_000_000  # different windows of a corpus held at once, 16 bytes each
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build admitted, and how exact its counts were."""
+
+    entries: int
+    trigrams: int
+    bigrams: int
+    unigrams: int
+    windows_seen: int  # in the corpus, repeats included
+    undercount: int  # a count is too low by at most this; 0 unless the corpus exceeded the count limit
+
+
+def build_table(
+    folder: Path,
+    batches: Iterable[Batch],
+    layers: DomainLayers,
+    *,
+    layers_digest: str,
+    max_entries: int,
+    min_frequency: int,
+    dtype: TableDtype = TableDtype.FLOAT16,
+    on_miss: OnMiss = OnMiss.COMPUTE,
+    ancestors: Sequence[PlotTable] = (),
+    count_limit: int = _COUNT_LIMIT,
+    progress: Callable[[int, int], None] | None = None,
+) -> BuildReport:
+    """Write the table of a corpus into ``folder``; ``PlotTable.load`` maps it.
+
+    The same batches and layers give the same file, byte for byte. ``progress`` is told (rows filled, rows
+    in all) now and then. Memory is bounded by ``count_limit``; values go straight to the file.
+
+    A window that an ancestor made by the same layers holds is left out under ``Compute``, since the tree
+    gives it exactly. Under ``Backoff`` it is admitted, since the own bigrams are asked before the parent.
+    """
+    vocab_size = layers.config.encoder.vocab_size
+    counter = WindowCounter(vocab_size, count_limit, shorter=on_miss is OnMiss.BACKOFF)
+    counter.add(batches)
+    held_above = (
+        [table for table in ancestors if table.layers_digest == layers_digest]
+        if on_miss is OnMiss.COMPUTE
+        else []
+    )
+    admitted = _Admitted(max_entries, min_frequency, held_above)
+    unigrams = admitted.take(counter.unigrams, _UNIGRAM_SHARE)
+    bigrams = admitted.take(counter.bigrams, _UNIGRAM_SHARE + _BIGRAM_SHARE)
+    trigrams = admitted.take(counter.trigrams, 1.0)
+    keys, counts = admitted.by_frequency()
+    writer = TableWriter(
+        folder,
+        torch.from_numpy(keys),
+        torch.from_numpy(counts),
+        width=layers.config.encoder.width,
+        dtype=dtype,
+        vocab_size=vocab_size,
+        layers_digest=layers_digest,
+    )
+    _fill(writer, keys, layers, vocab_size, progress)
+    writer.close()
+    return BuildReport(
+        entries=len(keys),
+        trigrams=trigrams,
+        bigrams=bigrams,
+        unigrams=unigrams,
+        windows_seen=counter.trigrams.total,
+        undercount=counter.trigrams.undercount,
+    )
+
+
+class _Admitted:
+    """The windows let into a table so far, under its budget."""
+
+    def __init__(self, max_entries: int, min_frequency: int, held_above: Sequence[PlotTable]) -> None:
+        self._max_entries = max_entries
+        self._min_frequency = min_frequency
+        self._held_above = held_above
+        self._keys: Keys = np.empty(0, dtype=np.int64)
+        self._counts: Keys = np.empty(0, dtype=np.int64)
+
+    def take(self, counter: KeyCounter | None, share: float) -> int:
+        """Admit the most frequent until ``share`` of the budget is used in all; return how many."""
+        if counter is None:
+            return 0
+        keys, counts = counter.counts()
+        wanted = (counts >= self._min_frequency) & ~np.isin(keys, self._keys)
+        for table in self._held_above:
+            wanted &= table.find(torch.from_numpy(keys)).numpy() < 0
+        room = max(0, int(self._max_entries * share) - len(self._keys))
+        chosen = np.flatnonzero(wanted)[:room]
+        self._keys = np.concatenate([self._keys, keys[chosen]])
+        self._counts = np.concatenate([self._counts, counts[chosen]])
+        return len(chosen)
+
+    def by_frequency(self) -> tuple[Keys, Keys]:
+        """Return all keys and counts, most frequent first: the rows of the hot windows share pages."""
+        order = np.lexsort((self._keys, -self._counts))
+        return self._keys[order], self._counts[order]
+
+
+@torch.no_grad()
+def _fill(
+    writer: TableWriter,
+    keys: Keys,
+    layers: DomainLayers,
+    vocab_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    device = layers.word.device
+    for start in range(0, len(keys), _FILL_AT_ONCE):
+        piece = torch.from_numpy(keys[start : start + _FILL_AT_ONCE])
+        writer.write(start, layers.window_parts(unpack(piece, vocab_size).to(device)).float())
+        if progress is not None:
+            progress(min(start + _FILL_AT_ONCE, len(keys)), len(keys))

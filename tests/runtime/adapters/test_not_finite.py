@@ -1,0 +1,75 @@
+"""Weights that are infinite or not numbers are refused wherever they are read, made or written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support_encoders import POST_NORM, random_encoder, small_model
+from torch import nn
+
+from hmi_api.errors import Damaged, InvalidInput
+from hmi_api.resources.domain import TableDtype
+from hmi_runtime.models import DomainLayers
+from hmi_runtime.models.domain_layers import WEIGHTS_FILE as LAYERS_FILE
+from hmi_runtime.models.families import encoder_config
+from hmi_runtime.models.weights import WEIGHTS_FILE, read_encoder
+from hmi_runtime.tables.table import encode
+from hmi_runtime.training.descent import descend
+from hmi_runtime.training.features import to_half
+
+NOT_FINITE = pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+
+
+def spoil(path: Path, name: str, value: float) -> None:
+    tensors = load_file(path)
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, path)
+
+
+@NOT_FINITE
+def test_a_base_model_is_refused(value: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = small_model(
+        "bert", vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=12, max_position_embeddings=16,
+    )  # fmt: skip
+    model.save_pretrained(tmp_path)
+    config = encoder_config(model.config.to_dict(), cls_id=1, sep_id=2, pad_id=0)
+    spoil(tmp_path / WEIGHTS_FILE, "encoder.layer.1.attention.self.key.bias", value)
+    with pytest.raises(InvalidInput, match=r"BaseModelNotFinite: layers.1.key.bias"):
+        read_encoder(tmp_path, config)
+
+
+@NOT_FINITE
+def test_a_domains_layers_are_refused(value: float, tmp_path: Path) -> None:
+    encoder = random_encoder(POST_NORM)
+    DomainLayers.from_encoder(encoder, 2, bridge_heads=2, bridge_head_size=8).save(tmp_path)
+    spoil(tmp_path / LAYERS_FILE, "gates", value)
+    with pytest.raises(Damaged, match="LayersNotFinite: gates"):
+        DomainLayers.load(tmp_path, encoder)
+
+
+@NOT_FINITE
+@pytest.mark.parametrize("dtype", list(TableDtype))
+def test_a_table_stores_no_such_value(value: float, dtype: TableDtype) -> None:
+    """float16 cuts what is too large to its end, which would make a number of infinity."""
+    parts = torch.zeros(2, 3, 4)
+    parts[1, 2, 3] = value
+    with pytest.raises(Damaged, match="LayersNotFinite"):
+        encode(parts, dtype)
+
+
+@NOT_FINITE
+def test_a_step_down_such_a_gradient_is_not_taken(value: float) -> None:
+    module = nn.Linear(2, 1)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    loss = module(torch.ones(1, 2)).sum() * value
+    with pytest.raises(InvalidInput, match=r"TrainingDiverged.*lower training.learningRate"):
+        descend(loss, module, optimizer)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_what_float16_cannot_hold_is_cut_to_its_ends() -> None:
+    assert to_half(torch.tensor([1e6, -1e6, 0.5])).tolist() == [65504.0, -65504.0, 0.5]

@@ -1,0 +1,142 @@
+"""The window-local model: what a window may see, and how windows make up a text."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support_encoders import ARCHITECTURES, POST_NORM, random_encoder
+from torch import Tensor
+
+from hmi_api.errors import InvalidInput
+from hmi_runtime.models import ABSENT, DomainLayers, Encoder, EncoderConfig, UpperLayers, compose, trigrams
+
+CONFIG = POST_NORM
+
+
+def encoder(config: EncoderConfig = CONFIG) -> Encoder:
+    return random_encoder(config, seed=3)
+
+
+def layers(config: EncoderConfig = CONFIG, *, heads: int = 2) -> DomainLayers:
+    """Layers in which every parameter counts: a fresh bridge and its gates would hide most."""
+    made = DomainLayers.from_encoder(encoder(config), 2, bridge_heads=heads, bridge_head_size=8)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return made.requires_grad_(False)
+
+
+def texts(lengths: list[int], pad_to: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(sum(lengths))
+    ids = torch.zeros(len(lengths), pad_to, dtype=torch.int64)
+    mask = torch.zeros(len(lengths), pad_to, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.randint(3, CONFIG.vocab_size, (length,), generator=generator)
+        mask[row, :length] = True
+    return ids, mask
+
+
+def test_windows_at_the_edges_miss_a_neighbour() -> None:
+    ids = torch.tensor([[1, 7, 8, 2, 0, 0]])
+    mask = torch.tensor([[True, True, True, True, False, False]])
+    assert trigrams(ids, mask)[0].tolist() == [
+        [ABSENT, 1, 7],
+        [1, 7, 8],
+        [7, 8, 2],
+        [8, 2, ABSENT],
+        [ABSENT, 0, ABSENT],
+        [ABSENT, 0, ABSENT],
+    ]
+
+
+def test_composition_takes_each_part_from_the_right_window() -> None:
+    parts = torch.randn(2, 5, 3, 4)
+    expected = torch.zeros(2, 5, 4)
+    for row in range(2):
+        for i in range(5):
+            expected[row, i] = parts[row, i, 1]
+            if i + 1 < 5:
+                expected[row, i] += parts[row, i + 1, 0]
+            if i > 0:
+                expected[row, i] += parts[row, i - 1, 2]
+    torch.testing.assert_close(compose(parts), expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), extra=st.integers(0, 6))
+def test_padding_and_company_change_nothing(architecture: str, lengths: list[int], extra: int) -> None:
+    model = layers(ARCHITECTURES[architecture])
+    ids, mask = texts(lengths, max(lengths) + extra)
+    together = model.represent(ids, mask)
+    for row, length in enumerate(lengths):
+        alone = model.represent(ids[row : row + 1, :length], mask[row : row + 1, :length])
+        torch.testing.assert_close(together[row, :length], alone[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_without_a_bridge_a_position_sees_two_tokens_each_way(architecture: str) -> None:
+    model = layers(ARCHITECTURES[architecture], heads=0)
+    ids, mask = texts([9], 9)
+    before = model.represent(ids, mask)
+    changed = ids.clone()
+    changed[0, 4] = (ids[0, 4] - 3 + 1) % 30 + 3
+    moved = (model.represent(changed, mask) - before).abs().amax(dim=2)[0] > 1e-6
+    assert moved.tolist() == [False, False, True, True, True, True, True, False, False]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_bridge_lets_distant_tokens_speak(architecture: str) -> None:
+    model = layers(ARCHITECTURES[architecture])
+    ids, mask = texts([9], 9)
+    changed = ids.clone()
+    changed[0, 0] = (ids[0, 0] - 3 + 1) % 30 + 3
+    difference = model.represent(changed, mask) - model.represent(ids, mask)
+    assert difference[0, 8].abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_absent_tokens_neither_speak_nor_are_spoken_for(architecture: str) -> None:
+    parts = layers(ARCHITECTURES[architecture]).window_parts(
+        torch.tensor([[ABSENT, 5, 6], [ABSENT, 5, ABSENT]])
+    )
+    assert parts[0, 0].abs().max() == 0
+    assert parts[1, [0, 2]].abs().max() == 0
+    assert parts[1, 1].abs().max() > 0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_layers_survive_saving(architecture: str, tmp_path: Path) -> None:
+    config = ARCHITECTURES[architecture]
+    model = layers(config)
+    model.save(tmp_path)
+    again = DomainLayers.load(tmp_path, encoder(config))
+    ids, mask = texts([6, 3], 6)
+    torch.testing.assert_close(again.represent(ids, mask), model.represent(ids, mask))
+    assert "word" not in again.state_dict()
+
+
+def test_layers_of_another_base_are_refused(tmp_path: Path) -> None:
+    layers().save(tmp_path)
+    other = Encoder(EncoderConfig(**{**CONFIG.__dict__, "vocab_size": 41}))
+    with pytest.raises(InvalidInput, match="LayersForAnotherBase"):
+        DomainLayers.load(tmp_path, other)
+
+
+@pytest.mark.parametrize("split", [0, 4, 9])
+def test_a_split_must_leave_layers_on_both_sides(split: int) -> None:
+    with pytest.raises(InvalidInput, match="choose 1 to 3"):
+        DomainLayers.from_encoder(encoder(), split, bridge_heads=0, bridge_head_size=8)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_upper_layers_go_on_where_the_encoder_was_cut(architecture: str) -> None:
+    base = encoder(ARCHITECTURES[architecture])
+    ids, mask = texts([7, 4], 7)
+    states = base.hidden_states(ids, mask)
+    upper = UpperLayers(base, 2)
+    for ours, theirs in zip(upper.hidden_states(states[2], mask), states[3:], strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -1,0 +1,243 @@
+"""What a look-up gives equals the window-local model (Compute) or the backoff order, whatever tables hold."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hmi_api.errors import InvalidInput
+from hmi_api.resources.domain import OnMiss, TableDtype
+from hmi_runtime.models import ABSENT, DomainLayers, Encoder, EncoderConfig, trigrams
+from hmi_runtime.models.windows import pack, unpack
+from hmi_runtime.tables.lookup import Level, TreeLookup, lookup_many
+from hmi_runtime.tables.misses import MissSketch
+from hmi_runtime.tables.reference import lookup_reference
+from hmi_runtime.tables.table import PlotTable
+
+torch.set_num_threads(1)
+
+VOCABULARY = 9
+SIZES = EncoderConfig(
+    family="bert",
+    layers=2,
+    width=8,
+    heads=2,
+    ffn_width=16,
+    vocab_size=VOCABULARY,
+    positions=16,
+    segments=2,
+    norm_eps=1e-12,
+    activation="gelu",
+    pad_id=0,
+    cls_id=1,
+    sep_id=2,
+)
+OWN, OTHER = "sha256:own", "sha256:other"
+# Absolute tolerances: layers end in a LayerNorm, so parts are of the order of one.
+TOLERANCE = {None: 1e-5, TableDtype.FLOAT16: 4e-3, TableDtype.INT8: 2e-2}
+
+
+@cache
+def layers(seed: int = 0) -> DomainLayers:
+    torch.manual_seed(seed)
+    made = DomainLayers.from_encoder(Encoder(SIZES), 1, bridge_heads=0, bridge_head_size=8)
+    torch.nn.init.normal_(made.gates)
+    return made.requires_grad_(False).eval()
+
+
+def all_windows() -> torch.Tensor:
+    return unpack(torch.arange((VOCABULARY + 1) ** 3), VOCABULARY)
+
+
+def possible_windows() -> torch.Tensor:
+    """Every window that a text can have: the centre is never ABSENT."""
+    windows = all_windows()
+    return windows[windows[:, 1] != ABSENT]
+
+
+def table_of(windows: torch.Tensor, digest: str, dtype: TableDtype | None, maker: DomainLayers) -> PlotTable:
+    """A table of ``windows``; dtype None keeps float32, so that only the look-up itself can err."""
+    keys = pack(windows, VOCABULARY).unique()
+    keys = keys[torch.randperm(len(keys))]
+    parts = maker.window_parts(unpack(keys, VOCABULARY))
+    table = PlotTable.from_parts(
+        keys, parts, vocab_size=VOCABULARY, layers_digest=digest, dtype=dtype or TableDtype.FLOAT16
+    )
+    return table if dtype else PlotTable(**{**vars(table), "values": parts})
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Shape of a random tree: for each table, its share of all windows, its maker and its type."""
+
+    shares: list[float]
+    same_layers: list[bool]
+    dtype: TableDtype | None
+    on_miss: OnMiss
+    recent_rows: int
+
+    def lookup(self, misses: MissSketch | None = None) -> TreeLookup:
+        tables = []
+        for level, (share, same) in enumerate(zip(self.shares, self.same_layers, strict=True)):
+            own = level == 0 or same
+            windows = all_windows()
+            held = windows[torch.rand(len(windows)) < share]
+            tables.append(table_of(held, OWN if own else OTHER, self.dtype, layers(0 if own else 1)))
+        return TreeLookup(
+            tables,
+            layers(),
+            layers_digest=OWN,
+            on_miss=self.on_miss,
+            recent_bytes=self.recent_rows * 3 * SIZES.width * 4,
+            misses=misses,
+        )
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> Tree:
+    depth = draw(st.integers(0, 3))
+    return Tree(
+        shares=draw(st.lists(st.sampled_from([0.0, 0.05, 0.4, 1.0]), min_size=depth, max_size=depth)),
+        same_layers=draw(st.lists(st.booleans(), min_size=depth, max_size=depth)),
+        dtype=draw(st.sampled_from([None, *TableDtype])),
+        on_miss=draw(st.sampled_from(list(OnMiss))),
+        recent_rows=draw(st.sampled_from([0, 2, 40, 10_000])),
+    )
+
+
+def draw_windows(count: int) -> torch.Tensor:
+    windows = possible_windows()
+    return windows[torch.randint(len(windows), (count,))]
+
+
+@settings(deadline=None, max_examples=40)
+@given(tree=trees(), seed=st.integers(0, 2**16), sizes=st.lists(st.integers(0, 30), min_size=1, max_size=3))
+def test_the_look_up_equals_the_reference_and_the_layers(tree: Tree, seed: int, sizes: list[int]) -> None:
+    torch.manual_seed(seed)
+    lookup = tree.lookup()
+    for size in sizes:
+        windows = draw_windows(size)
+        result = lookup.lookup(windows)
+        assert result.parts.shape == (size, 3, SIZES.width)
+        assert result.parts.dtype == torch.float32
+        if not size:
+            continue
+        torch.testing.assert_close(result.parts, lookup_reference(lookup, windows), rtol=0, atol=1e-5)
+        if tree.on_miss is OnMiss.COMPUTE:
+            truth = layers().window_parts(windows)
+            torch.testing.assert_close(result.parts, truth, rtol=0, atol=TOLERANCE[tree.dtype])
+
+
+@settings(deadline=None, max_examples=20)
+@given(tree=trees(), seed=st.integers(0, 2**16), rows=st.integers(1, 4), length=st.integers(1, 9))
+def test_a_mixed_batch_equals_each_row_alone(tree: Tree, seed: int, rows: int, length: int) -> None:
+    torch.manual_seed(seed)
+    lookups = [tree.lookup(), tree.lookup(), tree.lookup()]
+    ids = torch.randint(VOCABULARY, (rows, length))
+    lengths = torch.randint(1, length + 1, (rows,))
+    mask = torch.arange(length) < lengths[:, None]
+    windows = trigrams(ids, mask)
+    domain_of_row = torch.randint(len(lookups), (rows,))
+    batch = lookup_many(lookups, domain_of_row, windows, mask)
+    assert batch.row_lookups().tolist() == lengths.tolist()
+    assert not batch.parts[~mask].any(), "padding's parts are zero"
+    for row, domain in enumerate(domain_of_row.tolist()):
+        alone = lookup_reference(lookups[domain], windows[row][mask[row]])
+        torch.testing.assert_close(batch.parts[row][mask[row]], alone, rtol=0, atol=1e-5)
+
+
+def test_a_batch_composes_to_what_the_layers_represent() -> None:
+    torch.manual_seed(0)
+    lookup = Tree([0.5], [True], None, OnMiss.COMPUTE, 100).lookup()
+    ids = torch.randint(VOCABULARY, (3, 7))
+    mask = torch.arange(7) < torch.tensor([[7], [4], [1]])
+    batch = lookup_many([lookup], torch.zeros(3, dtype=torch.int64), trigrams(ids, mask), mask)
+    finished = layers().finish(batch.parts, mask)
+    torch.testing.assert_close(finished[mask], layers().represent(ids, mask)[mask], rtol=0, atol=1e-5)
+
+
+def compute_tree(share: float, recent_rows: int = 100) -> Tree:
+    return Tree([share], [True], None, OnMiss.COMPUTE, recent_rows)
+
+
+def test_a_window_missed_twice_is_computed_once() -> None:
+    lookup = compute_tree(0.0).lookup()
+    window = torch.tensor([[3, 4, 5]])
+    first, second = lookup.lookup(window.repeat(4, 1)), lookup.lookup(window)
+    assert first.level_counts() == {Level.COMPUTED: 4}
+    assert second.level_counts() == {Level.RECENT: 1}
+    assert (first.hits, second.hits) == (0, 1)
+    assert torch.equal(first.parts[:1], second.parts)
+
+
+def test_threads_that_share_a_look_up_all_get_the_right_parts() -> None:
+    torch.manual_seed(0)
+    lookup = compute_tree(0.2, recent_rows=20).lookup(MissSketch())
+    asked = [draw_windows(20) for _ in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda windows: lookup.lookup(windows).parts, asked))
+    for windows, parts in zip(asked, answers, strict=True):
+        torch.testing.assert_close(parts, layers().window_parts(windows), rtol=0, atol=1e-5)
+
+
+def test_every_level_is_counted() -> None:
+    own, parent, grandparent = torch.tensor([[3, 4, 5]]), torch.tensor([[4, 5, 6]]), torch.tensor([[5, 6, 7]])
+    tables = [
+        table_of(own, OWN, None, layers()),
+        table_of(parent, OTHER, None, layers(1)),
+        table_of(grandparent, OWN, None, layers()),
+    ]
+    lookup = TreeLookup(tables, layers(), layers_digest=OWN, on_miss=OnMiss.COMPUTE)
+    result = lookup.lookup(torch.cat([own, parent, grandparent, own]))
+    assert result.level_counts() == {Level.OWN_TRIGRAM: 2, Level.ANCESTOR_TRIGRAM: 1, Level.COMPUTED: 1}
+    assert lookup.coverage([torch.cat([own, parent, grandparent, own])]) == 0.75
+
+
+def test_backoff_asks_left_bigram_right_bigram_unigram_and_only_then_the_parent() -> None:
+    window = torch.tensor([[3, 4, 5]])
+    left, right = torch.tensor([[3, 4, ABSENT]]), torch.tensor([[ABSENT, 4, 5]])
+    alone = torch.tensor([[ABSENT, 4, ABSENT]])
+    parent = table_of(window, OTHER, None, layers(1))
+
+    def level_and_parts(own: list[torch.Tensor]) -> tuple[list[int], torch.Tensor]:
+        tables = [table_of(torch.cat(own), OWN, None, layers())] if own else []
+        tables = [*tables, parent] if own else []
+        result = TreeLookup(tables, layers(), layers_digest=OWN, on_miss=OnMiss.BACKOFF).lookup(window)
+        return result.levels.tolist(), result.parts
+
+    expected = [
+        ([left, right, alone], Level.OWN_BIGRAM, left),
+        ([right, alone], Level.OWN_BIGRAM, right),
+        ([alone], Level.OWN_UNIGRAM, alone),
+        ([], Level.COMPUTED, alone),
+    ]
+    for own, level, answered in expected:
+        levels, parts = level_and_parts(own)
+        assert levels == [level]
+        torch.testing.assert_close(parts, layers().window_parts(answered))
+    levels, parts = level_and_parts([torch.tensor([[7, 7, 7]])])
+    assert levels == [Level.ANCESTOR_TRIGRAM]
+    torch.testing.assert_close(parts, layers(1).window_parts(window))
+
+
+@pytest.mark.parametrize("on_miss", list(OnMiss))
+def test_misses_are_counted_whole_and_again_when_recent(on_miss: OnMiss) -> None:
+    misses = MissSketch()
+    held, missed = torch.tensor([[3, 4, 5]]), torch.tensor([[6, 7, 8]])
+    table = table_of(held, OWN, None, layers())
+    lookup = TreeLookup([table], layers(), layers_digest=OWN, on_miss=on_miss, misses=misses)
+    for _ in range(3):
+        lookup.lookup(torch.cat([held, missed, missed]))
+    keys, counts = misses.frequent(10)
+    assert unpack(torch.from_numpy(keys), VOCABULARY).tolist() == missed.tolist()
+    assert counts.tolist() == [6]
+
+
+def test_a_table_of_other_layers_is_no_domains_own() -> None:
+    table = table_of(torch.tensor([[3, 4, 5]]), OTHER, None, layers(1))
+    with pytest.raises(InvalidInput, match="TableOfOtherLayers"):
+        TreeLookup([table], layers(), layers_digest=OWN, on_miss=OnMiss.COMPUTE)

@@ -1,0 +1,80 @@
+"""The sketch of misses never counts too low, rarely too high, and names the frequent keys."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hmi_runtime.tables.misses import MissSketch, RecentWindows
+
+
+def count(sketch: MissSketch, keys: np.ndarray, batch: int = 64) -> None:
+    for start in range(0, len(keys), batch):
+        sketch.add(*np.unique(keys[start : start + batch], return_counts=True))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), width=st.sampled_from([8, 64, 256]), kinds=st.integers(1, 500))
+def test_estimates_are_never_too_low(seed: int, width: int, kinds: int) -> None:
+    keys = np.random.default_rng(seed).integers(0, kinds, 2000)
+    sketch = MissSketch(width=width, depth=3, candidates=32)
+    count(sketch, keys)
+    distinct, true = np.unique(keys, return_counts=True)
+    assert sketch.total == len(keys)
+    assert np.all(sketch.estimate(distinct) >= true)
+
+
+def test_estimates_are_seldom_above_the_error_bound() -> None:
+    """The promise holds for a key but with probability exp(-4); conservative update does far better."""
+    keys = np.random.default_rng(0).zipf(1.2, 50_000) % (1 << 40)
+    sketch = MissSketch(width=512, depth=4)
+    count(sketch, keys)
+    distinct, true = np.unique(keys, return_counts=True)
+    above = sketch.estimate(distinct) - true > sketch.error_bound
+    assert above.mean() <= np.exp(-4)
+
+
+def test_the_frequent_keys_are_named_in_order() -> None:
+    random = np.random.default_rng(1)
+    frequent = np.repeat(np.arange(10), np.arange(300, 200, -10))
+    keys = np.concatenate([frequent, random.integers(1000, 1_000_000, 5000)])
+    random.shuffle(keys)
+    sketch = MissSketch(width=1 << 14, candidates=64)
+    count(sketch, keys)
+    named, estimates = sketch.frequent(10)
+    assert named.tolist() == list(range(10))
+    assert estimates.tolist() == list(range(300, 200, -10))
+
+
+def test_an_empty_sketch_names_nothing() -> None:
+    sketch = MissSketch()
+    sketch.add(np.empty(0, np.int64), np.empty(0, np.int64))
+    assert len(sketch.frequent(5)[0]) == 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    rows=st.integers(0, 9), asked=st.lists(st.sets(st.integers(0, 30), min_size=1, max_size=12), max_size=30)
+)
+def test_recent_windows_give_back_only_what_was_added(rows: int, asked: list[set[int]]) -> None:
+    recent = RecentWindows(2 * rows * 3 * 2 * 4, 2, torch.device("cpu"))
+    assert recent.capacity == 2 * rows
+    for turn in asked:
+        keys = torch.tensor(sorted(turn))
+        held, parts = recent.find(keys)
+        assert torch.equal(parts, keys[held, None, None].expand(-1, 3, 2).float())
+        fresh = keys[~held]
+        recent.add(fresh, fresh[:, None, None].expand(-1, 3, 2).float())
+        known, _ = recent.find(keys)
+        assert int(known.sum()) >= min(len(fresh), rows)
+
+
+def test_what_is_asked_for_again_stays_longer_than_what_is_not() -> None:
+    recent = RecentWindows(2 * 4 * 3 * 1 * 4, 1, torch.device("cpu"))
+    recent.add(torch.tensor([100]), torch.full((1, 3, 1), 100.0))
+    for key in range(40):
+        recent.add(torch.tensor([key]), torch.full((1, 3, 1), float(key)))
+        held, parts = recent.find(torch.tensor([100]))
+        assert held.tolist() == [True]
+        assert parts.unique().tolist() == [100.0]
+    assert recent.find(torch.tensor([0, 5]))[0].tolist() == [False, False]
