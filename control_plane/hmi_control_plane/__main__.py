@@ -18,7 +18,7 @@ from hmi_api.settings import load_settings, trim_environment
 from hmi_control_plane.app import create_app
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import is_behind, upgrade
-from hmi_control_plane.server import serve
+from hmi_control_plane.http.server import serve
 from hmi_control_plane.settings import DatabaseSettings, Part, Settings
 
 DONE, NOT_IN_TIME, WRONG_SETTINGS = 0, 1, 2

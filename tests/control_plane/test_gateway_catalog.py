@@ -9,9 +9,8 @@ from hmi_api.names import AdapterKey
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tenants import get_tenant
-from hmi_control_plane.gateway.catalog_routes import read_routes
 from hmi_control_plane.gateway.models import models_of
-from hmi_control_plane.gateway.routes import Route
+from hmi_control_plane.gateway.routes import Route, read_routes
 from hmi_control_plane.settings import Settings
 
 SPAM = AdapterKey("acme/spam")

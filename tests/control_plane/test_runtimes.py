@@ -15,7 +15,7 @@ from hmi_control_plane.catalog.artifacts import ArtifactEraser
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Runtime
 from hmi_control_plane.catalog.times import now
-from hmi_control_plane.gateway.catalog_routes import read_routes
+from hmi_control_plane.gateway.routes import read_routes
 from hmi_control_plane.sweeper import Sweeper
 
 

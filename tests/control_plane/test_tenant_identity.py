@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from hmi_control_plane.auth.keys import NewKey
+from hmi_control_plane.auth.authenticator import NewKey
 from hmi_control_plane.catalog import tenants
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import downgrade, upgrade

@@ -9,9 +9,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 from rendered_chart import CHART, Helm, RenderedChart
 
-from hmi_control_plane.gateway.metrics import GatewayMetrics
+from hmi_control_plane.gateway.inference import GatewayMetrics
+from hmi_control_plane.http.middleware import HttpMetrics
 from hmi_control_plane.metering.metrics import MeteringMetrics
-from hmi_control_plane.metrics import HttpMetrics
 from hmi_operator.kubernetes.metrics import OperatorMetrics
 from hmi_runtime.server.metrics import RuntimeMetrics
 

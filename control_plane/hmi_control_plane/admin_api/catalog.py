@@ -25,7 +25,7 @@ from hmi_control_plane.catalog import adapters, artifacts, domains, runs, runtim
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Artifact, Placement, Runtime, TrainingRun
 from hmi_control_plane.catalog.views import run_view
-from hmi_control_plane.parameters import Name, RuntimeId
+from hmi_control_plane.http.parameters import Name, RuntimeId
 
 _DONE = 204
 

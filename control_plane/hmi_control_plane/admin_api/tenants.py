@@ -20,7 +20,7 @@ from hmi_control_plane.admin_api.schemas import (
 from hmi_control_plane.catalog import tenants
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import ApiKey, Tenant
-from hmi_control_plane.parameters import Name
+from hmi_control_plane.http.parameters import Name
 
 _CREATED = 201
 _DONE = 204

@@ -17,7 +17,7 @@ from hmi_api.artifact_root import address_in, is_local, is_stored, open_root
 from hmi_api.artifacts import MANIFEST_FILE, ArtifactFile, ArtifactManifest, ArtifactRef, digits_of
 from hmi_api.errors import InvalidInput
 from hmi_api.names import digest_bytes
-from hmi_control_plane.errors import NotFound
+from hmi_control_plane.http.errors import NotFound
 
 UPLOADS = ".uploads"
 _CHUNK_BYTES = 1 << 20

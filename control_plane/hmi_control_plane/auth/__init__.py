@@ -4,11 +4,22 @@ Belongs here: the form of keys, their hashes, the cache of checked keys, FastAPI
 identity. Forbidden here: what an identity may do with which resource; endpoints decide that by its tenant.
 """
 
-from hmi_control_plane.auth.authenticator import Authenticator, Identity
-from hmi_control_plane.auth.credentials import CredentialMiddleware, Guarded
-from hmi_control_plane.auth.internal import AdmittedCaller, Door
-from hmi_control_plane.auth.keys import NewKey, hash_secret, new_key, parse_key
-from hmi_control_plane.auth.tokens import bearer, require_token
+from hmi_control_plane.auth.authenticator import (
+    Authenticator,
+    Identity,
+    NewKey,
+    hash_secret,
+    new_key,
+    parse_key,
+)
+from hmi_control_plane.auth.guards import (
+    AdmittedCaller,
+    CredentialMiddleware,
+    Door,
+    Guarded,
+    bearer,
+    require_token,
+)
 
 __all__ = [
     "AdmittedCaller",

@@ -1,12 +1,19 @@
-"""From an API key to its tenant, without asking the database at every request."""
+"""API keys: their form, and from a key to its tenant without asking the database at every request.
+
+A key is ``hmi_{id}_{secret}``. The id is public and finds the row; the secret is 256 random bits, so a plain
+SHA-256 of it withstands any search and can be checked on every request, as a slow password hash could not.
+"""
 
 import asyncio
+import hashlib
 import hmac
 import logging
+import re
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
 
@@ -15,15 +22,41 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from hmi_api.errors import NotReady
-from hmi_control_plane.auth.credentials import IDENTITY
-from hmi_control_plane.auth.keys import hash_secret, parse_key
-from hmi_control_plane.auth.tokens import bearer
+from hmi_control_plane.auth.guards import IDENTITY, bearer
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import ApiKey
-from hmi_control_plane.errors import Unauthorized
+from hmi_control_plane.http.errors import Unauthorized
+
+_KEY = re.compile(r"hmi_([0-9a-f]{16})_([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key just made; ``token`` is shown to its owner once and not kept."""
+
+    id: str
+    token: str = field(repr=False)
+    secret_hash: str = field(repr=False)
+
+
+def new_key() -> NewKey:
+    """Make a key from the system's random source."""
+    key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
+    return NewKey(id=key_id, token=f"hmi_{key_id}_{secret}", secret_hash=hash_secret(secret))
+
+
+def parse_key(token: str) -> tuple[str, str] | None:
+    """Return the id and the secret of a well-formed key, else None."""
+    match = _KEY.fullmatch(token)
+    return (match[1], match[2]) if match else None
+
+
+def hash_secret(secret: str) -> str:
+    """Return what is stored of a secret: its SHA-256, hexadecimal."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
 
 log = logging.getLogger(__name__)
-
 _MOST_CACHED = 50_000
 _ANSWER_SECONDS = 2.0
 _PAUSE_SECONDS = 1.0

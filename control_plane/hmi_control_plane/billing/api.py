@@ -25,8 +25,8 @@ from hmi_control_plane.billing.schemas import (
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import InvoiceState
 from hmi_control_plane.catalog.tenants import find_account
+from hmi_control_plane.http.parameters import TenantNameOrId
 from hmi_control_plane.metering.moments import LocalMoment, Moment, month_after
-from hmi_control_plane.parameters import TenantNameOrId
 
 Clock = Callable[[], datetime]
 InvoiceId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]

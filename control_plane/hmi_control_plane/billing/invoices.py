@@ -27,7 +27,7 @@ from hmi_control_plane.catalog.tables import (
     InvoiceState,
     Tenant,
 )
-from hmi_control_plane.errors import Conflict, NotFound
+from hmi_control_plane.http.errors import Conflict, NotFound
 from hmi_control_plane.metering import ledger
 
 Period = tuple[datetime, datetime]

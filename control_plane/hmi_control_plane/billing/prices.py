@@ -10,7 +10,7 @@ from hmi_control_plane.billing.money import plain_text
 from hmi_control_plane.billing.pricing import PriceChange, PriceList
 from hmi_control_plane.catalog.database import AdvisoryLock, acquire_lock
 from hmi_control_plane.catalog.tables import Invoice, InvoiceState, Meter, Price
-from hmi_control_plane.errors import Conflict
+from hmi_control_plane.http.errors import Conflict
 
 
 def price_list(session: Session, currency: str) -> PriceList:

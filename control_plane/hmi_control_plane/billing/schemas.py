@@ -10,8 +10,8 @@ from hmi_api.internal.storable import WireModel
 from hmi_control_plane.billing.bill import LATE, NO_PRICE, UNIT_OF, Bill
 from hmi_control_plane.billing.money import Amount, Currency, UnitPrice, exact_product, minor_digits, rounded
 from hmi_control_plane.catalog.tables import Invoice, InvoiceLine, InvoiceState, Meter, Price
+from hmi_control_plane.http.parameters import TenantNameOrId
 from hmi_control_plane.metering.moments import Moment
-from hmi_control_plane.parameters import TenantNameOrId
 
 
 class PriceBody(WireModel):

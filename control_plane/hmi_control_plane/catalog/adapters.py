@@ -23,7 +23,7 @@ from hmi_control_plane.catalog.tables import (
 from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import adapter_record, adapter_version_view
-from hmi_control_plane.errors import Conflict, NotFound
+from hmi_control_plane.http.errors import Conflict, NotFound
 
 
 def declare_adapter(session: Session, namespace: str, name: str, record: AdapterRecord) -> None:

@@ -9,7 +9,7 @@ from hmi_api.internal.catalog import ClusterClaimed
 from hmi_control_plane import placement
 from hmi_control_plane.catalog.tables import AdapterRow, Cluster, DomainRow
 from hmi_control_plane.catalog.times import now
-from hmi_control_plane.errors import Conflict
+from hmi_control_plane.http.errors import Conflict
 
 SILENT_FOR = timedelta(minutes=2)
 """A cluster whose operator has said nothing for so long gives the catalog free for another."""

@@ -19,7 +19,7 @@ from hmi_control_plane.catalog.tables import (
     Tenant,
 )
 from hmi_control_plane.catalog.views import domain_version_views
-from hmi_control_plane.errors import NotFound
+from hmi_control_plane.http.errors import NotFound
 
 
 def is_news(session: Session, runtime_id: str, since: int) -> bool:

@@ -14,7 +14,7 @@ from hmi_control_plane.catalog.tables import AdapterRow, DomainRow, DomainVersio
 from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import domain_record, domain_version_views
-from hmi_control_plane.errors import Conflict, NotFound
+from hmi_control_plane.http.errors import Conflict, NotFound
 
 _NAMED = 5
 

@@ -12,7 +12,7 @@ from hmi_control_plane.catalog.runs import get_run, to_json
 from hmi_control_plane.catalog.tables import RunPodRow, Tenant, TrainingRun
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import run_view
-from hmi_control_plane.errors import Forbidden
+from hmi_control_plane.http.errors import Forbidden
 
 
 def note_pods(session: Session, run_id: str, pods: list[RunPod]) -> None:

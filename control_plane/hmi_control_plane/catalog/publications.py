@@ -11,7 +11,7 @@ from hmi_control_plane.catalog.database import insert_missing
 from hmi_control_plane.catalog.runs import FINAL
 from hmi_control_plane.catalog.tables import RunArtifact, TrainingRun
 from hmi_control_plane.catalog.views import run_view
-from hmi_control_plane.errors import Conflict, NotFound
+from hmi_control_plane.http.errors import Conflict, NotFound
 
 
 def require_open(run: TrainingRun) -> None:

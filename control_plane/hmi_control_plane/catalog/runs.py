@@ -16,7 +16,7 @@ from hmi_control_plane.catalog.tables import TrainingRun
 from hmi_control_plane.catalog.tenants import get_tenant
 from hmi_control_plane.catalog.times import now
 from hmi_control_plane.catalog.views import run_view
-from hmi_control_plane.errors import Conflict, NotFound
+from hmi_control_plane.http.errors import Conflict, NotFound
 
 FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED})
 RESOURCE_DELETED = "ResourceDeleted"

@@ -6,7 +6,7 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from hmi_api.names import TENANT_LABEL
-from hmi_control_plane.auth.keys import NewKey, new_key
+from hmi_control_plane.auth.authenticator import NewKey, new_key
 from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
 from hmi_control_plane.catalog.database import insert_missing
 from hmi_control_plane.catalog.paging import Page, page_of
@@ -20,7 +20,7 @@ from hmi_control_plane.catalog.tables import (
     new_tenant_id,
 )
 from hmi_control_plane.catalog.times import now
-from hmi_control_plane.errors import Conflict, NotFound
+from hmi_control_plane.http.errors import Conflict, NotFound
 
 
 def ensure_tenant(session: Session, name: str) -> Tenant:

@@ -5,8 +5,7 @@ deadlines, fan-out, and the usage events of what was answered. Forbidden here: t
 writes to the catalog, prices, and a database query on the path of a request whose route is known.
 """
 
-from hmi_control_plane.gateway.connections import RuntimeNetwork
 from hmi_control_plane.gateway.gateway import Gateway, build_router
-from hmi_control_plane.gateway.settings import GatewaySettings
+from hmi_control_plane.gateway.runtime_client import RuntimeNetwork
 
-__all__ = ["Gateway", "GatewaySettings", "RuntimeNetwork", "build_router"]
+__all__ = ["Gateway", "RuntimeNetwork", "build_router"]

@@ -1,18 +1,13 @@
-"""How a request for inference fails: one error type, and a route class that says 400 to wrong fields."""
+"""How a request for inference fails: one error type, and the failures that several protocols share."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Self
-
-from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
+from typing import Self
 
 from hmi_api.errors import ErrorDetail
 from hmi_api.internal.inference import RowError
-from hmi_control_plane.errors import RequestFailed, error_kind
-from hmi_control_plane.fields import FieldProblem, first_request_problem
-from hmi_control_plane.gateway.absence import Absence
 from hmi_control_plane.gateway.routes import Route
+from hmi_control_plane.gateway.unavailable_models import Absence
+from hmi_control_plane.http.errors import RequestFailed, error_kind
+from hmi_control_plane.http.validation_errors import FieldProblem
 
 
 class InferenceFailed(RequestFailed):
@@ -55,22 +50,6 @@ def not_loaded(name: str, route: Route) -> InferenceFailed:
         param="model",
         retry_after=absence.retry_after,
     )
-
-
-class InferenceRoute(APIRoute):
-    """A route that says 400 to fields that do not fit, as OpenAI does."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, wrapped."""
-        handle = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except RequestValidationError as error:
-                raise invalid_field(first_request_problem(error)) from error
-
-        return answer
 
 
 def malformed_json() -> InferenceFailed:

@@ -8,19 +8,16 @@ from prometheus_client import CollectorRegistry
 from hmi_api.security.bearer import TokenSource
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.catalog.database import Database
-from hmi_control_plane.gateway.catalog_routes import read_routes_from
 from hmi_control_plane.gateway.classify import add_classify
-from hmi_control_plane.gateway.connections import Connections, RuntimeNetwork
 from hmi_control_plane.gateway.dispatch import Dispatcher
-from hmi_control_plane.gateway.failures import InferenceRoute
-from hmi_control_plane.gateway.inference import Inference
-from hmi_control_plane.gateway.metrics import GatewayMetrics
+from hmi_control_plane.gateway.inference import GatewayMetrics, Inference
 from hmi_control_plane.gateway.models import add_models
 from hmi_control_plane.gateway.open_inference import build_open_inference
-from hmi_control_plane.gateway.routes import RoutingTable
-from hmi_control_plane.gateway.runtime_client import RuntimeClient
-from hmi_control_plane.gateway.settings import GatewaySettings
+from hmi_control_plane.gateway.requests import InferenceRoute
+from hmi_control_plane.gateway.routes import RoutingTable, read_routes_from
+from hmi_control_plane.gateway.runtime_client import Connections, RuntimeClient, RuntimeNetwork
 from hmi_control_plane.metering import Spool
+from hmi_control_plane.settings import GatewaySettings
 
 
 class Gateway:

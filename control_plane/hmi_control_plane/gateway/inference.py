@@ -1,21 +1,57 @@
-"""Inference for a tenant: texts through models, checked, routed, answered, metered."""
+"""Inference for a tenant: check, route, dispatch and meter a request."""
 
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from prometheus_client import CollectorRegistry, Counter
+
 from hmi_api.errors import NotReady
-from hmi_api.internal.inference import InferRow, RowResult, Truncation
+from hmi_api.internal.inference import InferRow, RowResult, TokenLabel, Truncation
 from hmi_api.names import AdapterKey, adapter_key
 from hmi_api.resources.task_adapter import TaskType
+from hmi_api.tag_schemes import entities, scheme_or_plain
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.dispatch import Dispatcher, RoutedRow
 from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded, unknown_model
-from hmi_control_plane.gateway.metrics import GatewayMetrics
 from hmi_control_plane.gateway.routes import CatalogUnavailableError, Route, RoutingTable
-from hmi_control_plane.gateway.settings import GatewaySettings
 from hmi_control_plane.metering import Spool, UsageEvent, request_events
+from hmi_control_plane.settings import GatewaySettings
+
+
+class GatewayMetrics:
+    """Counters of what was asked and answered, on the given registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.tokens = Counter(
+            "hmi_tokens_total", "Tokens of answered rows.", ["direction"], registry=registry
+        )
+        self.rows = Counter("hmi_rows_total", "Rows by outcome.", ["result"], registry=registry)
+
+
+def merge_entities(text: str | Sequence[str], result: RowResult) -> list[TokenLabel]:
+    """Return the entities in ``text``; the tokens' ranges are in it, or in its words joined by one space.
+
+    A stretch that does not follow the adapter's scheme is none (``hmi_api.tag_schemes``). An entity's score
+    is the mean of its words'.
+    """
+    joined = text if isinstance(text, str) else " ".join(text)
+    scheme = result.tag_scheme or scheme_or_plain(result.labels)
+    found = entities([token.label for token in result.tokens], scheme)
+    return [_merged(joined, result.tokens[start:end], kind) for start, end, kind in found]
+
+
+def _merged(text: str, members: Sequence[TokenLabel], kind: str) -> TokenLabel:
+    start, end = members[0].start, members[-1].end
+    return TokenLabel(
+        text=text[start:end],
+        start=start,
+        end=end,
+        label=kind,
+        score=sum(member.score for member in members) / len(members),
+    )
+
 
 Text = str | list[str]
 """One text, or one text already split into words."""

@@ -13,10 +13,14 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 
 from hmi_control_plane.auth import Identity
-from hmi_control_plane.gateway.direct import direct_route, parsed, read_body
-from hmi_control_plane.gateway.failures import InferenceFailed, InferenceRoute, not_loaded, unknown_version
+from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded, unknown_version
 from hmi_control_plane.gateway.inference import Inference
-from hmi_control_plane.gateway.open_inference_schemas import (
+from hmi_control_plane.gateway.requests import InferenceRoute, direct_route, parsed, read_body
+from hmi_control_plane.gateway.routes import Route
+from hmi_control_plane.gateway.tensors import (
+    BINARY_EXTENSION,
+    INPUTS,
+    OUTPUTS,
     InferAnswer,
     InferBody,
     ModelMetadata,
@@ -27,12 +31,6 @@ from hmi_control_plane.gateway.open_inference_schemas import (
     ServerLive,
     ServerMetadata,
     ServerReady,
-)
-from hmi_control_plane.gateway.routes import Route
-from hmi_control_plane.gateway.tensors import (
-    BINARY_EXTENSION,
-    INPUTS,
-    OUTPUTS,
     moved_to_binary,
     output_tensors,
     texts_of,

@@ -33,9 +33,9 @@ from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import AdmittedCaller, Door
 from hmi_control_plane.catalog import artifacts, publications
 from hmi_control_plane.catalog.database import Database
-from hmi_control_plane.errors import NotFound
+from hmi_control_plane.http.errors import NotFound
+from hmi_control_plane.http.parameters import RunId
 from hmi_control_plane.internal_api.runs import run_of
-from hmi_control_plane.parameters import RunId
 
 Digits = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="A SHA-256, hexadecimal.")]
 

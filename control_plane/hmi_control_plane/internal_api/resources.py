@@ -26,8 +26,8 @@ from hmi_control_plane.auth import Door
 from hmi_control_plane.catalog import adapters, clusters, domains, republish, revocation, stamps, tenants
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.paging import LARGEST_PAGE, Page
+from hmi_control_plane.http.parameters import Name
 from hmi_control_plane.internal_api.changes import Changes
-from hmi_control_plane.parameters import Name
 
 _DONE = 204
 

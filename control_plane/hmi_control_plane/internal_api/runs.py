@@ -10,9 +10,9 @@ from hmi_control_plane.catalog import completion, pods, publications, runs
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import TrainingRun
 from hmi_control_plane.catalog.views import run_view
-from hmi_control_plane.errors import Forbidden
+from hmi_control_plane.http.errors import Forbidden
+from hmi_control_plane.http.parameters import RunId
 from hmi_control_plane.internal_api.changes import Changes
-from hmi_control_plane.parameters import RunId
 
 _DONE = 204
 

@@ -12,8 +12,8 @@ from hmi_control_plane import placement
 from hmi_control_plane.auth import Door
 from hmi_control_plane.catalog import desired, runtimes
 from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.http.parameters import RuntimeId
 from hmi_control_plane.internal_api.changes import Changes
-from hmi_control_plane.parameters import RuntimeId
 
 _DONE = 204
 _LOOK_AGAIN_SECONDS = 1.0

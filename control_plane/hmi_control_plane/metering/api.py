@@ -13,6 +13,7 @@ from hmi_control_plane.auth import Identity
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.catalog.tenants import find_account
+from hmi_control_plane.http.parameters import TenantNameOrId
 from hmi_control_plane.metering.moments import Moment
 from hmi_control_plane.metering.usage import (
     LARGEST_PAGE,
@@ -22,7 +23,6 @@ from hmi_control_plane.metering.usage import (
     UsageQuery,
     report,
 )
-from hmi_control_plane.parameters import TenantNameOrId
 
 
 class UsageParameters(BaseModel):

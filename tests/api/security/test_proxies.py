@@ -23,7 +23,7 @@ from hmi_cli.client import Client, is_local
 from hmi_cli.errors import CliError
 from hmi_cli.session import Session
 from hmi_cli.system.home import Home
-from hmi_control_plane.gateway.connections import Connections
+from hmi_control_plane.gateway.runtime_client import Connections
 from hmi_operator.kubernetes.api import KubeApi
 from hmi_operator.kubernetes.kinds import DOMAINS
 from hmi_operator.kubernetes.watch import watch_settings

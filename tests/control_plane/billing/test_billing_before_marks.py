@@ -15,7 +15,7 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import downgrade, upgrade
 from hmi_control_plane.catalog.tables import UsageEventRow
 from hmi_control_plane.catalog.tenants import find_account
-from hmi_control_plane.errors import Conflict
+from hmi_control_plane.http.errors import Conflict
 
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
 APRIL, MAY, JUNE = (datetime(2026, month, 1, tzinfo=UTC) for month in (4, 5, 6))

@@ -21,7 +21,7 @@ from hmi_control_plane.billing.prices import put_price, stored_prices
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Invoice, InvoiceState, Meter, UsageEventRow
 from hmi_control_plane.catalog.tenants import ensure_tenant, find_account
-from hmi_control_plane.errors import Conflict
+from hmi_control_plane.http.errors import Conflict
 from hmi_control_plane.metering import UsageEvent, record
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

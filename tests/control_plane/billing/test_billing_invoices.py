@@ -12,7 +12,7 @@ from hmi_control_plane.billing.prices import put_price
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Invoice, Meter
 from hmi_control_plane.catalog.tenants import ensure_tenant, find_account
-from hmi_control_plane.errors import Conflict, NotFound
+from hmi_control_plane.http.errors import Conflict, NotFound
 from hmi_control_plane.metering import UsageEvent, record
 
 MARCH, APRIL, MAY = (datetime(2026, month, 1, tzinfo=UTC) for month in (3, 4, 5))

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from hmi_api.internal.inference import InferReply, InferRequest, InferRow, RowError, RowResult, TokenLabel
 from hmi_control_plane.app import create_app
-from hmi_control_plane.gateway.connections import Answer, ConnectionBrokenError, NoConnectionError
+from hmi_control_plane.gateway.runtime_client import Answer, ConnectionBrokenError, NoConnectionError
 from hmi_control_plane.settings import Settings
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from hmi_control_plane.gateway.connections import (
+from hmi_control_plane.gateway.runtime_client import (
     Answer,
     ConnectionBrokenError,
     Connections,

@@ -4,7 +4,7 @@ import pytest
 
 from hmi_api.internal.inference import RowResult, TokenLabel
 from hmi_api.tag_schemes import TagScheme
-from hmi_control_plane.gateway.entities import merge_entities
+from hmi_control_plane.gateway.inference import merge_entities
 
 
 def answer(*labels: str, known: str = "", scheme: TagScheme | None = None) -> RowResult:

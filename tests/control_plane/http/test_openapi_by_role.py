@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from hmi_control_plane.app import create_app
-from hmi_control_plane.openapi import NOT_FOR_TENANTS
+from hmi_control_plane.http.openapi import NOT_FOR_TENANTS
 from hmi_control_plane.settings import Part, Settings
 
 ADMIN_KEY = "admin-key-of-these-tests"

@@ -8,7 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from hmi_control_plane.catalog.times import now
-from hmi_control_plane.gateway import absence, routes
+from hmi_control_plane.gateway import routes
+from hmi_control_plane.gateway import unavailable_models as absence
 
 Ask = Callable[..., Any]
 

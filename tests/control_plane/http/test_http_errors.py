@@ -8,9 +8,9 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
-from hmi_control_plane import errors
 from hmi_control_plane.app import create_app
-from hmi_control_plane.middleware import RequestIdMiddleware
+from hmi_control_plane.http import errors
+from hmi_control_plane.http.middleware import RequestIdMiddleware
 from hmi_control_plane.settings import Settings
 
 _ADMIN = {"Authorization": "Bearer admin-key-of-the-tests"}

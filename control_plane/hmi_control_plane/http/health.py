@@ -1,10 +1,12 @@
-"""Readiness: whether this process should get requests now."""
+"""Liveness, readiness and metrics: for whoever runs the process, without a key."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
 
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
@@ -13,7 +15,6 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import is_behind
 
 log = logging.getLogger(__name__)
-
 _ANSWER_SECONDS = 2.0
 
 
@@ -88,3 +89,28 @@ class Readiness:
             self._answered_at is not None
             and self._clock() - self._answered_at < self._without_database_seconds
         )
+
+
+def build(readiness: Readiness, registry: CollectorRegistry | None) -> APIRouter:
+    """Return ``/healthz``, ``/readyz`` and, of a registry that has no port of its own, ``/metrics``."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
+    async def live() -> dict[str, str]:
+        """Answer as long as the process can."""
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def ready() -> dict[str, str]:
+        """Answer 200 when requests should come here, else 503 with the reason."""
+        await readiness.check()
+        return {"status": "ok"}
+
+    if registry is not None:
+
+        @router.get("/metrics", include_in_schema=False)
+        def metrics() -> Response:
+            """Return all metrics in Prometheus' text format."""
+            return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router

@@ -10,7 +10,7 @@ from hmi_control_plane.auth import Authenticator, hash_secret, new_key, parse_ke
 from hmi_control_plane.catalog import tenants
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import ApiKey
-from hmi_control_plane.errors import Unauthorized
+from hmi_control_plane.http.errors import Unauthorized
 
 
 class _Clock:

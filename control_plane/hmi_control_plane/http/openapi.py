@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from starlette.staticfiles import StaticFiles
 
 from hmi_control_plane.auth import Authenticator, require_token
-from hmi_control_plane.errors import Unauthorized, error_response
+from hmi_control_plane.http.errors import Unauthorized, error_response
 
 PATH = "/openapi.json"
 NOT_FOR_TENANTS = ("/admin/", "/internal/", "/apis/")

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady, error_body
-from hmi_control_plane.fields import first_request_problem
+from hmi_control_plane.http.validation_errors import first_request_problem
 
 log = logging.getLogger(__name__)
 

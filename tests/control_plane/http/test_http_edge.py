@@ -13,9 +13,9 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from hmi_control_plane import http_protocol
 from hmi_control_plane.app import create_app
-from hmi_control_plane.http_protocol import TimedHttpProtocol
+from hmi_control_plane.http import server as http_protocol
+from hmi_control_plane.http.server import TimedHttpProtocol
 from hmi_control_plane.settings import Part, Settings
 
 _PUBLIC = re.compile(r"/healthz|/readyz|/v2(/health/.*)?")
