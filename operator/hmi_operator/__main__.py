@@ -19,6 +19,7 @@ from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.security.bearer import TokenSource
 from hmi_api.settings import load_settings, trim_environment
+from hmi_operator.controller import Pace
 from hmi_operator.kubernetes.api import KubeApi
 from hmi_operator.kubernetes.events import EventRecorder
 from hmi_operator.kubernetes.jobs import KubeJobs, TrainingCache
@@ -30,8 +31,7 @@ from hmi_operator.kubernetes.operator import Operator, Parts
 from hmi_operator.kubernetes.probes import serving
 from hmi_operator.kubernetes.release import release_all
 from hmi_operator.kubernetes.webhook import Reviewer, serving_webhook
-from hmi_operator.orphans import Grace
-from hmi_operator.reconciler import Pace
+from hmi_operator.orphans import OrphanGrace
 from hmi_operator.settings import OperatorSettings, ReleaseSettings
 
 DONE, FAILED, WRONG_SETTINGS = 0, 1, 2
@@ -83,7 +83,7 @@ async def run(settings: OperatorSettings) -> None:
                 training=training,
                 metrics=metrics,
                 events=EventRecorder(api, settings.pod_name),
-                orphan_grace=Grace(settings.orphan_grace_seconds, settings.inherited_grace_seconds),
+                orphan_grace=OrphanGrace(settings.orphan_grace_seconds, settings.inherited_grace_seconds),
                 namespace=settings.namespace,
                 instance=settings.pod_name,
             ),
@@ -94,7 +94,7 @@ async def run(settings: OperatorSettings) -> None:
                 per_second=settings.reconciles_per_second,
                 shortest_poll_seconds=settings.progress_seconds,
             ),
-            surroundings=settings.surroundings(),
+            environment=settings.environment(),
         )
         await stack.enter_async_context(
             serving(
@@ -107,7 +107,7 @@ async def run(settings: OperatorSettings) -> None:
         )
         webhook = settings.webhook()
         if webhook is not None:
-            reviewer = Reviewer(operator.cache.get, operator.trouble, settings.surroundings())
+            reviewer = Reviewer(operator.cache.get, operator.trouble, settings.environment())
             await stack.enter_async_context(serving_webhook(webhook, reviewer))
         await operator.run(stop)
 

@@ -9,8 +9,8 @@ from hmi_api.resources.domain import Domain
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.spec_changes import changed_immutables
 from hmi_api.resources.task_adapter import TaskAdapter
-from hmi_operator.plan import AdapterWorld, DomainWorld, Standing, Surroundings
-from hmi_operator.plan.refusal import lineage_of, refuse_adapter, refuse_domain
+from hmi_operator.planning import DomainDependency, Environment, ObservedAdapter, ObservedDomain
+from hmi_operator.planning.validation import lineage_of, validate_adapter, validate_domain
 from hmi_operator.ports import ResourceRef
 
 Resource = Domain | TaskAdapter
@@ -22,55 +22,59 @@ _COMES_LATER = {Reason.PARENT_NOT_FOUND}
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AdmissionDecision:
     """Why a resource is refused, if it is, and what its owner should know else."""
 
-    refusal: str | None = None
+    rejection: str | None = None
     warnings: tuple[str, ...] = ()
 
 
-def judge(new: Resource, old: Resource | None, declared: Declared, surroundings: Surroundings) -> Verdict:
+def decide_admission(
+    new: Resource, old: Resource | None, declared: Declared, environment: Environment
+) -> AdmissionDecision:
     """Return what is said of ``new``, which takes the place of ``old`` or is created.
 
     What stands on something that is not there yet is only warned of: a folder is applied in any order. A
     resource whose spec does not change, or that is being deleted, is let through whatever it says.
     """
     if new.metadata.deletion_timestamp is not None or (old is not None and old.spec == new.spec):
-        return Verdict()
+        return AdmissionDecision()
     if old is not None and (changed := changed_immutables(old, new)):
-        return Verdict(f"{', '.join(changed)} cannot change; delete the resource and apply it anew.")
-    refusal = (
-        refuse_domain(new, _domain_world(new, declared, surroundings))
+        return AdmissionDecision(
+            f"{', '.join(changed)} cannot change; delete the resource and apply it anew."
+        )
+    rejection = (
+        validate_domain(new, _observe_domain(new, declared, environment))
         if isinstance(new, Domain)
-        else refuse_adapter(new, _adapter_world(new, declared, surroundings))
+        else validate_adapter(new, _observe_adapter(new, declared, environment))
     )
-    if refusal is None:
-        return Verdict(warnings=_missing_domain(new, declared))
-    reason, message = refusal
+    if rejection is None:
+        return AdmissionDecision(warnings=_missing_domain(new, declared))
+    reason, message = rejection
     if reason == Reason.DOMAIN_TERMINATING and old is not None:
-        return Verdict()  # it was there before the Domain was deleted
-    return Verdict(warnings=(message,)) if reason in _COMES_LATER else Verdict(message)
+        return AdmissionDecision()  # it was there before the Domain was deleted
+    return AdmissionDecision(warnings=(message,)) if reason in _COMES_LATER else AdmissionDecision(message)
 
 
-def _domain_world(domain: Domain, declared: Declared, surroundings: Surroundings) -> DomainWorld:
+def _observe_domain(domain: Domain, declared: Declared, environment: Environment) -> ObservedDomain:
     def after(key: DomainKey) -> Domain | None:
         return domain if key == domain.key else _domain(key, declared)
 
-    return DomainWorld(
+    return ObservedDomain(
         now=_NO_MOMENT,
         tenant=tenant_of(domain.metadata.namespace),
-        parent=_standing(domain.parent_key, declared) if domain.parent_key else None,
+        parent=_dependency(domain.parent_key, declared) if domain.parent_key else None,
         lineage=lineage_of(domain, after),
-        surroundings=surroundings,
+        environment=environment,
     )
 
 
-def _adapter_world(adapter: TaskAdapter, declared: Declared, surroundings: Surroundings) -> AdapterWorld:
-    return AdapterWorld(
+def _observe_adapter(adapter: TaskAdapter, declared: Declared, environment: Environment) -> ObservedAdapter:
+    return ObservedAdapter(
         now=_NO_MOMENT,
         tenant=tenant_of(adapter.metadata.namespace),
-        domain=_standing(adapter.domain_key, declared),
-        surroundings=surroundings,
+        domain=_dependency(adapter.domain_key, declared),
+        environment=environment,
     )
 
 
@@ -82,8 +86,8 @@ def _missing_domain(resource: Resource, declared: Declared) -> tuple[str, ...]:
     return (f"There is no Domain {resource.domain_key} yet; TaskAdapter {waiting} waits for it.",)
 
 
-def _standing(key: DomainKey, declared: Declared) -> Standing:
-    return Standing(key, _domain(key, declared))
+def _dependency(key: DomainKey, declared: Declared) -> DomainDependency:
+    return DomainDependency(key, _domain(key, declared))
 
 
 def _domain(key: DomainKey, declared: Declared) -> Domain | None:

@@ -19,7 +19,7 @@ class _Read:
     view: DomainView | None
 
 
-class DomainViews:
+class DomainCache:
     """Reads Domains from the catalog, and remembers each for a few seconds. To be used from one event loop.
 
     What stands on a Domain is planned from a view that may be ``RECENT_SECONDS`` old. Nothing is missed by

@@ -7,7 +7,7 @@ from hmi_api.errors import HmiError
 from hmi_api.names import DomainKey
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
-from hmi_operator.plan.steps import Erase, Restore, Revoke, Withdraw
+from hmi_operator.planning.actions import Erase, Restore, Revoke, Withdraw
 from hmi_operator.ports import ControlPlane, ResourceRef, ResourceStore, TrainingJobs
 
 logger = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 class Eraser:
     """Erases resources through the engine's ports.
 
-    ``permit`` is called before what cannot be undone, ``erased`` with each Domain that has gone.
+    ``require_leadership`` is called before what cannot be undone, ``erased`` with each Domain that has gone.
     """
 
     def __init__(
@@ -24,13 +24,13 @@ class Eraser:
         store: ResourceStore,
         control_plane: ControlPlane,
         jobs: TrainingJobs,
-        permit: Callable[[], None],
+        require_leadership: Callable[[], None],
         erased: Callable[[DomainKey], None],
     ) -> None:
         self._store = store
         self._control_plane = control_plane
         self._jobs = jobs
-        self._permit = permit
+        self._require_leadership = require_leadership
         self._erased = erased
 
     async def erase(self, resource: Domain | TaskAdapter) -> None:
@@ -45,18 +45,18 @@ class Eraser:
         else:
             await self._control_plane.erase_adapter(key)
 
-    async def take(self, resource: Domain | TaskAdapter, step: Erase | Withdraw | Revoke | Restore) -> None:
-        """Take one of the steps that erase, or that say when something is to be erased."""
+    async def take(self, resource: Domain | TaskAdapter, action: Erase | Withdraw | Revoke | Restore) -> None:
+        """Take one of the actions that erase, or that say when something is to be erased."""
         key = ResourceRef.of(resource).key
-        match step:
+        match action:
             case Erase():
                 await self.erase(resource)
             case Withdraw():
-                await self.withdraw(step.adapter)
+                await self.withdraw(action.adapter)
             case Revoke():
-                if step.revocation.withdraw:
+                if action.revocation.withdraw:
                     await self._end_training(resource)
-                await self._control_plane.revoke(key, step.revocation)
+                await self._control_plane.revoke(key, action.revocation)
             case Restore():
                 await self._control_plane.restore(key)
 
@@ -94,6 +94,6 @@ class Eraser:
         if not self._store.covers(namespace) or await self._store.get(ref) is not None:
             return
         if await self._store.is_absent(ref):
-            self._permit()
+            self._require_leadership()
             logger.info("%s is erased with its Domain: it was deleted while nobody held it", ref)
             await self._control_plane.erase_adapter(key, uid)

@@ -28,7 +28,7 @@ _KINDS: Sequence[KindName] = ("TaskAdapter", "Domain")
 
 
 @dataclass(frozen=True)
-class Grace:
+class OrphanGrace:
     """How long a row without an object is kept, in seconds."""
 
     seconds: float = 3600.0
@@ -47,12 +47,12 @@ class Orphan:
     """Of the object that it was declared for."""
 
 
-class CatalogKeeper:
+class OrphanCollector:
     """Claims the catalog for one cluster, and erases its orphans.
 
     Nothing is erased on a list that failed: of each orphan, the store is asked by name right before.
-    Namespaces that are not looked after are left alone. ``permit`` raises ``NotReady`` when this process may
-    not act any more; ``told`` hears of each orphan that was erased.
+    Namespaces that are not looked after are left alone. ``require_leadership`` raises ``NotReady``
+    when this replica is not the leader. ``on_deleted`` is called with each deleted orphan.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class CatalogKeeper:
         control_plane: ControlPlane,
         jobs: TrainingJobs,
         *,
-        grace: Grace | None = None,
-        permit: Callable[[], None] = lambda: None,
-        told: Callable[[Orphan], None] = lambda orphan: None,
+        grace: OrphanGrace | None = None,
+        require_leadership: Callable[[], None] = lambda: None,
+        on_deleted: Callable[[Orphan], None] = lambda orphan: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._control_plane = control_plane
         self._jobs = jobs
-        self._grace = grace or Grace()
-        self._permit = permit
-        self._told = told
+        self._grace = grace or OrphanGrace()
+        self._require_leadership = require_leadership
+        self._on_deleted = on_deleted
         self._clock = clock
         self._missed_since: dict[Orphan, float] = {}
 
@@ -137,7 +137,7 @@ class CatalogKeeper:
         try:
             if not await self._store.is_absent(ref):
                 return
-            self._permit()
+            self._require_leadership()
             await self._jobs.erase(orphan.uid, ref.namespace)
             erase = (
                 self._control_plane.erase_domain
@@ -150,4 +150,4 @@ class CatalogKeeper:
             return
         self._missed_since.pop(orphan, None)
         logger.info("%s was erased from the catalog: it was deleted while nobody held it", ref)
-        self._told(orphan)
+        self._on_deleted(orphan)

@@ -18,7 +18,7 @@ from hmi_api.internal.runs import RunCreate, RunFailure, RunPod, RunView
 from hmi_api.names import DomainKey, KindName, Tenant
 from hmi_api.resources.domain import Domain, DomainStatus
 from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_operator.plan.world import JobView
+from hmi_operator.planning.observed import JobView
 
 ResourceT = TypeVar("ResourceT", Domain, TaskAdapter)
 

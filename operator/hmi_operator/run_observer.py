@@ -6,8 +6,8 @@ from collections import OrderedDict
 from hmi_api.internal.runs import RunPod, RunView
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
-from hmi_operator.plan import JobView
-from hmi_operator.plan.runs import is_run_of
+from hmi_operator.planning import JobView
+from hmi_operator.planning.training import is_run_of
 from hmi_operator.ports import ControlPlane, TrainingJobs
 
 _REMEMBERED = 10_000

@@ -16,7 +16,7 @@ from hmi_api.security.address_policy import AddressPolicySettings
 from hmi_api.settings import PREFIX, HmiSettings
 from hmi_operator.kubernetes.jobs import TrainerSettings
 from hmi_operator.kubernetes.webhook import WebhookAddress
-from hmi_operator.plan import CLUSTER, Surroundings
+from hmi_operator.planning import CLUSTER, Environment
 
 
 class ReleaseSettings(HmiSettings):
@@ -135,7 +135,7 @@ class OperatorSettings(AdapterLimits, ReleaseSettings, AddressPolicySettings):
             raise ValueError("set both HMI_WEBHOOK_CERT_FILE and HMI_WEBHOOK_KEY_FILE, or neither")
         return self
 
-    def surroundings(self) -> Surroundings:
+    def environment(self) -> Environment:
         """Return what training Jobs can read, where none are made, and what runtimes serve."""
         excluded = {*self.excluded_namespaces, self.namespace} - {*self.watch_namespaces}
         return replace(

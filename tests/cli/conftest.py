@@ -21,7 +21,7 @@ from hmi_cli.system.server import listen, url_of
 from hmi_control_plane.app import create_app
 from hmi_control_plane.auth import require_token
 from hmi_control_plane.settings import Settings
-from hmi_operator.local import FileResourceStore, router
+from hmi_operator.embedded import FileResourceStore, router
 
 
 @pytest.fixture(scope="module")

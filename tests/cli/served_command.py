@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hmi_cli.system.home import Home
-from hmi_operator.local import FileResourceStore
+from hmi_operator.embedded import FileResourceStore
 
 Run = Callable[..., tuple[int, str, str]]
 

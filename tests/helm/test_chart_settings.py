@@ -121,7 +121,7 @@ def test_the_clusters_and_the_releases_own_namespaces_are_excluded_unless_they_a
     monkeypatch.setenv("HMI_NAMESPACE", "press")
     assert told.excluded_namespaces == OperatorSettings.model_fields["excluded_namespaces"].default
     monkeypatch.setenv("HMI_WATCH_NAMESPACES", '["kube-public", "shop"]')
-    excluded = OperatorSettings().surroundings().excluded  # type: ignore[call-arg]  # as above
+    excluded = OperatorSettings().environment().excluded  # type: ignore[call-arg]  # as above
     assert excluded == {"kube-system", "kube-node-lease", "press"}
 
 
@@ -138,7 +138,7 @@ def test_the_operator_admits_what_every_pool_holds(helm: Helm, monkeypatch: pyte
     chart = RenderedChart("pools", tuple(one for one in yaml.safe_load_all(done.stdout) if one))
     limits = _operator(chart, monkeypatch).limits()
     assert (limits.max_rank, limits.max_bottleneck, limits.max_labels) == (48, 0, 256)
-    assert _operator(chart, monkeypatch).surroundings().limits == limits
+    assert _operator(chart, monkeypatch).environment().limits == limits
     assert _operator(chart, monkeypatch).trainer().limits == limits
 
 

@@ -4,11 +4,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from planning_worlds import DIGEST, domain_version
+from planning_fixtures import DIGEST, domain_version
 
 from hmi_api.internal.catalog import DomainRecord, DomainView
 from hmi_api.names import DomainKey
-from hmi_operator.domain_views import RECENT_SECONDS, DomainViews
+from hmi_operator.domain_views import RECENT_SECONDS, DomainCache
 
 pytestmark = pytest.mark.anyio
 
@@ -42,8 +42,8 @@ def now() -> list[float]:
 
 
 @pytest.fixture
-def views(catalog: Any, now: list[float]) -> DomainViews:
-    return DomainViews(catalog, clock=lambda: now[0])
+def views(catalog: Any, now: list[float]) -> DomainCache:
+    return DomainCache(catalog, clock=lambda: now[0])
 
 
 def published() -> DomainView:
@@ -51,7 +51,7 @@ def published() -> DomainView:
     return DomainView(record=record, current=domain_version(DIGEST))
 
 
-async def test_many_ask_once_for_a_while(catalog: Any, views: DomainViews, now: list[float]) -> None:
+async def test_many_ask_once_for_a_while(catalog: Any, views: DomainCache, now: list[float]) -> None:
     catalog.view = published()
     assert [await views.recent(KEY) for _ in range(3)] == [catalog.view] * 3
     assert catalog.asked == 1
@@ -60,14 +60,14 @@ async def test_many_ask_once_for_a_while(catalog: Any, views: DomainViews, now: 
     assert catalog.asked == 2
 
 
-async def test_that_there_is_none_is_remembered_too(catalog: Any, views: DomainViews) -> None:
+async def test_that_there_is_none_is_remembered_too(catalog: Any, views: DomainCache) -> None:
     assert await views.recent(KEY) is None
     assert await views.recent(KEY) is None
     assert catalog.asked == 1
 
 
 async def test_what_a_domain_was_planned_from_is_what_stands_on_it_sees(
-    catalog: Any, views: DomainViews
+    catalog: Any, views: DomainCache
 ) -> None:
     assert await views.recent(KEY) is None
     catalog.view = published()
@@ -76,7 +76,7 @@ async def test_what_a_domain_was_planned_from_is_what_stands_on_it_sees(
 
 
 async def test_an_answer_that_comes_late_does_not_hide_a_newer_one(
-    catalog: Any, views: DomainViews, now: list[float]
+    catalog: Any, views: DomainCache, now: list[float]
 ) -> None:
     catalog.held = asyncio.Event()
     late = asyncio.create_task(views.recent(KEY))
@@ -90,7 +90,7 @@ async def test_an_answer_that_comes_late_does_not_hide_a_newer_one(
     assert await views.recent(KEY) == catalog.view
 
 
-async def test_what_was_erased_is_asked_for_again(catalog: Any, views: DomainViews) -> None:
+async def test_what_was_erased_is_asked_for_again(catalog: Any, views: DomainCache) -> None:
     catalog.view = published()
     await views.recent(KEY)
     catalog.view = None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planning_worlds import adapter_version, domain_version
+from planning_fixtures import adapter_version, domain_version
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.internal.catalog import (
@@ -22,14 +22,12 @@ from hmi_api.internal.catalog import (
 )
 from hmi_api.internal.runs import RunCreate, RunFailure, RunPod, RunState, RunView
 from hmi_api.names import FINALIZER, Tenant
-from hmi_api.resources.common import dump
 from hmi_api.resources.conditions import find_condition
 from hmi_api.resources.manifests import parse_manifest
-from hmi_api.resources.task_adapter import TaskAdapterStatus
-from hmi_operator.engine import Engine, Outcome
-from hmi_operator.local import FileResourceStore
-from hmi_operator.plan import JobView, Trouble
+from hmi_operator.embedded import FileResourceStore
+from hmi_operator.planning import JobView, PodProblem
 from hmi_operator.ports import ResourceRef
+from hmi_operator.reconciler import Reconciler, ReconcileResult
 
 pytestmark = pytest.mark.anyio
 
@@ -150,7 +148,7 @@ class Jobs:
     started: set[str] = field(default_factory=set)
     erased: list[str] = field(default_factory=list)
     closed: set[str] = field(default_factory=set)
-    refused: Trouble | None = None
+    refused: PodProblem | None = None
     pods: tuple[RunPod, ...] = ()
 
     async def start(self, run: RunView) -> None:
@@ -159,7 +157,7 @@ class Jobs:
 
     async def observe(self, run: RunView) -> JobView | None:
         if self.refused is not None:
-            return JobView(False, trouble=self.refused)
+            return JobView(False, problem=self.refused)
         return JobView(True, pods=self.pods) if run.id in self.started else None
 
     async def stop(self, run_id: str, namespace: str) -> None:
@@ -178,10 +176,10 @@ class Here:
     store: FileResourceStore
     catalog: Catalog
     jobs: Jobs
-    engine: Engine
+    engine: Reconciler
     written: list[str]
 
-    async def look(self, ref: ResourceRef) -> Outcome:
+    async def look(self, ref: ResourceRef) -> ReconcileResult:
         """Look at a resource; only what this look asked for is kept."""
         self.catalog.asked.clear()
         self.written.clear()
@@ -203,7 +201,9 @@ async def here(tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[s
     """A Domain that is published, and two TaskAdapters on it that nobody has looked at."""
     store, catalog, jobs = FileResourceStore(tmp_path), Catalog(), Jobs()
     written: list[str] = []
-    engine = Engine(store, catalog, jobs, told=lambda resource, old, new: written.append(new.phase))
+    engine = Reconciler(
+        store, catalog, jobs, on_status_change=lambda resource, old, new: written.append(new.phase)
+    )
     bodies = [domain_body, adapter_body]
     bodies.append(adapter_body | {"metadata": adapter_body["metadata"] | {"name": TONE.name}})
     for body in bodies:
@@ -239,7 +239,7 @@ async def test_a_second_look_finds_nothing_to_do(here: Here) -> None:
 
 
 async def test_what_the_new_process_lacks_is_told_and_seen_to_at_once(here: Here) -> None:
-    here.jobs.refused = Trouble("QuotaExceeded", "The quota is used up.")
+    here.jobs.refused = PodProblem("QuotaExceeded", "The quota is used up.")
     outcome = await here.look(TOPIC)
     assert outcome.requeue_after == 0.0
     status = await here.status(TOPIC)
@@ -302,22 +302,6 @@ async def test_a_status_that_lost_its_run_finds_it_again(here: Here) -> None:
     )
     await here.look(TOPIC)
     assert (await here.status(TOPIC)).run_ref == run
-    assert len(here.catalog.runs) == 2, "the Domain's and its own"
-
-
-async def test_a_status_with_the_old_name_of_the_run_starts_no_second_training(here: Here) -> None:
-    await here.look(TOPIC)
-    found = await here.store.get(TOPIC)
-    assert found is not None
-    old = dump(found.status)
-    run = old["jobRef"] = old.pop("runRef")
-    status = TaskAdapterStatus.model_validate(old)
-    assert dump(status) == dump(found.status)
-    await here.store.write_status(TOPIC, found.metadata.uid, status)
-    await here.look(TOPIC)
-    assert (await here.status(TOPIC)).run_ref == run
-    assert len(here.catalog.runs) == 2, "the Domain's and its own"
-    assert len(here.jobs.started) == 2
 
 
 async def test_a_tenant_is_made_where_the_catalog_does_not_know_it(here: Here) -> None:
@@ -340,8 +324,8 @@ async def test_what_stands_on_a_domain_sees_the_version_that_woke_it(here: Here)
     newer = view.current.model_copy(update={"version": 2})
     here.catalog.domains[DOMAIN.key] = view.model_copy(update={"current": newer})
     outcome = await here.look(DOMAIN)
-    assert set(outcome.wake) == {TOPIC, TONE}
-    for ref in outcome.wake:
+    assert set(outcome.enqueue) == {TOPIC, TONE}
+    for ref in outcome.enqueue:
         await here.look(ref)
         assert "domain" not in here.catalog.asked
         ready = find_condition((await here.status(ref)).conditions, "DomainReady")
@@ -371,7 +355,7 @@ async def test_a_domain_goes_though_another_tenant_names_it_without_being_allowe
     outcome = await here.look(secret)
     assert await here.store.get(secret) is None
     assert (secret.key in here.catalog.domains, intruder.key in here.catalog.adapters) == (False, False)
-    assert intruder in outcome.wake
+    assert intruder in outcome.enqueue
     await here.look(intruder)
     assert (await here.status(intruder)).phase == "Waiting"
 
@@ -395,7 +379,7 @@ async def reborn(
     store = FileResourceStore(tmp_path / "rebuilt")
     for body in (adapter_body, domain_body):
         await store.apply(parse_manifest(body))
-    return replace(here, store=store, engine=Engine(store, here.catalog, here.jobs))
+    return replace(here, store=store, engine=Reconciler(store, here.catalog, here.jobs))
 
 
 async def test_the_same_manifests_in_another_cluster_adopt_what_the_catalog_has(reborn: Here) -> None:
@@ -486,7 +470,7 @@ async def test_a_guests_serving_ends_with_the_grace_time_and_its_domain_then_goe
     await here.look(guest)
 
     await here.store.delete(DOMAIN)
-    assert guest in (await here.look(DOMAIN)).wake
+    assert guest in (await here.look(DOMAIN)).enqueue
     assert (await here.look(guest)).requeue_after == 0.0
     assert (await here.look(guest)).requeue_after > 0.0
     waiting = find_condition((await here.look_at(DOMAIN)).conditions, "Ready")

@@ -3,16 +3,16 @@
 from typing import Any
 
 import pytest
-from planning_worlds import (
+from planning_fixtures import (
     ADAPTER_DIGEST,
     DIGEST,
     NOW,
     adapter,
     adapter_version,
-    adapter_world,
     domain,
     domain_version,
-    domain_world,
+    observed_adapter,
+    observed_domain,
     run_of,
 )
 from support_kstatus import Health, health_of
@@ -25,15 +25,15 @@ from hmi_api.resources.common import dump
 from hmi_api.resources.conditions import find_condition
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
-from hmi_operator.plan import (
+from hmi_operator.planning import (
+    DomainDependency,
+    Environment,
     JobView,
     Plan,
-    Standing,
-    Surroundings,
-    Trouble,
+    PodProblem,
     plan_adapter,
     plan_domain,
-    refuse,
+    rejected_status,
 )
 
 FAILURE = RunFailure(reason="CorpusEmpty", message="There is no text.")
@@ -61,16 +61,16 @@ R2_OLD = EarlierVersion(runtime="r2", version=1)
 
 
 @pytest.mark.parametrize(
-    ("world", "expected"),
+    ("observed", "expected"),
     [
-        ({"domain": Standing(DomainKey("shop/hotel"), None)}, "InProgress"),
-        ({"domain": Standing(DomainKey("shop/hotel"), domain())}, "InProgress"),
+        ({"domain": DomainDependency(DomainKey("shop/hotel"), None)}, "InProgress"),
+        ({"domain": DomainDependency(DomainKey("shop/hotel"), domain())}, "InProgress"),
         ({}, "InProgress"),
         ({"run": adapter_run(RunState.RUNNING), "job": JobView(True)}, "InProgress"),
         (
             {
                 "run": adapter_run(RunState.PENDING),
-                "job": JobView(True, queued=True, trouble=Trouble("Unschedulable", "No node takes it.")),
+                "job": JobView(True, queued=True, problem=PodProblem("Unschedulable", "No node takes it.")),
             },
             "InProgress",
         ),
@@ -120,14 +120,14 @@ R2_OLD = EarlierVersion(runtime="r2", version=1)
         "a change is being loaded",
     ],
 )
-def test_the_health_of_a_task_adapter(world: dict[str, Any], expected: Health) -> None:
+def test_the_health_of_a_task_adapter(observed: dict[str, Any], expected: Health) -> None:
     wanted = adapter()
     wanted.metadata.generation = 3
-    assert health(wanted, plan_adapter(wanted, adapter_world(wanted, **world)).status) == expected
+    assert health(wanted, plan_adapter(wanted, observed_adapter(wanted, **observed)).status) == expected
 
 
 @pytest.mark.parametrize(
-    ("world", "expected"),
+    ("observed", "expected"),
     [
         ({"run": run_of(domain(), DIGEST, RunState.RUNNING), "job": JobView(True)}, "InProgress"),
         ({"run": run_of(domain(), DIGEST, RunState.FAILED, failure=FAILURE)}, "Failed"),
@@ -136,46 +136,46 @@ def test_the_health_of_a_task_adapter(world: dict[str, Any], expected: Health) -
     ],
     ids=["training", "failed", "published", "changed"],
 )
-def test_the_health_of_a_domain(world: dict[str, Any], expected: Health) -> None:
+def test_the_health_of_a_domain(observed: dict[str, Any], expected: Health) -> None:
     wanted = domain()
     wanted.metadata.generation = 3
-    assert health(wanted, plan_domain(wanted, domain_world(wanted, **world)).status) == expected
+    assert health(wanted, plan_domain(wanted, observed_domain(wanted, **observed)).status) == expected
 
 
 def test_a_parent_that_is_not_applied_yet_is_waited_for_and_one_of_another_base_is_not() -> None:
     child = domain("suite", parent_ref={"name": "hotel"})
-    missing = Standing(DomainKey("shop/hotel"), None)
-    other = Standing(DomainKey("shop/hotel"), domain(base_model={"uri": "wheel://other"}))
+    missing = DomainDependency(DomainKey("shop/hotel"), None)
+    other = DomainDependency(DomainKey("shop/hotel"), domain(base_model={"uri": "wheel://other"}))
     for parent, expected in ((missing, "InProgress"), (other, "Failed")):
-        plan = plan_domain(child, domain_world(child, parent=parent))
+        plan = plan_domain(child, observed_domain(child, parent=parent))
         assert health(child, plan.status) == expected
 
 
 def test_what_is_refused_has_failed_whoever_refuses_it() -> None:
     wanted = adapter(serving={"canary_percent": 5})
-    assert health(wanted, plan_adapter(wanted, adapter_world(wanted)).status) == "Failed"
+    assert health(wanted, plan_adapter(wanted, observed_adapter(wanted)).status) == "Failed"
     error = InvalidInput("NameTaken", "Rename it.")
-    planned = plan_adapter(adapter(), adapter_world(adapter())).status
-    assert health(adapter(), refuse(adapter(), planned, error, NOW)) == "Failed"
+    planned = plan_adapter(adapter(), observed_adapter(adapter())).status
+    assert health(adapter(), rejected_status(adapter(), planned, error, NOW)) == "Failed"
 
 
 @pytest.mark.parametrize("wanted", [adapter(), domain()], ids=["TaskAdapter", "Domain"])
 def test_what_is_applied_in_an_excluded_namespace_says_so_and_starts_nothing(wanted: Any) -> None:
-    around = Surroundings(excluded=frozenset({"shop"}))
+    around = Environment(excluded=frozenset({"shop"}))
     if isinstance(wanted, Domain):
-        plan: Plan[Any] = plan_domain(wanted, domain_world(wanted, surroundings=around))
+        plan: Plan[Any] = plan_domain(wanted, observed_domain(wanted, environment=around))
     else:
-        plan = plan_adapter(wanted, adapter_world(wanted, surroundings=around))
+        plan = plan_adapter(wanted, observed_adapter(wanted, environment=around))
     accepted = find_condition(plan.status.conditions, "Accepted")
     assert accepted is not None
     assert (accepted.status.value, accepted.reason) == ("False", "NamespaceExcluded")
     assert "namespace shop" in accepted.message
-    assert (plan.steps, health(wanted, plan.status)) == ((), "Failed")
+    assert (plan.actions, health(wanted, plan.status)) == ((), "Failed")
 
 
 def test_a_suspended_change_rests_and_the_version_before_counts() -> None:
     wanted = adapter(suspend=True)
-    plan = plan_adapter(wanted, adapter_world(wanted, current=OLD, loaded_on=["r1"]))
+    plan = plan_adapter(wanted, observed_adapter(wanted, current=OLD, loaded_on=["r1"]))
     assert health(wanted, plan.status) == "Current"
     reconciling = find_condition(plan.status.conditions, "Reconciling")
     assert reconciling is not None
@@ -185,4 +185,4 @@ def test_a_suspended_change_rests_and_the_version_before_counts() -> None:
 def test_what_is_deleted_speaks_of_the_deletions_generation() -> None:
     wanted = adapter()
     wanted.metadata.deletion_timestamp, wanted.metadata.generation = DELETED, 4
-    assert health(wanted, plan_adapter(wanted, adapter_world(adapter())).status) == "Terminating"
+    assert health(wanted, plan_adapter(wanted, observed_adapter(adapter())).status) == "Terminating"

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from planning_worlds import domain, run_of
+from planning_fixtures import domain, run_of
 
 from hmi_api.internal.runs import RunState, RunView
-from hmi_operator.local import SubprocessJobs, tether
-from hmi_operator.local.processes import remember, remembered, started_at
+from hmi_operator.embedded import SubprocessJobs, tether
+from hmi_operator.embedded.processes import remember, remembered, started_at
 
 pytestmark = pytest.mark.anyio
 SLEEPER = (

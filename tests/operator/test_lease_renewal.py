@@ -12,7 +12,7 @@ from hmi_api.errors import NotReady
 from hmi_operator.kubernetes.lease import Lease
 
 SECONDS = 12.0
-Trouble = Callable[[], Awaitable[None]]
+PodProblem = Callable[[], Awaitable[None]]
 
 
 class PassingTime(asyncio.SelectorEventLoop):
@@ -36,7 +36,7 @@ class OneLease:
 
     def __init__(self) -> None:
         self.kept: dict[str, Any] | None = None
-        self.troubles: dict[int, Trouble] = {}
+        self.troubles: dict[int, PodProblem] = {}
         self.asked = 0
         self.renewed_at: list[float] = []
 
@@ -92,7 +92,7 @@ def in_passing_time(story: Callable[[OneLease, Lease], Awaitable[None]]) -> None
         pytest.param(dict.fromkeys(range(2, 8), fails), id="six in a row fail"),
     ],
 )
-def test_a_leader_goes_on_through_passing_trouble(troubles: dict[int, Trouble]) -> None:
+def test_a_leader_goes_on_through_passing_trouble(troubles: dict[int, PodProblem]) -> None:
     async def story(server: OneLease, lease: Lease) -> None:
         server.troubles = troubles
         keeping = asyncio.create_task(lease.keep())
@@ -106,7 +106,7 @@ def test_a_leader_goes_on_through_passing_trouble(troubles: dict[int, Trouble]) 
 
 
 @pytest.mark.parametrize("trouble", [hangs, fails])
-def test_who_cannot_have_the_lease_says_so_until_the_api_server_answers(trouble: Trouble) -> None:
+def test_who_cannot_have_the_lease_says_so_until_the_api_server_answers(trouble: PodProblem) -> None:
     async def story(server: OneLease, lease: Lease) -> None:
         assert lease.trouble() is None
         server.troubles = {-1: trouble}
@@ -166,7 +166,7 @@ def test_a_standby_says_who_leads_at_first_now_and_then_and_when_that_changes(
 
 
 @pytest.mark.parametrize("trouble", [hangs, fails])
-def test_a_leader_whose_renewals_all_fail_stops_before_another_may_start(trouble: Trouble) -> None:
+def test_a_leader_whose_renewals_all_fail_stops_before_another_may_start(trouble: PodProblem) -> None:
     async def story(server: OneLease, lease: Lease) -> None:
         server.troubles = {-1: trouble}
         await lease.keep()

@@ -11,13 +11,13 @@ from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.internal.catalog import AdapterRecord, AdapterView, ClusterClaimed, DomainRecord, DomainView
 from hmi_api.names import Tenant
 from hmi_api.resources.manifests import parse_manifest
-from hmi_operator.local import FileResourceStore
-from hmi_operator.orphans import CatalogKeeper, Grace, Orphan
+from hmi_operator.embedded import FileResourceStore
+from hmi_operator.orphans import Orphan, OrphanCollector, OrphanGrace
 from hmi_operator.ports import ResourceRef
 
 pytestmark = pytest.mark.anyio
 
-GRACE = Grace(seconds=100.0, inherited_seconds=1000.0)
+GRACE = OrphanGrace(seconds=100.0, inherited_seconds=1000.0)
 KNOWN = ClusterClaimed(known_seconds=5.0, inherited=False)
 HOTEL = ResourceRef("Domain", "shop", "hotel")
 TOPIC = ResourceRef("TaskAdapter", "shop", "topic")
@@ -61,7 +61,7 @@ class Here:
 
     store: Store
     catalog: Catalog
-    keeper: CatalogKeeper
+    keeper: OrphanCollector
     told: list[Orphan]
     now: list[float] = field(default_factory=lambda: [0.0])
 
@@ -79,7 +79,9 @@ def here(tmp_path: Path) -> Here:
     catalog.domains[HOTEL.key] = domain_view()
     catalog.adapters[TOPIC.key] = adapter_view()
     now, told = [0.0], list[Orphan]()
-    keeper = CatalogKeeper(store, catalog, Jobs(), grace=GRACE, told=told.append, clock=lambda: now[0])
+    keeper = OrphanCollector(
+        store, catalog, Jobs(), grace=GRACE, on_deleted=told.append, clock=lambda: now[0]
+    )
     return Here(store, catalog, keeper, told, now)
 
 
@@ -174,11 +176,18 @@ async def test_what_was_adopted_meanwhile_is_not_erased(here: Here, monkeypatch:
 
 
 async def test_who_may_not_act_any_more_erases_nothing(tmp_path: Path, here: Here) -> None:
-    def permit() -> None:
+    def require_leadership() -> None:
         raise NotReady("LeaseLost", "Another replica works.")
 
     now = [0.0]
-    keeper = CatalogKeeper(here.store, here.catalog, Jobs(), grace=GRACE, permit=permit, clock=lambda: now[0])
+    keeper = OrphanCollector(
+        here.store,
+        here.catalog,
+        Jobs(),
+        grace=GRACE,
+        require_leadership=require_leadership,
+        clock=lambda: now[0],
+    )
     await keeper.round(KNOWN)
     now[0] = 500.0
     await keeper.round(KNOWN)

@@ -4,14 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from planning_worlds import (
+from planning_fixtures import (
     ADAPTER_DIGEST,
     adapter,
     adapter_version,
-    adapter_world,
     domain,
     domain_version,
     kinds,
+    observed_adapter,
     reason,
     run_of,
 )
@@ -25,29 +25,22 @@ from hmi_api.resources.conditions import find_condition, is_true
 from hmi_api.resources.domain import OnMiss
 from hmi_api.resources.spec_changes import adapter_run_digest
 from hmi_api.resources.task_adapter import Gate, Metric
-from hmi_operator.plan import (
-    Standing,
-    Surroundings,
-    plan_adapter,
-)
-from hmi_operator.plan.steps import (
-    PublishAgainOrStartRun,
-    StartRun,
-)
+from hmi_operator.planning import DomainDependency, Environment, plan_adapter
+from hmi_operator.planning.actions import PublishAgainOrStartRun, StartRun
 
 
 def test_an_adapter_waits_for_its_domain() -> None:
-    missing = Standing(DomainKey("shop/hotel"), None)
-    training = Standing(DomainKey("shop/hotel"), domain())
-    for standing, expected in ((missing, "DomainNotFound"), (training, "DomainNotReady")):
-        plan = plan_adapter(adapter(), adapter_world(adapter(), domain=standing))
-        assert plan.steps == ()
+    missing = DomainDependency(DomainKey("shop/hotel"), None)
+    training = DomainDependency(DomainKey("shop/hotel"), domain())
+    for dependency, expected in ((missing, "DomainNotFound"), (training, "DomainNotReady")):
+        plan = plan_adapter(adapter(), observed_adapter(adapter(), domain=dependency))
+        assert plan.actions == ()
         assert reason(plan.status.conditions, "DomainReady") == ("False", expected)
         assert plan.status.phase == "Waiting"
 
 
 def test_an_adapter_on_a_published_domain_is_trained_on_its_layers() -> None:
-    (start,) = plan_adapter(adapter(), adapter_world(adapter())).steps
+    (start,) = plan_adapter(adapter(), observed_adapter(adapter())).actions
     assert isinstance(start, StartRun)
     assert start.request.spec_digest == ADAPTER_DIGEST
 
@@ -63,25 +56,27 @@ def test_an_adapter_on_a_published_domain_is_trained_on_its_layers() -> None:
     ],
 )
 def test_what_cannot_work_is_refused(spec: dict[str, Any], expected: str) -> None:
-    plan = plan_adapter(adapter(**spec), adapter_world(adapter()))
+    plan = plan_adapter(adapter(**spec), observed_adapter(adapter()))
     assert reason(plan.status.conditions, "Accepted") == ("False", expected)
-    assert plan.steps == ()
+    assert plan.actions == ()
 
 
 def test_a_label_of_the_namespace_that_names_no_tenant_is_refused() -> None:
-    world = replace(adapter_world(adapter()), tenant=Tenant("Acme_Corp"))
-    plan = plan_adapter(adapter(), world)
+    observed = replace(observed_adapter(adapter()), tenant=Tenant("Acme_Corp"))
+    plan = plan_adapter(adapter(), observed)
     assert reason(plan.status.conditions, "Accepted") == ("False", "TenantLabelInvalid")
     (message,) = [said.message for said in plan.status.conditions if said.type == "Accepted"]
     assert "Namespace shop has the label hmi.dev/tenant: 'Acme_Corp'" in message
-    assert plan.steps == ()
+    assert plan.actions == ()
 
 
 def test_a_domain_of_another_namespace_must_be_shared() -> None:
     theirs = domain()
     theirs.metadata.namespace = "commons"
     mine = adapter(domain_ref={"name": "hotel", "namespace": "commons"})
-    plan = plan_adapter(mine, adapter_world(mine, domain=Standing(theirs.key, theirs, domain_version("d"))))
+    plan = plan_adapter(
+        mine, observed_adapter(mine, domain=DomainDependency(theirs.key, theirs, domain_version("d")))
+    )
     assert reason(plan.status.conditions, "Accepted") == ("False", "NotShared")
 
 
@@ -91,8 +86,8 @@ def test_a_gate_that_is_not_reached_leaves_the_old_version_and_its_numbers() -> 
     )
     run = run_of(adapter(), ADAPTER_DIGEST, RunState.SUCCEEDED, result=result)
     old = adapter_version("sha256:old", version=4)
-    plan = plan_adapter(adapter(), adapter_world(adapter(), run=run, current=old, loaded_on=["r1"]))
-    assert plan.steps == ()
+    plan = plan_adapter(adapter(), observed_adapter(adapter(), run=run, current=old, loaded_on=["r1"]))
+    assert plan.actions == ()
     assert reason(plan.status.conditions, "GatePassed") == ("False", "GateNotReached")
     assert is_true(plan.status.conditions, "Ready")
     assert (plan.status.version, plan.status.metrics, plan.status.phase) == (4, {"accuracy": 0.9}, "Degraded")
@@ -101,7 +96,7 @@ def test_a_gate_that_is_not_reached_leaves_the_old_version_and_its_numbers() -> 
 def test_a_first_version_that_misses_its_gate_shows_what_was_measured() -> None:
     result = RunResult(artifacts=[], base_digest="b", gate_passed=False, metrics={"accuracy": 0.4})
     run = run_of(adapter(), ADAPTER_DIGEST, RunState.SUCCEEDED, result=result)
-    plan = plan_adapter(adapter(), adapter_world(adapter(), run=run))
+    plan = plan_adapter(adapter(), observed_adapter(adapter(), run=run))
     assert (plan.status.version, plan.status.metrics, plan.status.phase) == (
         None,
         {"accuracy": 0.4},
@@ -110,7 +105,7 @@ def test_a_first_version_that_misses_its_gate_shows_what_was_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("world", "type_", "expected", "phase"),
+    ("observed", "type_", "expected", "phase"),
     [
         ({}, "Scheduled", ("False", "NoRuntime"), "NoRuntime"),
         ({"scheduled_on": ["r1"]}, "Loaded", ("Unknown", "Loading"), "Loading"),
@@ -130,11 +125,11 @@ def test_a_first_version_that_misses_its_gate_shows_what_was_measured() -> None:
     ],
 )
 def test_from_published_to_ready(
-    world: dict[str, Any], type_: str, expected: tuple[str, str], phase: str
+    observed: dict[str, Any], type_: str, expected: tuple[str, str], phase: str
 ) -> None:
     gated = adapter(gate=Gate(metric=Metric.ACCURACY, minimum=0.8))
     digest = adapter_run_digest(gated, "sha256:l1", OnMiss.COMPUTE)
-    plan = plan_adapter(gated, adapter_world(gated, current=adapter_version(digest), **world))
+    plan = plan_adapter(gated, observed_adapter(gated, current=adapter_version(digest), **observed))
     assert reason(plan.status.conditions, "GatePassed") == ("True", "GatePassed")
     assert reason(plan.status.conditions, type_) == expected
     assert (plan.status.phase, plan.status.domain) == (phase, "hotel/1")
@@ -145,7 +140,7 @@ ON_R2 = EarlierVersion(runtime="r2", version=1)
 
 
 @pytest.mark.parametrize(
-    ("world", "loaded", "message", "ready", "phase"),
+    ("observed", "loaded", "message", "ready", "phase"),
     [
         (
             {"scheduled_on": ["r1"], "earlier": [ON_R1]},
@@ -199,10 +194,10 @@ ON_R2 = EarlierVersion(runtime="r2", version=1)
     ],
 )
 def test_an_earlier_version_serves_until_the_new_one_is_loaded(
-    world: dict[str, Any], loaded: tuple[str, str], message: str, ready: tuple[str, str], phase: str
+    observed: dict[str, Any], loaded: tuple[str, str], message: str, ready: tuple[str, str], phase: str
 ) -> None:
     current = adapter_version(ADAPTER_DIGEST, version=2)
-    plan = plan_adapter(adapter(), adapter_world(adapter(), current=current, **world))
+    plan = plan_adapter(adapter(), observed_adapter(adapter(), current=current, **observed))
     told = find_condition(plan.status.conditions, "Loaded")
     assert told is not None
     assert (told.status.value, told.reason, told.message) == (*loaded, message)
@@ -211,7 +206,7 @@ def test_an_earlier_version_serves_until_the_new_one_is_loaded(
 
 
 @pytest.mark.parametrize(
-    ("world", "looks_again"),
+    ("observed", "looks_again"),
     [
         ({"scheduled_on": ["r1"]}, True),
         ({"scheduled_on": ["r1"], "earlier": [ON_R1]}, True),
@@ -219,30 +214,34 @@ def test_an_earlier_version_serves_until_the_new_one_is_loaded(
         ({"loaded_on": ["r1"]}, False),
     ],
 )
-def test_it_is_looked_at_again_until_nothing_earlier_serves(world: dict[str, Any], looks_again: bool) -> None:
+def test_it_is_looked_at_again_until_nothing_earlier_serves(
+    observed: dict[str, Any], looks_again: bool
+) -> None:
     current = adapter_version(ADAPTER_DIGEST, version=2)
-    plan = plan_adapter(adapter(), adapter_world(adapter(), current=current, **world))
+    plan = plan_adapter(adapter(), observed_adapter(adapter(), current=current, **observed))
     assert (plan.requeue_after is not None) is looks_again
 
 
 def test_new_layers_give_a_new_run_while_the_old_adapter_serves() -> None:
-    moved = Standing(DomainKey("shop/hotel"), domain(), domain_version("d2", version=2, layers="sha256:l2"))
+    moved = DomainDependency(
+        DomainKey("shop/hotel"), domain(), domain_version("d2", version=2, layers="sha256:l2")
+    )
     mine = adapter()
     mine.status.domain = "hotel/1"
-    world = adapter_world(mine, domain=moved, current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
-    plan = plan_adapter(mine, world)
-    assert kinds(plan.steps) == [PublishAgainOrStartRun]
+    observed = observed_adapter(mine, domain=moved, current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
+    plan = plan_adapter(mine, observed)
+    assert kinds(plan.actions) == [PublishAgainOrStartRun]
     assert is_true(plan.status.conditions, "Ready")
     assert (plan.status.domain, plan.status.phase) == ("hotel/1", "Updating")
 
 
 def test_a_refreshed_table_with_the_same_layers_trains_nothing() -> None:
-    refreshed = Standing(DomainKey("shop/hotel"), domain(), domain_version("d2", version=2))
-    world = adapter_world(
+    refreshed = DomainDependency(DomainKey("shop/hotel"), domain(), domain_version("d2", version=2))
+    observed = observed_adapter(
         adapter(), domain=refreshed, current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"]
     )
-    plan = plan_adapter(adapter(), world)
-    assert plan.steps == ()
+    plan = plan_adapter(adapter(), observed)
+    assert plan.actions == ()
     assert plan.status.domain == "hotel/2"
 
 
@@ -252,7 +251,7 @@ def test_loaded_speaks_of_the_version_of_this_generation_only() -> None:
     wanted.metadata.generation = 2
     running = run_of(wanted, ADAPTER_DIGEST, RunState.RUNNING)
     old = adapter_version("sha256:old", version=4)
-    plan = plan_adapter(wanted, adapter_world(wanted, run=running, current=old, loaded_on=["r1"]))
+    plan = plan_adapter(wanted, observed_adapter(wanted, run=running, current=old, loaded_on=["r1"]))
     loaded = find_condition(plan.status.conditions, "Loaded")
     assert loaded is not None
     assert (loaded.status.value, loaded.reason, loaded.observed_generation) == ("Unknown", "Waiting", 2)
@@ -268,10 +267,10 @@ def test_loaded_speaks_of_the_version_of_this_generation_only() -> None:
 
 @pytest.mark.parametrize(("running", "said"), [(0, "No runtime is running"), (2, "No runtime has room")])
 def test_what_no_runtime_can_take_says_whether_any_is_running(running: int, said: str) -> None:
-    world = adapter_world(adapter(), current=adapter_version(ADAPTER_DIGEST))
-    assert world.view is not None
-    world = replace(world, view=world.view.model_copy(update={"runtimes": running}))
-    plan = plan_adapter(adapter(), world)
+    observed = observed_adapter(adapter(), current=adapter_version(ADAPTER_DIGEST))
+    assert observed.view is not None
+    observed = replace(observed, view=observed.view.model_copy(update={"runtimes": running}))
+    plan = plan_adapter(adapter(), observed)
     scheduled = find_condition(plan.status.conditions, "Scheduled")
     assert scheduled is not None
     assert scheduled.message.startswith(said)
@@ -280,8 +279,8 @@ def test_what_no_runtime_can_take_says_whether_any_is_running(running: int, said
 
 def test_replicas_without_a_runtime_are_told_and_not_waited_for() -> None:
     wanted = adapter(serving={"replicas": 3})
-    world = adapter_world(wanted, current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
-    plan = plan_adapter(wanted, world)
+    observed = observed_adapter(wanted, current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
+    plan = plan_adapter(wanted, observed)
     scheduled = find_condition(plan.status.conditions, "Scheduled")
     assert scheduled is not None
     assert scheduled.message == "Placed on r1. 2 of 3 replicas wait for a runtime."
@@ -295,10 +294,10 @@ def test_what_was_read_is_said_of_a_run_a_missed_gate_and_a_version() -> None:
     )
     result = RunResult(artifacts=[], base_digest="sha256:b", gate_passed=False, data=[read])
     digest = ADAPTER_DIGEST
-    missed = adapter_world(adapter(), run=run_of(adapter(), digest, RunState.SUCCEEDED, result=result))
+    missed = observed_adapter(adapter(), run=run_of(adapter(), digest, RunState.SUCCEEDED, result=result))
     version = adapter_version(digest).model_copy(update={"data": [read]})
-    for world in (missed, adapter_world(adapter(), current=version)):
-        status = plan_adapter(adapter(), world).status
+    for observed in (missed, observed_adapter(adapter(), current=version)):
+        status = plan_adapter(adapter(), observed).status
         assert status.data == [read]
         found = find_condition(status.conditions, "Trained")
         assert found is not None
@@ -307,10 +306,10 @@ def test_what_was_read_is_said_of_a_run_a_missed_gate_and_a_version() -> None:
 
 def test_an_adapter_that_no_runtime_holds_is_refused_before_it_is_trained() -> None:
     wanted = adapter(method={"size": 64})
-    surroundings = Surroundings(limits=AdapterLimits(max_rank=32))
-    plan = plan_adapter(wanted, adapter_world(wanted, surroundings=surroundings))
-    assert plan.steps == ()
+    environment = Environment(limits=AdapterLimits(max_rank=32))
+    plan = plan_adapter(wanted, observed_adapter(wanted, environment=environment))
+    assert plan.actions == ()
     assert plan.status.phase == "Failed"
     assert reason(plan.status.conditions, "Accepted") == ("False", "AdapterTooLarge")
-    raised = Surroundings(limits=AdapterLimits(max_rank=64))
-    assert kinds(plan_adapter(wanted, adapter_world(wanted, surroundings=raised)).steps) == [StartRun]
+    raised = Environment(limits=AdapterLimits(max_rank=64))
+    assert kinds(plan_adapter(wanted, observed_adapter(wanted, environment=raised)).actions) == [StartRun]

@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from planning_worlds import adapter, adapter_world, domain, domain_world, reason
+from planning_fixtures import adapter, domain, observed_adapter, observed_domain, reason
 
 from hmi_api.security.address_policy import AddressPolicy
-from hmi_operator.plan import CLUSTER, plan_adapter, plan_domain
+from hmi_operator.planning import CLUSTER, plan_adapter, plan_domain
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from hmi_operator.plan import CLUSTER, plan_adapter, plan_domain
 )
 def test_a_cluster_reads_four_kinds_of_addresses(uri: str) -> None:
     wanted = domain(corpus=[{"uri": uri}])
-    plan = plan_domain(wanted, replace(domain_world(wanted), surroundings=CLUSTER))
+    plan = plan_domain(wanted, replace(observed_domain(wanted), environment=CLUSTER))
     assert reason(plan.status.conditions, "Accepted") == ("True", "Accepted")
 
 
@@ -46,7 +46,7 @@ def test_a_cluster_reads_four_kinds_of_addresses(uri: str) -> None:
 )
 def test_other_addresses_are_refused_on_a_cluster_and_the_user_is_told_which(uri: str, why: str) -> None:
     wanted = domain(corpus=[{"uri": "s3://b/c"}, {"uri": uri}])
-    plan = plan_domain(wanted, replace(domain_world(wanted), surroundings=CLUSTER))
+    plan = plan_domain(wanted, replace(observed_domain(wanted), environment=CLUSTER))
     accepted = plan.status.conditions[0]
     assert (accepted.type, accepted.status, accepted.reason) == ("Accepted", "False", why)
     assert "spec.corpus[1].uri" in accepted.message
@@ -58,13 +58,13 @@ def test_other_addresses_are_refused_on_a_cluster_and_the_user_is_told_which(uri
 def test_a_host_that_is_listed_is_accepted() -> None:
     listed = replace(CLUSTER, addresses=AddressPolicy(allowed_hosts=("minio.storage.svc",)))
     wanted = domain(corpus=[{"uri": "http://minio.storage.svc:9000/corpora/c.txt"}])
-    plan = plan_domain(wanted, replace(domain_world(wanted), surroundings=listed))
+    plan = plan_domain(wanted, replace(observed_domain(wanted), environment=listed))
     assert reason(plan.status.conditions, "Accepted") == ("True", "Accepted")
 
 
 def test_on_one_machine_any_address_may_be_tried() -> None:
     wanted = domain(corpus=[{"uri": "data/c.txt"}])
-    plan = plan_domain(wanted, domain_world(wanted))
+    plan = plan_domain(wanted, observed_domain(wanted))
     assert reason(plan.status.conditions, "Accepted") == ("True", "Accepted")
 
 
@@ -82,7 +82,7 @@ def test_on_one_machine_any_address_may_be_tried() -> None:
 )
 def test_a_task_adapters_addresses_are_looked_at_too(origin: dict[str, Any], field: str) -> None:
     wanted = adapter(**origin)
-    plan = plan_adapter(wanted, replace(adapter_world(wanted), surroundings=CLUSTER))
+    plan = plan_adapter(wanted, replace(observed_adapter(wanted), environment=CLUSTER))
     accepted = plan.status.conditions[0]
     assert accepted.reason == "AddressUnreachable"
     assert field in accepted.message
@@ -100,5 +100,5 @@ def test_a_task_adapters_addresses_are_looked_at_too(origin: dict[str, Any], fie
 )
 def test_a_gate_that_cannot_be_measured_is_refused(spec: dict[str, Any], why: str) -> None:
     wanted = adapter(**spec)
-    plan = plan_adapter(wanted, adapter_world(wanted))
+    plan = plan_adapter(wanted, observed_adapter(wanted))
     assert reason(plan.status.conditions, "Accepted") == ("False", why)

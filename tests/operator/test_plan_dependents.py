@@ -4,18 +4,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from planning_worlds import (
+from planning_fixtures import (
     ADAPTER_DIGEST,
     DIGEST,
     NOW,
     TENANT,
     adapter,
     adapter_version,
-    adapter_world,
     domain,
     domain_version,
-    domain_world,
     kinds,
+    observed_adapter,
+    observed_domain,
     reason,
 )
 
@@ -24,8 +24,8 @@ from hmi_api.names import DomainKey
 from hmi_api.resources.common import ObjectRef
 from hmi_api.resources.domain import Domain, Sharing
 from hmi_api.resources.task_adapter import TaskAdapter, TaskType
-from hmi_operator.plan import Dependent, DomainWorld, Plan, Standing, plan_adapter, plan_domain
-from hmi_operator.plan.steps import Erase, RemoveFinalizer, Withdraw
+from hmi_operator.planning import Dependent, DomainDependency, ObservedDomain, Plan, plan_adapter, plan_domain
+from hmi_operator.planning.actions import Erase, RemoveFinalizer, Withdraw
 
 KEY = DomainKey("shop/hotel")
 ELSEWHERE = DomainKey("shop/inn")
@@ -74,13 +74,13 @@ ON_IT = adapter_view(KEY, published=False)
 
 
 def planned(wanted: Domain, *dependents: Dependent, lineage: tuple[DomainKey, ...] = (KEY,)) -> Plan[Any]:
-    world = DomainWorld(now=NOW, tenant=TENANT, lineage=lineage, dependents=dependents)
-    return plan_domain(wanted, world)
+    observed = ObservedDomain(now=NOW, tenant=TENANT, lineage=lineage, dependents=dependents)
+    return plan_domain(wanted, observed)
 
 
 def is_held(plan: Plan[Any]) -> bool:
     in_use = reason(plan.status.conditions, "Ready") == ("False", "InUse")
-    assert in_use is (plan.steps == ())
+    assert in_use is (plan.actions == ())
     return in_use
 
 
@@ -137,8 +137,8 @@ def test_what_the_catalog_has_of_an_intruder_is_withdrawn_before_the_domain_is_e
     intruder = adapter_of("bar")
     known, unknown = Dependent(intruder, adapter_view(KEY, published=False)), Dependent(adapter_of("zoo"))
     plan = planned(gone(), known, unknown)
-    assert kinds(plan.steps) == [Withdraw, Erase, RemoveFinalizer]
-    withdraw = plan.steps[0]
+    assert kinds(plan.actions) == [Withdraw, Erase, RemoveFinalizer]
+    withdraw = plan.actions[0]
     assert isinstance(withdraw, Withdraw)
     assert withdraw.adapter is intruder
 
@@ -149,21 +149,23 @@ def test_nothing_is_withdrawn_while_others_hold_the_domain() -> None:
 
 
 def test_nothing_new_is_accepted_on_a_domain_that_is_being_deleted() -> None:
-    standing = Standing(KEY, gone(), domain_version(DIGEST))
-    world = adapter_world(adapter(), domain=standing)
-    assert world.view is None, "it was not declared"
-    plan = plan_adapter(adapter(), world)
+    dependency = DomainDependency(KEY, gone(), domain_version(DIGEST))
+    observed = observed_adapter(adapter(), domain=dependency)
+    assert observed.view is None, "it was not declared"
+    plan = plan_adapter(adapter(), observed)
     assert reason(plan.status.conditions, "Accepted") == ("False", "DomainTerminating")
-    assert (plan.status.phase, plan.steps) == ("Failed", ())
+    assert (plan.status.phase, plan.actions) == ("Failed", ())
 
     child = domain("suite", parent_ref=ObjectRef(name="hotel"))
-    domain_plan = plan_domain(child, domain_world(child, parent=standing))
+    domain_plan = plan_domain(child, observed_domain(child, parent=dependency))
     assert reason(domain_plan.status.conditions, "Accepted") == ("False", "DomainTerminating")
-    assert domain_plan.steps == ()
+    assert domain_plan.actions == ()
 
 
 def test_what_stood_on_a_domain_before_its_deletion_serves_on_until_it_is_deleted() -> None:
-    before = adapter_world(adapter(), current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
-    plan = plan_adapter(adapter(), replace(before, domain=Standing(KEY, gone(), domain_version(DIGEST))))
+    before = observed_adapter(adapter(), current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
+    plan = plan_adapter(
+        adapter(), replace(before, domain=DomainDependency(KEY, gone(), domain_version(DIGEST)))
+    )
     assert reason(plan.status.conditions, "Accepted") == ("True", "Accepted")
     assert plan.status.phase == "Ready"

@@ -5,15 +5,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from planning_worlds import (
+from planning_fixtures import (
     DIGEST,
     NOW,
     TENANT,
     adapter,
     domain,
     domain_version,
-    domain_world,
     kinds,
+    observed_domain,
     reason,
     run_of,
 )
@@ -25,16 +25,15 @@ from hmi_api.resources.common import DataRead, ObjectRef
 from hmi_api.resources.conditions import find_condition, is_true
 from hmi_api.resources.domain import BaseModelRef, Sharing
 from hmi_api.resources.spec_changes import domain_run_digest
-from hmi_operator.plan import (
+from hmi_operator.planning import (
     Dependent,
-    DomainWorld,
+    DomainDependency,
     JobView,
-    Standing,
+    ObservedDomain,
     plan_domain,
-    refuse,
+    rejected_status,
 )
-from hmi_operator.plan.runs import MAX_ATTEMPTS, MAX_CRASHES, backoff
-from hmi_operator.plan.steps import (
+from hmi_operator.planning.actions import (
     AddFinalizer,
     DeclareDomain,
     Erase,
@@ -44,18 +43,19 @@ from hmi_operator.plan.steps import (
     StartRun,
     StopRun,
 )
+from hmi_operator.planning.training import MAX_ATTEMPTS, MAX_CRASHES, backoff
 
 
 def test_the_finalizer_comes_before_anything_is_made() -> None:
     bare = domain()
     bare.metadata.finalizers.clear()
-    assert kinds(plan_domain(bare, domain_world(bare)).steps) == [AddFinalizer]
+    assert kinds(plan_domain(bare, observed_domain(bare)).actions) == [AddFinalizer]
 
 
 def test_a_new_domain_is_declared_and_trained() -> None:
-    plan = plan_domain(domain(), DomainWorld(now=NOW, tenant=TENANT))
-    assert kinds(plan.steps) == [DeclareDomain, StartRun]
-    start = plan.steps[1]
+    plan = plan_domain(domain(), ObservedDomain(now=NOW, tenant=TENANT))
+    assert kinds(plan.actions) == [DeclareDomain, StartRun]
+    start = plan.actions[1]
     assert isinstance(start, StartRun)
     assert (start.request.attempt, start.request.spec_digest) == (0, DIGEST)
     assert plan.status.phase == "Pending"
@@ -64,39 +64,41 @@ def test_a_new_domain_is_declared_and_trained() -> None:
 @pytest.mark.parametrize(
     ("parent", "lineage", "expected"),
     [
-        (Standing(DomainKey("shop/desk"), None), ("shop/hotel", "shop/desk"), "ParentNotFound"),
+        (DomainDependency(DomainKey("shop/desk"), None), ("shop/hotel", "shop/desk"), "ParentNotFound"),
         (
-            Standing(DomainKey("shop/desk"), domain("desk")),
+            DomainDependency(DomainKey("shop/desk"), domain("desk")),
             ("shop/hotel", "shop/desk", "shop/hotel"),
             "ParentCycle",
         ),
         (
-            Standing(DomainKey("shop/desk"), domain("desk", base_model=BaseModelRef(uri="wheel://n"))),
+            DomainDependency(
+                DomainKey("shop/desk"), domain("desk", base_model=BaseModelRef(uri="wheel://n"))
+            ),
             ("shop/hotel", "shop/desk"),
             "ParentBaseDiffers",
         ),
         (
-            Standing(DomainKey("shop/desk"), domain("desk", split=2)),
+            DomainDependency(DomainKey("shop/desk"), domain("desk", split=2)),
             ("shop/hotel", "shop/desk"),
             "ParentSplitDiffers",
         ),
     ],
 )
 def test_an_unfit_parent_is_refused_with_its_reason(
-    parent: Standing, lineage: tuple[DomainKey, ...], expected: str
+    parent: DomainDependency, lineage: tuple[DomainKey, ...], expected: str
 ) -> None:
     child = domain(parent_ref=ObjectRef(name="desk"))
-    plan = plan_domain(child, domain_world(child, parent=parent, lineage=lineage))
+    plan = plan_domain(child, observed_domain(child, parent=parent, lineage=lineage))
     assert reason(plan.status.conditions, "Accepted") == ("False", expected)
     assert reason(plan.status.conditions, "Ready") == ("False", expected)
-    assert StartRun not in kinds(plan.steps)
+    assert StartRun not in kinds(plan.actions)
 
 
 def test_a_cycle_is_named() -> None:
     child = domain(parent_ref=ObjectRef(name="desk"))
     keys = (DomainKey("shop/hotel"), DomainKey("shop/desk"), DomainKey("shop/hotel"))
-    parent = Standing(keys[1], domain("desk"))
-    plan = plan_domain(child, domain_world(child, parent=parent, lineage=keys))
+    parent = DomainDependency(keys[1], domain("desk"))
+    plan = plan_domain(child, observed_domain(child, parent=parent, lineage=keys))
     accepted = find_condition(plan.status.conditions, "Accepted")
     assert accepted is not None
     assert "shop/hotel -> shop/desk -> shop/hotel" in accepted.message
@@ -112,20 +114,20 @@ def test_a_parent_of_another_namespace_must_be_shared() -> None:
         (Sharing(namespaces=["*"]), True),
     ):
         parent.spec.sharing = sharing
-        standing = Standing(parent.key, parent, domain_version("p"))
-        plan = plan_domain(child, domain_world(child, parent=standing))
+        dependency = DomainDependency(parent.key, parent, domain_version("p"))
+        plan = plan_domain(child, observed_domain(child, parent=dependency))
         assert is_true(plan.status.conditions, "Accepted") is accepted
 
 
 def test_a_child_waits_for_its_parent_and_then_starts_from_its_layers() -> None:
     child = domain(parent_ref=ObjectRef(name="desk"), split=None)
-    waiting = Standing(DomainKey("shop/desk"), domain("desk"))
-    plan = plan_domain(child, domain_world(child, parent=waiting))
-    assert plan.steps == ()
+    waiting = DomainDependency(DomainKey("shop/desk"), domain("desk"))
+    plan = plan_domain(child, observed_domain(child, parent=waiting))
+    assert plan.actions == ()
     assert plan.status.phase == "Waiting"
     assert reason(plan.status.conditions, "CorpusReady") == ("Unknown", "ParentNotReady")
     ready = replace(waiting, current=domain_version("p", layers="sha256:parent"))
-    (start,) = plan_domain(child, domain_world(child, parent=ready)).steps
+    (start,) = plan_domain(child, observed_domain(child, parent=ready)).actions
     assert isinstance(start, StartRun)
     assert isinstance(start.request.spec, DomainRunSpec)
     assert start.request.spec.parent == ready.current
@@ -137,11 +139,11 @@ def test_a_child_waits_for_its_parent_and_then_starts_from_its_layers() -> None:
 def test_an_immutable_field_that_changed_is_refused_and_the_old_version_serves(
     changed: dict[str, Any],
 ) -> None:
-    world = domain_world(domain(), current=domain_version(DIGEST))
-    plan = plan_domain(domain(**changed), world)
+    observed = observed_domain(domain(), current=domain_version(DIGEST))
+    plan = plan_domain(domain(**changed), observed)
     assert reason(plan.status.conditions, "Accepted") == ("False", "ImmutableField")
     assert is_true(plan.status.conditions, "Ready")
-    assert (plan.status.version, plan.status.phase, plan.steps) == (1, "Degraded", ())
+    assert (plan.status.version, plan.status.phase, plan.actions) == (1, "Degraded", ())
 
 
 STAGES = [
@@ -156,8 +158,8 @@ STAGES = [
 def test_the_stage_of_a_run_shows_in_the_conditions(stage: str, type_: str, done: list[str]) -> None:
     progress = RunProgress(stage=stage, step=3, total=9)
     run = run_of(domain(), DIGEST, RunState.RUNNING, progress=progress)
-    plan = plan_domain(domain(), domain_world(domain(), run=run, job=JobView(alive=True)))
-    assert plan.steps == ()
+    plan = plan_domain(domain(), observed_domain(domain(), run=run, job=JobView(alive=True)))
+    assert plan.actions == ()
     assert reason(plan.status.conditions, type_) == ("Unknown", "Running")
     assert all(is_true(plan.status.conditions, earlier) for earlier in done)
     assert (plan.status.progress, plan.status.run_ref) == (f"{stage} 3/9", "run-1")
@@ -169,17 +171,17 @@ def test_a_failure_is_copied_into_the_condition_of_its_stage(stage: str, type_: 
     failure = RunFailure(reason="BaseModelNotFound", message="Check the uri.")
     progress = RunProgress(stage=stage, step=3, total=9)
     run = run_of(domain(), DIGEST, RunState.FAILED, progress=progress, failure=failure)
-    plan = plan_domain(domain(), domain_world(domain(), run=run))
+    plan = plan_domain(domain(), observed_domain(domain(), run=run))
     found = find_condition(plan.status.conditions, type_)
     assert found is not None
     assert (found.status, found.reason, found.message) == ("False", "BaseModelNotFound", "Check the uri.")
-    assert (plan.steps, plan.status.phase) == ((), "Failed")
+    assert (plan.actions, plan.status.phase) == ((), "Failed")
 
 
 def test_a_run_that_failed_before_it_read_anything_has_not_read_the_corpus() -> None:
     failure = RunFailure(reason="BaseModelNotFound", message="Check the uri.")
     run = run_of(domain(), DIGEST, RunState.FAILED, failure=failure)
-    plan = plan_domain(domain(), domain_world(domain(), run=run))
+    plan = plan_domain(domain(), observed_domain(domain(), run=run))
     assert reason(plan.status.conditions, "CorpusReady") == ("False", "BaseModelNotFound")
     assert reason(plan.status.conditions, "Trained")[0] == "Unknown"
 
@@ -188,27 +190,29 @@ def test_bad_rows_are_the_corpus_s_fault_whenever_they_are_found() -> None:
     failure = RunFailure(reason="RowMalformed", message="Line 7 is no JSON.")
     progress = RunProgress(stage="training", step=3, total=9)
     run = run_of(domain(), DIGEST, RunState.FAILED, progress=progress, failure=failure)
-    plan = plan_domain(domain(), domain_world(domain(), run=run))
+    plan = plan_domain(domain(), observed_domain(domain(), run=run))
     assert reason(plan.status.conditions, "CorpusReady") == ("False", "RowMalformed")
 
 
 def test_a_run_without_a_process_is_resumed_a_few_times_and_then_failed() -> None:
     run = run_of(domain(), DIGEST, RunState.RUNNING)
     for job in (None, JobView(alive=False, crashes=1, ended_at=NOW - timedelta(hours=1))):
-        assert kinds(plan_domain(domain(), domain_world(domain(), run=run, job=job)).steps) == [ResumeRun]
+        assert kinds(plan_domain(domain(), observed_domain(domain(), run=run, job=job)).actions) == [
+            ResumeRun
+        ]
     just_died = JobView(alive=False, crashes=1, ended_at=NOW)
-    plan = plan_domain(domain(), domain_world(domain(), run=run, job=just_died))
-    assert plan.steps == ()
+    plan = plan_domain(domain(), observed_domain(domain(), run=run, job=just_died))
+    assert plan.actions == ()
     assert plan.requeue_after == backoff(1).total_seconds()
     dead = JobView(alive=False, crashes=MAX_CRASHES, ended_at=NOW)
-    (stop,) = plan_domain(domain(), domain_world(domain(), run=run, job=dead)).steps
+    (stop,) = plan_domain(domain(), observed_domain(domain(), run=run, job=dead)).actions
     assert isinstance(stop, StopRun)
     assert stop.failure.reason == "ProcessDied"
 
 
 def test_a_run_that_waits_for_its_turn_says_so() -> None:
     run = run_of(domain(), DIGEST, RunState.PENDING)
-    plan = plan_domain(domain(), domain_world(domain(), run=run, job=JobView(alive=True, queued=True)))
+    plan = plan_domain(domain(), observed_domain(domain(), run=run, job=JobView(alive=True, queued=True)))
     assert reason(plan.status.conditions, "CorpusReady") == ("Unknown", "Queued")
     assert plan.status.phase == "Pending"
 
@@ -219,16 +223,16 @@ def test_a_passing_failure_is_tried_again_with_growing_waits_and_an_end() -> Non
         failure = RunFailure(reason="StoreAway", message="No answer.", retryable=True)
         run = run_of(domain(), DIGEST, RunState.FAILED, failure=failure, attempt=attempt)
         job = JobView(alive=False, crashes=1, ended_at=NOW)
-        plan = plan_domain(domain(), domain_world(domain(), run=run, job=job))
-        assert plan.steps == ()
+        plan = plan_domain(domain(), observed_domain(domain(), run=run, job=job))
+        assert plan.actions == ()
         if attempt == MAX_ATTEMPTS - 1:
             assert plan.status.phase == "Failed"
             continue
         assert plan.status.phase == "Retrying"
         assert plan.requeue_after is not None
         waits.append(plan.requeue_after)
-        later = domain_world(domain(), run=run, job=job, now=NOW + timedelta(seconds=plan.requeue_after))
-        (start,) = plan_domain(domain(), later).steps
+        later = observed_domain(domain(), run=run, job=job, now=NOW + timedelta(seconds=plan.requeue_after))
+        (start,) = plan_domain(domain(), later).actions
         assert isinstance(start, StartRun)
         assert start.request.attempt == attempt + 1
     assert waits == sorted(waits)
@@ -240,11 +244,11 @@ def test_a_server_that_is_away_for_long_does_not_fail_a_domain_for_good(reason: 
     for attempt in (MAX_ATTEMPTS, 500):
         run = run_of(domain(), DIGEST, RunState.FAILED, failure=failure, attempt=attempt)
         job = JobView(alive=False, crashes=1, ended_at=NOW)
-        plan = plan_domain(domain(), domain_world(domain(), run=run, job=job))
+        plan = plan_domain(domain(), observed_domain(domain(), run=run, job=job))
         assert plan.status.phase == "Retrying"
         assert plan.requeue_after == backoff(attempt + 1).total_seconds()
-        later = domain_world(domain(), run=run, job=job, now=NOW + timedelta(seconds=plan.requeue_after))
-        assert kinds(plan_domain(domain(), later).steps) == [StartRun]
+        later = observed_domain(domain(), run=run, job=job, now=NOW + timedelta(seconds=plan.requeue_after))
+        assert kinds(plan_domain(domain(), later).actions) == [StartRun]
 
 
 def test_what_was_read_is_in_status_and_conditions() -> None:
@@ -258,14 +262,14 @@ def test_what_was_read_is_in_status_and_conditions() -> None:
         failure=RunFailure(reason="RowMalformed", message="Line 2.", data=[read]),
     )
     published = domain_version(DIGEST).model_copy(update={"data": [read]})
-    for world in (
-        domain_world(domain(), run=running, job=JobView(alive=True)),
-        domain_world(domain(), run=failed),
-        domain_world(domain(), current=published),
+    for observed in (
+        observed_domain(domain(), run=running, job=JobView(alive=True)),
+        observed_domain(domain(), run=failed),
+        observed_domain(domain(), current=published),
     ):
-        status = plan_domain(domain(), world).status
+        status = plan_domain(domain(), observed).status
         assert status.data == [read]
-        if world.run is not failed:
+        if observed.run is not failed:
             found = find_condition(status.conditions, "CorpusReady")
             assert found is not None
             assert found.message == "corpus: 7 rows of 1 files (a.jsonl)."
@@ -273,28 +277,28 @@ def test_what_was_read_is_in_status_and_conditions() -> None:
 
 def test_a_changed_spec_stops_the_old_run_and_starts_one_of_its_own() -> None:
     run = run_of(domain(), "sha256:old", RunState.RUNNING)
-    plan = plan_domain(domain(), domain_world(domain(), run=run, job=JobView(alive=True)))
-    assert kinds(plan.steps) == [StopRun, StartRun]
+    plan = plan_domain(domain(), observed_domain(domain(), run=run, job=JobView(alive=True)))
+    assert kinds(plan.actions) == [StopRun, StartRun]
 
 
 def test_what_changes_no_result_trains_nothing() -> None:
-    world = domain_world(domain(), current=domain_version(DIGEST))
+    observed = observed_domain(domain(), current=domain_version(DIGEST))
     shared = domain(sharing=Sharing(namespaces=["*"]), resources={"limits": {"cpu": "2"}})
-    assert plan_domain(shared, world).steps == ()
+    assert plan_domain(shared, observed).actions == ()
 
 
 def test_the_retrain_annotation_trains_the_same_spec_again() -> None:
     again = domain()
     again.metadata.annotations["hmi.dev/retrain"] = "mended the rows"
-    world = domain_world(domain(), current=domain_version(DIGEST))
-    assert PublishAgainOrStartRun in kinds(plan_domain(again, world).steps)
+    observed = observed_domain(domain(), current=domain_version(DIGEST))
+    assert PublishAgainOrStartRun in kinds(plan_domain(again, observed).actions)
 
 
 def test_suspending_starts_nothing_new_and_what_serves_goes_on() -> None:
     plan = plan_domain(
-        domain(suspend=True), domain_world(domain(suspend=True), current=domain_version("old"))
+        domain(suspend=True), observed_domain(domain(suspend=True), current=domain_version("old"))
     )
-    assert plan.steps == ()
+    assert plan.actions == ()
     assert plan.status.phase == "Suspended"
     assert is_true(plan.status.conditions, "Ready")
 
@@ -303,12 +307,12 @@ def test_deleting_erases_unless_something_stands_on_it() -> None:
     gone = domain()
     gone.metadata.deletion_timestamp = "2026-11-21T12:00:00Z"
     run = run_of(gone, DIGEST, RunState.RUNNING)
-    plan = plan_domain(gone, DomainWorld(now=NOW, tenant=TENANT, run=run))
-    assert kinds(plan.steps) == [StopRun, Erase, RemoveFinalizer]
+    plan = plan_domain(gone, ObservedDomain(now=NOW, tenant=TENANT, run=run))
+    assert kinds(plan.actions) == [StopRun, Erase, RemoveFinalizer]
     held = plan_domain(
-        gone, DomainWorld(now=NOW, tenant=TENANT, dependents=(Dependent(adapter(), asked=False),))
+        gone, ObservedDomain(now=NOW, tenant=TENANT, dependents=(Dependent(adapter(), asked=False),))
     )
-    assert held.steps == ()
+    assert held.actions == ()
     assert reason(held.status.conditions, "Ready") == ("False", "InUse")
     ready = find_condition(held.status.conditions, "Ready")
     assert ready is not None
@@ -317,8 +321,8 @@ def test_deleting_erases_unless_something_stands_on_it() -> None:
 
 def test_a_refusal_by_the_control_plane_keeps_its_transition_time() -> None:
     error = InvalidInput("NameTaken", "Choose another.")
-    first = refuse(domain(), plan_domain(domain(), domain_world(domain())).status, error, NOW)
+    first = rejected_status(domain(), plan_domain(domain(), observed_domain(domain())).status, error, NOW)
     again = domain().model_copy(update={"status": first})
     later = NOW + timedelta(hours=1)
-    planned = plan_domain(again, domain_world(again, now=later)).status
-    assert refuse(again, planned, error, later).conditions == first.conditions
+    planned = plan_domain(again, observed_domain(again, now=later)).status
+    assert rejected_status(again, planned, error, later).conditions == first.conditions

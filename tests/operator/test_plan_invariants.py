@@ -5,17 +5,17 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from planning_worlds import (
+from planning_fixtures import (
     ADAPTER_DIGEST,
     DIGEST,
     NOW,
     adapter,
     adapter_version,
-    adapter_world,
     domain,
     domain_version,
-    domain_world,
     kinds,
+    observed_adapter,
+    observed_domain,
     run_of,
 )
 
@@ -25,19 +25,16 @@ from hmi_api.names import DomainKey
 from hmi_api.resources.conditions import Condition, is_true
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
-from hmi_operator.plan import (
-    AdapterWorld,
-    DomainWorld,
+from hmi_operator.planning import (
+    DomainDependency,
     JobView,
-    Standing,
+    ObservedAdapter,
+    ObservedDomain,
     plan_adapter,
     plan_domain,
 )
-from hmi_operator.plan.runs import backoff
-from hmi_operator.plan.steps import (
-    ResumeRun,
-    StartRun,
-)
+from hmi_operator.planning.actions import ResumeRun, StartRun
+from hmi_operator.planning.training import backoff
 
 FAILURES = st.builds(
     RunFailure, reason=st.sampled_from(["CorpusEmpty", "X"]), message=st.just("m"), retryable=st.booleans()
@@ -80,38 +77,38 @@ def runs(draw: st.DrawFn, resource: Domain | TaskAdapter, wanted: str) -> RunVie
 
 
 @st.composite
-def domain_situations(draw: st.DrawFn) -> tuple[Domain, DomainWorld]:
+def domain_situations(draw: st.DrawFn) -> tuple[Domain, ObservedDomain]:
     wanted = domain(suspend=draw(st.booleans()))
     wanted.status.conditions = draw(OLD_CONDITIONS)
     digest = draw(st.sampled_from([None, DIGEST, "sha256:old"]))
     current = domain_version(digest, version=draw(st.integers(1, 9))) if digest else None
-    world = domain_world(wanted, current=current, run=draw(runs(wanted, DIGEST)), job=draw(JOBS))
-    return wanted, world
+    observed = observed_domain(wanted, current=current, run=draw(runs(wanted, DIGEST)), job=draw(JOBS))
+    return wanted, observed
 
 
 @st.composite
-def adapter_situations(draw: st.DrawFn) -> tuple[TaskAdapter, AdapterWorld]:
+def adapter_situations(draw: st.DrawFn) -> tuple[TaskAdapter, ObservedAdapter]:
     wanted = adapter(suspend=draw(st.booleans()))
     wanted.status.conditions = draw(OLD_CONDITIONS)
     digest = draw(st.sampled_from([None, ADAPTER_DIGEST, "sha256:old"]))
     current = adapter_version(digest, version=draw(st.integers(1, 9))) if digest else None
-    standing = Standing(
+    dependency = DomainDependency(
         DomainKey("shop/hotel"),
         draw(st.none() | st.just(domain())),
         draw(st.none() | st.just(domain_version("d"))),
     )
     loaded = draw(st.sampled_from([[], ["r1"]]))
     earlier = draw(st.sampled_from([[], [EarlierVersion(runtime="r2", version=1)]]))
-    world = adapter_world(
+    observed = observed_adapter(
         wanted,
-        domain=standing,
+        domain=dependency,
         current=current,
         loaded_on=loaded,
         earlier=earlier,
         run=draw(runs(wanted, ADAPTER_DIGEST)),
         job=draw(JOBS),
     )
-    return wanted, world
+    return wanted, observed
 
 
 def sums_up(conditions: list[Condition]) -> bool:
@@ -126,51 +123,53 @@ def types(conditions: list[Condition]) -> list[str]:
 
 
 @given(domain_situations())
-def test_a_domain_s_plan_keeps_its_promises(situation: tuple[Domain, DomainWorld]) -> None:
-    wanted, world = situation
-    plan = plan_domain(wanted, world)
-    current = world.view.current if world.view else None
+def test_a_domain_s_plan_keeps_its_promises(situation: tuple[Domain, ObservedDomain]) -> None:
+    wanted, observed = situation
+    plan = plan_domain(wanted, observed)
+    current = observed.view.current if observed.view else None
     assert set(types(wanted.status.conditions)) <= set(types(plan.status.conditions))
     assert len(types(plan.status.conditions)) == len(set(types(plan.status.conditions)))
     assert sums_up(plan.status.conditions)
     assert plan.status.version == (current.version if current else None)
     assert is_true(plan.status.conditions, "Ready") is (current is not None)
     again = wanted.model_copy(update={"status": plan.status})
-    assert plan_domain(again, world).status == plan.status
+    assert plan_domain(again, observed).status == plan.status
     if current is not None and current.spec_digest == DIGEST and plan.status.phase == "Ready":
-        assert StartRun not in kinds(plan.steps)
+        assert StartRun not in kinds(plan.actions)
     if wanted.spec.suspend:
-        assert not {StartRun, ResumeRun} & set(kinds(plan.steps))
+        assert not {StartRun, ResumeRun} & set(kinds(plan.actions))
 
 
 @given(adapter_situations())
-def test_an_adapter_s_plan_keeps_its_promises(situation: tuple[TaskAdapter, AdapterWorld]) -> None:
-    wanted, world = situation
-    plan = plan_adapter(wanted, world)
-    current = world.view.current if world.view else None
-    served = bool(world.view and (world.view.loaded_on or world.view.earlier))
+def test_an_adapter_s_plan_keeps_its_promises(situation: tuple[TaskAdapter, ObservedAdapter]) -> None:
+    wanted, observed = situation
+    plan = plan_adapter(wanted, observed)
+    current = observed.view.current if observed.view else None
+    served = bool(observed.view and (observed.view.loaded_on or observed.view.earlier))
     assert set(types(wanted.status.conditions)) <= set(types(plan.status.conditions))
     assert plan.status.version == (current.version if current else None)
     assert is_true(plan.status.conditions, "Ready") is (current is not None and served)
     assert sums_up(plan.status.conditions)
-    loaded = bool(world.view and world.view.loaded_on and current and current.spec_digest == ADAPTER_DIGEST)
+    loaded = bool(
+        observed.view and observed.view.loaded_on and current and current.spec_digest == ADAPTER_DIGEST
+    )
     if is_true(plan.status.conditions, "Loaded"):
         assert loaded
     again = wanted.model_copy(update={"status": plan.status})
-    assert plan_adapter(again, world).status == plan.status
+    assert plan_adapter(again, observed).status == plan.status
     if wanted.spec.suspend:
-        assert not {StartRun, ResumeRun} & set(kinds(plan.steps))
+        assert not {StartRun, ResumeRun} & set(kinds(plan.actions))
 
 
 @given(st.integers(1, 9), JOBS)
 def test_a_converged_world_needs_nothing(version: int, job: JobView | None) -> None:
-    settled = domain_world(domain(), current=domain_version(DIGEST, version=version), job=job)
-    assert plan_domain(domain(), settled).steps == ()
-    serving = adapter_world(
+    settled = observed_domain(domain(), current=domain_version(DIGEST, version=version), job=job)
+    assert plan_domain(domain(), settled).actions == ()
+    serving = observed_adapter(
         adapter(), current=adapter_version(ADAPTER_DIGEST, version=version), loaded_on=["r1"], job=job
     )
     plan = plan_adapter(adapter(), serving)
-    assert (plan.steps, plan.requeue_after) == ((), None)
+    assert (plan.actions, plan.requeue_after) == ((), None)
 
 
 @given(st.integers(0, 10_000))

@@ -4,94 +4,96 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from planning_worlds import (
+from planning_fixtures import (
     ADAPTER_DIGEST,
     DIGEST,
     NOW,
     adapter,
-    adapter_world,
     domain,
-    domain_world,
     kinds,
+    observed_adapter,
+    observed_domain,
     reason,
     run_of,
 )
 
 from hmi_api.internal.runs import RunFailure, RunState
 from hmi_api.resources.common import Resources
-from hmi_operator.plan import JobView, Trouble, plan_adapter, plan_domain
-from hmi_operator.plan.runs import BLOCKED_SECONDS
-from hmi_operator.plan.steps import ResumeRun, StartRun, StopRun
+from hmi_operator.planning import JobView, PodProblem, plan_adapter, plan_domain
+from hmi_operator.planning.actions import ResumeRun, StartRun, StopRun
+from hmi_operator.planning.training import BLOCKED_SECONDS
 
-GPU = Trouble("Unschedulable", "No node takes it.")
-MEMORY = Trouble("OOMKilled", "Raise the limit.")
+GPU = PodProblem("Unschedulable", "No node takes it.")
+MEMORY = PodProblem("OOMKilled", "Raise the limit.")
 MORE = Resources(limits={"memory": "8Gi"})
 
 
 def planned(job: JobView, **spec: Any) -> Any:
     wanted = domain(**spec)
     run = run_of(domain(), DIGEST, RunState.RUNNING)
-    return plan_domain(wanted, domain_world(wanted, run=run, job=job))
+    return plan_domain(wanted, observed_domain(wanted, run=run, job=job))
 
 
 def test_what_keeps_a_process_back_shows_up_to_training_and_in_ready() -> None:
-    plan = planned(JobView(True, queued=True, trouble=GPU))
+    plan = planned(JobView(True, queued=True, problem=GPU))
     for type_ in ("CorpusReady", "Trained", "Ready"):
         assert reason(plan.status.conditions, type_) == ("False", "Unschedulable")
     assert reason(plan.status.conditions, "TableBuilt") == ("Unknown", "Waiting")
-    assert (plan.status.phase, plan.steps) == ("Pending", ())
+    assert (plan.status.phase, plan.actions) == ("Pending", ())
     assert plan.requeue_after == BLOCKED_SECONDS
 
 
 def test_a_task_adapters_training_shows_it() -> None:
     wanted = adapter()
     run = run_of(wanted, ADAPTER_DIGEST, RunState.PENDING)
-    plan = plan_adapter(wanted, adapter_world(wanted, run=run, job=JobView(True, queued=True, trouble=GPU)))
+    plan = plan_adapter(
+        wanted, observed_adapter(wanted, run=run, job=JobView(True, queued=True, problem=GPU))
+    )
     assert reason(plan.status.conditions, "Trained") == ("False", "Unschedulable")
 
 
 def test_a_death_that_is_tried_again_names_its_cause() -> None:
-    plan = planned(JobView(True, crashes=1, queued=True, trouble=MEMORY))
+    plan = planned(JobView(True, crashes=1, queued=True, problem=MEMORY))
     assert plan.status.phase == "Retrying"
     assert reason(plan.status.conditions, "Trained") == ("False", "OOMKilled")
 
 
 def test_the_last_death_fails_the_run_with_its_cause() -> None:
-    (stop,) = planned(JobView(False, crashes=4, ended_at=NOW, trouble=MEMORY)).steps
+    (stop,) = planned(JobView(False, crashes=4, ended_at=NOW, problem=MEMORY)).actions
     assert isinstance(stop, StopRun)
     assert (stop.failure.reason, stop.failure.retryable) == ("OOMKilled", False)
 
 
 def test_what_cannot_pass_is_not_tried_again() -> None:
-    late = Trouble("DeadlineExceeded", "Ask for less.", final=True)
-    (stop,) = planned(JobView(False, crashes=1, ended_at=NOW, trouble=late)).steps
+    late = PodProblem("DeadlineExceeded", "Ask for less.", final=True)
+    (stop,) = planned(JobView(False, crashes=1, ended_at=NOW, problem=late)).actions
     assert isinstance(stop, StopRun)
     assert stop.failure.reason == "DeadlineExceeded"
 
 
-@pytest.mark.parametrize(("seconds", "steps"), [(1, []), (BLOCKED_SECONDS, [ResumeRun])])
-def test_what_was_not_admitted_is_asked_for_again_now_and_then(seconds: float, steps: list[type]) -> None:
+@pytest.mark.parametrize(("seconds", "actions"), [(1, []), (BLOCKED_SECONDS, [ResumeRun])])
+def test_what_was_not_admitted_is_asked_for_again_now_and_then(seconds: float, actions: list[type]) -> None:
     refused_at = NOW - timedelta(seconds=seconds)
-    plan = planned(JobView(False, ended_at=refused_at, trouble=Trouble("QuotaExceeded", "Raise it.")))
-    assert kinds(plan.steps) == steps
+    plan = planned(JobView(False, ended_at=refused_at, problem=PodProblem("QuotaExceeded", "Raise it.")))
+    assert kinds(plan.actions) == actions
     assert reason(plan.status.conditions, "Trained") == ("False", "QuotaExceeded")
 
 
 def test_other_resources_replace_a_process_that_is_kept_back() -> None:
-    (stop,) = planned(JobView(True, queued=True, trouble=GPU), resources=MORE).steps
+    (stop,) = planned(JobView(True, queued=True, problem=GPU), resources=MORE).actions
     assert isinstance(stop, StopRun)
     assert stop.failure.reason == "Superseded"
 
 
 def test_other_resources_leave_a_process_at_work_alone() -> None:
-    assert planned(JobView(True), resources=MORE).steps == ()
+    assert planned(JobView(True), resources=MORE).actions == ()
 
 
-@pytest.mark.parametrize(("resources", "steps"), [(Resources(), []), (MORE, [StartRun])])
+@pytest.mark.parametrize(("resources", "actions"), [(Resources(), []), (MORE, [StartRun])])
 def test_a_run_that_ran_out_of_memory_is_made_again_with_other_resources(
-    resources: Resources, steps: list[type]
+    resources: Resources, actions: list[type]
 ) -> None:
     wanted = domain(resources=resources)
     failure = RunFailure(reason="OOMKilled", message="Raise the limit.")
     run = run_of(domain(), DIGEST, RunState.FAILED, failure=failure, attempt=3)
-    assert kinds(plan_domain(wanted, domain_world(wanted, run=run)).steps) == steps
+    assert kinds(plan_domain(wanted, observed_domain(wanted, run=run)).actions) == actions

@@ -18,9 +18,9 @@ from fastapi import FastAPI, HTTPException, Request
 from hmi_api.names import FINALIZER
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.manifests import parse_manifest
-from hmi_operator.local import FileResourceStore, router
-from hmi_operator.local.api import MAX_BODY_BYTES
-from hmi_operator.plan import Surroundings
+from hmi_operator.embedded import FileResourceStore, router
+from hmi_operator.embedded.api import MAX_BODY_BYTES
+from hmi_operator.planning import Environment
 from hmi_operator.ports import ResourceRef
 
 pytestmark = pytest.mark.anyio
@@ -339,7 +339,7 @@ async def test_an_adapter_that_no_runtime_holds_is_refused(
     store: FileResourceStore, adapter_body: dict[str, Any]
 ) -> None:
     app = FastAPI()
-    app.include_router(router(store, lambda: None, Surroundings(limits=AdapterLimits(max_rank=32))))
+    app.include_router(router(store, lambda: None, Environment(limits=AdapterLimits(max_rank=32))))
     adapter_body["spec"]["method"] = {"size": 64}
     path = f"{ROOT}/namespaces/{adapter_body['metadata']['namespace']}/taskadapters/"
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hmi") as http:

@@ -8,7 +8,7 @@ import pytest
 from api_fuzzer import Fuzzer, served
 from fastapi import FastAPI
 
-from hmi_operator.local import FileResourceStore, router
+from hmi_operator.embedded import FileResourceStore, router
 
 pytestmark = pytest.mark.timeout(700)
 ROOT = "/apis/hmi.dev/v1alpha1"

@@ -9,8 +9,8 @@ import pytest
 from hmi_api.names import DomainKey
 from hmi_api.resources.domain import DomainStatus
 from hmi_api.resources.manifests import parse_manifest
-from hmi_operator.local import FileResourceStore
-from hmi_operator.local.files import write_atomically
+from hmi_operator.embedded import FileResourceStore
+from hmi_operator.embedded.files import write_atomically
 from hmi_operator.ports import ResourceRef
 
 pytestmark = pytest.mark.anyio

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from planning_worlds import domain, run_of
+from planning_fixtures import domain, run_of
 
 from hmi_api.internal.runs import RunState
-from hmi_operator.local import SubprocessJobs
-from hmi_operator.local.processes import remember
-from hmi_operator.local.work_folders import (
+from hmi_operator.embedded import SubprocessJobs
+from hmi_operator.embedded.processes import remember
+from hmi_operator.embedded.work_folders import (
     KEPT_AFTER_FAILURE_SECONDS,
     KEPT_FOR_RESUMPTION_SECONDS,
     sweep,

@@ -20,8 +20,8 @@ from hmi_cli.system.supervisor import Supervisor
 from hmi_control_plane.app import create_app
 from hmi_control_plane.auth import require_token
 from hmi_control_plane.settings import Settings
-from hmi_operator.local import FileResourceStore, LocalReconciler, SubprocessJobs, router
-from hmi_operator.plan import Surroundings
+from hmi_operator.embedded import EmbeddedController, FileResourceStore, SubprocessJobs, router
+from hmi_operator.planning import Environment
 
 RUNTIME_PROGRAM = [sys.executable, "-m", "hmi_runtime.server"]
 RUNTIME_ID = "runtime-0"
@@ -55,8 +55,8 @@ def compose(home: Home, url: str) -> System:
         raise usage_error(f"the environment is wrong: {error.message}") from error
     app = create_app(settings)
     store = FileResourceStore(home.resources)
-    surroundings = Surroundings(limits=limits)
-    app.include_router(router(store, require_token(admin_key, "admin key"), surroundings))
+    environment = Environment(limits=limits)
+    app.include_router(router(store, require_token(admin_key, "admin key"), environment))
     shared = {
         "HMI_CONTROL_PLANE_URL": url,
         "HMI_INTERNAL_TOKEN": token,
@@ -66,7 +66,7 @@ def compose(home: Home, url: str) -> System:
         **limits.as_environment(),
     }
     jobs = SubprocessJobs(home.runs.resolve(), shared, concurrency=RUNS_AT_ONCE)
-    reconciler = _reconciler(store, jobs, url, token, surroundings)
+    reconciler = _reconciler(store, jobs, url, token, environment)
     return System(app, (reconciler, runtime(home, shared).run))
 
 
@@ -77,14 +77,14 @@ def embedded_limits() -> AdapterLimits:
 
 
 def _reconciler(
-    store: FileResourceStore, jobs: SubprocessJobs, url: str, token: str, surroundings: Surroundings
+    store: FileResourceStore, jobs: SubprocessJobs, url: str, token: str, environment: Environment
 ) -> Callable[[], Coroutine[object, object, None]]:
     async def run() -> None:
         stop = asyncio.Event()
         # The reconciler speaks to this very process over HTTP, as it would from a pod of its own.
         async with ControlPlaneClient(url, token) as control_plane:
             working = asyncio.create_task(
-                LocalReconciler(store, control_plane, jobs, surroundings=surroundings).run(stop)
+                EmbeddedController(store, control_plane, jobs, environment=environment).run(stop)
             )
             try:
                 await asyncio.shield(working)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hmi_operator.local import tether
+from hmi_operator.embedded import tether
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
 """The operator on Kubernetes: the engine's ports on an API server, and the process around them.
 
 Belongs here: everything that speaks to an API server. Forbidden here: rules of reconciliation, which are
-``hmi_operator.plan``'s, and reading Secrets, which is never needed.
+``hmi_operator.planning``'s, and reading Secrets, which is never needed.
 
 How they fit together::
 
-    kopf's watches ─> ResourceCache ─> wake queue ─> Reconciler ─> Engine ─┬─> KubeResourceStore ─> API server
-                                                                           ├─> ControlPlaneClient
-                                                                           └─> TrainingJobs
+    kopf watches -> ResourceCache -> WorkQueue -> Controller -> Reconciler -> KubeResourceStore -> API server
+                                                                            -> ControlPlaneClient
+                                                                            -> TrainingJobs
 """

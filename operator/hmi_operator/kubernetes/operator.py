@@ -12,7 +12,8 @@ from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.resources.common import CommonStatus
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
-from hmi_operator.engine import Engine
+from hmi_operator.controller import Controller, Pace
+from hmi_operator.etag_poller import EtagPoller
 from hmi_operator.kubernetes.api import KubeApi, Manifest
 from hmi_operator.kubernetes.cache import ResourceCache
 from hmi_operator.kubernetes.events import EventRecorder
@@ -24,11 +25,10 @@ from hmi_operator.kubernetes.orphan_events import tell_of_orphan
 from hmi_operator.kubernetes.store import KubeResourceStore
 from hmi_operator.kubernetes.unreadable import ReadableOrTold
 from hmi_operator.kubernetes.watch import handlers, list_all, watch_settings
-from hmi_operator.orphans import CatalogKeeper, Grace, Orphan
-from hmi_operator.plan import CLUSTER, Surroundings
+from hmi_operator.orphans import Orphan, OrphanCollector, OrphanGrace
+from hmi_operator.planning import CLUSTER, Environment
 from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
-from hmi_operator.reconciler import Pace, Reconciler
-from hmi_operator.serving_feed import ServingFeed
+from hmi_operator.reconciler import Reconciler
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Parts:
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
     events: EventRecorder | None = None
     """Tells of conditions that turn; nobody does when absent."""
-    orphan_grace: Grace = field(default_factory=Grace)
+    orphan_grace: OrphanGrace = field(default_factory=OrphanGrace)
     """How long the catalog keeps what has no object in the cluster."""
     namespace: str = "hmi-system"
     """The operator's own."""
@@ -72,22 +72,22 @@ class Operator:
         workers: int = 8,
         pace: Pace | None = None,
         grace_seconds: float = 10.0,
-        surroundings: Surroundings = CLUSTER,
+        environment: Environment = CLUSTER,
     ) -> None:
         self._parts = parts
         self._namespaces = tuple(namespaces)
         self._workers = workers
         self._pace = pace
         self._grace = grace_seconds
-        self._surroundings = surroundings
+        self._environment = environment
         self._cache = ResourceCache()
         self._store = KubeResourceStore(parts.api, self._cache, self._namespaces)
-        self._reconciler: Reconciler | None = None
+        self._controller: Controller | None = None
         self._watching = asyncio.Event()
         self._telling: set[asyncio.Task[None]] = set()
         parts.metrics.show(
             leader=lambda: parts.lease.held,
-            queue=lambda: self._reconciler.waiting if self._reconciler is not None else 0,
+            queue=lambda: self._controller.queue_length if self._controller is not None else 0,
             resources=lambda: len(self._cache),
         )
 
@@ -99,7 +99,7 @@ class Operator:
     @property
     def leads(self) -> bool:
         """Say whether this replica does the work now."""
-        return self._reconciler is not None and self._parts.lease.held
+        return self._controller is not None and self._parts.lease.held
 
     def trouble(self) -> str | None:
         """Return why this replica could not take over now, or None."""
@@ -144,8 +144,8 @@ class Operator:
             self._wake(ref)
 
     def _wake(self, ref: ResourceRef) -> None:
-        if self._reconciler is not None:
-            self._reconciler.wake(ref)
+        if self._controller is not None:
+            self._controller.enqueue(ref)
 
     async def _list_until_done(self) -> None:
         while True:
@@ -185,30 +185,30 @@ class Operator:
 
     async def _reconcile(self, stop: asyncio.Event) -> None:
         parts = self._parts
-        keeper = CatalogKeeper(
+        keeper = OrphanCollector(
             self._store,
             parts.control_plane,
             parts.jobs,
             grace=parts.orphan_grace,
-            permit=parts.lease.must_hold,
-            told=self._tell_of_orphan,
+            require_leadership=parts.lease.must_hold,
+            on_deleted=self._tell_of_orphan,
         )
         await _until(stop, keeper.claim_until_taken())
         if stop.is_set():
             return
-        feed = ServingFeed(parts.control_plane, self._wake)
-        engine = Engine(
+        poller = EtagPoller(parts.control_plane, self._wake)
+        reconciler = Reconciler(
             self._store,
             parts.control_plane,
             parts.jobs,
-            permit=parts.lease.must_hold,
-            surroundings=self._surroundings,
-            told=parts.events.record if parts.events is not None else _tell_nobody,
-            seen=feed.note,
+            require_leadership=parts.lease.must_hold,
+            environment=self._environment,
+            on_status_change=parts.events.record if parts.events is not None else _tell_nobody,
+            on_adapter_view=poller.record,
         )
-        reconciler = Reconciler(
+        controller = Controller(
             ReadableOrTold(
-                engine,
+                reconciler,
                 self._cache,
                 parts.api,
                 parts.control_plane,
@@ -221,26 +221,26 @@ class Operator:
             observer=parts.metrics.reconciled,
         )
         await _until(stop, self._list_until_done())
-        self._reconciler = reconciler
-        self._cache.on_change = reconciler.wake
+        self._controller = controller
+        self._cache.on_change = controller.enqueue
         for ref in self._cache.refs():
-            reconciler.wake(ref)
+            controller.enqueue(ref)
         try:
             async with asyncio.TaskGroup() as tasks:
                 beside = [
                     tasks.create_task(self._relist(), name="relist"),
-                    tasks.create_task(feed.run(), name="feed"),
+                    tasks.create_task(poller.run(), name="poller"),
                     tasks.create_task(keeper.run(), name="catalog"),
                 ]
                 if parts.events is not None:
                     beside.append(tasks.create_task(parts.events.run(), name="events"))
-                await reconciler.run(stop)
+                await controller.run(stop)
                 for task in beside:
                     task.cancel()
         except* InvalidInput as lost:  # the catalog belongs to another cluster now; it is claimed again
             logger.error("nothing is reconciled any more: %s", lost.exceptions[0])
         finally:
-            self._reconciler = None
+            self._controller = None
             self._cache.on_change = _nobody
 
     def _tell_of_orphan(self, orphan: Orphan) -> None:

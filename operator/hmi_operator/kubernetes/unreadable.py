@@ -14,14 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from hmi_api.names import FINALIZER
 from hmi_api.resources.conditions import Condition, Phase
 from hmi_api.resources.reasons import Reason
-from hmi_operator.engine import Engine, Outcome
 from hmi_operator.kubernetes.api import KubeApi, Manifest
 from hmi_operator.kubernetes.cache import ResourceCache
 from hmi_operator.kubernetes.errors import Conflict
 from hmi_operator.kubernetes.kinds import RESOURCES
 from hmi_operator.kubernetes.objects import Unreadable
-from hmi_operator.plan.conditions import ConditionWriter
+from hmi_operator.planning.conditions import ConditionWriter
 from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
+from hmi_operator.reconciler import Reconciler, ReconcileResult
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class ReadableOrTold:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Reconciler,
         cache: ResourceCache,
         api: KubeApi,
         control_plane: ControlPlane,
@@ -49,14 +49,14 @@ class ReadableOrTold:
         self._jobs = jobs
         self._permit = permit
 
-    async def reconcile(self, ref: ResourceRef) -> Outcome:
+    async def reconcile(self, ref: ResourceRef) -> ReconcileResult:
         """Bring one resource a step nearer to what is declared, or say why that cannot be."""
         found = self._cache.unreadable(ref)
         if found is None:
             return await self._engine.reconcile(ref)
         present = await self._api.get(RESOURCES[ref.kind], ref.namespace, ref.name)
         if present is None or present["metadata"]["uid"] != found.uid:
-            return Outcome()
+            return ReconcileResult()
         self._permit()
         try:
             if "deletionTimestamp" in present["metadata"]:
@@ -64,8 +64,8 @@ class ReadableOrTold:
             else:
                 await self._tell(found, present)
         except Conflict:
-            return Outcome(RETRY_SECONDS, wake=(ref,))
-        return Outcome()
+            return ReconcileResult(RETRY_SECONDS, enqueue=(ref,))
+        return ReconcileResult()
 
     async def _tell(self, found: Unreadable, present: Manifest) -> None:
         metadata, status = present["metadata"], present.get("status") or {}

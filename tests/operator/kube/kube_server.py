@@ -18,7 +18,7 @@ import trustme
 import yaml
 from kube_assets import CHECKOUT
 
-from hmi_operator.local import tether
+from hmi_operator.embedded import tether
 
 ADMIN_TOKEN = "an-administrator"
 _START_SECONDS = 300.0

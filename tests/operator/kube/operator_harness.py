@@ -13,15 +13,15 @@ from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.runs import RunView
 from hmi_api.names import digest_bytes
 from hmi_api.resources.conditions import Condition, find_condition
+from hmi_operator.controller import Pace
 from hmi_operator.kubernetes.api import KubeApi, Manifest
 from hmi_operator.kubernetes.kinds import DOMAINS, RESOURCES, TASK_ADAPTERS, Kind
 from hmi_operator.kubernetes.lease import Lease, boot_clock
 from hmi_operator.kubernetes.login import KopfLogin
 from hmi_operator.kubernetes.operator import Operator, Parts
-from hmi_operator.orphans import Grace
-from hmi_operator.plan import JobView
+from hmi_operator.orphans import OrphanGrace
+from hmi_operator.planning import JobView
 from hmi_operator.ports import ResourceRef
-from hmi_operator.reconciler import Pace
 
 LIMIT_SECONDS = 90.0
 PACE = Pace(resync_seconds=5.0)
@@ -153,7 +153,7 @@ async def replica(
     also: tuple[str, ...] = (),
     name: str = "replica-1",
     seconds: float = 60.0,
-    grace: Grace | None = None,
+    grace: OrphanGrace | None = None,
     clock: Callable[[], float] = boot_clock,
 ) -> AsyncIterator[Replica]:
     """Run a replica that looks after one namespace, and others besides."""
@@ -165,7 +165,7 @@ async def replica(
     ):
         jobs = PromptJobs(http)
         lease = Lease(api, namespace, name, seconds=seconds, clock=clock)
-        parts = Parts(api, control_plane, jobs, lease, orphan_grace=grace or Grace())
+        parts = Parts(api, control_plane, jobs, lease, orphan_grace=grace or OrphanGrace())
         operator = Operator(parts, namespaces=[namespace, *also], pace=PACE)
         stop = asyncio.Event()
         task = asyncio.create_task(operator.run(stop))

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from hmi_operator.local import tether
+from hmi_operator.embedded import tether
 
 
 @dataclass

@@ -23,11 +23,11 @@ from operator_process import metric_in, resident_bytes
 
 from hmi_api.errors import HmiError
 from hmi_api.names import digest_bytes
+from hmi_operator.embedded import tether
 from hmi_operator.kubernetes.api import KubeApi, Manifest
 from hmi_operator.kubernetes.jobs.naming import KIND_LABEL, RUN_LABEL
 from hmi_operator.kubernetes.kinds import JOBS, PODS, Kind
 from hmi_operator.kubernetes.login import KopfLogin
-from hmi_operator.local import tether
 
 TOKEN = "the-internal-token-of-this-test"
 _START_SECONDS = 120.0

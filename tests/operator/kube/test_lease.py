@@ -10,12 +10,12 @@ from operator_harness import DOMAINS, Cluster, PromptJobs
 
 from hmi_api.errors import NotReady
 from hmi_api.internal.client import ControlPlaneClient
-from hmi_operator.engine import Engine
 from hmi_operator.kubernetes.cache import ResourceCache
 from hmi_operator.kubernetes.kinds import LEASES
 from hmi_operator.kubernetes.lease import Lease
 from hmi_operator.kubernetes.store import KubeResourceStore
 from hmi_operator.kubernetes.watch import list_all
+from hmi_operator.reconciler import Reconciler
 
 pytestmark = pytest.mark.anyio
 
@@ -103,7 +103,7 @@ async def test_the_engine_does_nothing_without_the_lease(
         ControlPlaneClient(served.url, served.token) as control_plane,
     ):
         store = KubeResourceStore(here.api, cache)
-        engine = Engine(store, control_plane, PromptJobs(http), permit=lease.must_hold)
+        engine = Reconciler(store, control_plane, PromptJobs(http), require_leadership=lease.must_hold)
         with pytest.raises(NotReady, match="NotLeader"):
             await engine.reconcile(cache.refs()[0])
     assert await here.get(DOMAINS, "hotel") == made

@@ -15,7 +15,7 @@ from operator_harness import (
 )
 
 from hmi_operator.kubernetes.kinds import EVENTS
-from hmi_operator.orphans import Grace
+from hmi_operator.orphans import OrphanGrace
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +60,7 @@ async def test_what_is_not_applied_again_is_erased_with_an_event(
     here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     await leave_behind(here, served, domain_body, adapter_body)
-    async with replica(served, here.namespace, name="replica-2", grace=Grace(seconds=0.0)):
+    async with replica(served, here.namespace, name="replica-2", grace=OrphanGrace(seconds=0.0)):
 
         async def erased() -> bool:
             return not served.plane.domains and not served.plane.adapters

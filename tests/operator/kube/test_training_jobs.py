@@ -205,8 +205,8 @@ async def test_what_a_quota_forbids_is_told_and_tried_again(
         await jobs.start(run)
         view = await jobs.observe(run)
         assert view is not None
-        assert view.trouble is not None
-        assert (view.alive, view.trouble.reason, view.trouble.final) == (False, "QuotaExceeded", False)
+        assert view.problem is not None
+        assert (view.alive, view.problem.reason, view.problem.final) == (False, "QuotaExceeded", False)
         kube.kubectl("-n", namespace, "delete", "resourcequota", "none")
         await _until_admitted(jobs, run)
 
@@ -221,8 +221,8 @@ async def test_what_no_api_server_admits_is_final(
         await jobs.start(run)
         view = await jobs.observe(run)
         assert view is not None
-        assert view.trouble is not None
-        assert (view.trouble.reason, view.trouble.final) == ("JobRefused", True)
+        assert view.problem is not None
+        assert (view.problem.reason, view.problem.final) == ("JobRefused", True)
 
 
 async def test_warning_events_say_why_a_pod_is_not_made(
@@ -236,8 +236,8 @@ async def test_warning_events_say_why_a_pod_is_not_made(
         kube.apply(_warning(job, 'pods "x" is forbidden: exceeded quota: small'))
         view = await jobs.observe(run)
         assert view is not None
-        assert view.trouble is not None
-        assert view.trouble.reason == "QuotaExceeded"
+        assert view.problem is not None
+        assert view.problem.reason == "QuotaExceeded"
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """What is told of a change of status."""
 
 import pytest
-from planning_worlds import DIGEST, domain, domain_version, domain_world, run_of
+from planning_fixtures import DIGEST, domain, domain_version, observed_domain, run_of
 
 from hmi_api.internal.runs import RunState
 from hmi_api.resources.common import CommonStatus
 from hmi_api.resources.conditions import Condition, ConditionStatus
 from hmi_operator.kubernetes.events import Told, build_event, events_of
-from hmi_operator.plan import JobView, Trouble, plan_domain
+from hmi_operator.planning import JobView, PodProblem, plan_domain
 
 WHEN = "2026-11-21T12:00:00Z"
 
@@ -100,15 +100,15 @@ def test_what_turns_is_told_once(
 
 def test_the_whole_way_of_a_domain_is_a_short_story() -> None:
     wanted = domain()
-    running = domain_world(wanted, run=run_of(wanted, DIGEST, RunState.RUNNING), job=JobView(True))
+    running = observed_domain(wanted, run=run_of(wanted, DIGEST, RunState.RUNNING), job=JobView(True))
     worlds = [
-        domain_world(wanted),
+        observed_domain(wanted),
         running,
-        domain_world(
-            wanted, run=running.run, job=JobView(True, queued=True, trouble=Trouble("OOMKilled", "More."))
+        observed_domain(
+            wanted, run=running.run, job=JobView(True, queued=True, problem=PodProblem("OOMKilled", "More."))
         ),
         running,
-        domain_world(wanted, current=domain_version(DIGEST), run=running.run),
+        observed_domain(wanted, current=domain_version(DIGEST), run=running.run),
     ]
     story, before = [], wanted.status
     for world in worlds:

@@ -130,7 +130,7 @@ def test_a_job_is_read_as_a_process(made: JobFacts, alive: bool, queued: bool, c
     ids=["unschedulable", "no image", "no secret", "out of memory", "evicted", "died", "last words"],
 )
 def test_a_user_is_told_why_it_does_not_run(found: PodFacts, reason: str, tells: str) -> None:
-    trouble = job_view(job(active=1), [found]).trouble
+    trouble = job_view(job(active=1), [found]).problem
     assert trouble is not None
     assert (trouble.reason, trouble.final) == (reason, False)
     assert tells in trouble.message
@@ -140,13 +140,13 @@ def test_the_newest_pod_speaks() -> None:
     later = pod(
         state={"waiting": {"reason": "ErrImagePull"}}, conditions=SCHEDULED, made="2026-11-21T13:00:00Z"
     )
-    trouble = job_view(job(active=1, failed=1), [later, ended("OOMKilled", 137)]).trouble
+    trouble = job_view(job(active=1, failed=1), [later, ended("OOMKilled", 137)]).problem
     assert trouble is not None
     assert trouble.reason == "ImagePullBackOff"
 
 
 def test_nothing_is_wrong_with_what_runs() -> None:
-    assert job_view(job(active=1, ready=1, failed=1), [ended("OOMKilled", 137)]).trouble is None
+    assert job_view(job(active=1, ready=1, failed=1), [ended("OOMKilled", 137)]).problem is None
     assert not wants_pods(job(active=1, ready=1))
 
 
@@ -154,7 +154,7 @@ def test_a_quota_tells_through_the_jobs_warnings() -> None:
     made = job()
     assert wants_warnings(made, []) == "job-uid"
     words = 'Error creating: pods "x" is forbidden: exceeded quota: small, requested: cpu=2, used: cpu=0'
-    trouble = job_view(made, [], [words]).trouble
+    trouble = job_view(made, [], [words]).problem
     assert trouble is not None
     assert trouble.reason == "QuotaExceeded"
     assert "requested: cpu=2" in trouble.message
@@ -163,7 +163,7 @@ def test_a_quota_tells_through_the_jobs_warnings() -> None:
 def test_a_missing_config_map_tells_through_the_pods_warnings() -> None:
     waiting = pod(state={"waiting": {"reason": "ContainerCreating"}}, conditions=SCHEDULED)
     assert wants_warnings(job(active=1), [waiting]) == "pod-uid"
-    trouble = job_view(job(active=1), [waiting], ['MountVolume failed: configmap "texts" not found']).trouble
+    trouble = job_view(job(active=1), [waiting], ['MountVolume failed: configmap "texts" not found']).problem
     assert trouble is not None
     assert trouble.reason == "VolumeNotMounted"
     assert '"texts" not found' in trouble.message
@@ -171,7 +171,7 @@ def test_a_missing_config_map_tells_through_the_pods_warnings() -> None:
 
 def test_what_took_too_long_is_not_tried_again() -> None:
     late = job(conditions=condition("Failed", reason="DeadlineExceeded"))
-    trouble = job_view(late, ()).trouble
+    trouble = job_view(late, ()).problem
     assert trouble is not None
     assert trouble.final
     assert "60 seconds" in trouble.message

@@ -10,7 +10,7 @@ from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.kubernetes.webhook import Reviewer
 from hmi_operator.kubernetes.webhook.review import MalformedReview
-from hmi_operator.plan import CLUSTER
+from hmi_operator.planning import CLUSTER
 from hmi_operator.ports import ResourceRef
 
 ROWS = "s3://bucket/rows"
@@ -169,13 +169,13 @@ def test_what_is_no_review_is_told_so() -> None:
 
 @pytest.mark.parametrize("body", [domain(namespace="kube-system"), adapter(namespace="kube-system")])
 def test_nothing_is_made_in_a_namespace_of_the_clusters_own(body: dict[str, Any]) -> None:
-    by = Reviewer({}.get, surroundings=replace(CLUSTER, excluded=frozenset({"kube-system"})))
+    by = Reviewer({}.get, environment=replace(CLUSTER, excluded=frozenset({"kube-system"})))
     assert "makes nothing in namespace kube-system" in refusal(by, review(body))
     assert by.answer(review(domain()))["response"]["allowed"] is True
 
 
 def test_an_adapter_that_no_runtime_holds_is_refused() -> None:
-    surroundings = replace(CLUSTER, limits=AdapterLimits(max_rank=32))
-    by = Reviewer(lambda _: None, surroundings=surroundings)
+    environment = replace(CLUSTER, limits=AdapterLimits(max_rank=32))
+    by = Reviewer(lambda _: None, environment=environment)
     assert "at most 32" in refusal(by, review(adapter(method={"size": 64})))
     assert by.answer(review(adapter(method={"size": 32})))["response"]["allowed"]

@@ -1,7 +1,7 @@
 """Training runs as Kubernetes Jobs: their manifests, what is known of them, and the engine's port over both.
 
 Belongs here: pure builders from a run to a Job and its volumes, pure readings of Jobs and pods, and
-``KubeJobs``, which calls the API server. Forbidden here: rules of reconciliation (``hmi_operator.plan``),
+``KubeJobs``, which calls the API server. Forbidden here: rules of reconciliation (``hmi_operator.planning``),
 watching (whoever watches hands events to ``TrainingCache``), and reading Secrets or ConfigMaps.
 
 How they fit together::

@@ -24,7 +24,7 @@ from hmi_operator.kubernetes.jobs.pods import JobPods
 from hmi_operator.kubernetes.jobs.settings import TrainerSettings
 from hmi_operator.kubernetes.jobs.view import job_view, lacks_volume, refusal_of, wants_pods, wants_warnings
 from hmi_operator.kubernetes.kinds import CLAIMS, EVENTS, JOBS, NAMESPACES, PODS
-from hmi_operator.plan import JobView, Trouble
+from hmi_operator.planning import JobView, PodProblem
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class _Refusal:
 
     uid: str
     at: datetime
-    trouble: Trouble
+    trouble: PodProblem
 
 
 class KubeJobs:
@@ -114,7 +114,7 @@ class KubeJobs:
         except ApiRefused as refused:
             self._refuse(run, refusal_of(refused.message), final=refused.code in _WRONG)
         except InvalidInput as wrong:
-            self._refuse(run, Trouble(Reason.JOB_REFUSED, wrong.message), final=True)
+            self._refuse(run, PodProblem(Reason.JOB_REFUSED, wrong.message), final=True)
         else:
             self._refusals.pop(run.id, None)
 
@@ -143,7 +143,7 @@ class KubeJobs:
             return job_view(job, ()) if job is not None else None
         if job is None:
             refusal = self._refusals.get(run.id)
-            return JobView(False, ended_at=refusal.at, trouble=refusal.trouble) if refusal else None
+            return JobView(False, ended_at=refusal.at, problem=refusal.trouble) if refusal else None
         details = await self._look_into(job)
         if any(lacks_volume(pod, job.name) for pod in details.pods):
             await self._ensure_claim(run)
@@ -200,9 +200,9 @@ class KubeJobs:
                 raise
             logger.debug("run %s goes on with the work volume that it has", run.id)
 
-    def _refuse(self, run: RunView, trouble: Trouble, *, final: bool) -> None:
+    def _refuse(self, run: RunView, trouble: PodProblem, *, final: bool) -> None:
         logger.warning("run %s: %s", run.id, trouble.message)
-        told = Trouble(trouble.reason, trouble.message, final=final)
+        told = PodProblem(trouble.reason, trouble.message, final=final)
         self._refusals[run.id] = _Refusal(run.uid, datetime.now(UTC), told)
 
     # --- observing --------------------------------------------------------------------------------

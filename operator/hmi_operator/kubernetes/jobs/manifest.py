@@ -24,7 +24,7 @@ from hmi_operator.kubernetes.jobs.volumes import (
     data_volumes,
     own_volumes,
 )
-from hmi_operator.plan.runs import MAX_CRASHES
+from hmi_operator.planning.training import MAX_CRASHES
 
 CONTAINER = "training"
 EXIT_FAILED, EXIT_USAGE, EXIT_TRY_AGAIN = 1, 2, 75

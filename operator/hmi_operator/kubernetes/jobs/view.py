@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from hmi_api.resources.reasons import Reason
 from hmi_operator.kubernetes.jobs.facts import JobFacts, PodFacts
-from hmi_operator.plan import JobView, Trouble
-from hmi_operator.plan.runs import MAX_CRASHES
+from hmi_operator.planning import JobView, PodProblem
+from hmi_operator.planning.training import MAX_CRASHES
 
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _IMAGE_REASONS = {
@@ -32,7 +32,7 @@ def job_view(job: JobFacts, pods: Sequence[PodFacts], warnings: Sequence[str] = 
         crashes=job.crashes,
         ended_at=job.finished_at,
         queued=not job.finished and not job.ready,
-        trouble=trouble_of(job, newest_of(pods), warnings),
+        problem=trouble_of(job, newest_of(pods), warnings),
     )
 
 
@@ -62,7 +62,7 @@ def lacks_volume(pod: PodFacts, claim: str) -> bool:
     return f'persistentvolumeclaim "{claim}" not found' in pod.unschedulable
 
 
-def trouble_of(job: JobFacts, newest: PodFacts | None, warnings: Sequence[str]) -> Trouble | None:
+def trouble_of(job: JobFacts, newest: PodFacts | None, warnings: Sequence[str]) -> PodProblem | None:
     """Return why the run's process does not run, and what to do about it; None when all is well."""
     if job.terminating or job.succeeded or job.ready:
         return None
@@ -71,7 +71,7 @@ def trouble_of(job: JobFacts, newest: PodFacts | None, warnings: Sequence[str]) 
             f"Job {job.name} took longer than the {job.deadline_seconds} seconds that this installation "
             "allows. Ask for less (steps, epochs, rows), or have the installation's trainer deadline raised."
         )
-        return Trouble(Reason.DEADLINE_EXCEEDED, message, final=True)
+        return PodProblem(Reason.DEADLINE_EXCEEDED, message, final=True)
     if newest is None:
         return _not_made(warnings)
     if newest.phase == "Failed":
@@ -81,35 +81,35 @@ def trouble_of(job: JobFacts, newest: PodFacts | None, warnings: Sequence[str]) 
     return None
 
 
-def _pending(pod: PodFacts, warnings: Sequence[str]) -> Trouble | None:
+def _pending(pod: PodFacts, warnings: Sequence[str]) -> PodProblem | None:
     if pod.unschedulable:
         message = (
             f"No node takes pod {pod.name}: {_short(pod.unschedulable)} "
             "Ask for less in spec.resources, or add nodes; it starts by itself then."
         )
-        return Trouble(Reason.UNSCHEDULABLE, message)
+        return PodProblem(Reason.UNSCHEDULABLE, message)
     if pod.waiting_reason in _IMAGE_REASONS:
         message = (
             f"The training image cannot be pulled: {_short(pod.waiting_message or pod.waiting_reason)} "
             "Have the installation's trainer image or its pull secret corrected."
         )
-        return Trouble(Reason.IMAGE_PULL_BACK_OFF, message)
+        return PodProblem(Reason.IMAGE_PULL_BACK_OFF, message)
     if pod.waiting_reason in _CONFIG_REASONS:
         message = (
             f"Pod {pod.name} cannot start: {_short(pod.waiting_message or pod.waiting_reason)} "
             "Create what is missing (a Secret that secretRef names?), or correct the spec."
         )
-        return Trouble(Reason.CREATE_CONTAINER_CONFIG_ERROR, message)
+        return PodProblem(Reason.CREATE_CONTAINER_CONFIG_ERROR, message)
     if warnings:
         message = (
             f"Pod {pod.name} cannot start: {_short(warnings[0])} "
             "Create the ConfigMap, claim or Secret that is missing, or correct the address."
         )
-        return Trouble(Reason.VOLUME_NOT_MOUNTED, message)
+        return PodProblem(Reason.VOLUME_NOT_MOUNTED, message)
     return None
 
 
-def _died(job: JobFacts, pod: PodFacts) -> Trouble:
+def _died(job: JobFacts, pod: PodFacts) -> PodProblem:
     tries = f"It died {max(job.crashes, 1)} of {MAX_CRASHES} allowed times."
     if pod.ended_reason == "OOMKilled":
         limit = f" of {job.memory_limit}" if job.memory_limit else ""
@@ -117,33 +117,33 @@ def _died(job: JobFacts, pod: PodFacts) -> Trouble:
             f"Training needed more memory than its limit{limit}. {tries} "
             "Raise spec.resources.limits.memory, or lower training.batchSize or maxLength."
         )
-        return Trouble(Reason.OOM_KILLED, message)
+        return PodProblem(Reason.OOM_KILLED, message)
     if pod.ended_reason == "Evicted":
         message = f"Pod {pod.name} was evicted: {_short(pod.ended_message)} It goes on from its checkpoint."
-        return Trouble(Reason.EVICTED, message)
+        return PodProblem(Reason.EVICTED, message)
     code = f" with code {pod.exit_code}" if pod.exit_code is not None else ""
     last = _last_line(pod.ended_message)
     said = f" Its last words: {_short(last)}" if last else ""
     message = (
         f"The training process ended{code}.{said} {tries} Read kubectl -n {job.namespace} logs {pod.name}."
     )
-    return Trouble(Reason.PROCESS_DIED, message)
+    return PodProblem(Reason.PROCESS_DIED, message)
 
 
-def _not_made(warnings: Sequence[str]) -> Trouble | None:
+def _not_made(warnings: Sequence[str]) -> PodProblem | None:
     return refusal_of(warnings[0]) if warnings else None
 
 
-def refusal_of(words: str) -> Trouble:
+def refusal_of(words: str) -> PodProblem:
     """Return the trouble in the API server's words about an object that it did not admit."""
     if "exceeded quota" in words or "must specify" in words:
         message = (
             f"The namespace's ResourceQuota does not allow it: {_short(words)} "
             "Ask for less in spec.resources, free some, or have the quota raised."
         )
-        return Trouble(Reason.QUOTA_EXCEEDED, message)
+        return PodProblem(Reason.QUOTA_EXCEEDED, message)
     message = f"The cluster does not admit the training Job: {_short(words)} Correct the spec or the policy."
-    return Trouble(Reason.JOB_REFUSED, message)
+    return PodProblem(Reason.JOB_REFUSED, message)
 
 
 def _last_line(words: str) -> str:

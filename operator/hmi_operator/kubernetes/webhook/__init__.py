@@ -1,7 +1,7 @@
 """The validating webhook: refuses at ``kubectl apply`` what the plan would refuse afterwards.
 
 Belongs here: reviews of what is created or changed, and the HTTPS server that answers them, by a standby as
-well as by the leader. Forbidden here: rules of its own; those are ``hmi_operator.plan.refusal``'s and
+well as by the leader. Forbidden here: rules of its own; those are ``hmi_operator.planning.validation``'s and
 ``hmi_api``'s, and hold in the Accepted condition where this webhook was not asked.
 """
 

@@ -1,0 +1,291 @@
+"""The resource API of the embedded default: the paths, verbs and bodies of a Kubernetes API server.
+
+Bodies are read and checked in a thread, within bounds, so that a large one does not hold up other requests.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.routing import APIRoute
+
+from hmi_api.errors import InvalidInput
+from hmi_api.names import API_VERSION, GROUP, VERSION, KindName, tenant_of
+from hmi_api.resources.common import Namespace, check_tenant, dump
+from hmi_api.resources.domain import Domain
+from hmi_api.resources.manifests import parse_manifest
+from hmi_api.resources.task_adapter import TaskAdapter
+from hmi_api.resources.yaml_reader import TOO_LARGE, Bounds, read_documents
+from hmi_operator.admission import decide_admission
+from hmi_operator.embedded import errors
+from hmi_operator.embedded.disk import PLURALS
+from hmi_operator.embedded.store import FileResourceStore, Resource
+from hmi_operator.planning import Environment
+from hmi_operator.ports import ResourceRef
+
+MAX_BODY_BYTES = 3 * 1024 * 1024
+"""As an API server's own limit on an object."""
+BODY_BOUNDS = Bounds(size=MAX_BODY_BYTES, values=100_000, documents=1)
+READ_AT_ONCE = 2
+"""Bodies that are read at the same time: the others wait, and threads are left for the disk."""
+
+_KINDS: dict[str, KindName] = {plural: kind for kind, plural in PLURALS.items()}
+_ROOT = f"/apis/{GROUP}/{VERSION}"
+_NAMESPACED = _ROOT + "/namespaces/{namespace}/{plural}"
+
+
+class _StatusRoute(APIRoute):
+    """Answers this API's own errors with a Kubernetes ``Status``; others are the application's."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                response: Response = await handle(request)
+            except errors.ApiError as error:
+                return JSONResponse(error.status(), error.code)
+            return response
+
+        return answer
+
+
+def router(
+    store: FileResourceStore, auth: Callable[..., Any], environment: Environment | None = None
+) -> APIRouter:
+    """Return the routes over ``store``; ``auth`` is a FastAPI dependency that raises for strangers.
+
+    PATCH and PUT create an object or replace what was applied (status stays), POST creates only; bodies are
+    JSON or YAML. ``?dryRun=All`` checks without keeping, ``?watch=true`` streams events as JSON lines.
+    ``environment`` are those that the plan has.
+    """
+    reader = _BodyReader()
+    routes = APIRouter(route_class=_StatusRoute, dependencies=[Depends(auth)], tags=["resources"])
+    _add_reading(routes, store)
+    _add_writing(routes, store, reader, environment or Environment())
+    _add_namespaces(routes, store, reader)
+    return routes
+
+
+def _add_reading(routes: APIRouter, store: FileResourceStore) -> None:
+    @routes.get(_ROOT + "/{plural}")
+    async def list_everywhere(plural: str, watch: bool = False) -> Response:
+        """List the objects of a kind in all namespaces."""
+        return await _listing(store, _kind(plural), None, watch=watch)
+
+    @routes.get(_NAMESPACED)
+    async def list_in_namespace(namespace: str, plural: str, watch: bool = False) -> Response:
+        """List the objects of a kind in a namespace."""
+        return await _listing(store, _kind(plural), namespace, watch=watch)
+
+    @routes.get(_NAMESPACED + "/{name}")
+    async def read(namespace: str, plural: str, name: str) -> Response:
+        """Return one object."""
+        found = await store.get(ResourceRef(_kind(plural), namespace, name))
+        if found is None:
+            raise errors.not_found(f"{plural}.{GROUP}", name)
+        return JSONResponse(dump(found))
+
+
+def _add_writing(
+    routes: APIRouter, store: FileResourceStore, reader: "_BodyReader", environment: Environment
+) -> None:
+    @routes.post(_NAMESPACED)
+    async def create(
+        namespace: str, plural: str, request: Request, dry_run: Annotated[bool, Depends(_dry_run)]
+    ) -> Response:
+        """Create an object; 409 when it is there."""
+        resource = await reader.resource(request, _kind(plural), namespace, None)
+        warnings = _admitted(resource, store, environment)
+        made, _ = await store.apply(resource, must_be_new=True, dry_run=dry_run)
+        return JSONResponse(dump(made), 201, headers=warnings)
+
+    @routes.put(_NAMESPACED + "/{name}")
+    @routes.patch(_NAMESPACED + "/{name}")
+    async def apply(
+        namespace: str,
+        plural: str,
+        name: str,
+        request: Request,
+        dry_run: Annotated[bool, Depends(_dry_run)],
+    ) -> Response:
+        """Create an object, or bring it to what the body says; 201 when it is new."""
+        resource = await reader.resource(request, _kind(plural), namespace, name)
+        warnings = _admitted(resource, store, environment)
+        made, is_new = await store.apply(resource, dry_run=dry_run)
+        return JSONResponse(dump(made), 201 if is_new else 200, headers=warnings)
+
+    @routes.delete(_NAMESPACED + "/{name}")
+    async def delete(namespace: str, plural: str, name: str) -> Response:
+        """Ask for an object's deletion; it goes when everything that belonged to it is erased."""
+        gone = await store.delete(ResourceRef(_kind(plural), namespace, name))
+        return JSONResponse(dump(gone))
+
+
+def _add_namespaces(routes: APIRouter, store: FileResourceStore, reader: "_BodyReader") -> None:
+    @routes.get("/api/v1/namespaces")
+    async def list_namespaces() -> Response:
+        """List the namespaces that were applied or that hold an object."""
+        items = [_namespace_body(namespace) for namespace in await store.namespaces()]
+        return JSONResponse(_list_body("v1", "NamespaceList", store.resource_version, items))
+
+    @routes.get("/api/v1/namespaces/{name}")
+    async def read_namespace(name: str) -> Response:
+        """Return one namespace."""
+        found = await store.namespace(name)
+        if found is None:
+            raise errors.not_found("namespaces", name)
+        return JSONResponse(_namespace_body(found))
+
+    @routes.put("/api/v1/namespaces/{name}")
+    @routes.patch("/api/v1/namespaces/{name}")
+    async def apply_namespace(
+        name: str, request: Request, dry_run: Annotated[bool, Depends(_dry_run)]
+    ) -> Response:
+        """Keep a namespace's labels, among them the tenant's."""
+        namespace = await reader.namespace(request, name)
+        is_new = await store.apply_namespace(namespace, dry_run=dry_run)
+        return JSONResponse(_namespace_body(namespace), 201 if is_new else 200)
+
+    @routes.delete("/api/v1/namespaces/{name}")
+    async def delete_namespace(name: str) -> Response:
+        """Ask for the deletion of everything in a namespace."""
+        await store.delete_namespace(name)
+        return JSONResponse({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success"})
+
+
+def _kind(plural: str) -> KindName:
+    kind = _KINDS.get(plural)
+    if kind is None:
+        raise errors.not_found(GROUP, plural)
+    return kind
+
+
+def _dry_run(request: Request) -> bool:
+    return request.query_params.get("dryRun") == "All"
+
+
+class _BodyReader:
+    """Reads what is to be applied, a few bodies at a time."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(READ_AT_ONCE)
+
+    async def resource(self, request: Request, kind: KindName, namespace: str, name: str | None) -> Resource:
+        """Return the resource in a request's body, which must be what the address names. ``ApiError``."""
+        body = await _bytes(request)
+        async with self._places:
+            return await asyncio.to_thread(_resource, body, kind, namespace, name)
+
+    async def namespace(self, request: Request, name: str) -> Namespace:
+        """Return the namespace in a request's body. ``ApiError``."""
+        body = await _bytes(request)
+        async with self._places:
+            return await asyncio.to_thread(_namespace, body, name)
+
+
+async def _bytes(request: Request) -> bytes:
+    chunks = bytearray()
+    async for chunk in request.stream():
+        chunks += chunk
+        if len(chunks) > MAX_BODY_BYTES:
+            raise errors.too_large(MAX_BODY_BYTES)
+    return bytes(chunks)
+
+
+def _object(body: bytes) -> Any:
+    try:
+        documents = read_documents(body, BODY_BOUNDS)
+    except InvalidInput as error:
+        code = "too much to read" if error.reason == TOO_LARGE else "neither JSON nor YAML"
+        raise errors.bad_request(f"The body is {code}: {error.message}.") from error
+    return documents[0] if documents else None
+
+
+def _parse_manifest(body: Any) -> Resource | Namespace:
+    try:
+        return parse_manifest(body, where="the body")
+    except InvalidInput as error:
+        raise errors.invalid(error.message) from error
+
+
+def _resource(content: bytes, kind: KindName, namespace: str, name: str | None) -> Resource:
+    """Read an object; the address fills in a namespace that the body leaves out, and must match else."""
+    body = _object(content)
+    if isinstance(body, dict) and isinstance(body.get("metadata"), dict):
+        body["metadata"].setdefault("namespace", namespace)
+    resource = _parse_manifest(body)
+    if not isinstance(resource, Domain | TaskAdapter) or resource.kind != kind:
+        raise errors.bad_request(f"The body is a {resource.kind}, the address one of {PLURALS[kind]}.")
+    metadata = resource.metadata
+    if metadata.namespace != namespace or (name is not None and metadata.name != name):
+        raise errors.bad_request(
+            f"The body is {metadata.namespace}/{metadata.name}, the address {namespace}/{name or ''}."
+        )
+    return resource
+
+
+def _namespace(content: bytes, name: str) -> Namespace:
+    namespace = _parse_manifest(_object(content))
+    if not isinstance(namespace, Namespace) or namespace.metadata.name != name:
+        raise errors.bad_request(f"The body must be the Namespace {name}.")
+    try:
+        check_tenant(tenant_of(name, namespace.metadata.labels), name)
+    except InvalidInput as error:
+        raise errors.invalid(error.message) from error
+    return namespace
+
+
+def _admitted(resource: Resource, store: FileResourceStore, environment: Environment) -> dict[str, str]:
+    """Return the answer's warnings, as headers; ``ApiError`` where the webhook of a cluster would refuse."""
+    decision = decide_admission(
+        resource, store.declared(ResourceRef.of(resource)), store.declared, environment
+    )
+    if decision.rejection is not None:
+        raise errors.invalid(decision.rejection)
+    if not decision.warnings:
+        return {}
+    return {"Warning": ", ".join(f"299 - {json.dumps(text)}" for text in decision.warnings)}
+
+
+async def _listing(
+    store: FileResourceStore, kind: KindName, namespace: str | None, *, watch: bool
+) -> Response:
+    if watch:
+        return StreamingResponse(_watch(store, kind, namespace), media_type="application/json")
+    items = [dump(resource) for resource in await store.resources(kind, namespace)]
+    return JSONResponse(_list_body(API_VERSION, f"{kind}List", store.resource_version, items))
+
+
+async def _watch(store: FileResourceStore, kind: KindName, namespace: str | None) -> AsyncIterator[str]:
+    """Yield what is there as ADDED, then every change, one JSON object a line."""
+    with store.watchers.subscribed() as events:
+        for resource in await store.resources(kind, namespace):
+            yield _event_line("ADDED", resource)
+        async for event in events:
+            of_interest = event.resource.kind == kind and namespace in (
+                None,
+                event.resource.metadata.namespace,
+            )
+            if of_interest:
+                yield _event_line(event.type, event.resource)
+
+
+def _event_line(type_: str, resource: Resource) -> str:
+    return json.dumps({"type": type_, "object": dump(resource)}, ensure_ascii=False) + "\n"
+
+
+def _list_body(api_version: str, kind: str, version: str, items: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {"resourceVersion": version},
+        "items": items,
+    }
+
+
+def _namespace_body(namespace: Namespace) -> dict[str, Any]:
+    return namespace.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,302 @@
+"""The resource store of the embedded default: a folder of JSON files, held in memory too.
+
+``{namespace}/{plural}/{name}.json`` is what was applied, with its metadata; ``{name}.status.json`` beside
+it is what the reconciler reports: a status write never touches a spec. ``namespaces/{name}.json`` holds
+labels. One process owns the folder.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hmi_api.names import DomainKey, KindName, Tenant, tenant_of
+from hmi_api.resources.common import Namespace, NamespaceMeta, ObjectMeta
+from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.spec_changes import changed_immutables
+from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
+from hmi_operator.embedded import errors
+from hmi_operator.embedded.disk import PLURALS, ResourceFolder
+from hmi_operator.embedded.watch import Event, EventType, Watchers
+from hmi_operator.index import DependentsIndex
+from hmi_operator.ports import ResourceRef
+
+Resource = Domain | TaskAdapter
+ResultT = TypeVar("ResultT")
+
+
+class FileResourceStore:
+    """Holds what is declared; every change is on disk before it is answered.
+
+    It is the reconciler's ``ResourceStore`` and what the resource API reads and writes. Methods are to be
+    called from one event loop; changes take their turn.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = ResourceFolder(folder)
+        loaded = self._folder.load()
+        self._resources = loaded.resources
+        self._namespaces = loaded.namespaces
+        self._version = loaded.newest_version
+        self._index = DependentsIndex()
+        for resource in self._resources.values():
+            self._index.put(resource)
+        self._turn = asyncio.Lock()
+        self.watchers = Watchers()
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def get(self, ref: ResourceRef) -> Resource | None:
+        """Return a resource, or None; the caller may keep it but not change it."""
+        return self._resources.get(ref)
+
+    def declared(self, ref: ResourceRef) -> Resource | None:
+        """The same at once, for admission."""
+        return self._resources.get(ref)
+
+    async def resources(self, kind: KindName | None = None, namespace: str | None = None) -> list[Resource]:
+        """Return resources by namespace and name."""
+        return [
+            resource
+            for ref, resource in sorted(self._resources.items(), key=lambda item: str(item[0]))
+            if kind in (None, ref.kind) and namespace in (None, ref.namespace)
+        ]
+
+    async def count(self) -> int:
+        """Return how many resources there are."""
+        return len(self._resources)
+
+    async def dependents(self, domain: DomainKey) -> list[ResourceRef]:
+        """Return the TaskAdapters and child Domains that name this Domain."""
+        return self.standing_on(domain)
+
+    def standing_on(self, domain: DomainKey) -> list[ResourceRef]:
+        """The same at once, for listeners."""
+        return self._index.dependents(domain)
+
+    async def identity(self) -> str:
+        """Return what was written into this folder when it was first used."""
+        return await asyncio.to_thread(self._folder.identity)
+
+    def covers(self, namespace: str) -> bool:
+        """Every namespace is looked after."""
+        return True
+
+    async def is_absent(self, ref: ResourceRef) -> bool:
+        """Say whether no resource of that name is kept, one whose file cannot be read among them."""
+        return ref not in self._resources and not await asyncio.to_thread(self._folder.has, ref)
+
+    def was_deleted(self, uid: str) -> bool:
+        """What is deleted here is erased first."""
+        return False
+
+    async def tenant(self, namespace: str) -> Tenant:
+        """Return a namespace's tenant: its label, else its name."""
+        found = self._namespaces.get(namespace)
+        return tenant_of(namespace, found.metadata.labels if found else None)
+
+    @property
+    def resource_version(self) -> str:
+        """The version of the newest change."""
+        return str(self._version)
+
+    # --- applying ---------------------------------------------------------------------------------
+
+    async def apply(
+        self, resource: Resource, *, must_be_new: bool = False, dry_run: bool = False
+    ) -> tuple[Resource, bool]:
+        """Create a resource or replace its spec, labels and annotations; return it and whether it is new.
+
+        Raises ``ApiError``: AlreadyExists, Conflict (it is being deleted, or another version was meant) or
+        Invalid (an immutable field was changed).
+        """
+        async with self._turn:
+            ref = ResourceRef.of(resource)
+            old = self._resources.get(ref)
+            if old is not None and must_be_new:
+                raise errors.already_exists(PLURALS[ref.kind], ref.name)
+            new = _created(resource) if old is None else _replaced(old, resource)
+            if dry_run or (old is not None and _same(old, new)):
+                return new, old is None
+            kept = await self._keep(new)
+            self._tell(EventType.ADDED if old is None else EventType.MODIFIED, kept, spec_changed=True)
+            return kept, old is None
+
+    async def delete(self, ref: ResourceRef) -> Resource:
+        """Ask for a resource's deletion: it goes when its finalizers have gone. ``ApiError`` NotFound."""
+        async with self._turn:
+            old = self._resources.get(ref)
+            if old is None:
+                raise errors.not_found(PLURALS[ref.kind], ref.name)
+            if old.metadata.deletion_timestamp is not None:
+                return old
+            marked = _with_metadata(old, deletion_timestamp=_now(), generation=old.metadata.generation + 1)
+            return await self._keep_or_drop(ref, marked)
+
+    # --- the reconciler's side --------------------------------------------------------------------
+
+    async def write_status(
+        self, ref: ResourceRef, uid: str, status: DomainStatus | TaskAdapterStatus
+    ) -> None:
+        """Replace the status of the resource with that uid; nothing happens when it is gone."""
+        async with self._turn:
+            old = self._resources.get(ref)
+            if old is None or old.metadata.uid != uid:
+                return
+            new = old.model_copy(update={"status": status})
+            new = _with_metadata(new, resource_version=self._next_version())
+            await _finish(asyncio.to_thread(self._folder.write_status, ref, new))
+            self._resources[ref] = new
+            self._tell(EventType.MODIFIED, new, spec_changed=False)
+
+    async def add_finalizer(self, ref: ResourceRef, uid: str, finalizer: str) -> None:
+        """Hold the resource; nothing happens when it is gone, being deleted or held already."""
+        async with self._turn:
+            old = self._resources.get(ref)
+            if old is None or old.metadata.uid != uid or old.metadata.deletion_timestamp is not None:
+                return
+            if finalizer not in old.metadata.finalizers:
+                held = _with_metadata(old, finalizers=[*old.metadata.finalizers, finalizer])
+                self._tell(EventType.MODIFIED, await self._keep(held), spec_changed=False)
+
+    async def remove_finalizer(self, ref: ResourceRef, uid: str, finalizer: str) -> None:
+        """Let the resource go; one that is being deleted and has no finalizer left disappears."""
+        async with self._turn:
+            old = self._resources.get(ref)
+            if old is None or old.metadata.uid != uid:
+                return
+            left = [name for name in old.metadata.finalizers if name != finalizer]
+            await self._keep_or_drop(ref, _with_metadata(old, finalizers=left))
+
+    # --- namespaces -------------------------------------------------------------------------------
+
+    async def namespace(self, name: str) -> Namespace | None:
+        """Return a namespace that was applied or that holds a resource, or None."""
+        if name in self._namespaces:
+            return self._namespaces[name]
+        used = any(ref.namespace == name for ref in self._resources)
+        return Namespace(metadata=NamespaceMeta(name=name)) if used else None
+
+    async def namespaces(self) -> list[Namespace]:
+        """Return every namespace that was applied or that holds a resource."""
+        names = sorted({*self._namespaces, *(ref.namespace for ref in self._resources)})
+        return [found for name in names if (found := await self.namespace(name)) is not None]
+
+    async def apply_namespace(self, namespace: Namespace, *, dry_run: bool = False) -> bool:
+        """Keep a namespace's labels; return whether it is new."""
+        async with self._turn:
+            name = namespace.metadata.name
+            old = self._namespaces.get(name)
+            if dry_run or old == namespace:
+                return old is None
+            await _finish(asyncio.to_thread(self._folder.write_namespace, namespace))
+            self._namespaces[name] = namespace
+            for ref, resource in self._resources.items():
+                if ref.namespace == name:
+                    self._tell(EventType.MODIFIED, resource, spec_changed=True)
+            return old is None
+
+    async def delete_namespace(self, name: str) -> None:
+        """Ask for the deletion of everything in a namespace, and forget its labels. ``ApiError`` NotFound."""
+        if await self.namespace(name) is None:
+            raise errors.not_found("namespaces", name)
+        for resource in await self.resources(namespace=name):
+            await self.delete(ResourceRef.of(resource))
+        async with self._turn:
+            await _finish(asyncio.to_thread(self._folder.remove_namespace, name))
+            self._namespaces.pop(name, None)
+
+    # --- within -----------------------------------------------------------------------------------
+
+    async def _keep(self, resource: Resource) -> Resource:
+        new = _with_metadata(resource, resource_version=self._next_version())
+        ref = ResourceRef.of(new)
+        await _finish(asyncio.to_thread(self._folder.write_spec, ref, new))
+        self._resources[ref] = new
+        self._index.put(new)
+        return new
+
+    async def _keep_or_drop(self, ref: ResourceRef, resource: Resource) -> Resource:
+        if resource.metadata.finalizers or resource.metadata.deletion_timestamp is None:
+            kept = await self._keep(resource)
+            self._tell(EventType.MODIFIED, kept, spec_changed=True)
+            return kept
+        await _finish(asyncio.to_thread(self._folder.remove, ref))
+        self._resources.pop(ref, None)
+        self._index.remove(ref)
+        self._next_version()
+        self._tell(EventType.DELETED, resource, spec_changed=True)
+        return resource
+
+    def _next_version(self) -> str:
+        self._version += 1
+        return str(self._version)
+
+    def _tell(self, type_: EventType, resource: Resource, *, spec_changed: bool) -> None:
+        self.watchers.tell(Event(type_, resource, spec_changed))
+
+
+async def _finish(writing: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Wait for a write even when the caller is cancelled: memory must not fall behind the disk."""
+    task = asyncio.ensure_future(writing)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+def _created(resource: Resource) -> Resource:
+    metadata = _incoming_metadata(resource).model_copy(
+        update={"uid": str(uuid.uuid4()), "generation": 1, "creation_timestamp": _now()}
+    )
+    status = DomainStatus() if isinstance(resource, Domain) else TaskAdapterStatus()
+    return resource.model_copy(update={"metadata": metadata, "status": status})
+
+
+def _replaced(old: Resource, new: Resource) -> Resource:
+    plural, name = PLURALS[old.kind], old.metadata.name
+    if old.metadata.deletion_timestamp is not None:
+        raise errors.conflict(plural, name, "it is being deleted; apply it again once it is gone")
+    meant = new.metadata.resource_version
+    if meant and meant != old.metadata.resource_version:
+        raise errors.conflict(
+            plural, name, "it was changed meanwhile; read it again and leave resourceVersion out"
+        )
+    changed = changed_immutables(old, new)
+    if changed:
+        message = (
+            f"{old.kind} {name}: {', '.join(changed)} cannot change; delete the resource and apply it anew."
+        )
+        raise errors.invalid(message)
+    metadata = _incoming_metadata(new).model_copy(
+        update={
+            "uid": old.metadata.uid,
+            "generation": old.metadata.generation + (old.spec != new.spec),
+            "resource_version": old.metadata.resource_version,
+            "creation_timestamp": old.metadata.creation_timestamp,
+            "finalizers": old.metadata.finalizers,
+        }
+    )
+    return new.model_copy(update={"metadata": metadata, "status": old.status})
+
+
+def _incoming_metadata(resource: Resource) -> ObjectMeta:
+    """Return the metadata of a manifest without what only the store sets."""
+    return resource.metadata.model_copy(
+        update={"uid": "", "resource_version": "", "deletion_timestamp": None, "finalizers": []}
+    )
+
+
+def _same(old: Resource, new: Resource) -> bool:
+    return old.spec == new.spec and old.metadata == new.metadata
+
+
+def _with_metadata(resource: Resource, **changes: Any) -> Resource:
+    return resource.model_copy(update={"metadata": resource.metadata.model_copy(update=changes)})
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,96 @@
+"""The line of resources: who comes when, and never twice."""
+
+import asyncio
+
+import pytest
+
+from hmi_operator.ports import ResourceRef
+from hmi_operator.workqueue import ROUTINE_SHARE, WorkQueue
+
+pytestmark = pytest.mark.anyio
+
+
+def ref(name: str) -> ResourceRef:
+    return ResourceRef("TaskAdapter", "shop", name)
+
+
+async def taken(queue: WorkQueue) -> str:
+    found = await queue.get()
+    assert found is not None
+    return found.name
+
+
+async def come_by_timer(queue: WorkQueue, *names: str) -> None:
+    """Let resources that were looked at before stand in line because their time has come."""
+    before = queue.length
+    for name in names:
+        queue.add(ref(name))
+    for _ in names:
+        found = await queue.get()
+        assert found is not None
+        queue.done(found, 1e-9)
+    while queue.length < before + len(names):  # noqa: ASYNC110 -- a timer tells nobody when it is over
+        await asyncio.sleep(0)
+
+
+async def test_first_come_first_served_and_each_once() -> None:
+    queue = WorkQueue()
+    for name in ("a", "b", "a", "c"):
+        queue.add(ref(name))
+    assert queue.length == 3
+    assert [await taken(queue) for _ in range(3)] == ["a", "b", "c"]
+    assert queue.length == 0
+
+
+async def test_what_is_in_hand_comes_again_when_it_is_put_down() -> None:
+    queue = WorkQueue()
+    queue.add(ref("a"))
+    assert await taken(queue) == "a"
+    queue.add(ref("a"))
+    assert queue.length == 0
+    queue.done(ref("a"), None)
+    assert await taken(queue) == "a"
+    queue.done(ref("a"), None)
+    assert queue.length == 0
+
+
+async def test_news_goes_before_what_comes_by_a_timer() -> None:
+    queue = WorkQueue()
+    await come_by_timer(queue, "old-1", "old-2")
+    queue.add(ref("new"))
+    assert [await taken(queue) for _ in range(3)] == ["new", "old-1", "old-2"]
+
+
+async def test_news_of_what_came_by_a_timer_moves_it_up() -> None:
+    queue = WorkQueue()
+    await come_by_timer(queue, "old-1", "old-2")
+    queue.add(ref("old-2"))
+    assert queue.length == 2
+    assert [await taken(queue) for _ in range(2)] == ["old-2", "old-1"]
+
+
+async def test_what_comes_by_a_timer_has_its_share_however_much_news_there_is() -> None:
+    queue = WorkQueue()
+    await come_by_timer(queue, "old")
+    for number in range(2 * ROUTINE_SHARE):
+        queue.add(ref(f"new-{number}"))
+    assert "old" in [await taken(queue) for _ in range(ROUTINE_SHARE)]
+
+
+async def test_what_is_to_come_again_at_once_counts_as_news() -> None:
+    queue = WorkQueue()
+    await come_by_timer(queue, "old")
+    queue.add(ref("a"))
+    assert await taken(queue) == "a"
+    queue.done(ref("a"), 0.0)
+    assert [await taken(queue) for _ in range(2)] == ["a", "old"]
+
+
+async def test_a_closed_line_lets_every_waiter_go() -> None:
+    queue = WorkQueue()
+    waiters = [asyncio.create_task(queue.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    queue.shut_down()
+    queue.add(ref("a"))
+    assert await asyncio.gather(*waiters) == [None, None, None]
+    assert await queue.get() is None
