@@ -19,7 +19,7 @@ from hmi_api.servers import serving_metrics
 from hmi_control_plane import admin_api, billing, gateway, internal_api, metering, tenant_api
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Authenticator, CredentialMiddleware, Door, Guarded, require_token
-from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import upgrade
 from hmi_control_plane.gateway import RuntimeNetwork
@@ -61,7 +61,7 @@ class ControlPlanePart:
         self._files = ArtifactFiles(settings.artifacts)
         self._sweeper = Sweeper(
             shared.database,
-            ArtifactEraser(shared.database, settings.artifacts),
+            ArtifactGarbageCollector(shared.database, settings.artifacts),
             self._files,
             lost_after=timedelta(seconds=settings.runtime_lost_after_seconds),
             forgotten_after=timedelta(seconds=settings.runtime_forgotten_after_seconds),

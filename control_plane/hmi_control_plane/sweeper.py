@@ -9,12 +9,11 @@ from datetime import datetime, timedelta
 
 from starlette.concurrency import run_in_threadpool
 
-from hmi_control_plane import metering, placement
+from hmi_control_plane import metering
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.catalog import publications, runtimes
-from hmi_control_plane.catalog.artifacts import ArtifactEraser
-from hmi_control_plane.catalog.database import Database
-from hmi_control_plane.catalog.times import now
+from hmi_control_plane.catalog import placement, runs, runtimes
+from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
+from hmi_control_plane.catalog.database import Database, utc_now
 
 _UPLOADS_EVERY_SECONDS = 600.0
 """A listing of the store: too dear in an object store to be made with every sweep."""
@@ -32,7 +31,7 @@ class Sweeper:
     def __init__(
         self,
         database: Database,
-        eraser: ArtifactEraser,
+        eraser: ArtifactGarbageCollector,
         files: ArtifactFiles,
         *,
         lost_after: timedelta,
@@ -89,23 +88,23 @@ class Sweeper:
         lost = self._mark_lost()
         # The first time too: the process before this one may have died between a runtime and its adapters.
         if lost or not self._placed_once:
-            placement.fill(self._database)
+            placement.place_missing_replicas(self._database)
             self._notify()
             self._placed_once = True
         with self._database.write() as session:
-            runtimes.forget_lost(session, silent_for=self._forgotten_after)
+            runtimes.delete_lost(session, silent_for=self._forgotten_after)
         self._swept_at = self._clock()
 
     def sweep_store(self) -> None:
         """Erase artifacts that nobody needs, and now and then uploads that came to nothing."""
-        self._eraser.erase_orphans()
+        self._eraser.collect()
         if self._clock() - self._uploads_swept_at > _UPLOADS_EVERY_SECONDS:
             self.sweep_uploads()
             self._uploads_swept_at = self._clock()
 
     def sweep_usage(self) -> None:
         """Count what is resident, once in each hour; after a start perhaps again, which adds nothing."""
-        moment = now()
+        moment = utc_now()
         hour = metering.whole_hour(moment)
         if hour != self._counted_hour:
             metering.count_hour(self._database, hour, moment)
@@ -134,6 +133,6 @@ class Sweeper:
         staged = self._files.staged_runs()
         if staged:
             with self._database.read() as session:
-                staged -= publications.open_runs(session, staged)
+                staged -= runs.open_runs(session, staged)
         for run_id in staged:
             self._files.drop_uploads(run_id)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from hmi_control_plane.catalog.cursors import NUMBER_CURSOR, TEXT_CURSOR, decode_cursor, encode_cursor
+from hmi_control_plane.catalog.paging import NUMBER_CURSOR, TEXT_CURSOR, decode_cursor, encode_cursor
 from hmi_control_plane.settings import Settings
 
 LISTS = [

@@ -27,7 +27,7 @@ class Eraser:
         self.act = act
         self.calls = 0
 
-    def erase_orphans(self) -> int:
+    def collect(self) -> int:
         self.calls += 1
         self.act()
         return 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from hmi_control_plane.catalog.times import now
+from hmi_control_plane.catalog.database import utc_now
 from hmi_control_plane.gateway import routes
 from hmi_control_plane.gateway import unavailable_models as absence
 
@@ -48,7 +48,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Makes it two minutes later for whoever asks why a model is absent."""
 
     def pass_time() -> None:
-        monkeypatch.setattr(absence, "now", lambda: now() + timedelta(minutes=2))
+        monkeypatch.setattr(absence, "now", lambda: utc_now() + timedelta(minutes=2))
 
     return pass_time
 

@@ -23,8 +23,16 @@ from hmi_api.internal.runtimes import DesiredState, Heartbeat, RuntimeRegistrati
 from hmi_api.resources.common import DataSource, ObjectRef
 from hmi_api.resources.domain import BaseModelRef, DomainSpec
 from hmi_api.resources.task_adapter import Task, TaskAdapterSpec, TaskData, TaskType
-from hmi_control_plane import placement
-from hmi_control_plane.catalog import adapters, completion, desired, domains, runs, runtimes, tenants
+from hmi_control_plane.catalog import (
+    adapters,
+    desired_state,
+    domains,
+    placement,
+    runs,
+    runtimes,
+    tenants,
+    versions,
+)
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import upgrade
 
@@ -98,7 +106,7 @@ class Catalog:
         for number in range(RUNTIMES):
             with self._database.write() as session:
                 runtimes.register(session, f"runtime-{number}", _registration(number))
-        placement.fill(self._database)
+        placement.place_missing_replicas(self._database)
 
     def close(self) -> None:
         """Close the database's connections."""
@@ -134,7 +142,7 @@ class Catalog:
                     tenants.ensure_tenant(session, _tenant(number))
                     adapters.declare_adapter(session, NAMESPACE, _name(number), _record(number))
                     run = runs.create_run(session, self._run(number))
-                    completion.complete_run(session, run.id, _result(number, self._domain))
+                    versions.complete_run(session, run.id, _result(number, self._domain))
 
     def _register_one(self, samples: dict[str, _Samples]) -> None:
         """Add one adapter, call by call, up to the runtimes that read of it and say that they serve it."""
@@ -151,7 +159,7 @@ class Catalog:
         result = _result(number, self._domain)
         step(
             "complete it: version and placement",
-            lambda: write(lambda s: completion.complete_run(s, run.id, result)),
+            lambda: write(lambda s: versions.complete_run(s, run.id, result)),
         )
         (runtime_id,) = [name for name, revision in self._revisions().items() if revision != before[name]]
         state = step("read the runtime's news", lambda: self._read_news(runtime_id, before[runtime_id]))
@@ -162,14 +170,16 @@ class Catalog:
     def _read_news(self, runtime_id: str, since: int) -> DesiredState:
         """Read as the long poll does."""
         with self._database.read() as session:
-            if not desired.is_news(session, runtime_id, since):
+            if not desired_state.has_changed(session, runtime_id, since):
                 raise RuntimeError(f"{runtime_id} was told nothing of the adapter placed on it")
         with self._database.read() as session:
-            state = desired.desired_state(session, runtime_id, since)
-            acknowledges = not state.full and desired.has_read_removals(session, runtime_id, since)
+            state = desired_state.load_desired_state(session, runtime_id, since)
+            acknowledges = not state.full and desired_state.has_acknowledged_removals(
+                session, runtime_id, since
+            )
         if acknowledges:
             with self._database.write() as session:
-                desired.forget_removals(session, runtime_id, since)
+                desired_state.delete_acknowledged_removals(session, runtime_id, since)
         return state
 
     def _timed(self, samples: dict[str, _Samples], name: str, work: Callable[[], T]) -> T:
@@ -228,9 +238,9 @@ class Catalog:
             )
             run = runs.create_run(session, wanted)
             result = RunResult(artifacts=[layers, table], base_digest=BASE_DIGEST, split=3, entries=1)
-            completion.complete_run(session, run.id, result)
+            versions.complete_run(session, run.id, result)
         with self._database.read() as session:
-            current = domains.domain_view(session, NAMESPACE, DOMAIN).current
+            current = domains.get_domain_view(session, NAMESPACE, DOMAIN).current
         if current is None:
             raise RuntimeError("the Domain's run made no version")
         return current

@@ -23,8 +23,8 @@ from hmi_control_plane.admin_api.schemas import (
 )
 from hmi_control_plane.catalog import adapters, artifacts, domains, runs, runtimes
 from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.runs import run_view
 from hmi_control_plane.catalog.tables import Artifact, Placement, Runtime, TrainingRun
-from hmi_control_plane.catalog.views import run_view
 from hmi_control_plane.http.parameters import Name, RuntimeId
 
 _DONE = 204
@@ -50,7 +50,7 @@ def _add_resources(router: APIRouter, database: Database) -> None:
             return listing(
                 page.map(
                     lambda row: NamedDomain(
-                        namespace=row.namespace, name=row.name, domain=domains.to_view(session, row)
+                        namespace=row.namespace, name=row.name, domain=domains.build_view(session, row)
                     )
                 )
             )
@@ -65,7 +65,7 @@ def _add_resources(router: APIRouter, database: Database) -> None:
             return listing(
                 page.map(
                     lambda row: NamedAdapter(
-                        namespace=row.namespace, name=row.name, adapter=adapters.to_view(session, row)
+                        namespace=row.namespace, name=row.name, adapter=adapters.build_view(session, row)
                     )
                 )
             )
@@ -91,7 +91,7 @@ def _add_erasures(router: APIRouter, database: Database, notify: Callable[[], No
         """Erase what is left of a TaskAdapter; one that is still declared is trained anew."""
         with database.write() as session:
             adapters.get_adapter(session, namespace, name)
-            adapters.erase_adapter(session, namespace, name)
+            adapters.delete_adapter(session, namespace, name)
         notify()
         return Response(status_code=_DONE)
 
@@ -100,7 +100,7 @@ def _add_erasures(router: APIRouter, database: Database, notify: Callable[[], No
         """Erase what is left of a Domain; 409 while TaskAdapters stand on it."""
         with database.write() as session:
             domains.get_domain(session, namespace, name)
-            domains.erase_domain(session, namespace, name)
+            domains.delete_domain(session, namespace, name)
         return Response(status_code=_DONE)
 
 

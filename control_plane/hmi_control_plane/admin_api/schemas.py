@@ -12,12 +12,11 @@ from hmi_api.internal.runs import RunView
 from hmi_api.internal.runtimes import ResidentBytes
 from hmi_api.internal.storable import Text, WireModel
 from hmi_api.resources.common import DnsLabel
-from hmi_control_plane.catalog.cursors import LONGEST_CURSOR
-from hmi_control_plane.catalog.paging import LARGEST_PAGE, Page
+from hmi_control_plane.catalog.paging import MAX_CURSOR_LENGTH, MAX_PAGE_ITEMS, Page
 
-Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="Most items a page.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_ITEMS, description="Most items a page.")]
 Cursor = Annotated[
-    str | None, Query(max_length=LONGEST_CURSOR, description="next_cursor of the page before.")
+    str | None, Query(max_length=MAX_CURSOR_LENGTH, description="next_cursor of the page before.")
 ]
 TenantFilter = Annotated[DnsLabel | None, Query(description="Only what is this tenant's.")]
 

@@ -24,7 +24,7 @@ from hmi_control_plane.billing.schemas import (
 )
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import InvoiceState
-from hmi_control_plane.catalog.tenants import find_account
+from hmi_control_plane.catalog.tenants import find_billed_tenant
 from hmi_control_plane.http.parameters import TenantNameOrId
 from hmi_control_plane.metering.moments import LocalMoment, Moment, month_after
 
@@ -146,7 +146,7 @@ def _add_invoices(router: APIRouter, database: Database, currency: str, clock: C
     @router.post("/invoices", summary="Draft an invoice, or draft it anew")
     def draft(body: InvoiceRequest) -> InvoiceBody:
         with database.write() as session:
-            tenant = find_account(session, body.tenant)
+            tenant = find_billed_tenant(session, body.tenant)
             invoice = invoices.make_draft(
                 session, tenant, body.currency or currency, body.start, body.end, clock()
             )
@@ -156,7 +156,7 @@ def _add_invoices(router: APIRouter, database: Database, currency: str, clock: C
     def list_all(parameters: Annotated[InvoiceParameters, Query()]) -> InvoiceItems:
         with database.read() as session:
             name_or_id = parameters.tenant
-            tenant_id = find_account(session, name_or_id).id if name_or_id is not None else None
+            tenant_id = find_billed_tenant(session, name_or_id).id if name_or_id is not None else None
             return _page(session, parameters, tenant_id)
 
     @router.get("/invoices/{invoice_id}", summary="One invoice")
@@ -202,5 +202,5 @@ def _bill(
             "EmptyPeriod", f"from ({start.isoformat()}) must be earlier than to ({end.isoformat()})."
         )
     with database.read() as session:
-        tenant = find_account(session, name_or_id)
+        tenant = find_billed_tenant(session, name_or_id)
         return BillBody.of(invoices.bill_for(session, tenant, parameters.currency or currency, start, end))

@@ -1,6 +1,9 @@
-"""The catalog: what is declared, what was published, who may use it and where it runs.
+"""The catalog: the SQL database of resources, runs, versions, artifacts, tenants, runtimes and placements.
 
-Belongs here: every read and write of the catalog's tables, as functions over a session that the caller opens.
-A function that writes expects ``Database.write()``, so that all it does is one transaction.
-Forbidden here: HTTP, tokens, the usage ledger's queries and money.
+``tables`` has all tables. The other modules read and write them, as functions over a session that the caller
+opens. A function that writes expects ``Database.write()``, so that each call is part of one transaction.
+There is no HTTP, no token and no money here.
+
+Four other packages have SQL of their own: ``metering`` (usage events), ``billing`` (prices and invoices),
+``auth`` (API keys) and ``gateway`` (routes).
 """

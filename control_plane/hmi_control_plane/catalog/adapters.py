@@ -1,17 +1,25 @@
-"""Task adapters: declared, read and erased."""
+"""TaskAdapters: declare, read, list, revoke and delete them."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from hmi_api.internal.catalog import AdapterRecord, AdapterView, EarlierVersion
+from hmi_api.internal.catalog import (
+    AdapterRecord,
+    AdapterVersionView,
+    AdapterView,
+    EarlierVersion,
+    Revocation,
+)
 from hmi_api.names import adapter_key
-from hmi_control_plane import placement
-from hmi_control_plane.catalog import artifacts, runs
-from hmi_control_plane.catalog.cursors import NUMBER_CURSOR, decode_cursor
-from hmi_control_plane.catalog.paging import Page, page_of
-from hmi_control_plane.catalog.stamps import stamp_of
+from hmi_api.resources.task_adapter import TaskType
+from hmi_control_plane.catalog import artifacts, placement, runs
+from hmi_control_plane.catalog.database import utc_now
+from hmi_control_plane.catalog.paging import Page, list_page
 from hmi_control_plane.catalog.tables import (
     AdapterRow,
     AdapterVersion,
@@ -20,47 +28,49 @@ from hmi_control_plane.catalog.tables import (
     Placement,
     Runtime,
 )
-from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed
-from hmi_control_plane.catalog.times import now
-from hmi_control_plane.catalog.views import adapter_record, adapter_version_view
+from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed_message
 from hmi_control_plane.http.errors import Conflict, NotFound
+
+_ETAG_LENGTH = 16
+_Report = tuple[str, int, str, str, str]
+"""Runtime, version, state, reason and message of a LoadReport."""
 
 
 def declare_adapter(session: Session, namespace: str, name: str, record: AdapterRecord) -> None:
-    """Note what is wanted of a TaskAdapter; the same record again changes nothing.
+    """Record what is declared of a TaskAdapter; the same record again changes nothing.
 
-    A record with another uid is of another object, and the deletion of the one before it was not seen: it
-    adopts what there is, which serves on. Where its tenant, Domain or type of task is another, what the old
-    one left is erased first. Raises NotFound (UnknownTenant), Conflict (NameTaken, TenantChanged).
+    A record with another uid belongs to a new object, and the deletion of the old one was not observed. The
+    new object takes over the row, which keeps serving, unless tenant, Domain or task type differ: then the
+    old row is deleted first. Raises NotFound (UnknownTenant), Conflict (NameTaken, TenantChanged).
     """
     get_tenant(session, record.tenant)
     placement.lock(session)
     row = find_adapter(session, namespace, name)
     if row is not None and row.uid != record.uid:
-        wanted = (record.tenant, record.domain, record.task_type.value)
-        if (row.tenant, row.domain, row.task_type) == wanted:
+        declared = (record.tenant, record.domain, record.task_type.value)
+        if (row.tenant, row.domain, row.task_type) == declared:
             runs.adopt_runs(session, row.uid, record.uid)
             row.uid = record.uid
         else:
-            erase_adapter(session, namespace, name)
+            delete_adapter(session, namespace, name)
             row = None
     if row is None:
-        _refuse_taken_name(session, namespace, name, record.tenant)
+        _require_free_name(session, namespace, name, record.tenant)
         row = AdapterRow(
             namespace=namespace,
             name=name,
             uid=record.uid,
             tenant=record.tenant,
             missing_replicas=0,
-            created_at=now(),
+            created_at=utc_now(),
         )
         session.add(row)
     elif row.tenant != record.tenant:
         raise Conflict(
             "TenantChanged",
-            tenant_changed(f"TaskAdapter {namespace}/{name}", namespace, row.tenant, record.tenant),
+            tenant_changed_message(f"TaskAdapter {namespace}/{name}", namespace, row.tenant, record.tenant),
         )
-    moved = (row.replicas, row.pinned) != (record.replicas, record.pinned)
+    placement_changed = (row.replicas, row.pinned) != (record.replicas, record.pinned)
     row.generation = record.generation
     row.spec_digest = record.spec_digest
     row.domain = record.domain
@@ -68,17 +78,17 @@ def declare_adapter(session: Session, namespace: str, name: str, record: Adapter
     row.replicas = record.replicas
     row.pinned = record.pinned
     session.flush()
-    if moved and row.current_version is not None:
-        placement.settle(session, [row])
+    if placement_changed and row.current_version is not None:
+        placement.update_placements(session, [row])
 
 
-def adapter_view(session: Session, namespace: str, name: str) -> AdapterView:
+def get_adapter_view(session: Session, namespace: str, name: str) -> AdapterView:
     """Return a TaskAdapter, its current version and where it is; raises NotFound (UnknownAdapter)."""
-    return to_view(session, get_adapter(session, namespace, name))
+    return build_view(session, get_adapter(session, namespace, name))
 
 
-def to_view(session: Session, row: AdapterRow) -> AdapterView:
-    """Return an adapter's row with its current version and where it is scheduled and loaded."""
+def build_view(session: Session, row: AdapterRow) -> AdapterView:
+    """Return the view of a row: its current version, and where it is scheduled and loaded."""
     version = session.scalar(
         select(AdapterVersion).where(
             AdapterVersion.adapter_id == row.id, AdapterVersion.version == row.current_version
@@ -90,22 +100,72 @@ def to_view(session: Session, row: AdapterRow) -> AdapterView:
         .where(Placement.adapter_id == row.id, ~Runtime.lost)
         .order_by(Placement.runtime_id)
     ).all()
-    reports = _reports(session, row)
+    reports = _load_reports(session, row)
     of_current = [report for report in reports if report.version == row.current_version]
     loaded_on = sorted(report.runtime_id for report in of_current if report.state == LoadState.READY)
     failures = [report for report in of_current if report.state == LoadState.FAILED]
     return AdapterView(
-        record=adapter_record(row),
-        current=adapter_version_view(session, version) if version is not None else None,
+        record=_record(row),
+        current=_version_view(session, version) if version is not None else None,
         scheduled_on=list(scheduled),
         loaded_on=loaded_on,
-        earlier=_earlier(reports, loaded_on),
+        earlier=_earlier_versions(reports, loaded_on),
         load_error=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
-        runtimes=_running(session) if version is not None and not scheduled else None,
+        runtimes=_count_runtimes(session) if version is not None and not scheduled else None,
         revoked_at=row.revoked_at,
         withdrawn=row.withdrawn is not None,
-        stamp=stamp_of(row.uid, row.current_version, scheduled, reports),
+        stamp=_etag(
+            row.uid,
+            row.current_version,
+            list(scheduled),
+            [
+                (report.runtime_id, report.version, report.state, report.reason, report.message)
+                for report in reports
+            ],
+        ),
     )
+
+
+def list_etags(session: Session, keys: Iterable[str]) -> dict[str, str]:
+    """Return the ETags of TaskAdapters by ``namespace/name``, in three statements; unknown keys are left out.
+
+    The operator compares the ETags of thousands of TaskAdapters to see which of them to read again.
+    """
+    names = [tuple(key.split("/", 1)) for key in keys if "/" in key]
+    rows = session.execute(
+        select(
+            AdapterRow.id, AdapterRow.namespace, AdapterRow.name, AdapterRow.uid, AdapterRow.current_version
+        ).where(tuple_(AdapterRow.namespace, AdapterRow.name).in_(names))
+    ).all()
+    ids = [row.id for row in rows]
+    scheduled: dict[int | None, list[str]] = defaultdict(list)
+    for adapter_id, runtime_id in session.execute(
+        select(Placement.adapter_id, Placement.runtime_id)
+        .join(Runtime, Runtime.id == Placement.runtime_id)
+        .where(Placement.adapter_id.in_(ids), ~Runtime.lost)
+        .order_by(Placement.runtime_id)
+    ):
+        scheduled[adapter_id].append(runtime_id)
+    reports: dict[int, list[_Report]] = defaultdict(list)
+    found = session.execute(
+        select(
+            LoadReport.adapter_id,
+            LoadReport.runtime_id,
+            LoadReport.version,
+            LoadReport.state,
+            LoadReport.reason,
+            LoadReport.message,
+        )
+        .join(Runtime, Runtime.id == LoadReport.runtime_id)
+        .where(LoadReport.adapter_id.in_(ids), ~Runtime.lost)
+        .order_by(LoadReport.updated_at, LoadReport.runtime_id)
+    )
+    for adapter_id, runtime_id, version, state, reason, message in found:
+        reports[adapter_id].append((runtime_id, version, state, reason, message))
+    return {
+        f"{row.namespace}/{row.name}": _etag(row.uid, row.current_version, scheduled[row.id], reports[row.id])
+        for row in rows
+    }
 
 
 def get_adapter(session: Session, namespace: str, name: str) -> AdapterRow:
@@ -123,45 +183,72 @@ def find_adapter(session: Session, namespace: str, name: str) -> AdapterRow | No
     )
 
 
-def erase_adapter(session: Session, namespace: str, name: str, *, uid: str | None = None) -> None:
-    """Remove a TaskAdapter, its versions, placements and artifacts; idempotent.
+def delete_adapter(session: Session, namespace: str, name: str, *, uid: str | None = None) -> None:
+    """Delete a TaskAdapter, its versions, placements, runs and artifacts; idempotent.
 
-    With ``uid``, only what was declared for that object. Runtimes read of the removal with their next
-    desired state; nothing here waits for them.
+    With ``uid``, delete it only if it was declared for that object. Runtimes learn of the removal from their
+    next desired state; nothing here waits for them.
     """
     placement.lock(session)
     row = find_adapter(session, namespace, name)
     if row is None or uid not in (None, row.uid):
         return
+    digests = _take_out_of_service(session, row)
+    runs.delete_runs(session, row.uid)
+    session.delete(row)
+    session.flush()
+    artifacts.release(session, digests)
+
+
+def list_adapters(
+    session: Session, *, limit: int, cursor: str | None, tenant: str | None = None, domain: str | None = None
+) -> Page[AdapterRow]:
+    """Return adapters in the order of their declaration: all, one tenant's, or those of one Domain."""
+    query = select(AdapterRow)
+    if tenant is not None:
+        query = query.where(AdapterRow.tenant == tenant)
+    if domain is not None:
+        query = query.where(AdapterRow.domain == domain)
+    return list_page(session, query, AdapterRow.id, limit=limit, cursor=cursor)
+
+
+def record_revocation(session: Session, namespace: str, name: str, revocation: Revocation) -> None:
+    """Record that a TaskAdapter may not use its Domain any more; delete its versions if ``withdraw`` is set.
+
+    ``revoked_at`` keeps the time of the first call. Raises NotFound (UnknownAdapter).
+    """
+    placement.lock(session)
+    row = get_adapter(session, namespace, name)
+    row.revoked_at = row.revoked_at or utc_now()
+    if not revocation.withdraw:
+        return
+    row.withdrawn = {"reason": revocation.reason, "message": revocation.message}
+    digests = _take_out_of_service(session, row)
+    session.execute(delete(AdapterVersion).where(AdapterVersion.adapter_id == row.id))
+    session.flush()
+    artifacts.release(session, digests)
+
+
+def delete_revocation(session: Session, namespace: str, name: str) -> None:
+    """Record that a TaskAdapter may use its Domain again. Raises NotFound (UnknownAdapter)."""
+    row = get_adapter(session, namespace, name)
+    row.revoked_at = None
+    row.withdrawn = None
+
+
+def _take_out_of_service(session: Session, row: AdapterRow) -> list[str]:
+    """Remove all placements; return the digests of the artifacts of all versions."""
     digests = session.scalars(
         select(AdapterVersion.artifact_digest).where(
             AdapterVersion.adapter_id == row.id, AdapterVersion.artifact_digest.is_not(None)
         )
     ).all()
     row.current_version = None
-    placement.settle(session, [row])
-    runs.erase_runs(session, row.uid)
-    session.delete(row)
-    session.flush()
-    artifacts.release(session, [digest for digest in digests if digest is not None])
+    placement.update_placements(session, [row])
+    return [digest for digest in digests if digest is not None]
 
 
-def list_adapters(
-    session: Session, *, limit: int, cursor: str | None, tenant: str | None = None, domain: str | None = None
-) -> Page[AdapterRow]:
-    """Return adapters in the order of their declaration: all, one tenant's, or those on one Domain."""
-    query = select(AdapterRow).order_by(AdapterRow.id).limit(limit + 1)
-    if tenant is not None:
-        query = query.where(AdapterRow.tenant == tenant)
-    if domain is not None:
-        query = query.where(AdapterRow.domain == domain)
-    after = decode_cursor(cursor, NUMBER_CURSOR)
-    if after is not None:
-        query = query.where(AdapterRow.id > after)
-    return page_of(session.scalars(query).all(), limit, lambda row: row.id)
-
-
-def _refuse_taken_name(session: Session, namespace: str, name: str, tenant: str) -> None:
+def _require_free_name(session: Session, namespace: str, name: str, tenant: str) -> None:
     other = session.scalar(select(AdapterRow).where(AdapterRow.tenant == tenant, AdapterRow.name == name))
     if other is not None:
         raise Conflict(
@@ -171,8 +258,8 @@ def _refuse_taken_name(session: Session, namespace: str, name: str, tenant: str)
         )
 
 
-def _reports(session: Session, row: AdapterRow) -> Sequence[LoadReport]:
-    """Return what living runtimes say of any version, the oldest report first."""
+def _load_reports(session: Session, row: AdapterRow) -> Sequence[LoadReport]:
+    """Return the reports of all runtimes that are not lost, of any version, the oldest first."""
     return session.scalars(
         select(LoadReport)
         .join(Runtime, Runtime.id == LoadReport.runtime_id)
@@ -181,19 +268,53 @@ def _reports(session: Session, row: AdapterRow) -> Sequence[LoadReport]:
     ).all()
 
 
-def _running(session: Session) -> int:
-    """Return how many runtimes could take an adapter now, had they room."""
-    able = select(func.count()).select_from(Runtime).where(~Runtime.lost, ~Runtime.draining)
-    return session.scalar(able) or 0
+def _count_runtimes(session: Session) -> int:
+    """Return the number of runtimes that take placements."""
+    query = select(func.count()).select_from(Runtime).where(~Runtime.lost, ~Runtime.draining)
+    return session.scalar(query) or 0
 
 
-def _earlier(reports: Sequence[LoadReport], loaded_on: Sequence[str]) -> list[EarlierVersion]:
-    """Return the newest version that each runtime without the current one serves, by runtime.
+def _earlier_versions(reports: Sequence[LoadReport], loaded_on: Sequence[str]) -> list[EarlierVersion]:
+    """Return the newest version that each runtime without the current one has loaded, by runtime.
 
-    ``loaded_on`` holds the runtimes that have the current version: what else they hold is on its way out.
+    ``loaded_on`` lists the runtimes that have the current version: they are about to drop any other.
     """
     newest: dict[str, int] = {}
     for report in reports:
         if report.state == LoadState.READY and report.runtime_id not in loaded_on:
             newest[report.runtime_id] = max(report.version, newest.get(report.runtime_id, 0))
     return [EarlierVersion(runtime=name, version=version) for name, version in sorted(newest.items())]
+
+
+def _etag(uid: str, current_version: int | None, scheduled: list[str], reports: Sequence[_Report]) -> str:
+    content = json.dumps([uid, current_version, scheduled, reports])
+    return hashlib.sha256(content.encode()).hexdigest()[:_ETAG_LENGTH]
+
+
+def _record(row: AdapterRow) -> AdapterRecord:
+    return AdapterRecord(
+        uid=row.uid,
+        tenant=row.tenant,
+        generation=row.generation,
+        spec_digest=row.spec_digest,
+        domain=row.domain,
+        task_type=TaskType(row.task_type),
+        replicas=row.replicas,
+        pinned=row.pinned,
+    )
+
+
+def _version_view(session: Session, row: AdapterVersion) -> AdapterVersionView | None:
+    """Return the view of a version, or None when it published nothing."""
+    if row.artifact_digest is None:
+        return None
+    return AdapterVersionView(
+        version=row.version,
+        spec_digest=row.spec_digest,
+        artifact=artifacts.load_refs(session, [row.artifact_digest])[row.artifact_digest],
+        layers_digest=row.layers_digest,
+        labels=row.labels,
+        metrics=row.metrics,
+        data=row.data_read or [],
+        gate_passed=row.gate_passed,
+    )

@@ -1,4 +1,4 @@
-"""Artifacts: counted while versions name them, erased from the store when none does."""
+"""Artifacts: reference-counted by versions, deleted from the store when no version needs them."""
 
 import logging
 from collections import Counter
@@ -10,11 +10,9 @@ from sqlalchemy.orm import Session
 
 from hmi_api.artifact_root import open_root
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
-from hmi_control_plane.catalog.database import Database, insert_missing
-from hmi_control_plane.catalog.paging import Page, page_of
+from hmi_control_plane.catalog.database import Database, insert_missing, utc_now
+from hmi_control_plane.catalog.paging import Page, list_page
 from hmi_control_plane.catalog.tables import Artifact
-from hmi_control_plane.catalog.times import now
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +20,7 @@ _TIME_TO_COMPLETE = timedelta(days=1)
 
 
 def artifact_ref(row: Artifact) -> ArtifactRef:
-    """Return the artifact as it is named on the wire."""
+    """Return the reference of an artifact."""
     return ArtifactRef(kind=ArtifactKind(row.kind), uri=row.uri, digest=row.digest, bytes=row.bytes)
 
 
@@ -32,12 +30,12 @@ def load_refs(session: Session, digests: Iterable[str]) -> dict[str, ArtifactRef
     return {row.digest: artifact_ref(row) for row in rows}
 
 
-def announce(session: Session, ref: ArtifactRef) -> None:
-    """Note an artifact that is about to be published by a run: it is kept for a day, in which the run ends.
+def record_pending(session: Session, ref: ArtifactRef) -> None:
+    """Record an artifact that a run is about to publish; it is kept for a day, so that the run can complete.
 
-    Waits for an eraser that removes the same bytes at this moment; write them after this is committed.
+    Waits for a garbage collector that is deleting the same files. Write the files after this is committed.
     """
-    until = now() + _TIME_TO_COMPLETE
+    until = utc_now() + _TIME_TO_COMPLETE
     record(session, [ref], orphaned_at=until)
     session.execute(
         update(Artifact)
@@ -46,18 +44,18 @@ def announce(session: Session, ref: ArtifactRef) -> None:
     )
 
 
-def abandon(session: Session, digests: Iterable[str]) -> None:
-    """Have artifacts erased that no version needs, without waiting any longer."""
+def discard(session: Session, digests: Iterable[str]) -> None:
+    """Let the garbage collector delete those of the artifacts that no version needs, from now on."""
     session.execute(
         update(Artifact)
         .where(Artifact.digest.in_(set(digests)), Artifact.refcount <= 0)
-        .values(orphaned_at=now())
+        .values(orphaned_at=utc_now())
     )
 
 
 def record(session: Session, refs: Iterable[ArtifactRef], *, orphaned_at: datetime | None = None) -> None:
-    """Note artifacts that were published; one that no version retains afterwards is an orphan."""
-    moment = now()
+    """Record published artifacts; one that no version retains afterwards will be deleted."""
+    now = utc_now()
     rows = {
         ref.digest: {
             "digest": ref.digest,
@@ -65,32 +63,28 @@ def record(session: Session, refs: Iterable[ArtifactRef], *, orphaned_at: dateti
             "uri": ref.uri,
             "bytes": ref.bytes,
             "refcount": 0,
-            "created_at": moment,
-            "orphaned_at": orphaned_at or moment,
+            "created_at": now,
+            "orphaned_at": orphaned_at or now,
         }
         for ref in refs
     }
-    # Sorted, so that two transactions that share artifacts take their locks in one order.
+    # Sorted, so that two transactions that share artifacts lock the rows in the same order.
     insert_missing(session, Artifact, [rows[digest] for digest in sorted(rows)])
 
 
 def retain(session: Session, digests: Iterable[str]) -> None:
-    """Count one more version for each digest named; they must be recorded."""
+    """Add one reference to each artifact; they must be recorded."""
     _add(session, Counter(digests), sign=1)
 
 
 def release(session: Session, digests: Iterable[str]) -> None:
-    """Count one version less for each digest named; what none needs any more becomes an orphan."""
+    """Remove one reference from each artifact; one without references will be deleted."""
     _add(session, Counter(digests), sign=-1)
 
 
 def list_artifacts(session: Session, *, limit: int, cursor: str | None) -> Page[Artifact]:
     """Return artifacts by digest."""
-    query = select(Artifact).order_by(Artifact.digest).limit(limit + 1)
-    after = decode_cursor(cursor, TEXT_CURSOR)
-    if after is not None:
-        query = query.where(Artifact.digest > after)
-    return page_of(session.scalars(query).all(), limit, lambda row: row.digest)
+    return list_page(session, select(Artifact), Artifact.digest, limit=limit, cursor=cursor)
 
 
 def _add(session: Session, counts: Counter[str], *, sign: int) -> None:
@@ -100,7 +94,6 @@ def _add(session: Session, counts: Counter[str], *, sign: int) -> None:
             .where(Artifact.digest == digest)
             .values(refcount=Artifact.refcount + sign * counts[digest])
         )
-    moment = now()
     orphaned = Artifact.orphaned_at.is_not(None)
     session.execute(
         update(Artifact)
@@ -110,31 +103,31 @@ def _add(session: Session, counts: Counter[str], *, sign: int) -> None:
     session.execute(
         update(Artifact)
         .where(Artifact.digest.in_(counts), Artifact.refcount <= 0, ~orphaned)
-        .values(orphaned_at=moment)
+        .values(orphaned_at=utc_now())
     )
 
 
-class ArtifactEraser:
-    """Removes orphans: their bytes from the store first, then their rows, so that a crash loses neither."""
+class ArtifactGarbageCollector:
+    """Deletes artifacts that no version needs: first the files, then the row, so that a crash leaks none."""
 
     def __init__(self, database: Database, root: str) -> None:
         self._database = database
         self._root = root
 
-    def erase_orphans(self) -> int:
-        """Erase every orphan; return how many. Safe to repeat and to interrupt."""
-        erased = 0
-        while self._erase_one():
-            erased += 1
-        return erased
+    def collect(self) -> int:
+        """Delete all artifacts that are due; return how many. Safe to repeat and to interrupt."""
+        deleted = 0
+        while self._delete_one():
+            deleted += 1
+        return deleted
 
-    def _erase_one(self) -> bool:
-        """Erase the oldest orphan, in a transaction of its own: a slow store keeps nobody else waiting."""
+    def _delete_one(self) -> bool:
+        """Delete the oldest one in a transaction of its own, so that a slow store delays no other writer."""
         with self._database.write() as session:
-            # Locked until it is gone: a run that publishes the same bytes meanwhile waits, then adds them.
+            # The lock makes a run that publishes the same files wait, and then write them again.
             orphan = session.scalars(
                 select(Artifact)
-                .where(Artifact.orphaned_at <= now())
+                .where(Artifact.orphaned_at <= utc_now())
                 .order_by(Artifact.orphaned_at)
                 .limit(1)
                 .with_for_update(skip_locked=True)
@@ -146,10 +139,10 @@ class ArtifactEraser:
             return True
 
     def remove_folder(self, uri: str) -> None:
-        """Remove a folder of the store; nothing happens when it is gone, or is no folder inside the store."""
+        """Delete a folder of the store; does nothing if it is gone or lies outside the store."""
         parts = uri.split("/")
         if any(part in {"", ".", ".."} for part in parts):
-            log.error("artifact address %r is no folder inside the store; nothing was erased", uri)
+            log.error("artifact URI %r is no folder inside the store; nothing was deleted", uri)
             return
         filesystem, root = open_root(self._root)
         folder = "/".join([root, *parts])

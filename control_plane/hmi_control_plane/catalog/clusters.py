@@ -1,4 +1,4 @@
-"""Which cluster a catalog belongs to: one at a time."""
+"""The cluster that a catalog belongs to: one at a time."""
 
 from datetime import timedelta
 
@@ -6,42 +6,42 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from hmi_api.internal.catalog import ClusterClaimed
-from hmi_control_plane import placement
+from hmi_control_plane.catalog import placement
+from hmi_control_plane.catalog.database import utc_now
 from hmi_control_plane.catalog.tables import AdapterRow, Cluster, DomainRow
-from hmi_control_plane.catalog.times import now
 from hmi_control_plane.http.errors import Conflict
 
-SILENT_FOR = timedelta(minutes=2)
-"""A cluster whose operator has said nothing for so long gives the catalog free for another."""
+CLAIM_EXPIRES_AFTER = timedelta(minutes=2)
+"""After this time without a call of its operator, a cluster's catalog can be claimed by another cluster."""
 
 
-def claim(session: Session, uid: str) -> ClusterClaimed:
-    """Note that the operator of a cluster works on this catalog.
+def claim_catalog(session: Session, uid: str) -> ClusterClaimed:
+    """Claim this catalog for the operator of the cluster ``uid``.
 
-    Raises Conflict (OtherCluster) while another cluster's operator does: two would take one another's
-    resources for deleted ones.
+    Raises Conflict (OtherCluster) while another cluster's operator uses it: each of two operators would take
+    the other's resources for deleted ones.
     """
     placement.lock(session)
-    moment = now()
+    now = utc_now()
     row = session.scalar(select(Cluster))
     if row is not None and row.uid != uid:
-        silent = moment - row.seen_at
-        if silent < SILENT_FOR:
+        silent = now - row.seen_at
+        if silent < CLAIM_EXPIRES_AFTER:
             raise Conflict(
                 "OtherCluster",
-                f"This catalog is in use by cluster {row.uid}, whose operator was here "
-                f"{silent.total_seconds():.0f} s ago. Give each cluster a database of its own; where that "
-                f"cluster is gone, wait until {SILENT_FOR.total_seconds():.0f} s are over.",
+                f"This catalog is in use by cluster {row.uid}, whose operator last called "
+                f"{silent.total_seconds():.0f} s ago. Give each cluster its own database; if that cluster is "
+                f"gone, wait until {CLAIM_EXPIRES_AFTER.total_seconds():.0f} s have passed.",
             )
         session.delete(row)
         session.flush()
         row = None
     if row is None:
-        row = Cluster(uid=uid, first_seen_at=moment, inherited=_has_resources(session))
+        row = Cluster(uid=uid, first_seen_at=now, inherited=_has_resources(session))
         session.add(row)
-    row.seen_at = moment
+    row.seen_at = now
     session.flush()
-    return ClusterClaimed(known_seconds=(moment - row.first_seen_at).total_seconds(), inherited=row.inherited)
+    return ClusterClaimed(known_seconds=(now - row.first_seen_at).total_seconds(), inherited=row.inherited)
 
 
 def _has_resources(session: Session) -> bool:

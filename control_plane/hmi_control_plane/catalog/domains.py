@@ -1,30 +1,29 @@
-"""Domains: declared, read and erased."""
+"""Domains: declare, read, list and delete them."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hmi_api.internal.catalog import DomainRecord, DomainView
+from hmi_api.internal.catalog import DomainRecord, DomainVersionView, DomainView
 from hmi_api.names import domain_key
+from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_control_plane.catalog import artifacts, runs
-from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
-from hmi_control_plane.catalog.paging import Page, page_of
+from hmi_control_plane.catalog.database import utc_now
+from hmi_control_plane.catalog.paging import Page, list_page
 from hmi_control_plane.catalog.tables import AdapterRow, DomainRow, DomainVersion, DomainVersionTable
-from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed
-from hmi_control_plane.catalog.times import now
-from hmi_control_plane.catalog.views import domain_record, domain_version_views
+from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed_message
 from hmi_control_plane.http.errors import Conflict, NotFound
 
-_NAMED = 5
+_MAX_NAMED_ADAPTERS = 5
 
 
 def declare_domain(session: Session, namespace: str, name: str, record: DomainRecord) -> None:
-    """Note what is wanted of a Domain; the same record again changes nothing.
+    """Record what is declared of a Domain; the same record again changes nothing.
 
-    A record with another uid is of another object, and the deletion of the one before it was not seen: it
-    adopts what there is, which serves on. Where its tenant or base model is another, what the old one left is
-    erased first. Raises NotFound (UnknownTenant), Conflict (TenantChanged, DomainInUse).
+    A record with another uid belongs to a new object, and the deletion of the old one was not observed. The
+    new object takes over the row, which keeps serving, unless tenant or base model differ: then the old row
+    is deleted first. Raises NotFound (UnknownTenant), Conflict (TenantChanged, DomainInUse).
     """
     get_tenant(session, record.tenant)
     row = find_domain(session, domain_key(namespace, name))
@@ -33,7 +32,7 @@ def declare_domain(session: Session, namespace: str, name: str, record: DomainRe
             runs.adopt_runs(session, row.uid, record.uid)
             row.uid = record.uid
         else:
-            erase_domain(session, namespace, name)
+            delete_domain(session, namespace, name)
             row = None
     if row is None:
         row = DomainRow(
@@ -42,12 +41,12 @@ def declare_domain(session: Session, namespace: str, name: str, record: DomainRe
             key=domain_key(namespace, name),
             uid=record.uid,
             tenant=record.tenant,
-            created_at=now(),
+            created_at=utc_now(),
         )
         session.add(row)
     if row.tenant != record.tenant:
         raise Conflict(
-            "TenantChanged", tenant_changed(f"Domain {row.key}", namespace, row.tenant, record.tenant)
+            "TenantChanged", tenant_changed_message(f"Domain {row.key}", namespace, row.tenant, record.tenant)
         )
     row.generation = record.generation
     row.spec_digest = record.spec_digest
@@ -56,16 +55,57 @@ def declare_domain(session: Session, namespace: str, name: str, record: DomainRe
     session.flush()
 
 
-def domain_view(session: Session, namespace: str, name: str) -> DomainView:
+def get_domain_view(session: Session, namespace: str, name: str) -> DomainView:
     """Return a Domain and its current version; raises NotFound (UnknownDomain)."""
-    return to_view(session, get_domain(session, namespace, name))
+    return build_view(session, get_domain(session, namespace, name))
 
 
-def to_view(session: Session, row: DomainRow) -> DomainView:
-    """Return a Domain's row with its current version."""
+def build_view(session: Session, row: DomainRow) -> DomainView:
+    """Return the view of a row with its current version."""
     version = current_version(session, row)
-    views = domain_version_views(session, [version]) if version is not None else {}
-    return DomainView(record=domain_record(row), current=views[version.id] if version is not None else None)
+    views = build_version_views(session, [version]) if version is not None else {}
+    return DomainView(
+        record=DomainRecord(
+            uid=row.uid,
+            tenant=row.tenant,
+            generation=row.generation,
+            spec_digest=row.spec_digest,
+            base_uri=row.base_uri,
+            parent=row.parent,
+        ),
+        current=views[version.id] if version is not None else None,
+    )
+
+
+def build_version_views(session: Session, rows: Sequence[DomainVersion]) -> dict[int, DomainVersionView]:
+    """Return the views of versions by row id, each with its chain of tables, in two statements."""
+    chains: dict[int, list[str]] = {row.id: [] for row in rows}
+    links = session.scalars(
+        select(DomainVersionTable)
+        .where(DomainVersionTable.domain_version_id.in_(chains))
+        .order_by(DomainVersionTable.domain_version_id, DomainVersionTable.position)
+    )
+    for link in links:
+        chains[link.domain_version_id].append(link.artifact_digest)
+    digests = {row.layers_digest for row in rows} | {d for chain in chains.values() for d in chain}
+    refs = artifacts.load_refs(session, digests)
+    return {
+        row.id: DomainVersionView(
+            version=row.version,
+            spec_digest=row.spec_digest,
+            base=BaseModelRef(uri=row.base_uri, revision=row.base_revision),
+            base_digest=row.base_digest,
+            split=row.split,
+            layers=refs[row.layers_digest],
+            tables=[refs[digest] for digest in chains[row.id]],
+            on_miss=OnMiss(row.on_miss),
+            entries=row.entries,
+            coverage=row.coverage,
+            metrics=row.metrics,
+            data=row.data_read or [],
+        )
+        for row in rows
+    }
 
 
 def get_domain(session: Session, namespace: str, name: str) -> DomainRow:
@@ -90,22 +130,22 @@ def current_version(session: Session, row: DomainRow) -> DomainVersion | None:
     )
 
 
-def erase_domain(session: Session, namespace: str, name: str, *, uid: str | None = None) -> None:
-    """Remove a Domain, its versions and their artifacts as far as nothing else needs them; idempotent.
+def delete_domain(session: Session, namespace: str, name: str, *, uid: str | None = None) -> None:
+    """Delete a Domain, its versions, and their artifacts unless something else needs them; idempotent.
 
-    With ``uid``, only what was declared for that object. Raises Conflict (DomainInUse) while TaskAdapters
-    stand on it, those that were withdrawn not among them. Child Domains keep the tables they inherit.
+    With ``uid``, delete it only if it was declared for that object. Raises Conflict (DomainInUse) while
+    TaskAdapters that are not withdrawn use it. Child Domains keep the tables that they inherit.
     """
     row = find_domain(session, domain_key(namespace, name))
     if row is None or uid not in (None, row.uid):
         return
-    above = session.scalars(
+    users = session.scalars(
         select(AdapterRow)
         .where(AdapterRow.domain == row.key, AdapterRow.withdrawn.is_(None))
-        .limit(_NAMED + 1)
+        .limit(_MAX_NAMED_ADAPTERS + 1)
     ).all()
-    if above:
-        raise Conflict("DomainInUse", _in_use(row, above))
+    if users:
+        raise Conflict("DomainInUse", _in_use_message(row, users))
     layers = session.scalars(select(DomainVersion.layers_digest).where(DomainVersion.domain_id == row.id))
     tables = session.scalars(
         select(DomainVersionTable.artifact_digest)
@@ -113,28 +153,25 @@ def erase_domain(session: Session, namespace: str, name: str, *, uid: str | None
         .where(DomainVersion.domain_id == row.id)
     )
     digests = [*layers, *tables]
-    runs.erase_runs(session, row.uid)
+    runs.delete_runs(session, row.uid)
     session.delete(row)
     session.flush()
     artifacts.release(session, digests)
 
 
-def _in_use(row: DomainRow, above: Sequence[AdapterRow]) -> str:
-    names = ", ".join(f"{adapter.namespace}/{adapter.name}" for adapter in above[:_NAMED])
-    more = " and others" if len(above) > _NAMED else ""
+def _in_use_message(row: DomainRow, users: Sequence[AdapterRow]) -> str:
+    names = ", ".join(f"{adapter.namespace}/{adapter.name}" for adapter in users[:_MAX_NAMED_ADAPTERS])
+    more = " and others" if len(users) > _MAX_NAMED_ADAPTERS else ""
     return (
-        f"Delete the TaskAdapters on Domain {row.key} first: {names}{more}. The operator erases those that "
-        "were deleted while it was away after a grace time; an administrator does at once: "
+        f"Delete the TaskAdapters on Domain {row.key} first: {names}{more}. If they were deleted while the "
+        "operator was away, it removes them after a grace time; an administrator can do so at once: "
         "DELETE /admin/v1/adapters/NAMESPACE/NAME."
     )
 
 
 def list_domains(session: Session, *, tenant: str | None, limit: int, cursor: str | None) -> Page[DomainRow]:
     """Return Domains by key, one tenant's or all."""
-    query = select(DomainRow).order_by(DomainRow.key).limit(limit + 1)
+    query = select(DomainRow)
     if tenant is not None:
         query = query.where(DomainRow.tenant == tenant)
-    after = decode_cursor(cursor, TEXT_CURSOR)
-    if after is not None:
-        query = query.where(DomainRow.key > after)
-    return page_of(session.scalars(query).all(), limit, lambda row: row.key)
+    return list_page(session, query, DomainRow.key, limit=limit, cursor=cursor)

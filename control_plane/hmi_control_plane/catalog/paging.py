@@ -1,20 +1,34 @@
-"""Pages of a list, by key: a page costs the same wherever it begins."""
+"""Lists in pages: keyset pagination, so that a page costs the same wherever it begins."""
 
-from collections.abc import Callable, Sequence
+import base64
+import binascii
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from hmi_control_plane.catalog.cursors import encode_cursor
+from pydantic import Field, TypeAdapter, ValidationError
+from sqlalchemy import Integer, Select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from hmi_api.errors import InvalidInput
+from hmi_api.internal.storable import Text
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-LARGEST_PAGE = 500
+MAX_PAGE_ITEMS = 500
+MAX_CURSOR_LENGTH = 1_000
+"""In characters."""
+
+KeyText = Annotated[Text, Field(max_length=400)]
+"""A name or an id in a cursor."""
+TEXT_CURSOR: TypeAdapter[str] = TypeAdapter(KeyText)
+NUMBER_CURSOR: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=2**63 - 1)])
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some items of a list; ``next_cursor`` asks for those after them and is None at the end."""
+    """Some items of a list; ``next_cursor`` requests the next page and is None on the last one."""
 
     items: list[T]
     next_cursor: str | None = None
@@ -24,8 +38,49 @@ class Page(Generic[T]):
         return Page([convert(item) for item in self.items], self.next_cursor)
 
 
-def page_of(rows: Sequence[T], limit: int, key: Callable[[T], str | int]) -> Page[T]:
-    """Return the first ``limit`` of ``rows``, which were read one further to see whether more follow."""
+def list_page(
+    session: Session,
+    query: Select[T],
+    key: InstrumentedAttribute[Any],
+    *,
+    limit: int,
+    cursor: str | None,
+    descending: bool = False,
+) -> Page[T]:
+    """Return up to ``limit`` rows of ``query`` after ``cursor``, in the order of the unique column ``key``.
+
+    Raises InvalidInput (InvalidCursor).
+    """
+    kind: TypeAdapter[Any] = NUMBER_CURSOR if isinstance(key.type, Integer) else TEXT_CURSOR
+    last = decode_cursor(cursor, kind)
+    if last is not None:
+        query = query.where(key < last if descending else key > last)
+    # One more row than asked for shows whether another page follows.
+    rows = session.scalars(query.order_by(key.desc() if descending else key).limit(limit + 1)).all()
     items = list(rows[:limit])
-    more = len(rows) > limit
-    return Page(items, encode_cursor(key(items[-1])) if more and items else None)
+    has_more = len(rows) > limit and bool(items)
+    return Page(items, encode_cursor(getattr(items[-1], key.key)) if has_more else None)
+
+
+def encode_cursor(key: Any) -> str:
+    """Return the cursor for the items after ``key``, a value that JSON can represent."""
+    return base64.urlsafe_b64encode(TypeAdapter(Any).dump_json(key)).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str | None, kind: TypeAdapter[T]) -> T | None:
+    """Return the key in ``cursor``; None without a cursor.
+
+    Clients may send anything as a cursor, so its content must match ``kind``, a type that the database can
+    compare. Raises InvalidInput (InvalidCursor).
+    """
+    if cursor is None:
+        return None
+    try:
+        if len(cursor) > MAX_CURSOR_LENGTH:
+            raise ValueError("too long")
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return kind.validate_json(text, strict=True)
+    except (ValueError, binascii.Error, ValidationError) as error:
+        raise InvalidInput(
+            "InvalidCursor", "Use next_cursor of the previous page, unchanged, or leave it out."
+        ) from error

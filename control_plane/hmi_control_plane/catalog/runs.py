@@ -1,29 +1,41 @@
-"""Training runs: made once for a spec and an attempt, then followed to their end."""
+"""Training runs: their life, the pods that may report on them, and the artifacts that they may publish."""
 
 import secrets
 import time
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, exists, select, update
 from sqlalchemy.orm import Session
 
-from hmi_api.internal.runs import RunCreate, RunFailure, RunProgress, RunState, RunView
+from hmi_api.artifacts import ArtifactRef
+from hmi_api.errors import InvalidInput, NotReady
+from hmi_api.internal.runs import (
+    DomainRunSpec,
+    RunCreate,
+    RunFailure,
+    RunPod,
+    RunProgress,
+    RunResult,
+    RunState,
+    RunView,
+    seconds_of,
+)
 from hmi_api.internal.storable import WireModel
-from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
-from hmi_control_plane.catalog.database import insert_missing
-from hmi_control_plane.catalog.paging import Page, page_of
-from hmi_control_plane.catalog.tables import TrainingRun
+from hmi_api.security.internal_auth import Caller, Role
+from hmi_control_plane import metering
+from hmi_control_plane.catalog.artifacts import load_refs
+from hmi_control_plane.catalog.database import insert_missing, utc_now
+from hmi_control_plane.catalog.paging import Page, list_page
+from hmi_control_plane.catalog.tables import RunArtifact, RunPodRow, Tenant, TrainingRun
 from hmi_control_plane.catalog.tenants import get_tenant
-from hmi_control_plane.catalog.times import now
-from hmi_control_plane.catalog.views import run_view
-from hmi_control_plane.http.errors import Conflict, NotFound
+from hmi_control_plane.http.errors import Conflict, Forbidden, NotFound
 
 FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED})
 RESOURCE_DELETED = "ResourceDeleted"
 
 
 def create_run(session: Session, wanted: RunCreate) -> RunView:
-    """Return the run for ``(uid, spec_digest, attempt)``, made now if it is new.
+    """Return the run for ``(uid, spec_digest, attempt)``; create it if it is new.
 
     Raises NotFound (UnknownTenant).
     """
@@ -39,7 +51,7 @@ def create_run(session: Session, wanted: RunCreate) -> RunView:
         "name": wanted.spec.name,
         "state": RunState.PENDING.value,
         "spec": to_json(wanted.spec),
-        "created_at": now(),
+        "created_at": utc_now(),
     }
     insert_missing(session, TrainingRun, [row], keys=["uid", "spec_digest", "attempt"])
     made = session.scalars(
@@ -55,8 +67,7 @@ def create_run(session: Session, wanted: RunCreate) -> RunView:
 def get_run(session: Session, run_id: str, *, for_update: bool = False) -> TrainingRun:
     """Return the run; raises NotFound (UnknownRun).
 
-    ``for_update`` waits for whoever changes it now, and shows what they left: a row that this session has
-    read before would otherwise stay as it was then.
+    ``for_update`` locks the row and reads it again, even if this session has read it before.
     """
     query = select(TrainingRun).where(TrainingRun.id == run_id)
     if for_update:
@@ -68,17 +79,17 @@ def get_run(session: Session, run_id: str, *, for_update: bool = False) -> Train
 
 
 def report_progress(session: Session, run_id: str, progress: RunProgress) -> RunView:
-    """Note how far a run is; one that is over stays as it ended. Raises NotFound (UnknownRun)."""
+    """Record the progress of a run that is not over yet. Raises NotFound (UnknownRun)."""
     row = get_run(session, run_id, for_update=True)
     if RunState(row.state) not in FINAL:
         row.state = RunState.RUNNING.value
-        row.started_at = row.started_at or now()
+        row.started_at = row.started_at or utc_now()
         row.progress = to_json(progress)
     return run_view(row)
 
 
 def fail_run(session: Session, run_id: str, failure: RunFailure) -> RunView:
-    """End a run without a result; a failed one keeps its first reason.
+    """End a run without a result; a run that failed before keeps its first reason.
 
     Raises NotFound (UnknownRun), Conflict (RunFinished) when it has succeeded.
     """
@@ -90,45 +101,191 @@ def fail_run(session: Session, run_id: str, failure: RunFailure) -> RunView:
     return run_view(row)
 
 
-def erase_runs(session: Session, uid: str) -> None:
-    """Remove a deleted resource's runs. One still at work is failed and stays, so that its program stops."""
+def delete_runs(session: Session, uid: str) -> None:
+    """Delete a resource's runs. A run that is not over fails and stays, so that its trainer stops."""
     finals = [state.value for state in FINAL]
     session.execute(delete(TrainingRun).where(TrainingRun.uid == uid, TrainingRun.state.in_(finals)))
     failure = RunFailure(reason=RESOURCE_DELETED, message="The resource was deleted while this run worked.")
     session.execute(
         update(TrainingRun)
         .where(TrainingRun.uid == uid)
-        .values(state=RunState.FAILED.value, failure=to_json(failure), finished_at=now())
+        .values(state=RunState.FAILED.value, failure=to_json(failure), finished_at=utc_now())
     )
 
 
 def adopt_runs(session: Session, old_uid: str, new_uid: str) -> None:
-    """Make a resource's runs those of the object that takes its place, so that none is done again."""
+    """Give the runs of an object to the object that takes over its row, so that none is repeated."""
     session.execute(update(TrainingRun).where(TrainingRun.uid == old_uid).values(uid=new_uid))
 
 
 def list_runs(session: Session, *, tenant: str | None, limit: int, cursor: str | None) -> Page[TrainingRun]:
     """Return runs, the newest first, one tenant's or all."""
-    query = select(TrainingRun).order_by(TrainingRun.id.desc()).limit(limit + 1)
+    query = select(TrainingRun)
     if tenant is not None:
         query = query.where(TrainingRun.tenant == tenant)
-    before = decode_cursor(cursor, TEXT_CURSOR)
-    if before is not None:
-        query = query.where(TrainingRun.id < before)
-    return page_of(session.scalars(query).all(), limit, lambda row: row.id)
+    return list_page(session, query, TrainingRun.id, limit=limit, cursor=cursor, descending=True)
 
 
 def to_json(model: WireModel) -> dict[str, Any]:
-    """Return a wire type as it is stored: the same JSON that travels."""
+    """Return the JSON in which a type of the internal API is stored, as in a request body."""
     return model.model_dump(mode="json", by_alias=True)
 
 
 def _fail(row: TrainingRun, failure: RunFailure) -> None:
     row.state = RunState.FAILED.value
     row.failure = to_json(failure)
-    row.finished_at = now()
+    row.finished_at = utc_now()
 
 
 def _new_id() -> str:
-    """Return a run id that sorts by the time it was made."""
+    """Return a new run id; ids sort by their time of creation."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
+
+
+def run_view(row: TrainingRun) -> RunView:
+    """Return a run as the operator and its trainer read it."""
+    return RunView.model_validate(
+        {
+            "id": row.id,
+            "uid": row.uid,
+            "specDigest": row.spec_digest,
+            "attempt": row.attempt,
+            "state": row.state,
+            "spec": row.spec,
+            "progress": row.progress,
+            "result": row.result,
+            "failure": row.failure,
+        }
+    )
+
+
+def record_pods(session: Session, run_id: str, pods: list[RunPod]) -> None:
+    """Record the pods of a run's Job and their times; a pod that disappeared without an end has ended now.
+
+    A run that completed before the start of its pod was known is metered here. Raises NotFound
+    (UnknownRun).
+    """
+    run = get_run(session, run_id, for_update=True)
+    insert_missing(session, RunPodRow, [{"run_id": run_id, "pod_uid": pod.uid} for pod in pods])
+    reported = {pod.uid: pod for pod in pods}
+    for row in session.scalars(select(RunPodRow).where(RunPodRow.run_id == run_id)):
+        pod = reported.get(row.pod_uid)
+        if pod is not None:
+            row.started_at = pod.started_at or row.started_at
+            row.finished_at = pod.finished_at or row.finished_at
+        elif row.finished_at is None:
+            row.finished_at = utc_now()
+    session.flush()
+    _meter_late(session, run)
+
+
+def require_pod(session: Session, run: TrainingRun, caller: Caller) -> None:
+    """Require that a trainer calls from a pod of the run's Job; other callers always pass.
+
+    Raises Forbidden (TokenWithoutPod) for a token that is bound to no pod, and NotReady (PodUnknown) for a
+    pod that the operator has not reported for this run yet.
+    """
+    if caller.role is not Role.TRAINER:
+        return
+    if caller.pod_uid is None:
+        raise Forbidden(
+            "TokenWithoutPod",
+            "The token is bound to no pod; a training run is reported by the pod of its Job alone.",
+        )
+    row = session.get(RunPodRow, (run.id, caller.pod_uid))
+    if row is None or row.finished_at is not None:
+        raise NotReady(
+            "PodUnknown",
+            f"Pod {caller.pod_uid} is not known to work on run {run.id}; the operator reports a Job's pods "
+            "within seconds.",
+        )
+
+
+def with_measured_seconds(session: Session, run: TrainingRun, result: RunResult) -> RunResult:
+    """Return a trainer's result with ``training_seconds`` measured from the run's pods.
+
+    They are 0 while the start of a running pod is not known; ``record_pods`` meters such a run later.
+    """
+    return result.model_copy(update={"training_seconds": _seconds(session, run)})
+
+
+def _seconds(session: Session, run: TrainingRun) -> float:
+    rows = session.scalars(select(RunPodRow).where(RunPodRow.run_id == run.id)).all()
+    if any(row.started_at is None and row.finished_at is None for row in rows):
+        return 0.0
+    until = run.finished_at or utc_now()
+    return sum(seconds_of(row.started_at, row.finished_at, until) for row in rows)
+
+
+def _meter_late(session: Session, run: TrainingRun) -> None:
+    if run.state != RunState.SUCCEEDED or run.result is None or run.finished_at is None:
+        return
+    result = RunResult.model_validate(run.result)
+    if result.training_seconds > 0 or (seconds := _seconds(session, run)) <= 0:
+        return
+    run.result = to_json(result.model_copy(update={"training_seconds": seconds}))
+    session.flush()
+    tenant = session.get_one(Tenant, run.tenant)
+    event = metering.training_event(run_view(run), tenant.name, tenant.id, run.finished_at)
+    metering.record(session, [event], run.finished_at)
+
+
+def require_open(run: TrainingRun) -> None:
+    """Raise Conflict (RunFinished) when a run is over and may not publish."""
+    if RunState(run.state) in FINAL:
+        raise Conflict("RunFinished", f"Run {run.id} is over and publishes nothing more.")
+
+
+def open_runs(session: Session, run_ids: set[str]) -> set[str]:
+    """Return those of ``run_ids`` whose runs may still publish."""
+    finals = [state.value for state in FINAL]
+    query = select(TrainingRun.id).where(TrainingRun.id.in_(run_ids), TrainingRun.state.not_in(finals))
+    return set(session.scalars(query))
+
+
+def record_published(session: Session, run: TrainingRun, digest: str) -> None:
+    """Record that a run published an artifact."""
+    insert_missing(session, RunArtifact, [{"run_id": run.id, "digest": digest}])
+
+
+def was_published_in(session: Session, namespace: str, digest: str) -> bool:
+    """Return whether a run of ``namespace`` published an artifact; other namespaces must upload its files."""
+    query = exists().where(
+        RunArtifact.digest == digest,
+        TrainingRun.id == RunArtifact.run_id,
+        TrainingRun.namespace == namespace,
+    )
+    return bool(session.scalar(select(query)))
+
+
+def get_readable_artifact(session: Session, run: TrainingRun, digest: str) -> ArtifactRef:
+    """Return an artifact that a run uses or has published; raises NotFound (ArtifactNotNamed)."""
+    ref = next((ref for ref in _used_artifacts(run) if ref.digest == digest), None)
+    if ref is None and session.get(RunArtifact, (run.id, digest)) is not None:
+        ref = load_refs(session, [digest]).get(digest)
+    if ref is None:
+        raise NotFound("ArtifactNotNamed", f"Run {run.id} names no artifact {digest}.")
+    return ref
+
+
+def require_published(session: Session, run: TrainingRun, refs: list[ArtifactRef]) -> None:
+    """Raise InvalidInput (ArtifactNotPublished) unless the run published or uses all of ``refs``.
+
+    Otherwise a run could claim another tenant's artifact by naming its digest. A Domain that keeps its
+    parent's layers names those.
+    """
+    published = set(session.scalars(select(RunArtifact.digest).where(RunArtifact.run_id == run.id)))
+    published |= {ref.digest for ref in _used_artifacts(run)}
+    known = load_refs(session, [ref.digest for ref in refs])
+    for ref in refs:
+        if ref.digest not in published or known.get(ref.digest) != ref:
+            raise InvalidInput(
+                "ArtifactNotPublished",
+                f"Run {run.id} did not publish {ref.digest}; publish it, then complete the run.",
+            )
+
+
+def _used_artifacts(run: TrainingRun) -> list[ArtifactRef]:
+    spec = run_view(run).spec
+    domain = spec.parent if isinstance(spec, DomainRunSpec) else spec.domain
+    return [domain.layers, *domain.tables] if domain is not None else []

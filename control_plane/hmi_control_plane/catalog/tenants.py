@@ -1,15 +1,12 @@
 """Tenants and their API keys."""
 
-from datetime import datetime
-
 from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from hmi_api.names import TENANT_LABEL
 from hmi_control_plane.auth.authenticator import NewKey, new_key
-from hmi_control_plane.catalog.cursors import TEXT_CURSOR, decode_cursor
-from hmi_control_plane.catalog.database import insert_missing
-from hmi_control_plane.catalog.paging import Page, page_of
+from hmi_control_plane.catalog.database import insert_missing, utc_now
+from hmi_control_plane.catalog.paging import Page, list_page
 from hmi_control_plane.catalog.tables import (
     AdapterRow,
     ApiKey,
@@ -19,25 +16,24 @@ from hmi_control_plane.catalog.tables import (
     TrainingRun,
     new_tenant_id,
 )
-from hmi_control_plane.catalog.times import now
 from hmi_control_plane.http.errors import Conflict, NotFound
 
 
 def ensure_tenant(session: Session, name: str) -> Tenant:
-    """Return the tenant, made now if it is new; two that make it at once both succeed."""
+    """Return the tenant; create it if it is new. Concurrent calls all succeed."""
     tenant = session.get(Tenant, name)
     if tenant is None:
-        row = {"name": name, "id": new_tenant_id(), "display_name": "", "created_at": now()}
+        row = {"name": name, "id": new_tenant_id(), "display_name": "", "created_at": utc_now()}
         insert_missing(session, Tenant, [row])
         tenant = session.get_one(Tenant, name)
     return tenant
 
 
 def create_tenant(session: Session, name: str, display_name: str) -> Tenant:
-    """Make a tenant; raises Conflict (TenantExists)."""
+    """Create a tenant; raises Conflict (TenantExists)."""
     if session.get(Tenant, name) is not None:
         raise Conflict("TenantExists", f"There is a tenant {name} already; choose another name.")
-    tenant = Tenant(name=name, display_name=display_name, created_at=now())
+    tenant = Tenant(name=name, display_name=display_name, created_at=utc_now())
     session.add(tenant)
     session.flush()
     return tenant
@@ -52,24 +48,25 @@ def get_tenant(session: Session, name: str) -> Tenant:
 
 
 def _unknown_tenant(name: str) -> NotFound:
-    return NotFound("UnknownTenant", f"There is no tenant {name}; make it first.")
+    return NotFound("UnknownTenant", f"There is no tenant {name}; create it first.")
 
 
-def tenant_changed(what: str, namespace: str, before: str, after: str) -> str:
-    """Return the message for a resource whose namespace has become another tenant's."""
+def tenant_changed_message(what: str, namespace: str, before: str, after: str) -> str:
+    """Return the message for a resource whose namespace belongs to another tenant now."""
     return (
-        f"{what} belongs to tenant {before}, but namespace {namespace} is tenant {after}'s now, by its label "
-        f"{TENANT_LABEL} (its own name without one). Set the label to {before}, or delete {what} and apply "
-        "it again."
+        f"{what} belongs to tenant {before}, but namespace {namespace} belongs to tenant {after} now, by its "
+        f"label {TENANT_LABEL} (without the label: by its own name). Set the label to "
+        f"{before}, or delete {what} and apply it again."
     )
 
 
-def find_account(session: Session, name_or_id: str) -> Tenant | DeletedTenant:
-    """Return the tenant whose usage and invoices are asked for, a deleted one too.
+def find_billed_tenant(session: Session, name_or_id: str) -> Tenant | DeletedTenant:
+    """Return a tenant by name or id, a deleted one too, to read its usage and invoices.
 
-    A name means the tenant that has it now, else the one that had it last. Raises NotFound (UnknownTenant).
+    A name means the tenant that has it now, otherwise the tenant that had it last. Raises NotFound
+    (UnknownTenant).
     """
-    if is_tenant_id(name_or_id):
+    if "_" in name_or_id:  # an id; no name contains an underscore
         found = session.scalar(select(Tenant).where(Tenant.id == name_or_id)) or session.get(
             DeletedTenant, name_or_id
         )
@@ -85,35 +82,22 @@ def find_account(session: Session, name_or_id: str) -> Tenant | DeletedTenant:
     return found
 
 
-def is_tenant_id(name_or_id: str) -> bool:
-    """Say whether this is the form of a tenant's id; no name holds an underscore."""
-    return "_" in name_or_id
-
-
 def list_tenants(session: Session, *, limit: int, cursor: str | None) -> Page[Tenant]:
     """Return tenants by name."""
-    query = select(Tenant).order_by(Tenant.name).limit(limit + 1)
-    after = decode_cursor(cursor, TEXT_CURSOR)
-    if after is not None:
-        query = query.where(Tenant.name > after)
-    return page_of(session.scalars(query).all(), limit, lambda tenant: tenant.name)
+    return list_page(session, select(Tenant), Tenant.name, limit=limit, cursor=cursor)
 
 
 def list_deleted_tenants(session: Session, *, limit: int, cursor: str | None) -> Page[DeletedTenant]:
     """Return deleted tenants by id."""
-    query = select(DeletedTenant).order_by(DeletedTenant.id).limit(limit + 1)
-    after = decode_cursor(cursor, TEXT_CURSOR)
-    if after is not None:
-        query = query.where(DeletedTenant.id > after)
-    return page_of(session.scalars(query).all(), limit, lambda tenant: tenant.id)
+    return list_page(session, select(DeletedTenant), DeletedTenant.id, limit=limit, cursor=cursor)
 
 
 def delete_tenant(session: Session, name: str) -> list[str]:
-    """Remove a tenant, its keys and its runs; idempotent. Its usage and invoices stay, under its id.
+    """Delete a tenant, its keys and its runs; idempotent. Its usage and invoices stay, under its id.
 
-    A tenant of this name that is made later is another one and sees nothing of them.
+    A tenant that is created with this name later is a different one and cannot see them.
 
-    Returns the ids of the keys that are no longer valid. Raises Conflict (TenantInUse) while it has domains
+    Return the ids of the keys that are no longer valid. Raises Conflict (TenantInUse) while it has domains
     or adapters.
     """
     tenant = session.get(Tenant, name, with_for_update=True)
@@ -131,7 +115,7 @@ def delete_tenant(session: Session, name: str) -> list[str]:
             name=tenant.name,
             display_name=tenant.display_name,
             created_at=tenant.created_at,
-            deleted_at=now(),
+            deleted_at=utc_now(),
         )
     )
     session.delete(tenant)
@@ -139,8 +123,8 @@ def delete_tenant(session: Session, name: str) -> list[str]:
 
 
 def create_key(session: Session, tenant: str, name: str) -> tuple[ApiKey, NewKey]:
-    """Make an API key of a tenant; the token in the second result can be shown now and never again."""
-    # Locked: deleted and made anew meanwhile, the name would be another tenant's, and this key of neither.
+    """Create an API key; the token in the second result cannot be read again later."""
+    # The lock keeps the tenant from being deleted, and its name from being reused, at the same time.
     owner = session.get(Tenant, tenant, with_for_update={"read": True, "key_share": True})
     if owner is None:
         raise _unknown_tenant(tenant)
@@ -151,7 +135,7 @@ def create_key(session: Session, tenant: str, name: str) -> tuple[ApiKey, NewKey
         tenant_id=owner.id,
         name=name,
         secret_hash=made.secret_hash,
-        created_at=now(),
+        created_at=utc_now(),
         revoked_at=None,
     )
     session.add(row)
@@ -162,16 +146,13 @@ def create_key(session: Session, tenant: str, name: str) -> tuple[ApiKey, NewKey
 def list_keys(session: Session, tenant: str, *, limit: int, cursor: str | None) -> Page[ApiKey]:
     """Return a tenant's keys by id, revoked ones too."""
     get_tenant(session, tenant)
-    query = select(ApiKey).where(ApiKey.tenant == tenant).order_by(ApiKey.id).limit(limit + 1)
-    after = decode_cursor(cursor, TEXT_CURSOR)
-    if after is not None:
-        query = query.where(ApiKey.id > after)
-    return page_of(session.scalars(query).all(), limit, lambda key: key.id)
+    query = select(ApiKey).where(ApiKey.tenant == tenant)
+    return list_page(session, query, ApiKey.id, limit=limit, cursor=cursor)
 
 
-def revoke_key(session: Session, tenant: str, key_id: str, at: datetime | None = None) -> None:
-    """Make a key invalid from now on; idempotent. Raises NotFound (UnknownKey)."""
+def revoke_key(session: Session, tenant: str, key_id: str) -> None:
+    """Revoke a key now; idempotent. Raises NotFound (UnknownKey)."""
     key = session.get(ApiKey, key_id)
     if key is None or key.tenant != tenant:
         raise NotFound("UnknownKey", f"Tenant {tenant} has no key {key_id}.")
-    key.revoked_at = key.revoked_at or at or now()
+    key.revoked_at = key.revoked_at or utc_now()

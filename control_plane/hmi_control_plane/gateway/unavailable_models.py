@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from hmi_api.internal.runs import RETRIED_WITHOUT_LIMIT, TRAINING_ATTEMPTS, RunState
 from hmi_api.internal.runtimes import PASSING_LOAD_FAILURES
 from hmi_api.resources.reasons import Reason
+from hmi_control_plane.catalog.database import utc_now
 from hmi_control_plane.catalog.tables import (
     AdapterRow,
     DomainRow,
@@ -25,7 +26,6 @@ from hmi_control_plane.catalog.tables import (
     Runtime,
     TrainingRun,
 )
-from hmi_control_plane.catalog.times import now
 
 _GRACE = timedelta(seconds=60)
 """How long a resource may be without a training run: whoever reconciles sees it within seconds."""
@@ -99,7 +99,7 @@ def _not_published(session: Session, adapter: AdapterRow) -> Absence:
         return _of_run(run, "It")
     above = _of_domain(session, adapter.domain, adapter.tenant)
     if above is not None:
-        is_new = now() - adapter.created_at < _GRACE  # its Domain may be declared a moment later
+        is_new = utc_now() - adapter.created_at < _GRACE  # its Domain may be declared a moment later
         missing = above.reason == Reason.DOMAIN_NOT_FOUND
         return _soon("It waits for its Domain.") if missing and is_new else above
     return _without_run(session, adapter, "the TaskAdapter")
@@ -175,7 +175,7 @@ def _without_run(session: Session, resource: AdapterRow | DomainRow, name: str) 
         .limit(1)
     )
     since = max(filter(None, (resource.created_at, last, _domain_published_at(session, resource))))
-    if now() - since < _GRACE:
+    if utc_now() - since < _GRACE:
         return _soon("Its training is about to start.")
     return Absence(
         "ModelNotTrained",

@@ -31,7 +31,7 @@ from hmi_api.internal.runs import ArtifactCommit, ArtifactCommitted
 from hmi_api.security.internal_auth import Caller, Role
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import AdmittedCaller, Door
-from hmi_control_plane.catalog import artifacts, publications
+from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.http.errors import NotFound
 from hmi_control_plane.http.parameters import RunId
@@ -68,18 +68,18 @@ def build(database: Database, door: Door, files: ArtifactFiles, *, limit_bytes: 
         if ref.bytes > limit_bytes:
             raise HTTPException(413, f"The artifact has {ref.bytes} bytes; the limit is {limit_bytes}.")
         with database.read() as session:
-            shown_before = publications.was_published_in(session, namespace, ref.digest)
+            shown_before = runs.was_published_in(session, namespace, ref.digest)
         if not (shown_before and files.is_stored(ref, manifest, data)):
             missing = files.missing(run_id, manifest.files)
             if missing:
                 return ArtifactCommitted(missing=missing)
         # First what keeps an eraser away, then the bytes, then that they are the run's.
         with database.write() as session:
-            artifacts.announce(session, ref)
+            artifacts.record_pending(session, ref)
         if not (shown_before and files.is_stored(ref, manifest, data)):
             _place(files, run_id, ref, manifest, data)
         with database.write() as session:
-            publications.note_published(session, run_of(session, run_id, caller), ref.digest)
+            runs.record_published(session, run_of(session, run_id, caller), ref.digest)
         return ArtifactCommitted(artifact=ref)
 
     @router.get("/{run_id}/{digits}/{path:path}")
@@ -90,7 +90,7 @@ def build(database: Database, door: Door, files: ArtifactFiles, *, limit_bytes: 
         if path != MANIFEST_FILE and not (is_plain_path(path) and is_allowed_format(path)):
             raise NotFound("ArtifactMissing", f"{path!r} is no file of an artifact.")
         with database.read() as session:
-            ref = publications.fetchable(session, run_of(session, run_id, caller), f"sha256:{digits}")
+            ref = runs.get_readable_artifact(session, run_of(session, run_id, caller), f"sha256:{digits}")
         size = files.size(ref.uri, path)
         return _ranged(request.headers.get("range"), size, partial(files.read, ref.uri, path))
 
@@ -101,7 +101,7 @@ def _require_open(database: Database, run_id: str, caller: Caller) -> str:
     """Return the namespace of a run that may still publish, and that the caller may work on."""
     with database.read() as session:
         run = run_of(session, run_id, caller)
-        publications.require_open(run)
+        runs.require_open(run)
         return run.namespace
 
 

@@ -6,10 +6,10 @@ from sqlalchemy.orm import Session
 from hmi_api.internal.runs import RunCreate, RunFailure, RunPods, RunProgress, RunResult, RunView
 from hmi_api.security.internal_auth import Caller, Role
 from hmi_control_plane.auth import AdmittedCaller, Door
-from hmi_control_plane.catalog import completion, pods, publications, runs
+from hmi_control_plane.catalog import runs, versions
 from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.runs import run_view
 from hmi_control_plane.catalog.tables import TrainingRun
-from hmi_control_plane.catalog.views import run_view
 from hmi_control_plane.http.errors import Forbidden
 from hmi_control_plane.http.parameters import RunId
 from hmi_control_plane.internal_api.changes import Changes
@@ -25,7 +25,7 @@ def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
     run = runs.get_run(session, run_id)
     if not caller.may_work_in(run.namespace):
         raise Forbidden("OtherNamespace", f"Run {run_id} belongs to another namespace than the caller's.")
-    pods.require_pod(session, run, caller)
+    runs.require_pod(session, run, caller)
     return run
 
 
@@ -50,7 +50,7 @@ def _asked_for(database: Database, door: Door) -> APIRouter:
     def note_pods(run_id: RunId, reported: RunPods) -> Response:
         """Say which pods a run's Job has: these alone may report on the run."""
         with database.write() as session:
-            pods.note_pods(session, run_id, reported.pods)
+            runs.record_pods(session, run_id, reported.pods)
         return Response(status_code=_DONE)
 
     return router
@@ -78,9 +78,9 @@ def _reported(database: Database, door: Door, changes: Changes) -> APIRouter:
         with database.write() as session:
             run = run_of(session, run_id, caller)
             if caller.role is Role.TRAINER:
-                publications.require_published(session, run, result.artifacts)
-                result = pods.with_measured_seconds(session, run, result)
-            view = completion.complete_run(session, run_id, result)
+                runs.require_published(session, run, result.artifacts)
+                result = runs.with_measured_seconds(session, run, result)
+            view = versions.complete_run(session, run_id, result)
         changes.notify()
         return view
 

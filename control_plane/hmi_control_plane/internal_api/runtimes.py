@@ -8,9 +8,8 @@ from starlette.concurrency import run_in_threadpool
 
 from hmi_api.internal.runtimes import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_api.security.internal_auth import Role
-from hmi_control_plane import placement
 from hmi_control_plane.auth import Door
-from hmi_control_plane.catalog import desired, runtimes
+from hmi_control_plane.catalog import desired_state, placement, runtimes
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.http.parameters import RuntimeId
 from hmi_control_plane.internal_api.changes import Changes
@@ -24,7 +23,7 @@ def build(database: Database, door: Door, changes: Changes, *, wait_limit_second
     router = APIRouter(prefix="/runtimes", route_class=door.only(Role.RUNTIME))
 
     def refill() -> None:
-        placement.fill(database)
+        placement.place_missing_replicas(database)
         changes.notify()
 
     @router.put("/{runtime_id}", status_code=_DONE)
@@ -84,14 +83,14 @@ async def _wait(changed: asyncio.Event, seconds: float) -> None:
 
 def _is_news(database: Database, runtime_id: str, since: int) -> bool:
     with database.read() as session:
-        return desired.is_news(session, runtime_id, since)
+        return desired_state.has_changed(session, runtime_id, since)
 
 
 def _read(database: Database, runtime_id: str, since: int) -> DesiredState:
     with database.read() as session:
-        state = desired.desired_state(session, runtime_id, since)
-        acknowledges = not state.full and desired.has_read_removals(session, runtime_id, since)
+        state = desired_state.load_desired_state(session, runtime_id, since)
+        acknowledges = not state.full and desired_state.has_acknowledged_removals(session, runtime_id, since)
     if acknowledges:
         with database.write() as session:
-            desired.forget_removals(session, runtime_id, since)
+            desired_state.delete_acknowledged_removals(session, runtime_id, since)
     return state

@@ -12,17 +12,10 @@ from hmi_api.resources.common import DnsLabel
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Meter
-from hmi_control_plane.catalog.tenants import find_account
+from hmi_control_plane.catalog.tenants import find_billed_tenant
 from hmi_control_plane.http.parameters import TenantNameOrId
 from hmi_control_plane.metering.moments import Moment
-from hmi_control_plane.metering.usage import (
-    LARGEST_PAGE,
-    Bucket,
-    Group,
-    UsageLine,
-    UsageQuery,
-    report,
-)
+from hmi_control_plane.metering.usage import LARGEST_PAGE, Bucket, Group, UsageLine, UsageQuery, report
 
 
 class UsageParameters(BaseModel):
@@ -118,7 +111,7 @@ def build_admin_router(
         tenant_id = None
         if parameters.tenant is not None:
             with database.read() as session:
-                tenant_id = find_account(session, parameters.tenant).id
+                tenant_id = find_billed_tenant(session, parameters.tenant).id
         return _answer(database, parameters.to_query(clock(), tenant_id))
 
     return router

@@ -10,7 +10,7 @@ from sqlalchemy import String as SqlString
 from sqlalchemy.orm import Session
 
 from hmi_api.errors import InvalidInput
-from hmi_control_plane.catalog.cursors import KeyText, decode_cursor, encode_cursor
+from hmi_control_plane.catalog.paging import KeyText, decode_cursor, encode_cursor
 from hmi_control_plane.catalog.tables import Meter, UsageEventRow
 
 LARGEST_PAGE = 1_000

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import InvalidInput
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Artifact
 from hmi_control_plane.settings import Settings
@@ -104,13 +104,13 @@ def test_what_no_run_completes_is_erased_in_the_end(
 ) -> None:
     ref = publish(parties["acme"].store(run), content)
     database = Database(settings.database_url)
-    eraser = ArtifactEraser(database, settings.artifacts)
-    assert eraser.erase_orphans() == 0  # the run may still complete
+    eraser = ArtifactGarbageCollector(database, settings.artifacts)
+    assert eraser.collect() == 0  # the run may still complete
     assert parties["acme"].complete(run, ref).status_code == 200
     with database.read() as session:
         assert session.get_one(Artifact, ref.digest).orphaned_at is None
     parties["operator"].call("DELETE", "/domains/acme/trade")
-    assert eraser.erase_orphans() == 1
+    assert eraser.collect() == 1
     assert not (Path(settings.artifacts) / ref.uri).exists()
     database.close()
 

@@ -14,7 +14,7 @@ from hmi_control_plane.billing.schemas import InvoiceBody
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import downgrade, upgrade
 from hmi_control_plane.catalog.tables import UsageEventRow
-from hmi_control_plane.catalog.tenants import find_account
+from hmi_control_plane.catalog.tenants import find_billed_tenant
 from hmi_control_plane.http.errors import Conflict
 
 MARCH = datetime(2026, 3, 1, tzinfo=UTC)
@@ -114,7 +114,7 @@ def billed(database: Database) -> dict[str | None, int]:
 def rows_of(database: Database, start: datetime, end: datetime) -> int:
     """Return the rows that a new final invoice for a period bills."""
     with database.write() as session:
-        made = invoices.make_draft(session, find_account(session, "acme"), "EUR", start, end, JUNE)
+        made = invoices.make_draft(session, find_billed_tenant(session, "acme"), "EUR", start, end, JUNE)
         return sum(line.quantity for line in invoices.finalize(session, made.id, JUNE).lines)
 
 

@@ -20,7 +20,7 @@ from hmi_control_plane.billing import invoices
 from hmi_control_plane.billing.prices import put_price, stored_prices
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Invoice, InvoiceState, Meter, UsageEventRow
-from hmi_control_plane.catalog.tenants import ensure_tenant, find_account
+from hmi_control_plane.catalog.tenants import ensure_tenant, find_billed_tenant
 from hmi_control_plane.http.errors import Conflict
 from hmi_control_plane.metering import UsageEvent, record
 
@@ -177,7 +177,7 @@ def test_prices_mean_the_same_in_whatever_order_they_are_set(
     for number in range(4):
         use(database, number, day(number))
     with database.read() as session:
-        bill = invoices.bill_for(session, find_account(session, "acme"), "EUR", day(0), day(4))
+        bill = invoices.bill_for(session, find_billed_tenant(session, "acme"), "EUR", day(0), day(4))
     assert [(line.unit_price, line.quantity) for line in bill.lines] == [
         (Decimal("0.01"), 3),
         (Decimal("0.02"), 1),

@@ -11,7 +11,7 @@ from hmi_control_plane.billing.invoices import bill_for, finalize, get_invoice, 
 from hmi_control_plane.billing.prices import put_price
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Invoice, Meter
-from hmi_control_plane.catalog.tenants import ensure_tenant, find_account
+from hmi_control_plane.catalog.tenants import ensure_tenant, find_billed_tenant
 from hmi_control_plane.http.errors import Conflict, NotFound
 from hmi_control_plane.metering import UsageEvent, record
 
@@ -116,7 +116,7 @@ def test_all_final_invoices_together_bill_every_event_once(database: Database, u
     use(MARCH, 1000)
     with database.read() as session:
         quantities = [line.quantity for invoice in session.query(Invoice) for line in invoice.lines]
-        whole = bill_for(session, find_account(session, "acme"), "EUR", MARCH, JUNE)
+        whole = bill_for(session, find_billed_tenant(session, "acme"), "EUR", MARCH, JUNE)
     assert sum(quantities) + 1000 == sum(line.quantity for line in whole.lines)
 
 

@@ -11,11 +11,10 @@ import pytest
 from hmi_control_plane import sweeper
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import runtimes
-from hmi_control_plane.catalog.artifacts import ArtifactEraser
-from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
+from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.catalog.tables import Meter
-from hmi_control_plane.catalog.tenants import find_account
-from hmi_control_plane.catalog.times import now
+from hmi_control_plane.catalog.tenants import find_billed_tenant
 from hmi_control_plane.metering import count_hour, quantities, residency, whole_hour
 from hmi_control_plane.sweeper import Sweeper
 
@@ -28,9 +27,11 @@ def counted(database: Database) -> Callable[..., dict[str, int]]:
     """Counts one hour, in which ``tenant`` has used byte-hours by adapter."""
 
     def count(hour: datetime, tenant: str = "acme") -> dict[str, int]:
-        count_hour(database, hour, now())
+        count_hour(database, hour, utc_now())
         with database.read() as session:
-            used = quantities(session, find_account(session, tenant).id, hour, hour + timedelta(hours=1))
+            used = quantities(
+                session, find_billed_tenant(session, tenant).id, hour, hour + timedelta(hours=1)
+            )
         return {str(q.adapter): q.quantity for q in used if q.meter is Meter.RESIDENT_BYTE_HOURS}
 
     return count
@@ -55,13 +56,13 @@ def test_an_adapter_counts_at_each_runtime_that_has_it_ready(served: Any, counte
     served.adapter("broken")
     failed = {"adapter": "acme/broken", "version": 1, "reason": "DigestMismatch", "message": "Damaged."}
     served.beat("r1", failed=[failed])
-    hour = now()
+    hour = utc_now()
     assert counted(hour) == {"spam": 2 * _BYTES, "topic": _BYTES}
     assert counted(hour, "globex") == {"spam": _BYTES}
 
 
 def test_what_became_ready_meanwhile_waits_for_the_next_hour(served: Any, counted: Any) -> None:
-    hour = now()
+    hour = utc_now()
     assert set(counted(hour)) == {"spam", "topic"}
     served.adapter("late")
     served.beat("r2", ready=["acme/late@1", "acme/topic@1"])
@@ -75,7 +76,7 @@ def test_what_is_gone_counts_no_more(served: Any, counted: Any, database: Databa
     with database.write() as session:
         runtimes.mark_lost(session, silent_for=timedelta(0))
     served.beat("r1")
-    assert counted(now()) == {"spam": _BYTES}  # at r1, which has come back; r2 is lost
+    assert counted(utc_now()) == {"spam": _BYTES}  # at r1, which has come back; r2 is lost
 
 
 def test_an_hour_counted_by_many_at_once_counts_once(
@@ -86,9 +87,9 @@ def test_an_hour_counted_by_many_at_once_counts_once(
     for name in names:
         served.adapter(name)
     served.beat("r1", ready=[f"acme/{name}@1" for name in names])
-    hour = now()
+    hour = utc_now()
     with ThreadPoolExecutor(_WRITERS) as pool:
-        list(pool.map(lambda _: count_hour(database, hour, now()), range(_WRITERS)))
+        list(pool.map(lambda _: count_hour(database, hour, utc_now()), range(_WRITERS)))
     expected = {"spam": 2 * _BYTES, "topic": _BYTES} | dict.fromkeys(names, _BYTES)
     assert counted(hour) == expected
 
@@ -100,7 +101,7 @@ def test_the_sweeper_counts_each_hour_and_it_is_billed(
         monkeypatch.setattr(sweeper, "now", lambda: begin + timedelta(minutes=minutes))
         by.sweep_usage()
 
-    begin = whole_hour(now()) + timedelta(hours=2)
+    begin = whole_hour(utc_now()) + timedelta(hours=2)
     price = {"meter": "resident_byte_hours", "unitPrice": "0.5", "effectiveFrom": begin.isoformat()}
     served.admin("PUT", "/prices", price)
     first, second = (_sweeper(database, tmp_path) for _ in range(2))
@@ -118,7 +119,7 @@ def test_the_sweeper_counts_each_hour_and_it_is_billed(
 def _sweeper(database: Database, folder: Path) -> Sweeper:
     return Sweeper(
         database,
-        ArtifactEraser(database, str(folder)),
+        ArtifactGarbageCollector(database, str(folder)),
         ArtifactFiles(str(folder)),
         lost_after=timedelta(hours=1),
         forgotten_after=timedelta(hours=1),

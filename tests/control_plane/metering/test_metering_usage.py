@@ -9,7 +9,7 @@ import pytest
 from hmi_api.errors import InvalidInput
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Meter
-from hmi_control_plane.catalog.tenants import ensure_tenant, find_account
+from hmi_control_plane.catalog.tenants import ensure_tenant, find_billed_tenant
 from hmi_control_plane.metering import UsageEvent, quantities, record
 from hmi_control_plane.metering.usage import Bucket, Group, UsageLine, UsageQuery, report
 
@@ -42,7 +42,7 @@ def ledger(database: Database, make_event: Callable[..., UsageEvent]) -> Databas
 def id_of(database: Database, tenant: str) -> str:
     """Return a tenant's id."""
     with database.read() as session:
-        return find_account(session, tenant).id
+        return find_billed_tenant(session, tenant).id
 
 
 def all_lines(database: Database, **query: Any) -> list[UsageLine]:

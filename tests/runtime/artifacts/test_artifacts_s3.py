@@ -173,8 +173,8 @@ def test_what_nobody_needs_any_more_leaves_nothing_behind(root: str, content: Pa
     database = Database(sqlite_url)
     with database.write() as session:
         artifacts.record(session, [ref])  # and no version retains it
-    eraser = artifacts.ArtifactEraser(database, root)
-    assert [eraser.erase_orphans(), eraser.erase_orphans()] == [1, 0]
+    eraser = artifacts.ArtifactGarbageCollector(database, root)
+    assert [eraser.collect(), eraser.collect()] == [1, 0]
     files.drop_uploads(RUN)
     assert filesystem.find(path) == []
     files.drop_uploads(RUN)

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from hmi_control_plane.catalog.artifacts import ArtifactEraser
+from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Artifact, UsageEventRow
 
@@ -42,7 +42,7 @@ def test_a_resource_does_not_change_its_tenant(cluster: Any, client: TestClient)
         "message"
     ]
     assert said.startswith(
-        "TaskAdapter acme/spam belongs to tenant acme, but namespace acme is tenant globex's"
+        "TaskAdapter acme/spam belongs to tenant acme, but namespace acme belongs to tenant globex now"
     )
     assert "label hmi.dev/tenant" in said
 
@@ -72,7 +72,7 @@ def test_deleting_erases_the_bytes_and_keeps_the_ledger(
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     cluster.internal("DELETE", "/adapters/acme/spam")
-    assert ArtifactEraser(database, str(root)).erase_orphans() == 1
+    assert ArtifactGarbageCollector(database, str(root)).collect() == 1
     assert not folder.exists()
     assert root.exists()
     kinds = {item["artifact"]["kind"] for item in cluster.admin("GET", "/artifacts")["items"]}
@@ -92,14 +92,14 @@ def test_each_artifact_is_erased_in_a_transaction_of_its_own(
 ) -> None:
     left = []
 
-    class Watched(ArtifactEraser):
+    class Watched(ArtifactGarbageCollector):
         def remove_folder(self, uri: str) -> None:
             with database.read() as session:
                 left.append(len(session.scalars(select(Artifact)).all()))
 
     cluster.publish_domain("trade")
     cluster.internal("DELETE", "/domains/acme/trade")
-    assert Watched(database, str(tmp_path)).erase_orphans() == 2
+    assert Watched(database, str(tmp_path)).collect() == 2
     assert left == [2, 1], "what was erased before is known to be gone while the store takes its time"
 
 
@@ -110,7 +110,7 @@ def test_nothing_outside_the_store_is_ever_erased(database: Database, tmp_path: 
     for folder in (root, outside):
         folder.mkdir()
         (folder / "kept").write_text("kept")
-    eraser = ArtifactEraser(database, str(root))
+    eraser = ArtifactGarbageCollector(database, str(root))
     eraser.remove_folder(uri)
     assert (outside / "kept").exists()
     assert (root / "kept").exists()
@@ -120,7 +120,7 @@ def test_a_shared_artifact_lives_as_long_as_one_version_needs_it(cluster: Any, d
     cluster.publish_domain("one", layers="shared")
     cluster.publish_domain("two", layers="shared")
     cluster.internal("DELETE", "/domains/acme/one")
-    ArtifactEraser(database, "memory://store").erase_orphans()
+    ArtifactGarbageCollector(database, "memory://store").collect()
     layers = [
         item for item in cluster.admin("GET", "/artifacts")["items"] if item["artifact"]["kind"] == "Layers"
     ]

@@ -8,13 +8,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from hmi_api.names import AdapterKey
-from hmi_control_plane import placement
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.catalog import runtimes
-from hmi_control_plane.catalog.artifacts import ArtifactEraser
-from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog import placement, runtimes
+from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
+from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.catalog.tables import Runtime
-from hmi_control_plane.catalog.times import now
 from hmi_control_plane.gateway.routes import read_routes
 from hmi_control_plane.sweeper import Sweeper
 
@@ -31,10 +29,10 @@ def with_adapter(cluster: Any) -> Any:
 def _silence(database: Database, runtime_id: str) -> None:
     """Let a runtime's last heartbeat be long ago, then look for silent runtimes, as the sweeper does."""
     with database.write() as session:
-        session.get_one(Runtime, runtime_id).heartbeat_at = now() - timedelta(hours=1)
+        session.get_one(Runtime, runtime_id).heartbeat_at = utc_now() - timedelta(hours=1)
     with database.write() as session:
         assert runtimes.mark_lost(session, silent_for=timedelta(minutes=1)) == [runtime_id]
-    placement.fill(database)
+    placement.place_missing_replicas(database)
 
 
 def test_what_a_runtime_says_it_holds_is_believed(with_adapter: Any) -> None:
@@ -198,7 +196,7 @@ def test_a_forgotten_runtime_leaves_the_list(with_adapter: Any, database: Databa
     with_adapter.runtime("r2")
     _silence(database, "r1")
     with database.write() as session:
-        runtimes.forget_lost(session, silent_for=timedelta(minutes=30))
+        runtimes.delete_lost(session, silent_for=timedelta(minutes=30))
     assert [item["id"] for item in with_adapter.admin("GET", "/runtimes")["items"]] == ["r2"]
 
 
@@ -229,7 +227,7 @@ def test_an_outage_loses_no_runtime(with_adapter: Any, database: Database, tmp_p
     seconds = 0.0
     sweeper = Sweeper(
         database,
-        ArtifactEraser(database, str(tmp_path)),
+        ArtifactGarbageCollector(database, str(tmp_path)),
         ArtifactFiles(str(tmp_path)),
         lost_after=timedelta(seconds=15),
         forgotten_after=timedelta(hours=1),
@@ -246,7 +244,7 @@ def test_an_outage_loses_no_runtime(with_adapter: Any, database: Database, tmp_p
 
     def silent_for(length: float) -> None:
         with database.write() as session:
-            session.get_one(Runtime, "r1").heartbeat_at = now() - timedelta(seconds=length)
+            session.get_one(Runtime, "r1").heartbeat_at = utc_now() - timedelta(seconds=length)
 
     with_adapter.beat("r1", ready=["acme/spam@1"])
     sweep_for(20.0)

@@ -13,8 +13,8 @@ from sqlalchemy import event, insert
 from hmi_api.internal.catalog import AdapterRecord
 from hmi_api.internal.runs import RunCreate, RunProgress, RunResult, RunState
 from hmi_api.internal.runtimes import Heartbeat
-from hmi_control_plane.catalog import adapters, completion, desired, runs, runtimes, tenants
-from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog import adapters, desired_state, runs, runtimes, tenants, versions
+from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.catalog.tables import (
     AdapterRow,
     AdapterVersion,
@@ -23,7 +23,6 @@ from hmi_control_plane.catalog.tables import (
     Placement,
     TrainingRun,
 )
-from hmi_control_plane.catalog.times import now
 
 _FEW, _MANY = 10, 2_000
 
@@ -78,12 +77,12 @@ def _populate(cluster: Any, database: Database, first: int, last: int) -> None:
         placed = session.get_one(Placement, ("r1", "acme/model"))
         run = session.query(TrainingRun).filter_by(uid=model.uid).one()
         rows = range(first, last)
-        common = {"created_at": now(), "spec_digest": model.spec_digest}
+        common = {"created_at": utc_now(), "spec_digest": model.spec_digest}
         session.execute(
             insert(Artifact),
             [
                 {"digest": f"sha256:{i}", "kind": "Adapter", "uri": f"a/{i}", "bytes": 10, "refcount": 1}
-                | {"created_at": now()}
+                | {"created_at": utc_now()}
                 for i in rows
             ],
         )
@@ -119,7 +118,7 @@ def _populate(cluster: Any, database: Database, first: int, last: int) -> None:
             insert(LoadReport),
             [
                 {"runtime_id": "r1", "adapter_id": i, "version": 1, "state": "Ready"}
-                | {"reason": "", "message": "", "updated_at": now()}
+                | {"reason": "", "message": "", "updated_at": utc_now()}
                 for i in rows
             ],
         )
@@ -145,7 +144,7 @@ def _register_one_more(cluster: Any, database: Database, name: str) -> dict[str,
     result = RunResult.model_validate({"artifacts": [artifact], "baseDigest": "sha256:base", "labels": ["a"]})
     costs: dict[str, Cost] = {}
     with database.read() as session:
-        since = desired.desired_state(session, "r1", 0).revision
+        since = desired_state.load_desired_state(session, "r1", 0).revision
 
     @contextmanager
     def step(label: str, *, write: bool) -> Iterator[Any]:
@@ -160,22 +159,22 @@ def _register_one_more(cluster: Any, database: Database, name: str) -> dict[str,
     with step("progress", write=True) as session:
         runs.report_progress(session, run.id, RunProgress(stage="training", step=1, total=2))
     with step("complete", write=True) as session:
-        completion.complete_run(session, run.id, result)
+        versions.complete_run(session, run.id, result)
     with step("desired", write=False) as session:
-        assert len(desired.desired_state(session, "r1", since).adapters) == 1
+        assert len(desired_state.load_desired_state(session, "r1", since).adapters) == 1
     with step("acknowledge", write=False) as session:
-        desired.has_read_removals(session, "r1", since)
+        desired_state.has_acknowledged_removals(session, "r1", since)
     with step("heartbeat", write=True) as session:
         beat = Heartbeat(incarnation="one", ready=[f"acme/{name}@1"])
         assert runtimes.heartbeat(session, "r1", beat).reply.known
     with step("view", write=False) as session:
-        assert adapters.adapter_view(session, "acme", name).loaded_on == ["r1"]
+        assert adapters.get_adapter_view(session, "acme", name).loaded_on == ["r1"]
     with step("tenant", write=True) as session:
         tenants.ensure_tenant(session, "acme")
     with step("page", write=False) as session:
         adapters.list_adapters(session, tenant="acme", limit=5, cursor=None)
     with step("erase", write=True) as session:
-        adapters.erase_adapter(session, "acme", name)
+        adapters.delete_adapter(session, "acme", name)
     return costs
 
 

@@ -1,12 +1,13 @@
-"""What a runtime should serve: everything, or what changed since a revision it has read."""
+"""The desired state of a runtime: all of it, or the changes since a revision that the runtime has read."""
 
 from sqlalchemy import and_, delete, exists, select
 from sqlalchemy.orm import Session
 
 from hmi_api.internal.runtimes import AdapterServing, DesiredState, DomainServing
 from hmi_api.resources.task_adapter import TaskType
-from hmi_control_plane import placement
+from hmi_control_plane.catalog import placement
 from hmi_control_plane.catalog.artifacts import artifact_ref
+from hmi_control_plane.catalog.domains import build_version_views
 from hmi_control_plane.catalog.tables import (
     AdapterRow,
     AdapterVersion,
@@ -18,12 +19,11 @@ from hmi_control_plane.catalog.tables import (
     Runtime,
     Tenant,
 )
-from hmi_control_plane.catalog.views import domain_version_views
 from hmi_control_plane.http.errors import NotFound
 
 
-def is_news(session: Session, runtime_id: str, since: int) -> bool:
-    """Say whether there is anything to read after ``since``; one row by its key, for polling.
+def has_changed(session: Session, runtime_id: str, since: int) -> bool:
+    """Return whether the desired state changed after ``since``; reads one row by its key, for polling.
 
     Raises NotFound (UnknownRuntime).
     """
@@ -33,19 +33,22 @@ def is_news(session: Session, runtime_id: str, since: int) -> bool:
     return since != revision
 
 
-def desired_state(session: Session, runtime_id: str, since: int) -> DesiredState:
-    """Return what changed after revision ``since``, or all of it (``full``) when since is 0, or too old or
-    from another life of this runtime to tell the difference. Raises NotFound (UnknownRuntime).
+def load_desired_state(session: Session, runtime_id: str, since: int) -> DesiredState:
+    """Return what changed after revision ``since``, or everything (``full``).
+
+    It is everything when ``since`` is 0, older than the removals that are kept, or from before the runtime
+    was deleted and registered again. Raises NotFound (UnknownRuntime).
     """
     runtime = session.get(Runtime, runtime_id)
     if runtime is None:
         raise _unknown(runtime_id)
-    # Read before the rows: what is written meanwhile is then seen now and again, never missed.
+    # Read before the rows: a concurrent change may then be read twice, but is never missed.
     revision = runtime.desired_revision
     full = not runtime.forgotten_revision <= since <= revision
     after = 0 if full else since
     removed = [] if full else _removed(session, runtime_id, after)
-    # Domains after adapters: one that is placed between the two comes without its adapter, never the reverse.
+    # Domains after adapters: a concurrent placement may then yield a Domain without its adapter, never the
+    # reverse.
     adapters = _adapters(session, runtime_id, after)
     return DesiredState(
         revision=revision,
@@ -56,8 +59,8 @@ def desired_state(session: Session, runtime_id: str, since: int) -> DesiredState
     )
 
 
-def forget_removals(session: Session, runtime_id: str, since: int) -> None:
-    """Drop the memory of removals that a runtime has read: it asks for what follows ``since``."""
+def delete_acknowledged_removals(session: Session, runtime_id: str, since: int) -> None:
+    """Delete the rows of removals up to ``since``, which the runtime has read."""
     read = (
         Placement.runtime_id == runtime_id,
         Placement.adapter_id.is_(None),
@@ -70,8 +73,8 @@ def forget_removals(session: Session, runtime_id: str, since: int) -> None:
         runtime.forgotten_revision = max(runtime.forgotten_revision, since)
 
 
-def has_read_removals(session: Session, runtime_id: str, since: int) -> bool:
-    """Say whether ``forget_removals`` would drop anything; a look at an index, without a write."""
+def has_acknowledged_removals(session: Session, runtime_id: str, since: int) -> bool:
+    """Return whether there are removals up to ``since``; reads an index, without a lock."""
     return bool(
         session.scalar(
             select(
@@ -106,7 +109,7 @@ def _domains(session: Session, runtime_id: str, after: int) -> list[DomainServin
         .where(DomainPlacement.runtime_id == runtime_id, DomainPlacement.revision > after)
         .order_by(DomainRow.key, DomainVersion.version)
     ).all()
-    views = domain_version_views(session, [version for _, version in rows])
+    views = build_version_views(session, [version for _, version in rows])
     return [DomainServing(key=key, version=views[version.id]) for key, version in rows]
 
 

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import event
 
 from hmi_api.internal.catalog import STAMPS_AT_ONCE
+from hmi_control_plane.catalog.adapters import list_etags
 from hmi_control_plane.catalog.database import Database
-from hmi_control_plane.catalog.stamps import adapter_stamps
 from hmi_control_plane.settings import Settings
 
 Act = Callable[[Any], object]
@@ -87,7 +87,7 @@ def test_many_cost_as_many_statements_as_one(one: Any, settings: Settings) -> No
     for keys in (["acme/one"], ["acme/one", "acme/two", *several]):
         statements.clear()
         with database.read() as session:
-            assert len(adapter_stamps(session, keys)) == len(keys)
+            assert len(list_etags(session, keys)) == len(keys)
         costs.append(len(statements))
     database.close()
     assert costs[0] == costs[1]

@@ -9,10 +9,9 @@ from sqlalchemy import update
 
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import tenants
-from hmi_control_plane.catalog.artifacts import ArtifactEraser
-from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
+from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.catalog.tables import Artifact, Runtime, Tenant
-from hmi_control_plane.catalog.times import now
 from hmi_control_plane.settings import Settings
 from hmi_control_plane.sweeper import Sweeper
 
@@ -124,13 +123,13 @@ def test_sweepers_of_several_processes_do_the_work_of_one(cluster: Any, settings
     cluster.internal("DELETE", "/adapters/acme/task-0")
     database = Database(settings.database_url)
     with database.write() as session:
-        silent = update(Runtime).where(Runtime.id == "r1").values(heartbeat_at=now() - timedelta(hours=1))
+        silent = update(Runtime).where(Runtime.id == "r1").values(heartbeat_at=utc_now() - timedelta(hours=1))
         session.execute(silent)
     moments = iter(range(10_000))
     sweepers = [
         Sweeper(
             database,
-            ArtifactEraser(database, settings.artifacts),
+            ArtifactGarbageCollector(database, settings.artifacts),
             ArtifactFiles(settings.artifacts),
             lost_after=timedelta(seconds=60),
             forgotten_after=timedelta(minutes=2),

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmi_control_plane.placement import Candidate, Demand, place
+from hmi_control_plane.catalog.placement_policy import Candidate, PlacementRequest, choose_runtimes
 
 _sizes = st.integers(min_value=0, max_value=10_000)
 _candidates = st.lists(
@@ -15,71 +15,84 @@ _candidates = st.lists(
         capacity_bytes=_sizes,
         placed_bytes=_sizes,
         load=st.integers(min_value=0, max_value=100),
-        holds_domain=st.booleans(),
+        has_domain=st.booleans(),
     ),
     max_size=8,
     unique_by=lambda candidate: candidate.id,
 )
 _demands = st.builds(
-    Demand, adapter_bytes=_sizes, domain_bytes=_sizes, replicas=st.integers(min_value=0, max_value=10)
+    PlacementRequest,
+    adapter_bytes=_sizes,
+    domain_bytes=_sizes,
+    replicas=st.integers(min_value=0, max_value=10),
 )
 
 
 def _candidate(
     id_: str, *, capacity: int = 1000, placed: int = 0, load: int = 0, holds: bool = False
 ) -> Candidate:
-    return Candidate(id=id_, capacity_bytes=capacity, placed_bytes=placed, load=load, holds_domain=holds)
+    return Candidate(id=id_, capacity_bytes=capacity, placed_bytes=placed, load=load, has_domain=holds)
 
 
 @given(_demands, _candidates)
-def test_as_many_distinct_runtimes_as_are_wanted_and_there(demand: Demand, fleet: list[Candidate]) -> None:
-    chosen = place(demand, fleet)
+def test_as_many_distinct_runtimes_as_are_wanted_and_there(
+    demand: PlacementRequest, fleet: list[Candidate]
+) -> None:
+    chosen = choose_runtimes(demand, fleet)
     assert len(chosen) == len(set(chosen)) == min(demand.replicas, len(fleet))
     assert set(chosen) <= {candidate.id for candidate in fleet}
 
 
 @given(_demands, _candidates, st.randoms(use_true_random=False))
 def test_the_order_of_candidates_does_not_matter(
-    demand: Demand, fleet: list[Candidate], shuffler: random.Random
+    demand: PlacementRequest, fleet: list[Candidate], shuffler: random.Random
 ) -> None:
     shuffled = list(fleet)
     shuffler.shuffle(shuffled)
-    assert place(demand, shuffled) == place(demand, fleet)
+    assert choose_runtimes(demand, shuffled) == choose_runtimes(demand, fleet)
 
 
 @given(_demands, _candidates)
-def test_no_runtime_is_overfilled_while_another_has_room(demand: Demand, fleet: list[Candidate]) -> None:
-    room = {c.id for c in fleet if c.free_bytes >= demand.bytes_moved(c)}
-    chosen = set(place(demand, fleet))
+def test_no_runtime_is_overfilled_while_another_has_room(
+    demand: PlacementRequest, fleet: list[Candidate]
+) -> None:
+    room = {c.id for c in fleet if c.free_bytes >= demand.bytes_to_download(c)}
+    chosen = set(choose_runtimes(demand, fleet))
     assert chosen <= room or room <= chosen
 
 
 @given(_demands, _candidates)
 def test_among_those_with_room_the_domain_is_not_copied_needlessly(
-    demand: Demand, fleet: list[Candidate]
+    demand: PlacementRequest, fleet: list[Candidate]
 ) -> None:
-    room = [c for c in fleet if c.free_bytes >= demand.bytes_moved(c)]
-    chosen = set(place(demand, fleet))
-    holders = {c.id for c in room if c.holds_domain}
-    copied = {c.id for c in room if not c.holds_domain and c.id in chosen}
+    room = [c for c in fleet if c.free_bytes >= demand.bytes_to_download(c)]
+    chosen = set(choose_runtimes(demand, fleet))
+    holders = {c.id for c in room if c.has_domain}
+    copied = {c.id for c in room if not c.has_domain and c.id in chosen}
     assert demand.domain_bytes == 0 or not copied or holders <= chosen
 
 
 def test_the_domains_holder_wins_over_an_emptier_runtime() -> None:
     fleet = [_candidate("empty"), _candidate("holder", placed=500, load=9, holds=True)]
-    assert place(Demand(adapter_bytes=10, domain_bytes=100, replicas=1), fleet) == ("holder",)
+    assert choose_runtimes(PlacementRequest(adapter_bytes=10, domain_bytes=100, replicas=1), fleet) == (
+        "holder",
+    )
 
 
 def test_a_full_holder_loses_to_a_runtime_with_room() -> None:
     fleet = [_candidate("empty"), _candidate("holder", placed=1000, holds=True)]
-    assert place(Demand(adapter_bytes=10, domain_bytes=100, replicas=1), fleet) == ("empty",)
+    assert choose_runtimes(PlacementRequest(adapter_bytes=10, domain_bytes=100, replicas=1), fleet) == (
+        "empty",
+    )
 
 
 def test_among_equally_full_runtimes_the_less_busy_wins() -> None:
     fleet = [_candidate("busy", load=5), _candidate("calm", placed=1)]
-    assert place(Demand(adapter_bytes=10, domain_bytes=0, replicas=1), fleet) == ("calm",)
+    assert choose_runtimes(PlacementRequest(adapter_bytes=10, domain_bytes=0, replicas=1), fleet) == ("calm",)
 
 
 def test_when_none_has_room_the_least_overfilled_takes_it() -> None:
     fleet = [_candidate("worse", placed=3000), _candidate("better", placed=2000)]
-    assert place(Demand(adapter_bytes=10, domain_bytes=0, replicas=1), fleet) == ("better",)
+    assert choose_runtimes(PlacementRequest(adapter_bytes=10, domain_bytes=0, replicas=1), fleet) == (
+        "better",
+    )

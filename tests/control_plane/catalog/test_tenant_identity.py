@@ -229,8 +229,8 @@ def test_what_was_there_is_bound_to_whom_it_belongs(old_database: Database) -> N
         gone = dict(iter(session.execute(text("SELECT name, id FROM deleted_tenants")).all()))
         events = dict(iter(session.execute(text("SELECT event_id, tenant_id FROM usage_events")).all()))
         invoices = dict(iter(session.execute(text("SELECT id, tenant_id FROM invoices")).all()))
-        assert tenants.find_account(session, "acme").id == ids["acme"]
-        assert tenants.find_account(session, "initech").id == gone["initech"]
+        assert tenants.find_billed_tenant(session, "acme").id == ids["acme"]
+        assert tenants.find_billed_tenant(session, "initech").id == gone["initech"]
     assert keys == ids
     assert len({*ids.values(), *gone.values()}) == 4
     assert gone.keys() == {"acme", "initech"}
