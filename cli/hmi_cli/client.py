@@ -1,4 +1,4 @@
-"""Talking to the server: one HTTP client that turns every failure into a sentence."""
+"""The HTTP client of the command; it turns every failure into an error message with a hint."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import httpx
 from hmi_api.errors import InvalidInput
 from hmi_api.security.address_policy import ip_of
 from hmi_api.security.proxies import Proxies
-from hmi_cli.errors import CliError, Refused, usage_error, warn
+from hmi_cli.errors import ApiError, CliError, UsageError, print_warning
 
 TIMEOUT_S = 30.0
 _WARNING = re.compile(r'299 \S+ ("(?:[^"\\]|\\.)*")')
@@ -20,10 +20,10 @@ _WARNING = re.compile(r'299 \S+ ("(?:[^"\\]|\\.)*")')
 
 
 class Client:
-    """Asks one HMI server with one bearer token; raises ``CliError`` for whatever is not a success.
+    """Calls one HMI server with one bearer token. Raises ``CliError`` for every failure.
 
-    ``renew`` gives another token where the server does not know this one; it is asked for once. A server on
-    this machine is called directly, another one through the proxy that the environment names.
+    If the server answers 401, ``renew`` is called once for another token. A server on this machine is called
+    directly, others through the proxy of the environment.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Client:
         self.close()
 
     def ask(self, method: str, path: str, **request: Any) -> Any:
-        """Send a request and return its JSON, or None where the answer is empty."""
+        """Send a request and return the JSON object of the answer; None if it is empty."""
         response = self._send(method, path, **request)
         if response.status_code == HTTPStatus.UNAUTHORIZED and self._renew:
             renew, self._renew = self._renew, None
             self._http.headers.update(_authorization(renew()))
             response = self._send(method, path, **request)
         if response.is_error:
-            raise refusal(response)
+            raise api_error(response)
         if not response.content:
             return None
         try:
@@ -87,18 +87,18 @@ class Client:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         for text in _WARNING.findall(response.headers.get("warning", "")):
-            warn(json.loads(text))
+            print_warning(json.loads(text))
         return response
 
     def lines(self, path: str, **request: Any) -> Iterator[Any]:
-        """Yield the JSON lines of an answer that goes on until either side ends it."""
+        """Yield the JSON lines of an answer without end."""
         try:
             with self._http.stream(
                 "GET", path, timeout=httpx.Timeout(TIMEOUT_S, read=None), **request
             ) as response:
                 if response.is_error:
                     response.read()
-                    raise refusal(response)
+                    raise api_error(response)
                 for line in response.iter_lines():
                     if line:
                         yield json.loads(line)
@@ -117,62 +117,62 @@ class Client:
 
 
 def address_of(server: str) -> str:
-    """Return the address that a user means; http:// need not be typed. ``CliError`` where it is none."""
+    """Return a server's address; http:// is the default scheme. Raise ``UsageError`` if it is invalid."""
     address = (server if "://" in server else f"http://{server}").rstrip("/")
     try:
         url = httpx.URL(address)
         urlsplit(address)
     except (httpx.InvalidURL, ValueError) as error:
-        raise _no_address(server) from error
+        raise _invalid_address(server) from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise _no_address(server)
+        raise _invalid_address(server)
     return address
 
 
 def path_part(name: str) -> str:
-    """Return a name as one part of a path, whatever is in it: `..` and `/` would lead elsewhere."""
+    """Return a name as one segment of a path; `..` and `/` are escaped."""
     return quote(name, safe="").replace(".", "%2E") if name.strip(".") == "" else quote(name, safe="")
 
 
-def _no_address(server: str) -> CliError:
-    return usage_error(f'"{server}" is no address of a server', hint="give one such as http://127.0.0.1:8080")
+def _invalid_address(server: str) -> CliError:
+    return UsageError(f'"{server}" is no address of a server', hint="give one such as http://127.0.0.1:8080")
 
 
 def _authorization(token: str | None) -> dict[str, str]:
-    """Return the header that shows a token; the token itself is told to nobody else."""
+    """Return the Authorization header. The error for an invalid token does not contain it."""
     strange = next((sign for sign in token or "" if not "!" <= sign <= "~"), None)
     if strange is not None:
-        raise usage_error(
-            f"the key holds the character {strange!r}, and no key does",
-            hint="copy it once more; keys come from --key, HMI_API_KEY, --admin-key and HMI_ADMIN_KEY",
+        raise UsageError(
+            f"the key contains the character {strange!r}, which keys never do",
+            hint="copy it again; keys come from --key, HMI_API_KEY, --admin-key and HMI_ADMIN_KEY",
         )
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def is_local(server: str) -> bool:
-    """Say whether a server is on this machine, where no proxy has a place."""
+    """Return whether a server is on this machine, which is called without a proxy."""
     host = urlsplit(server).hostname or ""
     address = ip_of(host)
     return host == "localhost" or (address is not None and (address.is_loopback or address.is_unspecified))
 
 
 def proxy_of(server: str) -> str | None:
-    """Return the proxy that the environment names for a server; ``CliError`` for one that cannot be used."""
+    """Return the environment's proxy for a server. Raise ``UsageError`` if it cannot be used."""
     try:
         return Proxies.from_environment().for_url(server)
     except InvalidInput as error:
-        raise usage_error(error.message) from error
+        raise UsageError(error.message) from error
 
 
-def refusal(response: httpx.Response) -> Refused:
-    """Return the error that an answer of 4xx or 5xx stands for, whichever shape its body has."""
+def api_error(response: httpx.Response) -> ApiError:
+    """Return the error of a 4xx or 5xx answer, whatever the form of its body."""
     message = _message(response) or response.reason_phrase or "no reason given"
     hint = ""
     if response.status_code in (401, 403):
-        hint = "the key does not open this; see --home, HMI_ADMIN_KEY and --key"
+        hint = "the key is not valid for this; see --home, HMI_ADMIN_KEY and --key"
     elif response.status_code in (429, 503) and (seconds := response.headers.get("retry-after")):
         hint = f"try again in {seconds} s"
-    return Refused(message, response.status_code, hint=hint)
+    return ApiError(message, response.status_code, hint=hint)
 
 
 def _message(response: httpx.Response) -> str:

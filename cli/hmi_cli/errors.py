@@ -1,4 +1,4 @@
-"""What the command says when something is wrong: one short line, and what to do about it."""
+"""Errors as users see them: one short line, and a hint on what to do."""
 
 import contextlib
 
@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.text import Text
 
 EXIT_FAILED = 1
-"""The server or the world said no."""
+"""The server refused, or something failed."""
 
 EXIT_USAGE = 2
-"""The command line or a manifest cannot be understood."""
+"""The command line or a manifest is invalid."""
 
 
 class CliError(Exception):
@@ -22,42 +22,37 @@ class CliError(Exception):
         self.exit_code = exit_code
 
 
-class Refused(CliError):
-    """The server answered, and its answer was no; ``status`` is the HTTP status."""
+class ApiError(CliError):
+    """The server answered with an error; ``status`` is the HTTP status."""
 
     def __init__(self, message: str, status: int, *, hint: str = "") -> None:
         super().__init__(f"{message} (HTTP {status})", hint=hint)
         self.status = status
 
 
-class NotUnderstood(CliError):
-    """Something that the user typed or wrote makes no sense; asking the server would change nothing."""
+class UsageError(CliError):
+    """The command line or a manifest is invalid, whatever the server would say."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint, exit_code=EXIT_USAGE)
 
 
-def usage_error(message: str, *, hint: str = "") -> NotUnderstood:
-    """Return the error for something the user typed that cannot be understood."""
-    return NotUnderstood(message, hint=hint)
-
-
-def complain(error: CliError, about: str = "") -> None:
-    """Print an error and its hint on standard error; ``about`` says which of many things it is about."""
+def print_error(error: CliError, about: str = "") -> None:
+    """Print an error and its hint on standard error; ``about`` names the object that it concerns."""
     message = f"{about}: {error.message}" if about else error.message
     _print("error: ", "red", message)
     if error.hint:
         _print("hint: ", "dim", error.hint)
 
 
-def warn(message: str) -> None:
-    """Print what is no error, but should be known."""
+def print_warning(message: str) -> None:
+    """Print a warning on standard error."""
     _print("warning: ", "yellow", message)
 
 
 def _print(begins: str, style: str, message: str) -> None:
-    message = message.encode(errors="backslashreplace").decode()  # what was not UTF-8 in the environment
-    # Where standard error takes nothing, there is nobody to tell; the exit code says that it failed.
+    message = message.encode(errors="backslashreplace").decode()  # may hold bytes that are not UTF-8
+    # If standard error is closed, the exit code still says that the command failed.
     with contextlib.suppress(OSError):
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(Text(begins, style=style), Text(message), sep="")

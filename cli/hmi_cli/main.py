@@ -2,17 +2,21 @@
 
 import io
 import os
+import platform
 import signal
 import sys
+from importlib.metadata import version as installed
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hmi_cli.commands import accounts, billing, deletion, demo, inference, resources, up, version
-from hmi_cli.errors import EXIT_FAILED, CliError, complain, usage_error
-from hmi_cli.session import open_session, trimmed_option
+from hmi_api.names import API_VERSION
+from hmi_cli.commands import accounts, billing, inference, local, resources
+from hmi_cli.context import CommandContext, trimmed_option
+from hmi_cli.errors import EXIT_FAILED, CliError, UsageError, print_error
+from hmi_cli.system.home import HomeFolder
 
 app = typer.Typer(
     name="hmi",
@@ -51,52 +55,52 @@ def options(
         ),
     ] = None,
 ) -> None:
-    """Keep the global options for the commands."""
-    context.obj = open_session(home, server, admin_key)
+    """Pass the global options on to the commands."""
+    context.obj = CommandContext(HomeFolder(home), server, admin_key)
 
 
-resources.register(app)
-deletion.register(app)
-inference.register(app)
-billing.register(app)
-accounts.register(app)
-up.register(app)
-demo.register(app)
-version.register(app)
+for family in (resources, inference, billing, accounts, local):
+    family.register(app)
+
+
+@app.command()
+def version() -> None:
+    """Print the version of the command and of the API that it uses."""
+    typer.echo(f"hmi {installed('hmi')} ({API_VERSION}, Python {platform.python_version()})")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0 done, 1 refused or failed, 2 not understood."""
+    """Run one command line and return its exit code: 0 success, 1 failure, 2 invalid command line."""
     try:
-        app(_readable(sys.argv[1:] if arguments is None else arguments), standalone_mode=True)
+        app(_global_options_first(sys.argv[1:] if arguments is None else arguments), standalone_mode=True)
     except CliError as error:
-        complain(error)
+        print_error(error)
         return error.exit_code
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
     except OSError as error:
-        complain(_system_error(error))
+        print_error(_system_error(error))
         return EXIT_FAILED
     except _UNEXPECTED as error:
         if os.environ.get("HMI_TRACEBACK"):
             raise
-        complain(_unexpected(error))
+        print_error(_unexpected(error))
         return EXIT_FAILED
     return 0
 
 
 GLOBAL_OPTIONS = ("--home", "--server", "--admin-key")
 _UNEXPECTED = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
-"""What an answer of an unknown form leads to, or a fault of this command."""
+"""Raised for answers of an unexpected form, or by a bug of this command."""
 
 
-def _readable(arguments: list[str]) -> list[str]:
-    """Return the arguments with the global options first, where they are read; ``CliError`` for no text."""
+def _global_options_first(arguments: list[str]) -> list[str]:
+    """Return the arguments with the global options first. Raise ``UsageError`` if one is not UTF-8."""
     first, others = [], []
     left = iter(arguments)
     for argument in left:
-        if any("\ud800" <= sign <= "\udfff" for sign in argument):  # as Python keeps what is not UTF-8
-            raise usage_error(f"the argument {argument!a} is not UTF-8 text")
+        if any("\ud800" <= sign <= "\udfff" for sign in argument):  # bytes that are not UTF-8
+            raise UsageError(f"the argument {argument!a} is not UTF-8 text")
         if argument == "--":
             others += [argument, *left]
         elif argument in GLOBAL_OPTIONS:
@@ -121,7 +125,7 @@ def _unexpected(error: BaseException) -> CliError:
 
 
 def run() -> None:
-    """Entry point of the console script."""
+    """Run the console script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for terminals that cannot show all of Unicode
@@ -129,7 +133,7 @@ def run() -> None:
 
 
 def _flushed(code: int) -> int:
-    """Return the exit code after what is printed has been written; Python must not complain at exit."""
+    """Flush the output and return the exit code, so that Python has nothing left to fail on at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -139,7 +143,7 @@ def _flushed(code: int) -> int:
             if isinstance(error, BrokenPipeError):  # the reader went away, as in `hmi get ... | head`
                 code = 128 + signal.SIGPIPE
             elif code == 0:
-                complain(_system_error(error))
+                print_error(_system_error(error))
                 code = EXIT_FAILED
     return code
 

@@ -1,7 +1,7 @@
-"""Manifests: YAML files, folders and standard input, read the way kubectl reads them.
+"""Manifests: YAML files, folders and standard input, read as kubectl reads them.
 
-An address inside a manifest that is a relative path is meant from the manifest's own folder, so it is made
-absolute here: the server may run elsewhere in the file tree.
+Relative paths in a manifest's addresses are relative to its folder. They are made absolute here, since the
+server may run in another folder.
 """
 
 import os
@@ -14,11 +14,11 @@ from typing import Any
 
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.yaml_reader import Bounds, read_documents
-from hmi_cli.errors import NotUnderstood, usage_error
+from hmi_cli.errors import UsageError
 
 BOUNDS = Bounds()
 SUFFIXES = {".yaml", ".yml", ".json"}
-_KUSTOMIZATION = "kustomization"  # says how kubectl puts a folder together, and is no object
+_KUSTOMIZATION = "kustomization"  # tells kubectl how to combine a folder's files; not an object
 ADDRESSES = (
     ("spec", "baseModel", "uri"),
     ("spec", "corpus", "*", "uri"),
@@ -31,72 +31,75 @@ ADDRESSES = (
 
 @dataclass(frozen=True)
 class Manifest:
-    """One object of a manifest and where it was read."""
+    """One object of a manifest, and the file that it is from."""
 
     body: dict[str, Any]
     origin: str
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The objects that were found, in order, and what was wrong with whatever is none."""
+class ParsedManifests:
+    """The objects in order, and an error for every document that is not an object."""
 
     manifests: list[Manifest]
-    faults: list[NotUnderstood]
+    errors: list[UsageError]
 
 
 def load(names: list[str], *, recursive: bool) -> list[Manifest]:
-    """Read every object of files, folders and ``-`` in order; ``CliError`` where something is no object."""
-    reading = read(names, recursive=recursive)
-    if reading.faults:
-        raise reading.faults[0]
-    return reading.manifests
+    """Return the objects of files, folders and ``-``, in order. Raise the first ``UsageError``."""
+    parsed = parse(names, recursive=recursive)
+    if parsed.errors:
+        raise parsed.errors[0]
+    return parsed.manifests
 
 
-def read(names: list[str], *, recursive: bool) -> Reading:
-    """The same, but what is no object stops nothing; ``CliError`` where a path or every object is missing."""
-    found = [entry for name in names for entry in _load_one(name, recursive=recursive)]
+def parse(names: list[str], *, recursive: bool) -> ParsedManifests:
+    """Return the objects of files, folders and ``-``, and what is wrong with the rest.
+
+    Raise ``UsageError`` if a path does not exist or there is no document at all.
+    """
+    found = [entry for name in names for entry in _parse_one(name, recursive=recursive)]
     if not found:
-        raise usage_error(
+        raise UsageError(
             f"no objects in {', '.join(names)}",
             hint="folders are searched for .yaml, .yml and .json; -R goes deeper",
         )
-    return Reading(
+    return ParsedManifests(
         [entry for entry in found if isinstance(entry, Manifest)],
-        [entry for entry in found if isinstance(entry, NotUnderstood)],
+        [entry for entry in found if isinstance(entry, UsageError)],
     )
 
 
-def _load_one(name: str, *, recursive: bool) -> Iterator[Manifest | NotUnderstood]:
+def _parse_one(name: str, *, recursive: bool) -> Iterator[Manifest | UsageError]:
     if name == "-":
         yield from _parse(_standard_input(), "standard input", Path.cwd())
         return
     path = Path(name)
     try:
         if not path.exists():
-            raise usage_error(f'the path "{name}" does not exist')
+            raise UsageError(f'the path "{name}" does not exist')
         files = _files(path, recursive=recursive)
     except OSError as error:
-        raise usage_error(f"{name} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{name} cannot be read: {error.strerror}") from error
     for file in files:
         try:
             with file.open("rb") as opened:
                 content = opened.read(BOUNDS.size + 1)
         except OSError as error:
-            yield usage_error(f"{file} cannot be read: {error.strerror}")
+            yield UsageError(f"{file} cannot be read: {error.strerror}")
         else:
             yield from _parse(content, str(file), file.resolve().parent)
 
 
 def in_apply_order(manifests: Iterable[Manifest]) -> list[Manifest]:
-    """Return Namespaces first, then Domains, then TaskAdapters: what others name comes before them."""
+    """Return Namespaces first, then Domains, then TaskAdapters, so that references exist."""
     order = {"Namespace": 0, "TaskAdapter": 2}
     return sorted(manifests, key=lambda manifest: order.get(manifest.body["kind"], 1))
 
 
 def _standard_input() -> bytes:
     if sys.stdin is None:
-        raise usage_error("standard input is closed")
+        raise UsageError("standard input is closed")
     return sys.stdin.buffer.read(BOUNDS.size + 1)
 
 
@@ -111,16 +114,16 @@ def _files(path: Path, *, recursive: bool) -> list[Path]:
     )
 
 
-def _parse(content: bytes, origin: str, folder: Path) -> Iterator[Manifest | NotUnderstood]:
+def _parse(content: bytes, origin: str, folder: Path) -> Iterator[Manifest | UsageError]:
     try:
         documents = read_documents(content, BOUNDS)
     except InvalidInput as error:
-        yield usage_error(f"{origin} is not YAML that can be applied: {error.message}")
+        yield UsageError(f"{origin} is not YAML that can be applied: {error.message}")
         return
     for body in _bodies(documents):
         try:
             _check(body, origin)
-        except NotUnderstood as error:
+        except UsageError as error:
             yield error
         else:
             _resolve(body, folder)
@@ -128,7 +131,7 @@ def _parse(content: bytes, origin: str, folder: Path) -> Iterator[Manifest | Not
 
 
 def _bodies(documents: Iterable[Any]) -> Iterator[Any]:
-    """Yield what stands for an object: documents that are not empty, and in place of a List its items."""
+    """Yield the documents that are not empty; the items of a List instead of the List."""
     waiting = deque(documents)
     while waiting:
         document = waiting.popleft()
@@ -140,14 +143,14 @@ def _bodies(documents: Iterable[Any]) -> Iterator[Any]:
 
 
 def _check(body: Any, origin: str) -> None:
-    """``CliError`` unless this can be an object; whether it is a good one the server says."""
+    """Raise ``UsageError`` if this cannot be an object; the server validates the rest."""
     if not isinstance(body, dict) or not all(_is_text(body.get(word)) for word in ("apiVersion", "kind")):
-        raise usage_error(
-            f"{origin} holds something that is no object: it needs apiVersion, kind and metadata"
+        raise UsageError(
+            f"{origin} holds a document that is not an object: it needs apiVersion, kind and metadata"
         )
     metadata = body.get("metadata")
     if not isinstance(metadata, dict) or not _is_text(metadata.get("name")):
-        raise usage_error(f"a {body['kind']} in {origin} has no metadata.name")
+        raise UsageError(f"a {body['kind']} in {origin} has no metadata.name")
 
 
 def _is_text(value: Any) -> bool:
@@ -163,7 +166,7 @@ def _resolve(body: dict[str, Any], folder: Path) -> None:
 
 
 def _holders(value: Any, address: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Yield the mappings at an address; whatever has another shape is left for the server to refuse."""
+    """Yield the mappings at an address; the server refuses whatever has another shape."""
     if not address:
         if isinstance(value, dict):
             yield value

@@ -22,10 +22,10 @@ import hmi_runtime
 from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.security.bearer import TokenSource
 from hmi_api.settings import HmiSettings, load_settings, read_trimmed, trim_environment, trimmed
+from hmi_cli.context import trimmed_option
 from hmi_cli.errors import CliError
 from hmi_cli.main import app
-from hmi_cli.session import trimmed_option
-from hmi_cli.system.home import Home
+from hmi_cli.system.home import HomeFolder
 
 PACKAGES = (hmi_cli, hmi_control_plane, hmi_operator, hmi_runtime)
 SAMPLES = {
@@ -223,7 +223,7 @@ def test_a_token_file_that_holds_no_token_is_not_taken_for_one(tmp_path: Path, c
 
 
 def test_secrets_of_the_home_folder_are_trimmed_or_refused(tmp_path: Path) -> None:
-    home = Home(tmp_path / "home")
+    home = HomeFolder(tmp_path / "home")
     home.create()
     file = home.path / "secrets" / "admin-key"
     file.write_text("hmi_admin_key\r\n\n")

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the helper beside this file
 from served_command import Run, Served
 
 from hmi_cli.main import main
-from hmi_cli.system.home import Home
+from hmi_cli.system.home import HomeFolder
 from hmi_cli.system.server import listen, url_of
 from hmi_control_plane.app import create_app
 from hmi_control_plane.auth import require_token
@@ -27,7 +27,7 @@ from hmi_operator.embedded import FileResourceStore, router
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server over a home folder, as `hmi up` has it, without reconciler and runtime."""
-    home = Home(tmp_path_factory.mktemp("served") / "home")
+    home = HomeFolder(tmp_path_factory.mktemp("served") / "home")
     home.create()
     listener = listen("127.0.0.1", 0)
     store = FileResourceStore(home.resources)
@@ -45,7 +45,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     listener.close()
 
 
-def _app(home: Home, store: FileResourceStore) -> FastAPI:
+def _app(home: HomeFolder, store: FileResourceStore) -> FastAPI:
     admin_key = SecretStr(home.admin_key())
     app = create_app(
         Settings(

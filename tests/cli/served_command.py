@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from hmi_cli.system.home import Home
+from hmi_cli.system.home import HomeFolder
 from hmi_operator.embedded import FileResourceStore
 
 Run = Callable[..., tuple[int, str, str]]
@@ -15,7 +15,7 @@ Run = Callable[..., tuple[int, str, str]]
 class Served:
     """A server in a thread of its own, and the store behind it."""
 
-    home: Home
+    home: HomeFolder
     url: str
     store: FileResourceStore
     loop: asyncio.AbstractEventLoop

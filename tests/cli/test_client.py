@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from hmi_cli.client import Client, address_of
-from hmi_cli.errors import EXIT_USAGE, CliError, Refused
+from hmi_cli.errors import EXIT_USAGE, ApiError, CliError
 
 
 def answering(response: httpx.Response) -> Client:
@@ -27,7 +27,7 @@ def answering(response: httpx.Response) -> Client:
     ],
 )
 def test_refusals_of_any_shape_become_a_sentence(response: httpx.Response, says: str) -> None:
-    with answering(response) as client, pytest.raises(Refused) as caught:
+    with answering(response) as client, pytest.raises(ApiError) as caught:
         client.ask("GET", "/")
     assert caught.value.message == says
     assert caught.value.status == response.status_code
@@ -35,7 +35,7 @@ def test_refusals_of_any_shape_become_a_sentence(response: httpx.Response, says:
 
 def test_when_to_come_again_is_a_hint() -> None:
     response = httpx.Response(503, json={"error": {"message": "loading"}}, headers={"Retry-After": "7"})
-    with answering(response) as client, pytest.raises(Refused) as caught:
+    with answering(response) as client, pytest.raises(ApiError) as caught:
         client.ask("GET", "/")
     assert "7 s" in caught.value.hint
 
@@ -53,7 +53,7 @@ def test_a_server_that_is_not_there_can_be_started() -> None:
 
 @pytest.mark.parametrize("key", ["hmi_ключ", "hmi_1\n", "hmi 1", "hmi_\udce9"])
 def test_a_key_that_cannot_be_one_is_said_to_be_none_and_not_told(key: str) -> None:
-    with pytest.raises(CliError, match="the key holds the character") as caught:
+    with pytest.raises(CliError, match="the key contains the character") as caught:
         Client("http://127.0.0.1:9", key)
     assert caught.value.exit_code == EXIT_USAGE
     assert key not in caught.value.message
@@ -74,7 +74,7 @@ def test_a_token_that_is_unknown_is_renewed_once() -> None:
             renew=lambda: next(renewals),
             transport=httpx.MockTransport(refuse),
         ) as client,
-        pytest.raises(Refused),
+        pytest.raises(ApiError),
     ):
         client.ask("GET", "/")
     assert shown == ["Bearer first", "Bearer second"]

@@ -12,9 +12,9 @@ from served_command import Run, Served
 from hmi_api.names import FINALIZER
 from hmi_api.resources.conditions import ConditionStatus, set_condition
 from hmi_api.resources.domain import Domain, DomainStatus
-from hmi_cli.commands import deletion
+from hmi_cli.api import ResourceApi
+from hmi_cli.commands import resources as deletion
 from hmi_cli.kinds import Kind
-from hmi_cli.resource_api import ResourceApi
 from hmi_operator.ports import ResourceRef
 
 DOMAIN = """
@@ -115,7 +115,7 @@ def test_what_is_in_use_is_not_called_deleted(hmi: Run, apply: Callable[..., Pat
     code, out, err = hmi("delete", "dom", "used", "-n", "shop", "--timeout", "0.3")
     assert (code, out) == (1, "")
     assert err.count(f'domain.hmi.dev "used" waits: {IN_USE}') == 1
-    assert f"has not gone after 0.3 s; it is marked for deletion in namespace shop: {IN_USE}" in err
+    assert f"is not deleted after 0.3 s; it is marked for deletion in namespace shop: {IN_USE}" in err
 
 
 def test_who_does_not_wait_is_told_that_it_is_marked(
@@ -163,7 +163,7 @@ def test_files_are_gone_through_to_the_end(hmi: Run, apply: Callable[..., Path],
     assert 'domain.hmi.dev "missing" not found in namespace shop' in err
     assert "namespace/shop stays" in err
     assert 'no resource type "Pod"' in err
-    assert "no object" in err
+    assert "not an object" in err
 
 
 def test_a_namespace_that_stays_is_said_and_no_failure(hmi: Run, tmp_path: Path) -> None:

@@ -9,27 +9,27 @@ from pathlib import Path
 import pytest
 
 from hmi_cli.errors import CliError
-from hmi_cli.system.home import Home
+from hmi_cli.system.home import HomeFolder
 
 OWNER = """
 import sys
 from pathlib import Path
-from hmi_cli.system.home import Home
-with Home(Path(sys.argv[1])).owned():
-    print("owned", flush=True)
+from hmi_cli.system.home import HomeFolder
+with HomeFolder(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
     sys.stdin.read()
 """
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path) -> HomeFolder:
     """A new home folder."""
-    made = Home(tmp_path / "home")
+    made = HomeFolder(tmp_path / "home")
     made.create()
     return made
 
 
-def test_secrets_are_made_once_and_only_their_owner_reads_them(home: Home) -> None:
+def test_secrets_are_made_once_and_only_their_owner_reads_them(home: HomeFolder) -> None:
     token, key = home.internal_token(), home.admin_key()
     assert token != key
     assert min(len(token), len(key)) >= 32
@@ -39,25 +39,25 @@ def test_secrets_are_made_once_and_only_their_owner_reads_them(home: Home) -> No
     assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
 
 
-def test_a_secret_left_half_written_is_made_anew(home: Home) -> None:
+def test_a_secret_left_half_written_is_made_anew(home: HomeFolder) -> None:
     (home.path / "secrets" / "admin-key").write_text("")
     (home.path / "secrets" / "admin-key.new").write_text("half")
     assert len(home.admin_key()) >= 32
 
 
 def test_a_folder_without_a_key_has_none(tmp_path: Path) -> None:
-    assert Home(tmp_path / "nowhere").read_admin_key() is None
-    assert Home(tmp_path / "nowhere").read_url() is None
+    assert HomeFolder(tmp_path / "nowhere").read_admin_key() is None
+    assert HomeFolder(tmp_path / "nowhere").read_url() is None
 
 
-def test_a_second_owner_is_told_of_the_first_which_need_not_let_go_to_lose_it(home: Home) -> None:
+def test_a_second_owner_is_told_of_the_first_which_need_not_let_go_to_lose_it(home: HomeFolder) -> None:
     command = [sys.executable, "-c", OWNER, str(home.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout is not None
-        assert first.stdout.readline() == b"owned\n"
-        with pytest.raises(CliError, match=f"process {first.pid}"), home.owned():
+        assert first.stdout.readline() == b"locked\n"
+        with pytest.raises(CliError, match=f"process {first.pid}"), home.locked():
             pass
         first.kill()
         first.wait()
-    with home.owned():
+    with home.locked():
         assert home.lock.read_text().strip() == str(os.getpid())

@@ -17,7 +17,7 @@ import typer
 
 from hmi_api.resources.yaml_reader import read_documents
 from hmi_cli.main import app, main
-from hmi_cli.render.objects import dump_yaml
+from hmi_cli.render.output import dump_yaml
 
 # One command line for each command there is; `--home` and `--server` come before it.
 COMMANDS: dict[str, list[str]] = {
@@ -191,7 +191,7 @@ MANIFESTS: list[tuple[bytes, str]] = [
     (b"a: [", "is not YAML that can be applied"),
     (GOOD.encode() + b"kind: Domain\n", 'the key "kind" is written twice, on lines 2 and 4'),
     (b"{kind: List, items: " * 50 + b"}" * 50, "no objects"),
-    (b"5", "holds something that is no object"),
+    (b"5", "holds a document that is not an object"),
 ]
 
 

@@ -67,8 +67,8 @@ def test_a_file_may_hold_many_objects_and_lists(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("a: [1", "is not YAML"),
-        ("just words", "no object"),
-        ("kind: Domain", "no object"),
+        ("just words", "not an object"),
+        ("kind: Domain", "not an object"),
         ("{apiVersion: v1, kind: Domain, metadata: {}}", "no metadata.name"),
         ("", "no objects in"),
     ],

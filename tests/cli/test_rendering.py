@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from hmi_cli.kinds import DOMAIN, TASK_ADAPTER
-from hmi_cli.render.billing import bill_table, usage_table
+from hmi_cli.render.accounts import bill_table, usage_table
+from hmi_cli.render.output import age, amount, format_table
 from hmi_cli.render.resources import describe, resource_table
-from hmi_cli.render.tables import age, amount, format_table
 
 ADAPTER = {
     "apiVersion": "hmi.dev/v1alpha1",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hmi_cli.system.compose import LIMIT_DEFAULTS, embedded_limits
+from hmi_cli.system.server import LIMIT_DEFAULTS, embedded_limits
 from hmi_runtime.adapters.compression import CANDIDATE_RANKS
 from hmi_runtime.server.settings import RuntimeSettings
 from hmi_runtime.training.fitting import BOTTLENECK_WIDTH, DIRECT_LORA_RANK

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hmi_cli.demo.scores import accuracy, entity_f1, macro_f1, spans_of
+from hmi_cli.demo.traffic import accuracy, entity_f1, macro_f1, spans_of
 
 
 def test_accuracy_is_the_share_of_right_rows() -> None:

@@ -1,1 +1,1 @@
-"""One file a family of commands; each has ``register``, which adds them to the command line."""
+"""The commands, one file for each family; its ``register`` adds them to the command line."""

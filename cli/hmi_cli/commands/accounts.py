@@ -1,13 +1,13 @@
-"""``hmi tenant | key``: who may ask, and with what."""
+"""``hmi tenant | key``: tenants and their API keys."""
 
 from typing import Annotated
 
 import typer
 
-from hmi_cli.admin_api import AdminApi
+from hmi_cli.api import AdminApi
+from hmi_cli.context import get_context
 from hmi_cli.render.accounts import keys_table, tenants_table
-from hmi_cli.render.objects import Output, dump_value
-from hmi_cli.session import session_of
+from hmi_cli.render.output import Output, dump_value
 
 tenants = typer.Typer(help="Tenants: who is metered and billed.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of a tenant.", no_args_is_help=True)
@@ -18,8 +18,8 @@ OutputOption = Annotated[Output | None, typer.Option("--output", "-o", help="jso
 
 @tenants.command("create")
 def create_tenant(context: typer.Context, name: Tenant) -> None:
-    """Create a tenant; a namespace's tenant is created by itself."""
-    with session_of(context).admin() as client:
+    """Create a tenant; those of namespaces are created automatically."""
+    with get_context(context).admin() as client:
         AdminApi(client).create_tenant(name)
     typer.echo(f"tenant/{name} created")
 
@@ -28,12 +28,12 @@ def create_tenant(context: typer.Context, name: Tenant) -> None:
 def list_tenants(
     context: typer.Context,
     deleted: Annotated[
-        bool, typer.Option("--deleted", help="Deleted ones; `hmi usage` and `hmi bill` take their ids.")
+        bool, typer.Option("--deleted", help="Deleted tenants; `hmi usage` and `hmi bill` take their ids.")
     ] = False,
     output: OutputOption = None,
 ) -> None:
     """List the tenants."""
-    with session_of(context).admin() as client:
+    with get_context(context).admin() as client:
         found = AdminApi(client).deleted_tenants() if deleted else AdminApi(client).tenants()
     typer.echo(dump_value(found, output) if output in (Output.JSON, Output.YAML) else tenants_table(found))
 
@@ -41,7 +41,7 @@ def list_tenants(
 @tenants.command("delete")
 def delete_tenant(context: typer.Context, name: Tenant) -> None:
     """Delete a tenant and its keys; its usage and invoices stay, under its id, for administrators."""
-    with session_of(context).admin() as client:
+    with get_context(context).admin() as client:
         AdminApi(client).delete_tenant(name)
     typer.echo(f"tenant/{name} deleted")
 
@@ -54,16 +54,16 @@ def create_key(
     output: OutputOption = None,
 ) -> None:
     """Create an API key and print it alone, for `export HMI_API_KEY=$(hmi key create TENANT)`; shown once."""
-    with session_of(context).admin() as client:
+    with get_context(context).admin() as client:
         made = AdminApi(client).create_key(tenant, name)
     typer.echo(dump_value(made, output) if output in (Output.JSON, Output.YAML) else made["key"])
-    typer.echo(f"key {made['id']} of tenant {tenant}: keep it, it is not shown again", err=True)
+    typer.echo(f"key {made['id']} of tenant {tenant}: save it, it is not shown again", err=True)
 
 
 @keys.command("list")
 def list_keys(context: typer.Context, tenant: Tenant, output: OutputOption = None) -> None:
     """List a tenant's keys."""
-    with session_of(context).admin() as client:
+    with get_context(context).admin() as client:
         found = AdminApi(client).keys(tenant)
     typer.echo(dump_value(found, output) if output in (Output.JSON, Output.YAML) else keys_table(found))
 
@@ -73,7 +73,7 @@ def revoke_key(
     context: typer.Context, tenant: Tenant, key: Annotated[str, typer.Argument(help="Id of the key.")]
 ) -> None:
     """Revoke a key; requests with it are refused within seconds."""
-    with session_of(context).admin() as client:
+    with get_context(context).admin() as client:
         AdminApi(client).revoke_key(tenant, key)
     typer.echo(f"key {key} of tenant {tenant} revoked")
 

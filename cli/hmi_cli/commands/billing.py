@@ -5,17 +5,16 @@ from typing import Annotated
 
 import typer
 
-from hmi_cli.admin_api import AdminApi, Query, pages
+from hmi_cli.api import AdminApi, Query, pages
 from hmi_cli.client import Client
-from hmi_cli.errors import CliError, usage_error
-from hmi_cli.render.billing import bill_table, usage_table
-from hmi_cli.render.objects import Output, dump_value
-from hmi_cli.render.tables import format_table
-from hmi_cli.session import Session, not_empty, session_of, trimmed_option
+from hmi_cli.context import CommandContext, get_context, not_empty, trimmed_option
+from hmi_cli.errors import CliError, UsageError
+from hmi_cli.render.accounts import bill_table, usage_table
+from hmi_cli.render.output import Output, dump_value, format_table
 
 
 class Bucket(StrEnum):
-    """The windows a report can be cut into."""
+    """The periods that a report can be split by."""
 
     HOUR = "hour"
     DAY = "day"
@@ -58,11 +57,11 @@ def usage(
     key: Key = None,
     output: OutputOption = None,
 ) -> None:
-    """Show what was used, by tenant, adapter and meter."""
+    """Show usage by tenant, adapter and meter."""
     query: Query = {**_period(start, end), "group_by": ["meter", *(word for word in by.split(",") if word)]}
     if bucket:
         query["bucket"] = bucket.value
-    session = session_of(context)
+    session = get_context(context)
     if key and not tenant:
         with session.with_key(key) as client:
             lines = pages(client, "/v1/usage", query)
@@ -88,8 +87,8 @@ def bill(
     key: Key = None,
     output: OutputOption = None,
 ) -> None:
-    """Show what a tenant's use costs by the price list."""
-    session, period = session_of(context), _period(start, end)
+    """Show the bill of a tenant, by the price list."""
+    session, period = get_context(context), _period(start, end)
     if tenant:
         with _administrator(session, key) as client:
             answer = AdminApi(client).bill(tenant, period)
@@ -97,14 +96,15 @@ def bill(
         with session.with_key(key) as client:
             answer = client.ask("GET", "/v1/bill", params=period)
     else:
-        raise usage_error(
-            "say whose bill", hint="hmi bill TENANT, or with a tenant's own key: hmi bill --key KEY"
+        raise UsageError(
+            "name the tenant of the bill",
+            hint="hmi bill TENANT, or with a tenant's own key: hmi bill --key KEY",
         )
     typer.echo(dump_value(answer, output) if output in (Output.JSON, Output.YAML) else bill_table(answer))
 
 
-def _administrator(session: Session, key: str | None) -> Client:
-    """Return a client for figures of a tenant that was named: the key may be another's, so it is not used."""
+def _administrator(session: CommandContext, key: str | None) -> Client:
+    """Return an administrator's client for a named tenant; ``key`` is not used, as it may be another's."""
     try:
         return session.admin()
     except CliError as error:
@@ -123,7 +123,7 @@ prices = typer.Typer(help="The price list.", no_args_is_help=True)
 @prices.command("list")
 def list_prices(context: typer.Context, output: OutputOption = None) -> None:
     """Show the price of each meter, by date."""
-    with _admin(context) as client:
+    with get_context(context).admin() as client:
         found = AdminApi(client).prices()
     if output in (Output.JSON, Output.YAML):
         typer.echo(dump_value(found, output))
@@ -144,15 +144,11 @@ def set_price(
     ] = None,
 ) -> None:
     """Set a price from now on."""
-    with _admin(context) as client:
+    with get_context(context).admin() as client:
         price = AdminApi(client).set_price(meter, unit_price, currency)
     typer.echo(
         f"{price['meter']} costs {price['unitPrice']} {price['currency']} from {price['effectiveFrom']} on"
     )
-
-
-def _admin(context: typer.Context) -> Client:
-    return session_of(context).admin()
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""``hmi classify | models``: asking the models, as a tenant does."""
+"""``hmi classify | models``: inference, as a tenant."""
 
 import sys
 from typing import Annotated
@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from hmi_cli.client import Client
-from hmi_cli.errors import EXIT_FAILED, usage_error
+from hmi_cli.context import CommandContext, get_context, not_empty, trimmed_option
+from hmi_cli.errors import EXIT_FAILED, UsageError
 from hmi_cli.render.inference import models_table, predictions_table, read_predictions
-from hmi_cli.render.objects import Output, dump_value
-from hmi_cli.session import Session, not_empty, session_of, trimmed_option
+from hmi_cli.render.output import Output, dump_value
 
 Key = Annotated[
     str | None,
@@ -25,7 +25,7 @@ Key = Annotated[
 Tenant = Annotated[
     str | None,
     typer.Option(
-        "--tenant", "-t", help="Ask as this tenant, with a key that is made for you.", callback=not_empty
+        "--tenant", "-t", help="Act as this tenant, with a key that is created for you.", callback=not_empty
     ),
 ]
 
@@ -56,11 +56,11 @@ def classify(
     if rows == ["-"]:
         rows = _lines()
     if not target or not rows:
-        raise usage_error(
-            "say which model and what text",
+        raise UsageError(
+            "name a model and a text",
             hint='hmi classify MODEL "some text", or hmi classify --models a,b "some text"',
         )
-    with _client(session_of(context), key, tenant) as client:
+    with _client(get_context(context), key, tenant) as client:
         answer = client.ask("POST", "/classify", json={**target, "input": rows})
     typer.echo(
         dump_value(answer, output)
@@ -72,11 +72,11 @@ def classify(
 
 
 def _lines() -> list[str]:
-    """Return the lines of standard input that are not empty."""
+    """Return the non-empty lines of standard input."""
     try:
         return [line.rstrip("\n") for line in sys.stdin or () if line.strip()]
     except UnicodeDecodeError as error:
-        raise usage_error("standard input has bytes that are not UTF-8") from error
+        raise UsageError("standard input has bytes that are not UTF-8") from error
 
 
 def models(
@@ -85,19 +85,19 @@ def models(
     tenant: Tenant = None,
     output: Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")] = None,
 ) -> None:
-    """List the models that a tenant can ask."""
-    with _client(session_of(context), key, tenant) as client:
+    """List the models of a tenant."""
+    with _client(get_context(context), key, tenant) as client:
         answer = client.ask("GET", "/v1/models")
     typer.echo(dump_value(answer, output) if output in (Output.JSON, Output.YAML) else models_table(answer))
 
 
-def _client(session: Session, key: str | None, tenant: str | None) -> Client:
+def _client(session: CommandContext, key: str | None, tenant: str | None) -> Client:
     if tenant:
         return session.as_tenant(tenant)
     if key:
         return session.with_key(key)
-    raise usage_error(
-        "say as whom to ask",
+    raise UsageError(
+        "name the tenant",
         hint="--tenant NAME where you administer; else a tenant's API key, with --key or HMI_API_KEY",
     )
 

@@ -1,5 +1,5 @@
-"""``hmi demo``: the main job from empty folder to bill, on the examples of this repository.
+"""``hmi demo``: the main job from an empty folder to the bill, on the examples of this repository.
 
 Belongs here: what the demonstration does and shows, through the same interfaces that users have.
-Forbidden here: anything that reaches past them into the planes.
+Forbidden here: access to the planes other than through those interfaces.
 """

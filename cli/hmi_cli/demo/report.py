@@ -1,57 +1,106 @@
-"""What the demonstration prints when all is Ready: answers, scores, tables' use, bytes, usage and bills."""
+"""The figures of the demonstration: predictions, scores, hit rates, bytes, usage and bills."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from hmi_cli.demo.figures import Figures
-from hmi_cli.demo.traffic import Outcome
+from hmi_cli.api import AdminApi
+from hmi_cli.client import Client
+from hmi_cli.demo.traffic import HeldOutResult
+from hmi_cli.errors import CliError
 from hmi_cli.render.inference import Prediction, shorten
+from hmi_cli.render.output import amount
 from hmi_cli.render.resources import blocking
-from hmi_cli.render.tables import amount
+
+
+@dataclass
+class Figures:
+    """Sums of the statistics of all runtimes."""
+
+    tenants: dict[str, Counter[str]] = field(default_factory=dict)
+    """Bytes of adapters by tenant and tier."""
+    shared: Counter[str] = field(default_factory=Counter)
+    """Bytes of tables and layers, which all tenants share, by tier."""
+    lookups: Counter[str] = field(default_factory=Counter)
+    """Windows that were looked up, by Domain (namespace/name)."""
+    hits: Counter[str] = field(default_factory=Counter)
+    """Windows that a table contained."""
+
+    def hit_rate(self, domain: str) -> float | None:
+        """Return the hit rate of a Domain's lookups; None without lookups."""
+        return self.hits[domain] / self.lookups[domain] if self.lookups[domain] else None
+
+
+def read_figures(api: AdminApi, internal_token: str) -> Figures:
+    """Return the statistics of all runtimes that answer."""
+    figures = Figures()
+    for runtime in api.runtimes():
+        if runtime["lost"]:
+            continue
+        with Client(runtime["url"], internal_token) as client:
+            try:
+                _add(figures, client.ask("GET", "/internal/v1/stats"))
+            except CliError:
+                continue
+    return figures
+
+
+def _add(figures: Figures, stats: dict[str, Any]) -> None:
+    for tenant, tiers in stats["tenants"].items():
+        figures.tenants.setdefault(tenant, Counter()).update(tiers)
+    for entry in stats["resident"]:
+        if entry["kind"] == "table":
+            figures.shared[entry["tier"]] += entry["bytes"]
+    for key, domain in stats["domains"].items():
+        name = key.partition("@")[0]
+        figures.lookups[name] += domain["lookups"]
+        figures.hits[name] += round(domain["lookups"] * domain["hit_rate"])
+
 
 MESSAGE_SHOWN = 48
 Object = dict[str, Any]
 
 
 def print_failures(console: Console, items: Sequence[Object]) -> None:
-    """Say of each resource that is not Ready what keeps it from it."""
+    """Print why each of these resources is not Ready."""
     for item in items:
         name = f"{item['kind']} {item['metadata'].get('namespace', 'default')}/{item['metadata']['name']}"
         block = blocking(item)
-        told = (
+        why = (
             f"{block['type']}: {block['reason']}: {block.get('message', '')}"
             if block
             else "no condition says why"
         )
-        console.print(f"[red]not Ready[/red]  {name}\n           {told}", soft_wrap=True)
+        console.print(f"[red]not Ready[/red]  {name}\n           {why}", soft_wrap=True)
 
 
-def print_predictions(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """Print one held-out message a task, with its answer."""
-    table = _table("Predictions, one a task", "tenant", "model", "message", "answer")
-    for outcome in outcomes:
-        if outcome.predictions:
-            index = telling_row(outcome)
+def print_predictions(console: Console, results: Sequence[HeldOutResult]) -> None:
+    """Print one held-out message and its prediction for each TaskAdapter."""
+    table = _table("Predictions, one for each task", "tenant", "model", "message", "answer")
+    for result in results:
+        if result.predictions:
+            index = best_row(result)
             table.add_row(
-                outcome.task.tenant,
-                outcome.task.model,
-                shorten(outcome.task.texts[index], MESSAGE_SHOWN),
-                outcome.predictions[index].shown,
+                result.held_out.tenant,
+                result.held_out.model,
+                shorten(result.held_out.texts[index], MESSAGE_SHOWN),
+                result.predictions[index].shown,
             )
     console.print(table)
 
 
-def telling_row(outcome: Outcome) -> int:
-    """Return the answered row that shows most: of a token task the one with the most stretches."""
-    rows = sorted(outcome.predictions)
-    return max(rows, key=lambda index: len(outcome.predictions[index].entities), default=0)
+def best_row(result: HeldOutResult) -> int:
+    """Return the row to show: of a token classifier the one with the most entities, else the first."""
+    rows = sorted(result.predictions)
+    return max(rows, key=lambda index: len(result.predictions[index].entities), default=0)
 
 
 def print_fan_out(console: Console, text: str, predictions: Sequence[Prediction]) -> None:
-    """Print what several models said of one text in one request."""
+    """Print the predictions of several models for one text, from one request."""
     console.print(f"[bold]Fan-out[/bold], one request: “{text}”", soft_wrap=True)
     table = _table(None, "model", "answer")
     for prediction in predictions:
@@ -60,30 +109,30 @@ def print_fan_out(console: Console, text: str, predictions: Sequence[Prediction]
 
 
 def print_scores(
-    console: Console, outcomes: Sequence[Outcome], adapters: dict[tuple[str, str], Object]
+    console: Console, results: Sequence[HeldOutResult], adapters: dict[tuple[str, str], Object]
 ) -> None:
-    """Print each task's held-out metric beside its gate."""
+    """Print the held-out metric and the gate of each TaskAdapter."""
     table = _table("Quality", "tenant", "model", "metric", "gate", "validation", "held-out test", "rows")
-    for outcome in outcomes:
-        item = adapters[outcome.task.tenant, outcome.task.model]
+    for result in results:
+        item = adapters[result.held_out.tenant, result.held_out.model]
         gate = item["spec"].get("gate") or {}
-        measured = (item["status"].get("metrics") or {}).get(outcome.task.metric)
-        score = outcome.score()
+        measured = (item["status"].get("metrics") or {}).get(result.held_out.metric)
+        score = result.score()
         table.add_row(
-            outcome.task.tenant,
-            outcome.task.model,
-            outcome.task.metric,
+            result.held_out.tenant,
+            result.held_out.model,
+            result.held_out.metric,
             f"≥ {gate['minimum']:.2f}" if gate else "none (imported)",
             _figure(measured),
             _figure(score),
-            str(len(outcome.task.texts)),
+            str(len(result.held_out.texts)),
         )
     console.print(table)
 
 
 def print_domains(console: Console, domains: Sequence[Object], figures: Figures) -> None:
-    """Print how much of each domain's text its table holds, and what the traffic found in it."""
-    headers = ("entries", "coverage of held-out corpus", "cosine to base", "windows asked for", "hits")
+    """Print the size, coverage and hit rate of each Domain's tables."""
+    headers = ("entries", "coverage of held-out corpus", "cosine to base", "windows looked up", "hits")
     table = _table("Lookup tables", "domain", *headers)
     for item in domains:
         name = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
@@ -100,7 +149,7 @@ def print_domains(console: Console, domains: Sequence[Object], figures: Figures)
 
 
 def print_resident(console: Console, figures: Figures) -> None:
-    """Print the bytes each tenant adds, and what all of them share."""
+    """Print the bytes of each tenant's adapters, and of the shared tables."""
     table = _table("Resident bytes", "tenant", "in host memory", "in device slots")
     for tenant, tiers in sorted(figures.tenants.items()):
         table.add_row(tenant, amount(tiers["host"]), amount(tiers["device"]))
@@ -109,7 +158,7 @@ def print_resident(console: Console, figures: Figures) -> None:
 
 
 def print_bills(console: Console, usage: Sequence[Object], bills: Sequence[Object]) -> None:
-    """Print what each tenant used and owes."""
+    """Print the usage and the bill of each tenant."""
     meters = sorted({line["meter"] for line in usage})
     table = _table("Usage and bills", "tenant", *meters, "bill")
     for bill in bills:

@@ -1,34 +1,37 @@
-"""The demonstration, step by step."""
+"""The demonstration, step by step, on `hmi up` as a child process."""
 
 import asyncio
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from rich.console import Console
 
 from hmi_api.names import tenant_of
-from hmi_cli.admin_api import AdminApi
+from hmi_cli.api import AdminApi, ResourceApi
 from hmi_cli.client import Client
+from hmi_cli.context import called_as
 from hmi_cli.demo import report
-from hmi_cli.demo.board import open_board
-from hmi_cli.demo.figures import read_figures
-from hmi_cli.demo.system import Running, started
-from hmi_cli.demo.traffic import Outcome, read_task, send_all
-from hmi_cli.demo.wait import wait_until_settled
-from hmi_cli.errors import CliError, Refused
-from hmi_cli.invocation import called_as
+from hmi_cli.demo.progress import open_progress, wait_until_settled
+from hmi_cli.demo.report import read_figures
+from hmi_cli.demo.traffic import HeldOutResult, read_held_out, send_all
+from hmi_cli.errors import ApiError, CliError
 from hmi_cli.kinds import DOMAIN
 from hmi_cli.manifests import Manifest, in_apply_order, load
 from hmi_cli.render.inference import read_predictions
 from hmi_cli.render.resources import ready_status
-from hmi_cli.resource_api import ResourceApi
-from hmi_cli.system.home import Home
+from hmi_cli.system.home import HomeFolder
+from hmi_cli.system.supervisor import tethered
 
+START_LIMIT_S = 120.0
+STOP_LIMIT_S = 40.0
 PRICES = {
     "requests": "0.001",
     "rows": "0.0002",
@@ -36,56 +39,127 @@ PRICES = {
     "training_seconds": "0.01",
     "resident_byte_hours": "0.00000000001",
 }
-"""Price of one unit in the installation's currency; what a small shop might ask."""
-
+"""Prices of one unit, in the installation's currency."""
 KEY_NAME = "demonstration"
-METERED_WITHIN_S = 20.0
+USAGE_LIMIT_S = 20.0
 POLL_S = 0.5
 Object = dict[str, Any]
 
 
+@dataclass
+class RunningSystem:
+    """`hmi up` as a child process."""
+
+    home: HomeFolder
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+    def alive(self) -> bool:
+        """Return whether it is still running."""
+        return self.process.poll() is None
+
+
+@contextmanager
+def run_system(home: HomeFolder, port: int) -> Iterator[RunningSystem]:
+    """Start `hmi up`, wait until it answers, and stop it at the end."""
+    home.create()
+    (home.path / "url").unlink(missing_ok=True)
+    log = home.logs / "up.log"
+    command = [sys.executable, "-m", "hmi_cli.main", "--home", str(home.path), "up", "--port", str(port)]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            tethered(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield RunningSystem(home, _wait_for_url(home, process), process)
+    finally:
+        _stop(process)
+
+
+def _wait_for_url(home: HomeFolder, process: "subprocess.Popen[bytes]") -> str:
+    ends = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < ends:
+        if process.poll() is not None:
+            raise CliError(
+                f"`hmi up` ended with {process.returncode}: {_last_line(home)}",
+                hint=f"its log: {home.logs}/up.log",
+            )
+        url = home.read_url()
+        if url and _answers(url):
+            return url
+        time.sleep(0.1)
+    raise CliError(
+        f"`hmi up` did not answer within {START_LIMIT_S:.0f} s", hint=f"its log: {home.logs}/up.log"
+    )
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/openapi.json", timeout=5, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _last_line(home: HomeFolder) -> str:
+    lines = (home.logs / "up.log").read_text(errors="replace").split("\n")
+    lines = [line for line in lines if line.strip()] or ["it logged nothing"]
+    return next((line for line in reversed(lines) if line.startswith("error:")), lines[-1])
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 @dataclass(frozen=True)
-class Plan:
-    """What the user asked of the demonstration."""
+class DemoOptions:
+    """Options of the demonstration."""
 
     examples: Path
-    home: Home
+    home: HomeFolder
     port: int
     limit_s: float
     keep: bool
 
 
-def demonstrate(plan: Plan, console: Console) -> bool:
-    """Run the demonstration; True when everything was Ready and every row had an answer."""
-    begun = time.monotonic()
-    _bring_imported_adapter(plan.examples, console)
-    manifests = in_apply_order(load([str(plan.examples)], recursive=True))
-    console.print(f"Starting the system in {plan.home.path} …")
-    with started(plan.home, plan.port) as running, Client(running.url, plan.home.read_admin_key()) as client:
-        console.print(f"It is up at {running.url}; applying {plan.examples}.")
+def run_demo(options: DemoOptions, console: Console) -> bool:
+    """Run the demonstration; return whether everything became Ready and every row got a prediction."""
+    started = time.monotonic()
+    _train_imported_adapter(options.examples, console)
+    manifests = in_apply_order(load([str(options.examples)], recursive=True))
+    console.print(f"Starting the system in {options.home.path} …")
+    with (
+        run_system(options.home, options.port) as running,
+        Client(running.url, options.home.read_admin_key()) as client,
+    ):
+        console.print(f"It is up at {running.url}; applying {options.examples}.")
         _set_prices(AdminApi(client))
         api = ResourceApi(client)
         for manifest in manifests:
             api.apply(manifest, manifest.body["metadata"].get("namespace", "default"), dry_run=False)
-        with open_board(console) as board:
-            items = wait_until_settled(api, board, limit_s=plan.limit_s, alive=running.alive)
+        with open_progress(console) as display:
+            items = wait_until_settled(api, display, limit_s=options.limit_s, alive=running.alive)
         unready = [item for item in items if ready_status(item) != "True"]
         report.print_failures(console, unready)
         complete = _show_traffic(console, running, AdminApi(client), manifests, items)
         good = complete and not unready
         console.print(
-            f"\nDone in {time.monotonic() - begun:.0f} s."
+            f"\nDone in {time.monotonic() - started:.0f} s."
             if good
             else "\n[red]Not all went well; see above.[/red]"
         )
-        _say_what_next(console, plan, running)
-        if plan.keep:
+        _print_next_steps(console, options, running)
+        if options.keep:
             _wait_for_ctrl_c(running)
         return good
 
 
-def _bring_imported_adapter(examples: Path, console: Console) -> None:
-    """Make the PEFT folder that one of the examples imports, unless it is there."""
+def _train_imported_adapter(examples: Path, console: Console) -> None:
+    """Train the LoRA that one of the examples imports, unless it exists."""
     folder = examples / "build" / "message-tone-lora"
     if (folder / "adapter_config.json").exists():  # what peft writes last
         return
@@ -95,12 +169,12 @@ def _bring_imported_adapter(examples: Path, console: Console) -> None:
         [sys.executable, "-W", "ignore", str(script), "--out", str(folder)],
         capture_output=True,
         text=True,
-        # Idle threads sleep: on a machine that does anything else, spinning ones take twice the time.
+        # Idle threads that spin would double the time on a busy machine.
         env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
         check=False,
     )
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise CliError(
             f"{script} failed: {last}", hint="`make demo` installs what it needs; or pip install -e .[demo]"
         )
@@ -108,7 +182,7 @@ def _bring_imported_adapter(examples: Path, console: Console) -> None:
 
 
 def _set_prices(api: AdminApi) -> None:
-    """Make a price list if there is none; before anything is used, since a price holds from its moment on."""
+    """Set prices if there are none; before any usage, since a price is valid from then on."""
     if not api.prices():
         for meter, price in PRICES.items():
             api.set_price(meter, price)
@@ -125,9 +199,9 @@ def _tenants(manifests: list[Manifest]) -> dict[str, str]:
 
 
 def _show_traffic(
-    console: Console, running: Running, api: AdminApi, manifests: list[Manifest], items: list[Object]
+    console: Console, running: RunningSystem, api: AdminApi, manifests: list[Manifest], items: list[Object]
 ) -> bool:
-    """Send the mixed batch to whatever is Ready and print all figures; True when nothing is missing."""
+    """Send the mixed traffic to what is Ready and print all figures; return whether none is missing."""
     tenants = _tenants(manifests)
     ready = [item for item in items if item["kind"] != DOMAIN.name and ready_status(item) == "True"]
     adapters = {
@@ -138,41 +212,40 @@ def _show_traffic(
         next(Path(manifest.origin).parent for manifest in manifests if manifest.body["kind"] == DOMAIN.name)
         / "data"
     )
-    tasks = [read_task(item, tenant, data) for (tenant, _), item in adapters.items()]
+    sets = [read_held_out(item, tenant, data) for (tenant, _), item in adapters.items()]
     keys = {
         tenant: str(api.create_key(tenant, KEY_NAME)["key"])
-        for tenant in sorted({task.tenant for task in tasks})
+        for tenant in sorted({held_out.tenant for held_out in sets})
     }
 
-    rows = sum(len(task.texts) for task in tasks)
+    rows = sum(len(held_out.texts) for held_out in sets)
     console.print(
-        f"\nSending {rows} held-out messages of {len(keys)} tenants to {len(tasks)} models, mixed, at once …"
+        f"\nSending {rows} held-out messages of {len(keys)} tenants to {len(sets)} models, mixed, at once …"
     )
     before = time.monotonic()
-    outcomes = asyncio.run(send_all(running.url, keys, tasks))
+    results = asyncio.run(send_all(running.url, keys, sets))
     seconds = time.monotonic() - before
     console.print(f"  answered in {seconds:.1f} s ({rows / seconds:.0f} a second)\n")
-    for outcome in outcomes:
-        for failure in sorted(set(outcome.failures)):
-            console.print(
-                f"[red]no answer[/red]  {outcome.task.tenant}/{outcome.task.model}: {failure}", soft_wrap=True
-            )
+    for result in results:
+        name = f"{result.held_out.tenant}/{result.held_out.model}"
+        for failure in sorted(set(result.failures)):
+            console.print(f"[red]no answer[/red]  {name}: {failure}", soft_wrap=True)
 
-    report.print_predictions(console, outcomes)
-    fanned = _fan_out(console, running, keys, outcomes)
-    report.print_scores(console, outcomes, adapters)
+    report.print_predictions(console, results)
+    fanned = _fan_out(console, running, keys, results)
+    report.print_scores(console, results, adapters)
     figures = read_figures(api, running.home.internal_token())
     domains = [item for item in items if item["kind"] == DOMAIN.name and ready_status(item) == "True"]
     report.print_domains(console, domains, figures)
     report.print_resident(console, figures)
-    usage = _metered(api, sum(len(outcome.predictions) for outcome in outcomes))
+    usage = _wait_for_usage(api, sum(len(result.predictions) for result in results))
     report.print_bills(console, usage, [api.bill(tenant, {}) for tenant in keys])
-    return fanned and bool(outcomes) and all(outcome.complete for outcome in outcomes)
+    return fanned and bool(results) and all(result.complete for result in results)
 
 
-def _metered(api: AdminApi, rows: int) -> list[Object]:
-    """Return the usage, once what was answered is in the ledger: events are durable at once, summed soon."""
-    ends = time.monotonic() + METERED_WITHIN_S
+def _wait_for_usage(api: AdminApi, rows: int) -> list[Object]:
+    """Return the usage once all rows are counted; events reach the catalog with a short delay."""
+    ends = time.monotonic() + USAGE_LIMIT_S
     while True:
         lines = api.usage({"group_by": ["meter", "tenant"]})
         counted = sum(line["quantity"] for line in lines if line["meter"] == "rows")
@@ -181,24 +254,26 @@ def _metered(api: AdminApi, rows: int) -> list[Object]:
         time.sleep(POLL_S)
 
 
-def _fan_out(console: Console, running: Running, keys: dict[str, str], outcomes: list[Outcome]) -> bool:
-    """Ask all models of the tenant that has most of them about one text, in one request."""
-    by_tenant: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        by_tenant.setdefault(outcome.task.tenant, []).append(outcome)
+def _fan_out(
+    console: Console, running: RunningSystem, keys: dict[str, str], results: list[HeldOutResult]
+) -> bool:
+    """Send one text to all models of the tenant with the most models, in one request."""
+    by_tenant: dict[str, list[HeldOutResult]] = {}
+    for result in results:
+        by_tenant.setdefault(result.held_out.tenant, []).append(result)
     if not by_tenant:
         return False
     tenant, asked = max(by_tenant.items(), key=lambda item: len(item[1]))
-    richest = max(asked, key=lambda outcome: outcome.task.tokens)
-    text = richest.task.texts[report.telling_row(richest)]
+    richest = max(asked, key=lambda result: result.held_out.tokens)
+    text = richest.held_out.texts[report.best_row(richest)]
     with Client(running.url, keys[tenant]) as client:
         try:
             answer = client.ask(
                 "POST",
                 "/classify",
-                json={"models": [outcome.task.model for outcome in asked], "input": [text]},
+                json={"models": [result.held_out.model for result in asked], "input": [text]},
             )
-        except Refused as error:
+        except ApiError as error:
             console.print(f"[red]no answer[/red]  fan-out: {error.message}", soft_wrap=True)
             return False
     predictions = read_predictions(answer)
@@ -206,10 +281,10 @@ def _fan_out(console: Console, running: Running, keys: dict[str, str], outcomes:
     return len(predictions) == len(asked) and not any(prediction.error for prediction in predictions)
 
 
-def _say_what_next(console: Console, plan: Plan, running: Running) -> None:
-    home = plan.home.path
+def _print_next_steps(console: Console, options: DemoOptions, running: RunningSystem) -> None:
+    home = options.home.path
     command = called_as(home)
-    up = "It keeps running until Ctrl-C." if plan.keep else f"Keep it running with: {command} up"
+    up = "It keeps running until Ctrl-C." if options.keep else f"Keep it running with: {command} up"
     lines = [
         f"\n[bold]{up}[/bold]",
         f"What was trained stays in {home} and is not trained again. Then try",
@@ -218,12 +293,12 @@ def _say_what_next(console: Console, plan: Plan, running: Running) -> None:
         f'  {command} classify -t seaview guest-topic "The shower in room 5 is cold"',
         f'  {command} classify -t seaview -m guest-topic,guest-urgency,stay-details "We come Friday at 7 pm"',
         f"  {command} usage && {command} bill seaview",
-        f"  the interface, in the browser: {running.url if plan.keep else 'http://127.0.0.1:8080'}/docs",
+        f"  the interface, in the browser: {running.url if options.keep else 'http://127.0.0.1:8080'}/docs",
     ]
     console.print("\n".join(lines), soft_wrap=True)
 
 
-def _wait_for_ctrl_c(running: Running) -> None:
+def _wait_for_ctrl_c(running: RunningSystem) -> None:
     try:
         running.process.wait()
     except KeyboardInterrupt:

@@ -1,1 +1,1 @@
-"""How answers look: pure functions from objects to text, with no request and no decision in them."""
+"""The output of commands: pure functions from objects to text, without requests or decisions."""

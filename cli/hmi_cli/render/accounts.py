@@ -1,13 +1,13 @@
-"""Tenants and keys as tables."""
+"""Tenants, keys, usage and bills as tables; amounts are printed as the server wrote them."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from hmi_cli.render.tables import NONE, age, format_table
+from hmi_cli.render.output import NONE, age, format_table
 
 
 def tenants_table(tenants: Sequence[dict[str, Any]]) -> str:
-    """Return one line a tenant; deleted ones with the day of their deletion."""
+    """Return one line for each tenant; deleted ones with the date of their deletion."""
     deleted = any("deletedAt" in tenant for tenant in tenants)
     rows = [
         [
@@ -22,7 +22,7 @@ def tenants_table(tenants: Sequence[dict[str, Any]]) -> str:
 
 
 def keys_table(keys: Sequence[dict[str, Any]]) -> str:
-    """Return one line a key; secrets are not known to anyone any more."""
+    """Return one line for each key, without the secret."""
     rows = [
         [
             key["id"],
@@ -34,3 +34,51 @@ def keys_table(keys: Sequence[dict[str, Any]]) -> str:
         for key in keys
     ]
     return format_table(["ID", "NAME", "STATE", "LAST USED", "AGE"], rows)
+
+
+Answer = dict[str, Any]
+_HEADERS = {"tenantId": "TENANT ID"}
+
+
+def usage_table(lines: Sequence[Answer]) -> str:
+    """Return one line for each sum, with the columns that the report is split by."""
+    split = [name for name in ("start", "tenant", "adapter") if any(line.get(name) for line in lines)]
+    if len({line.get("tenantId") for line in lines}) > len({line.get("tenant") for line in lines}):
+        split.insert(split.index("tenant") + 1, "tenantId")  # several tenants have had this name
+    headers = [*(_HEADERS.get(name, name.upper()) for name in split), "METER", "QUANTITY"]
+    rows = [
+        [*(str(line.get(name) or "-") for name in split), line["meter"], f"{line['quantity']:,}"]
+        for line in lines
+    ]
+    return format_table(headers, rows)
+
+
+def bill_table(bill: Answer) -> str:
+    """Return a bill: its period, a line for each meter and price, its parts by adapter, and the total."""
+    start, end = _date_or_time(bill["from"]), _date_or_time(bill["to"])
+    head = f"{bill['tenant']}: {start} to {end}, in {bill['currency']}"
+    rows = []
+    for line in bill["lines"]:
+        rows.append(
+            [
+                line["meter"],
+                "",
+                f"{line['quantity']:,}",
+                line["unitPrice"],
+                "",
+                line["amount"],
+                line["note"],
+            ]
+        )
+        rows += [
+            ["", part["adapter"] or "-", f"{part['quantity']:,}", "", part["amount"], "", part["note"]]
+            for part in line["parts"]
+        ]
+    headers = ["METER", "ADAPTER", "QUANTITY", "UNIT PRICE", "EXACT", "AMOUNT", "NOTE"]
+    table = format_table(headers, rows)
+    return f"{head}\n{table}\ntotal {bill['total']} {bill['currency']}"
+
+
+def _date_or_time(time: str) -> str:
+    """Return a time as the server wrote it; midnight in UTC as the date alone."""
+    return time.removesuffix("T00:00:00Z")

@@ -1,18 +1,18 @@
-"""Answers of ``/classify`` and ``/v1/models``: read into plain types, and shown as tables."""
+"""Responses of ``/classify`` and ``/v1/models``: parsed, and as tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hmi_cli.render.tables import NONE, format_table
+from hmi_cli.render.output import NONE, format_table
 
 Answer = dict[str, Any]
 TEXT_SHOWN = 56
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """A labelled stretch of a text."""
+class Entity:
+    """An entity that a token classifier found in a text."""
 
     text: str
     start: int
@@ -23,18 +23,18 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One model's answer to one text."""
+    """One model's result for one text."""
 
     index: int
     model: str
     label: str
     score: float
-    entities: tuple[Stretch, ...] = ()
+    entities: tuple[Entity, ...] = ()
     error: str = ""
 
     @property
     def shown(self) -> str:
-        """The answer in one phrase."""
+        """The result in one phrase."""
         if self.error:
             return f"error: {self.error}"
         if self.label:
@@ -43,9 +43,9 @@ class Prediction:
 
 
 def read_predictions(answer: Answer) -> list[Prediction]:
-    """Return the predictions of a ``/classify`` answer, of one model or of a fan-out, as they came.
+    """Return the predictions of a ``/classify`` response, of one model or of a fan-out, in its order.
 
-    A model of a fan-out that failed as a whole is one prediction with its error.
+    A model of a fan-out that failed is one prediction with its error.
     """
     return [prediction for part in answer.get("models") or [answer] for prediction in _of_model(part)]
 
@@ -63,14 +63,14 @@ def _prediction(item: Answer, model: str) -> Prediction:
         label=item.get("label") or "",
         score=max(item.get("probs") or [], default=0.0),
         entities=tuple(
-            Stretch(found["text"], found["start"], found["end"], found["label"], found["score"])
+            Entity(found["text"], found["start"], found["end"], found["label"], found["score"])
             for found in item.get("entities") or []
         ),
     )
 
 
 def predictions_table(texts: Sequence[str], answer: Answer) -> str:
-    """Return one line a text and model."""
+    """Return one line for each text and model."""
     rows = [
         [
             prediction.model,
@@ -84,7 +84,7 @@ def predictions_table(texts: Sequence[str], answer: Answer) -> str:
 
 
 def models_table(answer: Answer) -> str:
-    """Return one line a model."""
+    """Return one line for each model."""
     rows = [
         [model["id"], model["task"], str(model.get("version") or NONE), "True" if model["ready"] else "False"]
         for model in answer["data"]
@@ -93,6 +93,6 @@ def models_table(answer: Answer) -> str:
 
 
 def shorten(text: str, width: int = TEXT_SHOWN) -> str:
-    """Return the text on one line, cut where it is longer than ``width``."""
+    """Return the text on one line, cut to ``width`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"

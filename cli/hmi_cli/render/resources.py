@@ -1,4 +1,4 @@
-"""Domains and TaskAdapters as tables, and one of them described in full."""
+"""Domains and TaskAdapters as tables, and in full for ``hmi describe``."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 from hmi_api.resources.common import DataRead
 from hmi_api.resources.conditions import SUMMARIES, DomainCondition
 from hmi_cli.kinds import DOMAIN, Kind
-from hmi_cli.render.objects import dump_yaml
-from hmi_cli.render.tables import NONE, age, amount, format_table
+from hmi_cli.render.output import NONE, age, amount, dump_yaml, format_table
 
 Object = dict[str, Any]
 
@@ -57,7 +56,7 @@ def _adapter_cells(item: Object) -> list[str]:
 
 
 def gate_cell(item: Object) -> str:
-    """Return the held-out metric that the gate looks at, beside what it asks for; without a gate, any."""
+    """Return the metric of the gate and its minimum; without a gate, the main metric."""
     gate = (item.get("spec") or {}).get("gate")
     metrics = (item.get("status") or {}).get("metrics") or {}
     if gate:
@@ -84,7 +83,7 @@ def ready_status(item: Object) -> str:
 
 
 def blocking(item: Object) -> Object | None:
-    """Return the condition that keeps an object from being Ready: the first False step, else Ready."""
+    """Return the condition that keeps an object from Ready: the first that is False, else Ready itself."""
     false = [found for found in conditions(item) if found["status"] == "False"]
     return next(
         (found for found in false if found["type"] not in SUMMARIES),
@@ -93,13 +92,13 @@ def blocking(item: Object) -> Object | None:
 
 
 def reason(item: Object) -> str:
-    """Return the reason of what blocks the object, else of Ready."""
+    """Return the reason of the blocking condition, else of Ready."""
     found = blocking(item) or condition(item, "Ready")
     return str(found["reason"]) if found else NONE
 
 
 def describe(kind: Kind, item: Object) -> str:
-    """Return all that is known of an object, in kubectl's layout."""
+    """Return an object in full, in the layout of ``kubectl describe``."""
     return "\n".join([*_head(kind, item), *_spec(item), *_status(item), *_conditions(item)])
 
 

@@ -1,4 +1,4 @@
-"""The embedded default: the home folder, the composition of the planes, and the children they need.
+"""The embedded system: the home folder, all planes in one process, and the runtime in a child process.
 
-Belongs here: what runs HMI on one machine. Forbidden here: printing, except what ``hmi up`` says of itself.
+Belongs here: what runs HMI on one machine. Forbidden here: output, except that of ``hmi up``.
 """

@@ -1,4 +1,4 @@
-"""The home folder of an embedded HMI: its layout, its secrets and the lock that gives it one owner."""
+"""The home folder of an embedded HMI: its layout, its secrets, and the lock against a second process."""
 
 import fcntl
 import os
@@ -16,8 +16,8 @@ ADMIN_KEY_PREFIX = "hmi_admin_"
 
 
 @dataclass(frozen=True)
-class Home:
-    """Where an embedded HMI keeps everything; deleting the folder is starting anew."""
+class HomeFolder:
+    """All state of an embedded HMI; without the folder it starts empty."""
 
     path: Path
 
@@ -43,12 +43,12 @@ class Home:
 
     @property
     def usage(self) -> Path:
-        """The durable usage spool."""
+        """The spool of usage events."""
         return self.path / "usage"
 
     @property
     def cache(self) -> Path:
-        """The runtime's local disk copies."""
+        """The runtime's local copies of artifacts."""
         return self.path / "cache"
 
     @property
@@ -58,47 +58,47 @@ class Home:
 
     @property
     def lock(self) -> Path:
-        """Locked by the owner while it lives; holds its process id."""
+        """Locked by the process that uses the folder; contains its id."""
         return self.path / "lock"
 
     def create(self) -> None:
-        """Make the folders that are missing; only this user may enter."""
+        """Create the folders that are missing, accessible to this user only."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for folder in (self.artifacts, self.resources, self.runs, self.usage, self.cache, self.logs):
             folder.mkdir(exist_ok=True)
         (self.path / "secrets").mkdir(exist_ok=True, mode=0o700)
 
     def internal_token(self) -> str:
-        """Return the token that HMI's own processes show one another, made at first use."""
+        """Return the token between HMI's own processes, created at first use."""
         return self._secret("internal-token", "hmi_internal_")
 
     def admin_key(self) -> str:
-        """Return the administrator's key, made at first use."""
+        """Return the administrator's key, created at first use."""
         return self._secret("admin-key", ADMIN_KEY_PREFIX)
 
     def read_admin_key(self) -> str | None:
-        """Return the administrator's key if there is one."""
+        """Return the administrator's key; None if there is none."""
         return _read(self.path / "secrets" / "admin-key")
 
     def read_tenant_key(self, tenant: str) -> str | None:
-        """Return the API key that this command keeps for a tenant, if there is one."""
+        """Return the saved API key of a tenant; None if there is none."""
         return _read(self.tenant_key_file(tenant))
 
-    def keep_tenant_key(self, tenant: str, key: str) -> None:
-        """Keep a tenant's API key, for this user's later commands."""
+    def save_tenant_key(self, tenant: str, key: str) -> None:
+        """Save a tenant's API key for later commands."""
         self.tenant_key_file(tenant).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _write_secret(self.tenant_key_file(tenant), key)
 
     def tenant_key_file(self, tenant: str) -> Path:
-        """Where the API key that this command keeps for a tenant is, if there is one."""
+        """Return the file of a tenant's saved API key."""
         return self.path / "secrets" / f"tenant-{quote(tenant, safe='@:[]')}"
 
     def write_url(self, url: str) -> None:
-        """Leave word of where the server listens, for commands that share the folder."""
+        """Save the server's address, for commands on the same folder."""
         (self.path / "url").write_text(url + "\n")
 
     def read_url(self) -> str | None:
-        """Return where the server of this folder listened last."""
+        """Return the last address of the folder's server; None if there is none."""
         return _read(self.path / "url")
 
     def _secret(self, name: str, prefix: str) -> str:
@@ -111,10 +111,10 @@ class Home:
         return value
 
     @contextmanager
-    def owned(self) -> Iterator[None]:
-        """Hold the folder's lock; ``CliError`` naming the owner where another process holds it.
+    def locked(self) -> Iterator[None]:
+        """Hold the folder's lock. Raise ``CliError``, with the other process's id, if it is taken.
 
-        The kernel drops the lock with the process, so a killed owner never leaves the folder locked.
+        The kernel releases the lock when the process ends, even if it is killed.
         """
         descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+") as handle:
@@ -133,13 +133,13 @@ class Home:
 
 
 def _write_secret(file: Path, value: str) -> None:
-    # Made aside and moved: a kill in between leaves no empty secret that a later start would trust.
-    aside = file.with_name(f"{file.name}.new")
-    aside.unlink(missing_ok=True)
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # Written to another file and renamed: a kill in between leaves no empty secret.
+    temporary = file.with_name(f"{file.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as handle:
         handle.write(value + "\n")
-    aside.replace(file)
+    temporary.replace(file)
 
 
 def _read(file: Path) -> str | None:
@@ -148,6 +148,6 @@ def _read(file: Path) -> str | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise CliError(f"{file}: {error}", hint="remove it, or put the value there once more") from error
+        raise CliError(f"{file}: {error}", hint="remove it, or write the value again") from error
     except PermissionError as error:
         raise CliError(f"{file} belongs to another user", hint="run as the user who ran `hmi up`") from error

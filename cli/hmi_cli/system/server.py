@@ -1,43 +1,57 @@
-"""Runs the composed application in this process, and the runtime in a child, until told to stop."""
+"""The embedded system: all planes composed in this process, the runtime in a child process."""
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import SecretStr
 
-from hmi_cli.errors import CliError
+from hmi_api.errors import InvalidInput
+from hmi_api.internal.client import ControlPlaneClient
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.settings import load_settings
+from hmi_cli.errors import CliError, UsageError
+from hmi_cli.system.home import HomeFolder
+from hmi_cli.system.supervisor import Supervisor
+from hmi_control_plane.app import create_app
+from hmi_control_plane.auth import require_token
+from hmi_control_plane.settings import Settings
+from hmi_operator.embedded import EmbeddedController, FileResourceStore, SubprocessJobs, router
+from hmi_operator.planning import Environment
 
 OPEN_STREAMS_END_AFTER_S = 3
 
 
 @dataclass(frozen=True)
-class System:
-    """The composed planes: an application to serve, and what must run beside it."""
+class EmbeddedSystem:
+    """The application to serve and the background tasks beside it."""
 
     app: FastAPI
-    jobs: tuple[Callable[[], Coroutine[object, object, None]], ...]
-    """Each runs until it is cancelled; one that ends by itself ends the system."""
+    tasks: tuple[Callable[[], Coroutine[object, object, None]], ...]
+    """Each runs until it is cancelled; if one ends, the system ends."""
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn that leaves signals alone: the runtime must be drained before the server goes."""
+    """uvicorn without signal handling: the runtime must be drained before the server stops."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.decided = asyncio.Event()
-        """Set when the start has succeeded (``started``) or failed."""
+        self.startup_done = asyncio.Event()
+        """Set after the start has succeeded (``started``) or failed."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
         finally:
-            self.decided.set()
+            self.startup_done.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -48,7 +62,7 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind an address before anything is started; ``CliError`` when it is taken. Port 0 takes a free one."""
+    """Bind an address before anything is started; port 0 takes a free one. Raise ``CliError`` if it fails."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -69,10 +83,10 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{name}:{port}"
 
 
-async def serve(system: System, listener: socket.socket, announce: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then stop: reconciler first, runtime drained, server last.
+async def serve(system: EmbeddedSystem, listener: socket.socket, announce: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then stop the controller, drain the runtime and stop the server.
 
-    The runtime says goodbye to the control plane when it has drained, so the server outlives it.
+    The server is last, since the drained runtime deregisters at the control plane.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -83,25 +97,126 @@ async def serve(system: System, listener: socket.socket, announce: Callable[[], 
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    await server.decided.wait()
+    await server.startup_done.wait()
     if server.started:
         announce()
-        await _run_beside(system, serving, stop)
+        await _run_tasks(system, serving, stop)
     server.should_exit = True
     await serving
     if not server.started:
         raise CliError("the control plane did not start", hint="the log above says why")
 
 
-async def _run_beside(system: System, serving: "asyncio.Task[None]", stop: asyncio.Event) -> None:
-    """Run the background jobs until told to stop or until one of them, or the server, ends by itself."""
-    told = asyncio.create_task(stop.wait())
-    jobs = [asyncio.create_task(job()) for job in system.jobs]
-    done, _ = await asyncio.wait([told, serving, *jobs], return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
-    for job in jobs:
-        job.cancel()
-    results = await asyncio.gather(*jobs, return_exceptions=True)
-    for ended, result in zip(jobs, results, strict=True):
+async def _run_tasks(system: EmbeddedSystem, serving: "asyncio.Task[None]", stop: asyncio.Event) -> None:
+    """Run the background tasks until ``stop`` is set, or until one of them or the server ends."""
+    stopped = asyncio.create_task(stop.wait())
+    tasks = [asyncio.create_task(run()) for run in system.tasks]
+    done, _ = await asyncio.wait([stopped, serving, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    for task in tasks:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    for ended, result in zip(tasks, results, strict=True):
         if ended in done and isinstance(result, BaseException):
             raise result
+
+
+RUNTIME_PROGRAM = [sys.executable, "-m", "hmi_runtime.server"]
+RUNTIME_ID = "runtime-0"
+RUNS_AT_ONCE = 2
+"""One run reads or tokenises while the other computes; each takes about a gigabyte of memory."""
+LIMIT_DEFAULTS = {"HMI_MAX_RANK": "32", "HMI_MAX_BOTTLENECK": "64"}
+"""Defaults for the largest adapter; larger ones are refused when they are declared.
+
+Every slot has the size of the largest adapter, so a larger limit means fewer slots. These suffice for every
+default size of training, and for bottlenecks of twice that width.
+"""
+RUNTIME_DEFAULTS = {"HMI_HOST_BUDGET": str(1 << 30)}
+"""Defaults for other settings of the runtime."""
+NOT_FOR_CHILDREN = ("HMI_ADMIN_KEY", "HMI_API_KEY", "HMI_METRICS_PORT")
+
+
+def compose(home: HomeFolder, url: str) -> EmbeddedSystem:
+    """Compose control plane, resource API, controller and runtime over a home folder, served at ``url``."""
+    token, admin_key = home.internal_token(), SecretStr(home.admin_key())
+    try:
+        settings = load_settings(
+            Settings,
+            database_url=f"sqlite:///{home.database.resolve()}",
+            artifacts=str(home.artifacts.resolve()),
+            usage_dir=home.usage.resolve(),
+            internal_token=SecretStr(token),
+            admin_key=admin_key,
+        )
+        limits = embedded_limits()
+    except InvalidInput as error:
+        raise UsageError(f"the environment is wrong: {error.message}") from error
+    app = create_app(settings)
+    store = FileResourceStore(home.resources)
+    environment = Environment(limits=limits)
+    app.include_router(router(store, require_token(admin_key, "admin key"), environment))
+    shared = {
+        "HMI_CONTROL_PLANE_URL": url,
+        "HMI_INTERNAL_TOKEN": token,
+        "HMI_ARTIFACTS": settings.artifacts,
+        # Training and serving share the cores: idle threads that spin would slow down the others.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        **limits.as_environment(),
+    }
+    jobs = SubprocessJobs(home.runs.resolve(), shared, concurrency=RUNS_AT_ONCE)
+    controller = _controller(store, jobs, url, token, environment)
+    return EmbeddedSystem(app, (controller, runtime(home, shared).run))
+
+
+def embedded_limits() -> AdapterLimits:
+    """Return the size limits of adapters. Raise ``InvalidInput`` if the environment is wrong."""
+    values = {name: os.environ.get(name, default) for name, default in LIMIT_DEFAULTS.items()}
+    return load_settings(
+        AdapterLimits, **{name.removeprefix("HMI_").lower(): v for name, v in values.items()}
+    )
+
+
+def _controller(
+    store: FileResourceStore, jobs: SubprocessJobs, url: str, token: str, environment: Environment
+) -> Callable[[], Coroutine[object, object, None]]:
+    async def run() -> None:
+        stop = asyncio.Event()
+        # The controller calls this process over HTTP, as it would from a pod of its own.
+        async with ControlPlaneClient(url, token) as control_plane:
+            working = asyncio.create_task(
+                EmbeddedController(store, control_plane, jobs, environment=environment).run(stop)
+            )
+            try:
+                await asyncio.shield(working)
+            except InvalidInput as error:  # the catalog has resources of another system
+                raise CliError(error.message) from error
+            finally:
+                stop.set()
+                with contextlib.suppress(InvalidInput):
+                    await working
+
+    return run
+
+
+def runtime(home: HomeFolder, shared: dict[str, str]) -> Supervisor:
+    """Return the supervisor of the embedded system's only runtime."""
+    own = {
+        "HMI_RUNTIME_ID": RUNTIME_ID,
+        "HMI_RUNTIME_URL": f"http://127.0.0.1:{free_port()}",
+        "HMI_CACHE_DIR": str(home.cache.resolve()),
+    }
+    inherited = {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
+    return Supervisor(
+        "runtime",
+        RUNTIME_PROGRAM,
+        {**RUNTIME_DEFAULTS, **inherited, **shared, **own},
+        home.logs / "runtime.log",
+        pid_file=home.path / "runtime.pid",
+    )
+
+
+def free_port() -> int:
+    """Return a port that is free at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,4 +1,8 @@
-"""Keeps one child process running: starts it, starts it again when it ends, stops it in peace."""
+"""Keeps one child process running: restarts it when it ends, stops it gracefully.
+
+The operator's subprocess Jobs (``hmi_operator.embedded``) are another case and share only ``tether``: a Job
+runs once, and a run that outlives a restart of the operator is found again and continues.
+"""
 
 import asyncio
 import contextlib
@@ -18,28 +22,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait before the next start: doubling while the child keeps failing."""
+    """Wait before a restart: doubled at each failure."""
 
     first_s: float = 0.5
     longest_s: float = 30.0
-    forgotten_after_s: float = 60.0
-    """A child that lived this long had a good start; the next wait is the first again."""
+    reset_after_s: float = 60.0
+    """After a child has run this long, the next wait is ``first_s`` again."""
 
     def delay(self, failures: int) -> float:
-        """Return the seconds to wait after so many failures in a row, from 1."""
+        """Return the seconds to wait after this many consecutive failures, from 1."""
         return float(min(self.longest_s, self.first_s * 2 ** min(failures - 1, 30)))
 
 
 def tethered(command: list[str]) -> list[str]:
-    """Return the command line that runs ``command`` tied to the life of the process that calls this."""
+    """Return a command line that runs ``command`` and stops it when the calling process ends."""
     return [sys.executable, tether.__file__, str(os.getpid()), *command]
 
 
 class Supervisor:
-    """Runs one command for as long as ``run`` is not cancelled.
+    """Runs one command until ``run`` is cancelled.
 
-    The child's output goes to ``log`` and its process id, while it lives, to ``pid_file``. When ``run`` is
-    cancelled, the child gets SIGTERM, and SIGKILL if it has not ended ``grace_s`` later.
+    The child's output goes to ``log``, its process id to ``pid_file`` while it runs. When ``run`` is
+    cancelled, the child gets SIGTERM, and SIGKILL if it has not ended after ``grace_s``.
     """
 
     def __init__(
@@ -68,12 +72,12 @@ class Supervisor:
             started = time.monotonic()
             code = await self._run_once()
             lived = time.monotonic() - started
-            failures = 1 if lived > self._backoff.forgotten_after_s else failures + 1
+            failures = 1 if lived > self._backoff.reset_after_s else failures + 1
             delay = self._backoff.delay(failures)
             logger.warning(
-                "the %s ended with %s after %.0f s; starting it again in %.1f s (its log: %s)",
+                "the %s ended with %s after %.0f s; restarting it in %.1f s (its log: %s)",
                 self.name,
-                _ending(code),
+                _describe_exit(code),
                 lived,
                 delay,
                 self._log,
@@ -88,7 +92,7 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Its own session: Ctrl-C at the terminal reaches the parent alone, which then drains it.
+                # A session of its own: Ctrl-C reaches only the parent, which then stops the child.
                 start_new_session=True,
             )
         self._pid_file.write_text(f"{process.pid}\n")
@@ -111,5 +115,5 @@ class Supervisor:
             await process.wait()
 
 
-def _ending(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -20,9 +20,9 @@ from hmi_api.security.bearer import TokenSource
 from hmi_api.security.internal_auth import ServiceAccounts, TokenReviewer
 from hmi_api.security.proxies import Proxies, s3_proxies
 from hmi_cli.client import Client, is_local
+from hmi_cli.context import CommandContext
 from hmi_cli.errors import CliError
-from hmi_cli.session import Session
-from hmi_cli.system.home import Home
+from hmi_cli.system.home import HomeFolder
 from hmi_control_plane.gateway.runtime_client import Connections
 from hmi_operator.kubernetes.api import KubeApi
 from hmi_operator.kubernetes.kinds import DOMAINS
@@ -277,11 +277,14 @@ def test_the_command_uses_no_proxy_for_this_machine(
     tmp_path: Path,
 ) -> None:
     _named(variables, proxy, monkeypatch)
-    home = Home(tmp_path)
+    home = HomeFolder(tmp_path)
     home.create()
     home.write_url(part.url)
 
-    for session in (Session(home, None, "key"), Session(Home(tmp_path / "other"), part.url, "key")):
+    for session in (
+        CommandContext(home, None, "key"),
+        CommandContext(HomeFolder(tmp_path / "other"), part.url, "key"),
+    ):
         with session.admin() as client, pytest.raises(CliError):
             client.ask("GET", "/v1/models")
 

@@ -1,8 +1,8 @@
-"""Shows how far each resource is: a bar a training run on a terminal, plain lines elsewhere."""
+"""Progress of all resources until they are Ready: bars on a terminal, lines elsewhere."""
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -10,16 +10,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from hmi_api.resources.conditions import Phase
+from hmi_cli.api import ResourceApi
+from hmi_cli.kinds import KINDS
 from hmi_cli.render.resources import blocking, ready_status
 
 LINE_EVERY_S = 10.0
 STUCK = (Phase.FAILED, Phase.DEGRADED, Phase.RETRYING)
-"""Phases that need their reason to be understood; of the others the phase says enough."""
+"""Phases that are shown with their reason."""
 Object = dict[str, Any]
 
 
-class Board(Protocol):
-    """Somewhere to show the state of all resources, again and again."""
+class ProgressDisplay(Protocol):
+    """Shows the state of all resources, again and again."""
 
     def show(self, items: list[Object]) -> None:
         """Show what changed."""
@@ -32,13 +34,13 @@ def title(item: Object) -> str:
 
 
 def steps(item: Object) -> tuple[int, int]:
-    """Return how many steps of how many are done; (0, 0) before a run has said."""
+    """Return (steps done, steps in total); (0, 0) if the run has not reported any."""
     found = re.search(r"(\d+)\s*/\s*(\d+)", (item.get("status") or {}).get("progress") or "")
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def state(item: Object) -> str:
-    """Return one phrase for where a resource stands."""
+    """Return the state of a resource in one phrase."""
     if ready_status(item) == "True":
         return "Ready"
     phase = str((item.get("status") or {}).get("phase") or "Pending")
@@ -48,15 +50,15 @@ def state(item: Object) -> str:
     return phase
 
 
-class BarBoard:
-    """One bar a resource, for a terminal."""
+class ProgressBars:
+    """One bar for each resource, for a terminal."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._bars: dict[str, TaskID] = {}
 
     def show(self, items: list[Object]) -> None:
-        """Move every bar to where its resource is."""
+        """Update every bar."""
         for item in items:
             name = title(item)
             if name not in self._bars:
@@ -72,34 +74,34 @@ class BarBoard:
             self._progress.update(bar, total=total or None, completed=done, state=state(item))
 
 
-class LineBoard:
-    """One line a change, for logs and pipes."""
+class ProgressLines:
+    """One line for each change, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = time.monotonic()
-        self._said: dict[str, tuple[str, float]] = {}
+        self._printed: dict[str, tuple[str, float]] = {}
 
     def show(self, items: list[Object]) -> None:
-        """Print what has a new state, and every so often how far the others are."""
+        """Print new states, and now and then the progress of the others."""
         now = time.monotonic()
         for item in items:
             name, current = title(item), state(item)
-            before, when = self._said.get(name, ("", 0.0))
+            before, when = self._printed.get(name, ("", 0.0))
             done, total = steps(item)
             moving = bool(total) and now - when > LINE_EVERY_S and current != "Ready"
             if current == before and not moving:
                 continue
-            self._said[name] = (current, now)
-            far = f" {done}/{total}" if total and current != "Ready" else ""
-            self._console.print(f"[{now - self._started:6.1f}s] {name}: {current}{far}", markup=False)
+            self._printed[name] = (current, now)
+            progress = f" {done}/{total}" if total and current != "Ready" else ""
+            self._console.print(f"[{now - self._started:6.1f}s] {name}: {current}{progress}", markup=False)
 
 
 @contextmanager
-def open_board(console: Console) -> Iterator[Board]:
-    """Open the board that suits the console."""
+def open_progress(console: Console) -> Iterator[ProgressDisplay]:
+    """Open bars on a terminal, else lines."""
     if not console.is_terminal:
-        yield LineBoard(console)
+        yield ProgressLines(console)
         return
     columns = (
         TextColumn("{task.description:<36}"),
@@ -109,4 +111,34 @@ def open_board(console: Console) -> Iterator[Board]:
         TextColumn("{task.fields[state]}"),
     )
     with Progress(*columns, console=console) as progress:
-        yield BarBoard(progress)
+        yield ProgressBars(progress)
+
+
+POLL_S = 0.5
+
+
+def all_objects(api: ResourceApi) -> list[Object]:
+    """Return every Domain and TaskAdapter, Domains first."""
+    return [item for kind in KINDS for item in api.list(kind, None)]
+
+
+def is_settled(item: Object) -> bool:
+    """Return whether a resource is Ready or has failed for good."""
+    status = item.get("status") or {}
+    observed = status.get("observedGeneration") == item["metadata"].get("generation", 1)
+    return ready_status(item) == "True" or (
+        observed and status.get("phase") in (Phase.FAILED, Phase.DEGRADED)
+    )
+
+
+def wait_until_settled(
+    api: ResourceApi, display: ProgressDisplay, *, limit_s: float, alive: Callable[[], bool]
+) -> list[Object]:
+    """Show the resources until all have settled, the limit is over or the system has ended."""
+    ends = time.monotonic() + limit_s
+    while True:
+        items = all_objects(api)
+        display.show(items)
+        if all(is_settled(item) for item in items) or time.monotonic() > ends or not alive():
+            return items
+        time.sleep(POLL_S)

@@ -5,8 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hmi_cli.demo.board import open_board
-from hmi_cli.demo.wait import settled
+from hmi_cli.demo.progress import is_settled, open_progress
 
 
 def item(
@@ -31,9 +30,9 @@ STATES = [
 def shown(*, terminal: bool) -> str:
     """Show all states and return what was written."""
     console = Console(file=StringIO(), force_terminal=terminal, width=120)
-    with open_board(console) as board:
+    with open_progress(console) as display:
         for state in STATES:
-            board.show(state)
+            display.show(state)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
@@ -55,8 +54,8 @@ def test_bars_end_ready() -> None:
 
 def test_a_status_of_an_older_spec_settles_nothing() -> None:
     failed = item("a", "Failed")
-    assert settled(failed)
+    assert is_settled(failed)
     failed["metadata"]["generation"] = 2
-    assert not settled(failed)
-    assert not settled(item("a", "Training"))
-    assert settled(item("a", "Ready", ready=True))
+    assert not is_settled(failed)
+    assert not is_settled(item("a", "Training"))
+    assert is_settled(item("a", "Ready", ready=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from served_command import Run, Served
 
-from hmi_cli.system.home import Home
+from hmi_cli.system.home import HomeFolder
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def test_a_revoked_key_is_replaced(hmi: Run, served: Served, tenant: str) -> Non
 def test_who_cannot_make_another_is_told_which_file_to_remove(
     hmi: Run, served: Served, tenant: str, tmp_path: Path
 ) -> None:
-    guest = Home(tmp_path / "guest")
-    guest.keep_tenant_key(tenant, "hmi_revoked_long_ago")
+    guest = HomeFolder(tmp_path / "guest")
+    guest.save_tenant_key(tenant, "hmi_revoked_long_ago")
     guest.write_url(served.url)
     code, out, err = hmi("--home", str(guest.path), "models", "-t", tenant)
     assert (code, out) == (1, "")
@@ -52,8 +52,8 @@ def test_who_cannot_make_another_is_told_which_file_to_remove(
 
 
 def test_another_server_has_a_key_of_its_own(hmi: Run, served: Served, tenant: str, tmp_path: Path) -> None:
-    elsewhere = Home(tmp_path / "elsewhere")
-    elsewhere.keep_tenant_key(tenant, "hmi_of_another_server")
+    elsewhere = HomeFolder(tmp_path / "elsewhere")
+    elsewhere.save_tenant_key(tenant, "hmi_of_another_server")
     elsewhere.write_url("http://127.0.0.1:9")
     there = ("--home", str(elsewhere.path), "--server", served.url)
     admin = str(served.home.read_admin_key())
