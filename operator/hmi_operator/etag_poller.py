@@ -1,7 +1,7 @@
 """Hearing which TaskAdapters to look at again because of what the control plane has to say of them.
 
-Runtimes report what they serve to the control plane alone. Each look at a TaskAdapter notes the stamp of its
-view; the stamps of all are then asked for in large batches, and whose stamp is another one is looked at.
+Runtimes report what they serve to the control plane alone. Each look at a TaskAdapter notes the ETag of its
+view; the ETags of all are then asked for in large batches, and whose ETag is another one is looked at.
 Nothing depends on it: what is missed is found when the resource is looked at for any other cause.
 """
 
@@ -10,14 +10,14 @@ import logging
 from collections.abc import Callable
 
 from hmi_api.errors import HmiError
-from hmi_api.internal.catalog import STAMPS_AT_ONCE, AdapterView
+from hmi_api.internal.catalog import MAX_ETAGS, AdapterView
 from hmi_operator.ports import ControlPlane, ResourceRef
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_SECONDS = 2.0
-STAMPS_PER_SECOND = 1000.0
-"""Bound on the stamps asked for: with more TaskAdapters, a round comes more rarely."""
+ETAGS_PER_SECOND = 1000.0
+"""Bound on the ETags asked for: with more TaskAdapters, a round comes more rarely."""
 
 
 class EtagPoller:
@@ -34,12 +34,12 @@ class EtagPoller:
     @property
     def pause_seconds(self) -> float:
         """How long to wait between two rounds."""
-        return max(SHORTEST_SECONDS, len(self._noted) / STAMPS_PER_SECOND)
+        return max(SHORTEST_SECONDS, len(self._noted) / ETAGS_PER_SECOND)
 
     def record(self, key: str, view: AdapterView | None) -> None:
         """Take in what a look at a TaskAdapter (``namespace/name``) was made from."""
-        if view is not None and view.stamp:
-            self._noted[key] = view.stamp
+        if view is not None and view.etag:
+            self._noted[key] = view.etag
         else:
             self._noted.pop(key, None)
 
@@ -53,11 +53,11 @@ class EtagPoller:
                 logger.warning("what the control plane has news of could not be read: %s", error)
 
     async def poll(self) -> None:
-        """Ask for all stamps that were noted, and wake whose are others now. Raises as the port does."""
+        """Ask for all ETags that were noted, and wake whose are others now. Raises as the port does."""
         every = list(self._noted)
-        for start in range(0, len(every), STAMPS_AT_ONCE):
-            keys = every[start : start + STAMPS_AT_ONCE]
-            now = await self._control_plane.adapter_stamps(keys)
+        for start in range(0, len(every), MAX_ETAGS):
+            keys = every[start : start + MAX_ETAGS]
+            now = await self._control_plane.adapter_etags(keys)
             for key in keys:
                 self._compare(key, now.get(key))
 

@@ -124,8 +124,8 @@ class ControlPlane(Protocol):
         """Return a TaskAdapter as the catalog knows it, or None."""
         ...
 
-    async def adapter_stamps(self, keys: Sequence[str]) -> dict[str, str]:
-        """Return the stamps of TaskAdapters by key, of those known; at most ``STAMPS_AT_ONCE`` keys."""
+    async def adapter_etags(self, keys: Sequence[str]) -> dict[str, str]:
+        """Return the ETags of TaskAdapters by key, of those known; at most ``MAX_ETAGS`` keys."""
         ...
 
     async def erase_domain(self, key: str, uid: str | None = None) -> None:

@@ -198,7 +198,10 @@ class Cluster:
         self.internal("PUT", f"/runtimes/{runtime_id}", body)
 
     def beat(self, runtime_id: str = "r1", *, incarnation: str = "one", **fields: Any) -> Any:
-        """Send a heartbeat; return the reply."""
+        """Send a heartbeat; return the reply. ``ready`` and ``gone`` are given as tenant/adapter@version."""
+        for name in fields.keys() & {"ready", "gone"}:
+            parts = [text.split("@") for text in fields[name]]
+            fields[name] = [{"adapter": adapter, "version": int(version)} for adapter, version in parts]
         return self.internal(
             "POST", f"/runtimes/{runtime_id}/heartbeat", {"incarnation": incarnation, **fields}
         )

@@ -69,8 +69,8 @@ def registration() -> dict[str, Any]:
 def heartbeat() -> dict[str, Any]:
     return {
         "incarnation": "one",
-        "ready": ["acme/spam@1"],
-        "gone": ["acme/spam@2"],
+        "ready": [{"adapter": "acme/spam", "version": 1}],
+        "gone": [{"adapter": "acme/spam", "version": 2}],
         "failed": [{"adapter": "acme/spam", "version": 1, "reason": "Why", "message": "So."}],
         "resident": [{"kind": "adapter", "tier": "host", "bytes": 1}],
         "freeBytes": 1,
@@ -104,7 +104,7 @@ def cases() -> Iterator[Any]:
             {(name,): TEXTS for name in ("uid", "tenant", "specDigest", "domain")}
             | {("generation",): NUMBERS, ("replicas",): NUMBERS},
         ),
-        ("POST", "/adapters/stamps", {"keys": ["acme/one"]}, {("keys", 0): TEXTS}),
+        ("POST", "/adapters/etags", {"keys": ["acme/one"]}, {("keys", 0): TEXTS}),
         (
             "POST",
             "/runs",
@@ -161,8 +161,10 @@ def cases() -> Iterator[Any]:
             heartbeat(),
             {
                 ("incarnation",): TEXTS,
-                ("ready", 0): {**FREE_TEXT, "a long version": "acme/spam@" + "9" * 5000},
-                ("gone", 0): {**FREE_TEXT, "a large version": "acme/spam@" + "9" * 30},
+                ("ready", 0, "adapter"): TEXTS,
+                ("ready", 0, "version"): NUMBERS,
+                ("gone", 0, "adapter"): TEXTS,
+                ("gone", 0, "version"): NUMBERS,
                 ("failed", 0, "adapter"): TEXTS,
                 ("failed", 0, "version"): NUMBERS,
                 ("resident", 0, "bytes"): NUMBERS,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_api.internal.catalog import AdapterVersionView, AdapterView, DomainVersionView, DomainView
+from hmi_api.internal.catalog import AdapterVersionView, AdapterView, DomainVersionView, DomainView, LoadError
 from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunState, RunView
 from hmi_api.names import FINALIZER, DomainKey, Tenant
 from hmi_api.resources.common import ObjectMeta, ObjectRef
@@ -119,10 +119,16 @@ def observed_adapter(wanted: TaskAdapter, **changes: Any) -> ObservedAdapter:
     observed = ObservedAdapter(now=NOW, tenant=TENANT, domain=dependency)
     current, loaded = changes.pop("current", None), changes.pop("loaded_on", [])
     update = {"current": current, "loaded_on": loaded, "scheduled_on": changes.pop("scheduled_on", loaded)}
-    update |= {"load_error": changes.pop("load_error", None), "earlier": changes.pop("earlier", [])}
+    update |= {"load_error": load_error(changes.pop("load_error", "")), "earlier": changes.pop("earlier", [])}
     with suppress(StopIteration):  # a refused TaskAdapter is not declared
         observed = replace(observed, view=declared_adapter(wanted, observed).model_copy(update=update))
     return replace(observed, **changes)
+
+
+def load_error(text: str) -> LoadError | None:
+    """Return the error that is written as ``Reason: message``; None for no text."""
+    reason, _, message = text.partition(": ")
+    return LoadError(reason=reason, message=message) if text else None
 
 
 def kinds(actions: tuple[Any, ...]) -> list[type]:

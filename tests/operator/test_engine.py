@@ -79,7 +79,7 @@ class Catalog:
         self.asked.append("adapter")
         return self.adapters.get(key)
 
-    async def adapter_stamps(self, keys: Any) -> dict[str, str]:
+    async def adapter_etags(self, keys: Any) -> dict[str, str]:
         raise NotImplementedError
 
     async def claim(self, cluster: str) -> ClusterClaimed | None:

@@ -7,26 +7,26 @@ import pytest
 from planning_fixtures import adapter, observed_adapter
 
 from hmi_api.errors import NotReady
-from hmi_api.internal.catalog import STAMPS_AT_ONCE
-from hmi_operator.etag_poller import SHORTEST_SECONDS, STAMPS_PER_SECOND, EtagPoller
+from hmi_api.internal.catalog import MAX_ETAGS
+from hmi_operator.etag_poller import ETAGS_PER_SECOND, SHORTEST_SECONDS, EtagPoller
 from hmi_operator.ports import ResourceRef
 
 pytestmark = pytest.mark.anyio
 
 
 class Catalog:
-    """Has stamps, and counts the keys of each request."""
+    """Has ETags, and counts the keys of each request."""
 
     def __init__(self) -> None:
-        self.stamps: dict[str, str] = {}
+        self.etags: dict[str, str] = {}
         self.asked: list[int] = []
         self.away = False
 
-    async def adapter_stamps(self, keys: Sequence[str]) -> dict[str, str]:
+    async def adapter_etags(self, keys: Sequence[str]) -> dict[str, str]:
         if self.away:
             raise NotReady("ControlPlaneUnavailable", "It is away.")
         self.asked.append(len(keys))
-        return {key: self.stamps[key] for key in keys if key in self.stamps}
+        return {key: self.etags[key] for key in keys if key in self.etags}
 
 
 @pytest.fixture
@@ -44,17 +44,17 @@ def feed(catalog: Any, woken: list[ResourceRef]) -> EtagPoller:
     return EtagPoller(catalog, woken.append)
 
 
-def looked_at(feed: EtagPoller, key: str, stamp: str) -> None:
+def looked_at(feed: EtagPoller, key: str, etag: str) -> None:
     view = observed_adapter(adapter()).view
     assert view is not None
-    feed.record(key, view.model_copy(update={"stamp": stamp}))
+    feed.record(key, view.model_copy(update={"etag": etag}))
 
 
 async def test_who_is_as_before_is_left_alone(
     feed: EtagPoller, catalog: Any, woken: list[ResourceRef]
 ) -> None:
     looked_at(feed, "shop/topic", "a")
-    catalog.stamps = {"shop/topic": "a"}
+    catalog.etags = {"shop/topic": "a"}
     await feed.poll()
     assert woken == []
 
@@ -64,11 +64,11 @@ async def test_who_has_changed_is_woken_once(
 ) -> None:
     for key in ("shop/topic", "shop/tone"):
         looked_at(feed, key, "a")
-    catalog.stamps = {"shop/topic": "b", "shop/tone": "a"}
+    catalog.etags = {"shop/topic": "b", "shop/tone": "a"}
     await feed.poll()
     await feed.poll()
     assert woken == [ResourceRef("TaskAdapter", "shop", "topic")]
-    catalog.stamps["shop/topic"] = "c"
+    catalog.etags["shop/topic"] = "c"
     await feed.poll()
     assert len(woken) == 2
 
@@ -84,7 +84,7 @@ async def test_who_is_gone_from_the_catalog_is_woken_once(
 
 async def test_who_was_never_seen_in_the_catalog_is_not_asked_for(feed: EtagPoller, catalog: Any) -> None:
     feed.record("shop/topic", None)
-    looked_at(feed, "shop/tone", "")  # by a control plane that gives no stamps
+    looked_at(feed, "shop/tone", "")  # by a control plane that gives no ETags
     await feed.poll()
     assert catalog.asked == []
 
@@ -93,7 +93,7 @@ async def test_what_was_asked_in_vain_is_asked_again(
     feed: EtagPoller, catalog: Any, woken: list[ResourceRef]
 ) -> None:
     looked_at(feed, "shop/topic", "a")
-    catalog.stamps, catalog.away = {"shop/topic": "b"}, True
+    catalog.etags, catalog.away = {"shop/topic": "b"}, True
     with pytest.raises(NotReady):
         await feed.poll()
     assert woken == []
@@ -104,10 +104,10 @@ async def test_what_was_asked_in_vain_is_asked_again(
 
 async def test_many_are_asked_for_in_batches_and_more_rarely(feed: EtagPoller, catalog: Any) -> None:
     assert feed.pause_seconds == SHORTEST_SECONDS
-    count = 5 * STAMPS_AT_ONCE + 1
+    count = 5 * MAX_ETAGS + 1
     for number in range(count):
         looked_at(feed, f"shop/task-{number}", "a")
-        catalog.stamps[f"shop/task-{number}"] = "a"
+        catalog.etags[f"shop/task-{number}"] = "a"
     await feed.poll()
-    assert catalog.asked == [*[STAMPS_AT_ONCE] * 5, 1]
-    assert feed.pause_seconds == count / STAMPS_PER_SECOND
+    assert catalog.asked == [*[MAX_ETAGS] * 5, 1]
+    assert feed.pause_seconds == count / ETAGS_PER_SECOND

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.internal.catalog import AdapterRecord, DomainRecord, DomainVersionView
 from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunCreate, RunResult
-from hmi_api.internal.runtimes import DesiredState, Heartbeat, RuntimeRegistration
+from hmi_api.internal.runtimes import AdapterVersionRef, DesiredState, Heartbeat, RuntimeRegistration
 from hmi_api.resources.common import DataSource, ObjectRef
 from hmi_api.resources.domain import BaseModelRef, DomainSpec
 from hmi_api.resources.task_adapter import Task, TaskAdapterSpec, TaskData, TaskType
@@ -164,7 +164,9 @@ class Catalog:
         (runtime_id,) = [name for name, revision in self._revisions().items() if revision != before[name]]
         state = step("read the runtime's news", lambda: self._read_news(runtime_id, before[runtime_id]))
         (told,) = state.adapters
-        beat = Heartbeat(incarnation=runtime_id, ready=[f"{told.key}@{told.version}"])
+        beat = Heartbeat(
+            incarnation=runtime_id, ready=[AdapterVersionRef(adapter=told.key, version=told.version)]
+        )
         step("note that it is served", lambda: write(lambda s: runtimes.heartbeat(s, runtime_id, beat)))
 
     def _read_news(self, runtime_id: str, since: int) -> DesiredState:

@@ -13,6 +13,7 @@ from hmi_api.internal.catalog import (
     AdapterVersionView,
     AdapterView,
     EarlierVersion,
+    LoadError,
     Revocation,
 )
 from hmi_api.names import adapter_key
@@ -110,11 +111,11 @@ def build_view(session: Session, row: AdapterRow) -> AdapterView:
         scheduled_on=list(scheduled),
         loaded_on=loaded_on,
         earlier=_earlier_versions(reports, loaded_on),
-        load_error=f"{failures[-1].reason}: {failures[-1].message}" if failures else None,
+        load_error=LoadError(reason=failures[-1].reason, message=failures[-1].message) if failures else None,
         runtimes=_count_runtimes(session) if version is not None and not scheduled else None,
         revoked_at=row.revoked_at,
         withdrawn=row.withdrawn is not None,
-        stamp=_etag(
+        etag=_etag(
             row.uid,
             row.current_version,
             list(scheduled),

@@ -8,7 +8,6 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
-from hmi_api.errors import InvalidInput
 from hmi_api.internal.runtimes import Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_api.names import adapter_key
 from hmi_control_plane.catalog import placement
@@ -18,7 +17,6 @@ from hmi_control_plane.catalog.runs import to_json
 from hmi_control_plane.catalog.tables import AdapterRow, LoadReport, LoadState, Placement, Runtime
 
 _MAX_KEYS_PER_STATEMENT = 500
-_MAX_VERSION_DIGITS = 9
 
 
 def register(session: Session, runtime_id: str, registration: RuntimeRegistration) -> None:
@@ -163,25 +161,20 @@ def _only_here(session: Session, runtime_id: str) -> int:
 
 
 def _record_load_reports(session: Session, runtime_id: str, beat: Heartbeat) -> None:
-    ready = [_split_key(entry) for entry in beat.ready]
-    gone = [_split_key(entry) for entry in beat.gone]
-    named = {(tenant, name) for tenant, name, _ in [*ready, *gone]}
-    named |= {_split_adapter(failure.adapter) for failure in beat.failed}
-    ids = _adapter_ids(session, named)
+    ids = _adapter_ids(session, {entry.adapter for entry in [*beat.ready, *beat.gone, *beat.failed]})
     now = utc_now()
-    for tenant, name, version in gone:
-        adapter_id = ids.get(adapter_key(tenant, name))
+    for entry in beat.gone:
+        adapter_id = ids.get(entry.adapter)
         if adapter_id is not None:
             session.execute(
                 delete(LoadReport).where(
                     LoadReport.runtime_id == runtime_id,
                     LoadReport.adapter_id == adapter_id,
-                    LoadReport.version == version,
+                    LoadReport.version == entry.version,
                 )
             )
     rows = [
-        {"key": adapter_key(tenant, name), "version": version, "state": LoadState.READY}
-        for tenant, name, version in ready
+        {"key": entry.adapter, "version": entry.version, "state": LoadState.READY} for entry in beat.ready
     ]
     rows += [
         {
@@ -212,12 +205,12 @@ def _record_load_reports(session: Session, runtime_id: str, beat: Heartbeat) -> 
     )
 
 
-def _adapter_ids(session: Session, named: Collection[tuple[str, str]]) -> dict[str, int]:
+def _adapter_ids(session: Session, keys: Collection[str]) -> dict[str, int]:
     """Return row ids by ``tenant/name``."""
     found: dict[str, int] = {}
-    keys = sorted(named)
-    for start in range(0, len(keys), _MAX_KEYS_PER_STATEMENT):
-        chunk = keys[start : start + _MAX_KEYS_PER_STATEMENT]
+    names = sorted((tenant, name) for tenant, _, name in (key.partition("/") for key in keys))
+    for start in range(0, len(names), _MAX_KEYS_PER_STATEMENT):
+        chunk = names[start : start + _MAX_KEYS_PER_STATEMENT]
         rows = session.execute(
             select(AdapterRow.tenant, AdapterRow.name, AdapterRow.id).where(
                 tuple_(AdapterRow.tenant, AdapterRow.name).in_(chunk)
@@ -225,17 +218,3 @@ def _adapter_ids(session: Session, named: Collection[tuple[str, str]]) -> dict[s
         )
         found.update({adapter_key(tenant, name): adapter_id for tenant, name, adapter_id in rows})
     return found
-
-
-def _split_key(entry: str) -> tuple[str, str, int]:
-    """Return tenant, adapter and version of ``tenant/adapter@version``; raises InvalidInput (InvalidKey)."""
-    key, _, version = entry.rpartition("@")
-    if not version.isdecimal() or len(version) > _MAX_VERSION_DIGITS:
-        raise InvalidInput("InvalidKey", f"{entry} does not have the form tenant/adapter@version.")
-    tenant, name = _split_adapter(key)
-    return tenant, name, int(version)
-
-
-def _split_adapter(key: str) -> tuple[str, str]:
-    tenant, _, name = key.partition("/")
-    return tenant, name

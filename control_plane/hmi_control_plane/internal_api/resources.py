@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from hmi_api.internal.catalog import (
+    AdapterETags,
     AdapterKeys,
     AdapterRecord,
-    AdapterStamps,
     AdapterView,
     ClusterClaim,
     ClusterClaimed,
@@ -147,11 +147,11 @@ def _declaration_routes(database: Database, door: Door, changes: Changes) -> API
         changes.notify()
         return Response(status_code=_NO_CONTENT)
 
-    @router.post("/adapters/stamps")
-    def read_etags(wanted: AdapterKeys) -> AdapterStamps:
+    @router.post("/adapters/etags")
+    def read_etags(wanted: AdapterKeys) -> AdapterETags:
         """Read the ETags of many TaskAdapters, to see which of them to read again."""
         with database.read() as session:
-            return AdapterStamps(stamps=adapters.list_etags(session, wanted.keys))
+            return AdapterETags(etags=adapters.list_etags(session, wanted.keys))
 
     @router.get("/adapters")
     def list_adapters(

@@ -7,7 +7,7 @@
     GET    /adapters/{namespace}/{name}              -> AdapterView, or 404
     DELETE both, ?uid=                               delete; idempotent               -> 204
     POST   both/publish-again                        PublishAgain; idempotent         -> PublishedAgain
-    POST   /adapters/stamps                          AdapterKeys                      -> AdapterStamps
+    POST   /adapters/etags                           AdapterKeys                      -> AdapterETags
     PUT    /adapters/{namespace}/{name}/revocation   Revocation; starts the grace     -> 204
     DELETE /adapters/{namespace}/{name}/revocation   the Domain may be used again     -> 204
     PUT    /cluster                                  ClusterClaim; 409 OtherCluster   -> ClusterClaimed
@@ -42,8 +42,8 @@ from hmi_api.resources.common import DataRead
 from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_api.resources.task_adapter import TaskType
 
-STAMPS_AT_ONCE = 500
-"""TaskAdapters whose stamps may be asked for with one request."""
+MAX_ETAGS = 500
+"""The most TaskAdapters whose ETags one request may ask for."""
 
 
 class DomainRecord(WireModel):
@@ -114,6 +114,13 @@ class EarlierVersion(WireModel):
     version: int
 
 
+class LoadError(WireModel):
+    """Why a runtime could not load the current version."""
+
+    reason: str
+    message: str
+
+
 class AdapterView(WireModel):
     """A TaskAdapter as the catalog knows it, and where it is served."""
 
@@ -126,7 +133,7 @@ class AdapterView(WireModel):
     earlier: list[EarlierVersion] = Field(
         default_factory=list, description="What runtimes without the current version serve in its place."
     )
-    load_error: str | None = Field(default=None, description="Reason: message of the last failed load.")
+    load_error: LoadError | None = Field(default=None, description="Why the last load failed, if one did.")
     runtimes: int | None = Field(
         default=None, description="Runtimes that are running, where it is placed on none; else not counted."
     )
@@ -134,9 +141,7 @@ class AdapterView(WireModel):
         default=None, description="Since when it may not stand on its Domain any more."
     )
     withdrawn: StrictBool = Field(default=False, description="Whether its versions were erased for that.")
-    stamp: str = Field(
-        default="", description="Another one whenever anything below ``record`` is, ``runtimes`` excepted."
-    )
+    etag: str = Field(default="", description="Changes with anything below ``record`` except ``runtimes``.")
 
 
 class PublishAgain(WireModel):
@@ -153,15 +158,15 @@ class PublishedAgain(WireModel):
 
 
 class AdapterKeys(WireModel):
-    """Names TaskAdapters whose stamps are wanted."""
+    """The TaskAdapters to return the ETags of."""
 
-    keys: list[ResourceKey] = Field(max_length=STAMPS_AT_ONCE, description="namespace/name of each.")
+    keys: list[ResourceKey] = Field(max_length=MAX_ETAGS, description="namespace/name of each.")
 
 
-class AdapterStamps(WireModel):
-    """The stamps of TaskAdapters; those that the catalog does not have are left out."""
+class AdapterETags(WireModel):
+    """The ETags of TaskAdapters; those that are not in the catalog are left out."""
 
-    stamps: dict[str, str] = Field(description="By namespace/name, as in their views.")
+    etags: dict[str, str] = Field(description="By namespace/name, as in their views.")
 
 
 class ClusterClaim(WireModel):

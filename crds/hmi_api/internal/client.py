@@ -21,9 +21,9 @@ from pydantic import BaseModel, ValidationError
 
 from hmi_api.errors import ErrorBody, HmiError, InvalidInput, NotReady
 from hmi_api.internal.catalog import (
+    AdapterETags,
     AdapterKeys,
     AdapterRecord,
-    AdapterStamps,
     AdapterView,
     ClusterClaim,
     ClusterClaimed,
@@ -131,11 +131,9 @@ class ControlPlaneClient:
         """Return a TaskAdapter as the catalog has it; None if it is not there."""
         return await self._find(AdapterView, "GET", f"/adapters/{key}")
 
-    async def adapter_stamps(self, keys: Sequence[str]) -> dict[str, str]:
-        """Return the stamps of TaskAdapters by key, of those known; at most ``STAMPS_AT_ONCE`` keys."""
-        return (
-            await self._get(AdapterStamps, "POST", "/adapters/stamps", AdapterKeys(keys=list(keys)))
-        ).stamps
+    async def adapter_etags(self, keys: Sequence[str]) -> dict[str, str]:
+        """Return the ETags of TaskAdapters by key, of those known; at most ``MAX_ETAGS`` keys."""
+        return (await self._get(AdapterETags, "POST", "/adapters/etags", AdapterKeys(keys=list(keys)))).etags
 
     async def erase_domain(self, key: str, uid: str | None = None) -> None:
         """Delete a Domain with its versions and artifacts; with ``uid``, only if it is of that object."""

@@ -33,11 +33,16 @@ class RuntimeRegistration(WireModel):
     incarnation: Uid = Field(description="New at every start; older residency is void.")
 
 
-class LoadFailure(WireModel):
-    """An adapter that could not be brought to where it can serve."""
+class AdapterVersionRef(WireModel):
+    """One version of an adapter."""
 
-    adapter: ResourceKey
+    adapter: ResourceKey = Field(description="tenant/adapter.")
     version: Count
+
+
+class LoadFailure(AdapterVersionRef):
+    """A version that a runtime could not load, and why."""
+
     reason: Text
     message: Message
 
@@ -67,8 +72,8 @@ class Heartbeat(WireModel):
     """What a runtime reports, every few seconds; lists hold changes since the last answered one."""
 
     incarnation: Uid
-    ready: list[Text] = Field(default_factory=list, description='"tenant/adapter@version" newly servable.')
-    gone: list[Text] = Field(default_factory=list, description="No longer servable, same form.")
+    ready: list[AdapterVersionRef] = Field(default_factory=list, description="Versions that are ready now.")
+    gone: list[AdapterVersionRef] = Field(default_factory=list, description="Versions that no longer are.")
     failed: list[LoadFailure] = Field(default_factory=list)
     resident: list[ResidentBytes] = Field(default_factory=list)
     free_bytes: LargeCount = 0

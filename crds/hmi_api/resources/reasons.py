@@ -294,7 +294,6 @@ ANSWERS: Mapping[str, str] = {
     "UnknownDomain": "Name a Domain that is there.",
     "UnknownKey": "Name a key that the tenant has.",
     "UnknownRuntime": "For runtimes: register first.",
-    "InvalidKey": "For runtimes: name an adapter as tenant/adapter@version.",
     "InvalidCursor": "Use the cursor of the page before unchanged, or leave it out.",
     "TenantExists": "Choose another name.",
     "TenantInUse": "Delete the tenant's Domains and TaskAdapters first.",

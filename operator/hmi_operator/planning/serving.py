@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hmi_api.internal.catalog import AdapterVersionView, AdapterView, EarlierVersion
+from hmi_api.internal.catalog import AdapterVersionView, AdapterView, EarlierVersion, LoadError
 from hmi_api.internal.runtimes import PASSING_LOAD_FAILURES
 from hmi_api.resources.conditions import Phase, TaskAdapterCondition
 from hmi_api.resources.reasons import Reason
@@ -68,11 +68,8 @@ def write_serving_summary(writer: ConditionWriter, view: AdapterView) -> None:
     if not view.scheduled_on and not view.loaded_on:
         writer.reconciling(Reason.NO_RUNTIME, _no_runtime(view))
     elif missing and view.load_error is not None:
-        reason, message = _load_error(view.load_error)
-        if _is_lasting(view.load_error):
-            writer.stalled(reason, message)
-        else:
-            writer.reconciling(reason, message)
+        write = writer.stalled if _is_lasting(view.load_error) else writer.reconciling
+        write(view.load_error.reason, view.load_error.message)
     elif missing or view.earlier:
         message = " ".join([*_missing(view), *_held(view.earlier)])
         writer.reconciling(Reason.LOADING, message)
@@ -97,15 +94,9 @@ def _no_runtime(view: AdapterView) -> str:
     return "No runtime has room for it; start one, or give the present ones more room."
 
 
-def _load_error(load_error: str) -> tuple[str, str]:
-    """Return reason and message of a failed load."""
-    reason, _, message = load_error.partition(": ")
-    return reason, message or load_error
-
-
-def _is_lasting(load_error: str | None) -> bool:
+def _is_lasting(load_error: LoadError | None) -> bool:
     """Say whether a load failed for a cause that will not pass by itself."""
-    return load_error is not None and _load_error(load_error)[0] not in PASSING_LOAD_FAILURES
+    return load_error is not None and load_error.reason not in PASSING_LOAD_FAILURES
 
 
 def _write_loaded(writer: ConditionWriter, view: AdapterView, current: AdapterVersionView) -> None:
@@ -119,8 +110,8 @@ def _write_loaded(writer: ConditionWriter, view: AdapterView, current: AdapterVe
         ]
         writer.true(TaskAdapterCondition.LOADED, Reason.LOADED, " ".join(said))
     elif view.load_error:
-        reason, message = _load_error(view.load_error)
-        writer.false(TaskAdapterCondition.LOADED, reason, " ".join([message, *meanwhile]))
+        message = " ".join([view.load_error.message, *meanwhile])
+        writer.false(TaskAdapterCondition.LOADED, view.load_error.reason, message)
     elif view.scheduled_on:
         fetching = f"Version {current.version} is being fetched by {', '.join(view.scheduled_on)}."
         writer.unknown(TaskAdapterCondition.LOADED, Reason.LOADING, " ".join([fetching, *meanwhile]))
@@ -152,7 +143,8 @@ def _missing(view: AdapterView) -> list[str]:
     missing = [runtime for runtime in view.scheduled_on if runtime not in view.loaded_on]
     if not missing:
         return []
-    why = f": {view.load_error}" if view.load_error else "."
+    error = view.load_error
+    why = f": {error.reason}: {error.message}" if error else "."
     return [f"It is not yet loaded by {', '.join(missing)}{why}"]
 
 

@@ -6,13 +6,13 @@ The control plane may be unavailable at any time: loaded adapters keep serving, 
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import Executor
 
 from hmi_api.errors import HmiError, NotReady
 from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.retry import RetryPolicy
-from hmi_api.internal.runtimes import AdapterServing, Heartbeat, RuntimeRegistration
+from hmi_api.internal.runtimes import AdapterServing, AdapterVersionRef, Heartbeat, RuntimeRegistration
 from hmi_runtime.cache import AdapterId
 from hmi_runtime.server.adapter_records import AdapterRecords, Changes
 from hmi_runtime.server.loader import AdapterLoader
@@ -153,8 +153,8 @@ class ControlLoop:
             self._settings.runtime_id,
             Heartbeat(
                 incarnation=self._incarnation,
-                ready=sorted({str(adapter) for adapter in report.ready}),
-                gone=sorted({str(adapter) for adapter in report.gone}),
+                ready=_version_refs(report.ready),
+                gone=_version_refs(report.gone),
                 failed=list(report.failed),
                 resident=resident_bytes(self._loader),
                 free_bytes=max(0, self._capacity - used),
@@ -268,3 +268,8 @@ class ControlLoop:
         await _RETRY.run_async(
             call, should_retry=lambda error: isinstance(error, HmiError), name="a call of the control plane"
         )
+
+
+def _version_refs(adapters: Collection[AdapterId]) -> list[AdapterVersionRef]:
+    named = sorted({(adapter.key, adapter.version) for adapter in adapters})
+    return [AdapterVersionRef(adapter=key, version=version) for key, version in named]

@@ -110,7 +110,7 @@ ROUTES = [
     ("DELETE", "/adapters/acme/one", {"operator"}),
     ("PUT", "/adapters/acme/one/revocation", {"operator"}),
     ("DELETE", "/adapters/acme/one/revocation", {"operator"}),
-    ("POST", "/adapters/stamps", {"operator"}),
+    ("POST", "/adapters/etags", {"operator"}),
     ("POST", "/adapters/acme/spam/publish-again", {"operator"}),
     ("POST", "/domains/acme/trade/publish-again", {"operator"}),
     ("POST", "/runs", {"operator"}),

@@ -12,7 +12,7 @@ from sqlalchemy import event, insert
 
 from hmi_api.internal.catalog import AdapterRecord
 from hmi_api.internal.runs import RunCreate, RunProgress, RunResult, RunState
-from hmi_api.internal.runtimes import Heartbeat
+from hmi_api.internal.runtimes import AdapterVersionRef, Heartbeat
 from hmi_control_plane.catalog import adapters, desired_state, runs, runtimes, tenants, versions
 from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.catalog.tables import (
@@ -165,7 +165,7 @@ def _register_one_more(cluster: Any, database: Database, name: str) -> dict[str,
     with step("acknowledge", write=False) as session:
         desired_state.has_acknowledged_removals(session, "r1", since)
     with step("heartbeat", write=True) as session:
-        beat = Heartbeat(incarnation="one", ready=[f"acme/{name}@1"])
+        beat = Heartbeat(incarnation="one", ready=[AdapterVersionRef(adapter=f"acme/{name}", version=1)])
         assert runtimes.heartbeat(session, "r1", beat).reply.known
     with step("view", write=False) as session:
         assert adapters.get_adapter_view(session, "acme", name).loaded_on == ["r1"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from hmi_api.internal.catalog import STAMPS_AT_ONCE
+from hmi_api.internal.catalog import MAX_ETAGS
 from hmi_control_plane.catalog.adapters import list_etags
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.settings import Settings
@@ -14,8 +14,8 @@ from hmi_control_plane.settings import Settings
 Act = Callable[[Any], object]
 
 
-def stamps(cluster: Any, *keys: str) -> Any:
-    return cluster.internal("POST", "/adapters/stamps", {"keys": list(keys)})["stamps"]
+def etags(cluster: Any, *keys: str) -> Any:
+    return cluster.internal("POST", "/adapters/etags", {"keys": list(keys)})["etags"]
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def one(cluster: Any) -> Any:
     return cluster
 
 
-def test_a_view_has_the_stamp_that_is_given_of_many(one: Any) -> None:
-    given = stamps(one, "acme/one", "acme/two", "acme/none", "nothing")
-    assert given == {f"acme/{name}": one.view(name)["stamp"] for name in ("one", "two")}
+def test_a_view_has_the_etag_that_is_given_of_many(one: Any) -> None:
+    given = etags(one, "acme/one", "acme/two", "acme/none", "nothing")
+    assert given == {f"acme/{name}": one.view(name)["etag"] for name in ("one", "two")}
     assert given["acme/one"] != given["acme/two"]
 
 
@@ -59,22 +59,22 @@ NO_CHANGES: dict[str, Act] = {
 
 @pytest.mark.parametrize("act", CHANGES.values(), ids=CHANGES)
 def test_it_is_another_when_the_view_is(one: Any, act: Act) -> None:
-    before = stamps(one, "acme/one")
+    before = etags(one, "acme/one")
     act(one)
-    assert stamps(one, "acme/one") != before
-    assert stamps(one, "acme/one") == {"acme/one": one.view("one")["stamp"]}
+    assert etags(one, "acme/one") != before
+    assert etags(one, "acme/one") == {"acme/one": one.view("one")["etag"]}
 
 
 @pytest.mark.parametrize("act", NO_CHANGES.values(), ids=NO_CHANGES)
 def test_it_stays_when_nothing_of_it_has_changed(one: Any, act: Act) -> None:
-    before = stamps(one, "acme/one")
+    before = etags(one, "acme/one")
     act(one)
-    assert stamps(one, "acme/one") == before
+    assert etags(one, "acme/one") == before
 
 
 def test_an_erased_one_has_none(one: Any) -> None:
     one.internal("DELETE", "/adapters/acme/one")
-    assert stamps(one, "acme/one") == {}
+    assert etags(one, "acme/one") == {}
 
 
 def test_many_cost_as_many_statements_as_one(one: Any, settings: Settings) -> None:
@@ -94,6 +94,6 @@ def test_many_cost_as_many_statements_as_one(one: Any, settings: Settings) -> No
 
 
 def test_too_many_at_once_are_refused(one: Any) -> None:
-    keys = [f"acme/task-{number}" for number in range(STAMPS_AT_ONCE + 1)]
+    keys = [f"acme/task-{number}" for number in range(MAX_ETAGS + 1)]
     with pytest.raises(AssertionError, match="500"):
-        stamps(one, *keys)
+        etags(one, *keys)

@@ -121,7 +121,7 @@ class FakeRuntime:
         while True:
             desired = await self._ask("GET", f"/desired?since={revision}&wait=30")
             revision = desired["revision"]
-            ready = [f"{one['key']}@{one['version']}" for one in desired["adapters"]]
+            ready = [{"adapter": one["key"], "version": one["version"]} for one in desired["adapters"]]
             if ready:
                 await asyncio.sleep(_BETWEEN_HEARTBEATS_SECONDS)
                 said = {"incarnation": self.incarnation, "freeBytes": 1 << 40, "ready": ready}

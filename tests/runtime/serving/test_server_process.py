@@ -83,7 +83,8 @@ class ScriptedControlPlane:
         """What runtimes have said they can serve, less what is gone."""
         ready: set[str] = set()
         for beat in self.beats:
-            ready = (ready | set(beat.ready)) - set(beat.gone)
+            ready |= {f"{one.adapter}@{one.version}" for one in beat.ready}
+            ready -= {f"{one.adapter}@{one.version}" for one in beat.gone}
         return ready
 
     def app(self) -> FastAPI:

@@ -265,7 +265,7 @@ def test_a_model_is_ready_only_when_it_is_loaded_and_comes_back_from_a_broken_st
     eventually(lambda: published.view()["loadError"], "the failure is told")
     view = published.view()
     assert (view["scheduledOn"], view["loadedOn"]) == (["r1"], [])
-    assert view["loadError"].startswith("ArtifactMissing: ")
+    assert view["loadError"]["reason"] == "ArtifactMissing"
     refused = published.classify()
     assert refused.status_code == 409, "nothing is under way that waiting would help"
     assert "ArtifactMissing" in refused.text
