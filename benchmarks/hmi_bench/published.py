@@ -152,7 +152,7 @@ def _make_table(
     own = _windows(base, texts)  # (W, 3)
     with torch.inference_mode():
         own_parts = torch.cat(
-            [layers.window_parts(piece) for piece in torch.split(own, _COMPUTED_AT_ONCE)]
+            [layers.window_outputs(piece) for piece in torch.split(own, _COMPUTED_AT_ONCE)]
         )  # (W, 3, D)
     random = torch.Generator().manual_seed(1)
     others = torch.unique(
@@ -161,7 +161,7 @@ def _make_table(
     own_keys = pack(own, vocab_size)
     others = others[~torch.isin(others, own_keys)]
     other_parts = torch.randn(len(others), 3, base.config.width, generator=random) * 0.3
-    return PlotTable.from_parts(
+    return PlotTable.from_outputs(
         torch.cat([own_keys, others]),
         torch.cat([own_parts.float(), other_parts]),
         vocab_size=vocab_size,

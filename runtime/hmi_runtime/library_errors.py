@@ -85,7 +85,7 @@ def is_damaged(error: BaseException) -> bool:
 
 
 @contextmanager
-def final_if_damaged(reason: str, what: str, cure: str) -> Iterator[None]:
+def invalid_if_damaged(reason: str, what: str, cure: str) -> Iterator[None]:
     """Turn what a library says of damaged bytes into ``InvalidInput`` of ``reason``; the rest passes through.
 
     ``what`` names the file and ``cure`` says what to do about it: "... cannot be read (error); cure".
@@ -95,17 +95,19 @@ def final_if_damaged(reason: str, what: str, cure: str) -> Iterator[None]:
     except Exception as error:
         if not is_damaged(error):
             raise
-        raise InvalidInput(reason, f"{what} cannot be read ({said(error)}); {cure}") from error
+        raise InvalidInput(reason, f"{what} cannot be read ({describe_error(error)}); {cure}") from error
 
 
-def may_pass(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Say whether the same could succeed a little later: the network or the server failed, not the address.
 
     Connections that fail or time out, and the statuses 408, 425, 429 and 5xx, may pass. Other statuses, names
     that do not exist and certificates that are refused do not.
     """
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        return may_pass(error.__cause__)  # fsspec and the hub say so of a server that does not answer, too
+        return is_transient(
+            error.__cause__
+        )  # fsspec and the hub say so of a server that does not answer, too
     names = {base.__name__ for base in type(error).__mro__}
     if names & _FINAL_NAMES:
         return False
@@ -134,7 +136,7 @@ def status_of(error: BaseException) -> int | None:
     return status_of(error.__cause__) if error.__cause__ is not None else None
 
 
-def said(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return why something failed, in at most 300 characters and in words of this machine's alone.
 
     What a server says may be anything of anybody's: of an answer only the status is told, and of a network

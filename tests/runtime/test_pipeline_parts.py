@@ -45,7 +45,9 @@ def test_bridging_a_mixed_batch_equals_every_rows_own_finish(
     parts = torch.randn(len(rows), max(lengths), 3, CONFIG.width) * mask[:, :, None, None]
     layers = [domains[index] for index in chosen]
     slots = torch.tensor(rows)
-    truth = torch.cat([layers[slot].finish(parts[b : b + 1], mask[b : b + 1]) for b, slot in enumerate(rows)])
+    truth = torch.cat(
+        [layers[slot].combine_windows(parts[b : b + 1], mask[b : b + 1]) for b, slot in enumerate(rows)]
+    )
     for finish in (bridge_batched, bridge_sequentially):
         bridged = finish(layers, slots, parts, mask)
         torch.testing.assert_close(bridged[mask], truth[mask], atol=1e-5, rtol=1e-5)

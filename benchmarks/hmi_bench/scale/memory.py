@@ -98,7 +98,7 @@ def bring_to_host(cache: AdapterCache[AdapterWeights], adapters: Sequence[Adapte
     for adapter in adapters:
         name = AdapterId.of(adapter)
         _take(free)
-        cache.hold(name, lambda error, name=name: arrived(name, error))  # type: ignore[misc]
+        cache.acquire(name, lambda error, name=name: arrived(name, error))  # type: ignore[misc]
     for _ in range(_MOST_UNDER_WAY):
         _take(free)
     if failures:

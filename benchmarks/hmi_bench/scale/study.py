@@ -104,7 +104,7 @@ def _grow(
         # The base model and the Domain are loaded first, or the first adapter would seem to cost them.
         opening = population.publish(max(plan.counts))
         loaded = loader.load(opening, population.domain.serving)
-        loader.disk.erase(opening.artifact.digest)
+        loader.disk.delete(opening.artifact.digest)
         log.info("%s is served", loaded.domain.key)
         runtime = _Runtime(plan, loader, metrics, store, population, texts)
         return [runtime.stage(count) for count in sorted(plan.counts)]

@@ -90,7 +90,9 @@ class HierarchicalRuntime:
         missing = own[~torch.isin(own, pack(kept, config.vocab_size))]
         keys = keys[~torch.isin(keys, missing)]
         parts = torch.randn(len(keys), 3, config.width, generator=random) * 0.3
-        table = PlotTable.from_parts(keys, parts, vocab_size=config.vocab_size, layers_digest=_LAYERS_DIGEST)
+        table = PlotTable.from_outputs(
+            keys, parts, vocab_size=config.vocab_size, layers_digest=_LAYERS_DIGEST
+        )
         self._lookup = TreeLookup(
             [table], layers, layers_digest=_LAYERS_DIGEST, on_miss=OnMiss.COMPUTE, recent_bytes=0
         )
@@ -99,8 +101,8 @@ class HierarchicalRuntime:
         """Return each row's logits."""
         domains = torch.zeros(len(batch), dtype=torch.int64)
         windows = trigrams(batch.ids, batch.mask)  # (B, T, 3)
-        parts = lookup_many([self._lookup], domains, windows, batch.mask).parts  # (B, T, 3, D)
-        hidden = self._shared.layers.finish(parts, batch.mask)  # (B, T, D)
+        parts = lookup_many([self._lookup], domains, windows, batch.mask).outputs  # (B, T, 3, D)
+        hidden = self._shared.layers.combine_windows(parts, batch.mask)  # (B, T, D)
         slots = list(range(len(batch)))
         run_slots = slots if self._rank else [BARE] * len(batch)
         hidden = self._executor.run(hidden, batch.mask, run_slots)  # (B, T, D)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hmi_runtime.adapters.weights import Bottleneck, LayerAdapter, Placement
+from hmi_runtime.adapters.weights import Bottleneck, BottleneckPlacement, LayerAdapter
 from hmi_runtime.models import (
     NORMS,
     SUBLAYERS,
@@ -42,7 +42,7 @@ class BottleneckModule(nn.Module):
         """Return what is added, (..., D), for ``x`` (..., D)."""
         return self.up(functional.relu(self.down(x))) * self.scale  # type: ignore[no-any-return]
 
-    def export(self, placement: Placement) -> Bottleneck:
+    def export(self, placement: BottleneckPlacement) -> Bottleneck:
         """Return the bottleneck as it is served, its scale folded into ``up``."""
         return Bottleneck(
             down=self.down.weight.detach().clone(),
@@ -58,7 +58,7 @@ class BottleneckLayer(nn.Module):
     """A frozen layer with a bottleneck at each of its sublayers; the bottlenecks and the norms learn."""
 
     def __init__(
-        self, layer: EncoderLayer, width: int, placement: Placement, generator: torch.Generator
+        self, layer: EncoderLayer, width: int, placement: BottleneckPlacement, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.layer = layer
@@ -94,14 +94,14 @@ class _Steps(PlainSteps):
         super().__init__(wrapped.layer)
         self._wrapped = wrapped
 
-    def adapted(self, sublayer: Sublayer, read: Tensor, output: Tensor) -> Tensor:
+    def with_bottleneck(self, sublayer: Sublayer, read: Tensor, output: Tensor) -> Tensor:
         """Return ``output`` (B, T, D) with the sublayer's bottleneck of it, or of ``read``, added."""
         bottleneck = getattr(self._wrapped, sublayer)
         return output + bottleneck(read if self._wrapped.placement == "parallel" else output)  # type: ignore[no-any-return]
 
 
 def add_bottlenecks(
-    upper: UpperLayers, width: int, placement: Placement = "parallel", *, seed: int = 0
+    upper: UpperLayers, width: int, placement: BottleneckPlacement = "parallel", *, seed: int = 0
 ) -> list[nn.Parameter]:
     """Put bottlenecks into every layer of ``upper``, freeze the rest but the norms; return what learns.
 

@@ -23,12 +23,27 @@ from hmi_runtime.adapters.weights import LayerAdapter, LoraMatrix
 from hmi_runtime.models import MATRICES, NORMS, UpperLayers
 
 _FLOOR = 0.1
-"""Share of the mean eigenvalue that is added to all: what few rows never showed may still come."""
+"""Share of the mean eigenvalue that is added to all eigenvalues, for directions that the few rows do not
+show.
+"""
+
+
+CANDIDATE_RANKS = (8, 16, 32)
+"""Ranks to try when a task names none."""
+METRIC_TOLERANCE = 0.005
+"""How much of the validation metric (0 to 1) a smaller rank may lose and still be chosen."""
+FAITHFUL = 0.99
+"""Share of predictions on validation rows in which a smaller rank must agree with the tuned model.
+
+On a hundred rows the metric may stay equal although predictions change in both directions; on other rows that
+can cost up to the share that changed. An adapter may lose one point in all.
+"""
+_TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What matters of one matrix."""
+    """Second moments of one matrix's inputs and output gradients."""
 
     mean: Tensor  # (d_in,) float64, of its inputs
     inputs: Tensor  # (d_in, d_in) float64, lower triangular: inputs @ inputs.T is their covariance
@@ -46,13 +61,13 @@ def importance(
     *,
     seed: int = 0,
 ) -> ByMatrix:
-    """Run ``logits_of``, which goes through ``upper``, over batches and return what matters of its matrices.
+    """Run ``logits_of``, which uses ``upper``, over batches and return the importance of its matrices.
 
     Batches are states (B, T, D) float32 and mask (B, T) bool; logits are (B, n) or (B, T, n). Deterministic
     for a seed. Raises ``ValueError`` when there are no rows.
     """
-    watches = {
-        (index, name): _Watch(layer.get_submodule(name))
+    recorders = {
+        (index, name): _MomentRecorder(layer.get_submodule(name))
         for index, layer in enumerate(upper.layers, start=upper.split)
         for name in MATRICES
     }
@@ -65,21 +80,21 @@ def importance(
             if logits.ndim == 3:
                 towards *= mask[:, :, None]
             gradients = torch.autograd.grad(
-                (logits * towards).sum(), [watch.output for watch in watches.values()]
+                (logits * towards).sum(), [recorder.output for recorder in recorders.values()]
             )
-            for watch, gradient in zip(watches.values(), gradients, strict=True):
-                watch.add(gradient, mask)
+            for recorder, gradient in zip(recorders.values(), gradients, strict=True):
+                recorder.add(gradient, mask)
     finally:
-        for watch in watches.values():
-            watch.end()
+        for recorder in recorders.values():
+            recorder.close()
     found: dict[int, dict[str, Importance]] = {}
-    for (index, name), watch in watches.items():
-        found.setdefault(index, {})[name] = watch.seen()
+    for (index, name), recorder in recorders.items():
+        found.setdefault(index, {})[name] = recorder.importance()
     return found
 
 
-class _Watch:
-    """Sees what a matrix reads and writes, and sums up what is needed of it."""
+class _MomentRecorder:
+    """Records a matrix's inputs and outputs by a forward hook, and sums their moments."""
 
     input: Tensor  # (B, T, d_in), of the last run
     output: Tensor  # (B, T, d_out)
@@ -95,21 +110,21 @@ class _Watch:
         self.input, self.output = given[0].detach(), output
 
     def add(self, gradient: Tensor, mask: Tensor) -> None:
-        """Take in the last run's tokens; ``gradient`` (B, T, d_out)."""
+        """Add the tokens of the last run; ``gradient`` (B, T, d_out)."""
         x, g = self.input[mask], gradient[mask]  # (N, d_in), (N, d_out)
         self._count += len(x)
         self._total = self._total + x.double().sum(0)
         self._inputs = self._inputs + (x.t() @ x).double()
         self._outputs = self._outputs + (g.t() @ g).double()
 
-    def end(self) -> None:
-        """Look no longer."""
+    def close(self) -> None:
+        """Remove the hook."""
         self._hook.remove()
 
-    def seen(self) -> Importance:
-        """Return what has been summed up."""
+    def importance(self) -> Importance:
+        """Return the importance from the sums; ``ValueError`` when there are no rows."""
         if isinstance(self._total, float) or isinstance(self._inputs, float):
-            raise ValueError("there are no rows to see what matters on")
+            raise ValueError("there are no rows to measure importance on")
         mean = self._total / self._count
         covariance = self._inputs / self._count - torch.outer(mean, mean)
         return Importance(mean, _root(covariance), _root(torch.as_tensor(self._outputs) / self._count))
@@ -122,32 +137,23 @@ def _root(moments: Tensor) -> Tensor:
     return root
 
 
-CANDIDATE_RANKS = (8, 16, 32)
-"""Ranks that are tried when a task names none."""
-METRIC_TOLERANCE = 0.005
-"""How much of the validation metric (0 to 1) a smaller rank may lose and still be chosen: half a point."""
-FAITHFUL = 0.99
-"""What share of its predictions on validation rows a smaller rank must have in common with the tuned model.
-
-A metric on a hundred rows may stay while predictions change to and fro; on other rows that then costs, up to
-as much as the share that changed. One point is what an adapter may lose in all.
-"""
-_TINY = torch.finfo(torch.float32).tiny
-
-
 @dataclass(frozen=True)
 class _Factors:
-    """A difference as left @ diag(values) @ right, what matters most first, cut to the largest rank."""
+    """A difference as left @ diag(values) @ right, the most important directions first, cut to the largest
+    rank.
+    """
 
     left: Tensor  # (d_out, r)
     values: Tensor  # (r,)
     right: Tensor  # (r, d_in)
     energy: float  # the whole difference's squared norm, as importance weighs it
     mean: Tensor  # (d_in,), of the inputs
-    at_mean: Tensor  # (d_out,), what the whole difference makes of it
+    at_mean: Tensor  # (d_out,), the whole difference applied to it
 
     def cut(self, rank: int) -> LoraMatrix:
-        """Return the ``rank`` directions that matter most, with factors of the same size in each."""
+        """Return the ``rank`` most important directions; each direction's norm is split evenly between ``a``
+        and ``b``.
+        """
         right, left = self.right[:rank], self.left[:, :rank] * self.values[:rank]  # (r, d_in), (d_out, r)
         even = (left.norm(dim=0) / right.norm(dim=1).clamp_min(_TINY)).sqrt()  # (r,)
         return LoraMatrix(right * even[:, None], left / even.clamp_min(_TINY))
@@ -159,7 +165,7 @@ class Decomposition:
     def __init__(self, tuned: UpperLayers, base: UpperLayers, weights: ByMatrix, max_rank: int) -> None:
         """Decompose; deterministic for the same weights. Both must be split at the same layer.
 
-        ``weights`` say what matters of the tuned layers' matrices.
+        ``weights`` is the importance of the tuned layers' matrices.
         """
         self._tuned = dict(enumerate(tuned.layers, start=tuned.split))
         self._factors = {
@@ -187,7 +193,9 @@ class Decomposition:
         return LayerAdapter(lora=lora, bias=bias, norms=norms)
 
     def energy_kept(self, rank: int) -> float:
-        """Return the share (0 to 1) of the differences, weighed by importance, that a cut keeps."""
+        """Return the share (0 to 1) of the differences' squared norm, weighted by importance, that a cut
+        keeps.
+        """
         factors = [found for layer in self._factors.values() for found in layer.values()]
         whole = sum(found.energy for found in factors)
         kept = sum(float(found.values[:rank].square().sum()) for found in factors)
@@ -195,8 +203,10 @@ class Decomposition:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a cut keeps on validation rows: its metric, and the share of predictions as the tuned model's."""
+class CutQuality:
+    """Quality of a cut on validation rows: its metric, and the share of predictions that equal the tuned
+    model's.
+    """
 
     metric: float
     agreement: float
@@ -204,14 +214,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class RankChoice:
-    """The rank that was taken, and what each that was tried gave."""
+    """The chosen rank, and the quality of every rank that was tried."""
 
     rank: int
-    kept: Mapping[int, Kept]
+    tried: Mapping[int, CutQuality]
 
 
 def smallest_rank(
-    evaluate: Callable[[int], Kept],
+    evaluate: Callable[[int], CutQuality],
     full_score: float,
     *,
     candidates: Sequence[int] = CANDIDATE_RANKS,
@@ -221,16 +231,16 @@ def smallest_rank(
     """Return the smallest rank that keeps the tuned model's validation metric and its predictions.
 
     ``evaluate(rank)`` measures the cut to that rank, ``full_score`` is the uncut model's metric; ranks are
-    tried from the smallest up. One whose metric is lower by more than ``tolerance``, or that agrees with
-    the tuned model in less than ``faithful``, is not taken. When none is good enough, the one that agrees
-    most is.
+    tried from the smallest up. A rank is rejected when its metric is lower by more than ``tolerance``, or its
+    agreement with the tuned model is below ``faithful``. If all are rejected, the one with the highest
+    agreement is chosen.
     """
-    kept: dict[int, Kept] = {}
+    tried: dict[int, CutQuality] = {}
     for rank in sorted(candidates):
-        kept[rank] = evaluate(rank)
-        if kept[rank].metric >= full_score - tolerance and kept[rank].agreement >= faithful:
-            return RankChoice(rank, kept)
-    return RankChoice(max(kept, key=lambda rank: (kept[rank].agreement, -rank)), kept)
+        tried[rank] = evaluate(rank)
+        if tried[rank].metric >= full_score - tolerance and tried[rank].agreement >= faithful:
+            return RankChoice(rank, tried)
+    return RankChoice(max(tried, key=lambda rank: (tried[rank].agreement, -rank)), tried)
 
 
 def _factors(tuned: nn.Module, base: nn.Module, name: str, weight: Importance, max_rank: int) -> _Factors:

@@ -24,6 +24,15 @@ from hmi_runtime.adapters.quantization import FloatLayer, FrozenLayer, quantise_
 from hmi_runtime.adapters.slot_pool import BottleneckTraits, SlotPool, SlotTraits
 from hmi_runtime.models import SUBLAYER_OUTPUT, EncoderLayer, Sublayer, UpperLayers
 
+Precision = Literal["float32", "int8"]
+_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": torch.ops.aten.gelu_.default,
+    "gelu_new": partial(torch.ops.aten.gelu_.default, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(torch.ops.aten.gelu_.default, approximate="tanh"),
+    "relu": torch.relu_,
+    "silu": partial(functional.silu, inplace=True),
+}
+
 
 class Workspace:
     """Named flat buffers, each grown to the largest size asked of it. Not for use by two threads at once."""
@@ -32,18 +41,18 @@ class Workspace:
         self._device = device
         self._buffers: dict[str, Tensor] = {}
 
-    def take(self, name: str, *shape: int) -> Tensor:
+    def buffer(self, name: str, *shape: int) -> Tensor:
         """Return a contiguous float32 tensor of ``shape``, not cleared; valid until ``name`` is taken."""
         size = math.prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < size:
-            buffer = torch.empty(size, device=self._device)
-            self._buffers[name] = buffer
-        return buffer[:size].view(shape)
+        found = self._buffers.get(name)
+        if found is None or found.numel() < size:
+            found = torch.empty(size, device=self._device)
+            self._buffers[name] = found
+        return found[:size].view(shape)
 
     def gather(self, name: str, source: Tensor, index: Tensor) -> Tensor:
         """Return ``source[index]`` along the first dimension, in that name's buffer."""
-        out = self.take(name, index.shape[0], *source.shape[1:])
+        out = self.buffer(name, index.shape[0], *source.shape[1:])
         return torch.index_select(source, 0, index, out=out)
 
 
@@ -124,16 +133,6 @@ def _runs(kinds: Sequence[SlotTraits]) -> list[tuple[int, int, SlotTraits]]:
     return runs
 
 
-Precision = Literal["float32", "int8"]
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": torch.ops.aten.gelu_.default,
-    "gelu_new": partial(torch.ops.aten.gelu_.default, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(torch.ops.aten.gelu_.default, approximate="tanh"),
-    "relu": torch.relu_,
-    "silu": partial(functional.silu, inplace=True),
-}
-
-
 class UpperExecutor:
     """Runs the upper layers for mixed batches.
 
@@ -191,7 +190,7 @@ class UpperExecutor:
             steps = _Steps(self, index, plan, places, magnitude)
             x = self._upper.architecture.layer(steps, x, context)
         _add_norms(magnitude, x)
-        x = self._upper.close(x)
+        x = self._upper.apply_final_norm(x)
         x.masked_fill_(~torch.isfinite(magnitude)[:, None, None], torch.nan)
         if plan.in_order:
             return x
@@ -210,8 +209,8 @@ def _add_norms(magnitude: Tensor, x: Tensor) -> None:
 class _Steps:
     """``LayerSteps`` of one layer over one batch: the executor's parts and the batch's plan, bound together.
 
-    What ``close`` returns lies in a buffer of its sublayer's, good until that sublayer of the next layer; a
-    norm's output is a tensor of its own.
+    What ``add_residual`` returns lies in a buffer of its sublayer's, good until that sublayer of the next
+    layer; a norm's output is a tensor of its own.
     """
 
     def __init__(
@@ -229,25 +228,25 @@ class _Steps:
 
     def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value, each (B, T, D), of ``x`` (B, T, D)."""
-        query, key, value = (self._take(name, x, x.shape[-1]) for name in ("query", "key", "value"))
+        query, key, value = (self._buffer(name, x, x.shape[-1]) for name in ("query", "key", "value"))
         outputs = {"query": query, "key": key, "value": value}
         operand = self._frozen.prepare("query", x)
         for name, out in outputs.items():
             out.copy_(self._bias(name))
             self._frozen.add_product(name, operand, out.flatten(0, 1))
         for rows in self._plan.lora:
-            low = self._low(rows, "qkv", x)  # (n, T, 3r)
+            low = self._lora_a(rows, "qkv", x)  # (n, T, 3r)
             for name, part in zip(outputs, torch.split(low, rows.rank, dim=-1), strict=True):
-                self._raise(rows, name, part, outputs[name])
+                self._add_lora_b(rows, name, part, outputs[name])
         for out in (query, key):  # attention keeps what is not finite in values, but not in these
             _add_norms(self._magnitude, out)
         return query, key, value
 
-    def widen(self, x: Tensor) -> Tensor:
+    def ffn_up(self, x: Tensor) -> Tensor:
         """Return ``ffn_up`` of ``x`` (B, T, D) with every row's bias and LoRA, (B, T, F or 2F)."""
-        out = self._take("widened", x, self.config.matrix_shape("ffn_up")[0])
+        out = self._buffer("widened", x, self.config.matrix_shape("ffn_up")[0])
         out.copy_(self._bias("ffn_up"))
-        self._add("ffn_up", x, out)
+        self._add_matrix("ffn_up", x, out)
         return out
 
     def activate(self, x: Tensor) -> Tensor:
@@ -256,16 +255,16 @@ class _Steps:
             _add_norms(self._magnitude, x)
         return _IN_PLACE[self.config.activation](x)
 
-    def close(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
+    def add_residual(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
         """Return residual + matrix(inner) + bottleneck, (B, T, D)."""
         matrix = SUBLAYER_OUTPUT[sublayer]
-        out = self._take(sublayer, residual, residual.shape[-1])
+        out = self._buffer(sublayer, residual, residual.shape[-1])
         bias = self._bias(matrix)
         torch.add(residual, bias, out=out)
         sequential = [r for r in self._plan.bottlenecks if (sublayer, "sequential") in r.traits.placements]
         for rows in sequential:  # these read the sublayer's output alone, so their residual comes last
             out[rows.start : rows.stop] = bias[rows.start : rows.stop] if bias.dim() == 3 else bias
-        self._add(matrix, inner, out)
+        self._add_matrix(matrix, inner, out)
         for rows in self._plan.bottlenecks:
             if any(sublayer == at for at, _ in rows.traits.placements):
                 self._bottleneck(rows, sublayer, out if rows in sequential else read, out)
@@ -283,21 +282,21 @@ class _Steps:
         y = functional.layer_norm(x, x.shape[-1:], eps=norm.eps)  # type: ignore[arg-type]
         return torch.addcmul(rows[:, 1:], y, rows[:, :1], out=y)
 
-    def _add(self, matrix: str, x: Tensor, out: Tensor) -> None:
+    def _add_matrix(self, matrix: str, x: Tensor, out: Tensor) -> None:
         """Add the frozen product and every row's LoRA to ``out``."""
         operand = self._frozen.prepare(matrix, x)
         self._frozen.add_product(matrix, operand, out.flatten(0, 1))
         for rows in self._plan.lora:
-            self._raise(rows, matrix, self._low(rows, matrix, x), out)
+            self._add_lora_b(rows, matrix, self._lora_a(rows, matrix, x), out)
 
-    def _low(self, rows: LoraRange, name: str, x: Tensor) -> Tensor:
+    def _lora_a(self, rows: LoraRange, name: str, x: Tensor) -> Tensor:
         """Return ``x @ a.T`` of a range of rows, (n, T, r), or (n, T, 3r) for ``qkv``."""
         pool = self._pool.tensor(f"{name}.lora_a")[self._index].narrow(-2, 0, rows.rank)
         a = self._gather("lora", pool, rows).flatten(1, -2)  # (n, r, d_in)
-        low = self._workspace.take("low", a.shape[0], x.shape[1], a.shape[1])
+        low = self._workspace.buffer("low", a.shape[0], x.shape[1], a.shape[1])
         return torch.bmm(x[rows.start : rows.stop], a.transpose(1, 2), out=low)
 
-    def _raise(self, rows: LoraRange, matrix: str, low: Tensor, out: Tensor) -> None:
+    def _add_lora_b(self, rows: LoraRange, matrix: str, low: Tensor, out: Tensor) -> None:
         """Add ``low @ b.T`` to a range of rows of ``out``."""
         pool = self._pool.tensor(f"{matrix}.lora_b")[self._index].narrow(-2, 0, rows.rank)
         out[rows.start : rows.stop].baddbmm_(low, self._gather("lora", pool, rows))
@@ -325,5 +324,5 @@ class _Steps:
     def _gather(self, name: str, source: Tensor, rows: LoraRange | BottleneckRange) -> Tensor:
         return self._workspace.gather(name, source, self._places[rows.start : rows.stop])
 
-    def _take(self, name: str, like: Tensor, width: int) -> Tensor:
-        return self._workspace.take(name, like.shape[0], like.shape[1], width)
+    def _buffer(self, name: str, like: Tensor, width: int) -> Tensor:
+        return self._workspace.buffer(name, like.shape[0], like.shape[1], width)

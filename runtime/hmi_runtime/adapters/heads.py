@@ -18,6 +18,17 @@ from hmi_runtime.adapters.slot_pool import BARE, SlotPool
 from hmi_runtime.adapters.weights import Head, Pooling
 from hmi_runtime.models.architecture import activate
 
+_INITIAL_STD = 0.02
+_DEFAULT_POOLING: dict[TaskType, Pooling] = {
+    TaskType.SEQUENCE_CLASSIFICATION: "first_and_mean",
+    TaskType.TOKEN_CLASSIFICATION: "token",
+}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+}
+
 
 def pool_states(pooling: str, hidden: Tensor, mask: Tensor) -> Tensor:
     """Return what a head reads of ``hidden`` (B, T, D): (B, D), (B, 2D), or (B, T, D) for ``token``.
@@ -41,13 +52,6 @@ def run_head(head: Head, hidden: Tensor, mask: Tensor) -> Tensor:
         dense = functional.linear(x, head.dense.weight, head.dense.bias)
         x = torch.tanh(dense) if head.dense.activation == "tanh" else activate(head.dense.activation, dense)
     return functional.linear(x, head.weight, head.bias)
-
-
-_INITIAL_STD = 0.02
-_DEFAULT_POOLING: dict[TaskType, Pooling] = {
-    TaskType.SEQUENCE_CLASSIFICATION: "first_and_mean",
-    TaskType.TOKEN_CLASSIFICATION: "token",
-}
 
 
 class HeadModule(nn.Module):
@@ -87,13 +91,6 @@ class HeadModule(nn.Module):
     def export(self) -> Head:
         """Return the head as it is served."""
         return Head(self.pooling, self.weight.detach().clone(), self.bias.detach().clone())
-
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-}
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ class LoraLinear(nn.Module):
         self.b = nn.Parameter(frozen.weight.new_zeros(frozen.out_features, rank))  # (d_out, r)
 
     @classmethod
-    def holding(cls, frozen: nn.Linear, matrix: LoraMatrix) -> Self:
+    def from_matrix(cls, frozen: nn.Linear, matrix: LoraMatrix) -> Self:
         """Return the layer plus ``matrix``, which can learn on."""
         made = cls(frozen, matrix.rank, matrix.rank, torch.Generator())
         with torch.no_grad():
@@ -76,7 +76,7 @@ def export_lora(upper: UpperLayers) -> dict[int, LayerAdapter]:
     }
 
 
-def hold_adapter(upper: UpperLayers, layers: Mapping[int, LayerAdapter]) -> list[nn.Parameter]:
+def attach_adapter(upper: UpperLayers, layers: Mapping[int, LayerAdapter]) -> list[nn.Parameter]:
     """Put LoRA, biases and norms, by absolute layer index, into ``upper``; return them as what learns on.
 
     The layers are changed in place: give a copy.
@@ -94,7 +94,7 @@ def hold_adapter(upper: UpperLayers, layers: Mapping[int, LayerAdapter]) -> list
                 parameter.copy_(value)
             learning.append(parameter)
         for name, matrix in changes.lora.items():
-            module = LoraLinear.holding(getattr(layer, name), matrix)
+            module = LoraLinear.from_matrix(getattr(layer, name), matrix)
             setattr(layer, name, module)
             learning += [module.a, module.b]
     for parameter in learning:
@@ -103,7 +103,7 @@ def hold_adapter(upper: UpperLayers, layers: Mapping[int, LayerAdapter]) -> list
 
 
 def export_adapter(upper: UpperLayers) -> dict[int, LayerAdapter]:
-    """Return what ``hold_adapter`` put into ``upper``, and all biases and norms, by absolute layer index."""
+    """Return LoRA, biases and norms of ``upper`` as they are served, by absolute layer index."""
     return {
         upper.split + index: LayerAdapter(
             lora=_layer_lora(layer),

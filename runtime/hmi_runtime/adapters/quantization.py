@@ -24,6 +24,12 @@ from torch import Tensor
 from hmi_api.errors import InvalidInput
 from hmi_runtime.models import MATRICES, Encoder, EncoderConfig, EncoderLayer, PlainSteps
 
+_TOP = 255
+"""Largest level of activations, which are unsigned."""
+_WHOLE_NUMBERS = 2.0**23
+_TINY = torch.finfo(torch.float32).tiny
+_ROWS, _LENGTH = 16, 32
+
 
 class FrozenLayer(Protocol):
     """The six matrices of one layer."""
@@ -55,12 +61,6 @@ class FloatLayer:
         torch.addmm(out, x, self._weights[matrix], out=out)
 
 
-_TOP = 255
-"""Largest level of activations, which are unsigned."""
-_WHOLE_NUMBERS = 2.0**23
-_TINY = torch.finfo(torch.float32).tiny
-
-
 class Operand(NamedTuple):
     """Activations as the int8 kernels take them: ``x ~ step * (levels - zero)``, channels scaled."""
 
@@ -84,7 +84,7 @@ class _Input:
     shrink: Tensor | None = None  # (d_in,) their reciprocals
 
     @classmethod
-    def seen(cls, states: Tensor, weight: Tensor | None = None) -> Self:
+    def from_sample(cls, states: Tensor, weight: Tensor | None = None) -> Self:
         """Learn from sample ``states`` (B, T, d_in); with a ``weight`` (d_out, d_in), scale the channels."""
         scales = _channel_scales(states, weight) if weight is not None else None
         shrink = scales.reciprocal() if scales is not None else None
@@ -93,7 +93,7 @@ class _Input:
         share = float((below / (above + below)).mean())
         return cls(max(1, min(_TOP - 1, round(share * _TOP))), scales, shrink)
 
-    def widen(self, weight: Tensor) -> Tensor:
+    def scale_weight(self, weight: Tensor) -> Tensor:
         """Return ``weight`` (d_out, d_in) for an input whose channels were shrunk."""
         return weight if self.scales is None else weight * self.scales
 
@@ -105,16 +105,18 @@ class Int8Layer:
         """Quantise ``layer``; ``read`` are sample inputs (B, T, d_in) of every matrix, without padding."""
         weights = {name: layer.get_parameter(f"{name}.weight").detach() for name in MATRICES}
         attention = torch.cat([weights[name] for name in ("query", "key", "value")])  # (3D, D)
-        hidden = _Input.seen(read["query"], attention)
+        hidden = _Input.from_sample(read["query"], attention)
         self._inputs = {
             "query": hidden,
             "key": hidden,
             "value": hidden,
-            "attention_output": _Input.seen(read["attention_output"]),
-            "ffn_up": _Input.seen(read["ffn_up"], weights["ffn_up"]),
-            "ffn_down": _Input.seen(read["ffn_down"]),
+            "attention_output": _Input.from_sample(read["attention_output"]),
+            "ffn_up": _Input.from_sample(read["ffn_up"], weights["ffn_up"]),
+            "ffn_down": _Input.from_sample(read["ffn_down"]),
         }
-        self._packed = {name: _pack(self._inputs[name].widen(weight)) for name, weight in weights.items()}
+        self._packed = {
+            name: _pack(self._inputs[name].scale_weight(weight)) for name, weight in weights.items()
+        }
 
     def prepare(self, matrix: str, x: Tensor) -> Operand:
         """Quantise ``x`` (B, T, d_in) for ``matrix`` and those that read the same input."""
@@ -143,9 +145,9 @@ def quantise_layers(layers: Sequence[EncoderLayer], sample: Tensor | None = None
 
     ``sample`` (B, T, D) are typical hidden states that enter the first, unpadded; without one, random
     states behind that layer's norm stand in, which costs a little accuracy. Raises
-    ``InvalidInput`` Int8Unsupported where ``runs_int8`` says no.
+    ``InvalidInput`` Int8Unsupported where ``supports_int8`` says no.
     """
-    if not all(runs_int8(layer.query.weight.device) for layer in layers):
+    if not all(supports_int8(layer.query.weight.device) for layer in layers):
         raise InvalidInput(
             "Int8Unsupported",
             "int8 upper layers run on CPUs with oneDNN only; set the precision to float32.",
@@ -175,18 +177,18 @@ class _Recorder(PlainSteps):
         return super().matrix(name, x)
 
 
-def runs_int8(device: torch.device) -> bool:
+def supports_int8(device: torch.device) -> bool:
     """Whether int8 layers run on ``device``: on CPUs, where torch has oneDNN and its products are exact."""
     return device.type == "cpu" and _exact_weight_levels() is not None
 
 
-def pays_int8(config: EncoderConfig, device: torch.device) -> bool:
+def is_int8_faster(config: EncoderConfig, device: torch.device) -> bool:
     """Whether int8 layers are known to be quicker on ``device`` than float32 and as accurate.
 
     Quicker was measured with AVX2, whose kernels the wider kinds only improve on; as accurate, on BERT's kin.
     """
     vectors = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    return vectors and not config.gated and runs_int8(device)
+    return vectors and not config.gated and supports_int8(device)
 
 
 def _random_states(layer: EncoderLayer) -> Tensor:
@@ -204,7 +206,7 @@ def _channel_scales(states: Tensor, weight: Tensor) -> Tensor:
 def _pack(weight: Tensor) -> _Packed:
     levels = _exact_weight_levels()
     if levels is None:
-        raise RuntimeError("no int8 products here: ask runs_int8 first")
+        raise RuntimeError("no int8 products here: ask supports_int8 first")
     scales = weight.abs().amax(dim=1).clamp_min(_TINY) / levels  # (d_out,)
     quantised = (weight / scales[:, None]).round().to(torch.int8)  # (d_out, d_in)
     packed = torch.ops.onednn.qlinear_prepack(quantised, None)
@@ -246,9 +248,6 @@ def _is_exact(level: int) -> bool:
     )
     found = _product(torch.full((size, size), _TOP, dtype=torch.uint8), 0, weight)
     return bool((found == _TOP * level * size).all())
-
-
-_ROWS, _LENGTH = 16, 32
 
 
 def calibration_sample(encoder: Encoder, split: int, seed: int = 0) -> Tensor:

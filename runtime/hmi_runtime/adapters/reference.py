@@ -31,7 +31,7 @@ def run_layers(upper: UpperLayers, changes: Mapping[int, LayerAdapter], x: Tenso
     for index, (layer, context) in enumerate(zip(upper.layers, contexts, strict=True), start=upper.split):
         steps = _Steps(cast(EncoderLayer, layer), changes.get(index, _BARE))
         x = upper.architecture.layer(steps, x, context)
-    return upper.close(x)
+    return upper.apply_final_norm(x)
 
 
 class _Steps(PlainSteps):
@@ -55,7 +55,7 @@ class _Steps(PlainSteps):
         weight, bias = self._changes.norms.get(name, (norm.weight, norm.bias))
         return functional.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)  # type: ignore[arg-type]
 
-    def adapted(self, sublayer: Sublayer, read: Tensor, output: Tensor) -> Tensor:
+    def with_bottleneck(self, sublayer: Sublayer, read: Tensor, output: Tensor) -> Tensor:
         """Return ``output`` (B, T, D) with the sublayer's bottleneck, if there is one."""
         found = self._changes.bottlenecks.get(sublayer)
         return output if found is None else output + _bottleneck(found, read, output)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, Placement
+from hmi_runtime.adapters.weights import AdapterWeights, BottleneckPlacement, Head, LayerAdapter
 from hmi_runtime.models import MATRICES, NORMS, SUBLAYERS, EncoderConfig, Sublayer, UpperLayers
 
 BARE = -1
@@ -36,7 +36,7 @@ class BottleneckTraits:
 
     width: int
     activation: str
-    placements: tuple[tuple[Sublayer, Placement], ...]
+    placements: tuple[tuple[Sublayer, BottleneckPlacement], ...]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from hmi_runtime.models import MATRICES, NORMS, SUBLAYERS, Sublayer
 
 ADAPTER_FILE = "adapter.safetensors"
 FORMAT_VERSION = 1
-Placement = Literal["parallel", "sequential"]
+BottleneckPlacement = Literal["parallel", "sequential"]
 Pooling = Literal["first", "mean", "first_and_mean", "token"]
 POOLINGS: tuple[Pooling, ...] = ("first", "mean", "first_and_mean", "token")
 """How a head reads the last hidden states."""
@@ -54,7 +54,7 @@ class Bottleneck:
     up: Tensor  # (D, w)
     up_bias: Tensor  # (D,)
     activation: Literal["relu", "gelu"] = "relu"
-    placement: Placement = "parallel"
+    placement: BottleneckPlacement = "parallel"
 
     @property
     def width(self) -> int:

@@ -138,13 +138,6 @@ class Store(ABC):
                 self._verified[copy] = _signature(copy)
         return copy
 
-    def evict(self, ref: ArtifactRef, cache_dir: Path) -> None:
-        """Remove the local copy that ``fetch`` made; absent is fine."""
-        copy = _copy_folder(ref, cache_dir)
-        with self._lock_for(copy):
-            self._verified.pop(copy, None)
-            remove_folder(copy)
-
     def _lock_for(self, copy: Path) -> threading.Lock:
         with self._guard:
             return self._locks[copy]

@@ -5,32 +5,32 @@ tiers that move bytes by them (``disk``, ``adapter_cache``). Forbidden here: how
 a request is, HTTP. A tier never blocks a caller for another caller's load, and never evicts what is in use.
 """
 
-from hmi_runtime.cache.adapter_cache import AdapterCache, AdapterId, Lease, SlotTier, SlotWriter
+from hmi_runtime.cache.adapter_cache import AcquiredSlots, AdapterCache, AdapterId, SlotTier, SlotWriter
 from hmi_runtime.cache.disk import DiskTier
 from hmi_runtime.cache.tiers import (
     Budget,
     CacheEvents,
     LruIndex,
+    NoEvents,
     OverBudget,
-    Placement,
+    SlotAssignment,
     SlotIndex,
     Tier,
-    Unobserved,
 )
 
 __all__ = [
+    "AcquiredSlots",
     "AdapterCache",
     "AdapterId",
     "Budget",
     "CacheEvents",
     "DiskTier",
-    "Lease",
     "LruIndex",
+    "NoEvents",
     "OverBudget",
-    "Placement",
+    "SlotAssignment",
     "SlotIndex",
     "SlotTier",
     "SlotWriter",
     "Tier",
-    "Unobserved",
 ]

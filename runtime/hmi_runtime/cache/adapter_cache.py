@@ -1,8 +1,8 @@
-"""The adapter cache: every registered adapter on disk, the recent ones in host memory, the hot in slots.
+"""The adapter cache: adapters on disk, recently used ones in host memory, the busiest in device slots.
 
-Tiers are inclusive: what stands in a slot is in host memory too, so leaving a slot costs nothing, and an
-adapter that leaves host memory leaves its slot with it. One lock guards the indexes; files are read and
-tensors written outside it.
+Tiers are inclusive: an adapter in a slot is also in host memory, so eviction from a slot copies nothing, and
+eviction from host memory frees the slots too. One lock guards the indexes; files are read and tensors are
+written outside it.
 """
 
 import logging
@@ -17,7 +17,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import HmiError, NotReady
 from hmi_api.internal.runtimes import AdapterServing
-from hmi_runtime.cache.tiers import CacheEvents, LruIndex, SlotIndex, Tier, Unobserved
+from hmi_runtime.cache.tiers import CacheEvents, LruIndex, NoEvents, SlotIndex, Tier
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class AdapterId(NamedTuple):
     """One version of one adapter; ``key`` is tenant/adapter, ``artifact`` its artifact's digest.
 
-    An adapter that is deleted and made anew has the same key and begins at version 1 again.
+    An adapter that is deleted and created again has the same key and starts at version 1 again.
     """
 
     key: str
@@ -34,7 +34,7 @@ class AdapterId(NamedTuple):
 
     @classmethod
     def of(cls, adapter: AdapterServing) -> "AdapterId":
-        """Return the id of what the control plane wants served."""
+        """Return the id of an adapter of the desired state."""
         return cls(adapter.key, adapter.version, adapter.artifact.digest)
 
     def __str__(self) -> str:
@@ -50,8 +50,8 @@ class Weights(Protocol):
 
 
 W = TypeVar("W", bound=Weights)
-OnHeld = Callable[[HmiError | None], None]
-"""Called once: with None when the adapter is held in host memory, else with why it is not."""
+OnLoaded = Callable[[HmiError | None], None]
+"""Called once: with None when the adapter is in host memory and acquired, else with the reason why not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +61,24 @@ class _Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Lease(Generic[W]):
-    """Slots that a batch may use until the lease ends; ``failed`` are those that could not be written."""
+class AcquiredSlots(Generic[W]):
+    """Slots that a batch may use until it releases them; ``failed`` are the adapters that could not be
+    written.
+    """
 
     slots: dict[AdapterId, int]
     failed: dict[AdapterId, HmiError]
 
 
 class SlotWriter(Protocol[W]):  # type: ignore[misc]  # invariant on purpose: it is written to
-    """Device memory of one engine: a pool that takes an adapter into a slot."""
+    """Device memory of one engine, into whose slots adapters are written."""
 
     def write(self, slot: int, weights: W) -> None:
         """Copy the tensors into the slot; ``HmiError`` when they do not fit."""
 
 
 class AdapterCache(Generic[W]):
-    """Byte-budgeted host tier over a loader, with leases on device slots.
+    """Host memory under a byte budget, filled by a loader, and device slots on top of it.
 
     ``load`` reads one adapter's verified tensors; it runs on ``loaders`` and never on a caller's thread.
     """
@@ -96,13 +98,13 @@ class AdapterCache(Generic[W]):
         self._loaders = loaders
         self._retry_after = retry_after
         self._room_wait = room_wait
-        self._events = events or Unobserved()
+        self._events = events or NoEvents()
         self._clock = clock
         self._artifacts: dict[AdapterId, ArtifactRef] = {}
         self._pinned: set[AdapterId] = set()
         self._index: LruIndex[AdapterId] = LruIndex(host_limit, pin_limit=host_limit // 2)
         self._weights: dict[AdapterId, W] = {}
-        self._waiting: dict[AdapterId, list[OnHeld]] = {}
+        self._waiting: dict[AdapterId, list[OnLoaded]] = {}
         self._failures: dict[AdapterId, _Failure] = {}
         self._slot_tiers: list[SlotTier[W]] = []
         self.changed = threading.Condition(threading.RLock())
@@ -110,7 +112,7 @@ class AdapterCache(Generic[W]):
     # --- registration: O(1), reads nothing ---------------------------------------------------------
 
     def register(self, adapter: AdapterId, artifact: ArtifactRef, *, pinned: bool = False) -> None:
-        """Know an adapter by its artifact; nothing is read until it is held."""
+        """Register an adapter and its artifact; nothing is read until it is acquired."""
         with self.changed:
             self._artifacts[adapter] = artifact
             self._failures.pop(adapter, None)
@@ -121,28 +123,31 @@ class AdapterCache(Generic[W]):
             if adapter in self._index:
                 self._apply_pin(adapter)
 
-    def forget(self, adapter: AdapterId) -> None:
-        """Know an adapter no more; its tensors go now, or when the last batch that uses them is done."""
+    def unregister(self, adapter: AdapterId) -> None:
+        """Unregister an adapter.
+
+        Its tensors are removed now, or when the last batch that uses them is done.
+        """
         with self.changed:
             self._artifacts.pop(adapter, None)
             self._pinned.discard(adapter)
             self._failures.pop(adapter, None)
-            self._drop_if_forgotten(adapter)
+            self._remove_if_unregistered(adapter)
 
     def __contains__(self, adapter: AdapterId) -> bool:
         return adapter in self._artifacts
 
     # --- host memory --------------------------------------------------------------------------------
 
-    def hold(self, adapter: AdapterId, then: OnHeld) -> None:
-        """Bring an adapter to host memory, count a use of it, and call ``then``.
+    def acquire(self, adapter: AdapterId, then: OnLoaded) -> None:
+        """Load an adapter into host memory, count one more use of it, and call ``then``.
 
-        ``then`` runs on this thread when the adapter is there (or known to be broken), else on a loader's.
-        It must be quick. When it gets None, ``release`` is owed.
+        ``then`` runs on the calling thread when the adapter is in host memory (or known to be broken), else
+        on a loader's. It must be quick. If it gets None, the caller must call ``release`` later.
         """
         with self.changed:
             if adapter in self._index:
-                self._index.hold(adapter)
+                self._index.acquire(adapter)
                 outcome = None
             elif (failure := self._recent_failure(adapter)) is not None:
                 outcome = failure
@@ -154,18 +159,21 @@ class AdapterCache(Generic[W]):
         then(outcome)
 
     def release(self, adapter: AdapterId) -> None:
-        """Count one use less."""
+        """Count one use less; at zero the adapter may be evicted."""
         with self.changed:
             self._index.release(adapter)
-            self._drop_if_forgotten(adapter)
+            self._remove_if_unregistered(adapter)
             self.changed.notify_all()
 
     def weights(self, adapter: AdapterId) -> W:
-        """Return the tensors of an adapter that the caller holds."""
+        """Return the tensors of an adapter that the caller has acquired."""
         return self._weights[adapter]
 
     def add_slots(self, slots: int, pool: SlotWriter[W]) -> "SlotTier[W]":
-        """Open a device tier over ``pool``; the cache evicts from it what leaves host memory."""
+        """Add a device tier over ``pool``.
+
+        Adapters that are evicted from host memory also leave its slots.
+        """
         tier = SlotTier(self, SlotIndex[AdapterId](slots), pool, self._events)
         with self.changed:
             self._slot_tiers.append(tier)
@@ -181,8 +189,8 @@ class AdapterCache(Generic[W]):
         """The host byte budget."""
         return self._index.limit
 
-    def resident(self) -> dict[AdapterId, int]:
-        """Return a snapshot of what is in host memory, with bytes."""
+    def loaded(self) -> dict[AdapterId, int]:
+        """Return the adapters in host memory with their bytes, as a snapshot."""
         with self.changed:
             return {adapter: self._index.size(adapter) for adapter in self._index}
 
@@ -200,27 +208,27 @@ class AdapterCache(Generic[W]):
             return None
         return failure.error
 
-    def _join_load(self, adapter: AdapterId, then: OnHeld) -> None:
-        """Queue ``then`` behind the load of ``adapter``, which is started unless it is under way."""
+    def _join_load(self, adapter: AdapterId, then: OnLoaded) -> None:
+        """Call ``then`` after the load of ``adapter``, which is started unless it is running."""
         waiting = self._waiting.get(adapter)
         if waiting is None:
             self._waiting[adapter] = [then]
-            self._loaders.submit(self._bring, adapter, self._artifacts[adapter])
+            self._loaders.submit(self._load_adapter, adapter, self._artifacts[adapter])
         else:
             waiting.append(then)
 
-    def _bring(self, adapter: AdapterId, artifact: ArtifactRef) -> None:
+    def _load_adapter(self, adapter: AdapterId, artifact: ArtifactRef) -> None:
         started = self._clock()
         error: HmiError | None = None
-        waiting: list[OnHeld] = []
+        waiting: list[OnLoaded] = []
         try:
             weights = self._load(adapter, artifact)
             with self.changed:
                 self._admit(adapter, weights)
                 waiting = self._waiting.pop(adapter)
                 for _ in waiting:
-                    self._index.hold(adapter)
-                self._drop_if_forgotten(adapter)
+                    self._index.acquire(adapter)
+                self._remove_if_unregistered(adapter)
         except Exception as failure:  # noqa: BLE001  # one broken adapter fails alone, whatever broke it
             error = _as_hmi_error(adapter, failure)
             with self.changed:
@@ -232,7 +240,9 @@ class AdapterCache(Generic[W]):
             then(error)
 
     def _admit(self, adapter: AdapterId, weights: W) -> None:
-        """Make room and put the tensors in; waits a while when everything is in use."""
+        """Evict until the tensors fit and add them; wait up to ``room_wait`` seconds while everything is in
+        use.
+        """
         size = weights.nbytes
         if not self._index.ever_fits(size) or not self.changed.wait_for(
             lambda: self._index.has_room(size), timeout=self._room_wait
@@ -244,7 +254,7 @@ class AdapterCache(Generic[W]):
             )
         for evicted in self._index.add(adapter, size):
             del self._weights[evicted]
-            self._leave_slots(evicted)
+            self._free_slots(evicted)
             self._events.evicted(Tier.HOST, Tier.DISK)
         self._weights[adapter] = weights
         self._apply_pin(adapter)
@@ -253,22 +263,24 @@ class AdapterCache(Generic[W]):
         if adapter not in self._pinned:
             self._index.unpin(adapter)
         elif not self._index.pin(adapter):
-            log.warning("%s is served but not pinned: pins hold their half of host memory already", adapter)
+            log.warning(
+                "%s is served but not pinned: pinned adapters use their half of host memory already", adapter
+            )
 
-    def _drop_if_forgotten(self, adapter: AdapterId) -> None:
+    def _remove_if_unregistered(self, adapter: AdapterId) -> None:
         if adapter in self._artifacts or adapter not in self._index or self._index.uses(adapter):
             return
         self._index.remove(adapter)
         del self._weights[adapter]
-        self._leave_slots(adapter)
+        self._free_slots(adapter)
 
-    def _leave_slots(self, adapter: AdapterId) -> None:
+    def _free_slots(self, adapter: AdapterId) -> None:
         for tier in self._slot_tiers:
-            tier.drop(adapter)
+            tier.free(adapter)
 
 
 class SlotTier(Generic[W]):
-    """The device tier of one engine: leases slots to batches and writes them on the caller's thread."""
+    """The device tier of one engine: assigns slots to batches and writes them on the caller's thread."""
 
     def __init__(
         self,
@@ -283,74 +295,76 @@ class SlotTier(Generic[W]):
         self._events = events
 
     @property
-    def most_at_once(self) -> int:
-        """Different adapters that one lease may ask for."""
-        return self._index.most_at_once
+    def max_at_once(self) -> int:
+        """Most different adapters that one ``acquire`` may name."""
+        return self._index.max_at_once
 
     @property
     def slots(self) -> int:
-        """Slots there are."""
+        """Number of slots."""
         return self._index.limit
 
-    def resident(self) -> list[AdapterId]:
-        """Return a snapshot of the adapters that stand in a slot."""
+    def loaded(self) -> list[AdapterId]:
+        """Return the adapters that have a slot, as a snapshot."""
         with self._cache.changed:
             return list(self._index)
 
-    def lease(self, adapters: Sequence[AdapterId]) -> Lease[W]:
-        """Give each of the different ``adapters`` a slot, waiting for batches in flight where needed.
+    def acquire(self, adapters: Sequence[AdapterId]) -> AcquiredSlots[W]:
+        """Assign a slot to each of the different ``adapters``, at most ``max_at_once``, and write those that
+        are new.
 
-        The caller holds them in host memory and owes ``end``. At most ``most_at_once`` of them. Called by
-        one thread an engine; slots that another lease uses are never written.
+        Waits for running batches while every slot is in use; slots in use are never written. The caller must
+        have acquired the adapters in host memory and must call ``release`` later. One thread per engine calls
+        this.
         """
-        if len(adapters) > self.most_at_once:
-            raise ValueError(f"{len(adapters)} adapters asked for, {self.most_at_once} slots at once")
-        lease: Lease[W] = Lease({}, {})
+        if len(adapters) > self.max_at_once:
+            raise ValueError(f"{len(adapters)} adapters asked for, {self.max_at_once} slots at once")
+        acquired: AcquiredSlots[W] = AcquiredSlots({}, {})
         for adapter in adapters:
-            slot, fresh = self._place(adapter)
+            slot, is_new = self._assign(adapter)
             try:
-                if fresh:
+                if is_new:
                     self._write(slot, adapter)
-                lease.slots[adapter] = slot
+                acquired.slots[adapter] = slot
             except Exception as failure:  # noqa: BLE001  # one broken adapter fails alone, whatever broke it
-                lease.failed[adapter] = _as_hmi_error(adapter, failure)
+                acquired.failed[adapter] = _as_hmi_error(adapter, failure)
                 with self._cache.changed:
                     self._index.release(adapter)
-                    self._index.drop(adapter)
-        return lease
+                    self._index.free(adapter)
+        return acquired
 
-    def end(self, lease: Lease[W]) -> None:
-        """Give the slots of a lease back; the adapters stay in them until others need the room."""
+    def release(self, acquired: AcquiredSlots[W]) -> None:
+        """Release the slots of a batch; the adapters stay in them until others need the slots."""
         with self._cache.changed:
-            for adapter in lease.slots:
+            for adapter in acquired.slots:
                 self._index.release(adapter)
             self._cache.changed.notify_all()
 
     @contextmanager
-    def leased(self, adapters: Sequence[AdapterId]) -> Iterator[Lease[W]]:
-        """Lease for the length of a ``with`` block."""
-        lease = self.lease(adapters)
+    def acquired(self, adapters: Sequence[AdapterId]) -> Iterator[AcquiredSlots[W]]:
+        """Acquire slots for the length of a ``with`` block."""
+        acquired = self.acquire(adapters)
         try:
-            yield lease
+            yield acquired
         finally:
-            self.end(lease)
+            self.release(acquired)
 
-    def drop(self, adapter: AdapterId) -> None:
-        """Free the slot of an adapter that left host memory; the cache calls this under its lock."""
+    def free(self, adapter: AdapterId) -> None:
+        """Free the slot of an adapter evicted from host memory; the cache calls this under its lock."""
         if adapter in self._index:
-            self._index.drop(adapter)
+            self._index.free(adapter)
 
-    def _place(self, adapter: AdapterId) -> tuple[int, bool]:
+    def _assign(self, adapter: AdapterId) -> tuple[int, bool]:
         """Return (slot, whether it must be written), waiting while every slot is in use."""
         pinned = self._cache.is_pinned(adapter)
         with self._cache.changed:
-            while (place := self._index.hold(adapter, pinned=pinned)) is None:
+            while (assignment := self._index.assign(adapter, pinned=pinned)) is None:
                 self._cache.changed.wait()
-        if place.evicted is not None:
+        if assignment.evicted is not None:
             self._events.evicted(Tier.DEVICE, Tier.HOST)
-        if not place.fresh:
+        if not assignment.is_new:
             self._events.hit(Tier.DEVICE)
-        return place.slot, place.fresh
+        return assignment.slot, assignment.is_new
 
     def _write(self, slot: int, adapter: AdapterId) -> None:
         started = time.monotonic()
@@ -359,7 +373,7 @@ class SlotTier(Generic[W]):
 
 
 def _as_hmi_error(adapter: AdapterId, failure: Exception) -> HmiError:
-    """Return the reason that reaches the user; the cause itself goes to the log."""
+    """Return the error that users see, and log its cause."""
     if isinstance(failure, HmiError):
         log.warning("adapter %s: %s", adapter, failure)
         return failure

@@ -7,35 +7,35 @@ from pathlib import Path
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import NotReady
 from hmi_runtime.artifacts.folders import remove_folder
-from hmi_runtime.cache.tiers import CacheEvents, LruIndex, Tier, Unobserved
+from hmi_runtime.cache.tiers import CacheEvents, LruIndex, NoEvents, Tier
 
 _DIGEST_LENGTH = 64  # a copy's folder is named by the hexadecimal digits of its SHA-256
 
 Fetch = Callable[[ArtifactRef, Path], Path]
-"""Brings an artifact into a folder unless it is there, verifies every byte, returns its local folder."""
+"""Downloads an artifact into a folder unless it is there, verifies every byte, returns its local folder."""
 
 
 class DiskTier:
-    """Local copies by digest. An artifact that somebody reads, or has mapped, is never removed.
+    """Local copies by digest. A copy that is in use (read or memory-mapped) is never removed.
 
-    Thread-safe; different artifacts are fetched side by side, the same one once.
+    Thread-safe. Different artifacts are fetched concurrently, the same one once.
     """
 
     def __init__(self, folder: Path, limit: int, fetch: Fetch, events: CacheEvents | None = None) -> None:
         self._folder = folder
         self._fetch = fetch
-        self._events = events or Unobserved()
+        self._events = events or NoEvents()
         self._index: LruIndex[str] = LruIndex(limit)
         self._paths: dict[str, Path] = {}
         self._fetching: set[str] = set()
-        self._doomed: set[str] = set()
+        self._deleting: set[str] = set()
         self._changed = threading.Condition()
         folder.mkdir(parents=True, exist_ok=True)
-        self._adopt()
+        self._index_existing_copies()
 
     @property
     def used(self) -> int:
-        """Bytes of the copies held."""
+        """Bytes of all copies."""
         return self._index.used
 
     @property
@@ -44,10 +44,10 @@ class DiskTier:
         return self._index.limit
 
     def acquire(self, ref: ArtifactRef) -> Path:
-        """Return the verified local folder of ``ref`` and keep it from eviction until ``release``.
+        """Return the verified local folder of ``ref`` and protect it from eviction until ``release``.
 
-        Verifies on every call, whether the copy was here or not. Raises what the fetch raises
-        (``Damaged``, ``OSError``), and ``NotReady`` DiskBudgetFull when what is in use leaves no room.
+        Verifies on every call, also a copy that was there. Raises what the fetch raises (``Damaged``,
+        ``OSError``), and ``NotReady`` DiskBudgetFull when the copies in use leave no room.
         """
         with self._changed:
             self._changed.wait_for(lambda: ref.digest not in self._fetching)
@@ -68,17 +68,17 @@ class DiskTier:
                 self._changed.notify_all()
 
     def release(self, digest: str) -> None:
-        """Say that one ``acquire`` of this artifact is over."""
+        """End one ``acquire`` of this artifact."""
         with self._changed:
             self._index.release(digest)
-            if digest in self._doomed:
+            if digest in self._deleting:
                 self._remove_if_idle(digest)
 
-    def erase(self, digest: str) -> None:
-        """Remove the copy for good, at once or when the last reader releases it."""
+    def delete(self, digest: str) -> None:
+        """Delete the copy now, or when the last user releases it."""
         with self._changed:
             if digest in self._index:
-                self._doomed.add(digest)
+                self._deleting.add(digest)
                 self._remove_if_idle(digest)
 
     def _reserve(self, ref: ArtifactRef) -> None:
@@ -92,13 +92,13 @@ class DiskTier:
             for digest in self._index.add(ref.digest, ref.bytes):
                 self._delete(digest)
                 self._events.evicted(Tier.DISK, Tier.STORE)
-        self._doomed.discard(ref.digest)
-        self._index.hold(ref.digest)
+        self._deleting.discard(ref.digest)
+        self._index.acquire(ref.digest)
 
     def _remove_if_idle(self, digest: str) -> None:
         if self._index.uses(digest) == 0:
             self._index.remove(digest)
-            self._doomed.discard(digest)
+            self._deleting.discard(digest)
             self._delete(digest)
 
     def _delete(self, digest: str) -> None:
@@ -106,8 +106,8 @@ class DiskTier:
         if path is not None:
             remove_folder(path)
 
-    def _adopt(self) -> None:
-        """Count the copies of an earlier process, oldest first; fetching verifies them before any use."""
+    def _index_existing_copies(self) -> None:
+        """Index the copies of an earlier process, oldest first; ``acquire`` verifies them before use."""
         copies = [path for path in self._folder.glob("*/*") if len(path.name) == _DIGEST_LENGTH]
         for path in sorted(copies, key=lambda copy: copy.stat().st_mtime):
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

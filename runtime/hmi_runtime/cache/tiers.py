@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+Key = TypeVar("Key", bound=Hashable)
+
 
 class Tier(StrEnum):
-    """Where bytes rest, nearest to compute first."""
+    """A level of the cache, nearest to compute first."""
 
     DEVICE = "device"
     HOST = "host"
@@ -21,20 +23,23 @@ class Tier(StrEnum):
 
 
 class CacheEvents(Protocol):
-    """Receives what happens in the tiers; called from any thread, so it must be quick and thread-safe."""
+    """Callbacks of the tiers, from which the server makes metrics.
+
+    Called from any thread: be quick and thread-safe.
+    """
 
     def loaded(self, tier: Tier, seconds: float, *, failed: bool) -> None:
-        """An adapter was brought to ``tier``, or could not be."""
+        """An adapter was loaded into ``tier``, or the load failed."""
 
     def hit(self, tier: Tier) -> None:
-        """An adapter was asked for and found in ``tier``."""
+        """An adapter was acquired and already in ``tier``."""
 
     def evicted(self, source: Tier, target: Tier) -> None:
-        """An adapter had to leave ``source`` and now rests in ``target``."""
+        """An adapter was evicted from ``source`` and is now in ``target``."""
 
 
-class Unobserved:
-    """Counts nothing: for programs that use a cache without metrics."""
+class NoEvents:
+    """Ignores all events, for programs that use a cache without metrics."""
 
     def loaded(self, tier: Tier, seconds: float, *, failed: bool) -> None:
         """Ignore a load."""
@@ -47,12 +52,12 @@ class Unobserved:
 
 
 class OverBudget(ValueError):
-    """More was taken than the budget allows; whoever took it did not ask ``fits`` first."""
+    """More was reserved than is free; the caller did not check ``fits`` first."""
 
 
 @dataclass
 class Budget:
-    """``limit`` units (bytes, or slots) of which ``used`` are taken; ``0 <= used <= limit`` always."""
+    """``limit`` units (bytes, or slots) of which ``used`` are reserved; ``0 <= used <= limit`` always."""
 
     limit: int
     used: int = 0
@@ -63,27 +68,24 @@ class Budget:
 
     @property
     def free(self) -> int:
-        """Units that are still to be had."""
+        """Units that are not reserved."""
         return self.limit - self.used
 
     def fits(self, amount: int) -> bool:
-        """Return whether ``amount`` more can be taken."""
+        """Return whether ``amount`` more can be reserved."""
         return amount <= self.free
 
-    def take(self, amount: int) -> None:
-        """Take ``amount``; ``OverBudget`` when it does not fit."""
+    def reserve(self, amount: int) -> None:
+        """Reserve ``amount``; raise ``OverBudget`` when it does not fit."""
         if not self.fits(amount):
-            raise OverBudget(f"{amount} wanted, {self.free} of {self.limit} free")
+            raise OverBudget(f"{amount} requested, {self.free} of {self.limit} free")
         self.used += amount
 
-    def give_back(self, amount: int) -> None:
-        """Return ``amount`` that was taken before."""
+    def release(self, amount: int) -> None:
+        """Release ``amount`` that was reserved before."""
         if amount > self.used:
-            raise OverBudget(f"{amount} given back, but only {self.used} were taken")
+            raise OverBudget(f"{amount} released, but only {self.used} were reserved")
         self.used -= amount
-
-
-Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(slots=True)
@@ -100,7 +102,7 @@ class _Entry:
 class LruIndex(Generic[Key]):
     """Keys with sizes under a budget, in order of last use.
 
-    ``pin_limit`` bounds what pins may hold, so that they cannot starve everything else.
+    ``pin_limit`` bounds the total size of pinned entries, so that they cannot starve the others.
     """
 
     def __init__(self, limit: int, *, pin_limit: int | None = None) -> None:
@@ -126,7 +128,7 @@ class LruIndex(Generic[Key]):
 
     @property
     def used(self) -> int:
-        """Sum of the sizes held."""
+        """Sum of the entries' sizes."""
         return self._budget.used
 
     def size(self, key: Key) -> int:
@@ -134,7 +136,7 @@ class LruIndex(Generic[Key]):
         return self._entries[key].size
 
     def uses(self, key: Key) -> int:
-        """Return how many hold an entry; ``KeyError`` when it is not here."""
+        """Return an entry's number of uses; ``KeyError`` when it is not here."""
         return self._entries[key].uses
 
     def pinned(self, key: Key) -> bool:
@@ -171,30 +173,30 @@ class LruIndex(Generic[Key]):
         return evicted
 
     def add(self, key: Key, size: int) -> list[Key]:
-        """Put in a new entry as the most recently used and return what had to go for it.
+        """Add an entry as the most recently used; return the keys that were evicted for it.
 
         Raises ``KeyError`` when it is here already and ``OverBudget`` when ``has_room`` is False.
         """
         if key in self._entries:
-            raise KeyError(f"{key!r} is already held")
+            raise KeyError(f"{key!r} is already in the index")
         evicted = self.evict_for(size)
-        self._budget.take(size)
+        self._budget.reserve(size)
         self._entries[key] = _Entry(size)
         self._idle += size
         return evicted
 
     def remove(self, key: Key) -> None:
-        """Take an idle or pinned entry out; ``ValueError`` when it is in use, ``KeyError`` when absent."""
+        """Remove an idle or pinned entry; ``ValueError`` when it is in use, ``KeyError`` when absent."""
         entry = self._entries[key]
         if entry.uses:
             raise ValueError(f"{key!r} is in use")
         self.unpin(key)
         self._idle -= entry.size
-        self._budget.give_back(entry.size)
+        self._budget.release(entry.size)
         del self._entries[key]
 
-    def hold(self, key: Key) -> None:
-        """Count one more use, which keeps the entry from eviction, and touch it."""
+    def acquire(self, key: Key) -> None:
+        """Count one more use, which protects the entry from eviction, and make it the most recently used."""
         entry = self._entries[key]
         if entry.idle:
             self._idle -= entry.size
@@ -202,7 +204,7 @@ class LruIndex(Generic[Key]):
         self.touch(key)
 
     def release(self, key: Key) -> None:
-        """Count one use less; ``ValueError`` when nobody holds it."""
+        """Count one use less; ``ValueError`` when it is not in use."""
         entry = self._entries[key]
         if entry.uses == 0:
             raise ValueError(f"{key!r} is not in use")
@@ -211,36 +213,36 @@ class LruIndex(Generic[Key]):
             self._idle += entry.size
 
     def pin(self, key: Key) -> bool:
-        """Keep an entry from eviction until it is unpinned; False when pins already hold their share."""
+        """Protect an entry from eviction until it is unpinned; False when ``pin_limit`` leaves no room."""
         entry = self._entries[key]
         if not entry.pinned and self._pins.fits(entry.size):
-            self._pins.take(entry.size)
+            self._pins.reserve(entry.size)
             if entry.idle:
                 self._idle -= entry.size
             entry.pinned = True
         return entry.pinned
 
     def unpin(self, key: Key) -> None:
-        """Make a pinned entry an ordinary one; nothing happens to one that is not pinned."""
+        """Make a pinned entry evictable again; no effect on one that is not pinned."""
         entry = self._entries[key]
         if entry.pinned:
-            self._pins.give_back(entry.size)
+            self._pins.release(entry.size)
             entry.pinned = False
             if entry.idle:
                 self._idle += entry.size
 
 
 @dataclass(frozen=True, slots=True)
-class Placement(Generic[Key]):
-    """Where a key stands. ``fresh``: the slot still has to be written. ``evicted``: who stood there."""
+class SlotAssignment(Generic[Key]):
+    """The slot of a key. ``is_new``: the slot must be written first. ``evicted``: the key that had it."""
 
     slot: int
-    fresh: bool
+    is_new: bool
     evicted: Key | None = None
 
 
 class SlotIndex(Generic[Key]):
-    """A fixed number of slots, least recently used first to go; pins take at most half of them."""
+    """A fixed number of slots with least-recently-used eviction; pinned keys use at most half of them."""
 
     def __init__(self, slots: int) -> None:
         self._lru: LruIndex[Key] = LruIndex(slots, pin_limit=slots // 2)
@@ -258,23 +260,23 @@ class SlotIndex(Generic[Key]):
 
     @property
     def limit(self) -> int:
-        """Slots there are."""
+        """Number of slots."""
         return self._lru.limit
 
     @property
-    def most_at_once(self) -> int:
-        """Different keys that can always stand side by side, whatever is pinned."""
+    def max_at_once(self) -> int:
+        """Number of different keys that can always have slots at once, whatever is pinned."""
         return max(1, self._lru.limit - self._lru.limit // 2)
 
     def slot(self, key: Key) -> int:
         """Return a key's slot; ``KeyError`` when it has none."""
         return self._slot[key]
 
-    def hold(self, key: Key, *, pinned: bool = False) -> Placement[Key] | None:
-        """Give ``key`` a slot, count a use of it, and say where; None while every slot is in use."""
+    def assign(self, key: Key, *, pinned: bool = False) -> SlotAssignment[Key] | None:
+        """Assign a slot to ``key`` and count one use of it; None while every slot is in use."""
         if key in self._slot:
-            self._lru.hold(key)
-            return Placement(self._slot[key], fresh=False)
+            self._lru.acquire(key)
+            return SlotAssignment(self._slot[key], is_new=False)
         if not self._lru.has_room(1):
             return None
         evicted = self._lru.add(key, 1)
@@ -282,16 +284,16 @@ class SlotIndex(Generic[Key]):
             self._free.append(self._slot.pop(gone))
         slot = self._free.pop()
         self._slot[key] = slot
-        self._lru.hold(key)
+        self._lru.acquire(key)
         if pinned:
             self._lru.pin(key)
-        return Placement(slot, fresh=True, evicted=evicted[0] if evicted else None)
+        return SlotAssignment(slot, is_new=True, evicted=evicted[0] if evicted else None)
 
     def release(self, key: Key) -> None:
         """Count one use less; the key keeps its slot until another needs it."""
         self._lru.release(key)
 
-    def drop(self, key: Key) -> None:
+    def free(self, key: Key) -> None:
         """Free a key's slot; ``ValueError`` while it is in use, ``KeyError`` when it has none."""
         self._lru.remove(key)
         self._free.append(self._slot.pop(key))

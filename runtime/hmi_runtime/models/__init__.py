@@ -16,7 +16,7 @@ from hmi_runtime.models.architecture import (
     Sublayer,
     attention_bias,
 )
-from hmi_runtime.models.domain_layers import Bridge, DomainLayers, DomainLayersConfig
+from hmi_runtime.models.domain_layers import BridgeAttention, DomainLayers, DomainLayersConfig
 from hmi_runtime.models.encoder import Encoder, EncoderLayer, PlainSteps, UpperLayers
 from hmi_runtime.models.source import BaseModel, load_base, resolve_base
 from hmi_runtime.models.tokenizer import Encoding, Tokenizer
@@ -31,7 +31,7 @@ __all__ = [
     "Architecture",
     "AttentionContext",
     "BaseModel",
-    "Bridge",
+    "BridgeAttention",
     "DomainLayers",
     "DomainLayersConfig",
     "Encoder",

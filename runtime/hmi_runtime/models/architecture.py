@@ -21,10 +21,21 @@ MATRICES = ("query", "key", "value", "attention_output", "ffn_up", "ffn_down")
 NORMS = ("attention_norm", "ffn_norm")
 """The two LayerNorms of a layer, one to each of its sublayers."""
 Sublayer = Literal["attention", "ffn"]
-"""A layer's two sublayers; each adds what it finds to the residual stream."""
+"""A layer's two sublayers; each adds its output to the residual stream."""
 SUBLAYERS: tuple[Sublayer, ...] = ("attention", "ffn")
 SUBLAYER_OUTPUT: dict[Sublayer, str] = {"attention": "attention_output", "ffn": "ffn_down"}
-"""The matrix that each sublayer ends with."""
+"""The last matrix of each sublayer."""
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+}
+RawConfig = Mapping[str, Any]
+"""A checkpoint's config.json."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +56,15 @@ class EncoderConfig:
     cls_id: int
     sep_id: int
     gated: bool = False
-    """Whether ``ffn_up`` gives two halves, the second of which the activated first is multiplied by."""
+    """Whether ``ffn_up`` has two halves: the activated first is multiplied by the second."""
     rotary_base: float = 0.0
-    """Base of the rotary angles in layers that see every token; 0 where positions are absolute."""
+    """Base of the rotary angles in layers with global attention; 0 for absolute positions."""
     local_rotary_base: float = 0.0
-    """The same in layers that see near tokens alone."""
+    """Base of the rotary angles in layers with local attention."""
     local_reach: int = 0
-    """How many tokens to either side such a layer sees."""
+    """How many tokens to either side a layer with local attention sees."""
     global_every: int = 1
-    """Layer i sees every token where this divides i, and near tokens alone elsewhere."""
+    """Layer i has global attention where this divides i, else local attention."""
 
     @property
     def head_width(self) -> int:
@@ -68,27 +79,18 @@ class EncoderConfig:
         }.get(matrix, (self.width, self.width))
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "relu": functional.relu,
-    "silu": functional.silu,
-}
-
-
 @dataclass(frozen=True)
 class AttentionContext:
-    """What a layer's attention must know of a batch beside its states."""
+    """Inputs of a layer's attention that depend on the batch's shape and mask."""
 
     bias: Tensor | None
     """(B, 1, 1, T) or (B, 1, T, T), added to the scores; None when every token sees all others."""
     rotation: tuple[Tensor, Tensor] | None = None
-    """Cosine and sine (T, D/H) by which queries and keys are turned; None where positions are absolute."""
+    """Cosine and sine (T, D/H) by which queries and keys are rotated; None for absolute positions."""
 
 
 class LayerSteps(Protocol):
-    """The arithmetic of one layer's parameters. Results may lie in buffers that the next use overwrites."""
+    """The arithmetic of one layer's parameters. Results may be in buffers that the next call overwrites."""
 
     @property
     def config(self) -> EncoderConfig:
@@ -103,7 +105,7 @@ class LayerSteps(Protocol):
         """Return query, key and value, each (B, T, D), of ``x`` (B, T, D)."""
         ...
 
-    def widen(self, x: Tensor) -> Tensor:
+    def ffn_up(self, x: Tensor) -> Tensor:
         """Return ``ffn_up`` of ``x`` (B, T, D), (B, T, F), or (B, T, 2F) where the encoder is gated."""
         ...
 
@@ -111,10 +113,10 @@ class LayerSteps(Protocol):
         """Return the layer's activation of ``x``, which may be overwritten."""
         ...
 
-    def close(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
-        """Return ``residual`` plus what the sublayer finds, (B, T, D), good until the sublayer's next use.
+    def add_residual(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
+        """Return ``residual`` plus the sublayer's output, (B, T, D), valid until the sublayer's next call.
 
-        ``inner`` (B, T, d_in) is what its last matrix reads, ``read`` (B, T, D) what the sublayer read.
+        ``inner`` (B, T, d_in) is the input of its last matrix, ``read`` (B, T, D) the sublayer's own input.
         """
         ...
 
@@ -123,7 +125,7 @@ class Architecture(ABC):
     """One kind of encoder, for given sizes."""
 
     has_final_norm: ClassVar[bool]
-    """Whether a norm stands after the last layer; one must where layers do not end in a norm."""
+    """Whether a norm follows the last layer; required where layers do not end in a norm."""
 
     def __init__(self, config: EncoderConfig) -> None:
         self.config = config
@@ -143,7 +145,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def layer(self, steps: LayerSteps, x: Tensor, context: AttentionContext) -> Tensor:
-        """Return a layer's output (B, T, D) for ``x`` (B, T, D), which is left as it was."""
+        """Return a layer's output (B, T, D) for ``x`` (B, T, D), which is not changed."""
 
 
 def attend(steps: LayerSteps, x: Tensor, context: AttentionContext) -> Tensor:
@@ -179,7 +181,7 @@ def rotation(
 ) -> tuple[Tensor, Tensor]:
     """Return cosine and sine (T, S) of the angles of rotary positions (RoFormer, Su et al., 2021).
 
-    Dimensions i and i + S/2 of ``width`` S turn together, by ``position * base ** (-2i / S)``.
+    Dimensions i and i + S/2 of ``width`` S rotate together, by ``position * base ** (-2i / S)``.
     """
     step = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width  # (S/2,)
     angle = torch.outer(torch.arange(length, device=device).float(), base**-step)  # (T, S/2)
@@ -188,7 +190,7 @@ def rotation(
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Return ``x`` (B, H, T, S) turned by the angles of its positions, given as (T, S) each."""
+    """Return ``x`` (B, H, T, S) rotated by the angles of its positions, given as (T, S) each."""
     left, right = x.chunk(2, dim=-1)  # (B, H, T, S/2)
     return x * cosine.to(x.dtype) + torch.cat((-right, left), dim=-1) * sine.to(x.dtype)
 
@@ -198,10 +200,6 @@ def activate(name: str, x: Tensor) -> Tensor:
     return ACTIVATIONS[name](x)
 
 
-RawConfig = Mapping[str, Any]
-"""A checkpoint's config.json."""
-
-
 @dataclass(frozen=True)
 class Family:
     """How a family's checkpoints name their tensors and sizes."""
@@ -209,7 +207,7 @@ class Family:
     name: str
     architecture: Callable[[EncoderConfig], Architecture]
     prefix: str
-    """What a task model of transformers puts before every name, such as ``bert.``."""
+    """Prefix of every name in a task model of transformers, such as ``bert.``."""
     layer: str
     """Path of layer ``{}`` under the prefix."""
     modules: Mapping[str, str]
@@ -219,15 +217,15 @@ class Family:
     keys: Mapping[str, str]
     """Canonical size -> key in config.json."""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Path under a layer -> the modules whose rows lie in it, one block after another."""
+    """Path under a layer -> the modules whose rows it holds, one block after another."""
     further_sizes: Callable[[RawConfig], dict[str, Any]] = lambda raw: {}
     """Sizes that only this family has. Raises ``InvalidInput`` BaseModelUnsupported."""
     norm_eps: float = 1e-12
-    """Of a config.json that names none."""
+    """Default for a config.json without it."""
     may_lack_biases: bool = False
-    """Whether biases may be missing from its files; they are zero then."""
+    """Whether biases may be missing from its files; they are then zero."""
     counts_from_pad: bool = False
-    """True where the first token's position is pad + 1, so that the rows before it are never used."""
+    """Whether the first token's position is pad + 1, so that earlier rows are never used."""
     pooler: str | None = None
 
     def module_path(self, layer: int, module: str) -> str:

@@ -1,4 +1,6 @@
-"""BERT and its kin: absolute positions, and each norm after its residual sum (Devlin et al., 2019)."""
+"""BERT, RoBERTa, XLM-R and DistilBERT: absolute positions, norms after the residual sums (Devlin et al.,
+2019).
+"""
 
 from collections.abc import Sequence
 
@@ -16,7 +18,7 @@ from hmi_runtime.models.architecture import (
 
 
 class PostNorm(Architecture):
-    """Layers whose norms stand after the residual sums; every token sees every other."""
+    """Layers with norms after the residual sums and global attention."""
 
     has_final_norm = False
 
@@ -30,9 +32,9 @@ class PostNorm(Architecture):
     def layer(self, steps: LayerSteps, x: Tensor, context: AttentionContext) -> Tensor:
         """Return a layer's output (B, T, D) for ``x`` (B, T, D)."""
         attended = attend(steps, x, context)  # (B, T, D)
-        x = steps.norm("attention_norm", steps.close("attention", x, x, attended))
-        widened = steps.activate(steps.widen(x))  # (B, T, F)
-        return steps.norm("ffn_norm", steps.close("ffn", x, x, widened))
+        x = steps.norm("attention_norm", steps.add_residual("attention", x, x, attended))
+        inner = steps.activate(steps.ffn_up(x))  # (B, T, F)
+        return steps.norm("ffn_norm", steps.add_residual("ffn", x, x, inner))
 
 
 _MODULES = {

@@ -22,8 +22,16 @@ from hmi_runtime.models.windows import ABSENT, compose, trigrams
 _POSITION_SPREAD = 0.02
 
 
-class Bridge(nn.Module):
-    """Residual multi-head attention of ``heads`` heads of ``head_size`` dimensions over width D.
+WEIGHTS_FILE = "layers.safetensors"
+CONFIG_FILE = "layers.json"
+# A window's three tokens start at the position after the opening token, which every pretraining row has used.
+_FIRST_WINDOW_POSITION = 1
+
+
+class BridgeAttention(nn.Module):
+    """The bridge: residual attention of ``heads`` heads of ``head_size`` dimensions over width D.
+
+    Through it distant tokens exchange information that windows cut off. It costs about a twelfth of a layer.
 
     ``x + out(attention(qkv(norm(x) + position)))``; ``out`` starts at zero, so a new bridge changes nothing.
     """
@@ -39,7 +47,7 @@ class Bridge(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def initialise(self, encoder: Encoder, generator: torch.Generator) -> None:
-        """Start from the encoder's positions, scaled to stand beside a normalised input."""
+        """Initialise from the encoder's positions, scaled to a normalised input."""
         position = encoder.position_table()  # (P, D)
         with torch.no_grad():
             self.position.copy_(position * (_POSITION_SPREAD * 10 / position.std().clamp_min(1e-6)))
@@ -54,13 +62,6 @@ class Bridge(nn.Module):
         return x + self.out(heads.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-WEIGHTS_FILE = "layers.safetensors"
-CONFIG_FILE = "layers.json"
-# A window's three tokens start with the base's positions of a text's first tokens after the opening one,
-# which every pretraining row has seen.
-_FIRST_WINDOW_POSITION = 1
-
-
 @dataclass(frozen=True)
 class DomainLayersConfig:
     """Sizes of a Domain's layers."""
@@ -72,10 +73,10 @@ class DomainLayersConfig:
 
 
 class DomainLayers(nn.Module):
-    """Layers 0..split of an encoder, run on windows of three tokens, and what puts a text together again."""
+    """Layers 0..split of an encoder, run on windows of three tokens, with gates, positions and bridge."""
 
     def __init__(self, config: DomainLayersConfig, word: Tensor) -> None:
-        """Make untrained layers over the base's word embeddings ``word`` (V, D), which are not copied."""
+        """Create untrained layers over the base's word embeddings ``word`` (V, D), which are not copied."""
         super().__init__()
         self.config = config
         encoder = config.encoder
@@ -88,7 +89,9 @@ class DomainLayers(nn.Module):
         self.gates = nn.Parameter(torch.tensor([0.0, 1.0, 0.0])[:, None].repeat(1, width))  # (3, D)
         self.position = nn.Parameter(torch.zeros(encoder.positions, width))  # (P, D)
         self.bridge = (
-            Bridge(width, encoder.positions, config.bridge_heads, config.bridge_head_size, encoder.norm_eps)
+            BridgeAttention(
+                width, encoder.positions, config.bridge_heads, config.bridge_head_size, encoder.norm_eps
+            )
             if config.bridge_heads
             else None
         )
@@ -97,7 +100,7 @@ class DomainLayers(nn.Module):
     def from_encoder(
         cls, encoder: Encoder, split: int, *, bridge_heads: int, bridge_head_size: int, seed: int = 0
     ) -> "DomainLayers":
-        """Return layers that start as the encoder's own lower ``split`` layers.
+        """Return layers initialised from the encoder's lower ``split`` layers.
 
         Raises ``InvalidInput`` SplitTooDeep unless at least one layer is left above the split.
         """
@@ -107,7 +110,7 @@ class DomainLayers(nn.Module):
         made.layers.extend(copy.deepcopy(layer) for layer in list(encoder.layers)[:split])
         start = _FIRST_WINDOW_POSITION
         with torch.no_grad():
-            if encoder.position is not None:  # rotary layers tell a window's tokens apart themselves
+            if encoder.position is not None:  # rotary layers encode positions themselves
                 made.window_position.copy_(encoder.position.weight[start : start + 3])
             if encoder.segment is not None:  # every text is of the first segment: fold it in
                 made.window_position.add_(encoder.segment.weight[0])
@@ -116,10 +119,10 @@ class DomainLayers(nn.Module):
             made.bridge.initialise(encoder, torch.Generator().manual_seed(seed))
         return made.requires_grad_(True)
 
-    def window_parts(self, windows: Tensor) -> Tensor:
-        """Return the gated parts (W, 3, D) of ``windows`` (W, 3) int64: of the left, centre and right token.
+    def window_outputs(self, windows: Tensor) -> Tensor:
+        """Return the gated outputs (W, 3, D) for ``windows`` (W, 3) int64, of left, centre and right token.
 
-        This is what a table stores. The part of an ``ABSENT`` token is zero, and no other part sees it.
+        A table stores these. The output of an ``ABSENT`` token is zero, and no other output depends on it.
         """
         present = windows != ABSENT  # (W, 3)
         x = functional.embedding(windows.clamp_min(0), self.word) + self.window_position  # (W, 3, D)
@@ -130,29 +133,29 @@ class DomainLayers(nn.Module):
         gated: Tensor = x * self.gates * present[:, :, None]
         return gated
 
-    def finish(self, parts: Tensor, mask: Tensor) -> Tensor:
-        """Return the representation at the split (B, T, D) from windows' parts (B, T, 3, D).
+    def combine_windows(self, outputs: Tensor, mask: Tensor) -> Tensor:
+        """Return the representation at the split (B, T, D) from windows' outputs (B, T, 3, D).
 
-        Composes neighbours, adds positions and crosses the bridge. ``mask`` (B, T) bool; parts at padding
+        Composes neighbours, adds positions and applies the bridge. ``mask`` (B, T) bool; outputs at padding
         must be zero.
         """
-        x = compose(parts) + self.position[: parts.shape[1]]  # (B, T, D)
+        x = compose(outputs) + self.position[: outputs.shape[1]]  # (B, T, D)
         if self.bridge is None:
             return x
-        crossed: Tensor = self.bridge(x, attention_bias(mask, x.dtype))
-        return crossed
+        bridged: Tensor = self.bridge(x, attention_bias(mask, x.dtype))
+        return bridged
 
     def represent(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the representation at the split (B, T, D) of ``ids`` (B, T) int64, ``mask`` (B, T) bool.
 
-        The window-local model itself: what is trained, and what any lookup must equal.
+        This is the model that training trains. Any lookup must equal it.
         """
         windows = trigrams(ids, mask)[mask]  # (N, 3)
         unique, place = torch.unique(windows, dim=0, return_inverse=True)  # (W, 3), (N,)
-        values = self.window_parts(unique)[place]  # (N, 3, D)
-        parts = values.new_zeros((*ids.shape, *values.shape[1:]))  # (B, T, 3, D)
-        parts[mask] = values
-        return self.finish(parts, mask)
+        values = self.window_outputs(unique)[place]  # (N, 3, D)
+        outputs = values.new_zeros((*ids.shape, *values.shape[1:]))  # (B, T, 3, D)
+        outputs[mask] = values
+        return self.combine_windows(outputs, mask)
 
     def save(self, folder: Path) -> None:
         """Write weights and sizes into ``folder``, which must exist."""
@@ -162,7 +165,7 @@ class DomainLayers(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, encoder: Encoder) -> "DomainLayers":
-        """Read layers that ``save`` wrote, frozen and in evaluation mode.
+        """Load layers that ``save`` wrote, frozen and in evaluation mode.
 
         Raises ``InvalidInput`` LayersForAnotherBase when they were made for another encoder, and
         ``Damaged`` LayersIncomplete when tensors are missing or have other shapes, LayersNotFinite when a

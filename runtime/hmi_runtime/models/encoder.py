@@ -19,10 +19,10 @@ _SINUSOID_BASE = 10_000.0
 
 
 class EncoderLayer(nn.Module):
-    """One transformer layer: six matrices and two norms, which flow as its architecture says."""
+    """One transformer layer: six matrices and two norms, run by its architecture."""
 
     def __init__(self, config: EncoderConfig, index: int) -> None:
-        """Make layer number ``index`` of an encoder."""
+        """Create layer number ``index`` of an encoder."""
         super().__init__()
         self.config = config
         self.index = index
@@ -49,7 +49,9 @@ class EncoderLayer(nn.Module):
 
 
 class PlainSteps:
-    """``LayerSteps`` of a layer as it is; who changes a layer overrides ``matrix``, ``norm``, ``adapted``."""
+    """``LayerSteps`` of an unchanged layer; override ``matrix``, ``norm`` or ``with_bottleneck`` to change
+    it.
+    """
 
     def __init__(self, layer: EncoderLayer) -> None:
         self.layer = layer
@@ -67,7 +69,7 @@ class PlainSteps:
         """Return query, key and value, each (B, T, D)."""
         return self.matrix("query", x), self.matrix("key", x), self.matrix("value", x)
 
-    def widen(self, x: Tensor) -> Tensor:
+    def ffn_up(self, x: Tensor) -> Tensor:
         """Return ``ffn_up`` of ``x`` (B, T, D)."""
         return self.matrix("ffn_up", x)
 
@@ -75,12 +77,14 @@ class PlainSteps:
         """Return the layer's activation of ``x``."""
         return activate(self.config.activation, x)
 
-    def close(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
-        """Return ``residual`` plus what the sublayer finds, (B, T, D)."""
-        return residual + self.adapted(sublayer, read, self.matrix(SUBLAYER_OUTPUT[sublayer], inner))
+    def add_residual(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
+        """Return ``residual`` plus the sublayer's output, (B, T, D)."""
+        return residual + self.with_bottleneck(sublayer, read, self.matrix(SUBLAYER_OUTPUT[sublayer], inner))
 
-    def adapted(self, sublayer: Sublayer, read: Tensor, output: Tensor) -> Tensor:
-        """Return a sublayer's ``output`` (B, T, D) with what stands beside it; ``read`` is what it read."""
+    def with_bottleneck(self, sublayer: Sublayer, read: Tensor, output: Tensor) -> Tensor:
+        """Return a sublayer's ``output`` (B, T, D), plus its bottleneck if any; ``read`` is the sublayer's
+        input.
+        """
         return output
 
 
@@ -130,9 +134,9 @@ class Encoder(nn.Module):
         return self.hidden_states(ids, mask)[-1]
 
     def position_table(self) -> Tensor:
-        """Return (P, D) that tells positions apart, for what is put on top of an encoder.
+        """Return position embeddings (P, D) for modules on top of the encoder.
 
-        Its own absolute positions; where it has none, the sinusoids of Vaswani et al. (2017).
+        The encoder's own absolute positions, or sinusoids (Vaswani et al., 2017) if it has none.
         """
         if self.position is not None:
             return self.position.weight.detach()
@@ -143,11 +147,11 @@ class Encoder(nn.Module):
 class UpperLayers(nn.Module):
     """Layers ``split``..L of an encoder; layer i of this list is layer ``split + i`` of the base.
 
-    Adapters change layers alone: a final norm stays the base's.
+    One set for every tenant of a base model. Adapters change layers only; a final norm stays the base's.
     """
 
     def __init__(self, encoder: Encoder, split: int) -> None:
-        """Copy the layers out of ``encoder``, so that tuning these leaves it alone."""
+        """Copy the layers of ``encoder``, so that tuning them does not change it."""
         super().__init__()
         self.config: EncoderConfig = encoder.config
         self.split = split
@@ -165,9 +169,9 @@ class UpperLayers(nn.Module):
         for layer, context in zip(self.layers, contexts, strict=True):
             x = layer(x, context)
             states.append(x)
-        return [*states[:-1], self.close(states[-1])]
+        return [*states[:-1], self.apply_final_norm(states[-1])]
 
-    def close(self, x: Tensor) -> Tensor:
+    def apply_final_norm(self, x: Tensor) -> Tensor:
         """Return the last layer's output ``x`` (B, T, D) after the final norm, where the base has one."""
         return x if self.final_norm is None else self.final_norm(x)
 

@@ -1,13 +1,13 @@
 """The families of checkpoints that can be base models, and reading their config.json."""
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.library_errors import final_if_damaged
+from hmi_runtime.library_errors import invalid_if_damaged
 from hmi_runtime.models.architecture import ACTIVATIONS, Architecture, EncoderConfig, Family, RawConfig
 from hmi_runtime.models.bert import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
 from hmi_runtime.models.modernbert import MODERNBERT
 
-MOST_LAYERS = 512
-MOST_WIDTH = 1 << 16
+MAX_LAYERS = 512
+MAX_WIDTH = 1 << 16
 
 FAMILIES: dict[str, Family] = {
     family.name: family for family in (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, MODERNBERT)
@@ -15,7 +15,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def architecture_of(config: EncoderConfig) -> Architecture:
-    """Return the architecture that an encoder of these sizes has."""
+    """Return the architecture of an encoder of these sizes."""
     return FAMILIES[config.family].architecture(config)
 
 
@@ -41,10 +41,10 @@ def family_of(config: RawConfig) -> Family:
 def encoder_config(config: RawConfig, *, cls_id: int, sep_id: int, pad_id: int) -> EncoderConfig:
     """Read the canonical sizes from a checkpoint's config.json and its tokenizer's special ids.
 
-    Raises ``InvalidInput`` BaseModelUnsupported for what no family serves.
+    Raises ``InvalidInput`` BaseModelUnsupported for an unknown family or sizes that are not supported.
     """
     family = family_of(config)
-    with final_if_damaged(
+    with invalid_if_damaged(
         "BaseModelUnsupported", "config.json of the base model", "give the checkpoint again."
     ):
         found = _sizes(family, config, cls_id=cls_id, sep_id=sep_id, pad_id=pad_id)
@@ -76,9 +76,9 @@ def _sizes(family: Family, config: RawConfig, *, cls_id: int, sep_id: int, pad_i
 def _check_sizes(config: EncoderConfig) -> None:
     """Raise ``InvalidInput`` BaseModelUnsupported for sizes that no encoder has."""
     sizes = {
-        "layers": (config.layers, MOST_LAYERS),
-        "hidden size": (config.width, MOST_WIDTH),
-        "feed-forward size": (config.ffn_width, 16 * MOST_WIDTH),
+        "layers": (config.layers, MAX_LAYERS),
+        "hidden size": (config.width, MAX_WIDTH),
+        "feed-forward size": (config.ffn_width, 16 * MAX_WIDTH),
         "vocabulary": (config.vocab_size, 1 << 24),
         "positions": (config.positions, 1 << 24),
         "attention heads": (config.heads, config.width),
@@ -87,14 +87,13 @@ def _check_sizes(config: EncoderConfig) -> None:
         if not 1 <= value <= most:
             raise InvalidInput(
                 "BaseModelUnsupported",
-                f"config.json of the base model says {value} {name}; between 1 and {most} are served.",
+                f"config.json of the base model has {value} {name}; 1 to {most} are supported.",
             )
     if config.width % config.heads:
         raise InvalidInput(
             "BaseModelUnsupported",
             f"config.json of the base model has a hidden size of {config.width}, which {config.heads} "
-            "attention "
-            "heads do not divide.",
+            "attention heads do not divide.",
         )
     if config.activation not in ACTIVATIONS:
         raise InvalidInput(

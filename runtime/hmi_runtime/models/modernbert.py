@@ -1,7 +1,7 @@
 """ModernBERT: norms before the sublayers, rotary positions, gated feed-forwards (Warner et al., 2024).
 
-Every third layer sees all tokens, the others only those near; the first layer has no attention norm, for the
-embeddings are normalised already.
+Every third layer has global attention, the others local attention. The first layer has no attention norm,
+since the embeddings are already normalised.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ from hmi_runtime.models.architecture import (
 
 
 class PreNormRotary(Architecture):
-    """Layers whose norms stand before their sublayers, with rotary positions and local attention."""
+    """Layers with norms before their sublayers, rotary positions, and local or global attention."""
 
     has_final_norm = True
 
     def has_norm(self, name: str, layer: int) -> bool:
-        """Whether there is such a norm: the first layer has none before its attention."""
+        """Return whether the layer has the norm: the first has none before its attention."""
         return layer > 0 or name != "attention_norm"
 
     def contexts(
@@ -38,17 +38,19 @@ class PreNormRotary(Architecture):
         """Return one of two contexts for each layer: global or local."""
         config, length = self.config, mask.shape[1]
         bias = None if unpadded else attention_bias(mask, dtype)  # (B, 1, 1, T)
-        everywhere, near = (
+        global_, local = (
             AttentionContext(seen, rotation(length, config.head_width, base, mask.device))
             for seen, base in (
                 (bias, config.rotary_base),
-                (self._near(bias, mask, dtype), config.local_rotary_base),
+                (self._local(bias, mask, dtype), config.local_rotary_base),
             )
         )
-        return [everywhere if index % config.global_every == 0 else near for index in range(config.layers)]
+        return [global_ if index % config.global_every == 0 else local for index in range(config.layers)]
 
-    def _near(self, bias: Tensor | None, mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """Return the bias of tokens that see no farther than their reach, (B, 1, T, T)."""
+    def _local(self, bias: Tensor | None, mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Return the bias (B, 1, T, T) of layers with local attention; ``bias`` itself where all tokens are
+        within reach.
+        """
         if mask.shape[1] <= self.config.local_reach + 1:
             return bias
         place = torch.arange(mask.shape[1], device=mask.device)  # (T,)
@@ -60,10 +62,10 @@ class PreNormRotary(Architecture):
     def layer(self, steps: LayerSteps, x: Tensor, context: AttentionContext) -> Tensor:
         """Return a layer's output (B, T, D) for ``x`` (B, T, D)."""
         read = steps.norm("attention_norm", x)
-        x = steps.close("attention", x, read, attend(steps, read, context))
+        x = steps.add_residual("attention", x, read, attend(steps, read, context))
         read = steps.norm("ffn_norm", x)
-        inner, gate = steps.widen(read).chunk(2, dim=-1)  # (B, T, F)
-        return steps.close("ffn", x, read, steps.activate(inner) * gate)
+        inner, gate = steps.ffn_up(read).chunk(2, dim=-1)  # (B, T, F)
+        return steps.add_residual("ffn", x, read, steps.activate(inner) * gate)
 
 
 def _further_sizes(raw: RawConfig) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _further_sizes(raw: RawConfig) -> dict[str, Any]:
 
 
 def _global_every(raw: RawConfig) -> int:
-    """Return n where layers 0, n, 2n... see everything; ``InvalidInput`` where no n says it."""
+    """Return n where layers 0, n, 2n... have global attention; ``InvalidInput`` where there is no such n."""
     types = raw.get("layer_types")
     if types is None:
         return int(raw.get("global_attn_every_n_layers", 3))

@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 
@@ -17,22 +16,21 @@ from huggingface_hub.errors import (
 )
 
 from hmi_api.errors import Damaged, HmiError, InvalidInput, NotReady
-from hmi_runtime.library_errors import final_if_damaged, may_pass, said, status_of
+from hmi_runtime.library_errors import describe_error, invalid_if_damaged, is_transient, status_of
 from hmi_runtime.models.architecture import EncoderConfig
 from hmi_runtime.models.encoder import Encoder
 from hmi_runtime.models.families import encoder_config
 from hmi_runtime.models.tokenizer import Tokenizer
-from hmi_runtime.models.weights import WEIGHTS_FILE, check_no_pointer, read_encoder
-from hmi_runtime.outbound import refusal_in, use_guarded_client
+from hmi_runtime.models.weights import WEIGHTS_FILE, check_not_lfs_pointer, read_encoder
+from hmi_runtime.outbound import find_guard_error, use_guarded_client
 
-MOST_CONFIG_BYTES = 4 << 20
-MOUNT_IT = (
+MAX_CONFIG_BYTES = 4 << 20
+MOUNT_ADVICE = (
     "Or have the model's folder mounted at one path into training and runtimes (in the chart: extraVolumes "
-    "and "
-    "extraVolumeMounts of trainer and of runtime.defaults), and give that path as baseModel.uri."
+    "and extraVolumeMounts of trainer and of runtime.defaults), and give that path as baseModel.uri."
 )
 
-_WANTED = ["config.json", WEIGHTS_FILE, "tokenizer*.json", "vocab.txt", "special_tokens_map.json", "*.model"]
+_FILES = ["config.json", WEIGHTS_FILE, "tokenizer*.json", "vocab.txt", "special_tokens_map.json", "*.model"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +47,9 @@ class BaseModel:
         """Return a fresh float32 copy of the encoder, frozen and in evaluation mode."""
         return read_encoder(self.path, self.config)
 
-    @cached_property
-    def raw_config(self) -> dict[str, object]:
-        """The checkpoint's config.json as it stands."""
-        return _read_config(self.path)
-
 
 def load_base(uri: str, revision: str | None = None, *, expected_digest: str | None = None) -> BaseModel:
-    """Resolve ``uri``, check it and return the base model.
+    """Resolve ``uri``, check the files and return the base model.
 
     Raises ``InvalidInput`` (BaseModelNotFound, BaseModelNotSafetensors, BaseModelIncomplete,
     BaseModelUnsupported); ``NotReady`` (BaseModelSourceAway) while the hub does not serve it; ``Damaged``
@@ -68,7 +61,7 @@ def load_base(uri: str, revision: str | None = None, *, expected_digest: str | N
             "BaseModelNotSafetensors",
             f"{uri} has no {WEIGHTS_FILE}; convert it with save_pretrained(safe_serialization=True).",
         )
-    check_no_pointer(path / WEIGHTS_FILE)
+    check_not_lfs_pointer(path / WEIGHTS_FILE)
     digest = file_digest(path / WEIGHTS_FILE)
     if expected_digest is not None and digest != expected_digest:
         raise Damaged(
@@ -77,9 +70,7 @@ def load_base(uri: str, revision: str | None = None, *, expected_digest: str | N
             "restore them, or pin a revision.",
         )
     raw = _read_config(path)
-    encoder_config(
-        raw, cls_id=0, sep_id=0, pad_id=0
-    )  # its faults are told before the tokenizer trips over them
+    encoder_config(raw, cls_id=0, sep_id=0, pad_id=0)  # raise for a bad config before reading the tokenizer
     tokenizer = Tokenizer(path)
     config = encoder_config(raw, cls_id=tokenizer.cls_id, sep_id=tokenizer.sep_id, pad_id=tokenizer.pad_id)
     return BaseModel(uri, path, digest, config, tokenizer)
@@ -134,10 +125,10 @@ def _wheel_folder(package: str, uri: str) -> Path:
 
 
 def _hub_folder(name: str, revision: str | None, uri: str) -> Path:
-    """Take the model from the hub's local cache where it is whole, else from the hub."""
+    """Return the model's folder in the hub's local cache, downloading it when it is not complete."""
     try:
         cached = Path(
-            snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True)
+            snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=True)
         )
         if (cached / WEIGHTS_FILE).is_file() and (cached / "config.json").is_file():
             return cached
@@ -145,34 +136,32 @@ def _hub_folder(name: str, revision: str | None, uri: str) -> Path:
         pass  # not in the cache: ask the hub
     use_guarded_client()
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED))
-    except Exception as error:  # the client's own kinds, and those of the libraries under it
-        if refusal := refusal_in(error):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except Exception as error:  # the client's own errors, and those of the libraries under it
+        if refusal := find_guard_error(error):
             raise refusal from error
         raise _hub_error(uri, revision, error) from error
 
 
 def _hub_error(uri: str, revision: str | None, error: Exception) -> HmiError:
-    """Return what a failed download means: the hub is away, which may pass, or there is no such model for
-    us."""
+    """Return the error for a failed download: ``NotReady`` for a transient failure of the hub, else
+    ``InvalidInput``."""
     status = status_of(error)
-    if may_pass(error):
-        why = f"it answered {status}" if status is not None else said(_cause(error))
+    if is_transient(error):
+        why = f"it answered {status}" if status is not None else describe_error(_cause(error))
         return NotReady(
             "BaseModelSourceAway",
             f"{uri} could not be fetched, since the hub did not serve it ({why}); this is tried again. "
-            f"{MOUNT_IT}",
+            f"{MOUNT_ADVICE}",
         )
     if isinstance(_cause(error), OfflineModeIsEnabled):
-        cure = (
-            f"HF_HUB_OFFLINE is set, so that the hub is not asked, and the local cache lacks it. {MOUNT_IT}"
-        )
+        cure = f"HF_HUB_OFFLINE is set and the local cache does not have it. {MOUNT_ADVICE}"
     elif isinstance(error, RevisionNotFoundError):
         cure = f"it has no revision {revision!r}; correct baseModel.revision."
     elif isinstance(error, GatedRepoError) or status == HTTPStatus.FORBIDDEN:
         cure = (
             "access to it is restricted; accept its terms on the hub and have HF_TOKEN set for training and "
-            f"runtimes. {MOUNT_IT}"
+            f"runtimes. {MOUNT_ADVICE}"
         )
     elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND):
         cure = (
@@ -180,22 +169,22 @@ def _hub_error(uri: str, revision: str | None, error: Exception) -> HmiError:
             "and runtimes."
         )
     else:
-        cure = f"{said(_cause(error))}. Check the name, or have HF_TOKEN set. {MOUNT_IT}"
+        cure = f"{describe_error(_cause(error))}. Check the name, or have HF_TOKEN set. {MOUNT_ADVICE}"
     return InvalidInput("BaseModelNotFound", f"{uri} cannot be fetched: {cure}")
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return the first cause; the hub's client wraps what went wrong in a message about its cache."""
+    """Return the first cause; the hub's client wraps errors in a message about its cache."""
     return _cause(error.__cause__) if error.__cause__ is not None else error
 
 
 def _read_config(path: Path) -> dict[str, object]:
     file = path / "config.json"
-    if file.stat().st_size > MOST_CONFIG_BYTES:
+    if file.stat().st_size > MAX_CONFIG_BYTES:
         raise InvalidInput(
-            "BaseModelUnsupported", f"config.json of the base model has over {MOST_CONFIG_BYTES} bytes."
+            "BaseModelUnsupported", f"config.json of the base model has over {MAX_CONFIG_BYTES} bytes."
         )
-    with final_if_damaged(
+    with invalid_if_damaged(
         "BaseModelUnsupported", "config.json of the base model", "give the checkpoint again."
     ):
         config: object = json.loads(file.read_text(encoding="utf-8"))

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from transformers import AutoTokenizer
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.library_errors import said
+from hmi_runtime.library_errors import describe_error
 
-MOST_TOKENIZER_BYTES = 256 << 20
+MAX_TOKENIZER_BYTES = 256 << 20
 
 _FILES = (
     "tokenizer*.json",
@@ -31,7 +31,7 @@ class Encoding:
     """One tokenised text, special tokens included.
 
     ``offsets`` are character ranges in the text (of each word, for pre-split words); special tokens have
-    (0, 0) and ``word_ids`` None. ``truncated`` says that tokens were cut off at the limit.
+    (0, 0) and ``word_ids`` None. ``truncated``: tokens were cut off at the limit.
     """
 
     ids: list[int]
@@ -40,9 +40,9 @@ class Encoding:
     truncated: bool
 
     def cut(self, max_length: int, side: Literal["left", "right"] = "right") -> "Encoding":
-        """Return at most ``max_length`` tokens; the opening and the closing one stay, as in training.
+        """Return the encoding truncated to ``max_length`` tokens; the first and last special token stay.
 
-        ``side`` is the end at which what is too much is cut off.
+        ``side`` is the end at which tokens are cut off.
         """
         length = len(self.ids)
         if length <= max_length:
@@ -59,7 +59,7 @@ class Encoding:
         )
 
     def first_tokens(self) -> list[tuple[int, int]]:
-        """Return the place of its first token and the number of each word that has a token, in order."""
+        """Return (position of its first token, word number) of each word that has a token, in order."""
         found, previous = [], None
         for place, word in enumerate(self.word_ids):
             if word is not None and word != previous:
@@ -69,7 +69,7 @@ class Encoding:
 
 
 class Tokenizer:
-    """A checkpoint's own fast tokenizer, behind the few calls that HMI makes."""
+    """A checkpoint's own fast tokenizer."""
 
     def __init__(self, folder: Path) -> None:
         _check_sizes(folder)
@@ -80,30 +80,29 @@ class Tokenizer:
                 raise
             raise InvalidInput(
                 "BaseModelUnsupported",
-                f"No tokenizer could be read from the base model's folder ({said(error)}); give the "
-                "checkpoint "
-                "again.",
+                f"No tokenizer could be read from the base model's folder ({describe_error(error)}); give "
+                "the checkpoint again.",
             ) from error
         if not self._tokenizer.is_fast:
             raise InvalidInput(
                 "BaseModelUnsupported", "The base model has no fast tokenizer (tokenizer.json); add one."
             )
-        # Truncation and padding are this class's own business, whatever tokenizer.json says.
+        # This class truncates and pads itself, whatever tokenizer.json says.
         self._tokenizer.backend_tokenizer.no_truncation()
         self._tokenizer.backend_tokenizer.no_padding()
         self._backend = self._tokenizer.backend_tokenizer
         self._backend.encode_special_tokens = True
-        # A byte-level vocabulary writes the space before a word into its first token.
+        # In a byte-level vocabulary, the space before a word is part of its first token.
         self._byte_level = '"ByteLevel"' in json.dumps(json.loads(self._backend.to_str())["pre_tokenizer"])
 
     @property
     def cls_id(self) -> int:
-        """Id of the token that opens every text."""
+        """Id of the first token of every text."""
         return self._special("cls_token_id")
 
     @property
     def sep_id(self) -> int:
-        """Id of the token that closes every text."""
+        """Id of the last token of every text."""
         return self._special("sep_token_id")
 
     @property
@@ -123,7 +122,7 @@ class Tokenizer:
 
         The ids are those of the words joined by spaces, as they would be in a text.
         """
-        if self._byte_level:  # such a tokenizer would take each word for the beginning of a text
+        if self._byte_level:  # such a tokenizer would treat each word as the start of a text
             joined = self.encode([" ".join(words) for words in rows], max_length)
             return [_by_word(one, words) for one, words in zip(joined, rows, strict=True)]
         batch = [list(words) for words in rows]
@@ -140,11 +139,11 @@ class Tokenizer:
 def _check_sizes(folder: Path) -> None:
     for pattern in _FILES:
         for path in folder.glob(pattern):
-            if path.stat().st_size > MOST_TOKENIZER_BYTES:
+            if path.stat().st_size > MAX_TOKENIZER_BYTES:
                 raise InvalidInput(
                     "BaseModelUnsupported",
-                    f"{path.name} of the base model has over {MOST_TOKENIZER_BYTES >> 20} MiB, which is no "
-                    "tokenizer's file.",
+                    f"{path.name} of the base model has over {MAX_TOKENIZER_BYTES >> 20} MiB, too much "
+                    "for a tokenizer.",
                 )
 
 
@@ -157,7 +156,7 @@ def _read(encoding: Any) -> Encoding:
 
 
 def _without_spaces(encoding: Encoding, text: str) -> Encoding:
-    """Return an encoding whose offsets leave out spaces; a token of spaces alone is part of no word."""
+    """Return the encoding with spaces removed from offsets; a token of spaces only belongs to no word."""
     offsets, words = [], []
     for (start, end), word in zip(encoding.offsets, encoding.word_ids, strict=True):
         piece = text[start:end]
@@ -168,7 +167,7 @@ def _without_spaces(encoding: Encoding, text: str) -> Encoding:
 
 
 def _by_word(encoding: Encoding, words: Sequence[str]) -> Encoding:
-    """Return the encoding of ``words`` joined by spaces, by the number of the word and places in it."""
+    """Return the encoding of ``words`` joined by spaces, with word numbers and offsets within each word."""
     starts = [0, *accumulate(len(word) + 1 for word in words[:-1])]
     offsets: list[tuple[int, int]] = []
     numbers: list[int | None] = []

@@ -14,20 +14,17 @@ from hmi_runtime.models.encoder import Encoder
 from hmi_runtime.models.families import FAMILIES
 
 WEIGHTS_FILE = "model.safetensors"
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LFS_START = b"version https://git-lfs.github.com/spec/"
+LFS_POINTER_ADVICE = (
+    "is a git-lfs pointer, not the file itself; run `git lfs pull` where it comes from and give it again"
+)
+"""The end of an error message, after the file's name."""
 
 
-def check_no_pointer(path: Path) -> None:
-    """Raise ``InvalidInput`` BaseModelIncomplete for what git-lfs leaves in a file's place until it is
-    pulled."""
-    with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise InvalidInput(
-                "BaseModelIncomplete",
-                f"{path.name} of the base model is a pointer of git-lfs, not the weights; run git lfs pull "
-                "in "
-                "its folder.",
-            )
+def check_not_lfs_pointer(path: Path) -> None:
+    """Raise ``InvalidInput`` BaseModelIncomplete when a weights file is a git-lfs pointer."""
+    if is_lfs_pointer(path):
+        raise InvalidInput("BaseModelIncomplete", f"{path.name} of the base model {LFS_POINTER_ADVICE}.")
 
 
 def read_encoder(folder: Path, config: EncoderConfig) -> Encoder:
@@ -36,8 +33,7 @@ def read_encoder(folder: Path, config: EncoderConfig) -> Encoder:
     Raises ``InvalidInput`` BaseModelIncomplete when the file is damaged, or a tensor is missing or has
     another shape, and BaseModelNotFinite when a weight is infinite or not a number.
     """
-    if is_lfs_pointer(folder / WEIGHTS_FILE):
-        raise InvalidInput("BaseModelIncomplete", f"{WEIGHTS_FILE} of the base model {PULL}.")
+    check_not_lfs_pointer(folder / WEIGHTS_FILE)
     try:
         return _read(folder, config, FAMILIES[config.family])
     except SafetensorError as error:
@@ -50,7 +46,7 @@ def read_encoder(folder: Path, config: EncoderConfig) -> Encoder:
 def _read(folder: Path, config: EncoderConfig, family: Family) -> Encoder:
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as tensors:
         file = _File(tensors, frozenset(tensors.keys()), family)
-        with torch.device("meta"):  # sizes that config.json claims take memory only once the file has them
+        with torch.device("meta"):  # allocate nothing before the file's sizes match config.json
             shapes = Encoder(config, pooler=file.has_pooler).state_dict()
         for name, parameter in shapes.items():
             file.check(name, parameter)
@@ -75,7 +71,7 @@ def _read(folder: Path, config: EncoderConfig, family: Family) -> Encoder:
 
 @dataclass(frozen=True)
 class _File:
-    """A family's weights file, asked by canonical parameter names."""
+    """A family's weights file, read by canonical parameter names."""
 
     tensors: Any
     names: frozenset[str]
@@ -83,7 +79,7 @@ class _File:
 
     @property
     def prefix(self) -> str:
-        """What stands before every name: a task model's file has it, a plain encoder's has not."""
+        """Prefix of every name: a task model's file has one, a plain encoder's has none."""
         prefix = self.family.prefix
         return prefix if any(name.startswith(prefix) for name in self.names) else ""
 
@@ -94,17 +90,16 @@ class _File:
         return pooler is not None and f"{self.prefix}{pooler}.weight" in self.names
 
     def tensor(self, name: str, parameter: Tensor) -> Tensor:
-        """Return what the file has for the encoder's ``parameter`` of that name, in float32."""
+        """Return the tensor for the encoder's ``parameter`` of that name, in float32."""
         module, _, kind = name.rpartition(".")
         found = self._stored(module, kind, parameter)
         if module == "position":
-            # RoBERTa's first position rows are never used by a token: ours start at the first that is.
+            # RoBERTa never uses its first position rows: the canonical ones start at the first used.
             return found[-len(parameter) :].clone()
         return found
 
     def check(self, name: str, parameter: Tensor) -> None:
-        """Raise ``InvalidInput`` BaseModelIncomplete unless the file has a tensor for it of the right
-        shape."""
+        """Raise ``InvalidInput`` BaseModelIncomplete unless the file has the tensor in the right shape."""
         module, _, kind = name.rpartition(".")
         path, _, blocks = self._path(module)
         stored = f"{self.prefix}{path}.{kind}"
@@ -138,7 +133,7 @@ class _File:
         raise self._missing(stored)
 
     def _path(self, module: str) -> tuple[str, int, int]:
-        """Return a module's path in the file, and which block of rows it is of how many."""
+        """Return a module's path in the file, its block of rows there, and the number of blocks."""
         family = self.family
         if module == "pooler":
             return f"{family.pooler}", 0, 1
@@ -150,12 +145,7 @@ class _File:
         return f"{family.layer.format(layer)}.{under}", fused.index(name), len(fused)
 
 
-_START = b"version https://git-lfs.github.com/spec/"
-PULL = "is a git-lfs pointer, not the file itself; run `git lfs pull` where it comes from and give it again"
-"""What is wrong and what to do, after the file's name."""
-
-
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether ``path``, which must exist, is a pointer in the place of a file."""
+    """Return whether ``path``, which must exist, is a git-lfs pointer, as a clone without git-lfs has."""
     with path.open("rb") as file:
-        return file.read(len(_START)) == _START
+        return file.read(len(_LFS_START)) == _LFS_START

@@ -10,13 +10,17 @@ from torch import Tensor
 from hmi_api.errors import InvalidInput
 
 ABSENT = -1
-"""Stands in a window for a token that is not there: before the first, after the last."""
+"""The id in a window of a token before the first or after the last."""
+
+
+MAX_VOCABULARY = 2_097_150
+"""Largest vocabulary whose window keys fit into int64: (V + 1) ** 3 < 2 ** 63."""
 
 
 def trigrams(ids: Tensor, mask: Tensor) -> Tensor:
     """Return each token's window (B, T, 3) int64: its left neighbour, itself, its right neighbour.
 
-    ``ids`` (B, T) int64; ``mask`` (B, T) bool, False on padding. A neighbour that is past an edge or is
+    ``ids`` (B, T) int64; ``mask`` (B, T) bool, False on padding. A neighbour past an edge or on
     padding is ``ABSENT``, so a row's windows do not depend on how far it was padded.
     """
     real = ids.masked_fill(~mask, ABSENT)  # (B, T)
@@ -24,47 +28,44 @@ def trigrams(ids: Tensor, mask: Tensor) -> Tensor:
     left = torch.cat([edge, real[:, :-1]], dim=1)  # (B, T)
     right = torch.cat([real[:, 1:], edge], dim=1)  # (B, T)
     windows = torch.stack([left, ids, right], dim=2)  # (B, T, 3)
-    # Padding's own windows are all alike, whatever stands beside them.
+    # All windows of padding are equal, whatever their neighbours.
     windows[:, :, 0].masked_fill_(~mask, ABSENT)
     return windows
 
 
-def compose(parts: Tensor) -> Tensor:
-    """Return positions (B, T, D) from the gated parts (B, T, 3, D) of their windows.
+def compose(outputs: Tensor) -> Tensor:
+    """Return positions (B, T, D) from the gated outputs (B, T, 3, D) of their windows.
 
-    Position i is its own window's centre, plus what its right neighbour's window says of its left token,
-    plus what its left neighbour's window says of its right token. Gates are already in the parts.
+    Position i is the sum of its own window's centre output, the left output of its right neighbour's window,
+    and the right output of its left neighbour's window. Gates are already applied.
     """
-    composed = parts[:, :, 1].clone()  # (B, T, D)
-    composed[:, :-1] += parts[:, 1:, 0]
-    composed[:, 1:] += parts[:, :-1, 2]
+    composed = outputs[:, :, 1].clone()  # (B, T, D)
+    composed[:, :-1] += outputs[:, 1:, 0]
+    composed[:, 1:] += outputs[:, :-1, 2]
     return composed
 
 
-def contributions(parts: Tensor) -> Tensor:
-    """Return what each position is composed of (B, T, 3, D), from the parts (B, T, 3, D) of their windows.
+def contributions(outputs: Tensor) -> Tensor:
+    """Return the three summands of each position (B, T, 3, D), from the outputs (B, T, 3, D) of their
+    windows.
 
-    In the order of the gates: from the right neighbour's window its left part, from the own window its
-    centre, from the left neighbour's its right part. Their sum is what ``compose`` returns.
+    In the order of the gates: the left output of the right neighbour's window, the centre of the own window,
+    the right output of the left neighbour's window. Their sum is what ``compose`` returns.
     """
-    given = torch.zeros_like(parts)
-    given[:, :-1, 0] = parts[:, 1:, 0]
-    given[:, :, 1] = parts[:, :, 1]
-    given[:, 1:, 2] = parts[:, :-1, 2]
-    return given
-
-
-MAX_VOCABULARY = 2_097_150
-"""Largest vocabulary whose windows fit an int64: (V + 1) cubed stays below 2 to the 63rd."""
+    summands = torch.zeros_like(outputs)
+    summands[:, :-1, 0] = outputs[:, 1:, 0]
+    summands[:, :, 1] = outputs[:, :, 1]
+    summands[:, 1:, 2] = outputs[:, :-1, 2]
+    return summands
 
 
 def check_vocabulary(vocab_size: int) -> None:
-    """Raise ``InvalidInput`` VocabularyTooLarge when windows of this vocabulary fit no int64."""
+    """Raise ``InvalidInput`` VocabularyTooLarge when window keys of this vocabulary do not fit into int64."""
     if not 1 <= vocab_size <= MAX_VOCABULARY:
         raise InvalidInput(
             "VocabularyTooLarge",
-            f"A vocabulary of {vocab_size} has no window keys; use a base model with 1 to "
-            f"{MAX_VOCABULARY:,} tokens.",
+            f"Windows of a vocabulary of {vocab_size} do not fit into 64-bit keys; "
+            f"use a base model with 1 to {MAX_VOCABULARY:,} tokens.",
         )
 
 

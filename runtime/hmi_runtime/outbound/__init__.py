@@ -6,6 +6,6 @@ HMI's own processes, which never use a proxy.
 """
 
 from hmi_runtime.outbound.clients import open_address, use_guarded_client
-from hmi_runtime.outbound.guard import Guard, configure, current_guard, refusal_in
+from hmi_runtime.outbound.guard import Guard, configure, current_guard, find_guard_error
 
-__all__ = ["Guard", "configure", "current_guard", "open_address", "refusal_in", "use_guarded_client"]
+__all__ = ["Guard", "configure", "current_guard", "find_guard_error", "open_address", "use_guarded_client"]

@@ -31,6 +31,9 @@ _CREDENTIAL_ADDRESSES = {
 """Where botocore asks for credentials with a client of its own, by the variable that names the place."""
 
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
 def open_address(uri: str) -> tuple[Any, str]:
     """Return the file system of a data address, and the path in it.
 
@@ -145,9 +148,6 @@ def _check_credential_addresses(guard: Guard) -> None:
     for variable, address in _CREDENTIAL_ADDRESSES.items():
         if value := os.environ.get(variable):
             guard.policy.check_url(address.format(value))
-
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class GuardedTransport(httpx2.BaseTransport):

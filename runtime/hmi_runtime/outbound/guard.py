@@ -131,7 +131,7 @@ def current_guard() -> Guard:
     return Guard(process.policy, Proxies.from_environment(), mounts=process.mounts, lookup=process.lookup)
 
 
-def refusal_in(error: BaseException) -> HmiError | None:
+def find_guard_error(error: BaseException) -> HmiError | None:
     """Return the guard's refusal that a library has wrapped in its own error; None when there is none."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]

@@ -17,7 +17,7 @@ from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.executor import UpperExecutor
-from hmi_runtime.adapters.quantization import calibration_sample, pays_int8
+from hmi_runtime.adapters.quantization import calibration_sample, is_int8_faster
 from hmi_runtime.adapters.slot_pool import SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, copy_to_host
 from hmi_runtime.artifacts import ArtifactStore
@@ -123,7 +123,7 @@ class AdapterLoader:
         self.cache.register(adapter.id, adapter.artifact, pinned=adapter.pinned)
         self.pipeline.activate(adapter)
         if adapter.pinned:
-            self.cache.hold(adapter.id, lambda error: None if error else self.cache.release(adapter.id))
+            self.cache.acquire(adapter.id, lambda error: None if error else self.cache.release(adapter.id))
 
     def deactivate(self, key: str) -> None:
         """Accept no new rows for an adapter."""
@@ -139,9 +139,9 @@ class AdapterLoader:
             last = self._artifact_users[digest] <= 0
             if last:
                 del self._artifact_users[digest]
-        self.cache.forget(adapter.id)
+        self.cache.unregister(adapter.id)
         if last:
-            self.disk.erase(digest)
+            self.disk.delete(digest)
 
     @property
     def loaded_versions(self) -> int:
@@ -271,7 +271,7 @@ class AdapterLoader:
 
     def _make_executor(self, encoder: Encoder, upper: UpperLayers, pool: SlotPool) -> UpperExecutor:
         precision = self._settings.precision
-        if precision == "float32" or (precision == "auto" and not pays_int8(upper.config, self._device)):
+        if precision == "float32" or (precision == "auto" and not is_int8_faster(upper.config, self._device)):
             return UpperExecutor(upper, pool)
         return UpperExecutor(upper, pool, "int8", sample=calibration_sample(encoder, upper.split))
 

@@ -12,7 +12,7 @@ from hmi_api.internal.runtimes import ResidentBytes
 from hmi_runtime.cache import Tier
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.serving.staging import StagedBatch
-from hmi_runtime.tables.lookup import Level
+from hmi_runtime.tables.lookup import LookupSource
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -131,7 +131,7 @@ class RuntimeMetrics:
         self._padding.inc(len(batch.rows) * shared.mask.shape[1] - tokens)
         for number, domain in enumerate(shared.domains):
             counts = Tally(shared.levels[shared.domain_of == number].flatten().tolist())
-            del counts[int(Level.PADDING)]
+            del counts[int(LookupSource.PADDING)]
             self._count_lookups(f"{domain.key}@{domain.version}", counts)
 
     def quarantined(self) -> None:
@@ -139,7 +139,7 @@ class RuntimeMetrics:
         self._quarantines.inc()
 
     def _count_lookups(self, domain: str, counts: Tally[int]) -> None:
-        names = {Level(level).name.lower(): count for level, count in counts.items()}
+        names = {LookupSource(level).name.lower(): count for level, count in counts.items()}
         for name, count in names.items():
             self._lookups.labels(name, "miss" if name == "computed" else "hit").inc(count)
         with self._lock:
@@ -182,7 +182,7 @@ def resident_bytes(loader: AdapterLoader) -> list[ResidentBytes]:
 def runtime_stats(loader: AdapterLoader, metrics: RuntimeMetrics) -> RuntimeStats:
     """Return the current statistics."""
     host: Tally[str] = Tally()
-    for adapter, size in loader.cache.resident().items():
+    for adapter, size in loader.cache.loaded().items():
         host[adapter.key.partition("/")[0]] += size
     device = _device_bytes(loader)
     return RuntimeStats(
@@ -202,7 +202,7 @@ def runtime_stats(loader: AdapterLoader, metrics: RuntimeMetrics) -> RuntimeStat
                 "split": engine.key.split,
                 "slots": engine.slots.slots,
                 "slot_bytes": engine.slot_bytes,
-                "in_slots": len(engine.slots.resident()),
+                "in_slots": len(engine.slots.loaded()),
             }
             for engine in loader.pipeline.engines()
         ],
@@ -213,6 +213,6 @@ def _device_bytes(loader: AdapterLoader) -> Tally[str]:
     """Return bytes of occupied slots by tenant."""
     found: Tally[str] = Tally()
     for engine in loader.pipeline.engines():
-        for adapter in engine.slots.resident():
+        for adapter in engine.slots.loaded():
             found[adapter.key.partition("/")[0]] += engine.slot_bytes
     return found

@@ -15,7 +15,7 @@ from hmi_runtime.adapters.heads import run_heads
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.cache import SlotTier
 from hmi_runtime.models.architecture import attention_bias, merge_heads, split_heads
-from hmi_runtime.models.domain_layers import Bridge, DomainLayers
+from hmi_runtime.models.domain_layers import BridgeAttention, DomainLayers
 from hmi_runtime.models.encoder import Encoder
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.models.windows import compose
@@ -33,12 +33,12 @@ def bridge_sequentially(
     bool. Faster on a CPU, where gathering weights for each row costs more than it saves.
     """
     if len(layers) == 1:
-        return layers[0].finish(parts, mask)
+        return layers[0].combine_windows(parts, mask)
     out = parts.new_empty((parts.shape[0], parts.shape[1], parts.shape[3]))  # (B, T, D)
     for number, domain in enumerate(layers):
         rows = (domain_of == number).nonzero()[:, 0]
         if len(rows):
-            out[rows] = domain.finish(parts[rows], mask[rows])
+            out[rows] = domain.combine_windows(parts[rows], mask[rows])
     return out
 
 
@@ -56,7 +56,7 @@ class BridgeStack:
         if bridges:
             self._stack(bridges, length)
 
-    def _stack(self, bridges: Sequence[Bridge], length: int) -> None:
+    def _stack(self, bridges: Sequence[BridgeAttention], length: int) -> None:
         self._eps = bridges[0].norm.eps
         self._norm_weight = torch.stack([b.norm.weight for b in bridges])[:, None]  # (S, 1, D)
         self._norm_bias = torch.stack([b.norm.bias for b in bridges])[:, None]  # (S, 1, D)
@@ -92,7 +92,7 @@ def bridge_batched(layers: Sequence[DomainLayers], domain_of: Tensor, parts: Ten
     Bridges of different shapes cannot be stacked: the rows of each shape are one batched product.
     """
     if len(layers) == 1:
-        return layers[0].finish(parts, mask)
+        return layers[0].combine_windows(parts, mask)
     shapes = sorted({bridge_shape(domain) for domain in layers})
     if len(shapes) == 1:
         return BridgeStack(layers, parts.shape[1]).run(domain_of, parts, mask)
@@ -123,26 +123,28 @@ class Engine:
     device: torch.device
 
     def stage(self, rows: Sequence[BatchRow]) -> StagedBatch:
-        """Lease slots, look up tables and pad.
+        """AcquiredSlots slots, look up tables and pad.
 
         The caller must hold the adapters of all rows in host memory, and call ``release`` afterwards.
         """
-        lease = self.slots.lease(list(dict.fromkeys(row.adapter.id for row in rows)))
+        acquired = self.slots.acquire(list(dict.fromkeys(row.adapter.id for row in rows)))
         try:
-            placed = [row for row in rows if row.adapter.id in lease.slots]
+            placed = [row for row in rows if row.adapter.id in acquired.slots]
             pairs, places = share_texts(placed)
             return StagedBatch(
                 rows=placed,
                 representations=look_up(pairs, self.base.config.pad_id) if pairs else None,
                 representation_of=torch.tensor(places, dtype=torch.int64),
-                slots=[lease.slots[row.adapter.id] for row in placed],
-                lease=lease,
+                slots=[acquired.slots[row.adapter.id] for row in placed],
+                acquired=acquired,
                 failed=[
-                    (row, lease.failed[row.adapter.id]) for row in rows if row.adapter.id in lease.failed
+                    (row, acquired.failed[row.adapter.id])
+                    for row in rows
+                    if row.adapter.id in acquired.failed
                 ],
             )
         except BaseException:
-            self.slots.end(lease)
+            self.slots.release(acquired)
             raise
 
     def compute(self, batch: StagedBatch) -> list[RowResult]:
@@ -165,8 +167,8 @@ class Engine:
         ]
 
     def release(self, batch: StagedBatch) -> None:
-        """Release the slots that the batch leased."""
-        self.slots.end(batch.lease)
+        """Release the slots that the batch acquired."""
+        self.slots.release(batch.acquired)
 
 
 def row_result(row: BatchRow, logits: Tensor, hits: int) -> RowResult:

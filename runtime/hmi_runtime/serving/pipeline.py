@@ -66,7 +66,7 @@ class Pipeline:
     def add_engine(self, engine: Engine) -> None:
         """Start the worker of an engine."""
         limits = self._limits.batch
-        rows = min(limits.max_rows, engine.slots.most_at_once)
+        rows = min(limits.max_rows, engine.slots.max_at_once)
         limits = replace(limits, max_rows=rows)
         batcher: Batcher[RowGroup] = Batcher(limits, self._limits.max_wait)
         worker = EngineWorker(engine, batcher, rows, self._set_result, self._events, self._quarantine)

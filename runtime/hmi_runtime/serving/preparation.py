@@ -128,7 +128,7 @@ class AdapterPrefetch:
     def start(self, cache: AdapterCache[AdapterWeights]) -> None:
         """Acquire the adapter of every row; whoever answers a row releases its adapter."""
         for index, adapter in list(self._group.rows):
-            cache.hold(adapter.id, partial(self._done, index))
+            cache.acquire(adapter.id, partial(self._done, index))
 
     def _done(self, index: int, error: HmiError | None) -> None:
         if error is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hmi_api.errors import HmiError
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.cache import Lease
+from hmi_runtime.cache import AcquiredSlots
 from hmi_runtime.models.windows import trigrams
 from hmi_runtime.serving.loaded import LoadedAdapter, LoadedDomain
 from hmi_runtime.serving.requests import PendingRequest, Text
@@ -37,7 +37,7 @@ class Representations:
     domains: Sequence[LoadedDomain]
     domain_of: Tensor  # (U,) int64 into ``domains``
     hits: Sequence[int]  # windows of each text that were not computed
-    levels: Tensor  # (U, T) int8: the ``Level`` that each window came from
+    levels: Tensor  # (U, T) int8: the ``LookupSource`` that each window came from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,12 +48,12 @@ class StagedBatch:
     representations: Representations | None
     representation_of: Tensor  # (B,) int64
     slots: Sequence[int]  # (B,)
-    lease: Lease[AdapterWeights]
+    acquired: AcquiredSlots[AdapterWeights]
     failed: Sequence[tuple[BatchRow, HmiError]]  # rows whose adapter could not be written to a slot
 
 
 def single(batch: StagedBatch, number: int) -> StagedBatch:
-    """Return a batch of one row of ``batch``, without padding. The lease still belongs to ``batch``."""
+    """Return a batch of one row of ``batch``, without padding. The slots stay acquired by ``batch``."""
     shared = batch.representations
     if shared is None:
         raise IndexError(f"row {number} of an empty batch")
@@ -103,4 +103,4 @@ def look_up(pairs: Sequence[tuple[LoadedDomain, Text]], pad_id: int) -> Represen
     domains = list(dict.fromkeys(domain for domain, _ in pairs))
     domain_of = torch.tensor([domains.index(domain) for domain, _ in pairs])  # (U,)
     found = lookup_many([domain.lookup for domain in domains], domain_of, trigrams(ids, mask), mask)
-    return Representations(found.parts, mask, domains, domain_of, found.row_hits().tolist(), found.levels)
+    return Representations(found.outputs, mask, domains, domain_of, found.row_hits().tolist(), found.sources)

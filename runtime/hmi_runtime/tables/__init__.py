@@ -7,7 +7,7 @@ of requests, the artifact store.
 
 from hmi_runtime.tables.build import BuildReport, build_table
 from hmi_runtime.tables.index import HashIndex
-from hmi_runtime.tables.lookup import BatchLookup, Level, LookupResult, TreeLookup, lookup_many
+from hmi_runtime.tables.lookup import BatchLookup, LookupResult, LookupSource, TreeLookup, lookup_many
 from hmi_runtime.tables.misses import MissSketch
 from hmi_runtime.tables.reference import lookup_reference
 from hmi_runtime.tables.table import PlotTable
@@ -16,8 +16,8 @@ __all__ = [
     "BatchLookup",
     "BuildReport",
     "HashIndex",
-    "Level",
     "LookupResult",
+    "LookupSource",
     "MissSketch",
     "PlotTable",
     "TreeLookup",

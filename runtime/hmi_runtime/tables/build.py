@@ -19,7 +19,16 @@ from hmi_runtime.tables.table import PlotTable, TableWriter
 
 Batch = tuple[Tensor, Tensor] | Sequence[Sequence[int]]
 """Token ids with special tokens: padded ids (B, T) int64 with mask (B, T) bool, or a list a row."""
-_MERGE_AT = 1 << 20  # keys gathered before they are sorted into the counts
+_MERGE_AT = 1 << 20  # keys collected before they are merged into the counts
+
+
+Keys = NDArray[np.int64]
+# Backoff's shares of the budget. Unigrams come first: without one, a window must be computed after all. What
+# a share does not use goes to the next.
+_UNIGRAM_SHARE = 0.2
+_BIGRAM_SHARE = 0.3
+_FILL_AT_ONCE = 2048  # windows; bounds the activations
+_COUNT_LIMIT = 20_000_000  # different windows of a corpus held at once, 16 bytes each
 
 
 def windows_of(batch: Batch) -> Tensor:
@@ -56,7 +65,7 @@ class KeyCounter:
         self._fresh_keys = 0
 
     def add(self, keys: NDArray[np.int64]) -> None:
-        """Count each of ``keys`` (N,) once more."""
+        """Count each of ``keys`` (N,) once."""
         self.total += len(keys)
         self._fresh.append(keys)
         self._fresh_keys += len(keys)
@@ -80,7 +89,7 @@ class KeyCounter:
             self._prune()
 
     def _prune(self) -> None:
-        """Drop every count up to the one at the middle of the limit, so that at most half of it is left."""
+        """Drop the rarest keys so that at most half of the limit is left."""
         dropped = len(self._counts) - self._limit // 2
         threshold = int(np.partition(self._counts, dropped - 1)[dropped - 1])
         keep = self._counts > threshold
@@ -92,7 +101,7 @@ class WindowCounter:
     """Counts a corpus's trigrams and, for Backoff, its bigrams and unigrams."""
 
     def __init__(self, vocab_size: int, limit: int, *, shorter: bool) -> None:
-        """Hold up to ``limit`` different keys of each length; ``shorter``: bigrams and unigrams too."""
+        """Count up to ``limit`` different keys of each length; ``shorter``: bigrams and unigrams too."""
         self._vocab_size = vocab_size
         self.trigrams = KeyCounter(limit)
         self.bigrams = KeyCounter(limit) if shorter else None
@@ -117,18 +126,9 @@ class WindowCounter:
         return pack(windows, self._vocab_size).numpy()
 
 
-Keys = NDArray[np.int64]
-# Backoff's shares of the budget. Unigrams come first: they are the last resort, and without one a window
-# has to be computed after all. What a share does not use goes to the next.
-_UNIGRAM_SHARE = 0.2
-_BIGRAM_SHARE = 0.3
-_FILL_AT_ONCE = 2048  # windows; bounds the activations
-_COUNT_LIMIT = 20_000_000  # different windows of a corpus held at once, 16 bytes each
-
-
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build admitted, and how exact its counts were."""
+    """Number of entries of a table, and the accuracy of the counts."""
 
     entries: int
     trigrams: int
@@ -154,25 +154,26 @@ def build_table(
 ) -> BuildReport:
     """Write the table of a corpus into ``folder``; ``PlotTable.load`` maps it.
 
-    The same batches and layers give the same file, byte for byte. ``progress`` is told (rows filled, rows
-    in all) now and then. Memory is bounded by ``count_limit``; values go straight to the file.
+    The same batches and layers give the same file, byte for byte. ``progress`` is called with (rows filled,
+    total rows). Memory is bounded by ``count_limit``; values are written directly to the file.
 
-    A window that an ancestor made by the same layers holds is left out under ``Compute``, since the tree
-    gives it exactly. Under ``Backoff`` it is admitted, since the own bigrams are asked before the parent.
+    Under ``Compute``, a window in the table of an ancestor with the same layers is left out, since the tree
+    returns it exactly. Under ``Backoff`` it is included, since the own bigrams are looked up before the
+    parent.
     """
     vocab_size = layers.config.encoder.vocab_size
     counter = WindowCounter(vocab_size, count_limit, shorter=on_miss is OnMiss.BACKOFF)
     counter.add(batches)
-    held_above = (
+    exact = (
         [table for table in ancestors if table.layers_digest == layers_digest]
         if on_miss is OnMiss.COMPUTE
         else []
     )
-    admitted = _Admitted(max_entries, min_frequency, held_above)
-    unigrams = admitted.take(counter.unigrams, _UNIGRAM_SHARE)
-    bigrams = admitted.take(counter.bigrams, _UNIGRAM_SHARE + _BIGRAM_SHARE)
-    trigrams = admitted.take(counter.trigrams, 1.0)
-    keys, counts = admitted.by_frequency()
+    selection = _Selection(max_entries, min_frequency, exact)
+    unigrams = selection.add(counter.unigrams, _UNIGRAM_SHARE)
+    bigrams = selection.add(counter.bigrams, _UNIGRAM_SHARE + _BIGRAM_SHARE)
+    trigrams = selection.add(counter.trigrams, 1.0)
+    keys, counts = selection.by_frequency()
     writer = TableWriter(
         folder,
         torch.from_numpy(keys),
@@ -194,23 +195,23 @@ def build_table(
     )
 
 
-class _Admitted:
-    """The windows let into a table so far, under its budget."""
+class _Selection:
+    """The windows selected for a table so far, within its budget."""
 
-    def __init__(self, max_entries: int, min_frequency: int, held_above: Sequence[PlotTable]) -> None:
+    def __init__(self, max_entries: int, min_frequency: int, ancestors: Sequence[PlotTable]) -> None:
         self._max_entries = max_entries
         self._min_frequency = min_frequency
-        self._held_above = held_above
+        self._ancestors = ancestors
         self._keys: Keys = np.empty(0, dtype=np.int64)
         self._counts: Keys = np.empty(0, dtype=np.int64)
 
-    def take(self, counter: KeyCounter | None, share: float) -> int:
-        """Admit the most frequent until ``share`` of the budget is used in all; return how many."""
+    def add(self, counter: KeyCounter | None, share: float) -> int:
+        """Add the most frequent keys until ``share`` of the budget is used in total; return their number."""
         if counter is None:
             return 0
         keys, counts = counter.counts()
         wanted = (counts >= self._min_frequency) & ~np.isin(keys, self._keys)
-        for table in self._held_above:
+        for table in self._ancestors:
             wanted &= table.find(torch.from_numpy(keys)).numpy() < 0
         room = max(0, int(self._max_entries * share) - len(self._keys))
         chosen = np.flatnonzero(wanted)[:room]
@@ -219,7 +220,7 @@ class _Admitted:
         return len(chosen)
 
     def by_frequency(self) -> tuple[Keys, Keys]:
-        """Return all keys and counts, most frequent first: the rows of the hot windows share pages."""
+        """Return all keys and counts, most frequent first, so that rows of frequent windows share pages."""
         order = np.lexsort((self._keys, -self._counts))
         return self._keys[order], self._counts[order]
 
@@ -235,6 +236,6 @@ def _fill(
     device = layers.word.device
     for start in range(0, len(keys), _FILL_AT_ONCE):
         piece = torch.from_numpy(keys[start : start + _FILL_AT_ONCE])
-        writer.write(start, layers.window_parts(unpack(piece, vocab_size).to(device)).float())
+        writer.write(start, layers.window_outputs(unpack(piece, vocab_size).to(device)).float())
         if progress is not None:
             progress(min(start + _FILL_AT_ONCE, len(keys)), len(keys))

@@ -1,9 +1,9 @@
 """A hash index from int64 keys to rows: open addressing over buckets of one cache line.
 
-A bucket is eight contiguous slots, 64 bytes of keys, so a look-up reads one line for nearly every key
-whatever the table's size, where a binary search reads some twenty. At half load about one bucket in
-twenty is full; a key that finds its own full lies in the next that has room, and the longest such walk is
-kept as ``probes``.
+A bucket is eight contiguous slots, 64 bytes of keys, so a lookup reads one cache line for nearly every key
+whatever the table's size; a binary search reads about twenty. At half load about one bucket in twenty is
+full; a key whose bucket is full is stored in the next one with room, and ``probes`` is the longest such
+distance. Alternatives are compared in docs/decisions/plot-index.md.
 """
 
 from typing import Self, TypeVar
@@ -23,11 +23,11 @@ _Keys = TypeVar("_Keys", Tensor, NDArray[np.int64])
 
 
 def home_bucket(keys: _Keys, buckets: int) -> _Keys:
-    """Return the bucket (N,) int64 where each key (N,) int64 belongs.
+    """Return the home bucket (N,) int64 of each key (N,) int64.
 
-    The mixer is MurmurHash3's 64-bit finaliser (Appleby, public domain) with its shifts made logical by
-    masks, since int64 is what torch has; its upper bits are scaled to the number of buckets instead of
-    taken modulo, which would need a power of two.
+    The hash is MurmurHash3's 64-bit finaliser (Appleby, public domain). Shifts are made logical by masks,
+    since torch has only signed int64; the upper bits are scaled to the number of buckets, which therefore
+    need not be a power of two.
     """
     x = keys ^ ((keys >> 33) & 0x7FFFFFFF)
     x = x * -0x00AE502812AA7333
@@ -37,10 +37,10 @@ def home_bucket(keys: _Keys, buckets: int) -> _Keys:
 
 
 class HashIndex:
-    """Rows of keys. Keys are not negative; a negative key is never found."""
+    """Maps keys to rows. Keys are not negative; a negative key is never found."""
 
     def __init__(self, slots: Tensor, rows: Tensor, probes: int) -> None:
-        """Wrap ``slots`` (B, 8) int64, ``rows`` (B, 8) int32 and the longest walk that ``insert`` made."""
+        """Wrap ``slots`` (B, 8) int64, ``rows`` (B, 8) int32 and the number of buckets to probe."""
         self.slots = slots
         self.rows = rows
         self.probes = probes
@@ -73,7 +73,7 @@ class HashIndex:
         return HashIndex(self.slots.to(device), self.rows.to(device), self.probes)
 
     def clear(self) -> None:
-        """Forget all keys."""
+        """Remove all keys."""
         self.slots.fill_(EMPTY)
         self.rows.fill_(EMPTY)
         self.probes = 0
@@ -88,19 +88,19 @@ class HashIndex:
         buckets = len(slots)
         pending, values = keys.numpy(), rows.numpy()
         bucket = home_bucket(pending, buckets)
-        walked = 0
+        probes = 0
         while len(pending):
-            walked += 1
+            probes += 1
             order = np.argsort(bucket, kind="stable")
             pending, values, bucket = pending[order], values[order], bucket[order]
-            rank = np.arange(len(bucket)) - np.searchsorted(bucket, bucket)  # among those wanting the bucket
+            rank = np.arange(len(bucket)) - np.searchsorted(bucket, bucket)  # among keys with the same bucket
             place = (slots[bucket] != EMPTY).sum(axis=1) + rank
             fits = place < BUCKET_SLOTS
             slots[bucket[fits], place[fits]] = pending[fits]
             flat_rows[bucket[fits] * BUCKET_SLOTS + place[fits]] = values[fits]
-            # Only a full bucket is walked past, which is what lets a look-up stop at one that is not.
+            # Keys move past full buckets only, so a lookup can stop at the first bucket with room.
             pending, values, bucket = pending[~fits], values[~fits], (bucket[~fits] + 1) % buckets
-        self.probes = max(self.probes, walked)
+        self.probes = max(self.probes, probes)
 
     def find(self, keys: Tensor) -> Tensor:
         """Return the row (N,) int64 of each key (N,) int64, -1 where it is not in the index."""
@@ -110,11 +110,11 @@ class HashIndex:
 
     def _host(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         if self._host_slots is None or self._host_rows is None:
-            raise ValueError("this index lies on a device; insert on the host and move it with to()")
+            raise ValueError("this index is on a device; insert on the host and move it with to()")
         return self._host_slots, self._host_rows
 
     def _find_on_host(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
-        """One line for every key, then a loop for the few whose bucket is full and holds another's keys."""
+        """Read one bucket for every key, then loop for the few keys whose bucket is full of others."""
         slots, flat_rows = self._host()
         found = np.full(len(keys), -1, dtype=np.int64)
         place = np.arange(len(keys))
@@ -124,16 +124,16 @@ class HashIndex:
             match = np.flatnonzero(line == keys[:, None])
             which, slot = match >> 3, match & 7
             found[place[which]] = flat_rows[bucket[which] * BUCKET_SLOTS + slot]
-            walks_on = line[:, -1] != EMPTY
-            walks_on[which] = False
-            rest = np.flatnonzero(walks_on)
+            continues = line[:, -1] != EMPTY
+            continues[which] = False
+            rest = np.flatnonzero(continues)
             if not len(rest):
                 break
             place, keys, bucket = place[rest], keys[rest], (bucket[rest] + 1) % len(slots)
         return found
 
     def _find_on_device(self, keys: Tensor) -> Tensor:
-        """Every probe for every key: a walk of two or three lines is cheaper than one wait for the device."""
+        """Probe all buckets for every key: two or three reads are cheaper than one synchronisation."""
         buckets = len(self.slots)
         bucket = home_bucket(keys, buckets)
         found = torch.full_like(keys, -1)

@@ -23,9 +23,12 @@ from hmi_runtime.models.windows import ABSENT, check_vocabulary, pack, unpack
 from hmi_runtime.tables.misses import MissSketch, RecentWindows
 from hmi_runtime.tables.table import PlotTable
 
+_COMPUTE_AT_ONCE = 4096  # windows; bounds the activations of a batch that misses everything
+_DEFAULT_RECENT_BYTES = 32 << 20
 
-class Form(Enum):
-    """How much of a window is asked for, as the columns that are left out."""
+
+class WindowForm(Enum):
+    """How much of a window is looked up; values are the columns that are left out."""
 
     TRIGRAM = ()
     LEFT_BIGRAM = (2,)
@@ -33,16 +36,16 @@ class Form(Enum):
     UNIGRAM = (0, 2)
 
     def of(self, windows: Tensor) -> Tensor:
-        """Return ``windows`` (N, 3) int64 with what this form leaves out made ABSENT."""
-        if self is Form.TRIGRAM:
+        """Return ``windows`` (N, 3) int64 with the left-out columns set to ABSENT."""
+        if self is WindowForm.TRIGRAM:
             return windows
         reduced = windows.clone()
         reduced[:, list(self.value)] = ABSENT
         return reduced
 
 
-class Level(IntEnum):
-    """Where a window's parts came from; the values are what ``LookupResult.levels`` holds."""
+class LookupSource(IntEnum):
+    """Where a window's outputs came from; ``LookupResult.sources`` has these values."""
 
     PADDING = -1
     OWN_TRIGRAM = 0
@@ -51,35 +54,35 @@ class Level(IntEnum):
     ANCESTOR_TRIGRAM = 3
     ANCESTOR_BIGRAM = 4
     ANCESTOR_UNIGRAM = 5
-    RECENT = 6  # computed for an earlier request and kept
+    RECENT = 6  # computed for an earlier request
     COMPUTED = 7
 
 
 @dataclass(frozen=True)
-class Step:
-    """Ask one table for one form of the windows that are still missing."""
+class LookupStep:
+    """Look up one form of the windows that are still missing in one table."""
 
-    level: Level
+    source: LookupSource
     table: PlotTable
-    form: Form
+    form: WindowForm
 
 
 _OWN = {
-    Form.TRIGRAM: Level.OWN_TRIGRAM,
-    Form.LEFT_BIGRAM: Level.OWN_BIGRAM,
-    Form.RIGHT_BIGRAM: Level.OWN_BIGRAM,
-    Form.UNIGRAM: Level.OWN_UNIGRAM,
+    WindowForm.TRIGRAM: LookupSource.OWN_TRIGRAM,
+    WindowForm.LEFT_BIGRAM: LookupSource.OWN_BIGRAM,
+    WindowForm.RIGHT_BIGRAM: LookupSource.OWN_BIGRAM,
+    WindowForm.UNIGRAM: LookupSource.OWN_UNIGRAM,
 }
 _ANCESTOR = {
-    Form.TRIGRAM: Level.ANCESTOR_TRIGRAM,
-    Form.LEFT_BIGRAM: Level.ANCESTOR_BIGRAM,
-    Form.RIGHT_BIGRAM: Level.ANCESTOR_BIGRAM,
-    Form.UNIGRAM: Level.ANCESTOR_UNIGRAM,
+    WindowForm.TRIGRAM: LookupSource.ANCESTOR_TRIGRAM,
+    WindowForm.LEFT_BIGRAM: LookupSource.ANCESTOR_BIGRAM,
+    WindowForm.RIGHT_BIGRAM: LookupSource.ANCESTOR_BIGRAM,
+    WindowForm.UNIGRAM: LookupSource.ANCESTOR_UNIGRAM,
 }
 
 
-def plan_steps(tables: Sequence[PlotTable], layers_digest: str, on_miss: OnMiss) -> list[Step]:
-    """Return the steps for ``tables``, the Domain's own first and then its ancestors', nearest first.
+def plan_steps(tables: Sequence[PlotTable], layers_digest: str, on_miss: OnMiss) -> list[LookupStep]:
+    """Return the lookup steps for ``tables``, the Domain's own first, then its ancestors', nearest first.
 
     Raises ``InvalidInput`` TableOfOtherLayers when the own table was not made by ``layers_digest``.
     """
@@ -92,76 +95,68 @@ def plan_steps(tables: Sequence[PlotTable], layers_digest: str, on_miss: OnMiss)
     names = [_OWN if position == 0 else _ANCESTOR for position in range(len(tables))]
     if on_miss is OnMiss.COMPUTE:
         return [
-            Step(level[Form.TRIGRAM], table, Form.TRIGRAM)
-            for table, level in zip(tables, names, strict=True)
+            LookupStep(source[WindowForm.TRIGRAM], table, WindowForm.TRIGRAM)
+            for table, source in zip(tables, names, strict=True)
             if table.layers_digest == layers_digest and table.entries
         ]
     return [
-        Step(level[form], table, form)
-        for table, level in zip(tables, names, strict=True)
+        LookupStep(source[form], table, form)
+        for table, source in zip(tables, names, strict=True)
         if table.entries
-        for form in Form
+        for form in WindowForm
     ]
 
 
-_COMPUTE_AT_ONCE = 4096  # windows; bounds the activations of a batch that misses everything
-_DEFAULT_RECENT_BYTES = 32 << 20
-
-
-def count_levels(levels: Tensor) -> dict[Level, int]:
-    """Return how many of ``levels`` (any shape, int8) are each level, those that occur only, no padding."""
-    counts = torch.bincount(levels.flatten().long() + 1, minlength=len(Level)).tolist()
-    return {level: counts[level + 1] for level in Level if level >= 0 and counts[level + 1]}
+def count_sources(sources: Tensor) -> dict[LookupSource, int]:
+    """Return the number of each source in ``sources`` (any shape, int8), without padding and zero counts."""
+    counts = torch.bincount(sources.flatten().long() + 1, minlength=len(LookupSource)).tolist()
+    return {source: counts[source + 1] for source in LookupSource if source >= 0 and counts[source + 1]}
 
 
 @dataclass(frozen=True)
 class LookupResult:
-    """Windows' parts and where each came from."""
+    """Windows' outputs and their sources."""
 
-    parts: Tensor  # (N, 3, D) float32
-    levels: Tensor  # (N,) int8, values of Level
+    outputs: Tensor  # (N, 3, D) float32
+    sources: Tensor  # (N,) int8, values of LookupSource
 
     @property
     def lookups(self) -> int:
-        """Windows asked for, without padding."""
-        return int((self.levels != Level.PADDING).sum())
+        """Number of windows looked up, without padding."""
+        return int((self.sources != LookupSource.PADDING).sum())
 
     @property
     def hits(self) -> int:
-        """Windows that a table held, in whatever form, or that were computed earlier and kept."""
-        return int(((self.levels != Level.PADDING) & (self.levels < Level.COMPUTED)).sum())
+        """Number of windows found in a table, in any form, or in the cache of computed windows."""
+        return int(((self.sources != LookupSource.PADDING) & (self.sources < LookupSource.COMPUTED)).sum())
 
-    def level_counts(self) -> dict[Level, int]:
-        """Return how many windows came from each level."""
-        return count_levels(self.levels)
+    def source_counts(self) -> dict[LookupSource, int]:
+        """Return the number of windows by source."""
+        return count_sources(self.sources)
 
 
 @dataclass(frozen=True)
 class BatchLookup:
-    """The same for a padded batch; padding's parts are zero and its level is ``Level.PADDING``."""
+    """The same for a padded batch; at padding, outputs are zero and sources ``LookupSource.PADDING``."""
 
-    parts: Tensor  # (B, T, 3, D) float32
-    levels: Tensor  # (B, T) int8
-
-    def row_lookups(self) -> Tensor:
-        """Return each row's windows (B,) int64."""
-        return (self.levels != Level.PADDING).sum(dim=1)
+    outputs: Tensor  # (B, T, 3, D) float32
+    sources: Tensor  # (B, T) int8
 
     def row_hits(self) -> Tensor:
-        """Return how many of each row's windows (B,) int64 were not computed."""
-        return ((self.levels != Level.PADDING) & (self.levels < Level.COMPUTED)).sum(dim=1)
+        """Return each row's number of windows (B,) int64 that were not computed."""
+        return ((self.sources != LookupSource.PADDING) & (self.sources < LookupSource.COMPUTED)).sum(dim=1)
 
-    def level_counts(self) -> dict[Level, int]:
-        """Return how many windows came from each level."""
-        return count_levels(self.levels)
+    def source_counts(self) -> dict[LookupSource, int]:
+        """Return the number of windows by source."""
+        return count_sources(self.sources)
 
 
 class TreeLookup:
-    """One Domain version's look-up: its own table, its ancestors', then its own lower layers.
+    """Lookup for one Domain version: its own table, its ancestors' tables, then its own lower layers.
 
-    With ``Compute`` what is given back equals ``DomainLayers.window_parts`` to the rounding of the tables'
-    type, whatever the tables hold. Threads may share it: tables are read only, and what changes (recently
-    computed windows, counts of misses) is locked.
+    With ``Compute``, outputs equal ``DomainLayers.window_outputs`` to the rounding of the tables' type,
+    whatever the tables hold. Thread-safe: tables are read-only, and a lock guards the rest (recently computed
+    windows, counts of misses).
     """
 
     def __init__(
@@ -174,10 +169,10 @@ class TreeLookup:
         recent_bytes: int = _DEFAULT_RECENT_BYTES,
         misses: MissSketch | None = None,
     ) -> None:
-        """Look in ``tables``, own first, then ancestors, nearest first; compute with ``layers``.
+        """``tables``: the own one first, then ancestors', nearest first. ``layers`` compute misses.
 
-        ``recent_bytes`` bounds what is kept of computed windows. ``misses``, when given, counts the whole
-        windows that the tables held in no exact form. Raises ``InvalidInput`` TableOfOtherLayers,
+        ``recent_bytes`` bounds the cache of computed windows. ``misses``, when given, counts the windows that
+        no table holds as a trigram. Raises ``InvalidInput`` TableOfOtherLayers,
         VocabularyTooLarge.
         """
         check_vocabulary(layers.config.encoder.vocab_size)
@@ -190,7 +185,7 @@ class TreeLookup:
         self._width = layers.config.encoder.width
         self._device = layers.word.device
         self._steps = plan_steps(self.tables, layers_digest, on_miss)
-        self._last_form = Form.TRIGRAM if on_miss is OnMiss.COMPUTE else Form.UNIGRAM
+        self._last_form = WindowForm.TRIGRAM if on_miss is OnMiss.COMPUTE else WindowForm.UNIGRAM
         self._recent = RecentWindows(recent_bytes, self._width, self._device)
         self._lock = threading.Lock()
 
@@ -200,11 +195,11 @@ class TreeLookup:
         return self._width
 
     def lookup(self, windows: Tensor, mask: Tensor | None = None) -> LookupResult:
-        """Return the parts of ``windows`` (N, 3) int64, given on the host.
+        """Return the outputs of ``windows`` (N, 3) int64, which are on the host.
 
-        ``mask`` (N,) bool, when given, is False on padding, whose parts are zero.
+        ``mask`` (N,) bool, when given, is False on padding, whose outputs are zero.
         """
-        parts, levels, pending = self._first_step(windows, mask)
+        outputs, sources, pending = self._first_step(windows, mask)
         for step in self._steps[1:]:
             if not len(pending):
                 break
@@ -212,76 +207,78 @@ class TreeLookup:
             hit = rows >= 0
             if hit.any():
                 found = pending[hit]
-                _put(parts, found, step.table.gather(rows[hit]))
-                levels[found] = step.level
+                _put(outputs, found, step.table.gather(rows[hit]))
+                sources[found] = step.source
             pending = pending[~hit]
         if len(pending):
-            self._resolve(windows[pending], pending, parts, levels)
+            self._compute_misses(windows[pending], pending, outputs, sources)
         if self.misses is not None:
-            self._count_misses(self.misses, windows, levels)
-        return LookupResult(parts, levels)
+            self._count_misses(self.misses, windows, sources)
+        return LookupResult(outputs, sources)
 
     def coverage(self, batches: Iterable[Tensor]) -> float:
-        """Return the share, 0 to 1, of ``batches`` of windows (N, 3) that a table holds whole."""
+        """Return the share, 0 to 1, of ``batches`` of windows (N, 3) that a table holds as trigrams."""
         held = seen = 0
         for windows in batches:
-            keys = self._keys(windows, Form.TRIGRAM)
+            keys = self._keys(windows, WindowForm.TRIGRAM)
             found = torch.zeros(len(keys), dtype=torch.bool)
             for step in self._steps:
-                if step.form is Form.TRIGRAM:
+                if step.form is WindowForm.TRIGRAM:
                     found |= step.table.find(keys) >= 0
             held += int(found.sum())
             seen += len(keys)
         return held / seen if seen else 0.0
 
     def _first_step(self, windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Ask the first table for all windows at once, and return parts, levels and what is missing.
+        """Look up all windows in the first table; return outputs, sources and the indices of misses.
 
-        Nearly everything is found here, so its rows are gathered straight into the result, padding
-        included; a missing window gets some row, and is overwritten later.
+        Most windows hit here, so rows are gathered directly into the result, padding included; a miss gets an
+        arbitrary row, which is overwritten later.
         """
-        levels = torch.full((len(windows),), Level.COMPUTED, dtype=torch.int8)
+        sources = torch.full((len(windows),), LookupSource.COMPUTED, dtype=torch.int8)
         if self._steps:
             step = self._steps[0]
             rows = step.table.find(self._keys(windows, step.form))
-            parts = step.table.gather(rows.clamp_min(0))
-            levels.masked_fill_(rows >= 0, step.level)
+            outputs = step.table.gather(rows.clamp_min(0))
+            sources.masked_fill_(rows >= 0, step.source)
         else:
-            parts = torch.empty(len(windows), 3, self._width, device=self._device)
+            outputs = torch.empty(len(windows), 3, self._width, device=self._device)
         if mask is not None:
-            levels.masked_fill_(~mask, Level.PADDING)
-            parts.index_fill_(0, (~mask).nonzero()[:, 0].to(parts.device), 0.0)
-        return parts, levels, (levels == Level.COMPUTED).nonzero()[:, 0]
+            sources.masked_fill_(~mask, LookupSource.PADDING)
+            outputs.index_fill_(0, (~mask).nonzero()[:, 0].to(outputs.device), 0.0)
+        return outputs, sources, (sources == LookupSource.COMPUTED).nonzero()[:, 0]
 
-    def _keys(self, windows: Tensor, form: Form) -> Tensor:
+    def _keys(self, windows: Tensor, form: WindowForm) -> Tensor:
         return pack(form.of(windows), self._vocab_size)
 
-    def _resolve(self, windows: Tensor, places: Tensor, parts: Tensor, levels: Tensor) -> None:
-        """Fill ``parts`` and ``levels`` at ``places`` from recent windows and the layers."""
+    def _compute_misses(self, windows: Tensor, places: Tensor, outputs: Tensor, sources: Tensor) -> None:
+        """Fill ``outputs`` and ``sources`` at ``places`` from recently computed windows and the layers."""
         unique, inverse = torch.unique(self._keys(windows, self._last_form), return_inverse=True)
         values = torch.empty(len(unique), 3, self._width, device=self._device)
         with self._lock:
-            held, kept = self._recent.find(unique)
-        _put(values, held.nonzero()[:, 0], kept)
+            held, recent = self._recent.find(unique)
+        _put(values, held.nonzero()[:, 0], recent)
         fresh = unique[~held]
         if len(fresh):
             computed = self._compute(unpack(fresh, self._vocab_size))
             _put(values, (~held).nonzero()[:, 0], computed)
             with self._lock:
                 self._recent.add(fresh, computed)
-        _put(parts, places, values.index_select(0, inverse.to(values.device)))
-        levels[places] = torch.where(held, int(Level.RECENT), int(Level.COMPUTED)).to(torch.int8)[inverse]
+        _put(outputs, places, values.index_select(0, inverse.to(values.device)))
+        sources[places] = torch.where(held, int(LookupSource.RECENT), int(LookupSource.COMPUTED)).to(
+            torch.int8
+        )[inverse]
 
     @torch.no_grad()
     def _compute(self, windows: Tensor) -> Tensor:
         pieces = torch.split(windows.to(self._device), _COMPUTE_AT_ONCE)
-        return torch.cat([self.layers.window_parts(piece) for piece in pieces]).float()
+        return torch.cat([self.layers.window_outputs(piece) for piece in pieces]).float()
 
-    def _count_misses(self, misses: MissSketch, windows: Tensor, levels: Tensor) -> None:
-        held = (levels == Level.OWN_TRIGRAM) | (levels == Level.ANCESTOR_TRIGRAM)
-        missed = ~held & (levels != Level.PADDING)
+    def _count_misses(self, misses: MissSketch, windows: Tensor, sources: Tensor) -> None:
+        held = (sources == LookupSource.OWN_TRIGRAM) | (sources == LookupSource.ANCESTOR_TRIGRAM)
+        missed = ~held & (sources != LookupSource.PADDING)
         if missed.any():
-            keys = self._keys(windows[missed], Form.TRIGRAM).numpy()
+            keys = self._keys(windows[missed], WindowForm.TRIGRAM).numpy()
             with self._lock:
                 misses.add(*np.unique(keys, return_counts=True))
 
@@ -294,24 +291,24 @@ def _put(target: Tensor, places: Tensor, values: Tensor) -> None:
 def lookup_many(
     lookups: Sequence[TreeLookup], domain_of_row: Tensor, windows: Tensor, mask: Tensor
 ) -> BatchLookup:
-    """Look a mixed batch up: row b's windows through ``lookups[domain_of_row[b]]``.
+    """Look up a mixed batch: row b's windows through ``lookups[domain_of_row[b]]``.
 
     ``domain_of_row`` (B,) int64, ``windows`` (B, T, 3) int64, ``mask`` (B, T) bool, False on padding. All
-    lookups must be of one width. One look-up a Domain, however many of the rows are its own.
+    lookups must be of one width. Each Domain's rows are looked up together.
     """
     rows, length = mask.shape
-    levels = torch.empty(rows, length, dtype=torch.int8)
-    parts: Tensor | None = None  # (B, T, 3, D)
+    sources = torch.empty(rows, length, dtype=torch.int8)
+    outputs: Tensor | None = None  # (B, T, 3, D)
     for domain in sorted(set(domain_of_row.tolist())):
         own = (domain_of_row == domain).nonzero()[:, 0]  # (b,)
         found = lookups[domain].lookup(windows[own].flatten(0, 1), mask[own].flatten())
-        found_parts = found.parts.view(len(own), length, *found.parts.shape[1:])
+        found_outputs = found.outputs.view(len(own), length, *found.outputs.shape[1:])
         if len(own) == rows:  # one Domain: nothing to scatter
-            return BatchLookup(found_parts, found.levels.view(rows, length))
-        if parts is None:
-            parts = found_parts.new_empty(rows, *found_parts.shape[1:])
-        _put(parts, own, found_parts)
-        levels[own] = found.levels.view(len(own), length)
-    if parts is None:
+            return BatchLookup(found_outputs, found.sources.view(rows, length))
+        if outputs is None:
+            outputs = found_outputs.new_empty(rows, *found_outputs.shape[1:])
+        _put(outputs, own, found_outputs)
+        sources[own] = found.sources.view(len(own), length)
+    if outputs is None:
         raise ValueError("a batch has at least one row")
-    return BatchLookup(parts, levels)
+    return BatchLookup(outputs, sources)

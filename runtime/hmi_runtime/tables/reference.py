@@ -12,7 +12,7 @@ Window = tuple[int, int, int]
 
 
 def lookup_reference(lookup: TreeLookup, windows: Tensor) -> Tensor:
-    """Return the parts (N, 3, D) that ``lookup`` should give for ``windows`` (N, 3) int64."""
+    """Return the outputs (N, 3, D) that ``lookup`` should give for ``windows`` (N, 3) int64."""
     rows = [_table_rows(table) for table in lookup.tables]
     return torch.stack([_look_up_one(lookup, rows, tuple(window)) for window in windows.tolist()])
 
@@ -30,7 +30,7 @@ def _look_up_one(lookup: TreeLookup, rows: list[dict[int, int]], window: Window)
             if key in row_of_key:
                 return _stored(table, row_of_key[key])
     with torch.no_grad():
-        return lookup.layers.window_parts(torch.tensor([forms[-1]]))[0]
+        return lookup.layers.window_outputs(torch.tensor([forms[-1]]))[0]
 
 
 def _table_rows(table: PlotTable) -> dict[int, int]:
@@ -38,7 +38,7 @@ def _table_rows(table: PlotTable) -> dict[int, int]:
 
 
 def _stored(table: PlotTable, row: int) -> Tensor:
-    """Return one row's parts (3, D) float32."""
+    """Return one row's outputs (3, D) float32."""
     values = table.values[row].float()
     if table.scales is None:
         return values

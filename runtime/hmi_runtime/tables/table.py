@@ -26,13 +26,17 @@ _TYPE_NAMES = {"int64": "I64", "int32": "I32", "float32": "F32", "float16": "F16
 _ALIGNMENT = 64
 
 
+TABLE_FILE = "table.safetensors"
+_HALF_LIMIT = torch.finfo(torch.float16).max
+
+
 def allocate(
     path: Path, shapes: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> dict[str, NDArray[np.generic]]:
-    """Make a safetensors file and return its tensors as writable arrays mapped from it, all zero.
+    """Create a safetensors file and return its tensors as writable memory-mapped arrays of zeros.
 
-    ``shapes`` gives each tensor's numpy type name and shape. Give wider types first: tensors follow one
-    another without gaps, so this order is what keeps each one aligned.
+    ``shapes`` gives each tensor's numpy type name and shape. Tensors follow one another without gaps, so put
+    wider types first to keep all aligned.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -61,42 +65,41 @@ def allocate(
 
 
 def flush(arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write mapped arrays through to their file."""
+    """Flush memory-mapped arrays to their file."""
     for array in arrays.values():
         if isinstance(array, np.memmap):
             array.flush()
 
 
-TABLE_FILE = "table.safetensors"
-_HALF_LIMIT = torch.finfo(torch.float16).max
-
-
 @dataclass(frozen=True)
 class PlotTable:
-    """Windows' keys and their parts; row i of every tensor belongs to key i. Most frequent rows first."""
+    """Windows' keys and outputs.
+
+    Row i of every tensor belongs to key i; the most frequent keys come first.
+    """
 
     index: HashIndex
     keys: Tensor  # (E,) int64
     counts: Tensor  # (E,) int64, times seen in the corpus
     values: Tensor  # (E, 3, D) float16, or int8 with scales
-    scales: Tensor | None  # (E, 3) float32: a part is its int8 values times its scale
+    scales: Tensor | None  # (E, 3) float32: an output is its int8 values times its scale
     vocab_size: int
     layers_digest: str
 
     @classmethod
-    def from_parts(
+    def from_outputs(
         cls,
         keys: Tensor,
-        parts: Tensor,
+        outputs: Tensor,
         *,
         vocab_size: int,
         layers_digest: str,
         dtype: TableDtype = TableDtype.FLOAT16,
         counts: Tensor | None = None,
     ) -> "PlotTable":
-        """Make a table in memory of unique ``keys`` (E,) int64 and their ``parts`` (E, 3, D) float32."""
+        """Build a table in memory from unique ``keys`` (E,) int64 and their ``outputs`` (E, 3, D) float32."""
         check_vocabulary(vocab_size)
-        values, scales = encode(parts, dtype)
+        values, scales = encode(outputs, dtype)
         return cls(
             index=HashIndex.build(keys),
             keys=keys,
@@ -109,12 +112,12 @@ class PlotTable:
 
     @property
     def entries(self) -> int:
-        """Windows held."""
+        """Number of windows."""
         return len(self.keys)
 
     @property
     def width(self) -> int:
-        """D, the width of one part."""
+        """D, the width of one output."""
         return self.values.shape[2]
 
     @property
@@ -124,11 +127,11 @@ class PlotTable:
         return self.index.nbytes + sum(tensor.nbytes for tensor in tensors)
 
     def find(self, keys: Tensor) -> Tensor:
-        """Return the row (N,) int64 of each key (N,) int64, -1 where the table does not hold it."""
+        """Return the row (N,) int64 of each key (N,) int64, -1 for a miss."""
         return self.index.find(keys)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Return the parts (N, 3, D) float32 of ``rows`` (N,) int64, on the device of the values."""
+        """Return the outputs (N, 3, D) float32 of ``rows`` (N,) int64, on the device of the values."""
         rows = rows.to(self.values.device)
         picked = self.values.index_select(0, rows)  # (N, 3, D)
         if self.scales is None:
@@ -144,7 +147,7 @@ class PlotTable:
         return held / seen if seen else 0.0
 
     def to(self, device: torch.device) -> "PlotTable":
-        """Return the table with its values on ``device``; the index stays where requests are tokenised."""
+        """Return the table with its values on ``device``; the index stays on the host."""
         scales = None if self.scales is None else self.scales.to(device)
         return replace(self, values=self.values.to(device), scales=scales)
 
@@ -165,7 +168,7 @@ class PlotTable:
 
     @classmethod
     def load(cls, folder: Path) -> "PlotTable":
-        """Map a table that ``save`` or a ``TableWriter`` wrote, without copying.
+        """Memory-map a table that ``save`` or a ``TableWriter`` wrote.
 
         Raises ``Damaged`` TableInvalid when tensors are missing or do not belong together.
         """
@@ -201,37 +204,39 @@ def _check(table: PlotTable, path: Path) -> None:
         shapes.append((table.scales, (entries, 3), {torch.float32}))
     for tensor, shape, dtypes in shapes:
         if tuple(tensor.shape) != shape or tensor.dtype not in dtypes:
-            raise _invalid(path, f"a tensor is {tensor.dtype} {tuple(tensor.shape)} where {shape} fits")
+            raise _invalid(path, f"a tensor is {tensor.dtype} {tuple(tensor.shape)}, expected shape {shape}")
     if (table.values.dtype == torch.int8) != (table.scales is not None):
-        raise _invalid(path, "scales go with int8 values and with no others")
+        raise _invalid(path, "int8 values need scales, and others have none")
 
 
 def _invalid(path: Path, why: str) -> Damaged:
-    return Damaged("TableInvalid", f"{path.name} is no lookup table ({why}); build the Domain's table again.")
+    return Damaged(
+        "TableInvalid", f"{path.name} is not a valid lookup table ({why}); build the Domain's table again."
+    )
 
 
-def encode(parts: Tensor, dtype: TableDtype) -> tuple[Tensor, Tensor | None]:
-    """Return ``parts`` (N, 3, D) float32 as stored: values (N, 3, D), and scales (N, 3) for int8.
+def encode(outputs: Tensor, dtype: TableDtype) -> tuple[Tensor, Tensor | None]:
+    """Return ``outputs`` (N, 3, D) float32 as stored: values (N, 3, D), and scales (N, 3) for int8.
 
-    float16 keeps about three digits; int8 is within half a scale, the scale being a part's largest
-    magnitude over 127. Raises ``Damaged`` LayersNotFinite for parts that are infinite or not numbers: cut to
-    the largest float16 they would look like an answer.
+    float16 keeps about three digits; int8 is within half a scale, which is an output's largest magnitude /
+    127. Raises ``Damaged`` LayersNotFinite for values that are infinite or NaN: clamped to float16's range
+    they would look valid.
     """
-    if not torch.isfinite(parts).all():
+    if not torch.isfinite(outputs).all():
         raise Damaged(
             "LayersNotFinite",
             "The Domain's layers give values that are infinite or not numbers; train the Domain again, with "
             "a lower training.learningRate.",
         )
     if dtype is TableDtype.FLOAT16:
-        return parts.clamp(-_HALF_LIMIT, _HALF_LIMIT).half(), None
-    scales = parts.abs().amax(dim=2) / 127  # (N, 3)
+        return outputs.clamp(-_HALF_LIMIT, _HALF_LIMIT).half(), None
+    scales = outputs.abs().amax(dim=2) / 127  # (N, 3)
     divisor = torch.where(scales > 0, scales, 1.0)[:, :, None]
-    return torch.round(parts / divisor).clamp_(-127, 127).to(torch.int8), scales
+    return torch.round(outputs / divisor).clamp_(-127, 127).to(torch.int8), scales
 
 
 class TableWriter:
-    """Writes a table whose keys are known and whose parts come batch by batch, in bounded memory."""
+    """Writes a table with known keys whose outputs are computed batch by batch, in bounded memory."""
 
     def __init__(
         self,
@@ -245,7 +250,7 @@ class TableWriter:
         layers_digest: str,
         index: HashIndex | None = None,
     ) -> None:
-        """Lay out the file in ``folder`` and write ``keys`` and ``counts`` (E,) int64 with their index."""
+        """Allocate the file in ``folder`` and write ``keys`` and ``counts`` (E,) int64 with their index."""
         check_vocabulary(vocab_size)
         index = index or HashIndex.build(keys)
         self._dtype = dtype
@@ -264,21 +269,21 @@ class TableWriter:
             },
             {"vocab_size": str(vocab_size), "layers_digest": layers_digest, "probes": str(index.probes)},
         )
-        heads = {"keys": keys, "counts": counts, "slots": index.slots, "slot_rows": index.rows}
-        for name, tensor in heads.items():
+        fixed = {"keys": keys, "counts": counts, "slots": index.slots, "slot_rows": index.rows}
+        for name, tensor in fixed.items():
             self._arrays[name][...] = tensor.cpu().numpy()
 
-    def write(self, start: int, parts: Tensor) -> None:
-        """Store ``parts`` (N, 3, D) float32 in the rows from ``start`` on."""
-        self.write_encoded(start, *encode(parts, self._dtype))
+    def write(self, start: int, outputs: Tensor) -> None:
+        """Write ``outputs`` (N, 3, D) float32 to the rows from ``start`` on."""
+        self.write_encoded(start, *encode(outputs, self._dtype))
 
     def write_encoded(self, start: int, values: Tensor, scales: Tensor | None) -> None:
-        """Store rows that are in the table's own type already."""
+        """Write rows that are already encoded in the table's type."""
         rows = slice(start, start + len(values))
         self._arrays["values"][rows] = values.cpu().numpy()
         if scales is not None:
             self._arrays["scales"][rows] = scales.cpu().numpy()
 
     def close(self) -> None:
-        """Write everything through to the file."""
+        """Flush everything to the file."""
         flush(self._arrays)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.common import DataSource
 from hmi_api.resources.data_addresses import scheme_of
-from hmi_runtime.library_errors import said
+from hmi_runtime.library_errors import describe_error
 from hmi_runtime.training.source_files import Reading, Use, opened_source
 
 LONGEST_LINE = 16 << 20
@@ -171,7 +171,8 @@ def _parse_json_lines(file: BinaryIO, path: str) -> Iterator[Row]:
             ) from error
         except (ValueError, RecursionError) as error:
             raise InvalidInput(
-                "RowMalformed", f"{place} is not JSON ({said(error)}); write one JSON object a line."
+                "RowMalformed",
+                f"{place} is not JSON ({describe_error(error)}); write one JSON object a line.",
             ) from error
         if not isinstance(value, dict):
             raise InvalidInput("RowMalformed", f"{place} is not a JSON object; write one object a line.")

@@ -41,10 +41,10 @@ def looked_up(layers: DomainLayers, lookup: TreeLookup) -> Representation:
     """
 
     def represent(ids: Tensor, mask: Tensor) -> Tensor:
-        found = lookup.lookup(trigrams(ids, mask)[mask]).parts  # (N, 3, D)
+        found = lookup.lookup(trigrams(ids, mask)[mask]).outputs  # (N, 3, D)
         parts = found.new_zeros((*ids.shape, *found.shape[1:]))  # (B, T, 3, D)
         parts[mask] = found
-        return layers.finish(parts, mask)
+        return layers.combine_windows(parts, mask)
 
     return represent
 

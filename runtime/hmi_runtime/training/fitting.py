@@ -23,8 +23,8 @@ from hmi_runtime.adapters.bottleneck import add_bottlenecks, export_bottlenecks
 from hmi_runtime.adapters.compression import (
     CANDIDATE_RANKS,
     ByMatrix,
+    CutQuality,
     Decomposition,
-    Kept,
     importance,
     smallest_rank,
 )
@@ -231,7 +231,7 @@ class _Cutting:
             self._tuned.metric,
             candidates=candidates,
         )
-        layers, kept = decomposition.cut(choice.rank), choice.kept[choice.rank]
+        layers, kept = decomposition.cut(choice.rank), choice.tried[choice.rank]
         settled = settle(self.foundation.upper(), layers, self.model, lessons, seed=seed, progress=settling)
         kept_settled = self._kept(self._adapter(settled))
         if kept_settled.agreement >= kept.agreement:
@@ -239,7 +239,7 @@ class _Cutting:
         return self._adapter(layers), {
             "rank": float(choice.rank),
             "energy_kept": decomposition.energy_kept(choice.rank),
-            "agreement_of_cut": choice.kept[choice.rank].agreement,
+            "agreement_of_cut": choice.tried[choice.rank].agreement,
             "agreement": kept.agreement,
             "validation": kept.metric,
         }
@@ -255,11 +255,11 @@ class _Cutting:
     def _adapter(self, layers: Mapping[int, LayerAdapter]) -> AdapterWeights:
         return _weights(self.foundation, self.validation.examples, layers, self.model.head.export())
 
-    def _kept(self, adapter: AdapterWeights) -> Kept:
+    def _kept(self, adapter: AdapterWeights) -> CutQuality:
         """Return what an adapter keeps of the tuned layers' metric and predictions."""
         scored = score(adapter_logits(self._base, adapter), self.validation, self.metric)
         agreement = self.validation.examples.agreement(scored.predicted, self._tuned.predicted)
-        return Kept(scored.metric, agreement)
+        return CutQuality(scored.metric, agreement)
 
 
 def _sample(rows: Lessons) -> Iterator[tuple[Tensor, Tensor]]:

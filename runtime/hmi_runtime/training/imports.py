@@ -7,7 +7,7 @@ from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.resources.task_adapter import ImportSource, Task
 from hmi_runtime.adapters.peft.files import (
     CONFIG_FILE,
-    LARGEST_FILES,
+    MAX_FILE_BYTES,
     MODEL_CONFIG_FILE,
     PICKLE_FILE,
     TENSORS_FILE,
@@ -56,7 +56,7 @@ def fetch_folder(uri: str, folder: Path) -> Path:
     try:
         filesystem, path = open_address(uri)
         root = path.rstrip("/")
-        sizes = {name: _size(filesystem, f"{root}/{name}", uri) for name in (*LARGEST_FILES, PICKLE_FILE)}
+        sizes = {name: _size(filesystem, f"{root}/{name}", uri) for name in (*MAX_FILE_BYTES, PICKLE_FILE)}
         there = {name: size for name, size in sizes.items() if size is not None}
         for name in (CONFIG_FILE, MODEL_CONFIG_FILE, TENSORS_FILE):
             if name in there:

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 from fsspec.implementations.local import LocalFileSystem
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_runtime.library_errors import may_pass, said, status_of
-from hmi_runtime.outbound import refusal_in
+from hmi_runtime.library_errors import describe_error, is_transient, status_of
+from hmi_runtime.outbound import find_guard_error
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,14 +30,16 @@ def tried(action: Callable[[], ResultT], uri: str) -> ResultT:
         try:
             return action()
         except Exception as error:
-            if refusal := refusal_in(error):
+            if refusal := find_guard_error(error):
                 raise refusal from error
-            if not may_pass(error):
+            if not is_transient(error):
                 raise
             if attempt == ATTEMPTS:
                 raise _away(uri, error) from error
             wait = FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
-            _LOG.warning("%s could not be read (%s); trying again in %.1f s", uri, said(error), wait)
+            _LOG.warning(
+                "%s could not be read (%s); trying again in %.1f s", uri, describe_error(error), wait
+            )
             time.sleep(wait)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -125,9 +127,9 @@ def unreadable(uri: str, reason: str, error: Exception) -> InvalidInput:
     if isinstance(error, FileNotFoundError):
         return InvalidInput(reason, f"{uri} does not exist; check the address.")
     return InvalidInput(
-        reason, f"{uri} cannot be opened: {said(error)}. Check the address and its credentials."
+        reason, f"{uri} cannot be opened: {describe_error(error)}. Check the address and its credentials."
     )
 
 
 def _away(uri: str, error: Exception) -> NotReady:
-    return NotReady("SourceAway", f"{uri} did not answer after {ATTEMPTS} tries ({said(error)}).")
+    return NotReady("SourceAway", f"{uri} did not answer after {ATTEMPTS} tries ({describe_error(error)}).")

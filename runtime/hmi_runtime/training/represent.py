@@ -12,7 +12,7 @@ def represent_windows(layers: DomainLayers, windows: Tensor, mask: Tensor) -> Te
 
     What ``DomainLayers.represent`` computes for a text's own trigrams, but for any windows.
     """
-    return layers.finish(parts_of_windows(layers, windows, mask), mask)
+    return layers.combine_windows(parts_of_windows(layers, windows, mask), mask)
 
 
 def parts_of_windows(layers: DomainLayers, windows: Tensor, mask: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def parts_of_windows(layers: DomainLayers, windows: Tensor, mask: Tensor) -> Ten
     )  # (W, 3)
     # Over three tokens the plain products are quicker than a fused kernel's per-head set-up.
     with sdpa_kernel(SDPBackend.MATH):
-        computed = layers.window_parts(distinct)  # (W, 3, D)
+        computed = layers.window_outputs(distinct)  # (W, 3, D)
     # Plain indexing would add up gradients of repeated windows in whatever order threads come.
     values = computed.index_select(0, place)  # (N, 3, D)
     parts = values.new_zeros((*mask.shape, *values.shape[1:]))  # (B, T, 3, D)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hmi_runtime.adapters.lora import export_adapter, hold_adapter
+from hmi_runtime.adapters.lora import attach_adapter, export_adapter
 from hmi_runtime.adapters.weights import LayerAdapter
 from hmi_runtime.models import UpperLayers
 from hmi_runtime.training.descent import Progress, descend, set_learning_rate
@@ -39,7 +39,7 @@ def settle(
     ``upper`` is a fresh copy of the base's upper layers and is used up. Deterministic for a seed, and short:
     nothing is checkpointed.
     """
-    learning = hold_adapter(upper, layers)
+    learning = attach_adapter(upper, layers)
     optimizer = torch.optim.AdamW(
         [{"params": learning, "lr": LEARNING_RATE, "peak": LEARNING_RATE}], weight_decay=0.0, fused=True
     )

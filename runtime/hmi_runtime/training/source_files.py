@@ -31,7 +31,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.internal.storable import clean_text
 from hmi_api.resources.common import DataRead, DataSource
-from hmi_runtime.library_errors import final_if_damaged
+from hmi_runtime.library_errors import invalid_if_damaged
 from hmi_runtime.outbound import open_address
 from hmi_runtime.training.remote import open_rows, tried, unreadable
 
@@ -249,7 +249,7 @@ def _archived_file(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str) 
     def opened() -> BinaryIO:
         if entry.flag_bits & 1:
             raise InvalidInput("CorpusNotText", f"{place} is encrypted; give the archive without a password.")
-        with final_if_damaged("CorpusNotText", place, _CURE):
+        with invalid_if_damaged("CorpusNotText", place, _CURE):
             unpacked = archive.open(entry)
         return _unpacked(unpacked, place, lambda: entry.compress_size, [unpacked])
 
@@ -264,7 +264,7 @@ def _archive(filesystem: Any, path: str, uri: str) -> Iterator[zipfile.ZipFile]:
         if local is not file:
             _copy(file, local, uri)
         _check_directory(local, uri)
-        with final_if_damaged("CorpusNotText", path, _CURE):
+        with invalid_if_damaged("CorpusNotText", path, _CURE):
             archive = zipfile.ZipFile(local)
         with archive:
             yield archive
@@ -419,7 +419,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with final_if_damaged("CorpusNotText", self._place, _CURE):
+        with invalid_if_damaged("CorpusNotText", self._place, _CURE):
             data = self._unpacked.read(len(buffer))
         buffer[: len(data)] = data
         self._count += len(data)

@@ -12,7 +12,7 @@ from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.bottleneck import add_bottlenecks, export_bottlenecks
 from hmi_runtime.adapters.checks import check_adapter
-from hmi_runtime.adapters.compression import Decomposition, Kept, importance, smallest_rank
+from hmi_runtime.adapters.compression import CutQuality, Decomposition, importance, smallest_rank
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import HeadModule, run_heads
 from hmi_runtime.adapters.lora import add_lora, export_lora
@@ -245,9 +245,9 @@ def test_an_untuned_model_compresses_to_nothing(base: UpperLayers) -> None:
 def test_the_smallest_rank_that_keeps_metric_and_predictions_is_taken(
     kept: dict[int, tuple[float, float]], chosen: int, tried: set[int]
 ) -> None:
-    choice = smallest_rank(lambda rank: Kept(*kept[rank]), 0.90)
+    choice = smallest_rank(lambda rank: CutQuality(*kept[rank]), 0.90)
     assert choice.rank == chosen
-    assert set(choice.kept) == tried
+    assert set(choice.tried) == tried
 
 
 def test_encoders_have_no_head_for_generation() -> None:

@@ -9,7 +9,12 @@ from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters import quantization as quantized
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import pool_states
-from hmi_runtime.adapters.quantization import calibration_sample, pays_int8, quantise_layers, runs_int8
+from hmi_runtime.adapters.quantization import (
+    calibration_sample,
+    is_int8_faster,
+    quantise_layers,
+    supports_int8,
+)
 from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
 from hmi_runtime.models import MATRICES, BaseModel, Encoder, EncoderConfig, UpperLayers, load_base
@@ -143,8 +148,8 @@ CPU = torch.device("cpu")
 
 
 def test_int8_is_for_cpus() -> None:
-    assert runs_int8(CPU)
-    assert not runs_int8(torch.device("cuda"))
+    assert supports_int8(CPU)
+    assert not supports_int8(torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +166,7 @@ def test_int8_pays_where_it_was_measured(
     config: EncoderConfig, capability: str, pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert pays_int8(config, CPU) is pays
+    assert is_int8_faster(config, CPU) is pays
 
 
 @pytest.mark.parametrize(

@@ -95,13 +95,13 @@ class Fixture:
         for name in names:
             self.cache.register(adapter(name), ref(name), pinned=pinned)
 
-    def hold(self, name: str) -> Holder:
+    def acquire(self, name: str) -> Holder:
         holder = Holder()
-        self.cache.hold(adapter(name), holder)
+        self.cache.acquire(adapter(name), holder)
         return holder
 
     def use_once(self, name: str) -> HmiError | None:
-        error = self.hold(name).wait()
+        error = self.acquire(name).wait()
         if error is None:
             self.cache.release(adapter(name))
         return error
@@ -138,7 +138,7 @@ def test_registering_reads_nothing(made: Fixture) -> None:
 def test_many_callers_share_one_load(made: Fixture) -> None:
     made.register("a")
     made.gate.clear()
-    holders = [made.hold("a") for _ in range(20)]
+    holders = [made.acquire("a") for _ in range(20)]
     made.gate.set()
     assert [holder.wait() for holder in holders] == [None] * 20
     assert made.loads["a"] == 1
@@ -150,7 +150,7 @@ def test_a_slow_load_keeps_nobody_else_waiting(made: Fixture) -> None:
     made.register("slow", "there")
     assert made.use_once("there") is None
     made.gate.clear()
-    slow = made.hold("slow")
+    slow = made.acquire("slow")
     assert made.use_once("there") is None
     assert not slow.answered
     made.gate.set()
@@ -158,25 +158,25 @@ def test_a_slow_load_keeps_nobody_else_waiting(made: Fixture) -> None:
     made.cache.release(adapter("slow"))
 
 
-def test_least_recently_used_leaves_first_and_what_is_used_stays(made: Fixture) -> None:
+def test_the_least_recently_used_is_evicted_first_and_what_is_in_use_stays(made: Fixture) -> None:
     names = [f"a{number}" for number in range(5)]
     made.register(*names, "new")
     for name in names:
         made.use_once(name)
-    assert made.hold("a0").wait() is None  # in use now, and the most recent
+    assert made.acquire("a0").wait() is None  # in use now, and the most recent
     made.use_once("new")
-    assert [held.key for held in made.cache.resident()] == [
+    assert [held.key for held in made.cache.loaded()] == [
         f"tenant/{name}" for name in ("a2", "a3", "a4", "a0", "new")
     ]
     assert made.counts.seen["host to disk"] == 1
     made.cache.release(adapter("a0"))
 
 
-def test_when_all_is_in_use_a_load_waits_for_room_and_then_says_so(made: Fixture) -> None:
+def test_a_load_waits_for_room_while_all_is_in_use_and_then_fails(made: Fixture) -> None:
     names = [f"a{number}" for number in range(5)]
     made.register(*names, "more")
     for name in names:
-        assert made.hold(name).wait() is None
+        assert made.acquire(name).wait() is None
     error = made.use_once("more")
     assert isinstance(error, NotReady)
     assert error.reason == "HostBudgetFull"
@@ -192,7 +192,7 @@ def test_pinned_adapters_stay_while_pins_keep_to_their_half(made: Fixture) -> No
     made.register(*(f"a{number}" for number in range(9)))
     for name in ("p0", "p1", "p2", *(f"a{number}" for number in range(9))):
         assert made.use_once(name) is None
-    resident = {held.key for held in made.cache.resident()}
+    resident = {held.key for held in made.cache.loaded()}
     assert {"tenant/p0", "tenant/p1"} <= resident
     assert "tenant/p2" not in resident
 
@@ -217,10 +217,10 @@ def test_an_unknown_adapter_is_an_answer_not_a_crash(made: Fixture) -> None:
     assert error.reason == "NotRegistered"
 
 
-def test_a_forgotten_adapter_leaves_when_its_last_user_does(made: Fixture) -> None:
+def test_an_unregistered_adapter_is_removed_when_its_last_user_releases_it(made: Fixture) -> None:
     made.register("a")
-    assert made.hold("a").wait() is None
-    made.cache.forget(adapter("a"))
+    assert made.acquire("a").wait() is None
+    made.cache.unregister(adapter("a"))
     assert made.cache.weights(adapter("a")).name == "a"
     made.cache.release(adapter("a"))
     assert made.cache.host_used == 0
@@ -231,44 +231,44 @@ def test_slots_are_written_once_and_leave_with_host_memory(made: Fixture) -> Non
     tier = made.cache.add_slots(4, pool)
     made.register(*(f"a{number}" for number in range(6)))
     for name in ("a0", "a1"):
-        assert made.hold(name).wait() is None
+        assert made.acquire(name).wait() is None
     for _ in range(2):
-        with tier.leased([adapter("a0"), adapter("a1")]) as lease:
-            assert {pool.slots[slot].name for slot in lease.slots.values()} == {"a0", "a1"}
+        with tier.acquired([adapter("a0"), adapter("a1")]) as acquired:
+            assert {pool.slots[slot].name for slot in acquired.slots.values()} == {"a0", "a1"}
     assert made.counts.seen["loaded device"] == 2
     for name in ("a0", "a1"):
         made.cache.release(adapter(name))
     for number in range(2, 6):
         made.use_once(f"a{number}")  # a0 leaves host memory for these
-    assert tier.resident() == [adapter("a1")]
+    assert tier.loaded() == [adapter("a1")]
 
 
 def test_an_adapter_that_no_slot_takes_fails_alone(made: Fixture) -> None:
     tier = made.cache.add_slots(4, Pool())
     made.register("good", "too-large")
     for name in ("good", "too-large"):
-        assert made.hold(name).wait() is None
-    with tier.leased([adapter("too-large"), adapter("good")]) as lease:
-        assert list(lease.slots) == [adapter("good")]
-        assert lease.failed[adapter("too-large")].reason == "AdapterTooLarge"
+        assert made.acquire(name).wait() is None
+    with tier.acquired([adapter("too-large"), adapter("good")]) as acquired:
+        assert list(acquired.slots) == [adapter("good")]
+        assert acquired.failed[adapter("too-large")].reason == "AdapterTooLarge"
     for name in ("good", "too-large"):
         made.cache.release(adapter(name))
 
 
-def test_a_lease_never_gets_a_slot_that_a_batch_under_way_uses(made: Fixture) -> None:
+def test_a_slot_in_use_by_a_running_batch_is_never_assigned_again(made: Fixture) -> None:
     pool = Pool()
     tier = made.cache.add_slots(4, pool)
     made.register(*(f"a{number}" for number in range(5)))
     for number in range(5):
-        assert made.hold(f"a{number}").wait() is None
-    first = tier.lease([adapter("a0"), adapter("a1")])
-    second = tier.lease([adapter("a2"), adapter("a3")])
+        assert made.acquire(f"a{number}").wait() is None
+    first = tier.acquire([adapter("a0"), adapter("a1")])
+    second = tier.acquire([adapter("a2"), adapter("a3")])
     waiting: list[int] = []
-    thread = threading.Thread(target=lambda: waiting.extend(tier.lease([adapter("a4")]).slots.values()))
+    thread = threading.Thread(target=lambda: waiting.extend(tier.acquire([adapter("a4")]).slots.values()))
     thread.start()
     thread.join(0.02)
     assert not waiting
-    tier.end(first)
+    tier.release(first)
     thread.join(LIMIT)
     assert waiting[0] in first.slots.values()
     assert {pool.slots[slot].name for slot in second.slots.values()} == {"a2", "a3"}
@@ -284,7 +284,7 @@ def test_the_budget_holds_under_many_threads(made: Fixture) -> None:
         random = Random(seed)  # noqa: S311 (which adapter is no secret)
         for _ in range(100):
             name = random.choice(names)
-            if made.hold(name).wait() is None:
+            if made.acquire(name).wait() is None:
                 assert made.cache.weights(adapter(name)).name == name
                 most = max(most, made.cache.host_used)
                 made.cache.release(adapter(name))
@@ -322,7 +322,7 @@ def test_disk_keeps_to_its_budget_and_to_what_is_read(tmp_path: Path) -> None:
     assert len(list((tmp_path / "adapter").iterdir())) == 3
     with pytest.raises(NotReady, match="DiskBudgetFull"):
         disk.acquire(ref("large", 25))
-    disk.erase(ref("a").digest)
+    disk.delete(ref("a").digest)
     assert first.exists()  # somebody reads it
     disk.release(ref("a").digest)
     assert not first.exists()

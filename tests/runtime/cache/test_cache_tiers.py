@@ -25,7 +25,7 @@ class LruMachine(RuleBasedStateMachine):
     def idle(self) -> list[int]:
         return [key for key in self.order if not self.uses[key] and key not in self.pinned]
 
-    def forget(self, key: int) -> None:
+    def unregister(self, key: int) -> None:
         self.order.remove(key)
         self.pinned.discard(key)
         del self.sizes[key], self.uses[key]
@@ -50,16 +50,16 @@ class LruMachine(RuleBasedStateMachine):
         while sum(self.sizes.values()) + size > LIMIT:
             oldest = self.idle()[0]
             expected.append(oldest)
-            self.forget(oldest)
+            self.unregister(oldest)
         assert self.index.add(key, size) == expected
         self.order.append(key)
         self.sizes[key], self.uses[key] = size, 0
 
     @precondition(lambda self: self.order)
     @rule(data=st.data())
-    def hold(self, data: st.DataObject) -> None:
+    def acquire(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(self.order))
-        self.index.hold(key)
+        self.index.acquire(key)
         self.uses[key] += 1
         self.use(key)
 
@@ -102,7 +102,7 @@ class LruMachine(RuleBasedStateMachine):
                 self.index.remove(key)
         else:
             self.index.remove(key)
-            self.forget(key)
+            self.unregister(key)
 
     @invariant()
     def agrees_with_the_model(self) -> None:
@@ -126,15 +126,15 @@ class SlotMachine(RuleBasedStateMachine):
         self.slot_of: dict[int, int] = {}
 
     @rule(key=KEYS, pinned=st.booleans())
-    def hold(self, key: int, pinned: bool) -> None:
-        place = self.index.hold(key, pinned=pinned)
+    def assign(self, key: int, pinned: bool) -> None:
+        place = self.index.assign(key, pinned=pinned)
         if place is None:
             assert key not in self.slot_of
             return
         if place.evicted is not None:
             assert place.evicted not in self.held
             assert self.slot_of.pop(place.evicted) == place.slot
-        assert place.fresh == (key not in self.slot_of)
+        assert place.is_new == (key not in self.slot_of)
         assert self.slot_of.get(key, place.slot) == place.slot
         self.slot_of[key] = place.slot
         self.held.setdefault(key, []).append(place.slot)
@@ -152,7 +152,7 @@ class SlotMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def drop(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(sorted(set(self.slot_of) - set(self.held))))
-        self.index.drop(key)
+        self.index.free(key)
         del self.slot_of[key]
 
     @rule()
@@ -163,14 +163,14 @@ class SlotMachine(RuleBasedStateMachine):
                 self.held[key].pop()
                 if not self.held[key]:
                     del self.held[key]
-        strangers = range(100, 100 + self.index.most_at_once)
+        strangers = range(100, 100 + self.index.max_at_once)
         for key in strangers:
-            self.hold(key, pinned=False)
+            self.assign(key, pinned=False)
             assert key in self.held
         for key in strangers:
             self.index.release(key)
             del self.held[key]
-            self.index.drop(key)
+            self.index.free(key)
             del self.slot_of[key]
 
     @invariant()
@@ -187,11 +187,11 @@ TestSlotIndex = SlotMachine.TestCase
 
 def test_a_budget_is_never_exceeded() -> None:
     budget = Budget(10)
-    budget.take(7)
+    budget.reserve(7)
     with pytest.raises(OverBudget):
-        budget.take(4)
-    budget.give_back(7)
+        budget.reserve(4)
+    budget.release(7)
     with pytest.raises(OverBudget):
-        budget.give_back(1)
+        budget.release(1)
     with pytest.raises(ValueError, match="negative"):
         Budget(-1)

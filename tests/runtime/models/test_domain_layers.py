@@ -100,7 +100,7 @@ def test_the_bridge_lets_distant_tokens_speak(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_absent_tokens_neither_speak_nor_are_spoken_for(architecture: str) -> None:
-    parts = layers(ARCHITECTURES[architecture]).window_parts(
+    parts = layers(ARCHITECTURES[architecture]).window_outputs(
         torch.tensor([[ABSENT, 5, 6], [ABSENT, 5, ABSENT]])
     )
     assert parts[0, 0].abs().max() == 0

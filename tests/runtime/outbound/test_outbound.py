@@ -25,8 +25,8 @@ from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.resources.common import DataSource
 from hmi_api.security.address_policy import AddressPolicy
 from hmi_runtime.models import resolve_base
+from hmi_runtime.outbound import find_guard_error, open_address, use_guarded_client
 from hmi_runtime.outbound import guard as guards
-from hmi_runtime.outbound import open_address, refusal_in, use_guarded_client
 from hmi_runtime.outbound.clients import GuardedTransport
 from hmi_runtime.outbound.guard import Guard
 from hmi_runtime.training import remote
@@ -237,7 +237,7 @@ def test_the_address_that_was_checked_is_the_one_connected_to(
     with pytest.raises((InvalidInput, FileNotFoundError)) as caught:
         filesystem.cat_file(path)
 
-    assert refusal_in(caught.value) is not None
+    assert find_guard_error(caught.value) is not None
     assert set(connections) == {"127.0.0.1"}
 
 

@@ -195,8 +195,8 @@ class World:
         windows = trigrams(ids, torch.ones_like(ids, dtype=torch.bool))[0].unique(dim=0)
         vocabulary = self.base.config.vocab_size
         with torch.no_grad():
-            parts = layers.window_parts(windows)
-        table = PlotTable.from_parts(
+            parts = layers.window_outputs(windows)
+        table = PlotTable.from_outputs(
             pack(windows, vocabulary), parts, vocab_size=vocabulary, layers_digest=ref.digest
         )
         folder = self._new_folder("table")

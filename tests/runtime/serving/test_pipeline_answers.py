@@ -144,7 +144,7 @@ def test_a_damaged_adapter_fails_alone_and_recovers(world, loader, served) -> No
     serve(loader, adapter, domain)
     stored = world.folder / "store" / adapter.artifact.uri / "adapter.safetensors"
     whole = stored.read_bytes()
-    loader.disk.erase(adapter.artifact.digest)
+    loader.disk.delete(adapter.artifact.digest)
     stored.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     rows = [InferRow(adapter=key, text="a wheel") for key in ("acme/broken", "acme/topic")]
     broken, good = infer(loader, rows)

@@ -36,7 +36,7 @@ def test_auto_takes_int8_where_it_runs(
     loader: AdapterLoader,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hmi_runtime.adapters.quantization.runs_int8", lambda device: here)
+    monkeypatch.setattr("hmi_runtime.adapters.quantization.supports_int8", lambda device: here)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
     domain = world.domain("bikes/repair")
     loader.activate(loader.load(world.adapter("tenant/task", domain), domain))

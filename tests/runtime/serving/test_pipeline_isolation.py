@@ -76,9 +76,9 @@ def assert_right(world, adapter: AdapterServing, result: RowResult) -> None:  # 
 def slot_of(loader: AdapterLoader, key: str) -> tuple[SlotPool, int]:
     """Return where an adapter stands that was used just now."""
     (engine,) = loader.pipeline.engines()
-    adapter = next(adapter for adapter in loader.cache.resident() if adapter.key == key)
-    with engine.slots.leased([adapter]) as lease:
-        return engine.executor.pool, lease.slots[adapter]
+    adapter = next(adapter for adapter in loader.cache.loaded() if adapter.key == key)
+    with engine.slots.acquired([adapter]) as acquired:
+        return engine.executor.pool, acquired.slots[adapter]
 
 
 def make_it_raise(pool: SlotPool, slot: int) -> None:

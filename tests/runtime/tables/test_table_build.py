@@ -75,9 +75,9 @@ def test_padded_batches_count_like_lists() -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(TableDtype.FLOAT16, 4e-3), (TableDtype.INT8, 2e-2)])
 def test_values_are_what_the_layers_compute(tmp_path: Path, dtype: TableDtype, tolerance: float) -> None:
     table, _ = build(tmp_path, dtype=dtype)
-    parts = table.gather(torch.arange(table.entries))
-    truth = layers().window_parts(unpack(table.keys, VOCABULARY))
-    torch.testing.assert_close(parts, truth, rtol=0, atol=tolerance)
+    outputs = table.gather(torch.arange(table.entries))
+    truth = layers().window_outputs(unpack(table.keys, VOCABULARY))
+    torch.testing.assert_close(outputs, truth, rtol=0, atol=tolerance)
 
 
 def test_the_budget_goes_to_the_frequent_and_ties_to_the_lower_key(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_corpus_without_frequent_windows_gives_an_empty_table(tmp_path: Path) 
     table, report = build(tmp_path, min_frequency=100)
     assert (table.entries, report.entries) == (0, 0)
     lookup = TreeLookup([table], layers(), layers_digest=LAYERS, on_miss=OnMiss.COMPUTE)
-    assert lookup.lookup(torch.tensor([[1, 5, 6]])).parts.shape == (1, 3, 8)
+    assert lookup.lookup(torch.tensor([[1, 5, 6]])).outputs.shape == (1, 3, 8)
 
 
 def test_what_an_exact_ancestor_holds_is_left_to_it(tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ BOTH = pytest.mark.parametrize("dtype", list(TableDtype))
 def make_table(entries: int, dtype: TableDtype, seed: int = 0) -> tuple[PlotTable, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     keys = torch.randperm((VOCABULARY + 1) ** 3, generator=generator)[:entries]
-    parts = torch.randn(entries, 3, 8, generator=generator)
-    table = PlotTable.from_parts(
-        keys, parts, vocab_size=VOCABULARY, layers_digest=LAYERS, dtype=dtype, counts=torch.arange(entries)
+    outputs = torch.randn(entries, 3, 8, generator=generator)
+    table = PlotTable.from_outputs(
+        keys, outputs, vocab_size=VOCABULARY, layers_digest=LAYERS, dtype=dtype, counts=torch.arange(entries)
     )
-    return table, parts
+    return table, outputs
 
 
 @BOTH
@@ -68,13 +68,13 @@ def test_opening_a_table_maps_it(tmp_path: Path) -> None:
 @settings(deadline=None)
 @given(seed=st.integers(0, 1000), magnitude=st.sampled_from([0.0, 1e-6, 1.0, 300.0]))
 def test_stored_values_are_within_tolerance(seed: int, magnitude: float) -> None:
-    parts = torch.randn(5, 3, 16, generator=torch.Generator().manual_seed(seed)) * magnitude
-    half, none = encode(parts, TableDtype.FLOAT16)
+    outputs = torch.randn(5, 3, 16, generator=torch.Generator().manual_seed(seed)) * magnitude
+    half, none = encode(outputs, TableDtype.FLOAT16)
     assert none is None
-    assert torch.all((half.float() - parts).abs() <= parts.abs() * 2**-11 + 2**-25)
-    whole, scales = encode(parts, TableDtype.INT8)
+    assert torch.all((half.float() - outputs).abs() <= outputs.abs() * 2**-11 + 2**-25)
+    whole, scales = encode(outputs, TableDtype.INT8)
     assert scales is not None
-    error = (whole * scales[:, :, None] - parts).abs()
+    error = (whole * scales[:, :, None] - outputs).abs()
     assert torch.all(error <= scales[:, :, None] * (0.5 + 1e-4))
 
 

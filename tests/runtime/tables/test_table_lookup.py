@@ -13,7 +13,7 @@ from hmi_api.errors import InvalidInput
 from hmi_api.resources.domain import OnMiss, TableDtype
 from hmi_runtime.models import ABSENT, DomainLayers, Encoder, EncoderConfig, trigrams
 from hmi_runtime.models.windows import pack, unpack
-from hmi_runtime.tables.lookup import Level, TreeLookup, lookup_many
+from hmi_runtime.tables.lookup import LookupSource, TreeLookup, lookup_many
 from hmi_runtime.tables.misses import MissSketch
 from hmi_runtime.tables.reference import lookup_reference
 from hmi_runtime.tables.table import PlotTable
@@ -37,7 +37,7 @@ SIZES = EncoderConfig(
     sep_id=2,
 )
 OWN, OTHER = "sha256:own", "sha256:other"
-# Absolute tolerances: layers end in a LayerNorm, so parts are of the order of one.
+# Absolute tolerances: layers end in a LayerNorm, so outputs are of the order of one.
 TOLERANCE = {None: 1e-5, TableDtype.FLOAT16: 4e-3, TableDtype.INT8: 2e-2}
 
 
@@ -63,11 +63,11 @@ def table_of(windows: torch.Tensor, digest: str, dtype: TableDtype | None, maker
     """A table of ``windows``; dtype None keeps float32, so that only the look-up itself can err."""
     keys = pack(windows, VOCABULARY).unique()
     keys = keys[torch.randperm(len(keys))]
-    parts = maker.window_parts(unpack(keys, VOCABULARY))
-    table = PlotTable.from_parts(
-        keys, parts, vocab_size=VOCABULARY, layers_digest=digest, dtype=dtype or TableDtype.FLOAT16
+    outputs = maker.window_outputs(unpack(keys, VOCABULARY))
+    table = PlotTable.from_outputs(
+        keys, outputs, vocab_size=VOCABULARY, layers_digest=digest, dtype=dtype or TableDtype.FLOAT16
     )
-    return table if dtype else PlotTable(**{**vars(table), "values": parts})
+    return table if dtype else PlotTable(**{**vars(table), "values": outputs})
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Tree:
 
     def lookup(self, misses: MissSketch | None = None) -> TreeLookup:
         tables = []
-        for level, (share, same) in enumerate(zip(self.shares, self.same_layers, strict=True)):
-            own = level == 0 or same
+        for source, (share, same) in enumerate(zip(self.shares, self.same_layers, strict=True)):
+            own = source == 0 or same
             windows = all_windows()
             held = windows[torch.rand(len(windows)) < share]
             tables.append(table_of(held, OWN if own else OTHER, self.dtype, layers(0 if own else 1)))
@@ -122,14 +122,14 @@ def test_the_look_up_equals_the_reference_and_the_layers(tree: Tree, seed: int, 
     for size in sizes:
         windows = draw_windows(size)
         result = lookup.lookup(windows)
-        assert result.parts.shape == (size, 3, SIZES.width)
-        assert result.parts.dtype == torch.float32
+        assert result.outputs.shape == (size, 3, SIZES.width)
+        assert result.outputs.dtype == torch.float32
         if not size:
             continue
-        torch.testing.assert_close(result.parts, lookup_reference(lookup, windows), rtol=0, atol=1e-5)
+        torch.testing.assert_close(result.outputs, lookup_reference(lookup, windows), rtol=0, atol=1e-5)
         if tree.on_miss is OnMiss.COMPUTE:
-            truth = layers().window_parts(windows)
-            torch.testing.assert_close(result.parts, truth, rtol=0, atol=TOLERANCE[tree.dtype])
+            truth = layers().window_outputs(windows)
+            torch.testing.assert_close(result.outputs, truth, rtol=0, atol=TOLERANCE[tree.dtype])
 
 
 @settings(deadline=None, max_examples=20)
@@ -143,11 +143,11 @@ def test_a_mixed_batch_equals_each_row_alone(tree: Tree, seed: int, rows: int, l
     windows = trigrams(ids, mask)
     domain_of_row = torch.randint(len(lookups), (rows,))
     batch = lookup_many(lookups, domain_of_row, windows, mask)
-    assert batch.row_lookups().tolist() == lengths.tolist()
-    assert not batch.parts[~mask].any(), "padding's parts are zero"
+    assert (batch.sources != LookupSource.PADDING).sum(dim=1).tolist() == lengths.tolist()
+    assert not batch.outputs[~mask].any(), "padding's outputs are zero"
     for row, domain in enumerate(domain_of_row.tolist()):
         alone = lookup_reference(lookups[domain], windows[row][mask[row]])
-        torch.testing.assert_close(batch.parts[row][mask[row]], alone, rtol=0, atol=1e-5)
+        torch.testing.assert_close(batch.outputs[row][mask[row]], alone, rtol=0, atol=1e-5)
 
 
 def test_a_batch_composes_to_what_the_layers_represent() -> None:
@@ -156,7 +156,7 @@ def test_a_batch_composes_to_what_the_layers_represent() -> None:
     ids = torch.randint(VOCABULARY, (3, 7))
     mask = torch.arange(7) < torch.tensor([[7], [4], [1]])
     batch = lookup_many([lookup], torch.zeros(3, dtype=torch.int64), trigrams(ids, mask), mask)
-    finished = layers().finish(batch.parts, mask)
+    finished = layers().finish(batch.outputs, mask)
     torch.testing.assert_close(finished[mask], layers().represent(ids, mask)[mask], rtol=0, atol=1e-5)
 
 
@@ -168,10 +168,10 @@ def test_a_window_missed_twice_is_computed_once() -> None:
     lookup = compute_tree(0.0).lookup()
     window = torch.tensor([[3, 4, 5]])
     first, second = lookup.lookup(window.repeat(4, 1)), lookup.lookup(window)
-    assert first.level_counts() == {Level.COMPUTED: 4}
-    assert second.level_counts() == {Level.RECENT: 1}
+    assert first.source_counts() == {LookupSource.COMPUTED: 4}
+    assert second.source_counts() == {LookupSource.RECENT: 1}
     assert (first.hits, second.hits) == (0, 1)
-    assert torch.equal(first.parts[:1], second.parts)
+    assert torch.equal(first.outputs[:1], second.outputs)
 
 
 def test_threads_that_share_a_look_up_all_get_the_right_parts() -> None:
@@ -179,9 +179,9 @@ def test_threads_that_share_a_look_up_all_get_the_right_parts() -> None:
     lookup = compute_tree(0.2, recent_rows=20).lookup(MissSketch())
     asked = [draw_windows(20) for _ in range(40)]
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda windows: lookup.lookup(windows).parts, asked))
-    for windows, parts in zip(asked, answers, strict=True):
-        torch.testing.assert_close(parts, layers().window_parts(windows), rtol=0, atol=1e-5)
+        answers = list(pool.map(lambda windows: lookup.lookup(windows).outputs, asked))
+    for windows, outputs in zip(asked, answers, strict=True):
+        torch.testing.assert_close(outputs, layers().window_outputs(windows), rtol=0, atol=1e-5)
 
 
 def test_every_level_is_counted() -> None:
@@ -193,7 +193,11 @@ def test_every_level_is_counted() -> None:
     ]
     lookup = TreeLookup(tables, layers(), layers_digest=OWN, on_miss=OnMiss.COMPUTE)
     result = lookup.lookup(torch.cat([own, parent, grandparent, own]))
-    assert result.level_counts() == {Level.OWN_TRIGRAM: 2, Level.ANCESTOR_TRIGRAM: 1, Level.COMPUTED: 1}
+    assert result.source_counts() == {
+        LookupSource.OWN_TRIGRAM: 2,
+        LookupSource.ANCESTOR_TRIGRAM: 1,
+        LookupSource.COMPUTED: 1,
+    }
     assert lookup.coverage([torch.cat([own, parent, grandparent, own])]) == 0.75
 
 
@@ -207,21 +211,21 @@ def test_backoff_asks_left_bigram_right_bigram_unigram_and_only_then_the_parent(
         tables = [table_of(torch.cat(own), OWN, None, layers())] if own else []
         tables = [*tables, parent] if own else []
         result = TreeLookup(tables, layers(), layers_digest=OWN, on_miss=OnMiss.BACKOFF).lookup(window)
-        return result.levels.tolist(), result.parts
+        return result.sources.tolist(), result.outputs
 
     expected = [
-        ([left, right, alone], Level.OWN_BIGRAM, left),
-        ([right, alone], Level.OWN_BIGRAM, right),
-        ([alone], Level.OWN_UNIGRAM, alone),
-        ([], Level.COMPUTED, alone),
+        ([left, right, alone], LookupSource.OWN_BIGRAM, left),
+        ([right, alone], LookupSource.OWN_BIGRAM, right),
+        ([alone], LookupSource.OWN_UNIGRAM, alone),
+        ([], LookupSource.COMPUTED, alone),
     ]
-    for own, level, answered in expected:
-        levels, parts = level_and_parts(own)
-        assert levels == [level]
-        torch.testing.assert_close(parts, layers().window_parts(answered))
-    levels, parts = level_and_parts([torch.tensor([[7, 7, 7]])])
-    assert levels == [Level.ANCESTOR_TRIGRAM]
-    torch.testing.assert_close(parts, layers(1).window_parts(window))
+    for own, source, answered in expected:
+        sources, outputs = level_and_parts(own)
+        assert sources == [source]
+        torch.testing.assert_close(outputs, layers().window_outputs(answered))
+    sources, outputs = level_and_parts([torch.tensor([[7, 7, 7]])])
+    assert sources == [LookupSource.ANCESTOR_TRIGRAM]
+    torch.testing.assert_close(outputs, layers(1).window_outputs(window))
 
 
 @pytest.mark.parametrize("on_miss", list(OnMiss))

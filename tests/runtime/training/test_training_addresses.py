@@ -256,5 +256,5 @@ def test_an_adapters_folder_is_fetched_from_a_server(server: FlakyServer, tmp_pa
 def test_an_endpoint_that_does_not_answer_may_pass() -> None:
     exceptions = pytest.importorskip("botocore.exceptions")
     error = exceptions.EndpointConnectionError(endpoint_url="http://store")
-    assert remote.may_pass(error)
-    assert not remote.may_pass(exceptions.NoCredentialsError())
+    assert remote.is_transient(error)
+    assert not remote.is_transient(exceptions.NoCredentialsError())

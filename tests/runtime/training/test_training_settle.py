@@ -12,7 +12,7 @@ from torch import Tensor
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.compression import Decomposition, importance
 from hmi_runtime.adapters.heads import HeadModule
-from hmi_runtime.adapters.lora import export_adapter, hold_adapter
+from hmi_runtime.adapters.lora import attach_adapter, export_adapter
 from hmi_runtime.adapters.reference import run_layers
 from hmi_runtime.adapters.weights import LayerAdapter
 from hmi_runtime.models import UpperLayers
@@ -110,7 +110,7 @@ def test_a_seed_gives_the_same_adapter(world: World) -> None:
 
 def test_an_adapter_that_is_held_is_what_was_given(world: World) -> None:
     cut, upper = world.cut(4), fresh(world)
-    hold_adapter(upper, cut)
+    attach_adapter(upper, cut)
     states, mask = world.rows.batch(range(5))
     torch.testing.assert_close(
         upper(states, mask)[mask], run_layers(world.base, cut, states, mask)[mask], atol=1e-5, rtol=1e-5

@@ -22,65 +22,11 @@ from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.peft.files import CONFIG_FILE, read_json, short
 
-MOST_PATTERNS = 1000
-MOST_EXPRESSIONS = 20
+MAX_PATTERNS = 1000
+MAX_EXPRESSIONS = 20
 """Of the patterns, those that are more than a name: each may take a fifth of a second to compile."""
-LONGEST_PATTERN = 256
+MAX_PATTERN_LENGTH = 256
 _NAME = re.compile(r"[A-Za-z0-9_.]*")
-
-
-def by_first_pattern(values: Mapping[str, float], modules: Iterable[str], field: str) -> dict[str, float]:
-    """Return the value of each module that a pattern matches, by the first one that does.
-
-    A pattern matches a module path as PEFT has it: the whole path, or all of it after some dot. ``field`` is
-    where ``values`` stand in adapter_config.json. Raises ``InvalidInput`` AdapterPattern for what is no
-    pattern, is too long, or one of too many.
-    """
-    if len(values) > MOST_PATTERNS:
-        raise _refused(field, f"it has {len(values)} patterns, {MOST_PATTERNS} are read")
-    expressions = sum(_NAME.fullmatch(pattern) is None for pattern in values)
-    if expressions > MOST_EXPRESSIONS:
-        raise _refused(field, f"it has {expressions} expressions, {MOST_EXPRESSIONS} are read beside names")
-    left, found = list(modules), dict[str, float]()
-    for pattern, value in values.items():
-        matcher = _matcher(field, pattern)
-        matched = [module for module in left if _matches(matcher, module)]
-        found |= dict.fromkeys(matched, value)
-        left = [module for module in left if module not in found]
-    return found
-
-
-def _matcher(field: str, pattern: str) -> TypeAdapter[Any]:
-    if len(pattern) > LONGEST_PATTERN:
-        raise _refused(
-            field, f"a pattern has {len(pattern)} characters, {LONGEST_PATTERN} are read: {pattern[:40]!r}..."
-        )
-    try:
-        _compiled(pattern)  # by itself, so that it cannot close the group that is put around it
-        return _compiled(rf"^(?:.*\.)?(?:{pattern})$")
-    except SchemaError as error:
-        why = str(error).strip().splitlines()[-1].removeprefix("error: ")
-        raise _refused(field, f"{pattern!r} is no pattern that is read ({why})") from error
-
-
-def _compiled(pattern: str) -> TypeAdapter[Any]:
-    return TypeAdapter(Annotated[str, StringConstraints(pattern=pattern)])
-
-
-def _matches(matcher: TypeAdapter[Any], module: str) -> bool:
-    try:
-        matcher.validate_python(module)
-    except ValidationError:
-        return False
-    return True
-
-
-def _refused(field: str, why: str) -> InvalidInput:
-    return InvalidInput(
-        "AdapterPattern",
-        f"{field} in adapter_config.json cannot be used: {why}; name modules, or write patterns without "
-        "look-around and backreferences.",
-    )
 
 
 TASK_TYPES = {"SEQ_CLS": TaskType.SEQUENCE_CLASSIFICATION, "TOKEN_CLS": TaskType.TOKEN_CLASSIFICATION}
@@ -140,6 +86,62 @@ _OF_TRAINING = {
 _KNOWN = {*_REFUSED_OPTIONS, *_READ, *_SAID_BY_TENSORS, *_OF_TRAINING}
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways to start a LoRA that also change the base's weights: the file's difference is not from the base."""
+_LARGEST_ALPHA = 1e9
+
+
+def by_first_pattern(values: Mapping[str, float], modules: Iterable[str], field: str) -> dict[str, float]:
+    """Return the value of each module that a pattern matches, by the first one that does.
+
+    A pattern matches a module path as PEFT has it: the whole path, or all of it after some dot. ``field`` is
+    where ``values`` stand in adapter_config.json. Raises ``InvalidInput`` AdapterPattern for what is no
+    pattern, is too long, or one of too many.
+    """
+    if len(values) > MAX_PATTERNS:
+        raise _refused(field, f"it has {len(values)} patterns, {MAX_PATTERNS} are read")
+    expressions = sum(_NAME.fullmatch(pattern) is None for pattern in values)
+    if expressions > MAX_EXPRESSIONS:
+        raise _refused(field, f"it has {expressions} expressions, {MAX_EXPRESSIONS} are read beside names")
+    left, found = list(modules), dict[str, float]()
+    for pattern, value in values.items():
+        matcher = _matcher(field, pattern)
+        matched = [module for module in left if _matches(matcher, module)]
+        found |= dict.fromkeys(matched, value)
+        left = [module for module in left if module not in found]
+    return found
+
+
+def _matcher(field: str, pattern: str) -> TypeAdapter[Any]:
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        raise _refused(
+            field,
+            f"a pattern has {len(pattern)} characters, {MAX_PATTERN_LENGTH} are read: {pattern[:40]!r}...",
+        )
+    try:
+        _compiled(pattern)  # by itself, so that it cannot close the group that is put around it
+        return _compiled(rf"^(?:.*\.)?(?:{pattern})$")
+    except SchemaError as error:
+        why = str(error).strip().splitlines()[-1].removeprefix("error: ")
+        raise _refused(field, f"{pattern!r} is no pattern that is read ({why})") from error
+
+
+def _compiled(pattern: str) -> TypeAdapter[Any]:
+    return TypeAdapter(Annotated[str, StringConstraints(pattern=pattern)])
+
+
+def _matches(matcher: TypeAdapter[Any], module: str) -> bool:
+    try:
+        matcher.validate_python(module)
+    except ValidationError:
+        return False
+    return True
+
+
+def _refused(field: str, why: str) -> InvalidInput:
+    return InvalidInput(
+        "AdapterPattern",
+        f"{field} in adapter_config.json cannot be used: {why}; name modules, or write patterns without "
+        "look-around and backreferences.",
+    )
 
 
 @dataclass(frozen=True)
@@ -227,9 +229,6 @@ def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST_ALPHA:
         raise _wrong_type(name, value, f"a number below {_LARGEST_ALPHA:g}")
     return float(value)
-
-
-_LARGEST_ALPHA = 1e9
 
 
 def _alphas(pattern: object) -> dict[str, float]:

@@ -9,15 +9,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.library_errors import final_if_damaged
-from hmi_runtime.models.weights import PULL, is_lfs_pointer
+from hmi_runtime.library_errors import invalid_if_damaged
+from hmi_runtime.models.weights import LFS_POINTER_ADVICE, is_lfs_pointer
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 MODEL_CONFIG_FILE = "config.json"
 
-LARGEST_FILES = {CONFIG_FILE: 1 << 20, MODEL_CONFIG_FILE: 4 << 20, TENSORS_FILE: 1 << 30}
+MAX_FILE_BYTES = {CONFIG_FILE: 1 << 20, MODEL_CONFIG_FILE: 4 << 20, TENSORS_FILE: 1 << 30}
 """Most bytes that are read of each file; a LoRA of rank 64 on all matrices of a large encoder has 0.1 GiB."""
 _LARGEST_HEADER = 8 << 20
 _LONGEST_NAME = 200
@@ -31,10 +31,10 @@ def read_json(path: Path) -> dict[str, Any]:
     nested too deep.
     """
     cure = "give a folder that save_pretrained of peft wrote."
-    with final_if_damaged("AdapterNotPeft", path.name, cure):
+    with invalid_if_damaged("AdapterNotPeft", path.name, cure):
         check_size(path.name, path.stat().st_size)
         if is_lfs_pointer(path):
-            raise InvalidInput("AdapterNotPeft", f"{path.name} {PULL}.")
+            raise InvalidInput("AdapterNotPeft", f"{path.name} {LFS_POINTER_ADVICE}.")
         read = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(read, dict):
         raise InvalidInput("AdapterNotPeft", f"{path.name} is no JSON object.")
@@ -51,10 +51,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / TENSORS_FILE
     if not path.is_file() and (folder / PICKLE_FILE).is_file():
         raise is_pickle()
-    with final_if_damaged("AdapterNotPeft", TENSORS_FILE, "save the adapter again."):
+    with invalid_if_damaged("AdapterNotPeft", TENSORS_FILE, "save the adapter again."):
         check_size(path.name, path.stat().st_size)
         if is_lfs_pointer(path):
-            raise InvalidInput("AdapterNotPeft", f"{TENSORS_FILE} {PULL}.")
+            raise InvalidInput("AdapterNotPeft", f"{TENSORS_FILE} {LFS_POINTER_ADVICE}.")
         _check_header(path)
         with safe_open(path, framework="pt") as file:
             tensors = {name: _float(name, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
@@ -63,10 +63,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def check_size(name: str, size: int) -> None:
     """Raise ``InvalidInput`` AdapterNotPeft when a file of that name has more bytes than are read."""
-    if size > LARGEST_FILES[name]:
+    if size > MAX_FILE_BYTES[name]:
         raise InvalidInput(
             "AdapterNotPeft",
-            f"{name} has {size} bytes, {LARGEST_FILES[name]} are read at most; give the adapter alone, as "
+            f"{name} has {size} bytes, {MAX_FILE_BYTES[name]} are read at most; give the adapter alone, as "
             "save_pretrained of peft writes it.",
         )
 

@@ -15,7 +15,7 @@ from support_peft import SEQUENCE, edit_config, make_model, saved_adapter
 
 from hmi_api.errors import InvalidInput
 from hmi_runtime.adapters.peft import files as peft_files
-from hmi_runtime.adapters.peft.config import MOST_EXPRESSIONS, MOST_PATTERNS, by_first_pattern
+from hmi_runtime.adapters.peft.config import MAX_EXPRESSIONS, MAX_PATTERNS, by_first_pattern
 from hmi_runtime.adapters.peft.importer import import_peft
 from hmi_runtime.models import BaseModel
 from hmi_runtime.training.imports import fetch_folder
@@ -72,7 +72,7 @@ def test_a_pattern_that_python_would_match_for_hours_is_matched_at_once(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("pattern", "most"), [("layer.{}.query", MOST_PATTERNS), (r"(\w{{200}})|{}", MOST_EXPRESSIONS)]
+    ("pattern", "most"), [("layer.{}.query", MAX_PATTERNS), (r"(\w{{200}})|{}", MAX_EXPRESSIONS)]
 )
 def test_too_many_patterns_are_refused(tmp_path: Path, pattern: str, most: int) -> None:
     base, folder = saved_adapter(tmp_path)
@@ -123,7 +123,7 @@ def test_a_file_larger_than_is_read_is_refused(
     base, folder = saved_adapter(tmp_path)
     if name == "config.json":
         (folder / name).write_text("{}")
-    monkeypatch.setitem(peft_files.LARGEST_FILES, name, (folder / name).stat().st_size - 1)
+    monkeypatch.setitem(peft_files.MAX_FILE_BYTES, name, (folder / name).stat().st_size - 1)
     refused = refusal(folder, base)
     assert refused.reason == "AdapterNotPeft"
     assert f"{name} has" in refused.message
@@ -136,7 +136,7 @@ def test_no_more_is_copied_than_is_read(
     """A server may say nothing of a file's size, or less than is true."""
     memory = MemoryFileSystem()
     memory.pipe({f"/liar/{CONFIG}": b"{}", f"/liar/{TENSORS}": b"x" * 5_000_000})
-    monkeypatch.setitem(peft_files.LARGEST_FILES, TENSORS, 1_500_000)
+    monkeypatch.setitem(peft_files.MAX_FILE_BYTES, TENSORS, 1_500_000)
     info = MemoryFileSystem.info
 
     def lie(self: MemoryFileSystem, path: str, **options: Any) -> dict[str, Any]:
