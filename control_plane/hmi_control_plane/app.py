@@ -57,7 +57,7 @@ class ControlPlanePart:
         self._admin_key: SecretStr = settings.admin_key
         self._shared = shared
         self._changes = Changes()
-        self._callers = settings.caller_check()
+        self._callers = settings.caller_authenticator()
         self._files = ArtifactFiles(settings.artifacts)
         self._sweeper = Sweeper(
             shared.database,

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hmi_api.errors import HmiError
-from hmi_api.security.internal_auth import Caller, CallerCheck, Role
+from hmi_api.security.internal_auth import Caller, CallerAuthenticator, Role
 from hmi_control_plane.http.errors import Forbidden, Unauthorized, hmi_error_response
 
 
@@ -79,8 +79,8 @@ class CredentialMiddleware:
 class Door:
     """Makes routes that only callers in certain roles pass."""
 
-    def __init__(self, check: CallerCheck) -> None:
-        self._check = check
+    def __init__(self, authenticator: CallerAuthenticator) -> None:
+        self._authenticator = authenticator
 
     def only(self, *roles: Role) -> type[APIRoute]:
         """Return a route class for routes that callers in one of ``roles`` may call.
@@ -104,7 +104,7 @@ class Door:
 
     async def _admit(self, request: Request, roles: tuple[Role, ...]) -> Caller:
         token = bearer(request)
-        caller = await self._check.caller(token) if token is not None else None
+        caller = await self._authenticator.authenticate(token) if token is not None else None
         if caller is None:
             raise Unauthorized("InvalidToken", "Send the internal token as Authorization: Bearer.")
         if not caller.may_act_as(roles):

@@ -12,31 +12,39 @@ import hashlib
 import hmac
 import json
 import logging
-import ssl
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-import httpx
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from cachetools import TLRUCache
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from hmi_api.errors import NotReady
-from hmi_api.security.bearer import BearerAuth, TokenSource
+from hmi_api.security.bearer import TokenSource
 from hmi_api.settings import HmiSettings
+
+if TYPE_CHECKING:
+    from kubernetes.aio.client import AuthenticationV1Api, V1TokenReviewStatus
+
+log = logging.getLogger(__name__)
 
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 _TRAINER_ACCOUNT = "default"
+_POD_UID = "authentication.kubernetes.io/pod-uid"
+_REVIEW_SECONDS = 5.0
+_MAX_CACHED = 10_000
+_MAX_TOKEN_LENGTH = 16_384
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 class Role(StrEnum):
-    """What a caller is to HMI."""
+    """Which part of HMI a caller is."""
 
-    ANY = "Any"  # the bearer of the static token: every part of a system on one machine
+    ANY = "Any"  # the static token: any part of a system on one machine
     OPERATOR = "Operator"
     RUNTIME = "Runtime"
     GATEWAY = "Gateway"
@@ -46,9 +54,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who called. ``namespace`` is where a trainer may work, and None for everybody else.
+    """An authenticated caller.
 
-    ``pod_uid`` is the pod that its token was made for, where it is bound to one.
+    ``namespace`` is the only one that a trainer may access; None for other roles. ``pod_uid`` is the pod that
+    the token is bound to, if any.
     """
 
     role: Role
@@ -56,40 +65,40 @@ class Caller:
     pod_uid: str | None = None
 
     def may_act_as(self, roles: Collection[Role]) -> bool:
-        """Say whether this caller has one of ``roles``."""
+        """Return whether the caller has one of ``roles``."""
         return self.role is Role.ANY or self.role in roles
 
     def may_work_in(self, namespace: str) -> bool:
-        """Say whether this caller may touch what belongs to ``namespace``: a trainer only its own."""
+        """Return whether the caller may access the namespace: a trainer only its own."""
         return self.role is not Role.TRAINER or self.namespace == namespace
 
 
-class CallerCheck(Protocol):
-    """Tells from a bearer token who calls."""
+class CallerAuthenticator(Protocol):
+    """Authenticates callers by their bearer token."""
 
-    async def caller(self, token: str) -> Caller | None:
-        """Return who shows ``token``, None for nobody we know. ``NotReady`` when that cannot be told now."""
+    async def authenticate(self, token: str) -> Caller | None:
+        """Return the token's caller, None if unknown. Raises ``NotReady`` if it cannot be checked now."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
 
 
-class StaticTokenCheck:
-    """Knows one token, whose bearer may do everything."""
+class StaticTokenAuthenticator:
+    """Accepts one static token, which grants every role."""
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
 
-    async def caller(self, token: str) -> Caller | None:
+    async def authenticate(self, token: str) -> Caller | None:
         """Compare in constant time."""
         return Caller(Role.ANY) if hmac.compare_digest(token.encode(), self._token) else None
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there are no connections."""
 
 
 class ServiceAccounts(BaseModel):
-    """Which service account each part runs as, in full: ``system:serviceaccount:{namespace}:{name}``."""
+    """The service account of each part: ``system:serviceaccount:{namespace}:{name}``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,9 +108,10 @@ class ServiceAccounts(BaseModel):
     control_plane: str | None = Field(default=None, description="The control plane's.")
 
     def caller(self, username: str, pod_uid: str | None = None) -> Caller | None:
-        """Return what the account called ``username`` is to HMI, None for nothing.
+        """Return the caller that an account stands for, None if unknown.
 
-        The account ``default`` of any namespace but those of HMI's own parts is the trainer of its namespace.
+        The account ``default`` of a namespace is the trainer of that namespace, except in the namespaces of
+        HMI's own parts.
         """
         named = {
             self.operator: Role.OPERATOR,
@@ -119,50 +129,24 @@ class ServiceAccounts(BaseModel):
         return Caller(Role.TRAINER, namespace, pod_uid)
 
 
-log = logging.getLogger(__name__)
-PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
-_POD_UID = "authentication.kubernetes.io/pod-uid"
-_ANSWER_SECONDS = 5.0
-_MOST_CACHED = 10_000
-_LONGEST_TOKEN = 16_384
-
-
-class _User(BaseModel):
-    username: str = ""
-    extra: dict[str, list[str]] = Field(default_factory=dict)
-
-    @property
-    def pod_uid(self) -> str | None:
-        """The pod that a token is bound to; None for one that is bound to no pod."""
-        return next(iter(self.extra.get(_POD_UID, ())), None)
-
-
-class _Status(BaseModel):
-    authenticated: bool = False
-    user: _User = Field(default_factory=_User)
-    audiences: list[str] = Field(default_factory=list)
-
-
-class _Review(BaseModel):
-    status: _Status = Field(default_factory=_Status)
-
-
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Review:
+    """The cached result for one token."""
+
     caller: Caller | None
-    until: float
-    """When it is to be asked again."""
-    at_most: float
-    """How long it is believed while nobody can be asked."""
+    fresh_until: float
+    """Until then it is used without asking the API server."""
+    expires_at: float
+    """Until then it is used while the API server does not answer."""
 
 
 class TokenReviewer:
-    """Asks the API server at ``url`` who shows a token that was made for ``audience``.
+    """Authenticates callers by TokenReview at the API server at ``url``, for tokens made for ``audience``.
 
-    A good answer is believed for ``believe_seconds`` and never beyond the token's own expiry, a bad one for
-    ``refuse_seconds``. While the API server cannot be asked, a good one is believed for ``outage_seconds``:
-    HMI goes on serving when the cluster's control plane is away. Callers with the same unknown token wait
-    for one call. Use it from one event loop.
+    An accepted token is cached for ``accepted_seconds`` and never beyond its own expiry, a refused one for
+    ``refused_seconds``. While the API server does not answer, an accepted token stays valid for
+    ``outage_seconds``, so HMI keeps serving during an outage of the cluster's control plane. Concurrent
+    requests with the same unknown token share one review. Use it from one event loop.
     """
 
     def __init__(
@@ -173,111 +157,112 @@ class TokenReviewer:
         audience: str,
         *,
         ca_file: Path | None = None,
-        believe_seconds: float = 60.0,
-        refuse_seconds: float = 5.0,
+        accepted_seconds: float = 60.0,
+        refused_seconds: float = 5.0,
         outage_seconds: float = 900.0,
-        most_cached: int = _MOST_CACHED,
+        max_cached: int = _MAX_CACHED,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._url = url
+        self._own_token = own_token
         self._accounts = accounts
         self._audience = audience
-        self._believe_seconds = believe_seconds
-        self._refuse_seconds = refuse_seconds
+        self._ca_file = ca_file
+        self._accepted_seconds = accepted_seconds
+        self._refused_seconds = refused_seconds
         self._outage_seconds = outage_seconds
-        self._most_cached = most_cached
         self._clock = clock
-        self._known: OrderedDict[bytes, _Known] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[Caller | None]] = {}
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            auth=BearerAuth(own_token),
-            verify=ssl.create_default_context(cafile=ca_file) if ca_file is not None else True,
-            timeout=_ANSWER_SECONDS,
-            trust_env=False,
+        self._cache: TLRUCache[bytes, _Review] = TLRUCache(
+            max_cached, ttu=lambda _, review, __: review.expires_at, timer=clock
         )
+        self._pending: dict[bytes, asyncio.Task[Caller | None]] = {}
+        self._api: AuthenticationV1Api | None = None
 
-    async def caller(self, token: str) -> Caller | None:
-        """Return who shows ``token``; raises ``NotReady`` TokenReviewFailed when nobody can say."""
-        if not token or len(token) > _LONGEST_TOKEN:
+    async def authenticate(self, token: str) -> Caller | None:
+        """Return the token's caller, None if unknown. Raises ``NotReady`` TokenReviewFailed."""
+        if not token or len(token) > _MAX_TOKEN_LENGTH:
             return None
-        name = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-        known = self._known.get(name)
-        if known is not None and known.until > self._clock():
-            return known.caller
-        asking = self._asking.get(name)
-        if asking is None:
-            asking = self._asking[name] = asyncio.create_task(self._ask(name, token))
-            asking.add_done_callback(lambda done: self._asked(name, done))
-        # Shielded: whoever asked first may hang up while others wait for the same answer.
-        return await asyncio.shield(asking)
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        cached = self._cache.get(digest)
+        if cached is not None and cached.fresh_until > self._clock():
+            return cached.caller
+        pending = self._pending.get(digest)
+        if pending is None:
+            pending = self._pending[digest] = asyncio.create_task(self._review(digest, token))
+            pending.add_done_callback(lambda task: self._finish(digest, task))
+        # Shielded: the first caller may disconnect while others wait for the same review.
+        return await asyncio.shield(pending)
 
     async def close(self) -> None:
         """Close the connections to the API server."""
-        await self._client.aclose()
+        if self._api is not None:
+            await self._api.api_client.close()
 
-    def _asked(self, name: bytes, done: "asyncio.Task[Caller | None]") -> None:
-        del self._asking[name]
-        if not done.cancelled():
-            done.exception()  # whoever asked may be gone; it is logged where it arose
+    def _finish(self, digest: bytes, task: "asyncio.Task[Caller | None]") -> None:
+        del self._pending[digest]
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved; every waiting caller may have disconnected
 
-    async def _ask(self, name: bytes, token: str) -> Caller | None:
+    async def _review(self, digest: bytes, token: str) -> Caller | None:
         try:
-            status = await self._review(token)
+            status = await self._request_review(token)
         except NotReady:
-            if (believed := self._believed_meanwhile(name)) is None:
+            cached, now = self._cache.get(digest), self._clock()
+            if cached is None or cached.caller is None:
                 raise
-            return believed
-        # An answer without audiences comes from an authenticator that knows none: the token is not for us.
-        meant_for_us = status.authenticated and self._audience in status.audiences
-        user = status.user
-        caller = self._accounts.caller(user.username, user.pod_uid) if meant_for_us else None
+            fresh_until = min(now + self._refused_seconds, cached.expires_at)
+            self._cache[digest] = replace(cached, fresh_until=fresh_until)
+            return cached.caller
+        # No audiences in the answer: the authenticator does not know them, so the token is not for HMI.
+        accepted = status is not None and status.authenticated and self._audience in (status.audiences or ())
+        user = status.user if status is not None and accepted else None
+        caller = None
+        if user is not None:
+            pod_uid = next(iter((user.extra or {}).get(_POD_UID, ())), None)
+            caller = self._accounts.caller(user.username or "", pod_uid)
         now = self._clock()
-        until = at_most = now + self._refuse_seconds
+        fresh_until = expires_at = now + self._refused_seconds
         if caller is not None:
             expiry = _expiry(token)
-            until = min(now + self._believe_seconds, expiry)
-            at_most = min(now + self._outage_seconds, expiry)
-        self._remember(name, _Known(caller, until, at_most))
+            fresh_until = min(now + self._accepted_seconds, expiry)
+            expires_at = min(now + self._outage_seconds, expiry)
+        self._cache[digest] = _Review(caller, fresh_until, expires_at)
         return caller
 
-    def _believed_meanwhile(self, name: bytes) -> Caller | None:
-        """Return who showed the token when it was last reviewed, if that is to be believed without asking."""
-        known, now = self._known.get(name), self._clock()
-        if known is None or known.caller is None or known.at_most <= now:
-            return None
-        self._remember(name, replace(known, until=min(now + self._refuse_seconds, known.at_most)))
-        return known.caller
+    async def _request_review(self, token: str) -> "V1TokenReviewStatus | None":
+        # Imported here: they take 13 MiB, and most processes review no tokens.
+        import aiohttp  # noqa: PLC0415
+        from kubernetes.aio import client  # noqa: PLC0415
 
-    async def _review(self, token: str) -> _Status:
-        body = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenReview",
-            "spec": {"token": token, "audiences": [self._audience]},
-        }
+        if self._api is None:
+            configuration = client.Configuration(
+                host=self._url,
+                ssl_ca_cert=str(self._ca_file) if self._ca_file else None,
+                client_session_kwargs={"trust_env": False},
+            )
+            self._api = client.AuthenticationV1Api(client.ApiClient(configuration))
+        spec = client.V1TokenReviewSpec(token=token, audiences=[self._audience])
         try:
-            answer = await self._client.post(PATH, json=body)
-            answer.raise_for_status()
-            return _Review.model_validate_json(answer.content).status
-        except httpx.HTTPStatusError as error:
-            why = f"it answered {error.response.status_code}"
-        except httpx.HTTPError as error:
+            headers = {"Authorization": f"Bearer {self._own_token.current()}"}
+            async with asyncio.timeout(_REVIEW_SECONDS):
+                answer = await self._api.create_token_review(
+                    client.V1TokenReview(spec=spec), _headers=headers
+                )
+            return answer.status
+        except client.ApiException as error:
+            why = f"it answered {error.status}"
+        except NotReady as error:  # there is no own token
+            why = error.message
+        except (aiohttp.ClientError, TimeoutError) as error:
             why = type(error).__name__
-        except ValidationError:
+        except ValueError:
             why = "its answer is no TokenReview"
         log.warning("the API server did not review a token: %s", why)
-        raise NotReady(
-            "TokenReviewFailed", f"The API server could not be asked who calls ({why}); try again shortly."
-        )
-
-    def _remember(self, name: bytes, known: _Known) -> None:
-        self._known[name] = known
-        self._known.move_to_end(name)
-        while len(self._known) > self._most_cached:
-            self._known.popitem(last=False)
+        raise NotReady("TokenReviewFailed", f"The API server did not review the token ({why}); try again.")
 
 
 def _expiry(token: str) -> float:
-    """Return when a reviewed token says that it expires, in seconds since 1970; never, if it does not say."""
+    """Return the expiry in a token's claims, in seconds since 1970; infinity if there is none."""
     try:
         claims = token.split(".")[1]
         expiry = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"]
@@ -286,27 +271,26 @@ def _expiry(token: str) -> float:
         return float("inf")
 
 
-_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-
-
 class InternalAuthSettings(HmiSettings):
     """One static token on one machine; service-account tokens and TokenReview on Kubernetes."""
 
     model_config = SettingsConfigDict(env_prefix="HMI_", env_nested_delimiter="__", extra="ignore")
 
     internal_token: SecretStr | None = Field(
-        default=None, min_length=16, description="What HMI's own parts show one another, where it is one."
+        default=None, min_length=16, description="Static token that all parts share; on one machine."
     )
     internal_token_file: Path | None = Field(
-        default=None, description="File with the token this part shows; read again when it is rotated."
+        default=None, description="File with the token that this part sends; read again when it is rotated."
     )
     token_review: bool = Field(
         default=False,
-        description="Ask the Kubernetes API server who shows a token, instead of internal_token.",
+        description="Check tokens by TokenReview at the Kubernetes API server instead of internal_token.",
     )
-    token_audience: str = Field(default="hmi-control-plane", description="What reviewed tokens are made for.")
+    token_audience: str = Field(
+        default="hmi-control-plane", description="Audience that tokens must be made for."
+    )
     roles: ServiceAccounts = Field(
-        default_factory=ServiceAccounts, description="Which service account each part runs as."
+        default_factory=ServiceAccounts, description="The service account of each part."
     )
     kubernetes_url: str = Field(
         default="https://kubernetes.default.svc", description="Address of the Kubernetes API server."
@@ -315,7 +299,7 @@ class InternalAuthSettings(HmiSettings):
         default=_ACCOUNT / "ca.crt", description="Certificate authority of the API server."
     )
     kubernetes_token_file: Path = Field(
-        default=_ACCOUNT / "token", description="Token with which this part asks the API server."
+        default=_ACCOUNT / "token", description="Token that this part sends to the API server."
     )
 
     @model_validator(mode="after")
@@ -326,19 +310,19 @@ class InternalAuthSettings(HmiSettings):
 
     @property
     def has_token(self) -> bool:
-        """Whether this part has a token to show."""
+        """Whether this part has a token to send."""
         return self.internal_token is not None or self.internal_token_file is not None
 
     def token_source(self) -> TokenSource:
-        """Return the source of the token that this part shows; the file goes before the static one."""
+        """Return the source of the token that this part sends: the file, else the static token."""
         if self.internal_token_file is not None:
             return TokenSource(file=self.internal_token_file)
         if self.internal_token is None:
             raise ValueError("set HMI_INTERNAL_TOKEN or HMI_INTERNAL_TOKEN_FILE")
         return TokenSource(self.internal_token.get_secret_value())
 
-    def caller_check(self) -> CallerCheck:
-        """Return what tells this part who calls it."""
+    def caller_authenticator(self) -> CallerAuthenticator:
+        """Return the authenticator of this part's callers."""
         if self.token_review:
             secure = self.kubernetes_url.startswith("https")
             return TokenReviewer(
@@ -350,4 +334,4 @@ class InternalAuthSettings(HmiSettings):
             )
         if self.internal_token is None:
             raise ValueError("set HMI_INTERNAL_TOKEN or HMI_TOKEN_REVIEW")
-        return StaticTokenCheck(self.internal_token.get_secret_value())
+        return StaticTokenAuthenticator(self.internal_token.get_secret_value())

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hmi_api.errors import NotReady, error_body
 from hmi_api.internal.inference import InferReply, InferRequest
-from hmi_api.security.internal_auth import CallerCheck, Role
+from hmi_api.security.internal_auth import CallerAuthenticator, Role
 from hmi_runtime.server.control_loop import ControlLoop
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics, RuntimeStats, resident_bytes, runtime_stats
@@ -25,9 +25,9 @@ _INTERNAL = "/internal/"
 class InternalAuth:
     """ASGI middleware: only gateways may call ``/internal``; 401, 403 or 503 before a body is read."""
 
-    def __init__(self, app: ASGIApp, check: CallerCheck) -> None:
+    def __init__(self, app: ASGIApp, authenticator: CallerAuthenticator) -> None:
         self._app = app
-        self._check = check
+        self._authenticator = authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on if its caller is allowed."""
@@ -41,7 +41,9 @@ class InternalAuth:
     async def _error_for(self, authorization: str) -> JSONResponse | None:
         scheme, _, token = authorization.partition(" ")
         try:
-            caller = await self._check.caller(token.strip()) if scheme.lower() == "bearer" else None
+            caller = (
+                await self._authenticator.authenticate(token.strip()) if scheme.lower() == "bearer" else None
+            )
         except NotReady as error:
             body = error_body(error.message, "server_error", code=error.reason)
             return JSONResponse(body, 503, {"Retry-After": "1"})

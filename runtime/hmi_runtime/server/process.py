@@ -45,7 +45,7 @@ class RuntimeProcess:
             cache_events=metrics,
             pipeline_events=metrics,
         )
-        self._callers = settings.caller_check()
+        self._callers = settings.caller_authenticator()
         self._control_plane = ControlPlaneClient(
             settings.control_plane_url, settings.token_source(), retry=ONE_ATTEMPT
         )
@@ -63,7 +63,7 @@ class RuntimeProcess:
             default=BodyLimit(settings.body_limit_bytes, settings.body_seconds),
             refuse=body_error,
         )
-        self.app.add_middleware(InternalAuth, check=self._callers)  # added last: runs first
+        self.app.add_middleware(InternalAuth, authenticator=self._callers)  # added last: runs first
 
     async def drain(self) -> None:
         """Report draining, serve until others have loaded this runtime's adapters, then refuse new rows."""

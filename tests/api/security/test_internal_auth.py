@@ -17,7 +17,7 @@ from hmi_api.security.internal_auth import (
     InternalAuthSettings,
     Role,
     ServiceAccounts,
-    StaticTokenCheck,
+    StaticTokenAuthenticator,
     TokenReviewer,
 )
 
@@ -60,7 +60,7 @@ async def reviewer(token_reviews: Any, clock: Clock) -> AsyncIterator[TokenRevie
         TokenSource("own-token"),
         ACCOUNTS,
         "hmi-control-plane",
-        most_cached=3,
+        max_cached=3,
         clock=clock,
     )
     yield made
@@ -95,12 +95,12 @@ def test_a_trainer_works_in_its_own_namespace_alone() -> None:
 
 
 async def test_a_static_token_may_do_everything_and_another_nothing() -> None:
-    check = StaticTokenCheck("sixteen-characters")
-    caller = await check.caller("sixteen-characters")
+    check = StaticTokenAuthenticator("sixteen-characters")
+    caller = await check.authenticate("sixteen-characters")
     assert caller is not None
     assert caller.may_act_as((Role.RUNTIME,))
-    assert await check.caller("something else") is None
-    assert await check.caller("ü") is None
+    assert await check.authenticate("something else") is None
+    assert await check.authenticate("ü") is None
 
 
 async def test_a_reviewed_token_is_believed_for_a_minute(
@@ -108,12 +108,12 @@ async def test_a_reviewed_token_is_believed_for_a_minute(
 ) -> None:
     token_reviews.accounts["t"] = ACCOUNTS.operator
     for _ in range(2):
-        assert await reviewer.caller("t") == Caller(Role.OPERATOR)
+        assert await reviewer.authenticate("t") == Caller(Role.OPERATOR)
     assert token_reviews.asked == ["t"]
     assert token_reviews.authorizations == ["Bearer own-token"]
     clock.seconds += 61
     del token_reviews.accounts["t"]
-    assert await reviewer.caller("t") is None
+    assert await reviewer.authenticate("t") is None
 
 
 async def test_a_token_is_not_believed_beyond_its_expiry(
@@ -121,9 +121,9 @@ async def test_a_token_is_not_believed_beyond_its_expiry(
 ) -> None:
     token = token_that_expires(clock.seconds + 10)
     token_reviews.accounts[token] = ACCOUNTS.runtime
-    assert await reviewer.caller(token) == Caller(Role.RUNTIME)
+    assert await reviewer.authenticate(token) == Caller(Role.RUNTIME)
     clock.seconds += 11
-    await reviewer.caller(token)
+    await reviewer.authenticate(token)
     assert len(token_reviews.asked) == 2
 
 
@@ -131,32 +131,32 @@ async def test_an_unknown_token_is_remembered_for_seconds_only(
     reviewer: TokenReviewer, token_reviews: Any, clock: Clock
 ) -> None:
     for _ in range(3):
-        assert await reviewer.caller("new") is None
+        assert await reviewer.authenticate("new") is None
     assert len(token_reviews.asked) == 1
     token_reviews.accounts["new"] = ACCOUNTS.gateway
     clock.seconds += 6
-    assert await reviewer.caller("new") == Caller(Role.GATEWAY)
+    assert await reviewer.authenticate("new") == Caller(Role.GATEWAY)
 
 
 async def test_a_token_for_another_audience_is_nobody(reviewer: TokenReviewer, token_reviews: Any) -> None:
     token_reviews.accounts["t"] = ACCOUNTS.operator
     token_reviews.audiences["t"] = ["https://kubernetes.default.svc"]
-    assert await reviewer.caller("t") is None
+    assert await reviewer.authenticate("t") is None
 
 
 async def test_what_is_remembered_is_bounded(reviewer: TokenReviewer, token_reviews: Any) -> None:
     token_reviews.accounts |= {f"t{number}": ACCOUNTS.operator for number in range(5)}
     for number in range(5):
-        await reviewer.caller(f"t{number}")
-    await reviewer.caller("t4")
+        await reviewer.authenticate(f"t{number}")
+    await reviewer.authenticate("t4")
     assert len(token_reviews.asked) == 5
-    await reviewer.caller("t0")
+    await reviewer.authenticate("t0")
     assert len(token_reviews.asked) == 6
 
 
 async def test_an_endless_token_is_not_sent_on(reviewer: TokenReviewer, token_reviews: Any) -> None:
-    assert await reviewer.caller("x" * 20_000) is None
-    assert await reviewer.caller("") is None
+    assert await reviewer.authenticate("x" * 20_000) is None
+    assert await reviewer.authenticate("") is None
     assert token_reviews.asked == []
 
 
@@ -167,33 +167,33 @@ async def test_an_api_server_that_fails_is_no_answer(
     token_reviews.accounts["t"] = ACCOUNTS.operator
     token_reviews.status = status
     with pytest.raises(NotReady, match="TokenReviewFailed"):
-        await reviewer.caller("t")
+        await reviewer.authenticate("t")
     token_reviews.status = 201
-    assert await reviewer.caller("t") == Caller(Role.OPERATOR)
+    assert await reviewer.authenticate("t") == Caller(Role.OPERATOR)
 
 
 async def test_who_is_known_stays_known_while_the_api_server_is_away(
     reviewer: TokenReviewer, token_reviews: Any, clock: Clock
 ) -> None:
     token_reviews.accounts["t"] = ACCOUNTS.operator
-    assert await reviewer.caller("t") == Caller(Role.OPERATOR)
+    assert await reviewer.authenticate("t") == Caller(Role.OPERATOR)
     token_reviews.status = 500
     clock.seconds += 600
-    assert await reviewer.caller("t") == Caller(Role.OPERATOR)
+    assert await reviewer.authenticate("t") == Caller(Role.OPERATOR)
     with pytest.raises(NotReady, match="TokenReviewFailed"):
-        await reviewer.caller("another")
+        await reviewer.authenticate("another")
     clock.seconds += 600
     with pytest.raises(NotReady, match="TokenReviewFailed"):
-        await reviewer.caller("t")
+        await reviewer.authenticate("t")
     token_reviews.status = 201
     del token_reviews.accounts["t"]
-    assert await reviewer.caller("t") is None
+    assert await reviewer.authenticate("t") is None
 
 
 async def test_an_api_server_that_is_away_is_no_answer() -> None:
     reviewer = TokenReviewer("http://127.0.0.1:9", TokenSource("own"), ACCOUNTS, "hmi-control-plane")
     with pytest.raises(NotReady, match="TokenReviewFailed") as failure:
-        await reviewer.caller("secret-token")
+        await reviewer.authenticate("secret-token")
     assert "secret-token" not in str(failure.value)
     await reviewer.close()
 

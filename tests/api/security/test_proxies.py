@@ -181,7 +181,7 @@ class _Login:
 async def _token_review(url: str) -> None:
     reviewer = TokenReviewer(url, TokenSource("own"), ServiceAccounts(), "hmi")
     try:
-        await reviewer.caller("token")
+        await reviewer.authenticate("token")
     finally:
         await reviewer.close()
 
