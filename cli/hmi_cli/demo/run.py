@@ -160,7 +160,7 @@ def run_demo(options: DemoOptions, console: Console) -> bool:
 
 def _train_imported_adapter(examples: Path, console: Console) -> None:
     """Train the LoRA that one of the examples imports, unless it exists."""
-    folder = examples / "build" / "message-tone-lora"
+    folder = examples.parent / "build" / "message-tone-lora"
     if (folder / "adapter_config.json").exists():  # what peft writes last
         return
     console.print("Training a LoRA with the peft package alone, to be imported later …")

@@ -5,7 +5,7 @@ Hugging Face libraries, and a PEFT folder at the end. It keeps to the layers abo
 below it would change a table that all tenants share. Weights are not committed; this makes them in seconds,
 in a folder that git ignores.
 
-    python examples/demo/imported/train_with_peft.py [--out examples/demo/build/message-tone-lora]
+    python examples/demo/imported/train_with_peft.py [--out examples/build/message-tone-lora]
 """
 
 import argparse
@@ -41,7 +41,7 @@ def rows(split: str) -> list[tuple[str, int]]:
 def main() -> None:
     """Train a LoRA of rank 8 on layers 3 to 5 and save it as PEFT does."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=HERE.parent / "build" / "message-tone-lora")
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "build" / "message-tone-lora")
     out = parser.parse_args().out
 
     random.seed(0)
