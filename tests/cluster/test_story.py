@@ -78,7 +78,11 @@ def test_what_tenants_declare_becomes_ready(examples: Resources) -> None:
         assert status["phase"] == "Ready"
         assert status["version"] >= 1
         assert status["artifact"]["digest"].startswith("sha256:")
-        assert all(each["message"] is not None for each in status["conditions"])
+        messages = {each["type"]: each["message"] for each in status["conditions"]}
+        for type_ in ("Published", "Ready"):
+            assert f"Version {status['version']} " in messages[type_], key_of(one)
+        data_read = messages["CorpusReady" if one["kind"] == "Domain" else "Trained"]
+        assert re.search(r"\d+ rows of \d+ files?", data_read), key_of(one)
         said = {each["type"]: each["status"] for each in status["conditions"]}
         assert (said.pop("Reconciling"), said.pop("Stalled")) == ("False", "False"), key_of(one)
         assert set(said.values()) == {"True"}, key_of(one)
@@ -95,7 +99,7 @@ def test_kubectl_get_tells_a_stranger_the_state(examples: Resources, kubectl: Ku
             empty = {column for column, value in row.items() if not value}
             assert empty <= {"PARENT", "PROGRESS"}, shown
     wide = kubectl.text("get", "ta", "-n", "seaview", "-o", "wide")
-    assert all(row["REASON"] == "Serving" for row in _rows(wide)), wide
+    assert [row["REASON"] for row in _rows(wide)] == ["Serving"] * 3, wide
     assert "guest-topic" in kubectl.text("get", "hmi", "-n", "seaview")
     assert "windows" in kubectl.text("explain", "domain.spec.plot").lower()
 

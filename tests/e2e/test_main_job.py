@@ -167,14 +167,21 @@ def test_bad_manifests_are_refused_with_their_field_and_change_nothing(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "type_", "reason"),
+    ("name", "content", "type_", "reason", "named"),
     [
-        ("empty", "", "CorpusReady", "CorpusEmpty"),
-        ("orphan", "some text\nmore text\n", "Accepted", "ParentNotFound"),
+        ("empty", "", "CorpusReady", "CorpusEmpty", "corpus.txt"),
+        ("orphan", "some text\nmore text\n", "Accepted", "ParentNotFound", "commons/nobody"),
     ],
 )
 def test_what_cannot_work_says_why_and_the_rest_goes_on(
-    hmi: Embedded, keys: dict[str, str], tmp_path: Path, name: str, content: str, type_: str, reason: str
+    hmi: Embedded,
+    keys: dict[str, str],
+    tmp_path: Path,
+    name: str,
+    content: str,
+    type_: str,
+    reason: str,
+    named: str,
 ) -> None:
     (tmp_path / "corpus.txt").write_text(content)
     text = DOMAIN.format(corpus=tmp_path / "corpus.txt").replace("name: hotel", f"name: {name}")
@@ -184,7 +191,7 @@ def test_what_cannot_work_says_why_and_the_rest_goes_on(
     wait_for(lambda: hmi.condition(f"dom/{name}", "commons", type_).get("reason") == reason, SOON_S, hmi.log)
     condition = hmi.condition(f"dom/{name}", "commons", type_)
     assert condition["status"] == "False"
-    assert condition["message"]
+    assert named in condition["message"]
     assert answer(hmi, keys["seaview"], "guest-topic") is not None
     hmi.hmi("delete", "dom", name, "-n", "commons")
     wait_for(lambda: name not in hmi.hmi("get", "dom", "-n", "commons").stdout, SOON_S, hmi.log)
@@ -223,8 +230,9 @@ def test_malformed_requests_get_the_ecosystems_errors(hmi: Embedded, keys: dict[
     assert malformed.status_code == 400
     assert huge.status_code == 413
     assert empty.status_code in (400, 422)
-    for response in (malformed, huge, empty):
-        assert response.json()["error"]["message"]
+    errors = [response.json()["error"] for response in (malformed, huge, empty)]
+    assert [error["code"] for error in errors] == ["MalformedJson", "BodyTooLarge", "EmptyInput"]
+    assert "input.0" in errors[2]["message"]
 
 
 def test_deleting_erases_and_the_others_stay(hmi: Embedded, keys: dict[str, str]) -> None:
