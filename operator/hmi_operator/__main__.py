@@ -1,7 +1,7 @@
 """``python -m hmi_operator [run | release]``: the operator on Kubernetes.
 
-``run`` (the default) watches Domains and TaskAdapters and brings about what they declare. ``release`` takes
-HMI's finalizers off all of them, for an uninstallation: they stay, and can be deleted without an operator.
+``run`` (the default) watches and reconciles Domains and TaskAdapters. ``release`` removes HMI's finalizers
+from all of them, for an uninstallation: they stay, and can be deleted without an operator.
 
 Settings come from the environment (``HMI_...``). Exit status: 0 done, 1 failed, 2 wrong settings.
 """
@@ -20,17 +20,13 @@ from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.security.bearer import TokenSource
 from hmi_api.settings import load_settings, trim_environment
 from hmi_operator.controller import Pace
-from hmi_operator.kubernetes.api import KubeApi
+from hmi_operator.kubernetes.client import connect
 from hmi_operator.kubernetes.events import EventRecorder
-from hmi_operator.kubernetes.jobs import KubeJobs, TrainingCache
+from hmi_operator.kubernetes.jobs import JobCache, KubernetesTrainingJobs
 from hmi_operator.kubernetes.lease import Lease
-from hmi_operator.kubernetes.login import KopfLogin
-from hmi_operator.kubernetes.logs import configure_logging
-from hmi_operator.kubernetes.metrics import OperatorMetrics
+from hmi_operator.kubernetes.observability import OperatorMetrics, configure_logging, serve_probes
 from hmi_operator.kubernetes.operator import Operator, Parts
-from hmi_operator.kubernetes.probes import serving
-from hmi_operator.kubernetes.release import release_all
-from hmi_operator.kubernetes.webhook import Reviewer, serving_webhook
+from hmi_operator.kubernetes.remove_finalizers import remove_finalizers
 from hmi_operator.orphans import OrphanGrace
 from hmi_operator.settings import OperatorSettings, ReleaseSettings
 
@@ -69,23 +65,24 @@ async def run(settings: OperatorSettings) -> None:
     token = settings.internal_token.get_secret_value() if settings.internal_token else None
     tokens = TokenSource(token, file=settings.internal_token_file)
     async with contextlib.AsyncExitStack() as stack:
-        api = await stack.enter_async_context(KubeApi(KopfLogin(), heard=metrics.requested))
+        client = await stack.enter_async_context(
+            connect(metrics.record_request, watches=max(len(settings.watch_namespaces), 1))
+        )
         control_plane = await stack.enter_async_context(
             ControlPlaneClient(settings.control_plane_url, tokens)
         )
-        training = TrainingCache()
+        training = JobCache()
         operator = Operator(
             Parts(
-                api=api,
+                client=client,
                 control_plane=control_plane,
-                jobs=KubeJobs(api, training, settings.trainer()),
-                lease=Lease(api, settings.namespace, settings.pod_name, seconds=settings.lease_seconds),
+                jobs=KubernetesTrainingJobs(client, training, settings.trainer()),
+                lease=Lease(client, settings.namespace, settings.pod_name, seconds=settings.lease_seconds),
                 training=training,
                 metrics=metrics,
-                events=EventRecorder(api, settings.pod_name),
+                events=EventRecorder(client, settings.pod_name, namespace=settings.namespace),
                 orphan_grace=OrphanGrace(settings.orphan_grace_seconds, settings.inherited_grace_seconds),
-                namespace=settings.namespace,
-                instance=settings.pod_name,
+                webhook=settings.webhook(),
             ),
             namespaces=settings.watch_namespaces,
             workers=settings.workers,
@@ -97,27 +94,23 @@ async def run(settings: OperatorSettings) -> None:
             environment=settings.environment(),
         )
         await stack.enter_async_context(
-            serving(
+            serve_probes(
                 settings.probe_host,
                 settings.probe_port,
                 alive=lambda: None,
-                ready=operator.trouble,
+                ready=operator.problem,
                 registry=metrics.registry,
             )
         )
-        webhook = settings.webhook()
-        if webhook is not None:
-            reviewer = Reviewer(operator.cache.get, operator.trouble, settings.environment())
-            await stack.enter_async_context(serving_webhook(webhook, reviewer))
         await operator.run(stop)
 
 
 async def release(settings: ReleaseSettings) -> None:
-    """Take the finalizers off."""
-    async with KubeApi(KopfLogin()) as api:
-        lease = Lease(api, settings.namespace, "release", seconds=settings.lease_seconds)
-        released = await release_all(api, lease, settings.watch_namespaces)
-    logger.info("%d resources are no longer held; they are still there", released)
+    """Remove HMI's finalizers."""
+    async with connect() as client:
+        lease = Lease(client, settings.namespace, "release", seconds=settings.lease_seconds)
+        count = await remove_finalizers(client, lease, settings.watch_namespaces)
+    logger.info("the finalizers of %d resources were removed; the resources stay", count)
 
 
 if __name__ == "__main__":

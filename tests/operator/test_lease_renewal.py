@@ -1,14 +1,15 @@
 """How a leader renews its lease when the API server fails or hangs, in a time that only the test passes."""
 
 import asyncio
-import copy
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
+from kubernetes.aio.client import V1Lease
 
 from hmi_api.errors import NotReady
+from hmi_operator.kubernetes.client import NotFound, metadata_of
 from hmi_operator.kubernetes.lease import Lease
 
 SECONDS = 12.0
@@ -35,25 +36,34 @@ class OneLease:
     """An API server with one Lease in it; ``troubles`` befall requests by their number, from 0."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Any] | None = None
+        self.kept: V1Lease | None = None
         self.troubles: dict[int, PodProblem] = {}
         self.asked = 0
         self.renewed_at: list[float] = []
 
-    async def get(self, kind: Any, namespace: str, name: str) -> dict[str, Any] | None:
+    @property
+    def coordination(self) -> "OneLease":
+        """The API group of Leases."""
+        return self
+
+    async def read_namespaced_lease(self, name: str, namespace: str) -> V1Lease:
         trouble = self.troubles.get(self.asked, self.troubles.get(-1))
         self.asked += 1
         if trouble is not None:
             await trouble()
-        return copy.deepcopy(self.kept)
+        if self.kept is None:
+            raise NotFound(404, "NotFound", "There is no such Lease.")
+        return self.kept.model_copy(deep=True)
 
-    async def create(self, kind: Any, namespace: str, body: dict[str, Any]) -> None:
-        self.kept = body | {"metadata": body["metadata"] | {"resourceVersion": "1"}}
-        self._note()
+    async def create_namespaced_lease(self, namespace: str, body: V1Lease) -> V1Lease:
+        return self._keep(body, 1)
 
-    async def replace(self, kind: Any, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
-        version = int(body["metadata"]["resourceVersion"]) + 1
-        self.kept = body | {"metadata": body["metadata"] | {"resourceVersion": str(version)}}
+    async def replace_namespaced_lease(self, name: str, namespace: str, body: V1Lease) -> V1Lease:
+        return self._keep(body, int(str(metadata_of(body).resource_version)) + 1)
+
+    def _keep(self, body: V1Lease, version: int) -> V1Lease:
+        self.kept = body.model_copy(deep=True)
+        metadata_of(self.kept).resource_version = str(version)
         self._note()
         return self.kept
 
@@ -108,19 +118,19 @@ def test_a_leader_goes_on_through_passing_trouble(troubles: dict[int, PodProblem
 @pytest.mark.parametrize("trouble", [hangs, fails])
 def test_who_cannot_have_the_lease_says_so_until_the_api_server_answers(trouble: PodProblem) -> None:
     async def story(server: OneLease, lease: Lease) -> None:
-        assert lease.trouble() is None
+        assert lease.problem() is None
         server.troubles = {-1: trouble}
         await lease.keep()
         waiting = asyncio.create_task(lease.acquire())
-        assert lease.trouble() is None, "a short outage is none"
+        assert lease.problem() is None, "a short outage is none"
         await asyncio.sleep(3 * SECONDS)
-        said = lease.trouble()
+        said = lease.problem()
         assert said is not None
-        assert said.startswith("the lease hmi-system/hmi-operator could not be had for")
+        assert said.startswith("the lease hmi-system/hmi-operator could not be read or renewed for")
         waiting.cancel()
         server.troubles = {}
         await lease.acquire()
-        assert lease.trouble() is None
+        assert lease.problem() is None
 
     in_passing_time(story)
 
@@ -131,7 +141,7 @@ def test_a_standby_is_well_while_another_leads() -> None:
         standby = Lease(cast(Any, server), "hmi-system", "two", seconds=SECONDS, clock=clock)
         tasks = [asyncio.create_task(lease.keep()), asyncio.create_task(standby.acquire())]
         await asyncio.sleep(10 * SECONDS)
-        assert standby.trouble() is None
+        assert standby.problem() is None
         for task in tasks:
             task.cancel()
 
@@ -151,7 +161,8 @@ def test_a_standby_says_who_leads_at_first_now_and_then_and_when_that_changes(
         waiting = asyncio.create_task(standby.acquire())
         await asyncio.sleep(1500)
         assert server.kept is not None
-        server.kept["spec"]["holderIdentity"] = "three"
+        assert server.kept.spec is not None
+        server.kept.spec.holder_identity = "three"
         await asyncio.sleep(SECONDS / 2)
         for task in (keeping, waiting):
             task.cancel()

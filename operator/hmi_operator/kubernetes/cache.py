@@ -1,27 +1,36 @@
-"""What the API server has, as its watches tell it: resources, who stands on whom, and namespaces' tenants."""
+"""A compact cache of Domains and TaskAdapters, their dependents, and the tenants of namespaces."""
 
 import logging
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hmi_api.names import FINALIZER, TENANT_LABEL, DomainKey, KindName, Tenant, tenant_of
 from hmi_api.resources.domain import Domain
 from hmi_operator.index import DependentsIndex
-from hmi_operator.kubernetes.api import Manifest
-from hmi_operator.kubernetes.objects import Resource, Status, Unreadable, is_newer, pack, read, ref_of, unpack
+from hmi_operator.kubernetes.client import Manifest
+from hmi_operator.kubernetes.objects import (
+    InvalidObject,
+    Resource,
+    Status,
+    is_newer,
+    pack,
+    parse,
+    ref_of,
+    unpack,
+)
 from hmi_operator.ports import ResourceRef
 
 logger = logging.getLogger(__name__)
 
 _REMEMBERED = 10_000
-"""Deletions that are remembered."""
+"""Uids of deleted objects that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """A resource as text, which is a tenth of what it is as objects; it is read anew at each use."""
+    """A resource as JSON text, which takes a tenth of its memory as objects; it is parsed at each use."""
 
     uid: str
     version: str
@@ -29,39 +38,38 @@ class _Packed:
 
 
 class ResourceCache:
-    """The newest of every resource that was heard of; each change costs the same at any number of them.
+    """The newest version of every object; each change costs the same at any number of them.
 
-    ``on_change`` is called with each resource that should be reconciled because of what was heard: itself,
-    what stands on it or what it stood on. What this process wrote itself wakes nobody. To be used from one
-    event loop.
+    ``on_change`` is called with each resource to reconcile after a change: the resource, its dependents, and
+    the Domain that it named. The operator's own writes enqueue nothing. Use it from one event loop.
     """
 
     def __init__(self) -> None:
         self._resources: dict[ResourceRef, _Packed] = {}
-        self._unreadable: dict[ResourceRef, Unreadable] = {}
+        self._invalid: dict[ResourceRef, InvalidObject] = {}
         self._by_namespace: dict[str, set[ResourceRef]] = defaultdict(set)
         self._index = DependentsIndex()
         self._labels: dict[str, dict[str, str]] = {}
         self._writing: dict[ResourceRef, Status] = {}
         self._gone_while_listing: dict[KindName, set[str]] = {}
         self._deleted: OrderedDict[str, None] = OrderedDict()
-        self.on_change: Callable[[ResourceRef], None] = _nobody
+        self.on_change: Callable[[ResourceRef], None] = _ignore
 
     def __len__(self) -> int:
         return len(self._resources)
 
     def get(self, ref: ResourceRef) -> Resource | None:
-        """Return a resource as it was last heard of."""
+        """Return a resource in its newest known version."""
         packed = self._resources.get(ref)
         return unpack(ref.kind, packed.text) if packed is not None else None
 
-    def unreadable(self, ref: ResourceRef) -> Unreadable | None:
-        """Return what is known of an object that cannot be read."""
-        return self._unreadable.get(ref)
+    def invalid(self, ref: ResourceRef) -> InvalidObject | None:
+        """Return an object that cannot be parsed, or None."""
+        return self._invalid.get(ref)
 
     def refs(self) -> list[ResourceRef]:
-        """Return the names of all, Domains first: what stands on them is then planned once."""
-        known = [*self._resources, *self._unreadable]
+        """Return all resources, Domains first, so that their dependents are planned once."""
+        known = [*self._resources, *self._invalid]
         return sorted(known, key=lambda ref: ref.kind)
 
     def dependents(self, key: DomainKey) -> list[ResourceRef]:
@@ -73,43 +81,44 @@ class ResourceCache:
         return tenant_of(namespace, self._labels.get(namespace))
 
     def was_deleted(self, uid: str) -> bool:
-        """Say whether a watch has told of the deletion of the object with that uid, of the last thousands."""
+        """Whether a watch reported the deletion of the object with that uid, among the last thousands."""
         return uid in self._deleted
 
     def knows_namespace(self, name: str) -> bool:
-        """Say whether a namespace was heard of, so that its tenant is known."""
+        """Whether a namespace is known, and with it its tenant."""
         return name in self._labels
 
-    # --- what is heard ----------------------------------------------------------------------------
+    # --- watch events and lists -------------------------------------------------------------------
 
-    def see(self, kind: KindName, manifest: Manifest) -> None:
-        """Take in an object as it is now; one that is older than what is known is passed over."""
+    def observe(self, kind: KindName, manifest: Manifest) -> None:
+        """Store an object from a watch or a list; an older version than the known one is ignored."""
         ref = ref_of(kind, manifest)
-        if not self._is_news(ref, manifest):
+        if not self._is_newer(ref, manifest):
             return
         old = self.get(ref)
-        new = read(kind, manifest)
-        if isinstance(new, Unreadable):
-            self._put_unreadable(new)
+        new = parse(kind, manifest)
+        if isinstance(new, InvalidObject):
+            self._put_invalid(new)
             return
         self._put(new)
         if old is None or _differs(old, new, self._writing.get(ref)):
             self.on_change(ref)
         if isinstance(new, Domain) and not (isinstance(old, Domain) and old.spec == new.spec):
-            self._wake_dependents(new.key)
+            self._enqueue_dependents(new.key)
 
-    def see_deleted(self, kind: KindName, manifest: Manifest) -> None:
-        """Take in that an object is gone."""
+    def observe_deleted(self, kind: KindName, manifest: Manifest) -> None:
+        """Remove an object whose deletion a watch reported."""
         uid = manifest["metadata"]["uid"]
         self._deleted[uid] = None
         if len(self._deleted) > _REMEMBERED:
             self._deleted.popitem(last=False)
         self.drop(ref_of(kind, manifest), uid)
 
-    def see_namespace(self, manifest: Manifest, *, deleted: bool = False) -> None:
-        """Take in a namespace's label; where its tenant is another now, all in it are reconciled."""
-        name = manifest["metadata"]["name"]
-        labels = {} if deleted else manifest["metadata"].get("labels") or {}
+    def put_namespace(
+        self, name: str, labels: Mapping[str, str] | None = None, *, deleted: bool = False
+    ) -> None:
+        """Store a namespace's tenant label; where its tenant changed, all resources in it are reconciled."""
+        labels = labels or {}
         before = self.tenant(name)
         self._labels[name] = {TENANT_LABEL: labels[TENANT_LABEL]} if TENANT_LABEL in labels else {}
         if deleted:
@@ -120,47 +129,47 @@ class ResourceCache:
 
     @contextmanager
     def listing(self, kind: KindName) -> Iterator[Callable[[Manifest], None]]:
-        """Take in a complete list, object by object; what was known before and is not in it is gone.
+        """Store a complete list, object by object; known objects that are not in it are deleted.
 
-        A watch that was away tells of no deletions; this does.
+        A watch that was interrupted misses deletions; a complete list does not.
         """
         before = {ref: one.uid for ref, one in self._resources.items() if ref.kind == kind}
-        before |= {ref: one.uid for ref, one in self._unreadable.items() if ref.kind == kind}
+        before |= {ref: one.uid for ref, one in self._invalid.items() if ref.kind == kind}
         gone: set[str] = set()
         self._gone_while_listing[kind] = gone
 
-        def take(manifest: Manifest) -> None:
+        def observe(manifest: Manifest) -> None:
             before.pop(ref_of(kind, manifest), None)
-            if manifest["metadata"]["uid"] not in gone:  # it may have gone since the page was read
-                self.see(kind, manifest)
+            if manifest["metadata"]["uid"] not in gone:  # deleted since the page was read
+                self.observe(kind, manifest)
 
         try:
-            yield take
+            yield observe
         finally:
             del self._gone_while_listing[kind]
         for ref, uid in before.items():
             self.drop(ref, uid)
 
-    # --- what is written --------------------------------------------------------------------------
+    # --- own writes -------------------------------------------------------------------------------
 
     def writing(self, ref: ResourceRef, status: Status) -> None:
-        """Remember what is about to be written, so that hearing of it wakes nobody."""
+        """Remember a status that is about to be written, so that its watch event enqueues nothing."""
         self._writing[ref] = status
 
     def put(self, kind: KindName, manifest: Manifest) -> None:
-        """Take in the answer to a write of our own, which wakes nobody."""
-        new = read(kind, manifest)
-        if isinstance(new, Unreadable):
-            self._put_unreadable(new)
+        """Store the answer to an own write, which enqueues nothing."""
+        new = parse(kind, manifest)
+        if isinstance(new, InvalidObject):
+            self._put_invalid(new)
             return
         ref = ResourceRef.of(new)
         self._writing.pop(ref, None)
-        if self._is_news(ref, manifest):
+        if self._is_newer(ref, manifest):
             self._put(new)
 
     def drop(self, ref: ResourceRef, uid: str | None = None) -> None:
-        """Forget a resource that is gone, of that uid where one is given, and wake what that concerns."""
-        self._unreadable.pop(ref, None)
+        """Remove a resource, of that uid where one is given, and enqueue what depends on it."""
+        self._invalid.pop(ref, None)
         if uid is not None and ref.kind in self._gone_while_listing:
             self._gone_while_listing[ref.kind].add(uid)
         old = self.get(ref)
@@ -178,42 +187,40 @@ class ResourceCache:
             namespace, _, name = above.partition("/")
             self.on_change(ResourceRef("Domain", namespace, name))
         if isinstance(old, Domain):
-            self._wake_dependents(old.key)
+            self._enqueue_dependents(old.key)
 
-    # --- within -----------------------------------------------------------------------------------
-
-    def _is_news(self, ref: ResourceRef, manifest: Manifest) -> bool:
+    def _is_newer(self, ref: ResourceRef, manifest: Manifest) -> bool:
         known = self._resources.get(ref)
         return known is None or is_newer(manifest["metadata"]["resourceVersion"], known.version)
 
     def _put(self, resource: Resource) -> None:
         ref = ResourceRef.of(resource)
-        self._unreadable.pop(ref, None)
+        self._invalid.pop(ref, None)
         self._resources[ref] = _Packed(
             resource.metadata.uid, resource.metadata.resource_version, pack(resource)
         )
         self._by_namespace[ref.namespace].add(ref)
         self._index.put(resource)
 
-    def _put_unreadable(self, found: Unreadable) -> None:
-        logger.error("%s cannot be read: %s", found.ref, found.problem)
+    def _put_invalid(self, found: InvalidObject) -> None:
+        logger.error("%s cannot be parsed: %s", found.ref, found.problem)
         self.drop(found.ref)
-        self._unreadable[found.ref] = found
+        self._invalid[found.ref] = found
         self.on_change(found.ref)
 
-    def _wake_dependents(self, key: DomainKey) -> None:
+    def _enqueue_dependents(self, key: DomainKey) -> None:
         for ref in self._index.dependents(key):
             self.on_change(ref)
 
 
 def _differs(old: Resource, new: Resource, writing: Status | None) -> bool:
-    """Say whether there is anything in the new one that this process did not write itself."""
+    """Whether the new version differs in more than what this operator wrote itself."""
     if new.status not in (old.status, writing):
         return True
     before, after = old.metadata, new.metadata
-    let_go = FINALIZER in before.finalizers and FINALIZER not in after.finalizers
+    released = FINALIZER in before.finalizers and FINALIZER not in after.finalizers
     return (
-        let_go
+        released
         or old.spec != new.spec
         or any(
             getattr(before, name) != getattr(after, name)
@@ -222,5 +229,5 @@ def _differs(old: Resource, new: Resource, writing: Status | None) -> bool:
     )
 
 
-def _nobody(_: ResourceRef) -> None:
-    """There is no reconciler: another replica has the work."""
+def _ignore(_: ResourceRef) -> None:
+    """Ignore a change: this replica is not the leader."""

@@ -1,4 +1,4 @@
-"""Kubernetes Events: each condition that turns is told once, as ``kubectl describe`` shows it."""
+"""Kubernetes Events about conditions that change and about orphans, as ``kubectl describe`` shows them."""
 
 import asyncio
 import hashlib
@@ -8,7 +8,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
+
+from kubernetes.aio.client import EventsV1Event, V1ObjectMeta, V1ObjectReference
 
 from hmi_api.errors import HmiError
 from hmi_api.names import API_VERSION
@@ -23,9 +25,15 @@ from hmi_api.resources.conditions import (
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.task_adapter import TaskAdapter
-from hmi_operator.kubernetes.api import KubeApi, Manifest
-from hmi_operator.kubernetes.errors import Conflict
-from hmi_operator.kubernetes.kinds import EVENTS
+from hmi_operator.kubernetes.client import (
+    MERGE_PATCH,
+    Conflict,
+    KubernetesClient,
+    find,
+    metadata_of,
+    micro_time,
+)
+from hmi_operator.orphans import Orphan
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +41,9 @@ EventType = Literal["Normal", "Warning"]
 
 REPORTER = "hmi.dev/operator"
 REPEAT_SECONDS = 600.0
-"""The same of the same resource within this time is counted in one Event."""
+"""Equal messages about one resource within this time are counted in one Event."""
 BURST, REFILL_SECONDS = 20, 15.0
-"""Events of one resource at once, and the pace after that."""
+"""Events of one resource in a burst, and the seconds for each after that."""
 LONGEST_QUEUE = 1000
 _REMEMBERED = 4096
 _LONGEST_NOTE = 1024
@@ -53,44 +61,44 @@ _NO_FAULT = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """What an Event says."""
+class EventMessage:
+    """Type, reason and text of an Event."""
 
     type: EventType
     reason: str
     note: str
 
 
-def events_of(old: CommonStatus, new: CommonStatus) -> list[Told]:
-    """Return what is told of a change of status: one Event for each cause of trouble, one of progress. Pure.
+def events_of(old: CommonStatus, new: CommonStatus) -> list[EventMessage]:
+    """Return the Events for a change of status: one for each problem, and one for progress. Pure.
 
-    A condition is told of when its status or its reason is another than before. What only waits for an
-    earlier step is not told, and neither is what Ready repeats of another condition; Reconciling and Stalled
-    only ever repeat. Of steps that went well at once, the last is told, which says so of the others.
+    A condition makes an Event when its status or reason changed. Conditions that only wait for an earlier
+    step make none, nor does Ready where it repeats another condition; Reconciling and Stalled always repeat.
+    Of several steps that succeeded at once, only the last makes an Event.
     """
-    turned = [
+    changed = [
         condition
         for condition in new.conditions
-        if condition.type not in _REPEAT and _has_turned(condition, old.conditions)
+        if condition.type not in _REPEAT and _has_changed(condition, old.conditions)
     ]
-    told: dict[tuple[str, str], Told] = {}
-    for condition in turned:
+    messages: dict[tuple[str, str], EventMessage] = {}
+    for condition in changed:
         cause = (condition.reason, condition.message)
-        repeats = condition.type == "Ready" and _is_said_elsewhere(condition, new.conditions)
-        if condition.reason in _SILENT or repeats or cause in told:
+        repeats = condition.type == "Ready" and _repeats_another(condition, new.conditions)
+        if condition.reason in _SILENT or repeats or cause in messages:
             continue
         note = condition.message or f"Condition {condition.type} is {condition.status}."
-        told[cause] = Told(_type_of(condition), condition.reason, note[:_LONGEST_NOTE])
-    last = next((one for one in reversed(told.values()) if one.type == "Normal"), None)
-    return [one for one in told.values() if one.type != "Normal" or one is last]
+        messages[cause] = EventMessage(_type_of(condition), condition.reason, note[:_LONGEST_NOTE])
+    last = next((one for one in reversed(messages.values()) if one.type == "Normal"), None)
+    return [one for one in messages.values() if one.type != "Normal" or one is last]
 
 
-def _has_turned(condition: Condition, before: Sequence[Condition]) -> bool:
+def _has_changed(condition: Condition, before: Sequence[Condition]) -> bool:
     was = find_condition(before, condition.type)
     return was is None or (was.status, was.reason) != (condition.status, condition.reason)
 
 
-def _is_said_elsewhere(ready: Condition, conditions: Sequence[Condition]) -> bool:
+def _repeats_another(ready: Condition, conditions: Sequence[Condition]) -> bool:
     return any(
         other.type not in SUMMARIES and (other.reason, other.message) == (ready.reason, ready.message)
         for other in conditions
@@ -106,7 +114,7 @@ def _type_of(condition: Condition) -> EventType:
 
 @dataclass
 class _Series:
-    """An Event that was made, and how often it was meant since."""
+    """An Event that was created, and how often it has occurred since."""
 
     name: str
     last: float
@@ -115,49 +123,68 @@ class _Series:
 
 @dataclass
 class _Allowance:
-    """How many Events of a resource may be made now."""
+    """How many Events of a resource may be created now."""
 
     left: float
     at: float
 
 
 class EventRecorder:
-    """Sends Events on resources, best effort: what cannot be sent is logged and let go.
+    """Creates Events, best effort: an Event that cannot be created is logged and dropped.
 
-    ``record`` only puts in line, so that nothing waits for it; ``run`` sends until it is cancelled.
-    ``instance`` names this replica.
+    ``record`` and ``record_orphan`` only enqueue, so that nothing waits for them; ``run`` creates the Events
+    until it is cancelled. ``namespace`` and ``instance`` are this replica's namespace and pod.
     """
 
-    def __init__(self, api: KubeApi, instance: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._api = api
+    def __init__(
+        self,
+        client: KubernetesClient,
+        instance: str,
+        *,
+        namespace: str = "hmi-system",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = client.events
         self._instance = instance
+        self._namespace = namespace
         self._clock = clock
-        self._line: deque[tuple[Domain | TaskAdapter, Told]] = deque(maxlen=LONGEST_QUEUE)
+        self._queue: deque[tuple[Domain | TaskAdapter, EventMessage] | Orphan] = deque(maxlen=LONGEST_QUEUE)
         self._waiting = asyncio.Event()
-        self._series: OrderedDict[tuple[str, Told], _Series] = OrderedDict()
+        self._series: OrderedDict[tuple[str, EventMessage], _Series] = OrderedDict()
         self._allowances: OrderedDict[str, _Allowance] = OrderedDict()
 
     def record(self, resource: Domain | TaskAdapter, old: CommonStatus, new: CommonStatus) -> None:
-        """Put in line what is to be told of a status that was written."""
-        for told in events_of(old, new):
+        """Enqueue the Events for a status that was written."""
+        for message in events_of(old, new):
             if self._is_allowed(resource.metadata.uid):
-                self._line.append((resource, told))
+                self._queue.append((resource, message))
                 self._waiting.set()
 
+    def record_orphan(self, orphan: Orphan) -> None:
+        """Enqueue an Event about a catalog record that was deleted because its object is gone."""
+        self._queue.append(orphan)
+        self._waiting.set()
+
     async def run(self) -> None:
-        """Send what is in line, one after another, until cancelled."""
+        """Create the queued Events, one after another, until cancelled."""
         while True:
             await self._waiting.wait()
-            while self._line:
-                resource, told = self._line.popleft()
-                try:
-                    await self._send(resource, told)
-                except HmiError as error:
-                    logger.warning("an Event on %s was not taken: %s", resource.metadata.name, error)
-                except Exception:
-                    # What is only told must not stop the work that it tells of.
-                    logger.exception("an Event on %s could not be sent", resource.metadata.name)
+            while self._queue:
+                await self._send_or_log(self._queue.popleft())
             self._waiting.clear()
+
+    async def _send_or_log(self, queued: tuple[Domain | TaskAdapter, EventMessage] | Orphan) -> None:
+        name = queued.ref.name if isinstance(queued, Orphan) else queued[0].metadata.name
+        try:
+            if isinstance(queued, Orphan):
+                await self._send_orphan(queued)
+            else:
+                await self._send(*queued)
+        except HmiError as error:
+            logger.warning("an Event on %s was refused: %s", name, error)
+        except Exception:
+            # An Event must not stop the work that it reports.
+            logger.exception("an Event on %s could not be created", name)
 
     def _is_allowed(self, uid: str) -> bool:
         now = self._clock()
@@ -169,57 +196,92 @@ class EventRecorder:
             self._allowances.popitem(last=False)
         return allowed
 
-    async def _send(self, resource: Domain | TaskAdapter, told: Told) -> None:
-        key, now = (resource.metadata.uid, told), self._clock()
+    async def _send(self, resource: Domain | TaskAdapter, message: EventMessage) -> None:
+        key, now = (resource.metadata.uid, message), self._clock()
+        namespace = resource.metadata.namespace
         series = self._series.pop(key, None)
         if series is not None and now - series.last <= REPEAT_SECONDS:
             series.count, series.last = series.count + 1, now
-            patch = {"series": {"count": series.count, "lastObservedTime": moment()}}
-            namespace = resource.metadata.namespace
-            if await self._api.merge_patch(EVENTS, namespace, series.name, patch) is not None:
+            repeated = {"series": {"count": series.count, "lastObservedTime": _now().isoformat()}}
+            patched = self._api.patch_namespaced_event(
+                series.name, namespace, repeated, _content_type=MERGE_PATCH
+            )
+            if await find(patched) is not None:
                 self._remember(key, series)
                 return
-        body = build_event(resource, told, self._instance)
+        event = build_event(resource, message, self._instance)
         try:
-            await self._api.create(EVENTS, resource.metadata.namespace, body)
+            await self._api.create_namespaced_event(namespace, event)
         except Conflict:
-            return  # an earlier try was done though its answer was lost
-        self._remember(key, _Series(body["metadata"]["name"], now))
+            return  # an earlier attempt succeeded, although its answer was lost
+        self._remember(key, _Series(str(metadata_of(event).name), now))
 
-    def _remember(self, key: tuple[str, Told], series: _Series) -> None:
+    async def _send_orphan(self, orphan: Orphan) -> None:
+        """Create the Event on the object; on the operator's pod where the object's namespace is gone too."""
+        ref = orphan.ref
+        of_object = V1ObjectReference(
+            api_version=API_VERSION, kind=ref.kind, namespace=ref.namespace, name=ref.name, uid=orphan.uid
+        )
+        of_operator = V1ObjectReference(
+            api_version="v1", kind="Pod", namespace=self._namespace, name=self._instance
+        )
+        for namespace, regarding in ((ref.namespace, of_object), (self._namespace, of_operator)):
+            event = build_orphan_event(orphan, regarding, self._instance)
+            try:
+                await self._api.create_namespaced_event(namespace, event)
+            except Conflict:
+                return  # an earlier attempt succeeded, although its answer was lost
+            except HmiError as error:
+                logger.info("an Event on %s was refused in %s: %s", ref, namespace, error)
+            else:
+                return
+
+    def _remember(self, key: tuple[str, EventMessage], series: _Series) -> None:
         self._series[key] = series
         if len(self._series) > _REMEMBERED:
             self._series.popitem(last=False)
 
 
-def build_event(resource: Domain | TaskAdapter, told: Told, instance: str) -> Manifest:
-    """Return the Event on a resource."""
-    metadata, at = resource.metadata, moment()
-    identity = f"{metadata.uid}/{told}/{at}"
-    tail = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    regarding: dict[str, Any] = {
-        "apiVersion": API_VERSION,
-        "kind": resource.kind,
-        "namespace": metadata.namespace,
-        "name": metadata.name,
-        "uid": metadata.uid,
-        "resourceVersion": metadata.resource_version,
-    }
-    return {
-        "apiVersion": EVENTS.api_version,
-        "kind": EVENTS.kind,
-        "metadata": {"name": f"{metadata.name}.{tail}", "namespace": metadata.namespace},
-        "eventTime": at,
-        "type": told.type,
-        "reason": told.reason,
-        "note": told.note,
-        "action": "Reconcile",
-        "regarding": {field: value for field, value in regarding.items() if value},
-        "reportingController": REPORTER,
-        "reportingInstance": instance,
-    }
+def build_event(resource: Domain | TaskAdapter, message: EventMessage, instance: str) -> EventsV1Event:
+    """Return an Event on a resource."""
+    metadata = resource.metadata
+    regarding = V1ObjectReference(
+        api_version=API_VERSION,
+        kind=resource.kind,
+        namespace=metadata.namespace,
+        name=metadata.name,
+        uid=metadata.uid or None,
+        resource_version=metadata.resource_version or None,
+    )
+    return _build(regarding, message, "Reconcile", instance)
 
 
-def moment() -> str:
-    """Return the present moment as an Event has it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def build_orphan_event(orphan: Orphan, regarding: V1ObjectReference, instance: str) -> EventsV1Event:
+    """Return the Event that an orphan was deleted from the catalog."""
+    note = (
+        f"{orphan.ref} was deleted from the cluster while no finalizer of the operator was on it; "
+        "its records in the catalog are deleted."
+    )
+    return _build(regarding, EventMessage("Normal", Reason.ORPHAN_ERASED.value, note), "Erase", instance)
+
+
+def _build(regarding: V1ObjectReference, message: EventMessage, action: str, instance: str) -> EventsV1Event:
+    now = _now()
+    tail = hashlib.sha256(f"{regarding.uid}/{message}/{now}".encode()).hexdigest()[:16]
+    return EventsV1Event(
+        api_version="events.k8s.io/v1",
+        kind="Event",
+        metadata=V1ObjectMeta(name=f"{regarding.name}.{tail}", namespace=regarding.namespace),
+        event_time=now,
+        type=message.type,
+        reason=message.reason,
+        note=message.note,
+        action=action,
+        regarding=regarding,
+        reporting_controller=REPORTER,
+        reporting_instance=instance,
+    )
+
+
+def _now() -> datetime:
+    return micro_time(datetime.now(UTC))

@@ -1,4 +1,4 @@
-"""One replica of the operator: it watches always, and reconciles while it has the lease."""
+"""One replica of the operator: it always watches, and reconciles while it is the leader."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import kopf
+from kubernetes.aio.client import V1Job
 
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.resources.common import CommonStatus
@@ -14,17 +15,16 @@ from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.controller import Controller, Pace
 from hmi_operator.etag_poller import EtagPoller
-from hmi_operator.kubernetes.api import KubeApi, Manifest
 from hmi_operator.kubernetes.cache import ResourceCache
+from hmi_operator.kubernetes.client import KubernetesClient
 from hmi_operator.kubernetes.events import EventRecorder
-from hmi_operator.kubernetes.job_watch import watch_jobs
-from hmi_operator.kubernetes.jobs import TrainingCache
+from hmi_operator.kubernetes.handlers import build_registry, build_settings, list_all
+from hmi_operator.kubernetes.invalid_objects import InvalidObjectReconciler
+from hmi_operator.kubernetes.jobs import JobCache, watch_jobs
 from hmi_operator.kubernetes.lease import Lease
-from hmi_operator.kubernetes.metrics import OperatorMetrics
-from hmi_operator.kubernetes.orphan_events import tell_of_orphan
+from hmi_operator.kubernetes.observability import OperatorMetrics
 from hmi_operator.kubernetes.store import KubeResourceStore
-from hmi_operator.kubernetes.unreadable import ReadableOrTold
-from hmi_operator.kubernetes.watch import handlers, list_all, watch_settings
+from hmi_operator.kubernetes.webhook import AdmissionReviewer, WebhookAddress, webhook_server
 from hmi_operator.orphans import Orphan, OrphanCollector, OrphanGrace
 from hmi_operator.planning import CLUSTER, Environment
 from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
@@ -33,35 +33,33 @@ from hmi_operator.reconciler import Reconciler
 logger = logging.getLogger(__name__)
 
 RELIST_SECONDS = 600.0
-"""How often the cache is held against complete lists: a watch that was away tells of no deletions."""
+"""How often the cache is compared with complete lists: an interrupted watch misses deletions."""
 _RETRY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a replica works with."""
+    """What a replica consists of."""
 
-    api: KubeApi
+    client: KubernetesClient
     control_plane: ControlPlane
     jobs: TrainingJobs
     lease: Lease
-    training: TrainingCache = field(default_factory=TrainingCache)
+    training: JobCache = field(default_factory=JobCache)
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
     events: EventRecorder | None = None
-    """Tells of conditions that turn; nobody does when absent."""
+    """Creates Events; there are none when absent."""
     orphan_grace: OrphanGrace = field(default_factory=OrphanGrace)
-    """How long the catalog keeps what has no object in the cluster."""
-    namespace: str = "hmi-system"
-    """The operator's own."""
-    instance: str = "hmi-operator"
-    """The operator's pod."""
+    """How long the catalog keeps orphans."""
+    webhook: WebhookAddress | None = None
+    """Where admission reviews are answered; nowhere when absent."""
 
 
 class Operator:
     """A replica; ``run`` it once.
 
-    Its watches fill the cache whether it leads or not, so that taking over costs one list. Nothing is
-    planned before that list is complete: a cache half filled would miss Domains that are there.
+    Watches fill the cache of a standby too, so that taking over costs one list. Nothing is planned before
+    that list is complete, because an incomplete cache lacks Domains that exist.
     """
 
     def __init__(
@@ -81,11 +79,10 @@ class Operator:
         self._grace = grace_seconds
         self._environment = environment
         self._cache = ResourceCache()
-        self._store = KubeResourceStore(parts.api, self._cache, self._namespaces)
+        self._store = KubeResourceStore(parts.client, self._cache, self._namespaces)
         self._controller: Controller | None = None
         self._watching = asyncio.Event()
-        self._telling: set[asyncio.Task[None]] = set()
-        parts.metrics.show(
+        parts.metrics.set_gauges(
             leader=lambda: parts.lease.held,
             queue=lambda: self._controller.queue_length if self._controller is not None else 0,
             resources=lambda: len(self._cache),
@@ -93,37 +90,39 @@ class Operator:
 
     @property
     def cache(self) -> ResourceCache:
-        """What is known of the cluster."""
+        """The cached objects of the cluster."""
         return self._cache
 
     @property
     def leads(self) -> bool:
-        """Say whether this replica does the work now."""
+        """Whether this replica is the leader and reconciles."""
         return self._controller is not None and self._parts.lease.held
 
-    def trouble(self) -> str | None:
-        """Return why this replica could not take over now, or None."""
+    def problem(self) -> str | None:
+        """Return why this replica is not ready to become the leader, or None."""
         if not self._watching.is_set():
             return "the API server's resources are not listed yet"
-        return self._parts.lease.trouble()
+        return self._parts.lease.problem()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until ``stop`` is set, then give the lease back. Raises when the watches have failed."""
-        await _until(stop, self._list_until_done())
+        """Run until ``stop`` is set, then give the lease back. Raises when kopf's watches fail."""
+        await _run_until(stop, self._list_all())
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch(stop), name="watch")
             for namespace in self._namespaces or (None,):
-                watching = watch_jobs(self._parts.api, namespace, self._hear_of_job)
-                tasks.create_task(_until(stop, watching), name=f"watch Jobs of {namespace or 'all'}")
-            tasks.create_task(self._take_turns(stop), name="lead")
+                watching = watch_jobs(self._parts.client, namespace, self._handle_job)
+                tasks.create_task(_run_until(stop, watching), name=f"watch Jobs of {namespace or 'all'}")
+            tasks.create_task(self._lead_or_wait(stop), name="lead")
 
     # --- watching ---------------------------------------------------------------------------------
 
     async def _watch(self, stop: asyncio.Event) -> None:
         if stop.is_set():
             return
-        settings = watch_settings()
-        registry = handlers(self._cache)
+        webhook = self._parts.webhook
+        reviewer = AdmissionReviewer(self._cache.get, self.problem, self._environment) if webhook else None
+        registry = build_registry(self._cache, reviewer)
+        settings = build_settings(webhook_server(webhook) if webhook else None)
         try:
             await kopf.operator(
                 registry=registry,
@@ -138,19 +137,19 @@ class Operator:
             self._watching.clear()
             stop.set()
 
-    def _hear_of_job(self, type_: str, manifest: Manifest) -> None:
-        ref = self._parts.training.on_job(type_, manifest)
+    def _handle_job(self, type_: str, job: V1Job) -> None:
+        ref = self._parts.training.on_job(type_, job)
         if ref is not None:
-            self._wake(ref)
+            self._enqueue(ref)
 
-    def _wake(self, ref: ResourceRef) -> None:
+    def _enqueue(self, ref: ResourceRef) -> None:
         if self._controller is not None:
             self._controller.enqueue(ref)
 
-    async def _list_until_done(self) -> None:
+    async def _list_all(self) -> None:
         while True:
             try:
-                await list_all(self._parts.api, self._cache, self._namespaces)
+                await list_all(self._parts.client, self._cache, self._namespaces)
                 return
             except HmiError as error:
                 logger.warning("the API server's resources could not be listed: %s", error)
@@ -158,69 +157,69 @@ class Operator:
 
     # --- leading ----------------------------------------------------------------------------------
 
-    async def _take_turns(self, stop: asyncio.Event) -> None:
+    async def _lead_or_wait(self, stop: asyncio.Event) -> None:
         lease = self._parts.lease
         try:
             while not stop.is_set():
-                await _until(stop, lease.acquire())
+                await _run_until(stop, lease.acquire())
                 if lease.held:
                     await self._lead(stop)
         finally:
             await lease.release()
 
     async def _lead(self, stop: asyncio.Event) -> None:
-        """Reconcile until told to stop, or at once no more when the lease is lost."""
+        """Reconcile until ``stop`` is set; end at once when the lease is lost."""
         lease = self._parts.lease
         work = asyncio.create_task(self._reconcile(stop), name="reconcile")
         kept = asyncio.create_task(lease.keep(), name="lease")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
             await asyncio.wait({work, kept, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if stopping.done() and not kept.done():  # what is in hand may be finished
+            if stopping.done() and not kept.done():  # finish what is being reconciled
                 await asyncio.wait({work, kept}, return_when=asyncio.FIRST_COMPLETED, timeout=self._grace)
         finally:
-            await _end(work, kept, stopping)
+            await _cancel(work, kept, stopping)
         if work.done() and not work.cancelled():
             work.result()
 
     async def _reconcile(self, stop: asyncio.Event) -> None:
         parts = self._parts
-        keeper = OrphanCollector(
+        orphans = OrphanCollector(
             self._store,
             parts.control_plane,
             parts.jobs,
             grace=parts.orphan_grace,
-            require_leadership=parts.lease.must_hold,
-            on_deleted=self._tell_of_orphan,
+            require_leadership=parts.lease.require_held,
+            on_deleted=parts.events.record_orphan if parts.events is not None else _ignore_orphan,
         )
-        await _until(stop, keeper.claim_until_taken())
+        await _run_until(stop, orphans.claim_until_taken())
         if stop.is_set():
             return
-        poller = EtagPoller(parts.control_plane, self._wake)
+        poller = EtagPoller(parts.control_plane, self._enqueue)
         reconciler = Reconciler(
             self._store,
             parts.control_plane,
             parts.jobs,
-            require_leadership=parts.lease.must_hold,
+            require_leadership=parts.lease.require_held,
             environment=self._environment,
-            on_status_change=parts.events.record if parts.events is not None else _tell_nobody,
+            on_status_change=parts.events.record if parts.events is not None else _ignore_status,
             on_adapter_view=poller.record,
         )
         controller = Controller(
-            ReadableOrTold(
+            InvalidObjectReconciler(
                 reconciler,
                 self._cache,
-                parts.api,
+                parts.client,
                 parts.control_plane,
                 parts.jobs,
-                permit=parts.lease.must_hold,
+                require_leadership=parts.lease.require_held,
             ),
             self._store,
             workers=self._workers,
             pace=self._pace,
-            observer=parts.metrics.reconciled,
+            observer=parts.metrics.record_reconciliation,
         )
-        await _until(stop, self._list_until_done())
+        await _run_until(stop, self._list_all())
         self._controller = controller
         self._cache.on_change = controller.enqueue
         for ref in self._cache.refs():
@@ -229,54 +228,51 @@ class Operator:
             async with asyncio.TaskGroup() as tasks:
                 beside = [
                     tasks.create_task(self._relist(), name="relist"),
-                    tasks.create_task(poller.run(), name="poller"),
-                    tasks.create_task(keeper.run(), name="catalog"),
+                    tasks.create_task(poller.run(), name="ETags"),
+                    tasks.create_task(orphans.run(), name="catalog"),
                 ]
                 if parts.events is not None:
                     beside.append(tasks.create_task(parts.events.run(), name="events"))
                 await controller.run(stop)
                 for task in beside:
                     task.cancel()
-        except* InvalidInput as lost:  # the catalog belongs to another cluster now; it is claimed again
-            logger.error("nothing is reconciled any more: %s", lost.exceptions[0])
+        except* InvalidInput as lost:  # the catalog belongs to another cluster now; claim it again
+            logger.error("reconciliation has ended: %s", lost.exceptions[0])
         finally:
             self._controller = None
-            self._cache.on_change = _nobody
-
-    def _tell_of_orphan(self, orphan: Orphan) -> None:
-        telling = asyncio.create_task(
-            tell_of_orphan(self._parts.api, orphan, self._parts.namespace, self._parts.instance)
-        )
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
+            self._cache.on_change = _ignore_change
 
     async def _relist(self) -> None:
         while True:
             await asyncio.sleep(RELIST_SECONDS)
-            await self._list_until_done()
+            await self._list_all()
 
 
-async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Wait for the work, or until ``stop`` is set and the work is dropped."""
+async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Wait for the work; cancel it when ``stop`` is set."""
     working = asyncio.create_task(work)
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await _end(working, stopping)
+        await _cancel(working, stopping)
     if not working.cancelled():
         working.result()
 
 
-async def _end(*tasks: "asyncio.Task[Any]") -> None:
+async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
 
 
-def _nobody(_: ResourceRef) -> None:
-    """Another replica has the work."""
+def _ignore_change(_: ResourceRef) -> None:
+    """This replica is not the leader."""
 
 
-def _tell_nobody(resource: Domain | TaskAdapter, old: CommonStatus, new: CommonStatus) -> None:
-    """Nobody records Events here."""
+def _ignore_status(resource: Domain | TaskAdapter, old: CommonStatus, new: CommonStatus) -> None:
+    """There is no recorder of Events."""
+
+
+def _ignore_orphan(_: Orphan) -> None:
+    """There is no recorder of Events."""

@@ -3,7 +3,7 @@
 import ast
 import contextlib
 import json
-import ssl
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from recording_proxy import RecordingProxy, name_proxies, recording_proxy
 
 from hmi_api.errors import HmiError, InvalidInput
@@ -24,9 +25,8 @@ from hmi_cli.context import CommandContext
 from hmi_cli.errors import CliError
 from hmi_cli.system.home import HomeFolder
 from hmi_control_plane.gateway.runtime_client import Connections
-from hmi_operator.kubernetes.api import KubeApi
-from hmi_operator.kubernetes.kinds import DOMAINS
-from hmi_operator.kubernetes.watch import watch_settings
+from hmi_operator.kubernetes.client import connect
+from hmi_operator.kubernetes.handlers import build_settings
 from hmi_runtime.training.cli import main as train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -165,19 +165,6 @@ def proxy() -> Iterator[RecordingProxy]:
         yield made
 
 
-class _Login:
-    """A login without TLS."""
-
-    def __init__(self, server: str) -> None:
-        self.server = server
-
-    def tls(self) -> ssl.SSLContext:
-        return ssl.create_default_context()
-
-    async def headers(self, *, refused: bool = False) -> dict[str, str]:
-        return {}
-
-
 async def _token_review(url: str) -> None:
     reviewer = TokenReviewer(url, TokenSource("own"), ServiceAccounts(), "hmi")
     try:
@@ -192,8 +179,20 @@ async def _operator(url: str) -> None:
 
 
 async def _api_server(url: str) -> None:
-    async with KubeApi(_Login(url)) as api:
-        await api.get(DOMAINS, "shop", "orders")
+    context = {"name": "test", "context": {"cluster": "test", "user": "test"}}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": {"server": url}}],
+        "contexts": [context],
+        "users": [{"name": "test", "user": {"token": "t"}}],
+        "current-context": "test",
+    }
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        (Path(folder) / "kubeconfig").write_text(yaml.safe_dump(config))
+        patch.setenv("KUBECONFIG", str(Path(folder) / "kubeconfig"))
+        async with connect() as client:
+            await client.core.read_namespace("shop")
 
 
 async def _runtime(url: str) -> None:
@@ -314,7 +313,7 @@ def test_the_command_goes_to_another_machine_as_curl_does(
 
 
 def test_watches_use_no_proxy() -> None:
-    assert watch_settings().networking.trust_env is False
+    assert build_settings().networking.trust_env is False
 
 
 # --- every client of HMI's -------------------------------------------------------------------------

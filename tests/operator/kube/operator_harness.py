@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from kube_objects import DOMAINS, KINDS, TASK_ADAPTERS, Kind, Objects
 from kube_server import KubeServer
 
 from hmi_api.internal.client import ControlPlaneClient
@@ -14,10 +15,9 @@ from hmi_api.internal.runs import RunView
 from hmi_api.names import digest_bytes
 from hmi_api.resources.conditions import Condition, find_condition
 from hmi_operator.controller import Pace
-from hmi_operator.kubernetes.api import KubeApi, Manifest
-from hmi_operator.kubernetes.kinds import DOMAINS, RESOURCES, TASK_ADAPTERS, Kind
+from hmi_operator.kubernetes.client import KubernetesClient, Manifest, connect
+from hmi_operator.kubernetes.events import EventRecorder
 from hmi_operator.kubernetes.lease import Lease, boot_clock
-from hmi_operator.kubernetes.login import KopfLogin
 from hmi_operator.kubernetes.operator import Operator, Parts
 from hmi_operator.orphans import OrphanGrace
 from hmi_operator.planning import JobView
@@ -91,12 +91,17 @@ class PromptJobs:
 class Cluster:
     """A namespace of the API server, seen by a user."""
 
-    api: KubeApi
+    client: KubernetesClient
     namespace: str
+
+    @property
+    def api(self) -> Objects:
+        """Requests for objects of any kind."""
+        return Objects(self.client)
 
     async def apply(self, body: dict[str, Any]) -> Manifest:
         """Create an object, or change what of it is given."""
-        kind = RESOURCES[body["kind"]]
+        kind = KINDS[body["kind"]]
         name = body["metadata"]["name"]
         body = body | {"metadata": body["metadata"] | {"namespace": self.namespace}}
         changed = await self.api.merge_patch(kind, self.namespace, name, body)
@@ -129,8 +134,8 @@ class Cluster:
 async def cluster(kube: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
     """A new namespace; ``KUBECONFIG`` must name the server."""
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-    async with KubeApi(KopfLogin()) as api:
-        yield Cluster(api, namespace)
+    async with connect() as client:
+        yield Cluster(client, namespace)
 
 
 @dataclass
@@ -161,11 +166,18 @@ async def replica(
     async with (
         httpx.AsyncClient(base_url=served.url, headers=headers) as http,
         ControlPlaneClient(served.url, served.token) as control_plane,
-        KubeApi(KopfLogin()) as api,
+        connect() as client,
     ):
         jobs = PromptJobs(http)
-        lease = Lease(api, namespace, name, seconds=seconds, clock=clock)
-        parts = Parts(api, control_plane, jobs, lease, orphan_grace=grace or OrphanGrace())
+        lease = Lease(client, namespace, name, seconds=seconds, clock=clock)
+        parts = Parts(
+            client,
+            control_plane,
+            jobs,
+            lease,
+            events=EventRecorder(client, name, namespace=namespace),
+            orphan_grace=grace or OrphanGrace(),
+        )
         operator = Operator(parts, namespaces=[namespace, *also], pace=PACE)
         stop = asyncio.Event()
         task = asyncio.create_task(operator.run(stop))

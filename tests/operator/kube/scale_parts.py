@@ -5,7 +5,6 @@ Each does as little as it can, so that the operator is what is measured: nothing
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -19,21 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from kube_objects import JOBS, PODS, Kind, Objects
 from operator_process import metric_in, resident_bytes
 
 from hmi_api.errors import HmiError
 from hmi_api.names import digest_bytes
 from hmi_operator.embedded import tether
-from hmi_operator.kubernetes.api import KubeApi, Manifest
+from hmi_operator.kubernetes.client import KubernetesClient, Manifest, connect
 from hmi_operator.kubernetes.jobs.naming import KIND_LABEL, RUN_LABEL
-from hmi_operator.kubernetes.kinds import JOBS, PODS, Kind
-from hmi_operator.kubernetes.login import KopfLogin
 
 TOKEN = "the-internal-token-of-this-test"
 _START_SECONDS = 120.0
 _AT_ONCE = 8
 _BETWEEN_HEARTBEATS_SECONDS = 1.0
-_LINE_BYTES = 1 << 20
 
 
 # --- the control plane ---------------------------------------------------------------------------------
@@ -141,7 +138,7 @@ class Trainings:
     succeeds when its pod has been given to one. Elsewhere this ends the Jobs too.
     """
 
-    api: KubeApi
+    client: KubernetesClient
     http: aiohttp.ClientSession
     namespace: str
     on_nodes: bool
@@ -154,7 +151,7 @@ class Trainings:
             for _ in range(_AT_ONCE):
                 tasks.create_task(self._work())
             kind = PODS if self.on_nodes else JOBS
-            async for body in watched(kind, self.namespace, labels=RUN_LABEL):
+            async for body in watched(self.client, kind, self.namespace, labels=RUN_LABEL):
                 uid = body["metadata"]["uid"]
                 begun = bool(body["spec"].get("nodeName")) or not self.on_nodes
                 if begun and uid not in self.seen:
@@ -185,7 +182,7 @@ class Trainings:
             for type_ in ("SuccessCriteriaMet", "Complete")
         ]
         status = {"succeeded": 1, "startTime": now, "completionTime": now, "conditions": conditions}
-        await self.api.merge_patch(JOBS, self.namespace, name, {"status": status}, "status")
+        await Objects(self.client).merge_patch(JOBS, self.namespace, name, {"status": status}, "status")
 
 
 def is_complete(job: Manifest) -> bool:
@@ -216,14 +213,14 @@ async def surroundings(plane: PlaneProcess, namespace: str, *, on_nodes: bool) -
     headers = {"Authorization": f"Bearer {plane.token}"}
     async with (
         aiohttp.ClientSession(plane.url, headers=headers) as http,
-        KubeApi(KopfLogin()) as api,
+        connect() as client,
         asyncio.TaskGroup() as tasks,
     ):
         runtime = FakeRuntime(http)
         await runtime.register()
         running = [
             tasks.create_task(runtime.run()),
-            tasks.create_task(Trainings(api, http, namespace, on_nodes).run()),
+            tasks.create_task(Trainings(client, http, namespace, on_nodes).run()),
         ]
         yield
         for task in running:
@@ -233,23 +230,17 @@ async def surroundings(plane: PlaneProcess, namespace: str, *, on_nodes: bool) -
 # --- seeing --------------------------------------------------------------------------------------------
 
 
-async def watched(kind: Kind, namespace: str, labels: str = "") -> AsyncIterator[Manifest]:
+async def watched(
+    client: KubernetesClient, kind: Kind, namespace: str, labels: str = ""
+) -> AsyncIterator[Manifest]:
     """Give every object that there is, and each again whenever it changes; for ever, deletions left out.
 
     Listed in pages first and watched from there: the API server breaks off a watch that begins with many.
     """
-    login = KopfLogin()
-    async with aiohttp.ClientSession(
-        login.server,
-        connector=aiohttp.TCPConnector(ssl=login.tls()),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-        headers=await login.headers(),
-        read_bufsize=_LINE_BYTES,
-    ) as http:
-        while True:
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError, _TooOld):  # it begins anew
-                async for item in _listed_then_watched(http, kind.path(namespace), labels):
-                    yield item
+    while True:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, HmiError, _TooOld):  # it begins anew
+            async for item in _listed_then_watched(Objects(client), kind, namespace, labels):
+                yield item
 
 
 class _TooOld(Exception):
@@ -257,35 +248,29 @@ class _TooOld(Exception):
 
 
 async def _listed_then_watched(
-    http: aiohttp.ClientSession, path: str, labels: str
+    objects: Objects, kind: Kind, namespace: str, labels: str
 ) -> AsyncIterator[Manifest]:
     chosen = {"labelSelector": labels} if labels else {}
-    version = token = ""
-    while token or not version:
-        query = chosen | {"limit": "500"} | ({"continue": token} if token else {})
-        async with http.get(path, params=query) as answer:
-            answer.raise_for_status()
-            page = await answer.json()
+    version = ""
+    async for page in objects.pages(kind, namespace, **chosen):
         for item in page["items"]:
             yield item
-        version, token = page["metadata"]["resourceVersion"], page["metadata"].get("continue", "")
+        version = page["metadata"]["resourceVersion"]
     while True:
-        query = chosen | {"watch": "1", "timeoutSeconds": "300", "resourceVersion": version}
-        async with http.get(path, params=query | {"allowWatchBookmarks": "true"}) as answer:
-            answer.raise_for_status()
-            async for line in answer.content:
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise _TooOld
-                version = event["object"]["metadata"]["resourceVersion"]
-                if event["type"] in ("ADDED", "MODIFIED"):
-                    yield event["object"]
+        async for event in objects.watch(kind, namespace, version, timeoutSeconds="300", **chosen):
+            if event["type"] == "ERROR":
+                raise _TooOld
+            version = event["object"]["metadata"]["resourceVersion"]
+            if event["type"] in ("ADDED", "MODIFIED"):
+                yield event["object"]
 
 
-async def all_are(kind: Kind, namespace: str, count: int, condition: Callable[[Manifest], bool]) -> None:
+async def all_are(
+    client: KubernetesClient, kind: Kind, namespace: str, count: int, condition: Callable[[Manifest], bool]
+) -> None:
     """Wait until so many objects are as wanted."""
     wanted: set[str] = set()
-    async for manifest in watched(kind, namespace):
+    async for manifest in watched(client, kind, namespace):
         name = manifest["metadata"]["name"]
         if condition(manifest):
             wanted.add(name)

@@ -6,7 +6,7 @@ import pytest
 
 from hmi_api.names import FINALIZER, DomainKey
 from hmi_operator.kubernetes.cache import ResourceCache
-from hmi_operator.kubernetes.objects import Unreadable, read
+from hmi_operator.kubernetes.objects import InvalidObject, parse
 from hmi_operator.ports import ResourceRef
 
 DOMAIN = ResourceRef("Domain", "shop", "hotel")
@@ -34,34 +34,34 @@ def heard(body: dict[str, Any], version: int, uid: str = "u1", **metadata: Any) 
 def test_a_domain_wakes_what_stands_on_it_when_its_spec_changes(
     cache: ResourceCache, woken: list[ResourceRef], domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
-    cache.see("TaskAdapter", heard(adapter_body, 1))
-    cache.see("Domain", heard(domain_body, 2))
+    cache.observe("TaskAdapter", heard(adapter_body, 1))
+    cache.observe("Domain", heard(domain_body, 2))
     assert woken == [ADAPTER, DOMAIN, ADAPTER]
     woken.clear()
-    cache.see("Domain", heard(domain_body, 3) | {"status": {"phase": "Odd"}})
+    cache.observe("Domain", heard(domain_body, 3) | {"status": {"phase": "Odd"}})
     assert woken == [DOMAIN]
-    cache.see_deleted("Domain", heard(domain_body, 4))
+    cache.observe_deleted("Domain", heard(domain_body, 4))
     assert woken == [DOMAIN, DOMAIN, ADAPTER]
 
 
 def test_our_finalizer_is_no_news_and_its_loss_is(
     cache: ResourceCache, woken: list[ResourceRef], adapter_body: dict[str, Any]
 ) -> None:
-    cache.see("TaskAdapter", heard(adapter_body, 1))
+    cache.observe("TaskAdapter", heard(adapter_body, 1))
     woken.clear()
-    cache.see("TaskAdapter", heard(adapter_body, 2, finalizers=[FINALIZER]))
-    cache.see("TaskAdapter", heard(adapter_body, 3, finalizers=[FINALIZER, "example.com/another"]))
+    cache.observe("TaskAdapter", heard(adapter_body, 2, finalizers=[FINALIZER]))
+    cache.observe("TaskAdapter", heard(adapter_body, 3, finalizers=[FINALIZER, "example.com/another"]))
     assert woken == []
-    cache.see("TaskAdapter", heard(adapter_body, 4, finalizers=["example.com/another"]))
+    cache.observe("TaskAdapter", heard(adapter_body, 4, finalizers=["example.com/another"]))
     assert woken == [ADAPTER]
 
 
 def test_what_goes_wakes_the_domain_that_it_stood_on(
     cache: ResourceCache, woken: list[ResourceRef], adapter_body: dict[str, Any]
 ) -> None:
-    cache.see("TaskAdapter", heard(adapter_body, 1))
+    cache.observe("TaskAdapter", heard(adapter_body, 1))
     woken.clear()
-    cache.see_deleted("TaskAdapter", heard(adapter_body, 2))
+    cache.observe_deleted("TaskAdapter", heard(adapter_body, 2))
     assert woken == [ADAPTER, DOMAIN]
     assert cache.dependents(DomainKey("shop/hotel")) == []
 
@@ -69,14 +69,14 @@ def test_what_goes_wakes_the_domain_that_it_stood_on(
 def test_the_end_of_a_namesake_that_was_there_before_is_no_end(
     cache: ResourceCache, domain_body: dict[str, Any]
 ) -> None:
-    cache.see("Domain", heard(domain_body, 5, uid="new"))
-    cache.see_deleted("Domain", heard(domain_body, 4, uid="old"))
+    cache.observe("Domain", heard(domain_body, 5, uid="new"))
+    cache.observe_deleted("Domain", heard(domain_body, 4, uid="old"))
     assert cache.get(DOMAIN) is not None
 
 
 def test_only_what_is_read_of_the_metadata_is_kept(cache: ResourceCache, domain_body: dict[str, Any]) -> None:
     notes = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "hmi.dev/retrain": "1"}
-    cache.see("Domain", heard(domain_body, 1, annotations=notes))
+    cache.observe("Domain", heard(domain_body, 1, annotations=notes))
     found = cache.get(DOMAIN)
     assert found is not None
     assert found.metadata.annotations == {"hmi.dev/retrain": "1"}
@@ -92,21 +92,21 @@ def test_what_is_kept_as_text_is_what_was_heard(
     status = {"phase": "Ready", "conditions": [ready], "metrics": {"loss": 1}, "version": 2}
     for kind, body in ((DOMAIN.kind, domain_body), (ADAPTER.kind, adapter_body)):
         manifest = heard(body, 1, labels={"a": "b"}, finalizers=["hmi.dev/cleanup"]) | {"status": status}
-        cache.see(kind, manifest)
-        expected = read(kind, manifest)
-        assert not isinstance(expected, Unreadable)
+        cache.observe(kind, manifest)
+        expected = parse(kind, manifest)
+        assert not isinstance(expected, InvalidObject)
         assert cache.get(ResourceRef.of(expected)) == expected
 
 
 def test_a_complete_list_ends_what_it_does_not_have(
     cache: ResourceCache, woken: list[ResourceRef], domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
-    cache.see("Domain", heard(domain_body, 1))
-    cache.see("TaskAdapter", heard(adapter_body, 1))
+    cache.observe("Domain", heard(domain_body, 1))
+    cache.observe("TaskAdapter", heard(adapter_body, 1))
     with cache.listing("Domain"):
         later = heard(domain_body, 3, uid="u3")
         later["metadata"]["name"] = "inn"
-        cache.see("Domain", later)  # it came while the list was read, and is not in it
+        cache.observe("Domain", later)  # it came while the list was read, and is not in it
     assert cache.get(DOMAIN) is None
     assert cache.get(ResourceRef("Domain", "shop", "inn")) is not None
     assert cache.get(ADAPTER) is not None
@@ -115,9 +115,9 @@ def test_a_complete_list_ends_what_it_does_not_have(
 def test_what_went_while_a_list_was_read_does_not_come_back(
     cache: ResourceCache, domain_body: dict[str, Any]
 ) -> None:
-    cache.see("Domain", heard(domain_body, 1))
+    cache.observe("Domain", heard(domain_body, 1))
     with cache.listing("Domain") as take:
-        cache.see_deleted("Domain", heard(domain_body, 2))
+        cache.observe_deleted("Domain", heard(domain_body, 2))
         take(heard(domain_body, 1))
     assert cache.get(DOMAIN) is None
 
@@ -125,7 +125,7 @@ def test_what_went_while_a_list_was_read_does_not_come_back(
 def test_a_status_that_cannot_be_read_counts_as_none(
     cache: ResourceCache, domain_body: dict[str, Any]
 ) -> None:
-    cache.see("Domain", heard(domain_body, 1) | {"status": {"phase": 7}})
+    cache.observe("Domain", heard(domain_body, 1) | {"status": {"phase": 7}})
     found = cache.get(DOMAIN)
     assert found is not None
     assert found.status.phase == "Pending"
@@ -134,27 +134,27 @@ def test_a_status_that_cannot_be_read_counts_as_none(
 def test_a_spec_that_cannot_be_read_is_remembered_with_what_is_wrong(
     cache: ResourceCache, woken: list[ResourceRef], domain_body: dict[str, Any]
 ) -> None:
-    cache.see("Domain", heard(domain_body, 1))
+    cache.observe("Domain", heard(domain_body, 1))
     newer = heard(domain_body, 2)
     newer["spec"] = newer["spec"] | {"colour": "red"}
-    cache.see("Domain", newer)
+    cache.observe("Domain", newer)
     assert cache.get(DOMAIN) is None
-    unreadable = cache.unreadable(DOMAIN)
+    unreadable = cache.invalid(DOMAIN)
     assert unreadable is not None
     assert "colour is not a field" in unreadable.problem
-    cache.see("Domain", heard(domain_body, 3))
-    assert cache.unreadable(DOMAIN) is None
+    cache.observe("Domain", heard(domain_body, 3))
+    assert cache.invalid(DOMAIN) is None
     assert DOMAIN in woken
 
 
 def test_another_tenant_wakes_everything_in_the_namespace(
     cache: ResourceCache, woken: list[ResourceRef], domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
-    cache.see("Domain", heard(domain_body, 1))
-    cache.see("TaskAdapter", heard(adapter_body, 1))
+    cache.observe("Domain", heard(domain_body, 1))
+    cache.observe("TaskAdapter", heard(adapter_body, 1))
     woken.clear()
-    cache.see_namespace({"metadata": {"name": "shop", "labels": {"team": "a"}}})
+    cache.put_namespace("shop", {"team": "a"})
     assert woken == []
-    cache.see_namespace({"metadata": {"name": "shop", "labels": {"hmi.dev/tenant": "acme"}}})
+    cache.put_namespace("shop", {"hmi.dev/tenant": "acme"})
     assert sorted(woken, key=str) == [DOMAIN, ADAPTER]
     assert cache.tenant("shop") == "acme"

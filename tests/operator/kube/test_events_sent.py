@@ -9,9 +9,8 @@ from kube_server import KubeServer
 
 from hmi_api.resources.conditions import Condition, ConditionStatus
 from hmi_api.resources.domain import Domain, DomainStatus
-from hmi_operator.kubernetes.api import KubeApi
+from hmi_operator.kubernetes.client import connect
 from hmi_operator.kubernetes.events import BURST, EventRecorder
-from hmi_operator.kubernetes.login import KopfLogin
 
 pytestmark = pytest.mark.anyio
 _NAMESPACE = "events-sent"
@@ -47,8 +46,8 @@ async def test_conditions_that_turn_are_events_and_repeats_are_counted(
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAMESPACE}})
-    async with KubeApi(KopfLogin()) as api:
-        recorder = EventRecorder(api, "replica-0")
+    async with connect() as client:
+        recorder = EventRecorder(client, "replica-0")
         sending = asyncio.create_task(recorder.run())
         hotel, busy = resource("hotel"), resource("busy")
         for reason, before in (("OOMKilled", "Evicted"), ("Evicted", "OOMKilled"), ("OOMKilled", "Evicted")):

@@ -12,11 +12,10 @@ from operator_harness import DOMAINS, Cluster, cluster
 from hmi_api.names import FINALIZER
 from hmi_api.resources.conditions import Condition, ConditionStatus
 from hmi_api.resources.domain import DomainStatus
-from hmi_operator.kubernetes.api import KubeApi
 from hmi_operator.kubernetes.cache import ResourceCache
-from hmi_operator.kubernetes.login import KopfLogin
+from hmi_operator.kubernetes.client import connect
+from hmi_operator.kubernetes.handlers import list_all
 from hmi_operator.kubernetes.store import KubeResourceStore
-from hmi_operator.kubernetes.watch import list_all
 from hmi_operator.ports import ResourceRef
 
 pytestmark = pytest.mark.anyio
@@ -49,12 +48,12 @@ async def listed(kubeconfig: KubeServer, namespace: str, domain_body: dict[str, 
     def count(method: str, _: str, code: int) -> None:
         asked[f"{method} {code}"] += 1
 
-    async with cluster(kubeconfig, namespace) as here, KubeApi(KopfLogin(), heard=count) as api:
+    async with cluster(kubeconfig, namespace) as here, connect(count) as client:
         made = await here.apply(domain_body)
         cache = ResourceCache()
-        await list_all(api, cache, [namespace])
+        await list_all(client, cache, [namespace])
         asked.clear()
-        store = KubeResourceStore(api, cache)
+        store = KubeResourceStore(client, cache)
         ref = ResourceRef("Domain", namespace, "hotel")
         found = Store(here, store, cache, ref, made["metadata"]["uid"], asked)
         cache.on_change = found.woken.append
@@ -134,14 +133,14 @@ async def test_hearing_of_an_own_write_wakes_nobody_and_of_anothers_does(listed:
     await listed.store.write_status(listed.ref, listed.uid, DomainStatus(phase="Ready"))
     written = await listed.here.get(DOMAINS, "hotel")
     assert written is not None
-    listed.cache.see("Domain", written)
+    listed.cache.observe("Domain", written)
     assert listed.woken == []
     wrong = {"status": {"phase": "Failed"}}
     edited = await listed.here.api.merge_patch(DOMAINS, listed.ref.namespace, "hotel", wrong, "status")
     assert edited is not None
-    listed.cache.see("Domain", edited)
+    listed.cache.observe("Domain", edited)
     assert listed.woken == [listed.ref]
-    listed.cache.see("Domain", written)  # late, and older
+    listed.cache.observe("Domain", written)  # late, and older
     found = await listed.store.get(listed.ref)
     assert found is not None
     assert found.status.phase == "Failed"

@@ -6,15 +6,15 @@ from typing import Any
 
 import httpx
 import pytest
+from kube_objects import LEASES
 from operator_harness import DOMAINS, Cluster, PromptJobs
 
 from hmi_api.errors import NotReady
 from hmi_api.internal.client import ControlPlaneClient
 from hmi_operator.kubernetes.cache import ResourceCache
-from hmi_operator.kubernetes.kinds import LEASES
+from hmi_operator.kubernetes.handlers import list_all
 from hmi_operator.kubernetes.lease import Lease
 from hmi_operator.kubernetes.store import KubeResourceStore
-from hmi_operator.kubernetes.watch import list_all
 from hmi_operator.reconciler import Reconciler
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +38,7 @@ def clock() -> Clock:
 
 
 def lease_of(here: Cluster, clock: Clock, name: str) -> Lease:
-    return Lease(here.api, here.namespace, name, seconds=SECONDS, clock=clock)
+    return Lease(here.client, here.namespace, name, seconds=SECONDS, clock=clock)
 
 
 async def holder(here: Cluster) -> Any:
@@ -82,7 +82,7 @@ async def test_a_replica_that_was_stopped_does_not_act_and_does_not_take_it_back
     clock.now += SECONDS
     assert await looks(second)
     with pytest.raises(NotReady):
-        first.must_hold()
+        first.require_held()
     await first.keep()
     assert not await looks(first)
     assert await holder(here) == "second"
@@ -93,7 +93,7 @@ async def test_the_engine_does_nothing_without_the_lease(
 ) -> None:
     made = await here.apply(domain_body)
     cache = ResourceCache()
-    await list_all(here.api, cache, [here.namespace])
+    await list_all(here.client, cache, [here.namespace])
     lease = lease_of(here, clock, "first")
     await lease.acquire()
     clock.now += SECONDS
@@ -102,8 +102,8 @@ async def test_the_engine_does_nothing_without_the_lease(
         httpx.AsyncClient(base_url=served.url, headers=headers) as http,
         ControlPlaneClient(served.url, served.token) as control_plane,
     ):
-        store = KubeResourceStore(here.api, cache)
-        engine = Reconciler(store, control_plane, PromptJobs(http), require_leadership=lease.must_hold)
+        store = KubeResourceStore(here.client, cache)
+        engine = Reconciler(store, control_plane, PromptJobs(http), require_leadership=lease.require_held)
         with pytest.raises(NotReady, match="NotLeader"):
             await engine.reconcile(cache.refs()[0])
     assert await here.get(DOMAINS, "hotel") == made
@@ -126,10 +126,10 @@ async def test_the_same_replica_takes_its_own_lease_after_a_restart(here: Cluste
 
 
 async def test_keeping_renews_it_until_it_is_taken(here: Cluster) -> None:
-    first = Lease(here.api, here.namespace, "first", seconds=2.0)
+    first = Lease(here.client, here.namespace, "first", seconds=2.0)
     await first.acquire()
     keeping = asyncio.create_task(first.keep())
-    second = Lease(here.api, here.namespace, "second", seconds=2.0)
+    second = Lease(here.client, here.namespace, "second", seconds=2.0)
     assert not await looks(second)
     await second.seize()
     async with asyncio.timeout(10):

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from kube_assets import CHECKOUT
+from kube_objects import JOBS
 from kube_server import KubeServer
 from operator_harness import DOMAINS, PACE, Cluster, cluster, condition, has_phase, until
 
 from hmi_api.internal.client import ControlPlaneClient
-from hmi_operator.kubernetes.api import KubeApi, Manifest
-from hmi_operator.kubernetes.jobs import KubeJobs, TrainerSettings, TrainingCache
-from hmi_operator.kubernetes.kinds import JOBS
+from hmi_operator.kubernetes.client import Manifest, connect
+from hmi_operator.kubernetes.jobs import JobCache, KubernetesTrainingJobs, TrainerSettings
 from hmi_operator.kubernetes.lease import Lease
-from hmi_operator.kubernetes.login import KopfLogin
 from hmi_operator.kubernetes.operator import Operator, Parts
 
 pytestmark = pytest.mark.anyio
@@ -83,20 +82,23 @@ class AtWork:
     """An operator that works."""
 
     operator: Operator
-    training: TrainingCache
+    training: JobCache
     task: "asyncio.Task[None]"
 
     @property
     def well(self) -> bool:
-        return not self.task.done() and self.operator.trouble() is None
+        return not self.task.done() and self.operator.problem() is None
 
 
 @asynccontextmanager
 async def at_work(served: Any, home: str, *others: str) -> AsyncIterator[AtWork]:
-    async with ControlPlaneClient(served.url, served.token) as control_plane, KubeApi(KopfLogin()) as api:
-        training = TrainingCache()
-        jobs, lease = KubeJobs(api, training, SETTINGS), Lease(api, home, "one", seconds=60.0)
-        parts = Parts(api, control_plane, jobs, lease, training)
+    async with ControlPlaneClient(served.url, served.token) as control_plane, connect() as client:
+        training = JobCache()
+        jobs, lease = (
+            KubernetesTrainingJobs(client, training, SETTINGS),
+            Lease(client, home, "one", seconds=60.0),
+        )
+        parts = Parts(client, control_plane, jobs, lease, training)
         operator = Operator(parts, namespaces=[home, *others], pace=PACE)
         stop = asyncio.Event()
         task = asyncio.create_task(operator.run(stop))
@@ -111,7 +113,7 @@ async def job_of(there: Cluster) -> Manifest:
     """Wait for the training Job of a namespace."""
 
     async def look() -> Manifest | None:
-        found = [job async for page in there.api.pages(JOBS, there.namespace) for job in page]
+        found = [job async for job in there.api.list(JOBS, there.namespace)]
         return found[0] if found else None
 
     found: Manifest = await until(look)
@@ -146,8 +148,8 @@ async def test_a_namespace_that_is_deleted_goes_and_comes_back_and_no_other_is_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kube = kubeconfig
-    monkeypatch.setattr("hmi_operator.kubernetes.api.WATCH_SECONDS", 1)
-    monkeypatch.setattr("hmi_operator.kubernetes.job_watch.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("hmi_operator.kubernetes.jobs.job_watch.WATCH_SECONDS", 1)
+    monkeypatch.setattr("hmi_operator.kubernetes.jobs.job_watch.RETRY_SECONDS", 0.2)
     async with cluster(kube, f"{here.namespace}-b") as there:
         for namespace in (here.namespace, there.namespace):
             give_rights(kube, here.namespace, namespace)
@@ -181,9 +183,9 @@ async def test_a_namespace_without_rights_is_told_and_keeps_no_other_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kube = kubeconfig
-    monkeypatch.setattr("hmi_operator.kubernetes.job_watch.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("hmi_operator.kubernetes.jobs.job_watch.RETRY_SECONDS", 0.2)
     monkeypatch.setattr(
-        "hmi_operator.kubernetes.jobs.kube_jobs._MARGIN_SECONDS", 0.0
+        "hmi_operator.kubernetes.jobs.training_jobs._MARGIN_SECONDS", 0.0
     )  # nobody ends Jobs here
     async with cluster(kube, f"{here.namespace}-b") as there:
         give_rights(kube, here.namespace, here.namespace)

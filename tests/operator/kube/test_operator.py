@@ -5,6 +5,7 @@ import copy
 from typing import Any
 
 import pytest
+from kube_objects import NAMESPACES
 from kube_server import KubeServer
 from operator_harness import (
     DOMAINS,
@@ -18,7 +19,6 @@ from operator_harness import (
     until,
 )
 
-from hmi_operator.kubernetes.kinds import NAMESPACES
 from hmi_operator.kubernetes.lease import boot_clock
 
 pytestmark = pytest.mark.anyio
@@ -230,10 +230,10 @@ async def test_a_resource_that_is_deleted_and_made_anew_is_another(
 async def test_a_replica_is_not_ready_while_it_cannot_have_the_lease(here: Cluster, served: Any) -> None:
     later = 0.0
     async with replica(served, here.namespace, seconds=4.0, clock=lambda: boot_clock() + later) as one:
-        await until(lambda: _true(lambda: one.operator.leads and one.operator.trouble() is None))
+        await until(lambda: _true(lambda: one.operator.leads and one.operator.problem() is None))
         later = 100.0
-        assert "could not be had for" in (one.operator.trouble() or "")
-        await until(lambda: _true(lambda: one.operator.trouble() is None))
+        assert "could not be read or renewed for" in (one.operator.problem() or "")
+        await until(lambda: _true(lambda: one.operator.problem() is None))
 
 
 async def test_the_lease_is_given_back_at_the_end(here: Cluster, served: Any) -> None:

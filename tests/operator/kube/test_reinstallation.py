@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from kube_objects import EVENTS
 from operator_harness import (
     DOMAINS,
     TASK_ADAPTERS,
@@ -14,7 +15,6 @@ from operator_harness import (
     until,
 )
 
-from hmi_operator.kubernetes.kinds import EVENTS
 from hmi_operator.orphans import OrphanGrace
 
 pytestmark = pytest.mark.anyio
@@ -68,8 +68,8 @@ async def test_what_is_not_applied_again_is_erased_with_an_event(
         await until(erased)
 
         async def told() -> set[str]:
-            pages = here.api.pages(EVENTS, here.namespace, fields="reason=OrphanErased")
-            found = {event["regarding"]["name"] async for page in pages for event in page}
+            events = here.api.list(EVENTS, here.namespace, fieldSelector="reason=OrphanErased")
+            found = {event["regarding"]["name"] async for event in events}
             return found if found == {"topic", "hotel"} else set()
 
         await until(told)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kube_objects import LEASES
 from kube_server import KubeServer
 from operator_harness import DOMAINS, Cluster, until
 from operator_process import Process, process
-
-from hmi_operator.kubernetes.kinds import LEASES
 
 pytestmark = pytest.mark.anyio
 

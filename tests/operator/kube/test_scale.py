@@ -17,13 +17,13 @@ from typing import Any
 import psycopg
 import pytest
 from kube_assets import kube_assets
+from kube_objects import JOBS
 from kube_server import KubeServer, existing_server, install_types
 from operator_harness import DOMAINS, TASK_ADAPTERS, Cluster, cluster, is_ready
 from operator_process import Process, process
 from scale_parts import PlaneProcess, all_are, is_complete, plane_process, processor_seconds, surroundings
 
-from hmi_operator.kubernetes.errors import Conflict
-from hmi_operator.kubernetes.kinds import JOBS
+from hmi_operator.kubernetes.client import Conflict
 
 ADAPTERS = int(os.environ.get("HMI_SCALE", "25"))
 CLUSTER = os.environ.get("HMI_SCALE_CLUSTER")
@@ -134,9 +134,9 @@ async def _become_ready(
     await create_adapters(here, adapter_body)
     created = time.monotonic()
     async with asyncio.timeout(LIMIT_SECONDS):
-        await all_are(TASK_ADAPTERS, here.namespace, ADAPTERS, is_ready)
+        await all_are(here.client, TASK_ADAPTERS, here.namespace, ADAPTERS, is_ready)
         ended = time.monotonic()
-        await all_are(JOBS, here.namespace, ADAPTERS + 1, is_complete)
+        await all_are(here.client, JOBS, here.namespace, ADAPTERS + 1, is_complete)
     all_ended = time.monotonic()
     after = await figures(operator, plane)
     each = {name: (value - before.get(name, 0.0)) / ADAPTERS for name, value in after.items()}

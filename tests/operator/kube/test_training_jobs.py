@@ -8,14 +8,15 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from kube_models import as_json
 from kube_server import KubeServer
+from kubernetes.aio.client import V1Job
 
 from hmi_api.internal.runs import DomainRunSpec, RunPod, RunState, RunView
 from hmi_api.resources.domain import DomainSpec
-from hmi_operator.kubernetes.api import KubeApi
-from hmi_operator.kubernetes.jobs import KubeJobs, TrainerSettings, TrainingCache
+from hmi_operator.kubernetes.client import connect
+from hmi_operator.kubernetes.jobs import JobCache, KubernetesTrainingJobs, TrainerSettings
 from hmi_operator.kubernetes.jobs.network import build_network_policy
-from hmi_operator.kubernetes.login import KopfLogin
 
 pytestmark = pytest.mark.anyio
 
@@ -56,11 +57,11 @@ def made_run(kube: KubeServer, namespace: str) -> Callable[..., RunView]:
 @asynccontextmanager
 async def at_work(
     kube: KubeServer, monkeypatch: pytest.MonkeyPatch, **changes: Any
-) -> AsyncIterator[tuple[KubeJobs, TrainingCache]]:
+) -> AsyncIterator[tuple[KubernetesTrainingJobs, JobCache]]:
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
-    cache = TrainingCache()
-    async with KubeApi(KopfLogin()) as api:
-        yield KubeJobs(api, cache, SETTINGS.model_copy(update=changes)), cache
+    cache = JobCache()
+    async with connect() as client:
+        yield KubernetesTrainingJobs(client, cache, SETTINGS.model_copy(update=changes)), cache
 
 
 def listed(kube: KubeServer, namespace: str, kinds: str) -> list[dict[str, Any]]:
@@ -158,7 +159,7 @@ async def test_the_pods_of_a_job_are_told_with_the_kubelets_times_and_no_others(
                     "restartCount": 0,
                 }
                 set_status(kube, "pod", body, containerStatuses=[container | {"state": state}])
-            cache.on_job("MODIFIED", listed(kube, namespace, "jobs")[0])
+            cache.on_job("MODIFIED", V1Job.from_dict(listed(kube, namespace, "jobs")[0]))
             view = await jobs.observe(run)
             assert view is not None
             finished = None if ready else datetime.fromisoformat(ended)
@@ -175,7 +176,7 @@ async def test_a_job_that_ended_without_a_result_is_replaced_and_its_deaths_are_
         await jobs.start(run)
         (job,) = listed(kube, namespace, "jobs")
         _fail(kube, job)
-        cache.on_job("MODIFIED", listed(kube, namespace, "jobs")[0])
+        cache.on_job("MODIFIED", V1Job.from_dict(listed(kube, namespace, "jobs")[0]))
         view = await jobs.observe(run)
         assert view is not None
         assert (view.alive, view.crashes) == (False, 1)
@@ -229,7 +230,7 @@ async def test_warning_events_say_why_a_pod_is_not_made(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made_run()
-    monkeypatch.setattr("hmi_operator.kubernetes.jobs.kube_jobs.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("hmi_operator.kubernetes.jobs.training_jobs.PATIENCE_SECONDS", 0.0)
     async with at_work(kube, monkeypatch) as (jobs, _cache):
         await jobs.start(run)
         (job,) = listed(kube, namespace, "jobs")
@@ -298,7 +299,7 @@ async def test_ending_a_run_deletes_its_job_and_volume(
     by: str,
 ) -> None:
     run = made_run()
-    monkeypatch.setattr("hmi_operator.kubernetes.jobs.kube_jobs._MARGIN_SECONDS", 0.0)
+    monkeypatch.setattr("hmi_operator.kubernetes.jobs.training_jobs._MARGIN_SECONDS", 0.0)
     async with at_work(kube, monkeypatch) as (jobs, _cache):
         await jobs.start(run)
         await (jobs.stop(run.id, namespace) if by == "run" else jobs.erase(run.uid, namespace))
@@ -347,7 +348,7 @@ def _warning(job: dict[str, Any], note: str) -> dict[str, Any]:
     }
 
 
-async def _until_admitted(jobs: KubeJobs, run: RunView) -> None:
+async def _until_admitted(jobs: KubernetesTrainingJobs, run: RunView) -> None:
     """A quota that was deleted is remembered for a moment."""
     for _ in range(50):
         await jobs.start(run)
@@ -364,7 +365,7 @@ async def test_the_network_policy_is_there_before_the_job_and_is_put_right(
         await jobs.start(made_run())
     (policy,) = listed(kube, namespace, "networkpolicies")
     (job,) = listed(kube, namespace, "jobs")
-    wanted = build_network_policy(namespace, SETTINGS)
+    wanted = as_json(build_network_policy(namespace, SETTINGS))
     assert policy["spec"] == wanted["spec"]  # nothing is added that would look like drift
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= job["metadata"]["labels"].items()
 

@@ -2,16 +2,20 @@
 
 import asyncio
 import base64
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import kopf
 import pytest
 import trustme
 import yaml
 from kube_server import KubeServer
 
-from hmi_operator.kubernetes.webhook import Reviewer, WebhookAddress, serving_webhook
+from hmi_operator.kubernetes.cache import ResourceCache
+from hmi_operator.kubernetes.handlers import build_registry, build_settings
+from hmi_operator.kubernetes.webhook import AdmissionReviewer, WebhookAddress, webhook_server
 
 pytestmark = pytest.mark.anyio
 _NAME = "webhook-asked"
@@ -24,20 +28,34 @@ _DOMAIN = {
 
 
 @pytest.fixture
-async def asked(kube: KubeServer, tmp_path: Path) -> AsyncIterator[KubeServer]:
+async def asked(kubeconfig: KubeServer, tmp_path: Path) -> AsyncIterator[KubeServer]:
     """An API server that asks this process about Domains of one namespace."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "tls.crt"))
     certificate.private_key_pem.write_to_path(str(tmp_path / "tls.key"))
-    address = WebhookAddress(tmp_path / "tls.crt", tmp_path / "tls.key", host="127.0.0.1", port=0)
-    async with serving_webhook(address, Reviewer(lambda _: None)) as port:
-        kube.apply(
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAME}},
-            _configuration(f"https://127.0.0.1:{port}/validate-domains", authority.cert_pem.bytes()),
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    address = WebhookAddress(tmp_path / "tls.crt", tmp_path / "tls.key", host="127.0.0.1", port=port)
+    kube = kubeconfig
+    kube.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAME}},
+        _configuration(f"https://127.0.0.1:{port}/validate-domains", authority.cert_pem.bytes()),
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(
+        kopf.operator(
+            registry=build_registry(ResourceCache(), AdmissionReviewer(lambda _: None)),
+            settings=build_settings(webhook_server(address)),
+            standalone=True,
+            namespaces=[_NAME],
+            stop_flag=stop,
         )
-        yield kube
-        await asyncio.to_thread(kube.kubectl, "delete", "validatingwebhookconfiguration", _NAME)
+    )
+    yield kube
+    await asyncio.to_thread(kube.kubectl, "delete", "validatingwebhookconfiguration", _NAME)
+    stop.set()
+    await running
 
 
 async def test_kubectl_apply_is_told_what_to_do(asked: KubeServer) -> None:

@@ -1,12 +1,13 @@
 """What is told of a change of status."""
 
 import pytest
+from kube_models import as_json
 from planning_fixtures import DIGEST, domain, domain_version, observed_domain, run_of
 
 from hmi_api.internal.runs import RunState
 from hmi_api.resources.common import CommonStatus
 from hmi_api.resources.conditions import Condition, ConditionStatus
-from hmi_operator.kubernetes.events import Told, build_event, events_of
+from hmi_operator.kubernetes.events import EventMessage, build_event, events_of
 from hmi_operator.planning import JobView, PodProblem, plan_domain
 
 WHEN = "2026-11-21T12:00:00Z"
@@ -120,8 +121,8 @@ def test_the_whole_way_of_a_domain_is_a_short_story() -> None:
 
 def test_an_event_names_the_resource_and_fits_the_api() -> None:
     resource = domain()
-    told = Told("Warning", "OOMKilled", "Raise the limit.")
-    body = build_event(resource, told, "hmi-operator-0")
+    told = EventMessage("Warning", "OOMKilled", "Raise the limit.")
+    body = as_json(build_event(resource, told, "hmi-operator-0"))
     assert body["regarding"]["uid"] == resource.metadata.uid
     assert body["regarding"]["kind"] == "Domain"
     assert body["metadata"]["name"].startswith("hotel.")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kube_models import as_json
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import InvalidInput
@@ -18,7 +19,8 @@ from hmi_api.resources.common import Resources
 from hmi_api.resources.domain import BaseModelRef, DomainSpec, OnMiss
 from hmi_api.resources.task_adapter import TaskAdapterSpec
 from hmi_api.security.address_policy import AddressPolicySettings
-from hmi_operator.kubernetes.jobs import TrainerSettings, build_checkpoint_claim, build_training_job
+from hmi_operator.kubernetes import jobs
+from hmi_operator.kubernetes.jobs import TrainerSettings
 from hmi_operator.kubernetes.jobs.manifest import merged_resources
 from hmi_operator.kubernetes.jobs.naming import labels_of
 
@@ -65,6 +67,18 @@ def adapter_run(**spec: Any) -> RunView:
             )
         }
     )
+
+
+def build_training_job(made: RunView, settings: TrainerSettings, *, crashes: int = 0) -> dict[str, Any]:
+    """Return the Job as the client sends it."""
+    found: dict[str, Any] = as_json(jobs.build_training_job(made, settings, crashes=crashes))
+    return found
+
+
+def build_checkpoint_claim(made: RunView, settings: TrainerSettings) -> dict[str, Any] | None:
+    """Return the claim as the client sends it."""
+    found: dict[str, Any] | None = as_json(jobs.build_checkpoint_claim(made, settings))
+    return found
 
 
 def pod(job: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from typing import Any
 
 import pytest
+from kubernetes.aio.client import V1Job, V1Pod
 
-from hmi_operator.kubernetes.jobs.cache import TrainingCache
-from hmi_operator.kubernetes.jobs.facts import JobFacts, PodFacts
-from hmi_operator.kubernetes.jobs.view import job_view, wants_pods, wants_warnings
+from hmi_operator.kubernetes.jobs.job_status import JobStatus, PodStatus, job_view, wants_pods, wants_warnings
+from hmi_operator.kubernetes.jobs.job_watch import JobCache
 from hmi_operator.ports import ResourceRef
 
 MADE = "2026-11-21T12:00:00Z"
+OWNER = {"apiVersion": "hmi.dev/v1alpha1", "kind": "Domain", "name": "hotel", "uid": "u1"}
+CONTAINER = {"name": "training", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
 
 
 def job_body(*, carried: str = "0", terminating: bool = False, **status: Any) -> dict[str, Any]:
@@ -20,30 +22,38 @@ def job_body(*, carried: str = "0", terminating: bool = False, **status: Any) ->
         "creationTimestamp": MADE,
         "labels": {"hmi.dev/run": "r1", "hmi.dev/kind": "Domain", "hmi.dev/name": "hotel"},
         "annotations": {"hmi.dev/crashes": carried},
-        "ownerReferences": [{"apiVersion": "hmi.dev/v1alpha1", "controller": True, "kind": "Domain"}],
+        "ownerReferences": [OWNER | {"controller": True}],
     }
-    container = {"resources": {"limits": {"memory": "4Gi"}}}
+    container = {"name": "training", "resources": {"limits": {"memory": "4Gi"}}}
     spec = {"activeDeadlineSeconds": 60, "template": {"spec": {"containers": [container]}}}
     if terminating:
         metadata["deletionTimestamp"] = MADE
     return {"metadata": metadata, "spec": spec, "status": status}
 
 
-def job(**changes: Any) -> JobFacts:
-    facts = JobFacts.of(job_body(**changes))
+def as_job(body: dict[str, Any]) -> V1Job:
+    found = V1Job.from_dict(body)
+    assert found is not None
+    return found
+
+
+def job(**changes: Any) -> JobStatus:
+    facts = JobStatus.of(as_job(job_body(**changes)))
     assert facts is not None
     return facts
 
 
 def pod(
     phase: str = "Pending", *, state: dict[str, Any] | None = None, made: str = MADE, **status: Any
-) -> PodFacts:
+) -> PodStatus:
     metadata = {"name": "p", "namespace": "shop", "uid": "pod-uid", "creationTimestamp": made}
-    statuses = {"containerStatuses": [{"state": state}]} if state else {}
-    return PodFacts.of({"metadata": metadata, "status": {"phase": phase, **statuses, **status}})
+    statuses = {"containerStatuses": [CONTAINER | {"state": state}]} if state else {}
+    found = V1Pod.from_dict({"metadata": metadata, "status": {"phase": phase, **statuses, **status}})
+    assert found is not None
+    return PodStatus.of(found)
 
 
-def ended(reason: str, code: int, message: str = "") -> PodFacts:
+def ended(reason: str, code: int, message: str = "") -> PodStatus:
     return pod("Failed", state={"terminated": {"reason": reason, "exitCode": code, "message": message}})
 
 
@@ -90,7 +100,7 @@ SCHEDULED = condition("PodScheduled")
         "being deleted",
     ],
 )
-def test_a_job_is_read_as_a_process(made: JobFacts, alive: bool, queued: bool, crashes: int) -> None:
+def test_a_job_is_read_as_a_process(made: JobStatus, alive: bool, queued: bool, crashes: int) -> None:
     view = job_view(made, ())
     assert (view.alive, view.queued, view.crashes) == (alive, queued, crashes)
     assert (view.ended_at is not None) is (not alive)
@@ -124,12 +134,12 @@ def test_a_job_is_read_as_a_process(made: JobFacts, alive: bool, queued: bool, c
         (
             ended("Error", 1, "Traceback\n  ...\nKeyError: 'x'\n\n"),
             "ProcessDied",
-            "Its last words: KeyError: 'x'.",
+            "Its last message: KeyError: 'x'.",
         ),
     ],
-    ids=["unschedulable", "no image", "no secret", "out of memory", "evicted", "died", "last words"],
+    ids=["unschedulable", "no image", "no secret", "out of memory", "evicted", "died", "last message"],
 )
-def test_a_user_is_told_why_it_does_not_run(found: PodFacts, reason: str, tells: str) -> None:
+def test_a_user_is_told_why_it_does_not_run(found: PodStatus, reason: str, tells: str) -> None:
     trouble = job_view(job(active=1), [found]).problem
     assert trouble is not None
     assert (trouble.reason, trouble.final) == (reason, False)
@@ -178,36 +188,36 @@ def test_what_took_too_long_is_not_tried_again() -> None:
 
 
 def test_the_cache_follows_a_watch_and_wakes_the_resource() -> None:
-    cache = TrainingCache()
-    assert cache.on_job("ADDED", job_body(active=1)) == ResourceRef("Domain", "shop", "hotel")
+    cache = JobCache()
+    assert cache.on_job("ADDED", as_job(job_body(active=1))) == ResourceRef("Domain", "shop", "hotel")
     known = cache.job("shop", "r1")
     assert known is not None
     assert known.active == 1
     assert cache.job("elsewhere", "r1") is None
-    cache.on_job("DELETED", job_body())
+    cache.on_job("DELETED", as_job(job_body()))
     assert cache.job("shop", "r1") is None
 
 
 def test_a_job_of_which_nothing_is_new_wakes_nobody() -> None:
-    cache, ref = TrainingCache(), ResourceRef("Domain", "shop", "hotel")
-    assert cache.on_job("ADDED", job_body()) is None, "who made it knows that it is there"
+    cache, ref = JobCache(), ResourceRef("Domain", "shop", "hotel")
+    assert cache.on_job("ADDED", as_job(job_body())) is None, "who made it knows that it is there"
     assert cache.job("shop", "r1") is not None
-    assert cache.on_job("MODIFIED", job_body(active=1)) == ref
-    assert cache.on_job("MODIFIED", job_body(active=1)) is None
-    assert cache.on_job("MODIFIED", job_body(conditions=condition("Complete"))) == ref
-    assert cache.on_job("DELETED", job_body()) == ref
+    assert cache.on_job("MODIFIED", as_job(job_body(active=1))) == ref
+    assert cache.on_job("MODIFIED", as_job(job_body(active=1))) is None
+    assert cache.on_job("MODIFIED", as_job(job_body(conditions=condition("Complete")))) == ref
+    assert cache.on_job("DELETED", as_job(job_body())) == ref
 
 
 def test_an_older_jobs_deletion_does_not_hide_the_one_in_its_place() -> None:
-    cache = TrainingCache()
+    cache = JobCache()
     newer = job_body()
     newer["metadata"]["uid"] = "newer"
-    cache.on_job("ADDED", newer)
-    cache.on_job("DELETED", job_body())
+    cache.on_job("ADDED", as_job(newer))
+    cache.on_job("DELETED", as_job(job_body()))
     assert cache.job("shop", "r1") is not None
 
 
 def test_jobs_that_only_wear_our_labels_are_not_ours() -> None:
     body = job_body()
     body["metadata"]["ownerReferences"] = []
-    assert TrainingCache().on_job("ADDED", body) is None
+    assert JobCache().on_job("ADDED", as_job(body)) is None

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
 import pytest
+from kube_models import as_json
 
 from hmi_api.errors import InvalidInput
 from hmi_api.internal.runs import DomainRunSpec, RunView
@@ -48,7 +49,7 @@ OF_THE_OUTSIDE = ["1.1.1.1", "8.8.8.8", "2606:4700::1111", "64:ff9b::101:101"]
 
 
 def _spec(settings: TrainerSettings = SETTINGS) -> dict[str, Any]:
-    spec: dict[str, Any] = build_network_policy("shop", settings)["spec"]
+    spec: dict[str, Any] = as_json(build_network_policy("shop", settings))["spec"]
     return spec
 
 

@@ -1,17 +1,31 @@
 """The webhook over HTTPS, and a certificate that is replaced under it."""
 
 import asyncio
+import json
 import ssl
 from pathlib import Path
 
 import httpx
 import pytest
 import trustme
+from kopf_webhook import kopf_webhook
 
-from hmi_operator.kubernetes.webhook import Reviewer, WebhookAddress, serving_webhook
+from hmi_operator.kubernetes.webhook import AdmissionReviewer, WebhookAddress, serve_reviews
 
 pytestmark = pytest.mark.anyio
 _PATH = "/validate-domains"
+ANSWER = kopf_webhook(AdmissionReviewer(lambda _: None))
+DELETION = {
+    "uid": "u1",
+    "operation": "DELETE",
+    "userInfo": {},
+    "resource": {"group": "hmi.dev", "version": "v1alpha1", "resource": "domains"},
+    "oldObject": {"kind": "Domain", "metadata": {"name": "hotel", "namespace": "shop", "uid": "u"}},
+}
+REFUSED = DELETION | {
+    "operation": "CREATE",
+    "object": {"kind": "Domain", "metadata": {"name": "hotel"}, "spec": {}},
+}
 
 
 def issue(folder: Path) -> ssl.SSLContext:
@@ -37,18 +51,20 @@ def address(folder: Path) -> WebhookAddress:
 
 async def test_a_review_is_answered_and_nonsense_is_not(tmp_path: Path) -> None:
     trusting = issue(tmp_path)
-    async with serving_webhook(address(tmp_path), Reviewer(lambda _: None)) as port:
-        asked = b'{"request": {"uid": "u1", "operation": "DELETE"}}'
-        answer = await answered(port, trusting, asked)
+    async with serve_reviews(address(tmp_path), ANSWER) as port:
+        answer = await answered(port, trusting, json.dumps({"request": DELETION}).encode())
         assert answer.json()["response"] == {"uid": "u1", "allowed": True}
-        for nonsense in (b"{", b"{}", b"\xff", b"[" * 100_000):
+        answer = await answered(port, trusting, json.dumps({"request": REFUSED}).encode())
+        status = answer.json()["response"]["status"]
+        assert (status["code"], status["reason"]) == (422, "Invalid")
+        assert "spec.baseModel" in status["message"]
+        for nonsense in (b"{", b"{}", b'{"request": {}}', b"[]", b"null", b"\xff", b"[" * 100_000):
             assert (await answered(port, trusting, nonsense)).status_code == 400
 
 
 async def test_a_replaced_certificate_is_served_without_a_restart(tmp_path: Path) -> None:
     issue(tmp_path)
-    reviewer = Reviewer(lambda _: None)
-    async with serving_webhook(address(tmp_path), reviewer, certificate_seconds=0.01) as port:
+    async with serve_reviews(address(tmp_path), ANSWER, certificate_seconds=0.01) as port:
         (tmp_path / "tls.crt").write_text("half a certif")
         await asyncio.sleep(0.05)  # long enough to be met half written
         trusting = issue(tmp_path)
@@ -57,7 +73,7 @@ async def test_a_replaced_certificate_is_served_without_a_restart(tmp_path: Path
 
 async def test_without_a_certificate_it_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"."):
-        async with serving_webhook(address(tmp_path), Reviewer(lambda _: None)):
+        async with serve_reviews(address(tmp_path), ANSWER):
             pass
 
 

@@ -1,11 +1,17 @@
-"""The Job that does a training run."""
+"""The Job and the work volume of a training run."""
 
 import json
 from collections.abc import Iterable
 from typing import Any
 
+from kubernetes.aio.client import V1Job, V1PersistentVolumeClaim
+from pydantic import ValidationError
+
+from hmi_api.errors import InvalidInput
 from hmi_api.internal.runs import DomainRunSpec, RunView
 from hmi_api.resources.common import DataSource, Resources
+from hmi_api.resources.data_addresses import Mounted, MountKind, mounted
+from hmi_api.resources.reasons import Reason
 from hmi_api.resources.task_adapter import ImportSource
 from hmi_api.security.ca_certificates import VARIABLE as CA_VARIABLE
 from hmi_operator.kubernetes.jobs.naming import (
@@ -16,32 +22,33 @@ from hmi_operator.kubernetes.jobs.naming import (
     owner_of,
 )
 from hmi_operator.kubernetes.jobs.settings import TrainerSettings
-from hmi_operator.kubernetes.jobs.volumes import (
-    MOUNTS_DIR,
-    TOKEN_DIR,
-    TOKEN_FILE,
-    WORK_DIR,
-    data_volumes,
-    own_volumes,
-)
 from hmi_operator.planning.training import MAX_CRASHES
 
 CONTAINER = "training"
+WORK_DIR = "/var/lib/hmi"
+MOUNTS_DIR = "/mnt/hmi"
+TOKEN_DIR = "/var/run/secrets/hmi"
+TOKEN_FILE = "token"
+
+_TOKEN_SECONDS = 3600
+_SCRATCH_SIZE = "1Gi"
+
 EXIT_FAILED, EXIT_USAGE, EXIT_TRY_AGAIN = 1, 2, 75
 """What the training program's exit status says: failed and reported, wrongly called, control plane away."""
 
 _USER = 65532
 
 
-def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int = 0) -> dict[str, Any]:
+def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int = 0) -> V1Job:
     """Return the Job of a run. Pure: the same run and settings, the same Job.
 
     ``crashes`` are those of the run's earlier Jobs. The Job's own controller starts a pod again that died,
     ever more slowly, until the run has died as often as the plan allows; pods that were evicted or preempted
-    do not count. Raises ``InvalidInput`` AddressMalformed.
+    do not count. Raises ``InvalidInput`` AddressMalformed, or JobRefused where the installation's own parts
+    of a pod are not as Kubernetes defines them.
     """
     labels = labels_of(run, settings.instance)
-    return {
+    manifest = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
@@ -60,9 +67,44 @@ def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int 
             "template": {"metadata": _pod_metadata(labels, settings), "spec": _pod(run, settings)},
         },
     }
+    try:
+        return V1Job.model_validate(manifest)
+    except ValidationError as error:
+        problems = "; ".join(f"{_path(one['loc'])}: {one['msg']}" for one in error.errors())
+        raise InvalidInput(
+            Reason.JOB_REFUSED, f"The settings of training Jobs are wrong: {problems}."
+        ) from error
 
 
-def merged_resources(own: Resources, defaults: Resources) -> dict[str, dict[str, int | str]]:
+def build_checkpoint_claim(run: RunView, settings: TrainerSettings) -> V1PersistentVolumeClaim | None:
+    """Return the claim of a run's work volume; None when the installation keeps no checkpoints.
+
+    It belongs to the resource and not to the Job: a Job that somebody deletes is made anew and goes on. When
+    the run has ended it is made the Job's.
+    """
+    if not settings.checkpoint_size:
+        return None
+    spec: dict[str, Any] = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": settings.checkpoint_size}},
+    }
+    if settings.checkpoint_storage_class is not None:
+        spec["storageClassName"] = settings.checkpoint_storage_class
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": job_name(run),
+            "namespace": run.spec.namespace,
+            "labels": labels_of(run, settings.instance),
+            "ownerReferences": [owner_of(run)],
+        },
+        "spec": spec,
+    }
+    return V1PersistentVolumeClaim.model_validate(manifest)
+
+
+def merged_resources(own: Resources, defaults: Resources) -> dict[str, dict[str, str]]:
     """Return a container's resources: the resource's own, and defaults for what it does not name.
 
     A default never mixes with the resource's own number for the same thing (its request could be above the
@@ -77,7 +119,10 @@ def merged_resources(own: Resources, defaults: Resources) -> dict[str, dict[str,
         if "/" in name:
             limits.setdefault(name, requests.get(name, ""))
             requests[name] = limits[name]
-    return {"requests": dict(sorted(requests.items())), "limits": dict(sorted(limits.items()))}
+    return {
+        "requests": {name: str(value) for name, value in sorted(requests.items())},
+        "limits": {name: str(value) for name, value in sorted(limits.items())},
+    }
 
 
 def sources_of(run: RunView) -> list[DataSource | ImportSource]:
@@ -112,8 +157,8 @@ def _pod_metadata(labels: dict[str, str], settings: TrainerSettings) -> dict[str
 
 def _pod(run: RunView, settings: TrainerSettings) -> dict[str, Any]:
     sources = sources_of(run)
-    volumes, mounts = own_volumes(job_name(run), settings)
-    data, data_mounts = data_volumes(source.uri for source in sources)
+    volumes, mounts = _own_volumes(job_name(run), settings)
+    data, data_mounts = _data_volumes(source.uri for source in sources)
     container = {
         "name": CONTAINER,
         "image": settings.image,
@@ -205,3 +250,59 @@ def _secrets(sources: Iterable[DataSource | ImportSource]) -> list[str]:
     """Return the Secrets with credentials, each once, in the order in which they are named."""
     names = [source.secret_ref.name for source in sources if source.secret_ref is not None]
     return list(dict.fromkeys(names))
+
+
+def _own_volumes(claim: str, settings: TrainerSettings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the volumes that every training pod has, and their mounts; ``claim`` names the work volume."""
+    work: dict[str, Any] = {"name": "work"}
+    if settings.checkpoint_size:
+        work["persistentVolumeClaim"] = {"claimName": claim}
+    else:
+        work["emptyDir"] = {}
+    token = {
+        "serviceAccountToken": {
+            "audience": settings.audience,
+            "expirationSeconds": _TOKEN_SECONDS,
+            "path": TOKEN_FILE,
+        }
+    }
+    volumes = [
+        work,
+        {"name": "scratch", "emptyDir": {"sizeLimit": _SCRATCH_SIZE}},
+        {"name": "token", "projected": {"sources": [token]}},
+    ]
+    mounts: list[dict[str, Any]] = [
+        {"name": "work", "mountPath": WORK_DIR},
+        {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108 -- a volume of the pod's own
+        {"name": "token", "mountPath": TOKEN_DIR, "readOnly": True},
+    ]
+    return volumes, mounts
+
+
+def _data_volumes(uris: Iterable[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return volumes and read-only mounts of the ConfigMaps and claims that addresses name, each once.
+
+    Raises ``InvalidInput`` AddressMalformed.
+    """
+    named: dict[tuple[MountKind, str], Mounted] = {}
+    for uri in uris:
+        found = mounted(uri)
+        if found is not None:
+            named.setdefault((found.kind, found.name), found)
+    volumes: list[dict[str, Any]] = []
+    mounts: list[dict[str, Any]] = []
+    for number, (kind, name) in enumerate(sorted(named)):
+        volumes.append({"name": f"data-{number}", **_source(kind, name)})
+        path = f"{MOUNTS_DIR}/{kind.value}/{name}"
+        mounts.append({"name": f"data-{number}", "mountPath": path, "readOnly": True})
+    return volumes, mounts
+
+
+def _source(kind: MountKind, name: str) -> dict[str, Any]:
+    if kind is MountKind.CONFIG_MAP:
+        return {"configMap": {"name": name}}
+    return {"persistentVolumeClaim": {"claimName": name, "readOnly": True}}
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)

@@ -1,7 +1,7 @@
 """The NetworkPolicy of training pods: where they may connect to, in each namespace in which they run.
 
-The process in a pod checks the addresses that it is given (``hmi_runtime.outbound``); the policy holds
-whatever the process does. Both follow ``hmi_api.security.address_policy``, from the same tables. A
+The trainer checks the addresses that it is given (``hmi_runtime.outbound``); the policy holds whatever the
+process does. Both follow ``hmi_api.security.address_policy``, from the same tables. A
 NetworkPolicy knows no names: a host that is listed by name needs its network listed too, or an egress rule of
 its own where it is a pod.
 """
@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
+from kubernetes.aio.client import V1NetworkPolicy
+
 from hmi_api.security.address_policy import NAT64, PUBLIC_V6, Network, not_public
-from hmi_operator.kubernetes.api import KubeApi
-from hmi_operator.kubernetes.errors import Conflict
+from hmi_operator.kubernetes.client import Conflict, KubernetesClient, find, metadata_of
 from hmi_operator.kubernetes.jobs.naming import COMPONENT, MANAGED_BY, TRAINER
 from hmi_operator.kubernetes.jobs.settings import TrainerSettings
-from hmi_operator.kubernetes.kinds import NETWORK_POLICIES
 
 BELIEVED_SECONDS = 60.0
-"""How long a policy that was looked at is believed to be as it was."""
+"""How long a policy that was read is assumed to be unchanged."""
 _DNS_PORT = 53
 _INSTANCE = "app.kubernetes.io/instance"
 
@@ -29,7 +29,7 @@ def policy_name(settings: TrainerSettings) -> str:
     return f"{settings.instance}-training"
 
 
-def build_network_policy(namespace: str, settings: TrainerSettings) -> dict[str, Any]:
+def build_network_policy(namespace: str, settings: TrainerSettings) -> V1NetworkPolicy:
     """Return the policy of a namespace's training pods.
 
     They may ask for names, connect to the control plane, to public addresses and to what the installation
@@ -48,7 +48,7 @@ def build_network_policy(namespace: str, settings: TrainerSettings) -> dict[str,
     ]
     if settings.data_allowed_networks:
         egress.append({"to": [_block(network) for network in settings.data_allowed_networks]})
-    return {
+    manifest = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {
@@ -67,36 +67,42 @@ def build_network_policy(namespace: str, settings: TrainerSettings) -> dict[str,
             "egress": [*egress, *settings.egress],
         },
     }
+    return V1NetworkPolicy.model_validate(manifest)
 
 
 class TrainingNetwork:
-    """Keeps the policy in each namespace before a Job is made there."""
+    """Keeps the policy in each namespace in which Jobs are created."""
 
     def __init__(
-        self, api: KubeApi, settings: TrainerSettings, *, clock: Callable[[], float] = time.monotonic
+        self,
+        client: KubernetesClient,
+        settings: TrainerSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._api = api
+        self._api = client.networking
         self._settings = settings
         self._clock = clock
         self._seen: dict[str, float] = {}
 
     async def ensure(self, namespace: str) -> None:
-        """Make a namespace's policy what it should be, where the installation wants one.
+        """Create or update a namespace's policy, where the installation wants one.
 
-        Raises ``ApiRefused`` when the operator may not: no Job is to be made then.
+        Raises ``ApiError`` when the operator may not: no Job must be created then.
         """
         if not self._settings.network_policy or self._is_recent(namespace):
             return
         wanted = build_network_policy(namespace, self._settings)
-        present = await self._api.get(NETWORK_POLICIES, namespace, wanted["metadata"]["name"])
+        name = policy_name(self._settings)
+        present = await find(self._api.read_namespaced_network_policy(name, namespace))
         try:
             if present is None:
-                await self._api.create(NETWORK_POLICIES, namespace, wanted)
-            elif present["spec"] != wanted["spec"]:
-                wanted["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
-                await self._api.replace(NETWORK_POLICIES, namespace, wanted)
+                await self._api.create_namespaced_network_policy(namespace, wanted)
+            elif present.spec != wanted.spec:
+                metadata_of(wanted).resource_version = metadata_of(present).resource_version
+                await find(self._api.replace_namespaced_network_policy(name, namespace, wanted))
         except Conflict as conflict:
-            if conflict.reason != "AlreadyExists":  # another replica was quicker
+            if conflict.reason != "AlreadyExists":  # another replica was faster
                 raise
         self._seen[namespace] = self._clock()
 

@@ -1,7 +1,7 @@
-"""What is done about an object that the API server took and this operator cannot read.
+"""Reconciliation of objects that the API server accepted and this operator cannot parse.
 
-The resource types and the operator come from one installation, so this is for the minutes of an upgrade. The
-user is told in the status, not only the log, and a deletion goes on: what is erased is found by name and uid.
+CRDs and operator come from one installation, so this happens only for some minutes of an upgrade. The status
+reports the problem, and a deletion still works: what belongs to an object is found by its name and uid.
 """
 
 import logging
@@ -14,11 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from hmi_api.names import FINALIZER
 from hmi_api.resources.conditions import Condition, Phase
 from hmi_api.resources.reasons import Reason
-from hmi_operator.kubernetes.api import KubeApi, Manifest
 from hmi_operator.kubernetes.cache import ResourceCache
-from hmi_operator.kubernetes.errors import Conflict
-from hmi_operator.kubernetes.kinds import RESOURCES
-from hmi_operator.kubernetes.objects import Unreadable
+from hmi_operator.kubernetes.client import Conflict, KubernetesClient, Manifest
+from hmi_operator.kubernetes.objects import InvalidObject, patch_object, read_object
 from hmi_operator.planning.conditions import ConditionWriter
 from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
 from hmi_operator.reconciler import Reconciler, ReconcileResult
@@ -29,47 +27,47 @@ _CONDITIONS = TypeAdapter(list[Condition])
 RETRY_SECONDS = 5.0
 
 
-class ReadableOrTold:
-    """Reconciles what can be read with the engine, and tells what is wrong with the rest."""
+class InvalidObjectReconciler:
+    """Passes valid resources to the reconciler, and reports in the status why others are invalid."""
 
     def __init__(
         self,
-        engine: Reconciler,
+        reconciler: Reconciler,
         cache: ResourceCache,
-        api: KubeApi,
+        client: KubernetesClient,
         control_plane: ControlPlane,
         jobs: TrainingJobs,
         *,
-        permit: Callable[[], None],
+        require_leadership: Callable[[], None],
     ) -> None:
-        self._engine = engine
+        self._reconciler = reconciler
         self._cache = cache
-        self._api = api
+        self._client = client
         self._control_plane = control_plane
         self._jobs = jobs
-        self._permit = permit
+        self._require_leadership = require_leadership
 
     async def reconcile(self, ref: ResourceRef) -> ReconcileResult:
-        """Bring one resource a step nearer to what is declared, or say why that cannot be."""
-        found = self._cache.unreadable(ref)
+        """Reconcile one resource, or report why it cannot be parsed."""
+        found = self._cache.invalid(ref)
         if found is None:
-            return await self._engine.reconcile(ref)
-        present = await self._api.get(RESOURCES[ref.kind], ref.namespace, ref.name)
+            return await self._reconciler.reconcile(ref)
+        present = await read_object(self._client, ref)
         if present is None or present["metadata"]["uid"] != found.uid:
             return ReconcileResult()
-        self._permit()
+        self._require_leadership()
         try:
             if "deletionTimestamp" in present["metadata"]:
                 await self._erase(ref, present)
             else:
-                await self._tell(found, present)
+                await self._report(found, present)
         except Conflict:
             return ReconcileResult(RETRY_SECONDS, enqueue=(ref,))
         return ReconcileResult()
 
-    async def _tell(self, found: Unreadable, present: Manifest) -> None:
+    async def _report(self, found: InvalidObject, present: Manifest) -> None:
         metadata, status = present["metadata"], present.get("status") or {}
-        message = f"This version of the operator cannot read it: {found.problem}"
+        message = f"This version of the operator cannot parse it: {found.problem}"
         writer = ConditionWriter(
             _read_conditions(status), generation=metadata["generation"], now=datetime.now(UTC)
         )
@@ -78,18 +76,16 @@ class ReadableOrTold:
         if not status.get("version"):
             writer.false("Ready", Reason.UNREADABLE, message)
         phase = Phase.DEGRADED if status.get("version") else Phase.FAILED
-        said: dict[str, Any] = {
+        wanted: dict[str, Any] = {
             "phase": phase.value,
             "observedGeneration": metadata["generation"],
             "conditions": [
                 one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in writer.written
             ],
         }
-        if any(status.get(name) != value for name, value in said.items()):
-            patch = {"metadata": _precondition(present), "status": said}
-            await self._api.merge_patch(
-                RESOURCES[found.ref.kind], found.ref.namespace, found.ref.name, patch, "status"
-            )
+        if any(status.get(name) != value for name, value in wanted.items()):
+            patch = {"metadata": _precondition(present), "status": wanted}
+            await patch_object(self._client, found.ref, patch, status=True)
 
     async def _erase(self, ref: ResourceRef, present: Manifest) -> None:
         held = present["metadata"].get("finalizers") or []
@@ -102,7 +98,7 @@ class ReadableOrTold:
             await self._control_plane.erase_adapter(ref.key)
         left = [name for name in held if name != FINALIZER]
         patch = {"metadata": {**_precondition(present), "finalizers": left}}
-        await self._api.merge_patch(RESOURCES[ref.kind], ref.namespace, ref.name, patch)
+        await patch_object(self._client, ref, patch)
 
 
 def _precondition(present: Manifest) -> dict[str, Any]:

@@ -4,11 +4,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from kube_objects import LEASES
 from operator_harness import DOMAINS, TASK_ADAPTERS, Cluster, is_ready, replica
 
-from hmi_operator.kubernetes.kinds import LEASES
 from hmi_operator.kubernetes.lease import Lease
-from hmi_operator.kubernetes.release import release_all
+from hmi_operator.kubernetes.remove_finalizers import remove_finalizers
 
 pytestmark = pytest.mark.anyio
 
@@ -21,8 +21,8 @@ async def test_a_deletion_without_an_operator_waits_until_it_is_released(
         await here.apply(adapter_body)
         await here.reached(TASK_ADAPTERS, "topic", is_ready)
         # The operator is still there, as at the start of an uninstallation.
-        releasing = Lease(here.api, here.namespace, "release", seconds=2.0)
-        assert await release_all(here.api, releasing, [here.namespace]) == 2
+        releasing = Lease(here.client, here.namespace, "release", seconds=2.0)
+        assert await remove_finalizers(here.client, releasing, [here.namespace]) == 2
         assert not one.operator.leads
         for kind, name in ((DOMAINS, "hotel"), (TASK_ADAPTERS, "topic")):
             found = await here.get(kind, name)
@@ -41,7 +41,9 @@ async def test_what_was_released_is_taken_up_again_by_a_new_installation(
     async with replica(served, here.namespace):
         await here.apply(domain_body)
         await here.reached(DOMAINS, "hotel", is_ready)
-    await release_all(here.api, Lease(here.api, here.namespace, "release", seconds=2.0), [here.namespace])
+    await remove_finalizers(
+        here.client, Lease(here.client, here.namespace, "release", seconds=2.0), [here.namespace]
+    )
     await here.delete(LEASES, "hmi-operator")  # else it is waited for, a minute
     async with replica(served, here.namespace), asyncio.timeout(20):
         await here.reached(DOMAINS, "hotel", lambda found: "finalizers" in found["metadata"])
