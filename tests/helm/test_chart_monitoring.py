@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import yaml
-from hmi_operator.kubernetes.metrics import OperatorMetrics
 from prometheus_client import CollectorRegistry
 from rendered_chart import CHART, Helm, RenderedChart
 
 from hmi_control_plane.gateway.inference import GatewayMetrics
 from hmi_control_plane.http.middleware import HttpMetrics
 from hmi_control_plane.metering.metrics import MeteringMetrics
+from hmi_operator.kubernetes.observability import OperatorMetrics
 from hmi_runtime.server.metrics import RuntimeMetrics
 
 DASHBOARD = (CHART / "files" / "dashboard.json").read_text()

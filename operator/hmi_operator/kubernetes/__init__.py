@@ -1,4 +1,4 @@
-"""The operator on Kubernetes: the engine's ports on an API server, and the process around them.
+"""The operator on Kubernetes: the reconciler's ports on an API server, and the process around them.
 
 Belongs here: everything that speaks to an API server. Forbidden here: rules of reconciliation, which are
 ``hmi_operator.planning``'s, and reading Secrets, which is never needed.

@@ -131,7 +131,7 @@ def _validate(
     reviewer: AdmissionReviewer, warnings: list[str], *, new: Any, old: Any, subresource: str | None, **_: Any
 ) -> None:
     """Raise ``kopf.AdmissionError`` where the reviewer refuses an object."""
-    if subresource is not None:
+    if new is None or subresource is not None:  # kopf filters neither deletions nor subresources here
         return
     decision = reviewer.review(new, old)
     warnings.extend(decision.warnings)
