@@ -30,7 +30,7 @@ def open_root(root: str) -> tuple[Any, str]:
 
 
 def is_local(filesystem: Any) -> bool:
-    """Say whether files lie on a disk of this machine, where folders must be made and bytes synced."""
+    """Return whether files lie on a disk of this machine, where folders must be made and bytes synced."""
     return isinstance(filesystem, LocalFileSystem)
 
 
@@ -40,7 +40,7 @@ def address_in(root: str, *parts: str) -> str:
 
 
 def is_stored(filesystem: Any, root: str, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> bool:
-    """Say whether an artifact is whole below ``root``: ``data`` as manifest, every file with its digest.
+    """Return whether an artifact is whole below ``root``: ``data`` as manifest, every file with its digest.
 
     One that is not is to be written again, whatever of it is there. Reads all of one that is.
     """

@@ -69,7 +69,7 @@ def digits_of(digest: str) -> str:
 
 
 def is_plain_path(name: str) -> bool:
-    """Say whether ``name`` is a plain path below its folder, and not the manifest's own."""
+    """Return whether ``name`` is a relative path inside its folder, other than the manifest's."""
     path = PurePosixPath(name)
     plain = bool(name) and path.as_posix() == name and "\\" not in name and "\0" not in name
     inside = not path.is_absolute() and not any(part in {"..", "."} for part in path.parts)
@@ -77,5 +77,5 @@ def is_plain_path(name: str) -> bool:
 
 
 def is_allowed_format(name: str) -> bool:
-    """Say whether a file's name says safetensors or JSON, the only formats that artifacts hold."""
+    """Return whether a file name ends in .safetensors or .json, the only formats of artifacts."""
     return PurePosixPath(name).suffix in _SUFFIXES

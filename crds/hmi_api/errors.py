@@ -1,7 +1,7 @@
-"""Errors that reach a user, each with a CamelCase reason and what to do about it.
+"""Errors for users, each with a CamelCase reason and a message that says what to do.
 
-A reason travels unchanged from where it was found (a training run, a manifest, a runtime) to the
-condition in ``status`` or the body of an HTTP answer, so it is decided once, where the cause is known.
+The reason is chosen where the cause is known (in a training run, a manifest, a runtime) and is copied
+unchanged into the condition or the HTTP answer that reports the error.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 
 class HmiError(Exception):
-    """Base of all errors that are meant for a user.
+    """Base class of all errors for users.
 
     ``reason`` is CamelCase and stable; ``message`` is a sentence that says what to do.
     """
@@ -22,19 +22,19 @@ class HmiError(Exception):
 
 
 class InvalidInput(HmiError):
-    """What the user declared or sent cannot work as it stands; trying again will not help."""
+    """The user's input is wrong; repeating the request will not help."""
 
 
 class NotReady(HmiError):
-    """Something this needs is not there yet; trying again later will help."""
+    """Something that is needed is not available yet; repeating the request later will help."""
 
 
 class Damaged(HmiError):
-    """Stored bytes are not what they were when they were published."""
+    """Stored bytes differ from the published ones."""
 
 
 class ErrorDetail(BaseModel):
-    """The inner object of an OpenAI-shaped error."""
+    """The inner object of an error in OpenAI's format."""
 
     message: str
     type: str
@@ -43,7 +43,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """An OpenAI-shaped error, the body of every answer that is not a success."""
+    """An error in OpenAI's format: the body of every answer that is not a success."""
 
     error: ErrorDetail
 

@@ -1,7 +1,4 @@
-"""Names that every part agrees on: the API group, labels, keys and digests.
-
-Pure functions and constants only; nothing here reads a file or the environment.
-"""
+"""Names that all parts share: the API group, labels, keys and digests."""
 
 import hashlib
 import json
@@ -14,18 +11,18 @@ API_VERSION = f"{GROUP}/{VERSION}"
 TENANT_LABEL = f"{GROUP}/tenant"
 FINALIZER = f"{GROUP}/cleanup"
 RETRAIN_ANNOTATION = f"{GROUP}/retrain"
-"""Any new value trains again although the spec is the same, as when rows were mended in place."""
+"""A new value trains again although the spec is the same, for example after rows were corrected in place."""
 
 KindName = Literal["Domain", "TaskAdapter"]
 
 Tenant = NewType("Tenant", str)
-"""The party that is metered and billed; one or more namespaces belong to it."""
+"""Who is metered and billed; one or more namespaces belong to a tenant."""
 
 AdapterKey = NewType("AdapterKey", str)
-"""``{tenant}/{adapter}``: what a request is routed by, unique in the catalog."""
+"""``{tenant}/{adapter}``: routes requests; unique in the catalog."""
 
 DomainKey = NewType("DomainKey", str)
-"""``{namespace}/{domain}``: names a Domain across namespaces."""
+"""``{namespace}/{domain}``: identifies a Domain across namespaces."""
 
 Digest = NewType("Digest", str)
 """``sha256:`` and 64 hexadecimal digits."""

@@ -63,7 +63,7 @@ def serving_metrics(host: str, port: int | None, render: Callable[[], bytes]) ->
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Scrapes are no news."""
+            """Log nothing."""
 
     listener = listening_socket(host, port)
     server = HTTPServer(listener.getsockname()[:2], Handler, bind_and_activate=False)

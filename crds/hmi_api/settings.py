@@ -1,7 +1,7 @@
-"""What every process reads from its environment and from small files: secrets, addresses and settings.
+"""Settings from environment variables, and secrets from small files.
 
-``kubectl create secret --from-file`` and editors leave a newline at the end of a value. White space around a
-value is therefore never part of it, and a control character inside is refused: it could only be a mistake.
+``kubectl create secret --from-file`` and editors leave a newline at the end of a value, so white space around
+a value is removed. A control character inside a value is refused.
 """
 
 import unicodedata
@@ -16,16 +16,16 @@ from hmi_api.errors import InvalidInput
 
 PREFIX = "HMI_"
 READ_BY_LIBRARIES = ("AWS_", "HF_")
-"""Prefixes of variables with secrets and addresses that libraries read by themselves."""
+"""Prefixes of variables with secrets and addresses that libraries read."""
 _BYTE_ORDER_MARK = "\ufeff"
 
 SettingsT = TypeVar("SettingsT", bound="HmiSettings")
 
 
 def trimmed(text: str) -> str:
-    """Return a value without the white space around it; ``ValueError`` where a control character is inside.
+    """Return a value without the white space around it.
 
-    The message never repeats the value: it may be a secret.
+    Raises ``ValueError`` for a control character inside, without the value: it may be a secret.
     """
     value = text.strip().strip(_BYTE_ORDER_MARK).strip()
     for position, character in enumerate(value):
@@ -38,7 +38,7 @@ def trimmed(text: str) -> str:
 
 
 def read_trimmed(file: Path) -> str:
-    """Return what a one-line file holds; ``OSError`` or ``ValueError``, which never repeats the contents."""
+    """Return the text of a one-line file. Raises ``OSError``, or ``ValueError`` without the contents."""
     try:
         return trimmed(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
@@ -46,9 +46,9 @@ def read_trimmed(file: Path) -> str:
 
 
 def trim_environment(environment: MutableMapping[str, str]) -> None:
-    """Trim the variables that libraries read by themselves, such as ``AWS_SECRET_ACCESS_KEY``.
+    """Trim the variables that libraries read, such as ``AWS_SECRET_ACCESS_KEY``.
 
-    To be called by a process before anything reads them. Raises ``InvalidInput`` WrongSettings.
+    Call it before anything reads them. Raises ``InvalidInput`` WrongSettings.
     """
     for name, value in list(environment.items()):
         if name.startswith(READ_BY_LIBRARIES) or name.lower().endswith("_proxy"):
@@ -59,7 +59,7 @@ def trim_environment(environment: MutableMapping[str, str]) -> None:
 
 
 class HmiSettings(BaseSettings):
-    """Base of all settings: each field is an ``HMI_`` environment variable, and its text is trimmed."""
+    """Base class of all settings: each field is read from an ``HMI_`` environment variable and trimmed."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
@@ -70,9 +70,9 @@ class HmiSettings(BaseSettings):
 
 
 def load_settings(type_: type[SettingsT], **given: Any) -> SettingsT:
-    """Read the environment for all but what is given; ``given`` goes by the fields' names.
+    """Return settings from the environment; ``given`` sets fields by name instead.
 
-    Raises ``InvalidInput`` WrongSettings that names each variable that is wrong.
+    Raises ``InvalidInput`` WrongSettings, which names each wrong variable.
     """
     try:
         return type_(**given)

@@ -47,7 +47,7 @@ MAX_ETAGS = 500
 
 
 class DomainRecord(WireModel):
-    """A Domain as the reconciler declares it to the catalog."""
+    """A Domain as the operator declares it to the catalog."""
 
     uid: Uid
     tenant: Label
@@ -58,7 +58,7 @@ class DomainRecord(WireModel):
 
 
 class AdapterRecord(WireModel):
-    """A TaskAdapter as the reconciler declares it to the catalog."""
+    """A TaskAdapter as the operator declares it to the catalog."""
 
     uid: Uid
     tenant: Label
@@ -88,7 +88,7 @@ class DomainVersionView(WireModel):
 
 
 class DomainView(WireModel):
-    """A Domain as the catalog knows it."""
+    """A Domain in the catalog."""
 
     record: DomainRecord
     current: DomainVersionView | None = None
@@ -122,7 +122,7 @@ class LoadError(WireModel):
 
 
 class AdapterView(WireModel):
-    """A TaskAdapter as the catalog knows it, and where it is served."""
+    """A TaskAdapter in the catalog, and the runtimes that have loaded it."""
 
     record: AdapterRecord
     current: AdapterVersionView | None = None
@@ -138,21 +138,21 @@ class AdapterView(WireModel):
         default=None, description="Runtimes that are running, where it is placed on none; else not counted."
     )
     revoked_at: AwareDatetime | None = Field(
-        default=None, description="Since when it may not stand on its Domain any more."
+        default=None, description="When its use of its Domain was revoked."
     )
     withdrawn: StrictBool = Field(default=False, description="Whether its versions were erased for that.")
     etag: str = Field(default="", description="Changes with anything below ``record`` except ``runtimes``.")
 
 
 class PublishAgain(WireModel):
-    """Asks that a version be published again that was made from the spec which is declared (again)."""
+    """Publish an earlier version again, because the declared spec is its spec again."""
 
     uid: str = Field(description="uid of the resource.")
     spec_digest: str
 
 
 class PublishedAgain(WireModel):
-    """The number under which it is published now; None where no such version is left."""
+    """The new version number; None if no such version is left."""
 
     version: int | None = None
 
@@ -170,39 +170,39 @@ class AdapterETags(WireModel):
 
 
 class ClusterClaim(WireModel):
-    """The operator of a cluster says that it works on this catalog."""
+    """Claims this catalog for the operator's cluster."""
 
     uid: Uid = Field(min_length=1, description="uid of the cluster's namespace kube-system.")
 
 
 class ClusterClaimed(WireModel):
-    """How long the catalog has belonged to this cluster."""
+    """The claim is accepted."""
 
     known_seconds: float = Field(description="Since the first claim of this cluster.")
     inherited: bool = Field(description="Whether there were Domains or TaskAdapters before that.")
 
 
 class Declared(WireModel):
-    """A Domain or TaskAdapter that the catalog has."""
+    """A Domain or TaskAdapter in the catalog."""
 
     key: ResourceKey = Field(description="namespace/name.")
     uid: Uid = Field(description="uid of the object that it was declared for.")
 
 
 class DeclaredPage(WireModel):
-    """Some of what the catalog has, in a stable order."""
+    """A page of the catalog, in a stable order."""
 
     items: list[Declared]
     next_cursor: str | None = Field(default=None, description="Asks for the next page; None at the end.")
 
 
 GRACE = timedelta(minutes=10)
-"""How long a TaskAdapter is served after it has lost its right, where nothing else is set."""
+"""How long a revoked TaskAdapter is served by default."""
 
 
 class Revocation(WireModel):
-    """A TaskAdapter may not stand on its Domain any more."""
+    """A TaskAdapter may no longer use its Domain."""
 
     reason: Word
-    message: Message = Field(description="What a request is told once the versions are withdrawn.")
+    message: Message = Field(description="The message for requests once the versions are withdrawn.")
     withdraw: StrictBool = Field(default=False, description="The grace time is over: erase the versions.")

@@ -9,7 +9,7 @@ from hmi_api.tag_schemes import TagScheme
 
 
 class Truncation(WireModel):
-    """Cuts a text that has more tokens, special ones included; -1: to the most that the runtime serves."""
+    """Truncation to ``tokens``, special ones included; -1 for the longest text that the runtime accepts."""
 
     tokens: int = Field(ge=-1)
     side: Literal["left", "right"] = Field(default="right", description="The end at which it is cut.")
@@ -27,7 +27,7 @@ class InferRow(WireModel):
 
 
 class InferRequest(WireModel):
-    """Rows answered together; each succeeds or fails alone."""
+    """Rows of one request; each succeeds or fails by itself."""
 
     request_id: str
     rows: list[InferRow]
@@ -37,7 +37,7 @@ class InferRequest(WireModel):
 
 
 class TokenLabel(WireModel):
-    """One labelled stretch of the text."""
+    """A labelled span of the text."""
 
     text: str
     start: int = Field(description="First character, from 0.")
@@ -55,7 +55,7 @@ class RowError(WireModel):
 
 
 class RowResult(WireModel):
-    """The answer to one row: an error, or scores (sequence) or tokens (token tasks)."""
+    """Result of one row: an error, scores (sequence tasks) or tokens (token tasks)."""
 
     error: RowError | None = None
     version: int | None = None

@@ -43,14 +43,13 @@ from hmi_api.resources.domain import DomainSpec
 from hmi_api.resources.task_adapter import TaskAdapterSpec
 
 TRAINING_ATTEMPTS = 4
-"""Runs made for one digest before a failure that could pass is taken for lasting."""
+"""Attempts for one spec digest before a retryable failure becomes final."""
 RETRIED_WITHOUT_LIMIT = frozenset({"BaseModelSourceAway", "SourceAway"})
-"""Failures that end by themselves once a server outside answers again, however long that takes: they are
-tried again without a limit, at the longest backoff at last."""
+"""Failures of an outside server: retried without a limit on attempts, with the longest backoff in the end."""
 
 
 class RunState(StrEnum):
-    """Where a training run stands; the last two are final."""
+    """State of a training run; the last two are final."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -59,7 +58,7 @@ class RunState(StrEnum):
 
 
 class DomainRunSpec(WireModel):
-    """What ``python -m hmi_runtime.training domain`` is told."""
+    """Input of ``python -m hmi_runtime.training domain``."""
 
     kind: Literal["domain"] = "domain"
     namespace: str
@@ -69,7 +68,7 @@ class DomainRunSpec(WireModel):
 
 
 class AdapterRunSpec(WireModel):
-    """What ``python -m hmi_runtime.training adapter`` is told."""
+    """Input of ``python -m hmi_runtime.training adapter``."""
 
     kind: Literal["adapter"] = "adapter"
     namespace: str
@@ -82,7 +81,7 @@ RunSpec = DomainRunSpec | AdapterRunSpec
 
 
 class RunCreate(WireModel):
-    """Asks for a run; the same uid and spec digest give the same run."""
+    """Create a run; the same uid, spec digest and attempt give the same run."""
 
     uid: Uid = Field(description="uid of the resource.")
     tenant: Label
@@ -99,7 +98,7 @@ class RunCreate(WireModel):
 
 
 class RunProgress(WireModel):
-    """How far a run is."""
+    """Progress of a run."""
 
     stage: Word = Field(description="corpus, teaching, training, settling, table, evaluation or publishing.")
     step: LargeCount
@@ -109,7 +108,7 @@ class RunProgress(WireModel):
 
 
 class RunResult(WireModel):
-    """What a run published. The control plane makes a version of it in the same transaction."""
+    """What a run published. The control plane creates the version in the same transaction."""
 
     artifacts: list[ArtifactRef]
     base_digest: DigestText
@@ -128,13 +127,13 @@ class RunResult(WireModel):
 
 
 class ArtifactCommit(WireModel):
-    """Asks that uploaded files become an artifact."""
+    """Make an artifact of uploaded files."""
 
     manifest: Text = Field(description="manifest.json, to the byte: its SHA-256 names the artifact.")
 
 
 class ArtifactCommitted(WireModel):
-    """The artifact, now visible to all; or none yet, and the files to upload before asking again."""
+    """The artifact, now visible to all; or the files to upload before the next attempt."""
 
     artifact: ArtifactRef | None = None
     missing: list[str] = Field(default_factory=list, description="sha256: digests of files.")
@@ -150,7 +149,7 @@ class RunFailure(WireModel):
 
 
 class RunView(WireModel):
-    """A run as the catalog knows it."""
+    """A run in the catalog."""
 
     id: str
     uid: str
@@ -178,7 +177,7 @@ class RunPods(WireModel):
 
 
 def seconds_of(started_at: datetime | None, finished_at: datetime | None, until: datetime) -> float:
-    """Return how long a pod's program ran, until the moment given where it runs still."""
+    """Return how long a pod's program ran; up to ``until`` if it still runs."""
     if started_at is None:
         return 0.0
     return max(((finished_at or until) - started_at).total_seconds(), 0.0)

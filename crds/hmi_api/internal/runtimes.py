@@ -25,7 +25,7 @@ from hmi_api.resources.task_adapter import TaskType
 
 
 class RuntimeRegistration(WireModel):
-    """A runtime says hello."""
+    """A runtime that has started."""
 
     url: Text
     device: Text = Field(max_length=200, description="cpu or cuda, with its name.")
@@ -57,11 +57,11 @@ PASSING_LOAD_FAILURES = frozenset(
         "TableBudgetFull",
     }
 )
-"""Reasons of failed loads that pass by themselves: others use the room, or a store or message is late."""
+"""Reasons of failed loads that are retried, because memory, a store or a message may become available."""
 
 
 class ResidentBytes(WireModel):
-    """Bytes held, by kind and tier."""
+    """Bytes in the cache, by kind and tier."""
 
     kind: Literal["adapter", "table"]
     tier: Literal["device", "host", "disk"]
@@ -69,7 +69,7 @@ class ResidentBytes(WireModel):
 
 
 class Heartbeat(WireModel):
-    """What a runtime reports, every few seconds; lists hold changes since the last answered one."""
+    """A runtime's report, every few seconds; the lists hold changes since the last acknowledged one."""
 
     incarnation: Uid
     ready: list[AdapterVersionRef] = Field(default_factory=list, description="Versions that are ready now.")
@@ -82,7 +82,7 @@ class Heartbeat(WireModel):
 
 
 class HeartbeatReply(WireModel):
-    """known=False: the control plane does not know this incarnation; register and report all again."""
+    """Answer to a heartbeat. If not ``known``, the runtime must register and report everything again."""
 
     known: StrictBool
     desired_revision: int
@@ -93,14 +93,14 @@ class HeartbeatReply(WireModel):
 
 
 class DomainServing(WireModel):
-    """What a runtime needs to serve adapters on one version of a Domain."""
+    """What a runtime needs to load adapters on one version of a Domain."""
 
     key: str = Field(description="namespace/name.")
     version: DomainVersionView
 
 
 class AdapterServing(WireModel):
-    """What a runtime needs to serve one version of an adapter."""
+    """What a runtime needs to load one version of an adapter."""
 
     key: str = Field(description="tenant/adapter.")
     tenant_id: str = Field(default="", description="Whose it is: the name may have been another tenant's.")
@@ -114,7 +114,7 @@ class AdapterServing(WireModel):
 
 
 class DesiredState(WireModel):
-    """What a runtime should serve: all of it when ``full``, else what changed since ``since``."""
+    """What a runtime should have loaded: everything if ``full``, else the changes since ``since``."""
 
     revision: int
     full: StrictBool

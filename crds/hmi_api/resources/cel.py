@@ -12,7 +12,7 @@ from pydantic.config import JsonDict
 
 RULES = "x-kubernetes-validations"
 Holds = Callable[[Any], bool]
-"""Says whether a value, with its defaults filled in, keeps a rule."""
+"""Returns whether a value, with its defaults filled in, keeps a rule."""
 
 _IN_PYTHON: dict[str, Holds] = {}
 _IMMUTABLE: dict[str, str] = {}

@@ -108,7 +108,7 @@ def find_condition(conditions: Sequence[Condition], type_: str) -> Condition | N
 
 
 def is_true(conditions: Sequence[Condition], type_: str) -> bool:
-    """Say whether the condition of that type is there and True."""
+    """Return whether the condition of that type is there and True."""
     condition = find_condition(conditions, type_)
     return condition is not None and condition.status == ConditionStatus.TRUE
 

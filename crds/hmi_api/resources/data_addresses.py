@@ -121,7 +121,7 @@ def check_address(address: Address) -> None:
 
 
 def _is_key(inside: str) -> bool:
-    """Say whether it is a ConfigMap's key, or nothing: all of its keys."""
+    """Return whether it is a ConfigMap's key, or nothing: all of its keys."""
     return inside == "" or (_KEY.fullmatch(inside) is not None and not inside.startswith(".."))
 
 

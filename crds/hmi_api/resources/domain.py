@@ -237,7 +237,7 @@ class Domain(ApiModel):
         )
 
     def is_shared_with(self, namespace: str) -> bool:
-        """Say whether resources of that namespace may stand on this Domain."""
+        """Return whether resources of that namespace may stand on this Domain."""
         return namespace == self.metadata.namespace or not {"*", namespace}.isdisjoint(
             self.spec.sharing.namespaces
         )

@@ -1,9 +1,7 @@
-"""YAML and JSON text read into plain values as kubectl reads it, within bounds on size and work.
+"""Reads YAML and JSON as kubectl does, with limits on size and work.
 
-Plain scalars mean what they mean to kubectl (YAML 1.1 without dates and base 60): ``no`` and ``y`` are
-booleans, ``1e-4`` is a number, ``2026-01-01`` is a string. A key that is written twice is refused with its
-lines, since one of its values would be lost. Nothing here recurses, so nesting cannot exhaust the stack, and
-the work is bounded by the number of values after aliases are expanded.
+Plain scalars are read as in YAML 1.1 without dates and base 60. Duplicate keys are refused. Nothing recurses,
+so nesting cannot exhaust the stack, and the number of values is limited after aliases are expanded.
 """
 
 import base64
@@ -52,7 +50,7 @@ def read_documents(data: bytes | str, bounds: Bounds = Bounds()) -> list[Any]:
 
 
 def is_plain_text(text: str) -> bool:
-    """Say whether a text without quotes would be read as that text."""
+    """Return whether a text without quotes would be read as that text."""
     try:
         return bool(_plain(text, 0) == text)
     except InvalidInput:
@@ -322,8 +320,6 @@ def _closed(ended: _Open) -> Any:
                 ended.value.setdefault(key, value)
     return ended.value
 
-
-# --- scalars --------------------------------------------------------------------------------------
 
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),

@@ -1,10 +1,9 @@
-"""Which hosts a tenant's addresses may lead to: data, corpora, imported adapters, base models, S3 services.
+"""The hosts that a tenant's addresses may name: data, corpora, imported adapters, base models, S3 services.
 
-Training Jobs and runtimes stand inside of the cluster, so an address that a tenant names must not lead to
-what only the inside can reach: link-local addresses (cloud metadata), loopback, private networks, Services.
-The operator refuses what can be seen in a spec; the process that connects checks every name, every redirect
-and the very address that it connects to (``hmi_runtime.outbound``). The same tables make the NetworkPolicy of
-training pods.
+Training Jobs and runtimes run inside the cluster, so a tenant's address must not lead to what is reachable
+only from inside: link-local addresses (cloud metadata), loopback, private networks, Services. The operator
+validates the addresses in a spec; the process that connects validates every name, every redirect and the
+address itself (``hmi_runtime.outbound``). The same tables make the NetworkPolicy of training pods.
 """
 
 import ipaddress
@@ -98,7 +97,7 @@ class AddressPolicy:
             raise _refused(host, kind)
 
     def allows(self, address: Ip) -> bool:
-        """Say whether an address may be called whatever its name."""
+        """Return whether an address may be called whatever its name."""
         return self._kind(embedded(address), "") is None
 
     def _kind(self, address: Ip, host: str) -> str | None:
@@ -117,7 +116,7 @@ class AddressPolicy:
         return None if is_public(address) else "a reserved address"
 
     def _is_internal(self, name: str) -> bool:
-        """Say whether a name is for the inside alone; metadata services are no user's own machine."""
+        """Return whether a name is for the inside alone; metadata services are no user's own machine."""
         return name in _METADATA_NAMES or (not self.own_machine and _is_internal(name))
 
     def _allows_host(self, host: str) -> bool:
@@ -189,7 +188,7 @@ def embedded(address: Ip) -> Ip:
 
 
 def is_public(address: Ip) -> bool:
-    """Say whether an address is of the internet and not reserved for anything."""
+    """Return whether an address is of the internet and not reserved for anything."""
     if isinstance(address, ipaddress.IPv6Address):
         return address in PUBLIC_V6 and not _within(address, RESERVED_V6)
     return not _within(address, (*LINK_LOCAL, *LOOPBACK, *PRIVATE, *RESERVED_V4))

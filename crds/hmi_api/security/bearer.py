@@ -1,7 +1,7 @@
-"""The bearer token that a part of HMI shows to the others: given once, or in a file that is rotated.
+"""The bearer token that a part of HMI sends to the others: a static one, or one from a file.
 
-On Kubernetes the file is a projected service-account token: the kubelet replaces it long before it expires,
-so it is read again every few seconds and never kept for longer.
+On Kubernetes the file holds a projected service-account token, which the kubelet replaces before it expires,
+so the file is read again every few seconds.
 """
 
 import logging
@@ -21,9 +21,9 @@ REREAD_SECONDS = 5.0
 
 
 class TokenSource:
-    """Gives the token that is current. Thread-safe.
+    """Returns the current token. Thread-safe.
 
-    A file is read at most once in ``reread_seconds``. While it cannot be read the last token goes on.
+    The file is read at most once in ``reread_seconds``. While it cannot be read, the last token is used.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class TokenSource:
         reread_seconds: float = REREAD_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Give the token itself, or the file that holds it."""
+        """Take either the token or the file that holds it."""
         if (token is None) == (file is None):
             raise ValueError("give a token or a file")
         self._token = token
@@ -45,7 +45,7 @@ class TokenSource:
         self._lock = Lock()
 
     def current(self) -> str:
-        """Return the token. Raises ``NotReady`` TokenUnreadable when there never was one."""
+        """Return the token. Raises ``NotReady`` TokenUnreadable if none was ever read."""
         with self._lock:
             if self._file is not None and self._clock() - self._read_at >= self._reread_seconds:
                 self._read(self._file)
@@ -66,13 +66,13 @@ class TokenSource:
 
 
 class BearerAuth(httpx.Auth):
-    """Puts the current token on every request of an httpx client."""
+    """Adds the current token to every request of an httpx client."""
 
     def __init__(self, source: TokenSource) -> None:
         self._source = source
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Set the header; raises ``httpx.TransportError`` while there is no token, as if nobody answered."""
+        """Set the header. Raises ``httpx.TransportError`` while there is no token."""
         try:
             token = self._source.current()
         except NotReady as error:

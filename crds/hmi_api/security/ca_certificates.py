@@ -1,4 +1,4 @@
-"""More certificate authorities than the usual ones, for calls to addresses outside of the cluster."""
+"""Additional certificate authorities for calls to addresses outside of the cluster."""
 
 import os
 import ssl
@@ -9,9 +9,9 @@ from pathlib import Path
 import certifi
 
 VARIABLE = "HMI_CA_CERTIFICATES"
-"""PEM text of the authorities to trust beside the usual ones."""
+"""PEM text of the authorities to trust in addition to the usual ones."""
 BUNDLE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
-"""Where OpenSSL (aiohttp, httpx), requests and botocore look for a bundle of their own."""
+"""Variables with a bundle for OpenSSL (aiohttp, httpx), requests and botocore."""
 
 _WRONG_SETTINGS = 2
 
@@ -19,9 +19,9 @@ _WRONG_SETTINGS = 2
 def trust_ca_certificates() -> None:
     """Make this process trust the authorities in ``HMI_CA_CERTIFICATES`` too; call it before anything else.
 
-    The usual authorities and these are written to one file that ``SSL_CERT_FILE`` and its like name. The
-    process then starts anew, since libraries read the bundle as they are imported. Nothing is done where the
-    variable is empty, or where the user has set one of those variables.
+    The usual authorities and these are written to one file, and ``BUNDLE_VARIABLES`` are set to it. The
+    process then executes itself again, since libraries read the bundle when they are imported. Do nothing if
+    the variable is empty, or if the user has set one of ``BUNDLE_VARIABLES``.
 
     Ends the process with status 2 and a message when the variable holds no certificates.
     """

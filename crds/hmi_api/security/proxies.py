@@ -1,7 +1,6 @@
-"""Proxies for calls to the world outside: which one the environment names for an address, as curl reads it.
+"""The proxy for an outbound address, from the environment variables that curl reads.
 
-HMI's own parts never call one another through a proxy: they do not use this module, and their HTTP clients do
-not read the environment.
+HMI's own parts call each other without a proxy: their HTTP clients do not read the environment.
 """
 
 import ipaddress
@@ -102,7 +101,7 @@ def s3_proxies(proxies: Proxies) -> dict[str, str]:
 
 
 def _covers(entry: str, host: str, port: int | None) -> bool:
-    """Say whether one entry of ``NO_PROXY`` names this host, in small letters, and port."""
+    """Return whether one entry of ``NO_PROXY`` names this host, in small letters, and port."""
     if entry == "*":
         return True
     pattern = entry.lower()

@@ -1,7 +1,7 @@
-"""Request bodies within bounds: ASGI middleware that every server of HMI puts before its routes.
+"""ASGI middleware that limits request bodies, for every HTTP server of HMI.
 
-A body has a limit in bytes and one in seconds. Nothing of it is looked at before a handler asks for it, so
-that whoever may not call is told that first.
+A body is limited in bytes and in seconds. It is read only when a handler asks for it, so a caller without
+permission gets that answer first.
 """
 
 import asyncio
