@@ -92,15 +92,19 @@ class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings
     )
     quarantine_seconds: float = Field(default=30.0, ge=0, description="How long it is then refused.")
 
-    heartbeat_seconds: float = Field(default=2.0, gt=0, description="How often to report at least.")
-    poll_seconds: float = Field(default=20.0, ge=0, description="How long a poll for news is held open.")
+    heartbeat_seconds: float = Field(
+        default=2.0, gt=0, description="Seconds between heartbeats if nothing changes."
+    )
+    poll_seconds: float = Field(
+        default=20.0, ge=0, description="Seconds that a poll for a new desired state stays open."
+    )
     move_seconds: float = Field(
         default=60.0,
         ge=0,
-        description="Once told to stop: how long to go on serving while others load what only this one has.",
+        description="Seconds to keep serving after SIGTERM while others load what only this runtime has.",
     )
     drain_seconds: float = Field(
-        default=10.0, ge=0, description="How long requests under way may take after that."
+        default=10.0, ge=0, description="Seconds that requests in progress may take after that."
     )
 
     @field_validator("runtime_url")

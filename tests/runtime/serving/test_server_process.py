@@ -71,7 +71,7 @@ class ScriptedControlPlane:
     known: bool = False
     registrations: list[RuntimeRegistration] = field(default_factory=list)
     beats: list[Heartbeat] = field(default_factory=list)
-    goodbyes: int = 0
+    deregistrations: int = 0
 
     def serve(self, *adapters: AdapterServing, domains: tuple[DomainServing, ...]) -> None:
         """Want exactly these."""
@@ -113,8 +113,8 @@ class ScriptedControlPlane:
             return self.desired
 
         @app.delete("/internal/v1/runtimes/{_}", status_code=204)
-        async def goodbye(_: str) -> Response:
-            self.goodbyes += 1
+        async def deregister(_: str) -> Response:
+            self.deregistrations += 1
             return Response(status_code=204)
 
         return app
@@ -336,7 +336,7 @@ def test_a_body_that_never_comes_is_408_and_a_stranger_is_told_401(control_plane
         assert answer("something-else").startswith(b"HTTP/1.1 401 ")
 
 
-def test_sigterm_drains_says_goodbye_and_ends(world, control_plane, settings) -> None:  # type: ignore[no-untyped-def]
+def test_sigterm_drains_deregisters_and_ends(world, control_plane, settings) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
     control_plane.serve(world.adapter("acme/topic", domain), domains=(domain,))
     port = free_port()
@@ -359,4 +359,4 @@ def test_sigterm_drains_says_goodbye_and_ends(world, control_plane, settings) ->
         finally:
             child.kill()
             child.wait()
-    assert control_plane.goodbyes == 1
+    assert control_plane.deregistrations == 1
