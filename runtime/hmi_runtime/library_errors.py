@@ -1,7 +1,7 @@
-"""What the exceptions of file and network libraries mean: a damaged file, or a fault that may pass.
+"""Classification of exceptions of file and network libraries: a damaged file, or a transient fault.
 
-This is the one table for all readers of what users bring: rows, archives, base models and adapters. A damaged
-file is final (``InvalidInput``); a network that fails may pass (``NotReady``); anything else is a bug.
+All readers of users' data use it: rows, archives, base models and adapters. A damaged file is final
+(``InvalidInput``); a network fault may be transient (``NotReady``); anything else is a bug.
 """
 
 import csv
@@ -51,7 +51,7 @@ _FINAL_ERRNOS = {
     errno.ENXIO,
 }
 # By name, since botocore, aiohttp and the hub's HTTP client are only there for who reads over the network.
-_PASSING_NAMES = {
+_TRANSIENT_NAMES = {
     "HTTPClientError",
     "EndpointConnectionError",
     "ConnectTimeoutError",
@@ -68,25 +68,23 @@ _FINAL_NAMES = {
     "UnsupportedProtocol",
 }
 _NETWORK_LIBRARIES = {"aiohttp", "aiobotocore", "botocore", "httpx2", "huggingface_hub", "s3fs"}
-_PASSING_STATUSES = {408, 425, 429}
+_TRANSIENT_STATUSES = {408, 425, 429}
 _FIRST_SERVER_ERROR = 500
 
 
 def is_damaged(error: BaseException) -> bool:
-    """Say whether a library stopped at the bytes that it was given, or that are not there, so that reading
-    again cannot help.
-    """
+    """Return whether the file's bytes are invalid or missing, so that reading again cannot help."""
     if isinstance(error, FileNotFoundError):
         return True
     if isinstance(error, OSError):
-        # gzip and bz2 say so of bytes that are not theirs; what the system says has a number.
+        # gzip and bz2 raise it for bytes of another format; errors of the system have a number.
         return type(error) in (OSError, gzip.BadGzipFile) and error.errno is None
     return isinstance(error, _DAMAGED)
 
 
 @contextmanager
 def invalid_if_damaged(reason: str, what: str, cure: str) -> Iterator[None]:
-    """Turn what a library says of damaged bytes into ``InvalidInput`` of ``reason``; the rest passes through.
+    """Turn a library's error about damaged bytes into ``InvalidInput`` of ``reason``; let others pass.
 
     ``what`` names the file and ``cure`` says what to do about it: "... cannot be read (error); cure".
     """
@@ -99,28 +97,26 @@ def invalid_if_damaged(reason: str, what: str, cure: str) -> Iterator[None]:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Say whether the same could succeed a little later: the network or the server failed, not the address.
+    """Return whether a retry may succeed: the network or the server failed, not the address.
 
     Connections that fail or time out, and the statuses 408, 425, 429 and 5xx, may pass. Other statuses, names
     that do not exist and certificates that are refused do not.
     """
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        return is_transient(
-            error.__cause__
-        )  # fsspec and the hub say so of a server that does not answer, too
+        return is_transient(error.__cause__)  # fsspec and the hub raise it also when a server does not answer
     names = {base.__name__ for base in type(error).__mro__}
     if names & _FINAL_NAMES:
         return False
     status = status_of(error)
     if status is not None:
-        return status >= _FIRST_SERVER_ERROR or status in _PASSING_STATUSES
-    if names & _PASSING_NAMES:
+        return status >= _FIRST_SERVER_ERROR or status in _TRANSIENT_STATUSES
+    if names & _TRANSIENT_NAMES:
         return True
     return isinstance(error, OSError) and error.errno not in _FINAL_ERRNOS and not is_lasting(error)
 
 
 def is_lasting(error: OSError) -> bool:
-    """Say whether the type of a system's error alone says that a file is not there or not ours."""
+    """Return whether the type of a system error means that a file is missing or not accessible."""
     return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
 
 
@@ -137,9 +133,9 @@ def status_of(error: BaseException) -> int | None:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return why something failed, in at most 300 characters and in words of this machine's alone.
+    """Return why something failed, in at most 300 characters, without any text from a server.
 
-    What a server says may be anything of anybody's: of an answer only the status is told, and of a network
+    A server's text may contain anything, so of a response only the status is shown, and of a network
     library's error only its type.
     """
     if (status := status_of(error)) is not None:

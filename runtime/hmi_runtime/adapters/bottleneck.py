@@ -1,7 +1,6 @@
 """Bottleneck adapters as trainable modules, parallel or sequential.
 
-A layer with bottlenecks takes the place of the plain one in ``UpperLayers``; its frozen parts are the
-plain layer's own.
+A layer with bottlenecks replaces the plain one in ``UpperLayers`` and shares its frozen parameters.
 """
 
 import torch
@@ -20,7 +19,7 @@ from hmi_runtime.models import (
 )
 
 PARALLEL_SCALE = 4.0
-"""What He et al. (2022) scale a parallel bottleneck by; a sequential one is not scaled."""
+"""Scale of a parallel bottleneck (He et al., 2022); a sequential one is not scaled."""
 
 _INITIAL_STD = 0.02
 
@@ -103,7 +102,8 @@ class _Steps(PlainSteps):
 def add_bottlenecks(
     upper: UpperLayers, width: int, placement: BottleneckPlacement = "parallel", *, seed: int = 0
 ) -> list[nn.Parameter]:
-    """Put bottlenecks into every layer of ``upper``, freeze the rest but the norms; return what learns.
+    """Add bottlenecks to every layer of ``upper``, freeze all else but the norms; return the trainable
+    parameters.
 
     The layers are changed in place: give a copy.
     """
@@ -119,7 +119,7 @@ def add_bottlenecks(
 
 
 def export_bottlenecks(upper: UpperLayers) -> dict[int, LayerAdapter]:
-    """Return what ``add_bottlenecks`` added and training found, by absolute layer index."""
+    """Return the bottlenecks that ``add_bottlenecks`` added, as they are served, by absolute layer index."""
     return {
         upper.split + index: layer.export()
         for index, layer in enumerate(upper.layers)

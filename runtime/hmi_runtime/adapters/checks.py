@@ -1,4 +1,4 @@
-"""Whether an adapter fits the base, the split and the layers it is about to stand on."""
+"""Checks that an adapter fits a base model, a split and a Domain's layers."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from hmi_runtime.models import MATRICES, EncoderConfig
 
 Shape = tuple[int, ...]
 
-BELOW_SPLIT_WAY_OUT = "train here on the task's data, or choose a Domain with a smaller split"
+BELOW_SPLIT_ADVICE = "train here on the task's data, or choose a Domain with a smaller split"
 
 
 def check_adapter(
@@ -62,7 +62,7 @@ def _check_depth(weights: AdapterWeights, config: EncoderConfig, split: int) -> 
         raise InvalidInput(
             "AdapterBelowSplit",
             f"The adapter changes layer {below[0]}, below the Domain's split at {split}; "
-            f"{BELOW_SPLIT_WAY_OUT}.",
+            f"{BELOW_SPLIT_ADVICE}.",
         )
     above = sorted(index for index in weights.layers if index >= config.layers)
     if above:

@@ -35,14 +35,19 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Workspace:
-    """Named flat buffers, each grown to the largest size asked of it. Not for use by two threads at once."""
+    """Named flat buffers that are reused from batch to batch, each as large as its largest use.
+
+    Not thread-safe.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._buffers: dict[str, Tensor] = {}
 
     def buffer(self, name: str, *shape: int) -> Tensor:
-        """Return a contiguous float32 tensor of ``shape``, not cleared; valid until ``name`` is taken."""
+        """Return a contiguous float32 tensor of ``shape``, not initialised; valid until the next call for
+        ``name``.
+        """
         size = math.prod(shape)
         found = self._buffers.get(name)
         if found is None or found.numel() < size:
@@ -58,7 +63,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class LoraRange:
-    """Rows start..stop whose LoRA has this rank (a bucket)."""
+    """Rows start..stop whose LoRA is in this rank bucket."""
 
     start: int
     stop: int
@@ -76,7 +81,7 @@ class BottleneckRange:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """``order[i]`` is the caller's row that runs as row i; ``places[i]`` where its slot lies in the pool."""
+    """``order[i]`` is the caller's row that runs as row i; ``places[i]`` is its slot's index in the pool."""
 
     order: tuple[int, ...]
     places: tuple[int, ...]
@@ -87,14 +92,14 @@ class BatchPlan:
 
     @property
     def in_order(self) -> bool:
-        """Whether the rows already came in this order."""
+        """Whether the caller's rows are already in this order."""
         return self.order == tuple(range(len(self.order)))
 
 
 def plan_batch(places: Sequence[int], traits: Sequence[SlotTraits]) -> BatchPlan:
-    """Return the plan for a batch whose row i has its adapter at ``places[i]`` of the pool.
+    """Return the plan for a batch whose row i has its adapter at index ``places[i]`` of the pool.
 
-    ``traits[p]`` describes what lies at place p. O(rows), whatever the number of slots.
+    ``traits[p]`` describes the adapter at index p. Reads no tensors; O(rows), whatever the number of slots.
     """
     order = sorted(range(len(places)), key=lambda row: (_kind(traits[places[row]]), row))
     kinds = [traits[places[row]] for row in order]
@@ -117,14 +122,14 @@ def plan_batch(places: Sequence[int], traits: Sequence[SlotTraits]) -> BatchPlan
 
 
 def _kind(traits: SlotTraits) -> tuple[int, int, str, tuple[tuple[str, str], ...]]:
-    """Return the key that rows are put in order by: by rank, then by bottleneck."""
+    """Return the sort key of rows: by rank, then by bottleneck."""
     if traits.bottleneck is None:
         return traits.rank, 0, "", ()
     return traits.rank, traits.bottleneck.width, traits.bottleneck.activation, traits.bottleneck.placements
 
 
 def _runs(kinds: Sequence[SlotTraits]) -> list[tuple[int, int, SlotTraits]]:
-    """Return (start, stop, kind) of every stretch of equal neighbours."""
+    """Return (start, stop, kind) of every run of equal neighbours."""
     runs, start = [], 0
     for kind, members in groupby(kinds):
         stop = start + len(list(members))
@@ -136,7 +141,7 @@ def _runs(kinds: Sequence[SlotTraits]) -> list[tuple[int, int, SlotTraits]]:
 class UpperExecutor:
     """Runs the upper layers for mixed batches.
 
-    Holds working buffers: use one executor from one thread at a time. The slots of a batch must not be
+    Has working buffers: use one executor from one thread at a time. The slots of a batch must not be
     written while it runs.
     """
 
@@ -148,10 +153,10 @@ class UpperExecutor:
         *,
         sample: Tensor | None = None,
     ) -> None:
-        """Prepare ``upper``, which lies on the pool's device.
+        """Prepare ``upper``, which is on the pool's device.
 
-        ``int8`` quantises the frozen matrices, on CPUs only; ``sample`` (B, T, D), unpadded hidden states as
-        they enter the upper layers, makes that more accurate (see ``quantise_layers``).
+        ``int8`` quantises the frozen matrices, on CPUs only. ``sample`` (B, T, D), unpadded inputs of the
+        upper layers, makes it more accurate (see ``quantise_layers``).
         """
         self.pool = pool
         self.precision = precision
@@ -173,15 +178,15 @@ class UpperExecutor:
         ``hidden`` (B, T, D) float32 is what enters the first upper layer, ``mask`` (B, T) bool is False on
         padding, ``slots[i]`` is row i's slot (``BARE``: no adapter). States at padding are undefined.
 
-        A row in which a query, a key, a norm's input or what a ReLU reads is not finite, or so large that a
-        sum of its squares is not, comes out as NaN from end to end. The kernels do not ensure that: on
-        AVX-512, attention without a mask turns queries that are NaN into zeros.
+        A row becomes NaN throughout when the sum of squares of its queries, keys, norm inputs or ReLU inputs
+        is not finite. The kernels do not ensure that: on AVX-512, attention without a mask turns NaN queries
+        into zeros.
         """
         plan = plan_batch([self.pool.index(slot) for slot in slots], self.pool.traits)
         order = torch.tensor(plan.order, device=hidden.device)
         x = hidden.contiguous() if plan.in_order else hidden.index_select(0, order)
         kept = mask if plan.in_order else mask.index_select(0, order)
-        # On an accelerator the question whether any row is padded would wait for the device.
+        # On an accelerator this test would synchronise with the device.
         unpadded = mask.device.type == "cpu" and bool(mask.all())
         contexts = self._upper.architecture.contexts(kept, x.dtype, unpadded=unpadded)[self.pool.split :]
         places = torch.tensor(plan.places, device=hidden.device)
@@ -200,14 +205,14 @@ class UpperExecutor:
 def _add_norms(magnitude: Tensor, x: Tensor) -> None:
     """Add the Euclidean norm of every row of ``x`` (B, T, D) to ``magnitude`` (B,), in place.
 
-    A finite norm says more than finite values: that no product of two rows, and no variance of one,
-    overflows. It is one pass over ``x``, where a test of each value would be several.
+    A finite norm implies more than finite values: no product of two rows and no variance of one overflows. It
+    is one pass over ``x``; a test of each value would be several.
     """
     magnitude += torch.linalg.vector_norm(x.flatten(1), dim=1)
 
 
 class _Steps:
-    """``LayerSteps`` of one layer over one batch: the executor's parts and the batch's plan, bound together.
+    """``LayerSteps`` of one layer over one batch.
 
     What ``add_residual`` returns lies in a buffer of its sublayer's, good until that sublayer of the next
     layer; a norm's output is a tensor of its own.
@@ -238,7 +243,7 @@ class _Steps:
             low = self._lora_a(rows, "qkv", x)  # (n, T, 3r)
             for name, part in zip(outputs, torch.split(low, rows.rank, dim=-1), strict=True):
                 self._add_lora_b(rows, name, part, outputs[name])
-        for out in (query, key):  # attention keeps what is not finite in values, but not in these
+        for out in (query, key):  # attention propagates NaN from values, but not from these
             _add_norms(self._magnitude, out)
         return query, key, value
 
@@ -251,7 +256,7 @@ class _Steps:
 
     def activate(self, x: Tensor) -> Tensor:
         """Activate ``x`` in place."""
-        if self.config.activation == "relu":  # which makes zero of -inf
+        if self.config.activation == "relu":  # which turns -inf into zero
             _add_norms(self._magnitude, x)
         return _IN_PLACE[self.config.activation](x)
 
@@ -262,7 +267,7 @@ class _Steps:
         bias = self._bias(matrix)
         torch.add(residual, bias, out=out)
         sequential = [r for r in self._plan.bottlenecks if (sublayer, "sequential") in r.traits.placements]
-        for rows in sequential:  # these read the sublayer's output alone, so their residual comes last
+        for rows in sequential:  # these read the sublayer's output without the residual, which is added last
             out[rows.start : rows.stop] = bias[rows.start : rows.stop] if bias.dim() == 3 else bias
         self._add_matrix(matrix, inner, out)
         for rows in self._plan.bottlenecks:
@@ -273,7 +278,7 @@ class _Steps:
         return out
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        """Return ``x`` (B, T, D) after a norm, each row's own where it has one."""
+        """Return ``x`` (B, T, D) after a norm, with each row's own parameters."""
         _add_norms(self._magnitude, x)
         norm = self._layer.get_submodule(name)
         if not self._plan.own_norms:
@@ -316,7 +321,7 @@ class _Steps:
         out[span].add_(up_bias[:, None])
 
     def _bias(self, matrix: str) -> Tensor:
-        """Return the biases as they broadcast over (B, T, d_out): the base's, or (B, 1, d_out)."""
+        """Return biases to broadcast over (B, T, d_out): the base's (d_out,), or rows' (B, 1, d_out)."""
         if not self._plan.own_bias:
             return self._layer.get_parameter(f"{matrix}.bias")
         return self._pool.tensor(f"{matrix}.bias")[self._index].index_select(0, self._places)[:, None]

@@ -1,4 +1,4 @@
-"""LoRA as a trainable module: a low-rank sum beside a frozen matrix (Hu et al., 2021)."""
+"""LoRA as a trainable module: a low-rank difference added to a frozen matrix (Hu et al., 2021)."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ class LoraLinear(nn.Module):
     """A frozen linear layer plus ``scale * b @ a``; only ``a`` and ``b`` learn."""
 
     def __init__(self, frozen: nn.Linear, rank: int, alpha: float, generator: torch.Generator) -> None:
-        """Start as the frozen layer: ``a`` is random (Kaiming uniform), ``b`` zero; scale is alpha / rank."""
+        """Initialise ``a`` at random (Kaiming uniform) and ``b`` as zero; scale is alpha / rank."""
         super().__init__()
         self.frozen = frozen.requires_grad_(False)
         self.scale = alpha / rank
@@ -27,7 +27,7 @@ class LoraLinear(nn.Module):
 
     @classmethod
     def from_matrix(cls, frozen: nn.Linear, matrix: LoraMatrix) -> Self:
-        """Return the layer plus ``matrix``, which can learn on."""
+        """Return the layer with ``matrix`` added, trainable."""
         made = cls(frozen, matrix.rank, matrix.rank, torch.Generator())
         with torch.no_grad():
             made.a.copy_(matrix.a)
@@ -52,7 +52,8 @@ def add_lora(
     matrices: Iterable[str] = MATRICES,
     seed: int = 0,
 ) -> list[nn.Parameter]:
-    """Put LoRA on the named matrices of every layer of ``upper``, freeze the rest; return what learns.
+    """Add LoRA to the named matrices of every layer of ``upper``, freeze the rest; return the trainable
+    parameters.
 
     ``alpha`` is ``rank`` when absent (scale 1). The layers are changed in place: give a copy.
     """
@@ -68,7 +69,7 @@ def add_lora(
 
 
 def export_lora(upper: UpperLayers) -> dict[int, LayerAdapter]:
-    """Return what ``add_lora`` added and training found, by absolute layer index."""
+    """Return the LoRA that ``add_lora`` added, as it is served, by absolute layer index."""
     return {
         upper.split + index: LayerAdapter(lora=_layer_lora(layer))
         for index, layer in enumerate(upper.layers)
@@ -77,7 +78,8 @@ def export_lora(upper: UpperLayers) -> dict[int, LayerAdapter]:
 
 
 def attach_adapter(upper: UpperLayers, layers: Mapping[int, LayerAdapter]) -> list[nn.Parameter]:
-    """Put LoRA, biases and norms, by absolute layer index, into ``upper``; return them as what learns on.
+    """Copy LoRA, biases and norms, by absolute layer index, into ``upper``; return them as trainable
+    parameters.
 
     The layers are changed in place: give a copy.
     """

@@ -25,7 +25,7 @@ from hmi_api.errors import InvalidInput
 from hmi_runtime.models import MATRICES, Encoder, EncoderConfig, EncoderLayer, PlainSteps
 
 _TOP = 255
-"""Largest level of activations, which are unsigned."""
+"""Largest quantised activation (uint8)."""
 _WHOLE_NUMBERS = 2.0**23
 _TINY = torch.finfo(torch.float32).tiny
 _ROWS, _LENGTH = 16, 32
@@ -35,9 +35,9 @@ class FrozenLayer(Protocol):
     """The six matrices of one layer."""
 
     def prepare(self, matrix: str, x: Tensor) -> Any:
-        """Return ``x`` (B, T, d_in) in the form in which ``add_product`` takes it.
+        """Return ``x`` (B, T, d_in) as an operand of ``add_product``.
 
-        For ``matrix`` and all others that read the same input, as query, key and value do.
+        Valid for ``matrix`` and all others with the same input (query, key and value).
         """
         ...
 
@@ -47,7 +47,7 @@ class FrozenLayer(Protocol):
 
 
 class FloatLayer:
-    """The matrices as they are, in the model's own precision."""
+    """The six matrices in the model's own precision. The reference for ``Int8Layer``."""
 
     def __init__(self, layer: EncoderLayer) -> None:
         self._weights = {name: layer.get_parameter(f"{name}.weight").detach().t() for name in MATRICES}
@@ -62,7 +62,7 @@ class FloatLayer:
 
 
 class Operand(NamedTuple):
-    """Activations as the int8 kernels take them: ``x ~ step * (levels - zero)``, channels scaled."""
+    """Quantised activations: ``x ~ step * (levels - zero)``, with scaled channels."""
 
     levels: Tensor  # (N, d_in) uint8
     step: Tensor  # (N, 1) float32
@@ -77,15 +77,15 @@ class _Packed(NamedTuple):
 
 @dataclass(frozen=True)
 class _Input:
-    """What is known beforehand of a matrix's input."""
+    """Quantisation parameters of a matrix's input, from the calibration sample."""
 
-    zero: int  # level that stands for zero: low where values are mostly positive, as behind GELU
+    zero: int  # zero point: low where values are mostly positive, as after GELU
     scales: Tensor | None = None  # (d_in,) of each channel
     shrink: Tensor | None = None  # (d_in,) their reciprocals
 
     @classmethod
     def from_sample(cls, states: Tensor, weight: Tensor | None = None) -> Self:
-        """Learn from sample ``states`` (B, T, d_in); with a ``weight`` (d_out, d_in), scale the channels."""
+        """Measure sample ``states`` (B, T, d_in); with a ``weight`` (d_out, d_in), scale the channels."""
         scales = _channel_scales(states, weight) if weight is not None else None
         shrink = scales.reciprocal() if scales is not None else None
         scaled = states if shrink is None else states * shrink
@@ -94,7 +94,7 @@ class _Input:
         return cls(max(1, min(_TOP - 1, round(share * _TOP))), scales, shrink)
 
     def scale_weight(self, weight: Tensor) -> Tensor:
-        """Return ``weight`` (d_out, d_in) for an input whose channels were shrunk."""
+        """Return ``weight`` (d_out, d_in) multiplied by the channel scales that inputs are divided by."""
         return weight if self.scales is None else weight * self.scales
 
 
@@ -119,7 +119,7 @@ class Int8Layer:
         }
 
     def prepare(self, matrix: str, x: Tensor) -> Operand:
-        """Quantise ``x`` (B, T, d_in) for ``matrix`` and those that read the same input."""
+        """Quantise ``x`` (B, T, d_in) for ``matrix`` and those with the same input."""
         seen = self._inputs[matrix]
         flat = x.flatten(0, -2)  # (N, d_in)
         if seen.shrink is not None:
@@ -127,9 +127,9 @@ class Int8Layer:
         above = flat.amax(dim=1, keepdim=True).div_(_TOP - seen.zero)  # (N, 1)
         below = flat.amin(dim=1, keepdim=True).div_(-seen.zero)  # (N, 1)
         step = torch.maximum(above, below).clamp_min_(_TINY)
-        # Above 2**23 a float32 holds whole numbers only, so this sum rounds, and the last byte of its bits is
-        # the level: several times quicker than rounding and converting. (A whole row is added because one
-        # number, broadcast, is not vectorised.)
+        # Above 2**23 float32 has integers only, so this sum rounds, and the last byte of its bits is the
+        # level: several times faster than rounding and converting. (A whole row is added because a broadcast
+        # scalar is not vectorised.)
         offset = flat.new_full((flat.shape[1],), _WHOLE_NUMBERS + seen.zero)
         levels = torch.addcmul(offset, flat, step.reciprocal()).view(torch.int32).to(torch.uint8)
         return Operand(levels, step, seen.zero)
@@ -143,9 +143,9 @@ class Int8Layer:
 def quantise_layers(layers: Sequence[EncoderLayer], sample: Tensor | None = None) -> list[Int8Layer]:
     """Quantise the upper layers.
 
-    ``sample`` (B, T, D) are typical hidden states that enter the first, unpadded; without one, random
-    states behind that layer's norm stand in, which costs a little accuracy. Raises
-    ``InvalidInput`` Int8Unsupported where ``supports_int8`` says no.
+    ``sample`` (B, T, D) are typical inputs of the first, unpadded; without it, random states after that
+    layer's norm are used, which costs a little accuracy. Raises ``InvalidInput`` Int8Unsupported unless
+    ``supports_int8``.
     """
     if not all(supports_int8(layer.query.weight.device) for layer in layers):
         raise InvalidInput(
@@ -165,7 +165,7 @@ def quantise_layers(layers: Sequence[EncoderLayer], sample: Tensor | None = None
 
 
 class _Recorder(PlainSteps):
-    """A layer's own steps, which keep what each matrix read."""
+    """A layer's own steps that record the input of each matrix."""
 
     def __init__(self, layer: EncoderLayer) -> None:
         super().__init__(layer)
@@ -178,7 +178,7 @@ class _Recorder(PlainSteps):
 
 
 def supports_int8(device: torch.device) -> bool:
-    """Whether int8 layers run on ``device``: on CPUs, where torch has oneDNN and its products are exact."""
+    """Return whether int8 layers run on ``device``: a CPU where torch has oneDNN with exact products."""
     return device.type == "cpu" and _exact_weight_levels() is not None
 
 
@@ -198,7 +198,9 @@ def _random_states(layer: EncoderLayer) -> Tensor:
 
 
 def _channel_scales(states: Tensor, weight: Tensor) -> Tensor:
-    """Return the scale (D,) of every channel: between the states' range and the weights', in the middle."""
+    """Return the scale (D,) of every channel: the geometric mean of the states' range and 1 / the weights'
+    range.
+    """
     largest = states.flatten(0, -2).abs().amax(dim=0).clamp_min(1e-5)  # (D,)
     return (largest / weight.abs().amax(dim=0).clamp_min(1e-5)).sqrt()
 
@@ -217,7 +219,7 @@ def _product(levels: Tensor, zero: int, packed: _Packed) -> Tensor:
     """Return ``(levels - zero) @ weight.T`` as (N, d_out) float32."""
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
         *(levels, 1.0, zero),
-        *(packed.weight, packed.scales, packed.zeros, None),  # no bias: the caller has filled it in
+        *(packed.weight, packed.scales, packed.zeros, None),  # no bias: the output already has it
         *(1.0, 0, torch.float32),
         *("none", [], ""),  # no operation after the product
     )
@@ -226,10 +228,11 @@ def _product(levels: Tensor, zero: int, packed: _Packed) -> Tensor:
 
 @cache
 def _exact_weight_levels() -> int | None:
-    """Return the largest weight level that this CPU's kernels add up exactly, 127 or 63; None without any.
+    """Return the largest quantised weight with which this CPU's kernels are exact, 127 or 63; None without
+    int8.
 
-    Without VNNI instructions, two products of 8-bit numbers are added in 16 bits and can saturate; with
-    weights of 7 bits they always fit (2 * 255 * 63 < 2**15). Which it is shows in one product.
+    Without VNNI instructions, two products of 8-bit numbers are added in 16 bits and can saturate; with 7-bit
+    weights they always fit (2 * 255 * 63 < 2**15). One test product tells.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
@@ -251,9 +254,9 @@ def _is_exact(level: int) -> bool:
 
 
 def calibration_sample(encoder: Encoder, split: int, seed: int = 0) -> Tensor:
-    """Return hidden states (16, 32, D) at the split, of words drawn at random from the vocabulary.
+    """Return the base model's hidden states (16, 32, D) at the split, for random words of the vocabulary.
 
-    Channels that are large are so for nearly every word, so no text is needed, least of all a tenant's.
+    Large channels are large for nearly every word, so no text is needed, least of all a tenant's.
     """
     config = encoder.config
     random = torch.Generator().manual_seed(seed)

@@ -1,8 +1,8 @@
-"""Device slots: pre-allocated tensors that hold the adapters a batch can name.
+"""Device slots: pre-allocated tensors with the adapters that batches can use.
 
-Every tensor has a leading layer dimension and a slot dimension, and one slot more than asked for: the
-last one is *bare* and holds the base's own biases and norms, for rows without an adapter. Matrices lie
-rank-major, so that a prefix of a slot is the operand for any smaller rank, and padding is zeros.
+Every tensor has a leading layer dimension and a slot dimension, with one extra slot: the last one is *bare*
+and has the base's own biases and norms, for rows without an adapter. Matrices are stored rank-major, so that
+a prefix of a slot is the operand for any smaller rank, and padding is zeros.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from hmi_runtime.adapters.weights import AdapterWeights, BottleneckPlacement, He
 from hmi_runtime.models import MATRICES, NORMS, SUBLAYERS, EncoderConfig, Sublayer, UpperLayers
 
 BARE = -1
-"""Names no slot: the row runs on the frozen layers alone."""
+"""The slot number of a row without an adapter."""
 
 _SMALLEST_BUCKET = 8
 
 
 @dataclass(frozen=True)
 class SlotLimits:
-    """The largest adapter a slot can hold; a slot takes this much whatever it holds."""
+    """The largest adapter that fits into a slot. Every slot takes this much memory, whatever is in it."""
 
     max_rank: int = 32
     max_bottleneck: int = 0
@@ -32,7 +32,7 @@ class SlotLimits:
 
 @dataclass(frozen=True)
 class BottleneckTraits:
-    """What rows must share for their bottlenecks to run as one product."""
+    """Shape of bottlenecks; rows with equal traits run as one product."""
 
     width: int
     activation: str
@@ -41,7 +41,7 @@ class BottleneckTraits:
 
 @dataclass(frozen=True)
 class SlotTraits:
-    """What the planner must know of a slot's adapter; kept on the host."""
+    """Shape of a slot's adapter, kept on the host for the batch plan."""
 
     rank: int = 0
     bottleneck: BottleneckTraits | None = None
@@ -103,15 +103,15 @@ class SlotPool:
         return self._tensors[name]
 
     def index(self, slot: int) -> int:
-        """Return where a slot number lies in the pool's tensors; ``BARE`` is the last place."""
+        """Return a slot's index in the pool's tensors; that of ``BARE`` is the last."""
         if not BARE <= slot < self.slots:
             raise IndexError(f"slot {slot} of {self.slots}")
         return self.slots if slot == BARE else slot
 
     def write(self, slot: int, weights: AdapterWeights) -> None:
-        """Put an adapter into a slot, in place of what was there.
+        """Write an adapter into a slot, replacing its content.
 
-        Raises ``InvalidInput`` as ``check_fits`` does, leaving the slot as it was. The adapter must have
+        Raises ``InvalidInput`` as ``check_fits`` does, without changing the slot. The adapter must have
         passed ``checks.check_adapter``.
         """
         self.check_fits(weights)
@@ -126,7 +126,7 @@ class SlotPool:
         """Raise ``InvalidInput`` unless a slot can hold an adapter that passed ``checks.check_adapter``.
 
         Reasons: AdapterTooLarge; AdapterShape when its bottlenecks are not of one kind. Writes nothing, so
-        it can be asked long before the adapter needs a slot.
+        it can be called long before the adapter needs a slot.
         """
         _check_size(weights, self.limits)
         _bottleneck_traits(weights, self.limits)
@@ -183,7 +183,7 @@ class SlotPool:
 
 
 _FUSED = ("query", "key", "value")
-"""Matrices that read the same input: their ``a`` lie together and are multiplied as one."""
+"""Matrices with the same input: their ``a`` are stored together and multiplied as one."""
 
 
 def _stacked(upper: UpperLayers, parameter: str) -> Tensor:

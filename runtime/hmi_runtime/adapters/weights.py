@@ -1,8 +1,8 @@
-"""Adapter weights: what one task adds to the frozen upper layers, as plain tensors.
+"""Adapter weights: the tensors that one task adds to the frozen upper layers.
 
-An adapter is a value: it holds no base weights and no modules. Its file is ``adapter.safetensors``; what
-is not a tensor (task, labels, digests, activations) travels as JSON in that file's header, so that one
-digest covers all of it, and is repeated in the artifact's manifest for people (``AdapterWeights.config``).
+An adapter is plain data: no base weights and no modules. Its file is ``adapter.safetensors``; what is not a
+tensor (task, labels, digests, activations) is JSON in that file's header, so that one digest covers
+everything, and is repeated in the artifact's manifest for readers (``AdapterWeights.config``).
 """
 
 import json
@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 BottleneckPlacement = Literal["parallel", "sequential"]
 Pooling = Literal["first", "mean", "first_and_mean", "token"]
 POOLINGS: tuple[Pooling, ...] = ("first", "mean", "first_and_mean", "token")
-"""How a head reads the last hidden states."""
+"""How a head pools the last hidden states."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Bottleneck:
 
 @dataclass(frozen=True)
 class LayerAdapter:
-    """What an adapter changes in one layer. What is absent stays the base's."""
+    """Changes of an adapter to one layer. Parameters that are absent stay the base's."""
 
     lora: Mapping[str, LoraMatrix] = field(default_factory=dict)
     """By name of one of ``MATRICES``."""
@@ -86,10 +86,10 @@ class Dense:
 
 @dataclass(frozen=True)
 class Head:
-    """From the last hidden states to logits: pool, an optional dense layer, one matrix.
+    """Pooling of the last hidden states, an optional dense layer, and one matrix to the logits.
 
     ``first`` takes the first token, ``mean`` the mean over unpadded tokens, ``first_and_mean`` both side
-    by side, ``token`` every token for itself.
+    by side, ``token`` each token separately.
     """
 
     pooling: Pooling
@@ -114,7 +114,7 @@ class AdapterWeights:
     base_digest: str
     layers_digest: str | None = None
     tag_scheme: TagScheme | None = None
-    """How the labels of a token task say where entities begin and end; None where only the labels tell."""
+    """The tag scheme of a token task's labels; None to derive it from the labels."""
 
     @property
     def nbytes(self) -> int:
@@ -134,7 +134,7 @@ class AdapterWeights:
 
     @property
     def entity_scheme(self) -> TagScheme | None:
-        """The scheme in which a token task's labels are read: ``tag_scheme``, else what the labels tell."""
+        """The tag scheme of a token task: ``tag_scheme``, else derived from the labels."""
         if self.task is not TaskType.TOKEN_CLASSIFICATION:
             return None
         return self.tag_scheme or scheme_or_plain(self.labels)
@@ -150,7 +150,7 @@ class AdapterWeights:
             yield "head.dense.bias", self.head.dense.bias
 
     def config(self) -> dict[str, object]:
-        """Return what is no tensor, as JSON values: the manifest's ``config`` and the file's header."""
+        """Return everything but tensors as JSON values: the manifest's ``config`` and the file's header."""
         bottlenecks = {
             f"layers.{index}.{place}": {"activation": b.activation, "placement": b.placement}
             for index, layer in self.layers.items()
@@ -181,8 +181,8 @@ class AdapterWeights:
         """Read ``adapter.safetensors`` from ``folder``.
 
         Raises ``Damaged`` (AdapterUnreadable) when it is missing, truncated or lacks tensors, and
-        ``InvalidInput`` (AdapterFormat) when a newer version of HMI wrote it. Whether it fits a base is
-        for ``checks.check_adapter`` to say.
+        ``InvalidInput`` (AdapterFormat) when a newer version of HMI wrote it. ``checks.check_adapter`` checks
+        whether it fits a base model.
         """
         path = folder / ADAPTER_FILE
         try:

@@ -1,4 +1,4 @@
-"""Folders on a local disk that appear whole or not at all."""
+"""Atomic creation and removal of folders on a local disk."""
 
 import os
 import shutil
@@ -30,7 +30,9 @@ def fsync_tree(folder: Path) -> None:
 
 @contextmanager
 def partial_folder(parent: Path) -> Iterator[Path]:
-    """Give an empty folder below ``parent`` under a temporary name, and remove what is left of it."""
+    """Yield an empty folder below ``parent`` with a temporary name, and remove it afterwards if it still
+    exists.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     partial = parent / f"{_PARTIAL_PREFIX}{uuid.uuid4().hex}"
     partial.mkdir()
@@ -53,9 +55,9 @@ def move_into_place(partial: Path, final: Path) -> bool:
 
 
 def remove_folder(folder: Path) -> None:
-    """Make ``folder`` vanish at once for new readers, then free its space; absent is fine.
+    """Remove ``folder``: rename it first, so that new readers never see half of it; absent is fine.
 
-    Who has a file of it mapped keeps reading the old bytes.
+    Processes that have a file of it memory-mapped keep reading the old bytes.
     """
     aside = folder.parent / f"{_PARTIAL_PREFIX}{uuid.uuid4().hex}"
     try:

@@ -32,7 +32,7 @@ from hmi_runtime.artifacts.folders import (
     sweep_abandoned,
 )
 from hmi_runtime.artifacts.verification import (
-    MEND,
+    RETRAIN_ADVICE,
     check_file,
     check_format,
     check_measured,
@@ -46,7 +46,7 @@ from hmi_runtime.artifacts.verification import (
 )
 
 _Signature = tuple[tuple[str, int, int, int], ...]
-"""Name, inode, size and time of change of every file of a copy: what bytes that were altered do not keep."""
+"""Name, inode, size and modification time of every file of a copy; changes when a file was altered."""
 
 
 class Store(ABC):
@@ -61,7 +61,7 @@ class Store(ABC):
         self._verified: dict[Path, _Signature] = {}
         self._swept: set[Path] = set()
 
-    # --- what a store has of its own ----------------------------------------------------------------
+    # --- implemented by each store ------------------------------------------------------------------
 
     @abstractmethod
     def _put(self, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes, folder: Path) -> None:
@@ -122,9 +122,9 @@ class Store(ABC):
     def fetch(self, ref: ArtifactRef, cache_dir: Path) -> Path:
         """Return a local folder with the artifact's files, each one's size and digest checked.
 
-        Threads that ask for the same artifact at once share one download; processes that share
-        ``cache_dir`` never see each other's unfinished copies. A copy already there is checked once by every
-        process, and again when its files were touched; it is fetched anew if it does not hold.
+        Threads that ask for the same artifact at once share one download; processes that share ``cache_dir``
+        never see each other's unfinished copies. An existing copy is checked once per process, and again when
+        its files changed; an invalid copy is downloaded again.
 
         Raises ``NotReady`` ArtifactMissing when it is not (yet) in the store; ``Damaged`` ArtifactMissing,
         ArtifactTruncated, DigestMismatch or ManifestInvalid; ``InvalidInput`` NotSafetensors,
@@ -152,13 +152,13 @@ class Store(ABC):
                 self._download_file(ref, file, partial / file.path)
             (partial / MANIFEST_FILE).write_bytes(data)
             if not move_into_place(partial, copy):
-                _check_copy(copy, ref)  # another process finished first; trust its bytes no more than ours
+                _check_copy(copy, ref)  # another process finished first: verify its copy too
 
     def _sweep_once(self, parent: Path) -> None:
-        """Clear what killed processes left in ``parent``, the first time it is used.
+        """Remove leftovers of killed processes in ``parent``, the first time it is used.
 
-        Once is enough for leftovers of a day ago, and a listing each time would make the ten-thousandth
-        artifact dearer than the tenth.
+        Once is enough for leftovers older than a day; a listing each time would get slower with every
+        artifact.
         """
         with self._guard:
             if parent in self._swept:
@@ -183,7 +183,7 @@ def manifest_of_copy(copy: Path) -> ArtifactManifest:
 
 
 def write_pieces(pieces: Iterable[bytes], target: Path) -> tuple[int, str]:
-    """Write ``pieces`` to ``target``; return their size and digest as they passed by."""
+    """Write ``pieces`` to ``target``; return their size and digest."""
     running, size = hashlib.sha256(), 0
     with target.open("wb") as sink:
         for piece in pieces:
@@ -194,7 +194,7 @@ def write_pieces(pieces: Iterable[bytes], target: Path) -> tuple[int, str]:
 
 
 def _copy_folder(ref: ArtifactRef, cache_dir: Path) -> Path:
-    """Where the local copy lies: by digest alone, so that the reference's uri cannot lead elsewhere."""
+    """Return the folder of the local copy, by digest only, so that a malicious uri cannot lead elsewhere."""
     algorithm, _, name = ref.digest.partition(":")
     if algorithm != "sha256" or len(name) != 64 or not set(name) <= set("0123456789abcdef"):
         raise InvalidInput(
@@ -213,7 +213,7 @@ def _signature(copy: Path) -> _Signature:
 
 
 def _copy_holds(copy: Path, ref: ArtifactRef) -> bool:
-    """Whether a local copy is there and whole; a broken one is removed."""
+    """Return whether a local copy exists and is complete; a broken one is removed."""
     if not copy.is_dir():
         return False
     try:
@@ -309,7 +309,7 @@ class ArtifactStore(Store):
             raise NotReady(
                 "ArtifactMissing",
                 f"{ref.uri} is not in the artifact store: it was removed there, or another store is read; "
-                f"{MEND}",
+                f"{RETRAIN_ADVICE}",
             ) from error
         return data
 

@@ -1,7 +1,7 @@
-"""What an artifact's bytes must satisfy: digests, sizes, names and formats.
+"""Verification of an artifact's files: digests, sizes, names and formats.
 
-A manifest is trusted only after its own digest matched the reference, and a file only after the manifest
-vouched for it, so nothing that was altered on the way is ever parsed.
+A manifest is parsed only after its digest matched the reference, and a file is used only after it matched the
+manifest, so altered bytes are never parsed.
 """
 
 import hashlib
@@ -24,8 +24,10 @@ from hmi_api.artifacts import (
 from hmi_api.errors import Damaged, InvalidInput
 from hmi_api.names import RETRAIN_ANNOTATION
 
-MEND = f"give the annotation {RETRAIN_ANNOTATION} a new value, and what is trained again is written anew."
-"""What helps against an artifact that is not what was published."""
+RETRAIN_ADVICE = (
+    f"give the annotation {RETRAIN_ANNOTATION} a new value, and what is trained again is written anew."
+)
+"""The end of an error message about an artifact that is not what was published."""
 _CHUNK_BYTES = 1 << 20
 # The safetensors library refuses longer headers too.
 _LONGEST_HEADER_BYTES = 100_000_000
@@ -85,7 +87,7 @@ def read_manifest(data: bytes, ref: ArtifactRef) -> ArtifactManifest:
         raise Damaged(
             "DigestMismatch",
             f"{ref.uri}/{MANIFEST_FILE} has digest {found}, not {ref.digest}; "
-            f"the stored bytes were altered: {MEND}",
+            f"the stored bytes were altered: {RETRAIN_ADVICE}",
         )
     try:
         manifest = ArtifactManifest.model_validate_json(data)
@@ -168,15 +170,16 @@ def check_measured(file: ArtifactFile, size: int, digest: str, uri: str) -> None
     if size < file.bytes:
         raise Damaged(
             "ArtifactTruncated",
-            f"{uri}/{file.path} has {size} of {file.bytes} bytes: {MEND}",
+            f"{uri}/{file.path} has {size} of {file.bytes} bytes: {RETRAIN_ADVICE}",
         )
     if size != file.bytes or digest != file.digest:
         raise Damaged(
             "DigestMismatch",
-            f"{uri}/{file.path} is not what was published (digest {digest}, expected {file.digest}): {MEND}",
+            f"{uri}/{file.path} is not what was published (digest {digest}, "
+            f"expected {file.digest}): {RETRAIN_ADVICE}",
         )
 
 
 def missing_file(file: ArtifactFile, uri: str) -> Damaged:
     """Return the error for a file that the manifest lists and the store does not have."""
-    return Damaged("ArtifactMissing", f"{uri}/{file.path} is not in the store: {MEND}")
+    return Damaged("ArtifactMissing", f"{uri}/{file.path} is not in the store: {RETRAIN_ADVICE}")

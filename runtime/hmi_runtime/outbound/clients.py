@@ -81,11 +81,11 @@ class GuardedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: there is no state."""
 
 
 def connector_options(guard: Guard) -> dict[str, Any]:
-    """Return arguments of aiohttp's connector with which it connects to what the guard lets through.
+    """Return arguments of aiohttp's connector with which it connects to what the guard allows.
 
     The resolver is not asked about hosts that are addresses already, so that each socket is checked too.
     """
@@ -151,7 +151,7 @@ def _check_credential_addresses(guard: Guard) -> None:
 
 
 class GuardedTransport(httpx2.BaseTransport):
-    """Sends each request, those of redirects too, to an address that the guard lets through.
+    """Sends each request, those of redirects too, to an address that the guard allows.
 
     A direct connection goes to the address that was checked, under the name that was asked for: that is what
     the certificate is held against. Raises ``InvalidInput`` AddressNotAllowed and ``httpx2.TransportError``.
@@ -189,10 +189,10 @@ class GuardedTransport(httpx2.BaseTransport):
 
 @cache
 def use_guarded_client() -> None:
-    """Let ``huggingface_hub`` connect through this process's guard alone; done once, by the first caller.
+    """Make ``huggingface_hub`` connect only through this process's guard; done once, by the first caller.
 
-    Doing it again would close the client under the downloads of other threads. Downloads by Xet are turned
-    off: they connect in a library that no guard and no proxy setting reaches.
+    Doing it again would close the client that other threads download with. Xet downloads are disabled: that
+    library ignores the guard and the proxy settings.
     """
     huggingface_hub.constants.HF_HUB_DISABLE_XET = True
     huggingface_hub.set_client_factory(lambda: _client(current_guard()))

@@ -1,8 +1,8 @@
-"""What stands between a library that connects and the network: names, addresses and proxies.
+"""The guard that checks names, addresses and proxies before a library connects to the network.
 
-A name is looked up once. What it leads to is checked, and the connection goes to that address: looking it up
-again could lead elsewhere (DNS rebinding). Proxies are the administrator's and are called as they are named;
-what is asked of them is checked by name.
+A name is resolved once. Its addresses are checked and the connection goes to a checked one: resolving again
+could give another address (DNS rebinding). Proxies belong to the administrator and are not checked; requests
+through them are checked by host name.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def look_up(host: str, port: int) -> list[str]:
 
 
 class Guard:
-    """Checks what is connected to. Thread-safe: it holds no state but what it has let through.
+    """Checks connections. Thread-safe: its only state is the set of addresses that it has allowed.
 
     ``mounts`` is the one folder from which files may be read where files are not the user's own.
     """
@@ -45,10 +45,10 @@ class Guard:
         self.mounts = mounts
         self._lookup = lookup
         self._proxy_endpoints = frozenset((normal_host(host), port) for host, port in proxies.endpoints())
-        self._let_through: set[tuple[Ip, int]] = set()
+        self._allowed: set[tuple[Ip, int]] = set()
         for host, port in self._proxy_endpoints:
             if (address := ip_of(host)) is not None:
-                self._let_through.add((address, port))
+                self._allowed.add((address, port))
 
     def proxy_for(self, url: str) -> str | None:
         """Return the proxy to ask for ``url``; None to connect directly.
@@ -59,7 +59,7 @@ class Guard:
         return self.proxies.for_url(url)
 
     def addresses(self, host: str, port: int) -> list[str]:
-        """Look a host up, which may be a proxy, and return the addresses that may be connected to.
+        """Resolve a host, which may be a proxy, and return the allowed addresses.
 
         Raises ``InvalidInput`` AddressNotAllowed when there is none among them, and ``OSError`` when the
         host is not known.
@@ -77,7 +77,7 @@ class Guard:
             except InvalidInput as error:
                 refused = error
                 continue
-            self._let_through.add((address, port))
+            self._allowed.add((address, port))
             allowed.append(text)
         if not allowed:
             raise refused or OSError(f"{host} has no address")
@@ -88,9 +88,9 @@ class Guard:
         return await asyncio.to_thread(self.addresses, host, port)
 
     def check_connection(self, address: str, port: int) -> None:
-        """Raise ``InvalidInput`` AddressNotAllowed for an address that nothing above has let through."""
+        """Raise ``InvalidInput`` AddressNotAllowed for an address that no method above has allowed."""
         found = ipaddress.ip_address(address)
-        if (found, port) not in self._let_through and not self.policy.allows(found):
+        if (found, port) not in self._allowed and not self.policy.allows(found):
             self.policy.check_address(found, address)
 
     def check_file(self, path: str) -> None:
@@ -105,13 +105,13 @@ class Guard:
             )
 
 
-REFUSALS = frozenset({"AddressNotAllowed", "AddressMalformed", "ProxyUnsupported"})
-"""Reasons that this package gives."""
+GUARD_REASONS = frozenset({"AddressNotAllowed", "AddressMalformed", "ProxyUnsupported"})
+"""Reasons of the guard's errors."""
 
 
 @dataclass
 class Process:
-    """What this process may connect to; without ``configure`` it is on a user's own machine."""
+    """What this process may connect to. The default, without ``configure``, is for a user's own machine."""
 
     policy: AddressPolicy
     mounts: Path | None = None
@@ -127,12 +127,12 @@ def configure(policy: AddressPolicy, *, mounts: Path | None = None) -> None:
 
 
 def current_guard() -> Guard:
-    """Return a guard for this process; the proxies are those that the environment names now."""
+    """Return a guard for this process, with the proxies that the environment names now."""
     return Guard(process.policy, Proxies.from_environment(), mounts=process.mounts, lookup=process.lookup)
 
 
 def find_guard_error(error: BaseException) -> HmiError | None:
-    """Return the guard's refusal that a library has wrapped in its own error; None when there is none."""
+    """Return the guard's error that a library has wrapped in its own; None when there is none."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -140,7 +140,7 @@ def find_guard_error(error: BaseException) -> HmiError | None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        if isinstance(one, HmiError) and one.reason in REFUSALS:
+        if isinstance(one, HmiError) and one.reason in GUARD_REASONS:
             return one
         waiting += [one.__cause__, one.__context__]
     return None

@@ -1,7 +1,7 @@
 """Import of PEFT LoRA folders: adapters trained elsewhere, on the whole unsplit base model.
 
-What is kept is what the upper layers can carry; a difference below the split is refused, for the lower
-layers are a table that every tenant shares. The head comes from ``modules_to_save``.
+Only changes to the upper layers are accepted. A change below the split is refused, since the lower layers are
+a table that every tenant shares. The head comes from ``modules_to_save``.
 """
 
 import re
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import Task
-from hmi_runtime.adapters.checks import BELOW_SPLIT_WAY_OUT, check_adapter
+from hmi_runtime.adapters.checks import BELOW_SPLIT_ADVICE, check_adapter
 from hmi_runtime.adapters.peft.config import LoraSettings
 from hmi_runtime.adapters.peft.files import read_tensors, short
 from hmi_runtime.adapters.peft.heads import HeadLayout, head_layout, read_head
@@ -35,7 +35,7 @@ _BUFFERS = (".position_ids", ".token_type_ids")
 
 @dataclass
 class _Contents:
-    """The folder's tensors by what they belong to; LoRA pairs are (a, scaled b)."""
+    """The folder's tensors by module; LoRA pairs are (a, scaled b)."""
 
     lora: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by module path
     plain: dict[str, Tensor] = field(default_factory=dict)  # by parameter path
@@ -122,7 +122,7 @@ def _adapter_name(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _module_path(name: str, adapter: str) -> str | None:
-    """Return a tensor's path in the task model; None for what is the base's own and not the adapter's."""
+    """Return a tensor's path in the task model; None for a tensor of the base model."""
     path = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
     path = path.removeprefix(_PREFIX).replace(".base_layer.", ".")
     if _ORIGINAL in path or path.endswith(_BUFFERS):
@@ -156,7 +156,7 @@ def _take_head(
                 found[f"{module}.{kind}"] = tensor
         lora = contents.lora.pop(module, None)
         if lora is not None and f"{module}.weight" in found:
-            # A head is its tenant's own anyway, so a difference in it is simply added up.
+            # The head belongs to the tenant, so its LoRA is merged into it.
             found[f"{module}.weight"] = found[f"{module}.weight"] + _product(module, lora, found)
     return found
 
@@ -186,7 +186,7 @@ def _take_layers(
             raise InvalidInput(
                 "AdapterBelowSplit",
                 f"The PEFT folder changes layer {index}, below the Domain's split at {split}; "
-                f"{BELOW_SPLIT_WAY_OUT}.",
+                f"{BELOW_SPLIT_ADVICE}.",
             )
         layers[index] = layer
     return layers
@@ -232,7 +232,7 @@ def _same(left: Tensor, right: Tensor) -> bool:
 
 
 def _refuse_rest(contents: _Contents, encoder: Encoder, family: Family) -> None:
-    """Raise for what has no place: other modules, whole matrices, changed embeddings."""
+    """Raise for changes that cannot be served: other modules, whole matrices, embeddings."""
     unchanged = _base_parameters(encoder, family)
     if family.counts_from_pad:  # rows before the first position in use are not kept
         position = f"{family.prefix}{family.embeddings['position']}.weight"
