@@ -204,12 +204,12 @@ async def find(request: Awaitable[ObjectT]) -> ObjectT | None:
 
 
 async def list_pages(
-    request: Callable[..., Awaitable[Any]], *args: Any, **selectors: Any
+    request: Callable[..., Awaitable[Any]], *args: Any, page_size: int = PAGE_SIZE, **selectors: Any
 ) -> AsyncIterator[Any]:
     """Go through a list page by page; ``request`` is a list method of one of the client's APIs."""
     token: str | None = None
     while True:
-        page = await request(*args, limit=PAGE_SIZE, _continue=token, **selectors)
+        page = await request(*args, limit=page_size, _continue=token, **selectors)
         yield page
         token = page.metadata.var_continue
         if not token:
