@@ -1,4 +1,4 @@
-"""What is said of a resource before it is kept, by the webhook and by the local resource API. Pure."""
+"""Admission of a resource, for the validating webhook and for the embedded API. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,28 +14,27 @@ from hmi_operator.planning.validation import lineage_of, validate_adapter, valid
 from hmi_operator.ports import ResourceRef
 
 Resource = Domain | TaskAdapter
-Declared = Callable[[ResourceRef], Resource | None]
-"""Returns what is declared under a name."""
+Find = Callable[[ResourceRef], Resource | None]
+"""Returns a declared resource, or None."""
 
-_NO_MOMENT = datetime.min.replace(tzinfo=UTC)  # whether something is refused does not depend on when
-_COMES_LATER = {Reason.PARENT_NOT_FOUND}
+_ANY_TIME = datetime.min.replace(tzinfo=UTC)  # validation does not depend on the time
 
 
 @dataclass(frozen=True)
 class AdmissionDecision:
-    """Why a resource is refused, if it is, and what its owner should know else."""
+    """Why a resource is rejected, if it is, and warnings for its owner."""
 
     rejection: str | None = None
     warnings: tuple[str, ...] = ()
 
 
 def decide_admission(
-    new: Resource, old: Resource | None, declared: Declared, environment: Environment
+    new: Resource, old: Resource | None, find: Find, environment: Environment
 ) -> AdmissionDecision:
-    """Return what is said of ``new``, which takes the place of ``old`` or is created.
+    """Return whether ``new``, which replaces ``old`` or is created, is admitted.
 
-    What stands on something that is not there yet is only warned of: a folder is applied in any order. A
-    resource whose spec does not change, or that is being deleted, is let through whatever it says.
+    A missing Domain is only a warning, since a folder is applied in any order. A resource whose spec does not
+    change, or that is being deleted, is always admitted.
     """
     if new.metadata.deletion_timestamp is not None or (old is not None and old.spec == new.spec):
         return AdmissionDecision()
@@ -44,53 +43,54 @@ def decide_admission(
             f"{', '.join(changed)} cannot change; delete the resource and apply it anew."
         )
     rejection = (
-        validate_domain(new, _observe_domain(new, declared, environment))
+        validate_domain(new, _observed_domain(new, find, environment))
         if isinstance(new, Domain)
-        else validate_adapter(new, _observe_adapter(new, declared, environment))
+        else validate_adapter(new, _observed_adapter(new, find, environment))
     )
     if rejection is None:
-        return AdmissionDecision(warnings=_missing_domain(new, declared))
+        return AdmissionDecision(warnings=_missing_domain(new, find))
     reason, message = rejection
     if reason == Reason.DOMAIN_TERMINATING and old is not None:
-        return AdmissionDecision()  # it was there before the Domain was deleted
-    return AdmissionDecision(warnings=(message,)) if reason in _COMES_LATER else AdmissionDecision(message)
+        return AdmissionDecision()  # it depended on the Domain before the deletion
+    if reason == Reason.PARENT_NOT_FOUND:
+        return AdmissionDecision(warnings=(message,))
+    return AdmissionDecision(message)
 
 
-def _observe_domain(domain: Domain, declared: Declared, environment: Environment) -> ObservedDomain:
-    def after(key: DomainKey) -> Domain | None:
-        return domain if key == domain.key else _domain(key, declared)
+def _observed_domain(domain: Domain, find: Find, environment: Environment) -> ObservedDomain:
+    def find_domain(key: DomainKey) -> Domain | None:
+        return domain if key == domain.key else _find_domain(key, find)
 
     return ObservedDomain(
-        now=_NO_MOMENT,
+        now=_ANY_TIME,
         tenant=tenant_of(domain.metadata.namespace),
-        parent=_dependency(domain.parent_key, declared) if domain.parent_key else None,
-        lineage=lineage_of(domain, after),
+        parent=_dependency(domain.parent_key, find) if domain.parent_key else None,
+        lineage=lineage_of(domain, find_domain),
         environment=environment,
     )
 
 
-def _observe_adapter(adapter: TaskAdapter, declared: Declared, environment: Environment) -> ObservedAdapter:
+def _observed_adapter(adapter: TaskAdapter, find: Find, environment: Environment) -> ObservedAdapter:
     return ObservedAdapter(
-        now=_NO_MOMENT,
+        now=_ANY_TIME,
         tenant=tenant_of(adapter.metadata.namespace),
-        domain=_dependency(adapter.domain_key, declared),
+        domain=_dependency(adapter.domain_key, find),
         environment=environment,
     )
 
 
-def _missing_domain(resource: Resource, declared: Declared) -> tuple[str, ...]:
-    """Return a warning where a TaskAdapter's Domain is not there yet."""
-    if isinstance(resource, Domain) or _domain(resource.domain_key, declared) is not None:
+def _missing_domain(resource: Resource, find: Find) -> tuple[str, ...]:
+    """Return a warning if a TaskAdapter's Domain is missing."""
+    if isinstance(resource, Domain) or _find_domain(resource.domain_key, find) is not None:
         return ()
     waiting = f"{resource.metadata.namespace}/{resource.metadata.name}"
     return (f"There is no Domain {resource.domain_key} yet; TaskAdapter {waiting} waits for it.",)
 
 
-def _dependency(key: DomainKey, declared: Declared) -> DomainDependency:
-    return DomainDependency(key, _domain(key, declared))
+def _dependency(key: DomainKey, find: Find) -> DomainDependency:
+    return DomainDependency(key, _find_domain(key, find))
 
 
-def _domain(key: DomainKey, declared: Declared) -> Domain | None:
-    namespace, _, name = key.partition("/")
-    found = declared(ResourceRef("Domain", namespace, name))
+def _find_domain(key: DomainKey, find: Find) -> Domain | None:
+    found = find(ResourceRef.from_key("Domain", key))
     return found if isinstance(found, Domain) else None

@@ -1,4 +1,4 @@
-"""The reconciler: runs the reconciler on what was woken, the same on Kubernetes and on one machine."""
+"""The controller: workers that reconcile the resources of a work queue, on Kubernetes and on one machine."""
 
 import asyncio
 import logging
@@ -14,24 +14,24 @@ from hmi_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
 
-Observer = Callable[[ResourceRef, float, bool], None]
-"""Told of each reconciliation: of what, how many seconds it took, and whether it went well."""
+ReconcileListener = Callable[[ResourceRef, float, bool], None]
+"""Called after each reconciliation with the resource, its duration in seconds and whether it succeeded."""
 
 
 class ResourceReconciler(Protocol):
-    """The reconciler, or what stands around it."""
+    """The reconciler, or a wrapper of it."""
 
     async def reconcile(self, ref: ResourceRef) -> ReconcileResult:
-        """Bring one resource a step nearer to what is declared. Raises ``HmiError``."""
+        """Bring one resource a step nearer to its spec. Raises ``HmiError``."""
         ...
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How often resources are looked at though nothing was heard of them.
+    """How often resources are reconciled without an event.
 
-    Where there are so many that more than ``per_second`` would be asked again, or ``resyncs_per_second``
-    looked at without a cause, both come more rarely: the load is bounded whatever their number.
+    With so many resources that the polls would exceed ``per_second``, or the resyncs ``resyncs_per_second``,
+    both become rarer: the load is bounded whatever the number of resources.
     """
 
     resync_seconds: float = 15.0
@@ -39,7 +39,7 @@ class Pace:
     per_second: float = 20.0
     shortest_poll_seconds: float = 0.0
     longest_pause_seconds: float = 60.0
-    """After failures, doubling from one second."""
+    """After failures; the pause doubles from one second."""
 
 
 class Controller:
@@ -55,28 +55,28 @@ class Controller:
         *,
         workers: int = 4,
         pace: Pace | None = None,
-        observer: Observer | None = None,
+        on_reconciled: ReconcileListener | None = None,
     ) -> None:
         self._reconciler = reconciler
         self._store = store
         self._workers = workers
         self._pace = pace or Pace()
-        self._observer = observer
+        self._on_reconciled = on_reconciled
         self._queue = WorkQueue()
         self._failures: dict[ResourceRef, int] = {}
         self._polled: set[ResourceRef] = set()
 
     def enqueue(self, ref: ResourceRef) -> None:
-        """Reconcile a resource soon; one that is gone is no trouble."""
+        """Reconcile a resource soon; it may be gone."""
         self._queue.add(ref)
 
     @property
     def queue_length(self) -> int:
-        """How many resources stand in line."""
-        return self._queue.length
+        """How many resources are queued."""
+        return len(self._queue)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until ``stop`` is set, then finish what is in hand; cancelled, drop it."""
+        """Work until ``stop`` is set, then finish what is in progress; if cancelled, drop it."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self._workers):
@@ -90,43 +90,43 @@ class Controller:
         while (ref := await self._queue.get()) is not None:
             started = time.perf_counter()
             failures = self._failures.get(ref, 0)
-            again = await self._reconcile(ref)
-            if self._observer is not None:
-                went_well = self._failures.get(ref, 0) <= failures
-                self._observer(ref, time.perf_counter() - started, went_well)
-            self._queue.done(ref, again)
+            requeue_after = await self._reconcile(ref)
+            if self._on_reconciled is not None:
+                succeeded = self._failures.get(ref, 0) <= failures
+                self._on_reconciled(ref, time.perf_counter() - started, succeeded)
+            self._queue.done(ref, requeue_after)
 
     async def _reconcile(self, ref: ResourceRef) -> float | None:
-        """Reconcile one resource; return in how many seconds it should come again, None if it is gone."""
+        """Reconcile one resource; return after how many seconds to requeue it, None if it is gone."""
         try:
             result = await self._reconciler.reconcile(ref)
         except HmiError as error:
             logger.warning("%s: %s", ref, error)
-            return self._after_failure(ref)
+            return self._backoff(ref)
         except Exception:
-            # One resource's fault must not stop the others.
+            # A fault in one resource must not stop the others.
             logger.exception("%s could not be reconciled", ref)
-            return self._after_failure(ref)
+            return self._backoff(ref)
         self._failures.pop(ref, None)
         for other in result.enqueue:
             self._queue.add(other)
-        return await self._pause(ref, result.requeue_after)
+        return self._pause(ref, result.requeue_after, await self._store.count())
 
-    async def _pause(self, ref: ResourceRef, wanted: float | None) -> float | None:
-        """Return when a reconciled resource comes again: as its plan wants, but no more than all can."""
-        if await self._store.get(ref) is None:
+    def _pause(self, ref: ResourceRef, wanted: float | None, count: int) -> float | None:
+        """Return when to requeue a reconciled resource: as its plan asks, within the pace."""
+        if self._store.find(ref) is None:
             self._polled.discard(ref)
             return None
         if wanted == 0:
             return 0.0
         pace = self._pace
-        resync = max(pace.resync_seconds, await self._store.count() / pace.resyncs_per_second)
+        resync = max(pace.resync_seconds, count / pace.resyncs_per_second)
         if wanted is None:
             self._polled.discard(ref)
             return resync
         self._polled.add(ref)
         return min(max(wanted, pace.shortest_poll_seconds, len(self._polled) / pace.per_second), resync)
 
-    def _after_failure(self, ref: ResourceRef) -> float:
+    def _backoff(self, ref: ResourceRef) -> float:
         self._failures[ref] = self._failures.get(ref, 0) + 1
         return float(min(2 ** min(self._failures[ref] - 1, 10), self._pace.longest_pause_seconds))

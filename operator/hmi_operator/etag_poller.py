@@ -1,8 +1,9 @@
-"""Hearing which TaskAdapters to look at again because of what the control plane has to say of them.
+"""Polls the ETags of TaskAdapters, to reconcile those that changed in the catalog.
 
-Runtimes report what they serve to the control plane alone. Each look at a TaskAdapter notes the ETag of its
-view; the ETags of all are then asked for in large batches, and whose ETag is another one is looked at.
-Nothing depends on it: what is missed is found when the resource is looked at for any other cause.
+Runtimes report what they serve to the control plane only. Each time a TaskAdapter is read, the ETag of its
+view is recorded. The poller requests the present ETags of all, in large batches, and enqueues those that
+changed. No change is lost if a poll fails: the next one finds it. ``docs/decisions/operator-etags.md``
+compares this with a long poll.
 """
 
 import asyncio
@@ -17,57 +18,53 @@ logger = logging.getLogger(__name__)
 
 SHORTEST_SECONDS = 2.0
 ETAGS_PER_SECOND = 1000.0
-"""Bound on the ETags asked for: with more TaskAdapters, a round comes more rarely."""
+"""Bound on the requested ETags: the more TaskAdapters, the rarer the polls."""
 
 
 class EtagPoller:
-    """Wakes TaskAdapters whose versions, placements or loads are others than at the last look.
-
-    To be used from one event loop.
-    """
+    """Enqueues every TaskAdapter whose ETag changed since it was read. For use in one event loop."""
 
     def __init__(self, control_plane: ControlPlane, enqueue: Callable[[ResourceRef], None]) -> None:
         self._control_plane = control_plane
         self._enqueue = enqueue
-        self._noted: dict[str, str] = {}
+        self._etags: dict[str, str] = {}
 
     @property
     def pause_seconds(self) -> float:
-        """How long to wait between two rounds."""
-        return max(SHORTEST_SECONDS, len(self._noted) / ETAGS_PER_SECOND)
+        """The pause between two polls."""
+        return max(SHORTEST_SECONDS, len(self._etags) / ETAGS_PER_SECOND)
 
     def record(self, key: str, view: AdapterView | None) -> None:
-        """Take in what a look at a TaskAdapter (``namespace/name``) was made from."""
+        """Record the ETag with which a TaskAdapter (``namespace/name``) was read."""
         if view is not None and view.etag:
-            self._noted[key] = view.etag
+            self._etags[key] = view.etag
         else:
-            self._noted.pop(key, None)
+            self._etags.pop(key, None)
 
     async def run(self) -> None:
-        """Make rounds until cancelled."""
+        """Poll until cancelled."""
         while True:
             await asyncio.sleep(self.pause_seconds)
             try:
                 await self.poll()
             except HmiError as error:
-                logger.warning("what the control plane has news of could not be read: %s", error)
+                logger.warning("the ETags of TaskAdapters could not be read: %s", error)
 
     async def poll(self) -> None:
-        """Ask for all ETags that were noted, and wake whose are others now. Raises as the port does."""
-        every = list(self._noted)
-        for start in range(0, len(every), MAX_ETAGS):
-            keys = every[start : start + MAX_ETAGS]
-            now = await self._control_plane.adapter_etags(keys)
-            for key in keys:
-                self._compare(key, now.get(key))
+        """Enqueue every TaskAdapter whose ETag changed. Raises as ``ControlPlane.adapter_etags`` does."""
+        keys = list(self._etags)
+        for start in range(0, len(keys), MAX_ETAGS):
+            batch = keys[start : start + MAX_ETAGS]
+            etags = await self._control_plane.adapter_etags(batch)
+            for key in batch:
+                self._compare(key, etags.get(key))
 
-    def _compare(self, key: str, now: str | None) -> None:
-        known = self._noted.get(key)
-        if known is None or known == now:
+    def _compare(self, key: str, etag: str | None) -> None:
+        recorded = self._etags.get(key)
+        if recorded is None or recorded == etag:
             return
-        if now is None:
-            del self._noted[key]
+        if etag is None:
+            del self._etags[key]
         else:
-            self._noted[key] = now  # once for each change, whatever becomes of the look
-        namespace, _, name = key.partition("/")
-        self._enqueue(ResourceRef("TaskAdapter", namespace, name))
+            self._etags[key] = etag  # enqueue once for each change, even if reconciling fails
+        self._enqueue(ResourceRef.from_key("TaskAdapter", key))

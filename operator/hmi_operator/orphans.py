@@ -1,7 +1,6 @@
-"""Keeping catalog and cluster the same: the catalog is claimed for a cluster, and its orphans are erased.
+"""Orphans: catalog records whose objects are gone from the cluster that has claimed the catalog.
 
-An orphan is a row of the catalog whose object was deleted while nobody of HMI's held it: while HMI was
-uninstalled or away, or before a finalizer was on it.
+An object that is deleted without a finalizer, for instance while HMI is uninstalled, leaves an orphan.
 """
 
 import asyncio
@@ -19,39 +18,39 @@ logger = logging.getLogger(__name__)
 
 OTHER_CLUSTER = "OtherCluster"
 CLAIM_SECONDS = 30.0
-"""How often the catalog is claimed: well within what the control plane takes for silence."""
-ROUND_SECONDS = 300.0
-"""How often orphans are looked for."""
+"""How often the claim is renewed: well within the control plane's timeout."""
+COLLECT_SECONDS = 300.0
+"""How often the catalog is searched for orphans."""
 _RETRY_SECONDS = 5.0
 _KINDS: Sequence[KindName] = ("TaskAdapter", "Domain")
-"""In this order: the catalog erases no Domain on which TaskAdapters stand."""
+"""In this order: the catalog deletes no Domain that TaskAdapters depend on."""
 
 
 @dataclass(frozen=True)
 class OrphanGrace:
-    """How long a row without an object is kept, in seconds."""
+    """How long a record without an object is kept, in seconds."""
 
     seconds: float = 3600.0
-    """From the first time that its object was missed."""
+    """After its object was first missed."""
     inherited_seconds: float = 24 * 3600.0
-    """From when the catalog was first seen by this cluster, where it had rows before: a cluster that is
-    rebuilt gets its objects later than its operator."""
+    """After this cluster first claimed a catalog that had records before: when a cluster is rebuilt, its
+    objects come later than its operator."""
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """A row of the catalog without an object."""
+    """A record in the catalog without an object."""
 
     ref: ResourceRef
     uid: str
-    """Of the object that it was declared for."""
+    """Of the object that the record is for."""
 
 
 class OrphanCollector:
-    """Claims the catalog for one cluster, and erases its orphans.
+    """Claims the catalog for one cluster, and deletes its orphans.
 
-    Nothing is erased on a list that failed: of each orphan, the store is asked by name right before.
-    Namespaces that are not looked after are left alone. ``require_leadership`` raises ``NotReady``
+    Before each deletion the store is asked for that object by name; a failed request deletes nothing.
+    Namespaces of other operators are left alone. ``require_leadership`` raises ``NotReady``
     when this replica is not the leader. ``on_deleted`` is called with each deleted orphan.
     """
 
@@ -76,7 +75,7 @@ class OrphanCollector:
         self._missed_since: dict[Orphan, float] = {}
 
     async def claim(self) -> ClusterClaimed | None:
-        """Claim the catalog; None where that could not be done now. Raises ``InvalidInput`` OtherCluster."""
+        """Claim the catalog; None if it does not answer. Raises ``InvalidInput`` OtherCluster."""
         try:
             return await self._control_plane.claim(await self._store.identity())
         except InvalidInput:
@@ -86,7 +85,7 @@ class OrphanCollector:
             return None
 
     async def claim_until_taken(self) -> None:
-        """Claim the catalog; wait while another cluster has it."""
+        """Claim the catalog; wait while it belongs to another cluster."""
         while True:
             try:
                 await self.claim()
@@ -96,58 +95,55 @@ class OrphanCollector:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def run(self) -> None:
-        """Claim the catalog and look for orphans until cancelled. Raises ``InvalidInput`` OtherCluster."""
-        next_round = self._clock()
+        """Renew the claim and delete orphans until cancelled. Raises ``InvalidInput`` OtherCluster."""
+        next_collection = self._clock()
         while True:
             claimed = await self.claim()
-            if claimed is not None and self._clock() >= next_round:
-                next_round = self._clock() + ROUND_SECONDS
+            if claimed is not None and self._clock() >= next_collection:
+                next_collection = self._clock() + COLLECT_SECONDS
                 try:
-                    await self.round(claimed)
+                    await self.collect(claimed)
                 except HmiError as error:
-                    logger.warning("what the catalog has could not be held against the cluster: %s", error)
+                    logger.warning("the catalog could not be compared with the cluster: %s", error)
             await asyncio.sleep(CLAIM_SECONDS if claimed is not None else _RETRY_SECONDS)
 
-    async def round(self, claimed: ClusterClaimed) -> None:
-        """Look for orphans, and erase those whose grace is over. Raises ``HmiError`` as the ports do."""
+    async def collect(self, claimed: ClusterClaimed) -> None:
+        """Delete the orphans whose grace period is over. Raises ``HmiError`` as the ports do."""
         if claimed.inherited and claimed.known_seconds < self._grace.inherited_seconds:
             return
         now = self._clock()
-        found = [orphan for kind in _KINDS async for orphan in self._missing(kind)]
+        found = [orphan for kind in _KINDS async for orphan in self._find_orphans(kind)]
         self._missed_since = {orphan: self._missed_since.get(orphan, now) for orphan in found}
         for orphan in found:
             if now - self._missed_since[orphan] >= self._grace.seconds:
-                await self._erase(orphan)
+                await self._delete(orphan)
 
-    async def _missing(self, kind: KindName) -> AsyncIterator[Orphan]:
+    async def _find_orphans(self, kind: KindName) -> AsyncIterator[Orphan]:
         cursor: str | None = None
         while True:
             page = await self._control_plane.declared(kind, cursor)
-            for row in page.items:
-                namespace, _, name = row.key.partition("/")
-                ref = ResourceRef(kind, namespace, name)
-                if self._store.covers(namespace) and await self._store.get(ref) is None:
-                    yield Orphan(ref, row.uid)
+            for record in page.items:
+                ref = ResourceRef.from_key(kind, record.key)
+                if self._store.covers(ref.namespace) and await self._store.get(ref) is None:
+                    yield Orphan(ref, record.uid)
             cursor = page.next_cursor
             if cursor is None:
                 return
 
-    async def _erase(self, orphan: Orphan) -> None:
+    async def _delete(self, orphan: Orphan) -> None:
         ref = orphan.ref
         try:
             if not await self._store.is_absent(ref):
                 return
             self._require_leadership()
             await self._jobs.erase(orphan.uid, ref.namespace)
-            erase = (
-                self._control_plane.erase_domain
-                if ref.kind == "Domain"
-                else self._control_plane.erase_adapter
-            )
-            await erase(ref.key, orphan.uid)
+            if ref.kind == "Domain":
+                await self._control_plane.erase_domain(ref.key, orphan.uid)
+            else:
+                await self._control_plane.erase_adapter(ref.key, orphan.uid)
         except HmiError as error:
-            logger.warning("%s is in the catalog alone, and could not be erased: %s", ref, error)
+            logger.warning("%s: its orphaned record could not be deleted: %s", ref, error)
             return
         self._missed_since.pop(orphan, None)
-        logger.info("%s was erased from the catalog: it was deleted while nobody held it", ref)
+        logger.info("%s: deleted from the catalog, as its object is gone", ref)
         self._on_deleted(orphan)

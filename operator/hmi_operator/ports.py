@@ -1,4 +1,7 @@
-"""The ports through which the engine sees and changes the world; each has an end per place it runs in."""
+"""The ports of the reconciler: resources, the control plane and training Jobs.
+
+The first and the last have one implementation for Kubernetes and one for a single machine.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +28,7 @@ ResourceT = TypeVar("ResourceT", Domain, TaskAdapter)
 
 @dataclass(frozen=True)
 class ResourceRef:
-    """Names a resource of HMI."""
+    """The kind, namespace and name of a resource."""
 
     kind: KindName
     namespace: str
@@ -33,8 +36,14 @@ class ResourceRef:
 
     @classmethod
     def of(cls, resource: Domain | TaskAdapter) -> "ResourceRef":
-        """Return the name of a resource."""
+        """Return the reference to a resource."""
         return cls(resource.kind, resource.metadata.namespace, resource.metadata.name)
+
+    @classmethod
+    def from_key(cls, kind: KindName, key: str) -> "ResourceRef":
+        """Return the reference to ``namespace/name``."""
+        namespace, _, name = key.partition("/")
+        return cls(kind, namespace, name)
 
     @property
     def key(self) -> str:
@@ -52,6 +61,10 @@ class ResourceStore(Protocol):
         """Return a resource, or None."""
         ...
 
+    def find(self, ref: ResourceRef) -> Domain | TaskAdapter | None:
+        """Return a resource from memory, or None."""
+        ...
+
     async def tenant(self, namespace: str) -> Tenant:
         """Return the tenant of a namespace."""
         ...
@@ -65,100 +78,100 @@ class ResourceStore(Protocol):
         ...
 
     async def identity(self) -> str:
-        """Return what tells this store from every other: the uid of a cluster's namespace ``kube-system``."""
+        """Return a unique id of this store: on Kubernetes the uid of the namespace ``kube-system``."""
         ...
 
     def covers(self, namespace: str) -> bool:
-        """Say whether the resources of a namespace are looked after here."""
+        """Return whether this operator reconciles the resources of a namespace."""
         ...
 
     async def is_absent(self, ref: ResourceRef) -> bool:
-        """Ask where resources are kept whether there is none of that name now.
+        """Ask the store itself, not a cache, whether there is no resource of that name.
 
-        Raises ``HmiError`` where that cannot be told: a failure is never an absence.
+        Raises ``HmiError`` if the store does not answer: a failure is never an absence.
         """
         ...
 
     def was_deleted(self, uid: str) -> bool:
-        """Say whether the deletion of the object with that uid was seen here not long ago."""
+        """Return whether the deletion of the object with that uid was observed recently."""
         ...
 
     async def write_status(
         self, ref: ResourceRef, uid: str, status: DomainStatus | TaskAdapterStatus
     ) -> None:
-        """Replace the status of the resource with that uid; nothing happens when it is gone."""
+        """Replace the status of the resource with that uid; do nothing if it is gone."""
         ...
 
     async def add_finalizer(self, ref: ResourceRef, uid: str, finalizer: str) -> None:
-        """Hold the resource; nothing happens when it is gone or held already."""
+        """Add a finalizer; do nothing if the resource is gone or has it."""
         ...
 
     async def remove_finalizer(self, ref: ResourceRef, uid: str, finalizer: str) -> None:
-        """Let the resource go; one that is being deleted and has no finalizer left disappears."""
+        """Remove a finalizer; a resource that is being deleted disappears with its last one."""
         ...
 
 
 class ControlPlane(Protocol):
     """The control plane's internal API, as far as reconciliation needs it.
 
-    All raise ``InvalidInput`` when what is declared is refused and ``NotReady`` when it does not answer.
+    All raise ``InvalidInput`` if the control plane rejects a request and ``NotReady`` if it does not answer.
     """
 
     async def ensure_tenant(self, tenant: Tenant) -> None:
-        """Make the tenant known."""
+        """Create the tenant if it is new."""
         ...
 
     async def declare_domain(self, key: str, record: DomainRecord) -> None:
-        """Tell the catalog of a Domain."""
+        """Create or update a Domain in the catalog."""
         ...
 
     async def declare_adapter(self, key: str, record: AdapterRecord) -> None:
-        """Tell the catalog of a TaskAdapter."""
+        """Create or update a TaskAdapter in the catalog."""
         ...
 
     async def domain(self, key: str) -> DomainView | None:
-        """Return a Domain as the catalog knows it, or None."""
+        """Return a Domain as the catalog has it, or None."""
         ...
 
     async def adapter(self, key: str) -> AdapterView | None:
-        """Return a TaskAdapter as the catalog knows it, or None."""
+        """Return a TaskAdapter as the catalog has it, or None."""
         ...
 
     async def adapter_etags(self, keys: Sequence[str]) -> dict[str, str]:
-        """Return the ETags of TaskAdapters by key, of those known; at most ``MAX_ETAGS`` keys."""
+        """Return the ETags of TaskAdapters by key, without unknown ones; at most ``MAX_ETAGS`` keys."""
         ...
 
     async def erase_domain(self, key: str, uid: str | None = None) -> None:
-        """Erase a Domain's versions and artifacts, with ``uid`` only those of that object; idempotent."""
+        """Delete a Domain with its versions and artifacts; with ``uid``, only if it is of that object."""
         ...
 
     async def erase_adapter(self, key: str, uid: str | None = None) -> None:
-        """Erase a TaskAdapter's versions, artifacts and placements, as ``erase_domain`` does; idempotent."""
+        """Delete a TaskAdapter with its versions, artifacts and placements; ``uid`` as for a Domain."""
         ...
 
     async def revoke(self, key: str, revocation: Revocation) -> None:
-        """Say that a TaskAdapter may not stand on its Domain any more; nothing happens when it is gone."""
+        """Revoke a TaskAdapter's use of its Domain; do nothing if the TaskAdapter is gone."""
         ...
 
     async def restore(self, key: str) -> None:
-        """Say that a TaskAdapter may stand on its Domain again; nothing happens when it is gone."""
+        """Take back a revocation; do nothing if the TaskAdapter is gone."""
         ...
 
     async def claim(self, cluster: str) -> ClusterClaimed | None:
-        """Say that this cluster's operator works on the catalog; None where the catalog has no such call.
+        """Claim the catalog for this cluster; None if the control plane is too old to know the call.
 
-        Raises ``InvalidInput`` OtherCluster while another cluster's operator does.
+        Raises ``InvalidInput`` OtherCluster if the catalog belongs to another cluster.
         """
         ...
 
     async def declared(
         self, kind: KindName, cursor: str | None = None, *, domain: DomainKey | None = None
     ) -> DeclaredPage:
-        """Return a page of what the catalog has of a kind; of TaskAdapters, those on one Domain if given."""
+        """List a page of the resources in the catalog; of TaskAdapters only those on ``domain``, if given."""
         ...
 
     async def publish_again(self, kind: KindName, key: str, wanted: PublishAgain) -> int | None:
-        """Publish the version again that was made from the declared spec; return its number, if any."""
+        """Publish the earlier version of the same spec again; return its new number, None if none is left."""
         ...
 
     async def create_run(self, request: RunCreate) -> RunView:
@@ -170,29 +183,29 @@ class ControlPlane(Protocol):
         ...
 
     async def note_pods(self, run_id: str, pods: Sequence[RunPod]) -> None:
-        """Say which pods work on a run; nothing happens when it is gone."""
+        """Record the pods of a run's Job; do nothing if the run is gone."""
         ...
 
     async def fail_run(self, run_id: str, failure: RunFailure) -> None:
-        """Record that a run ended without a result; nothing happens when it has ended already."""
+        """Record that a run ended without a result; do nothing if it has ended."""
         ...
 
 
 class TrainingJobs(Protocol):
-    """Processes that do training runs: Kubernetes Jobs, or subprocesses."""
+    """The Jobs of training runs: Kubernetes Jobs, or subprocesses."""
 
     async def start(self, run: RunView) -> None:
-        """Start the run's process, or queue it; nothing happens when it is alive."""
+        """Start a run's Job, or queue it; do nothing if it is alive."""
         ...
 
     async def observe(self, run: RunView) -> JobView | None:
-        """Return what is known of the run's process; None when it never had one here."""
+        """Return a run's Job; None if it never had one here."""
         ...
 
     async def stop(self, run_id: str, namespace: str) -> None:
-        """End a run's process, which is of that namespace, and wait until it is gone; it may have none."""
+        """Stop a run's Job in that namespace, if there is one, and wait until it is gone."""
         ...
 
     async def erase(self, uid: str, namespace: str) -> None:
-        """Stop the processes of the runs of a namespace's resource and erase their work files; idempotent."""
+        """Delete the Jobs and work files of all runs of the resource with that uid; idempotent."""
         ...

@@ -1,83 +1,82 @@
-"""The line of resources that wait to be reconciled."""
+"""The controller's work queue, as in client-go: a resource is queued once and processed once at a time."""
 
 import asyncio
 from collections import OrderedDict
 
 from hmi_operator.ports import ResourceRef
 
-ROUTINE_SHARE = 8
-"""Where both kinds wait, every so many-th place goes to a resource of which nothing was heard."""
+TIMER_SHARE = 8
+"""When both kinds wait, every so many-th place goes to a resource whose timer fired."""
 
 
 class WorkQueue:
-    """Each resource is at most once in line and never in two hands; timers put it in line later.
+    """A queue of resources, deduplicated, with timers to requeue them.
 
-    First come, first served; but who is woken by news goes before who comes by a timer, except for one
-    place in ``ROUTINE_SHARE``. To be used from one event loop.
+    First in, first out; but a resource with an event precedes one whose timer fired, except for one place in
+    ``TIMER_SHARE``. For use in one event loop.
     """
 
     def __init__(self) -> None:
-        self._places: asyncio.Queue[bool] = asyncio.Queue()
-        """True for each resource in line, False when the line is closed."""
-        self._news: OrderedDict[ResourceRef, None] = OrderedDict()
-        self._routine: OrderedDict[ResourceRef, None] = OrderedDict()
-        self._in_hand: set[ResourceRef] = set()
-        self._woken_in_hand: set[ResourceRef] = set()
+        self._tokens: asyncio.Queue[bool] = asyncio.Queue()
+        """True for each queued resource, False after the shutdown."""
+        self._by_event: OrderedDict[ResourceRef, None] = OrderedDict()
+        self._by_timer: OrderedDict[ResourceRef, None] = OrderedDict()
+        self._processing: set[ResourceRef] = set()
+        self._dirty: set[ResourceRef] = set()
+        """Added while they are processed."""
         self._timers: dict[ResourceRef, asyncio.TimerHandle] = {}
         self._taken = 0
-        self._closed = False
+        self._shut_down = False
 
-    @property
-    def length(self) -> int:
-        """How many resources stand in line."""
-        return len(self._news) + len(self._routine)
+    def __len__(self) -> int:
+        return len(self._by_event) + len(self._by_timer)
 
     def add(self, ref: ResourceRef) -> None:
-        """Put a resource in line for news of it; one that is in hand comes again afterwards."""
+        """Queue a resource; if it is being processed, queue it when that is done."""
         timer = self._timers.pop(ref, None)
         if timer is not None:
             timer.cancel()
-        if ref in self._in_hand:
-            self._woken_in_hand.add(ref)
-        elif ref in self._routine:
-            del self._routine[ref]
-            self._news[ref] = None
-        elif ref not in self._news and not self._closed:
-            self._news[ref] = None
-            self._places.put_nowait(True)
+        if ref in self._processing:
+            self._dirty.add(ref)
+        elif ref in self._by_timer:
+            del self._by_timer[ref]
+            self._by_event[ref] = None
+        elif ref not in self._by_event and not self._shut_down:
+            self._by_event[ref] = None
+            self._tokens.put_nowait(True)
 
     async def get(self) -> ResourceRef | None:
-        """Wait for the next resource and take it in hand; None when the line is closed."""
-        if self._closed or not await self._places.get() or self._closed:
-            self._places.put_nowait(False)  # so that every other waiter hears it too
+        """Wait for the next resource; None after the shutdown. Call ``done`` when it is processed."""
+        if self._shut_down or not await self._tokens.get() or self._shut_down:
+            self._tokens.put_nowait(False)  # for the other waiters
             return None
         self._taken += 1
-        routine_first = self._taken % ROUTINE_SHARE == 0
-        line = self._routine if self._routine and (routine_first or not self._news) else self._news
-        ref, _ = line.popitem(last=False)
-        self._in_hand.add(ref)
+        timer_first = self._taken % TIMER_SHARE == 0
+        queue = self._by_timer if self._by_timer and (timer_first or not self._by_event) else self._by_event
+        ref, _ = queue.popitem(last=False)
+        self._processing.add(ref)
         return ref
 
-    def done(self, ref: ResourceRef, again_after: float | None) -> None:
-        """Put a resource down; it comes again at once if woken meanwhile, else after that many seconds."""
-        self._in_hand.discard(ref)
-        if ref in self._woken_in_hand or again_after == 0:
-            self._woken_in_hand.discard(ref)
+    def done(self, ref: ResourceRef, requeue_after: float | None) -> None:
+        """Finish a resource: queue it again now if it was added meanwhile, else after so many seconds."""
+        self._processing.discard(ref)
+        if ref in self._dirty or requeue_after == 0:
+            self._dirty.discard(ref)
             self.add(ref)
-        elif again_after is not None and not self._closed:
+        elif requeue_after is not None and not self._shut_down:
             loop = asyncio.get_running_loop()
-            self._timers[ref] = loop.call_later(again_after, self._come, ref)
+            self._timers[ref] = loop.call_later(requeue_after, self._requeue, ref)
 
     def shut_down(self) -> None:
-        """Let nobody take anything more."""
-        self._closed = True
+        """Stop: ``get`` returns None from now on."""
+        self._shut_down = True
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._places.put_nowait(False)
+        self._tokens.put_nowait(False)
 
-    def _come(self, ref: ResourceRef) -> None:
-        """Put a resource in line whose time has come; it is neither in line nor in hand."""
+    def _requeue(self, ref: ResourceRef) -> None:
+        """Queue a resource when its timer fires; it is neither queued nor processed."""
         del self._timers[ref]
-        self._routine[ref] = None
-        self._places.put_nowait(True)
+        self._by_timer[ref] = None
+        self._tokens.put_nowait(True)

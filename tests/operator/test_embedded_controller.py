@@ -15,7 +15,7 @@ from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.resources.conditions import find_condition, is_true
 from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.embedded import EmbeddedController, FileResourceStore, SubprocessJobs
-from hmi_operator.embedded.processes import remembered
+from hmi_operator.embedded.processes import read_pid_file
 from hmi_operator.ports import ResourceRef
 
 DOMAIN = ResourceRef("Domain", "shop", "hotel")
@@ -171,7 +171,7 @@ async def test_a_run_killed_at_any_moment_is_taken_up_again(
     async with running(served, tmp_path) as system:
         await system.apply(domain_body)
         started = await until(lambda: list(system.runs.glob("*/*/starts")))
-        pid = remembered(started[0].with_name("process.json"))
+        pid = read_pid_file(started[0].with_name("process.json"))
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         await system.reached(DOMAIN, lambda status: status.phase == "Retrying")
@@ -190,7 +190,7 @@ async def test_stopping_ends_the_training_processes_and_starting_goes_on(
     async with running(served, tmp_path) as system:
         await system.apply(domain_body)
         started = await until(lambda: list(system.runs.glob("*/*/starts")))
-    assert remembered(started[0].with_name("process.json")) is None
+    assert read_pid_file(started[0].with_name("process.json")) is None
     async with running(served, tmp_path) as system:
         await system.reached(DOMAIN, ready)
 

@@ -68,7 +68,7 @@ class Here:
     async def round_after(self, seconds: float, claimed: ClusterClaimed = KNOWN) -> set[str]:
         """Let time go by and look for orphans; return what the catalog has then."""
         self.now[0] += seconds
-        await self.keeper.round(claimed)
+        await self.keeper.collect(claimed)
         return {*self.catalog.domains, *self.catalog.adapters}
 
 
@@ -188,9 +188,9 @@ async def test_who_may_not_act_any_more_erases_nothing(tmp_path: Path, here: Her
         require_leadership=require_leadership,
         clock=lambda: now[0],
     )
-    await keeper.round(KNOWN)
+    await keeper.collect(KNOWN)
     now[0] = 500.0
-    await keeper.round(KNOWN)
+    await keeper.collect(KNOWN)
     assert set(here.catalog.adapters) == {TOPIC.key}
 
 

@@ -25,7 +25,7 @@ from hmi_api.resources.common import ObjectRef
 from hmi_api.resources.domain import Domain, Sharing
 from hmi_api.resources.task_adapter import TaskAdapter, TaskType
 from hmi_operator.planning import Dependent, DomainDependency, ObservedDomain, Plan, plan_adapter, plan_domain
-from hmi_operator.planning.actions import Erase, RemoveFinalizer, Withdraw
+from hmi_operator.planning.actions import DeleteContents, RemoveFinalizer, Withdraw
 
 KEY = DomainKey("shop/hotel")
 ELSEWHERE = DomainKey("shop/inn")
@@ -137,7 +137,7 @@ def test_what_the_catalog_has_of_an_intruder_is_withdrawn_before_the_domain_is_e
     intruder = adapter_of("bar")
     known, unknown = Dependent(intruder, adapter_view(KEY, published=False)), Dependent(adapter_of("zoo"))
     plan = planned(gone(), known, unknown)
-    assert kinds(plan.actions) == [Withdraw, Erase, RemoveFinalizer]
+    assert kinds(plan.actions) == [Withdraw, DeleteContents, RemoveFinalizer]
     withdraw = plan.actions[0]
     assert isinstance(withdraw, Withdraw)
     assert withdraw.adapter is intruder

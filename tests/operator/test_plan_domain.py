@@ -36,7 +36,7 @@ from hmi_operator.planning import (
 from hmi_operator.planning.actions import (
     AddFinalizer,
     DeclareDomain,
-    Erase,
+    DeleteContents,
     PublishAgainOrStartRun,
     RemoveFinalizer,
     ResumeRun,
@@ -308,7 +308,7 @@ def test_deleting_erases_unless_something_stands_on_it() -> None:
     gone.metadata.deletion_timestamp = "2026-11-21T12:00:00Z"
     run = run_of(gone, DIGEST, RunState.RUNNING)
     plan = plan_domain(gone, ObservedDomain(now=NOW, tenant=TENANT, run=run))
-    assert kinds(plan.actions) == [StopRun, Erase, RemoveFinalizer]
+    assert kinds(plan.actions) == [StopRun, DeleteContents, RemoveFinalizer]
     held = plan_domain(
         gone, ObservedDomain(now=NOW, tenant=TENANT, dependents=(Dependent(adapter(), asked=False),))
     )

@@ -33,7 +33,7 @@ from hmi_operator.planning import (
     plan_adapter,
     plan_domain,
 )
-from hmi_operator.planning.actions import DeclareAdapter, Erase, RemoveFinalizer, Restore, Revoke
+from hmi_operator.planning.actions import DeclareAdapter, DeleteContents, RemoveFinalizer, Restore, Revoke
 
 KEY = DomainKey("shop/hotel")
 GRACE = timedelta(minutes=10)
@@ -155,6 +155,6 @@ def test_a_domain_that_is_deleted_waits_for_a_guest_no_longer_than_the_grace() -
     assert f"TaskAdapter bar/topic (served until {UNTIL})" in told(waiting, "Ready")
     withdrawn = served_guest(withdrawn=True, current=None)
     going = plan_domain(owner, observed_domain(owner, dependents=(withdrawn,)))
-    assert kinds(going.actions) == [Erase, RemoveFinalizer], (
+    assert kinds(going.actions) == [DeleteContents, RemoveFinalizer], (
         "its row stays, to answer requests with the reason"
     )

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from hmi_operator.ports import ResourceRef
-from hmi_operator.workqueue import ROUTINE_SHARE, WorkQueue
+from hmi_operator.workqueue import TIMER_SHARE, WorkQueue
 
 pytestmark = pytest.mark.anyio
 
@@ -22,14 +22,14 @@ async def taken(queue: WorkQueue) -> str:
 
 async def come_by_timer(queue: WorkQueue, *names: str) -> None:
     """Let resources that were looked at before stand in line because their time has come."""
-    before = queue.length
+    before = len(queue)
     for name in names:
         queue.add(ref(name))
     for _ in names:
         found = await queue.get()
         assert found is not None
         queue.done(found, 1e-9)
-    while queue.length < before + len(names):  # noqa: ASYNC110 -- a timer tells nobody when it is over
+    while len(queue) < before + len(names):  # noqa: ASYNC110 -- a timer tells nobody when it is over
         await asyncio.sleep(0)
 
 
@@ -37,9 +37,9 @@ async def test_first_come_first_served_and_each_once() -> None:
     queue = WorkQueue()
     for name in ("a", "b", "a", "c"):
         queue.add(ref(name))
-    assert queue.length == 3
+    assert len(queue) == 3
     assert [await taken(queue) for _ in range(3)] == ["a", "b", "c"]
-    assert queue.length == 0
+    assert len(queue) == 0
 
 
 async def test_what_is_in_hand_comes_again_when_it_is_put_down() -> None:
@@ -47,11 +47,11 @@ async def test_what_is_in_hand_comes_again_when_it_is_put_down() -> None:
     queue.add(ref("a"))
     assert await taken(queue) == "a"
     queue.add(ref("a"))
-    assert queue.length == 0
+    assert len(queue) == 0
     queue.done(ref("a"), None)
     assert await taken(queue) == "a"
     queue.done(ref("a"), None)
-    assert queue.length == 0
+    assert len(queue) == 0
 
 
 async def test_news_goes_before_what_comes_by_a_timer() -> None:
@@ -65,16 +65,16 @@ async def test_news_of_what_came_by_a_timer_moves_it_up() -> None:
     queue = WorkQueue()
     await come_by_timer(queue, "old-1", "old-2")
     queue.add(ref("old-2"))
-    assert queue.length == 2
+    assert len(queue) == 2
     assert [await taken(queue) for _ in range(2)] == ["old-2", "old-1"]
 
 
 async def test_what_comes_by_a_timer_has_its_share_however_much_news_there_is() -> None:
     queue = WorkQueue()
     await come_by_timer(queue, "old")
-    for number in range(2 * ROUTINE_SHARE):
+    for number in range(2 * TIMER_SHARE):
         queue.add(ref(f"new-{number}"))
-    assert "old" in [await taken(queue) for _ in range(ROUTINE_SHARE)]
+    assert "old" in [await taken(queue) for _ in range(TIMER_SHARE)]
 
 
 async def test_what_is_to_come_again_at_once_counts_as_news() -> None:

@@ -1,9 +1,7 @@
-"""The embedded default's ends of the engine's ports: files, subprocesses, and an API shaped like Kubernetes'.
+"""The embedded system on one machine: files, subprocesses, and an API shaped like that of Kubernetes.
 
-Belongs here: the resource store, its HTTP face, training subprocesses and the local reconciler. Forbidden
-here: rules of reconciliation, which are ``hmi_operator.planning``'s.
-
-How they fit together::
+The resource store with its HTTP API, training subprocesses and their controller. The rules of reconciliation
+are in ``hmi_operator.planning``. How they fit together::
 
     store = FileResourceStore(home / "resources")
     jobs = SubprocessJobs(home / "runs", environment)
@@ -14,7 +12,7 @@ How they fit together::
 
 from hmi_operator.embedded.api import router
 from hmi_operator.embedded.controller import EmbeddedController
-from hmi_operator.embedded.jobs import SubprocessJobs
+from hmi_operator.embedded.processes import SubprocessJobs
 from hmi_operator.embedded.store import FileResourceStore
 
 __all__ = ["EmbeddedController", "FileResourceStore", "SubprocessJobs", "router"]

@@ -1,6 +1,6 @@
-"""The resource API of the embedded default: the paths, verbs and bodies of a Kubernetes API server.
+"""The resource API of the embedded system: paths, verbs and bodies of a Kubernetes API server.
 
-Bodies are read and checked in a thread, within bounds, so that a large one does not hold up other requests.
+Bodies are parsed in threads, within bounds, so that a large one does not block other requests.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_api.resources.yaml_reader import TOO_LARGE, Bounds, read_documents
 from hmi_operator.admission import decide_admission
 from hmi_operator.embedded import errors
-from hmi_operator.embedded.disk import PLURALS
+from hmi_operator.embedded.files import PLURALS
 from hmi_operator.embedded.store import FileResourceStore, Resource
 from hmi_operator.planning import Environment
 from hmi_operator.ports import ResourceRef
@@ -30,15 +30,14 @@ MAX_BODY_BYTES = 3 * 1024 * 1024
 """As an API server's own limit on an object."""
 BODY_BOUNDS = Bounds(size=MAX_BODY_BYTES, values=100_000, documents=1)
 READ_AT_ONCE = 2
-"""Bodies that are read at the same time: the others wait, and threads are left for the disk."""
-
+"""Bodies that are parsed at the same time; this leaves threads for disk access."""
 _KINDS: dict[str, KindName] = {plural: kind for kind, plural in PLURALS.items()}
 _ROOT = f"/apis/{GROUP}/{VERSION}"
 _NAMESPACED = _ROOT + "/namespaces/{namespace}/{plural}"
 
 
 class _StatusRoute(APIRoute):
-    """Answers this API's own errors with a Kubernetes ``Status``; others are the application's."""
+    """Turns ``ApiError`` into a Kubernetes ``Status``; the application handles other errors."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         handle = super().get_route_handler()
@@ -56,11 +55,11 @@ class _StatusRoute(APIRoute):
 def router(
     store: FileResourceStore, auth: Callable[..., Any], environment: Environment | None = None
 ) -> APIRouter:
-    """Return the routes over ``store``; ``auth`` is a FastAPI dependency that raises for strangers.
+    """Return the routes over ``store``; ``auth`` is a FastAPI dependency that authenticates.
 
     PATCH and PUT create an object or replace what was applied (status stays), POST creates only; bodies are
     JSON or YAML. ``?dryRun=All`` checks without keeping, ``?watch=true`` streams events as JSON lines.
-    ``environment`` are those that the plan has.
+    ``environment`` is the reconciler's.
     """
     reader = _BodyReader()
     routes = APIRouter(route_class=_StatusRoute, dependencies=[Depends(auth)], tags=["resources"])
@@ -97,7 +96,7 @@ def _add_writing(
     async def create(
         namespace: str, plural: str, request: Request, dry_run: Annotated[bool, Depends(_dry_run)]
     ) -> Response:
-        """Create an object; 409 when it is there."""
+        """Create an object; 409 if it exists."""
         resource = await reader.resource(request, _kind(plural), namespace, None)
         warnings = _admitted(resource, store, environment)
         made, _ = await store.apply(resource, must_be_new=True, dry_run=dry_run)
@@ -112,7 +111,7 @@ def _add_writing(
         request: Request,
         dry_run: Annotated[bool, Depends(_dry_run)],
     ) -> Response:
-        """Create an object, or bring it to what the body says; 201 when it is new."""
+        """Create or update an object; 201 if it is new."""
         resource = await reader.resource(request, _kind(plural), namespace, name)
         warnings = _admitted(resource, store, environment)
         made, is_new = await store.apply(resource, dry_run=dry_run)
@@ -120,7 +119,7 @@ def _add_writing(
 
     @routes.delete(_NAMESPACED + "/{name}")
     async def delete(namespace: str, plural: str, name: str) -> Response:
-        """Ask for an object's deletion; it goes when everything that belonged to it is erased."""
+        """Mark an object as deleted; it disappears when all that belongs to it is deleted."""
         gone = await store.delete(ResourceRef(_kind(plural), namespace, name))
         return JSONResponse(dump(gone))
 
@@ -145,14 +144,14 @@ def _add_namespaces(routes: APIRouter, store: FileResourceStore, reader: "_BodyR
     async def apply_namespace(
         name: str, request: Request, dry_run: Annotated[bool, Depends(_dry_run)]
     ) -> Response:
-        """Keep a namespace's labels, among them the tenant's."""
+        """Set a namespace's labels, which name its tenant."""
         namespace = await reader.namespace(request, name)
         is_new = await store.apply_namespace(namespace, dry_run=dry_run)
         return JSONResponse(_namespace_body(namespace), 201 if is_new else 200)
 
     @routes.delete("/api/v1/namespaces/{name}")
     async def delete_namespace(name: str) -> Response:
-        """Ask for the deletion of everything in a namespace."""
+        """Mark everything in a namespace as deleted."""
         await store.delete_namespace(name)
         return JSONResponse({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success"})
 
@@ -169,21 +168,21 @@ def _dry_run(request: Request) -> bool:
 
 
 class _BodyReader:
-    """Reads what is to be applied, a few bodies at a time."""
+    """Parses request bodies, a few at a time."""
 
     def __init__(self) -> None:
-        self._places = asyncio.Semaphore(READ_AT_ONCE)
+        self._slots = asyncio.Semaphore(READ_AT_ONCE)
 
     async def resource(self, request: Request, kind: KindName, namespace: str, name: str | None) -> Resource:
-        """Return the resource in a request's body, which must be what the address names. ``ApiError``."""
+        """Return the resource in a request's body, which the URL must name. Raises ``ApiError``."""
         body = await _bytes(request)
-        async with self._places:
+        async with self._slots:
             return await asyncio.to_thread(_resource, body, kind, namespace, name)
 
     async def namespace(self, request: Request, name: str) -> Namespace:
-        """Return the namespace in a request's body. ``ApiError``."""
+        """Return the namespace in a request's body. Raises ``ApiError``."""
         body = await _bytes(request)
-        async with self._places:
+        async with self._slots:
             return await asyncio.to_thread(_namespace, body, name)
 
 
@@ -213,7 +212,7 @@ def _parse_manifest(body: Any) -> Resource | Namespace:
 
 
 def _resource(content: bytes, kind: KindName, namespace: str, name: str | None) -> Resource:
-    """Read an object; the address fills in a namespace that the body leaves out, and must match else."""
+    """Parse an object; the URL supplies a namespace that the body leaves out, and must match otherwise."""
     body = _object(content)
     if isinstance(body, dict) and isinstance(body.get("metadata"), dict):
         body["metadata"].setdefault("namespace", namespace)
@@ -240,10 +239,8 @@ def _namespace(content: bytes, name: str) -> Namespace:
 
 
 def _admitted(resource: Resource, store: FileResourceStore, environment: Environment) -> dict[str, str]:
-    """Return the answer's warnings, as headers; ``ApiError`` where the webhook of a cluster would refuse."""
-    decision = decide_admission(
-        resource, store.declared(ResourceRef.of(resource)), store.declared, environment
-    )
+    """Return warnings as response headers. Raises ``ApiError`` if admission rejects the resource."""
+    decision = decide_admission(resource, store.find(ResourceRef.of(resource)), store.find, environment)
     if decision.rejection is not None:
         raise errors.invalid(decision.rejection)
     if not decision.warnings:
@@ -261,16 +258,16 @@ async def _listing(
 
 
 async def _watch(store: FileResourceStore, kind: KindName, namespace: str | None) -> AsyncIterator[str]:
-    """Yield what is there as ADDED, then every change, one JSON object a line."""
+    """Yield present objects as ADDED, then every change, one JSON object a line."""
     with store.watchers.subscribed() as events:
         for resource in await store.resources(kind, namespace):
             yield _event_line("ADDED", resource)
         async for event in events:
-            of_interest = event.resource.kind == kind and namespace in (
+            matches = event.resource.kind == kind and namespace in (
                 None,
                 event.resource.metadata.namespace,
             )
-            if of_interest:
+            if matches:
                 yield _event_line(event.type, event.resource)
 
 

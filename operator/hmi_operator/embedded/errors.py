@@ -1,4 +1,4 @@
-"""Errors of the resource API, as Kubernetes words them."""
+"""Errors of the resource API, with the reasons and messages of Kubernetes."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from hmi_api.errors import InvalidInput
 
 
 class ApiError(InvalidInput):
-    """A request that the resource API refuses; ``code`` is the HTTP status."""
+    """A rejected request; ``code`` is the HTTP status."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(reason, message)
@@ -26,30 +26,30 @@ class ApiError(InvalidInput):
 
 
 def not_found(plural: str, name: str) -> ApiError:
-    """There is no such object."""
+    """Return the error for an object that does not exist."""
     return ApiError(404, "NotFound", f'{plural} "{name}" not found')
 
 
 def already_exists(plural: str, name: str) -> ApiError:
-    """The object that should be created is there."""
+    """Return the error for an object that already exists."""
     return ApiError(409, "AlreadyExists", f'{plural} "{name}" already exists')
 
 
 def conflict(plural: str, name: str, why: str) -> ApiError:
-    """The request contradicts the object's present state."""
+    """Return the error for a request that contradicts the object's state."""
     return ApiError(409, "Conflict", f'Operation cannot be fulfilled on {plural} "{name}": {why}')
 
 
 def invalid(message: str) -> ApiError:
-    """The object cannot be as it is given."""
+    """Return the error for an invalid object."""
     return ApiError(422, "Invalid", message)
 
 
 def bad_request(message: str) -> ApiError:
-    """The request makes no sense as it stands."""
+    """Return the error for a malformed request."""
     return ApiError(400, "BadRequest", message)
 
 
 def too_large(limit: int) -> ApiError:
-    """The body is longer than any manifest."""
+    """Return the error for a body over ``limit`` bytes."""
     return ApiError(413, "RequestEntityTooLarge", f"The body is longer than {limit} bytes.")

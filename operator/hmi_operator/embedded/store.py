@@ -1,14 +1,12 @@
-"""The resource store of the embedded default: a folder of JSON files, held in memory too.
-
-``{namespace}/{plural}/{name}.json`` is what was applied, with its metadata; ``{name}.status.json`` beside
-it is what the reconciler reports: a status write never touches a spec. ``namespaces/{name}.json`` holds
-labels. One process owns the folder.
-"""
+"""The resource store of the embedded system: JSON files and a copy in memory. One process owns the folder."""
 
 import asyncio
 import uuid
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,20 +16,79 @@ from hmi_api.resources.domain import Domain, DomainStatus
 from hmi_api.resources.spec_changes import changed_immutables
 from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.embedded import errors
-from hmi_operator.embedded.disk import PLURALS, ResourceFolder
-from hmi_operator.embedded.watch import Event, EventType, Watchers
+from hmi_operator.embedded.files import PLURALS, ResourceFolder
 from hmi_operator.index import DependentsIndex
 from hmi_operator.ports import ResourceRef
 
 Resource = Domain | TaskAdapter
 ResultT = TypeVar("ResultT")
+_QUEUE_LIMIT = 10_000
+"""Events that a slow watcher may fall behind."""
+
+
+class EventType(StrEnum):
+    """The types of a Kubernetes watch event."""
+
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change of one resource."""
+
+    type: EventType
+    resource: Domain | TaskAdapter
+    spec_changed: bool
+    """False if only the status or the finalizers changed."""
+
+
+class Watchers:
+    """Passes every event to its listeners, in order."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Event], None]] = []
+
+    def notify(self, event: Event) -> None:
+        """Call all listeners, which must be quick and must not raise."""
+        for listener in list(self._listeners):
+            listener(event)
+
+    @contextmanager
+    def listening(self, listener: Callable[[Event], None]) -> Iterator[None]:
+        """Call ``listener`` with every event while the block runs."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    @contextmanager
+    def subscribed(self) -> Iterator[AsyncIterator[Event]]:
+        """Return an iterator over all events from now on; it ends if its reader falls too far behind."""
+        queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE_LIMIT)
+        behind = asyncio.Event()
+
+        def put(event: Event) -> None:
+            if queue.full():
+                behind.set()
+            else:
+                queue.put_nowait(event)
+
+        async def read() -> AsyncIterator[Event]:
+            while not (behind.is_set() and queue.empty()):
+                yield await queue.get()
+
+        with self.listening(put):
+            yield read()
 
 
 class FileResourceStore:
-    """Holds what is declared; every change is on disk before it is answered.
+    """Stores resources and namespaces; each change is on disk before the method returns.
 
-    It is the reconciler's ``ResourceStore`` and what the resource API reads and writes. Methods are to be
-    called from one event loop; changes take their turn.
+    The ``ResourceStore`` of the reconciler, and the storage of the resource API. For use in one event loop;
+    changes are serialized.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,17 +100,17 @@ class FileResourceStore:
         self._index = DependentsIndex()
         for resource in self._resources.values():
             self._index.put(resource)
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self.watchers = Watchers()
 
     # --- reading ----------------------------------------------------------------------------------
 
     async def get(self, ref: ResourceRef) -> Resource | None:
-        """Return a resource, or None; the caller may keep it but not change it."""
+        """Return a resource, or None; do not change it."""
         return self._resources.get(ref)
 
-    def declared(self, ref: ResourceRef) -> Resource | None:
-        """The same at once, for admission."""
+    def find(self, ref: ResourceRef) -> Resource | None:
+        """Return a resource, or None."""
         return self._resources.get(ref)
 
     async def resources(self, kind: KindName | None = None, namespace: str | None = None) -> list[Resource]:
@@ -70,26 +127,26 @@ class FileResourceStore:
 
     async def dependents(self, domain: DomainKey) -> list[ResourceRef]:
         """Return the TaskAdapters and child Domains that name this Domain."""
-        return self.standing_on(domain)
+        return self.list_dependents(domain)
 
-    def standing_on(self, domain: DomainKey) -> list[ResourceRef]:
-        """The same at once, for listeners."""
+    def list_dependents(self, domain: DomainKey) -> list[ResourceRef]:
+        """Return the same without awaiting, for listeners."""
         return self._index.dependents(domain)
 
     async def identity(self) -> str:
-        """Return what was written into this folder when it was first used."""
+        """Return the id that was written into the folder when it was first used."""
         return await asyncio.to_thread(self._folder.identity)
 
     def covers(self, namespace: str) -> bool:
-        """Every namespace is looked after."""
+        """Return True: every namespace is reconciled."""
         return True
 
     async def is_absent(self, ref: ResourceRef) -> bool:
-        """Say whether no resource of that name is kept, one whose file cannot be read among them."""
+        """Return whether there is neither such a resource nor a file of it, readable or not."""
         return ref not in self._resources and not await asyncio.to_thread(self._folder.has, ref)
 
     def was_deleted(self, uid: str) -> bool:
-        """What is deleted here is erased first."""
+        """Return False: objects disappear only after their catalog records."""
         return False
 
     async def tenant(self, namespace: str) -> Tenant:
@@ -109,10 +166,10 @@ class FileResourceStore:
     ) -> tuple[Resource, bool]:
         """Create a resource or replace its spec, labels and annotations; return it and whether it is new.
 
-        Raises ``ApiError``: AlreadyExists, Conflict (it is being deleted, or another version was meant) or
+        Raises ``ApiError``: AlreadyExists, Conflict (it is being deleted, or its version differs) or
         Invalid (an immutable field was changed).
         """
-        async with self._turn:
+        async with self._lock:
             ref = ResourceRef.of(resource)
             old = self._resources.get(ref)
             if old is not None and must_be_new:
@@ -120,28 +177,28 @@ class FileResourceStore:
             new = _created(resource) if old is None else _replaced(old, resource)
             if dry_run or (old is not None and _same(old, new)):
                 return new, old is None
-            kept = await self._keep(new)
-            self._tell(EventType.ADDED if old is None else EventType.MODIFIED, kept, spec_changed=True)
-            return kept, old is None
+            saved = await self._save(new)
+            self._notify(EventType.ADDED if old is None else EventType.MODIFIED, saved, spec_changed=True)
+            return saved, old is None
 
     async def delete(self, ref: ResourceRef) -> Resource:
-        """Ask for a resource's deletion: it goes when its finalizers have gone. ``ApiError`` NotFound."""
-        async with self._turn:
+        """Mark a resource as deleted; it disappears with its last finalizer. Raises ``ApiError`` NotFound."""
+        async with self._lock:
             old = self._resources.get(ref)
             if old is None:
                 raise errors.not_found(PLURALS[ref.kind], ref.name)
             if old.metadata.deletion_timestamp is not None:
                 return old
             marked = _with_metadata(old, deletion_timestamp=_now(), generation=old.metadata.generation + 1)
-            return await self._keep_or_drop(ref, marked)
+            return await self._save_or_remove(ref, marked)
 
-    # --- the reconciler's side --------------------------------------------------------------------
+    # --- for the reconciler ------------------------------------------------------------------------
 
     async def write_status(
         self, ref: ResourceRef, uid: str, status: DomainStatus | TaskAdapterStatus
     ) -> None:
-        """Replace the status of the resource with that uid; nothing happens when it is gone."""
-        async with self._turn:
+        """Replace the status of the resource with that uid; do nothing if it is gone."""
+        async with self._lock:
             old = self._resources.get(ref)
             if old is None or old.metadata.uid != uid:
                 return
@@ -149,26 +206,26 @@ class FileResourceStore:
             new = _with_metadata(new, resource_version=self._next_version())
             await _finish(asyncio.to_thread(self._folder.write_status, ref, new))
             self._resources[ref] = new
-            self._tell(EventType.MODIFIED, new, spec_changed=False)
+            self._notify(EventType.MODIFIED, new, spec_changed=False)
 
     async def add_finalizer(self, ref: ResourceRef, uid: str, finalizer: str) -> None:
-        """Hold the resource; nothing happens when it is gone, being deleted or held already."""
-        async with self._turn:
+        """Add a finalizer; do nothing if the resource is gone, being deleted or has it."""
+        async with self._lock:
             old = self._resources.get(ref)
             if old is None or old.metadata.uid != uid or old.metadata.deletion_timestamp is not None:
                 return
             if finalizer not in old.metadata.finalizers:
                 held = _with_metadata(old, finalizers=[*old.metadata.finalizers, finalizer])
-                self._tell(EventType.MODIFIED, await self._keep(held), spec_changed=False)
+                self._notify(EventType.MODIFIED, await self._save(held), spec_changed=False)
 
     async def remove_finalizer(self, ref: ResourceRef, uid: str, finalizer: str) -> None:
-        """Let the resource go; one that is being deleted and has no finalizer left disappears."""
-        async with self._turn:
+        """Remove a finalizer; a resource that is being deleted disappears with its last one."""
+        async with self._lock:
             old = self._resources.get(ref)
             if old is None or old.metadata.uid != uid:
                 return
             left = [name for name in old.metadata.finalizers if name != finalizer]
-            await self._keep_or_drop(ref, _with_metadata(old, finalizers=left))
+            await self._save_or_remove(ref, _with_metadata(old, finalizers=left))
 
     # --- namespaces -------------------------------------------------------------------------------
 
@@ -185,8 +242,8 @@ class FileResourceStore:
         return [found for name in names if (found := await self.namespace(name)) is not None]
 
     async def apply_namespace(self, namespace: Namespace, *, dry_run: bool = False) -> bool:
-        """Keep a namespace's labels; return whether it is new."""
-        async with self._turn:
+        """Set a namespace's labels; return whether it is new."""
+        async with self._lock:
             name = namespace.metadata.name
             old = self._namespaces.get(name)
             if dry_run or old == namespace:
@@ -195,22 +252,22 @@ class FileResourceStore:
             self._namespaces[name] = namespace
             for ref, resource in self._resources.items():
                 if ref.namespace == name:
-                    self._tell(EventType.MODIFIED, resource, spec_changed=True)
+                    self._notify(EventType.MODIFIED, resource, spec_changed=True)
             return old is None
 
     async def delete_namespace(self, name: str) -> None:
-        """Ask for the deletion of everything in a namespace, and forget its labels. ``ApiError`` NotFound."""
+        """Delete all resources of a namespace and its labels. Raises ``ApiError`` NotFound."""
         if await self.namespace(name) is None:
             raise errors.not_found("namespaces", name)
         for resource in await self.resources(namespace=name):
             await self.delete(ResourceRef.of(resource))
-        async with self._turn:
+        async with self._lock:
             await _finish(asyncio.to_thread(self._folder.remove_namespace, name))
             self._namespaces.pop(name, None)
 
-    # --- within -----------------------------------------------------------------------------------
+    # --- internal ----------------------------------------------------------------------------------
 
-    async def _keep(self, resource: Resource) -> Resource:
+    async def _save(self, resource: Resource) -> Resource:
         new = _with_metadata(resource, resource_version=self._next_version())
         ref = ResourceRef.of(new)
         await _finish(asyncio.to_thread(self._folder.write_spec, ref, new))
@@ -218,28 +275,28 @@ class FileResourceStore:
         self._index.put(new)
         return new
 
-    async def _keep_or_drop(self, ref: ResourceRef, resource: Resource) -> Resource:
+    async def _save_or_remove(self, ref: ResourceRef, resource: Resource) -> Resource:
         if resource.metadata.finalizers or resource.metadata.deletion_timestamp is None:
-            kept = await self._keep(resource)
-            self._tell(EventType.MODIFIED, kept, spec_changed=True)
-            return kept
+            saved = await self._save(resource)
+            self._notify(EventType.MODIFIED, saved, spec_changed=True)
+            return saved
         await _finish(asyncio.to_thread(self._folder.remove, ref))
         self._resources.pop(ref, None)
         self._index.remove(ref)
         self._next_version()
-        self._tell(EventType.DELETED, resource, spec_changed=True)
+        self._notify(EventType.DELETED, resource, spec_changed=True)
         return resource
 
     def _next_version(self) -> str:
         self._version += 1
         return str(self._version)
 
-    def _tell(self, type_: EventType, resource: Resource, *, spec_changed: bool) -> None:
-        self.watchers.tell(Event(type_, resource, spec_changed))
+    def _notify(self, type_: EventType, resource: Resource, *, spec_changed: bool) -> None:
+        self.watchers.notify(Event(type_, resource, spec_changed))
 
 
 async def _finish(writing: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """Wait for a write even when the caller is cancelled: memory must not fall behind the disk."""
+    """Finish a write even if the caller is cancelled, so that memory matches the disk."""
     task = asyncio.ensure_future(writing)
     try:
         return await asyncio.shield(task)
@@ -284,7 +341,7 @@ def _replaced(old: Resource, new: Resource) -> Resource:
 
 
 def _incoming_metadata(resource: Resource) -> ObjectMeta:
-    """Return the metadata of a manifest without what only the store sets."""
+    """Return a manifest's metadata without the fields that only the store sets."""
     return resource.metadata.model_copy(
         update={"uid": "", "resource_version": "", "deletion_timestamp": None, "finalizers": []}
     )

@@ -1,8 +1,8 @@
 """Runs a command that dies with the process that started it.
 
-Run as a file, ``python tether.py PARENT_PID COMMAND...``, so that nothing but the standard library is
-loaded: it asks the kernel for a signal at the parent's death and becomes the command, keeping its process
-id. Where the kernel has no such wish (it is Linux's own), the command runs untethered.
+Run as a file, ``python tether.py PARENT_PID COMMAND...``, so that only the standard library is
+loaded. It asks the kernel for a signal when the parent dies (PR_SET_PDEATHSIG, Linux only), and then becomes
+the command with the same process id.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-        if os.getppid() != parent:  # it died before the wish was made
+        if os.getppid() != parent:  # it died before prctl
             sys.exit(1)
     os.execvp(command[0], command)  # noqa: S606 -- becoming the command is the purpose
 

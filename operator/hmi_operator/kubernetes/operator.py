@@ -217,7 +217,7 @@ class Operator:
             self._store,
             workers=self._workers,
             pace=self._pace,
-            observer=parts.metrics.record_reconciliation,
+            on_reconciled=parts.metrics.record_reconciliation,
         )
         await _run_until(stop, self._list_all())
         self._controller = controller

@@ -46,6 +46,10 @@ class KubeResourceStore:
         """Return a resource, or None."""
         return self._cache.get(ref)
 
+    def find(self, ref: ResourceRef) -> Resource | None:
+        """Return a resource from the cache, or None."""
+        return self._cache.get(ref)
+
     async def count(self) -> int:
         """Return how many resources there are."""
         return len(self._cache)

@@ -21,7 +21,7 @@ from hmi_api.resources.domain import Domain
 from hmi_api.resources.manifests import explained
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_api.servers import listening_socket
-from hmi_operator.admission import AdmissionDecision, Declared, Resource, decide_admission
+from hmi_operator.admission import AdmissionDecision, Find, Resource, decide_admission
 from hmi_operator.planning import CLUSTER, Environment
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class AdmissionReviewer:
 
     def __init__(
         self,
-        declared: Declared,
+        declared: Find,
         problem: Callable[[], str | None] = lambda: None,
         environment: Environment = CLUSTER,
     ) -> None:

@@ -1,15 +1,14 @@
-"""What is to be done: pure functions from a resource and the observed observed to a new status and actions.
+"""Planning: from a resource and what was observed, the next status and the actions. Without I/O or clocks.
 
-Belongs here: the rules of reconciliation, and the types they speak in. Forbidden here: I/O, clocks (time
-comes in with the observed), and anything that differs between Kubernetes and one machine.
+The rules of reconciliation, the same on Kubernetes and on one machine. The time is part of what was observed.
 """
 
-from hmi_operator.planning.actions import Action, Plan
+from hmi_operator.planning.actions import Action, Plan, Status
 from hmi_operator.planning.adapter import plan_adapter
-from hmi_operator.planning.dependents import Dependent
 from hmi_operator.planning.domain import plan_domain
 from hmi_operator.planning.observed import (
     CLUSTER,
+    Dependent,
     DomainDependency,
     Environment,
     JobView,
@@ -30,6 +29,7 @@ __all__ = [
     "ObservedDomain",
     "Plan",
     "PodProblem",
+    "Status",
     "plan_adapter",
     "plan_domain",
     "rejected_status",

@@ -1,26 +1,36 @@
-"""Steps: what a plan asks the engine to do, in order, each with its reason."""
+"""Actions: what a plan asks the reconciler to do, in order. ``why`` completes "..., because"."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hmi_api.internal.catalog import AdapterRecord, DomainRecord, Revocation
 from hmi_api.internal.runs import RunCreate, RunFailure
+from hmi_api.resources.common import CommonStatus
 from hmi_api.resources.domain import DomainStatus
 from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 
-StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
+Status = DomainStatus | TaskAdapterStatus
+StatusT = TypeVar("StatusT", bound=CommonStatus)
+StatusT_co = TypeVar("StatusT_co", bound=CommonStatus, covariant=True)
 
 
 @dataclass(frozen=True)
 class AddFinalizer:
-    """Hold the resource until it has been erased; alone in its plan, before anything is made."""
+    """Add the finalizer; the only action of its plan, before anything is created for the resource."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class RemoveFinalizer:
+    """Remove the finalizer, so that the object can disappear."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class DeclareDomain:
-    """Tell the catalog of the Domain."""
+    """Create or update the Domain in the catalog."""
 
     record: DomainRecord
     why: str
@@ -28,7 +38,7 @@ class DeclareDomain:
 
 @dataclass(frozen=True)
 class DeclareAdapter:
-    """Tell the catalog of the TaskAdapter."""
+    """Create or update the TaskAdapter in the catalog."""
 
     record: AdapterRecord
     why: str
@@ -36,7 +46,7 @@ class DeclareAdapter:
 
 @dataclass(frozen=True)
 class StartRun:
-    """Create a training run and start its process; the same request makes the same run."""
+    """Create a training run and start its Job; the same request gives the same run."""
 
     request: RunCreate
     why: str
@@ -44,7 +54,7 @@ class StartRun:
 
 @dataclass(frozen=True)
 class PublishAgainOrStartRun:
-    """Publish the version again that was made from this spec before; where none is left, start the run."""
+    """Publish the earlier version of the same spec again; if none is left, start the run."""
 
     request: RunCreate
     why: str
@@ -52,7 +62,7 @@ class PublishAgainOrStartRun:
 
 @dataclass(frozen=True)
 class ResumeRun:
-    """Start the process of a run that has none; it goes on from its checkpoint."""
+    """Start a Job for a run that has none; it resumes from the run's checkpoint."""
 
     run_id: str
     why: str
@@ -60,7 +70,7 @@ class ResumeRun:
 
 @dataclass(frozen=True)
 class StopRun:
-    """End the process of a run and record the failure, so that nobody takes it up again."""
+    """Stop a run's Job and record the failure, so that the run is not resumed."""
 
     run_id: str
     failure: RunFailure
@@ -68,15 +78,15 @@ class StopRun:
 
 
 @dataclass(frozen=True)
-class Erase:
-    """Erase versions, artifacts, placements and work files of the resource."""
+class DeleteContents:
+    """Delete the resource's Jobs, work files, versions, artifacts and placements."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Withdraw:
-    """Erase what the catalog and training have of another resource, which itself stays as it is declared."""
+    """Delete the Jobs and versions of another resource, whose object stays."""
 
     adapter: TaskAdapter
     why: str
@@ -84,7 +94,7 @@ class Withdraw:
 
 @dataclass(frozen=True)
 class Revoke:
-    """Tell the catalog that the TaskAdapter may not stand on its Domain, or that its grace time is over."""
+    """Revoke the TaskAdapter's use of its Domain, or withdraw its versions after the grace period."""
 
     revocation: Revocation
     why: str
@@ -92,39 +102,32 @@ class Revoke:
 
 @dataclass(frozen=True)
 class Restore:
-    """Tell the catalog that the TaskAdapter may stand on its Domain again."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class RemoveFinalizer:
-    """Let the resource go."""
+    """Take back a revocation."""
 
     why: str
 
 
 Action = (
     AddFinalizer
+    | RemoveFinalizer
     | DeclareDomain
     | DeclareAdapter
     | StartRun
     | PublishAgainOrStartRun
     | ResumeRun
     | StopRun
-    | Erase
+    | DeleteContents
     | Withdraw
     | Revoke
     | Restore
-    | RemoveFinalizer
 )
 
 
 @dataclass(frozen=True)
-class Plan(Generic[StatusT]):
-    """A new status, the actions to take, and when to look again though nothing was heard."""
+class Plan(Generic[StatusT_co]):
+    """The next status and the actions for one resource."""
 
-    status: StatusT
+    status: StatusT_co
     actions: tuple[Action, ...] = ()
     requeue_after: float | None = None
-    """Seconds; None to wait for an event."""
+    """Seconds until the resource is reconciled again without an event; None to wait for one."""

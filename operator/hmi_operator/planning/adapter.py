@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from hmi_api.internal.catalog import AdapterRecord, AdapterVersionView, AdapterView, DomainVersionView
-from hmi_api.internal.runs import AdapterRunSpec, RunCreate
+from hmi_api.internal.runs import AdapterRunSpec
 from hmi_api.names import FINALIZER, Digest
 from hmi_api.resources.common import ArtifactStatus
 from hmi_api.resources.conditions import SUMMARIES, Phase, TaskAdapterCondition
@@ -11,36 +11,33 @@ from hmi_api.resources.reasons import Reason
 from hmi_api.resources.spec_changes import adapter_run_digest
 from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.planning.actions import Action, AddFinalizer, DeclareAdapter, Plan
-from hmi_operator.planning.conditions import ConditionWriter
-from hmi_operator.planning.deletion import plan_deletion
-from hmi_operator.planning.observed import DomainDependency, ObservedAdapter
-from hmi_operator.planning.phases import phase_of
-from hmi_operator.planning.revocation import ending_of, restoration
-from hmi_operator.planning.serving import (
-    is_served,
-    is_settled,
-    phase_of_serving,
-    write_serving,
-    write_serving_summary,
-)
-from hmi_operator.planning.stages import (
+from hmi_operator.planning.conditions import (
+    ConditionWriter,
     data_read,
     data_text,
+    is_served,
+    is_settled,
     progress_text,
+    serving_phase_name,
+    training_phase_name,
+    write_serving,
+    write_serving_summary,
     write_stages,
     write_summary,
     write_waiting,
 )
+from hmi_operator.planning.deletion import plan_deletion
+from hmi_operator.planning.observed import DomainDependency, ObservedAdapter
+from hmi_operator.planning.revocation import ending_of, restoration
 from hmi_operator.planning.training import (
     POLL_SECONDS,
     Decision,
     TrainingPhase,
-    TrainingState,
     decide_training,
 )
 from hmi_operator.planning.validation import Rejection, validate_adapter, write_rejection
 
-_WORK = [
+_TRAINING = [
     TaskAdapterCondition.TRAINED.value,
     TaskAdapterCondition.GATE_PASSED.value,
     TaskAdapterCondition.PUBLISHED.value,
@@ -53,32 +50,32 @@ _STAGES = {
     "evaluation": TaskAdapterCondition.GATE_PASSED.value,
     "publishing": TaskAdapterCondition.PUBLISHED.value,
 }
-_STEPS = [type_.value for type_ in TaskAdapterCondition if type_ not in SUMMARIES]
+_BEFORE_READY = [type_.value for type_ in TaskAdapterCondition if type_ not in SUMMARIES]
 
 
 def plan_adapter(adapter: TaskAdapter, observed: ObservedAdapter) -> Plan[TaskAdapterStatus]:
-    """Return what to do about a TaskAdapter and what to say of it. Pure: same arguments, same plan."""
+    """Return the next status and the actions for a TaskAdapter. Pure: same arguments, same plan."""
     if adapter.metadata.deletion_timestamp is not None:
         return plan_deletion(adapter, adapter.status, observed.run, observed.now)
     if FINALIZER not in adapter.metadata.finalizers:
-        action = AddFinalizer("what is made for the TaskAdapter must be erased with it")
+        action = AddFinalizer("what is created for the TaskAdapter must be deleted with it")
         return Plan(adapter.status, (action,), requeue_after=0.0)
-    observed = _of_this_object(adapter, observed)
+    observed = _without_namesake(adapter, observed)
     writer = ConditionWriter(
         adapter.status.conditions, generation=adapter.metadata.generation, now=observed.now
     )
     ending = ending_of(adapter, observed)
     if ending is not None:
-        plan = _refused(adapter, observed, writer, ending.rejection)
+        plan = _plan_rejected(adapter, observed, writer, ending.rejection)
         return replace(plan, actions=ending.actions, requeue_after=ending.requeue_after)
     rejection = validate_adapter(adapter, observed)
     if rejection is not None:
-        return _refused(adapter, observed, writer, rejection)
+        return _plan_rejected(adapter, observed, writer, rejection)
     writer.true(TaskAdapterCondition.ACCEPTED, Reason.ACCEPTED)
     declare = (*restoration(observed.view), *_declare(adapter, observed))
     dependency = observed.domain
     if dependency.domain is None or dependency.current is None:
-        return _without_domain(adapter, observed, writer, declare)
+        return _plan_without_domain(adapter, observed, writer, declare)
     current = dependency.current
     writer.true(
         TaskAdapterCondition.DOMAIN_READY,
@@ -86,18 +83,18 @@ def plan_adapter(adapter: TaskAdapter, observed: ObservedAdapter) -> Plan[TaskAd
         f"Domain {dependency.key} has version {current.version}.",
     )
     writer.true(TaskAdapterCondition.QUOTA_AVAILABLE, Reason.NOT_LIMITED, "No quota is set.")
-    decision = _training_decision(adapter, observed, current)
-    return _at_work(adapter, observed, writer, declare, decision)
+    decision = _decide_training(adapter, observed, current)
+    return _plan_training(adapter, observed, writer, declare, decision)
 
 
-def _of_this_object(adapter: TaskAdapter, observed: ObservedAdapter) -> ObservedAdapter:
-    """Leave out what the catalog has of an earlier object of this name and cannot go over to this one."""
+def _without_namesake(adapter: TaskAdapter, observed: ObservedAdapter) -> ObservedAdapter:
+    """Leave out the catalog's view of an earlier object of this name, unless this object can take it over."""
     record = observed.view.record if observed.view else None
     if record is None or record.uid == adapter.metadata.uid:
         return observed
     kept = (record.tenant, record.domain, record.task_type)
-    adopts = kept == (observed.tenant, adapter.domain_key, adapter.spec.task.type)
-    return observed if adopts else replace(observed, view=None)
+    same = kept == (observed.tenant, adapter.domain_key, adapter.spec.task.type)
+    return observed if same else replace(observed, view=None)
 
 
 def _declare(adapter: TaskAdapter, observed: ObservedAdapter) -> tuple[Action, ...]:
@@ -105,7 +102,7 @@ def _declare(adapter: TaskAdapter, observed: ObservedAdapter) -> tuple[Action, .
         uid=adapter.metadata.uid,
         tenant=observed.tenant,
         generation=adapter.metadata.generation,
-        spec_digest=_wanted(adapter, observed),
+        spec_digest=_digest(adapter, observed),
         domain=adapter.domain_key,
         task_type=adapter.spec.task.type,
         replicas=adapter.spec.serving.replicas,
@@ -113,72 +110,47 @@ def _declare(adapter: TaskAdapter, observed: ObservedAdapter) -> tuple[Action, .
     )
     if observed.view is not None and observed.view.record == record:
         return ()
-    return (DeclareAdapter(record, "the catalog does not have it as declared"),)
+    return (DeclareAdapter(record, "the catalog's record differs"),)
 
 
-def _training_decision(
-    adapter: TaskAdapter, observed: ObservedAdapter, domain: DomainVersionView
-) -> Decision:
-    digest = _wanted(adapter, observed)
-    current = _current(observed)
-
-    def request(attempt: int) -> RunCreate:
-        return RunCreate(
-            uid=adapter.metadata.uid,
-            tenant=observed.tenant,
-            spec_digest=digest,
-            attempt=attempt,
-            spec=AdapterRunSpec(
-                namespace=adapter.metadata.namespace,
-                name=adapter.metadata.name,
-                spec=adapter.spec,
-                domain=domain,
-            ),
-        )
-
-    state = TrainingState(
-        wanted=digest,
-        published=current.spec_digest if current else None,
-        run=observed.run,
-        job=observed.job,
-        suspended=adapter.spec.suspend,
-        now=observed.now,
-        resources=adapter.spec.resources,
+def _decide_training(adapter: TaskAdapter, observed: ObservedAdapter, domain: DomainVersionView) -> Decision:
+    spec = AdapterRunSpec(
+        namespace=adapter.metadata.namespace, name=adapter.metadata.name, spec=adapter.spec, domain=domain
     )
-    return decide_training(state, request)
+    return decide_training(adapter, observed, _digest(adapter, observed), spec)
 
 
-def _wanted(adapter: TaskAdapter, observed: ObservedAdapter) -> Digest:
-    """Return the digest of what should be published; while the Domain has no layers, of the spec alone."""
+def _digest(adapter: TaskAdapter, observed: ObservedAdapter) -> Digest:
+    """Return the digest of what should be published; without the Domain's layers, of the spec alone."""
     domain = observed.domain.current
     return adapter_run_digest(
         adapter, domain.layers.digest if domain else None, domain.on_miss if domain else None
     )
 
 
-def _at_work(
+def _plan_training(
     adapter: TaskAdapter,
     observed: ObservedAdapter,
     writer: ConditionWriter,
     declare: tuple[Action, ...],
     decision: Decision,
 ) -> Plan[TaskAdapterStatus]:
-    current = _current(observed)
+    current = observed.current
     up_to_date = decision.phase is TrainingPhase.UP_TO_DATE
     if up_to_date and current is not None:
         _write_published(adapter, writer, current)
     elif decision.phase is TrainingPhase.GATE_FAILED:
         _write_gate_failed(writer, decision, current)
     else:
-        write_stages(writer, _WORK, _STAGES, decision)
+        write_stages(writer, _TRAINING, _STAGES, decision)
     _write_serving(writer, observed.view, up_to_date)
     if up_to_date and observed.view is not None:
         write_serving_summary(writer, observed.view)
     else:
-        write_summary(writer, _WORK, decision.phase)
-    phase = phase_of(decision.phase, serves=is_served(observed.view))
+        write_summary(writer, _TRAINING, decision.phase)
+    phase = training_phase_name(decision.phase, serves=is_served(observed.view))
     if up_to_date:
-        phase = phase_of_serving(observed.view) or phase
+        phase = serving_phase_name(observed.view) or phase
     run = decision.run
     status = _status(adapter, observed, writer)
     measured = run.result.metrics if run and run.result and current is None else status.metrics
@@ -191,7 +163,7 @@ def _at_work(
             "data": data_read(decision, status.data),
         }
     )
-    # Runtimes report what they have loaded to the control plane alone, so that is asked again.
+    # Runtimes report what they loaded to the control plane only, so poll it.
     loading = POLL_SECONDS if current is not None and not is_settled(observed.view) else None
     waits = [wait for wait in (decision.requeue_after, loading) if wait is not None]
     return Plan(status, declare + decision.actions, min(waits, default=None))
@@ -224,18 +196,18 @@ def _write_gate_failed(
 
 
 def _write_serving(writer: ConditionWriter, view: AdapterView | None, up_to_date: bool) -> None:
-    if not write_serving(writer, view, up_to_date, _STEPS):
-        writer.not_ready(_STEPS)
+    if not write_serving(writer, view, up_to_date, _BEFORE_READY):
+        writer.not_ready(_BEFORE_READY)
 
 
-def _without_domain(
+def _plan_without_domain(
     adapter: TaskAdapter, observed: ObservedAdapter, writer: ConditionWriter, declare: tuple[Action, ...]
 ) -> Plan[TaskAdapterStatus]:
     reason, message = _why_no_domain(observed.domain)
     writer.false(TaskAdapterCondition.DOMAIN_READY, reason, message)
     writer.reconciling(reason, message)
     writer.true(TaskAdapterCondition.QUOTA_AVAILABLE, Reason.NOT_LIMITED, "No quota is set.")
-    write_waiting(writer, _WORK, Reason.WAITING, "Comes after DomainReady.")
+    write_waiting(writer, _TRAINING, Reason.WAITING, "Comes after DomainReady.")
     _write_serving(writer, observed.view, up_to_date=False)
     phase = Phase.DEGRADED.value if is_served(observed.view) else Phase.WAITING.value
     return Plan(_status(adapter, observed, writer).model_copy(update={"phase": phase}), declare)
@@ -247,28 +219,24 @@ def _why_no_domain(dependency: DomainDependency) -> Rejection:
             f"There is no Domain {dependency.key}. Apply it, or correct spec.domainRef."
         )
     phase = dependency.domain.status.phase
-    # A status says what whoever may write it likes: of another's, no more than a known word is told on.
+    # Anyone who may write the Domain's status chose its phase: repeat it only if it is a known word.
     how = f"it is {phase}" if phase in set(Phase) else "see its conditions"
     return Reason.DOMAIN_NOT_READY, f"Domain {dependency.key} has no published version yet; {how}."
 
 
-def _refused(
+def _plan_rejected(
     adapter: TaskAdapter, observed: ObservedAdapter, writer: ConditionWriter, rejection: Rejection
 ) -> Plan[TaskAdapterStatus]:
     write_rejection(writer, rejection)
-    waiting = [TaskAdapterCondition.DOMAIN_READY.value, TaskAdapterCondition.QUOTA_AVAILABLE.value, *_WORK]
-    write_waiting(writer, waiting, Reason.WAITING, "Waits for the TaskAdapter to be accepted.")
+    before = [TaskAdapterCondition.DOMAIN_READY.value, TaskAdapterCondition.QUOTA_AVAILABLE.value]
+    write_waiting(writer, [*before, *_TRAINING], Reason.WAITING, "Waits for the TaskAdapter to be accepted.")
     _write_serving(writer, observed.view, up_to_date=False)
     phase = Phase.DEGRADED.value if is_served(observed.view) else Phase.FAILED.value
     return Plan(_status(adapter, observed, writer).model_copy(update={"phase": phase}))
 
 
-def _current(observed: ObservedAdapter) -> AdapterVersionView | None:
-    return observed.view.current if observed.view else None
-
-
 def _status(adapter: TaskAdapter, observed: ObservedAdapter, writer: ConditionWriter) -> TaskAdapterStatus:
-    current = _current(observed)
+    current = observed.current
     artifact = current.artifact if current else None
     return TaskAdapterStatus(
         observed_generation=adapter.metadata.generation,
@@ -281,15 +249,15 @@ def _status(adapter: TaskAdapter, observed: ObservedAdapter, writer: ConditionWr
         metrics=dict(current.metrics) if current else {},
         data=list(current.data) if current else [],
         run_ref=adapter.status.run_ref,
-        domain=_stands_on(adapter, observed, current),
+        domain=_trained_on(adapter, observed, current),
         replicas=len(observed.view.loaded_on) if observed.view and current else None,
     )
 
 
-def _stands_on(
+def _trained_on(
     adapter: TaskAdapter, observed: ObservedAdapter, current: AdapterVersionView | None
 ) -> str | None:
-    """Return the Domain and the version whose layers the served adapter was trained on."""
+    """Return the Domain and its version that the served adapter was trained on."""
     if current is None:
         return None
     domain = observed.domain.current

@@ -1,21 +1,34 @@
-"""The plan of a resource that is being deleted: the same for both kinds."""
+"""The plan of a resource that is being deleted, and which dependents block the deletion of a Domain.
 
+Anybody can name a Domain, so only dependents with access to it may block its deletion.
+"""
+
+from collections.abc import Iterable
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeGuard
 
 from hmi_api.errors import HmiError
+from hmi_api.internal.catalog import AdapterView, DomainView
 from hmi_api.internal.runs import RunFailure, RunView
-from hmi_api.names import FINALIZER
+from hmi_api.names import FINALIZER, DomainKey
 from hmi_api.resources.conditions import DomainCondition, Phase
-from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.domain import Domain
 from hmi_api.resources.reasons import Reason
-from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_operator.planning.actions import Action, Erase, Plan, RemoveFinalizer, StopRun
+from hmi_api.resources.task_adapter import TaskAdapter
+from hmi_operator.planning.actions import (
+    Action,
+    DeleteContents,
+    Plan,
+    RemoveFinalizer,
+    StatusT,
+    StopRun,
+    Withdraw,
+)
 from hmi_operator.planning.conditions import ConditionWriter
+from hmi_operator.planning.observed import Dependent
 from hmi_operator.planning.training import is_active
 
 _SHOWN_DEPENDENTS = 5
-StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
 
 
 def plan_deletion(
@@ -27,37 +40,36 @@ def plan_deletion(
     dependents: tuple[str, ...] = (),
     before: tuple[Action, ...] = (),
 ) -> Plan[StatusT]:
-    """Return the actions that erase a resource; while others stand on it, only why it stays.
+    """Return the actions that delete a resource; while ``dependents`` block it, only a status that says so.
 
-    ``before`` is done before the resource's own are erased.
+    ``before`` are actions to take before the resource's own contents are deleted.
     """
     if FINALIZER not in resource.metadata.finalizers:
         return Plan(status)
     writer = ConditionWriter(status.conditions, generation=resource.metadata.generation, now=now)
     if dependents:
         shown = ", ".join(dependents[:_SHOWN_DEPENDENTS])
-        more = (
-            f" and {len(dependents) - _SHOWN_DEPENDENTS} more" if len(dependents) > _SHOWN_DEPENDENTS else ""
-        )
-        message = f"It is deleted once nothing stands on it; still there: {shown}{more}."
+        more = len(dependents) - _SHOWN_DEPENDENTS
+        others = f" and {more} more" if more > 0 else ""
+        message = f"It is deleted once nothing depends on it; still there: {shown}{others}."
         return Plan(_terminating(resource, status, writer, Reason.IN_USE, message))
     actions: list[Action] = []
     if run is not None and is_active(run):
         failure = RunFailure(reason=Reason.TERMINATING.value, message="The resource was deleted.")
         actions.append(StopRun(run.id, failure, "the resource is deleted"))
     actions += before
-    actions.append(Erase("the resource is deleted"))
-    actions.append(RemoveFinalizer("everything that belonged to it is erased"))
-    message = "What belongs to it is being erased."
+    actions.append(DeleteContents("the resource is deleted"))
+    actions.append(RemoveFinalizer("all that belonged to it is deleted"))
+    message = "What belongs to it is being deleted."
     return Plan(_terminating(resource, status, writer, Reason.TERMINATING, message), tuple(actions))
 
 
-def deletion_delayed(
+def delayed_status(
     resource: Domain | TaskAdapter, status: StatusT, error: HmiError, now: datetime
 ) -> StatusT:
-    """Return the status of a resource that cannot be erased now: it says why."""
+    """Return the status of a resource that cannot be deleted now because of ``error``."""
     writer = ConditionWriter(status.conditions, generation=resource.metadata.generation, now=now)
-    message = f"It is deleted, and cannot be erased yet: {error.message} This is tried again by itself."
+    message = f"It cannot be deleted yet: {error.message} The deletion is retried."
     return _terminating(resource, status, writer, error.reason, message)
 
 
@@ -73,3 +85,63 @@ def _terminating(
             "observed_generation": resource.metadata.generation,
         }
     )
+
+
+# --- dependents ---------------------------------------------------------------------------------------------
+
+
+def is_foreign(domain: Domain, resource: Domain | TaskAdapter) -> bool:
+    """Return whether a resource is in another namespace than a Domain."""
+    return resource.metadata.namespace != domain.metadata.namespace
+
+
+def may_depend_on(domain: Domain, resource: Domain | TaskAdapter, lineage: Iterable[DomainKey]) -> bool:
+    """Return whether a resource that names a Domain has access to it; ``lineage`` is the Domain's."""
+    return domain.is_shared_with(resource.metadata.namespace) and not _is_ancestor(resource, lineage)
+
+
+def blocks_deletion(domain: Domain, dependent: Dependent, lineage: Iterable[DomainKey]) -> bool:
+    """Return whether the deletion of a Domain waits for a dependent.
+
+    It waits for dependents in its own namespace, and for TaskAdapters of other namespaces while they are
+    served, which ends with their grace period. Child Domains of other namespaces keep what they inherited.
+    Domains that are each other's ancestors and are all deleted do not wait: none could be the first.
+    """
+    resource, view = dependent.resource, dependent.view
+    published = _is_declared_on(view, domain) and view.current is not None
+    if is_foreign(domain, resource):
+        return isinstance(resource, TaskAdapter) and (published or not dependent.asked)
+    if may_depend_on(domain, resource, lineage):
+        return not dependent.asked or _is_declared_on(view, domain)
+    if _is_ancestor(resource, lineage) and resource.metadata.deletion_timestamp is not None:
+        return False
+    return published
+
+
+def withdrawals(domain: Domain, dependents: Iterable[Dependent]) -> tuple[Action, ...]:
+    """Return the actions that withdraw TaskAdapters so that their Domain can be deleted.
+
+    A TaskAdapter that was declared before the Domain existed, or while it was shared, depends on the Domain
+    in the catalog, which does not delete a Domain in use.
+    """
+    return tuple(
+        Withdraw(one.resource, f"it has no access to Domain {domain.key}, which is deleted")
+        for one in dependents
+        if isinstance(one.resource, TaskAdapter)
+        and isinstance(one.view, AdapterView)
+        and one.view.record.domain == domain.key
+        and not one.view.withdrawn
+    )
+
+
+def _is_declared_on(
+    view: DomainView | AdapterView | None, domain: Domain
+) -> TypeGuard[DomainView | AdapterView]:
+    if view is None:
+        return False
+    depends_on = view.record.parent if isinstance(view, DomainView) else view.record.domain
+    return depends_on == domain.key
+
+
+def _is_ancestor(resource: Domain | TaskAdapter, lineage: Iterable[DomainKey]) -> bool:
+    return isinstance(resource, Domain) and resource.key in lineage

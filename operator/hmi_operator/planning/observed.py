@@ -1,32 +1,38 @@
-"""The observed observed that a plan is made from: state, gathered by the engine, never changed."""
+"""What a plan depends on: collected by the operator before planning, never changed."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from hmi_api.internal.catalog import GRACE, AdapterView, DomainVersionView, DomainView
+from hmi_api.internal.catalog import (
+    GRACE,
+    AdapterVersionView,
+    AdapterView,
+    DomainVersionView,
+    DomainView,
+)
 from hmi_api.internal.runs import RunPod, RunView
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.data_addresses import CLUSTER_SCHEMES
 from hmi_api.resources.domain import Domain
+from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_api.security.address_policy import AddressPolicy
-from hmi_operator.planning.dependents import Dependent
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What can be done where training and serving run."""
+    """What training and serving support where they run."""
 
     schemes: frozenset[str] | None = None
-    """Schemes of addresses that a training process can read, paths not among them; None for any address."""
+    """URI schemes that a trainer can read, besides plain paths; None for all."""
     excluded: frozenset[str] = frozenset()
-    """Namespaces in which nothing is made: the cluster's and the installation's own."""
+    """Namespaces in which nothing is created: the cluster's and the installation's own."""
     limits: AdapterLimits | None = None
-    """The largest adapters that the runtimes serve; None where that is not known."""
+    """The largest adapters that runtimes serve; None if unknown."""
     addresses: AddressPolicy = field(default_factory=lambda: AddressPolicy(own_machine=True))
-    """Hosts that addresses may lead to."""
+    """Hosts that data addresses may name."""
     revocation_grace: timedelta = GRACE
-    """How long a TaskAdapter of another namespace is served that may not stand on its Domain any more."""
+    """How long a TaskAdapter of another namespace is served after it lost access to its Domain."""
 
 
 CLUSTER = Environment(CLUSTER_SCHEMES, addresses=AddressPolicy())
@@ -34,48 +40,63 @@ CLUSTER = Environment(CLUSTER_SCHEMES, addresses=AddressPolicy())
 
 @dataclass(frozen=True)
 class PodProblem:
-    """Why a training process does not run, or died: a condition's reason and message."""
+    """Why a trainer pod does not run, or failed: a condition's reason and message."""
 
     reason: str
     message: str
     final: bool = False
-    """Whether trying again as things stand is of no use."""
+    """Whether a retry without a change is useless."""
 
 
 @dataclass(frozen=True)
 class JobView:
-    """The process that does a training run, as far as this machine or cluster knows it."""
+    """The Job or subprocess of a training run."""
 
     alive: bool
-    """Running, or queued to run."""
+    """Running or queued."""
     crashes: int = 0
-    """Times it ended while its run had not."""
+    """How often it ended while its run had not."""
     ended_at: datetime | None = None
     """When it last ended."""
     queued: bool = False
-    """Alive only in that it waits for its turn."""
+    """Alive, but not started yet."""
     problem: PodProblem | None = None
-    """What keeps it from running, or why it died last, where that is known."""
+    """What keeps it from running, or why it last failed, if known."""
     pods: tuple[RunPod, ...] = ()
-    """Its pods, which the control plane is told of; none on one machine."""
+    """Its pods, which may report on the run; none on one machine."""
 
 
 @dataclass(frozen=True)
 class DomainDependency:
-    """A Domain that a resource stands on: its parent, or a TaskAdapter's Domain."""
+    """A Domain that a resource depends on: its parent, or a TaskAdapter's Domain."""
 
     key: DomainKey
     domain: Domain | None
-    """None when no such Domain is declared."""
+    """None if no such Domain is declared."""
     current: DomainVersionView | None = None
     """Its published version."""
+
+
+@dataclass(frozen=True)
+class Dependent:
+    """A resource that names a Domain."""
+
+    resource: Domain | TaskAdapter
+    view: DomainView | AdapterView | None = None
+    """The catalog's view of it."""
+    asked: bool = True
+    """Whether the catalog was asked for the view; not if another dependent blocks the deletion anyway."""
+
+    def __str__(self) -> str:
+        metadata = self.resource.metadata
+        return f"{self.resource.kind} {metadata.namespace}/{metadata.name}"
 
 
 @dataclass(frozen=True)
 class ObservedDomain:
     """What a Domain's plan depends on.
 
-    ``run`` must have been read before ``view``: a run that has succeeded is then sure to show its version.
+    Read ``run`` before ``view``: then the view has the version of a run that succeeded.
     """
 
     now: datetime
@@ -85,15 +106,20 @@ class ObservedDomain:
     job: JobView | None = None
     parent: DomainDependency | None = None
     lineage: tuple[DomainKey, ...] = ()
-    """Keys from this Domain upwards, to the root, a missing one, or the first that comes again."""
+    """Keys of the Domain and its parents, to the root, a missing one or the first that repeats."""
     dependents: tuple[Dependent, ...] = ()
-    """What names this Domain where it is being deleted, else some of what it is not shared with."""
+    """While the Domain is deleted, what names it; else some TaskAdapters that it is not shared with."""
     environment: Environment = Environment()
+
+    @property
+    def current(self) -> DomainVersionView | None:
+        """The published version."""
+        return self.view.current if self.view else None
 
 
 @dataclass(frozen=True)
 class ObservedAdapter:
-    """What a TaskAdapter's plan depends on; ``run`` must have been read before ``view``."""
+    """What a TaskAdapter's plan depends on; read ``run`` before ``view``."""
 
     now: datetime
     tenant: Tenant
@@ -102,3 +128,8 @@ class ObservedAdapter:
     run: RunView | None = None
     job: JobView | None = None
     environment: Environment = Environment()
+
+    @property
+    def current(self) -> AdapterVersionView | None:
+        """The published version."""
+        return self.view.current if self.view else None

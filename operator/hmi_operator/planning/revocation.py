@@ -1,4 +1,4 @@
-"""A TaskAdapter on another namespace's Domain that has lost its right to it: how its serving ends."""
+"""Revocation: how serving ends for a TaskAdapter that lost access to another namespace's Domain."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from hmi_api.resources.domain import Domain
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.planning.actions import Action, Restore, Revoke
-from hmi_operator.planning.dependents import Dependent, is_foreign
-from hmi_operator.planning.observed import Environment, ObservedAdapter
+from hmi_operator.planning.deletion import is_foreign
+from hmi_operator.planning.observed import Dependent, Environment, ObservedAdapter
 from hmi_operator.planning.validation import Rejection
 
 LONGEST_WAIT_SECONDS = 60.0
@@ -18,25 +18,25 @@ LONGEST_WAIT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Ending:
-    """What is said of a TaskAdapter whose serving ends, and done about it."""
+    """The rejection and the actions of a TaskAdapter whose serving ends."""
 
     rejection: Rejection
     actions: tuple[Action, ...] = ()
     requeue_after: float | None = None
 
 
-def describe(dependent: Dependent, environment: Environment) -> str:
-    """Return the name of what names a Domain, and until when it is served where that ends."""
+def describe_dependent(dependent: Dependent, environment: Environment) -> str:
+    """Return a dependent's name, and until when it is served if that ends."""
     view = dependent.view
     if not isinstance(view, AdapterView) or view.revoked_at is None or view.current is None:
         return str(dependent)
-    return f"{dependent} (served until {_written(view.revoked_at + environment.revocation_grace)})"
+    return f"{dependent} (served until {_format_time(view.revoked_at + environment.revocation_grace)})"
 
 
-def still_served(dependents: Iterable[Dependent], environment: Environment) -> str:
-    """Return what a Domain's owner is told of what is served though the Domain is not shared with it."""
+def describe_still_served(dependents: Iterable[Dependent], environment: Environment) -> str:
+    """Return a message about TaskAdapters that are served though the Domain is not shared any more."""
     served = [
-        describe(one, environment)
+        describe_dependent(one, environment)
         for one in dependents
         if isinstance(one.view, AdapterView) and one.view.current is not None
     ]
@@ -44,9 +44,9 @@ def still_served(dependents: Iterable[Dependent], environment: Environment) -> s
 
 
 def ending_of(adapter: TaskAdapter, observed: ObservedAdapter) -> Ending | None:
-    """Return how the serving of a TaskAdapter ends; None where it may stand on its Domain, or serves nothing.
+    """Return how the serving of a TaskAdapter ends; None if it has access to its Domain or is not served.
 
-    The moment from which the grace counts is the catalog's: a status could be written by its own tenant.
+    The catalog knows when the grace period began; the status does not count, as its tenant may write it.
     """
     domain, view = observed.domain.domain, observed.view
     cause = _cause(domain, adapter) if domain is not None else None
@@ -55,25 +55,25 @@ def ending_of(adapter: TaskAdapter, observed: ObservedAdapter) -> Ending | None:
     reason, why = cause
     if view.withdrawn:
         return Ending((reason, f"{why} Its versions were withdrawn when the grace time was over."))
-    told = Revocation(reason=reason, message=why)
+    revocation = Revocation(reason=reason, message=why)
     if view.revoked_at is None:
         minutes = observed.environment.revocation_grace.total_seconds() / 60
         message = f"{why} It is served for {minutes:g} minutes more."
-        return Ending((reason, message), (Revoke(told, "it may not stand on its Domain any more"),), 0.0)
+        return Ending((reason, message), (Revoke(revocation, "it lost access to its Domain"),), 0.0)
     until = view.revoked_at + observed.environment.revocation_grace
     left = (until - observed.now).total_seconds()
     if left > 0:
-        message = f"{why} It is served until {_written(until)}."
+        message = f"{why} It is served until {_format_time(until)}."
         return Ending((reason, message), requeue_after=min(left, LONGEST_WAIT_SECONDS))
-    withdraw = Revoke(told.model_copy(update={"withdraw": True}), "the grace time is over")
+    withdraw = Revoke(revocation.model_copy(update={"withdraw": True}), "the grace period is over")
     return Ending((reason, f"{why} Its versions are withdrawn."), (withdraw,), 0.0)
 
 
 def restoration(view: AdapterView | None) -> tuple[Action, ...]:
-    """Return the action that gives a TaskAdapter its right back, where the catalog has it as revoked."""
+    """Return the action that takes back a revocation, if the catalog has one."""
     if view is None or (view.revoked_at is None and not view.withdrawn):
         return ()
-    return (Restore("it may stand on its Domain again"),)
+    return (Restore("it has access to its Domain again"),)
 
 
 def _cause(domain: Domain, adapter: TaskAdapter) -> Rejection | None:
@@ -90,5 +90,5 @@ def _cause(domain: Domain, adapter: TaskAdapter) -> Rejection | None:
     return None
 
 
-def _written(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -8,41 +8,44 @@ from enum import Enum, auto
 from hmi_api.internal.runs import (
     RETRIED_WITHOUT_LIMIT,
     TRAINING_ATTEMPTS,
+    AdapterRunSpec,
+    DomainRunSpec,
     RunCreate,
     RunFailure,
     RunState,
     RunView,
 )
+from hmi_api.names import Digest
 from hmi_api.resources.common import Resources
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.planning.actions import Action, PublishAgainOrStartRun, ResumeRun, StartRun, StopRun
-from hmi_operator.planning.observed import JobView, PodProblem
+from hmi_operator.planning.observed import JobView, ObservedAdapter, ObservedDomain, PodProblem
 
 MAX_ATTEMPTS = TRAINING_ATTEMPTS
 MAX_CRASHES = 4
-"""Deaths of one run's process before the run is failed."""
+"""Ends of one run's Job without a result before the run fails."""
 FIRST_BACKOFF = timedelta(seconds=5)
 LONGEST_BACKOFF = timedelta(minutes=5)
 POLL_SECONDS = 1.0
-"""How often a run at work is asked for its progress."""
+"""How often the progress of an active run is polled."""
 
 BLOCKED_SECONDS = 15.0
-"""How often a run whose process cannot run is looked at, or its process asked for again."""
+"""How often a run whose Job cannot start is checked, or its Job created again."""
 
-_ASKS_FOR_RESOURCES = {
+_RESOURCE_FAILURES = {
     Reason.OOM_KILLED,
     Reason.PROCESS_DIED,
     Reason.DEADLINE_EXCEEDED,
     Reason.JOB_REFUSED,
 }
-"""Failures that other ``spec.resources``, which make no other version, may mend."""
+"""Failures that a change of ``spec.resources``, which makes no other version, may repair."""
 _ACTIVE = (RunState.PENDING, RunState.RUNNING)
 
 
 class TrainingPhase(Enum):
-    """Where the training of the wanted digest stands."""
+    """Where the training for a spec digest stands."""
 
     UP_TO_DATE = auto()
     SUSPENDED = auto()
@@ -56,7 +59,7 @@ class TrainingPhase(Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """A phase, the actions that follow from it and the run it speaks of."""
+    """The training phase, its actions, and the run that it is about."""
 
     phase: TrainingPhase
     actions: tuple[Action, ...] = ()
@@ -64,75 +67,106 @@ class Decision:
     requeue_after: float | None = None
     message: str = ""
     problem: PodProblem | None = None
-    """What keeps the run's process from running."""
+    """What keeps the run's Job from running."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
     """What a decision depends on."""
 
-    wanted: str
+    wanted: Digest
     """Digest of what should be published."""
     published: str | None
-    """Digest of what is."""
+    """Digest of what is published."""
     run: RunView | None
     job: JobView | None
     suspended: bool
     now: datetime
     resources: Resources
-    """What the spec says that a process may use now."""
+    """``spec.resources``: what the spec allows a Job to use now."""
+    request: Callable[[int], RunCreate]
+    """Builds the request of a run for an attempt, counted from 0."""
 
 
 def backoff(failures: int) -> timedelta:
-    """Return how long to wait after that many failures, doubling from the first."""
+    """Return the wait after so many failures: it doubles with each."""
     doublings = min(max(failures - 1, 0), 16)
     return min(FIRST_BACKOFF * (1 << doublings), LONGEST_BACKOFF)
 
 
 def is_active(run: RunView | None) -> bool:
-    """Say whether a run is neither succeeded nor failed."""
+    """Return whether a run has neither succeeded nor failed."""
     return run is not None and run.state in _ACTIVE
 
 
 def is_run_of(run: RunView, resource: Domain | TaskAdapter) -> bool:
-    """Say whether a run was made for this very object."""
+    """Return whether a run was created for this very object."""
     metadata, kind = resource.metadata, "domain" if isinstance(resource, Domain) else "adapter"
     made_for = (run.uid, run.spec.kind, run.spec.namespace, run.spec.name)
     return made_for == (metadata.uid, kind, metadata.namespace, metadata.name)
 
 
-def decide_training(state: TrainingState, request: Callable[[int], RunCreate]) -> Decision:
-    """Return what to do next; ``request`` makes the run's request for an attempt (from 0)."""
+def decide_training(
+    resource: Domain | TaskAdapter,
+    observed: ObservedDomain | ObservedAdapter,
+    wanted: Digest,
+    run_spec: DomainRunSpec | AdapterRunSpec,
+) -> Decision:
+    """Return what to do so that a version with the digest ``wanted`` is trained from ``run_spec``."""
+
+    def request(attempt: int) -> RunCreate:
+        return RunCreate(
+            uid=resource.metadata.uid,
+            tenant=observed.tenant,
+            spec_digest=wanted,
+            attempt=attempt,
+            spec=run_spec,
+        )
+
+    state = TrainingState(
+        wanted=wanted,
+        published=observed.current.spec_digest if observed.current else None,
+        run=observed.run,
+        job=observed.job,
+        suspended=resource.spec.suspend,
+        now=observed.now,
+        resources=resource.spec.resources,
+        request=request,
+    )
+    return _decide(state)
+
+
+def _decide(state: TrainingState) -> Decision:
     run = state.run
     if state.wanted == state.published:
         return Decision(TrainingPhase.UP_TO_DATE, _stop_superseded(run, state.wanted))
     if run is None or run.spec_digest != state.wanted:
-        return _begin(state, request)
+        return _begin(state)
     if run.state in _ACTIVE:
         return _decide_active(state, run)
     if run.state is RunState.FAILED:
-        return _decide_failed(state, run, request)
-    return _decide_succeeded(state, run, request)
+        return _decide_failed(state, run)
+    return _decide_succeeded(state, run)
 
 
-def _begin(state: TrainingState, request: Callable[[int], RunCreate]) -> Decision:
+def _begin(state: TrainingState) -> Decision:
     stop = _stop_superseded(state.run, state.wanted)
     if state.suspended:
         return Decision(TrainingPhase.SUSPENDED, stop)
     if state.published is None:
-        start: Action = StartRun(request(0), "nothing is published")
+        start: Action = StartRun(state.request(0), "nothing is published")
     else:
-        start = PublishAgainOrStartRun(request(0), "what is published was made from another spec")
+        start = PublishAgainOrStartRun(state.request(0), "the published version is of another spec")
     return Decision(TrainingPhase.STARTING, (*stop, start), requeue_after=0.0)
 
 
-def _decide_succeeded(state: TrainingState, run: RunView, request: Callable[[int], RunCreate]) -> Decision:
+def _decide_succeeded(state: TrainingState, run: RunView) -> Decision:
     if run.result is not None and not run.result.gate_passed:
         return Decision(TrainingPhase.GATE_FAILED, run=run)
     if state.suspended:
         return Decision(TrainingPhase.SUSPENDED, run=run)
-    # It was published once and then replaced by another spec's version; the older spec is wanted again.
-    again = PublishAgainOrStartRun(request(run.attempt + 1), "an earlier spec is wanted again")
+    # The run's version was published and then replaced; now its spec is declared again.
+    again = PublishAgainOrStartRun(state.request(run.attempt + 1), "an earlier spec is declared again")
     return Decision(TrainingPhase.STARTING, (again,), requeue_after=0.0)
 
 
@@ -142,40 +176,40 @@ def _stop_superseded(run: RunView | None, wanted: str) -> tuple[Action, ...]:
     failure = RunFailure(
         reason=Reason.SUPERSEDED.value, message="A newer spec took this run's place.", retryable=True
     )
-    return (StopRun(run.id, failure, "the run makes what is no longer wanted"),)
+    return (StopRun(run.id, failure, "the run is for a superseded spec"),)
 
 
 def _decide_active(state: TrainingState, run: RunView) -> Decision:
     job = state.job
     problem = job.problem if job is not None else None
-    if problem is not None and _asks_otherwise(state, run):
+    if problem is not None and _resources_changed(state, run):
         failure = RunFailure(
             reason=Reason.SUPERSEDED.value, message="spec.resources was changed.", retryable=True
         )
-        stop = StopRun(run.id, failure, f"spec.resources was changed, and {problem.reason} kept the run back")
+        stop = StopRun(run.id, failure, f"spec.resources was changed, and the Job has {problem.reason}")
         return Decision(TrainingPhase.STARTING, (stop,), requeue_after=0.0)
     if job is not None and job.alive:
         return _decide_alive(run, job)
     if state.suspended:
         return Decision(TrainingPhase.SUSPENDED, run=run)
-    return _decide_dead(state, run, job, problem)
+    return _decide_ended(state, run, job, problem)
 
 
-def _decide_dead(
+def _decide_ended(
     state: TrainingState, run: RunView, job: JobView | None, problem: PodProblem | None
 ) -> Decision:
     crashes = job.crashes if job is not None else 0
     if crashes >= MAX_CRASHES or (problem is not None and problem.final):
-        why = f"its process died {crashes} times" if crashes else "its process cannot be made"
-        stop = StopRun(run.id, _death(run, crashes, problem), why)
+        why = f"its Job ended {crashes} times without a result" if crashes else "its Job cannot be created"
+        stop = StopRun(run.id, _failure_of(run, crashes, problem), why)
         return Decision(TrainingPhase.RUNNING, (stop,), run, requeue_after=0.0)
     if problem is not None and not crashes:
-        return _decide_refused(state, run, problem)
+        return _decide_rejected(state, run, problem)
     wait = _seconds_left(job, crashes, state.now)
     if crashes and wait > 0:
         message = "The training process ended without a result; it is started again shortly."
         return Decision(TrainingPhase.RETRYING, run=run, requeue_after=wait, message=message, problem=problem)
-    resume = ResumeRun(run.id, "the run is not finished and has no process")
+    resume = ResumeRun(run.id, "the run is not finished and has no Job")
     return Decision(TrainingPhase.RUNNING, (resume,), run, requeue_after=POLL_SECONDS)
 
 
@@ -187,33 +221,33 @@ def _decide_alive(run: RunView, job: JobView) -> Decision:
     return Decision(phase, run=run, requeue_after=POLL_SECONDS)
 
 
-def _decide_refused(state: TrainingState, run: RunView, problem: PodProblem) -> Decision:
-    """A process that could not even be made is asked for again now and then: quotas are raised and freed."""
-    refused_at = state.job.ended_at if state.job is not None else None
-    passed = (state.now - refused_at).total_seconds() if refused_at is not None else BLOCKED_SECONDS
+def _decide_rejected(state: TrainingState, run: RunView, problem: PodProblem) -> Decision:
+    """Create a Job again that the API server rejected, now and then: quotas are raised and freed."""
+    rejected_at = state.job.ended_at if state.job is not None else None
+    passed = (state.now - rejected_at).total_seconds() if rejected_at is not None else BLOCKED_SECONDS
     wait = BLOCKED_SECONDS - passed
     if wait > 0:
         return Decision(TrainingPhase.QUEUED, run=run, requeue_after=wait, problem=problem)
-    again = ResumeRun(run.id, f"its process could not be made ({problem.reason}), which may have passed")
+    again = ResumeRun(run.id, f"its Job could not be created ({problem.reason}), which may have passed")
     return Decision(TrainingPhase.QUEUED, (again,), run, requeue_after=POLL_SECONDS, problem=problem)
 
 
-def _death(run: RunView, crashes: int, problem: PodProblem | None) -> RunFailure:
+def _failure_of(run: RunView, crashes: int, problem: PodProblem | None) -> RunFailure:
     if problem is not None:
         return RunFailure(reason=str(problem.reason), message=problem.message)
     message = f"The training process died {crashes} times; read the log of run {run.id}."
     return RunFailure(reason=Reason.PROCESS_DIED.value, message=message)
 
 
-def _asks_otherwise(state: TrainingState, run: RunView) -> bool:
-    """Say whether the spec asks for other resources now than when the run was made."""
+def _resources_changed(state: TrainingState, run: RunView) -> bool:
+    """Return whether spec.resources changed since the run was created."""
     return state.resources != run.spec.spec.resources
 
 
-def _decide_failed(state: TrainingState, run: RunView, request: Callable[[int], RunCreate]) -> Decision:
+def _decide_failed(state: TrainingState, run: RunView) -> Decision:
     failure = run.failure or RunFailure(reason=Reason.PROCESS_DIED.value, message="The run gave no cause.")
     superseded = failure.reason == Reason.SUPERSEDED
-    mended = failure.reason in _ASKS_FOR_RESOURCES and _asks_otherwise(state, run)
+    mended = failure.reason in _RESOURCE_FAILURES and _resources_changed(state, run)
     attempts_left = run.attempt + 1 < MAX_ATTEMPTS or failure.reason in RETRIED_WITHOUT_LIMIT
     may_retry = superseded or mended or (failure.retryable and attempts_left)
     if not may_retry:
@@ -225,13 +259,13 @@ def _decide_failed(state: TrainingState, run: RunView, request: Callable[[int], 
         message = f"{failure.message} It is tried again shortly ({failure.reason})."
         return Decision(TrainingPhase.RETRYING, run=run, requeue_after=wait, message=message)
     again = StartRun(
-        request(run.attempt + 1), f"attempt {run.attempt} failed for a passing cause: {failure.reason}"
+        state.request(run.attempt + 1), f"attempt {run.attempt} failed, and {failure.reason} can be retried"
     )
     return Decision(TrainingPhase.STARTING, (again,), requeue_after=0.0)
 
 
 def _seconds_left(job: JobView | None, failures: int, now: datetime) -> float:
-    """Return the rest of the wait after a failure; none where nobody remembers when it was."""
+    """Return the seconds left to wait after a failure; 0 if its time is unknown."""
     if job is None or job.ended_at is None:
         return 0.0
     return max((job.ended_at + backoff(failures) - now).total_seconds(), 0.0)

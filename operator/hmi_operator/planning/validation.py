@@ -1,47 +1,46 @@
-"""Why a resource is not accepted as declared."""
+"""Validation: whether a spec can be accepted, and the conditions of a resource that is rejected."""
 
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypeVar
 
 from hmi_api.errors import InvalidInput
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.resources.common import check_tenant
 from hmi_api.resources.conditions import SUMMARIES, DomainCondition, Phase, find_condition
 from hmi_api.resources.data_addresses import CLUSTER_KINDS, addresses_of, check_address, scheme_of
-from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.domain import Domain
 from hmi_api.resources.reasons import Reason
-from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus, TaskType, check_gate_fits
+from hmi_api.resources.task_adapter import TaskAdapter, TaskType, check_gate_fits
+from hmi_operator.planning.actions import StatusT
 from hmi_operator.planning.conditions import ConditionWriter
 from hmi_operator.planning.observed import DomainDependency, Environment, ObservedAdapter, ObservedDomain
 
-StatusT = TypeVar("StatusT", DomainStatus, TaskAdapterStatus)
-
 Rejection = tuple[str, str]
-_GOES_ON_BY_ITSELF = frozenset({Reason.PARENT_NOT_FOUND, Reason.DOMAIN_TERMINATING})
-"""Refusals that pass by themselves when a folder is applied in any order; all others are for a person."""
+"""A condition's reason and message."""
+_RESOLVED_LATER = frozenset({Reason.PARENT_NOT_FOUND, Reason.DOMAIN_TERMINATING})
+"""Rejections that the application of further resources resolves; all others need a change of the spec."""
 ALL_TRAFFIC = 100
 MAX_DEPTH = 64
-"""Ancestors that are followed upwards."""
+"""The longest lineage that is followed."""
 _SHOWN_LABELS = 5
 
 
 def validate_domain(domain: Domain, observed: ObservedDomain) -> Rejection | None:
-    """Return reason and message when a Domain cannot work as declared, else None."""
+    """Return why a Domain's spec is rejected; None if it is accepted."""
     return (
         _excluded(domain, observed.environment)
-        or _unfit_tenant(observed.tenant, domain)
+        or _invalid_tenant(observed.tenant, domain)
         or _changed_domain(domain, observed)
-        or _unreadable(domain, observed.environment)
+        or _unreachable_address(domain, observed.environment)
         or _cycle(observed.lineage)
-        or _unfit_parent(domain, observed.parent)
+        or _invalid_parent(domain, observed.parent)
         or _terminating(observed.parent, observed.view.record.parent if observed.view else None)
     )
 
 
 def validate_adapter(adapter: TaskAdapter, observed: ObservedAdapter) -> Rejection | None:
-    """Return reason and message when a TaskAdapter cannot work as declared, else None."""
+    """Return why a TaskAdapter's spec is rejected; None if it is accepted."""
     excluded = _excluded(adapter, observed.environment)
     if excluded is not None:
         return excluded
@@ -54,10 +53,10 @@ def validate_adapter(adapter: TaskAdapter, observed: ObservedAdapter) -> Rejecti
             "This release moves all traffic to a new version at once; leave spec.serving.canaryPercent out."
         )
     return (
-        _unfit_tenant(observed.tenant, adapter)
+        _invalid_tenant(observed.tenant, adapter)
         or _changed_adapter(adapter, observed)
-        or _unreadable(adapter, observed.environment)
-        or _unmeasurable(adapter)
+        or _unreachable_address(adapter, observed.environment)
+        or _invalid_gate(adapter)
         or _repeated_labels(adapter)
         or _too_large(adapter, observed.environment)
         or _unshared_domain(adapter, observed.domain.domain)
@@ -66,9 +65,9 @@ def validate_adapter(adapter: TaskAdapter, observed: ObservedAdapter) -> Rejecti
 
 
 def write_rejection(writer: ConditionWriter, rejection: Rejection) -> None:
-    """Write Accepted, Reconciling and Stalled of a resource that is refused."""
+    """Write Accepted, Reconciling and Stalled of a rejected resource."""
     writer.false(DomainCondition.ACCEPTED, *rejection)
-    if rejection[0] in _GOES_ON_BY_ITSELF:
+    if rejection[0] in _RESOLVED_LATER:
         writer.reconciling(*rejection)
     else:
         writer.stalled(*rejection)
@@ -99,10 +98,10 @@ def _unshared_domain(adapter: TaskAdapter, domain: Domain | None) -> Rejection |
     return None
 
 
-def _terminating(dependency: DomainDependency | None, declared_on: str | None) -> Rejection | None:
-    """Refuse what would newly stand on a Domain that is being deleted; what stood on it before stays."""
+def _terminating(dependency: DomainDependency | None, depends_on: str | None) -> Rejection | None:
+    """Reject a new dependent of a Domain that is being deleted; present dependents stay."""
     domain = dependency.domain if dependency is not None else None
-    if domain is None or domain.metadata.deletion_timestamp is None or declared_on == domain.key:
+    if domain is None or domain.metadata.deletion_timestamp is None or depends_on == domain.key:
         return None
     return Reason.DOMAIN_TERMINATING, (
         f"Domain {domain.key} is being deleted, and nothing new is put on it. "
@@ -110,8 +109,8 @@ def _terminating(dependency: DomainDependency | None, declared_on: str | None) -
     )
 
 
-def _unreadable(resource: Domain | TaskAdapter, environment: Environment) -> Rejection | None:
-    """Refuse an address that no training process could read where it will run."""
+def _unreachable_address(resource: Domain | TaskAdapter, environment: Environment) -> Rejection | None:
+    """Reject an address that a trainer could not read."""
     if environment.schemes is None:
         return None
     for address in addresses_of(resource):
@@ -129,7 +128,7 @@ def _unreadable(resource: Domain | TaskAdapter, environment: Environment) -> Rej
     return None
 
 
-def _unfit_tenant(tenant: Tenant, resource: Domain | TaskAdapter) -> Rejection | None:
+def _invalid_tenant(tenant: Tenant, resource: Domain | TaskAdapter) -> Rejection | None:
     try:
         check_tenant(tenant, resource.metadata.namespace)
     except InvalidInput as error:
@@ -138,7 +137,7 @@ def _unfit_tenant(tenant: Tenant, resource: Domain | TaskAdapter) -> Rejection |
 
 
 def _repeated_labels(adapter: TaskAdapter) -> Rejection | None:
-    # Not a rule of the CRD: comparing each label with each is more work than the API server allows a rule.
+    # No CEL rule of the CRD: comparing all pairs of labels exceeds the cost limit of the API server.
     repeated = [label for label, times in Counter(adapter.spec.task.labels).items() if times > 1]
     if not repeated:
         return None
@@ -156,7 +155,7 @@ def _too_large(adapter: TaskAdapter, environment: Environment) -> Rejection | No
     return None
 
 
-def _unmeasurable(adapter: TaskAdapter) -> Rejection | None:
+def _invalid_gate(adapter: TaskAdapter) -> Rejection | None:
     spec = adapter.spec
     try:
         check_gate_fits(spec.gate, spec.task.type, has_data=spec.data is not None)
@@ -168,9 +167,9 @@ def _unmeasurable(adapter: TaskAdapter) -> Rejection | None:
 def rejected_status(
     resource: Domain | TaskAdapter, status: StatusT, error: InvalidInput, now: datetime
 ) -> StatusT:
-    """Return the planned ``status`` saying instead that the control plane did not accept the resource.
+    """Return the planned ``status`` with the control plane's rejection instead of the planned conditions.
 
-    Transition times go by what the resource said before the plan, so that a lasting rejection has one.
+    Transition times continue the resource's present conditions: a lasting rejection keeps its time.
     """
     restored = [
         (find_condition(resource.status.conditions, planned.type) or planned)
@@ -199,17 +198,15 @@ def _changed_domain(domain: Domain, observed: ObservedDomain) -> Rejection | Non
     return None
 
 
-def lineage_of(
-    domain: Domain, declared: Callable[[DomainKey], Domain | None], limit: int = MAX_DEPTH
-) -> tuple[DomainKey, ...]:
-    """Return the keys from a Domain upwards, to the root, a missing one, or the first that comes again."""
+def lineage_of(domain: Domain, find: Callable[[DomainKey], Domain | None]) -> tuple[DomainKey, ...]:
+    """Return the keys of a Domain and its parents, to the root, a missing one or the first that repeats."""
     lineage = [domain.key]
     above: Domain | None = domain
-    while above is not None and above.parent_key is not None and len(lineage) <= limit:
+    while above is not None and above.parent_key is not None and len(lineage) <= MAX_DEPTH:
         key = above.parent_key
         repeated = key in lineage
         lineage.append(key)
-        above = None if repeated else declared(key)
+        above = None if repeated else find(key)
     return tuple(lineage)
 
 
@@ -220,7 +217,7 @@ def _cycle(lineage: tuple[DomainKey, ...]) -> Rejection | None:
     return Reason.PARENT_CYCLE, f"Domains are their own ancestors: {loop}. Remove parentRef from one of them."
 
 
-def _unfit_parent(domain: Domain, parent: DomainDependency | None) -> Rejection | None:
+def _invalid_parent(domain: Domain, parent: DomainDependency | None) -> Rejection | None:
     if parent is None:
         return None
     if parent.domain is None:

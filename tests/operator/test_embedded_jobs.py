@@ -13,7 +13,7 @@ from planning_fixtures import domain, run_of
 
 from hmi_api.internal.runs import RunState, RunView
 from hmi_operator.embedded import SubprocessJobs, tether
-from hmi_operator.embedded.processes import remember, remembered, started_at
+from hmi_operator.embedded.processes import read_pid_file, started_at, write_pid_file
 
 pytestmark = pytest.mark.anyio
 SLEEPER = (
@@ -39,7 +39,7 @@ async def jobs(tmp_path: Path) -> AsyncIterator[SubprocessJobs]:
 
 
 def pid_of(jobs: SubprocessJobs, run: RunView) -> int | None:
-    return remembered(jobs.work_dir(run) / "process.json")
+    return read_pid_file(jobs.work_dir(run) / "process.json")
 
 
 async def test_the_next_run_waits_for_its_place(jobs: SubprocessJobs) -> None:
@@ -101,7 +101,7 @@ async def test_an_orphan_of_an_earlier_owner_is_ended_before_its_run_starts_agai
     run = a_run("run-1")
     sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
     with subprocess.Popen(sleeping) as orphan:  # noqa: ASYNC220
-        remember(jobs.work_dir(run) / "process.json", orphan.pid)
+        write_pid_file(jobs.work_dir(run) / "process.json", orphan.pid)
         await jobs.start(run)
         await until((jobs.work_dir(run) / "began").exists)
         assert orphan.poll() == -signal.SIGTERM
@@ -121,10 +121,10 @@ async def test_a_program_that_cannot_start_is_a_crash_and_not_the_end_of_everyth
 
 def test_a_number_that_now_names_another_process_is_not_ours(tmp_path: Path) -> None:
     file = tmp_path / "process.json"
-    remember(file, os.getpid())
-    assert remembered(file) == os.getpid()
+    write_pid_file(file, os.getpid())
+    assert read_pid_file(file) == os.getpid()
     file.write_text(file.read_text().replace('"startedAt": ', '"startedAt": 1'))
-    assert remembered(file) is None
+    assert read_pid_file(file) is None
 
 
 async def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:

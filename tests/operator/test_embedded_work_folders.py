@@ -12,12 +12,12 @@ from planning_fixtures import domain, run_of
 
 from hmi_api.internal.runs import RunState
 from hmi_operator.embedded import SubprocessJobs
-from hmi_operator.embedded.processes import remember
-from hmi_operator.embedded.work_folders import (
+from hmi_operator.embedded.processes import (
     KEPT_AFTER_FAILURE_SECONDS,
     KEPT_FOR_RESUMPTION_SECONDS,
-    sweep,
-    tidy_after_end,
+    clean_up_after,
+    remove_expired,
+    write_pid_file,
 )
 
 HOUR = 3600.0
@@ -41,7 +41,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_run_that_succeeded_leaves_its_log(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path)
-    tidy_after_end(folder, 0)
+    clean_up_after(folder, 0)
     assert names(folder) == ["run.log"]
     assert (folder / "run.log").read_text() == "began\n"
 
@@ -51,11 +51,11 @@ def test_a_run_that_succeeded_leaves_its_log(tmp_path: Path) -> None:
 )
 def test_what_a_run_leaves_otherwise_is_kept_for_a_while(code: int, kept: float, tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path)
-    tidy_after_end(folder, code)
+    clean_up_after(folder, code)
     assert "features" in names(folder)
-    sweep(tmp_path, (), time.time() + kept - HOUR)
+    remove_expired(tmp_path, (), time.time() + kept - HOUR)
     assert "features" in names(folder)
-    sweep(tmp_path, (), time.time() + kept + HOUR)
+    remove_expired(tmp_path, (), time.time() + kept + HOUR)
     assert names(folder) == ["run.log"]
 
 
@@ -65,7 +65,7 @@ def test_runs_of_before_are_tidied_too(tmp_path: Path) -> None:
     os.utime(old / "result.json", (0, 0))
     os.utime(old, (0, 0))
     resumable = folder_of_run(tmp_path, "resumable", age=KEPT_AFTER_FAILURE_SECONDS + HOUR)
-    sweep(tmp_path, (), time.time())
+    remove_expired(tmp_path, (), time.time())
     assert names(old) == ["run.log"]
     assert "checkpoint.safetensors" in names(resumable)
 
@@ -73,8 +73,8 @@ def test_runs_of_before_are_tidied_too(tmp_path: Path) -> None:
 def test_folders_in_use_are_left(tmp_path: Path) -> None:
     busy = folder_of_run(tmp_path, "busy")
     alive = folder_of_run(tmp_path, "alive")
-    remember(alive / "process.json", os.getpid())
-    sweep(tmp_path, [busy], time.time() + 10 * KEPT_FOR_RESUMPTION_SECONDS)
+    write_pid_file(alive / "process.json", os.getpid())
+    remove_expired(tmp_path, [busy], time.time() + 10 * KEPT_FOR_RESUMPTION_SECONDS)
     assert "features" in names(busy)
     assert "features" in names(alive)
 
@@ -100,7 +100,7 @@ async def test_a_process_s_end_tidies_its_folder(code: int, left: bool, tmp_path
 async def test_tidying_begins_at_once(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, age=10 * KEPT_FOR_RESUMPTION_SECONDS)
     jobs = SubprocessJobs(tmp_path, {})
-    task = asyncio.create_task(jobs.keep_tidy())
+    task = asyncio.create_task(jobs.clean_up())
     async with asyncio.timeout(20):
         while len(names(folder)) > 1:  # noqa: ASYNC110 -- what is waited for happens in a thread
             await asyncio.sleep(0.01)
@@ -111,7 +111,7 @@ async def test_tidying_begins_at_once(tmp_path: Path) -> None:
 def test_an_orphans_folder_is_left(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, age=10 * KEPT_FOR_RESUMPTION_SECONDS)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as orphan:
-        remember(folder / "process.json", orphan.pid)
-        sweep(tmp_path, (), time.time() + 10 * KEPT_FOR_RESUMPTION_SECONDS)
+        write_pid_file(folder / "process.json", orphan.pid)
+        remove_expired(tmp_path, (), time.time() + 10 * KEPT_FOR_RESUMPTION_SECONDS)
         orphan.kill()
     assert "features" in names(folder)
