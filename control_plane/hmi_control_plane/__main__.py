@@ -1,6 +1,6 @@
 """``python -m hmi_control_plane [serve | control-plane | gateway | migrate | wait-for-schema]``.
 
-Settings come from the environment (``HMI_...``). Exit status: 0 done, 1 not done in time, 2 wrong settings.
+Settings come from the environment (``HMI_...``). Exit status: 0 success, 1 timeout, 2 wrong settings.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from asgi_correlation_id import CorrelationIdFilter
 from sqlalchemy.exc import SQLAlchemyError
 
 from hmi_api.errors import InvalidInput
@@ -21,21 +22,20 @@ from hmi_control_plane.catalog.migrate import is_behind, upgrade
 from hmi_control_plane.http.server import serve
 from hmi_control_plane.settings import DatabaseSettings, Part, Settings
 
-DONE, NOT_IN_TIME, WRONG_SETTINGS = 0, 1, 2
-_LOOK_AGAIN_SECONDS = 1.0
+DONE, TIMED_OUT, WRONG_SETTINGS = 0, 1, 2
+_POLL_SECONDS = 1.0
 
 _HELP = {
     Part.SERVE: "everything in one process (the default)",
     Part.CONTROL_PLANE: "internal and admin APIs, and tenants' usage, bills and invoices; no inference",
-    Part.GATEWAY: "the whole API of tenants: inference, models, usage, bills, invoices",
+    Part.GATEWAY: "the API of tenants: inference, models, usage, bills, invoices",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; return the exit status."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    _configure_logging()
     try:
         trim_environment(os.environ)
         if options.command == "migrate":
@@ -48,14 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_SETTINGS
 
 
+def _configure_logging() -> None:
+    """Log to stderr, each record with the id of the request that it belongs to."""
+    handler = logging.StreamHandler()
+    handler.addFilter(CorrelationIdFilter(default_value="-"))
+    line = "%(asctime)s %(levelname)s %(name)s [%(correlation_id)s]: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=line, handlers=[handler])
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("asgi_correlation_id").setLevel(logging.ERROR)  # a client could fill the log
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hmi_control_plane", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     for part, text in _HELP.items():
         commands.add_parser(part.value, help=text)
     for name, text in (
-        ("migrate", "bring the database to the newest revision and exit"),
-        ("wait-for-schema", "wait until the database is new enough for this version"),
+        ("migrate", "upgrade the database schema and exit"),
+        ("wait-for-schema", "wait until the database schema is new enough for this version"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--timeout", type=float, default=300.0, help="seconds to wait for the database")
@@ -76,7 +86,7 @@ def _migrate(url: str, timeout: float) -> int:
     database = Database(url)
     try:
         if not _wait(lambda: _answers(database), timeout, "the database does not answer"):
-            return NOT_IN_TIME
+            return TIMED_OUT
     finally:
         database.close()
     upgrade(url)
@@ -91,26 +101,26 @@ def _answers(database: Database) -> bool:
 def _wait_for_schema(url: str, timeout: float) -> int:
     database = Database(url)
     try:
-        done = _wait(lambda: not is_behind(database), timeout, "the database waits for its migration")
-        return DONE if done else NOT_IN_TIME
+        done = _wait(lambda: not is_behind(database), timeout, "the database schema is not migrated yet")
+        return DONE if done else TIMED_OUT
     finally:
         database.close()
 
 
 def _wait(condition: Callable[[], bool], timeout: float, otherwise: str) -> bool:
-    """Look until ``condition`` holds, a database that is away included; False after ``timeout`` seconds."""
-    until = time.monotonic() + timeout
+    """Poll until ``condition`` is true, despite database errors; return False after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
     while True:
-        trouble = otherwise
+        problem = otherwise
         try:
             if condition():
                 return True
         except SQLAlchemyError as error:
-            trouble = f"the database does not answer: {type(error).__name__}"
-        if time.monotonic() + _LOOK_AGAIN_SECONDS > until:
-            print(f"Gave up after {timeout:.0f} s: {trouble}.", file=sys.stderr)
+            problem = f"the database does not answer: {type(error).__name__}"
+        if time.monotonic() + _POLL_SECONDS > deadline:
+            print(f"Gave up after {timeout:.0f} s: {problem}.", file=sys.stderr)
             return False
-        time.sleep(_LOOK_AGAIN_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_api.servers import serving_metrics
 from hmi_control_plane import admin_api, billing, gateway, internal_api, metering, tenant_api
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.auth import Authenticator, CredentialMiddleware, Door, Guarded, require_token
+from hmi_control_plane.auth import Authenticator, CredentialMiddleware, GuardedPaths, RoleGuard, require_token
 from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import upgrade
@@ -26,11 +26,11 @@ from hmi_control_plane.gateway import RuntimeNetwork
 from hmi_control_plane.http import errors, health, openapi
 from hmi_control_plane.http.health import Readiness
 from hmi_control_plane.http.middleware import (
-    FarewellMiddleware,
+    ConnectionCloseMiddleware,
     HeadMiddleware,
     HttpMetrics,
     MetricsMiddleware,
-    RequestIdMiddleware,
+    request_id_middleware,
 )
 from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.settings import Part, Settings
@@ -38,8 +38,8 @@ from hmi_control_plane.sweeper import Sweeper
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What every process has one of."""
+class SharedServices:
+    """The objects that both parts use."""
 
     database: Database
     registry: CollectorRegistry
@@ -48,9 +48,9 @@ class Shared:
 
 
 class ControlPlanePart:
-    """The internal and admin APIs, with everyone's usage, prices and invoices, and the sweeper."""
+    """The internal and admin APIs, all tenants' usage, prices and invoices, and the sweeper."""
 
-    def __init__(self, settings: Settings, shared: Shared) -> None:
+    def __init__(self, settings: Settings, shared: SharedServices) -> None:
         if settings.admin_key is None:
             raise ValueError("the control plane needs an admin key")
         self._settings = settings
@@ -71,7 +71,7 @@ class ControlPlanePart:
 
     @property
     def body_limits(self) -> Mapping[str, BodyLimit]:
-        """Bounds of bodies by path prefix, where they are others than a tenant's."""
+        """Limits of request bodies by path prefix, where they differ from a tenant's."""
         settings = self._settings
         return {
             f"{internal_api.PREFIX}/": BodyLimit(settings.internal_body_limit_bytes, settings.body_seconds),
@@ -81,9 +81,9 @@ class ControlPlanePart:
         }
 
     @property
-    def guarded(self) -> tuple[Guarded, ...]:
-        """Paths that need another credential than a tenant's; internal ones check roles route by route."""
-        return (Guarded((f"{admin_api.PREFIX}/",), require_token(self._admin_key, "admin key")),)
+    def guarded(self) -> tuple[GuardedPaths, ...]:
+        """Paths that need the admin key; routes of the internal API check roles themselves."""
+        return (GuardedPaths((f"{admin_api.PREFIX}/",), require_token(self._admin_key, "admin key")),)
 
     def include_routers(self, app: FastAPI) -> None:
         """Add the routes."""
@@ -95,7 +95,7 @@ class ControlPlanePart:
         app.include_router(
             internal_api.build(
                 database,
-                Door(self._callers),
+                RoleGuard(self._callers),
                 self._changes,
                 self._files,
                 artifact_limit_bytes=self._settings.artifact_limit_bytes,
@@ -105,7 +105,7 @@ class ControlPlanePart:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Sweep while the context lasts."""
+        """Run the sweeper while the context is open."""
         sweeping = asyncio.create_task(self._sweeper.run(), name="sweeper")
         try:
             yield
@@ -116,10 +116,10 @@ class ControlPlanePart:
 
 
 class GatewayPart:
-    """Inference for tenants, and the way of its usage events from the spool to the catalog."""
+    """Inference for tenants, and the flusher that moves usage events from the spool to the catalog."""
 
     def __init__(
-        self, settings: Settings, shared: Shared, runtimes: gateway.RuntimeNetwork | None = None
+        self, settings: Settings, shared: SharedServices, runtimes: gateway.RuntimeNetwork | None = None
     ) -> None:
         self._shared = shared
         self._spool = metering.Spool(settings.usage_dir, limit_bytes=settings.usage_spool_limit_bytes)
@@ -141,12 +141,12 @@ class GatewayPart:
 
     @property
     def body_limits(self) -> Mapping[str, BodyLimit]:
-        """No path of the gateway has bounds of its own."""
+        """None: the gateway uses the default limits."""
         return {}
 
     @property
-    def guarded(self) -> tuple[Guarded, ...]:
-        """No path of the gateway needs another credential than a tenant's."""
+    def guarded(self) -> tuple[GuardedPaths, ...]:
+        """None: all paths of the gateway use the tenant's key."""
         return ()
 
     def include_routers(self, app: FastAPI) -> None:
@@ -163,7 +163,7 @@ class GatewayPart:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Take the spool and flush it while the context lasts, and once more at its end."""
+        """Open the spool and run the flusher while the context is open; flush once more at the end."""
         self._spool.open()
         flushing = asyncio.create_task(self._flusher.run(), name="usage-flusher")
         try:
@@ -176,11 +176,11 @@ class GatewayPart:
 
 
 _DESCRIPTION = (
-    "Tenants call with their API key, administrators under /admin/v1 with the admin key, and HMI's own parts "
-    "under /internal/v1 with the internal token; each as Authorization: Bearer."
+    "Tenants use their API key, administrators the admin key (/admin/v1), and HMI's own components the "
+    "internal token (/internal/v1), each as Authorization: Bearer."
 )
 _TENANTS = ("/classify", "/v1/", "/v2/models")
-"""Where paths begin that need a tenant's key."""
+"""Prefixes of paths that need a tenant's key."""
 _TITLES = {
     Part.SERVE: "HMI control plane",
     Part.CONTROL_PLANE: "HMI control plane",
@@ -193,9 +193,10 @@ def create_app(
 ) -> FastAPI:
     """Return the application of one process.
 
-    Its lifespan must run: it migrates the database (where one process is everything, and if so set), takes
-    the usage spool and runs the sweeper and the flusher. ``runtimes`` replaces the network to the runtimes.
-    Its ``state.readiness`` is to be told when the process is asked to stop.
+    Its lifespan must run: it migrates the database (only with ``Part.SERVE``, if ``migrate_on_start``), opens
+    the usage spool and runs the sweeper and the flusher. ``runtimes`` replaces the connections
+    to the runtimes.
+    Call ``state.readiness.start_draining`` when the process is asked to stop.
     """
     _make_database_folder(settings.database_url)
     shared = _make_shared(settings, part)
@@ -209,41 +210,45 @@ def create_app(
         version="1",
         description=_DESCRIPTION,
         lifespan=_lifespan(settings, part, shared, parts),
-        openapi_url=None,  # served below, by who asks
-        redirect_slashes=False,  # a redirect would answer before a key is asked for, and by the caller's Host
-        responses={"default": {"model": ErrorBody, "description": "An error, in OpenAI's shape."}},
+        openapi_url=None,  # served below, by caller
+        redirect_slashes=False,  # a redirect would be sent before authentication, and to the caller's Host
+        responses={"default": {"model": ErrorBody, "description": "An error, in OpenAI's format."}},
     )
     app.state.readiness = shared.readiness
-    errors.install(app)
-    # The last one added is the outermost.
+    errors.install_error_handlers(app)
+    # The middleware that is added last is the outermost.
     app.add_middleware(
         RequestBodyMiddleware,
         default=BodyLimit(settings.body_limit_bytes, settings.body_seconds, gzip=True),
         refuse=errors.refuse_body,
         limits={prefix: limit for one in parts for prefix, limit in one.body_limits.items()},
     )
-    guarded = [Guarded(_TENANTS, shared.authenticator.tenant_from_key)]
+    guarded = [GuardedPaths(_TENANTS, shared.authenticator.tenant_from_key)]
     app.add_middleware(CredentialMiddleware, guarded=[*guarded, *(g for one in parts for g in one.guarded)])
     app.add_middleware(MetricsMiddleware, metrics=HttpMetrics(shared.registry))
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(RequestIdMiddleware)
-    app.add_middleware(FarewellMiddleware, draining=shared.readiness.is_draining)
-    # Routes are tried in this order, so that the gateway's, which are asked most, come first.
+    app.add_middleware(request_id_middleware)
+    app.add_middleware(ConnectionCloseMiddleware, draining=shared.readiness.is_draining)
+    # Routes are matched in this order: the gateway's, which get most requests, come first.
     for one in reversed(parts):
         one.include_routers(app)
-    app.include_router(tenant_api.build(shared.database, shared.authenticator, currency=settings.currency))
-    beside = shared.registry if settings.metrics_port is None else None
-    app.include_router(health.build(shared.readiness, beside))
     app.include_router(
-        openapi.build(app, shared.authenticator, settings.admin_key, needs_key=not settings.openapi_is_public)
+        tenant_api.build_router(shared.database, shared.authenticator, currency=settings.currency)
+    )
+    registry = shared.registry if settings.metrics_port is None else None
+    app.include_router(health.build_router(shared.readiness, registry))
+    app.include_router(
+        openapi.build_router(
+            app, shared.authenticator, settings.admin_key, needs_key=not settings.openapi_is_public
+        )
     )
     return app
 
 
-def _make_shared(settings: Settings, part: Part) -> Shared:
+def _make_shared(settings: Settings, part: Part) -> SharedServices:
     database = Database(settings.database_url)
-    patience = settings.without_database_seconds if part is Part.GATEWAY else 0.0
-    return Shared(
+    without_database_seconds = settings.without_database_seconds if part is Part.GATEWAY else 0.0
+    return SharedServices(
         database=database,
         registry=CollectorRegistry(),
         authenticator=Authenticator(
@@ -251,12 +256,12 @@ def _make_shared(settings: Settings, part: Part) -> Shared:
             cache_seconds=settings.key_cache_seconds,
             without_database_seconds=settings.without_database_seconds,
         ),
-        readiness=Readiness(database, without_database_seconds=patience),
+        readiness=Readiness(database, without_database_seconds=without_database_seconds),
     )
 
 
 def _lifespan(
-    settings: Settings, part: Part, shared: Shared, parts: list[ControlPlanePart | GatewayPart]
+    settings: Settings, part: Part, shared: SharedServices, parts: list[ControlPlanePart | GatewayPart]
 ) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -269,7 +274,7 @@ def _lifespan(
                     settings.host, settings.metrics_port, lambda: generate_latest(shared.registry)
                 )
             )
-            # The gateway first: it goes last, when nothing writes the catalog any more but its flusher.
+            # The gateway starts first and stops last, when only its flusher still writes to the catalog.
             for one in reversed(parts):
                 await stack.enter_async_context(one.running())
             yield

@@ -1,4 +1,4 @@
-"""What an operator can set of the gateway."""
+"""Settings of the control plane and the gateway, read from environment variables when created."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +12,7 @@ from hmi_api.settings import HmiSettings
 
 
 class GatewaySettings(BaseModel):
-    """Limits of a request, and how long the gateway waits and believes."""
+    """Limits of a request, timeouts and caches of the gateway."""
 
     max_characters: int = Field(default=100_000, ge=1, description="Characters of one text.")
     max_words: int = Field(default=20_000, ge=1, description="Words of one pre-split text.")
@@ -23,21 +23,21 @@ class GatewaySettings(BaseModel):
     deadline_seconds: float = Field(default=30.0, gt=0, description="For one request, retries included.")
     runtime_connections: int = Field(default=256, ge=1, description="Open connections to all runtimes.")
     route_seconds: float = Field(
-        default=2.0, ge=0, description="How long a model's route is believed before it is read again."
+        default=2.0, ge=0, description="How long a model's route is cached before it is read again."
     )
     cached_routes: int = Field(default=200_000, ge=1, description="Routes kept in memory.")
 
 
 class Part(StrEnum):
-    """What of the control plane a process is."""
+    """Which part of the control plane a process runs."""
 
-    SERVE = "serve"  # everything, as on one machine
+    SERVE = "serve"  # everything in one process, as on one machine
     CONTROL_PLANE = "control-plane"  # internal and admin APIs, tenants' accounts, sweeper and eraser
-    GATEWAY = "gateway"  # the whole API of tenants, the usage spool and its flusher
+    GATEWAY = "gateway"  # the API of tenants, the usage spool and its flusher
 
 
 class DatabaseSettings(HmiSettings):
-    """Where the catalog is: all that migrations need to know."""
+    """The address of the catalog database: all that migrations need."""
 
     model_config = SettingsConfigDict(env_prefix="HMI_", extra="ignore")
 
@@ -49,7 +49,7 @@ class DatabaseSettings(HmiSettings):
 
 
 class Settings(DatabaseSettings, InternalAuthSettings):
-    """What a control plane process is told; every field is also an ``HMI_`` environment variable."""
+    """Settings of a control plane process; every field is also an ``HMI_`` environment variable."""
 
     model_config = SettingsConfigDict(env_prefix="HMI_", env_nested_delimiter="__", extra="ignore")
 
@@ -62,11 +62,11 @@ class Settings(DatabaseSettings, InternalAuthSettings):
     usage_spool_limit_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="Most bytes of events that wait there; beyond, requests are refused. None: the disk.",
+        description="Most bytes of events in the spool; beyond that, requests are refused. None: no limit.",
     )
     admin_key: SecretStr | None = Field(
         default=None,
-        description="What an administrator shows; at least 16 characters. A gateway needs none.",
+        description="Key of administrators; at least 16 characters. A gateway needs none.",
         min_length=16,
     )
     host: str = Field(
@@ -77,11 +77,9 @@ class Settings(DatabaseSettings, InternalAuthSettings):
         default=None,
         ge=0,
         le=65535,
-        description="Port of /metrics, apart from the API; beside the API where none is given.",
+        description="Separate port for /metrics; served on the API's port where none is given.",
     )
-    openapi_is_public: bool = Field(
-        default=True, description="Whether /openapi.json and /docs are shown without a key."
-    )
+    openapi_is_public: bool = Field(default=True, description="Whether /openapi.json and /docs need no key.")
     body_limit_bytes: int = Field(
         default=1 << 20, ge=1, description="Largest request body of a tenant or administrator."
     )
@@ -97,41 +95,45 @@ class Settings(DatabaseSettings, InternalAuthSettings):
         description="How long a request's body may take to arrive; of an artifact's upload, each part.",
     )
     runtime_lost_after_seconds: float = Field(
-        default=15.0, gt=0, description="A runtime this long without a heartbeat is lost; its adapters move."
+        default=15.0,
+        gt=0,
+        description="A runtime without a heartbeat for this long is lost; its adapters move.",
     )
     runtime_forgotten_after_seconds: float = Field(
-        default=3600.0, gt=0, description="A lost runtime that holds no placement is forgotten after this."
+        default=3600.0, gt=0, description="A lost runtime without placements is deleted after this."
     )
     sweep_every_seconds: float = Field(
         default=2.0,
         gt=0,
-        description="How often lost runtimes, unplaced adapters and orphans are looked for.",
+        description="How often the sweeper looks for lost runtimes, unplaced adapters and orphans.",
     )
     drain_delay_seconds: float = Field(
         default=5.0,
         ge=0,
-        description="After SIGTERM: how long requests are still taken while readiness says no.",
+        description="After SIGTERM: how long requests are still accepted while readiness is false.",
     )
     drain_seconds: float = Field(
-        default=30.0, ge=0, description="After that: how long requests under way may take."
+        default=30.0, ge=0, description="After that: how long running requests may take."
     )
     key_cache_seconds: float = Field(
-        default=3.0, ge=0, description="How long a checked API key is believed; revocation takes this long."
+        default=3.0,
+        ge=0,
+        description="How long a checked API key is cached, and so how long a revocation takes.",
     )
     without_database_seconds: float = Field(
         default=300.0,
         ge=0,
-        description="How long a gateway goes on with known keys and routes while the database is away.",
+        description="How long a gateway uses cached keys and routes while the database is down.",
     )
     gateway: GatewaySettings = Field(default_factory=GatewaySettings, description="Limits of inference.")
     usage_flush_seconds: float = Field(
         default=1.0, gt=0, description="How often spooled usage events are moved to the catalog."
     )
     currency: str = Field(
-        default="USD", pattern="^[A-Z]{3}$", description="ISO 4217 code, where a bill or price names none."
+        default="USD", pattern="^[A-Z]{3}$", description="ISO 4217 code for bills and prices that name none."
     )
     desired_wait_limit_seconds: float = Field(
-        default=55.0, ge=0, description="Longest a runtime's request for its desired state is held open."
+        default=55.0, ge=0, description="Longest time that a long poll for a desired state stays open."
     )
 
     def missing_for(self, part: Part) -> list[str]:

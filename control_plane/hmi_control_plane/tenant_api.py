@@ -1,6 +1,6 @@
-"""What a tenant reads of its own account: usage, its bill and its invoices.
+"""A tenant's own account: usage, bill and invoices.
 
-It needs nothing but the database, so every process serves it: on a cluster tenants reach the gateway alone.
+It needs only the database, so every process serves it: on a cluster tenants reach only the gateway.
 """
 
 import asyncio
@@ -13,24 +13,24 @@ from hmi_control_plane import billing, metering
 from hmi_control_plane.auth import Authenticator
 from hmi_control_plane.catalog.database import Database
 
-_REPORTS_AT_ONCE = 4
-_LONGEST_WAIT_SECONDS = 10.0
+_MAX_REPORTS = 4
+_MAX_WAIT_SECONDS = 10.0
 
 
-def build(database: Database, authenticator: Authenticator, *, currency: str) -> APIRouter:
+def build_router(database: Database, authenticator: Authenticator, *, currency: str) -> APIRouter:
     """Return the routes; ``currency`` is the installation's.
 
-    A report takes a thread and a database connection for as long as the database needs. Only a few run at
-    once, so that keys and routes of inference, which need both too, never wait for reports.
+    A report uses a thread and a database connection until the database answers. Their number is limited, so
+    that lookups of keys and routes for inference, which need both too, never wait for reports.
     """
-    slots = asyncio.Semaphore(_REPORTS_AT_ONCE)
+    slots = asyncio.Semaphore(_MAX_REPORTS)
 
     async def report_slot() -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
+            async with asyncio.timeout(_MAX_WAIT_SECONDS):
                 await slots.acquire()
         except TimeoutError as error:
-            raise NotReady("TooManyReports", "Too many reports are being made; try again.") from error
+            raise NotReady("TooManyReports", "Too many reports are being computed; try again.") from error
         try:
             yield
         finally:

@@ -9,7 +9,7 @@ from hmi_api.names import AdapterKey
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tenants import get_tenant
-from hmi_control_plane.gateway.models import models_of
+from hmi_control_plane.gateway.models import list_models_of_tenant
 from hmi_control_plane.gateway.routes import Route, read_routes
 from hmi_control_plane.settings import Settings
 
@@ -72,7 +72,7 @@ def test_a_runtime_that_drains_is_a_destination_only_until_another_serves(
 def test_models_say_whether_they_are_ready(catalog: Database) -> None:
     with catalog.read() as session:
         owner = Identity("acme", get_tenant(session, "acme").id, "key")
-        found = {model.id: (model.version, model.ready) for model in models_of(session, owner)}
-        before = models_of(session, Identity("acme", "tenant_that_was_deleted", "key"))
+        found = {model.id: (model.version, model.ready) for model in list_models_of_tenant(session, owner)}
+        before = list_models_of_tenant(session, Identity("acme", "tenant_that_was_deleted", "key"))
     assert found == {"fresh": (None, False), "spam": (1, True)}
     assert before == []

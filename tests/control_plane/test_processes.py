@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from hmi_control_plane.__main__ import DONE, NOT_IN_TIME, WRONG_SETTINGS, main
+from hmi_control_plane.__main__ import DONE, TIMED_OUT, WRONG_SETTINGS, main
 from hmi_control_plane.app import create_app
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import is_behind, upgrade
@@ -108,7 +108,7 @@ def test_what_is_missing_is_named(
 
 
 def test_the_schema_is_waited_for_and_made(environment: dict[str, str], tmp_path: Path) -> None:
-    assert main(["wait-for-schema", "--timeout", "0"]) == NOT_IN_TIME
+    assert main(["wait-for-schema", "--timeout", "0"]) == TIMED_OUT
     assert main(["migrate"]) == DONE
     assert main(["wait-for-schema", "--timeout", "0"]) == DONE
 

@@ -8,8 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from hmi_control_plane.catalog.database import utc_now
-from hmi_control_plane.gateway import routes
-from hmi_control_plane.gateway import unavailable_models as absence
+from hmi_control_plane.gateway import routes, unavailable_models
 
 Ask = Callable[..., Any]
 
@@ -23,7 +22,7 @@ def database_url(sqlite_url: str) -> str:
 @pytest.fixture
 def ask(client: TestClient, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Asks for a model of acme, by every way; returns status, reason, message and Retry-After."""
-    monkeypatch.setattr(routes, "_SHORTEST_BELIEF_SECONDS", 0.0)
+    monkeypatch.setattr(routes, "_MIN_CACHE_SECONDS", 0.0)
     cluster.internal("PUT", "/tenants/acme")
     key = cluster.admin("POST", "/tenants/acme/keys", {"name": "test"})["key"]
     headers = {"Authorization": f"Bearer {key}"}
@@ -48,7 +47,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Makes it two minutes later for whoever asks why a model is absent."""
 
     def pass_time() -> None:
-        monkeypatch.setattr(absence, "now", lambda: utc_now() + timedelta(minutes=2))
+        monkeypatch.setattr(unavailable_models, "utc_now", lambda: utc_now() + timedelta(minutes=2))
 
     return pass_time
 

@@ -1,6 +1,6 @@
-"""Authentication: who is calling, told by an API key, the admin key or the internal token.
+"""Authentication by API key, admin key or internal token.
 
-Belongs here: the form of keys, their hashes, the cache of checked keys, FastAPI dependencies that give an
+Belongs here: the format of keys, their hashes, the cache of checked keys, FastAPI dependencies that return an
 identity. Forbidden here: what an identity may do with which resource; endpoints decide that by its tenant.
 """
 
@@ -15,8 +15,8 @@ from hmi_control_plane.auth.authenticator import (
 from hmi_control_plane.auth.guards import (
     AdmittedCaller,
     CredentialMiddleware,
-    Door,
-    Guarded,
+    GuardedPaths,
+    RoleGuard,
     bearer,
     require_token,
 )
@@ -25,10 +25,10 @@ __all__ = [
     "AdmittedCaller",
     "Authenticator",
     "CredentialMiddleware",
-    "Door",
-    "Guarded",
+    "GuardedPaths",
     "Identity",
     "NewKey",
+    "RoleGuard",
     "bearer",
     "hash_secret",
     "new_key",

@@ -32,7 +32,7 @@ _KEY = re.compile(r"hmi_([0-9a-f]{16})_([0-9a-f]{64})")
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key just made; ``token`` is shown to its owner once and not kept."""
+    """A new key; ``token`` is shown to its owner once and not stored."""
 
     id: str
     token: str = field(repr=False)
@@ -40,7 +40,7 @@ class NewKey:
 
 
 def new_key() -> NewKey:
-    """Make a key from the system's random source."""
+    """Return a new key from the system's random source."""
     key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
     return NewKey(id=key_id, token=f"hmi_{key_id}_{secret}", secret_hash=hash_secret(secret))
 
@@ -52,20 +52,20 @@ def parse_key(token: str) -> tuple[str, str] | None:
 
 
 def hash_secret(secret: str) -> str:
-    """Return what is stored of a secret: its SHA-256, hexadecimal."""
+    """Return the SHA-256 of a secret in hexadecimal; only this is stored."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 log = logging.getLogger(__name__)
-_MOST_CACHED = 50_000
-_ANSWER_SECONDS = 2.0
+_CACHE_SIZE = 50_000
+_TIMEOUT_SECONDS = 2.0
 _PAUSE_SECONDS = 1.0
-"""After the database did not answer it is left alone for so long: no thread waits for it meanwhile."""
+"""How long the database is not queried after it did not answer, so that no threads wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a request is from."""
+    """The tenant and the key of a request."""
 
     tenant: str
     tenant_id: str
@@ -73,18 +73,18 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
+class _CachedIdentity:
     identity: Identity
-    at: float
+    checked_at: float
 
 
 class Authenticator:
-    """Checks API keys against the catalog and believes a checked one for ``cache_seconds``.
+    """Checks API keys against the catalog and caches the result for ``cache_seconds``.
 
-    One that is in use is checked again in the background after half of that, so that no request waits for it.
-    While the database does not answer, a key that it found good within ``without_database_seconds`` goes on.
-    Only keys that were found good are cached, by the hash of the whole key, so no secret stays in memory
-    and a flood of wrong keys cannot push the good ones out. Use it from one event loop.
+    A key in use is checked again in the background after half of that time, so that no request waits for it.
+    While the database does not answer, a key that was valid within ``without_database_seconds`` is accepted.
+    Only valid keys are cached, by the hash of the whole key: no secret stays in memory, and a flood of wrong
+    keys cannot evict valid ones. Use it from one event loop.
     """
 
     def __init__(
@@ -100,15 +100,15 @@ class Authenticator:
         self._without_database_seconds = without_database_seconds
         self._clock = clock
         self._lock = Lock()
-        self._cached: OrderedDict[str, _Checked] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[Identity]] = {}
-        self._ask_again_at = float("-inf")
-        self._forgotten = 0
+        self._cached: OrderedDict[str, _CachedIdentity] = OrderedDict()
+        self._checks: dict[str, asyncio.Task[Identity]] = {}
+        self._next_query_at = float("-inf")
+        self._invalidations = 0
 
     async def tenant_from_key(self, request: Request) -> Identity:
-        """Return the caller's identity, as a FastAPI dependency; it is checked once a request.
+        """Return the caller's identity, as a FastAPI dependency; the key is checked once per request.
 
-        Raises Unauthorized (401), and NotReady (503) for an unknown key while the database is away.
+        Raise Unauthorized (401), or NotReady (503) for a key that is not cached while the database is down.
         """
         known: Identity | None = getattr(request.state, IDENTITY, None)
         if known is not None:
@@ -117,42 +117,43 @@ class Authenticator:
         if token is None:
             raise Unauthorized("MissingApiKey", "Send your API key as Authorization: Bearer hmi_...")
         digest = hash_secret(token)
-        cached = self._recall(digest, self._cache_seconds)
+        cached = self._cached_identity(digest, self._cache_seconds)
         if cached is not None:
-            if self._recall(digest, self._cache_seconds / 2) is None and self._clock() >= self._ask_again_at:
-                self._start_asking(digest, token)
+            is_fresh = self._cached_identity(digest, self._cache_seconds / 2) is not None
+            if not is_fresh and self._clock() >= self._next_query_at:
+                self._start_check(digest, token)
             return cached
         try:
-            return await self._ask(digest, token)
+            return await self._check(digest, token)
         except (SQLAlchemyError, TimeoutError) as error:
-            recalled = self._recall(digest, self._without_database_seconds)
-            if recalled is None:
+            known_before = self._cached_identity(digest, self._without_database_seconds)
+            if known_before is None:
                 raise NotReady(
-                    "DatabaseUnavailable", "Keys cannot be checked at the moment; try again."
+                    "DatabaseUnavailable", "API keys cannot be checked at the moment; try again."
                 ) from error
-            return recalled
+            return known_before
 
     def identify(self, token: str) -> Identity:
-        """Return the identity behind a key; raises Unauthorized for unknown, wrong and revoked ones alike."""
+        """Authenticate a key against the catalog. Raise Unauthorized if it is unknown, wrong or revoked."""
         parsed = parse_key(token)
-        forgotten = self._forgotten
-        identity = self._look_up(*parsed) if parsed else None
+        invalidations = self._invalidations
+        identity = self._query(*parsed) if parsed else None
         digest = hash_secret(token)
         if identity is None:
             with self._lock:
-                self._cached.pop(digest, None)  # revoked: an outage must not bring it back
-            raise Unauthorized("InvalidApiKey", "This API key is not valid; check it or ask for a new one.")
-        self._remember(digest, identity, forgotten)
+                self._cached.pop(digest, None)  # a revoked key must not be accepted again during an outage
+            raise Unauthorized("InvalidApiKey", "This API key is not valid; check it or request a new one.")
+        self._store(digest, identity, invalidations)
         return identity
 
     def forget(self, key_id: str) -> None:
-        """Stop believing a key at once in this process; others follow within ``cache_seconds``."""
+        """Remove a key from this process's cache; other processes follow within ``cache_seconds``."""
         with self._lock:
-            self._forgotten += 1
-            for digest in [d for d, one in self._cached.items() if one.identity.key_id == key_id]:
+            self._invalidations += 1
+            for digest in [d for d, entry in self._cached.items() if entry.identity.key_id == key_id]:
                 del self._cached[digest]
 
-    def _look_up(self, key_id: str, secret: str) -> Identity | None:
+    def _query(self, key_id: str, secret: str) -> Identity | None:
         today = datetime.now(UTC).date()
         with self._database.read() as session:
             key = session.get(ApiKey, key_id)
@@ -169,40 +170,41 @@ class Authenticator:
                     used.last_used_on = today
         return identity
 
-    async def _ask(self, digest: str, token: str) -> Identity:
-        """Ask the database, once for all requests that show this key; TimeoutError when it takes too long."""
-        if self._clock() < self._ask_again_at:
-            raise TimeoutError("the database did not answer a moment ago")
+    async def _check(self, digest: str, token: str) -> Identity:
+        """Check a key once for all requests that wait for it. Raise TimeoutError for a slow database."""
+        if self._clock() < self._next_query_at:
+            raise TimeoutError("the database did not answer recently")
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                return await asyncio.shield(self._start_asking(digest, token))
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                return await asyncio.shield(self._start_check(digest, token))
         except TimeoutError:
-            self._ask_again_at = self._clock() + _PAUSE_SECONDS
+            self._next_query_at = self._clock() + _PAUSE_SECONDS
             raise
 
-    def _start_asking(self, digest: str, token: str) -> "asyncio.Task[Identity]":
-        asking = self._asking.get(digest)
-        if asking is None:
-            asking = self._asking[digest] = asyncio.create_task(run_in_threadpool(self.identify, token))
-            asking.add_done_callback(lambda done: self._asked(digest, done))
-        return asking
+    def _start_check(self, digest: str, token: str) -> "asyncio.Task[Identity]":
+        check = self._checks.get(digest)
+        if check is None:
+            check = self._checks[digest] = asyncio.create_task(run_in_threadpool(self.identify, token))
+            check.add_done_callback(lambda done: self._finish_check(digest, done))
+        return check
 
-    def _asked(self, digest: str, done: "asyncio.Task[Identity]") -> None:
-        del self._asking[digest]
+    def _finish_check(self, digest: str, done: "asyncio.Task[Identity]") -> None:
+        del self._checks[digest]
         if not done.cancelled() and isinstance(done.exception(), SQLAlchemyError):
-            self._ask_again_at = self._clock() + _PAUSE_SECONDS
-            log.warning("keys cannot be checked: %s", type(done.exception()).__name__)
+            self._next_query_at = self._clock() + _PAUSE_SECONDS
+            log.warning("API keys cannot be checked: %s", type(done.exception()).__name__)
 
-    def _recall(self, digest: str, seconds: float) -> Identity | None:
+    def _cached_identity(self, digest: str, seconds: float) -> Identity | None:
         with self._lock:
             entry = self._cached.get(digest)
-            return entry.identity if entry is not None and entry.at + seconds > self._clock() else None
+            is_valid = entry is not None and entry.checked_at + seconds > self._clock()
+            return entry.identity if entry is not None and is_valid else None
 
-    def _remember(self, digest: str, identity: Identity, forgotten: int) -> None:
+    def _store(self, digest: str, identity: Identity, invalidations: int) -> None:
         with self._lock:
-            if forgotten != self._forgotten:  # perhaps this very key, after the database was read
+            if invalidations != self._invalidations:  # perhaps of this key, after the database was read
                 return
-            self._cached[digest] = _Checked(identity, self._clock())
+            self._cached[digest] = _CachedIdentity(identity, self._clock())
             self._cached.move_to_end(digest)
-            while len(self._cached) > _MOST_CACHED:
+            while len(self._cached) > _CACHE_SIZE:
                 self._cached.popitem(last=False)

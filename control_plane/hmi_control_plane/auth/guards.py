@@ -22,27 +22,29 @@ def bearer(request: Request) -> str | None:
 
 
 def require_token(expected: SecretStr, what: str) -> Callable[[Request], Awaitable[None]]:
-    """Return a dependency that lets only the bearer of ``expected`` pass; ``what`` names it in the error."""
-    wanted = expected.get_secret_value().encode()
+    """Return a dependency that raises Unauthorized without the bearer token ``expected``.
+
+    ``what`` names the token in the error message.
+    """
+    expected_bytes = expected.get_secret_value().encode()
 
     async def check(request: Request) -> None:
         shown = (bearer(request) or "").encode()
-        if not hmac.compare_digest(shown, wanted):
+        if not hmac.compare_digest(shown, expected_bytes):
             raise Unauthorized("InvalidToken", f"Send the {what} as Authorization: Bearer.")
 
     return check
 
 
 IDENTITY = "identity"
-"""Where in ``request.state`` a tenant's identity stands."""
+"""Attribute of ``request.state`` with the tenant's identity."""
 
 
 @dataclass(frozen=True, slots=True)
-class Guarded:
-    """Paths that need a credential: those that begin with a prefix, and how it is checked.
+class GuardedPaths:
+    """Path prefixes that need a credential, and its check.
 
-    ``check`` raises HmiError for a request that shows none that is right; what it returns is kept in the
-    request's state.
+    ``check`` raises HmiError for a missing or wrong credential. Its result is stored in the request's state.
     """
 
     prefixes: tuple[str, ...]
@@ -50,13 +52,13 @@ class Guarded:
 
 
 class CredentialMiddleware:
-    """Answer 401 to requests for guarded paths without a right credential, whatever else is wrong with them.
+    """Answer 401 to requests for guarded paths without a valid credential, before anything else is checked.
 
-    FastAPI reads and parses a body first, and would tell a stranger 400, 413 or 415. Below a guarded prefix
-    only callers with a credential are told that a path does not exist.
+    FastAPI would read and parse the body first and answer 400, 413 or 415 to unauthenticated callers. Under a
+    guarded prefix only authenticated callers learn that a path does not exist.
     """
 
-    def __init__(self, app: ASGIApp, guarded: Sequence[Guarded]) -> None:
+    def __init__(self, app: ASGIApp, guarded: Sequence[GuardedPaths]) -> None:
         self._app = app
         self._guarded = tuple(guarded)
 
@@ -76,8 +78,8 @@ class CredentialMiddleware:
         await self._app(scope, receive, send)
 
 
-class Door:
-    """Makes routes that only callers in certain roles pass."""
+class RoleGuard:
+    """Makes routes of the internal API that only callers in certain roles may call."""
 
     def __init__(self, authenticator: CallerAuthenticator) -> None:
         self._authenticator = authenticator
@@ -85,38 +87,38 @@ class Door:
     def only(self, *roles: Role) -> type[APIRoute]:
         """Return a route class for routes that callers in one of ``roles`` may call.
 
-        FastAPI reads the body before it runs dependencies, and an internal body may be long; so the caller is
-        checked around all of that. Answers 401 to nobody we know, 403 to another role.
+        The caller is checked before the body is read: FastAPI runs dependencies after it, and an internal
+        body may be large. Answers 401 to an unknown caller, 403 to another role.
         """
-        admit = self._admit
+        authorize = self._authorize
 
         class GuardedRoute(APIRoute):
             def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
                 handle = super().get_route_handler()
 
                 async def answer(request: Request) -> Response:
-                    request.state.caller = await admit(request, roles)
+                    request.state.caller = await authorize(request, roles)
                     return await handle(request)
 
                 return answer
 
         return GuardedRoute
 
-    async def _admit(self, request: Request, roles: tuple[Role, ...]) -> Caller:
+    async def _authorize(self, request: Request, roles: tuple[Role, ...]) -> Caller:
         token = bearer(request)
         caller = await self._authenticator.authenticate(token) if token is not None else None
         if caller is None:
             raise Unauthorized("InvalidToken", "Send the internal token as Authorization: Bearer.")
         if not caller.may_act_as(roles):
-            raise Forbidden("RoleNotAllowed", f"This call is not for callers in the role {caller.role}.")
+            raise Forbidden("RoleNotAllowed", f"Callers in the role {caller.role} may not call this.")
         return caller
 
 
-def admitted_caller(request: Request) -> Caller:
-    """Return who was let in, as a FastAPI dependency."""
+def _authenticated_caller(request: Request) -> Caller:
+    """Return the authenticated caller, as a FastAPI dependency."""
     caller: Caller = request.state.caller
     return caller
 
 
-AdmittedCaller = Annotated[Caller, Depends(admitted_caller)]
-"""A parameter of a guarded route: who was let in."""
+AdmittedCaller = Annotated[Caller, Depends(_authenticated_caller)]
+"""Parameter of a guarded route: the authenticated caller."""

@@ -1,8 +1,8 @@
-"""The gateway: tenants' requests for inference, from the key to the answer.
+"""The gateway: tenants' inference requests.
 
-Belongs here: the protocols that tenants speak, the routing table, the pooled way to the runtimes, retries and
-deadlines, fan-out, and the usage events of what was answered. Forbidden here: torch, placement decisions,
-writes to the catalog, prices, and a database query on the path of a request whose route is known.
+Belongs here: the HTTP APIs for inference, the routing table, the client of the runtimes, retries and
+deadlines, fan-out, and the usage events of answered requests. Forbidden here: torch, placement decisions,
+writes to the catalog, prices, and database queries in a request whose route is cached.
 """
 
 from hmi_control_plane.gateway.gateway import Gateway, build_router

@@ -1,4 +1,4 @@
-"""``POST /classify`` as vLLM has it, with ``models`` for fan-out and tokens for token tasks."""
+"""``POST /classify``, compatible with vLLM, with ``models`` for fan-out and tokens for token tasks."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -11,23 +11,29 @@ from hmi_api.internal.inference import RowResult, TokenLabel, Truncation
 from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.inference import (
-    Answer,
     Inference,
-    ModelAnswer,
+    InferenceResult,
+    ModelResult,
     Text,
     best_label,
     merge_entities,
 )
-from hmi_control_plane.gateway.requests import FIRST_FAULT, ModelName, WellFormed, direct_route, json_reader
+from hmi_control_plane.gateway.requests import (
+    STOP_AT_FIRST_ERROR,
+    ModelName,
+    UnicodeText,
+    direct_route,
+    json_reader,
+)
 
-_Words = Annotated[list[WellFormed], FIRST_FAULT]
+_Words = Annotated[list[UnicodeText], STOP_AT_FIRST_ERROR]
 
 
-def _only(served: Any, why: str) -> AfterValidator:
-    """Return the check of one of vLLM's fields that takes nothing but ``served`` or null, and says why."""
+def _accept_only(supported: Any, why: str) -> AfterValidator:
+    """Return a validator that accepts only ``supported`` or null in a field of vLLM's, and says why."""
 
     def check(value: Any) -> Any:
-        if value is not None and (value != served or type(value) is not type(served)):
+        if value is not None and (value != supported or type(value) is not type(supported)):
             raise ValueError(f"{why}; leave it out")
         return value
 
@@ -42,7 +48,8 @@ def _not_zero(tokens: int) -> int:
 
 _NOT_ZERO = AfterValidator(_not_zero)
 _VLLM: Any = Field(
-    default=None, description="A field of vLLM's, taken where it asks for what is done anyway."
+    default=None,
+    description="A field of vLLM's, accepted where its value asks for the only behaviour of HMI.",
 )
 
 
@@ -52,10 +59,10 @@ class ClassifyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: ModelName | None = Field(default=None, description="Name of one of your models.")
-    models: Annotated[list[ModelName], FIRST_FAULT] | None = Field(
+    models: Annotated[list[ModelName], STOP_AT_FIRST_ERROR] | None = Field(
         default=None, description="Several of them: every text goes through each, in one batch."
     )
-    input: WellFormed | Annotated[list[WellFormed | _Words], FIRST_FAULT] = Field(
+    input: UnicodeText | Annotated[list[UnicodeText | _Words], STOP_AT_FIRST_ERROR] = Field(
         description="A text, or several; for token tasks a text may be a list of words."
     )
     truncate_prompt_tokens: Annotated[StrictInt, Field(ge=-1, le=2**31), _NOT_ZERO] | None = Field(
@@ -67,21 +74,21 @@ class ClassifyRequest(BaseModel):
         default=None, description="The end at which a text is cut; right when absent."
     )
     request_id: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
-        default=None, pattern="^[ -~]*$", description="The answer's id ends in it."
+        default=None, pattern="^[ -~]*$", description="The response's id ends in it."
     )
     user: str | None = Field(default=None, description="Your end user; accepted and not used.")
 
-    add_special_tokens: Annotated[Any, _only(True, "every text has its opening and closing tokens here")] = (
-        _VLLM
-    )
-    cache_salt: Annotated[Any, _only(None, "what is computed of texts is shared within a Domain here")] = (
-        _VLLM
-    )
-    messages: Annotated[Any, _only(None, "chats are not served here, texts in input are")] = _VLLM
-    mm_processor_kwargs: Annotated[Any, _only(None, "only texts are served here")] = _VLLM
-    padding: Annotated[Any, _only("do_not_pad", "texts are not padded to a length here")] = _VLLM
-    priority: Annotated[Any, _only(0, "requests have no priority here")] = _VLLM
-    use_activation: Annotated[Any, _only(True, "answers are probabilities here")] = _VLLM
+    add_special_tokens: Annotated[
+        Any, _accept_only(True, "every text has its opening and closing tokens here")
+    ] = _VLLM
+    cache_salt: Annotated[
+        Any, _accept_only(None, "what is computed of texts is shared within a Domain here")
+    ] = _VLLM
+    messages: Annotated[Any, _accept_only(None, "chats are not served here, texts in input are")] = _VLLM
+    mm_processor_kwargs: Annotated[Any, _accept_only(None, "only texts are served here")] = _VLLM
+    padding: Annotated[Any, _accept_only("do_not_pad", "texts are not padded to a length here")] = _VLLM
+    priority: Annotated[Any, _accept_only(0, "requests have no priority here")] = _VLLM
+    use_activation: Annotated[Any, _accept_only(True, "answers are probabilities here")] = _VLLM
 
     @property
     def texts(self) -> list[Text]:
@@ -89,13 +96,13 @@ class ClassifyRequest(BaseModel):
         return [self.input] if isinstance(self.input, str) else list(self.input)
 
     @property
-    def asked_models(self) -> list[str]:
+    def requested_models(self) -> list[str]:
         """The models, ``model`` first."""
         return [*([self.model] if self.model is not None else []), *(self.models or [])]
 
     @property
     def truncate(self) -> Truncation | None:
-        """How to cut texts that are too long, if they are to be cut."""
+        """How to cut long texts; None: they are refused."""
         if self.truncate_prompt_tokens is None:
             return None
         return Truncation(tokens=self.truncate_prompt_tokens, side=self.truncation_side or "right")
@@ -110,18 +117,18 @@ class Usage(BaseModel):
 
 
 class Classification(BaseModel):
-    """One text's answer: label and probs for sequence tasks, tokens and entities for token tasks."""
+    """The result for one text: label and probs for sequence tasks, tokens and entities for token tasks."""
 
     index: int
     label: str | None = None
     probs: list[float] | None = Field(default=None, description="In the order of labels; they sum to 1.")
     num_classes: int
     tokens: list[TokenLabel] | None = None
-    entities: list[TokenLabel] | None = Field(default=None, description="Tokens merged into stretches.")
+    entities: list[TokenLabel] | None = Field(default=None, description="Tokens merged into entities.")
 
 
 class ClassifyResponse(BaseModel):
-    """One model's answer."""
+    """One model's result."""
 
     id: str
     object: Literal["list"] = "list"
@@ -133,7 +140,7 @@ class ClassifyResponse(BaseModel):
 
 
 class ModelClassifications(BaseModel):
-    """One model's part of a fan-out: data, or an error of its own."""
+    """One model's part of a fan-out: data, or an error."""
 
     model: str
     labels: list[str] | None = None
@@ -143,7 +150,7 @@ class ModelClassifications(BaseModel):
 
 
 class FanOutResponse(BaseModel):
-    """The answers of several models, in the order asked."""
+    """The results of several models, in the order of the request."""
 
     id: str
     object: Literal["list"] = "list"
@@ -160,15 +167,15 @@ def add_classify(
     async def classify(
         body: ClassifyRequest, identity: Annotated[Identity, Depends(tenant_from_key)]
     ) -> Response:
-        """Answer with one model's classes in vLLM's form; with `models`, with each model's under its name.
+        """Classify texts with one model, in vLLM's format; with `models`, with each of several models.
 
-        In a fan-out a model that fails has an `error` while the others answer; when all fail, the answer is
-        the first one's error.
+        In a fan-out a model that fails has an `error` beside the results of the others; if all fail, the
+        response is the first model's error.
         """
-        answer = await inference.answer(identity, body.asked_models, body.texts, truncate=body.truncate)
-        answer.require_any()
-        response = _one(answer, body) if body.models is None else _fan_out(answer, body)
-        # As a Response it is not validated a second time: it was built from validated parts just now.
+        result = await inference.infer(identity, body.requested_models, body.texts, truncate=body.truncate)
+        result.raise_if_all_failed()
+        response = _single(result, body) if body.models is None else _fan_out(result, body)
+        # Returned as a Response, so that FastAPI does not validate it a second time.
         return Response(response.model_dump_json(exclude_none=True), media_type="application/json")
 
     router.add_api_route(
@@ -181,11 +188,11 @@ def add_classify(
     )
 
 
-def _one(answer: Answer, body: ClassifyRequest) -> ClassifyResponse:
-    model = answer.models[0]
+def _single(result: InferenceResult, body: ClassifyRequest) -> ClassifyResponse:
+    model = result.models[0]
     return ClassifyResponse(
-        id=_id(answer, body),
-        created=int(answer.created.timestamp()),
+        id=_id(result, body),
+        created=int(result.created.timestamp()),
         model=model.model,
         labels=model.results[0].labels,
         data=_items(model, body.texts),
@@ -193,17 +200,17 @@ def _one(answer: Answer, body: ClassifyRequest) -> ClassifyResponse:
     )
 
 
-def _fan_out(answer: Answer, body: ClassifyRequest) -> FanOutResponse:
+def _fan_out(result: InferenceResult, body: ClassifyRequest) -> FanOutResponse:
     texts = body.texts
     return FanOutResponse(
-        id=_id(answer, body),
-        created=int(answer.created.timestamp()),
-        models=[_part(model, texts) for model in answer.models],
-        usage=_usage(sum(model.prompt_tokens for model in answer.models)),
+        id=_id(result, body),
+        created=int(result.created.timestamp()),
+        models=[_part(model, texts) for model in result.models],
+        usage=_usage(sum(model.prompt_tokens for model in result.models)),
     )
 
 
-def _part(model: ModelAnswer, texts: Sequence[Text]) -> ModelClassifications:
+def _part(model: ModelResult, texts: Sequence[Text]) -> ModelClassifications:
     if model.failure is not None:
         return ModelClassifications(model=model.model, error=model.failure.detail)
     return ModelClassifications(
@@ -214,7 +221,7 @@ def _part(model: ModelAnswer, texts: Sequence[Text]) -> ModelClassifications:
     )
 
 
-def _items(model: ModelAnswer, texts: Sequence[Text]) -> list[Classification]:
+def _items(model: ModelResult, texts: Sequence[Text]) -> list[Classification]:
     item = _token_item if model.task_type is TaskType.TOKEN_CLASSIFICATION else _sequence_item
     return [item(index, texts[index], result) for index, result in enumerate(model.results)]
 
@@ -234,8 +241,8 @@ def _token_item(index: int, text: Text, result: RowResult) -> Classification:
     )
 
 
-def _id(answer: Answer, body: ClassifyRequest) -> str:
-    return f"classify-{body.request_id or answer.request_id}"
+def _id(result: InferenceResult, body: ClassifyRequest) -> str:
+    return f"classify-{body.request_id or result.request_id}"
 
 
 def _usage(tokens: int) -> Usage:

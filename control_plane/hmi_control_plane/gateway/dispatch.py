@@ -1,4 +1,4 @@
-"""Dispatch: rows go to runtimes that serve them, in few requests, and elsewhere after a failure."""
+"""Sends rows to the runtimes that serve them, in few requests, and to other runtimes after a failure."""
 
 import asyncio
 import logging
@@ -15,15 +15,15 @@ from hmi_control_plane.gateway.runtime_client import RuntimeClient, RuntimeUnava
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 4
-_PAUSE_SECONDS = 0.1
-"""Before the second attempt at a runtime that took no connection; twice as long before each one after."""
+_RETRY_PAUSE_SECONDS = 0.1
+"""Before a second attempt at a runtime that refused the connection; doubled before each further one."""
 _NOT_LOADED = RowError(
     status=503, reason="ModelNotLoaded", message="The model is not loaded yet; try again shortly."
 )
 _UNAVAILABLE = RowError(
     status=503, reason="RuntimeUnavailable", message="The runtime did not answer; try again shortly."
 )
-_TOO_SLOW = RowError(
+_DEADLINE_EXCEEDED = RowError(
     status=503,
     reason="DeadlineExceeded",
     message="No runtime answered in time; try again or send fewer texts.",
@@ -32,26 +32,26 @@ _TOO_SLOW = RowError(
 
 @dataclass(frozen=True, slots=True)
 class RoutedRow:
-    """One row and where it can be answered."""
+    """One row and the route of its adapter."""
 
     row: InferRow
     route: Route
 
 
 @dataclass(frozen=True, slots=True)
-class _Failed:
-    """A runtime that left rows unanswered; ``refused`` when it took no connection."""
+class _RuntimeFailure:
+    """A runtime that did not answer all rows; ``refused``: it did not accept a connection."""
 
     runtime: RuntimeAddress
     refused: bool
 
 
 class Dispatcher:
-    """Sends rows to runtimes; every row gets a result, an error if need be.
+    """Sends rows to runtimes; every row gets a result, possibly an error.
 
-    Inference changes nothing, so what one runtime did not answer is asked of another, by routes that are
-    read again: a runtime that stops or moves is in the catalog before it is in anybody's memory.
-    ``deadline`` is in seconds and covers all attempts.
+    Inference has no side effects, so rows that one runtime did not answer are sent to another. Routes are
+    read again before that, since the catalog knows first that a runtime stopped or moved. ``deadline`` is in
+    seconds and covers all attempts.
     """
 
     def __init__(self, client: RuntimeClient, table: RoutingTable, *, deadline: float = 30.0) -> None:
@@ -63,19 +63,19 @@ class Dispatcher:
     async def infer(
         self, request_id: str, rows: Sequence[RoutedRow], *, tenant_id: str | None = None
     ) -> list[RowResult]:
-        """Return one result a row, in order.
-
-        Runtimes answer for adapters of the tenant with ``tenant_id`` alone, whatever routes are read again.
-        """
+        """Return one result per row, in order. Runtimes check that adapters belong to ``tenant_id``."""
         results: list[RowResult] = [RowResult(error=_NOT_LOADED)] * len(rows)
         try:
             async with asyncio.timeout(self._deadline):
-                await self._attempt_all(request_id, tenant_id, rows, results)
+                await self._try_all(request_id, tenant_id, rows, results)
         except TimeoutError:
-            return [RowResult(error=_TOO_SLOW) if _is_our_word(result) else result for result in results]
+            return [
+                RowResult(error=_DEADLINE_EXCEEDED) if _is_unanswered(result) else result
+                for result in results
+            ]
         return results
 
-    async def _attempt_all(
+    async def _try_all(
         self,
         request_id: str,
         tenant_id: str | None,
@@ -86,99 +86,99 @@ class Dispatcher:
         routes = {row.route.key: row.route for row in rows}
         avoid: set[RuntimeAddress] = set()
         refused: set[RuntimeAddress] = set()
-        pause = _PAUSE_SECONDS
+        pause = _RETRY_PAUSE_SECONDS
         for attempt in range(_ATTEMPTS):
             if attempt:
-                routes |= await self._read_again({rows[place].route.key for place in pending})
-            able = {
-                place: [one for one in routes[rows[place].route.key].runtimes if one not in avoid]
-                for place in pending
+                routes |= await self._refresh_routes({rows[index].route.key for index in pending})
+            candidates = {
+                index: [one for one in routes[rows[index].route.key].runtimes if one not in avoid]
+                for index in pending
             }
-            shares = self._share_out(able)
-            if not shares:
+            assignment = self._assign(candidates)
+            if not assignment:
                 return
-            if shares.keys() & refused:  # it may just be starting, or be starved
+            if assignment.keys() & refused:  # it may be starting or overloaded
                 await asyncio.sleep(pause)
                 pause *= 2
             failed = await _all(
                 [
-                    self._call(_request(request_id, tenant_id, places, rows), runtime, places, results)
-                    for runtime, places in shares.items()
+                    self._call(_request(request_id, tenant_id, indices, rows), runtime, indices, results)
+                    for runtime, indices in assignment.items()
                 ]
             )
             refused = {one.runtime for one in failed if one and one.refused}
-            # One that took no connection and is some row's only choice is asked again.
-            only = {able[place][0] for place in pending if len(able[place]) == 1}
+            # A runtime that refused the connection is tried again if it is the only candidate of a row.
+            only = {candidates[index][0] for index in pending if len(candidates[index]) == 1}
             avoid.update(one.runtime for one in failed if one and one.runtime not in refused & only)
-            pending = [place for place in pending if _may_retry(results[place])]
+            pending = [index for index in pending if _may_retry(results[index])]
             if not pending:
                 return
-        self._table.distrust({rows[place].route.key for place in pending})
+        self._table.invalidate({rows[index].route.key for index in pending})
 
-    async def _read_again(self, keys: set[AdapterKey]) -> Mapping[AdapterKey, Route]:
-        """Return the routes as the catalog has them now; nothing for those it does not tell."""
-        self._table.distrust(keys)
+    async def _refresh_routes(self, keys: set[AdapterKey]) -> Mapping[AdapterKey, Route]:
+        """Return the routes as the catalog has them now, or nothing while it is unavailable."""
+        self._table.invalidate(keys)
         try:
             return await self._table.routes(keys)
         except CatalogUnavailableError:
             return {}
 
-    def _share_out(self, able: Mapping[int, Sequence[RuntimeAddress]]) -> dict[RuntimeAddress, list[int]]:
-        """Return which runtime answers which places: greedily the one that serves most of what is left.
+    def _assign(self, candidates: Mapping[int, Sequence[RuntimeAddress]]) -> dict[RuntimeAddress, list[int]]:
+        """Return the rows for each runtime, greedily: first the runtime that serves most remaining rows.
 
-        ``able`` are the runtimes by place. Between equals the one with fewer of our rows in flight is taken.
-        Rows that nobody serves are left out.
+        ``candidates`` are the runtimes by row index. Ties go to the runtime with fewer rows in flight from
+        this gateway. Rows without candidates are left out.
         """
-        shares: dict[RuntimeAddress, list[int]] = {}
-        left = [place for place, runtimes in able.items() if runtimes]
-        while left:
-            serves = Counter(runtime for place in left for runtime in able[place])
+        assignment: dict[RuntimeAddress, list[int]] = {}
+        remaining = [index for index, runtimes in candidates.items() if runtimes]
+        while remaining:
+            serves = Counter(runtime for index in remaining for runtime in candidates[index])
             best = max(serves, key=lambda runtime: (serves[runtime], -self._rows_in_flight[runtime.id]))
-            shares[best] = [place for place in left if best in able[place]]
-            left = [place for place in left if best not in able[place]]
-        return shares
+            assignment[best] = [index for index in remaining if best in candidates[index]]
+            remaining = [index for index in remaining if best not in candidates[index]]
+        return assignment
 
     async def _call(
         self,
         request: InferRequest,
         runtime: RuntimeAddress,
-        places: Sequence[int],
+        indices: Sequence[int],
         results: list[RowResult],
-    ) -> _Failed | None:
-        """Fill in the results of one runtime's share; return how it failed, if it did."""
-        self._rows_in_flight[runtime.id] += len(places)
+    ) -> _RuntimeFailure | None:
+        """Send one runtime its rows and store their results; return the failure, if any."""
+        self._rows_in_flight[runtime.id] += len(indices)
         try:
             reply = await self._client.infer(runtime.url, request)
         except RuntimeUnavailableError as error:
             log.warning("request %s: runtime %s failed: %s", request.request_id, runtime.id, error)
-            for place in places:
-                if _is_our_word(results[place]):
-                    results[place] = RowResult(error=_UNAVAILABLE)
-            return _Failed(runtime, refused=error.refused)
+            for index in indices:
+                if _is_unanswered(results[index]):
+                    results[index] = RowResult(error=_UNAVAILABLE)
+            return _RuntimeFailure(runtime, refused=error.refused)
         finally:
-            self._rows_in_flight[runtime.id] -= len(places)
+            self._rows_in_flight[runtime.id] -= len(indices)
             if not self._rows_in_flight[runtime.id]:
                 del self._rows_in_flight[runtime.id]
-        for place, result in zip(places, reply.results, strict=True):
-            results[place] = result
-        return _Failed(runtime, refused=False) if any(map(_may_retry, reply.results)) else None
+        for index, result in zip(indices, reply.results, strict=True):
+            results[index] = result
+        return _RuntimeFailure(runtime, refused=False) if any(map(_may_retry, reply.results)) else None
 
 
 def _request(
-    request_id: str, tenant_id: str | None, places: Sequence[int], rows: Sequence[RoutedRow]
+    request_id: str, tenant_id: str | None, indices: Sequence[int], rows: Sequence[RoutedRow]
 ) -> InferRequest:
     return InferRequest(
-        request_id=request_id, tenant_id=tenant_id, rows=[rows[place].row for place in places]
+        request_id=request_id, tenant_id=tenant_id, rows=[rows[index].row for index in indices]
     )
 
 
-async def _all(calls: Sequence[Coroutine[Any, Any, _Failed | None]]) -> list[_Failed | None]:
-    """Wait for all calls; one alone, as most are, needs no task of its own."""
+async def _all(calls: Sequence[Coroutine[Any, Any, _RuntimeFailure | None]]) -> list[_RuntimeFailure | None]:
+    """Wait for all calls. A single call, the usual case, needs no task."""
     return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
 
 
-def _is_our_word(result: RowResult) -> bool:
-    """Say whether no runtime has said anything of a row: what one said, such as ArtifactMissing, is kept."""
+def _is_unanswered(result: RowResult) -> bool:
+    """Return whether no runtime answered the row yet; a runtime's error, such as ArtifactMissing, is kept."""
     return result.error in (_NOT_LOADED, _UNAVAILABLE)
 
 

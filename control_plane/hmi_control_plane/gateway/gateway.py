@@ -1,4 +1,4 @@
-"""The gateway put together: its router, and what must be closed when the application stops."""
+"""Builds the gateway: its objects and its router."""
 
 from collections.abc import Awaitable, Callable
 
@@ -14,8 +14,8 @@ from hmi_control_plane.gateway.inference import GatewayMetrics, Inference
 from hmi_control_plane.gateway.models import add_models
 from hmi_control_plane.gateway.open_inference import build_open_inference
 from hmi_control_plane.gateway.requests import InferenceRoute
-from hmi_control_plane.gateway.routes import RoutingTable, read_routes_from
-from hmi_control_plane.gateway.runtime_client import Connections, RuntimeClient, RuntimeNetwork
+from hmi_control_plane.gateway.routes import RoutingTable, catalog_reader
+from hmi_control_plane.gateway.runtime_client import HttpConnections, RuntimeClient, RuntimeNetwork
 from hmi_control_plane.metering import Spool
 from hmi_control_plane.settings import GatewaySettings
 
@@ -23,7 +23,7 @@ from hmi_control_plane.settings import GatewaySettings
 class Gateway:
     """Routes tenants' requests to runtimes. Use it from one event loop, and close it.
 
-    ``network`` replaces the way to the runtimes.
+    ``network`` replaces the connections to the runtimes.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class Gateway:
         self._client = RuntimeClient(
             token,
             network
-            or Connections(
+            or HttpConnections(
                 limit=settings.runtime_connections, connect_timeout=settings.connect_timeout_seconds
             ),
         )
         self._table = RoutingTable(
-            read_routes_from(database),
-            believe_seconds=settings.route_seconds,
+            catalog_reader(database),
+            cache_seconds=settings.route_seconds,
             capacity=settings.cached_routes,
         )
         dispatcher = Dispatcher(self._client, self._table, deadline=settings.deadline_seconds)
         self.inference = Inference(self._table, dispatcher, spool, GatewayMetrics(registry), settings)
 
     async def close(self) -> None:
-        """Let go of connections to runtimes."""
+        """Close the connections to runtimes."""
         await self._table.close()
         await self._client.close()
 
@@ -66,7 +66,7 @@ def build_router(
 ) -> APIRouter:
     """Return ``/classify``, ``/v1/models`` and ``/v2``.
 
-    ``require_ready`` raises NotReady while requests are not answered.
+    ``require_ready`` raises NotReady while the process is not ready.
     """
     router = APIRouter(tags=["inference"], route_class=InferenceRoute)
     add_classify(router, gateway.inference, tenant_from_key)

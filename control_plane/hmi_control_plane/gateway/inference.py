@@ -21,7 +21,7 @@ from hmi_control_plane.settings import GatewaySettings
 
 
 class GatewayMetrics:
-    """Counters of what was asked and answered, on the given registry."""
+    """Counters of rows and tokens."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.tokens = Counter(
@@ -31,25 +31,25 @@ class GatewayMetrics:
 
 
 def merge_entities(text: str | Sequence[str], result: RowResult) -> list[TokenLabel]:
-    """Return the entities in ``text``; the tokens' ranges are in it, or in its words joined by one space.
+    """Return the entities in ``text``: tokens merged by the adapter's tag scheme (``hmi_api.tag_schemes``).
 
-    A stretch that does not follow the adapter's scheme is none (``hmi_api.tag_schemes``). An entity's score
-    is the mean of its words'.
+    Offsets refer to ``text``, or to its words joined by one space. Spans that do not follow the scheme are
+    left out. An entity's score is the mean of its tokens' scores.
     """
     joined = text if isinstance(text, str) else " ".join(text)
     scheme = result.tag_scheme or scheme_or_plain(result.labels)
     found = entities([token.label for token in result.tokens], scheme)
-    return [_merged(joined, result.tokens[start:end], kind) for start, end, kind in found]
+    return [_merge(joined, result.tokens[start:end], kind) for start, end, kind in found]
 
 
-def _merged(text: str, members: Sequence[TokenLabel], kind: str) -> TokenLabel:
-    start, end = members[0].start, members[-1].end
+def _merge(text: str, tokens: Sequence[TokenLabel], kind: str) -> TokenLabel:
+    start, end = tokens[0].start, tokens[-1].end
     return TokenLabel(
         text=text[start:end],
         start=start,
         end=end,
         label=kind,
-        score=sum(member.score for member in members) / len(members),
+        score=sum(token.score for token in tokens) / len(tokens),
     )
 
 
@@ -58,8 +58,8 @@ Text = str | list[str]
 
 
 @dataclass(frozen=True, slots=True)
-class ModelAnswer:
-    """What one model said: a result for every text, or why there is none."""
+class ModelResult:
+    """One model's results, one per text, or its failure."""
 
     model: str
     task_type: TaskType | None = None
@@ -68,34 +68,34 @@ class ModelAnswer:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of all texts, as the model's tokenizer counts them."""
+        """The number of tokens of all texts, by the model's tokenizer."""
         return sum(result.prompt_tokens for result in self.results)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The answers of all models asked, in the order asked; ``request_id`` is the gateway's own."""
+class InferenceResult:
+    """The results of all requested models, in the order of the request; ``request_id`` is the gateway's."""
 
     request_id: str
     created: datetime
-    models: tuple[ModelAnswer, ...]
+    models: tuple[ModelResult, ...]
 
-    def require_any(self) -> None:
-        """Raise the first model's InferenceFailed when no model answered."""
-        failures = [answer.failure for answer in self.models if answer.failure is not None]
+    def raise_if_all_failed(self) -> None:
+        """Raise the first model's InferenceFailed if every model failed."""
+        failures = [result.failure for result in self.models if result.failure is not None]
         if len(failures) == len(self.models):
             raise failures[0]
 
 
 def best_label(result: RowResult) -> str:
-    """Return a sequence task's most probable label."""
+    """Return the most probable label of a sequence task."""
     return result.labels[max(range(len(result.scores)), key=result.scores.__getitem__)]
 
 
 class Inference:
-    """Answers a tenant's requests. What was used is durable before an answer is returned.
+    """Runs a tenant's inference requests. Usage events are durable before a result is returned.
 
-    ``source`` names this gateway in usage events.
+    ``source`` is the CloudEvents source of the usage events.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Inference:
         self._source = source
         self._clock = clock
 
-    async def answer(
+    async def infer(
         self,
         caller: Identity,
         models: Sequence[str],
@@ -125,33 +125,33 @@ class Inference:
         *,
         truncate: Truncation | None = None,
         version: int | None = None,
-    ) -> Answer:
-        """Send every text through every model, all rows together.
+    ) -> InferenceResult:
+        """Run every text through every model, all rows together.
 
-        ``truncate`` says how to cut texts that are too long. With ``version``, no other's answer is taken.
-        A model's failure stands in its own answer. Raises InferenceFailed for input that no model could
-        answer, and NotReady when the catalog or the usage spool cannot be reached.
+        ``truncate`` says how to cut long texts. With ``version``, results of other versions are failures. A
+        model's failure is part of its result. Raise InferenceFailed for invalid input, and NotReady while the
+        catalog or the usage spool is unavailable.
         """
         self._check(models, texts)
         tenant = caller.tenant
-        # A model named twice, with and without its tenant, is asked and billed once.
-        names = list({(_key_of(tenant, name) or name): name for name in reversed(models)}.values())[::-1]
-        keys = [_key_of(tenant, name) for name in names]
+        # A model that is named twice, with and without its tenant, runs and is billed once.
+        names = list({(_adapter_key(tenant, name) or name): name for name in reversed(models)}.values())[::-1]
+        keys = [_adapter_key(tenant, name) for name in names]
         routes = await self._routes(caller, keys)
         request_id = secrets.token_hex(16)
         created = self._clock()
         found = {key: route for key in keys if key is not None and (route := routes.get(key)) is not None}
         results = await self._infer(request_id, caller, list(found.values()), texts, truncate)
-        answers = tuple(
-            self._model_answer(name, found.get(key) if key is not None else None, results, version)
+        model_results = tuple(
+            self._model_result(name, found.get(key) if key is not None else None, results, version)
             for name, key in zip(names, keys, strict=True)
         )
-        await self._meter(request_id, created, caller, answers)
-        return Answer(request_id, created, answers)
+        await self._meter(request_id, created, caller, model_results)
+        return InferenceResult(request_id, created, model_results)
 
     async def route(self, caller: Identity, model: str) -> Route:
-        """Return a model's route; raises InferenceFailed (404) when the tenant has no such model."""
-        key = _key_of(caller.tenant, model)
+        """Return a model's route. Raise InferenceFailed (404) if the tenant has no such model."""
+        key = _adapter_key(caller.tenant, model)
         routes = await self._routes(caller, [key])
         if key is None or key not in routes:
             raise unknown_model(model)
@@ -160,15 +160,16 @@ class Inference:
     async def _routes(self, caller: Identity, keys: Sequence[AdapterKey | None]) -> dict[AdapterKey, Route]:
         """Return the routes to the caller's models.
 
-        A key is believed for a while after its tenant was deleted, and a route, too: where the tenant's id is
-        another one, either is old, and the route is read again before it is left out.
+        Keys and routes are cached, so they may outlive a tenant whose name was given to another. If the
+        tenant ids differ, one of them is outdated: the route is read again, and left out if they still
+        differ.
         """
         wanted = [key for key in keys if key is not None]
         try:
             routes = await self._table.routes(wanted)
             others = [key for key, route in routes.items() if route.tenant_id != caller.tenant_id]
             if others:
-                self._table.distrust(others)
+                self._table.invalidate(others)
                 routes |= await self._table.routes(others)
             return {key: route for key, route in routes.items() if route.tenant_id == caller.tenant_id}
         except CatalogUnavailableError as error:
@@ -199,10 +200,10 @@ class Inference:
             raise _too_many("characters", characters, limits.max_characters, "TextTooLong", param)
         if not isinstance(text, str) and len(text) > limits.max_words:
             raise _too_many("words", len(text), limits.max_words, "TextTooLong", param)
-        blank = (
+        is_blank = (
             not text.strip() if isinstance(text, str) else not all(word.strip() for word in text) or not text
         )
-        if blank:
+        if is_blank:
             what = (
                 "is empty or only whitespace" if isinstance(text, str) else "holds no words, or an empty one"
             )
@@ -216,65 +217,65 @@ class Inference:
         texts: Sequence[Text],
         truncate: Truncation | None,
     ) -> dict[AdapterKey, list[RowResult]]:
-        """Return the results by model. Rows of one text stand together, so that it is tokenised once."""
+        """Return the results by model. Rows of one text are adjacent, so that it is tokenized once."""
         serving = [route for route in routes if route.runtimes]
         rows = [RoutedRow(_row(route.key, text, truncate), route) for text in texts for route in serving]
         results = await self._dispatcher.infer(request_id, rows, tenant_id=caller.tenant_id) if rows else []
-        return {route.key: results[place :: len(serving)] for place, route in enumerate(serving)}
+        return {route.key: results[first :: len(serving)] for first, route in enumerate(serving)}
 
-    def _model_answer(
+    def _model_result(
         self,
         name: str,
         route: Route | None,
         results: dict[AdapterKey, list[RowResult]],
         version: int | None,
-    ) -> ModelAnswer:
+    ) -> ModelResult:
         if route is None:
-            return ModelAnswer(name, failure=unknown_model(name))
+            return ModelResult(name, failure=unknown_model(name))
         if route.key not in results:
-            return ModelAnswer(name, failure=not_loaded(name, route))
+            return ModelResult(name, failure=not_loaded(name, route))
         rows = results[route.key]
         for index, row in enumerate(rows):
             if row.error is not None:
                 self._metrics.rows.labels("failed").inc(len(rows))
                 param = f"input.{index}" if row.error.status == 400 else None
-                return ModelAnswer(name, failure=InferenceFailed.of_row(row.error, param))
+                return ModelResult(name, failure=InferenceFailed.of_row(row.error, param))
             if version is not None and row.version != version:
                 message = f'Version {version} of the model "{name}" is being loaded; try again shortly.'
-                return ModelAnswer(name, failure=InferenceFailed(503, "ModelNotLoaded", message))
-        return ModelAnswer(name, route.task_type, tuple(rows))
+                return ModelResult(name, failure=InferenceFailed(503, "ModelNotLoaded", message))
+        return ModelResult(name, route.task_type, tuple(rows))
 
     async def _meter(
-        self, request_id: str, created: datetime, caller: Identity, answers: Sequence[ModelAnswer]
+        self, request_id: str, created: datetime, caller: Identity, results: Sequence[ModelResult]
     ) -> None:
-        """Make the use of the models that answered durable; raises NotReady when that fails."""
+        """Write the usage events of the models that answered to the spool. Raise NotReady if that fails."""
         events: list[UsageEvent] = []
-        for ordinal, answer in enumerate(answers):
-            if answer.failure is None:
+        for ordinal, result in enumerate(results):
+            if result.failure is None:
                 events += request_events(
                     self._source,
                     request_id,
                     created,
                     caller.tenant,
-                    answer.model.rpartition("/")[2],
+                    result.model.rpartition("/")[2],
                     tenant_id=caller.tenant_id,
                     ordinal=ordinal,
-                    rows=len(answer.results),
-                    prompt_tokens=answer.prompt_tokens,
-                    version=answer.results[0].version,
+                    rows=len(result.results),
+                    prompt_tokens=result.prompt_tokens,
+                    version=result.results[0].version,
                 )
         try:
             await self._spool.append(events)
         except OSError as error:
             raise NotReady("UsageNotRecorded", "The request could not be recorded; try again.") from error
-        for answer in answers:
-            if answer.failure is None:
-                self._metrics.rows.labels("answered").inc(len(answer.results))
-                self._metrics.tokens.labels("prompt").inc(answer.prompt_tokens)
+        for result in results:
+            if result.failure is None:
+                self._metrics.rows.labels("answered").inc(len(result.results))
+                self._metrics.tokens.labels("prompt").inc(result.prompt_tokens)
 
 
-def _key_of(tenant: str, model: str) -> AdapterKey | None:
-    """Return the key of a model named within the tenant, or None for what names another's or nothing."""
+def _adapter_key(tenant: str, model: str) -> AdapterKey | None:
+    """Return the key of the tenant's model ``model``; None for another tenant's model or an invalid name."""
     owner, slash, name = model.rpartition("/")
     if (slash and owner != tenant) or not name or "\0" in name:
         return None

@@ -1,4 +1,4 @@
-"""``GET /v1/models``: a tenant's models, as OpenAI lists them."""
+"""``GET /v1/models``: a tenant's models in OpenAI's format."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ from hmi_control_plane.gateway.failures import unknown_model
 
 
 class Model(BaseModel):
-    """One model; what OpenAI has, and its task, version and whether it can answer now."""
+    """One model: OpenAI's fields, and its task, version and readiness."""
 
     id: str
     object: Literal["model"] = "model"
@@ -42,7 +42,7 @@ def add_models(
     @router.get("/v1/models", summary="Your models")
     def list_models(identity: Annotated[Identity, Depends(tenant_from_key)]) -> ModelList:
         with database.read() as session:
-            return ModelList(data=models_of(session, identity))
+            return ModelList(data=list_models_of_tenant(session, identity))
 
     @router.get("/v1/models/{model:path}", summary="One of your models")
     def get_model(model: str, identity: Annotated[Identity, Depends(tenant_from_key)]) -> Model:
@@ -50,16 +50,16 @@ def add_models(
         found: list[Model] = []
         if (not slash or owner == identity.tenant) and "\0" not in name:
             with database.read() as session:
-                found = models_of(session, identity, name)
+                found = list_models_of_tenant(session, identity, name)
         if not found:
             raise unknown_model(model)
         return found[0]
 
 
-def models_of(session: Session, owner: Identity, name: str | None = None) -> list[Model]:
-    """Return a tenant's models (or the one called ``name``), by name.
+def list_models_of_tenant(session: Session, owner: Identity, name: str | None = None) -> list[Model]:
+    """Return a tenant's models, or the one called ``name``, ordered by name.
 
-    There are none for a key of a deleted tenant, though its name may be another one's by now.
+    The tenant is matched by id: its name may belong to another tenant by now.
     """
     loaded = (
         select(LoadReport.adapter_id)

@@ -1,8 +1,8 @@
-"""The Open Inference Protocol (``/v2``), as KServe and Triton speak it: texts in as BYTES, scores out.
+"""The Open Inference Protocol (``/v2``) of KServe and Triton: texts as BYTES in, scores out.
 
-Sequence tasks answer ``label`` (BYTES, one a text), ``scores`` (FP32, texts x classes) and ``labels``
+Sequence tasks return ``label`` (BYTES, one a text), ``scores`` (FP32, texts x classes) and ``labels``
 (BYTES, one a class); token tasks ``tokens`` and ``entities`` (BYTES, one JSON array a text). Tensors may be
-binary data after the JSON, as in Triton's extension. Of a model's versions the current one can be named.
+binary data after the JSON, as in Triton's extension. Only the current version of a model can be requested.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,14 +15,12 @@ from starlette.convertors import Convertor, register_url_convertor
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded, unknown_version
 from hmi_control_plane.gateway.inference import Inference
-from hmi_control_plane.gateway.requests import InferenceRoute, direct_route, parsed, read_body
-from hmi_control_plane.gateway.routes import Route
-from hmi_control_plane.gateway.tensors import (
+from hmi_control_plane.gateway.open_inference_messages import (
     BINARY_EXTENSION,
     INPUTS,
     OUTPUTS,
-    InferAnswer,
-    InferBody,
+    ModelInferRequest,
+    ModelInferResponse,
     ModelMetadata,
     ModelReady,
     OutputTensor,
@@ -31,17 +29,19 @@ from hmi_control_plane.gateway.tensors import (
     ServerLive,
     ServerMetadata,
     ServerReady,
-    moved_to_binary,
+    input_texts,
     output_tensors,
-    texts_of,
-    wanted_outputs,
+    requested_outputs,
+    to_binary,
 )
+from hmi_control_plane.gateway.requests import InferenceRoute, direct_route, parse_body, read_body
+from hmi_control_plane.gateway.routes import Route
 
 _JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 
 
 class _ModelConvertor(Convertor[str]):
-    """``adapter`` or ``tenant/adapter`` in a path, without what the protocol has after a model's name."""
+    """``adapter`` or ``tenant/adapter`` in a path, without the protocol's suffixes."""
 
     regex = r"[^/]+(?:/(?!(?:infer|ready|versions)(?:/|$))[^/]+)?"
 
@@ -60,10 +60,10 @@ def build_open_inference(
     tenant_from_key: Callable[[Request], Awaitable[Identity]],
     require_ready: Callable[[], Awaitable[None]],
 ) -> APIRouter:
-    """Return the protocol's endpoints; ``require_ready`` raises NotReady while requests are not answered."""
+    """Return the protocol's endpoints; ``require_ready`` raises NotReady while the process is not ready."""
     router = APIRouter(
         route_class=InferenceRoute,
-        responses={"default": {"model": ProtocolError, "description": "An error, in the protocol's shape."}},
+        responses={"default": {"model": ProtocolError, "description": "An error, in the protocol's format."}},
     )
     _add_server(router, require_ready)
     _add_model(router, inference, tenant_from_key)
@@ -121,12 +121,15 @@ def _add_infer(
     router: APIRouter, inference: Inference, tenant_from_key: Callable[[Request], Awaitable[Identity]]
 ) -> None:
     async def infer(
-        model: str, body: InferBody, identity: Annotated[Identity, Depends(tenant_from_key)]
+        model: str, body: ModelInferRequest, identity: Annotated[Identity, Depends(tenant_from_key)]
     ) -> Response:
         return await _infer(inference, identity, body, model)
 
     async def infer_version(
-        model: str, version: str, body: InferBody, identity: Annotated[Identity, Depends(tenant_from_key)]
+        model: str,
+        version: str,
+        body: ModelInferRequest,
+        identity: Annotated[Identity, Depends(tenant_from_key)],
     ) -> Response:
         return await _infer(inference, identity, body, model, version)
 
@@ -139,73 +142,73 @@ def _add_infer(
             endpoint,
             methods=["POST"],
             summary=summary,
-            response_model=InferAnswer,
+            response_model=ModelInferResponse,
             route_class_override=direct_route(_read_infer, tenant_from_key),
         )
 
 
-async def _read_infer(request: Request) -> InferBody:
-    """Return the request: JSON, and behind as much of it as its header says, the binary data of tensors."""
+async def _read_infer(request: Request) -> ModelInferRequest:
+    """Return the request: JSON of the length that the header gives, followed by binary data of tensors."""
     raw = await read_body(request)
-    announced = request.headers.get(_JSON_LENGTH_HEADER)
-    if announced is None:
-        return parsed(raw, InferBody)
-    length = int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 20 else -1
+    header = request.headers.get(_JSON_LENGTH_HEADER)
+    if header is None:
+        return parse_body(raw, ModelInferRequest)
+    length = int(header) if header.isascii() and header.isdigit() and len(header) < 20 else -1
     if not 0 < length <= len(raw):
         message = (
             f"{_JSON_LENGTH_HEADER} must be the length of the JSON, at most the body's {len(raw)} bytes."
         )
         raise InferenceFailed(400, "InvalidHeader", message)
-    return parsed(raw[:length], InferBody).with_tail(raw[length:])
+    return parse_body(raw[:length], ModelInferRequest).with_tail(raw[length:])
 
 
 async def _infer(
-    inference: Inference, identity: Identity, body: InferBody, model: str, version: str | None = None
+    inference: Inference, identity: Identity, body: ModelInferRequest, model: str, version: str | None = None
 ) -> Response:
     route = await _route(inference, identity, model, version)
-    texts, wanted = texts_of(body), wanted_outputs(body, route.task_type)
-    answer = await inference.answer(
+    texts, requested = input_texts(body), requested_outputs(body, route.task_type)
+    result = await inference.infer(
         identity, [model], texts, version=None if version is None else route.version
     )
-    answer.require_any()
-    outputs = output_tensors(answer.models[0], texts)
-    response = InferAnswer(
+    result.raise_if_all_failed()
+    outputs = output_tensors(result.models[0], texts)
+    response = ModelInferResponse(
         model_name=model,
-        model_version=str(answer.models[0].results[0].version or ""),
-        id=answer.request_id if body.id is None else body.id,
-        outputs=[outputs[output.name] for output in wanted],
+        model_version=str(result.models[0].results[0].version or ""),
+        id=result.request_id if body.id is None else body.id,
+        outputs=[outputs[output.name] for output in requested],
     )
-    return _response(response, [_is_binary(body, output) for output in wanted])
+    return _response(response, [_is_binary(body, output) for output in requested])
 
 
-def _is_binary(body: InferBody, output: RequestedOutput) -> bool:
-    asked = output.parameters.binary_data
-    return body.parameters.binary_data_output if asked is None else asked
+def _is_binary(body: ModelInferRequest, output: RequestedOutput) -> bool:
+    wanted = output.parameters.binary_data
+    return body.parameters.binary_data_output if wanted is None else wanted
 
 
-def _response(answer: InferAnswer, binary: Sequence[bool]) -> Response:
-    """Return the answer; what of its outputs is to be ``binary`` follows the JSON."""
+def _response(body: ModelInferResponse, binary: Sequence[bool]) -> Response:
+    """Return the response; outputs marked in ``binary`` follow the JSON."""
     if not any(binary):
-        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+        return Response(body.model_dump_json(exclude_none=True), media_type="application/json")
     outputs: list[OutputTensor] = []
     tail: list[bytes] = []
-    for tensor, moved in zip(answer.outputs, binary, strict=True):
+    for tensor, moved in zip(body.outputs, binary, strict=True):
         if moved:
-            bare, data = moved_to_binary(tensor)
+            bare, data = to_binary(tensor)
             outputs.append(bare)
             tail.append(data)
         else:
             outputs.append(tensor)
-    header = answer.model_copy(update={"outputs": outputs}).model_dump_json(exclude_none=True).encode()
+    json_part = body.model_copy(update={"outputs": outputs}).model_dump_json(exclude_none=True).encode()
     return Response(
-        b"".join([header, *tail]),
+        b"".join([json_part, *tail]),
         media_type="application/octet-stream",
-        headers={_JSON_LENGTH_HEADER: str(len(header))},
+        headers={_JSON_LENGTH_HEADER: str(len(json_part))},
     )
 
 
 async def _route(inference: Inference, identity: Identity, model: str, version: str | None = None) -> Route:
-    """Return a model's route; raises InferenceFailed (404) without such a model, or version of it."""
+    """Return a model's route. Raise InferenceFailed (404) for an unknown model or version."""
     route = await inference.route(identity, model)
     if version is not None and version != str(route.version):
         raise unknown_version(model, version, route.version)

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from hmi_control_plane.auth import Identity
 from hmi_control_plane.gateway.failures import InferenceFailed, invalid_field, malformed_json
-from hmi_control_plane.http.validation_errors import first_problem, first_request_problem
+from hmi_control_plane.http.validation_errors import first_error, first_request_error
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -24,39 +24,37 @@ Body = TypeVar("Body", bound=BaseModel)
 def direct_route(
     read: Callable[[Request], Awaitable[BaseModel]], identify: Callable[[Request], Awaitable[Identity]]
 ) -> type[APIRoute]:
-    """Return a route class for an endpoint that takes ``body``, ``identity`` and its path's parameters.
+    """Return a route class for an endpoint with the parameters ``body``, ``identity`` and those of its path.
 
-    Those of the path come as text; ``read`` gives the body, of which nothing is read for an unknown caller.
+    Path parameters are passed as text. ``read`` returns the body; it is called only for authenticated
+    callers.
     """
 
     class DirectRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             endpoint: Callable[..., Awaitable[Response]] = self.endpoint
 
-            async def answer(request: Request) -> Response:
+            async def handle_request(request: Request) -> Response:
                 identity = await identify(request)
                 body = await read(request)
                 return await endpoint(**request.path_params, body=body, identity=identity)
 
-            return answer
+            return handle_request
 
     return DirectRoute
 
 
 def json_reader(body_type: type[Body]) -> Callable[[Request], Awaitable[Body]]:
-    """Return a reader of bodies that are JSON whatever their Content-Type says.
-
-    Nothing else is taken here, and curl's -d calls all it sends a form.
-    """
+    """Return a reader of JSON bodies with any Content-Type: ``curl -d`` sends JSON as a form's."""
 
     async def read(request: Request) -> Body:
-        return parsed(await read_body(request), body_type)
+        return parse_body(await read_body(request), body_type)
 
     return read
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body's bytes; raises InferenceFailed (400) when there are none, or not all."""
+    """Return the body. Raise InferenceFailed (400) if it is empty or incomplete."""
     try:
         raw = await request.body()
     except ClientDisconnect as error:
@@ -66,20 +64,20 @@ async def read_body(request: Request) -> bytes:
     return raw
 
 
-def parsed(raw: bytes, body_type: type[Body]) -> Body:
-    """Return JSON as a ``body_type``; raises InferenceFailed (400) for what does not fit."""
+def parse_body(raw: bytes, body_type: type[Body]) -> Body:
+    """Return JSON as a ``body_type``. Raise InferenceFailed (400) if it is invalid."""
     try:
-        given = json.loads(raw)
-    except (ValueError, RecursionError) as error:  # not only malformed: no Unicode, or nested too deep
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:  # malformed, not Unicode, or nested too deeply
         raise malformed_json() from error
     try:
-        return body_type.model_validate(given)
+        return body_type.model_validate(value)
     except ValidationError as error:
-        raise invalid_field(first_problem(error.errors(), given)) from error
+        raise invalid_field(first_error(error.errors(), value)) from error
 
 
-def is_well_formed(text: str) -> bool:
-    """Say whether UTF-8 can hold ``text``."""
+def is_valid_unicode(text: str) -> bool:
+    """Return whether ``text`` can be encoded as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -87,33 +85,33 @@ def is_well_formed(text: str) -> bool:
     return True
 
 
-def _well_formed(text: str) -> str:
-    if not is_well_formed(text):
-        raise ValueError("the text holds half of a surrogate pair and is no valid Unicode")
+def _require_valid_unicode(text: str) -> str:
+    if not is_valid_unicode(text):
+        raise ValueError("the text has a lone surrogate and is not valid Unicode")
     return text
 
 
-WELL_FORMED = AfterValidator(_well_formed)
-"""Refuses a string that UTF-8 cannot hold. A limit on its length goes before it, or pydantic counts items."""
-WellFormed = Annotated[str, WELL_FORMED]
-"""A string that UTF-8 can hold."""
-ModelName = Annotated[str, Field(max_length=127), WELL_FORMED]
-"""What may name a model: ``adapter`` or ``tenant/adapter``."""
-FIRST_FAULT: Any = Field(fail_fast=True)
-"""Ends the check of a list at its first wrong item: to tell of a million would stop the event loop."""
+VALID_UNICODE = AfterValidator(_require_valid_unicode)
+"""Refuses a string with lone surrogates. Put a limit on the length before it, or pydantic counts items."""
+UnicodeText = Annotated[str, VALID_UNICODE]
+"""A string that can be encoded as UTF-8."""
+ModelName = Annotated[str, Field(max_length=127), VALID_UNICODE]
+"""The name of a model: ``adapter`` or ``tenant/adapter``."""
+STOP_AT_FIRST_ERROR: Any = Field(fail_fast=True)
+"""Stops the validation of a list at its first invalid item: a million errors would block the event loop."""
 
 
 class InferenceRoute(APIRoute):
-    """A route that says 400 to fields that do not fit, as OpenAI does."""
+    """A route that answers 400 to invalid fields, as OpenAI does, instead of 422."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, wrapped."""
+        """Return the handler with its validation errors converted."""
         handle = super().get_route_handler()
 
-        async def answer(request: Request) -> Response:
+        async def handle_request(request: Request) -> Response:
             try:
                 return await handle(request)
             except RequestValidationError as error:
-                raise invalid_field(first_request_problem(error)) from error
+                raise invalid_field(first_request_error(error)) from error
 
-        return answer
+        return handle_request

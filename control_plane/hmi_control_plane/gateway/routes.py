@@ -1,8 +1,8 @@
-"""The routing table: which runtimes can serve an adapter now, kept in memory for the adapters in use.
+"""The routing table: which runtimes serve an adapter, cached for the adapters in use.
 
-Only what is asked for is read, many adapters in one query, so its cost follows the traffic and not the number
-of registered adapters. A route that serves is believed for a while and then read again in the background; one
-that does not exist or does not serve yet is read again before it is answered, so that news shows at once.
+Only requested adapters are read, many in one query, so the cost depends on the traffic and not on the
+number of adapters. A route with runtimes is cached for a while and then refreshed in the background. A
+route that does not exist or has no runtimes is read again before it is used, so that changes show at once.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from hmi_api.names import AdapterKey, adapter_key
 from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import AdapterRow, LoadReport, LoadState, Runtime, Tenant
-from hmi_control_plane.gateway.unavailable_models import Absence, absences
+from hmi_control_plane.gateway.unavailable_models import Unavailability, explain_unavailable
 
-_SHORTEST_BELIEF_SECONDS = 0.25
-_LARGEST_READ = 500
-_LONGEST_WAIT_SECONDS = 2.0
+_MIN_CACHE_SECONDS = 0.25
+_MAX_KEYS_PER_READ = 500
+_MAX_WAIT_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeAddress:
-    """A runtime that takes requests."""
+    """The id and URL of a runtime."""
 
     id: str
     url: str
@@ -39,10 +39,10 @@ class RuntimeAddress:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An adapter and the runtimes that say they can serve it, those with its current version first.
+    """An adapter and the runtimes that have it loaded, those with its current version first.
 
-    ``tenant_id`` is whose it is: a name may have been another tenant's. ``loaded`` are the versions that they
-    have; ``absence`` is why there is none.
+    ``tenant_id`` identifies the tenant even if its name belonged to another tenant before. ``loaded`` are the
+    versions that the runtimes have; ``unavailable`` says why there are no runtimes.
     """
 
     key: AdapterKey
@@ -51,7 +51,7 @@ class Route:
     version: int | None
     runtimes: tuple[RuntimeAddress, ...]
     loaded: frozenset[int] = frozenset()
-    absence: Absence | None = None
+    unavailable: Unavailability | None = None
 
 
 class CatalogUnavailableError(Exception):
@@ -69,41 +69,40 @@ class _Entry:
 
 
 class RoutingTable:
-    """Routes by adapter key. ``read`` asks the catalog for several; keys it does not know are left out.
+    """A cache of routes by adapter key. ``read`` queries the catalog and omits keys that do not exist.
 
-    While the catalog is away, known routes go on; asking for others raises CatalogUnavailableError.
-
-    Use it from one event loop.
+    While the catalog is unavailable, cached routes are used; others raise CatalogUnavailableError. Use it
+    from one event loop.
     """
 
     def __init__(
         self,
         read: ReadRoutes,
         *,
-        believe_seconds: float = 2.0,
+        cache_seconds: float = 2.0,
         capacity: int = 200_000,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._read = read
-        self._believe_seconds = believe_seconds
+        self._cache_seconds = cache_seconds
         self._capacity = capacity
         self._clock = clock
         self._entries: OrderedDict[AdapterKey, _Entry] = OrderedDict()
         self._reading: dict[AdapterKey, asyncio.Future[None]] = {}
-        self._wanted: list[AdapterKey] = []
+        self._queue: list[AdapterKey] = []
         self._reader: asyncio.Task[None] | None = None
 
     async def routes(self, keys: Collection[AdapterKey]) -> dict[AdapterKey, Route]:
-        """Return the routes of ``keys``; those that do not exist are left out."""
-        waiting = {key: reading for key in keys if (reading := self._freshen(key)) is not None}
+        """Return the routes of ``keys``, without those that do not exist."""
+        waiting = {key: reading for key in keys if (reading := self._refresh(key)) is not None}
         if waiting:
-            # Not gathered: others wait for the same reads, which must not end with whoever gives up first.
-            await asyncio.wait(waiting.values(), timeout=_LONGEST_WAIT_SECONDS)
+            # Not asyncio.gather: a request that is cancelled must not cancel reads that others wait for.
+            await asyncio.wait(waiting.values(), timeout=_MAX_WAIT_SECONDS)
         for key, reading in waiting.items():
             if reading.done():
                 reading.result()
-            elif not self._is_known(key):
-                raise CatalogUnavailableError("the catalog takes too long")
+            elif not self._has_runtimes(key):
+                raise CatalogUnavailableError("the catalog does not answer in time")
         found = {}
         for key in keys:
             entry = self._entries.get(key)
@@ -111,8 +110,8 @@ class RoutingTable:
                 found[key] = entry.route
         return found
 
-    def distrust(self, keys: Collection[AdapterKey]) -> None:
-        """Have these routes read again before their next use: a runtime did not keep what they promise."""
+    def invalidate(self, keys: Collection[AdapterKey]) -> None:
+        """Make the next use of these routes read them again: a runtime did not answer as they say."""
         for key in keys:
             entry = self._entries.get(key)
             if entry is not None:
@@ -123,41 +122,41 @@ class RoutingTable:
         if self._reader is not None:
             await self._reader
 
-    def _freshen(self, key: AdapterKey) -> asyncio.Future[None] | None:
-        """Have ``key`` read when its entry is old; return what to wait for, or None when it may be used."""
+    def _refresh(self, key: AdapterKey) -> asyncio.Future[None] | None:
+        """Start a read if the entry is old; return what to wait for, or None if the entry can be used."""
         entry = self._entries.get(key)
         if entry is None:
-            return self._request(key)
+            return self._enqueue(key)
         self._entries.move_to_end(key)
         age = self._clock() - entry.read_at
-        if age < (self._believe_seconds if entry.serves else _SHORTEST_BELIEF_SECONDS):
+        if age < (self._cache_seconds if entry.serves else _MIN_CACHE_SECONDS):
             return None
-        reading = self._request(key)
+        reading = self._enqueue(key)
         return None if entry.serves else reading
 
-    def _is_known(self, key: AdapterKey) -> bool:
-        """Say whether a route was read that led somewhere, however long ago."""
+    def _has_runtimes(self, key: AdapterKey) -> bool:
+        """Return whether the cache has a route with runtimes, however old."""
         entry = self._entries.get(key)
         return entry is not None and entry.route is not None and bool(entry.route.runtimes)
 
-    def _request(self, key: AdapterKey) -> asyncio.Future[None]:
+    def _enqueue(self, key: AdapterKey) -> asyncio.Future[None]:
         reading = self._reading.get(key)
         if reading is None:
             reading = self._reading[key] = asyncio.get_running_loop().create_future()
-            self._wanted.append(key)
+            self._queue.append(key)
             if self._reader is None:
-                self._reader = asyncio.create_task(self._read_all(), name="gateway-routes")
+                self._reader = asyncio.create_task(self._read_queue(), name="gateway-routes")
         return reading
 
-    async def _read_all(self) -> None:
+    async def _read_queue(self) -> None:
         try:
-            while self._wanted:
-                keys, self._wanted = self._wanted[:_LARGEST_READ], self._wanted[_LARGEST_READ:]
-                await self._read_some(keys)
+            while self._queue:
+                keys, self._queue = self._queue[:_MAX_KEYS_PER_READ], self._queue[_MAX_KEYS_PER_READ:]
+                await self._read_batch(keys)
         finally:
             self._reader = None
 
-    async def _read_some(self, keys: list[AdapterKey]) -> None:
+    async def _read_batch(self, keys: list[AdapterKey]) -> None:
         try:
             routes = await self._read(keys)
         except CatalogUnavailableError as error:
@@ -177,16 +176,16 @@ class RoutingTable:
         for key in keys:
             reading = self._reading.pop(key)
             entry = self._entries.get(key)
-            if entry is not None and self._is_known(key):
-                # The known route goes on, distrusted or not; it is read again after a while, not at once.
+            if entry is not None and self._has_runtimes(key):
+                # Use the cached route, even an invalidated one, for the cache time before the next read.
                 entry.serves, entry.read_at = True, self._clock()
                 reading.set_result(None)
             else:
                 reading.set_exception(error)
-                reading.exception()  # a read in the background has nobody who waits for it
+                reading.exception()  # retrieved here, as nobody waits for a background read
 
 
-def read_routes_from(database: Database) -> ReadRoutes:
+def catalog_reader(database: Database) -> ReadRoutes:
     """Return a reader of routes for a ``RoutingTable``; it queries in a thread."""
 
     async def read(keys: Sequence[AdapterKey]) -> Mapping[AdapterKey, Route]:
@@ -204,7 +203,7 @@ def _read(database: Database, keys: Sequence[AdapterKey]) -> dict[AdapterKey, Ro
 
 
 def read_routes(session: Session, keys: Sequence[AdapterKey]) -> dict[AdapterKey, Route]:
-    """Return the routes of those ``keys`` that exist, in two queries; some more for what is not served."""
+    """Return the routes of the ``keys`` that exist, by two queries; more for models without runtimes."""
     names = [tuple(key.split("/", 1)) for key in keys]
     found = session.execute(
         select(AdapterRow, Tenant.id)
@@ -212,12 +211,12 @@ def read_routes(session: Session, keys: Sequence[AdapterKey]) -> dict[AdapterKey
         .where(tuple_(AdapterRow.tenant, AdapterRow.name).in_(names))
     ).all()
     adapters = [adapter for adapter, _ in found]
-    serving = _serving(session, {row.id: row.current_version for row in adapters})
-    missing = absences(session, [row for row in adapters if row.id not in serving])
+    runtimes_of = _runtimes_of(session, {row.id: row.current_version for row in adapters})
+    unavailable = explain_unavailable(session, [row for row in adapters if row.id not in runtimes_of])
     routes = {}
     for row, tenant_id in found:
         key = adapter_key(row.tenant, row.name)
-        runtimes, loaded = serving.get(row.id, ((), frozenset()))
+        runtimes, loaded = runtimes_of.get(row.id, ((), frozenset()))
         routes[key] = Route(
             key,
             tenant_id,
@@ -225,7 +224,7 @@ def read_routes(session: Session, keys: Sequence[AdapterKey]) -> dict[AdapterKey
             row.current_version,
             runtimes,
             loaded,
-            missing.get(row.id),
+            unavailable.get(row.id),
         )
     return routes
 
@@ -233,10 +232,10 @@ def read_routes(session: Session, keys: Sequence[AdapterKey]) -> dict[AdapterKey
 _Serving = tuple[tuple[RuntimeAddress, ...], frozenset[int]]
 
 
-def _serving(session: Session, current: Mapping[int, int | None]) -> dict[int, _Serving]:
-    """Return by adapter id who serves it, and which versions; an older one serves until the new one does.
+def _runtimes_of(session: Session, current: Mapping[int, int | None]) -> dict[int, _Serving]:
+    """Return by adapter id the runtimes that serve it, and their versions, older ones included.
 
-    A runtime that is about to stop is named only where nobody else serves the adapter yet.
+    A draining runtime is included only if no other runtime serves the adapter.
     """
     rows = session.execute(
         select(LoadReport.adapter_id, LoadReport.version, Runtime.id, Runtime.url, Runtime.draining)
@@ -248,8 +247,8 @@ def _serving(session: Session, current: Mapping[int, int | None]) -> dict[int, _
         )
         .order_by(LoadReport.version.desc(), Runtime.id)
     ).all()
-    staying = {row.adapter_id for row in rows if not row.draining}
-    rows = [row for row in rows if not row.draining or row.adapter_id not in staying]
+    not_draining = {row.adapter_id for row in rows if not row.draining}
+    rows = [row for row in rows if not row.draining or row.adapter_id not in not_draining]
     found: dict[int, dict[str, RuntimeAddress]] = {}
     versions: dict[int, set[int]] = {}
     for current_first in (True, False):

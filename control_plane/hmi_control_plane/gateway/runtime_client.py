@@ -14,41 +14,41 @@ from hmi_api.internal.inference import InferReply, InferRequest
 from hmi_api.security.bearer import TokenSource
 
 _IDLE_SECONDS = 4.0
-"""Servers close what was idle for 5 s, as uvicorn does: a little before that it is not used any more."""
+"""uvicorn closes connections that were idle for 5 s; the client stops using them a little earlier."""
 _REFUSED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
 class NoConnectionError(Exception):
-    """No connection was made, so nobody has seen the request."""
+    """No connection was made, so the runtime has not seen the request."""
 
 
 class ConnectionBrokenError(Exception):
-    """The connection ended, or said what is no HTTP, before the answer was there."""
+    """The connection was closed, or sent invalid HTTP, before the response was complete."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer."""
+class HttpResponse:
+    """A complete response."""
 
     status: int
     body: bytes
 
 
 class RuntimeNetwork(Protocol):
-    """The way to the runtimes."""
+    """The connections to the runtimes; tests replace it."""
 
-    async def post(self, url: str, token: str, body: bytes) -> Answer:
-        """Send JSON and return the answer. Raises NoConnectionError or ConnectionBrokenError."""
+    async def post(self, url: str, token: str, body: bytes) -> HttpResponse:
+        """Send JSON and return the response. Raise NoConnectionError or ConnectionBrokenError."""
 
     async def close(self) -> None:
         """Close all connections."""
 
 
-class Connections:
-    """Connections to all runtimes, kept for the next request. Use it from one event loop, and close it.
+class HttpConnections:
+    """A pool of HTTP connections to all runtimes. Use it from one event loop, and close it.
 
-    At most ``limit`` are open; who finds none free waits. ``connect_timeout`` is in seconds. How long an
-    answer may take is the caller's to say: one that stops waiting closes its connection.
+    At most ``limit`` are open; further requests wait. ``connect_timeout`` is in seconds. The caller limits
+    how long a response may take: cancelling a request closes its connection.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class Connections:
         self._idle_seconds = idle_seconds
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, url: str, token: str, body: bytes) -> Answer:
-        """Send JSON and return the answer. Raises NoConnectionError or ConnectionBrokenError.
+    async def post(self, url: str, token: str, body: bytes) -> HttpResponse:
+        """Send JSON and return the response. Raise NoConnectionError or ConnectionBrokenError.
 
-        A server may close a kept connection just when a request sets out. One of which nothing came is asked
-        again, once: inference changes nothing.
+        A server may close a kept connection just when a request is sent. Such a request is sent again, once:
+        inference has no side effects.
         """
         try:
             try:
-                return await self._ask(url, token, body)
+                return await self._send(url, token, body)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if isinstance(error, _REFUSED):
                     raise
-                return await self._ask(url, token, body)
+                return await self._send(url, token, body)
         except _REFUSED as error:
             raise NoConnectionError(str(error)) from error
         except (aiohttp.ClientError, ValueError) as error:
@@ -82,14 +82,14 @@ class Connections:
         if self._session is not None:
             await self._session.close()
 
-    async def _ask(self, url: str, token: str, body: bytes) -> Answer:
+    async def _send(self, url: str, token: str, body: bytes) -> HttpResponse:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        sent = self._opened().post(url, data=body, headers=headers, allow_redirects=False)
+        sent = self._open_session().post(url, data=body, headers=headers, allow_redirects=False)
         async with sent as response:
-            return Answer(response.status, await response.read())
+            return HttpResponse(response.status, await response.read())
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:  # not before there is an event loop
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:  # needs a running event loop
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._limit, keepalive_timeout=self._idle_seconds),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -103,9 +103,9 @@ INFER_PATH = "/internal/v1/infer"
 
 
 class RuntimeUnavailableError(Exception):
-    """A runtime did not answer a request; inference changes nothing there, so another may be asked.
+    """A runtime did not answer a request. Another may be tried, since inference has no side effects.
 
-    ``refused`` says that no connection was made, so that even the same runtime may be asked again.
+    ``refused``: no connection was made, so that the same runtime may be tried again.
     """
 
     def __init__(self, message: str, *, refused: bool = False) -> None:
@@ -114,30 +114,30 @@ class RuntimeUnavailableError(Exception):
 
 
 class RuntimeClient:
-    """Calls runtimes with this part's token. How long it may take is the caller's to say."""
+    """Calls runtimes with the gateway's internal token. The caller sets the deadline."""
 
     def __init__(self, token: TokenSource, network: RuntimeNetwork) -> None:
         self._network = network
         self._token = token
 
     async def infer(self, url: str, request: InferRequest) -> InferReply:
-        """Return the runtime's answer. Raises RuntimeUnavailableError."""
+        """Return the runtime's reply. Raise RuntimeUnavailableError."""
         try:
             token = self._token.current()
         except NotReady as error:
             raise RuntimeUnavailableError(error.message) from error
         body = request.model_dump_json(by_alias=True, exclude_none=True).encode()
         try:
-            answer = await self._network.post(f"{url.rstrip('/')}{INFER_PATH}", token, body)
+            response = await self._network.post(f"{url.rstrip('/')}{INFER_PATH}", token, body)
         except (NoConnectionError, ConnectionBrokenError) as error:
             refused = isinstance(error, NoConnectionError)
             raise RuntimeUnavailableError(f"{url}: {error}", refused=refused) from error
-        if answer.status != 200:
-            raise RuntimeUnavailableError(f"{url} answered {answer.status}")
+        if response.status != 200:
+            raise RuntimeUnavailableError(f"{url} answered {response.status}")
         try:
-            reply = InferReply.model_validate_json(answer.body)
+            reply = InferReply.model_validate_json(response.body)
         except ValidationError as error:
-            raise RuntimeUnavailableError(f"{url} answered what is no InferReply: {error}") from error
+            raise RuntimeUnavailableError(f"{url} sent an invalid InferReply: {error}") from error
         if len(reply.results) != len(request.rows):
             raise RuntimeUnavailableError(f"{url} answered {len(reply.results)} of {len(request.rows)} rows")
         return reply

@@ -1,8 +1,8 @@
-"""Why a model is not served: what is under way for it, or the cause that keeps it away until somebody acts.
+"""Why a model is not served: work in progress, or a cause that needs somebody to act.
 
-A request for it is 503 with ``Retry-After`` only while something is under way that may end by itself:
-training, a retry, loading, a runtime that is to come back. Otherwise it is 409 with the reason and the
-message that the resource's conditions have.
+The response is 503 with ``Retry-After`` only while work is in progress that may make the model available:
+training, a retry, loading, a runtime that restarts. Otherwise it is 409 with the reason and the message
+of the resource's conditions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,25 +27,31 @@ from hmi_control_plane.catalog.tables import (
     TrainingRun,
 )
 
-_GRACE = timedelta(seconds=60)
-"""How long a resource may be without a training run: whoever reconciles sees it within seconds."""
+_GRACE_PERIOD = timedelta(seconds=60)
+"""How long a resource may have no training run: the operator normally creates one within seconds."""
 
-_TRAINING_SECONDS = 10
-_LOADING_SECONDS = 1
-_MOST_ANCESTORS = 64
+_RETRY_AFTER_TRAINING = 10
+_RETRY_AFTER_LOADING = 1
+"""``Retry-After`` in seconds."""
+_MAX_ANCESTORS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Absence:
-    """Why nobody serves a model. ``retry_after`` is in seconds; None: asking again does not help."""
+class Unavailability:
+    """Why no runtime serves a model. ``retry_after`` is in seconds; None: a retry does not help."""
 
     reason: str
     message: str
     retry_after: int | None = None
 
 
-def absences(session: Session, adapters: Sequence[AdapterRow]) -> dict[int, Absence]:
-    """Return by adapter id why each of ``adapters``, which no runtime serves, is not served."""
+NOT_LOADED_YET = Unavailability(
+    "ModelNotLoaded", "It is not loaded yet; try again shortly.", _RETRY_AFTER_LOADING
+)
+
+
+def explain_unavailable(session: Session, adapters: Sequence[AdapterRow]) -> dict[int, Unavailability]:
+    """Return by adapter id why no runtime serves each of ``adapters``."""
     published = [adapter for adapter in adapters if adapter.current_version is not None]
     failures = _load_failures(session, published)
     found = {adapter.id: _not_loaded(failures.get(adapter.id, [])) for adapter in published}
@@ -59,7 +65,7 @@ def absences(session: Session, adapters: Sequence[AdapterRow]) -> dict[int, Abse
 
 
 def _load_failures(session: Session, adapters: Sequence[AdapterRow]) -> Mapping[int, list[LoadReport]]:
-    """Return what living runtimes reported of current versions that they could not load."""
+    """Return the failures that live runtimes reported for current versions."""
     rows = session.scalars(
         select(LoadReport)
         .join(Runtime, Runtime.id == LoadReport.runtime_id)
@@ -78,55 +84,55 @@ def _load_failures(session: Session, adapters: Sequence[AdapterRow]) -> Mapping[
     return found
 
 
-def _not_loaded(failures: Sequence[LoadReport]) -> Absence:
+def _not_loaded(failures: Sequence[LoadReport]) -> Unavailability:
     final = [failure for failure in failures if failure.reason not in PASSING_LOAD_FAILURES]
     if failures and len(final) == len(failures):
-        return Absence(final[-1].reason, final[-1].message)
+        return Unavailability(final[-1].reason, final[-1].message)
     if failures:
         message = f"It could not be loaded and is tried again: {failures[-1].message}"
-        return Absence("ModelNotLoaded", message, _LOADING_SECONDS)
-    return Absence("ModelNotLoaded", "It is not loaded yet; try again shortly.", _LOADING_SECONDS)
+        return Unavailability("ModelNotLoaded", message, _RETRY_AFTER_LOADING)
+    return NOT_LOADED_YET
 
 
 # --- not published -----------------------------------------------------------------------------------
 
 
-def _not_published(session: Session, adapter: AdapterRow) -> Absence:
+def _not_published(session: Session, adapter: AdapterRow) -> Unavailability:
     if adapter.withdrawn is not None:
-        return Absence(adapter.withdrawn["reason"], adapter.withdrawn["message"])
+        return Unavailability(adapter.withdrawn["reason"], adapter.withdrawn["message"])
     run = _last_run(session, adapter)
     if run is not None:
-        return _of_run(run, "It")
-    above = _of_domain(session, adapter.domain, adapter.tenant)
-    if above is not None:
-        is_new = utc_now() - adapter.created_at < _GRACE  # its Domain may be declared a moment later
-        missing = above.reason == Reason.DOMAIN_NOT_FOUND
-        return _soon("It waits for its Domain.") if missing and is_new else above
-    return _without_run(session, adapter, "the TaskAdapter")
+        return _from_run(run, "It")
+    domain_problem = _from_domain(session, adapter.domain, adapter.tenant)
+    if domain_problem is not None:
+        is_new = utc_now() - adapter.created_at < _GRACE_PERIOD  # its Domain may be applied a moment later
+        missing = domain_problem.reason == Reason.DOMAIN_NOT_FOUND
+        return _in_progress("It waits for its Domain.") if missing and is_new else domain_problem
+    return _no_run(session, adapter, "the TaskAdapter")
 
 
-def _of_domain(session: Session, key: str, tenant: str) -> Absence | None:
-    """Return what keeps a Domain from having a version; None when it has one."""
-    for _ in range(_MOST_ANCESTORS):
+def _from_domain(session: Session, key: str, tenant: str) -> Unavailability | None:
+    """Return why a Domain has no version; None if it has one."""
+    for _ in range(_MAX_ANCESTORS):
         domain = session.scalar(select(DomainRow).where(DomainRow.key == key))
         if domain is None:
-            return Absence(
+            return Unavailability(
                 Reason.DOMAIN_NOT_FOUND, f"It needs Domain {key}, which does not exist or was not accepted."
             )
         if domain.current_version is not None:
             return None
         run = _last_run(session, domain)
         if run is not None:
-            found = _of_run(run, f"Domain {key}, which it needs,")
+            found = _from_run(run, f"Domain {key}, which it needs,")
             if domain.tenant == tenant or found.retry_after is not None:
                 return found
-            # What stands in another tenant's data is not told: the reason says enough.
-            return Absence(found.reason, f"Domain {key}, which it needs, could not be trained.")
+            # The message may quote the other tenant's data; the reason is enough.
+            return Unavailability(found.reason, f"Domain {key}, which it needs, could not be trained.")
         parent = domain.parent
         if parent is None or _has_version(session, parent):
-            return _without_run(session, domain, f"Domain {key}")
+            return _no_run(session, domain, f"Domain {key}")
         key = parent
-    return Absence(Reason.PARENT_CYCLE, f"Domain {key}, which it needs, has too many ancestors.")
+    return Unavailability(Reason.PARENT_CYCLE, f"Domain {key}, which it needs, has too many ancestors.")
 
 
 def _has_version(session: Session, key: str) -> bool:
@@ -134,7 +140,7 @@ def _has_version(session: Session, key: str) -> bool:
 
 
 def _last_run(session: Session, resource: AdapterRow | DomainRow) -> TrainingRun | None:
-    """Return the newest run for what the resource declares now."""
+    """Return the newest run for the resource's current spec digest."""
     return session.scalar(
         select(TrainingRun)
         .where(TrainingRun.uid == resource.uid, TrainingRun.spec_digest == resource.spec_digest)
@@ -143,31 +149,31 @@ def _last_run(session: Session, resource: AdapterRow | DomainRow) -> TrainingRun
     )
 
 
-def _of_run(run: TrainingRun, subject: str) -> Absence:
+def _from_run(run: TrainingRun, subject: str) -> Unavailability:
     state = RunState(run.state)
     if state is RunState.FAILED:
-        return _of_failure(run, run.failure or {}, subject)
+        return _from_failure(run, run.failure or {}, subject)
     result = run.result or {}
     if state is RunState.SUCCEEDED and result.get("gatePassed") is False:
         message = result.get("gateMessage") or "The gate's minimum was not reached."
-        return Absence(Reason.GATE_NOT_REACHED, f"{subject} did not pass its gate: {message}")
+        return Unavailability(Reason.GATE_NOT_REACHED, f"{subject} did not pass its gate: {message}")
     if state is RunState.PENDING:
-        return _soon(f"{subject} waits for its training to start.")
-    return _soon(f"{subject} is being trained.")
+        return _in_progress(f"{subject} waits for its training to start.")
+    return _in_progress(f"{subject} is being trained.")
 
 
-def _of_failure(run: TrainingRun, failure: Mapping[str, Any], subject: str) -> Absence:
+def _from_failure(run: TrainingRun, failure: Mapping[str, Any], subject: str) -> Unavailability:
     reason = str(failure.get("reason") or Reason.PROCESS_DIED)
     has_attempts = run.attempt + 1 < TRAINING_ATTEMPTS or reason in RETRIED_WITHOUT_LIMIT
     retried = bool(failure.get("retryable")) and has_attempts
     if retried or reason == Reason.SUPERSEDED:
-        return _soon(f"Training of it failed for a passing cause and is tried again ({reason}).")
+        return _in_progress(f"Training of it failed for a passing cause and is tried again ({reason}).")
     message = failure.get("message") or "The run gave no cause."
-    return Absence(reason, f"{subject} could not be trained: {message}")
+    return Unavailability(reason, f"{subject} could not be trained: {message}")
 
 
-def _without_run(session: Session, resource: AdapterRow | DomainRow, name: str) -> Absence:
-    """Return what to say while no run is there: one is to come, unless nothing was heard for long."""
+def _no_run(session: Session, resource: AdapterRow | DomainRow, name: str) -> Unavailability:
+    """Return the explanation for a resource without a run: one is about to start, within the grace period."""
     last: datetime | None = session.scalar(
         select(TrainingRun.finished_at)
         .where(TrainingRun.uid == resource.uid, TrainingRun.finished_at.is_not(None))
@@ -175,16 +181,16 @@ def _without_run(session: Session, resource: AdapterRow | DomainRow, name: str) 
         .limit(1)
     )
     since = max(filter(None, (resource.created_at, last, _domain_published_at(session, resource))))
-    if utc_now() - since < _GRACE:
-        return _soon("Its training is about to start.")
-    return Absence(
+    if utc_now() - since < _GRACE_PERIOD:
+        return _in_progress("Its training is about to start.")
+    return Unavailability(
         "ModelNotTrained",
         f"Nothing trains it: {name} is suspended, or was not accepted; its conditions say why.",
     )
 
 
 def _domain_published_at(session: Session, resource: AdapterRow | DomainRow) -> datetime | None:
-    """Return when what the resource stands on was last published."""
+    """Return when the Domain that the resource depends on was last published."""
     key = resource.domain if isinstance(resource, AdapterRow) else resource.parent
     return session.scalar(
         select(DomainVersion.created_at)
@@ -195,5 +201,5 @@ def _domain_published_at(session: Session, resource: AdapterRow | DomainRow) -> 
     )
 
 
-def _soon(message: str) -> Absence:
-    return Absence("ModelNotTrained", f"{message} Try again later.", _TRAINING_SECONDS)
+def _in_progress(message: str) -> Unavailability:
+    return Unavailability("ModelNotTrained", f"{message} Try again later.", _RETRY_AFTER_TRAINING)

@@ -1,8 +1,9 @@
-"""Error answers, in OpenAI's shape or the Open Inference Protocol's; never a traceback."""
+"""Error responses in the format of OpenAI or of the Open Inference Protocol; never a traceback."""
 
 import logging
 from http import HTTPStatus
 
+from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -12,31 +13,31 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady, error_body
-from hmi_control_plane.http.validation_errors import first_request_problem
+from hmi_control_plane.http.validation_errors import first_request_error
 
 log = logging.getLogger(__name__)
 
 
 class NotFound(HmiError):
-    """No such thing, or not the caller's: the answer is the same, so that nothing is disclosed."""
+    """It does not exist, or belongs to another tenant: both look the same, so that nothing is disclosed."""
 
 
 class Conflict(HmiError):
-    """The request contradicts what is there."""
+    """The request contradicts the current state."""
 
 
 class Unauthorized(HmiError):
-    """The caller has not shown who it is."""
+    """The request has no valid credential."""
 
 
 class Forbidden(HmiError):
-    """The caller is known and may not do this."""
+    """The caller is authenticated and not allowed to do this."""
 
 
 class RequestFailed(HmiError):
-    """A request has no answer: ``status`` is HTTP's, ``param`` the field at fault.
+    """A request failed with HTTP ``status``; ``param`` names the invalid field.
 
-    ``retry_after`` is in seconds, where trying again later may help.
+    ``retry_after`` is in seconds; None where a retry does not help.
     """
 
     def __init__(
@@ -48,9 +49,9 @@ class RequestFailed(HmiError):
         param: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        super().__init__(reason, sendable(message))
+        super().__init__(reason, escape_surrogates(message))
         self.status = status
-        self.param = param and sendable(param)
+        self.param = param and escape_surrogates(param)
         self.retry_after = retry_after
 
 
@@ -71,23 +72,23 @@ _TYPE_OF = {
 }
 _REASON_OF = {408: "BodyTooSlow", 413: "BodyTooLarge"}
 _RETRY_AFTER_SECONDS = 1
-_ASKED_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def status_of(error: HmiError) -> int:
-    """Return the HTTP status that a user's error becomes; 500 for what is no fault of theirs."""
+    """Return the HTTP status of an error; 500 for a type that is not mapped."""
     if isinstance(error, RequestFailed):
         return error.status
     return next((status for kind, status in _STATUS_OF.items() if isinstance(error, kind)), 500)
 
 
 def error_kind(status: int) -> str:
-    """Return OpenAI's ``type`` of an error with this status."""
+    """Return OpenAI's error ``type`` for an HTTP status."""
     return _TYPE_OF.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
-def sendable(text: str) -> str:
-    """Return ``text`` with what UTF-8 cannot hold escaped: JSON may bring halves of surrogate pairs."""
+def escape_surrogates(text: str) -> str:
+    """Return ``text`` with lone surrogates escaped: JSON can contain them, UTF-8 cannot."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -100,19 +101,20 @@ def error_response(
     param: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
-    """Return the answer in the shape of the protocol that ``path`` belongs to.
+    """Return an error response in the format of the protocol that ``path`` belongs to.
 
-    It is OpenAI's, with ``reason`` as its ``code``; under ``/v2`` the Open Inference Protocol's: one text.
+    Under ``/v2`` that is the Open Inference Protocol's (one text), elsewhere OpenAI's, whose
+    ``code`` is ``reason``.
     """
-    message = sendable(message)
+    message = escape_surrogates(message)
     if path == "/v2" or path.startswith("/v2/"):
         return JSONResponse({"error": message}, status, headers=headers)
-    body = error_body(message, error_kind(status), param=param and sendable(param), code=reason)
+    body = error_body(message, error_kind(status), param=param and escape_surrogates(param), code=reason)
     return JSONResponse(body, status, headers=headers)
 
 
 def hmi_error_response(path: str, error: HmiError) -> JSONResponse:
-    """Return the answer to a request for ``path`` that ended in ``error``."""
+    """Return the response to a request for ``path`` that raised ``error``."""
     status = status_of(error)
     headers: dict[str, str] = {}
     if status == 503:
@@ -128,22 +130,22 @@ def hmi_error_response(path: str, error: HmiError) -> JSONResponse:
 
 
 def refuse_body(status: int, message: str) -> HTTPException:
-    """Return what the reader of a body raises: FastAPI lets no other error through as it is.
+    """Return the exception for a body that is refused; FastAPI passes no other type through unchanged.
 
-    The connection is closed, since the rest of the body would have to be read to find the next request.
+    The connection is closed: otherwise the rest of the body would have to be read to find the next request.
     """
     return HTTPException(status, message, headers={"Connection": "close"})
 
 
-def install(app: FastAPI) -> None:
-    """Make ``app`` answer every error in the one shape."""
+def install_error_handlers(app: FastAPI) -> None:
+    """Make ``app`` answer every error in the documented format."""
     app.add_exception_handler(HmiError, _on_hmi_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(DataError, _on_data_error)
     app.add_exception_handler(IntegrityError, _on_integrity_error)
-    app.add_exception_handler(OperationalError, _on_database_away)
-    app.add_exception_handler(PoolTimeoutError, _on_database_away)
+    app.add_exception_handler(OperationalError, _on_database_unavailable)
+    app.add_exception_handler(PoolTimeoutError, _on_database_unavailable)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
@@ -157,13 +159,13 @@ def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     path = _path(request)
     if any(problem["type"] == "json_invalid" for problem in error.errors()):
         return error_response(path, 400, "MalformedJson", "The body is not valid JSON.")
-    if isinstance(error.body, bytes):  # FastAPI parses no body that is not called JSON
+    if isinstance(error.body, bytes):  # FastAPI parses a body only if its Content-Type is JSON
         return error_response(
-            path, 415, "NotCalledJson", "Send the body with Content-Type: application/json."
+            path, 415, "UnsupportedMediaType", "Send the body with Content-Type: application/json."
         )
-    problem = first_request_problem(error)
-    more = f" ({problem.others} more.)" if problem.others else ""
-    return error_response(path, 422, "InvalidField", problem.message + more, param=problem.where)
+    first = first_request_error(error)
+    more = f" ({first.others} more.)" if first.others else ""
+    return error_response(path, 422, "InvalidField", first.message + more, param=first.field)
 
 
 def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -178,11 +180,11 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Return the methods of all routes of the request's path; Starlette tells those of the first one."""
+    """Return the methods of all routes that match the path; Starlette reports only the first route's."""
     routes = request.app.router.routes
     allowed = [
         method
-        for method in _ASKED_METHODS
+        for method in _METHODS
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
     ]
     return ["HEAD", *allowed] if "GET" in allowed else allowed
@@ -194,28 +196,27 @@ def _path(request: Request) -> str:
 
 
 def _on_data_error(request: Request, error: Exception) -> JSONResponse:
-    # The types of hmi_api.internal.storable refuse such values first, by field. Sending them again would not
-    # help.
+    # The types of hmi_api.internal.storable normally refuse such values earlier, by field. Retries fail.
     log.warning("%s %s: a value cannot be stored", request.method, request.url.path, exc_info=error)
     return error_response(
         _path(request),
         422,
         "ValueNotStorable",
-        "A value cannot be stored: it holds a NUL, is too long or too large.",
+        "A value cannot be stored: it contains a NUL, is too long or too large.",
     )
 
 
 def _on_integrity_error(request: Request, error: Exception) -> JSONResponse:
-    log.warning("%s %s lost a race or broke a constraint", request.method, request.url.path, exc_info=error)
+    log.warning("%s %s: conflicting write, or constraint", request.method, request.url.path, exc_info=error)
     return error_response(
         _path(request),
         409,
         "ConcurrentWrite",
-        "Another request wrote the same thing at the same moment; try again.",
+        "Another request wrote the same record at the same time; try again.",
     )
 
 
-def _on_database_away(request: Request, error: Exception) -> JSONResponse:
+def _on_database_unavailable(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s: the database did not answer", request.method, request.url.path, exc_info=error)
     return error_response(
         _path(request),
@@ -227,13 +228,13 @@ def _on_database_away(request: Request, error: Exception) -> JSONResponse:
 
 
 def _on_unexpected(request: Request, _error: Exception) -> JSONResponse:
-    # Starlette answers these outside the middleware that sets the id, and then lets the server log them.
-    request_id = getattr(request.state, "request_id", None)
+    # Starlette sends this response outside the middleware that sets the header; the server logs the error.
+    request_id = correlation_id.get()
     headers = {"X-Request-Id": request_id} if request_id else None
     return error_response(
         _path(request),
         500,
         "InternalError",
-        "Something failed here; give the X-Request-Id to the operator.",
+        "An internal error occurred; report the X-Request-Id to the operator.",
         headers=headers,
     )

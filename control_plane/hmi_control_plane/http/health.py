@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics: for whoever runs the process, without a key."""
+"""Liveness, readiness and metrics endpoints, which need no key."""
 
 import asyncio
 import logging
@@ -15,13 +15,14 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import is_behind
 
 log = logging.getLogger(__name__)
-_ANSWER_SECONDS = 2.0
+_PING_TIMEOUT_SECONDS = 2.0
 
 
 class Readiness:
-    """Ready while the database answers with a schema that is new enough, and the process is not stopping.
+    """Whether this process should get requests: the database answers, its schema is new enough, no shutdown.
 
-    Once it was so, ``without_database_seconds`` may pass without an answer: a gateway knows keys and routes.
+    After the first success the process stays ready for ``without_database_seconds`` without the database: a
+    gateway can go on with the keys and routes that it has cached.
     """
 
     def __init__(
@@ -34,75 +35,75 @@ class Readiness:
         self._database = database
         self._without_database_seconds = without_database_seconds
         self._clock = clock
-        self._answered_at: float | None = None
-        self._new_enough = False
+        self._last_answer_at: float | None = None
+        self._schema_is_new_enough = False
         self._draining = False
-        self._asking: asyncio.Task[None] | None = None
+        self._ping: asyncio.Task[None] | None = None
         self._requirements: list[Callable[[], None]] = []
 
     def require(self, requirement: Callable[[], None]) -> None:
-        """Be ready only while ``requirement`` does not raise NotReady; it is called in the event loop."""
+        """Add a check, called in the event loop, that raises NotReady while the process is not ready."""
         self._requirements.append(requirement)
 
     def start_draining(self) -> None:
-        """Be ready no more: the process is about to stop."""
+        """Report not ready from now on: the process is about to stop."""
         self._draining = True
 
     def is_draining(self) -> bool:
-        """Say whether the process is about to stop."""
+        """Return whether the process is about to stop."""
         return self._draining
 
     async def check(self) -> None:
-        """Raise NotReady unless requests should come here.
+        """Raise NotReady if this process should not get requests.
 
-        Its reason is Draining, SchemaTooOld, DatabaseUnavailable, or that of a requirement.
+        The reason is Draining, SchemaTooOld, DatabaseUnavailable, or that of a requirement.
         """
         if self._draining:
             raise NotReady("Draining", "This process is stopping.")
         for requirement in self._requirements:
             requirement()
         try:
-            await self._ask()
+            await self._ping_database()
         except (SQLAlchemyError, TimeoutError) as error:
-            if not self._may_go_on():
+            if not self._may_go_without_database():
                 raise NotReady("DatabaseUnavailable", "The catalog database does not answer.") from error
         else:
-            self._answered_at = self._clock()
+            self._last_answer_at = self._clock()
 
-    async def _ask(self) -> None:
-        """Ask the database, one thread at a time however many probes come while it does not answer."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(run_in_threadpool(self._look))
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            await asyncio.shield(self._asking)
+    async def _ping_database(self) -> None:
+        """Query the database from one thread at a time, however many probes wait for it."""
+        if self._ping is None or self._ping.done():
+            self._ping = asyncio.create_task(run_in_threadpool(self._check_database))
+        async with asyncio.timeout(_PING_TIMEOUT_SECONDS):
+            await asyncio.shield(self._ping)
 
-    def _look(self) -> None:
-        if self._new_enough:
+    def _check_database(self) -> None:
+        if self._schema_is_new_enough:
             self._database.ping()
         elif is_behind(self._database):
             raise NotReady("SchemaTooOld", "The database waits for its migration; run migrate.")
         else:
-            self._new_enough = True  # a schema never goes back
+            self._schema_is_new_enough = True  # a schema is never downgraded
 
-    def _may_go_on(self) -> bool:
+    def _may_go_without_database(self) -> bool:
         return (
-            self._answered_at is not None
-            and self._clock() - self._answered_at < self._without_database_seconds
+            self._last_answer_at is not None
+            and self._clock() - self._last_answer_at < self._without_database_seconds
         )
 
 
-def build(readiness: Readiness, registry: CollectorRegistry | None) -> APIRouter:
-    """Return ``/healthz``, ``/readyz`` and, of a registry that has no port of its own, ``/metrics``."""
+def build_router(readiness: Readiness, registry: CollectorRegistry | None) -> APIRouter:
+    """Return ``/healthz``, ``/readyz`` and, unless ``registry`` is None, ``/metrics``."""
     router = APIRouter(tags=["health"])
 
     @router.get("/healthz")
     async def live() -> dict[str, str]:
-        """Answer as long as the process can."""
+        """Answer 200 while the process runs."""
         return {"status": "ok"}
 
     @router.get("/readyz")
     async def ready() -> dict[str, str]:
-        """Answer 200 when requests should come here, else 503 with the reason."""
+        """Answer 200 when this process should get requests, else 503 with the reason."""
         await readiness.check()
         return {"status": "ok"}
 

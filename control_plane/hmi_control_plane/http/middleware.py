@@ -8,42 +8,36 @@ import secrets
 import time
 from collections.abc import Callable
 
+from asgi_correlation_id import CorrelationIdMiddleware
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID_HEADER = "X-Request-Id"
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_UNMATCHED = "unmatched"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
 
-class RequestIdMiddleware:
-    """Echo the caller's ``X-Request-Id``, or make one; handlers read it as ``request.state.request_id``."""
+def request_id_middleware(app: ASGIApp) -> ASGIApp:
+    """Return ``app`` with the caller's ``X-Request-Id``, or a new one, in its responses and log records.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        # What could break a log line or a header is replaced, not echoed.
-        request_id = given if _SAFE_REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).setdefault(REQUEST_ID_HEADER, request_id)
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)
+    An id that could break a log line or a header is replaced.
+    """
+    return CorrelationIdMiddleware(
+        app,
+        header_name=REQUEST_ID_HEADER,
+        update_request_header=False,
+        generator=lambda: secrets.token_hex(16),
+        validator=lambda given: _SAFE_REQUEST_ID.fullmatch(given) is not None,
+        transformer=None,
+    )
 
 
-class FarewellMiddleware:
-    """Close each kept connection with its answer while the process drains.
+class ConnectionCloseMiddleware:
+    """Close kept connections after their next response while the process drains.
 
-    Its next request then goes to another process, instead of meeting a connection that is just being closed.
+    The client's next request then goes to another process, not to a connection that is about to be closed.
     """
 
     def __init__(self, app: ASGIApp, *, draining: Callable[[], bool]) -> None:
@@ -53,16 +47,16 @@ class FarewellMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
 
-        async def send_farewell(message: Message) -> None:
+        async def send_and_close(message: Message) -> None:
             if message["type"] == "http.response.start" and self._draining():
                 MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
-        await self._app(scope, receive, send_farewell if scope["type"] == "http" else send)
+        await self._app(scope, receive, send_and_close if scope["type"] == "http" else send)
 
 
 class HeadMiddleware:
-    """Answer HEAD wherever GET is answered: with GET's status and headers, without its body."""
+    """Answer HEAD on every path with GET: the same status and headers, without a body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -79,12 +73,8 @@ class HeadMiddleware:
         await self._app({**scope, "method": "GET"}, receive, send_without_body)
 
 
-_UNMATCHED = "unmatched"
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
-
-
 class HttpMetrics:
-    """Requests counted and timed by route; routes are templates, so that their number is bounded."""
+    """Number and duration of requests by route template, so that the number of label values is bounded."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -92,7 +82,7 @@ class HttpMetrics:
         )
         self.seconds = Histogram(
             "hmi_request_seconds",
-            "Seconds until the end of the answer.",
+            "Seconds until the end of the response.",
             ["route"],
             buckets=_SECONDS,
             registry=registry,
@@ -100,7 +90,7 @@ class HttpMetrics:
 
 
 class MetricsMiddleware:
-    """Observe every request under the template of the route that answered it."""
+    """Record every request under the template of the route that handled it."""
 
     def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
         self._app = app
@@ -112,7 +102,7 @@ class MetricsMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        code = "500"  # what the server answers when the application raises
+        code = "500"  # the server's response when the application raises
 
         async def send_observed(message: Message) -> None:
             nonlocal code
@@ -129,10 +119,10 @@ class MetricsMiddleware:
 
 
 def _route_template(scope: Scope) -> str:
-    """Return the path template of the route that answered, prefixes of its routers included.
+    """Return the path template of the matched route, including the prefixes of its routers.
 
-    A route of an included router may know only its own part. The rest is the part of the path that is left
-    when the route's own, filled in, is taken off its end; being a router's prefix, it holds no parameters.
+    A route of an included router may know only its own part of the path. What precedes that part is the
+    router's prefix, which has no parameters.
     """
     own: str | None = getattr(scope.get("route"), "path_format", None)
     if own is None:

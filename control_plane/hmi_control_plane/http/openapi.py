@@ -1,6 +1,6 @@
-"""The API's description: all of it for administrators, the tenant's part for a tenant.
+"""The OpenAPI description and the Swagger page, with the paths that the caller's key opens.
 
-The page's script and style are files of the package ``fastapi-offline``: nothing is loaded from another host.
+The page's script and style come from the package ``fastapi-offline``: nothing is loaded from another host.
 """
 
 import base64
@@ -20,7 +20,7 @@ from hmi_control_plane.http.errors import Unauthorized, error_response
 
 PATH = "/openapi.json"
 NOT_FOR_TENANTS = ("/admin/", "/internal/", "/apis/")
-"""Where paths begin that a tenant's key does not open."""
+"""Prefixes of paths that a tenant's key does not open."""
 PUBLIC = ("/healthz", "/readyz", "/v2", "/v2/", "/v2/health/live", "/v2/health/ready")
 """Paths that need no credential."""
 _ASSETS = "/docs/assets"
@@ -35,13 +35,13 @@ _REFERENCE = "#/components/"
 _SECURITY = "securitySchemes"  # named by requirements, not referred to
 
 
-def build(
+def build_router(
     app: FastAPI, authenticator: Authenticator, admin_key: SecretStr | None, *, needs_key: bool
 ) -> APIRouter:
     """Return ``/openapi.json`` and ``/docs``.
 
-    With a tenant's key they show what that key opens; with the admin key all that the process serves, and so
-    without a key where none is needed. Raise Unauthorized (401) where one is.
+    A tenant's key shows the tenant's paths; the admin key shows all paths of the process. Without a key they
+    show all paths, or answer 401 if ``needs_key``.
     """
     router = APIRouter(include_in_schema=False)
     is_admin = require_token(admin_key, "admin key") if admin_key is not None else None
@@ -50,7 +50,7 @@ def build(
     app.mount(_ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]))
 
     async def is_for_tenant(request: Request) -> bool:
-        """Say whether a tenant asks."""
+        """Return whether the caller is a tenant."""
         request = _with_bearer(request)
         if is_admin is not None:
             try:
@@ -69,13 +69,13 @@ def build(
 
     @router.get(PATH)
     async def describe(request: Request) -> JSONResponse:
-        """Return the description for whoever asks."""
+        """Return the description for this caller."""
         whole = app.openapi()
-        return JSONResponse(tenants_part(whole) if await is_for_tenant(request) else whole)
+        return JSONResponse(tenant_paths_only(whole) if await is_for_tenant(request) else whole)
 
     @router.get("/docs")
     async def page(request: Request) -> Response:
-        """Return the page that shows it; a browser is told to ask for the key."""
+        """Return the Swagger page; a browser without a key gets a sign-in prompt."""
         try:
             await is_for_tenant(request)
         except Unauthorized as error:
@@ -106,7 +106,7 @@ def _with_bearer(request: Request) -> Request:
 
 
 def _describe_credentials(app: FastAPI) -> None:
-    """Let the description name the credential of each operation."""
+    """Add the credential of each operation to the description."""
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -129,8 +129,8 @@ def _describe_credentials(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
 
 
-def tenants_part(whole: dict[str, Any]) -> dict[str, Any]:
-    """Return a description with a tenant's paths alone, and with the components that these use."""
+def tenant_paths_only(whole: dict[str, Any]) -> dict[str, Any]:
+    """Return the description with only a tenant's paths and the components that they use."""
     paths = {path: item for path, item in whole["paths"].items() if not path.startswith(NOT_FOR_TENANTS)}
     components = whole.get("components", {})
     used: set[tuple[str, str]] = set()
@@ -148,7 +148,7 @@ def tenants_part(whole: dict[str, Any]) -> dict[str, Any]:
 
 
 def _references(item: Any) -> Iterator[tuple[str, str]]:
-    """Give kind and name of each component that is referred to within."""
+    """Yield kind and name of each component that ``item`` refers to."""
     for text in json.dumps(item).split(f'"$ref": "{_REFERENCE}')[1:]:
         kind, _, name = text.partition('"')[0].partition("/")
         yield kind, name

@@ -1,4 +1,4 @@
-"""Path parameters that are names: checked at the door."""
+"""Types of path and query parameters, with their validation."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ Name = Annotated[str, Path(pattern=DNS_LABEL, max_length=63, description="A DNS 
 TenantNameOrId = Annotated[
     str, StringConstraints(pattern=rf"{DNS_LABEL}|^tenant_[0-9a-f]{{16}}$", max_length=63)
 ]
-"""A tenant's name, or its id where a name alone may have been given to several, one after another."""
+"""A tenant's name, or its id: several tenants may have had the same name one after another."""
 RuntimeId = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,126}[A-Za-z0-9])?$", description="Id of a runtime.")
 ]

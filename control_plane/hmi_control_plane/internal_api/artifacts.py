@@ -30,7 +30,7 @@ from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.internal.runs import ArtifactCommit, ArtifactCommitted
 from hmi_api.security.internal_auth import Caller, Role
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.auth import AdmittedCaller, Door
+from hmi_control_plane.auth import AdmittedCaller, RoleGuard
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.http.errors import NotFound
@@ -44,7 +44,7 @@ _WRITTEN_AT_ONCE = 1 << 20
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
-def build(database: Database, door: Door, files: ArtifactFiles, *, limit_bytes: int) -> APIRouter:
+def build(database: Database, door: RoleGuard, files: ArtifactFiles, *, limit_bytes: int) -> APIRouter:
     """Return the routes under ``/artifacts``; an artifact takes ``limit_bytes`` at most."""
     router = APIRouter(prefix="/artifacts", route_class=door.only(Role.TRAINER))
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.auth import Door
+from hmi_control_plane.auth import RoleGuard
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.internal_api import artifacts, resources, runs, runtimes
 from hmi_control_plane.internal_api.changes import Changes
@@ -14,7 +14,7 @@ ARTIFACTS_PREFIX = f"{PREFIX}/artifacts"
 
 def build(
     database: Database,
-    door: Door,
+    door: RoleGuard,
     changes: Changes,
     files: ArtifactFiles,
     *,

@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from hmi_api.internal.runs import RunCreate, RunFailure, RunPods, RunProgress, RunResult, RunView
 from hmi_api.security.internal_auth import Caller, Role
-from hmi_control_plane.auth import AdmittedCaller, Door
+from hmi_control_plane.auth import AdmittedCaller, RoleGuard
 from hmi_control_plane.catalog import runs, versions
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.runs import run_view
@@ -29,7 +29,7 @@ def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
     return run
 
 
-def build(database: Database, door: Door, changes: Changes) -> APIRouter:
+def build(database: Database, door: RoleGuard, changes: Changes) -> APIRouter:
     """Return the routes under ``/runs``."""
     router = APIRouter()
     router.include_router(_asked_for(database, door))
@@ -37,7 +37,7 @@ def build(database: Database, door: Door, changes: Changes) -> APIRouter:
     return router
 
 
-def _asked_for(database: Database, door: Door) -> APIRouter:
+def _asked_for(database: Database, door: RoleGuard) -> APIRouter:
     router = APIRouter(prefix="/runs", route_class=door.only(Role.OPERATOR))
 
     @router.post("")
@@ -56,7 +56,7 @@ def _asked_for(database: Database, door: Door) -> APIRouter:
     return router
 
 
-def _reported(database: Database, door: Door, changes: Changes) -> APIRouter:
+def _reported(database: Database, door: RoleGuard, changes: Changes) -> APIRouter:
     router = APIRouter(prefix="/runs", route_class=door.only(Role.OPERATOR, Role.TRAINER))
 
     @router.get("/{run_id}")

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from hmi_api.internal.runtimes import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_api.security.internal_auth import Role
-from hmi_control_plane.auth import Door
+from hmi_control_plane.auth import RoleGuard
 from hmi_control_plane.catalog import desired_state, placement, runtimes
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.http.parameters import RuntimeId
@@ -18,7 +18,7 @@ _DONE = 204
 _LOOK_AGAIN_SECONDS = 1.0
 
 
-def build(database: Database, door: Door, changes: Changes, *, wait_limit_seconds: float) -> APIRouter:
+def build(database: Database, door: RoleGuard, changes: Changes, *, wait_limit_seconds: float) -> APIRouter:
     """Return the routes under ``/runtimes``; a poll is held open for ``wait_limit_seconds`` at most."""
     router = APIRouter(prefix="/runtimes", route_class=door.only(Role.RUNTIME))
 

@@ -256,7 +256,7 @@ ANSWERS: Mapping[str, str] = {
     "TokenUnreadable": "For HMI's own parts: mount the service account's token.",
     "TokenReviewFailed": "Try again: the API server did not say whose token it is.",
     "MalformedJson": "Send valid JSON.",
-    "NotCalledJson": "Send the body with Content-Type: application/json.",
+    "UnsupportedMediaType": "Send the body with Content-Type: application/json.",
     "BodyCutOff": "Send the whole body that Content-Length announces.",
     "BodyTooLarge": "Send less in one request.",
     "BodyTooSlow": "Send the body faster.",

@@ -3,21 +3,19 @@
 import asyncio
 import logging
 import signal
-import socket
-import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from types import FrameType
 
 import torch
 import uvicorn
 from fastapi import FastAPI
 
+from hmi_api.http_server import DrainingServer
 from hmi_api.internal.client import ONE_ATTEMPT, ControlPlaneClient
 from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
-from hmi_api.servers import listening_socket, serving_metrics
+from hmi_api.servers import serving_metrics
 from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.outbound import configure
 from hmi_runtime.server.app import InternalAuth, body_error, build_app, render_metrics
@@ -103,37 +101,6 @@ def _exit_if_failed(control: "asyncio.Task[None]") -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-class _Server(uvicorn.Server):
-    """Drains at the first signal, before uvicorn shuts down; a second signal shuts down at once."""
-
-    def __init__(self, process: RuntimeProcess, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._process = process
-        self._draining: asyncio.Task[None] | None = None
-        self._signalled = False
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen and start; the host ``::`` accepts IPv4 and IPv6."""
-        try:
-            sockets = sockets or [listening_socket(self.config.host, self.config.port)]
-        except OSError as error:
-            sys.exit(f"Cannot listen: {error}")
-        await super().startup(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a signal."""
-        if self._signalled:
-            super().handle_exit(sig, frame)
-            return
-        self._signalled = True
-        # The handler runs on the event loop's thread, between two of its callbacks.
-        asyncio.get_running_loop().call_soon_threadsafe(self._start_draining, sig)
-
-    def _start_draining(self, sig: int) -> None:
-        self._draining = asyncio.create_task(self._process.drain())
-        self._draining.add_done_callback(lambda _: super(_Server, self).handle_exit(sig, None))
-
-
 def build_server(settings: RuntimeSettings) -> uvicorn.Server:
     """Return the server of a runtime process, which drains at SIGTERM."""
     process = RuntimeProcess(settings)
@@ -146,7 +113,7 @@ def build_server(settings: RuntimeSettings) -> uvicorn.Server:
         access_log=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
-    return _Server(process, config)
+    return DrainingServer(config, lambda _: process.drain())
 
 
 def serve(settings: RuntimeSettings) -> None:

@@ -24,7 +24,7 @@ from hmi_cli.client import Client, is_local
 from hmi_cli.context import CommandContext
 from hmi_cli.errors import CliError
 from hmi_cli.system.home import HomeFolder
-from hmi_control_plane.gateway.runtime_client import Connections
+from hmi_control_plane.gateway.runtime_client import HttpConnections
 from hmi_operator.kubernetes.client import connect
 from hmi_operator.kubernetes.handlers import build_settings
 from hmi_runtime.training.cli import main as train
@@ -201,7 +201,7 @@ async def _runtime(url: str) -> None:
 
 
 async def _gateway(url: str) -> None:
-    network = Connections()
+    network = HttpConnections()
     try:
         await network.post(f"{url}/internal/v1/infer", TOKEN, b"{}")
     finally:

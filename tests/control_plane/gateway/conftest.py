@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from hmi_api.internal.inference import InferReply, InferRequest, InferRow, RowError, RowResult, TokenLabel
 from hmi_control_plane.app import create_app
-from hmi_control_plane.gateway.runtime_client import Answer, ConnectionBrokenError, NoConnectionError
+from hmi_control_plane.gateway.runtime_client import ConnectionBrokenError, HttpResponse, NoConnectionError
 from hmi_control_plane.settings import Settings
 
 
@@ -29,7 +29,7 @@ class SmallRuntime:
     tokens_shown: list[str] = field(default_factory=list)
 
     def answer(self, row: InferRow, tenant_id: str | None = None) -> RowResult:
-        """Answer one row of the tenant with ``tenant_id``."""
+        """HttpResponse one row of the tenant with ``tenant_id``."""
         if self.tenant_ids.get(row.adapter, tenant_id) != tenant_id:
             return RowResult(error=RowError(status=503, reason="NotLoaded", message="It is not loaded."))
         if row.adapter in self.row_errors:
@@ -66,7 +66,7 @@ class SmallNetwork:
         self._apps[name] = httpx.ASGITransport(_app(runtime))
         return runtime
 
-    async def post(self, url: str, token: str, body: bytes) -> Answer:
+    async def post(self, url: str, token: str, body: bytes) -> HttpResponse:
         """Pass one request on, or refuse the connection."""
         request = httpx.Request("POST", url, headers={"Authorization": f"Bearer {token}"}, content=body)
         runtime = self.runtimes.get(request.url.host)
@@ -79,7 +79,7 @@ class SmallNetwork:
             raise ConnectionBrokenError("connection reset")
         request.headers["Content-Type"] = "application/json"
         response = await self._apps[request.url.host].handle_async_request(request)
-        return Answer(response.status_code, await response.aread())
+        return HttpResponse(response.status_code, await response.aread())
 
     async def close(self) -> None:
         """There is nothing to close."""

@@ -195,7 +195,7 @@ def test_half_of_a_surrogate_pair_is_named_by_its_place(acme: Any) -> None:
     content = b'{"model": "spam", "input": ["fine", "\\ud800"]}'
     error = acme.call("POST", "/classify", content=content).json()["error"]
     assert error["param"] == "input.1"
-    assert error["message"].startswith("input.1: the text holds half of a surrogate pair")
+    assert error["message"].startswith("input.1: the text has a lone surrogate")
 
 
 def test_a_body_of_nothing_but_faults_is_refused_at_the_first(acme: Any) -> None:

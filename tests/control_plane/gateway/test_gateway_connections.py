@@ -1,4 +1,4 @@
-"""Connections to runtimes, against servers that say over real sockets what they are told to."""
+"""HttpConnections to runtimes, against servers that say over real sockets what they are told to."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from hmi_control_plane.gateway.runtime_client import (
-    Answer,
     ConnectionBrokenError,
-    Connections,
+    HttpConnections,
+    HttpResponse,
     NoConnectionError,
 )
 
@@ -83,9 +83,9 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 
 
 @contextlib.asynccontextmanager
-async def connected(limit: int = 256, idle_seconds: float = 4.0) -> AsyncIterator[Connections]:
+async def connected(limit: int = 256, idle_seconds: float = 4.0) -> AsyncIterator[HttpConnections]:
     """Make connections, closed at the end."""
-    connections = Connections(limit=limit, idle_seconds=idle_seconds)
+    connections = HttpConnections(limit=limit, idle_seconds=idle_seconds)
     try:
         yield connections
     finally:
@@ -95,17 +95,17 @@ async def connected(limit: int = 256, idle_seconds: float = 4.0) -> AsyncIterato
 @pytest.mark.parametrize(
     ("pieces", "answer"),
     [
-        ((OK,), Answer(200, b"hi")),
-        ((OK[:9], OK[9:30], OK[30:]), Answer(200, b"hi")),
-        ((b"HTTP/1.1 503 Away\r\ncontent-length: 0\r\n\r\n",), Answer(503, b"")),
+        ((OK,), HttpResponse(200, b"hi")),
+        ((OK[:9], OK[9:30], OK[30:]), HttpResponse(200, b"hi")),
+        ((b"HTTP/1.1 503 Away\r\ncontent-length: 0\r\n\r\n",), HttpResponse(503, b"")),
         (
             (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\nh\r\n", b"1\r\ni\r\n0\r\n\r\n"),
-            Answer(200, b"hi"),
+            HttpResponse(200, b"hi"),
         ),
-        ((b"HTTP/1.1 102 Processing\r\n\r\n", OK), Answer(200, b"hi")),
+        ((b"HTTP/1.1 102 Processing\r\n\r\n", OK), HttpResponse(200, b"hi")),
     ],
 )
-async def test_an_answer_is_read_however_it_comes(pieces: tuple[bytes, ...], answer: Answer) -> None:
+async def test_an_answer_is_read_however_it_comes(pieces: tuple[bytes, ...], answer: HttpResponse) -> None:
     async with serving(saying(*pieces)) as server, connected() as connections:
         for _ in range(3):
             assert await connections.post(f"{server.url}/infer", "secret", b"{}") == answer
@@ -173,7 +173,7 @@ async def test_nobody_there_is_told_apart_from_a_broken_connection() -> None:
 
 
 async def test_who_takes_no_connection_in_time_was_not_asked() -> None:
-    connections = Connections(connect_timeout=0.05)
+    connections = HttpConnections(connect_timeout=0.05)
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):  # more than wait for accept(), so that the next finds no place

@@ -31,7 +31,7 @@ class Catalog:
 
     def table(self, capacity: int = 100) -> RoutingTable:
         """Return a table over this catalog; it believes a route for two seconds."""
-        return RoutingTable(self.read, believe_seconds=2.0, capacity=capacity, clock=lambda: self.now)
+        return RoutingTable(self.read, cache_seconds=2.0, capacity=capacity, clock=lambda: self.now)
 
 
 def route(key: AdapterKey, *runtimes: str) -> Route:
@@ -100,7 +100,7 @@ def test_a_distrusted_route_is_read_before_it_is_used(catalog: Catalog) -> None:
         table = catalog.table()
         await table.routes([SPAM])
         catalog.known[SPAM] = route(SPAM, "r2")
-        table.distrust([SPAM, ABSENT])
+        table.invalidate([SPAM, ABSENT])
         assert (await table.routes([SPAM]))[SPAM].runtimes[0].id == "r2"
 
     run(test)

@@ -195,18 +195,18 @@ WRONG: list[tuple[Any, str]] = [
     (one(data=[None]), "inputs.0.data.0 must be a string."),
     (one(data="yes"), "inputs.0.data must be a list."),
     (one(data=None), "inputs.0.data is missing."),
-    (one(data=[["yes"]]), "inputs.0.data.0 is a list, which the shape [1] does not have there."),
+    (one(data=[["yes"]]), "inputs.0.data.0 is a list, which does not fit the shape [1]."),
     (
         one(shape=[1, 1], data=[["a", "b"]]),
-        "inputs.0.data.0 is a list, which the shape [1, 1] does not have there.",
+        "inputs.0.data.0 is a list, which does not fit the shape [1, 1].",
     ),
     (
         one(shape=[1, 1], data=[[["a"]]]),
-        "inputs.0.data.0 is a list, which the shape [1, 1] does not have there.",
+        "inputs.0.data.0 is a list, which does not fit the shape [1, 1].",
     ),
     (
         one(data=["\ud800"]),
-        "inputs.0.data.0 holds half of a surrogate pair and is no valid Unicode.",
+        "inputs.0.data.0 has a lone surrogate and is not valid Unicode.",
     ),
     (
         one(parameters={"shared_memory_region": "r"}),

@@ -117,7 +117,7 @@ def test_only_a_few_reports_run_at_once(
 def test_a_report_that_finds_no_slot_is_503(
     gateway: TestClient, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tenant_api, "_LONGEST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(tenant_api, "_MAX_WAIT_SECONDS", 0.05)
     entered, let_go = threading.Semaphore(0), threading.Event()
     report = metering.api.report
 

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from hmi_control_plane.app import create_app
 from hmi_control_plane.http import server as http_protocol
-from hmi_control_plane.http.server import TimedHttpProtocol
+from hmi_control_plane.http.server import HeaderTimeoutProtocol
 from hmi_control_plane.settings import Part, Settings
 
 _PUBLIC = re.compile(r"/healthz|/readyz|/v2(/health/.*)?")
@@ -115,7 +115,7 @@ def served(app: FastAPI) -> Iterator[int]:
     """Serve with the protocol of a process; give the port."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, http=TimedHttpProtocol, log_config=None))
+        server = uvicorn.Server(uvicorn.Config(app, http=HeaderTimeoutProtocol, log_config=None))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

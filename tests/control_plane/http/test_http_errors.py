@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_control_plane.app import create_app
 from hmi_control_plane.http import errors
-from hmi_control_plane.http.middleware import RequestIdMiddleware
+from hmi_control_plane.http.middleware import request_id_middleware
 from hmi_control_plane.settings import Settings
 
 _ADMIN = {"Authorization": "Bearer admin-key-of-the-tests"}
@@ -27,14 +27,14 @@ def database_url(sqlite_url: str) -> str:
 def echo() -> Iterator[TestClient]:
     """A small application behind the same middleware, that reads bodies or fails."""
     app = FastAPI()
-    errors.install(app)
+    errors.install_error_handlers(app)
     app.add_middleware(
         RequestBodyMiddleware,
         default=BodyLimit(_LIMIT),
         refuse=errors.refuse_body,
         limits={"/big/": BodyLimit(10 * _LIMIT)},
     )
-    app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(request_id_middleware)
 
     @app.post("/read")
     @app.post("/big/read")
@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_named_in_words_of_json(
 def test_a_body_that_is_not_called_json_is_told_the_header(client: TestClient) -> None:
     for kind in ({"Content-Type": "application/x-www-form-urlencoded"}, {}):
         response = client.post("/admin/v1/tenants", content=b'{"name": "acme"}', headers=_ADMIN | kind)
-        assert (response.status_code, response.json()["error"]["code"]) == (415, "NotCalledJson")
+        assert (response.status_code, response.json()["error"]["code"]) == (415, "UnsupportedMediaType")
         assert "Content-Type: application/json" in response.json()["error"]["message"]
 
 

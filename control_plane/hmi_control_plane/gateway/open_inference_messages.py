@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, Stri
 from hmi_api.internal.inference import TokenLabel
 from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.gateway.failures import InferenceFailed
-from hmi_control_plane.gateway.inference import ModelAnswer, Text, best_label, merge_entities
-from hmi_control_plane.gateway.requests import FIRST_FAULT, WELL_FORMED, is_well_formed
+from hmi_control_plane.gateway.inference import ModelResult, Text, best_label, merge_entities
+from hmi_control_plane.gateway.requests import STOP_AT_FIRST_ERROR, VALID_UNICODE, is_valid_unicode
 
-_NOT_SERVED = frozenset(
+_UNSUPPORTED = frozenset(
     {
         "classification",
         "sequence_end",
@@ -28,11 +28,11 @@ _NOT_SERVED = frozenset(
         "shared_memory_region",
     }
 )
-"""Parameters of Triton's extensions that ask for another answer, or for data from elsewhere."""
+"""Parameters of Triton's extensions that change the result or refer to data outside the request."""
 
 
 class ProtocolError(BaseModel):
-    """Every answer that is not a success."""
+    """The body of every error response."""
 
     error: str
 
@@ -46,7 +46,7 @@ class TensorMetadata(BaseModel):
 
 
 class ModelMetadata(BaseModel):
-    """What a model takes and gives."""
+    """The inputs and outputs of a model."""
 
     name: str
     versions: list[str]
@@ -56,7 +56,7 @@ class ModelMetadata(BaseModel):
 
 
 class ServerMetadata(BaseModel):
-    """Who answers."""
+    """Name and version of the server."""
 
     name: str = "hmi"
     version: str
@@ -64,36 +64,36 @@ class ServerMetadata(BaseModel):
 
 
 class ServerReady(BaseModel):
-    """That requests are answered; the protocol names the field live here too."""
+    """The server is ready; the protocol has the field live here too."""
 
     live: bool = True
     ready: bool = True
 
 
 class ServerLive(BaseModel):
-    """That the server is alive."""
+    """The server is alive."""
 
     live: bool = True
 
 
 class ModelReady(BaseModel):
-    """That a model can answer."""
+    """The model is ready."""
 
     name: str
     ready: bool = True
 
 
 class _Parameters(BaseModel):
-    """Parameters; those that are not known change nothing, unless they ask for what is not served."""
+    """Parameters. Unknown ones are ignored, unsupported ones refused."""
 
     model_config = ConfigDict(extra="ignore")
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_what_is_not_served(cls, given: Any) -> Any:
-        asked = _NOT_SERVED & given.keys() if isinstance(given, dict) else ()
-        if asked:
-            raise ValueError(f"{min(asked)} is not supported here")
+    def _refuse_unsupported(cls, given: Any) -> Any:
+        unsupported = _UNSUPPORTED & given.keys() if isinstance(given, dict) else ()
+        if unsupported:
+            raise ValueError(f"{min(unsupported)} is not supported here")
         return given
 
 
@@ -126,29 +126,29 @@ class InferInput(BaseModel):
 
 
 class RequestedOutput(BaseModel):
-    """An output that is wanted."""
+    """An output that the response must have."""
 
     name: str
     parameters: OutputParameters = OutputParameters()
 
 
-class InferBody(BaseModel):
+class ModelInferRequest(BaseModel):
     """A request."""
 
-    id: Annotated[str, Field(max_length=200), WELL_FORMED] | None = None
+    id: Annotated[str, Field(max_length=200), VALID_UNICODE] | None = None
     parameters: RequestParameters = RequestParameters()
-    inputs: Annotated[list[InferInput], FIRST_FAULT]
-    outputs: Annotated[list[RequestedOutput], FIRST_FAULT] | None = None
+    inputs: Annotated[list[InferInput], STOP_AT_FIRST_ERROR]
+    outputs: Annotated[list[RequestedOutput], STOP_AT_FIRST_ERROR] | None = None
 
     _tail: bytes = PrivateAttr(default=b"")
 
     @property
     def tail(self) -> bytes:
-        """What followed the JSON: the binary data of inputs."""
+        """The binary data of inputs, which follows the JSON."""
         return self._tail
 
-    def with_tail(self, tail: bytes) -> "InferBody":
-        """Attach what followed the JSON."""
+    def with_tail(self, tail: bytes) -> "ModelInferRequest":
+        """Attach the binary data that followed the JSON."""
         self._tail = tail
         return self
 
@@ -163,8 +163,8 @@ class OutputTensor(BaseModel):
     data: list[str] | list[float] | None = None
 
 
-class InferAnswer(BaseModel):
-    """The answer."""
+class ModelInferResponse(BaseModel):
+    """A response."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -190,118 +190,124 @@ OUTPUTS = {
 _LENGTH = struct.Struct("<I")
 
 
-def texts_of(body: InferBody) -> list[Text]:
-    """Return the texts of the one input; raises InferenceFailed (400) for other tensors."""
+def input_texts(body: ModelInferRequest) -> list[Text]:
+    """Return the texts of the single input. Raise InferenceFailed (400) for other tensors."""
     tensor = _only_input(body)
     _check_shape(tensor)
     size = tensor.parameters.binary_data_size
     if size is None:
         if body.tail:
-            raise _wrong(f"{len(body.tail)} bytes follow the JSON, and no input has a binary_data_size.")
+            raise _invalid_tensor(
+                f"{len(body.tail)} bytes follow the JSON, and no input has a binary_data_size."
+            )
         if tensor.data is None:
-            raise _wrong("inputs.0.data is missing.")
+            raise _invalid_tensor("inputs.0.data is missing.")
         texts = _from_json(tensor.data, tensor.shape)
     else:
         if tensor.data is not None:
-            raise _wrong("inputs.0 has both data and a binary_data_size; send one of them.")
+            raise _invalid_tensor("inputs.0 has both data and a binary_data_size; send one of them.")
         if size != len(body.tail):
-            raise _wrong(
+            raise _invalid_tensor(
                 f"inputs.0 has a binary_data_size of {size}; {len(body.tail)} bytes follow the JSON."
             )
         texts = _from_binary(body.tail)
     if prod(tensor.shape) != len(texts):
-        raise _wrong(f"inputs.0.shape is {tensor.shape}; the data holds {len(texts)} texts.")
+        raise _invalid_tensor(f"inputs.0.shape is {tensor.shape}; the data holds {len(texts)} texts.")
     return list(texts)
 
 
-def _only_input(body: InferBody) -> InferInput:
+def _only_input(body: ModelInferRequest) -> InferInput:
     if len(body.inputs) != 1:
-        raise _wrong(f'inputs has {len(body.inputs)} tensors; send one, named "text".')
+        raise _invalid_tensor(f'inputs has {len(body.inputs)} tensors; send one, named "text".')
     tensor = body.inputs[0]
     if tensor.name != "text":
-        raise _wrong(f'There is no input "{tensor.name}"; send one named "text".')
+        raise _invalid_tensor(f'There is no input "{tensor.name}"; send one named "text".')
     if tensor.datatype != "BYTES":
-        raise _wrong(f'inputs.0.datatype is "{tensor.datatype}"; it must be BYTES.')
+        raise _invalid_tensor(f'inputs.0.datatype is "{tensor.datatype}"; it must be BYTES.')
     return tensor
 
 
 def _check_shape(tensor: InferInput) -> None:
-    """Refuse other shapes than ``[texts]`` and ``[texts, 1]``, as which some clients send a column."""
+    """Accept only the shapes ``[texts]`` and ``[texts, 1]``, which some clients send for a column."""
     rank = len(tensor.shape)
     if rank != 1 and not (rank == 2 and tensor.shape[1] == 1):
-        raise _wrong(f"inputs.0.shape is {tensor.shape}; it must be [texts], or [texts, 1].")
+        raise _invalid_tensor(f"inputs.0.shape is {tensor.shape}; it must be [texts], or [texts, 1].")
 
 
 def _from_json(data: Sequence[Any], shape: Sequence[int]) -> list[str]:
-    """Return the elements of ``data``, which is flat or nested as ``shape`` says."""
+    """Return the elements of ``data``, which is flat, or nested as in ``shape``."""
     if len(shape) == 2 and any(isinstance(item, list) for item in data):
         data = [item[0] if isinstance(item, list) and len(item) == 1 else item for item in data]
-    for place, item in enumerate(data):
+    for index, item in enumerate(data):
         if isinstance(item, list):
-            raise _wrong(
-                f"inputs.0.data.{place} is a list, which the shape {list(shape)} does not have there."
+            raise _invalid_tensor(
+                f"inputs.0.data.{index} is a list, which does not fit the shape {list(shape)}."
             )
         if not isinstance(item, str):
-            raise _wrong(f"inputs.0.data.{place} must be a string.")
-        if not is_well_formed(item):
-            raise _wrong(f"inputs.0.data.{place} holds half of a surrogate pair and is no valid Unicode.")
+            raise _invalid_tensor(f"inputs.0.data.{index} must be a string.")
+        if not is_valid_unicode(item):
+            raise _invalid_tensor(f"inputs.0.data.{index} has a lone surrogate and is not valid Unicode.")
     return list(data)
 
 
 def _from_binary(data: bytes) -> list[str]:
-    """Return the elements of a BYTES tensor: each a length in 4 bytes, little-endian, and so many bytes."""
+    """Return the elements of a BYTES tensor: a little-endian length in 4 bytes, then as many bytes, each."""
     texts: list[str] = []
-    place = 0
-    while place < len(data):
-        if place + _LENGTH.size > len(data):
-            raise _wrong(f"The binary data of inputs.0 is cut off in the length of text {len(texts)}.")
-        (length,) = _LENGTH.unpack_from(data, place)
-        place += _LENGTH.size
-        if place + length > len(data):
-            raise _wrong(f"The binary data of inputs.0 is cut off in text {len(texts)}, of {length} bytes.")
+    offset = 0
+    while offset < len(data):
+        if offset + _LENGTH.size > len(data):
+            raise _invalid_tensor(
+                f"The binary data of inputs.0 is cut off in the length of text {len(texts)}."
+            )
+        (length,) = _LENGTH.unpack_from(data, offset)
+        offset += _LENGTH.size
+        if offset + length > len(data):
+            raise _invalid_tensor(
+                f"The binary data of inputs.0 is cut off in text {len(texts)}, of {length} bytes."
+            )
         try:
-            texts.append(data[place : place + length].decode())
+            texts.append(data[offset : offset + length].decode())
         except UnicodeDecodeError as error:
-            raise _wrong(f"Text {len(texts)} of inputs.0 is not UTF-8.") from error
-        place += length
+            raise _invalid_tensor(f"Text {len(texts)} of inputs.0 is not UTF-8.") from error
+        offset += length
     return texts
 
 
-def wanted_outputs(body: InferBody, task_type: TaskType) -> list[RequestedOutput]:
-    """Return the outputs to give; raises InferenceFailed (400) for one that is not there, or asked twice."""
+def requested_outputs(body: ModelInferRequest, task_type: TaskType) -> list[RequestedOutput]:
+    """Return the outputs to send. Raise InferenceFailed (400) for unknown or repeated ones."""
     known = [output.name for output in OUTPUTS.get(task_type, [])]
-    wanted = body.outputs or [RequestedOutput(name=name) for name in known]
-    names = [output.name for output in wanted]
-    for place, name in enumerate(names):
+    requested = body.outputs or [RequestedOutput(name=name) for name in known]
+    names = [output.name for output in requested]
+    for index, name in enumerate(names):
         if name not in known:
-            raise _wrong(f'There is no output "{name}"; there are {", ".join(known)}.')
-        if name in names[:place]:
-            raise _wrong(f'outputs names "{name}" twice.')
-    return wanted
+            raise _invalid_tensor(f'There is no output "{name}"; there are {", ".join(known)}.')
+        if name in names[:index]:
+            raise _invalid_tensor(f'outputs names "{name}" twice.')
+    return requested
 
 
-def output_tensors(answer: ModelAnswer, texts: Sequence[Text]) -> dict[str, OutputTensor]:
-    """Return all outputs of a model's answer by name, with their data as JSON has it."""
-    results = answer.results
-    if answer.task_type is TaskType.TOKEN_CLASSIFICATION:
-        entities = [merge_entities(text, result) for text, result in zip(texts, results, strict=True)]
+def output_tensors(result: ModelResult, texts: Sequence[Text]) -> dict[str, OutputTensor]:
+    """Return all outputs of a model by name, with their data for JSON."""
+    rows = result.results
+    if result.task_type is TaskType.TOKEN_CLASSIFICATION:
+        entities = [merge_entities(text, row) for text, row in zip(texts, rows, strict=True)]
         tensors = [
-            _bytes_tensor("tokens", [_json(result.tokens) for result in results]),
+            _bytes_tensor("tokens", [_json(row.tokens) for row in rows]),
             _bytes_tensor("entities", [_json(found) for found in entities]),
         ]
     else:
-        scores = [score for result in results for score in result.scores]
-        shape = [len(results), len(results[0].scores)]
+        scores = [score for row in rows for score in row.scores]
+        shape = [len(rows), len(rows[0].scores)]
         tensors = [
-            _bytes_tensor("label", [best_label(result) for result in results]),
+            _bytes_tensor("label", [best_label(row) for row in rows]),
             OutputTensor(name="scores", datatype="FP32", shape=shape, data=scores),
-            _bytes_tensor("labels", results[0].labels),
+            _bytes_tensor("labels", rows[0].labels),
         ]
     return {tensor.name: tensor for tensor in tensors}
 
 
-def moved_to_binary(tensor: OutputTensor) -> tuple[OutputTensor, bytes]:
-    """Return a tensor without its data, and the data as it follows the JSON."""
+def to_binary(tensor: OutputTensor) -> tuple[OutputTensor, bytes]:
+    """Return a tensor without its data, and the data in binary, which follows the JSON."""
     data = tensor.data or []
     if tensor.datatype == "FP32":
         packed = struct.pack(f"<{len(data)}f", *data)
@@ -320,5 +326,5 @@ def _json(labels: Sequence[TokenLabel]) -> str:
     return json.dumps([label.model_dump() for label in labels], ensure_ascii=False)
 
 
-def _wrong(message: str) -> InferenceFailed:
+def _invalid_tensor(message: str) -> InferenceFailed:
     return InferenceFailed(400, "InvalidTensor", message)
