@@ -9,6 +9,7 @@ from time import monotonic
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from hmi_api.internal.retry import RetryPolicy
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.metering.events import UsageEvent
 from hmi_control_plane.metering.ledger import record
@@ -41,6 +42,7 @@ class Flusher:
         self._database = database
         self._metrics = metrics
         self._interval = interval
+        self._backoff = RetryPolicy(first_wait=2 * interval, longest_wait=LONGEST_BACKOFF_SECONDS)
         self._clock = clock
         self._stopping = asyncio.Event()
         self._behind_since: float | None = None
@@ -53,8 +55,7 @@ class Flusher:
             failures = 0 if await self._try_flush() else failures + 1
             if self._segments.is_full:  # nobody is served here until events leave
                 failures = 0
-            pause = min(LONGEST_BACKOFF_SECONDS, self._interval * 2**failures) if failures else self._interval
-            await self._pause(pause)
+            await self._pause(self._backoff.wait(failures) if failures else self._interval)
         await self._try_flush()
 
     def stop(self) -> None:

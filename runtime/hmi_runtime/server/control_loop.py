@@ -23,7 +23,7 @@ from hmi_runtime.serving import LoadedAdapter
 log = logging.getLogger(__name__)
 
 _RETRY = RetryPolicy(first_wait=0.2, longest_wait=5.0)
-_LONGEST_LOAD_RETRY = 60.0
+_LOAD_RETRY = RetryPolicy(first_wait=2.0, longest_wait=60.0)
 _DRAINING_HEARTBEAT = 0.5
 _LONGEST_DRAINING_ANSWER = 5.0
 """Seconds to wait for a control plane to answer the draining heartbeat; without it nothing can move."""
@@ -256,7 +256,7 @@ class ControlLoop:
             return
         attempts = self._records.record_failure(adapter, error)
         self._report_due.set()
-        delay = min(_LONGEST_LOAD_RETRY, 2.0**attempts)
+        delay = _LOAD_RETRY.wait(attempts)
         asyncio.get_running_loop().call_later(delay, self._load_queue.put_nowait, adapter)
 
     def _check_state_applied(self) -> None:

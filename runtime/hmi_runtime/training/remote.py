@@ -1,8 +1,6 @@
 """Reading over a network that fails now and then: bounded tries, going on where the last one stopped."""
 
 import io
-import logging
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, BinaryIO, TypeVar, cast
@@ -10,13 +8,11 @@ from typing import Any, BinaryIO, TypeVar, cast
 from fsspec.implementations.local import LocalFileSystem
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
+from hmi_api.internal.retry import RetryPolicy
 from hmi_runtime.library_errors import describe_error, is_transient, status_of
 from hmi_runtime.outbound import find_guard_error
 
-_LOG = logging.getLogger(__name__)
-
-ATTEMPTS = 6
-FIRST_WAIT_SECONDS = 0.5  # then doubled: about 16 s over all attempts
+_RETRY = RetryPolicy(first_wait=0.5, longest_wait=8.0, attempts=6)  # about 16 s
 _CHUNK_BYTES = 1 << 20
 ResultT = TypeVar("ResultT")
 
@@ -26,22 +22,18 @@ def tried(action: Callable[[], ResultT], uri: str) -> ResultT:
 
     Raises ``NotReady`` SourceAway when it still does at last, and whatever is no passing cause at once.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return action()
-        except Exception as error:
-            if refusal := find_guard_error(error):
-                raise refusal from error
-            if not is_transient(error):
-                raise
-            if attempt == ATTEMPTS:
-                raise _away(uri, error) from error
-            wait = FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
-            _LOG.warning(
-                "%s could not be read (%s); trying again in %.1f s", uri, describe_error(error), wait
-            )
-            time.sleep(wait)
-    raise AssertionError("unreachable: the last attempt returns or raises")
+    try:
+        return _RETRY.run(action, should_retry=_is_worth_a_retry, name=f"reading {uri}")
+    except Exception as error:
+        if refusal := find_guard_error(error):
+            raise refusal from error
+        if is_transient(error):
+            raise _away(uri, error) from error
+        raise
+
+
+def _is_worth_a_retry(error: BaseException) -> bool:
+    return isinstance(error, Exception) and find_guard_error(error) is None and is_transient(error)
 
 
 def open_rows(filesystem: Any, path: str, uri: str) -> BinaryIO:
@@ -132,4 +124,6 @@ def unreadable(uri: str, reason: str, error: Exception) -> InvalidInput:
 
 
 def _away(uri: str, error: Exception) -> NotReady:
-    return NotReady("SourceAway", f"{uri} did not answer after {ATTEMPTS} tries ({describe_error(error)}).")
+    return NotReady(
+        "SourceAway", f"{uri} did not answer after {_RETRY.attempts} tries ({describe_error(error)})."
+    )

@@ -12,6 +12,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fake_time import install_fake_time
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import InvalidInput, NotReady
@@ -186,7 +187,7 @@ class FlakyServer:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyServer]:
-    monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.0)
+    install_fake_time(monkeypatch)
     flaky = FlakyServer()
     thread = threading.Thread(target=flaky.http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
