@@ -1,6 +1,6 @@
 """How much a row's probabilities depend on what else is in its batch: the bounds that architecture.md gives.
 
-``pytest tests/runtime/test_batch_company.py -rP`` prints what is measured.
+``pytest tests/runtime/adapters/test_batch_composition.py -rP`` prints what is measured.
 """
 
 import json
@@ -23,7 +23,7 @@ from hmi_runtime.models import MATRICES, BaseModel, UpperLayers, load_base
 SPLIT = 3
 ROWS = 64
 BATCH = 32
-COMPANIES = 3
+BATCHES = 3
 """Batches, each drawn anew, that every row is a part of."""
 BOUNDS: dict[Precision, float] = {"float32": 1e-5, "int8": 2e-2}
 DATA = Path(__file__).parents[3] / "examples" / "demo" / "data"
@@ -89,7 +89,7 @@ def answers(executor: UpperExecutor, numbers: list[int], longer: int = 0) -> lis
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
-def test_a_rows_answer_is_nearly_the_same_in_any_company(precision: Precision) -> None:
+def test_a_rows_answer_is_nearly_the_same_in_any_batch(precision: Precision) -> None:
     encoder = base().encoder()
     upper = UpperLayers(encoder, SPLIT)
     pool = SlotPool(upper, 12, SlotLimits(max_rank=32, max_labels=8, dense_heads=False))
@@ -100,12 +100,12 @@ def test_a_rows_answer_is_nearly_the_same_in_any_company(precision: Precision) -
     assert sum(bool(row.max() < 0.95) for row in alone) > ROWS / 2  # else there is little to move
 
     moved, turned = [], 0
-    for company in range(COMPANIES):
+    for seed in range(BATCHES):
         order = list(range(ROWS))
-        random.Random(company).shuffle(order)  # noqa: S311 (not for secrets)
+        random.Random(seed).shuffle(order)  # noqa: S311 (not for secrets)
         for start in range(0, ROWS, BATCH):
             numbers = order[start : start + BATCH]
-            for number, found in zip(numbers, answers(executor, numbers, longer=company), strict=True):
+            for number, found in zip(numbers, answers(executor, numbers, longer=seed), strict=True):
                 moved.append(float((found - alone[number]).abs().max()))
                 turned += int(found.argmax()) != int(alone[number].argmax())
 

@@ -68,7 +68,7 @@ def test_composition_takes_each_part_from_the_right_window() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @settings(max_examples=25, deadline=None)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), extra=st.integers(0, 6))
-def test_padding_and_company_change_nothing(architecture: str, lengths: list[int], extra: int) -> None:
+def test_padding_and_other_rows_change_nothing(architecture: str, lengths: list[int], extra: int) -> None:
     model = layers(ARCHITECTURES[architecture])
     ids, mask = texts(lengths, max(lengths) + extra)
     together = model.represent(ids, mask)
