@@ -194,9 +194,8 @@ def create_app(
     """Return the application of one process.
 
     Its lifespan must run: it migrates the database (only with ``Part.SERVE``, if ``migrate_on_start``), opens
-    the usage spool and runs the sweeper and the flusher. ``runtimes`` replaces the connections
-    to the runtimes.
-    Call ``state.readiness.start_draining`` when the process is asked to stop.
+    the usage spool and runs the sweeper and the flusher. ``runtimes`` replaces the connections to the
+    runtimes. Call ``state.readiness.start_draining`` when the process is asked to stop.
     """
     _make_database_folder(settings.database_url)
     shared = _make_shared(settings, part)

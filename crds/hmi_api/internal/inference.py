@@ -74,4 +74,3 @@ class InferReply(WireModel):
     """One result a row, in order."""
 
     results: list[RowResult]
-    timings_ms: dict[str, float] = Field(default_factory=dict)
