@@ -1,12 +1,19 @@
-"""Resources and worlds for tests of the plan."""
+"""Resources, and what is observed of them, for tests of planning; built without the planner."""
 
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_api.internal.catalog import AdapterVersionView, AdapterView, DomainVersionView, DomainView, LoadError
+from hmi_api.internal.catalog import (
+    AdapterRecord,
+    AdapterVersionView,
+    AdapterView,
+    DomainRecord,
+    DomainVersionView,
+    DomainView,
+    LoadError,
+)
 from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunState, RunView
 from hmi_api.names import FINALIZER, DomainKey, Tenant
 from hmi_api.resources.common import ObjectMeta, ObjectRef
@@ -14,8 +21,7 @@ from hmi_api.resources.conditions import Condition, find_condition
 from hmi_api.resources.domain import BaseModelRef, Domain, DomainSpec, OnMiss
 from hmi_api.resources.spec_changes import adapter_run_digest, domain_run_digest
 from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterSpec, TaskType
-from hmi_operator.planning import DomainDependency, ObservedAdapter, ObservedDomain, plan_adapter, plan_domain
-from hmi_operator.planning.actions import DeclareAdapter, DeclareDomain
+from hmi_operator.planning import DomainDependency, ObservedAdapter, ObservedDomain
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TENANT = Tenant("acme")
@@ -81,53 +87,56 @@ def run_of(resource: Domain | TaskAdapter, digest: str, state: RunState, **chang
     return RunView(**(made | {"spec_digest": digest, "state": state, "spec": spec} | changes))
 
 
-def declared_domain(wanted: Domain, observed: ObservedDomain) -> DomainView:
-    """The catalog's entry once the plan's declaration was taken."""
-    action = next(
-        action for action in plan_domain(wanted, observed).actions if isinstance(action, DeclareDomain)
-    )
-    return DomainView(record=action.record)
-
-
-def declared_adapter(wanted: TaskAdapter, observed: ObservedAdapter) -> AdapterView:
-    action = next(
-        action for action in plan_adapter(wanted, observed).actions if isinstance(action, DeclareAdapter)
-    )
-    return AdapterView(record=action.record)
-
-
 def observed_domain(wanted: Domain, **changes: Any) -> ObservedDomain:
-    """A observed in which the Domain is declared and nothing else has happened."""
-    observed = ObservedDomain(now=NOW, tenant=TENANT, lineage=(wanted.key,))
-    if "parent" in changes:
-        observed = replace(observed, parent=changes.pop("parent"))
-    try:
-        view = declared_domain(wanted, observed)
-    except StopIteration:
-        view = None
-    current = changes.pop("current", None)
-    if view is not None:
-        observed = replace(observed, view=view.model_copy(update={"current": current}))
+    """A Domain that is declared in the catalog; nothing else has happened."""
+    parent = changes.get("parent")
+    layers = parent.current.layers.digest if parent and parent.current else None
+    record = DomainRecord(
+        uid=wanted.metadata.uid,
+        tenant=TENANT,
+        generation=wanted.metadata.generation,
+        spec_digest=domain_run_digest(wanted, layers),
+        base_uri=wanted.spec.base_model.uri,
+        parent=wanted.parent_key,
+    )
+    view = DomainView(record=record, current=changes.pop("current", None))
+    observed = ObservedDomain(now=NOW, tenant=TENANT, lineage=(wanted.key,), view=view)
     return replace(observed, **changes)
 
 
 def observed_adapter(wanted: TaskAdapter, **changes: Any) -> ObservedAdapter:
-    """A observed in which the Domain is published and the TaskAdapter declared."""
+    """A TaskAdapter that is declared in the catalog, on a published Domain."""
     dependency = changes.pop(
         "domain", DomainDependency(DomainKey("shop/hotel"), domain(), domain_version("d"))
     )
-    observed = ObservedAdapter(now=NOW, tenant=TENANT, domain=dependency)
-    current, loaded = changes.pop("current", None), changes.pop("loaded_on", [])
-    update = {"current": current, "loaded_on": loaded, "scheduled_on": changes.pop("scheduled_on", loaded)}
-    update |= {"load_error": load_error(changes.pop("load_error", "")), "earlier": changes.pop("earlier", [])}
-    with suppress(StopIteration):  # a refused TaskAdapter is not declared
-        observed = replace(observed, view=declared_adapter(wanted, observed).model_copy(update=update))
-    return replace(observed, **changes)
+    version = dependency.current
+    record = AdapterRecord(
+        uid=wanted.metadata.uid,
+        tenant=TENANT,
+        generation=wanted.metadata.generation,
+        spec_digest=adapter_run_digest(
+            wanted, version.layers.digest if version else None, version.on_miss if version else None
+        ),
+        domain=wanted.domain_key,
+        task_type=wanted.spec.task.type,
+        replicas=wanted.spec.serving.replicas,
+        pinned=wanted.spec.serving.pinned,
+    )
+    loaded = changes.pop("loaded_on", [])
+    view = AdapterView(
+        record=record,
+        current=changes.pop("current", None),
+        loaded_on=loaded,
+        scheduled_on=changes.pop("scheduled_on", loaded),
+        load_error=_load_error(changes.pop("load_error", None)),
+        earlier=changes.pop("earlier", []),
+    )
+    return replace(ObservedAdapter(now=NOW, tenant=TENANT, domain=dependency, view=view), **changes)
 
 
-def load_error(text: str) -> LoadError | None:
-    """Return the error that is written as ``Reason: message``; None for no text."""
-    reason, _, message = text.partition(": ")
+def _load_error(text: str | None) -> LoadError | None:
+    """Parse ``Reason: message``."""
+    reason, _, message = (text or "").partition(": ")
     return LoadError(reason=reason, message=message) if text else None
 
 

@@ -150,14 +150,13 @@ def test_nothing_is_withdrawn_while_others_hold_the_domain() -> None:
 
 def test_nothing_new_is_accepted_on_a_domain_that_is_being_deleted() -> None:
     dependency = DomainDependency(KEY, gone(), domain_version(DIGEST))
-    observed = observed_adapter(adapter(), domain=dependency)
-    assert observed.view is None, "it was not declared"
+    observed = observed_adapter(adapter(), domain=dependency, view=None)
     plan = plan_adapter(adapter(), observed)
     assert reason(plan.status.conditions, "Accepted") == ("False", "DomainTerminating")
     assert (plan.status.phase, plan.actions) == ("Failed", ())
 
     child = domain("suite", parent_ref=ObjectRef(name="hotel"))
-    domain_plan = plan_domain(child, observed_domain(child, parent=dependency))
+    domain_plan = plan_domain(child, observed_domain(child, parent=dependency, view=None))
     assert reason(domain_plan.status.conditions, "Accepted") == ("False", "DomainTerminating")
     assert domain_plan.actions == ()
 

@@ -30,10 +30,11 @@ from hmi_operator.planning import (
     JobView,
     ObservedAdapter,
     ObservedDomain,
+    Plan,
     plan_adapter,
     plan_domain,
 )
-from hmi_operator.planning.actions import ResumeRun, StartRun
+from hmi_operator.planning.actions import PublishAgainOrStartRun, ResumeRun, StartRun, StopRun
 from hmi_operator.planning.training import backoff
 
 FAILURES = st.builds(
@@ -122,6 +123,30 @@ def types(conditions: list[Condition]) -> list[str]:
     return [condition.type for condition in conditions]
 
 
+TRAINING_ACTIONS = {StartRun, PublishAgainOrStartRun, ResumeRun}
+
+
+def assert_training(plan: Plan[Any], observed: ObservedDomain | ObservedAdapter, digest: str) -> None:
+    """Training serves the declared digest only, once at a time, and is never started without need."""
+    current, run, acts = observed.current, observed.run, set(kinds(plan.actions))
+    assert len([kind for kind in kinds(plan.actions) if kind in TRAINING_ACTIONS]) <= 1
+    if current is not None and current.spec_digest == digest:
+        assert not TRAINING_ACTIONS & acts, "what is published needs no training"
+    active = run is not None and run.state in (RunState.PENDING, RunState.RUNNING)
+    if active and run is not None and run.spec_digest != digest:
+        assert StopRun in acts, "a superseded run is stopped"
+    if active and run is not None and run.spec_digest == digest:
+        assert not {StartRun, PublishAgainOrStartRun} & acts, "an active run has no rival"
+    for action in plan.actions:
+        if isinstance(action, StartRun | PublishAgainOrStartRun):
+            assert action.request.spec_digest == digest
+            again = run is not None and run.spec_digest == digest
+            assert action.request.attempt == (run.attempt + 1 if again and run is not None else 0)
+        if isinstance(action, ResumeRun | StopRun):
+            assert run is not None
+            assert action.run_id == run.id
+
+
 @given(domain_situations())
 def test_a_domain_s_plan_keeps_its_promises(situation: tuple[Domain, ObservedDomain]) -> None:
     wanted, observed = situation
@@ -134,8 +159,9 @@ def test_a_domain_s_plan_keeps_its_promises(situation: tuple[Domain, ObservedDom
     assert is_true(plan.status.conditions, "Ready") is (current is not None)
     again = wanted.model_copy(update={"status": plan.status})
     assert plan_domain(again, observed).status == plan.status
-    if current is not None and current.spec_digest == DIGEST and plan.status.phase == "Ready":
-        assert StartRun not in kinds(plan.actions)
+    up_to_date = current is not None and current.spec_digest == DIGEST
+    assert (plan.status.phase == "Ready") is up_to_date
+    assert_training(plan, observed, DIGEST)
     if wanted.spec.suspend:
         assert not {StartRun, ResumeRun} & set(kinds(plan.actions))
 
@@ -155,6 +181,10 @@ def test_an_adapter_s_plan_keeps_its_promises(situation: tuple[TaskAdapter, Obse
     )
     if is_true(plan.status.conditions, "Loaded"):
         assert loaded
+    if observed.domain.domain is not None and observed.domain.current is not None:
+        assert_training(plan, observed, ADAPTER_DIGEST)
+    else:
+        assert not TRAINING_ACTIONS & set(kinds(plan.actions)), "nothing is trained without its Domain"
     again = wanted.model_copy(update={"status": plan.status})
     assert plan_adapter(again, observed).status == plan.status
     if wanted.spec.suspend:
