@@ -16,7 +16,13 @@ from starlette.concurrency import run_in_threadpool
 from hmi_api.errors import ErrorBody
 from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_api.servers import serving_metrics
-from hmi_control_plane import admin_api, billing, gateway, internal_api, metering, tenant_api
+from hmi_control_plane import gateway, metering
+from hmi_control_plane.api import admin as admin_api
+from hmi_control_plane.api import billing as billing_api
+from hmi_control_plane.api import internal as internal_api
+from hmi_control_plane.api import tenant as tenant_api
+from hmi_control_plane.api import usage as usage_api
+from hmi_control_plane.api.internal.runtimes import ChangeSignal
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import Authenticator, CredentialMiddleware, GuardedPaths, RoleGuard, require_token
 from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
@@ -32,7 +38,6 @@ from hmi_control_plane.http.middleware import (
     MetricsMiddleware,
     request_id_middleware,
 )
-from hmi_control_plane.internal_api.changes import Changes
 from hmi_control_plane.settings import Part, Settings
 from hmi_control_plane.sweeper import Sweeper
 
@@ -56,7 +61,7 @@ class ControlPlanePart:
         self._settings = settings
         self._admin_key: SecretStr = settings.admin_key
         self._shared = shared
-        self._changes = Changes()
+        self._changes = ChangeSignal()
         self._callers = settings.caller_authenticator()
         self._files = ArtifactFiles(settings.artifacts)
         self._sweeper = Sweeper(
@@ -89,8 +94,8 @@ class ControlPlanePart:
         """Add the routes."""
         database, authenticator = self._shared.database, self._shared.authenticator
         admin = require_token(self._admin_key, "admin key")
-        app.include_router(metering.build_admin_router(database, admin))
-        app.include_router(billing.build_admin_router(database, admin, currency=self._settings.currency))
+        app.include_router(usage_api.build_admin_router(database, admin))
+        app.include_router(billing_api.build_admin_router(database, admin, currency=self._settings.currency))
         app.include_router(admin_api.build(database, admin, authenticator.forget, self._changes.notify))
         app.include_router(
             internal_api.build(

@@ -105,9 +105,9 @@ class Sweeper:
     def sweep_usage(self) -> None:
         """Count what is resident, once in each hour; after a start perhaps again, which adds nothing."""
         moment = utc_now()
-        hour = metering.whole_hour(moment)
+        hour = metering.start_of_hour(moment)
         if hour != self._counted_hour:
-            metering.count_hour(self._database, hour, moment)
+            metering.record_loaded_hour(self._database, hour, moment)
             self._counted_hour = hour
 
     def _mark_lost(self) -> list[str]:

@@ -11,7 +11,7 @@ from rendered_chart import CHART, Helm, RenderedChart
 
 from hmi_control_plane.gateway.inference import GatewayMetrics
 from hmi_control_plane.http.middleware import HttpMetrics
-from hmi_control_plane.metering.metrics import MeteringMetrics
+from hmi_control_plane.metering.flusher import MeteringMetrics
 from hmi_operator.kubernetes.observability import OperatorMetrics
 from hmi_runtime.server.metrics import RuntimeMetrics
 

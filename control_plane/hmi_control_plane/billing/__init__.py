@@ -4,10 +4,9 @@ Belongs here: the price list, exact arithmetic of money, bills, the life of invo
 Forbidden here: binary floating point, counting of use (metering's), and sums of money made in SQL.
 """
 
-from hmi_control_plane.billing.api import build_admin_router, build_tenant_router
 from hmi_control_plane.billing.bill import Bill, BillLine
 from hmi_control_plane.billing.invoices import bill_for
-from hmi_control_plane.billing.pricing import PriceChange, PriceList
+from hmi_control_plane.billing.prices import PriceChange, PriceList
 
 __all__ = [
     "Bill",
@@ -15,6 +14,4 @@ __all__ = [
     "PriceChange",
     "PriceList",
     "bill_for",
-    "build_admin_router",
-    "build_tenant_router",
 ]

@@ -12,9 +12,9 @@ from decimal import Decimal
 from itertools import pairwise
 
 from hmi_control_plane.billing.money import exact_product, exact_sum, rounded
-from hmi_control_plane.billing.pricing import PriceList
+from hmi_control_plane.billing.prices import PriceList
 from hmi_control_plane.catalog.tables import Meter
-from hmi_control_plane.metering import Quantity
+from hmi_control_plane.metering import UsageSum
 
 UNIT_OF = {
     Meter.REQUESTS: "request",
@@ -69,7 +69,7 @@ class BillLine:
 
     @property
     def exact_amount(self) -> Decimal:
-        """Quantity times unit price, before rounding."""
+        """UsageSum times unit price, before rounding."""
         return exact_product(self.quantity, self.unit_price)
 
     @property
@@ -104,7 +104,7 @@ def use_in(
     start: datetime,
     end: datetime,
     prices: PriceList,
-    use_between: Callable[[datetime, datetime], Iterable[Quantity]],
+    use_between: Callable[[datetime, datetime], Iterable[UsageSum]],
     *,
     late: bool = False,
 ) -> list[Use]:

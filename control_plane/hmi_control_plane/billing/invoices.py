@@ -28,7 +28,7 @@ from hmi_control_plane.catalog.tables import (
     Tenant,
 )
 from hmi_control_plane.http.errors import Conflict, NotFound
-from hmi_control_plane.metering import ledger
+from hmi_control_plane.metering import records
 
 Period = tuple[datetime, datetime]
 
@@ -38,7 +38,7 @@ def bill_for(
 ) -> Bill:
     """Return what the use in ``[start, end)`` costs, whatever has been invoiced of it."""
     prices = price_list(session, currency)
-    uses = use_in(start, end, prices, partial(ledger.quantities, session, tenant.id))
+    uses = use_in(start, end, prices, partial(records.sum_usage, session, tenant.id))
     return Bill(tenant.name, tenant.id, currency, start, end, tuple(priced_lines(uses, currency, prices)))
 
 
@@ -71,7 +71,7 @@ def make_draft(
         state=InvoiceState.DRAFT,
         created_at=now,
     )
-    _fill(session, invoice, ledger.is_unbilled())
+    _fill(session, invoice, records.is_unbilled())
     session.add(invoice)
     session.flush()
     return invoice
@@ -97,8 +97,8 @@ def finalize(session: Session, invoice_id: str, now: datetime) -> Invoice:
     _refuse_overlap(final, invoice.period_start, invoice.period_end)
     periods = [*_late_periods(session, invoice), (invoice.period_start, invoice.period_end)]
     for start, end in periods:
-        ledger.mark_billed(session, invoice.tenant_id, start, end, invoice.id)
-    _fill(session, invoice, ledger.is_billed_by(invoice.id))
+        records.mark_billed(session, invoice.tenant_id, start, end, invoice.id)
+    _fill(session, invoice, records.is_billed_by(invoice.id))
     _refuse_use_before_prices(session, invoice)
     invoice.state, invoice.finalized_at = InvoiceState.FINAL, now
     session.flush()
@@ -115,7 +115,7 @@ def void(session: Session, invoice_id: str, now: datetime) -> Invoice:
     invoice = get_invoice(session, invoice_id)
     if invoice.state == InvoiceState.FINAL:
         _refuse_if_billed_twice(session, invoice)
-        ledger.mark_unbilled(session, invoice.id)
+        records.mark_unbilled(session, invoice.id)
     if invoice.state != InvoiceState.VOID:
         invoice.state, invoice.voided_at = InvoiceState.VOID, now
         session.flush()
@@ -163,7 +163,7 @@ def list_invoices(
 def _fill(session: Session, invoice: Invoice, which: ColumnElement[bool]) -> None:
     """Give an invoice its lines: its own period's use and late use, of the events that ``which`` selects."""
     prices = price_list(session, invoice.currency)
-    quantities = partial(ledger.quantities, session, invoice.tenant_id, which=which)
+    quantities = partial(records.sum_usage, session, invoice.tenant_id, which=which)
     uses = use_in(invoice.period_start, invoice.period_end, prices, quantities)
     for start, end in _late_periods(session, invoice):
         uses += use_in(start, end, prices, quantities, late=True)
@@ -209,7 +209,7 @@ def _refuse_use_before_prices(session: Session, invoice: Invoice) -> None:
     first = price_list(session, invoice.currency).first
     start, end = invoice.period_start, invoice.period_end
     until = end if first is None else min(first, end)
-    used = ledger.quantities(session, invoice.tenant_id, start, until, which=ledger.is_billed_by(invoice.id))
+    used = records.sum_usage(session, invoice.tenant_id, start, until, which=records.is_billed_by(invoice.id))
     if any(found.quantity for found in used):
         what = f"no price at all in {invoice.currency}"
         if first is not None:

@@ -227,7 +227,7 @@ def _meter_late(session: Session, run: TrainingRun) -> None:
     session.flush()
     tenant = session.get_one(Tenant, run.tenant)
     event = metering.training_event(run_view(run), tenant.name, tenant.id, run.finished_at)
-    metering.record(session, [event], run.finished_at)
+    metering.record_events(session, [event], run.finished_at)
 
 
 def require_open(run: TrainingRun) -> None:

@@ -86,7 +86,7 @@ def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
     if result.training_seconds > 0:
         tenant = session.get_one(Tenant, row.tenant)
         event = metering.training_event(view, tenant.name, tenant.id, row.finished_at)
-        metering.record(session, [event], row.finished_at)
+        metering.record_events(session, [event], row.finished_at)
     return view
 
 

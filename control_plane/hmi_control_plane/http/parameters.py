@@ -1,9 +1,11 @@
 """Types of path and query parameters, with their validation."""
 
+import re
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated
 
 from fastapi import Path
-from pydantic import StringConstraints
+from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 
 from hmi_api.resources.common import DNS_LABEL
 
@@ -16,3 +18,75 @@ RuntimeId = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,126}[A-Za-z0-9])?$", description="Id of a runtime.")
 ]
 RunId = Annotated[str, Path(pattern=r"^[0-9a-f]{1,32}$", description="Id of a training run.")]
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST = datetime(9000, 1, 1, tzinfo=UTC)
+"""Years that every database and every offset can hold."""
+# The offset's sign may be a space: that is what a "+" in a query string becomes when it is not sent as %2B.
+_TIMESTAMP = re.compile(
+    r"(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[Tt ](?P<time>[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.(?P<fraction>[0-9]{1,9}))?"
+    r"(?:[Zz]|(?P<sign>[-+ ])(?P<hours>[0-9]{2}):(?P<minutes>[0-9]{2})))?"
+)
+_EXPECTED = (
+    "give an RFC 3339 timestamp with a zone, such as 2026-11-01T00:00:00Z or 2026-11-01T02:00:00+02:00, "
+    "or a date, such as 2026-11-01, which means its midnight in UTC"
+)
+
+
+def parse_timestamp(value: object) -> datetime:
+    """Return the moment in UTC; see ``parse_local_timestamp``."""
+    return parse_local_timestamp(value).astimezone(UTC)
+
+
+def parse_local_timestamp(value: object) -> datetime:
+    """Return the moment at its own offset from UTC. Digits after the microseconds are dropped.
+
+    A date is its midnight in UTC.
+
+    Raises ValueError for anything else, numbers included: 20261101 may be a date or seconds since 1970.
+    """
+    match = _TIMESTAMP.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(_EXPECTED)
+    microseconds = (match["fraction"] or "")[:6].ljust(6, "0")
+    try:
+        local = datetime.fromisoformat(f"{match['date']}T{match['time'] or '00:00:00'}.{microseconds}")
+        moment = local.replace(tzinfo=_zone(match["sign"], match["hours"], match["minutes"]))
+    except ValueError as error:
+        raise ValueError(f"there is no such moment ({error}); {_EXPECTED}") from error
+    if not _FIRST <= moment < _LAST:
+        raise ValueError("a moment must lie between the years 1970 and 9000")
+    return moment
+
+
+def _zone(sign: str | None, hours: str, minutes: str) -> timezone:
+    if sign is None:
+        return UTC
+    if int(minutes) > 59:
+        raise ValueError("minutes of an offset must be in 0..59")
+    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    return timezone(-offset if sign == "-" else offset)
+
+
+_SCHEMA = WithJsonSchema(
+    {
+        "type": "string",
+        "anyOf": [{"format": "date-time"}, {"format": "date"}],
+        "description": "RFC 3339 with a zone, or a date, which means its midnight in UTC.",
+    },
+    mode="validation",
+)
+Timestamp = Annotated[datetime, BeforeValidator(parse_timestamp), _SCHEMA]
+"""A moment in a request, in UTC once it is read."""
+LocalTimestamp = Annotated[datetime, BeforeValidator(parse_local_timestamp), _SCHEMA]
+"""The same, at the offset that the caller gave: a month begins at another moment in each zone."""
+
+
+def month_after(moment: datetime) -> datetime:
+    """Return the same day and time of the next month, or that month's last day where it has no such day.
+
+    Days are those of the moment's own offset.
+    """
+    next_month = moment.replace(day=1) + timedelta(days=31)
+    last_day = (next_month.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+    return next_month.replace(day=min(moment.day, last_day.day))

@@ -1,4 +1,4 @@
-"""The flusher: moves spooled events into the ledger, in batches, again and again until they are there."""
+"""Metrics of the way from the spool to the ledger."""
 
 import asyncio
 import logging
@@ -7,17 +7,45 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
 from hmi_api.internal.retry import RetryPolicy
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.metering.events import UsageEvent
-from hmi_control_plane.metering.ledger import record
-from hmi_control_plane.metering.metrics import MeteringMetrics
+from hmi_control_plane.metering.records import record_events
 from hmi_control_plane.metering.segments import SegmentFolder, read_segment
 
-log = logging.getLogger(__name__)
 
+class MeteringMetrics:
+    """Counters and gauges of one spool and its flusher, on the given registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.spool_lag_seconds = Gauge(
+            "hmi_usage_spool_lag_seconds",
+            "How long usage events have been waiting for the catalog; 0 while the last flush succeeded.",
+            registry=registry,
+        )
+        self.spool_bytes = Gauge(
+            "hmi_usage_spool_bytes", "Bytes of usage events on the local disk.", registry=registry
+        )
+        self.spool_full = Gauge(
+            "hmi_usage_spool_full",
+            "1 while usage events cannot be recorded and requests are refused for it, else 0.",
+            registry=registry,
+        )
+        self.events_flushed = Counter(
+            "hmi_usage_events_flushed_total", "Usage events delivered to the catalog.", registry=registry
+        )
+        self.flush_failures = Counter(
+            "hmi_usage_flush_failures_total", "Flushes the catalog did not take.", registry=registry
+        )
+        self.damaged_lines = Counter(
+            "hmi_usage_damaged_lines_total", "Spooled lines that could not be read back.", registry=registry
+        )
+
+
+log = logging.getLogger(__name__)
 LONGEST_BACKOFF_SECONDS = 30.0
 
 
@@ -96,7 +124,7 @@ class Flusher:
     def _deliver(self, events: Sequence[UsageEvent]) -> None:
         if events:
             with self._database.write() as session:
-                record(session, events, self._clock())
+                record_events(session, events, self._clock())
 
     def _dispose(self, segment: Path, *, torn: int, damaged: int) -> None:
         if torn:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select, text
 
+from hmi_control_plane.api.billing_schemas import InvoiceBody
 from hmi_control_plane.billing import invoices
-from hmi_control_plane.billing.schemas import InvoiceBody
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import downgrade, upgrade
 from hmi_control_plane.catalog.tables import UsageEventRow

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hmi_control_plane.billing.bill import NO_PRICE, Bill, BillLine, priced_lines, use_in
 from hmi_control_plane.billing.bill import Use as BilledUse
 from hmi_control_plane.billing.money import exact_product, exact_sum, rounded
-from hmi_control_plane.billing.pricing import PriceChange, PriceList
+from hmi_control_plane.billing.prices import PriceChange, PriceList
 from hmi_control_plane.catalog.tables import Meter
-from hmi_control_plane.metering import Quantity
+from hmi_control_plane.metering import UsageSum
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOURS = 24
@@ -40,15 +40,15 @@ Use = list[tuple[int, str | None, Meter, int]]
 Change = list[tuple[int, Meter, Decimal]]
 
 
-def ledger(use: Use) -> Callable[[datetime, datetime], list[Quantity]]:
+def ledger(use: Use) -> Callable[[datetime, datetime], list[UsageSum]]:
     """Return the plainest ledger: a list, summed."""
 
-    def between(start: datetime, end: datetime) -> list[Quantity]:
+    def between(start: datetime, end: datetime) -> list[UsageSum]:
         totals: dict[tuple[str | None, Meter], int] = {}
         for hour, adapter, meter, quantity in use:
             if start <= START + timedelta(hours=hour) < end:
                 totals[adapter, meter] = totals.get((adapter, meter), 0) + quantity
-        return [Quantity(adapter, meter, quantity) for (adapter, meter), quantity in totals.items()]
+        return [UsageSum(adapter, meter, quantity) for (adapter, meter), quantity in totals.items()]
 
     return between
 

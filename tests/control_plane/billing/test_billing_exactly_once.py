@@ -22,7 +22,7 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Invoice, InvoiceState, Meter, UsageEventRow
 from hmi_control_plane.catalog.tenants import ensure_tenant, find_billed_tenant
 from hmi_control_plane.http.errors import Conflict
-from hmi_control_plane.metering import UsageEvent, record
+from hmi_control_plane.metering import UsageEvent, record_events
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 NOW = START + timedelta(days=365)
@@ -66,7 +66,7 @@ def use(database: Database, event_id: object, moment: datetime, quantity: int = 
     event = UsageEvent("/test", str(event_id), moment, "acme", Meter.ROWS, quantity, adapter="spam")
     with database.write() as session:
         ensure_tenant(session, "acme")
-        record(session, [event], NOW)
+        record_events(session, [event], NOW)
 
 
 def finals(database: Database) -> list[Invoice]:

@@ -13,7 +13,7 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Invoice, Meter
 from hmi_control_plane.catalog.tenants import ensure_tenant, find_billed_tenant
 from hmi_control_plane.http.errors import Conflict, NotFound
-from hmi_control_plane.metering import UsageEvent, record
+from hmi_control_plane.metering import UsageEvent, record_events
 
 MARCH, APRIL, MAY = (datetime(2026, month, 1, tzinfo=UTC) for month in (3, 4, 5))
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)
@@ -31,7 +31,7 @@ def use(database: Database) -> Use:
     def add(time: datetime, rows: int) -> None:
         event = UsageEvent("/test", str(next(numbers)), time, "acme", Meter.ROWS, rows, adapter="spam")
         with database.write() as session:
-            record(session, [event], JUNE)
+            record_events(session, [event], JUNE)
 
     return add
 

@@ -16,7 +16,7 @@ from hmi_control_plane.catalog import tenants
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import downgrade, upgrade
 from hmi_control_plane.catalog.tables import Meter
-from hmi_control_plane.metering import Flusher, MeteringMetrics, SegmentFolder, UsageEvent, record
+from hmi_control_plane.metering import Flusher, MeteringMetrics, SegmentFolder, UsageEvent, record_events
 from hmi_control_plane.metering.events import to_cloud_event
 from hmi_control_plane.metering.segments import encode_line
 from hmi_control_plane.settings import Settings
@@ -55,7 +55,7 @@ def test_a_tenant_made_anew_sees_nothing_of_the_one_before(cluster: Any, catalog
     cluster.domain()
     cluster.adapter("spam")  # two training seconds
     with catalog.write() as session:
-        record(session, [rows_event(1, tenant_id=old["id"])], datetime.now(UTC))
+        record_events(session, [rows_event(1, tenant_id=old["id"])], datetime.now(UTC))
     cluster.admin("PUT", "/prices", {"meter": "rows", "unitPrice": "1", "effectiveFrom": "2026-01-01"})
     now = datetime.now(UTC).isoformat()
     wanted = {"tenant": "acme", "from": "2026-01-01", "to": now}
@@ -111,9 +111,9 @@ def test_use_spooled_before_a_deletion_belongs_to_the_deleted_tenant(
 
 def test_use_of_a_name_that_no_tenant_has_is_kept(catalog: Database, cluster: Any) -> None:
     with catalog.write() as session:
-        record(session, [rows_event(1)], datetime.now(UTC))
+        record_events(session, [rows_event(1)], datetime.now(UTC))
     with catalog.write() as session:
-        record(session, [rows_event(1), rows_event(2)], datetime.now(UTC))
+        record_events(session, [rows_event(1), rows_event(2)], datetime.now(UTC))
     (gone,) = cluster.admin("GET", "/deleted-tenants")["items"]
     assert used(cluster, gone["id"]) == 6
 

@@ -28,7 +28,7 @@ def bring_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
         raise OperationalError("INSERT", {}, Exception("the database is away"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(flusher, "record", away)
+        patch.setattr(flusher, "record_events", away)
         yield patch.undo
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from hmi_control_plane import metering, tenant_api
+from hmi_control_plane.api import tenant as tenant_api
+from hmi_control_plane.api import usage as usage_api
 from hmi_control_plane.app import create_app
 from hmi_control_plane.settings import Part, Settings
 
@@ -87,7 +88,7 @@ def test_only_a_few_reports_run_at_once(
     gateway: TestClient, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard, going, most, enough = threading.Lock(), 0, 0, threading.Event()
-    report = metering.api.report
+    report = usage_api.build_report
 
     def counted(*arguments: Any) -> Any:
         nonlocal going, most
@@ -103,7 +104,7 @@ def test_only_a_few_reports_run_at_once(
             with guard:
                 going -= 1
 
-    monkeypatch.setattr("hmi_control_plane.metering.api.report", counted)
+    monkeypatch.setattr("hmi_control_plane.api.usage.report", counted)
     callers = [
         threading.Thread(target=gateway.get, args=("/v1/usage",), kwargs={"headers": key}) for _ in range(12)
     ]
@@ -119,14 +120,14 @@ def test_a_report_that_finds_no_slot_is_503(
 ) -> None:
     monkeypatch.setattr(tenant_api, "_MAX_WAIT_SECONDS", 0.05)
     entered, let_go = threading.Semaphore(0), threading.Event()
-    report = metering.api.report
+    report = usage_api.build_report
 
     def held(*arguments: Any) -> Any:
         entered.release()
         let_go.wait(20)
         return report(*arguments)
 
-    monkeypatch.setattr("hmi_control_plane.metering.api.report", held)
+    monkeypatch.setattr("hmi_control_plane.api.usage.report", held)
     callers = [
         threading.Thread(target=gateway.get, args=("/v1/usage",), kwargs={"headers": key}) for _ in range(4)
     ]

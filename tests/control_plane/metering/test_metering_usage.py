@@ -10,8 +10,8 @@ from hmi_api.errors import InvalidInput
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.catalog.tenants import ensure_tenant, find_billed_tenant
-from hmi_control_plane.metering import UsageEvent, quantities, record
-from hmi_control_plane.metering.usage import Bucket, Group, UsageLine, UsageQuery, report
+from hmi_control_plane.metering import UsageEvent, record_events, sum_usage
+from hmi_control_plane.metering.reports import UsageGroup, UsageInterval, UsageLine, UsageQuery, build_report
 
 START = datetime(2026, 1, 30, 23, 0, tzinfo=UTC)
 END = START + timedelta(days=60)
@@ -35,7 +35,7 @@ def ledger(database: Database, make_event: Callable[..., UsageEvent]) -> Databas
         for step in range(160)
     ]
     with database.write() as session:
-        record(session, events, END)
+        record_events(session, events, END)
     return database
 
 
@@ -51,7 +51,7 @@ def all_lines(database: Database, **query: Any) -> list[UsageLine]:
     after = None
     while True:
         with database.read() as session:
-            page = report(session, UsageQuery(START, END, after=after, **query))
+            page = build_report(session, UsageQuery(START, END, after=after, **query))
         assert len(page.lines) <= query.get("limit", 100)
         lines += page.lines
         after = page.next
@@ -66,7 +66,7 @@ def test_meters_are_never_added_together(ledger: Database) -> None:
 
 
 def test_groups_split_and_filters_select(ledger: Database) -> None:
-    lines = all_lines(ledger, groups=frozenset(Group), tenant_id=id_of(ledger, "bolt"), meter=Meter.ROWS)
+    lines = all_lines(ledger, groups=frozenset(UsageGroup), tenant_id=id_of(ledger, "bolt"), meter=Meter.ROWS)
     assert [(line.tenant, line.adapter, line.quantity) for line in lines] == [
         ("bolt", None, 20),
         ("bolt", "spam", 20),
@@ -77,9 +77,13 @@ def test_groups_split_and_filters_select(ledger: Database) -> None:
 
 @pytest.mark.parametrize(
     ("bucket", "first"),
-    [(Bucket.HOUR, "2026-01-30T23"), (Bucket.DAY, "2026-01-30T00"), (Bucket.MONTH, "2026-01-01T00")],
+    [
+        (UsageInterval.HOUR, "2026-01-30T23"),
+        (UsageInterval.DAY, "2026-01-30T00"),
+        (UsageInterval.MONTH, "2026-01-01T00"),
+    ],
 )
-def test_windows_start_at_full_units_in_utc(ledger: Database, bucket: Bucket, first: str) -> None:
+def test_windows_start_at_full_units_in_utc(ledger: Database, bucket: UsageInterval, first: str) -> None:
     lines = all_lines(ledger, bucket=bucket, meter=Meter.ROWS)
     assert lines[0].start == f"{first}:00:00Z"
     assert sum(line.quantity for line in lines) == 80
@@ -89,20 +93,20 @@ def test_windows_start_at_full_units_in_utc(ledger: Database, bucket: Bucket, fi
 
 @pytest.mark.parametrize("limit", [1, 7, 1000])
 def test_pages_together_are_the_report(ledger: Database, limit: int) -> None:
-    whole = all_lines(ledger, bucket=Bucket.DAY, groups=frozenset(Group), limit=1000)
-    assert all_lines(ledger, bucket=Bucket.DAY, groups=frozenset(Group), limit=limit) == whole
+    whole = all_lines(ledger, bucket=UsageInterval.DAY, groups=frozenset(UsageGroup), limit=1000)
+    assert all_lines(ledger, bucket=UsageInterval.DAY, groups=frozenset(UsageGroup), limit=limit) == whole
 
 
 def test_a_window_is_half_open(ledger: Database) -> None:
     with ledger.read() as session:
-        page = report(session, UsageQuery(START, START + timedelta(hours=6)))
+        page = build_report(session, UsageQuery(START, START + timedelta(hours=6)))
     assert sum(line.quantity for line in page.lines) == 1
 
 
 def test_quantities_of_a_tenant_come_by_adapter_and_meter(ledger: Database) -> None:
     acme = id_of(ledger, "acme")
     with ledger.read() as session:
-        found = {(q.adapter, q.meter): q.quantity for q in quantities(session, acme, START, END)}
+        found = {(q.adapter, q.meter): q.quantity for q in sum_usage(session, acme, START, END)}
     assert found == {
         (adapter, meter): 20 for adapter in ("spam", None) for meter in (Meter.ROWS, Meter.PROMPT_TOKENS)
     }
@@ -112,9 +116,9 @@ def test_quantities_of_a_tenant_come_by_adapter_and_meter(ledger: Database) -> N
 def test_a_wrong_cursor_or_window_is_refused(ledger: Database, cursor: str) -> None:
     with ledger.read() as session:
         with pytest.raises(InvalidInput, match="InvalidCursor"):
-            report(session, UsageQuery(START, END, after=cursor))
+            build_report(session, UsageQuery(START, END, after=cursor))
         with pytest.raises(InvalidInput, match="EmptyWindow"):
-            report(session, UsageQuery(END, START))
+            build_report(session, UsageQuery(END, START))
 
 
 def test_over_http_a_tenant_sees_its_own_use_and_an_administrator_everyones(

@@ -5,15 +5,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
-from sqlalchemy import ColumnElement, Table, func, select, update
+from sqlalchemy import ColumnElement, Row, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from hmi_control_plane.catalog.tables import DeletedTenant, Meter, Tenant, UsageEventRow, new_tenant_id
-from hmi_control_plane.metering.events import UsageEvent
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
+    AdapterVersion,
+    Artifact,
+    DeletedTenant,
+    LoadReport,
+    LoadState,
+    Meter,
+    Runtime,
+    Tenant,
+    UsageEventRow,
+    new_tenant_id,
+)
+from hmi_control_plane.metering.events import UsageEvent, residency_event
 
 
-def record(session: Session, events: Sequence[UsageEvent], recorded_at: datetime) -> None:
+def record_events(session: Session, events: Sequence[UsageEvent], recorded_at: datetime) -> None:
     """Add events to the ledger within the session's transaction; those already there are left as they are."""
     if not events:
         return
@@ -78,7 +91,7 @@ def _owners(
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class UsageSum:
     """What a tenant used of one meter through one adapter (None: through none) in some period."""
 
     adapter: str | None
@@ -121,14 +134,14 @@ def mark_unbilled(session: Session, invoice_id: str) -> None:
     )
 
 
-def quantities(
+def sum_usage(
     session: Session,
     tenant_id: str,
     start: datetime,
     end: datetime,
     *,
     which: ColumnElement[bool] | None = None,
-) -> list[Quantity]:
+) -> list[UsageSum]:
     """Return a tenant's use in ``[start, end)``, by adapter and meter, of all events or some."""
     statement = (
         select(UsageEventRow.adapter, UsageEventRow.meter, func.sum(UsageEventRow.quantity))
@@ -138,6 +151,65 @@ def quantities(
     if which is not None:
         statement = statement.where(which)
     found = [
-        Quantity(adapter, Meter(meter), int(total)) for adapter, meter, total in session.execute(statement)
+        UsageSum(adapter, Meter(meter), int(total)) for adapter, meter, total in session.execute(statement)
     ]
     return sorted(found, key=lambda item: (item.adapter or "", item.meter))
+
+
+ADAPTERS_PER_TRANSACTION = 1_000
+"""So that whoever else writes waits for a moment only, however many adapters there are."""
+
+
+def start_of_hour(moment: datetime) -> datetime:
+    """Return the beginning of the hour that ``moment`` (aware, UTC) lies in."""
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def record_loaded_hour(database: Database, hour: datetime, recorded_at: datetime) -> None:
+    """Add the events of the hour that began at ``hour`` to the ledger; those already there are left."""
+    after: int | None = 0
+    while after is not None:
+        with database.write() as session:
+            after = _count_some(session, hour, recorded_at, after)
+
+
+def _count_some(session: Session, hour: datetime, recorded_at: datetime, after: int) -> int | None:
+    """Count the adapters behind row id ``after``; return the last one's, or None when there are no more."""
+    found = _ready(session, hour, after)
+    record_events(session, [_event(row, hour) for row in found], recorded_at)
+    return found[-1][0] if len(found) == ADAPTERS_PER_TRANSACTION else None
+
+
+def _ready(session: Session, hour: datetime, after: int) -> list[Row[int, str, str, str, int]]:
+    """Return id, tenant, tenant's id, name and bytes of adapters.
+
+    A version counts once for each runtime that has it.
+    """
+    query = (
+        select(
+            AdapterRow.id, Tenant.name, Tenant.id, AdapterRow.name, func.sum(Artifact.bytes).label("bytes")
+        )
+        .join(Tenant, Tenant.name == AdapterRow.tenant)
+        .join(LoadReport, LoadReport.adapter_id == AdapterRow.id)
+        .join(Runtime, Runtime.id == LoadReport.runtime_id)
+        .join(
+            AdapterVersion,
+            (AdapterVersion.adapter_id == AdapterRow.id) & (AdapterVersion.version == LoadReport.version),
+        )
+        .join(Artifact, Artifact.digest == AdapterVersion.artifact_digest)
+        .where(
+            AdapterRow.id > after,
+            LoadReport.state == LoadState.READY,
+            LoadReport.updated_at <= hour,
+            ~Runtime.lost,
+        )
+        .group_by(AdapterRow.id, Tenant.name, Tenant.id, AdapterRow.name)
+        .order_by(AdapterRow.id)
+        .limit(ADAPTERS_PER_TRANSACTION)
+    )
+    return list(session.execute(query))
+
+
+def _event(row: Row[int, str, str, str, int], hour: datetime) -> UsageEvent:
+    _, tenant, tenant_id, name, size = row
+    return residency_event(tenant, tenant_id, name, int(size), hour)  # a sum is a Decimal on PostgreSQL

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fastapi import APIRouter, Response
 
 from hmi_api.internal.runtimes import ResidentBytes
-from hmi_control_plane.admin_api.schemas import (
+from hmi_control_plane.api.admin.schemas import (
     ArtifactBody,
     Cursor,
     Limit,

@@ -29,13 +29,13 @@ from hmi_api.artifacts import (
 from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.internal.runs import ArtifactCommit, ArtifactCommitted
 from hmi_api.security.internal_auth import Caller, Role
+from hmi_control_plane.api.internal.runs import run_of
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import AdmittedCaller, RoleGuard
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.http.errors import NotFound
 from hmi_control_plane.http.parameters import RunId
-from hmi_control_plane.internal_api.runs import run_of
 
 Digits = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="A SHA-256, hexadecimal.")]
 

@@ -38,7 +38,7 @@ class TenantCreate(WireModel):
 
 
 class TenantUpdate(WireModel):
-    """Changes a tenant."""
+    """ChangeSignal a tenant."""
 
     display_name: Text = Field(max_length=200)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hmi_control_plane.metering.moments import month_after, parse_moment
+from hmi_control_plane.http.parameters import month_after, parse_timestamp
 
 NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -26,8 +26,8 @@ NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
     ],
 )
 def test_a_moment_is_rfc_3339_or_a_date(text: str, moment: datetime) -> None:
-    assert parse_moment(text) == moment
-    assert parse_moment(text).tzinfo is UTC
+    assert parse_timestamp(text) == moment
+    assert parse_timestamp(text).tzinfo is UTC
 
 
 NO_MOMENTS: list[Any] = [
@@ -45,7 +45,7 @@ NO_MOMENTS: list[Any] = [
 @pytest.mark.parametrize("value", NO_MOMENTS)
 def test_anything_else_is_refused_with_what_is_expected(value: Any) -> None:
     with pytest.raises(ValueError, match=r"RFC 3339 timestamp .* or a date|between the years"):
-        parse_moment(value)
+        parse_timestamp(value)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_anything_else_is_refused_with_what_is_expected(value: Any) -> None:
     ],
 )
 def test_a_month_after_is_the_same_day_or_the_last_one(moment: str, later: str) -> None:
-    assert month_after(parse_moment(moment)) == parse_moment(later)
+    assert month_after(parse_timestamp(moment)) == parse_timestamp(later)
 
 
 def test_every_endpoint_reads_moments_alike(cluster: Any) -> None:

@@ -15,7 +15,7 @@ from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.catalog.tenants import find_billed_tenant
-from hmi_control_plane.metering import count_hour, quantities, residency, whole_hour
+from hmi_control_plane.metering import record_loaded_hour, records, start_of_hour, sum_usage
 from hmi_control_plane.sweeper import Sweeper
 
 _BYTES = 10  # of each adapter of the cluster
@@ -27,11 +27,9 @@ def counted(database: Database) -> Callable[..., dict[str, int]]:
     """Counts one hour, in which ``tenant`` has used byte-hours by adapter."""
 
     def count(hour: datetime, tenant: str = "acme") -> dict[str, int]:
-        count_hour(database, hour, utc_now())
+        record_loaded_hour(database, hour, utc_now())
         with database.read() as session:
-            used = quantities(
-                session, find_billed_tenant(session, tenant).id, hour, hour + timedelta(hours=1)
-            )
+            used = sum_usage(session, find_billed_tenant(session, tenant).id, hour, hour + timedelta(hours=1))
         return {str(q.adapter): q.quantity for q in used if q.meter is Meter.RESIDENT_BYTE_HOURS}
 
     return count
@@ -82,14 +80,14 @@ def test_what_is_gone_counts_no_more(served: Any, counted: Any, database: Databa
 def test_an_hour_counted_by_many_at_once_counts_once(
     served: Any, counted: Any, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residency, "ADAPTERS_A_TRANSACTION", 2)
+    monkeypatch.setattr(records, "ADAPTERS_PER_TRANSACTION", 2)
     names = [f"task-{index}" for index in range(5)]
     for name in names:
         served.adapter(name)
     served.beat("r1", ready=[f"acme/{name}@1" for name in names])
     hour = utc_now()
     with ThreadPoolExecutor(_WRITERS) as pool:
-        list(pool.map(lambda _: count_hour(database, hour, utc_now()), range(_WRITERS)))
+        list(pool.map(lambda _: record_loaded_hour(database, hour, utc_now()), range(_WRITERS)))
     expected = {"spam": 2 * _BYTES, "topic": _BYTES} | dict.fromkeys(names, _BYTES)
     assert counted(hour) == expected
 
@@ -101,7 +99,7 @@ def test_the_sweeper_counts_each_hour_and_it_is_billed(
         monkeypatch.setattr(sweeper, "now", lambda: begin + timedelta(minutes=minutes))
         by.sweep_usage()
 
-    begin = whole_hour(utc_now()) + timedelta(hours=2)
+    begin = start_of_hour(utc_now()) + timedelta(hours=2)
     price = {"meter": "resident_byte_hours", "unitPrice": "0.5", "effectiveFrom": begin.isoformat()}
     served.admin("PUT", "/prices", price)
     first, second = (_sweeper(database, tmp_path) for _ in range(2))

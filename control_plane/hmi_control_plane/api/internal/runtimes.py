@@ -1,6 +1,9 @@
-"""Runtimes: registration, heartbeats, and the long poll for what they should serve."""
+"""A signal within this process that some runtime's desired state may have changed."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
+from threading import Lock
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -12,13 +15,42 @@ from hmi_control_plane.auth import RoleGuard
 from hmi_control_plane.catalog import desired_state, placement, runtimes
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.http.parameters import RuntimeId
-from hmi_control_plane.internal_api.changes import Changes
+
+
+class ChangeSignal:
+    """Wakes long polls early; they look by themselves too, since other processes' changes are not seen."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
+
+    def notify(self) -> None:
+        """Wake everyone who waits; to be called from any thread, after a commit."""
+        with self._lock:
+            for event, loop in self._waiting.items():
+                with contextlib.suppress(RuntimeError):  # its loop was closed while we stood here
+                    loop.call_soon_threadsafe(event.set)
+
+    @contextlib.contextmanager
+    def subscribe(self) -> Iterator[asyncio.Event]:
+        """Give an event that ``notify`` sets, for as long as the context lasts."""
+        event = asyncio.Event()
+        with self._lock:
+            self._waiting[event] = asyncio.get_running_loop()
+        try:
+            yield event
+        finally:
+            with self._lock:
+                del self._waiting[event]
+
 
 _DONE = 204
 _LOOK_AGAIN_SECONDS = 1.0
 
 
-def build(database: Database, door: RoleGuard, changes: Changes, *, wait_limit_seconds: float) -> APIRouter:
+def build(
+    database: Database, door: RoleGuard, changes: ChangeSignal, *, wait_limit_seconds: float
+) -> APIRouter:
     """Return the routes under ``/runtimes``; a poll is held open for ``wait_limit_seconds`` at most."""
     router = APIRouter(prefix="/runtimes", route_class=door.only(Role.RUNTIME))
 

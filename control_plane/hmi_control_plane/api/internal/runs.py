@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from hmi_api.internal.runs import RunCreate, RunFailure, RunPods, RunProgress, RunResult, RunView
 from hmi_api.security.internal_auth import Caller, Role
+from hmi_control_plane.api.internal.runtimes import ChangeSignal
 from hmi_control_plane.auth import AdmittedCaller, RoleGuard
 from hmi_control_plane.catalog import runs, versions
 from hmi_control_plane.catalog.database import Database
@@ -12,7 +13,6 @@ from hmi_control_plane.catalog.runs import run_view
 from hmi_control_plane.catalog.tables import TrainingRun
 from hmi_control_plane.http.errors import Forbidden
 from hmi_control_plane.http.parameters import RunId
-from hmi_control_plane.internal_api.changes import Changes
 
 _DONE = 204
 
@@ -29,7 +29,7 @@ def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
     return run
 
 
-def build(database: Database, door: RoleGuard, changes: Changes) -> APIRouter:
+def build(database: Database, door: RoleGuard, changes: ChangeSignal) -> APIRouter:
     """Return the routes under ``/runs``."""
     router = APIRouter()
     router.include_router(_asked_for(database, door))
@@ -56,7 +56,7 @@ def _asked_for(database: Database, door: RoleGuard) -> APIRouter:
     return router
 
 
-def _reported(database: Database, door: RoleGuard, changes: Changes) -> APIRouter:
+def _reported(database: Database, door: RoleGuard, changes: ChangeSignal) -> APIRouter:
     router = APIRouter(prefix="/runs", route_class=door.only(Role.OPERATOR, Role.TRAINER))
 
     @router.get("/{run_id}")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Depends
 
 from hmi_api.errors import NotReady
-from hmi_control_plane import billing, metering
+from hmi_control_plane.api import billing, usage
 from hmi_control_plane.auth import Authenticator
 from hmi_control_plane.catalog.database import Database
 
@@ -38,6 +38,6 @@ def build_router(database: Database, authenticator: Authenticator, *, currency: 
 
     tenant = authenticator.tenant_from_key
     router = APIRouter(dependencies=[Depends(report_slot, scope="function")])
-    router.include_router(metering.build_tenant_router(database, tenant))
+    router.include_router(usage.build_tenant_router(database, tenant))
     router.include_router(billing.build_tenant_router(database, tenant, currency=currency))
     return router

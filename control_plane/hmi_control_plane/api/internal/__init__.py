@@ -1,12 +1,16 @@
-"""The internal API as one router; every route says which of HMI's own parts may call it."""
+"""The internal API, ``/internal/v1``: what the operator, trainers and runtimes call.
+
+It serves the types of ``hmi_api.internal``. Each route names the roles that may call it. There is no
+SQL here.
+"""
 
 from fastapi import APIRouter
 
+from hmi_control_plane.api.internal import artifacts, resources, runs, runtimes
+from hmi_control_plane.api.internal.runtimes import ChangeSignal
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import RoleGuard
 from hmi_control_plane.catalog.database import Database
-from hmi_control_plane.internal_api import artifacts, resources, runs, runtimes
-from hmi_control_plane.internal_api.changes import Changes
 
 PREFIX = "/internal/v1"
 ARTIFACTS_PREFIX = f"{PREFIX}/artifacts"
@@ -15,7 +19,7 @@ ARTIFACTS_PREFIX = f"{PREFIX}/artifacts"
 def build(
     database: Database,
     door: RoleGuard,
-    changes: Changes,
+    changes: ChangeSignal,
     files: ArtifactFiles,
     *,
     artifact_limit_bytes: int,

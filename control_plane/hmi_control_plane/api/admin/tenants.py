@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from fastapi import APIRouter, Response
 
-from hmi_control_plane.admin_api.schemas import (
+from hmi_control_plane.api.admin.schemas import (
     Cursor,
     DeletedTenantBody,
     KeyBody,

@@ -13,9 +13,15 @@ from hmi_control_plane.auth import Identity
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.catalog.tenants import find_billed_tenant
-from hmi_control_plane.http.parameters import TenantNameOrId
-from hmi_control_plane.metering.moments import Moment
-from hmi_control_plane.metering.usage import LARGEST_PAGE, Bucket, Group, UsageLine, UsageQuery, report
+from hmi_control_plane.http.parameters import TenantNameOrId, Timestamp
+from hmi_control_plane.metering.reports import (
+    MAX_REPORT_LINES,
+    UsageGroup,
+    UsageInterval,
+    UsageLine,
+    UsageQuery,
+    build_report,
+)
 
 
 class UsageParameters(BaseModel):
@@ -23,20 +29,22 @@ class UsageParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    start: Moment | None = Field(
+    start: Timestamp | None = Field(
         default=None, alias="from", description="First moment; the start of this month when absent."
     )
-    end: Moment | None = Field(
+    end: Timestamp | None = Field(
         default=None, alias="to", description="Moment after the last; now when absent."
     )
-    bucket: Bucket | None = Field(default=None, description="hour, day or month; one window when absent.")
-    group_by: list[Group] = Field(
-        default_factory=lambda: [Group.METER],
+    bucket: UsageInterval | None = Field(
+        default=None, description="hour, day or month; one window when absent."
+    )
+    group_by: list[UsageGroup] = Field(
+        default_factory=lambda: [UsageGroup.METER],
         description="Repeatable: tenant, adapter, meter (always included).",
     )
     adapter: DnsLabel | None = Field(default=None, description="Only this adapter.")
     meter: Meter | None = Field(default=None, description="Only this meter.")
-    limit: int = Field(default=100, ge=1, le=LARGEST_PAGE, description="Lines on a page.")
+    limit: int = Field(default=100, ge=1, le=MAX_REPORT_LINES, description="Lines on a page.")
     cursor: str | None = Field(default=None, description="`next_cursor` of the page before.")
 
     def to_query(self, now: datetime, tenant_id: str | None) -> UsageQuery:
@@ -119,7 +127,7 @@ def build_admin_router(
 
 def _answer(database: Database, query: UsageQuery) -> UsageList:
     with database.read() as session:
-        page = report(session, query)
+        page = build_report(session, query)
     return UsageList(items=[UsageItem(**_fields(line)) for line in page.lines], next_cursor=page.next)
 
 

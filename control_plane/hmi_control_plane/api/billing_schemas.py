@@ -10,8 +10,7 @@ from hmi_api.internal.storable import WireModel
 from hmi_control_plane.billing.bill import LATE, NO_PRICE, UNIT_OF, Bill
 from hmi_control_plane.billing.money import Amount, Currency, UnitPrice, exact_product, minor_digits, rounded
 from hmi_control_plane.catalog.tables import Invoice, InvoiceLine, InvoiceState, Meter, Price
-from hmi_control_plane.http.parameters import TenantNameOrId
-from hmi_control_plane.metering.moments import Moment
+from hmi_control_plane.http.parameters import TenantNameOrId, Timestamp
 
 
 class PriceBody(WireModel):
@@ -20,7 +19,7 @@ class PriceBody(WireModel):
     meter: Meter
     unit_price: UnitPrice = Field(description='Price of one unit, a string such as "0.000002".')
     currency: Currency | None = Field(default=None, description="The installation's currency when absent.")
-    effective_from: Moment | None = Field(default=None, description="Now when absent.")
+    effective_from: Timestamp | None = Field(default=None, description="Now when absent.")
 
 
 class PriceItem(WireModel):
@@ -58,7 +57,7 @@ class PartItem(WireModel):
     start: datetime = Field(alias="from")
     end: datetime = Field(alias="to")
     quantity: int
-    amount: Amount = Field(description="Quantity times the line's unit price, exact: not rounded.")
+    amount: Amount = Field(description="UsageSum times the line's unit price, exact: not rounded.")
     note: str = Field(description=f'Empty, or "{LATE}".')
 
 
@@ -74,7 +73,7 @@ class LineItem(WireModel):
     end: datetime = Field(alias="to")
     quantity: int
     unit_price: Amount
-    amount: Amount = Field(description="Quantity times unit price, rounded.")
+    amount: Amount = Field(description="UsageSum times unit price, rounded.")
     note: str = Field(description=f'Empty, or "{NO_PRICE}".')
     parts: list[PartItem] = Field(description="The line's quantity by adapter, late use apart.")
 
@@ -127,8 +126,8 @@ class InvoiceRequest(WireModel):
     """Which invoice to draft: ``[from, to)``."""
 
     tenant: TenantNameOrId
-    start: Moment = Field(alias="from")
-    end: Moment = Field(alias="to")
+    start: Timestamp = Field(alias="from")
+    end: Timestamp = Field(alias="to")
     currency: Currency | None = Field(default=None, description="The installation's currency when absent.")
 
     @model_validator(mode="after")

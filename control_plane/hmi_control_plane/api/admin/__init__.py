@@ -1,10 +1,14 @@
-"""The admin API as one router, behind the admin key."""
+"""The admin API, ``/admin/v1``: what the operator of an installation calls with the admin key.
+
+This package has tenants, API keys and lists of the catalog; ``api.usage`` and ``api.billing`` serve usage,
+prices and invoices under the same prefix. There is no SQL here.
+"""
 
 from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, Depends, Request
 
-from hmi_control_plane.admin_api import catalog, tenants
+from hmi_control_plane.api.admin import catalog, tenants
 from hmi_control_plane.catalog.database import Database
 
 PREFIX = "/admin/v1"

@@ -9,11 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from hmi_api.errors import InvalidInput
-from hmi_control_plane.auth import Identity
-from hmi_control_plane.billing import invoices
-from hmi_control_plane.billing.money import Currency
-from hmi_control_plane.billing.prices import put_price, stored_prices
-from hmi_control_plane.billing.schemas import (
+from hmi_control_plane.api.billing_schemas import (
     BillBody,
     InvoiceBody,
     InvoiceItems,
@@ -22,11 +18,14 @@ from hmi_control_plane.billing.schemas import (
     PriceItem,
     PriceItems,
 )
+from hmi_control_plane.auth import Identity
+from hmi_control_plane.billing import invoices
+from hmi_control_plane.billing.money import Currency
+from hmi_control_plane.billing.prices import put_price, stored_prices
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import InvoiceState
 from hmi_control_plane.catalog.tenants import find_billed_tenant
-from hmi_control_plane.http.parameters import TenantNameOrId
-from hmi_control_plane.metering.moments import LocalMoment, Moment, month_after
+from hmi_control_plane.http.parameters import LocalTimestamp, TenantNameOrId, Timestamp, month_after
 
 Clock = Callable[[], datetime]
 InvoiceId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
@@ -37,10 +36,10 @@ class BillParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    start: LocalMoment | None = Field(
+    start: LocalTimestamp | None = Field(
         default=None, alias="from", description="This month's start (UTC) when absent."
     )
-    end: Moment | None = Field(
+    end: Timestamp | None = Field(
         default=None,
         alias="to",
         description="A month after `from` when absent: the same day and time of the next month, at the "

@@ -13,7 +13,7 @@ from hmi_api.errors import InvalidInput
 from hmi_control_plane.catalog.paging import KeyText, decode_cursor, encode_cursor
 from hmi_control_plane.catalog.tables import Meter, UsageEventRow
 
-LARGEST_PAGE = 1_000
+MAX_REPORT_LINES = 1_000
 _KEY_PARTS = 5
 _CURSOR: TypeAdapter[tuple[str, str, str, str, str]] = TypeAdapter(
     tuple[KeyText, KeyText, KeyText, KeyText, KeyText]
@@ -21,7 +21,7 @@ _CURSOR: TypeAdapter[tuple[str, str, str, str, str]] = TypeAdapter(
 """Window, tenant, its id, adapter and meter of the last line; empty where the report is not split by it."""
 
 
-class Bucket(StrEnum):
+class UsageInterval(StrEnum):
     """How long a window of a report is; windows start at full hours, days or months in UTC."""
 
     HOUR = "hour"
@@ -29,7 +29,7 @@ class Bucket(StrEnum):
     MONTH = "month"
 
 
-class Group(StrEnum):
+class UsageGroup(StrEnum):
     """What a report is split by."""
 
     TENANT = "tenant"
@@ -46,8 +46,8 @@ class UsageQuery:
 
     start: datetime
     end: datetime
-    bucket: Bucket | None = None
-    groups: frozenset[Group] = frozenset()
+    bucket: UsageInterval | None = None
+    groups: frozenset[UsageGroup] = frozenset()
     tenant_id: str | None = None
     adapter: str | None = None
     meter: Meter | None = None
@@ -75,7 +75,7 @@ class UsagePage:
     next: str | None
 
 
-def report(session: Session, query: UsageQuery) -> UsagePage:
+def build_report(session: Session, query: UsageQuery) -> UsagePage:
     """Return one page of a report. Raises InvalidInput for an empty window or a cursor of another query."""
     if query.start >= query.end:
         raise InvalidInput(
@@ -98,10 +98,10 @@ def report(session: Session, query: UsageQuery) -> UsagePage:
 def _page(session: Session, query: UsageQuery) -> Select[str, str, str, str, str, int]:
     nothing = literal("", SqlString)
     window = _window(session, query.bucket) if query.bucket else nothing
-    by_tenant = Group.TENANT in query.groups
+    by_tenant = UsageGroup.TENANT in query.groups
     tenant = UsageEventRow.tenant if by_tenant else nothing
     tenant_id = UsageEventRow.tenant_id if by_tenant else nothing
-    adapter = func.coalesce(UsageEventRow.adapter, "") if Group.ADAPTER in query.groups else nothing
+    adapter = func.coalesce(UsageEventRow.adapter, "") if UsageGroup.ADAPTER in query.groups else nothing
     # No label may be a column's name: GROUP BY would take the column.
     sums = (
         select(
@@ -133,13 +133,13 @@ def _filters(query: UsageQuery) -> list[ColumnElement[bool]]:
     return [column == str(value) for column, value in wanted if value is not None]
 
 
-def _window(session: Session, bucket: Bucket) -> ColumnElement[str]:
+def _window(session: Session, bucket: UsageInterval) -> ColumnElement[str]:
     """Return the window's start as ISO text, which sorts by time and is the same on both databases."""
     if session.get_bind().dialect.name == "sqlite":
         pattern = {
-            Bucket.HOUR: "%Y-%m-%dT%H:00:00Z",
-            Bucket.DAY: "%Y-%m-%dT00:00:00Z",
-            Bucket.MONTH: "%Y-%m-01T00:00:00Z",
+            UsageInterval.HOUR: "%Y-%m-%dT%H:00:00Z",
+            UsageInterval.DAY: "%Y-%m-%dT00:00:00Z",
+            UsageInterval.MONTH: "%Y-%m-01T00:00:00Z",
         }[bucket]
         return func.strftime(pattern, UsageEventRow.time, type_=SqlString())
     start = func.date_trunc(bucket.value, func.timezone("UTC", UsageEventRow.time))

@@ -21,6 +21,7 @@ from hmi_api.internal.catalog import (
 )
 from hmi_api.internal.storable import ResourceKey, Uid
 from hmi_api.security.internal_auth import Role
+from hmi_control_plane.api.internal.runtimes import ChangeSignal
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth import RoleGuard
 from hmi_control_plane.catalog import adapters, clusters, domains, tenants, versions
@@ -28,7 +29,6 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.paging import MAX_PAGE_ITEMS, Page
 from hmi_control_plane.catalog.tables import AdapterRow, DomainRow
 from hmi_control_plane.http.parameters import Name
-from hmi_control_plane.internal_api.changes import Changes
 
 _NO_CONTENT = 204
 
@@ -36,7 +36,7 @@ OnlyUid = Annotated[Uid | None, Query(description="Delete only what was declared
 Cursor = Annotated[str | None, Query(max_length=400, description="next_cursor of the previous page.")]
 
 
-def build(database: Database, door: RoleGuard, changes: Changes, files: ArtifactFiles) -> APIRouter:
+def build(database: Database, door: RoleGuard, changes: ChangeSignal, files: ArtifactFiles) -> APIRouter:
     """Return the routes under ``/tenants``, ``/domains`` and ``/adapters``, which the operator calls."""
     router = APIRouter()
     router.include_router(_declaration_routes(database, door, changes))
@@ -46,7 +46,7 @@ def build(database: Database, door: RoleGuard, changes: Changes, files: Artifact
 
 
 def _publish_again_routes(
-    database: Database, door: RoleGuard, changes: Changes, files: ArtifactFiles
+    database: Database, door: RoleGuard, changes: ChangeSignal, files: ArtifactFiles
 ) -> APIRouter:
     router = APIRouter(route_class=door.only(Role.OPERATOR))
 
@@ -75,7 +75,7 @@ def _publish_again_routes(
     return router
 
 
-def _revocation_routes(database: Database, door: RoleGuard, changes: Changes) -> APIRouter:
+def _revocation_routes(database: Database, door: RoleGuard, changes: ChangeSignal) -> APIRouter:
     router = APIRouter(route_class=door.only(Role.OPERATOR))
 
     @router.put("/adapters/{namespace}/{name}/revocation", status_code=_NO_CONTENT)
@@ -96,7 +96,7 @@ def _revocation_routes(database: Database, door: RoleGuard, changes: Changes) ->
     return router
 
 
-def _declaration_routes(database: Database, door: RoleGuard, changes: Changes) -> APIRouter:
+def _declaration_routes(database: Database, door: RoleGuard, changes: ChangeSignal) -> APIRouter:
     router = APIRouter(route_class=door.only(Role.OPERATOR))
 
     @router.put("/cluster")
