@@ -1,7 +1,7 @@
-"""Uploads, their commit and their reading, over fsspec.
+"""The files of the artifact store: uploads, their commit and reading, over fsspec.
 
-An upload lies under ``.uploads/{run}/{sha256}`` and is seen by nobody. A commit moves the files to the
-artifact's folder and writes the manifest last: without it the rest is no artifact.
+An upload is stored under ``.uploads/{run}/{sha256}`` and not visible. A commit moves the files to the
+artifact's folder and writes the manifest last: a folder without a manifest is not an artifact.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class Upload:
-    """One file on its way into the store, under a temporary name until its digest was checked."""
+    """One file being uploaded, under a temporary name until its digest is checked."""
 
     def __init__(self, files: "ArtifactFiles", run_id: str, digest: str) -> None:
         self._files = files
@@ -40,7 +40,7 @@ class Upload:
         self._file.write(data)
 
     def finish(self) -> None:
-        """Keep the file; raises InvalidInput (DigestMismatch), having dropped it, when it is another."""
+        """Keep the file; if its digest differs, delete it and raise InvalidInput (DigestMismatch)."""
         found = self._running.hexdigest()
         if found != self._digest:
             self.discard()
@@ -51,7 +51,7 @@ class Upload:
         self._files.move(self._part, self._files.staged(self._run_id, self._digest))
 
     def discard(self) -> None:
-        """Drop what has arrived."""
+        """Delete what was uploaded."""
         self._file.close()
         self._files.remove(self._part)
 
@@ -65,7 +65,7 @@ class ArtifactFiles:
     # --- uploads ------------------------------------------------------------------------------------
 
     def upload(self, run_id: str, digest: str) -> Upload:
-        """Begin to take a file that hashes to ``digest``, 64 hexadecimal digits."""
+        """Start the upload of a file with SHA-256 ``digest``, 64 hexadecimal digits."""
         return Upload(self, run_id, digest)
 
     def staged_bytes(self, run_id: str) -> int:
@@ -86,20 +86,20 @@ class ArtifactFiles:
         return set()
 
     def drop_uploads(self, run_id: str) -> None:
-        """Remove what a run has uploaded and not committed."""
+        """Delete what a run has uploaded and not committed."""
         with suppress(FileNotFoundError):
             self._fs.rm(self._address(UPLOADS, run_id), recursive=True)
 
     # --- artifacts ----------------------------------------------------------------------------------
 
     def is_stored(self, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> bool:
-        """Say whether an artifact is visible, with every file in its full size."""
+        """Return whether an artifact is complete, with every file in its full size."""
         return is_stored(self._fs, self._root, ref, manifest, data)
 
     def is_whole(self, ref: ArtifactRef) -> bool:
-        """Say whether an artifact that was published once is still there, with every file in its full size.
+        """Return whether a published artifact still exists, with every file in its full size.
 
-        The files themselves are not read: whoever loads them checks their digests.
+        The files themselves are not read: their digests are checked when they are loaded.
         """
         try:
             data: bytes = self._fs.cat_file(self._address(ref.uri, MANIFEST_FILE))
@@ -111,7 +111,7 @@ class ArtifactFiles:
             return False
 
     def place(self, run_id: str, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> None:
-        """Make uploaded files an artifact; the manifest comes last and at once."""
+        """Move uploaded files to the artifact's folder; the manifest is written last, in one step."""
         left = [file.digest for file in manifest.files]
         for file in manifest.files:
             left.remove(file.digest)
@@ -146,7 +146,7 @@ class ArtifactFiles:
     # --- what an upload needs -----------------------------------------------------------------------
 
     def staged(self, run_id: str, name: str) -> str:
-        """Return where an upload of a run lies."""
+        """Return the path of an upload of a run."""
         return self._address(UPLOADS, run_id, name)
 
     def create(self, path: str) -> Any:
@@ -155,14 +155,14 @@ class ArtifactFiles:
         return self._fs.open(path, "wb")
 
     def close(self, file: Any) -> None:
-        """Close a written file, when its bytes are on the disk."""
+        """Sync a written file to disk and close it."""
         if is_local(self._fs):
             file.flush()
             os.fsync(file.fileno())
         file.close()
 
     def move(self, source: str, target: str) -> None:
-        """Rename a file; at once on a disk and in an object store alike."""
+        """Rename a file; atomic on a disk and in an object store."""
         self._make_folder_of(target)
         self._fs.mv(source, target)
 

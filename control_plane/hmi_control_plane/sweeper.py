@@ -1,4 +1,4 @@
-"""The sweeper: gives up silent runtimes, places what waits for one, erases artifacts, counts residency."""
+"""The sweeper: periodic cleanup of runtimes and artifacts, and the hourly usage of loaded adapters."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database, utc_now
 
 _UPLOADS_EVERY_SECONDS = 600.0
-"""A listing of the store: too dear in an object store to be made with every sweep."""
+"""Listing the store is too expensive for every sweep, above all in an object store."""
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 class Sweeper:
     """Runs every ``every_seconds`` beside the HTTP server; each part can be interrupted and repeated.
 
-    The fleet and the store are swept side by side: while an object store is away each call of it lasts long,
-    and runtimes fall silent as ever. ``notify`` is called after placements may have changed.
+    Runtimes and the store are swept concurrently, because calls of an unavailable object store take long.
+    ``notify`` is called after placements may have changed.
     """
 
     def __init__(
         self,
         database: Database,
-        eraser: ArtifactGarbageCollector,
+        collector: ArtifactGarbageCollector,
         files: ArtifactFiles,
         *,
         lost_after: timedelta,
@@ -41,7 +41,7 @@ class Sweeper:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._eraser = eraser
+        self._collector = collector
         self._files = files
         self._lost_after = lost_after
         self._forgotten_after = forgotten_after
@@ -53,10 +53,10 @@ class Sweeper:
         self._swept_at = float("-inf")
         self._placed_once = False
         self._uploads_swept_at = float("-inf")
-        self._counted_hour: datetime | None = None
+        self._recorded_hour: datetime | None = None
 
     async def run(self) -> None:
-        """Sweep until ``stop``; a database or store that is away is tried again."""
+        """Sweep until ``stop``; a failed sweep is repeated."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._repeat("fleet", self.sweep_fleet), name="sweep the fleet")
             tasks.create_task(self._repeat("store", self.sweep_store), name="sweep the store")
@@ -67,26 +67,26 @@ class Sweeper:
             try:
                 await run_in_threadpool(sweep)
             except Exception:
-                # Each store's driver has errors of its own for "away", and no error may end the sweeping.
-                log.exception("sweep of the %s failed and will be repeated", what)
+                # Each store's driver raises its own errors, and none may end the sweeps.
+                log.exception("sweep of the %s failed; it will be repeated", what)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every_seconds):
                     await self._stopping.wait()
 
     def stop(self) -> None:
-        """Ask ``run`` to return when the sweeps at work are over."""
+        """Make ``run`` return after the current sweeps."""
         self._stopping.set()
 
     def sweep(self) -> None:
-        """Do everything once."""
+        """Run all sweeps once."""
         self.sweep_fleet()
         self.sweep_store()
         self.sweep_usage()
 
     def sweep_fleet(self) -> None:
-        """Give up silent runtimes, and place what waits for one."""
+        """Mark silent runtimes as lost, and place adapters that lack replicas."""
         lost = self._mark_lost()
-        # The first time too: the process before this one may have died between a runtime and its adapters.
+        # At the first sweep too: an earlier process may have died before it placed adapters.
         if lost or not self._placed_once:
             placement.place_missing_replicas(self._database)
             self._notify()
@@ -96,29 +96,29 @@ class Sweeper:
         self._swept_at = self._clock()
 
     def sweep_store(self) -> None:
-        """Erase artifacts that nobody needs, and now and then uploads that came to nothing."""
-        self._eraser.collect()
+        """Delete artifacts that no version needs, and every ten minutes uploads of finished runs."""
+        self._collector.collect()
         if self._clock() - self._uploads_swept_at > _UPLOADS_EVERY_SECONDS:
             self.sweep_uploads()
             self._uploads_swept_at = self._clock()
 
     def sweep_usage(self) -> None:
-        """Count what is resident, once in each hour; after a start perhaps again, which adds nothing."""
+        """Record the loaded adapters once in each hour; recording an hour again adds nothing."""
         moment = utc_now()
         hour = metering.start_of_hour(moment)
-        if hour != self._counted_hour:
+        if hour != self._recorded_hour:
             metering.record_loaded_hour(self._database, hour, moment)
-            self._counted_hour = hour
+            self._recorded_hour = hour
 
     def _mark_lost(self) -> list[str]:
-        """Give up runtimes that were silent while they could be heard.
+        """Mark runtimes as lost that sent no heartbeat while heartbeats could be recorded.
 
-        While the database, or this process, was away nobody's heartbeat was noted; afterwards everyone gets
-        the whole time again, or an outage of seconds would take all runtimes out of the routes.
+        While the database or this process was down, no heartbeat was recorded. Afterwards all runtimes get
+        the full time again; otherwise an outage of seconds would remove all runtimes from the routes.
         """
         moment = self._clock()
-        unheard = self._every_seconds + self._lost_after.total_seconds() / 3
-        if self._watching_since is None or moment - self._swept_at > unheard:
+        longest_gap = self._every_seconds + self._lost_after.total_seconds() / 3
+        if self._watching_since is None or moment - self._swept_at > longest_gap:
             self._watching_since = moment
         if moment - self._watching_since < self._lost_after.total_seconds():
             return []
@@ -129,7 +129,7 @@ class Sweeper:
         return lost
 
     def sweep_uploads(self) -> None:
-        """Remove what runs that are over have uploaded and never committed."""
+        """Delete what finished runs have uploaded and never committed."""
         staged = self._files.staged_runs()
         if staged:
             with self._database.read() as session:

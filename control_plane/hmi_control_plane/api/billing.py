@@ -1,4 +1,4 @@
-"""The HTTP face of billing: prices and invoices for an administrator, bills for a tenant."""
+"""HTTP of billing: prices, bills and invoices for administrators, and a tenant's own."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The HTTP face of the ledger: a tenant's own usage, and everyone's for an administrator."""
+"""HTTP of usage reports: a tenant's own, and all tenants' for administrators."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime

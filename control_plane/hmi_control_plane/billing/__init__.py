@@ -1,7 +1,7 @@
-"""Billing: what use costs, by a price list that changes over time, and invoices that stay as they were sent.
+"""Billing: the price list, bills, and invoices.
 
-Belongs here: the price list, exact arithmetic of money, bills, the life of invoices, and their HTTP API.
-Forbidden here: binary floating point, counting of use (metering's), and sums of money made in SQL.
+Money is exact: decimal, never binary floating point, and never summed in SQL. Usage is counted by
+``metering``.
 """
 
 from hmi_control_plane.billing.bill import Bill, BillLine

@@ -1,8 +1,8 @@
-"""Bills: use in a period, priced and summed line by line. Pure: the ledger is asked through a function.
+"""Bills: usage in a period, priced and summed line by line. Pure: usage is read through a function.
 
-Each line is one meter at one price. The quantities of all adapters, and of all stretches of time in which the
-meter had that price, are summed first; quantity times price is then rounded once, to the currency's smallest
-unit, half to even. The adapters' parts are shown with exact amounts. The total is the sum of the lines.
+Each line is one meter at one price. The quantities of all adapters, and of all intervals in which the meter
+had that price, are summed first; quantity times price is then rounded once, to the currency's smallest unit,
+half to even. The parts of the adapters have exact amounts. The total is the sum of the lines.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,9 +29,9 @@ LATE = "late: reached the ledger after its period was invoiced"
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What one adapter (None: none) used of a meter in ``[start, end)``, in which the price does not change.
+    """What one adapter (or None) used of a meter in ``[start, end)``, at one price.
 
-    ``late`` use lies before the period of the invoice that it stands on.
+    ``late`` usage lies before the period of the invoice that bills it.
     """
 
     adapter: str | None
@@ -44,7 +44,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """Use of one meter at one price; ``parts`` has one item an adapter, and another for its late use."""
+    """Usage of one meter at one price; an adapter has one part, and another for its late usage."""
 
     meter: Meter
     unit_price: Decimal
@@ -54,17 +54,17 @@ class BillLine:
 
     @property
     def start(self) -> datetime:
-        """Where the earliest part starts."""
+        """The start of the earliest part."""
         return min(part.start for part in self.parts)
 
     @property
     def end(self) -> datetime:
-        """Where the latest part ends."""
+        """The end of the latest part."""
         return max(part.end for part in self.parts)
 
     @property
     def quantity(self) -> int:
-        """What all parts used together."""
+        """The sum of the parts."""
         return sum(part.quantity for part in self.parts)
 
     @property
@@ -108,9 +108,9 @@ def use_in(
     *,
     late: bool = False,
 ) -> list[Use]:
-    """Return the use in ``[start, end)``, cut where prices change.
+    """Return the usage in ``[start, end)``, split where prices change.
 
-    ``use_between(start, end)`` gives the use in a half-open period.
+    ``use_between(start, end)`` returns the usage in a half-open period.
     """
     moments = [start, *prices.changes_within(start, end), end]
     uses: list[Use] = []
@@ -124,9 +124,9 @@ def use_in(
 
 
 def priced_lines(uses: Iterable[Use], currency: str, prices: PriceList) -> list[BillLine]:
-    """Return the lines of some use: one for each meter and price.
+    """Return one line for each meter and price.
 
-    A meter without a price is listed at 0 with a note, so that nobody overlooks it.
+    A meter without a price is listed at 0 with a note, so that it is not overlooked.
     """
     groups: dict[tuple[Meter, Decimal | None], list[Use]] = {}
     for use in uses:
@@ -145,7 +145,7 @@ def priced_lines(uses: Iterable[Use], currency: str, prices: PriceList) -> list[
 
 
 def _parts(uses: list[Use]) -> tuple[Use, ...]:
-    """Return the use of one meter at one price, summed by adapter; late use is kept apart."""
+    """Return the usage of one meter at one price, summed by adapter; late usage is kept apart."""
     sums: dict[tuple[bool, str | None], Use] = {}
     for use in uses:
         key = (use.late, use.adapter)
@@ -164,6 +164,6 @@ def _parts(uses: list[Use]) -> tuple[Use, ...]:
 def _price_span(
     meter: Meter, piece_start: datetime, start: datetime, end: datetime, prices: PriceList
 ) -> tuple[datetime, datetime]:
-    """Return the part of ``[start, end)`` around a piece in which the meter's own price does not change."""
+    """Return the longest part of ``[start, end)`` around ``piece_start`` with one price of the meter."""
     changes = [start, *prices.changes_within(start, end, meter), end]
     return next((left, right) for left, right in pairwise(changes) if left <= piece_start < right)

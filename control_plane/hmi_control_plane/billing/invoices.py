@@ -1,10 +1,10 @@
-"""Bills from the ledger, and the life of invoices: draft, final, void.
+"""Bills from recorded usage, and the states of invoices: draft, final, void.
 
-Every usage event carries the id of the final invoice that bills it, or none, so that it is billed at most
-once whatever is drafted, finalized and voided, and over whatever cut of time. A draft lists events that no
-invoice bills, as often as one likes. Finalizing marks them and prices what it marked. Voiding takes the marks
-away. Use that reaches the ledger after its period was invoiced is late: the next invoice bills it, at the
-price of its own time. A tenant's invoices that are not void never overlap.
+Every usage event has the id of the final invoice that bills it, or none. So it is billed at most once, in
+whatever order invoices are drafted, finalized and voided, and for whatever periods. A draft lists unbilled
+events; any number of drafts may list them. Finalizing marks the events and prices what it marked. Voiding
+removes the marks. Usage that is recorded after its period was invoiced is late: the next invoice bills it, at
+the price of its own time. The invoices of a tenant that are not void never overlap.
 """
 
 import secrets
@@ -36,7 +36,7 @@ Period = tuple[datetime, datetime]
 def bill_for(
     session: Session, tenant: Tenant | DeletedTenant, currency: str, start: datetime, end: datetime
 ) -> Bill:
-    """Return what the use in ``[start, end)`` costs, whatever has been invoiced of it."""
+    """Return what the usage in ``[start, end)`` costs, invoiced or not."""
     prices = price_list(session, currency)
     uses = use_in(start, end, prices, partial(records.sum_usage, session, tenant.id))
     return Bill(tenant.name, tenant.id, currency, start, end, tuple(priced_lines(uses, currency, prices)))
@@ -50,7 +50,7 @@ def make_draft(
     end: datetime,
     now: datetime,
 ) -> Invoice:
-    """Make the draft for a period, or make it anew; a final invoice for the period is returned as it is.
+    """Create or recompute the draft for a period; if the period has a final invoice, return that.
 
     Raises Conflict when another invoice that is not void covers part of the period, in whatever currency.
     """
@@ -71,17 +71,17 @@ def make_draft(
         state=InvoiceState.DRAFT,
         created_at=now,
     )
-    _fill(session, invoice, records.is_unbilled())
+    _compute_lines(session, invoice, records.is_unbilled())
     session.add(invoice)
     session.flush()
     return invoice
 
 
 def finalize(session: Session, invoice_id: str, now: datetime) -> Invoice:
-    """Make a draft anew for the last time and fix it; a final invoice is returned as it is.
+    """Recompute a draft for the last time and make it final; return a final invoice unchanged.
 
-    Raises NotFound, and Conflict for a void invoice, a period that is not over, one of which another final
-    invoice covers a part, and use from before the currency's first price.
+    Raises NotFound, and Conflict for a void invoice, a period that is not over or overlaps another final
+    invoice, and usage from before the currency's first price.
     """
     acquire_lock(session, AdvisoryLock.BILLING)
     invoice = get_invoice(session, invoice_id)
@@ -98,7 +98,7 @@ def finalize(session: Session, invoice_id: str, now: datetime) -> Invoice:
     periods = [*_late_periods(session, invoice), (invoice.period_start, invoice.period_end)]
     for start, end in periods:
         records.mark_billed(session, invoice.tenant_id, start, end, invoice.id)
-    _fill(session, invoice, records.is_billed_by(invoice.id))
+    _compute_lines(session, invoice, records.is_billed_by(invoice.id))
     _refuse_use_before_prices(session, invoice)
     invoice.state, invoice.finalized_at = InvoiceState.FINAL, now
     session.flush()
@@ -106,10 +106,10 @@ def finalize(session: Session, invoice_id: str, now: datetime) -> Invoice:
 
 
 def void(session: Session, invoice_id: str, now: datetime) -> Invoice:
-    """Take an invoice back; its lines stay readable and its use can be invoiced again.
+    """Void an invoice; its lines stay readable and its usage can be invoiced again.
 
-    Raises NotFound, and Conflict for a final invoice while a later one of an earlier version of HMI may bill
-    its use a second time: that one must go first, or the use could be billed again.
+    Raises NotFound, and Conflict for a final invoice if a later invoice, made by an earlier version of HMI,
+    bills the same usage: that one must be voided first, or the usage could be billed twice.
     """
     acquire_lock(session, AdvisoryLock.BILLING)
     invoice = get_invoice(session, invoice_id)
@@ -125,7 +125,7 @@ def void(session: Session, invoice_id: str, now: datetime) -> Invoice:
 def get_invoice(session: Session, invoice_id: str, tenant_id: str | None = None) -> Invoice:
     """Return an invoice; raises NotFound.
 
-    The tenant of ``tenant_id`` sees its own ones that were final once, and no drafts, void ones included.
+    With ``tenant_id``, only that tenant's invoices that are or were final are found, no drafts.
     """
     invoice = session.get(Invoice, invoice_id)
     hidden = (
@@ -160,8 +160,8 @@ def list_invoices(
     return list(session.scalars(statement))
 
 
-def _fill(session: Session, invoice: Invoice, which: ColumnElement[bool]) -> None:
-    """Give an invoice its lines: its own period's use and late use, of the events that ``which`` selects."""
+def _compute_lines(session: Session, invoice: Invoice, which: ColumnElement[bool]) -> None:
+    """Compute the lines from the events that ``which`` selects: the period's usage and late usage."""
     prices = price_list(session, invoice.currency)
     quantities = partial(records.sum_usage, session, invoice.tenant_id, which=which)
     uses = use_in(invoice.period_start, invoice.period_end, prices, quantities)
@@ -171,13 +171,13 @@ def _fill(session: Session, invoice: Invoice, which: ColumnElement[bool]) -> Non
     total = total_of(lines, invoice.currency)
     _refuse_too_large(total, lines)
     invoice.lines = []
-    session.flush()  # the old lines' positions must be free before the new ones take them
+    session.flush()  # deletes the old lines, whose positions the new ones reuse
     invoice.lines = [_row(position, line) for position, line in enumerate(lines)]
     invoice.total = total
 
 
 def _late_periods(session: Session, invoice: Invoice) -> list[Period]:
-    """Return the periods before this invoice that final ones cover: use in them that none bills is late."""
+    """Return the earlier periods that final invoices cover: unbilled usage in them is late."""
     merged: list[Period] = []
     for earlier in _invoices(session, invoice.tenant_id, InvoiceState.FINAL):
         start, end = earlier.period_start, earlier.period_end
@@ -201,10 +201,10 @@ def _refuse_overlap(others: Iterable[Invoice], start: datetime, end: datetime) -
 
 
 def _refuse_use_before_prices(session: Session, invoice: Invoice) -> None:
-    """Raise Conflict when the invoice has use from before its currency's first price.
+    """Raise Conflict if the invoice has usage from before its currency's first price.
 
-    It would be billed at nothing, and nobody may have meant that: a mistyped currency has no price at all.
-    A meter without a price while another one has a price is free on purpose.
+    It would be billed at 0, probably by mistake: a mistyped currency has no price at all. A meter without a
+    price is free on purpose while another meter has a price.
     """
     first = price_list(session, invoice.currency).first
     start, end = invoice.period_start, invoice.period_end
@@ -222,7 +222,7 @@ def _refuse_use_before_prices(session: Session, invoice: Invoice) -> None:
 
 
 def _refuse_too_large(total: Decimal, lines: Iterable[BillLine]) -> None:
-    """Raise Conflict when there is an amount or a quantity that the catalog cannot store."""
+    """Raise Conflict if the catalog cannot store an amount or a quantity."""
     largest = max([total, *(line.amount for line in lines)])
     if largest >= MAX_AMOUNT or any(line.quantity >= 2**63 for line in lines):
         raise Conflict(
@@ -233,7 +233,7 @@ def _refuse_too_large(total: Decimal, lines: Iterable[BillLine]) -> None:
 
 
 def _refuse_if_billed_twice(session: Session, invoice: Invoice) -> None:
-    """Raise Conflict while a later invoice, of an earlier version of HMI, may bill this one's use, too."""
+    """Raise Conflict if a later invoice, made by an earlier version of HMI, bills the same usage."""
     for other in _invoices(session, invoice.tenant_id, InvoiceState.FINAL):
         if other.double_billed and _order(other) > _order(invoice):
             raise Conflict(

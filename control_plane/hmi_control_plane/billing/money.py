@@ -1,4 +1,4 @@
-"""Money: decimal amounts that stay exact until a line of a bill is rounded, once."""
+"""Money: decimal amounts that stay exact until a line of a bill is rounded once."""
 
 import re
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact, InvalidOperation
@@ -15,7 +15,7 @@ _MINOR_DIGITS = {
     **dict.fromkeys(("CLF", "UYW"), 4),
 }
 
-# A 64-bit quantity times a price of 28 digits has 47 digits; a lost one would raise Inexact.
+# A 64-bit quantity times a price of 28 digits has 47 digits; a lost digit would raise Inexact.
 _EXACT = Context(prec=80, traps=[Inexact, InvalidOperation])
 
 

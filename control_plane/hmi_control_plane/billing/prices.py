@@ -1,4 +1,4 @@
-"""The price list: what one unit of a meter costs at any moment."""
+"""The price list: what one unit of a meter costs at any time, and how it is stored and changed."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class PriceChange:
 
 
 class PriceList:
-    """All prices of one currency, by effective date; a price holds until the meter's next one."""
+    """All prices of one currency by effective date; a price is valid until the meter's next price."""
 
     def __init__(self, changes: Iterable[PriceChange]) -> None:
         self._changes: dict[Meter, list[PriceChange]] = {}
@@ -46,7 +46,7 @@ class PriceList:
         return changes[place - 1].unit_price if place else None
 
     def changes_within(self, start: datetime, end: datetime, meter: Meter | None = None) -> list[datetime]:
-        """Return the moments strictly between the two at which a price (of ``meter``) changes."""
+        """Return the times strictly between the two at which a price (of ``meter``) changes."""
         lists = self._changes.values() if meter is None else [self._changes.get(meter, [])]
         moments = {change.effective_from for changes in lists for change in changes}
         return sorted(moment for moment in moments if start < moment < end)
@@ -76,13 +76,13 @@ def put_price(
     unit_price: Decimal,
     now: datetime,
 ) -> Price:
-    """Set a price from a moment on, or from ``now`` where that is None.
+    """Set a price that is valid from ``effective_from`` on (None: from ``now`` on).
 
-    A price that is in force already changes no bill. One for now is not stored, and the one in force is
-    returned. One for a moment that was named is stored: it ends a change that is set before it later, so that
-    a list of prices means the same in whatever order it is set.
+    If the same price is valid already and ``effective_from`` is None, nothing is stored and that price is
+    returned. With a time it is stored, so that a price list means the same in whatever order it is set: it
+    ends a price change that is set for an earlier time later.
 
-    Raises Conflict when a final invoice covers that moment or a later one: what was billed stays explicable.
+    Raises Conflict if a final invoice covers that time or a later one.
     """
     acquire_lock(session, AdvisoryLock.BILLING)
     named, effective_from = effective_from is not None, effective_from or now

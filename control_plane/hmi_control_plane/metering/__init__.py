@@ -1,8 +1,8 @@
-"""Metering: what was used becomes a durable event before it counts, and reaches the ledger exactly once.
+"""Metering: usage events are on disk before a request is answered, and in the catalog exactly once.
 
-Belongs here: usage events as CloudEvents, the local spool and its segment files, the flusher that moves them
-into the catalog, the hours of residency, sums over the ledger and the usage reports. Forbidden here: prices
-and money (billing's), routing of requests (the gateway's), and quotas.
+``events`` defines them, ``spool`` and ``segments`` keep them on the gateway's disk, ``flusher`` moves them to
+the catalog, ``records`` stores and sums them there, and ``reports`` answers queries. Prices are in
+``billing``.
 """
 
 from hmi_control_plane.metering.events import UsageEvent, request_events, training_event

@@ -1,4 +1,4 @@
-"""Usage events: what was used, as CloudEvents 1.0 whose ``(source, id)`` is their identity."""
+"""Usage events as CloudEvents 1.0; ``(source, id)`` identifies an event."""
 
 import json
 import math
@@ -12,15 +12,15 @@ from hmi_control_plane.catalog.tables import Meter
 
 EVENT_TYPE = "dev.hmi.usage.v1"
 TRAINING_SOURCE = "/hmi/training"
-RESIDENCY_SOURCE = "/hmi/residency"
+LOADED_HOUR_SOURCE = "/hmi/residency"
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
-"""Made once: json.dumps makes an encoder at every call."""
+"""Created once: json.dumps would create an encoder for every call."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageEvent:
-    """A whole number of one meter's units, used by a tenant at a moment (aware, UTC).
+    """A whole number of one meter's units, used by a tenant at ``time`` (aware, UTC).
 
     The same ``(source, id)`` is the same event: however often it is delivered, it counts once.
     """
@@ -35,7 +35,7 @@ class UsageEvent:
     version: int | None = None
     request_id: str | None = None
     tenant_id: str | None = None
-    """Who used it, though the name be another tenant's by now. None in spools of earlier versions."""
+    """Identifies the tenant even if its name is used again. None in spools of earlier versions."""
 
 
 def request_events(
@@ -51,7 +51,7 @@ def request_events(
     prompt_tokens: int,
     version: int | None = None,
 ) -> list[UsageEvent]:
-    """Return what one adapter's share of a request used: a request, its answered rows and their tokens.
+    """Return the events of one adapter of a request: one request, its answered rows and their tokens.
 
     ``request_id`` must be the gateway's own, never the client's, or a client could have two requests
     counted as one. ``ordinal`` is the adapter's place in the request: a request that fans out over several
@@ -76,10 +76,10 @@ def request_events(
 
 
 def training_event(run: RunView, tenant: str, tenant_id: str, time: datetime) -> UsageEvent:
-    """Return what a finished run used: its training time in seconds, rounded up to a whole one.
+    """Return a finished run's event: its training time in seconds, rounded up.
 
-    The id is the run's, so that a completion reported twice counts once. Raises ValueError when the run
-    has no result.
+    The id contains the run's id, so that a completion that is reported twice counts once. Raises ValueError
+    when the run has no result.
     """
     if run.result is None:
         raise ValueError(f"run {run.id} has no result to meter")
@@ -95,13 +95,13 @@ def training_event(run: RunView, tenant: str, tenant_id: str, time: datetime) ->
     )
 
 
-def residency_event(tenant: str, tenant_id: str, adapter: str, size: int, hour: datetime) -> UsageEvent:
-    """Return what an adapter of so many bytes used in the hour that began at ``hour`` (aware, UTC).
+def loaded_hour_event(tenant: str, tenant_id: str, adapter: str, size: int, hour: datetime) -> UsageEvent:
+    """Return the event of an adapter of ``size`` bytes that was loaded from ``hour`` (aware, UTC) on.
 
-    The id is the adapter's and the hour's, so that an hour counted twice counts once.
+    The id consists of adapter and hour, so that an hour that is recorded twice counts once.
     """
     return UsageEvent(
-        source=RESIDENCY_SOURCE,
+        source=LOADED_HOUR_SOURCE,
         id=f"{hour:%Y-%m-%dT%HZ}/{tenant}/{adapter}",
         time=hour,
         tenant=tenant,
@@ -134,7 +134,7 @@ def to_cloud_event(event: UsageEvent) -> str:
 
 
 def from_cloud_event(line: str) -> UsageEvent:
-    """Return the event a line holds. Raises ValueError, KeyError or TypeError when it holds none."""
+    """Return the event in a line. Raises ValueError, KeyError or TypeError if there is none."""
     envelope: Mapping[str, Any] = json.loads(line)
     if envelope["type"] != EVENT_TYPE:
         raise ValueError(f"{envelope['type']} is not {EVENT_TYPE}")

@@ -1,4 +1,4 @@
-"""Metrics of the way from the spool to the ledger."""
+"""The flusher: moves usage events from the spool to the catalog, in batches, until they are recorded."""
 
 import asyncio
 import logging
@@ -31,14 +31,14 @@ class MeteringMetrics:
         )
         self.spool_full = Gauge(
             "hmi_usage_spool_full",
-            "1 while usage events cannot be recorded and requests are refused for it, else 0.",
+            "1 while usage events cannot be recorded and requests are therefore refused, else 0.",
             registry=registry,
         )
         self.events_flushed = Counter(
             "hmi_usage_events_flushed_total", "Usage events delivered to the catalog.", registry=registry
         )
         self.flush_failures = Counter(
-            "hmi_usage_flush_failures_total", "Flushes the catalog did not take.", registry=registry
+            "hmi_usage_flush_failures_total", "Flushes that the catalog did not accept.", registry=registry
         )
         self.damaged_lines = Counter(
             "hmi_usage_damaged_lines_total", "Spooled lines that could not be read back.", registry=registry
@@ -46,15 +46,15 @@ class MeteringMetrics:
 
 
 log = logging.getLogger(__name__)
-LONGEST_BACKOFF_SECONDS = 30.0
+MAX_BACKOFF_SECONDS = 30.0
 
 
 class Flusher:
-    """Moves what the spool has sealed into the ledger, and deletes a segment only after the commit.
+    """Moves sealed segments to the catalog, and deletes a segment only after the commit.
 
-    A crash between the two delivers the segment again, and the ledger's identity of events makes the second
-    time count nothing. While the database is away, events wait in the spool. ``interval`` is in seconds.
-    A spool that was full is usable again as soon as a segment has left it.
+    After a crash between the two, the segment is delivered again; its events have the same identities and so
+    count once. While the database is unavailable, events wait in the spool. ``interval`` is in seconds. A
+    spool that was full is usable again as soon as a segment has been deleted.
     """
 
     def __init__(
@@ -70,30 +70,30 @@ class Flusher:
         self._database = database
         self._metrics = metrics
         self._interval = interval
-        self._backoff = RetryPolicy(first_wait=2 * interval, longest_wait=LONGEST_BACKOFF_SECONDS)
+        self._backoff = RetryPolicy(first_wait=2 * interval, longest_wait=MAX_BACKOFF_SECONDS)
         self._clock = clock
         self._stopping = asyncio.Event()
         self._behind_since: float | None = None
         metrics.spool_full.set_function(lambda: float(segments.is_full))
 
     async def run(self) -> None:
-        """Flush every ``interval`` until ``stop``, and once more then; back off while it fails."""
+        """Flush every ``interval`` until ``stop``, then once more; back off while flushes fail."""
         failures = 0
         while not self._stopping.is_set():
             failures = 0 if await self._try_flush() else failures + 1
-            if self._segments.is_full:  # nobody is served here until events leave
+            if self._segments.is_full:  # no requests are answered until events are flushed
                 failures = 0
             await self._pause(self._backoff.wait(failures) if failures else self._interval)
         await self._try_flush()
 
     def stop(self) -> None:
-        """Ask ``run`` to flush a last time and return."""
+        """Make ``run`` flush a last time and return."""
         self._stopping.set()
 
     def flush(self) -> int:
-        """Move everything that is spooled now; return the number of events delivered.
+        """Move all events that are spooled now; return how many were delivered.
 
-        Blocking. Raises SQLAlchemyError when the database does not take them; then the segments stay.
+        Blocking. Raises SQLAlchemyError if the database does not accept them; then the segments stay.
         """
         delivered = 0
         for segment in self._segments.seal():
@@ -129,7 +129,7 @@ class Flusher:
     def _dispose(self, segment: Path, *, torn: int, damaged: int) -> None:
         if torn:
             log.warning(
-                "%s ends in %d bytes of a write that was cut off and never acknowledged", segment, torn
+                "%s ends in %d bytes of an incomplete write that was never acknowledged", segment, torn
             )
         if damaged:
             self._metrics.damaged_lines.inc(damaged)

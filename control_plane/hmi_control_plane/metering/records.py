@@ -1,4 +1,9 @@
-"""The ledger: usage events in the catalog, each exactly once, and sums over them."""
+"""Usage events in the catalog: record each exactly once, mark them as billed, sum them.
+
+Once an hour the loaded adapters are recorded, too: the bytes of every adapter that runtimes have loaded, for
+that hour. Only what was loaded when the hour began counts, so that several control planes, or one that
+restarts, record the same event again, which adds nothing. An hour in which no sweeper runs is not metered.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +28,11 @@ from hmi_control_plane.catalog.tables import (
     UsageEventRow,
     new_tenant_id,
 )
-from hmi_control_plane.metering.events import UsageEvent, residency_event
+from hmi_control_plane.metering.events import UsageEvent, loaded_hour_event
 
 
 def record_events(session: Session, events: Sequence[UsageEvent], recorded_at: datetime) -> None:
-    """Add events to the ledger within the session's transaction; those already there are left as they are."""
+    """Record events in the session's transaction; events that are recorded already stay as they are."""
     if not events:
         return
     owners = _owners(session, [event for event in events if event.tenant_id is None], recorded_at)
@@ -35,13 +40,13 @@ def record_events(session: Session, events: Sequence[UsageEvent], recorded_at: d
     statement = insert(cast(Table, UsageEventRow.__table__)).on_conflict_do_nothing(
         index_elements=["source", "event_id"]
     )
-    # One order for all writers, so that two of them cannot wait for each other's rows.
+    # All writers insert in the same order, so that two of them cannot deadlock.
     rows = [
         _row(event, event.tenant_id or owners[event.source, event.id], recorded_at)
         for event in sorted(events, key=lambda event: (event.source, event.id))
     ]
-    # One small statement for many rows: a long one would be made anew for every number of rows, which keeps
-    # the event loop beside this thread from its requests.
+    # One small statement, executed for many rows: a long statement would be compiled again for every number
+    # of rows, which holds the GIL and delays the event loop.
     session.connection().execute(statement, rows)
 
 
@@ -64,10 +69,10 @@ def _row(event: UsageEvent, tenant_id: str, recorded_at: datetime) -> dict[str, 
 def _owners(
     session: Session, events: Sequence[UsageEvent], recorded_at: datetime
 ) -> dict[tuple[str, str], str]:
-    """Return the tenant's id by source and id of events that name a tenant only, as earlier versions wrote.
+    """Return tenant ids by source and id of events that have only a tenant's name, as earlier versions wrote.
 
-    Such an event belongs to the tenant that had the name at its time. A name that no tenant ever had gets a
-    deleted tenant, so that no use is lost.
+    Such an event belongs to the tenant that had the name at that time. For a name that no tenant ever had, a
+    deleted tenant is created, so that no usage is lost.
     """
     names = {event.tenant for event in events}
     live = {
@@ -110,7 +115,7 @@ def is_billed_by(invoice_id: str) -> ColumnElement[bool]:
 
 
 def mark_billed(session: Session, tenant_id: str, start: datetime, end: datetime, invoice_id: str) -> None:
-    """Note of a tenant's events in ``[start, end)`` that no invoice bills yet that this one does."""
+    """Mark a tenant's unbilled events in ``[start, end)`` as billed by this invoice."""
     session.execute(
         update(UsageEventRow)
         .where(
@@ -125,7 +130,7 @@ def mark_billed(session: Session, tenant_id: str, start: datetime, end: datetime
 
 
 def mark_unbilled(session: Session, invoice_id: str) -> None:
-    """Note of the events that this invoice bills that none does any more."""
+    """Mark the events that this invoice bills as unbilled."""
     session.execute(
         update(UsageEventRow)
         .where(is_billed_by(invoice_id))
@@ -142,7 +147,7 @@ def sum_usage(
     *,
     which: ColumnElement[bool] | None = None,
 ) -> list[UsageSum]:
-    """Return a tenant's use in ``[start, end)``, by adapter and meter, of all events or some."""
+    """Return a tenant's usage in ``[start, end)`` by adapter and meter, of events that match ``which``."""
     statement = (
         select(UsageEventRow.adapter, UsageEventRow.meter, func.sum(UsageEventRow.quantity))
         .where(UsageEventRow.tenant_id == tenant_id, UsageEventRow.time >= start, UsageEventRow.time < end)
@@ -157,16 +162,16 @@ def sum_usage(
 
 
 ADAPTERS_PER_TRANSACTION = 1_000
-"""So that whoever else writes waits for a moment only, however many adapters there are."""
+"""Keeps transactions short, however many adapters there are."""
 
 
 def start_of_hour(moment: datetime) -> datetime:
-    """Return the beginning of the hour that ``moment`` (aware, UTC) lies in."""
+    """Return the start of the hour of ``moment`` (aware, UTC)."""
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
 def record_loaded_hour(database: Database, hour: datetime, recorded_at: datetime) -> None:
-    """Add the events of the hour that began at ``hour`` to the ledger; those already there are left."""
+    """Record the loaded adapters of the hour that began at ``hour``; idempotent."""
     after: int | None = 0
     while after is not None:
         with database.write() as session:
@@ -174,14 +179,14 @@ def record_loaded_hour(database: Database, hour: datetime, recorded_at: datetime
 
 
 def _count_some(session: Session, hour: datetime, recorded_at: datetime, after: int) -> int | None:
-    """Count the adapters behind row id ``after``; return the last one's, or None when there are no more."""
+    """Record adapters after row id ``after``; return the last row id, or None when there are no more."""
     found = _ready(session, hour, after)
     record_events(session, [_event(row, hour) for row in found], recorded_at)
     return found[-1][0] if len(found) == ADAPTERS_PER_TRANSACTION else None
 
 
 def _ready(session: Session, hour: datetime, after: int) -> list[Row[int, str, str, str, int]]:
-    """Return id, tenant, tenant's id, name and bytes of adapters.
+    """Return row id, tenant, tenant id, name and bytes of loaded adapters.
 
     A version counts once for each runtime that has it.
     """
@@ -212,4 +217,4 @@ def _ready(session: Session, hour: datetime, after: int) -> list[Row[int, str, s
 
 def _event(row: Row[int, str, str, str, int], hour: datetime) -> UsageEvent:
     _, tenant, tenant_id, name, size = row
-    return residency_event(tenant, tenant_id, name, int(size), hour)  # a sum is a Decimal on PostgreSQL
+    return loaded_hour_event(tenant, tenant_id, name, int(size), hour)  # a sum is a Decimal on PostgreSQL

@@ -1,4 +1,4 @@
-"""Usage reports: sums of the ledger by window and group, page by page."""
+"""Usage reports: sums of usage events by interval and group, in pages."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,11 +18,11 @@ _KEY_PARTS = 5
 _CURSOR: TypeAdapter[tuple[str, str, str, str, str]] = TypeAdapter(
     tuple[KeyText, KeyText, KeyText, KeyText, KeyText]
 )
-"""Window, tenant, its id, adapter and meter of the last line; empty where the report is not split by it."""
+"""Interval, tenant, tenant id, adapter and meter of the last line; empty if the report is not split by it."""
 
 
 class UsageInterval(StrEnum):
-    """How long a window of a report is; windows start at full hours, days or months in UTC."""
+    """The interval of a line; intervals start at full hours, days or months in UTC."""
 
     HOUR = "hour"
     DAY = "day"

@@ -1,9 +1,9 @@
 """Segment files: checksummed lines, appended and synced, sealed, read back and deleted.
 
 A segment is named by a growing number: ``000000000001.open`` while it is appended to, then
-``000000000001.events``. Each line is ``{json}\t{crc32}\n``; JSON never holds a raw tab, so the last one parts
-the two. Zeros after the last line are room that was not used. Everything here is synchronous and safe to call
-from several threads.
+``000000000001.events``. Each line is ``{json}\t{crc32}\n``; JSON never contains a raw tab, so the last tab
+separates the two. Zeros after the last line are pre-allocated space that was not used. Everything here is
+synchronous and safe to call from several threads.
 """
 
 import fcntl
@@ -30,19 +30,19 @@ _ROOM_BYTES = 256 * 1024
 
 
 class SpoolInUseError(Exception):
-    """Another process appends to this folder; each process needs a folder of its own."""
+    """Another process uses this folder; each process needs its own."""
 
 
 class SpoolFullError(OSError):
-    """The folder holds as many bytes of events as it may."""
+    """The folder has reached its limit of bytes."""
 
 
 @dataclass(frozen=True)
 class SegmentContents:
-    """What a sealed segment holds.
+    """The contents of a sealed segment.
 
-    ``torn`` counts bytes after the last whole line: what a crash left of a write nobody was told of.
-    ``damaged`` counts unreadable lines before that: those may have been acknowledged.
+    ``torn`` counts bytes after the last complete line: an incomplete write, which was never acknowledged.
+    ``damaged`` counts unreadable lines before that, which may have been acknowledged.
     """
 
     events: list[UsageEvent]
@@ -57,7 +57,7 @@ def encode_line(json_line: str) -> bytes:
 
 
 def read_segment(path: Path) -> SegmentContents:
-    """Return a segment's readable events and how much of it was not readable."""
+    """Return a segment's readable events, and how much of it is unreadable."""
     *lines, tail = path.read_bytes().rstrip(b"\0").split(b"\n")
     decoded = [_decode_line(line) for line in lines]
     torn = len(tail)
@@ -75,13 +75,13 @@ def _decode_line(line: bytes) -> UsageEvent | None:
     try:
         return from_cloud_event(body.decode())
     except (ValueError, KeyError, TypeError):
-        log.exception("a usage event with a right checksum cannot be read: %r", body)
+        log.exception("a usage event with a correct checksum cannot be parsed: %r", body)
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A segment that is appended to."""
+    """The open segment."""
 
     path: Path
     descriptor: int
@@ -90,12 +90,12 @@ class _Open:
 class SegmentFolder:
     """The folder of segments of one process: one open for appending, the others sealed.
 
-    Whatever an earlier process left behind is sealed. Call ``open`` before anything else. Who seals makes the
-    next segment too, with its name and some room on the disk: an append into it syncs its bytes alone, where
-    a file that grows would wait for the file system's journal, and so for whatever else is being written.
+    Segments of an earlier process are sealed. Call ``open`` first. Sealing also creates the next segment,
+    with pre-allocated space: an append then syncs only its own bytes, while a growing file would also wait
+    for the file system's journal and so for other writes.
 
-    At most ``limit_bytes`` of events wait here; None: as many as the disk takes. Once an append failed, the
-    folder ``is_full`` until another one succeeds or ``make_room`` finds that one would.
+    The folder takes at most ``limit_bytes`` of events; None means as many as fit on the disk. After an append
+    failed, ``is_full`` is true until another one succeeds or ``make_room`` finds that it would.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class SegmentFolder:
         self._numbers = itertools.count(1)
 
     def open(self) -> None:
-        """Make the folder and take it. Raises SpoolInUseError when a living process has it."""
+        """Create the folder and lock it. Raises SpoolInUseError if a running process has locked it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._folder_lock = _lock_folder(self._folder)
         for left in self._folder.glob(f"*{OPEN_SUFFIX}"):
@@ -126,7 +126,7 @@ class SegmentFolder:
     def append(self, lines: Sequence[bytes]) -> None:
         """Write ``lines`` and return when they are on the disk.
 
-        Raises OSError when they may not be; then none of them will be read back.
+        Raises OSError if that is uncertain; then none of them will be read back.
         """
         data = b"".join(lines)
         with self._lock:
@@ -138,8 +138,8 @@ class SegmentFolder:
             self._full = False
 
     def _append(self, data: bytes) -> None:
-        if not self._may_hold(len(data)):
-            raise SpoolFullError(f"{self._folder} holds its limit of {self._limit_bytes} bytes")
+        if not self._has_room_for(len(data)):
+            raise SpoolFullError(f"{self._folder} has reached its limit of {self._limit_bytes} bytes")
         if self._open is None:
             self._open = self._make()
         descriptor = self._open.descriptor
@@ -147,7 +147,7 @@ class SegmentFolder:
             _write_all(descriptor, data)
             os.fdatasync(descriptor)
         except OSError:
-            self._cut_back(descriptor)
+            self._truncate(descriptor)
             raise
         self._end += len(data)
         if self._end >= self._segment_bytes:
@@ -155,15 +155,15 @@ class SegmentFolder:
 
     @property
     def is_full(self) -> bool:
-        """Whether the last append failed, and nothing says that the next one would not."""
+        """Whether the last append failed and the next one may fail, too."""
         return self._full
 
     def make_room(self) -> None:
-        """Where the folder is full, see whether an append would succeed by now. Cheap where it is not."""
+        """If the folder is full, check whether an append would succeed now. Cheap if it is not full."""
         if not self._full:
             return
         with self._lock:
-            if not self._may_hold(self._room):
+            if not self._has_room_for(self._room):
                 return
             try:
                 self._open = self._open or self._make(needs_room=True)
@@ -172,7 +172,7 @@ class SegmentFolder:
             self._full = False
 
     def seal(self) -> list[Path]:
-        """Seal the open segment, if it holds anything, and return all sealed ones, oldest first."""
+        """Seal the open segment unless it is empty; return all sealed segments, oldest first."""
         if self._end:
             fresh = self._try_make()  # while others append
             with self._lock:
@@ -180,22 +180,22 @@ class SegmentFolder:
         return sorted(self._folder.glob(f"*{SUFFIX}"))
 
     def remove(self, segment: Path) -> None:
-        """Delete a sealed segment; call it only when its events are safe elsewhere."""
+        """Delete a sealed segment; call it only after its events were committed."""
         size = _size(segment)
         segment.unlink(missing_ok=True)
-        self._leave(size)
+        self._subtract_sealed(size)
 
     def set_aside(self, segment: Path) -> Path:
-        """Keep a damaged segment for a person to look at, out of the way of further reading."""
-        self._leave(_size(segment))
+        """Rename a damaged segment, so that it is kept for a person to inspect and not read again."""
+        self._subtract_sealed(_size(segment))
         return segment.rename(segment.with_suffix(DAMAGED_SUFFIX))
 
     def unflushed_bytes(self) -> int:
-        """Return the bytes of all events that are still here."""
+        """Return the bytes of all events that are not flushed yet."""
         return self._end + sum(map(_size, self._folder.glob(f"*{SUFFIX}")))
 
     def close(self) -> None:
-        """Seal and let another process have the folder."""
+        """Seal the open segment and unlock the folder."""
         with self._lock:
             self._replace(None)
             if self._folder_lock is not None:
@@ -204,15 +204,15 @@ class SegmentFolder:
 
     @property
     def _room(self) -> int:
-        """Bytes that a new segment has room for."""
+        """Bytes to pre-allocate for a new segment."""
         return min(_ROOM_BYTES, self._segment_bytes, (self._limit_bytes or _ROOM_BYTES) // 2)
 
-    def _may_hold(self, more: int) -> bool:
+    def _has_room_for(self, more: int) -> bool:
         limit = self._limit_bytes
         return limit is None or self._sealed_bytes + self._end + more <= limit
 
-    def _leave(self, size: int) -> None:
-        """Count a sealed segment of ``size`` bytes no more."""
+    def _subtract_sealed(self, size: int) -> None:
+        """Subtract a segment that is gone from the sealed bytes."""
         with self._lock:
             self._sealed_bytes -= size
 
@@ -221,7 +221,7 @@ class SegmentFolder:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             _make_room(descriptor, self._room, needs_room=needs_room)
-            _sync_folder(self._folder)  # the name must survive a power cut, not only the bytes
+            _sync_folder(self._folder)  # the file name, too, must survive a power cut
         except OSError:
             os.close(descriptor)
             path.unlink(missing_ok=True)
@@ -231,12 +231,12 @@ class SegmentFolder:
     def _try_make(self) -> _Open | None:
         try:
             return self._make()
-        except OSError as error:  # a full disk, say; what is sealed must leave it all the same
-            log.warning("no new segment for usage events; the next append tries again: %s", error)
+        except OSError as error:  # for example a full disk: the sealed segments must be flushed all the same
+            log.warning("cannot create a segment for usage events; the next append tries again: %s", error)
             return None
 
     def _replace(self, fresh: _Open | None) -> None:
-        """Seal the open segment, or remove it when it is empty, and append to ``fresh`` from now on."""
+        """Seal the open segment, or delete it if it is empty; append to ``fresh`` from now on."""
         sealed, end = self._open, self._end
         self._open, self._end = fresh, 0
         self._sealed_bytes += end
@@ -253,8 +253,8 @@ class SegmentFolder:
         finally:
             os.close(sealed.descriptor)
 
-    def _cut_back(self, descriptor: int) -> None:
-        """Take a failed write out again and leave the segment, so that no later line follows its remains."""
+    def _truncate(self, descriptor: int) -> None:
+        """Truncate a failed write and seal the segment, so that no line follows an incomplete one."""
         try:
             os.ftruncate(descriptor, self._end)
             os.fsync(descriptor)
@@ -263,7 +263,7 @@ class SegmentFolder:
 
 
 def _size(path: Path) -> int:
-    """Return a file's bytes; 0 when it was renamed or deleted meanwhile."""
+    """Return a file's size; 0 if it was renamed or deleted meanwhile."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -277,17 +277,17 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _make_room(descriptor: int, size: int, *, needs_room: bool) -> None:
-    """Fill a new file with zeros, on the disk, and go back to its beginning.
+    """Pre-allocate a new file by writing zeros, and seek to its start.
 
-    Raises OSError on a full disk if it ``needs_room``; else the file is left empty there.
+    On a full disk, raise OSError if ``needs_room``, else leave the file empty.
     """
     try:
         _write_all(descriptor, bytes(size))
         os.fsync(descriptor)
-    except OSError as error:  # a disk that is nearly full; without room, appends make the file grow
+    except OSError as error:  # a nearly full disk: appends will let the file grow
         if needs_room:
             raise
-        log.warning("no room made for usage events: %s", error)
+        log.warning("cannot pre-allocate a segment for usage events: %s", error)
         os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)
 

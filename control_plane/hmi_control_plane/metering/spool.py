@@ -1,4 +1,4 @@
-"""The spool: usage events made durable on the local disk, one sync for all requests that wait."""
+"""The spool: usage events on the local disk, with one sync for all requests that wait."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class _Waiting:
 class Spool:
     """Appends events durably without blocking the event loop.
 
-    While one write is being synced, further appends gather; the next write takes them all (group commit).
+    While one write is being synced, further appends are collected for the next write (group commit).
     ``folder`` belongs to one process. Use it from one event loop, after ``open``.
     """
 
@@ -31,7 +31,7 @@ class Spool:
         self._committer: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Take the folder. Raises SpoolInUseError when another living process has it."""
+        """Lock the folder. Raises SpoolInUseError if another running process has locked it."""
         self.segments.open()
 
     def require_room(self) -> None:
@@ -39,8 +39,8 @@ class Spool:
         if self.segments.is_full:
             raise NotReady(
                 "SpoolFull",
-                "Usage cannot be recorded: the spool is full, or its disk fails. Requests are taken again "
-                "when the database has taken the events that wait.",
+                "Usage cannot be recorded: the spool is full, or its disk fails. Requests are accepted again "
+                "when the database has recorded the waiting events.",
             )
 
     async def append(self, events: Sequence[UsageEvent]) -> None:
@@ -55,7 +55,7 @@ class Spool:
         await waiting.done
 
     async def close(self) -> None:
-        """Wait for what is being written, then release the folder."""
+        """Wait for the current write, then unlock the folder."""
         if self._committer is not None:
             await self._committer
         await asyncio.to_thread(self.segments.close)
@@ -75,7 +75,7 @@ class Spool:
         except OSError as failure:
             error = failure
         for item in batch:
-            if item.done.done():  # its request was cancelled; the answer was computed, so it stays counted
+            if item.done.done():  # the request was cancelled; the answer was computed, so it is still metered
                 continue
             if error is None:
                 item.done.set_result(None)

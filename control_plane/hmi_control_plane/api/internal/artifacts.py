@@ -1,7 +1,7 @@
-"""Artifacts over HTTP, for training Jobs: they reach the control plane and no store.
+"""Artifacts over HTTP for training Jobs, which have no access to the artifact store.
 
-A run uploads files by their digest and commits a manifest that names them; until then nobody sees them. It
-fetches what it stands on, its Domain's or its parent's layers and tables, and what it has published itself.
+A run uploads files by digest and commits a manifest that lists them; until then they are not visible. It can
+read the artifacts that it uses (layers and tables of its Domain or parent) and those that it has published.
 """
 
 import hashlib
@@ -68,16 +68,16 @@ def build(database: Database, door: RoleGuard, files: ArtifactFiles, *, limit_by
         if ref.bytes > limit_bytes:
             raise HTTPException(413, f"The artifact has {ref.bytes} bytes; the limit is {limit_bytes}.")
         with database.read() as session:
-            shown_before = runs.was_published_in(session, namespace, ref.digest)
-        if not (shown_before and files.is_stored(ref, manifest, data)):
+            is_published_here = runs.was_published_in(session, namespace, ref.digest)
+        if not (is_published_here and files.is_stored(ref, manifest, data)):
             missing = files.missing(run_id, manifest.files)
             if missing:
                 return ArtifactCommitted(missing=missing)
-        # First what keeps an eraser away, then the bytes, then that they are the run's.
+        # The pending record keeps the garbage collector away while the files are written.
         with database.write() as session:
             artifacts.record_pending(session, ref)
-        if not (shown_before and files.is_stored(ref, manifest, data)):
-            _place(files, run_id, ref, manifest, data)
+        if not (is_published_here and files.is_stored(ref, manifest, data)):
+            _store(files, run_id, ref, manifest, data)
         with database.write() as session:
             runs.record_published(session, run_of(session, run_id, caller), ref.digest)
         return ArtifactCommitted(artifact=ref)
@@ -131,7 +131,7 @@ def _read_manifest(data: bytes) -> ArtifactManifest:
         manifest = ArtifactManifest.model_validate_json(data)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise InvalidInput("ManifestInvalid", f"This is no artifact manifest (see {where}).") from error
+        raise InvalidInput("ManifestInvalid", f"This is not an artifact manifest (see {where}).") from error
     if manifest.format_version > FORMAT_VERSION or not manifest.files:
         raise InvalidInput("ManifestInvalid", "The manifest has no files, or a format that is too new.")
     paths = [file.path for file in manifest.files]
@@ -155,14 +155,14 @@ def _reference(manifest: ArtifactManifest, data: bytes) -> ArtifactRef:
     )
 
 
-def _place(
+def _store(
     files: ArtifactFiles, run_id: str, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes
 ) -> None:
     try:
         files.place(run_id, ref, manifest, data)
     except FileNotFoundError as error:
         raise NotReady(
-            "CommitUnderWay", "Another request commits the same files at this moment; try again."
+            "CommitUnderWay", "Another request is committing the same files; try again."
         ) from error
 
 

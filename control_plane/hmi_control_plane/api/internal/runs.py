@@ -1,4 +1,4 @@
-"""Training runs, as the reconciler asks for them and the training programs report on them."""
+"""Training runs, as the operator creates them and trainers report on them."""
 
 from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
@@ -18,7 +18,7 @@ _DONE = 204
 
 
 def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
-    """Return a run that ``caller`` may work on: a trainer only its pod's own.
+    """Return a run that ``caller`` may access; a trainer only the run of its pod.
 
     Raises NotFound (UnknownRun), Forbidden (OtherNamespace, TokenWithoutPod), NotReady (PodUnknown).
     """
@@ -32,23 +32,23 @@ def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
 def build(database: Database, door: RoleGuard, changes: ChangeSignal) -> APIRouter:
     """Return the routes under ``/runs``."""
     router = APIRouter()
-    router.include_router(_asked_for(database, door))
-    router.include_router(_reported(database, door, changes))
+    router.include_router(_operator_routes(database, door))
+    router.include_router(_trainer_routes(database, door, changes))
     return router
 
 
-def _asked_for(database: Database, door: RoleGuard) -> APIRouter:
+def _operator_routes(database: Database, door: RoleGuard) -> APIRouter:
     router = APIRouter(prefix="/runs", route_class=door.only(Role.OPERATOR))
 
     @router.post("")
     def create_run(wanted: RunCreate) -> RunView:
-        """Make a run; the same uid, spec digest and attempt give the same run."""
+        """Create a run; the same uid, spec digest and attempt return the same run."""
         with database.write() as session:
             return runs.create_run(session, wanted)
 
     @router.put("/{run_id}/pods", status_code=_DONE)
     def note_pods(run_id: RunId, reported: RunPods) -> Response:
-        """Say which pods a run's Job has: these alone may report on the run."""
+        """Record the pods of a run's Job; only these may report on the run."""
         with database.write() as session:
             runs.record_pods(session, run_id, reported.pods)
         return Response(status_code=_DONE)
@@ -56,7 +56,7 @@ def _asked_for(database: Database, door: RoleGuard) -> APIRouter:
     return router
 
 
-def _reported(database: Database, door: RoleGuard, changes: ChangeSignal) -> APIRouter:
+def _trainer_routes(database: Database, door: RoleGuard, changes: ChangeSignal) -> APIRouter:
     router = APIRouter(prefix="/runs", route_class=door.only(Role.OPERATOR, Role.TRAINER))
 
     @router.get("/{run_id}")
@@ -67,7 +67,7 @@ def _reported(database: Database, door: RoleGuard, changes: ChangeSignal) -> API
 
     @router.post("/{run_id}/progress")
     def report_progress(run_id: RunId, progress: RunProgress, caller: AdmittedCaller) -> RunView:
-        """Say how far a run is; a final state in the answer tells the program to stop."""
+        """Record progress; a final state in the response tells the trainer to stop."""
         with database.write() as session:
             run_of(session, run_id, caller)
             return runs.report_progress(session, run_id, progress)

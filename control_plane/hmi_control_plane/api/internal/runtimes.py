@@ -1,4 +1,4 @@
-"""A signal within this process that some runtime's desired state may have changed."""
+"""Runtimes: registration, heartbeats, and the long poll for the desired state."""
 
 import asyncio
 import contextlib
@@ -18,22 +18,22 @@ from hmi_control_plane.http.parameters import RuntimeId
 
 
 class ChangeSignal:
-    """Wakes long polls early; they look by themselves too, since other processes' changes are not seen."""
+    """Wakes long polls after a commit of this process; commits of others are found by polling."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
     def notify(self) -> None:
-        """Wake everyone who waits; to be called from any thread, after a commit."""
+        """Wake all waiting long polls; call it after a commit, from any thread."""
         with self._lock:
             for event, loop in self._waiting.items():
-                with contextlib.suppress(RuntimeError):  # its loop was closed while we stood here
+                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                     loop.call_soon_threadsafe(event.set)
 
     @contextlib.contextmanager
     def subscribe(self) -> Iterator[asyncio.Event]:
-        """Give an event that ``notify`` sets, for as long as the context lasts."""
+        """Return an event that ``notify`` sets while the context lasts."""
         event = asyncio.Event()
         with self._lock:
             self._waiting[event] = asyncio.get_running_loop()
@@ -45,16 +45,16 @@ class ChangeSignal:
 
 
 _DONE = 204
-_LOOK_AGAIN_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
 def build(
     database: Database, door: RoleGuard, changes: ChangeSignal, *, wait_limit_seconds: float
 ) -> APIRouter:
-    """Return the routes under ``/runtimes``; a poll is held open for ``wait_limit_seconds`` at most."""
+    """Return the routes under ``/runtimes``; a poll waits for ``wait_limit_seconds`` at most."""
     router = APIRouter(prefix="/runtimes", route_class=door.only(Role.RUNTIME))
 
-    def refill() -> None:
+    def place_and_notify() -> None:
         placement.place_missing_replicas(database)
         changes.notify()
 
@@ -63,42 +63,42 @@ def build(
         """Register a runtime that has started."""
         with database.write() as session:
             runtimes.register(session, runtime_id, registration)
-        refill()
+        place_and_notify()
         return Response(status_code=_DONE)
 
-    # Without what says nothing: a runtime of an older version knows no field that is new.
+    # Defaults are left out: a runtime of an older version refuses fields that it does not know.
     @router.post("/{runtime_id}/heartbeat", response_model_exclude_defaults=True)
     def heartbeat(runtime_id: RuntimeId, beat: Heartbeat) -> HeartbeatReply:
-        """Take a runtime's report."""
+        """Record a runtime's report."""
         with database.write() as session:
             outcome = runtimes.heartbeat(session, runtime_id, beat)
         if outcome.fleet_changed:
-            refill()
+            place_and_notify()
         return outcome.reply
 
     @router.delete("/{runtime_id}", status_code=_DONE)
     def deregister(runtime_id: RuntimeId) -> Response:
-        """Forget a runtime that has drained."""
+        """Deregister a runtime that has drained."""
         with database.write() as session:
             runtimes.deregister(session, runtime_id)
-        refill()
+        place_and_notify()
         return Response(status_code=_DONE)
 
     @router.get("/{runtime_id}/desired")
     async def read_desired(
         runtime_id: RuntimeId,
         since: Annotated[int, Query(ge=0, description="Revision read last; 0 for everything.")] = 0,
-        wait: Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for news.")] = 0.0,
+        wait: Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for a change.")] = 0.0,
     ) -> DesiredState:
-        """Read what to serve: at once when there is news, else after ``wait`` seconds at the latest."""
+        """Read the desired state, as soon as it changed or after ``wait`` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(wait, wait_limit_seconds)
         with changes.subscribe() as changed:
-            while not await run_in_threadpool(_is_news, database, runtime_id, since):
+            while not await run_in_threadpool(_has_changed, database, runtime_id, since):
                 left = deadline - loop.time()
                 if left <= 0:
                     break
-                await _wait(changed, min(left, _LOOK_AGAIN_SECONDS))
+                await _wait(changed, min(left, _POLL_SECONDS))
         return await run_in_threadpool(_read, database, runtime_id, since)
 
     return router
@@ -113,7 +113,7 @@ async def _wait(changed: asyncio.Event, seconds: float) -> None:
     changed.clear()
 
 
-def _is_news(database: Database, runtime_id: str, since: int) -> bool:
+def _has_changed(database: Database, runtime_id: str, since: int) -> bool:
     with database.read() as session:
         return desired_state.has_changed(session, runtime_id, since)
 
