@@ -104,10 +104,10 @@ class Sweeper:
 
     def sweep_usage(self) -> None:
         """Record the loaded adapters once in each hour; recording an hour again adds nothing."""
-        moment = utc_now()
-        hour = metering.start_of_hour(moment)
+        now = utc_now()
+        hour = metering.start_of_hour(now)
         if hour != self._recorded_hour:
-            metering.record_loaded_hour(self._database, hour, moment)
+            metering.record_loaded_hour(self._database, hour, now)
             self._recorded_hour = hour
 
     def _mark_lost(self) -> list[str]:
@@ -116,11 +116,11 @@ class Sweeper:
         While the database or this process was down, no heartbeat was recorded. Afterwards all runtimes get
         the full time again; otherwise an outage of seconds would remove all runtimes from the routes.
         """
-        moment = self._clock()
+        now = self._clock()
         longest_gap = self._every_seconds + self._lost_after.total_seconds() / 3
-        if self._watching_since is None or moment - self._swept_at > longest_gap:
-            self._watching_since = moment
-        if moment - self._watching_since < self._lost_after.total_seconds():
+        if self._watching_since is None or now - self._swept_at > longest_gap:
+            self._watching_since = now
+        if now - self._watching_since < self._lost_after.total_seconds():
             return []
         with self._database.write() as session:
             lost = runtimes.mark_lost(session, silent_for=self._lost_after)

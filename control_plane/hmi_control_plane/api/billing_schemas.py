@@ -1,4 +1,4 @@
-"""Bodies of the billing API. Amounts are strings, moments are RFC 3339."""
+"""Bodies of the billing API. Amounts are strings, times are RFC 3339."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -23,7 +23,7 @@ class PriceBody(WireModel):
 
 
 class PriceItem(WireModel):
-    """A price as it stands."""
+    """A stored price."""
 
     meter: Meter
     unit: str
@@ -51,9 +51,9 @@ class PriceItems(WireModel):
 
 
 class PartItem(WireModel):
-    """What one adapter has to do with a line."""
+    """The part of one adapter in a line."""
 
-    adapter: str | None = Field(description="Null for what no adapter used.")
+    adapter: str | None = Field(description="Null for usage without an adapter.")
     start: datetime = Field(alias="from")
     end: datetime = Field(alias="to")
     quantity: int
@@ -123,7 +123,7 @@ class BillBody(WireModel):
 
 
 class InvoiceRequest(WireModel):
-    """Which invoice to draft: ``[from, to)``."""
+    """Request to draft an invoice for ``[from, to)``."""
 
     tenant: TenantNameOrId
     start: Timestamp = Field(alias="from")

@@ -39,7 +39,7 @@ def parse_timestamp(value: object) -> datetime:
 
 
 def parse_local_timestamp(value: object) -> datetime:
-    """Return the moment at its own offset from UTC. Digits after the microseconds are dropped.
+    """Return the time at its own offset from UTC. Digits after the microseconds are dropped.
 
     A date is its midnight in UTC.
 
@@ -77,15 +77,15 @@ _SCHEMA = WithJsonSchema(
     mode="validation",
 )
 Timestamp = Annotated[datetime, BeforeValidator(parse_timestamp), _SCHEMA]
-"""A moment in a request, in UTC once it is read."""
+"""A time in a request, converted to UTC."""
 LocalTimestamp = Annotated[datetime, BeforeValidator(parse_local_timestamp), _SCHEMA]
-"""The same, at the offset that the caller gave: a month begins at another moment in each zone."""
+"""A time in a request at its own offset: a month starts at another time in each timezone."""
 
 
 def month_after(moment: datetime) -> datetime:
     """Return the same day and time of the next month, or that month's last day where it has no such day.
 
-    Days are those of the moment's own offset.
+    Days are those of the time's own offset.
     """
     next_month = moment.replace(day=1) + timedelta(days=31)
     last_day = (next_month.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)

@@ -1,4 +1,4 @@
-"""Stamps change exactly when what a TaskAdapter's view says of versions and serving does."""
+"""A TaskAdapter's ETag changes exactly when its versions, placements or load reports change."""
 
 from collections.abc import Callable
 from typing import Any

@@ -104,7 +104,7 @@ def test_only_a_few_reports_run_at_once(
             with guard:
                 going -= 1
 
-    monkeypatch.setattr("hmi_control_plane.api.usage.report", counted)
+    monkeypatch.setattr("hmi_control_plane.api.usage.build_report", counted)
     callers = [
         threading.Thread(target=gateway.get, args=("/v1/usage",), kwargs={"headers": key}) for _ in range(12)
     ]
@@ -127,7 +127,7 @@ def test_a_report_that_finds_no_slot_is_503(
         let_go.wait(20)
         return report(*arguments)
 
-    monkeypatch.setattr("hmi_control_plane.api.usage.report", held)
+    monkeypatch.setattr("hmi_control_plane.api.usage.build_report", held)
     callers = [
         threading.Thread(target=gateway.get, args=("/v1/usage",), kwargs={"headers": key}) for _ in range(4)
     ]

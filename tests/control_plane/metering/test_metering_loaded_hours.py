@@ -96,7 +96,7 @@ def test_the_sweeper_counts_each_hour_and_it_is_billed(
     served: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sweep_at(minutes: int, by: Sweeper) -> None:
-        monkeypatch.setattr(sweeper, "now", lambda: begin + timedelta(minutes=minutes))
+        monkeypatch.setattr(sweeper, "utc_now", lambda: begin + timedelta(minutes=minutes))
         by.sweep_usage()
 
     begin = start_of_hour(utc_now()) + timedelta(hours=2)

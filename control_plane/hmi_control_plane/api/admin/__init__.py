@@ -22,7 +22,7 @@ def build(
 ) -> APIRouter:
     """Return the admin API's routes. ``require_caller`` lets only administrators pass.
 
-    ``forget_key`` is told of each key that was revoked; ``notify`` is called when runtimes have news to read.
+    ``forget_key`` is called with each revoked key; ``notify`` is called after a desired state changed.
     """
     router = APIRouter(prefix=PREFIX, tags=["admin"], dependencies=[Depends(require_caller)])
     router.include_router(tenants.build(database, forget_key))

@@ -1,7 +1,4 @@
-"""Lists of what the catalog holds: domains, adapters, artifacts, runs, runtimes, placements.
-
-And erasing what a resource left behind that was deleted while nobody reconciled.
-"""
+"""Lists of the catalog: Domains, adapters, artifacts, runs, runtimes, placements; and deletion of orphans."""
 
 from collections.abc import Callable
 
@@ -27,14 +24,14 @@ from hmi_control_plane.catalog.runs import run_view
 from hmi_control_plane.catalog.tables import Artifact, Placement, Runtime, TrainingRun
 from hmi_control_plane.http.parameters import Name, RuntimeId
 
-_DONE = 204
+_NO_CONTENT = 204
 
 
 def build(database: Database, notify: Callable[[], None]) -> APIRouter:
-    """Return the routes; ``notify`` is called when runtimes have news to read."""
+    """Return the routes; ``notify`` is called after a desired state changed."""
     router = APIRouter()
     _add_resources(router, database)
-    _add_erasures(router, database, notify)
+    _add_deletions(router, database, notify)
     _add_runtimes(router, database)
     return router
 
@@ -85,29 +82,29 @@ def _add_resources(router: APIRouter, database: Database) -> None:
             return listing(page.map(_run_body))
 
 
-def _add_erasures(router: APIRouter, database: Database, notify: Callable[[], None]) -> None:
-    @router.delete("/adapters/{namespace}/{name}", status_code=_DONE)
-    def erase_adapter(namespace: Name, name: Name) -> Response:
-        """Erase what is left of a TaskAdapter; one that is still declared is trained anew."""
+def _add_deletions(router: APIRouter, database: Database, notify: Callable[[], None]) -> None:
+    @router.delete("/adapters/{namespace}/{name}", status_code=_NO_CONTENT)
+    def delete_adapter(namespace: Name, name: Name) -> Response:
+        """Delete a TaskAdapter from the catalog; if its object still exists, it is trained again."""
         with database.write() as session:
             adapters.get_adapter(session, namespace, name)
             adapters.delete_adapter(session, namespace, name)
         notify()
-        return Response(status_code=_DONE)
+        return Response(status_code=_NO_CONTENT)
 
-    @router.delete("/domains/{namespace}/{name}", status_code=_DONE)
-    def erase_domain(namespace: Name, name: Name) -> Response:
-        """Erase what is left of a Domain; 409 while TaskAdapters stand on it."""
+    @router.delete("/domains/{namespace}/{name}", status_code=_NO_CONTENT)
+    def delete_domain(namespace: Name, name: Name) -> Response:
+        """Delete a Domain from the catalog; 409 while TaskAdapters use it."""
         with database.write() as session:
             domains.get_domain(session, namespace, name)
             domains.delete_domain(session, namespace, name)
-        return Response(status_code=_DONE)
+        return Response(status_code=_NO_CONTENT)
 
 
 def _add_runtimes(router: APIRouter, database: Database) -> None:
     @router.get("/runtimes")
     def list_runtimes(limit: Limit = 100, cursor: Cursor = None) -> Listing[RuntimeBody]:
-        """List runtimes by id, lost ones too."""
+        """List runtimes by id, including lost ones."""
         with database.read() as session:
             page = runtimes.list_runtimes(session, limit=limit, cursor=cursor)
             return listing(page.map(_runtime_body))
@@ -116,7 +113,7 @@ def _add_runtimes(router: APIRouter, database: Database) -> None:
     def list_placements(
         runtime_id: RuntimeId, limit: Limit = 100, cursor: Cursor = None
     ) -> Listing[PlacementBody]:
-        """List what a runtime should serve, by adapter."""
+        """List the placements on a runtime, by adapter."""
         with database.read() as session:
             page = runtimes.list_placements(session, runtime_id, limit=limit, cursor=cursor)
             return listing(page.map(_placement_body))

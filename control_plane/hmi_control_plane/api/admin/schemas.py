@@ -16,9 +16,9 @@ from hmi_control_plane.catalog.paging import MAX_CURSOR_LENGTH, MAX_PAGE_ITEMS, 
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_ITEMS, description="Most items a page.")]
 Cursor = Annotated[
-    str | None, Query(max_length=MAX_CURSOR_LENGTH, description="next_cursor of the page before.")
+    str | None, Query(max_length=MAX_CURSOR_LENGTH, description="next_cursor of the previous page.")
 ]
-TenantFilter = Annotated[DnsLabel | None, Query(description="Only what is this tenant's.")]
+TenantFilter = Annotated[DnsLabel | None, Query(description="Only this tenant's.")]
 
 T = TypeVar("T")
 
@@ -27,11 +27,13 @@ class Listing(WireModel, Generic[T]):
     """A page of a list."""
 
     items: list[T]
-    next_cursor: str | None = Field(default=None, description="Asks for the next page; absent at the end.")
+    next_cursor: str | None = Field(
+        default=None, description="Requests the next page; absent on the last one."
+    )
 
 
 class TenantCreate(WireModel):
-    """Asks for a tenant."""
+    """Request to create a tenant."""
 
     name: DnsLabel
     display_name: Text = Field(default="", max_length=200)
@@ -59,9 +61,9 @@ class DeletedTenantBody(TenantBody):
 
 
 class KeyCreate(WireModel):
-    """Asks for an API key."""
+    """Request to create an API key."""
 
-    name: Text = Field(default="", max_length=200, description="What it is for, for people.")
+    name: Text = Field(default="", max_length=200, description="What the key is used for.")
 
 
 class KeyBody(WireModel):
@@ -77,9 +79,9 @@ class KeyBody(WireModel):
 
 
 class KeyCreated(KeyBody):
-    """An API key just made."""
+    """A new API key."""
 
-    key: str = Field(description="The key itself. Shown now and never again.")
+    key: str = Field(description="The key itself, shown only now.")
 
 
 class NamedDomain(WireModel):
@@ -99,7 +101,7 @@ class NamedAdapter(WireModel):
 
 
 class ArtifactBody(WireModel):
-    """An artifact, and how many versions need it."""
+    """An artifact, and how many versions use it."""
 
     artifact: ArtifactRef
     refcount: int
@@ -123,8 +125,8 @@ class RuntimeBody(WireModel):
     url: str
     device: str
     capacity_bytes: int
-    placed_bytes: int = Field(description="Claimed by placements; more than the capacity is possible.")
-    free_bytes: int = Field(description="As it last reported.")
+    placed_bytes: int = Field(description="Bytes of all placements; may exceed the capacity.")
+    free_bytes: int = Field(description="As last reported.")
     queue_depth: int
     resident: list[ResidentBytes]
     draining: bool
@@ -134,7 +136,7 @@ class RuntimeBody(WireModel):
 
 
 class PlacementBody(WireModel):
-    """An adapter that a runtime should serve."""
+    """An adapter that is placed on a runtime."""
 
     adapter: str = Field(description="tenant/adapter.")
     bytes: int
@@ -142,5 +144,5 @@ class PlacementBody(WireModel):
 
 
 def listing(page: Page[T]) -> Listing[T]:
-    """Return a page as it is answered."""
+    """Return the response body of a page."""
     return Listing(items=page.items, next_cursor=page.next_cursor)

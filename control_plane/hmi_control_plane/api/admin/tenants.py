@@ -23,13 +23,13 @@ from hmi_control_plane.catalog.tables import ApiKey, Tenant
 from hmi_control_plane.http.parameters import Name
 
 _CREATED = 201
-_DONE = 204
+_NO_CONTENT = 204
 
 
 def build(database: Database, forget_key: Callable[[str], None]) -> APIRouter:
     """Return the routes under ``/tenants``, and ``/deleted-tenants``.
 
-    ``forget_key`` is told of each key that was revoked.
+    ``forget_key`` is called with each revoked key.
     """
     router = APIRouter(prefix="/tenants")
     _add_tenants(router, database, forget_key)
@@ -43,7 +43,7 @@ def build(database: Database, forget_key: Callable[[str], None]) -> APIRouter:
 def _add_tenants(router: APIRouter, database: Database, forget_key: Callable[[str], None]) -> None:
     @router.post("", status_code=_CREATED)
     def create_tenant(wanted: TenantCreate) -> TenantBody:
-        """Make a tenant; 409 when there is one of the name."""
+        """Create a tenant; 409 if the name is taken."""
         with database.write() as session:
             return _tenant_body(tenants.create_tenant(session, wanted.name, wanted.display_name))
 
@@ -68,23 +68,23 @@ def _add_tenants(router: APIRouter, database: Database, forget_key: Callable[[st
             row.display_name = change.display_name
             return _tenant_body(row)
 
-    @router.delete("/{tenant}", status_code=_DONE)
+    @router.delete("/{tenant}", status_code=_NO_CONTENT)
     def delete_tenant(tenant: Name) -> Response:
-        """Remove a tenant and its keys; 409 while it has Domains or TaskAdapters.
+        """Delete a tenant and its keys; 409 while it has Domains or TaskAdapters.
 
-        Its usage and invoices stay, under its id. A tenant of this name that is made later is another one.
+        Its usage and invoices stay, under its id. A tenant that is created with this name later is different.
         """
         with database.write() as session:
             key_ids = tenants.delete_tenant(session, tenant)
         for key_id in key_ids:
             forget_key(key_id)
-        return Response(status_code=_DONE)
+        return Response(status_code=_NO_CONTENT)
 
 
 def _add_keys(router: APIRouter, database: Database, forget_key: Callable[[str], None]) -> None:
     @router.post("/{tenant}/keys", status_code=_CREATED)
     def create_key(tenant: Name, wanted: KeyCreate) -> KeyCreated:
-        """Make an API key; this answer is the only one that shows it."""
+        """Create an API key; only this response contains it."""
         with database.write() as session:
             row, made = tenants.create_key(session, tenant, wanted.name)
             return KeyCreated(**dict(_key_body(row)), key=made.token)
@@ -96,13 +96,13 @@ def _add_keys(router: APIRouter, database: Database, forget_key: Callable[[str],
             page = tenants.list_keys(session, tenant, limit=limit, cursor=cursor)
             return listing(page.map(_key_body))
 
-    @router.delete("/{tenant}/keys/{key_id}", status_code=_DONE)
+    @router.delete("/{tenant}/keys/{key_id}", status_code=_NO_CONTENT)
     def revoke_key(tenant: Name, key_id: str) -> Response:
         """Revoke a key; it stops working within seconds."""
         with database.write() as session:
             tenants.revoke_key(session, tenant, key_id)
         forget_key(key_id)
-        return Response(status_code=_DONE)
+        return Response(status_code=_NO_CONTENT)
 
 
 def _add_deleted_tenants(router: APIRouter, database: Database) -> None:

@@ -39,7 +39,7 @@ from hmi_control_plane.http.parameters import RunId
 
 Digits = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="A SHA-256, hexadecimal.")]
 
-_DONE = 204
+_NO_CONTENT = 204
 _WRITTEN_AT_ONCE = 1 << 20
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
@@ -48,7 +48,7 @@ def build(database: Database, door: RoleGuard, files: ArtifactFiles, *, limit_by
     """Return the routes under ``/artifacts``; an artifact takes ``limit_bytes`` at most."""
     router = APIRouter(prefix="/artifacts", route_class=door.only(Role.TRAINER))
 
-    @router.put("/{run_id}/files/{digits}", status_code=_DONE)
+    @router.put("/{run_id}/files/{digits}", status_code=_NO_CONTENT)
     async def upload_file(
         run_id: RunId, digits: Digits, caller: AdmittedCaller, request: Request
     ) -> Response:
@@ -56,7 +56,7 @@ def build(database: Database, door: RoleGuard, files: ArtifactFiles, *, limit_by
         await run_in_threadpool(_require_open, database, run_id, caller)
         room = limit_bytes - await run_in_threadpool(files.staged_bytes, run_id)
         await _take(request, files, run_id, digits, room)
-        return Response(status_code=_DONE)
+        return Response(status_code=_NO_CONTENT)
 
     @router.post("/{run_id}")
     def commit(run_id: RunId, body: ArtifactCommit, caller: AdmittedCaller) -> ArtifactCommitted:

@@ -14,7 +14,7 @@ from hmi_control_plane.catalog.tables import TrainingRun
 from hmi_control_plane.http.errors import Forbidden
 from hmi_control_plane.http.parameters import RunId
 
-_DONE = 204
+_NO_CONTENT = 204
 
 
 def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
@@ -46,12 +46,12 @@ def _operator_routes(database: Database, door: RoleGuard) -> APIRouter:
         with database.write() as session:
             return runs.create_run(session, wanted)
 
-    @router.put("/{run_id}/pods", status_code=_DONE)
+    @router.put("/{run_id}/pods", status_code=_NO_CONTENT)
     def note_pods(run_id: RunId, reported: RunPods) -> Response:
         """Record the pods of a run's Job; only these may report on the run."""
         with database.write() as session:
             runs.record_pods(session, run_id, reported.pods)
-        return Response(status_code=_DONE)
+        return Response(status_code=_NO_CONTENT)
 
     return router
 

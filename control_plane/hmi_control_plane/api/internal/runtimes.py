@@ -44,7 +44,7 @@ class ChangeSignal:
                 del self._waiting[event]
 
 
-_DONE = 204
+_NO_CONTENT = 204
 _POLL_SECONDS = 1.0
 
 
@@ -58,13 +58,13 @@ def build(
         placement.place_missing_replicas(database)
         changes.notify()
 
-    @router.put("/{runtime_id}", status_code=_DONE)
+    @router.put("/{runtime_id}", status_code=_NO_CONTENT)
     def register(runtime_id: RuntimeId, registration: RuntimeRegistration) -> Response:
         """Register a runtime that has started."""
         with database.write() as session:
             runtimes.register(session, runtime_id, registration)
         place_and_notify()
-        return Response(status_code=_DONE)
+        return Response(status_code=_NO_CONTENT)
 
     # Defaults are left out: a runtime of an older version refuses fields that it does not know.
     @router.post("/{runtime_id}/heartbeat", response_model_exclude_defaults=True)
@@ -76,13 +76,13 @@ def build(
             place_and_notify()
         return outcome.reply
 
-    @router.delete("/{runtime_id}", status_code=_DONE)
+    @router.delete("/{runtime_id}", status_code=_NO_CONTENT)
     def deregister(runtime_id: RuntimeId) -> Response:
         """Deregister a runtime that has drained."""
         with database.write() as session:
             runtimes.deregister(session, runtime_id)
         place_and_notify()
-        return Response(status_code=_DONE)
+        return Response(status_code=_NO_CONTENT)
 
     @router.get("/{runtime_id}/desired")
     async def read_desired(
