@@ -25,7 +25,7 @@ BENCH_DATA ?=
 # Tests that compute with models, by the runtime's kernels.
 NUMERIC_TESTS := $(wildcard $(addprefix tests/runtime/, models/test_*.py tables/test_*.py adapters/test_*.py \
   adapters/peft/test_*.py serving/test_load_*.py serving/test_pipeline_*.py \
-  $(addprefix training/test_training_, distill.py fitting.py settle.py teacher.py)))
+  $(addprefix training/test_training_, adapter_training.py compression.py distillation.py teacher.py)))
 # How torch, oneDNN and MKL are told to use nothing newer than AVX2.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from hmi_bench.accuracy.study import METHODS
-from hmi_bench.bases import CHOICES, MINILM
+from hmi_bench.accuracy.benchmark import METHODS
+from hmi_bench.base_models import CHOICES, MINILM
 
 _DEFAULT_OUT = Path(".bench")
 _QUICK_SCALE = ["--count", "1", "--count", "100", "--count", "1000", "--host", "200", "--disk", "500",
@@ -83,7 +83,7 @@ def _add_runtime_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _accuracy(arguments: argparse.Namespace) -> str:
-    from hmi_bench.accuracy.run import run_accuracy  # noqa: PLC0415 - each benchmark loads its own peers
+    from hmi_bench.accuracy.benchmark import run_accuracy  # noqa: PLC0415 - each benchmark imports only its own peers
 
     return run_accuracy(
         arguments.data,
@@ -97,14 +97,14 @@ def _accuracy(arguments: argparse.Namespace) -> str:
 
 
 def _serving(arguments: argparse.Namespace) -> str:
-    from hmi_bench.serving.study import run_serving  # noqa: PLC0415 - each benchmark loads its own peers
+    from hmi_bench.serving.benchmark import run_serving  # noqa: PLC0415 - each benchmark imports only its own peers
 
     batches = tuple(arguments.batch or (1, 8, 32))
     return run_serving(arguments.out, batch_sizes=batches, rounds=arguments.rounds, threads=arguments.threads)
 
 
 def _fanout(arguments: argparse.Namespace) -> str:
-    from hmi_bench.fanout.study import FanoutPlan, run_fanout  # noqa: PLC0415 - as above
+    from hmi_bench.fanout import FanoutPlan, run_fanout  # noqa: PLC0415 - each benchmark imports only its own peers
 
     plan = FanoutPlan(
         base=arguments.base,
@@ -117,8 +117,7 @@ def _fanout(arguments: argparse.Namespace) -> str:
 
 
 def _scale(arguments: argparse.Namespace) -> str:
-    from hmi_bench.scale.report import run_scale  # noqa: PLC0415 - as above
-    from hmi_bench.scale.study import ScalePlan  # noqa: PLC0415 - as above
+    from hmi_bench.scale.benchmark import ScalePlan, run_scale  # noqa: PLC0415 - each benchmark imports only its own peers
 
     counts = tuple(arguments.count or ScalePlan.counts)
     plan = ScalePlan(
@@ -138,7 +137,7 @@ def _scale(arguments: argparse.Namespace) -> str:
 
 
 def _gateway(arguments: argparse.Namespace) -> str:
-    from hmi_bench.gateway.study import run_gateway  # noqa: PLC0415 - as above
+    from hmi_bench.gateway.benchmark import run_gateway  # noqa: PLC0415 - each benchmark imports only its own peers
 
     return run_gateway(
         arguments.out, requests=arguments.requests, rates=arguments.rate or (25.0, 50.0, 100.0)

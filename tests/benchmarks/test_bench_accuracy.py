@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from hmi_bench.accuracy.report import write_report
-from hmi_bench.accuracy.study import METHODS, Outcome, Preset, chosen, run_study
+from hmi_bench.accuracy.benchmark import METHODS, Outcome, Preset, chosen, run_study, write_report
+from hmi_bench.accuracy.full_fine_tuning import Recipe
 from hmi_bench.accuracy.tasks import Rows, Task
-from hmi_bench.accuracy.tuning import Recipe
 
 PRESET = Preset("small", 10, 10, 1, (0.1, 0.2), (0.3, 0.6), 1, 0)
 BEST_RATE = {"short": 0.2, "tags": 0.1}

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hmi_bench.bases import open_base
-from hmi_bench.fanout.merged import MergedModel, merge
-from hmi_bench.fanout.study import MERGED, ONE_REQUEST, FanoutPlan, ask, make_tasks, run_fanout
-from hmi_bench.published import publish_domain, runtime_settings, serving
+from hmi_bench.base_models import open_base
+from hmi_bench.fanout import MERGED, ONE_REQUEST, FanoutPlan, MergedModel, ask, make_tasks, merge, run_fanout
+from hmi_bench.runtime_setup import publish_domain, runtime_settings, serving
 from hmi_bench.texts import TextMaker
 from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, LayerAdapter

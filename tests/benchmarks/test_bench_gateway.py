@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from hmi_bench.gateway.study import run_gateway
+from hmi_bench.gateway.benchmark import run_gateway
 
 
 def test_it_compares_the_way_through_the_gateway_with_the_straight_one(tmp_path: Path) -> None:

@@ -8,15 +8,13 @@ import pytest
 import torch
 
 from hmi_api.artifacts import ArtifactKind
+from hmi_bench.scale.benchmark import ScalePlan, run_scale
 from hmi_bench.scale.catalog import Catalog
 from hmi_bench.scale.memory import MemoryFigures
 from hmi_bench.scale.population import require_disk
-from hmi_bench.scale.report import run_scale
-from hmi_bench.scale.study import ScalePlan
-from hmi_bench.scale.traffic import zipf_requests
-from hmi_bench.scale.watched_store import Source, WatchedStore
-from hmi_bench.serving.lengths import draw_lengths, text_lengths
-from hmi_bench.turns import percentile, seconds_in_turns
+from hmi_bench.scale.traffic import Source, WatchedStore, zipf_requests
+from hmi_bench.texts import draw_lengths, text_lengths
+from hmi_bench.timing import percentile, seconds_in_turns
 
 TINY = ScalePlan(
     base="tiny",

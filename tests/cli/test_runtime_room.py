@@ -5,7 +5,7 @@ import pytest
 from hmi_cli.system.server import LIMIT_DEFAULTS, embedded_limits
 from hmi_runtime.adapters.compression import CANDIDATE_RANKS
 from hmi_runtime.server.settings import RuntimeSettings
-from hmi_runtime.training.fitting import BOTTLENECK_WIDTH, DIRECT_LORA_RANK
+from hmi_runtime.training.adapter_training import BOTTLENECK_WIDTH, DIRECT_LORA_RANK
 
 
 def test_every_size_that_is_a_default_fits_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:

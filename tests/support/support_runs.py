@@ -7,9 +7,9 @@ from typing import Any
 from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunFailure, RunResult, RunSpec
 from hmi_runtime.artifacts.store import ArtifactStore
-from hmi_runtime.training.program import do_run
 from hmi_runtime.training.report import LineReporter
-from hmi_runtime.training.workplace import Workplace
+from hmi_runtime.training.run import execute_run
+from hmi_runtime.training.run_context import RunContext
 
 
 class Runs:
@@ -33,10 +33,10 @@ class Runs:
         run = {"namespace": "bikes", "name": "workshop", "spec": {**spec, **more}}
         return DomainRunSpec.model_validate(run).model_copy(update={"parent": parent})
 
-    def do(self, run: RunSpec, name: str, **workplace: Any) -> RunResult | RunFailure:
+    def do(self, run: RunSpec, name: str, **context: Any) -> RunResult | RunFailure:
         reporter = LineReporter(self.lines)
-        return do_run(
-            run, Workplace(self.folder / name, self.store, reporter, checkpoint_seconds=0.0, **workplace)
+        return execute_run(
+            run, RunContext(self.folder / name, self.store, reporter, checkpoint_seconds=0.0, **context)
         )
 
     def version(self, name: str = "domain", **more: Any) -> DomainVersionView:

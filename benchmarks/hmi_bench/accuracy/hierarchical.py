@@ -9,22 +9,23 @@ from torch import Tensor
 
 from hmi_api.names import digest_bytes
 from hmi_api.resources.task_adapter import AdapterTraining, Teacher
+from hmi_bench.accuracy.full_fine_tuning import Recipe
 from hmi_bench.accuracy.tasks import Rows, Task, corpus
-from hmi_bench.accuracy.tuning import Recipe
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
 from hmi_runtime.adapters.quantization import calibration_sample
 from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.models import BaseModel, DomainLayers
-from hmi_runtime.training.distill import Distillation
-from hmi_runtime.training.domain import train_domain
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.source import BaseModel
+from hmi_runtime.training.adapter_training import TrainedAdapter, adapter_logits, task_dataset, train_adapter
+from hmi_runtime.training.backbone import Backbone
+from hmi_runtime.training.distillation import Distillation
+from hmi_runtime.training.domain_run import train_domain
 from hmi_runtime.training.examples import default_metric
-from hmi_runtime.training.fitting import FittedAdapter, adapter_logits, fit_adapter, task_rows
-from hmi_runtime.training.foundation import Foundation
-from hmi_runtime.training.labelled import LabelledRows, TaggedRows
-from hmi_runtime.training.teacher import draw
-from hmi_runtime.training.tuning import Logits, score
+from hmi_runtime.training.fine_tuning import LogitsFunction, score
+from hmi_runtime.training.labelled_data import LabelledRows, TaggedRows
+from hmi_runtime.training.teacher import sample_texts
 
 Tested = tuple[float, int, float, dict[str, float]]
 """Validation metric, best epoch, test metric, and what else was measured."""
@@ -48,7 +49,7 @@ class Hierarchical:
         """
         rows = self.unlabelled_rows
         known = {*task.train.plain(), *task.validation.plain(), *task.test.plain()}
-        unlabelled = draw(corpus(self.tasks, task.domain), rows, without=known)
+        unlabelled = sample_texts(corpus(self.tasks, task.domain), rows, without=known)
         return self._fit(self._windows(task), task, recipe, seed, f"taught-{rows}", unlabelled)
 
     def untaught(self, task: Task, recipe: Recipe, seed: int) -> Tested:
@@ -59,15 +60,15 @@ class Hierarchical:
         """Fit and test a task as ``untaught`` does, on a domain that was trained without a bridge."""
         return replace(self, bridge_heads=0).untaught(task, recipe, seed)
 
-    def _windows(self, task: Task) -> Foundation:
+    def _windows(self, task: Task) -> Backbone:
         layers = self.domain_layers(task.domain)
         name = f"{task.domain}-{self.steps}-{self.bridge_heads}"
-        return Foundation.of_layers(self.base, layers, digest_bytes(name.encode()))
+        return Backbone.from_layers(self.base, layers, digest_bytes(name.encode()))
 
     def unsplit(self, task: Task, recipe: Recipe, seed: int) -> Tested:
         """Fit and test a task on the base model's own lower layers."""
         split = self.base.config.layers // 2
-        return self._fit(Foundation.of_unsplit(self.base, split), task, recipe, seed, "unsplit")
+        return self._fit(Backbone.from_unsplit_base(self.base, split), task, recipe, seed, "unsplit")
 
     def domain_layers(self, domain: str) -> DomainLayers:
         """Return a domain's trained layers, from the folder or trained now on its tasks' training texts."""
@@ -89,7 +90,7 @@ class Hierarchical:
 
     def _fit(
         self,
-        foundation: Foundation,
+        backbone: Backbone,
         task: Task,
         recipe: Recipe,
         seed: int,
@@ -100,15 +101,15 @@ class Hierarchical:
         work = (
             self.folder / "fits" / f"{task.name.replace('/', '.')}-{method}-{recipe.learning_rate:g}-{seed}"
         )
-        fitted = self._fitted(foundation, task, recipe, seed, work, unlabelled)
-        rows = task_rows(
-            foundation, as_labelled(task.test), fitted.weights.labels, recipe.max_length, work / "features"
+        fitted = self._fitted(backbone, task, recipe, seed, work, unlabelled)
+        rows = task_dataset(
+            backbone, as_labelled(task.test), fitted.weights.labels, recipe.max_length, work / "features"
         )
         metric = default_metric(fitted.weights.task)
-        served = adapter_logits(foundation.upper(), fitted.weights)
+        served = adapter_logits(backbone.upper(), fitted.weights)
         test, before_the_cut, int8 = (
             score(logits, rows, metric).metric
-            for logits in (served, fitted.tuned or served, _int8_logits(foundation, fitted.weights))
+            for logits in (served, fitted.tuned or served, _int8_logits(backbone, fitted.weights))
         )
         detail = {
             "test_before_the_cut": before_the_cut,
@@ -120,13 +121,13 @@ class Hierarchical:
 
     def _fitted(
         self,
-        foundation: Foundation,
+        backbone: Backbone,
         task: Task,
         recipe: Recipe,
         seed: int,
         work: Path,
         unlabelled: Sequence[str] | None,
-    ) -> FittedAdapter:
+    ) -> TrainedAdapter:
         training = AdapterTraining(
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
@@ -135,8 +136,8 @@ class Hierarchical:
             seed=seed,
             teacher=Teacher(epochs=recipe.epochs) if unlabelled is not None else None,
         )
-        return fit_adapter(
-            foundation,
+        return train_adapter(
+            backbone,
             as_labelled(task.train),
             as_labelled(task.validation),
             work,
@@ -147,13 +148,13 @@ class Hierarchical:
         )
 
 
-def _int8_logits(foundation: Foundation, weights: AdapterWeights) -> Logits:
+def _int8_logits(backbone: Backbone, weights: AdapterWeights) -> LogitsFunction:
     """Return the adapter's logits on upper layers quantised to int8, by the executor that serves them."""
-    upper = foundation.upper()
+    upper = backbone.upper()
     limits = SlotLimits(max_rank=weights.rank, max_labels=len(weights.labels))
     pool = SlotPool(upper, 1, limits)
     pool.write(0, weights)
-    sample = calibration_sample(foundation.encoder, foundation.split)
+    sample = calibration_sample(backbone.encoder, backbone.split)
     executor = UpperExecutor(upper, pool, "int8", sample=sample)
 
     def logits(features: Tensor, mask: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from hmi_api.internal.runtimes import AdapterServing
-from hmi_bench.published import PublishedDomain
-from hmi_bench.serving.ours import random_adapter
+from hmi_bench.runtime_setup import PublishedDomain
+from hmi_bench.serving.hmi import random_adapter
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.models.encoder import UpperLayers
 from hmi_runtime.server.loader import AdapterLoader

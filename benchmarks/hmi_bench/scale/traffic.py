@@ -1,17 +1,66 @@
-"""Closed-loop traffic in which few adapters are popular: rank r is asked for in proportion to 1 / r^s."""
+"""Traffic with a Zipf law of popularity, and an artifact store that records where adapters came from.
+
+The adapter of rank r is asked for in proportion to 1 / r^s.
+"""
 
 import itertools
 import random
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 
+from hmi_api.artifacts import ArtifactRef
 from hmi_api.internal.inference import InferRow
 from hmi_api.internal.runtimes import AdapterServing
-from hmi_bench.scale.watched_store import Source, WatchedStore
-from hmi_bench.turns import percentile
+from hmi_bench.timing import percentile
+from hmi_runtime.artifacts import ArtifactStore
 from hmi_runtime.serving import Pipeline
+
+
+class Source(StrEnum):
+    """Where an adapter was when a request for it came."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+    STORE = "store"
+
+
+@dataclass(frozen=True)
+class _Read:
+    moment: float
+    source: Source
+
+
+class WatchedStore(ArtifactStore):
+    """The real store, watched: the disk tier asks it for every adapter that is not in memory. Thread-safe."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self._copies: dict[str, Path] = {}
+        self._reads: dict[str, _Read] = {}
+        self._watch = threading.Lock()
+
+    def fetch(self, ref: ArtifactRef, cache_dir: Path) -> Path:
+        """Fetch as the store does, and note when, and whether the local copy was there."""
+        with self._watch:
+            copy = self._copies.get(ref.digest)
+        source = Source.DISK if copy is not None and copy.is_dir() else Source.STORE
+        path = super().fetch(ref, cache_dir)
+        with self._watch:
+            self._copies[ref.digest] = path
+            self._reads[ref.digest] = _Read(time.monotonic(), source)
+        return path
+
+    def source_since(self, digest: str, moment: float) -> Source:
+        """Return from where an artifact was read since ``moment`` (monotonic); memory if it was not read."""
+        with self._watch:
+            read = self._reads.get(digest)
+        return Source.MEMORY if read is None or read.moment < moment else read.source
+
 
 _TIMEOUT = 120.0
 

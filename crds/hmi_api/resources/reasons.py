@@ -208,7 +208,7 @@ TRAINING: Mapping[str, str] = {
     "ManifestInvalid": "Restore the artifact store, or train again: an artifact's manifest is damaged.",
     "NotSafetensors": "Tell the administrator: artifacts have .safetensors and .json files only.",
     "PathOutsideArtifact": "Tell the administrator: an artifact names a file outside of it.",
-    "NotAnAdapter": "Give `hmi_runtime.training.export` the artifact of a TaskAdapter.",
+    "NotAnAdapter": "Give `python -m hmi_runtime.training export` the artifact of a TaskAdapter.",
     "NotExportable": "Export LoRA adapters of BERT and RoBERTa families only.",
 }
 """Why a training run or an import failed: in the conditions of a Domain or TaskAdapter."""

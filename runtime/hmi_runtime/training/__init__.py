@@ -1,6 +1,14 @@
-"""Training: the programs that make a Domain's layers and table, and a task's adapter.
+"""Training: the program that trains a Domain's layers and table, or a task's adapter.
 
-Belongs here: streaming rows, distillation, fitting adapters, metrics, the gate, checkpoints, reporting,
-and ``python -m hmi_runtime.training``. Forbidden here: serving, placement, and writing to the catalog
-other than through a run's progress and result; how tables and adapters are stored is their packages' own.
+    __main__, cli                       command line and settings
+    run, run_context, elapsed, report   one run from start to end; its folder, billed time and reports
+    domain_run, adapter_run             the stages of the two kinds of run
+    resumable_io, decompression, source_files, data_reader, mounts     reading a user's data
+    token_dataset, labelled_data, examples, backbone                   tokens, labels and cached features
+    distillation, least_squares_init    training a Domain's layers
+    adapter_training, fine_tuning, teacher, compression, peft          training or importing an adapter
+    optim, checkpoint, metrics          shared by all training loops
+
+Forbidden here: serving, placement, and writing to the catalog other than through a run's reports. How tables
+and adapters are stored is their packages' own.
 """

@@ -4,21 +4,21 @@ import os
 import signal
 import sys
 
-# Before torch is loaded, which reads it once: threads that spin while they wait for one another cost as
-# much as the work itself on cores that other processes share.
+# Set before torch is imported, which reads it once. Threads that busy-wait for one another cost as much CPU
+# as the work itself where other processes share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from hmi_api.security.ca_certificates import trust_ca_certificates
 from hmi_runtime.training.cli import main
-from hmi_runtime.training.memory import give_back_large_blocks
+from hmi_runtime.training.run import return_large_blocks_to_os
 
 
-def _end(number: int, _: object) -> None:
+def _exit_on_signal(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-# As process 1 of a container it would not hear of this signal unless it asked to.
-signal.signal(signal.SIGTERM, _end)
+# Process 1 of a container ignores SIGTERM unless it has a handler.
+signal.signal(signal.SIGTERM, _exit_on_signal)
 trust_ca_certificates()
-give_back_large_blocks()
+return_large_blocks_to_os()
 sys.exit(main())

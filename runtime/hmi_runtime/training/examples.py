@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hmi_api.resources.task_adapter import Metric, TaskType
 from hmi_api.tag_schemes import OUTSIDE, TagScheme
-from hmi_runtime.models import Encoding, Tokenizer
-from hmi_runtime.training.labelled import LabelledRows, Rows, TaggedRows
+from hmi_runtime.models.tokenizer import Encoding, Tokenizer
+from hmi_runtime.training.labelled_data import LabelledRows, Rows, TaggedRows
 from hmi_runtime.training.metrics import accuracy, entity_f1, macro_f1
 
 IGNORED = -100

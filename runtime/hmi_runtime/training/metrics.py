@@ -1,7 +1,9 @@
 """Metrics on held-out rows, each 0 to 1 and higher is better."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from hmi_api.resources.task_adapter import Gate
 from hmi_api.tag_schemes import TagScheme, entities, scheme_or_plain
 
 
@@ -45,3 +47,26 @@ def entity_f1(
 
 def _f1(right: int, found: int, wanted: int) -> float:
     return 2 * right / (found + wanted) if found + wanted else 0.0
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """Whether a gate was passed, and a sentence for the user when it was not."""
+
+    passed: bool
+    message: str = ""
+
+
+def check_gate(gate: Gate | None, metrics: Mapping[str, float], rows: int) -> GateResult:
+    """Hold ``metrics``, measured on ``rows`` held-out rows, against the gate."""
+    if gate is None:
+        return GateResult(True)
+    value = metrics[gate.metric.value]
+    if value >= gate.minimum:
+        return GateResult(True)
+    return GateResult(
+        False,
+        f"{gate.metric.value} is {value:.4f} on {rows} held-out rows, the gate asks for {gate.minimum:.4f}. "
+        "Give more or cleaner training rows, train for more epochs, use a Domain trained on this kind of "
+        "text, or lower gate.minimum.",
+    )

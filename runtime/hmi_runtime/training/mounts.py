@@ -18,7 +18,7 @@ from hmi_runtime.training.report import Reporter
 SourceT = TypeVar("SourceT", DataSource, ImportSource)
 
 
-def with_mounts(run: RunSpec, mounts: Path | None) -> RunSpec:
+def resolve_mounts(run: RunSpec, mounts: Path | None) -> RunSpec:
     """Return the run with every ``configmap://`` and ``pvc://`` address as a path below ``mounts``.
 
     Raises ``InvalidInput``: AddressMalformed; CorpusNotFound where nothing is mounted (``mounts`` None), and
@@ -59,7 +59,7 @@ def _at_mount(source: SourceT, mounts: Path | None) -> SourceT:
     return source.model_copy(update={"uri": str(path)})
 
 
-class MountNames:
+class MountPathTranslator:
     """Turns paths below ``mounts`` in a text back into the addresses that a spec gives."""
 
     def __init__(self, mounts: Path) -> None:
@@ -71,10 +71,10 @@ class MountNames:
         return self._path.sub(lambda found: f"{SCHEMES_BY_MOUNT[found[1]]}://", text)
 
 
-class MountNamesReporter:
+class TranslatingReporter:
     """A reporter whose progress, failures and results name addresses and no paths of the Job's."""
 
-    def __init__(self, reporter: Reporter, names: MountNames) -> None:
+    def __init__(self, reporter: Reporter, names: MountPathTranslator) -> None:
         self._reporter = reporter
         self._names = names
 
@@ -96,10 +96,10 @@ class MountNamesReporter:
         return [read.model_copy(update={"uri": self._names(read.uri)}) for read in data]
 
 
-class MountNamesFormatter(logging.Formatter):
+class TranslatingFormatter(logging.Formatter):
     """Formats log records as ``form`` says, with addresses in place of paths of the Job's."""
 
-    def __init__(self, form: str, names: MountNames) -> None:
+    def __init__(self, form: str, names: MountPathTranslator) -> None:
         super().__init__(form)
         self._names = names
 

@@ -33,7 +33,7 @@ from hmi_api.internal.storable import clean_text
 from hmi_api.resources.common import DataRead, DataSource
 from hmi_runtime.library_errors import invalid_if_damaged
 from hmi_runtime.outbound import open_address
-from hmi_runtime.training.remote import open_rows, tried, unreadable
+from hmi_runtime.training.resumable_io import open_file, read_error, retry
 
 FILES_SHOWN = 20
 LABELS_SHOWN = 50
@@ -94,7 +94,7 @@ _LONGEST_SHOWN = 100  # characters of a name in the status
 _CURE = "is it whole and what its ending says? Give it again."
 
 
-class Use(StrEnum):
+class DataUse(StrEnum):
     """What rows are read for, which says the splits that are wanted, the best first."""
 
     CORPUS = "corpus"
@@ -105,14 +105,14 @@ class Use(StrEnum):
     @property
     def splits(self) -> tuple[str | None, ...]:
         """Splits in the order of preference; None stands for files that name no split."""
-        return ("test", "validation", None) if self is Use.EVALUATION else ("train", None)
+        return ("test", "validation", None) if self is DataUse.EVALUATION else ("train", None)
 
 
 @dataclass
-class Reading:
+class SourceStats:
     """What is read of one source: files, rows and labels, and what is skipped and why."""
 
-    use: Use
+    use: DataUse
     uri: str = ""
     files: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -150,7 +150,7 @@ class DataFile:
 
 
 @contextmanager
-def opened_source(source: DataSource, reading: Reading) -> Iterator[Iterator[DataFile]]:
+def open_source(source: DataSource, reading: SourceStats) -> Iterator[Iterator[DataFile]]:
     """Give the files to read of ``source``, in order; ``reading`` says which are read and which are skipped.
 
     Raises ``InvalidInput``: CorpusNotFound; CorpusEmpty where no file is of the format or of a split that is
@@ -160,7 +160,7 @@ def opened_source(source: DataSource, reading: Reading) -> Iterator[Iterator[Dat
     reading.uri = source.uri
     with _reading_from(source.uri):
         filesystem, path = open_address(source.uri)
-        is_file = tried(lambda: filesystem.info(path), source.uri)["type"] == "file"
+        is_file = retry(lambda: filesystem.info(path), source.uri)["type"] == "file"
     name = path.rsplit("/", 1)[-1]
     if not is_file:
         yield _files_of_folder(filesystem, path.rstrip("/"), source, reading)
@@ -187,12 +187,12 @@ def _reading_from(uri: str) -> Iterator[None]:
     except HmiError:
         raise
     except Exception as error:  # every file system has its own kinds
-        raise unreadable(uri, "CorpusNotFound", error) from error
+        raise read_error(uri, "CorpusNotFound", error) from error
 
 
 def _plain_file(filesystem: Any, path: str, name: str, uri: str) -> DataFile:
     def opened() -> BinaryIO:
-        file = open_rows(filesystem, path, uri)
+        file = open_file(filesystem, path, uri)
         decompress = _DECOMPRESSORS.get(_ending(name))
         if decompress is None:
             return file
@@ -203,9 +203,11 @@ def _plain_file(filesystem: Any, path: str, name: str, uri: str) -> DataFile:
     return DataFile(path, name, opened)
 
 
-def _files_of_folder(filesystem: Any, root: str, source: DataSource, reading: Reading) -> Iterator[DataFile]:
+def _files_of_folder(
+    filesystem: Any, root: str, source: DataSource, reading: SourceStats
+) -> Iterator[DataFile]:
     with _reading_from(source.uri):
-        names = tried(lambda: _names_below(filesystem, root, source.uri), source.uri)
+        names = retry(lambda: _names_below(filesystem, root, source.uri), source.uri)
     reading.files, reading.skipped = _chosen(names, source, reading.use)
     return (_plain_file(filesystem, f"{root}/{name}", name, source.uri) for name in reading.files)
 
@@ -234,7 +236,7 @@ def _names_below(filesystem: Any, root: str, uri: str) -> list[str]:
 
 
 def _files_of_archive(
-    archive: zipfile.ZipFile, path: str, source: DataSource, reading: Reading
+    archive: zipfile.ZipFile, path: str, source: DataSource, reading: SourceStats
 ) -> Iterator[DataFile]:
     entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
     _check_count(len(entries), source.uri)
@@ -259,7 +261,7 @@ def _archived_file(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: str) 
 @contextmanager
 def _archive(filesystem: Any, path: str, uri: str) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive; one that is not on this machine is copied to a temporary file first."""
-    with open_rows(filesystem, path, uri) as file, tempfile.TemporaryFile() as copy:
+    with open_file(filesystem, path, uri) as file, tempfile.TemporaryFile() as copy:
         local = file if isinstance(filesystem, LocalFileSystem) else cast(BinaryIO, copy)
         if local is not file:
             _copy(file, local, uri)
@@ -303,7 +305,7 @@ def _check_count(count: int, uri: str) -> None:
         )
 
 
-def _chosen(names: Sequence[str], source: DataSource, use: Use) -> tuple[list[str], list[str]]:
+def _chosen(names: Sequence[str], source: DataSource, use: DataUse) -> tuple[list[str], list[str]]:
     """Return the names to read, sorted, and those to skip with the reason.
 
     Raises ``InvalidInput`` CorpusEmpty when there are files but none to read.
@@ -314,7 +316,7 @@ def _chosen(names: Sequence[str], source: DataSource, use: Use) -> tuple[list[st
         if (why := _why_no_rows(name, source.format)) is not None:
             skipped.append(f"{name} ({why})")
         else:
-            by_split.setdefault(split_of(name), []).append(name)
+            by_split.setdefault(split_from_name(name), []).append(name)
     wanted = next((split for split in use.splits if split in by_split), None)
     chosen = by_split.pop(wanted, [])
     if by_split and not chosen:
@@ -354,7 +356,7 @@ def _why_no_rows(name: str, format_: str) -> str | None:
     return None
 
 
-def split_of(name: str) -> str | None:
+def split_from_name(name: str) -> str | None:
     """Return the split that a file's path names: "train", "validation", "test", or None.
 
     A word of the file's name counts where it comes first or last (``train-00000-of-00002.jsonl``,

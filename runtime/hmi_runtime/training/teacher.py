@@ -1,9 +1,9 @@
-"""Learning from a teacher: a whole model is fine-tuned on the task, and the adapter imitates what it says.
+"""Training with a teacher: a whole model is fine-tuned, and the adapter learns its soft labels.
 
-The adapter stands on lower layers that it cannot change, so it learns less from the same labels than a whole
-model does. What a whole model has learnt from them can be asked of any text, and imitated there
-(Hinton et al., "Distilling the knowledge in a neural network", 2015): unlabelled texts of the domain do.
-Imitation is the divergence KL(teacher || adapter) over a row's labels, or over those of each of its tokens.
+An adapter cannot change the lower layers, so it learns less from the same labels than a whole model does. A
+fine-tuned whole model can label any text, and the adapter is trained on these soft labels (Hinton et al.,
+"Distilling the knowledge in a neural network", 2015), also of unlabelled texts of the domain. The loss is
+KL(teacher || adapter), over the labels of a row or of each of its tokens.
 """
 
 import shutil
@@ -19,17 +19,24 @@ from torch.nn import functional
 
 from hmi_api.resources.task_adapter import AdapterTraining, Metric, Teacher
 from hmi_runtime.adapters.heads import HeadModule
-from hmi_runtime.training.descent import Progress
+from hmi_runtime.training.backbone import Backbone, FeatureFile, to_float16
 from hmi_runtime.training.examples import Examples, rows_digest
-from hmi_runtime.training.features import FeatureFile, to_half
-from hmi_runtime.training.foundation import Foundation
-from hmi_runtime.training.spool import pad_rows, text_fraction
-from hmi_runtime.training.tuning import Logits, Numbers, TaskModel, TaskRows, Tuning, task_loss, tune
+from hmi_runtime.training.fine_tuning import (
+    FineTuneConfig,
+    LogitsFunction,
+    RowIndices,
+    TaskDataset,
+    TaskModel,
+    cross_entropy,
+    fine_tune,
+)
+from hmi_runtime.training.optim import Progress
+from hmi_runtime.training.token_dataset import hash_fraction, pad_rows
 
 TEMPERATURE = 2.0
-"""Logits are divided by it on both sides, so that what the teacher holds for less likely counts too."""
-LABELS_SHARE = 0.5
-"""How much the labels themselves count beside imitation, where a row has any."""
+"""Divides the logits of both models, so that less likely labels have weight too."""
+HARD_LABEL_WEIGHT = 0.5
+"""Weight of the cross entropy to the labels beside the soft-label loss, for labelled rows."""
 
 _ROWS_AT_ONCE = 64
 
@@ -38,28 +45,30 @@ Ids = Sequence[NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
-class TokenRows:
-    """Rows as a whole model is given them."""
+class TokenInputs:
+    """Token ids of rows: the inputs of a whole model."""
 
     ids: Ids
     pad_id: int
 
-    def batch(self, numbers: Numbers) -> tuple[Tensor, Tensor]:
+    def batch(self, numbers: RowIndices) -> tuple[Tensor, Tensor]:
         """Return ids (B, T) int64, padded, and mask (B, T) bool."""
         return pad_rows([self.ids[int(number)] for number in numbers], self.pad_id)
 
 
 @dataclass(frozen=True)
-class SoftTargets:
-    """A teacher's logits for numbered rows, on disk in float16."""
+class SoftLabels:
+    """A teacher's logits for numbered rows, on disk as float16."""
 
     values: NDArray[np.float16]  # (N, n), a row's tokens one after another; or (R, n), one a row
     offsets: NDArray[np.int64]  # (R + 1,)
     per_token: bool
 
     @classmethod
-    def write(cls, path: Path, rows: TokenRows, logits_of: Logits, labels: int, *, per_token: bool) -> None:
-        """Ask the teacher of every row; ``path`` appears when all are there."""
+    def write(
+        cls, path: Path, rows: TokenInputs, logits_of: LogitsFunction, labels: int, *, per_token: bool
+    ) -> None:
+        """Compute the teacher's logits for every row; ``path`` exists once all are written."""
         offsets = _offsets(rows.ids, per_token=per_token)
         part = path.with_suffix(".part")
         values = np.memmap(part, np.float16, "w+", shape=(int(offsets[-1]), labels))
@@ -67,7 +76,7 @@ class SoftTargets:
         with torch.no_grad():
             for start in range(0, len(order), _ROWS_AT_ONCE):
                 numbers = order[start : start + _ROWS_AT_ONCE]
-                logits = to_half(logits_of(*rows.batch(numbers)))  # (B, n) or (B, T, n)
+                logits = to_float16(logits_of(*rows.batch(numbers)))  # (B, n) or (B, T, n)
                 for place, number in enumerate(numbers):
                     begin, end = offsets[number], offsets[number + 1]
                     values[begin:end] = logits[place, : end - begin] if per_token else logits[place]
@@ -75,12 +84,12 @@ class SoftTargets:
         part.replace(path)
 
     @classmethod
-    def open(cls, path: Path, ids: Ids, labels: int, *, per_token: bool) -> "SoftTargets":
-        """Map what ``write`` finished for the same rows."""
+    def open(cls, path: Path, ids: Ids, labels: int, *, per_token: bool) -> "SoftLabels":
+        """Memory-map the file that ``write`` made for the same rows."""
         offsets = _offsets(ids, per_token=per_token)
         return cls(np.memmap(path, np.float16, "r", shape=(int(offsets[-1]), labels)), offsets, per_token)
 
-    def of(self, numbers: Numbers) -> Tensor:
+    def of(self, numbers: RowIndices) -> Tensor:
         """Return float32 logits, (B, n), or (B, T, n) with zeros on padding."""
         rows = [self.values[self.offsets[int(n)] : self.offsets[int(n) + 1]] for n in numbers]
         logits = torch.zeros(len(rows), max(map(len, rows)), self.values.shape[1])  # (B, T, n); T is 1 a row
@@ -90,39 +99,39 @@ class SoftTargets:
 
 
 @dataclass(frozen=True)
-class TaughtRows:
-    """Lessons of a teacher: the labelled rows, and after them unlabelled ones."""
+class SoftLabelDataset:
+    """Training rows with a teacher's soft labels: first the labelled rows, then unlabelled ones."""
 
     features: FeatureFile
     labelled: Examples
-    soft: SoftTargets
+    soft: SoftLabels
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of every row, (R,)."""
         return np.diff(self.features.offsets)
 
-    def batch(self, numbers: Numbers) -> tuple[Tensor, Tensor]:
-        """Return representations (B, T, D) and mask (B, T) bool."""
+    def batch(self, numbers: RowIndices) -> tuple[Tensor, Tensor]:
+        """Return features (B, T, D) and mask (B, T) bool."""
         return self.features.batch(numbers)
 
-    def loss(self, logits: Tensor, numbers: Numbers) -> Tensor:
-        """Return imitation and, of labelled rows, their cross entropy; ``logits`` (B, n) or (B, T, n)."""
+    def loss(self, logits: Tensor, numbers: RowIndices) -> Tensor:
+        """Return the soft-label loss and, of labelled rows, cross entropy; ``logits`` (B, n) or (B, T, n)."""
         lengths = torch.from_numpy(self.lengths[np.asarray(numbers)])  # (B,)
-        loss = imitation(logits, self.soft.of(numbers), lengths)
+        loss = soft_label_loss(logits, self.soft.of(numbers), lengths)
         places = [place for place, number in enumerate(numbers) if number < len(self.labelled)]
         if not places:
             return loss
         targets = self.labelled.targets_of([int(numbers[place]) for place in places])  # (L,) or (L, T')
         ours = logits[places][:, : targets.shape[1]] if self.labelled.is_token else logits[places]
-        return loss + LABELS_SHARE * len(places) / len(lengths) * task_loss(ours, targets)
+        return loss + HARD_LABEL_WEIGHT * len(places) / len(lengths) * cross_entropy(ours, targets)
 
 
-def imitation(ours: Tensor, theirs: Tensor, lengths: Tensor) -> Tensor:
+def soft_label_loss(ours: Tensor, theirs: Tensor, lengths: Tensor) -> Tensor:
     """Return KL(theirs || ours) of logits (B, n) or (B, T, n), a mean over rows or their tokens.
 
-    Both are taken at ``TEMPERATURE``, whose square keeps the gradient's size. ``lengths`` (B,) int64 says
-    where padding begins.
+    Both are divided by ``TEMPERATURE``; its square restores the scale of the gradient. ``lengths`` (B,) int64
+    are the rows' tokens without padding.
     """
     a, b = ((logits / TEMPERATURE).log_softmax(-1) for logits in (ours, theirs))
     divergence = functional.kl_div(a, b, reduction="none", log_target=True).sum(-1)  # (B,) or (B, T)
@@ -133,22 +142,22 @@ def imitation(ours: Tensor, theirs: Tensor, lengths: Tensor) -> Tensor:
     return (divergence * real).sum() / real.sum()
 
 
-def draw(texts: Iterable[str], rows: int, *, without: Collection[str] = ()) -> list[str]:
-    """Return at most ``rows`` of ``texts``, each once, the same ones whatever order they come in.
+def sample_texts(texts: Iterable[str], rows: int, *, without: Collection[str] = ()) -> list[str]:
+    """Return at most ``rows`` distinct ``texts``, none of ``without``; their order does not matter.
 
-    Holds twice as many at any time. None of ``without`` is among them.
+    At most twice as many are in memory.
     """
     chosen: dict[str, float] = {}
     for text in texts:
         if text not in without:
-            chosen[text] = text_fraction(text)
+            chosen[text] = hash_fraction(text)
         if len(chosen) > 2 * rows:
-            chosen = _least(chosen, rows)
-    return list(_least(chosen, rows))
+            chosen = _lowest(chosen, rows)
+    return list(_lowest(chosen, rows))
 
 
-def teach(
-    foundation: Foundation,
+def label_with_teacher(
+    backbone: Backbone,
     train: Examples,
     validation: Examples,
     unlabelled: Sequence[str],
@@ -160,43 +169,43 @@ def teach(
     features_dir: Path,
     checkpoint_seconds: float = 30.0,
     progress: Progress = lambda step, steps, metrics: None,
-) -> TaughtRows:
-    """Tune a whole model on ``train`` and return what it says of those rows and of ``unlabelled``.
+) -> SoftLabelDataset:
+    """Fine-tune a whole model on ``train``; return its soft labels of those rows and of ``unlabelled``.
 
-    Its best epoch on ``validation`` is asked. ``teacher_dir`` keeps its answers, which fits of the same task
-    may share, and its checkpoints until then; ``features_dir`` the rows' representations. What is there is
-    not done again.
+    The soft labels are those of its best epoch on ``validation``. ``teacher_dir`` holds its checkpoints and
+    then the soft labels, which trainings of the same task can share; ``features_dir`` holds the rows'
+    features. Files that are there are used again.
     """
-    base = foundation.base
+    base = backbone.base
     length = min(training.max_length, base.config.positions)
     texts = base.tokenizer.encode(unlabelled, length) if unlabelled else []
     ids = [*train.ids, *(np.array(encoding.ids, np.int64) for encoding in texts)]
-    rows, labels = TokenRows(ids, base.config.pad_id), len(train.labels)
-    said, tuning = teacher_dir / f"said-{rows_digest(None, ids)}.f16", teacher_dir / "tuning"
-    if not said.is_file():
+    rows, labels = TokenInputs(ids, base.config.pad_id), len(train.labels)
+    soft_labels, tuning = teacher_dir / f"said-{rows_digest(None, ids)}.f16", teacher_dir / "tuning"
+    if not soft_labels.is_file():
         tuning.mkdir(parents=True, exist_ok=True)
         head = HeadModule(base.config.width, labels, train.task, seed=training.seed)
         model = TaskModel(base.encoder().requires_grad_(True), head)
-        tune(
+        fine_tune(
             model,
-            TaskRows(rows, train),
-            TaskRows(TokenRows(validation.ids, rows.pad_id), validation),
-            Tuning(teacher.epochs, training.batch_size, teacher.learning_rate, training.seed),
+            TaskDataset(rows, train),
+            TaskDataset(TokenInputs(validation.ids, rows.pad_id), validation),
+            FineTuneConfig(teacher.epochs, training.batch_size, teacher.learning_rate, training.seed),
             metric,
             folder=tuning,
             checkpoint_seconds=checkpoint_seconds,
             progress=progress,
         )
-        SoftTargets.write(said, rows, model, labels, per_token=train.is_token)
-    if tuning.exists():  # four times the model's size, and nobody asks it again
+        SoftLabels.write(soft_labels, rows, model, labels, per_token=train.is_token)
+    if tuning.exists():  # four times the model's size, and not needed any more
         shutil.rmtree(tuning)
-    features = foundation.features(
-        ids, features_dir / f"taught-{rows_digest(foundation.layers_digest, ids)}.f16"
+    features = backbone.features(ids, features_dir / f"taught-{rows_digest(backbone.layers_digest, ids)}.f16")
+    return SoftLabelDataset(
+        features, train, SoftLabels.open(soft_labels, ids, labels, per_token=train.is_token)
     )
-    return TaughtRows(features, train, SoftTargets.open(said, ids, labels, per_token=train.is_token))
 
 
-def _least(chosen: dict[str, float], rows: int) -> dict[str, float]:
+def _lowest(chosen: dict[str, float], rows: int) -> dict[str, float]:
     return dict(sorted(chosen.items(), key=lambda item: item[1])[:rows])
 
 

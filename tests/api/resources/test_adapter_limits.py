@@ -9,7 +9,7 @@ from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.task_adapter import TaskAdapterSpec
 from hmi_operator.settings import OperatorSettings
 from hmi_runtime.server.settings import RuntimeSettings
-from hmi_runtime.training.settings import TrainingSettings
+from hmi_runtime.training.cli import TrainingSettings
 
 LIMITS = AdapterLimits(max_rank=32, max_bottleneck=64, max_labels=3)
 

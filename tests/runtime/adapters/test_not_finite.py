@@ -10,13 +10,13 @@ from torch import nn
 
 from hmi_api.errors import Damaged, InvalidInput
 from hmi_api.resources.domain import TableDtype
-from hmi_runtime.models import DomainLayers
 from hmi_runtime.models.domain_layers import WEIGHTS_FILE as LAYERS_FILE
+from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.families import encoder_config
 from hmi_runtime.models.weights import WEIGHTS_FILE, read_encoder
 from hmi_runtime.tables.table import encode
-from hmi_runtime.training.descent import descend
-from hmi_runtime.training.features import to_half
+from hmi_runtime.training.backbone import to_float16
+from hmi_runtime.training.optim import optimizer_step
 
 NOT_FINITE = pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 
@@ -67,9 +67,9 @@ def test_a_step_down_such_a_gradient_is_not_taken(value: float) -> None:
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     loss = module(torch.ones(1, 2)).sum() * value
     with pytest.raises(InvalidInput, match=r"TrainingDiverged.*lower training.learningRate"):
-        descend(loss, module, optimizer)
+        optimizer_step(loss, module, optimizer)
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
 def test_what_float16_cannot_hold_is_cut_to_its_ends() -> None:
-    assert to_half(torch.tensor([1e6, -1e6, 0.5])).tolist() == [65504.0, -65504.0, 0.5]
+    assert to_float16(torch.tensor([1e6, -1e6, 0.5])).tolist() == [65504.0, -65504.0, 0.5]

@@ -29,10 +29,10 @@ from hmi_runtime.outbound import find_guard_error, open_address, use_guarded_cli
 from hmi_runtime.outbound import guard as guards
 from hmi_runtime.outbound.clients import GuardedTransport
 from hmi_runtime.outbound.guard import Guard
-from hmi_runtime.training import remote
-from hmi_runtime.training.corpus import read_rows, read_texts
-from hmi_runtime.training.imports import fetch_folder
-from hmi_runtime.training.source_files import Reading, Use
+from hmi_runtime.training import resumable_io as remote
+from hmi_runtime.training.data_reader import read_rows, read_texts
+from hmi_runtime.training.peft import download_peft_folder
+from hmi_runtime.training.source_files import DataUse, SourceStats
 
 ROW = b'{"text": "a row"}\n'
 CLUSTER = AddressPolicy()
@@ -151,7 +151,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
 def _read(uri: str) -> list[object]:
     return [
-        dict(row.fields) for row in read_rows(DataSource(uri=uri, format="JSONLines"), Reading(Use.CORPUS))
+        dict(row.fields)
+        for row in read_rows(DataSource(uri=uri, format="JSONLines"), SourceStats(DataUse.CORPUS))
     ]
 
 
@@ -308,7 +309,7 @@ def test_an_imported_adapter_goes_the_same_way(
     install(CLUSTER, {"evil.example": ["127.0.0.1"]})
 
     with pytest.raises(InvalidInput, match="AddressNotAllowed"):
-        fetch_folder("http://evil.example/adapter", tmp_path / "adapter")
+        download_peft_folder("http://evil.example/adapter", tmp_path / "adapter")
     assert connections == []
 
 

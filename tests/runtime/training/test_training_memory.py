@@ -8,9 +8,9 @@ import pytest
 PROGRAM = """
 import sys
 import torch
-from hmi_runtime.training.memory import give_back_large_blocks
+from hmi_runtime.training.run import return_large_blocks_to_os
 
-if sys.argv[1] == "set" and not give_back_large_blocks():
+if sys.argv[1] == "set" and not return_large_blocks_to_os():
     sys.exit("not glibc")
 
 def resident():

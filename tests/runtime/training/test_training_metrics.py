@@ -13,9 +13,8 @@ from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import Gate, Metric, TaskType, check_gate_fits
 from hmi_api.tag_schemes import TagScheme
 from hmi_runtime.training.examples import IGNORED, Examples
-from hmi_runtime.training.gate import judge
-from hmi_runtime.training.labelled import LabelledRows, TaggedRows
-from hmi_runtime.training.metrics import accuracy, entity_f1, macro_f1
+from hmi_runtime.training.labelled_data import LabelledRows, TaggedRows
+from hmi_runtime.training.metrics import accuracy, check_gate, entity_f1, macro_f1
 
 tags = st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"]), max_size=12)
 
@@ -88,9 +87,9 @@ def test_entity_f1_is_that_of_seqevals_strict_mode(truth: list[list[str]], guess
 
 def test_a_gate_is_held_against_its_metric() -> None:
     gate = Gate(metric=Metric.ACCURACY, minimum=0.8)
-    assert judge(gate, {"accuracy": 0.8, "macro_f1": 0.1}, 10).passed
-    assert judge(None, {}, 0).passed
-    missed = judge(gate, {"accuracy": 0.7987}, 321)
+    assert check_gate(gate, {"accuracy": 0.8, "macro_f1": 0.1}, 10).passed
+    assert check_gate(None, {}, 0).passed
+    missed = check_gate(gate, {"accuracy": 0.7987}, 321)
     assert not missed.passed
     for part in ("accuracy", "0.7987", "0.8000", "321"):
         assert part in missed.message

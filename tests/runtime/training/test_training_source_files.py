@@ -13,18 +13,20 @@ import pytest
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.common import DataSource
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.training import corpus, labelled, source_files
-from hmi_runtime.training.corpus import read_rows, read_texts
-from hmi_runtime.training.source_files import Reading, Use, split_of
+from hmi_runtime.training import data_reader as corpus
+from hmi_runtime.training import labelled_data as labelled
+from hmi_runtime.training import source_files
+from hmi_runtime.training.data_reader import read_rows, read_texts
+from hmi_runtime.training.source_files import DataUse, SourceStats, split_from_name
 
 
-def read(path: Path, use: Use = Use.TRAIN, format_: str = "Text") -> tuple[list[object], Reading]:
-    reading = Reading(use)
+def read(path: Path, use: DataUse = DataUse.TRAIN, format_: str = "Text") -> tuple[list[object], SourceStats]:
+    reading = SourceStats(use)
     source = DataSource.model_validate({"uri": str(path), "format": format_})
     return [row.fields["text"] for row in read_rows(source, reading)], reading
 
 
-def refused(path: Path, use: Use = Use.TRAIN, format_: str = "Text") -> InvalidInput:
+def refused(path: Path, use: DataUse = DataUse.TRAIN, format_: str = "Text") -> InvalidInput:
     with pytest.raises(InvalidInput) as raised:
         read(path, use, format_)
     return raised.value
@@ -86,14 +88,14 @@ SPLITS = {
 @pytest.mark.parametrize(
     ("use", "expected"),
     [
-        (Use.TRAIN, ["one", "two"]),
-        (Use.CORPUS, ["one", "two"]),
-        (Use.UNLABELLED, ["one", "two"]),
-        (Use.EVALUATION, ["three"]),
+        (DataUse.TRAIN, ["one", "two"]),
+        (DataUse.CORPUS, ["one", "two"]),
+        (DataUse.UNLABELLED, ["one", "two"]),
+        (DataUse.EVALUATION, ["three"]),
     ],
 )
 def test_files_are_read_by_the_split_that_they_are_named_for(
-    use: Use, expected: list[str], made: Made, tmp_path: Path
+    use: DataUse, expected: list[str], made: Made, tmp_path: Path
 ) -> None:
     rows, reading = read(made(tmp_path, SPLITS), use)
     assert rows == expected
@@ -103,8 +105,8 @@ def test_files_are_read_by_the_split_that_they_are_named_for(
 @both
 def test_without_a_split_of_its_own_a_use_falls_back(made: Made, tmp_path: Path) -> None:
     path = made(tmp_path, {"dev.txt": "one\n", "rows.txt": "two\n"})
-    assert read(path, Use.EVALUATION)[0] == ["one"]
-    rows, reading = read(path, Use.TRAIN)
+    assert read(path, DataUse.EVALUATION)[0] == ["one"]
+    rows, reading = read(path, DataUse.TRAIN)
     assert rows == ["two"]
     assert reading.skipped == ["dev.txt (named for validation)"]
 
@@ -115,7 +117,7 @@ def test_files_of_other_splits_alone_are_refused_by_name(made: Made, tmp_path: P
     error = refused(path)
     assert error.reason == "CorpusEmpty"
     assert "named for test only" in error.message
-    assert read(path, Use.EVALUATION)[0] == ["one"]
+    assert read(path, DataUse.EVALUATION)[0] == ["one"]
 
 
 def test_a_file_that_is_named_itself_is_read_whatever_its_name(tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_a_file_that_is_named_itself_is_read_whatever_its_name(tmp_path: Path) -
     ],
 )
 def test_the_split_that_a_name_tells(name: str, split: str | None) -> None:
-    assert split_of(name) == split
+    assert split_from_name(name) == split
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_a_bomb_is_refused_soon(name: str, tmp_path: Path) -> None:
     else:
         pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[name.rpartition(".")[2]]
         path.write_bytes(pack(huge * 6_000))
-    reading = Reading(Use.TRAIN)
+    reading = SourceStats(DataUse.TRAIN)
     rows = read_rows(DataSource(uri=str(path), format="Text"), reading)
     with pytest.raises(InvalidInput) as raised:
         for _ in rows:
@@ -375,12 +377,12 @@ def test_a_csv_row_or_cell_without_end_is_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_every_source_of_a_corpus_says_what_was_read(tmp_path: Path) -> None:
     folder = as_folder(tmp_path, {"a.txt": "one\ntwo\n", "README.md": "x\n"})
-    readings: list[Reading] = []
+    readings: list[SourceStats] = []
     sources = [
         DataSource(uri=str(folder), format="Text"),
         DataSource(uri=str(folder / "a.txt"), format="Text"),
     ]
-    assert list(read_texts(sources, Use.CORPUS, readings)) == ["one", "two"] * 2
+    assert list(read_texts(sources, DataUse.CORPUS, readings)) == ["one", "two"] * 2
     assert [reading.report().sentence() for reading in readings] == [
         "corpus: 2 rows of 1 files (a.txt); 1 files skipped (README.md (about the data)).",
         "corpus: 2 rows of 1 files (a.txt).",

@@ -12,24 +12,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hmi_api.resources.task_adapter import AdapterTraining, Metric, Teacher
-from hmi_runtime.models import BaseModel, DomainLayers
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.source import BaseModel
+from hmi_runtime.training.adapter_training import TrainedAdapter, train_adapter
+from hmi_runtime.training.backbone import Backbone, FeatureFile
 from hmi_runtime.training.examples import IGNORED, make_examples
-from hmi_runtime.training.features import FeatureFile
-from hmi_runtime.training.fitting import FittedAdapter, fit_adapter
-from hmi_runtime.training.foundation import Foundation
-from hmi_runtime.training.hold_out import hold_out
-from hmi_runtime.training.labelled import LabelledRows, Rows, TaggedRows
+from hmi_runtime.training.fine_tuning import cross_entropy
+from hmi_runtime.training.labelled_data import LabelledRows, Rows, TaggedRows, train_validation_split
 from hmi_runtime.training.teacher import (
-    LABELS_SHARE,
+    HARD_LABEL_WEIGHT,
     TEMPERATURE,
-    SoftTargets,
-    TaughtRows,
-    TokenRows,
-    draw,
-    imitation,
-    teach,
+    SoftLabelDataset,
+    SoftLabels,
+    TokenInputs,
+    label_with_teacher,
+    sample_texts,
+    soft_label_loss,
 )
-from hmi_runtime.training.tuning import task_loss
 
 TAUGHT = AdapterTraining(
     epochs=1, batch_size=16, learning_rate=1e-2, max_length=16, teacher=Teacher(epochs=2, learning_rate=1e-2)
@@ -41,9 +40,9 @@ class Killed(Exception):
 
 
 @pytest.fixture(scope="module")
-def foundation(base: BaseModel) -> Foundation:
+def backbone(base: BaseModel) -> Backbone:
     layers = DomainLayers.from_encoder(base.encoder(), 2, bridge_heads=2, bridge_head_size=8)
-    return Foundation.of_layers(base, layers.requires_grad_(False).eval(), "sha256:layers")
+    return Backbone.from_layers(base, layers.requires_grad_(False).eval(), "sha256:layers")
 
 
 @pytest.fixture(params=["sequence", "token"])
@@ -66,91 +65,93 @@ def slow_imitation(ours: Tensor, theirs: Tensor) -> float:
 
 def test_imitation_of_rows_is_the_divergence() -> None:
     ours, theirs = torch.randn(5, 3), torch.randn(5, 3)
-    assert float(imitation(ours, theirs, torch.ones(5))) == pytest.approx(slow_imitation(ours, theirs), 1e-4)
-    assert float(imitation(theirs, theirs, torch.ones(5))) == pytest.approx(0.0, abs=1e-6)
+    assert float(soft_label_loss(ours, theirs, torch.ones(5))) == pytest.approx(
+        slow_imitation(ours, theirs), 1e-4
+    )
+    assert float(soft_label_loss(theirs, theirs, torch.ones(5))) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_padding_is_not_imitated() -> None:
     ours, theirs = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
     lengths = torch.tensor([4, 1])
     real = torch.cat([ours[0], ours[1, :1]]), torch.cat([theirs[0], theirs[1, :1]])
-    assert float(imitation(ours, theirs, lengths)) == pytest.approx(slow_imitation(*real), 1e-4)
+    assert float(soft_label_loss(ours, theirs, lengths)) == pytest.approx(slow_imitation(*real), 1e-4)
 
 
 @pytest.mark.parametrize("per_token", [False, True])
 def test_soft_targets_are_what_the_teacher_said(per_token: bool, tmp_path: Path) -> None:
     ids = [np.arange(1, n + 1) for n in (3, 1, 2)]
-    rows = TokenRows(ids, pad_id=0)
+    rows = TokenInputs(ids, pad_id=0)
 
     def said(tokens: Tensor, mask: Tensor) -> Tensor:
         every = torch.stack([tokens, tokens * 2], dim=-1).float()  # (B, T, 2)
         return every if per_token else every.sum(1)
 
-    SoftTargets.write(tmp_path / "said.f16", rows, said, 2, per_token=per_token)
-    soft = SoftTargets.open(tmp_path / "said.f16", ids, 2, per_token=per_token)
+    SoftLabels.write(tmp_path / "said.f16", rows, said, 2, per_token=per_token)
+    soft = SoftLabels.open(tmp_path / "said.f16", ids, 2, per_token=per_token)
     expected = said(*rows.batch([2, 0]))
     assert torch.equal(soft.of([2, 0]), expected)
 
 
-def lesson(foundation: Foundation, rows: Rows, sentences: list[str], folder: Path) -> TaughtRows:
+def lesson(backbone: Backbone, rows: Rows, sentences: list[str], folder: Path) -> SoftLabelDataset:
     labels = sorted({label for answers in rows.answers() for label in answers})
-    examples = make_examples(rows, labels, foundation.base.tokenizer, 16)
+    examples = make_examples(rows, labels, backbone.base.tokenizer, 16)
     ids = [
         *examples.ids,
-        *(np.array(one.ids, np.int64) for one in foundation.base.tokenizer.encode(sentences, 16)),
+        *(np.array(one.ids, np.int64) for one in backbone.base.tokenizer.encode(sentences, 16)),
     ]
 
     def said(tokens: Tensor, mask: Tensor) -> Tensor:
         every = torch.stack([(tokens % (n + 2)).float() for n in range(len(labels))], dim=-1)
         return every if examples.is_token else every[:, 1]
 
-    width = foundation.base.config.width
-    FeatureFile.write(folder / "f", ids, foundation.new_representation(), width=width, pad_id=0)
-    SoftTargets.write(folder / "s", TokenRows(ids, 0), said, len(labels), per_token=examples.is_token)
-    soft = SoftTargets.open(folder / "s", ids, len(labels), per_token=examples.is_token)
-    return TaughtRows(FeatureFile.open(folder / "f", ids, width), examples, soft)
+    width = backbone.base.config.width
+    FeatureFile.write(folder / "f", ids, backbone.new_extractor(), width=width, pad_id=0)
+    SoftLabels.write(folder / "s", TokenInputs(ids, 0), said, len(labels), per_token=examples.is_token)
+    soft = SoftLabels.open(folder / "s", ids, len(labels), per_token=examples.is_token)
+    return SoftLabelDataset(FeatureFile.open(folder / "f", ids, width), examples, soft)
 
 
 def test_labels_count_where_there_are_any(
-    foundation: Foundation, rows: Rows, sentences: list[str], tmp_path: Path
+    backbone: Backbone, rows: Rows, sentences: list[str], tmp_path: Path
 ) -> None:
-    taught = lesson(foundation, rows, sentences, tmp_path)
+    taught = lesson(backbone, rows, sentences, tmp_path)
     known, unknown = [0, 3], [len(rows), len(rows) + 5]
     for numbers in (known, unknown, [*known, *unknown]):
         _, mask = taught.batch(numbers)
         soft = taught.soft.of(numbers)
         logits = torch.randn(soft.shape)
-        expected = imitation(logits, soft, mask.sum(1))
+        expected = soft_label_loss(logits, soft, mask.sum(1))
         labelled = [place for place, number in enumerate(numbers) if number < len(rows)]
         if labelled:
             targets = taught.labelled.targets_of([numbers[place] for place in labelled])
             ours = logits[labelled]
             padded = torch.full(ours.shape[:-1], IGNORED)
             padded[..., : targets.shape[-1]] = targets
-            expected += LABELS_SHARE * len(labelled) / len(numbers) * task_loss(ours, padded)
+            expected += HARD_LABEL_WEIGHT * len(labelled) / len(numbers) * cross_entropy(ours, padded)
         assert float(taught.loss(logits, numbers)) == pytest.approx(float(expected), 1e-5)
 
 
 @given(st.lists(st.text(max_size=3), max_size=40), st.integers(0, 10), st.randoms())
 def test_the_same_texts_are_drawn_in_any_order(texts: list[str], rows: int, random: Any) -> None:
     without = set(texts[:3])
-    drawn = draw(texts, rows, without=without)
+    drawn = sample_texts(texts, rows, without=without)
     shuffled = random.sample(texts, len(texts))
-    assert set(draw(shuffled, rows, without=without)) == set(drawn)
+    assert set(sample_texts(shuffled, rows, without=without)) == set(drawn)
     assert len(drawn) == len(set(drawn)) == min(rows, len(set(texts) - without))
     assert not without & set(drawn)
 
 
 def test_what_the_teacher_knows_of_unlabelled_texts_is_learnt(
-    foundation: Foundation, labelled_rows: list[dict[str, Any]], tmp_path: Path
+    backbone: Backbone, labelled_rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     training = TAUGHT.model_copy(update={"batch_size": 8})
     few = LabelledRows([r["text"] for r in labelled_rows[:60]], [r["label"] for r in labelled_rows[:60]])
     others = [row["text"] for row in labelled_rows[60:]]
     labels = ("front", "rear")
-    examples = make_examples(few, labels, foundation.base.tokenizer, 16)
-    taught = teach(
-        foundation,
+    examples = make_examples(few, labels, backbone.base.tokenizer, 16)
+    taught = label_with_teacher(
+        backbone,
         examples,
         examples,
         others,
@@ -168,11 +169,11 @@ def test_what_the_teacher_knows_of_unlabelled_texts_is_learnt(
 
 
 def fit(
-    foundation: Foundation, rows: Rows, sentences: list[str], folder: Path, progress: Callable[..., None]
-) -> FittedAdapter:
-    parts = hold_out(rows)
-    return fit_adapter(
-        foundation,
+    backbone: Backbone, rows: Rows, sentences: list[str], folder: Path, progress: Callable[..., None]
+) -> TrainedAdapter:
+    parts = train_validation_split(rows)
+    return train_adapter(
+        backbone,
         parts.train,
         parts.validation,
         folder,
@@ -180,12 +181,12 @@ def fit(
         unlabelled=sentences,
         checkpoint_seconds=0.0,
         progress=progress,
-        teaching=progress,
+        teacher_progress=progress,
     )
 
 
 def test_a_killed_lesson_goes_on_to_the_same_bits(
-    foundation: Foundation, rows: Rows, sentences: list[str], tmp_path: Path
+    backbone: Backbone, rows: Rows, sentences: list[str], tmp_path: Path
 ) -> None:
     calls = 0
 
@@ -193,7 +194,7 @@ def test_a_killed_lesson_goes_on_to_the_same_bits(
         nonlocal calls
         calls += 1
 
-    whole = fit(foundation, rows, sentences, tmp_path / "whole", count)
+    whole = fit(backbone, rows, sentences, tmp_path / "whole", count)
     for fatal in (3, calls - 2):  # while the teacher learns, and while the adapter does
         left = fatal
 
@@ -204,8 +205,8 @@ def test_a_killed_lesson_goes_on_to_the_same_bits(
                 raise Killed
 
         with pytest.raises(Killed):
-            fit(foundation, rows, sentences, tmp_path / f"killed-{fatal}", die)
-        again = fit(foundation, rows, sentences, tmp_path / f"killed-{fatal}", count)
+            fit(backbone, rows, sentences, tmp_path / f"killed-{fatal}", die)
+        again = fit(backbone, rows, sentences, tmp_path / f"killed-{fatal}", count)
         assert again.metrics == whole.metrics
         ours, theirs = dict(again.weights.named_tensors()), dict(whole.weights.named_tensors())
         assert ours.keys() == theirs.keys()

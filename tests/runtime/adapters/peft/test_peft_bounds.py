@@ -17,8 +17,8 @@ from hmi_api.errors import InvalidInput
 from hmi_runtime.adapters.peft import files as peft_files
 from hmi_runtime.adapters.peft.config import MAX_EXPRESSIONS, MAX_PATTERNS, by_first_pattern
 from hmi_runtime.adapters.peft.importer import import_peft
-from hmi_runtime.models import BaseModel
-from hmi_runtime.training.imports import fetch_folder
+from hmi_runtime.models.source import BaseModel
+from hmi_runtime.training.peft import download_peft_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -144,7 +144,7 @@ def test_no_more_is_copied_than_is_read(
 
     monkeypatch.setattr(MemoryFileSystem, "info", lie)
     with pytest.raises(InvalidInput, match=f"AdapterNotPeft: {TENSORS} has"):
-        fetch_folder("memory://liar", tmp_path / "copy")
+        download_peft_folder("memory://liar", tmp_path / "copy")
     assert (tmp_path / "copy" / TENSORS).stat().st_size <= 1_500_000
 
 

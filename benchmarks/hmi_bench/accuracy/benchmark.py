@@ -1,0 +1,278 @@
+"""Accuracy benchmark: every task, method, learning rate and seed is run once and kept in a file."""
+
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+
+from hmi_bench import results
+from hmi_bench.accuracy.full_fine_tuning import Recipe, evaluate, full_finetune
+from hmi_bench.accuracy.hierarchical import Hierarchical
+from hmi_bench.accuracy.tasks import Task, read_tasks
+from hmi_runtime.models import load_base
+
+log = logging.getLogger(__name__)
+METHODS = ("full", "unsplit", "bridgeless", "untaught", "hplm")
+"""From full fine-tuning to the hPLM, each nearer to it by one step."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is run: rows, epochs, learning rates to choose from, distillation steps, seeds.
+
+    ``unlabelled_rows`` are what the hPLM's teacher labels; ``methods`` what is run where none are named.
+    """
+
+    name: str
+    train_rows: int
+    test_rows: int
+    epochs: int
+    full_rates: tuple[float, ...]
+    upper_rates: tuple[float, ...]
+    distillation_steps: int
+    unlabelled_rows: int
+    seeds: tuple[int, ...] = (0,)
+    methods: tuple[str, ...] = METHODS
+
+
+PRESETS = {
+    "quick": Preset("quick", 400, 300, 4, (3e-4,), (1e-3,), 150, 200, methods=("full", "hplm")),
+    "standard": Preset("standard", 800, 500, 6, (1e-4, 3e-4), (3e-4, 1e-3), 800, 2400),
+    "full": Preset(
+        "full", 10_000, 10_000, 10, (5e-5, 1e-4, 3e-4), (1e-4, 3e-4, 1e-3), 1200, 10_000, (0, 1, 2)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one cell measured; ``test`` is only looked at for the rate that validation chose."""
+
+    task: str
+    domain: str
+    method: str
+    seed: int
+    learning_rate: float
+    best_epoch: int
+    validation: float
+    test: float
+    seconds: float
+    detail: dict[str, float] = field(default_factory=dict)
+
+
+Method = Callable[[Task, Recipe, int], tuple[float, int, float, dict[str, float]]]
+"""(task, recipe, seed) -> (validation metric, best epoch, test metric, detail)."""
+
+
+def run_study(
+    tasks: list[Task],
+    methods: dict[str, Method],
+    preset: Preset,
+    folder: Path,
+    wanted: Callable[[Task, str], bool] = lambda task, method: True,
+) -> list[Outcome]:
+    """Run the wanted cells that are not in ``folder`` yet and return all outcomes that are there then.
+
+    Every method gets the same care: on the smallest task of its kind in a domain (the pilot) all of the
+    method's rates are tried, and the one that does best on validation serves the domain's others of its kind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    outcomes: list[Outcome] = []
+    by_size = sorted(tasks, key=lambda task: sum(map(len, task.train.plain())))
+    pilots = {_kind(task): task.name for task in reversed(by_size)}
+    for seed in preset.seeds:
+        for task in by_size:
+            for method, run in methods.items():
+                rates = preset.full_rates if method == "full" else preset.upper_rates
+                if pilots[_kind(task)] != task.name:
+                    rates = _pilot_rate(outcomes, pilots[_kind(task)], method, seed)
+                limited = task.limited(preset.train_rows, preset.test_rows, seed)
+                for rate in rates:
+                    path = folder / f"{task.name.replace('/', '.')}-{method}-{rate:g}-{seed}.json"
+                    if path.is_file():
+                        outcomes.append(Outcome(**json.loads(path.read_text())))
+                    elif wanted(task, method):
+                        outcomes.append(_run_cell(limited, method, run, rate, preset, seed, path))
+    return outcomes
+
+
+def _kind(task: Task) -> tuple[str, bool]:
+    """Return what tasks must share to share a learning rate: the domain, and whether tokens are labelled."""
+    return task.domain, task.is_token
+
+
+def _run_cell(
+    task: Task, method: str, run: Method, rate: float, preset: Preset, seed: int, path: Path
+) -> Outcome:
+    """Run a cell and keep its outcome at ``path``."""
+    started = time.monotonic()
+    validation, epoch, test, detail = run(task, Recipe(rate, preset.epochs), seed)
+    seconds = round(time.monotonic() - started, 1)
+    outcome = Outcome(task.name, task.domain, method, seed, rate, epoch, validation, test, seconds, detail)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(asdict(outcome), indent=1))
+    temporary.replace(path)
+    log.info(
+        "%s %s rate %g seed %d: validation %.4f, %.0f s", task.name, method, rate, seed, validation, seconds
+    )
+    return outcome
+
+
+def _pilot_rate(outcomes: list[Outcome], pilot: str, method: str, seed: int) -> tuple[float, ...]:
+    """Return the rate that did best on the pilot's validation rows; none while the pilot has not run."""
+    tried = [o for o in outcomes if (o.task, o.method, o.seed) == (pilot, method, seed)]
+    return (max(tried, key=lambda outcome: outcome.validation).learning_rate,) if tried else ()
+
+
+def chosen(outcomes: list[Outcome]) -> list[Outcome]:
+    """Return, of each task, method and seed, the outcome whose rate did best on validation."""
+    best: dict[tuple[str, str, int], Outcome] = {}
+    for outcome in outcomes:
+        key = (outcome.task, outcome.method, outcome.seed)
+        if key not in best or outcome.validation > best[key].validation:
+            best[key] = outcome
+    return list(best.values())
+
+
+_HEADER = [
+    "task",
+    "full fine-tuning",
+    "adapters, unsplit, no teacher",
+    "hPLM, no bridge, no teacher",
+    "hPLM, no teacher",
+    "hPLM",
+    "loss of the hPLM",
+    "by freezing the lower layers",
+    "by windows",
+    "by the bridge (less than 0: it gives back)",
+    "by learning from the teacher",
+    "by the cut to a LoRA",
+    "hPLM, int8 upper layers",
+    "rank",
+]
+_LOSS = 5  # place of the loss among a row's columns
+
+
+def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
+    """Write ``accuracy.json`` and ``accuracy.png`` under ``out`` and return the tables.
+
+    Tasks are shown once full fine-tuning and the hPLM have run; what has not run yet is a dash. Figures
+    are means over seeds, in per cent.
+    """
+    best = chosen(outcomes)
+    figures = {task: row for task, row in _by_task(best).items() if {"full", "hplm"} <= row.keys()}
+    rows = {task: _row(methods) for task, methods in figures.items()}
+    means = [_mean(column) for column in zip(*rows.values(), strict=True)]
+    results.write_json(
+        out / "accuracy.json",
+        preset=asdict(preset),
+        chosen=[asdict(outcome) for outcome in best],
+        mean_loss=means[_LOSS] if means else None,
+    )
+    if figures:
+        series = {
+            "full fine-tuning": [row["full"]["test"] for row in figures.values()],
+            "hPLM": [row["hplm"]["test"] for row in figures.values()],
+        }
+        title = "Test accuracy, or F1 of whole entities"
+        results.grouped_bars(out / "accuracy.png", title, "per cent", list(figures), series)
+    shown = {**rows, "**mean**": means} if means else rows
+    return results.table(_HEADER, [[task, *map(_cell, row)] for task, row in shown.items()])
+
+
+def _by_task(outcomes: list[Outcome]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return task -> method -> its figures in per cent, means over seeds."""
+    gathered: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
+    for outcome in outcomes:
+        gathered[outcome.task][outcome.method].append(outcome)
+    return {
+        task: {
+            method: {
+                "test": 100 * mean(o.test for o in found),
+                "whole": 100 * mean(o.detail.get("test_before_the_cut", o.test) for o in found),
+                "int8": 100 * mean(o.detail.get("test_int8", o.test) for o in found),
+                "rank": mean(o.detail.get("rank", 0.0) for o in found),
+            }
+            for method, found in methods.items()
+        }
+        for task, methods in gathered.items()
+    }
+
+
+def _row(methods: dict[str, dict[str, float]]) -> list[float | None]:
+    """Return the columns of one task; the five parts of the loss add up to it."""
+    full, hplm = methods["full"], methods["hplm"]
+    between = [methods.get(name) for name in ("unsplit", "bridgeless", "untaught")]
+    steps = [full["test"], *(_whole(method) for method in between), hplm["whole"], hplm["test"]]
+    return [
+        full["test"],
+        *(method["test"] if method else None for method in between),
+        hplm["test"],
+        full["test"] - hplm["test"],
+        *(
+            before - after if before is not None and after is not None else None
+            for before, after in pairwise(steps)
+        ),
+        hplm["int8"],
+        hplm["rank"],
+    ]
+
+
+def _whole(method: dict[str, float] | None) -> float | None:
+    """Return what a method tested before its cut to a LoRA, if it has run."""
+    return method["whole"] if method else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return mean(present) if len(present) == len(values) else None
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def run_accuracy(
+    data: Path,
+    out: Path,
+    *,
+    preset_name: str,
+    base_uri: str,
+    domains: Path | None,
+    only_tasks: list[str],
+    only_methods: list[str],
+) -> str:
+    """Run what is missing of a preset's study on the tasks under ``data``; return the report's table.
+
+    ``domains`` is a JSON file that maps task paths to domains; ``only_*`` narrow what is run now, so that
+    a study can be shared between processes: what is on file already is always reported.
+    """
+    preset = PRESETS[preset_name]
+    folder = out / f"accuracy-{preset.name}"
+    tasks = read_tasks(data, json.loads(domains.read_text()) if domains else {})
+    base = load_base(base_uri)
+    hierarchical = Hierarchical(base, tasks, preset.distillation_steps, preset.unlabelled_rows, folder)
+
+    def full(task: Task, recipe: Recipe, seed: int) -> tuple[float, int, float, dict[str, float]]:
+        metric, epoch, model = full_finetune(base, task, recipe, seed)
+        return metric, epoch, evaluate(base, task, task.test, model, recipe.max_length), {}
+
+    methods: dict[str, Method] = {
+        "full": full,
+        "unsplit": hierarchical.unsplit,
+        "bridgeless": hierarchical.bridgeless,
+        "untaught": hierarchical.untaught,
+        "hplm": hierarchical.hplm,
+    }
+
+    def wanted(task: Task, method: str) -> bool:
+        named = not only_tasks or any(task.name.startswith(prefix) for prefix in only_tasks)
+        return named and method in (only_methods or preset.methods)
+
+    outcomes = run_study(tasks, methods, preset, folder / "cells", wanted)
+    return write_report(outcomes, preset, folder)

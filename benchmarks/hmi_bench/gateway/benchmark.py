@@ -1,0 +1,119 @@
+"""Gateway study: latency straight to the runtime and through the gateway, idle and at steady rates."""
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hmi_bench import results
+from hmi_bench.gateway.client import at_rate, one_by_one
+from hmi_bench.gateway.processes import Stage, served_stage
+from hmi_bench.timing import percentile
+
+_WARM_UP = 200
+_SYNCS = 300
+_USAGE_BYTES = 1_000
+
+
+@dataclass(frozen=True)
+class Added:
+    """Milliseconds with and without the gateway; ``rate`` is requests a second, 0 for one at a time.
+
+    ``cpu`` is the processor time of the gateway's process for one request, what runs beside them included.
+    """
+
+    rate: float
+    direct_p50: float
+    direct_p99: float
+    through_p50: float
+    through_p99: float
+    cpu: float
+
+    @property
+    def p50(self) -> float:
+        """What the gateway adds at the median."""
+        return self.through_p50 - self.direct_p50
+
+    @property
+    def p99(self) -> float:
+        """What the gateway adds at the 99th percentile."""
+        return self.through_p99 - self.direct_p99
+
+
+def run_gateway(out: Path, *, requests: int, rates: Sequence[float]) -> str:
+    """Measure, write ``gateway.json`` under ``out`` and return the table."""
+    with TemporaryDirectory(prefix="hmi-gateway-") as name, served_stage(Path(name)) as stage:
+        syncs = _sync_ms(stage.folder)
+        measured = asyncio.run(_measure(stage, requests, rates))
+    results.write_json(
+        out / "gateway.json",
+        requests=requests,
+        sync_ms=syncs,
+        measured=[asdict(row) for row in measured],
+    )
+    rows = [
+        [
+            f"{row.rate:g}/s" if row.rate else "one at a time",
+            *(f"{value:.2f}" for value in (row.direct_p50, row.direct_p99, row.through_p50, row.through_p99)),
+            f"{row.p50:.2f}",
+            f"{row.p99:.2f}",
+            f"{row.cpu:.2f}",
+        ]
+        for row in measured
+    ]
+    header = [
+        "requests",
+        "p50 ms, straight",
+        "p99",
+        "p50 ms, by the gateway",
+        "p99",
+        "added p50",
+        "added p99",
+        "CPU ms a request",
+    ]
+    disk = f"Syncing a request's usage to this disk alone: {syncs['p50']:.2f} ms, p99 {syncs['p99']:.2f} ms."
+    return f"{results.table(header, rows)}\n\n{disk}"
+
+
+async def _measure(stage: Stage, requests: int, rates: Sequence[float]) -> list[Added]:
+    await one_by_one([stage.direct, stage.through], _WARM_UP)
+    before = stage.gateway_cpu_seconds()
+    direct, through = await one_by_one([stage.direct, stage.through], requests)
+    measured = [_added(0.0, direct, through, stage.gateway_cpu_seconds() - before)]
+    for rate in rates:
+        direct = await at_rate(stage.direct, rate, requests)
+        before = stage.gateway_cpu_seconds()
+        through = await at_rate(stage.through, rate, requests)
+        measured.append(_added(rate, direct, through, stage.gateway_cpu_seconds() - before))
+    return measured
+
+
+def _added(rate: float, direct: list[float], through: list[float], cpu: float) -> Added:
+    return Added(
+        rate,
+        direct_p50=statistics.median(direct) * 1000,
+        direct_p99=_p99(direct) * 1000,
+        through_p50=statistics.median(through) * 1000,
+        through_p99=_p99(through) * 1000,
+        cpu=cpu * 1000 / len(through),
+    )
+
+
+def _sync_ms(folder: Path) -> dict[str, float]:
+    """Return how long the disk alone takes for what the gateway waits for before each answer."""
+    seconds = []
+    with (folder / "syncs").open("ab", buffering=0) as file:
+        for _ in range(_SYNCS):
+            file.write(b"x" * _USAGE_BYTES)
+            started = time.perf_counter()
+            os.fdatasync(file.fileno())
+            seconds.append(time.perf_counter() - started)
+    return {"p50": statistics.median(seconds) * 1000, "p99": _p99(seconds) * 1000}
+
+
+def _p99(seconds: list[float]) -> float:
+    return percentile(seconds, 0.99)

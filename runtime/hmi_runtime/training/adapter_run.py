@@ -1,0 +1,190 @@
+"""A task adapter's training run: rows, fit or import, evaluation behind the gate, publishing."""
+
+from dataclasses import dataclass, replace
+
+from hmi_api.artifacts import ArtifactKind
+from hmi_api.errors import InvalidInput
+from hmi_api.internal.runs import AdapterRunSpec, RunResult
+from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.task_adapter import TaskData, check_gate_fits
+from hmi_runtime.adapters.checks import check_adapter
+from hmi_runtime.adapters.weights import AdapterWeights
+from hmi_runtime.training.adapter_training import evaluate, train_adapter
+from hmi_runtime.training.backbone import Backbone
+from hmi_runtime.training.checkpoint import Stages
+from hmi_runtime.training.data_reader import read_texts
+from hmi_runtime.training.labelled_data import (
+    Rows,
+    TaggedRows,
+    check_labels_known,
+    label_names,
+    read_labelled,
+    train_validation_split,
+)
+from hmi_runtime.training.metrics import GateResult, check_gate
+from hmi_runtime.training.peft import BASE_URI, FAMILY, import_peft_adapter
+from hmi_runtime.training.run_context import RunContext
+from hmi_runtime.training.source_files import DataUse, SourceStats
+from hmi_runtime.training.teacher import sample_texts
+
+
+def run_adapter(run: AdapterRunSpec, stages: Stages, context: RunContext) -> RunResult:
+    """Do a task adapter's training run and return what it published.
+
+    A gate that is not passed is a result too: the artifact is published, and ``gate_passed`` is False.
+    Raises ``InvalidInput`` for what the user declared wrongly: Corpus*, FieldMissing, RowMalformed,
+    TagsMismatch, TagMalformed, OneLabelOnly, Label*, TooFewRows, TooManyLabels, Gate*, TaskUnsupported, and
+    for imports Adapter*.
+    """
+    spec = run.spec
+    check_gate_fits(spec.gate, spec.task.type, has_data=spec.data is not None)
+    context.limits.check_spec(spec)
+    backbone = Backbone.from_version(run.domain, context.store, context.cache)
+    if spec.data is not None:
+        weights, metrics, gate_result = _trained(run, spec.data, backbone, stages, context)
+    else:
+        weights, metrics, gate_result = _imported(run, backbone, context), {}, GateResult(True)
+    check_adapter(
+        weights,
+        backbone.base.config,
+        backbone.split,
+        base_digest=backbone.base.digest,
+        layers_digest=backbone.layers_digest,
+    )
+    _check_limits(weights, context.limits)
+    context.progress_callback("publishing")(0, 1, metrics)
+    folder = stages.fresh_folder("adapter")
+    weights.save(folder)
+    ref = context.store.publish(
+        ArtifactKind.ADAPTER,
+        folder,
+        base_digest=weights.base_digest,
+        layers_digest=backbone.layers_digest,
+        config={
+            **weights.config(),
+            FAMILY: backbone.base.config.family,
+            BASE_URI: backbone.base.uri,
+        },
+    )
+    return RunResult(
+        artifacts=[ref],
+        base_digest=backbone.base.digest,
+        layers_digest=backbone.layers_digest,
+        split=backbone.split,
+        labels=list(weights.labels),
+        metrics=metrics,
+        gate_passed=gate_result.passed,
+        gate_message=gate_result.message,
+        data=list(context.data),
+    )
+
+
+def _check_limits(weights: AdapterWeights, limits: AdapterLimits) -> None:
+    """Raise ``InvalidInput`` AdapterTooLarge for an adapter that no runtime would load."""
+    limits.check_rank(weights.rank, "The adapter has")
+    limits.check_bottleneck(weights.bottleneck_width, "The adapter has")
+    limits.check_labels(len(weights.labels), "The adapter has")
+
+
+def _trained(
+    run: AdapterRunSpec, data: TaskData, backbone: Backbone, stages: Stages, context: RunContext
+) -> tuple[AdapterWeights, dict[str, float], GateResult]:
+    """Train an adapter on the rows and evaluate it against the gate on held-out ones."""
+    context.progress_callback("corpus")(0, 1, {})
+    parts, labels = _rows(run, data, context)
+    context.limits.check_labels(len(labels), "The training rows have")
+    folder, record = stages.folder / "fitted", stages.record("training")
+    if record is None:
+        fitted = train_adapter(
+            backbone,
+            parts.train,
+            parts.validation,
+            stages.folder,
+            labels=labels,
+            method=run.spec.method,
+            limits=context.limits,
+            training=run.spec.training,
+            metric=run.spec.gate.metric if run.spec.gate is not None else None,
+            unlabelled=_unlabelled(run, data, parts, context),
+            checkpoint_seconds=context.checkpoint_seconds,
+            progress=context.progress_callback("training"),
+            teacher_progress=context.progress_callback("teaching"),
+            distillation_progress=context.progress_callback("settling"),
+        )
+        fitted.weights.save(stages.fresh_folder(folder.name))
+        record = dict(fitted.metrics)
+        stages.finish("training", record)
+        del fitted  # it holds the tuned model too
+    weights = AdapterWeights.load(folder)
+    context.progress_callback("evaluation")(0, 1, record)
+    measured = evaluate(
+        backbone,
+        weights,
+        parts.judged_on,
+        stages.folder / "features",
+        max_length=run.spec.training.max_length,
+    )
+    return weights, {**record, **measured}, check_gate(run.spec.gate, measured, len(parts.judged_on))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Rows to train on, to choose epoch and rank on, and to evaluate the gate on."""
+
+    train: Rows
+    validation: Rows
+    judged_on: Rows
+
+
+def _rows(run: AdapterRunSpec, data: TaskData, context: RunContext) -> tuple[_Parts, tuple[str, ...]]:
+    """Return the rows and the labels, and say what was read.
+
+    The choice is made on a tenth of the training rows. Where the task has evaluation rows of its own,
+    nothing but the gate sees them; else that tenth serves for both.
+    """
+    task = run.spec.task
+    reading = SourceStats(DataUse.TRAIN)
+    rows = read_labelled(data.train, task.type, reading)
+    try:
+        labels = label_names(rows, task.labels)
+        held = train_validation_split(rows)
+        reading.held_out = len(held.validation)
+    finally:  # what was read tells best why it does not fit
+        context.record_data_read([reading.report()])
+        context.progress_callback("corpus")(0, 1, {})
+    if data.evaluation is None:
+        return _Parts(held.train, held.validation, held.validation), labels
+    reading = SourceStats(DataUse.EVALUATION)
+    evaluation = read_labelled(data.evaluation, task.type, reading)
+    context.record_data_read([reading.report()])
+    check_labels_known(evaluation, labels)
+    if isinstance(evaluation, TaggedRows) and isinstance(rows, TaggedRows):
+        evaluation = replace(evaluation, scheme=rows.scheme)
+    return _Parts(held.train, held.validation, evaluation), labels
+
+
+def _unlabelled(run: AdapterRunSpec, data: TaskData, parts: _Parts, context: RunContext) -> list[str]:
+    """Return the texts that a teacher labels; none that the task is learnt from or judged by."""
+    teacher = run.spec.training.teacher
+    if teacher is None or data.unlabelled is None:
+        return []
+    known = {text for rows in (parts.train, parts.validation, parts.judged_on) for text in rows.inputs()}
+    readings: list[SourceStats] = []
+    texts = read_texts([data.unlabelled], DataUse.UNLABELLED, readings)
+    drawn = sample_texts(texts, teacher.unlabelled_rows, without=known)
+    context.record_data_read(reading.report() for reading in readings)
+    return drawn
+
+
+def _imported(run: AdapterRunSpec, backbone: Backbone, context: RunContext) -> AdapterWeights:
+    spec = run.spec
+    if spec.source is None:
+        raise InvalidInput("DataMissing", "Give data to train on, or a source to import.")
+    context.progress_callback("corpus")(0, 1, {})
+    return import_peft_adapter(
+        spec.source,
+        context.folder / "source",
+        backbone,
+        spec.task,
+        base_revision=run.domain.base.revision,
+    )

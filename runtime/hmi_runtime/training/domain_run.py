@@ -1,0 +1,258 @@
+"""A Domain's training run: corpus, distillation, table, and what it publishes.
+
+Each stage leaves its result in the work folder and a record that it is finished, so that a run that was
+killed goes on where it was.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.errors import InvalidInput
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.runs import DomainRunSpec, RunResult
+from hmi_api.resources.common import DataRead
+from hmi_api.resources.domain import OnMiss
+from hmi_runtime.models import BaseModel, DomainLayers, Encoder, load_base, trigrams
+from hmi_runtime.models.domain_layers import check_split
+from hmi_runtime.tables.build import build_table
+from hmi_runtime.tables.lookup import TreeLookup
+from hmi_runtime.tables.table import PlotTable
+from hmi_runtime.training.checkpoint import Stages
+from hmi_runtime.training.data_reader import read_texts
+from hmi_runtime.training.distillation import Distillation, distill, evaluate_distillation
+from hmi_runtime.training.optim import Progress
+from hmi_runtime.training.run_context import RunContext
+from hmi_runtime.training.source_files import DataUse, SourceStats
+from hmi_runtime.training.token_dataset import TokenDataset
+
+CHECKPOINT_FILE = "distillation.safetensors"
+
+_TABLE_BATCH = 256
+
+
+def train_domain(
+    base: BaseModel,
+    texts: Iterable[str],
+    work_dir: Path,
+    *,
+    split: int | None = None,
+    bridge_heads: int = 4,
+    bridge_head_size: int = 24,
+    max_length: int = 128,
+    distillation: Distillation | None = None,
+    start: DomainLayers | None = None,
+    progress: Progress = lambda step, steps, metrics: None,
+) -> tuple[DomainLayers, TokenDataset]:
+    """Train the layers of a Domain on ``texts``; return them and the tokenised corpus.
+
+    ``split`` is half of the base's layers when absent. ``start``: layers to start from, such as the
+    parent's; the base's own otherwise. ``work_dir`` holds the tokenised corpus and the checkpoint, from
+    which a second call with the same arguments goes on.
+    """
+    config = distillation or Distillation()
+    encoder = base.encoder()
+    dataset = _open_dataset(base, texts, work_dir, max_length)
+    layers = start or DomainLayers.from_encoder(
+        encoder,
+        base.config.layers // 2 if split is None else split,
+        bridge_heads=bridge_heads,
+        bridge_head_size=bridge_head_size,
+        seed=config.seed,
+    )
+    distill(
+        encoder,
+        layers,
+        dataset,
+        config,
+        checkpoint_path=work_dir / CHECKPOINT_FILE,
+        fresh=start is None,
+        progress=progress,
+    )
+    return layers.requires_grad_(False).eval(), dataset
+
+
+def run_domain(run: DomainRunSpec, stages: Stages, context: RunContext) -> RunResult:
+    """Do a Domain's training run and return what it published.
+
+    Raises ``InvalidInput`` for what the user declared wrongly: BaseModel*, SplitTooDeep, Corpus*,
+    FieldMissing, RowMalformed, ParentMismatch.
+    """
+    return _prepared(run, stages, context).result()
+
+
+def _prepared(run: DomainRunSpec, stages: Stages, context: RunContext) -> "_DomainRun":
+    spec = run.spec
+    base = load_base(spec.base_model.uri, spec.base_model.revision)
+    split = base.config.layers // 2 if spec.split is None else spec.split
+    check_split(base.config, split)
+    if run.parent is not None:
+        _check_parent(run.parent, base, split)
+    return _DomainRun(run, base, base.encoder(), split, stages, context)
+
+
+def _check_parent(parent: DomainVersionView, base: BaseModel, split: int) -> None:
+    if parent.base_digest != base.digest:
+        raise InvalidInput(
+            "ParentMismatch", f"The parent stands on another base model ({parent.base.uri}); use that one."
+        )
+    if parent.split != split:
+        raise InvalidInput(
+            "ParentMismatch", f"The parent splits at {parent.split}, not {split}; set split: {parent.split}."
+        )
+
+
+@dataclass(frozen=True)
+class _DomainRun:
+    """The stages of one run; each is skipped where its record says that it is finished."""
+
+    run: DomainRunSpec
+    base: BaseModel
+    encoder: Encoder
+    split: int
+    stages: Stages
+    context: RunContext
+
+    def result(self) -> RunResult:
+        """Do what is left to do and say what was published."""
+        dataset = self._corpus()
+        trained = self._training(dataset)
+        ref = ArtifactRef.model_validate(trained["layers"])
+        layers = DomainLayers.load(self.context.store.fetch(ref, self.context.cache), self.encoder)
+        table = self._table(layers, ref, dataset)
+        return RunResult(
+            artifacts=[ref, ArtifactRef.model_validate(table["table"])],
+            base_digest=self.base.digest,
+            layers_digest=ref.digest,
+            split=self.split,
+            metrics=trained["metrics"],
+            entries=table["entries"],
+            coverage=table["coverage"],
+            data=list(self.context.data),
+        )
+
+    def _corpus(self) -> TokenDataset:
+        folder = self.stages.folder / "corpus"
+        record = self.stages.record("corpus")
+        if record is None:
+            self.context.progress_callback("corpus")(0, 1, {})
+            readings: list[SourceStats] = []
+            texts = read_texts(self.run.spec.corpus, DataUse.CORPUS, readings)
+            dataset = _write_dataset(self.base, texts, folder, self.run.spec.training.max_length)
+            read = [reading.report().model_dump() for reading in readings]
+            record = {"rows": len(dataset), "tokens": len(dataset.tokens), "read": read}
+            self.stages.finish("corpus", record)
+        self.context.record_data_read(DataRead.model_validate(report) for report in record["read"])
+        return TokenDataset.open(folder)
+
+    def _training(self, dataset: TokenDataset) -> dict[str, Any]:
+        """Record the Layers artifact and how good it is."""
+        record = self.stages.record("training")
+        if record is None:
+            layers = self._starting_layers()
+            if self.run.parent is not None and self.run.spec.training.steps == 0:
+                ref = self.run.parent.layers
+            else:
+                ref = self._distilled(layers, dataset)
+            record = {
+                "layers": ref.model_dump(mode="json"),
+                "metrics": evaluate_distillation(self.encoder, layers, dataset),
+            }
+            self.stages.finish("training", record)
+        return record
+
+    def _starting_layers(self) -> DomainLayers:
+        """Return the parent's layers where there is a parent, else the base's own, run on windows."""
+        bridge, parent = self.run.spec.bridge, self.run.parent
+        if parent is None:
+            return DomainLayers.from_encoder(
+                self.encoder,
+                self.split,
+                bridge_heads=bridge.heads,
+                bridge_head_size=bridge.head_size,
+                seed=self.run.spec.training.seed,
+            )
+        layers = DomainLayers.load(self.context.store.fetch(parent.layers, self.context.cache), self.encoder)
+        made = layers.config
+        if made.bridge_heads != bridge.heads or (bridge.heads and made.bridge_head_size != bridge.head_size):
+            raise InvalidInput(
+                "ParentMismatch",
+                f"The parent's bridge has {made.bridge_heads} heads of {made.bridge_head_size}; "
+                "set bridge to the same.",
+            )
+        return layers
+
+    def _distilled(self, layers: DomainLayers, dataset: TokenDataset) -> ArtifactRef:
+        training = self.run.spec.training
+        distill(
+            self.encoder,
+            layers,
+            dataset,
+            Distillation(
+                steps=training.steps,
+                batch_size=training.batch_size,
+                learning_rate=training.learning_rate,
+                seed=training.seed,
+                back_off=self.run.spec.plot.on_miss is OnMiss.BACKOFF,
+            ),
+            checkpoint_path=self.stages.folder / CHECKPOINT_FILE,
+            checkpoint_seconds=self.context.checkpoint_seconds,
+            fresh=self.run.parent is None,
+            progress=self.context.progress_callback("training"),
+        )
+        folder = self.stages.fresh_folder("layers")
+        layers.save(folder)
+        return self.context.store.publish(ArtifactKind.LAYERS, folder, base_digest=self.base.digest)
+
+    def _table(self, layers: DomainLayers, layers_ref: ArtifactRef, dataset: TokenDataset) -> dict[str, Any]:
+        """Record the Table artifact, its entries and the share of held-out windows that the tree holds."""
+        record = self.stages.record("table")
+        if record is None:
+            plot, pad_id = self.run.spec.plot, self.base.config.pad_id
+            report_progress = self.context.progress_callback("table")
+            folder, ancestors = self.stages.fresh_folder("table"), self._ancestors()
+            report = build_table(
+                folder,
+                dataset.batches(dataset.training_rows, _TABLE_BATCH, pad_id),
+                layers,
+                layers_digest=layers_ref.digest,
+                max_entries=plot.max_entries,
+                min_frequency=plot.min_frequency,
+                dtype=plot.dtype,
+                on_miss=plot.on_miss,
+                ancestors=ancestors,
+                progress=lambda done, total: report_progress(done, total, {}),
+            )
+            tables = [PlotTable.load(folder), *ancestors]
+            lookup = TreeLookup(tables, layers, layers_digest=layers_ref.digest, on_miss=plot.on_miss)
+            held_out = dataset.batches(dataset.held_out_rows, _TABLE_BATCH, pad_id)
+            coverage = lookup.coverage(trigrams(ids, mask)[mask] for ids, mask in held_out)
+            ref = self.context.store.publish(
+                ArtifactKind.TABLE,
+                folder,
+                base_digest=self.base.digest,
+                layers_digest=layers_ref.digest,
+                config={"entries": report.entries, "onMiss": plot.on_miss.value, "dtype": plot.dtype.value},
+            )
+            record = {"table": ref.model_dump(mode="json"), "entries": report.entries, "coverage": coverage}
+            self.stages.finish("table", record)
+        return record
+
+    def _ancestors(self) -> list[PlotTable]:
+        refs = self.run.parent.tables if self.run.parent is not None else []
+        return [PlotTable.load(self.context.store.fetch(ref, self.context.cache)) for ref in refs]
+
+
+def _open_dataset(base: BaseModel, texts: Iterable[str], work_dir: Path, max_length: int) -> TokenDataset:
+    """Open the finished corpus of a work folder, or write it."""
+    stages = Stages(work_dir, "train_domain")
+    if stages.record("corpus") is None:
+        _write_dataset(base, texts, work_dir / "corpus", max_length)
+        stages.finish("corpus", {})
+    return TokenDataset.open(work_dir / "corpus")
+
+
+def _write_dataset(base: BaseModel, texts: Iterable[str], folder: Path, max_length: int) -> TokenDataset:
+    return TokenDataset.write(folder, texts, base.tokenizer, min(max_length, base.config.positions))
