@@ -54,7 +54,7 @@ def test_one_request_answers_every_task_about_a_text_in_the_table(base: BaseMode
     tasks = make_tasks(base, domain.split, domain.layers_digest, rank=4)
     with serving(runtime_settings(tmp_path, device_slots=12), domain.store) as residency:
         for key, weights in tasks.items():
-            residency.serve(residency.load(domain.publish(key, weights), domain.serving))
+            residency.activate(residency.load(domain.publish(key, weights), domain.serving))
         answers = ask(residency, list(tasks), text)
         with pytest.raises(RuntimeError, match="NotLoaded"):
             ask(residency, ["bench/unknown"], text)

@@ -164,7 +164,8 @@ def _declare(http: httpx.Client, token: str, admin: str, runtime_url: str) -> st
         "trainingSeconds": 1.0,
     }
     internal("POST", f"/runs/{run['id']}/complete", result)
-    internal("POST", "/runtimes/instant/heartbeat", {"incarnation": "one", "ready": [f"{TENANT}/{MODEL}@1"]})
+    ready = [{"adapter": f"{TENANT}/{MODEL}", "version": 1}]
+    internal("POST", "/runtimes/instant/heartbeat", {"incarnation": "one", "ready": ready})
 
     made_key = http.post(
         f"/admin/v1/tenants/{TENANT}/keys", json={"name": "b"}, headers={"Authorization": f"Bearer {admin}"}

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -29,7 +30,7 @@ from hmi_runtime.outbound import find_guard_error, open_address, use_guarded_cli
 from hmi_runtime.outbound import guard as guards
 from hmi_runtime.outbound.clients import GuardedTransport
 from hmi_runtime.outbound.guard import Guard
-from hmi_runtime.training import resumable_io as remote
+from hmi_runtime.training import resumable_io
 from hmi_runtime.training.data_reader import read_rows, read_texts
 from hmi_runtime.training.peft import download_peft_folder
 from hmi_runtime.training.source_files import DataUse, SourceStats
@@ -143,7 +144,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
         name_proxies(monkeypatch, proxies or {})
         monkeypatch.setattr(guards, "process", guards.Process(policy, mounts, lookup))
-        monkeypatch.setattr(remote, "ATTEMPTS", 1)
+        monkeypatch.setattr(resumable_io, "_RETRY", replace(resumable_io._RETRY, attempts=1))
         return guards.current_guard()
 
     return installed
