@@ -2,8 +2,8 @@
 
 import asyncio
 import base64
-import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hmi_operator.kubernetes.webhook import AdmissionReviewer, WebhookAddress, w
 
 pytestmark = pytest.mark.anyio
 _NAME = "webhook-asked"
+_STOP_SECONDS = 30.0
 _DOMAIN = {
     "apiVersion": "hmi.dev/v1alpha1",
     "kind": "Domain",
@@ -43,21 +44,24 @@ async def asked(kubeconfig: KubeServer, tmp_path: Path) -> AsyncIterator[KubeSer
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAME}},
         _configuration(f"https://127.0.0.1:{port}/validate-domains", authority.cert_pem.bytes()),
     )
-    stop = asyncio.Event()
-    running = asyncio.create_task(
-        kopf.operator(
-            registry=build_registry(ResourceCache(), AdmissionReviewer(lambda _: None)),
-            settings=build_settings(webhook_server(address)),
-            standalone=True,
-            namespaces=[_NAME],
-            stop_flag=stop,
-        )
+    # A loop of its own: where kopf ends, it cancels every task that began after it, those of pytest too.
+    stop = threading.Event()
+    running = threading.Thread(
+        target=kopf.run,
+        kwargs={
+            "registry": build_registry(ResourceCache(), AdmissionReviewer(lambda _: None)),
+            "settings": build_settings(webhook_server(address)),
+            "standalone": True,
+            "namespaces": [_NAME],
+            "stop_flag": stop,
+        },
     )
+    running.start()
     yield kube
     await asyncio.to_thread(kube.kubectl, "delete", "validatingwebhookconfiguration", _NAME)
     stop.set()
-    with contextlib.suppress(asyncio.CancelledError):  # how kopf ends where it serves reviews
-        await running
+    await asyncio.to_thread(running.join, _STOP_SECONDS)
+    assert not running.is_alive()
 
 
 async def test_kubectl_apply_is_told_what_to_do(asked: KubeServer) -> None:

@@ -70,6 +70,11 @@ def served(sqlite_url: str, tmp_path: Path) -> Iterator[ControlPlane]:
     listener.close()
 
 
+def version_ref(key: str, version: int) -> dict[str, Any]:
+    """Return how a heartbeat names one version of an adapter."""
+    return {"adapter": key, "version": version}
+
+
 def says(type_: str, reason: str) -> Any:
     def check(manifest: dict[str, Any]) -> bool:
         found = condition(manifest, type_)
@@ -101,9 +106,9 @@ async def test_ready_follows_what_runtimes_say(
         assert not is_ready(failed)
         assert says("Ready", "ArtifactDamaged")(failed)
 
-        await served.heartbeat(ready=[f"{key}@1"])
+        await served.heartbeat(ready=[version_ref(key, 1)])
         await here.reached(TASK_ADAPTERS, "topic", is_ready)
-        await served.heartbeat(gone=[f"{key}@1"])
+        await served.heartbeat(gone=[version_ref(key, 1)])
         lost = await here.reached(TASK_ADAPTERS, "topic", has_phase("Loading"))
         assert not is_ready(lost)
 
@@ -122,7 +127,7 @@ async def test_ready_stays_while_the_next_version_is_loaded(
         await here.apply(domain_body)
         await here.apply(adapter_body)
         await here.reached(TASK_ADAPTERS, "topic", says("Scheduled", "Placed"))
-        await served.heartbeat(ready=[f"{key}@1"])
+        await served.heartbeat(ready=[version_ref(key, 1)])
         first = await here.reached(TASK_ADAPTERS, "topic", is_ready)
 
         adapter_body["spec"]["data"] = {"train": {"uri": "s3://bucket/more.jsonl"}}
@@ -136,7 +141,7 @@ async def test_ready_stays_while_the_next_version_is_loaded(
         assert loaded.message == "Version 2 is being fetched by r1. Version 1 serves on r1."
         assert changing["status"]["phase"] == "Updating"
 
-        await served.heartbeat(ready=[f"{key}@2"], gone=[f"{key}@1"])
+        await served.heartbeat(ready=[version_ref(key, 2)], gone=[version_ref(key, 1)])
         changed = await here.reached(TASK_ADAPTERS, "topic", is_ready)
         before, after = condition(first, "Ready"), condition(changed, "Ready")
         assert before is not None
