@@ -16,11 +16,12 @@ OF_KUBERNETES = {
     "AlreadyExists",
     "BadRequest",
     "Conflict",
+    "Expired",
     "Invalid",
     "NotFound",
     "RequestEntityTooLarge",
 }
-"""What the local resource API says as every API server does."""
+"""Reasons of Kubernetes itself: of the embedded resource API, and of a watch that ended."""
 
 
 def test_every_reason_in_the_code_is_in_the_reference() -> None:
