@@ -156,8 +156,8 @@ def test_a_batch_composes_to_what_the_layers_represent() -> None:
     ids = torch.randint(VOCABULARY, (3, 7))
     mask = torch.arange(7) < torch.tensor([[7], [4], [1]])
     batch = lookup_many([lookup], torch.zeros(3, dtype=torch.int64), trigrams(ids, mask), mask)
-    finished = layers().finish(batch.outputs, mask)
-    torch.testing.assert_close(finished[mask], layers().represent(ids, mask)[mask], rtol=0, atol=1e-5)
+    combined = layers().combine_windows(batch.outputs, mask)
+    torch.testing.assert_close(combined[mask], layers().represent(ids, mask)[mask], rtol=0, atol=1e-5)
 
 
 def compute_tree(share: float, recent_rows: int = 100) -> Tree:
