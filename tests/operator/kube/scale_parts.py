@@ -208,7 +208,7 @@ def _result(run_id: str, *, domain: bool) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def surroundings(plane: PlaneProcess, namespace: str, *, on_nodes: bool) -> AsyncIterator[None]:
+async def simulated_services(plane: PlaneProcess, namespace: str, *, on_nodes: bool) -> AsyncIterator[None]:
     """Run the runtime and the trainings; ends what waits for them when one of them fails."""
     headers = {"Authorization": f"Bearer {plane.token}"}
     async with (

@@ -21,7 +21,14 @@ from kube_objects import JOBS
 from kube_server import KubeServer, existing_server, install_types
 from operator_harness import DOMAINS, TASK_ADAPTERS, Cluster, cluster, is_ready
 from operator_process import Process, process
-from scale_parts import PlaneProcess, all_are, is_complete, plane_process, processor_seconds, surroundings
+from scale_parts import (
+    PlaneProcess,
+    all_are,
+    is_complete,
+    plane_process,
+    processor_seconds,
+    simulated_services,
+)
 
 from hmi_operator.kubernetes.client import Conflict
 
@@ -113,7 +120,7 @@ async def test_many_adapters_become_ready_with_bounded_work_for_each(
     with plane_process(postgres_url, tmp_path) as plane:
         async with (
             cluster(kubeconfig, namespace) as here,
-            surroundings(plane, namespace, on_nodes=CLUSTER is not None),
+            simulated_services(plane, namespace, on_nodes=CLUSTER is not None),
         ):
             with process(plane, namespace, "operator", tmp_path, **SETTINGS) as operator:
                 await here.apply(domain_body)
