@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kube_models import as_json
 from rendered_chart import NAMESPACE, Helm, RenderedChart, selects
 
 from hmi_api.internal.runs import DomainRunSpec, RunView
@@ -171,7 +172,7 @@ def test_training_pods_reach_the_control_plane_of_the_chart(
     monkeypatch.setenv("HMI_NAMESPACE", NAMESPACE)
     settings = _operator_settings(trial, monkeypatch).trainer()
     settings = settings.model_copy(update={"control_plane_namespace": NAMESPACE})
-    (_, rule, *_) = build_network_policy("shop", settings)["spec"]["egress"]
+    (_, rule, *_) = as_json(build_network_policy("shop", settings))["spec"]["egress"]
     (peer,) = rule["to"]
 
     assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NAMESPACE}
@@ -200,7 +201,7 @@ def test_data_and_proxies_reach_every_part_that_calls_the_world_outside(
     assert trainer.no_proxy == ".corp.example,10.0.0.0/8"
     assert settings.address_policy().allowed_hosts == ("minio.storage.svc", ".corp.example")
     assert trainer.data_allowed_networks == (ip_network("10.7.0.0/16"),)
-    egress = build_network_policy("shop", trainer)["spec"]["egress"]
+    egress = as_json(build_network_policy("shop", trainer))["spec"]["egress"]
     assert {"to": [{"podSelector": {"matchLabels": {"app": "minio"}}}]} in egress
     for component, container in chart.containers():
         environment = {entry["name"]: entry.get("value") for entry in container["env"]}
