@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_engine import Catalog, Jobs
+from reconciler_fakes import Catalog, Jobs
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.internal.catalog import AdapterRecord, AdapterView, ClusterClaimed, DomainRecord, DomainView

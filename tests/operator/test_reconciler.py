@@ -1,31 +1,22 @@
-"""What one look at a resource does, and how little it asks for."""
+"""What one reconciliation of a resource does, and how few requests it makes."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from planning_fixtures import adapter_version, domain_version
+from reconciler_fakes import Catalog, Jobs
 
-from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_api.internal.catalog import (
-    AdapterRecord,
-    AdapterView,
-    ClusterClaimed,
-    Declared,
-    DeclaredPage,
-    DomainRecord,
-    DomainView,
-    PublishAgain,
-    Revocation,
-)
-from hmi_api.internal.runs import RunCreate, RunFailure, RunPod, RunState, RunView
-from hmi_api.names import FINALIZER, Tenant
+from hmi_api.errors import HmiError, NotReady
+from hmi_api.internal.catalog import AdapterView
+from hmi_api.internal.runs import RunPod, RunState
+from hmi_api.names import FINALIZER
 from hmi_api.resources.conditions import find_condition
 from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.embedded import FileResourceStore
-from hmi_operator.planning import JobView, PodProblem
+from hmi_operator.planning import PodProblem
 from hmi_operator.ports import ResourceRef
 from hmi_operator.reconciler import Reconciler, ReconcileResult
 
@@ -33,140 +24,6 @@ pytestmark = pytest.mark.anyio
 
 DOMAIN = ResourceRef("Domain", "shop", "hotel")
 TOPIC, TONE = (ResourceRef("TaskAdapter", "shop", name) for name in ("topic", "tone"))
-
-
-@dataclass
-class Catalog:
-    """A control plane that writes down what it is asked."""
-
-    asked: list[str] = field(default_factory=list)
-    tenants: set[str] = field(default_factory=set)
-    domains: dict[str, DomainView] = field(default_factory=dict)
-    adapters: dict[str, AdapterView] = field(default_factory=dict)
-    runs: dict[str, RunView] = field(default_factory=dict)
-    state: RunState = RunState.PENDING
-    kept: dict[str, int] = field(default_factory=dict)
-    """Numbers under which versions are published again, by the digest of their spec."""
-    known_seconds: float = 0.0
-    inherited: bool = False
-    pods: dict[str, Any] = field(default_factory=dict)
-
-    async def ensure_tenant(self, tenant: Tenant) -> None:
-        self.asked.append("ensure_tenant")
-        self.tenants.add(tenant)
-
-    async def declare_domain(self, key: str, record: DomainRecord) -> None:
-        self._declared("declare_domain", record.tenant)
-        known = self.domains.get(key)
-        adopts = known is not None and known.record.base_uri == record.base_uri
-        self.domains[key] = DomainView(record=record, current=known.current if known and adopts else None)
-
-    async def declare_adapter(self, key: str, record: AdapterRecord) -> None:
-        self._declared("declare_adapter", record.tenant)
-        known = self.adapters.get(key) or AdapterView(record=record)
-        self.adapters[key] = known.model_copy(update={"record": record})
-
-    def _declared(self, verb: str, tenant: str) -> None:
-        self.asked.append(verb)
-        if tenant not in self.tenants:
-            raise InvalidInput("UnknownTenant", "There is no such tenant.")
-
-    async def domain(self, key: str) -> DomainView | None:
-        self.asked.append("domain")
-        return self.domains.get(key)
-
-    async def adapter(self, key: str) -> AdapterView | None:
-        self.asked.append("adapter")
-        return self.adapters.get(key)
-
-    async def adapter_etags(self, keys: Any) -> dict[str, str]:
-        raise NotImplementedError
-
-    async def claim(self, cluster: str) -> ClusterClaimed | None:
-        return ClusterClaimed(known_seconds=self.known_seconds, inherited=self.inherited)
-
-    async def declared(self, kind: str, cursor: str | None = None, *, domain: Any = None) -> DeclaredPage:
-        views: dict[str, Any] = {"Domain": self.domains, "TaskAdapter": self.adapters}[kind]
-        rows = [
-            Declared(key=key, uid=view.record.uid)
-            for key, view in sorted(views.items())
-            if key > (cursor or "") and (domain is None or view.record.domain == domain)
-        ]
-        return DeclaredPage(items=rows[:1], next_cursor=rows[0].key if len(rows) > 1 else None)
-
-    async def erase_domain(self, key: str, uid: str | None = None) -> None:
-        if uid not in (None, self.domains[key].record.uid):
-            return
-        if any(view.record.domain == key and not view.withdrawn for view in self.adapters.values()):
-            raise InvalidInput("DomainInUse", "Delete the TaskAdapters first.")
-        del self.domains[key]
-
-    async def erase_adapter(self, key: str, uid: str | None = None) -> None:
-        if uid in (None, self.adapters[key].record.uid):
-            del self.adapters[key]
-
-    async def publish_again(self, kind: str, key: str, wanted: PublishAgain) -> int | None:
-        self.asked.append("publish_again")
-        return self.kept.get(wanted.spec_digest)
-
-    async def create_run(self, request: RunCreate) -> RunView:
-        self.asked.append("create_run")
-        run_id = f"run-{len(self.runs) + 1}"
-        asked = request.model_dump(exclude={"tenant", "spec"})
-        for run in self.runs.values():
-            if run.model_dump(include=set(asked)) == asked:
-                return run
-        self.runs[run_id] = RunView(id=run_id, state=self.state, spec=request.spec, **asked)
-        return self.runs[run_id]
-
-    async def run(self, run_id: str) -> RunView | None:
-        self.asked.append("run")
-        return self.runs.get(run_id)
-
-    async def revoke(self, key: str, revocation: Revocation) -> None:
-        view = self.adapters[key]
-        update = {"revoked_at": view.revoked_at or datetime.now(UTC), "withdrawn": revocation.withdraw}
-        update |= {"current": None} if revocation.withdraw else {}
-        self.adapters[key] = view.model_copy(update=update)
-
-    async def restore(self, key: str) -> None:
-        update = {"revoked_at": None, "withdrawn": False}
-        self.adapters[key] = self.adapters[key].model_copy(update=update)
-
-    async def note_pods(self, run_id: str, pods: Any) -> None:
-        self.asked.append("note_pods")
-        self.pods[run_id] = pods
-
-    async def fail_run(self, run_id: str, failure: RunFailure) -> None:
-        self.runs[run_id] = self.runs[run_id].model_copy(update={"state": RunState.FAILED})
-
-
-@dataclass
-class Jobs:
-    """Processes that begin and never end, unless they cannot be made."""
-
-    started: set[str] = field(default_factory=set)
-    erased: list[str] = field(default_factory=list)
-    closed: set[str] = field(default_factory=set)
-    refused: PodProblem | None = None
-    pods: tuple[RunPod, ...] = ()
-
-    async def start(self, run: RunView) -> None:
-        if self.refused is None:
-            self.started.add(run.id)
-
-    async def observe(self, run: RunView) -> JobView | None:
-        if self.refused is not None:
-            return JobView(False, problem=self.refused)
-        return JobView(True, pods=self.pods) if run.id in self.started else None
-
-    async def stop(self, run_id: str, namespace: str) -> None:
-        self.started.discard(run_id)
-
-    async def erase(self, uid: str, namespace: str) -> None:
-        if namespace in self.closed:
-            raise NotReady("Forbidden", "There are no rights in that namespace.")
-        self.erased.append(uid)
 
 
 @dataclass
