@@ -18,7 +18,8 @@ TRAINING = {
     ("batch", "jobs", "create delete get list patch watch"),
     ("", "persistentvolumeclaims", "create delete get list patch watch"),
     ("", "pods", "get list watch"),
-    (" events.k8s.io", "events", "create list patch"),
+    ("", "events", "list"),
+    ("events.k8s.io", "events", "create patch"),
     ("networking.k8s.io", "networkpolicies", "create get update"),
 }
 NAMESPACES = {("", "namespaces", "get list watch")}
