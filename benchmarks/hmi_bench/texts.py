@@ -5,7 +5,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from hmi_runtime.models import BaseModel
+from hmi_runtime.models.source import BaseModel
 
 _SPECIAL_TOKENS = 2  # [CLS] and [SEP]
 

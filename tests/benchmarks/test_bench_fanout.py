@@ -12,8 +12,9 @@ from hmi_bench.runtime_setup import publish_domain, runtime_settings, serving
 from hmi_bench.texts import TextMaker
 from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, LayerAdapter
-from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.models import BaseModel, UpperLayers
+from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.models.encoder import UpperLayers
+from hmi_runtime.models.source import BaseModel
 
 SPLIT = 2
 

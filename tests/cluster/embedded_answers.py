@@ -14,7 +14,7 @@ from hmi_api.artifacts import ArtifactRef
 from hmi_api.internal.catalog import AdapterView, DomainView
 from hmi_api.internal.inference import InferRow, RowResult
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
-from hmi_runtime.artifacts import ArtifactStore
+from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.settings import RuntimeSettings

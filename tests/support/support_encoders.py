@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedModel
 
-from hmi_runtime.models import Encoder, EncoderConfig
+from hmi_runtime.models.architecture import EncoderConfig
+from hmi_runtime.models.encoder import Encoder
 
 POST_NORM = EncoderConfig(
     family="bert", layers=4, width=16, heads=2, ffn_width=24, vocab_size=40, positions=24, segments=2,

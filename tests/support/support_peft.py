@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from hmi_api.resources.task_adapter import Task, TaskType
-from hmi_runtime.models import BaseModel
 from hmi_runtime.models.families import encoder_config
+from hmi_runtime.models.source import BaseModel
 
 SIZES = {"vocab_size": 30, "max_position_embeddings": 20, "num_labels": 3}
 BERT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}

@@ -14,7 +14,7 @@ from hmi_bench import results
 from hmi_bench.accuracy.full_fine_tuning import Recipe, evaluate, full_finetune
 from hmi_bench.accuracy.hierarchical import Hierarchical
 from hmi_bench.accuracy.tasks import Task, read_tasks
-from hmi_runtime.models import load_base
+from hmi_runtime.models.source import load_base
 
 log = logging.getLogger(__name__)
 METHODS = ("full", "unsplit", "bridgeless", "untaught", "hplm")

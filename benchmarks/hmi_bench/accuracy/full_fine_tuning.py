@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hmi_bench.accuracy.tasks import Rows, Task
-from hmi_runtime.models import BaseModel, Encoder
+from hmi_runtime.models.encoder import Encoder
+from hmi_runtime.models.source import BaseModel
 from hmi_runtime.training.metrics import accuracy, entity_f1
 
 IGNORED = -100

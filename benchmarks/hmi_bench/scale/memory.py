@@ -11,7 +11,8 @@ from hmi_api.internal.runtimes import AdapterServing
 from hmi_bench.runtime_setup import serving
 from hmi_bench.scale.population import Population
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.cache import AdapterCache, AdapterId, Tier
+from hmi_runtime.cache.adapter_cache import AdapterCache, AdapterId
+from hmi_runtime.cache.tiers import Tier
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics, resident_bytes, runtime_stats

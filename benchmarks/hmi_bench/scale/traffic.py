@@ -17,8 +17,8 @@ from hmi_api.artifacts import ArtifactRef
 from hmi_api.internal.inference import InferRow
 from hmi_api.internal.runtimes import AdapterServing
 from hmi_bench.timing import percentile
-from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.serving import Pipeline
+from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.serving.pipeline import Pipeline
 
 
 class Source(StrEnum):

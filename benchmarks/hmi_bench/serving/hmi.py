@@ -16,8 +16,10 @@ from hmi_runtime.adapters.executor import Precision, UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
 from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.models import MATRICES, NORMS, DomainLayers, Encoder, EncoderConfig, UpperLayers, trigrams
-from hmi_runtime.models.windows import pack
+from hmi_runtime.models.architecture import MATRICES, NORMS, EncoderConfig
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.encoder import Encoder, UpperLayers
+from hmi_runtime.models.windows import pack, trigrams
 from hmi_runtime.tables.lookup import TreeLookup, lookup_many
 from hmi_runtime.tables.table import PlotTable
 

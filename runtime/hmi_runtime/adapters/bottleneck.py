@@ -8,15 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hmi_runtime.adapters.weights import Bottleneck, BottleneckPlacement, LayerAdapter
-from hmi_runtime.models import (
-    NORMS,
-    SUBLAYERS,
-    AttentionContext,
-    EncoderLayer,
-    PlainSteps,
-    Sublayer,
-    UpperLayers,
-)
+from hmi_runtime.models.architecture import NORMS, SUBLAYERS, AttentionContext, Sublayer
+from hmi_runtime.models.encoder import EncoderLayer, PlainSteps, UpperLayers
 
 PARALLEL_SCALE = 4.0
 """Scale of a parallel bottleneck (He et al., 2022); a sequential one is not scaled."""

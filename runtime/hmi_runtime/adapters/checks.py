@@ -7,7 +7,7 @@ import torch
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.weights import POOLINGS, AdapterWeights, Head, LayerAdapter
-from hmi_runtime.models import MATRICES, EncoderConfig
+from hmi_runtime.models.architecture import MATRICES, EncoderConfig
 
 Shape = tuple[int, ...]
 

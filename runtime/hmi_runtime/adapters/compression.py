@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from hmi_runtime.adapters.weights import LayerAdapter, LoraMatrix
-from hmi_runtime.models import MATRICES, NORMS, UpperLayers
+from hmi_runtime.models.architecture import MATRICES, NORMS
+from hmi_runtime.models.encoder import UpperLayers
 
 _FLOOR = 0.1
 """Share of the mean eigenvalue that is added to all eigenvalues, for directions that the few rows do not

@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from hmi_runtime.adapters.quantization import FloatLayer, FrozenLayer, quantise_layers
 from hmi_runtime.adapters.slot_pool import BottleneckTraits, SlotPool, SlotTraits
-from hmi_runtime.models import SUBLAYER_OUTPUT, EncoderLayer, Sublayer, UpperLayers
+from hmi_runtime.models.architecture import SUBLAYER_OUTPUT, Sublayer
+from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
 
 Precision = Literal["float32", "int8"]
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hmi_runtime.adapters.weights import LayerAdapter, LoraMatrix
-from hmi_runtime.models import MATRICES, NORMS, EncoderLayer, UpperLayers
+from hmi_runtime.models.architecture import MATRICES, NORMS
+from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
 
 
 class LoraLinear(nn.Module):

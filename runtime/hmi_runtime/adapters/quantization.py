@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.models import MATRICES, Encoder, EncoderConfig, EncoderLayer, PlainSteps
+from hmi_runtime.models.architecture import MATRICES, EncoderConfig
+from hmi_runtime.models.encoder import Encoder, EncoderLayer, PlainSteps
 
 _TOP = 255
 """Largest quantised activation (uint8)."""

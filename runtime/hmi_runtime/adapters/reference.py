@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, LayerAdapter
-from hmi_runtime.models import EncoderLayer, PlainSteps, Sublayer, UpperLayers
-from hmi_runtime.models.architecture import activate
+from hmi_runtime.models.architecture import Sublayer, activate
+from hmi_runtime.models.encoder import EncoderLayer, PlainSteps, UpperLayers
 
 _BARE = LayerAdapter()
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hmi_api.errors import InvalidInput
 from hmi_runtime.adapters.weights import AdapterWeights, BottleneckPlacement, Head, LayerAdapter
-from hmi_runtime.models import MATRICES, NORMS, SUBLAYERS, EncoderConfig, Sublayer, UpperLayers
+from hmi_runtime.models.architecture import MATRICES, NORMS, SUBLAYERS, EncoderConfig, Sublayer
+from hmi_runtime.models.encoder import UpperLayers
 
 BARE = -1
 """The slot number of a row without an adapter."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from hmi_api.errors import Damaged, InvalidInput
 from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import TagScheme, scheme_or_plain
-from hmi_runtime.models import MATRICES, NORMS, SUBLAYERS, Sublayer
+from hmi_runtime.models.architecture import MATRICES, NORMS, SUBLAYERS, Sublayer
 
 ADAPTER_FILE = "adapter.safetensors"
 FORMAT_VERSION = 1

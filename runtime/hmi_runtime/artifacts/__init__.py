@@ -4,8 +4,3 @@ Belongs here: manifests, verification, publishing and fetching over fsspec or th
 the local copies on disk. Forbidden here: what is inside the files (tables, layers, adapters read their
 own), torch, and pickle.
 """
-
-from hmi_runtime.artifacts.http_store import HttpArtifactStore
-from hmi_runtime.artifacts.store import ArtifactStore, Store, manifest_of_copy
-
-__all__ = ["ArtifactStore", "HttpArtifactStore", "Store", "manifest_of_copy"]

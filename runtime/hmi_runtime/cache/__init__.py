@@ -4,33 +4,3 @@ Belongs here: budgets, least-recently-used order, pins and use counts as pure in
 tiers that move bytes by them (``disk``, ``adapter_cache``). Forbidden here: how an adapter is applied, what
 a request is, HTTP. A tier never blocks a caller for another caller's load, and never evicts what is in use.
 """
-
-from hmi_runtime.cache.adapter_cache import AcquiredSlots, AdapterCache, AdapterId, SlotTier, SlotWriter
-from hmi_runtime.cache.disk import DiskTier
-from hmi_runtime.cache.tiers import (
-    Budget,
-    CacheEvents,
-    LruIndex,
-    NoEvents,
-    OverBudget,
-    SlotAssignment,
-    SlotIndex,
-    Tier,
-)
-
-__all__ = [
-    "AcquiredSlots",
-    "AdapterCache",
-    "AdapterId",
-    "Budget",
-    "CacheEvents",
-    "DiskTier",
-    "LruIndex",
-    "NoEvents",
-    "OverBudget",
-    "SlotAssignment",
-    "SlotIndex",
-    "SlotTier",
-    "SlotWriter",
-    "Tier",
-]

@@ -22,7 +22,8 @@ from hmi_runtime.models.encoder import Encoder
 from hmi_runtime.models.families import encoder_config
 from hmi_runtime.models.tokenizer import Tokenizer
 from hmi_runtime.models.weights import WEIGHTS_FILE, check_not_lfs_pointer, read_encoder
-from hmi_runtime.outbound import find_guard_error, use_guarded_client
+from hmi_runtime.outbound.clients import use_guarded_client
+from hmi_runtime.outbound.guard import find_guard_error
 
 MAX_CONFIG_BYTES = 4 << 20
 MOUNT_ADVICE = (

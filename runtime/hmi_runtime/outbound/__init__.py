@@ -4,8 +4,3 @@ Belongs here: the guard that checks every address against the ``AddressPolicy``,
 connect through it and through the proxy that the environment names. Forbidden here: connections between
 HMI's own processes, which never use a proxy.
 """
-
-from hmi_runtime.outbound.clients import open_address, use_guarded_client
-from hmi_runtime.outbound.guard import Guard, configure, current_guard, find_guard_error
-
-__all__ = ["Guard", "configure", "current_guard", "find_guard_error", "open_address", "use_guarded_client"]

@@ -6,8 +6,8 @@ from enum import Enum, auto
 
 from hmi_api.errors import HmiError
 from hmi_api.internal.runtimes import AdapterServing, DesiredState, DomainServing, LoadFailure
-from hmi_runtime.cache import AdapterId
-from hmi_runtime.serving import LoadedAdapter
+from hmi_runtime.cache.adapter_cache import AdapterId
+from hmi_runtime.serving.loaded import LoadedAdapter
 
 
 class _Change(Enum):

@@ -13,12 +13,12 @@ from hmi_api.errors import HmiError, NotReady
 from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.retry import RetryPolicy
 from hmi_api.internal.runtimes import AdapterServing, AdapterVersionRef, Heartbeat, RuntimeRegistration
-from hmi_runtime.cache import AdapterId
+from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.server.adapter_records import AdapterRecords, Changes
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import resident_bytes
 from hmi_runtime.server.settings import RuntimeSettings
-from hmi_runtime.serving import LoadedAdapter
+from hmi_runtime.serving.loaded import LoadedAdapter
 
 log = logging.getLogger(__name__)
 

@@ -20,13 +20,18 @@ from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.quantization import calibration_sample, is_int8_faster
 from hmi_runtime.adapters.slot_pool import SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, copy_to_host
-from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.cache import AdapterCache, AdapterId, CacheEvents, DiskTier
+from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.cache.adapter_cache import AdapterCache, AdapterId
+from hmi_runtime.cache.disk import DiskTier
+from hmi_runtime.cache.tiers import CacheEvents
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder, UpperLayers
 from hmi_runtime.models.source import load_base
 from hmi_runtime.server.settings import RuntimeSettings
-from hmi_runtime.serving import Engine, EngineKey, LoadedAdapter, LoadedDomain, Pipeline, PipelineEvents
+from hmi_runtime.serving.engine import Engine
+from hmi_runtime.serving.loaded import EngineKey, LoadedAdapter, LoadedDomain
+from hmi_runtime.serving.pipeline import Pipeline
+from hmi_runtime.serving.worker import PipelineEvents
 from hmi_runtime.tables.lookup import TreeLookup
 from hmi_runtime.tables.table import PlotTable
 

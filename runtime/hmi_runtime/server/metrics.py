@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import BaseModel
 
 from hmi_api.internal.runtimes import ResidentBytes
-from hmi_runtime.cache import Tier
+from hmi_runtime.cache.tiers import Tier
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.serving.staging import StagedBatch
 from hmi_runtime.tables.lookup import LookupSource

@@ -16,8 +16,8 @@ from hmi_api.http_server import DrainingServer
 from hmi_api.internal.client import ONE_ATTEMPT, ControlPlaneClient
 from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_api.servers import serving_metrics
-from hmi_runtime.artifacts import ArtifactStore
-from hmi_runtime.outbound import configure
+from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.outbound.guard import configure
 from hmi_runtime.server.app import InternalAuth, body_error, build_app, render_metrics
 from hmi_runtime.server.control_loop import ControlLoop
 from hmi_runtime.server.loader import AdapterLoader

@@ -14,7 +14,8 @@ from hmi_api.security.address_policy import AddressPolicySettings
 from hmi_api.security.internal_auth import InternalAuthSettings
 from hmi_api.security.request_body import BODY_SECONDS
 from hmi_runtime.adapters.slot_pool import SlotLimits
-from hmi_runtime.serving import BatchLimits, PipelineLimits
+from hmi_runtime.serving.batching import BatchLimits
+from hmi_runtime.serving.pipeline import PipelineLimits
 
 _GIB = 1 << 30
 

@@ -13,7 +13,7 @@ from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.cache import SlotTier
+from hmi_runtime.cache.adapter_cache import SlotTier
 from hmi_runtime.models.architecture import attention_bias, merge_heads, split_heads
 from hmi_runtime.models.domain_layers import BridgeAttention, DomainLayers
 from hmi_runtime.models.encoder import Encoder

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import TagScheme
-from hmi_runtime.cache import AdapterId
+from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.tables.lookup import TreeLookup
 

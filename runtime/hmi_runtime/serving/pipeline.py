@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from hmi_api.errors import Damaged, NotReady
 from hmi_api.internal.inference import InferRow, RowResult
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.cache import AdapterCache
+from hmi_runtime.cache.adapter_cache import AdapterCache
 from hmi_runtime.serving.batching import Batcher, BatchLimits
 from hmi_runtime.serving.engine import Engine
 from hmi_runtime.serving.loaded import EngineKey, LoadedAdapter

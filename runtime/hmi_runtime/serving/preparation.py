@@ -8,7 +8,7 @@ from functools import partial
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.internal.inference import InferRow, Truncation
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.cache import AdapterCache
+from hmi_runtime.cache.adapter_cache import AdapterCache
 from hmi_runtime.models.tokenizer import Encoding, Tokenizer
 from hmi_runtime.serving.loaded import LoadedAdapter
 from hmi_runtime.serving.requests import PendingRequest, RowGroup, Text

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hmi_api.errors import HmiError
 from hmi_runtime.adapters.weights import AdapterWeights
-from hmi_runtime.cache import AcquiredSlots
+from hmi_runtime.cache.adapter_cache import AcquiredSlots
 from hmi_runtime.models.windows import trigrams
 from hmi_runtime.serving.loaded import LoadedAdapter, LoadedDomain
 from hmi_runtime.serving.requests import PendingRequest, Text

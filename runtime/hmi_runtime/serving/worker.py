@@ -12,7 +12,7 @@ import torch
 
 from hmi_api.errors import Damaged, HmiError, InvalidInput, NotReady
 from hmi_api.internal.inference import RowResult
-from hmi_runtime.cache import AdapterId
+from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.serving.batching import Batcher
 from hmi_runtime.serving.engine import Engine
 from hmi_runtime.serving.requests import DEADLINE_REASON, RowGroup, row_error

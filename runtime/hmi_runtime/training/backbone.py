@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.resources.domain import OnMiss
-from hmi_runtime.artifacts import Store
+from hmi_runtime.artifacts.store import Store
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder, UpperLayers
 from hmi_runtime.models.source import BaseModel, load_base

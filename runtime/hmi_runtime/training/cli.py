@@ -18,8 +18,9 @@ from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.security.address_policy import AddressPolicySettings
 from hmi_api.security.bearer import TokenSource
 from hmi_api.settings import load_settings, trim_environment
-from hmi_runtime.artifacts import ArtifactStore, HttpArtifactStore, Store
-from hmi_runtime.outbound import configure
+from hmi_runtime.artifacts.http_store import HttpArtifactStore
+from hmi_runtime.artifacts.store import ArtifactStore, Store
+from hmi_runtime.outbound.guard import configure
 from hmi_runtime.training.mounts import MountPathTranslator, TranslatingFormatter, TranslatingReporter
 from hmi_runtime.training.peft import export_artifact
 from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, Reporter

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hmi_runtime.models import ABSENT, DomainLayers, Encoder, UpperLayers, trigrams
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.encoder import Encoder, UpperLayers
+from hmi_runtime.models.windows import ABSENT, trigrams
 from hmi_runtime.training.checkpoint import Checkpoint, generator
 from hmi_runtime.training.least_squares_init import LeastSquaresInit
 from hmi_runtime.training.optim import (

@@ -15,8 +15,10 @@ from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runs import DomainRunSpec, RunResult
 from hmi_api.resources.common import DataRead
 from hmi_api.resources.domain import OnMiss
-from hmi_runtime.models import BaseModel, DomainLayers, Encoder, load_base, trigrams
-from hmi_runtime.models.domain_layers import check_split
+from hmi_runtime.models.domain_layers import DomainLayers, check_split
+from hmi_runtime.models.encoder import Encoder
+from hmi_runtime.models.source import BaseModel, load_base
+from hmi_runtime.models.windows import trigrams
 from hmi_runtime.tables.build import build_table
 from hmi_runtime.tables.lookup import TreeLookup
 from hmi_runtime.tables.table import PlotTable

@@ -9,7 +9,7 @@ of steps, since it moves a weight by little more than the learning rate at each 
 import torch
 from torch import Tensor
 
-from hmi_runtime.models import contributions
+from hmi_runtime.models.windows import contributions
 
 _RIDGE = 1e-3
 """Ridge penalty on the gates, as a share of the parts' mean square; correlated parts share the weight."""

@@ -20,7 +20,7 @@ from hmi_runtime.adapters.peft.files import (
 from hmi_runtime.adapters.peft.importer import import_peft
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts.store import ArtifactStore
-from hmi_runtime.outbound import open_address
+from hmi_runtime.outbound.clients import open_address
 from hmi_runtime.training.backbone import Backbone
 from hmi_runtime.training.resumable_io import read_error, retry
 

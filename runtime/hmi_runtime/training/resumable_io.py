@@ -10,7 +10,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.internal.retry import RetryPolicy
 from hmi_runtime.library_errors import describe_error, is_transient, status_of
-from hmi_runtime.outbound import find_guard_error
+from hmi_runtime.outbound.guard import find_guard_error
 
 _RETRY = RetryPolicy(first_wait=0.5, longest_wait=8.0, attempts=6)  # about 16 s
 _CHUNK_BYTES = 1 << 20

@@ -9,7 +9,7 @@ from pathlib import Path
 from hmi_api.internal.runs import RunProgress
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.common import DataRead
-from hmi_runtime.artifacts import Store
+from hmi_runtime.artifacts.store import Store
 from hmi_runtime.training.optim import Progress
 from hmi_runtime.training.report import Reporter
 

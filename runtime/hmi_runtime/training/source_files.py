@@ -32,7 +32,7 @@ from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.internal.storable import clean_text
 from hmi_api.resources.common import DataRead, DataSource
 from hmi_runtime.library_errors import invalid_if_damaged
-from hmi_runtime.outbound import open_address
+from hmi_runtime.outbound.clients import open_address
 from hmi_runtime.training.resumable_io import open_file, read_error, retry
 
 FILES_SHOWN = 20

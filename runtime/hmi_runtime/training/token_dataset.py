@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hmi_runtime.models import Tokenizer
+from hmi_runtime.models.tokenizer import Tokenizer
 
 HELD_OUT_SHARE = 0.05
 MOST_HELD_OUT_ROWS = 2_000

@@ -20,7 +20,7 @@ from hmi_api.security.bearer import TokenSource
 from hmi_api.security.internal_auth import ServiceAccounts
 from hmi_control_plane.app import create_app
 from hmi_control_plane.settings import Part, Settings
-from hmi_runtime.artifacts import HttpArtifactStore
+from hmi_runtime.artifacts.http_store import HttpArtifactStore
 
 BASE = "sha256:" + "0" * 64
 OPERATOR = "system:serviceaccount:hmi-system:hmi-operator"

@@ -10,7 +10,7 @@ import pytest
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import HmiError, NotReady
 from hmi_control_plane.settings import Settings
-from hmi_runtime.artifacts import ArtifactStore
+from hmi_runtime.artifacts.store import ArtifactStore
 
 BASE = "sha256:" + "0" * 64
 OPERATOR = "system:serviceaccount:hmi-system:hmi-operator"

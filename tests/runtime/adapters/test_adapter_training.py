@@ -19,7 +19,8 @@ from hmi_runtime.adapters.lora import add_lora, export_lora
 from hmi_runtime.adapters.reference import run_layers
 from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, LayerAdapter, LoraMatrix
-from hmi_runtime.models import MATRICES, NORMS, EncoderConfig, UpperLayers
+from hmi_runtime.models.architecture import MATRICES, NORMS, EncoderConfig
+from hmi_runtime.models.encoder import UpperLayers
 
 SPLIT, WIDTH = 2, 16
 

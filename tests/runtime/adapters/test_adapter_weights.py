@@ -19,7 +19,7 @@ from hmi_runtime.adapters.weights import (
     LayerAdapter,
     LoraMatrix,
 )
-from hmi_runtime.models import EncoderConfig
+from hmi_runtime.models.architecture import EncoderConfig
 
 WIDTH = 8
 CONFIG = EncoderConfig(

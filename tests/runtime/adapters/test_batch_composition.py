@@ -18,7 +18,9 @@ from hmi_runtime.adapters.heads import run_heads
 from hmi_runtime.adapters.quantization import calibration_sample
 from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.models import MATRICES, BaseModel, UpperLayers, load_base
+from hmi_runtime.models.architecture import MATRICES
+from hmi_runtime.models.encoder import UpperLayers
+from hmi_runtime.models.source import BaseModel, load_base
 
 SPLIT = 3
 ROWS = 64

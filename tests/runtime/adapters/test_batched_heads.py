@@ -10,7 +10,8 @@ from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.heads import run_head, run_heads
 from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import POOLINGS, AdapterWeights, Dense, Head
-from hmi_runtime.models import Encoder, EncoderConfig, UpperLayers
+from hmi_runtime.models.architecture import EncoderConfig
+from hmi_runtime.models.encoder import Encoder, UpperLayers
 
 WIDTH = 12
 CONFIG = EncoderConfig(

@@ -5,7 +5,8 @@ import torch
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.quantization import calibration_sample
 from hmi_runtime.adapters.slot_pool import BARE, SlotPool
-from hmi_runtime.models import UpperLayers, load_base
+from hmi_runtime.models.encoder import UpperLayers
+from hmi_runtime.models.source import load_base
 
 TEXTS = [
     "The chain slips on every hill, can you look at it today?",

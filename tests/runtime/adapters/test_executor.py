@@ -15,7 +15,8 @@ from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool, bucket
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.models import MATRICES, NORMS, EncoderConfig, UpperLayers
+from hmi_runtime.models.architecture import MATRICES, NORMS, EncoderConfig
+from hmi_runtime.models.encoder import UpperLayers
 
 SPLIT = 1
 CONFIG = POST_NORM

@@ -17,7 +17,9 @@ from hmi_runtime.adapters.quantization import (
 )
 from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.models import MATRICES, BaseModel, Encoder, EncoderConfig, UpperLayers, load_base
+from hmi_runtime.models.architecture import MATRICES, EncoderConfig
+from hmi_runtime.models.encoder import Encoder, UpperLayers
+from hmi_runtime.models.source import BaseModel, load_base
 
 SPLIT = 3
 TEXTS = [

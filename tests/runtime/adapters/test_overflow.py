@@ -13,8 +13,9 @@ from hmi_runtime.adapters.executor import Precision, UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
 from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Dense, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.cache import AdapterId
-from hmi_runtime.models import EncoderConfig, Sublayer, UpperLayers
+from hmi_runtime.cache.adapter_cache import AdapterId
+from hmi_runtime.models.architecture import EncoderConfig, Sublayer
+from hmi_runtime.models.encoder import UpperLayers
 from hmi_runtime.serving.engine import row_result
 from hmi_runtime.serving.loaded import EngineKey, LoadedAdapter
 from hmi_runtime.serving.requests import PendingRequest, Text

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from hmi_api.artifacts import ArtifactKind, ArtifactManifest, ArtifactRef
 from hmi_api.errors import Damaged, HmiError, InvalidInput, NotReady
-from hmi_runtime.artifacts import ArtifactStore, manifest_of_copy
+from hmi_runtime.artifacts.store import ArtifactStore, manifest_of_copy
 from hmi_runtime.artifacts.verification import MANIFEST_FILE, digest_of, manifest_bytes
 
 BASE = "sha256:" + "0" * 64

@@ -20,7 +20,7 @@ from hmi_api.errors import Damaged, NotReady
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import artifacts
 from hmi_control_plane.catalog.database import Database
-from hmi_runtime.artifacts import ArtifactStore
+from hmi_runtime.artifacts.store import ArtifactStore
 
 BASE = "sha256:" + "0" * 64
 RUN = "0123456789ab"

@@ -12,7 +12,9 @@ import pytest
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import Damaged, HmiError, NotReady
 from hmi_api.names import digest_bytes
-from hmi_runtime.cache import AdapterCache, AdapterId, DiskTier, Tier
+from hmi_runtime.cache.adapter_cache import AdapterCache, AdapterId
+from hmi_runtime.cache.disk import DiskTier
+from hmi_runtime.cache.tiers import Tier
 
 LIMIT = 60.0
 

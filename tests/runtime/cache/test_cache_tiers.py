@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hmi_runtime.cache import Budget, LruIndex, OverBudget, SlotIndex
+from hmi_runtime.cache.tiers import Budget, LruIndex, OverBudget, SlotIndex
 
 KEYS = st.integers(0, 9)
 LIMIT, PIN_LIMIT = 100, 50

@@ -20,7 +20,8 @@ from huggingface_hub.errors import (
 from support_encoders import small_model
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_runtime.models import load_base, source
+from hmi_runtime.models import source
+from hmi_runtime.models.source import load_base
 
 httpx2 = pytest.importorskip("httpx2")
 URI = "hf://owner/model"

@@ -10,7 +10,10 @@ from support_encoders import ARCHITECTURES, POST_NORM, random_encoder
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.models import ABSENT, DomainLayers, Encoder, EncoderConfig, UpperLayers, compose, trigrams
+from hmi_runtime.models.architecture import EncoderConfig
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.encoder import Encoder, UpperLayers
+from hmi_runtime.models.windows import ABSENT, compose, trigrams
 
 CONFIG = POST_NORM
 

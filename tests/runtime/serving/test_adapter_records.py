@@ -8,9 +8,9 @@ from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import NotReady
 from hmi_api.internal.runtimes import AdapterServing, DesiredState
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.cache import AdapterId
+from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.server.adapter_records import AdapterRecords, Report
-from hmi_runtime.serving import EngineKey, LoadedAdapter
+from hmi_runtime.serving.loaded import EngineKey, LoadedAdapter
 
 KEYS = ["a/x", "a/y", "b/x", "c/z"]
 KEY = st.sampled_from(KEYS[:2])

@@ -7,7 +7,7 @@ from support_encoders import FAMILIES
 from hmi_api.internal.inference import InferRow, RowResult
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.cache import AdapterId
+from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.server.loader import AdapterLoader
 
 SENTENCES = [

@@ -10,10 +10,11 @@ import torch
 from hmi_api.internal.inference import InferRow, RowResult
 from hmi_api.internal.runtimes import AdapterServing
 from hmi_runtime.adapters.slot_pool import SlotPool
-from hmi_runtime.cache import AdapterId
+from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.settings import RuntimeSettings
-from hmi_runtime.serving import Engine, LoadedAdapter
+from hmi_runtime.serving.engine import Engine
+from hmi_runtime.serving.loaded import LoadedAdapter
 from hmi_runtime.serving.staging import BatchRow, StagedBatch
 from hmi_runtime.serving.worker import Quarantine
 

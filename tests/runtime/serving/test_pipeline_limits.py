@@ -8,7 +8,9 @@ from hmi_api.internal.inference import InferRow
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.settings import RuntimeSettings
-from hmi_runtime.serving import Engine, LoadedAdapter, Pipeline, PipelineLimits
+from hmi_runtime.serving.engine import Engine
+from hmi_runtime.serving.loaded import LoadedAdapter
+from hmi_runtime.serving.pipeline import Pipeline, PipelineLimits
 from hmi_runtime.serving.staging import StagedBatch
 
 LIMIT = 60.0

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hmi_api.resources.domain import OnMiss, TableDtype
-from hmi_runtime.models import ABSENT, DomainLayers, Encoder, EncoderConfig
-from hmi_runtime.models.windows import unpack
+from hmi_runtime.models.architecture import EncoderConfig
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.encoder import Encoder
+from hmi_runtime.models.windows import ABSENT, unpack
 from hmi_runtime.tables.build import BuildReport, KeyCounter, build_table, windows_of
 from hmi_runtime.tables.lookup import TreeLookup
 from hmi_runtime.tables.table import TABLE_FILE, PlotTable

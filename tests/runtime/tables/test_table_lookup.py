@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.domain import OnMiss, TableDtype
-from hmi_runtime.models import ABSENT, DomainLayers, Encoder, EncoderConfig, trigrams
-from hmi_runtime.models.windows import pack, unpack
+from hmi_runtime.models.architecture import EncoderConfig
+from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.encoder import Encoder
+from hmi_runtime.models.windows import ABSENT, pack, trigrams, unpack
 from hmi_runtime.tables.lookup import LookupSource, TreeLookup, lookup_many
 from hmi_runtime.tables.misses import MissSketch
 from hmi_runtime.tables.reference import lookup_reference

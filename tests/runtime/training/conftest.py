@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from hmi_runtime.models import BaseModel, load_base
+from hmi_runtime.models.source import BaseModel, load_base
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 VOCABULARY = """

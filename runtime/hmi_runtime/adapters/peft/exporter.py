@@ -21,8 +21,7 @@ from hmi_runtime.adapters.peft.config import TASK_TYPES
 from hmi_runtime.adapters.peft.files import CONFIG_FILE, TENSORS_FILE
 from hmi_runtime.adapters.peft.heads import PEFT_FAMILIES, head_layout, head_tensors
 from hmi_runtime.adapters.weights import AdapterWeights, Head
-from hmi_runtime.models import MATRICES, NORMS
-from hmi_runtime.models.architecture import Family
+from hmi_runtime.models.architecture import MATRICES, NORMS, Family
 from hmi_runtime.models.families import FAMILIES
 
 HEAD_FILE = "hmi_head.safetensors"

@@ -20,9 +20,10 @@ from hmi_runtime.adapters.peft.files import read_tensors, short
 from hmi_runtime.adapters.peft.heads import HeadLayout, head_layout, read_head
 from hmi_runtime.adapters.peft.origin import check_base_name, check_model, label_names, read_model_config
 from hmi_runtime.adapters.weights import AdapterWeights, LayerAdapter, LoraMatrix
-from hmi_runtime.models import MATRICES, NORMS, BaseModel, Encoder
-from hmi_runtime.models.architecture import Family
+from hmi_runtime.models.architecture import MATRICES, NORMS, Family
+from hmi_runtime.models.encoder import Encoder
 from hmi_runtime.models.families import FAMILIES
+from hmi_runtime.models.source import BaseModel
 
 _WRAPPERS = ("_orig_mod", "module")
 """Path parts that torch.compile and DistributedDataParallel put in; no encoder has modules of these names."""

@@ -14,8 +14,8 @@ from hmi_api.errors import InvalidInput
 from hmi_api.internal.storable import text_problem
 from hmi_runtime.adapters.peft.config import LoraSettings
 from hmi_runtime.adapters.peft.files import MODEL_CONFIG_FILE, read_json, short
-from hmi_runtime.models import BaseModel
 from hmi_runtime.models.families import encoder_config
+from hmi_runtime.models.source import BaseModel
 
 _HUB_CACHE = re.compile(r"models--([^/]+)--([^/]+)(/|$)")
 _PLACEHOLDER = re.compile(r"LABEL_[0-9]+")

@@ -21,7 +21,9 @@ from hmi_runtime.adapters.peft.heads import head_layout
 from hmi_runtime.adapters.peft.importer import import_peft
 from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.weights import AdapterWeights, Dense, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.models import MATRICES, NORMS, BaseModel, UpperLayers
+from hmi_runtime.models.architecture import MATRICES, NORMS
+from hmi_runtime.models.encoder import UpperLayers
+from hmi_runtime.models.source import BaseModel
 
 # peft reads an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

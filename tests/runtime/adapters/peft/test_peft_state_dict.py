@@ -15,7 +15,7 @@ from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import Task, TaskType
 from hmi_runtime.adapters.peft.files import TENSORS_FILE
 from hmi_runtime.adapters.peft.importer import import_peft
-from hmi_runtime.models import BaseModel
+from hmi_runtime.models.source import BaseModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
