@@ -14,10 +14,8 @@ from kubernetes.aio.client import (
     BatchV1Api,
     Configuration,
     CoordinationV1Api,
-    CoreV1Api,
     CustomObjectsApi,
     EventsV1Api,
-    NetworkingV1Api,
     V1ObjectMeta,
 )
 from kubernetes.aio.client.rest import RESTResponse
@@ -25,6 +23,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from hmi_api.errors import HmiError, NotReady
 from hmi_api.internal.retry import RetryPolicy
+from hmi_operator.kubernetes.core_api import CoreApi
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON."""
@@ -154,10 +153,9 @@ class KubernetesClient:
         self.api_client = api_client
         self.batch = BatchV1Api(api_client)
         self.coordination = CoordinationV1Api(api_client)
-        self.core = CoreV1Api(api_client)
+        self.core = CoreApi(api_client)
         self.custom_objects = CustomObjectsApi(api_client)
         self.events = EventsV1Api(api_client)
-        self.networking = NetworkingV1Api(api_client)
 
 
 @contextlib.asynccontextmanager

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from kubernetes.aio.client import V1NetworkPolicy
-
 from hmi_api.security.address_policy import NAT64, PUBLIC_V6, Network, not_public
-from hmi_operator.kubernetes.client import Conflict, KubernetesClient, find, metadata_of
+from hmi_operator.kubernetes.client import Conflict, KubernetesClient, Manifest, find
 from hmi_operator.kubernetes.jobs.naming import COMPONENT, MANAGED_BY, TRAINER
 from hmi_operator.kubernetes.jobs.settings import TrainerSettings
 
@@ -29,7 +27,7 @@ def policy_name(settings: TrainerSettings) -> str:
     return f"{settings.instance}-training"
 
 
-def build_network_policy(namespace: str, settings: TrainerSettings) -> V1NetworkPolicy:
+def build_network_policy(namespace: str, settings: TrainerSettings) -> Manifest:
     """Return the policy of a namespace's training pods.
 
     They may ask for names, connect to the control plane, to public addresses and to what the installation
@@ -48,7 +46,7 @@ def build_network_policy(namespace: str, settings: TrainerSettings) -> V1Network
     ]
     if settings.data_allowed_networks:
         egress.append({"to": [_block(network) for network in settings.data_allowed_networks]})
-    manifest = {
+    return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {
@@ -67,7 +65,6 @@ def build_network_policy(namespace: str, settings: TrainerSettings) -> V1Network
             "egress": [*egress, *settings.egress],
         },
     }
-    return V1NetworkPolicy.model_validate(manifest)
 
 
 class TrainingNetwork:
@@ -80,7 +77,7 @@ class TrainingNetwork:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._api = client.networking
+        self._api = client.custom_objects
         self._settings = settings
         self._clock = clock
         self._seen: dict[str, float] = {}
@@ -94,13 +91,14 @@ class TrainingNetwork:
             return
         wanted = build_network_policy(namespace, self._settings)
         name = policy_name(self._settings)
-        present = await find(self._api.read_namespaced_network_policy(name, namespace))
+        kind = ("networking.k8s.io", "v1", namespace, "networkpolicies")
+        present: Any = await find(self._api.get_namespaced_custom_object(*kind, name))
         try:
             if present is None:
-                await self._api.create_namespaced_network_policy(namespace, wanted)
-            elif present.spec != wanted.spec:
-                metadata_of(wanted).resource_version = metadata_of(present).resource_version
-                await find(self._api.replace_namespaced_network_policy(name, namespace, wanted))
+                await self._api.create_namespaced_custom_object(*kind, wanted)
+            elif present["spec"] != wanted["spec"]:
+                wanted["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
+                await find(self._api.replace_namespaced_custom_object(*kind, name, wanted))
         except Conflict as conflict:
             if conflict.reason != "AlreadyExists":  # another replica was faster
                 raise

@@ -369,9 +369,7 @@ class KubernetesTrainingJobs:
             owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.name, "uid": job.uid}
             patch = {"metadata": {"ownerReferences": [owner]}}
             await find(
-                self._client.core.patch_namespaced_persistent_volume_claim(
-                    job.name, job.namespace, patch, _content_type=MERGE_PATCH
-                )
+                self._client.core.patch_namespaced_persistent_volume_claim(job.name, job.namespace, patch)
             )
 
     async def _keep_log(self, job: JobStatus) -> None:
