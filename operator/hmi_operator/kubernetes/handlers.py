@@ -15,7 +15,14 @@ import kopf
 from hmi_api.errors import NotReady
 from hmi_api.names import GROUP, VERSION, KindName
 from hmi_operator.kubernetes.cache import ResourceCache
-from hmi_operator.kubernetes.client import KubernetesClient, Manifest, find, list_items, metadata_of
+from hmi_operator.kubernetes.client import (
+    PAGE_SIZE,
+    KubernetesClient,
+    Manifest,
+    find,
+    list_items,
+    metadata_of,
+)
 from hmi_operator.kubernetes.objects import PLURALS, list_objects
 from hmi_operator.kubernetes.webhook import UNPROCESSABLE, AdmissionReviewer
 
@@ -102,6 +109,7 @@ def build_settings(webhook: kopf.WebhookServerProtocol | None = None) -> kopf.Op
     settings.scanning.disabled = True
     settings.queueing.worker_limit = _WORKERS
     settings.queueing.idle_timeout = 0.5
+    settings.watching.chunk_size = PAGE_SIZE
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10
     settings.persistence.diffbase_storage = _NothingStored()
