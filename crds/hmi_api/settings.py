@@ -4,12 +4,14 @@
 a value is removed. A control character inside a value is refused.
 """
 
+import json
 import unicodedata
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import SecretStr, ValidationError, model_validator
+from pydantic_core import to_jsonable_python
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from hmi_api.errors import InvalidInput
@@ -67,6 +69,19 @@ class HmiSettings(BaseSettings):
     @classmethod
     def _trim(cls, values: Any) -> Any:
         return _all_trimmed(values)
+
+    @classmethod
+    def variables(cls, **fields: Any) -> dict[str, str]:
+        """Return the environment variables from which another process reads these fields of its settings.
+
+        Raises ``TypeError`` for a name that is no field.
+        """
+        if unknown := fields.keys() - cls.model_fields.keys():
+            raise TypeError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
+        return {
+            f"{PREFIX}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in to_jsonable_python(fields).items()
+        }
 
 
 def load_settings(type_: type[SettingsT], **given: Any) -> SettingsT:

@@ -5,6 +5,7 @@ import json
 import pkgutil
 import typing
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import hmi_control_plane
 import hmi_operator
 import hmi_runtime
 from hmi_api.errors import InvalidInput, NotReady
+from hmi_api.internal.trainer import TrainingSettings
 from hmi_api.security.bearer import TokenSource
 from hmi_api.settings import HmiSettings, load_settings, read_trimmed, trim_environment, trimmed
 from hmi_cli.context import trimmed_option
@@ -274,3 +276,19 @@ def test_what_is_trimmed() -> None:
     for inside in ("a\x00b", "a\tb", "a\x7fb", "a\x85b"):
         with pytest.raises(ValueError, match="control character"):
             trimmed(inside)
+
+
+def test_a_process_reads_what_another_wrote_as_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {
+        "run_id": "r1",
+        "work_dir": Path("/work"),
+        "max_rank": 8,
+        "data_allowed_hosts": ("a.example", "b.example"),
+        "data_allowed_networks": (ip_network("10.0.0.0/8"),),
+    }
+    for name, value in TrainingSettings.variables(**fields).items():
+        monkeypatch.setenv(name, value)
+    read = load_settings(TrainingSettings)
+    assert {name: getattr(read, name) for name in fields} == fields
+    with pytest.raises(TypeError, match="run_name"):
+        TrainingSettings.variables(run_name="r1")

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from hmi_api.errors import InvalidInput
 from hmi_api.internal.client import ControlPlaneClient
+from hmi_api.internal.trainer import TrainingSettings
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.settings import load_settings
 from hmi_cli.errors import CliError, UsageError
@@ -156,9 +157,9 @@ def compose(home: HomeFolder, url: str) -> EmbeddedSystem:
     environment = Environment(limits=limits)
     app.include_router(router(store, require_token(admin_key, "admin key"), environment))
     shared = {
-        "HMI_CONTROL_PLANE_URL": url,
-        "HMI_INTERNAL_TOKEN": token,
-        "HMI_ARTIFACTS": settings.artifacts,
+        **TrainingSettings.variables(
+            control_plane_url=url, internal_token=token, artifacts=settings.artifacts
+        ),
         # Training and serving share the cores: idle threads that spin would slow down the others.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         **limits.as_environment(),

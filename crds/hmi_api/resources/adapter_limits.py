@@ -30,7 +30,7 @@ class AdapterLimits(HmiSettings):
 
     def as_environment(self) -> dict[str, str]:
         """Return the variables that tell another process the same limits."""
-        return {f"HMI_{name.upper()}": str(value) for name, value in self.limits().model_dump().items()}
+        return self.variables(**self.limits().model_dump())
 
     def check_spec(self, spec: TaskAdapterSpec) -> None:
         """Raise ``InvalidInput`` AdapterTooLarge for a spec whose adapter no runtime would load."""

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hmi_api.internal.runs import RunView
+from hmi_api.internal.trainer import EXIT_DONE, EXIT_FAILED, RESULT_FILE, TrainingSettings
 from hmi_operator.embedded.files import write_atomically
 from hmi_operator.planning import JobView
 
@@ -189,7 +190,7 @@ class SubprocessJobs:
             await asyncio.sleep(_ORPHAN_POLL_SECONDS)
 
     def _environment_of(self, run: RunView) -> dict[str, str]:
-        own = {"HMI_RUN_ID": run.id, "HMI_WORK_DIR": str(self.work_dir(run))}
+        own = TrainingSettings.variables(run_id=run.id, work_dir=self.work_dir(run))
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
         return {**inherited, **self._environment, **own}
 
@@ -247,15 +248,13 @@ PROCESS_FILE = "process.json"
 KEPT_AFTER_FAILURE_SECONDS = 24 * 3600.0
 KEPT_FOR_RESUMPTION_SECONDS = 7 * 24 * 3600.0
 _ENDED_FILE = "ended.json"
-_RESULT_FILE = "result.json"
-_SUCCEEDED, _FAILED = 0, 1
 
 
 def clean_up_after(folder: Path, code: int) -> None:
     """Remove the files of a run that are of no use after its process's exit ``code``."""
-    if code == _SUCCEEDED:
+    if code == EXIT_DONE:
         remove_all_but_log(folder)
-    elif code == _FAILED and folder.is_dir():
+    elif code == EXIT_FAILED and folder.is_dir():
         write_atomically(folder / _ENDED_FILE, {"code": code})
 
 
@@ -286,7 +285,7 @@ def remove_all_but_log(folder: Path) -> None:
 
 
 def _kept_seconds(folder: Path) -> float:
-    ended = (folder / _ENDED_FILE).exists() or (folder / _RESULT_FILE).exists()
+    ended = (folder / _ENDED_FILE).exists() or (folder / RESULT_FILE).exists()
     return KEPT_AFTER_FAILURE_SECONDS if ended else KEPT_FOR_RESUMPTION_SECONDS
 
 

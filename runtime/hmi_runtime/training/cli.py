@@ -1,4 +1,4 @@
-"""The command line of the training program, and its settings."""
+"""The command line of the training program."""
 
 import argparse
 import logging
@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import SettingsConfigDict
+from pydantic import ValidationError
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_api.internal.runs import RunFailure
+from hmi_api.internal.runs import RunFailure, RunSpec
+from hmi_api.internal.trainer import EXIT_DONE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_USAGE, TrainingSettings
 from hmi_api.internal.trainer_client import TrainerClient
-from hmi_api.resources.adapter_limits import AdapterLimits
-from hmi_api.security.address_policy import AddressPolicySettings
-from hmi_api.security.bearer import TokenSource
 from hmi_api.settings import load_settings, trim_environment
 from hmi_runtime.artifacts.http_store import HttpArtifactStore
 from hmi_runtime.artifacts.store import ArtifactStore, Store
@@ -27,7 +24,6 @@ from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, Repo
 from hmi_runtime.training.run import execute_run, load_run_spec
 from hmi_runtime.training.run_context import RunContext
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_TRY_AGAIN = 0, 1, 2, 75
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _DESCRIPTION = """
 Without --spec the run is fetched from the control plane that the environment names, and reported there.
@@ -37,80 +33,29 @@ A program that is started again resumes where it was.
 """
 
 
-class TrainingSettings(AdapterLimits, AddressPolicySettings):
-    """Settings of the training program; each is read from ``HMI_`` and its name in capitals."""
-
-    model_config = SettingsConfigDict(env_prefix="HMI_", extra="ignore", frozen=True)
-
-    control_plane_url: str | None = Field(
-        default=None, description="Where runs are fetched and reported; none: runs are read from --spec."
-    )
-    internal_token: SecretStr | None = Field(
-        default=None, min_length=16, description="Bearer token for the control plane."
-    )
-    internal_token_file: Path | None = Field(
-        default=None, description="File with the bearer token; read again when it is rotated."
-    )
-    artifacts: str | None = Field(
-        default=None,
-        description="Root of the artifact store, any fsspec address; none: through the control plane.",
-    )
-    run_id: str | None = Field(default=None, description="Id of the run to execute.")
-    work_dir: Path | None = Field(
-        default=None, description="Checkpoints and unfinished files; kept over restarts."
-    )
-    mounts: Path | None = Field(
-        default=None,
-        description="Where the ConfigMaps and volume claims are mounted that configmap:// and pvc:// name.",
-    )
-    training_threads: int = Field(
-        default=0,
-        ge=0,
-        description="CPU threads; 0 for all cores. A run gives the same bits only on "
-        "the same number of threads.",
-    )
-    training_checkpoint_seconds: float = Field(
-        default=30.0, ge=0, description="Least time between checkpoints."
-    )
-    training_report_patience_seconds: float = Field(
-        default=3600.0,
-        ge=0,
-        description="How long a finished run tries to hand in its result before it exits.",
-    )
-
-    def token_source(self) -> TokenSource | None:
-        """Return the source of the token for the control plane, None when none is set."""
-        if self.internal_token_file is not None:
-            return TokenSource(file=self.internal_token_file)
-        return TokenSource(self.internal_token.get_secret_value()) if self.internal_token else None
-
-
-def limit_threads(count: int) -> None:
-    """Let torch use ``count`` threads, or all cores for 0."""
-    if count:
-        torch.set_num_threads(count)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    given = {name: getattr(options, name, None) for name in ("artifacts", "work_dir")}
     try:
         trim_environment(os.environ)
-        settings = load_settings(TrainingSettings)
+        settings = load_settings(TrainingSettings, **{name: value for name, value in given.items() if value})
     except InvalidInput as error:
         print(error.message, file=sys.stderr)
         return EXIT_USAGE
     _configure_logging(settings)
     configure(settings.address_policy(), mounts=settings.mounts)
-    limit_threads(settings.training_threads)
+    if settings.training_threads:
+        torch.set_num_threads(settings.training_threads)
     try:
         if options.command == "export":
             print(export_artifact(options.artifact, options.artifacts, options.out))
             return EXIT_DONE
-        if options.spec is not None:
-            return _run_from_file(parser, options, settings)
-        return _run_from_control_plane(parser, options, settings)
+        if settings.work_dir is None:
+            parser.error("give --work-dir, or set HMI_WORK_DIR")
+        run_it = _run_from_control_plane if options.spec is None else _run_from_file
+        return run_it(parser, options, settings, settings.work_dir)
     except NotReady as error:
         print(error.message, file=sys.stderr)
         return EXIT_TRY_AGAIN
@@ -140,22 +85,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_from_file(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, settings: TrainingSettings
+    parser: argparse.ArgumentParser, options: argparse.Namespace, settings: TrainingSettings, work_dir: Path
 ) -> int:
     try:
         run = load_run_spec(options.spec, options.command)
     except (OSError, ValidationError) as error:
         parser.error(f"--spec: {error}")
-    reporter = LineReporter()
-    artifacts = options.artifacts or settings.artifacts
-    if artifacts is None:
+    if settings.artifacts is None:
         parser.error("give --artifacts, or set HMI_ARTIFACTS")
-    store = ArtifactStore(artifacts)
-    return _exit_status(execute_run(run, _workplace(parser, options, settings, store, reporter)))
+    return _execute(run, settings, work_dir, ArtifactStore(settings.artifacts), LineReporter())
 
 
 def _run_from_control_plane(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, settings: TrainingSettings
+    parser: argparse.ArgumentParser, options: argparse.Namespace, settings: TrainingSettings, work_dir: Path
 ) -> int:
     token = settings.token_source()
     if settings.control_plane_url is None or token is None or settings.run_id is None:
@@ -169,37 +111,28 @@ def _run_from_control_plane(
         settings.run_id,
         report_patience=settings.training_report_patience_seconds,
     ) as client:
-        reporter = ControlPlaneReporter(client)
         view = client.run()
         if view.spec.kind != options.command:
             parser.error(f"run {view.id} is of kind {view.spec.kind}, not {options.command}")
-        artifacts = options.artifacts or settings.artifacts
         # Without a store of its own, the program reaches artifacts through the control plane.
-        store = ArtifactStore(artifacts) if artifacts else HttpArtifactStore(client)
-        return _exit_status(execute_run(view.spec, _workplace(parser, options, settings, store, reporter)))
+        store = ArtifactStore(settings.artifacts) if settings.artifacts else HttpArtifactStore(client)
+        return _execute(view.spec, settings, work_dir, store, ControlPlaneReporter(client))
 
 
-def _workplace(
-    parser: argparse.ArgumentParser,
-    options: argparse.Namespace,
-    settings: TrainingSettings,
-    store: Store,
-    reporter: LineReporter | ControlPlaneReporter,
-) -> RunContext:
-    work_dir = options.work_dir or settings.work_dir
-    if work_dir is None:
-        parser.error("give --work-dir, or set HMI_WORK_DIR")
-    translating: Reporter = reporter
+def _execute(
+    run: RunSpec, settings: TrainingSettings, work_dir: Path, store: Store, reporter: Reporter
+) -> int:
     if settings.mounts is not None:
-        translating = TranslatingReporter(reporter, MountPathTranslator(settings.mounts))
-    return RunContext(
+        reporter = TranslatingReporter(reporter, MountPathTranslator(settings.mounts))
+    context = RunContext(
         work_dir,
         store,
-        translating,
+        reporter,
         settings.training_checkpoint_seconds,
         mounts=settings.mounts,
         limits=settings.limits(),
     )
+    return EXIT_FAILED if isinstance(execute_run(run, context), RunFailure) else EXIT_DONE
 
 
 def _configure_logging(settings: TrainingSettings) -> None:
@@ -208,7 +141,3 @@ def _configure_logging(settings: TrainingSettings) -> None:
     if settings.mounts is not None:
         for handler in logging.getLogger().handlers:
             handler.setFormatter(TranslatingFormatter(_LOG_FORMAT, MountPathTranslator(settings.mounts)))
-
-
-def _exit_status(outcome: object) -> int:
-    return EXIT_FAILED if isinstance(outcome, RunFailure) else EXIT_DONE

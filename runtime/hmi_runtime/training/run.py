@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunFailure, RunResult, RunSpec
+from hmi_api.internal.trainer import RESULT_FILE
 from hmi_runtime.training.adapter_run import run_adapter
 from hmi_runtime.training.checkpoint import Stages, write_atomically
 from hmi_runtime.training.domain_run import run_domain
@@ -21,7 +22,6 @@ from hmi_runtime.training.elapsed import ElapsedTime
 from hmi_runtime.training.mounts import resolve_mounts
 from hmi_runtime.training.run_context import RunContext
 
-RESULT_FILE = "result.json"
 _LOG = logging.getLogger(__name__)
 
 

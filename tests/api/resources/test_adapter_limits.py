@@ -1,15 +1,15 @@
-"""The largest adapters that runtimes serve: told to every part by the same variables."""
+"""The largest adapters that runtimes serve: every part reads them from the same variables."""
 
 from typing import Any
 
 import pytest
 
 from hmi_api.errors import InvalidInput
+from hmi_api.internal.trainer import TrainingSettings
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.task_adapter import TaskAdapterSpec
 from hmi_operator.settings import OperatorSettings
 from hmi_runtime.server.settings import RuntimeSettings
-from hmi_runtime.training.cli import TrainingSettings
 
 LIMITS = AdapterLimits(max_rank=32, max_bottleneck=64, max_labels=3)
 

@@ -1,6 +1,5 @@
 """The Job and the work volume of a training run."""
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +8,7 @@ from pydantic import ValidationError
 
 from hmi_api.errors import InvalidInput
 from hmi_api.internal.runs import DomainRunSpec, RunView
+from hmi_api.internal.trainer import EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_USAGE, TrainingSettings
 from hmi_api.resources.common import DataSource, Resources
 from hmi_api.resources.data_addresses import Mounted, MountKind, mounted
 from hmi_api.resources.reasons import Reason
@@ -32,9 +32,6 @@ TOKEN_FILE = "token"
 
 _TOKEN_SECONDS = 3600
 _SCRATCH_SIZE = "1Gi"
-
-EXIT_FAILED, EXIT_USAGE, EXIT_TRY_AGAIN = 1, 2, 75
-"""What the training program's exit status says: failed and reported, wrongly called, control plane away."""
 
 _USER = 65532
 
@@ -205,20 +202,20 @@ def _pod(run: RunView, settings: TrainerSettings) -> dict[str, Any]:
 
 def _environment(run: RunView, settings: TrainerSettings) -> list[dict[str, Any]]:
     fixed = {
-        "HMI_CONTROL_PLANE_URL": settings.control_plane_url,
-        "HMI_INTERNAL_TOKEN_FILE": f"{TOKEN_DIR}/{TOKEN_FILE}",
-        "HMI_RUN_ID": run.id,
-        "HMI_WORK_DIR": WORK_DIR,
-        "HMI_MOUNTS": MOUNTS_DIR,
-        "HOME": "/tmp",  # noqa: S108 -- a volume of the pod's own
+        # Address settings are given even if empty: a tenant's Secret, which is read too, must not set them.
+        **TrainingSettings.variables(
+            control_plane_url=settings.control_plane_url,
+            internal_token_file=f"{TOKEN_DIR}/{TOKEN_FILE}",
+            run_id=run.id,
+            work_dir=WORK_DIR,
+            mounts=MOUNTS_DIR,
+            data_addresses="cluster",
+            data_allowed_hosts=settings.data_allowed_hosts,
+            data_allowed_networks=settings.data_allowed_networks,
+            data_cluster_networks=settings.data_cluster_networks,
+        ),
         **settings.limits.as_environment(),
-    }
-    # Set even where they are empty: a Secret of the tenant's, which is read too, must not change them.
-    fixed |= {
-        "HMI_DATA_ADDRESSES": "cluster",
-        "HMI_DATA_ALLOWED_HOSTS": json.dumps(settings.data_allowed_hosts),
-        "HMI_DATA_ALLOWED_NETWORKS": json.dumps([str(block) for block in settings.data_allowed_networks]),
-        "HMI_DATA_CLUSTER_NETWORKS": json.dumps([str(block) for block in settings.data_cluster_networks]),
+        "HOME": "/tmp",  # noqa: S108 -- a volume of the pod's own
     }
     chosen = {entry.get("name") for entry in settings.extra_env}
     fixed |= {name: value for name, value in _outbound(settings).items() if name not in chosen}
@@ -226,9 +223,8 @@ def _environment(run: RunView, settings: TrainerSettings) -> list[dict[str, Any]
         fixed[CA_VARIABLE] = settings.ca_certificates
     # Libraries count the node's cores, not the container's share of them.
     share = {"resourceFieldRef": {"containerName": CONTAINER, "resource": "limits.cpu"}}
-    shared = ("HMI_TRAINING_THREADS", "OMP_NUM_THREADS")
     own = [{"name": name, "value": value} for name, value in fixed.items()] + [
-        {"name": name, "valueFrom": share} for name in shared
+        {"name": name, "valueFrom": share} for name in ("HMI_TRAINING_THREADS", "OMP_NUM_THREADS")
     ]
     names = {entry["name"] for entry in own}
     return own + [entry for entry in settings.extra_env if entry.get("name") not in names]
