@@ -25,7 +25,7 @@ from hmi_operator.kubernetes.events import EventRecorder
 from hmi_operator.kubernetes.jobs import JobCache, KubernetesTrainingJobs
 from hmi_operator.kubernetes.lease import Lease
 from hmi_operator.kubernetes.observability import OperatorMetrics, configure_logging, serve_probes
-from hmi_operator.kubernetes.operator import Operator, Parts
+from hmi_operator.kubernetes.operator import Operator
 from hmi_operator.kubernetes.remove_finalizers import remove_finalizers
 from hmi_operator.orphans import OrphanGrace
 from hmi_operator.settings import OperatorSettings, ReleaseSettings
@@ -71,19 +71,17 @@ async def run(settings: OperatorSettings) -> None:
         control_plane = await stack.enter_async_context(
             ControlPlaneClient(settings.control_plane_url, tokens)
         )
-        training = JobCache()
+        job_cache = JobCache()
         operator = Operator(
-            Parts(
-                client=client,
-                control_plane=control_plane,
-                jobs=KubernetesTrainingJobs(client, training, settings.trainer()),
-                lease=Lease(client, settings.namespace, settings.pod_name, seconds=settings.lease_seconds),
-                training=training,
-                metrics=metrics,
-                events=EventRecorder(client, settings.pod_name, namespace=settings.namespace),
-                orphan_grace=OrphanGrace(settings.orphan_grace_seconds, settings.inherited_grace_seconds),
-                webhook=settings.webhook(),
-            ),
+            client=client,
+            control_plane=control_plane,
+            jobs=KubernetesTrainingJobs(client, job_cache, settings.trainer()),
+            lease=Lease(client, settings.namespace, settings.pod_name, seconds=settings.lease_seconds),
+            events=EventRecorder(client, settings.pod_name, namespace=settings.namespace),
+            job_cache=job_cache,
+            metrics=metrics,
+            orphan_grace=OrphanGrace(settings.orphan_grace_seconds, settings.inherited_grace_seconds),
+            webhook=settings.webhook(),
             namespaces=settings.watch_namespaces,
             workers=settings.workers,
             pace=Pace(

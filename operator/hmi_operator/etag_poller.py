@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from hmi_api.errors import HmiError
 from hmi_api.internal.catalog import MAX_ETAGS, AdapterView
-from hmi_operator.ports import ControlPlane, ResourceRef
+from hmi_api.internal.client import ControlPlaneClient
+from hmi_operator.ports import ResourceRef
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ ETAGS_PER_SECOND = 1000.0
 class EtagPoller:
     """Enqueues every TaskAdapter whose ETag changed since it was read. For use in one event loop."""
 
-    def __init__(self, control_plane: ControlPlane, enqueue: Callable[[ResourceRef], None]) -> None:
+    def __init__(self, control_plane: ControlPlaneClient, enqueue: Callable[[ResourceRef], None]) -> None:
         self._control_plane = control_plane
         self._enqueue = enqueue
         self._etags: dict[str, str] = {}
@@ -51,7 +52,7 @@ class EtagPoller:
                 logger.warning("the ETags of TaskAdapters could not be read: %s", error)
 
     async def poll(self) -> None:
-        """Enqueue every TaskAdapter whose ETag changed. Raises as ``ControlPlane.adapter_etags`` does."""
+        """Enqueue every TaskAdapter whose ETag changed. Raises ``HmiError`` as the client does."""
         keys = list(self._etags)
         for start in range(0, len(keys), MAX_ETAGS):
             batch = keys[start : start + MAX_ETAGS]

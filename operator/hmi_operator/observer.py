@@ -5,9 +5,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from hmi_api.internal.catalog import AdapterView, DomainView
+from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.runs import RunPod, RunView
 from hmi_api.names import DomainKey
 from hmi_api.resources.domain import Domain
@@ -23,7 +23,7 @@ from hmi_operator.planning import (
 from hmi_operator.planning.deletion import blocks_deletion, may_depend_on
 from hmi_operator.planning.training import is_run_of
 from hmi_operator.planning.validation import lineage_of
-from hmi_operator.ports import ControlPlane, ResourceRef, ResourceStore, TrainingJobs
+from hmi_operator.ports import Ports, ResourceRef
 
 DOMAIN_CACHE_SECONDS = 5.0
 _RECORDED_RUNS = 10_000
@@ -49,13 +49,15 @@ class DomainCache:
     loop.
     """
 
-    def __init__(self, control_plane: ControlPlane, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, control_plane: ControlPlaneClient, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._control_plane = control_plane
         self._clock = clock
         self._cached: dict[DomainKey, _CachedDomain] = {}
 
     async def read(self, key: DomainKey) -> DomainView | None:
-        """Read a Domain from the catalog; None if it has none. Raises as ``ControlPlane.domain`` does."""
+        """Read a Domain from the catalog; None if it has none. Raises ``HmiError`` as the client does."""
         requested_at = self._clock()
         view = await self._control_plane.domain(key)
         cached = self._cached.get(key)
@@ -79,29 +81,20 @@ class Observer:
     """Collects what the plan of a resource depends on.
 
     ``on_adapter_view`` is called with the key and the view of each TaskAdapter that was read from the
-    catalog. ``require_leadership`` is called before the catalog's entry of a deleted namesake is deleted.
+    catalog. If the catalog has a deleted object of the same name, its entry is deleted first.
     """
 
     def __init__(
         self,
-        store: ResourceStore,
-        control_plane: ControlPlane,
-        jobs: TrainingJobs,
-        *,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        require_leadership: Callable[[], None],
+        ports: Ports,
         environment: Environment,
         on_adapter_view: Callable[[str, AdapterView | None], None],
     ) -> None:
-        self._store = store
-        self._control_plane = control_plane
-        self._jobs = jobs
-        self._clock = clock
-        self._require_leadership = require_leadership
+        self._ports = ports
         self._environment = environment
         self._on_adapter_view = on_adapter_view
         self._recorded_pods: OrderedDict[str, tuple[RunPod, ...]] = OrderedDict()
-        self.domains = DomainCache(control_plane)
+        self.domains = DomainCache(ports.control_plane)
 
     async def observe_domain(self, domain: Domain) -> ObservedDomain:
         """Return what a Domain's plan depends on. Raises ``HmiError`` as the ports do."""
@@ -109,14 +102,14 @@ class Observer:
         job = await self.job_of(run)
         view = await self.domains.read(domain.key)
         if view is not None and self._is_of_deleted(domain, view):
-            self._require_leadership()
-            await self._control_plane.erase_domain(domain.key, view.record.uid)
+            self._ports.require_leadership()
+            await self._ports.control_plane.delete("Domain", domain.key, view.record.uid)
             view = await self.domains.read(domain.key)
         lineage = lineage_of(domain, self._find_domain)
         deleted = domain.metadata.deletion_timestamp is not None
         return ObservedDomain(
-            now=self._clock(),
-            tenant=await self._store.tenant(domain.metadata.namespace),
+            now=self._ports.clock(),
+            tenant=await self._ports.store.tenant(domain.metadata.namespace),
             view=view,
             run=run,
             job=job,
@@ -131,15 +124,15 @@ class Observer:
         run = await self._run_of(adapter)
         job = await self.job_of(run)
         key = ResourceRef.of(adapter).key
-        view = await self._control_plane.adapter(key)
+        view = await self._ports.control_plane.adapter(key)
         if view is not None and self._is_of_deleted(adapter, view):
-            self._require_leadership()
-            await self._control_plane.erase_adapter(key, view.record.uid)
-            view = await self._control_plane.adapter(key)
+            self._ports.require_leadership()
+            await self._ports.control_plane.delete("TaskAdapter", key, view.record.uid)
+            view = await self._ports.control_plane.adapter(key)
         self._on_adapter_view(key, view)
         return ObservedAdapter(
-            now=self._clock(),
-            tenant=await self._store.tenant(adapter.metadata.namespace),
+            now=self._ports.clock(),
+            tenant=await self._ports.store.tenant(adapter.metadata.namespace),
             domain=await self._dependency(adapter.domain_key),
             view=view,
             run=run,
@@ -152,9 +145,9 @@ class Observer:
 
         Records the Job's pods in the control plane when they change: only those pods may report on the run.
         """
-        job = await self._jobs.observe(run) if run is not None else None
+        job = await self._ports.jobs.observe(run) if run is not None else None
         if run is not None and job is not None and job.pods and self._recorded_pods.get(run.id) != job.pods:
-            await self._control_plane.note_pods(run.id, job.pods)
+            await self._ports.control_plane.record_pods(run.id, job.pods)
             self._recorded_pods[run.id] = job.pods
             if len(self._recorded_pods) > _RECORDED_RUNS:
                 self._recorded_pods.popitem(last=False)
@@ -169,13 +162,13 @@ class Observer:
         run_id = resource.status.run_ref
         if run_id is None or not _RUN_ID.fullmatch(run_id):
             return None
-        run = await self._control_plane.run(run_id)
+        run = await self._ports.control_plane.run(run_id)
         return run if run is not None and is_run_of(run, resource) else None
 
     def _is_of_deleted(self, resource: Domain | TaskAdapter, view: DomainView | AdapterView) -> bool:
         """Return whether the catalog's entry is of an earlier object of this name that was deleted."""
         uid = view.record.uid
-        return uid != resource.metadata.uid and self._store.was_deleted(uid)
+        return uid != resource.metadata.uid and self._ports.store.was_deleted(uid)
 
     async def _dependency(self, key: DomainKey) -> DomainDependency:
         domain = self._find_domain(key)
@@ -185,7 +178,7 @@ class Observer:
         return DomainDependency(key, domain, view.current if view else None)
 
     def _find_domain(self, key: DomainKey) -> Domain | None:
-        found = self._store.find(ResourceRef.from_key("Domain", key))
+        found = self._ports.store.find(ResourceRef.from_key("Domain", key))
         return found if isinstance(found, Domain) else None
 
     async def _dependents(self, domain: Domain, lineage: tuple[DomainKey, ...]) -> tuple[Dependent, ...]:
@@ -196,8 +189,8 @@ class Observer:
         """
         found: list[Dependent] = []
         blocked = False
-        for ref in await self._store.dependents(domain.key):
-            resource = await self._store.get(ref)
+        for ref in await self._ports.store.dependents(domain.key):
+            resource = await self._ports.store.get(ref)
             if resource is None:
                 continue
             if blocked and may_depend_on(domain, resource, lineage):
@@ -211,13 +204,13 @@ class Observer:
         """Return some of the TaskAdapters that name a Domain which is not shared with their namespace."""
         refs = [
             ref
-            for ref in await self._store.dependents(domain.key)
+            for ref in await self._ports.store.dependents(domain.key)
             if ref.kind == "TaskAdapter" and not domain.is_shared_with(ref.namespace)
         ]
-        found = [await self._store.get(ref) for ref in refs[:_SHOWN_UNSHARED]]
+        found = [await self._ports.store.get(ref) for ref in refs[:_SHOWN_UNSHARED]]
         return tuple([Dependent(one, await self._read_view(one)) for one in found if one is not None])
 
     async def _read_view(self, resource: Domain | TaskAdapter) -> DomainView | AdapterView | None:
         if isinstance(resource, Domain):
             return await self.domains.read(resource.key)
-        return await self._control_plane.adapter(ResourceRef.of(resource).key)
+        return await self._ports.control_plane.adapter(ResourceRef.of(resource).key)

@@ -1,4 +1,4 @@
-"""Orphans: catalog records whose objects are gone from the cluster that has claimed the catalog.
+"""Orphans: catalog records whose objects are gone from the cluster to which the catalog belongs.
 
 An object that is deleted without a finalizer, for instance while HMI is uninstalled, leaves an orphan.
 """
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.internal.catalog import ClusterClaimed
-from hmi_api.names import KindName
-from hmi_operator.ports import ControlPlane, ResourceRef, ResourceStore, TrainingJobs
+from hmi_api.names import DomainKey, KindName
+from hmi_operator.ports import Ports, ResourceRef
 
 logger = logging.getLogger(__name__)
 
@@ -46,30 +46,43 @@ class Orphan:
     """Of the object that the record is for."""
 
 
+async def find_orphans(
+    ports: Ports, kind: KindName, *, domain: DomainKey | None = None
+) -> AsyncIterator[Orphan]:
+    """Go through the orphans of a kind; of TaskAdapters only those on ``domain``, if given.
+
+    Records in namespaces of other operators are left out. The store is read from memory: call ``is_absent``
+    before anything is deleted.
+    """
+    cursor: str | None = None
+    while True:
+        page = await ports.control_plane.list_records(kind, cursor, domain=domain)
+        for record in page.items:
+            ref = ResourceRef.from_key(kind, record.key)
+            if ports.store.covers(ref.namespace) and await ports.store.get(ref) is None:
+                yield Orphan(ref, record.uid)
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
 class OrphanCollector:
     """Claims the catalog for one cluster, and deletes its orphans.
 
-    Before each deletion the store is asked for that object by name; a failed request deletes nothing.
-    Namespaces of other operators are left alone. ``require_leadership`` raises ``NotReady``
-    when this replica is not the leader. ``on_deleted`` is called with each deleted orphan.
+    Before each deletion the object is requested by name from the store; a failed request deletes nothing.
+    ``on_deleted`` is called with each deleted orphan.
     """
 
     def __init__(
         self,
-        store: ResourceStore,
-        control_plane: ControlPlane,
-        jobs: TrainingJobs,
+        ports: Ports,
         *,
         grace: OrphanGrace | None = None,
-        require_leadership: Callable[[], None] = lambda: None,
         on_deleted: Callable[[Orphan], None] = lambda orphan: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
-        self._control_plane = control_plane
-        self._jobs = jobs
+        self._ports = ports
         self._grace = grace or OrphanGrace()
-        self._require_leadership = require_leadership
         self._on_deleted = on_deleted
         self._clock = clock
         self._missed_since: dict[Orphan, float] = {}
@@ -77,7 +90,7 @@ class OrphanCollector:
     async def claim(self) -> ClusterClaimed | None:
         """Claim the catalog; None if it does not answer. Raises ``InvalidInput`` OtherCluster."""
         try:
-            return await self._control_plane.claim(await self._store.identity())
+            return await self._ports.control_plane.claim(await self._ports.store.identity())
         except InvalidInput:
             raise
         except HmiError as error:
@@ -112,35 +125,20 @@ class OrphanCollector:
         if claimed.inherited and claimed.known_seconds < self._grace.inherited_seconds:
             return
         now = self._clock()
-        found = [orphan for kind in _KINDS async for orphan in self._find_orphans(kind)]
+        found = [orphan for kind in _KINDS async for orphan in find_orphans(self._ports, kind)]
         self._missed_since = {orphan: self._missed_since.get(orphan, now) for orphan in found}
         for orphan in found:
             if now - self._missed_since[orphan] >= self._grace.seconds:
                 await self._delete(orphan)
 
-    async def _find_orphans(self, kind: KindName) -> AsyncIterator[Orphan]:
-        cursor: str | None = None
-        while True:
-            page = await self._control_plane.declared(kind, cursor)
-            for record in page.items:
-                ref = ResourceRef.from_key(kind, record.key)
-                if self._store.covers(ref.namespace) and await self._store.get(ref) is None:
-                    yield Orphan(ref, record.uid)
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
     async def _delete(self, orphan: Orphan) -> None:
         ref = orphan.ref
         try:
-            if not await self._store.is_absent(ref):
+            if not await self._ports.store.is_absent(ref):
                 return
-            self._require_leadership()
-            await self._jobs.erase(orphan.uid, ref.namespace)
-            if ref.kind == "Domain":
-                await self._control_plane.erase_domain(ref.key, orphan.uid)
-            else:
-                await self._control_plane.erase_adapter(ref.key, orphan.uid)
+            self._ports.require_leadership()
+            await self._ports.jobs.delete_all(orphan.uid, ref.namespace)
+            await self._ports.control_plane.delete(ref.kind, ref.key, orphan.uid)
         except HmiError as error:
             logger.warning("%s: its orphaned record could not be deleted: %s", ref, error)
             return

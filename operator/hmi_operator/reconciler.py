@@ -3,17 +3,17 @@
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from hmi_api.errors import HmiError, InvalidInput
-from hmi_api.internal.catalog import AdapterView, PublishAgain
+from hmi_api.internal.catalog import AdapterRecord, AdapterView, DomainRecord, PublishAgain
 from hmi_api.internal.runs import RunCreate, RunState, RunView
 from hmi_api.names import FINALIZER, DomainKey
 from hmi_api.resources.common import CommonStatus
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.observer import Observer
+from hmi_operator.orphans import find_orphans
 from hmi_operator.planning import (
     Action,
     Environment,
@@ -28,8 +28,7 @@ from hmi_operator.planning import (
 )
 from hmi_operator.planning.actions import (
     AddFinalizer,
-    DeclareAdapter,
-    DeclareDomain,
+    Declare,
     DeleteContents,
     PublishAgainOrStartRun,
     RemoveFinalizer,
@@ -41,7 +40,7 @@ from hmi_operator.planning.actions import (
     Withdraw,
 )
 from hmi_operator.planning.deletion import delayed_status
-from hmi_operator.ports import ControlPlane, ResourceRef, ResourceStore, TrainingJobs
+from hmi_operator.ports import Ports, ResourceRef
 
 logger = logging.getLogger(__name__)
 
@@ -67,40 +66,22 @@ class ReconcileResult:
 class Reconciler:
     """Brings one resource at a time nearer to its declared spec.
 
-    The same on Kubernetes and on one machine: what differs is behind the three ports. It keeps no state but
-    a short-lived cache of Domains. ``clock`` returns the present time with its time zone.
-    ``require_leadership`` is called before each change and raises ``NotReady`` when this replica is not the
-    leader. ``environment`` says what training and serving support; by default everything.
+    The same on Kubernetes and on one machine: what differs is behind the ports. It keeps no state but a
+    short-lived cache of Domains. ``environment`` is what training and serving support; by default everything.
     ``on_status_change`` is called after each status write with the resource, its old and its new status,
     ``on_adapter_view`` with the key and view of each TaskAdapter that was read from the catalog.
     """
 
     def __init__(
         self,
-        store: ResourceStore,
-        control_plane: ControlPlane,
-        jobs: TrainingJobs,
+        ports: Ports,
         *,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        require_leadership: Callable[[], None] = lambda: None,
         environment: Environment | None = None,
         on_status_change: StatusListener = lambda resource, old, new: None,
         on_adapter_view: Callable[[str, AdapterView | None], None] = lambda key, view: None,
     ) -> None:
-        self._store = store
-        self._control_plane = control_plane
-        self._jobs = jobs
-        self._observer = Observer(
-            store,
-            control_plane,
-            jobs,
-            clock=clock,
-            require_leadership=require_leadership,
-            environment=environment or Environment(),
-            on_adapter_view=on_adapter_view,
-        )
-        self._clock = clock
-        self._require_leadership = require_leadership
+        self._ports = ports
+        self._observer = Observer(ports, environment or Environment(), on_adapter_view)
         self._on_status_change = on_status_change
 
     async def reconcile(self, ref: ResourceRef) -> ReconcileResult:
@@ -109,7 +90,7 @@ class Reconciler:
         Raises ``NotReady`` when the control plane does not answer; a retry loses nothing. The status of a
         resource that is being deleted then says why it stays.
         """
-        resource = await self._store.get(ref)
+        resource = await self._ports.store.get(ref)
         if resource is None:
             return ReconcileResult()
         try:
@@ -130,10 +111,10 @@ class Reconciler:
         observed = await observe(resource)
         plan = make_plan(resource, observed)
         if plan.actions and all(isinstance(action, AddFinalizer) for action in plan.actions):
-            held = await self._add_finalizer(resource, plan.actions)
-            if held is None:
+            present = await self._add_finalizer(resource, plan.actions)
+            if present is None:
                 return ReconcileResult(plan.requeue_after)
-            resource, plan = held, make_plan(held, observed)
+            resource, plan = present, make_plan(present, observed)
 
         def replan(run: RunView, job: JobView | None) -> Plan[Status]:
             return make_plan(resource, replace(observed, run=run, job=job))
@@ -144,12 +125,12 @@ class Reconciler:
         """Add the finalizer; return the resource, or None if it changed so that it must be observed anew."""
         for action in actions:
             await self._act(resource, action)
-        held = await self._store.get(ResourceRef.of(resource))
-        if not isinstance(held, type(resource)) or FINALIZER not in held.metadata.finalizers:
+        present = await self._ports.store.get(ResourceRef.of(resource))
+        if not isinstance(present, type(resource)) or FINALIZER not in present.metadata.finalizers:
             return None
-        before, after = resource.metadata, held.metadata
+        before, after = resource.metadata, present.metadata
         unchanged = (before.uid, before.generation) == (after.uid, after.generation)
-        return held if unchanged and after.deletion_timestamp is None else None
+        return present if unchanged and after.deletion_timestamp is None else None
 
     async def _carry_out(
         self,
@@ -171,14 +152,17 @@ class Reconciler:
             if started is not None:
                 status = status.model_copy(update={"run_ref": started.id})
                 next_plan = replan(started, await self._observer.job_of(started))
-                if all(isinstance(action, (DeclareAdapter, DeclareDomain)) for action in next_plan.actions):
+                if all(isinstance(action, Declare) for action in next_plan.actions):
                     # One status write shows both the start of the run and its state.
                     status, requeue_after = next_plan.status, next_plan.requeue_after
         except InvalidInput as error:
             if resource.metadata.deletion_timestamp is not None:
                 raise  # the status shows why it stays instead
             logger.warning("%s: the control plane rejected it: %s", ref, error)
-            status, requeue_after = rejected_status(resource, status, error, self._clock()), REJECTED_SECONDS
+            status, requeue_after = (
+                rejected_status(resource, status, error, self._ports.clock()),
+                REJECTED_SECONDS,
+            )
         if status != written:
             await self._write(resource, written, status)
         gone = any(isinstance(action, RemoveFinalizer) for action in plan.actions)
@@ -190,38 +174,38 @@ class Reconciler:
         """Return the dependents of a Domain that changed, and what a deleted resource depended on."""
         below: list[ResourceRef] = []
         if isinstance(resource, Domain) and (gone or (old.version, old.phase) != (new.version, new.phase)):
-            below = await self._store.dependents(resource.key)
+            below = await self._ports.store.dependents(resource.key)
         above = resource.parent_key if isinstance(resource, Domain) else resource.domain_key
         if not gone or above is None:
             return tuple(below)
         return (*below, ResourceRef.from_key("Domain", above))
 
     async def _write(self, resource: Domain | TaskAdapter, old: Status, new: Status) -> None:
-        self._require_leadership()
-        await self._store.write_status(ResourceRef.of(resource), resource.metadata.uid, new)
+        self._ports.require_leadership()
+        await self._ports.store.write_status(ResourceRef.of(resource), resource.metadata.uid, new)
         self._on_status_change(resource, old, new)
 
     async def _write_deletion_delayed(self, ref: ResourceRef, uid: str, error: HmiError) -> None:
         """Write why a deletion cannot finish now; it is retried."""
-        resource = await self._store.get(ref)
+        resource = await self._ports.store.get(ref)
         if resource is not None and resource.metadata.uid == uid:
-            new = delayed_status(resource, resource.status, error, self._clock())
+            new = delayed_status(resource, resource.status, error, self._ports.clock())
             await self._write(resource, resource.status, new)
 
     # --- actions ----------------------------------------------------------------------------------------
 
     async def _act(self, resource: Domain | TaskAdapter, action: Action) -> RunView | None:
         """Take one action as the leader; return the run that it started, if any."""
-        self._require_leadership()
+        self._ports.require_leadership()
         ref, uid = ResourceRef.of(resource), resource.metadata.uid
         logger.info("%s: %s, because %s", ref, type(action).__name__, action.why)
         match action:
             case AddFinalizer():
-                await self._store.add_finalizer(ref, uid, FINALIZER)
+                await self._ports.store.add_finalizer(ref, uid, FINALIZER)
             case RemoveFinalizer():
-                await self._store.remove_finalizer(ref, uid, FINALIZER)
-            case DeclareDomain() | DeclareAdapter():
-                await self._declare(ref, action)
+                await self._ports.store.remove_finalizer(ref, uid, FINALIZER)
+            case Declare():
+                await self._declare(ref, action.record)
             case StartRun():
                 return await self._start(action.request)
             case PublishAgainOrStartRun():
@@ -229,49 +213,43 @@ class Reconciler:
             case ResumeRun():
                 await self._resume(action.run_id)
             case StopRun():
-                await self._jobs.stop(action.run_id, ref.namespace)
-                await self._control_plane.fail_run(action.run_id, action.failure)
+                await self._ports.jobs.stop(action.run_id, ref.namespace)
+                await self._ports.control_plane.fail_run(action.run_id, action.failure)
             case Revoke():
                 await self._revoke(resource, action)
             case Restore():
-                await self._control_plane.restore(ref.key)
+                await self._ports.control_plane.restore(ref.key)
             case DeleteContents():
                 await self._delete_contents(resource)
             case Withdraw():
                 await self._withdraw(action.adapter)
         return None
 
-    async def _declare(self, ref: ResourceRef, action: DeclareDomain | DeclareAdapter) -> None:
+    async def _declare(self, ref: ResourceRef, record: DomainRecord | AdapterRecord) -> None:
         """Write a resource to the catalog; create its tenant if the catalog does not know it."""
 
-        async def declare() -> None:
-            if isinstance(action, DeclareDomain):
-                await self._control_plane.declare_domain(ref.key, action.record)
-            else:
-                await self._control_plane.declare_adapter(ref.key, action.record)
-
         try:
-            await declare()
+            await self._ports.control_plane.declare(ref.kind, ref.key, record)
         except InvalidInput as error:
             if error.reason != _UNKNOWN_TENANT:
                 raise
-            await self._control_plane.ensure_tenant(await self._store.tenant(ref.namespace))
-            await declare()
+            await self._ports.control_plane.ensure_tenant(await self._ports.store.tenant(ref.namespace))
+            await self._ports.control_plane.declare(ref.kind, ref.key, record)
 
     async def _start(self, request: RunCreate) -> RunView:
-        run = await self._control_plane.create_run(request)
+        run = await self._ports.control_plane.create_run(request)
         if run.state in (RunState.PENDING, RunState.RUNNING):
-            await self._jobs.start(run)
+            await self._ports.jobs.start(run)
         return run
 
     async def _resume(self, run_id: str) -> None:
-        run = await self._control_plane.run(run_id)
+        run = await self._ports.control_plane.run(run_id)
         if run is not None:
-            await self._jobs.start(run)
+            await self._ports.jobs.start(run)
 
     async def _publish_again_or_start(self, ref: ResourceRef, request: RunCreate) -> RunView | None:
         wanted = PublishAgain(uid=request.uid, spec_digest=request.spec_digest)
-        version = await self._control_plane.publish_again(ref.kind, ref.key, wanted)
+        version = await self._ports.control_plane.publish_again(ref.kind, ref.key, wanted)
         if version is None:
             return await self._start(request)
         logger.info("%s: an earlier version of the same spec is published again as version %d", ref, version)
@@ -282,30 +260,29 @@ class Reconciler:
     async def _delete_contents(self, resource: Domain | TaskAdapter) -> None:
         """Delete what belongs to a resource. Raises ``HmiError`` as the ports do."""
         # Jobs first: a live one could publish into what is being deleted.
-        await self._jobs.erase(resource.metadata.uid, resource.metadata.namespace)
-        key = ResourceRef.of(resource).key
+        await self._ports.jobs.delete_all(resource.metadata.uid, resource.metadata.namespace)
         if isinstance(resource, Domain):
             await self._delete_orphans_on(resource.key)
-            await self._control_plane.erase_domain(key)
+        ref = ResourceRef.of(resource)
+        await self._ports.control_plane.delete(ref.kind, ref.key)
+        if isinstance(resource, Domain):
             self._observer.domains.forget(resource.key)
-        else:
-            await self._control_plane.erase_adapter(key)
 
     async def _revoke(self, resource: Domain | TaskAdapter, action: Revoke) -> None:
         """Revoke a TaskAdapter's use of its Domain; stop its training if its versions are withdrawn."""
         if action.revocation.withdraw:
             await self._delete_jobs(resource)
-        await self._control_plane.revoke(ResourceRef.of(resource).key, action.revocation)
+        await self._ports.control_plane.revoke(ResourceRef.of(resource).key, action.revocation)
 
     async def _withdraw(self, adapter: TaskAdapter) -> None:
         """Delete what belongs to a TaskAdapter whose object stays."""
         await self._delete_jobs(adapter)
-        await self._control_plane.erase_adapter(ResourceRef.of(adapter).key)
+        await self._ports.control_plane.delete("TaskAdapter", ResourceRef.of(adapter).key)
 
     async def _delete_jobs(self, resource: Domain | TaskAdapter) -> None:
         """Delete a resource's Jobs if its namespace permits; the results of a Job that stays are refused."""
         try:
-            await self._jobs.erase(resource.metadata.uid, resource.metadata.namespace)
+            await self._ports.jobs.delete_all(resource.metadata.uid, resource.metadata.namespace)
         except HmiError as error:
             # Another tenant's namespace must not delay a deletion or a revocation.
             logger.warning("%s: its training Jobs were not deleted: %s", ResourceRef.of(resource), error)
@@ -316,17 +293,9 @@ class Reconciler:
         The objects were deleted without a finalizer. Unlike other orphans they get no grace period: an object
         that is applied again finds no Domain.
         """
-        cursor: str | None = None
-        while True:
-            page = await self._control_plane.declared("TaskAdapter", cursor, domain=domain)
-            for record in page.items:
-                ref = ResourceRef.from_key("TaskAdapter", record.key)
-                if not self._store.covers(ref.namespace) or await self._store.get(ref) is not None:
-                    continue
-                if await self._store.is_absent(ref):
-                    self._require_leadership()
-                    logger.info("%s: deleted from the catalog with its Domain; its object is gone", ref)
-                    await self._control_plane.erase_adapter(ref.key, record.uid)
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+        async for orphan in find_orphans(self._ports, "TaskAdapter", domain=domain):
+            ref = orphan.ref
+            if await self._ports.store.is_absent(ref):
+                self._ports.require_leadership()
+                logger.info("%s: deleted from the catalog with its Domain; its object is gone", ref)
+                await self._ports.control_plane.delete(ref.kind, ref.key, orphan.uid)

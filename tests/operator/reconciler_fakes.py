@@ -6,7 +6,6 @@ from typing import Any
 
 from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.internal.catalog import (
-    AdapterRecord,
     AdapterView,
     ClusterClaimed,
     Declared,
@@ -41,21 +40,20 @@ class Catalog:
         self.asked.append("ensure_tenant")
         self.tenants.add(tenant)
 
-    async def declare_domain(self, key: str, record: DomainRecord) -> None:
-        self._declared("declare_domain", record.tenant)
-        known = self.domains.get(key)
-        adopts = known is not None and known.record.base_uri == record.base_uri
-        self.domains[key] = DomainView(record=record, current=known.current if known and adopts else None)
-
-    async def declare_adapter(self, key: str, record: AdapterRecord) -> None:
-        self._declared("declare_adapter", record.tenant)
+    async def declare(self, kind: str, key: str, record: Any) -> None:
+        self.asked.append("declare")
+        if record.tenant not in self.tenants:
+            raise InvalidInput("UnknownTenant", "There is no such tenant.")
+        if kind == "Domain":
+            self._declare_domain(key, record)
+            return
         known = self.adapters.get(key) or AdapterView(record=record)
         self.adapters[key] = known.model_copy(update={"record": record})
 
-    def _declared(self, verb: str, tenant: str) -> None:
-        self.asked.append(verb)
-        if tenant not in self.tenants:
-            raise InvalidInput("UnknownTenant", "There is no such tenant.")
+    def _declare_domain(self, key: str, record: DomainRecord) -> None:
+        known = self.domains.get(key)
+        adopts = known is not None and known.record.base_uri == record.base_uri
+        self.domains[key] = DomainView(record=record, current=known.current if known and adopts else None)
 
     async def domain(self, key: str) -> DomainView | None:
         self.asked.append("domain")
@@ -71,7 +69,7 @@ class Catalog:
     async def claim(self, cluster: str) -> ClusterClaimed | None:
         return ClusterClaimed(known_seconds=self.known_seconds, inherited=self.inherited)
 
-    async def declared(self, kind: str, cursor: str | None = None, *, domain: Any = None) -> DeclaredPage:
+    async def list_records(self, kind: str, cursor: str | None = None, *, domain: Any = None) -> DeclaredPage:
         views: dict[str, Any] = {"Domain": self.domains, "TaskAdapter": self.adapters}[kind]
         rows = [
             Declared(key=key, uid=view.record.uid)
@@ -80,16 +78,15 @@ class Catalog:
         ]
         return DeclaredPage(items=rows[:1], next_cursor=rows[0].key if len(rows) > 1 else None)
 
-    async def erase_domain(self, key: str, uid: str | None = None) -> None:
-        if uid not in (None, self.domains[key].record.uid):
+    async def delete(self, kind: str, key: str, uid: str | None = None) -> None:
+        table: dict[str, Any] = self.domains if kind == "Domain" else self.adapters
+        if uid not in (None, table[key].record.uid):
             return
-        if any(view.record.domain == key and not view.withdrawn for view in self.adapters.values()):
+        if kind == "Domain" and any(
+            view.record.domain == key and not view.withdrawn for view in self.adapters.values()
+        ):
             raise InvalidInput("DomainInUse", "Delete the TaskAdapters first.")
-        del self.domains[key]
-
-    async def erase_adapter(self, key: str, uid: str | None = None) -> None:
-        if uid in (None, self.adapters[key].record.uid):
-            del self.adapters[key]
+        del table[key]
 
     async def publish_again(self, kind: str, key: str, wanted: PublishAgain) -> int | None:
         self.asked.append("publish_again")
@@ -119,8 +116,8 @@ class Catalog:
         update = {"revoked_at": None, "withdrawn": False}
         self.adapters[key] = self.adapters[key].model_copy(update=update)
 
-    async def note_pods(self, run_id: str, pods: Any) -> None:
-        self.asked.append("note_pods")
+    async def record_pods(self, run_id: str, pods: Any) -> None:
+        self.asked.append("record_pods")
         self.pods[run_id] = pods
 
     async def fail_run(self, run_id: str, failure: RunFailure) -> None:
@@ -149,7 +146,7 @@ class Jobs:
     async def stop(self, run_id: str, namespace: str) -> None:
         self.started.discard(run_id)
 
-    async def erase(self, uid: str, namespace: str) -> None:
+    async def delete_all(self, uid: str, namespace: str) -> None:
         if namespace in self.closed:
             raise NotReady("Forbidden", "There are no rights in that namespace.")
         self.erased.append(uid)

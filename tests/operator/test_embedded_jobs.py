@@ -89,8 +89,8 @@ async def test_erasing_ends_and_removes_everything_of_a_resource(jobs: Subproces
     await until((jobs.work_dir(run) / "began").exists)
     pid = pid_of(jobs, run)
     assert pid is not None
-    await jobs.erase(run.uid, "shop")
-    await jobs.erase(run.uid, "shop")
+    await jobs.delete_all(run.uid, "shop")
+    await jobs.delete_all(run.uid, "shop")
     assert started_at(pid) is None
     assert not jobs.work_dir(run).parent.exists()
 

@@ -13,7 +13,7 @@ from hmi_api.names import Tenant
 from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.embedded import FileResourceStore
 from hmi_operator.orphans import Orphan, OrphanCollector, OrphanGrace
-from hmi_operator.ports import ResourceRef
+from hmi_operator.ports import Ports, ResourceRef
 
 pytestmark = pytest.mark.anyio
 
@@ -80,7 +80,7 @@ def here(tmp_path: Path) -> Here:
     catalog.adapters[TOPIC.key] = adapter_view()
     now, told = [0.0], list[Orphan]()
     keeper = OrphanCollector(
-        store, catalog, Jobs(), grace=GRACE, on_deleted=told.append, clock=lambda: now[0]
+        Ports(store, catalog, Jobs()), grace=GRACE, on_deleted=told.append, clock=lambda: now[0]
     )
     return Here(store, catalog, keeper, told, now)
 
@@ -112,7 +112,7 @@ async def test_a_list_that_failed_erases_nothing(
     here.catalog.adapters["shop/tone"] = adapter_view("u-tone")
     await here.round_after(0)
     pages = 0
-    whole = here.catalog.declared
+    whole = here.catalog.list_records
 
     async def broken(*arguments: Any, **named: Any) -> Any:
         nonlocal pages
@@ -121,7 +121,7 @@ async def test_a_list_that_failed_erases_nothing(
             raise NotReady("ControlPlaneUnavailable", "It does not answer.")
         return await whole(*arguments, **named)
 
-    monkeypatch.setattr(here.catalog, "declared", broken)
+    monkeypatch.setattr(here.catalog, "list_records", broken)
     with pytest.raises(NotReady):
         await here.round_after(500)
     assert len(here.catalog.adapters) == 2
@@ -181,11 +181,8 @@ async def test_who_may_not_act_any_more_erases_nothing(tmp_path: Path, here: Her
 
     now = [0.0]
     keeper = OrphanCollector(
-        here.store,
-        here.catalog,
-        Jobs(),
+        Ports(here.store, here.catalog, Jobs(), require_leadership),
         grace=GRACE,
-        require_leadership=require_leadership,
         clock=lambda: now[0],
     )
     await keeper.collect(KNOWN)

@@ -35,7 +35,7 @@ from hmi_operator.planning import (
 )
 from hmi_operator.planning.actions import (
     AddFinalizer,
-    DeclareDomain,
+    Declare,
     DeleteContents,
     PublishAgainOrStartRun,
     RemoveFinalizer,
@@ -54,7 +54,7 @@ def test_the_finalizer_comes_before_anything_is_made() -> None:
 
 def test_a_new_domain_is_declared_and_trained() -> None:
     plan = plan_domain(domain(), ObservedDomain(now=NOW, tenant=TENANT))
-    assert kinds(plan.actions) == [DeclareDomain, StartRun]
+    assert kinds(plan.actions) == [Declare, StartRun]
     start = plan.actions[1]
     assert isinstance(start, StartRun)
     assert (start.request.attempt, start.request.spec_digest) == (0, DIGEST)

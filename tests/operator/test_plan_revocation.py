@@ -33,7 +33,7 @@ from hmi_operator.planning import (
     plan_adapter,
     plan_domain,
 )
-from hmi_operator.planning.actions import DeclareAdapter, DeleteContents, RemoveFinalizer, Restore, Revoke
+from hmi_operator.planning.actions import Declare, DeleteContents, RemoveFinalizer, Restore, Revoke
 
 KEY = DomainKey("shop/hotel")
 GRACE = timedelta(minutes=10)
@@ -124,7 +124,7 @@ def test_sharing_again_restores_it(withdrawn: bool) -> None:
     plan = plan_adapter(guest(), observed(hotel("bar"), GRACE * 2, withdrawn=withdrawn, current=current))
     assert kinds(plan.actions)[0] is Restore
     assert (len(plan.actions) > 1) is withdrawn, "only what was withdrawn is trained again"
-    assert DeclareAdapter not in kinds(plan.actions)
+    assert Declare not in kinds(plan.actions)
     assert reason(plan.status.conditions, "Accepted") == ("True", "Accepted")
 
 

@@ -17,7 +17,7 @@ from hmi_api.resources.conditions import find_condition
 from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.embedded import FileResourceStore
 from hmi_operator.planning import PodProblem
-from hmi_operator.ports import ResourceRef
+from hmi_operator.ports import Ports, ResourceRef
 from hmi_operator.reconciler import Reconciler, ReconcileResult
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +59,8 @@ async def here(tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[s
     store, catalog, jobs = FileResourceStore(tmp_path), Catalog(), Jobs()
     written: list[str] = []
     engine = Reconciler(
-        store, catalog, jobs, on_status_change=lambda resource, old, new: written.append(new.phase)
+        Ports(store, catalog, jobs),  # type: ignore[arg-type]
+        on_status_change=lambda resource, old, new: written.append(new.phase),
     )
     bodies = [domain_body, adapter_body]
     bodies.append(adapter_body | {"metadata": adapter_body["metadata"] | {"name": TONE.name}})
@@ -75,7 +76,7 @@ async def here(tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[s
 
 async def test_one_look_holds_declares_and_starts_and_is_told_once(here: Here) -> None:
     outcome = await here.look(TOPIC)
-    assert here.catalog.asked == ["adapter", "declare_adapter", "create_run"]
+    assert here.catalog.asked == ["adapter", "declare", "create_run"]
     found = await here.store.get(TOPIC)
     assert found is not None
     assert found.metadata.finalizers == [FINALIZER]
@@ -143,7 +144,7 @@ async def test_the_control_plane_is_told_of_a_runs_pods_once_for_each_change(her
     run = (await here.status(TOPIC)).run_ref
     assert here.catalog.pods == {run: here.jobs.pods}
     await here.look(TOPIC)
-    assert "note_pods" not in here.catalog.asked
+    assert "record_pods" not in here.catalog.asked
     here.jobs.pods = (RunPod(uid="p1"), RunPod(uid="p2"))
     await here.look(TOPIC)
     assert here.catalog.pods == {run: here.jobs.pods}
@@ -166,9 +167,9 @@ async def test_a_tenant_is_made_where_the_catalog_does_not_know_it(here: Here) -
     await here.look(TOPIC)
     assert here.catalog.asked == [
         "adapter",
-        "declare_adapter",
+        "declare",
         "ensure_tenant",
-        "declare_adapter",
+        "declare",
         "create_run",
     ]
 
@@ -236,7 +237,7 @@ async def reborn(
     store = FileResourceStore(tmp_path / "rebuilt")
     for body in (adapter_body, domain_body):
         await store.apply(parse_manifest(body))
-    return replace(here, store=store, engine=Reconciler(store, here.catalog, here.jobs))
+    return replace(here, store=store, engine=Reconciler(Ports(store, here.catalog, here.jobs)))
 
 
 async def test_the_same_manifests_in_another_cluster_adopt_what_the_catalog_has(reborn: Here) -> None:
@@ -388,12 +389,12 @@ async def test_a_spec_that_is_declared_again_is_published_again_and_not_trained(
     await here.look(TOPIC)
     await changed(here, adapter_body, 7)
     await here.look(TOPIC)
-    assert here.catalog.asked == ["adapter", "declare_adapter", "publish_again", "create_run"]
+    assert here.catalog.asked == ["adapter", "declare", "publish_again", "create_run"]
     await published(here)
     await here.look(TOPIC)
     runs = set(here.catalog.runs)
     here.catalog.kept = {first: 3}
     await here.store.apply(parse_manifest(adapter_body))
     outcome = await here.look(TOPIC)
-    assert here.catalog.asked[-2:] == ["declare_adapter", "publish_again"]
+    assert here.catalog.asked[-2:] == ["declare", "publish_again"]
     assert (set(here.catalog.runs), outcome.requeue_after) == (runs, 0.0)

@@ -115,13 +115,9 @@ class ControlPlaneClient:
         """Create the tenant if it is new."""
         await self._request("PUT", f"/tenants/{tenant}")
 
-    async def declare_domain(self, key: str, record: DomainRecord) -> None:
-        """Create or update a Domain in the catalog; ``key`` is namespace/name."""
-        await self._request("PUT", f"/domains/{key}", record)
-
-    async def declare_adapter(self, key: str, record: AdapterRecord) -> None:
-        """Create or update a TaskAdapter in the catalog; ``key`` is namespace/name."""
-        await self._request("PUT", f"/adapters/{key}", record)
+    async def declare(self, kind: KindName, key: str, record: DomainRecord | AdapterRecord) -> None:
+        """Create or update a resource in the catalog; ``key`` is namespace/name."""
+        await self._request("PUT", f"/{_PATHS[kind]}/{key}", record)
 
     async def domain(self, key: str) -> DomainView | None:
         """Return a Domain as the catalog has it; None if it is not there."""
@@ -135,13 +131,9 @@ class ControlPlaneClient:
         """Return the ETags of TaskAdapters by key, of those known; at most ``MAX_ETAGS`` keys."""
         return (await self._get(AdapterETags, "POST", "/adapters/etags", AdapterKeys(keys=list(keys)))).etags
 
-    async def erase_domain(self, key: str, uid: str | None = None) -> None:
-        """Delete a Domain with its versions and artifacts; with ``uid``, only if it is of that object."""
-        await self._request("DELETE", f"/domains/{key}{_query(uid=uid)}", ignore=(404,))
-
-    async def erase_adapter(self, key: str, uid: str | None = None) -> None:
-        """Delete a TaskAdapter with its versions, artifacts and placements; ``uid`` as for a Domain."""
-        await self._request("DELETE", f"/adapters/{key}{_query(uid=uid)}", ignore=(404,))
+    async def delete(self, kind: KindName, key: str, uid: str | None = None) -> None:
+        """Delete a resource with its versions and artifacts; with ``uid``, only if it is of that object."""
+        await self._request("DELETE", f"/{_PATHS[kind]}/{key}{_query(uid=uid)}", ignore=(404,))
 
     async def revoke(self, key: str, revocation: Revocation) -> None:
         """Revoke a TaskAdapter's use of its Domain; do nothing if the TaskAdapter is gone."""
@@ -158,7 +150,7 @@ class ControlPlaneClient:
         """
         return await self._find(ClusterClaimed, "PUT", "/cluster", ClusterClaim(uid=cluster))
 
-    async def declared(
+    async def list_records(
         self, kind: KindName, cursor: str | None = None, *, domain: DomainKey | None = None
     ) -> DeclaredPage:
         """List a page of the resources in the catalog; of TaskAdapters only those on ``domain``, if given."""
@@ -178,7 +170,7 @@ class ControlPlaneClient:
         """Return a run; None if it is not there."""
         return await self._find(RunView, "GET", f"/runs/{run_id}")
 
-    async def note_pods(self, run_id: str, pods: Sequence[RunPod]) -> None:
+    async def record_pods(self, run_id: str, pods: Sequence[RunPod]) -> None:
         """Record the pods of a run's Job; do nothing if the run is gone."""
         await self._request("PUT", f"/runs/{run_id}/pods", RunPods(pods=list(pods)), ignore=(404,))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.runs import RunView
 from hmi_api.names import KindName
 from hmi_api.resources.domain import Domain
@@ -10,7 +11,7 @@ from hmi_operator.embedded.processes import SubprocessJobs
 from hmi_operator.embedded.store import Event, EventType, FileResourceStore
 from hmi_operator.orphans import OrphanCollector
 from hmi_operator.planning import Environment
-from hmi_operator.ports import ControlPlane, ResourceRef
+from hmi_operator.ports import Ports, ResourceRef
 from hmi_operator.reconciler import Reconciler
 
 
@@ -24,7 +25,7 @@ class EmbeddedController:
     def __init__(
         self,
         store: FileResourceStore,
-        control_plane: ControlPlane,
+        control_plane: ControlPlaneClient,
         jobs: SubprocessJobs,
         *,
         workers: int = 4,
@@ -32,9 +33,9 @@ class EmbeddedController:
     ) -> None:
         self._store = store
         self._jobs = jobs
-        reconciler = Reconciler(store, control_plane, jobs, environment=environment)
-        self._controller = Controller(reconciler, store, workers=workers)
-        self._orphans = OrphanCollector(store, control_plane, jobs)
+        ports = Ports(store, control_plane, jobs)
+        self._controller = Controller(Reconciler(ports, environment=environment), store, workers=workers)
+        self._orphans = OrphanCollector(ports)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set; then finish reconciliations in progress and stop training.

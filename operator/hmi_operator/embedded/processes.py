@@ -105,7 +105,7 @@ class SubprocessJobs:
             job.task.cancel()
             await asyncio.wait({job.task})
 
-    async def erase(self, uid: str, namespace: str) -> None:
+    async def delete_all(self, uid: str, namespace: str) -> None:
         """Stop the processes of a resource's runs and delete their folders; idempotent."""
         for run_id in [run_id for run_id, job in self._jobs.items() if job.run.uid == uid]:
             await self._stop(run_id)

@@ -44,7 +44,7 @@ class ResourceCache:
     the Domain that it named. The operator's own writes enqueue nothing. Use it from one event loop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[ResourceRef], None] = lambda ref: None) -> None:
         self._resources: dict[ResourceRef, _Packed] = {}
         self._invalid: dict[ResourceRef, InvalidObject] = {}
         self._by_namespace: dict[str, set[ResourceRef]] = defaultdict(set)
@@ -53,7 +53,7 @@ class ResourceCache:
         self._writing: dict[ResourceRef, Status] = {}
         self._gone_while_listing: dict[KindName, set[str]] = {}
         self._deleted: OrderedDict[str, None] = OrderedDict()
-        self.on_change: Callable[[ResourceRef], None] = _ignore
+        self.on_change = on_change
 
     def __len__(self) -> int:
         return len(self._resources)
@@ -227,7 +227,3 @@ def _differs(old: Resource, new: Resource, writing: Status | None) -> bool:
             for name in ("uid", "generation", "deletion_timestamp", "labels", "annotations")
         )
     )
-
-
-def _ignore(_: ResourceRef) -> None:
-    """Ignore a change: this replica is not the leader."""

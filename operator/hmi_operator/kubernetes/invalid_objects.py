@@ -5,7 +5,6 @@ reports the problem, and a deletion still works: what belongs to an object is fo
 """
 
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +17,7 @@ from hmi_operator.kubernetes.cache import ResourceCache
 from hmi_operator.kubernetes.client import Conflict, KubernetesClient, Manifest
 from hmi_operator.kubernetes.objects import InvalidObject, patch_object, read_object
 from hmi_operator.planning.conditions import ConditionWriter
-from hmi_operator.ports import ControlPlane, ResourceRef, TrainingJobs
+from hmi_operator.ports import Ports, ResourceRef
 from hmi_operator.reconciler import Reconciler, ReconcileResult
 
 logger = logging.getLogger(__name__)
@@ -33,19 +32,14 @@ class InvalidObjectReconciler:
     def __init__(
         self,
         reconciler: Reconciler,
+        ports: Ports,
         cache: ResourceCache,
         client: KubernetesClient,
-        control_plane: ControlPlane,
-        jobs: TrainingJobs,
-        *,
-        require_leadership: Callable[[], None],
     ) -> None:
         self._reconciler = reconciler
+        self._ports = ports
         self._cache = cache
         self._client = client
-        self._control_plane = control_plane
-        self._jobs = jobs
-        self._require_leadership = require_leadership
 
     async def reconcile(self, ref: ResourceRef) -> ReconcileResult:
         """Reconcile one resource, or report why it cannot be parsed."""
@@ -55,10 +49,10 @@ class InvalidObjectReconciler:
         present = await read_object(self._client, ref)
         if present is None or present["metadata"]["uid"] != found.uid:
             return ReconcileResult()
-        self._require_leadership()
+        self._ports.require_leadership()
         try:
             if "deletionTimestamp" in present["metadata"]:
-                await self._erase(ref, present)
+                await self._delete(ref, present)
             else:
                 await self._report(found, present)
         except Conflict:
@@ -87,16 +81,13 @@ class InvalidObjectReconciler:
             patch = {"metadata": _precondition(present), "status": wanted}
             await patch_object(self._client, found.ref, patch, status=True)
 
-    async def _erase(self, ref: ResourceRef, present: Manifest) -> None:
-        held = present["metadata"].get("finalizers") or []
-        if FINALIZER not in held:
+    async def _delete(self, ref: ResourceRef, present: Manifest) -> None:
+        finalizers = present["metadata"].get("finalizers") or []
+        if FINALIZER not in finalizers:
             return
-        await self._jobs.erase(present["metadata"]["uid"], ref.namespace)
-        if ref.kind == "Domain":
-            await self._control_plane.erase_domain(ref.key)
-        else:
-            await self._control_plane.erase_adapter(ref.key)
-        left = [name for name in held if name != FINALIZER]
+        await self._ports.jobs.delete_all(present["metadata"]["uid"], ref.namespace)
+        await self._ports.control_plane.delete(ref.kind, ref.key)
+        left = [name for name in finalizers if name != FINALIZER]
         patch = {"metadata": {**_precondition(present), "finalizers": left}}
         await patch_object(self._client, ref, patch)
 

@@ -1,6 +1,6 @@
-"""Actions: what a plan asks the reconciler to do, in order. ``why`` completes "..., because"."""
+"""Actions: what the reconciler does for a plan, in order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from hmi_api.internal.catalog import AdapterRecord, DomainRecord, Revocation
@@ -15,112 +15,76 @@ StatusT_co = TypeVar("StatusT_co", bound=CommonStatus, covariant=True)
 
 
 @dataclass(frozen=True)
-class AddFinalizer:
+class Action:
+    """One thing to do. ``why`` completes "..., because"."""
+
+    why: str = field(kw_only=True)
+
+
+class AddFinalizer(Action):
     """Add the finalizer; the only action of its plan, before anything is created for the resource."""
 
-    why: str
 
-
-@dataclass(frozen=True)
-class RemoveFinalizer:
+class RemoveFinalizer(Action):
     """Remove the finalizer, so that the object can disappear."""
 
-    why: str
+
+@dataclass(frozen=True)
+class Declare(Action):
+    """Create or update the resource in the catalog."""
+
+    record: DomainRecord | AdapterRecord
 
 
 @dataclass(frozen=True)
-class DeclareDomain:
-    """Create or update the Domain in the catalog."""
-
-    record: DomainRecord
-    why: str
-
-
-@dataclass(frozen=True)
-class DeclareAdapter:
-    """Create or update the TaskAdapter in the catalog."""
-
-    record: AdapterRecord
-    why: str
-
-
-@dataclass(frozen=True)
-class StartRun:
+class StartRun(Action):
     """Create a training run and start its Job; the same request gives the same run."""
 
     request: RunCreate
-    why: str
 
 
 @dataclass(frozen=True)
-class PublishAgainOrStartRun:
+class PublishAgainOrStartRun(Action):
     """Publish the earlier version of the same spec again; if none is left, start the run."""
 
     request: RunCreate
-    why: str
 
 
 @dataclass(frozen=True)
-class ResumeRun:
+class ResumeRun(Action):
     """Start a Job for a run that has none; it resumes from the run's checkpoint."""
 
     run_id: str
-    why: str
 
 
 @dataclass(frozen=True)
-class StopRun:
+class StopRun(Action):
     """Stop a run's Job and record the failure, so that the run is not resumed."""
 
     run_id: str
     failure: RunFailure
-    why: str
 
 
-@dataclass(frozen=True)
-class DeleteContents:
+class DeleteContents(Action):
     """Delete the resource's Jobs, work files, versions, artifacts and placements."""
 
-    why: str
-
 
 @dataclass(frozen=True)
-class Withdraw:
+class Withdraw(Action):
     """Delete the Jobs and versions of another resource, whose object stays."""
 
     adapter: TaskAdapter
-    why: str
 
 
 @dataclass(frozen=True)
-class Revoke:
+class Revoke(Action):
     """Revoke the TaskAdapter's use of its Domain, or withdraw its versions after the grace period."""
 
     revocation: Revocation
-    why: str
 
 
-@dataclass(frozen=True)
-class Restore:
+class Restore(Action):
     """Take back a revocation."""
-
-    why: str
-
-
-Action = (
-    AddFinalizer
-    | RemoveFinalizer
-    | DeclareDomain
-    | DeclareAdapter
-    | StartRun
-    | PublishAgainOrStartRun
-    | ResumeRun
-    | StopRun
-    | DeleteContents
-    | Withdraw
-    | Revoke
-    | Restore
-)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hmi_api.resources.conditions import SUMMARIES, Phase, TaskAdapterCondition
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.spec_changes import adapter_run_digest
 from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
-from hmi_operator.planning.actions import Action, AddFinalizer, DeclareAdapter, Plan
+from hmi_operator.planning.actions import Action, AddFinalizer, Declare, Plan
 from hmi_operator.planning.conditions import (
     ConditionWriter,
     data_read,
@@ -58,7 +58,7 @@ def plan_adapter(adapter: TaskAdapter, observed: ObservedAdapter) -> Plan[TaskAd
     if adapter.metadata.deletion_timestamp is not None:
         return plan_deletion(adapter, adapter.status, observed.run, observed.now)
     if FINALIZER not in adapter.metadata.finalizers:
-        action = AddFinalizer("what is created for the TaskAdapter must be deleted with it")
+        action = AddFinalizer(why="what is created for the TaskAdapter must be deleted with it")
         return Plan(adapter.status, (action,), requeue_after=0.0)
     observed = _without_namesake(adapter, observed)
     writer = ConditionWriter(
@@ -110,7 +110,7 @@ def _declare(adapter: TaskAdapter, observed: ObservedAdapter) -> tuple[Action, .
     )
     if observed.view is not None and observed.view.record == record:
         return ()
-    return (DeclareAdapter(record, "the catalog's record differs"),)
+    return (Declare(record, why="the catalog's record differs"),)
 
 
 def _decide_training(adapter: TaskAdapter, observed: ObservedAdapter, domain: DomainVersionView) -> Decision:

@@ -56,10 +56,10 @@ def plan_deletion(
     actions: list[Action] = []
     if run is not None and is_active(run):
         failure = RunFailure(reason=Reason.TERMINATING.value, message="The resource was deleted.")
-        actions.append(StopRun(run.id, failure, "the resource is deleted"))
+        actions.append(StopRun(run.id, failure, why="the resource is deleted"))
     actions += before
-    actions.append(DeleteContents("the resource is deleted"))
-    actions.append(RemoveFinalizer("all that belonged to it is deleted"))
+    actions.append(DeleteContents(why="the resource is deleted"))
+    actions.append(RemoveFinalizer(why="all that belonged to it is deleted"))
     message = "What belongs to it is being deleted."
     return Plan(_terminating(resource, status, writer, Reason.TERMINATING, message), tuple(actions))
 
@@ -125,7 +125,7 @@ def withdrawals(domain: Domain, dependents: Iterable[Dependent]) -> tuple[Action
     in the catalog, which does not delete a Domain in use.
     """
     return tuple(
-        Withdraw(one.resource, f"it has no access to Domain {domain.key}, which is deleted")
+        Withdraw(one.resource, why=f"it has no access to Domain {domain.key}, which is deleted")
         for one in dependents
         if isinstance(one.resource, TaskAdapter)
         and isinstance(one.view, AdapterView)

@@ -10,7 +10,7 @@ from hmi_api.resources.conditions import DomainCondition, Phase
 from hmi_api.resources.domain import Domain, DomainSpec, DomainStatus
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.spec_changes import domain_run_digest
-from hmi_operator.planning.actions import Action, AddFinalizer, DeclareDomain, Plan
+from hmi_operator.planning.actions import Action, AddFinalizer, Declare, Plan
 from hmi_operator.planning.conditions import (
     ConditionWriter,
     data_read,
@@ -49,7 +49,7 @@ def plan_domain(domain: Domain, observed: ObservedDomain) -> Plan[DomainStatus]:
     if domain.metadata.deletion_timestamp is not None:
         return _plan_deletion(domain, observed)
     if FINALIZER not in domain.metadata.finalizers:
-        action = AddFinalizer("what is created for the Domain must be deleted with it")
+        action = AddFinalizer(why="what is created for the Domain must be deleted with it")
         return Plan(domain.status, (action,), requeue_after=0.0)
     observed = _without_namesake(domain, observed)
     writer = ConditionWriter(
@@ -102,7 +102,7 @@ def _declare(domain: Domain, observed: ObservedDomain) -> tuple[Action, ...]:
     )
     if observed.view is not None and observed.view.record == record:
         return ()
-    return (DeclareDomain(record, "the catalog's record differs"),)
+    return (Declare(record, why="the catalog's record differs"),)
 
 
 def _decide_training(domain: Domain, observed: ObservedDomain) -> Decision:

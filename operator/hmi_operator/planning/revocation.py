@@ -59,13 +59,13 @@ def ending_of(adapter: TaskAdapter, observed: ObservedAdapter) -> Ending | None:
     if view.revoked_at is None:
         minutes = observed.environment.revocation_grace.total_seconds() / 60
         message = f"{why} It is served for {minutes:g} minutes more."
-        return Ending((reason, message), (Revoke(revocation, "it lost access to its Domain"),), 0.0)
+        return Ending((reason, message), (Revoke(revocation, why="it lost access to its Domain"),), 0.0)
     until = view.revoked_at + observed.environment.revocation_grace
     left = (until - observed.now).total_seconds()
     if left > 0:
         message = f"{why} It is served until {_format_time(until)}."
         return Ending((reason, message), requeue_after=min(left, LONGEST_WAIT_SECONDS))
-    withdraw = Revoke(revocation.model_copy(update={"withdraw": True}), "the grace period is over")
+    withdraw = Revoke(revocation.model_copy(update={"withdraw": True}), why="the grace period is over")
     return Ending((reason, f"{why} Its versions are withdrawn."), (withdraw,), 0.0)
 
 
@@ -73,7 +73,7 @@ def restoration(view: AdapterView | None) -> tuple[Action, ...]:
     """Return the action that takes back a revocation, if the catalog has one."""
     if view is None or (view.revoked_at is None and not view.withdrawn):
         return ()
-    return (Restore("it has access to its Domain again"),)
+    return (Restore(why="it has access to its Domain again"),)
 
 
 def _cause(domain: Domain, adapter: TaskAdapter) -> Rejection | None:

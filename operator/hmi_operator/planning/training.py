@@ -154,9 +154,9 @@ def _begin(state: TrainingState) -> Decision:
     if state.suspended:
         return Decision(TrainingPhase.SUSPENDED, stop)
     if state.published is None:
-        start: Action = StartRun(state.request(0), "nothing is published")
+        start: Action = StartRun(state.request(0), why="nothing is published")
     else:
-        start = PublishAgainOrStartRun(state.request(0), "the published version is of another spec")
+        start = PublishAgainOrStartRun(state.request(0), why="the published version is of another spec")
     return Decision(TrainingPhase.STARTING, (*stop, start), requeue_after=0.0)
 
 
@@ -166,7 +166,7 @@ def _decide_succeeded(state: TrainingState, run: RunView) -> Decision:
     if state.suspended:
         return Decision(TrainingPhase.SUSPENDED, run=run)
     # The run's version was published and then replaced; now its spec is declared again.
-    again = PublishAgainOrStartRun(state.request(run.attempt + 1), "an earlier spec is declared again")
+    again = PublishAgainOrStartRun(state.request(run.attempt + 1), why="an earlier spec is declared again")
     return Decision(TrainingPhase.STARTING, (again,), requeue_after=0.0)
 
 
@@ -176,7 +176,7 @@ def _stop_superseded(run: RunView | None, wanted: str) -> tuple[Action, ...]:
     failure = RunFailure(
         reason=Reason.SUPERSEDED.value, message="A newer spec took this run's place.", retryable=True
     )
-    return (StopRun(run.id, failure, "the run is for a superseded spec"),)
+    return (StopRun(run.id, failure, why="the run is for a superseded spec"),)
 
 
 def _decide_active(state: TrainingState, run: RunView) -> Decision:
@@ -186,7 +186,7 @@ def _decide_active(state: TrainingState, run: RunView) -> Decision:
         failure = RunFailure(
             reason=Reason.SUPERSEDED.value, message="spec.resources was changed.", retryable=True
         )
-        stop = StopRun(run.id, failure, f"spec.resources was changed, and the Job has {problem.reason}")
+        stop = StopRun(run.id, failure, why=f"spec.resources was changed, and the Job has {problem.reason}")
         return Decision(TrainingPhase.STARTING, (stop,), requeue_after=0.0)
     if job is not None and job.alive:
         return _decide_alive(run, job)
@@ -201,7 +201,7 @@ def _decide_ended(
     crashes = job.crashes if job is not None else 0
     if crashes >= MAX_CRASHES or (problem is not None and problem.final):
         why = f"its Job ended {crashes} times without a result" if crashes else "its Job cannot be created"
-        stop = StopRun(run.id, _failure_of(run, crashes, problem), why)
+        stop = StopRun(run.id, _failure_of(run, crashes, problem), why=why)
         return Decision(TrainingPhase.RUNNING, (stop,), run, requeue_after=0.0)
     if problem is not None and not crashes:
         return _decide_rejected(state, run, problem)
@@ -209,7 +209,7 @@ def _decide_ended(
     if crashes and wait > 0:
         message = "The training process ended without a result; it is started again shortly."
         return Decision(TrainingPhase.RETRYING, run=run, requeue_after=wait, message=message, problem=problem)
-    resume = ResumeRun(run.id, "the run is not finished and has no Job")
+    resume = ResumeRun(run.id, why="the run is not finished and has no Job")
     return Decision(TrainingPhase.RUNNING, (resume,), run, requeue_after=POLL_SECONDS)
 
 
@@ -228,7 +228,7 @@ def _decide_rejected(state: TrainingState, run: RunView, problem: PodProblem) ->
     wait = BLOCKED_SECONDS - passed
     if wait > 0:
         return Decision(TrainingPhase.QUEUED, run=run, requeue_after=wait, problem=problem)
-    again = ResumeRun(run.id, f"its Job could not be created ({problem.reason}), which may have passed")
+    again = ResumeRun(run.id, why=f"its Job could not be created ({problem.reason}), which may have passed")
     return Decision(TrainingPhase.QUEUED, (again,), run, requeue_after=POLL_SECONDS, problem=problem)
 
 
@@ -259,7 +259,8 @@ def _decide_failed(state: TrainingState, run: RunView) -> Decision:
         message = f"{failure.message} It is tried again shortly ({failure.reason})."
         return Decision(TrainingPhase.RETRYING, run=run, requeue_after=wait, message=message)
     again = StartRun(
-        state.request(run.attempt + 1), f"attempt {run.attempt} failed, and {failure.reason} can be retried"
+        state.request(run.attempt + 1),
+        why=f"attempt {run.attempt} failed, and {failure.reason} can be retried",
     )
     return Decision(TrainingPhase.STARTING, (again,), requeue_after=0.0)
 

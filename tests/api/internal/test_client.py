@@ -65,7 +65,7 @@ async def test_what_is_not_there_is_none() -> None:
         assert await client.domain("a/b") is None
         assert await client.adapter("a/b") is None
         assert await client.run("r") is None
-        await client.erase_domain("a/b")
+        await client.delete("Domain", "a/b")
         await client.fail_run("r", RunFailure(reason="X", message="m"))
 
 

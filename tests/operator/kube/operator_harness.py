@@ -18,7 +18,7 @@ from hmi_operator.controller import Pace
 from hmi_operator.kubernetes.client import KubernetesClient, Manifest, connect
 from hmi_operator.kubernetes.events import EventRecorder
 from hmi_operator.kubernetes.lease import Lease, boot_clock
-from hmi_operator.kubernetes.operator import Operator, Parts
+from hmi_operator.kubernetes.operator import Operator
 from hmi_operator.orphans import OrphanGrace
 from hmi_operator.planning import JobView
 from hmi_operator.ports import ResourceRef
@@ -79,7 +79,7 @@ class PromptJobs:
     async def stop(self, run_id: str, namespace: str) -> None:
         self.started.remove(run_id)
 
-    async def erase(self, uid: str, namespace: str) -> None:
+    async def delete_all(self, uid: str, namespace: str) -> None:
         self.erased.append(uid)
 
     async def _report(self, run: RunView, verb: str, body: dict[str, Any]) -> None:
@@ -170,15 +170,16 @@ async def replica(
     ):
         jobs = PromptJobs(http)
         lease = Lease(client, namespace, name, seconds=seconds, clock=clock)
-        parts = Parts(
-            client,
-            control_plane,
-            jobs,
-            lease,
+        operator = Operator(
+            client=client,
+            control_plane=control_plane,
+            jobs=jobs,
+            lease=lease,
             events=EventRecorder(client, name, namespace=namespace),
             orphan_grace=grace or OrphanGrace(),
+            namespaces=[namespace, *also],
+            pace=PACE,
         )
-        operator = Operator(parts, namespaces=[namespace, *also], pace=PACE)
         stop = asyncio.Event()
         task = asyncio.create_task(operator.run(stop))
         try:

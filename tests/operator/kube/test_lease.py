@@ -15,6 +15,7 @@ from hmi_operator.kubernetes.cache import ResourceCache
 from hmi_operator.kubernetes.handlers import list_all
 from hmi_operator.kubernetes.lease import Lease
 from hmi_operator.kubernetes.store import KubeResourceStore
+from hmi_operator.ports import Ports
 from hmi_operator.reconciler import Reconciler
 
 pytestmark = pytest.mark.anyio
@@ -103,7 +104,7 @@ async def test_the_engine_does_nothing_without_the_lease(
         ControlPlaneClient(served.url, served.token) as control_plane,
     ):
         store = KubeResourceStore(here.client, cache)
-        engine = Reconciler(store, control_plane, PromptJobs(http), require_leadership=lease.require_held)
+        engine = Reconciler(Ports(store, control_plane, PromptJobs(http), lease.require_held))
         with pytest.raises(NotReady, match="NotLeader"):
             await engine.reconcile(cache.refs()[0])
     assert await here.get(DOMAINS, "hotel") == made

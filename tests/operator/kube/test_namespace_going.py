@@ -17,9 +17,10 @@ from operator_harness import DOMAINS, PACE, Cluster, cluster, condition, has_pha
 
 from hmi_api.internal.client import ControlPlaneClient
 from hmi_operator.kubernetes.client import Manifest, connect
+from hmi_operator.kubernetes.events import EventRecorder
 from hmi_operator.kubernetes.jobs import JobCache, KubernetesTrainingJobs, TrainerSettings
 from hmi_operator.kubernetes.lease import Lease
-from hmi_operator.kubernetes.operator import Operator, Parts
+from hmi_operator.kubernetes.operator import Operator
 
 pytestmark = pytest.mark.anyio
 
@@ -94,12 +95,16 @@ class AtWork:
 async def at_work(served: Any, home: str, *others: str) -> AsyncIterator[AtWork]:
     async with ControlPlaneClient(served.url, served.token) as control_plane, connect() as client:
         training = JobCache()
-        jobs, lease = (
-            KubernetesTrainingJobs(client, training, SETTINGS),
-            Lease(client, home, "one", seconds=60.0),
+        operator = Operator(
+            client=client,
+            control_plane=control_plane,
+            jobs=KubernetesTrainingJobs(client, training, SETTINGS),
+            lease=Lease(client, home, "one", seconds=60.0),
+            events=EventRecorder(client, "one", namespace=home),
+            job_cache=training,
+            namespaces=[home, *others],
+            pace=PACE,
         )
-        parts = Parts(client, control_plane, jobs, lease, training)
-        operator = Operator(parts, namespaces=[home, *others], pace=PACE)
         stop = asyncio.Event()
         task = asyncio.create_task(operator.run(stop))
         try:

@@ -302,12 +302,12 @@ async def test_ending_a_run_deletes_its_job_and_volume(
     monkeypatch.setattr("hmi_operator.kubernetes.jobs.training_jobs._MARGIN_SECONDS", 0.0)
     async with at_work(kube, monkeypatch) as (jobs, _cache):
         await jobs.start(run)
-        await (jobs.stop(run.id, namespace) if by == "run" else jobs.erase(run.uid, namespace))
+        await (jobs.stop(run.id, namespace) if by == "run" else jobs.delete_all(run.uid, namespace))
         # No garbage collector is here to finish it; that it was asked to is what counts.
         assert all("deletionTimestamp" in job["metadata"] for job in listed(kube, namespace, "jobs"))
         assert all("deletionTimestamp" in claim["metadata"] for claim in listed(kube, namespace, "pvc"))
         let_go(kube, namespace)
-        await jobs.erase(run.uid, namespace)
+        await jobs.delete_all(run.uid, namespace)
 
 
 def _fail(kube: KubeServer, job: dict[str, Any]) -> None:

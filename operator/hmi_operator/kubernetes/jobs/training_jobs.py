@@ -172,7 +172,7 @@ class KubernetesTrainingJobs:
             namespace, self._sweep(namespace, f"{RUN_LABEL}={run_id}", finished=False)
         )
 
-    async def erase(self, uid: str, namespace: str) -> None:
+    async def delete_all(self, uid: str, namespace: str) -> None:
         """Delete all Jobs and work volumes of a resource; idempotent."""
         self._refusals = {run: refusal for run, refusal in self._refusals.items() if refusal.uid != uid}
         await self._unless_terminating(namespace, self._sweep(namespace, f"{UID_LABEL}={uid}", finished=True))
