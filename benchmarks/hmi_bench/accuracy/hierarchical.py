@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hmi_api.names import digest_bytes
+from hmi_api.resources.domain import DomainTraining
 from hmi_api.resources.task_adapter import AdapterTraining, Teacher
 from hmi_bench.accuracy.full_fine_tuning import Recipe
 from hmi_bench.accuracy.tasks import Rows, Task, corpus
@@ -19,13 +20,13 @@ from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.training.adapter_training import TrainedAdapter, adapter_logits, task_dataset, train_adapter
-from hmi_runtime.training.backbone import Backbone
-from hmi_runtime.training.distillation import Distillation
-from hmi_runtime.training.domain_run import train_domain
+from hmi_runtime.training.backbone import Backbone, BatchFunction
+from hmi_runtime.training.distillation import distill
 from hmi_runtime.training.examples import default_metric
-from hmi_runtime.training.fine_tuning import LogitsFunction, score
+from hmi_runtime.training.fine_tuning import score
 from hmi_runtime.training.labelled_data import LabelledRows, TaggedRows
 from hmi_runtime.training.teacher import sample_texts
+from hmi_runtime.training.token_dataset import TokenDataset
 
 Tested = tuple[float, int, float, dict[str, float]]
 """Validation metric, best epoch, test metric, and what else was measured."""
@@ -75,12 +76,21 @@ class Hierarchical:
         work = self.folder / "domains" / f"{domain.replace('/', '.')}-{self.steps}-{self.bridge_heads}"
         saved = work / "layers"
         if not saved.is_dir():
-            layers, _ = train_domain(
-                self.base,
-                corpus(self.tasks, domain),
-                work,
+            encoder = self.base.encoder()
+            layers = DomainLayers.from_encoder(
+                encoder,
+                self.base.config.layers // 2,
                 bridge_heads=self.bridge_heads,
-                distillation=Distillation(steps=self.steps),
+                bridge_head_size=24,
+                seed=0,
+            )
+            distill(
+                encoder,
+                layers,
+                TokenDataset.write(work / "corpus", corpus(self.tasks, domain), self.base.tokenizer, 128),
+                DomainTraining(steps=self.steps),
+                checkpoint_path=work / "distillation.safetensors",
+                fresh=True,
             )
             part = work / "layers.part"
             part.mkdir(exist_ok=True)
@@ -148,7 +158,7 @@ class Hierarchical:
         )
 
 
-def _int8_logits(backbone: Backbone, weights: AdapterWeights) -> LogitsFunction:
+def _int8_logits(backbone: Backbone, weights: AdapterWeights) -> BatchFunction:
     """Return the adapter's logits on upper layers quantised to int8, by the executor that serves them."""
     upper = backbone.upper()
     limits = SlotLimits(max_rank=weights.rank, max_labels=len(weights.labels))

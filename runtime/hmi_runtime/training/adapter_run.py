@@ -1,4 +1,4 @@
-"""A task adapter's training run: rows, fit or import, evaluation behind the gate, publishing."""
+"""A task adapter's training run: read rows, train or import, evaluate against the gate, publish."""
 
 from dataclasses import dataclass, replace
 
@@ -8,6 +8,7 @@ from hmi_api.internal.runs import AdapterRunSpec, RunResult
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.task_adapter import TaskData, check_gate_fits
 from hmi_runtime.adapters.checks import check_adapter
+from hmi_runtime.adapters.peft.importer import import_peft
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.training.adapter_training import evaluate, train_adapter
 from hmi_runtime.training.backbone import Backbone
@@ -22,17 +23,17 @@ from hmi_runtime.training.labelled_data import (
     train_validation_split,
 )
 from hmi_runtime.training.metrics import GateResult, check_gate
-from hmi_runtime.training.peft import BASE_URI, FAMILY, import_peft_adapter
+from hmi_runtime.training.peft import BASE_URI, FAMILY, download_peft_folder
 from hmi_runtime.training.run_context import RunContext
 from hmi_runtime.training.source_files import DataUse, SourceStats
 from hmi_runtime.training.teacher import sample_texts
 
 
 def run_adapter(run: AdapterRunSpec, stages: Stages, context: RunContext) -> RunResult:
-    """Do a task adapter's training run and return what it published.
+    """Execute a task adapter's training run and return its result.
 
-    A gate that is not passed is a result too: the artifact is published, and ``gate_passed`` is False.
-    Raises ``InvalidInput`` for what the user declared wrongly: Corpus*, FieldMissing, RowMalformed,
+    If the gate is missed, the artifact is stored all the same, and ``gate_passed`` is False. Raises
+    ``InvalidInput`` for errors of the user: Corpus*, FieldMissing, RowMalformed,
     TagsMismatch, TagMalformed, OneLabelOnly, Label*, TooFewRows, TooManyLabels, Gate*, TaskUnsupported, and
     for imports Adapter*.
     """
@@ -52,7 +53,7 @@ def run_adapter(run: AdapterRunSpec, stages: Stages, context: RunContext) -> Run
         layers_digest=backbone.layers_digest,
     )
     _check_limits(weights, context.limits)
-    context.progress_callback("publishing")(0, 1, metrics)
+    context.announce("publishing", metrics)
     folder = stages.fresh_folder("adapter")
     weights.save(folder)
     ref = context.store.publish(
@@ -89,8 +90,8 @@ def _check_limits(weights: AdapterWeights, limits: AdapterLimits) -> None:
 def _trained(
     run: AdapterRunSpec, data: TaskData, backbone: Backbone, stages: Stages, context: RunContext
 ) -> tuple[AdapterWeights, dict[str, float], GateResult]:
-    """Train an adapter on the rows and evaluate it against the gate on held-out ones."""
-    context.progress_callback("corpus")(0, 1, {})
+    """Train an adapter and check it against the gate on held-out rows."""
+    context.announce("corpus")
     parts, labels = _rows(run, data, context)
     context.limits.check_labels(len(labels), "The training rows have")
     folder, record = stages.folder / "fitted", stages.record("training")
@@ -107,72 +108,70 @@ def _trained(
             metric=run.spec.gate.metric if run.spec.gate is not None else None,
             unlabelled=_unlabelled(run, data, parts, context),
             checkpoint_seconds=context.checkpoint_seconds,
-            progress=context.progress_callback("training"),
-            teacher_progress=context.progress_callback("teaching"),
-            distillation_progress=context.progress_callback("settling"),
+            progress_of=context.progress_callback,
         )
         fitted.weights.save(stages.fresh_folder(folder.name))
         record = dict(fitted.metrics)
         stages.finish("training", record)
-        del fitted  # it holds the tuned model too
+        del fitted  # it contains the fine-tuned model too
     weights = AdapterWeights.load(folder)
-    context.progress_callback("evaluation")(0, 1, record)
+    context.announce("evaluation", record)
     measured = evaluate(
         backbone,
         weights,
-        parts.judged_on,
+        parts.evaluation,
         stages.folder / "features",
         max_length=run.spec.training.max_length,
     )
-    return weights, {**record, **measured}, check_gate(run.spec.gate, measured, len(parts.judged_on))
+    return weights, {**record, **measured}, check_gate(run.spec.gate, measured, len(parts.evaluation))
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """Rows to train on, to choose epoch and rank on, and to evaluate the gate on."""
+class _SplitRows:
+    """Rows for training, for choosing epoch and rank, and for evaluating the gate."""
 
     train: Rows
     validation: Rows
-    judged_on: Rows
+    evaluation: Rows
 
 
-def _rows(run: AdapterRunSpec, data: TaskData, context: RunContext) -> tuple[_Parts, tuple[str, ...]]:
-    """Return the rows and the labels, and say what was read.
+def _rows(run: AdapterRunSpec, data: TaskData, context: RunContext) -> tuple[_SplitRows, tuple[str, ...]]:
+    """Read the rows; return them and the labels.
 
-    The choice is made on a tenth of the training rows. Where the task has evaluation rows of its own,
-    nothing but the gate sees them; else that tenth serves for both.
+    A tenth of the training rows is held out to choose epoch and rank. The gate is evaluated on the task's
+    evaluation rows, which are used for nothing else, or on that tenth if there are none.
     """
     task = run.spec.task
-    reading = SourceStats(DataUse.TRAIN)
-    rows = read_labelled(data.train, task.type, reading)
+    stats = SourceStats(DataUse.TRAIN)
+    rows = read_labelled(data.train, task.type, stats)
     try:
         labels = label_names(rows, task.labels)
         held = train_validation_split(rows)
-        reading.held_out = len(held.validation)
-    finally:  # what was read tells best why it does not fit
-        context.record_data_read([reading.report()])
-        context.progress_callback("corpus")(0, 1, {})
+        stats.held_out = len(held.validation)
+    finally:  # the report shows what was read, also if it is refused
+        context.record_data_read([stats.report()])
+        context.announce("corpus")
     if data.evaluation is None:
-        return _Parts(held.train, held.validation, held.validation), labels
-    reading = SourceStats(DataUse.EVALUATION)
-    evaluation = read_labelled(data.evaluation, task.type, reading)
-    context.record_data_read([reading.report()])
+        return _SplitRows(held.train, held.validation, held.validation), labels
+    stats = SourceStats(DataUse.EVALUATION)
+    evaluation = read_labelled(data.evaluation, task.type, stats)
+    context.record_data_read([stats.report()])
     check_labels_known(evaluation, labels)
     if isinstance(evaluation, TaggedRows) and isinstance(rows, TaggedRows):
         evaluation = replace(evaluation, scheme=rows.scheme)
-    return _Parts(held.train, held.validation, evaluation), labels
+    return _SplitRows(held.train, held.validation, evaluation), labels
 
 
-def _unlabelled(run: AdapterRunSpec, data: TaskData, parts: _Parts, context: RunContext) -> list[str]:
-    """Return the texts that a teacher labels; none that the task is learnt from or judged by."""
+def _unlabelled(run: AdapterRunSpec, data: TaskData, parts: _SplitRows, context: RunContext) -> list[str]:
+    """Return the texts for the teacher to label; none of them is a training, validation or evaluation row."""
     teacher = run.spec.training.teacher
     if teacher is None or data.unlabelled is None:
         return []
-    known = {text for rows in (parts.train, parts.validation, parts.judged_on) for text in rows.inputs()}
-    readings: list[SourceStats] = []
-    texts = read_texts([data.unlabelled], DataUse.UNLABELLED, readings)
+    known = {text for rows in (parts.train, parts.validation, parts.evaluation) for text in rows.inputs()}
+    all_stats: list[SourceStats] = []
+    texts = read_texts([data.unlabelled], DataUse.UNLABELLED, all_stats)
     drawn = sample_texts(texts, teacher.unlabelled_rows, without=known)
-    context.record_data_read(reading.report() for reading in readings)
+    context.record_data_read(stats.report() for stats in all_stats)
     return drawn
 
 
@@ -180,11 +179,12 @@ def _imported(run: AdapterRunSpec, backbone: Backbone, context: RunContext) -> A
     spec = run.spec
     if spec.source is None:
         raise InvalidInput("DataMissing", "Give data to train on, or a source to import.")
-    context.progress_callback("corpus")(0, 1, {})
-    return import_peft_adapter(
-        spec.source,
-        context.folder / "source",
-        backbone,
+    context.announce("corpus")
+    return import_peft(
+        download_peft_folder(spec.source.uri, context.folder / "source"),
+        backbone.base,
+        backbone.split,
         spec.task,
+        base_also_named=spec.source.base_model_name,
         base_revision=run.domain.base.revision,
     )

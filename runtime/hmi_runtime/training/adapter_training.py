@@ -1,6 +1,6 @@
-"""Fitting a task's adapter on a backbone, and evaluating one: plain functions over rows."""
+"""Training a task's adapter on a backbone, and evaluating an adapter."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,12 +33,10 @@ from hmi_runtime.adapters.lora import add_lora, export_lora
 from hmi_runtime.adapters.reference import run_layers
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter
 from hmi_runtime.models.encoder import UpperLayers
-from hmi_runtime.training.backbone import Backbone
+from hmi_runtime.training.backbone import Backbone, BatchFunction
 from hmi_runtime.training.compression import distill_compressed
 from hmi_runtime.training.examples import Examples, default_metric, make_examples
 from hmi_runtime.training.fine_tuning import (
-    FineTuneConfig,
-    LogitsFunction,
     Predictions,
     TaskDataset,
     TaskModel,
@@ -59,12 +57,17 @@ _SAMPLE_BATCH = 64
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """An adapter and what was measured on the validation rows while it was found."""
+    """An adapter and its metrics on the validation rows."""
 
     weights: AdapterWeights
     metrics: Mapping[str, float]
-    tuned: LogitsFunction | None = None
-    """The model in eval mode that a compressed adapter was cut from."""
+    tuned: BatchFunction | None = None
+    """The fine-tuned model, in eval mode, that the adapter was compressed from."""
+
+
+def no_progress(stage: str) -> Progress:
+    """Report nothing."""
+    return lambda step, steps, metrics: None
 
 
 def train_adapter(
@@ -79,28 +82,24 @@ def train_adapter(
     training: AdapterTraining | None = None,
     metric: Metric | None = None,
     unlabelled: Sequence[str] = (),
-    features_dir: Path | None = None,
     teacher_dir: Path | None = None,
     checkpoint_seconds: float = 30.0,
-    progress: Progress = lambda step, steps, metrics: None,
-    teacher_progress: Progress = lambda step, steps, metrics: None,
-    distillation_progress: Progress = lambda step, steps, metrics: None,
+    progress_of: Callable[[str], Progress] = no_progress,
 ) -> TrainedAdapter:
-    """Fit an adapter and a head to ``train``; epochs and ranks are chosen on ``validation``.
+    """Train an adapter and a head on ``train``; epoch and rank are chosen on ``validation``.
 
-    ``labels`` are taken from the rows when absent, ``metric`` is the task's default; ``limits`` bound the
-    sizes that are chosen where ``method`` names none. ``work_dir`` holds the checkpoints of this fit;
-    ``features_dir`` (a folder in it when absent) the cached representations, which fits on the same rows and
-    backbone may share. Where ``training`` asks for a teacher, it labels ``unlabelled`` too;
-    ``teacher_dir`` (in ``work_dir`` when absent) keeps it, for fits of the same task on any backbone;
-    ``teaching`` is told of its progress, ``settling`` of what follows a cut. Raises ``InvalidInput``
-    OneLabelOnly, LabelUnknown.
+    ``labels`` come from the rows if absent; ``metric`` is the task's default; ``limits`` bound the sizes that
+    ``method`` leaves open. ``work_dir`` contains the checkpoints and the rows' features. If ``training`` has
+    a teacher, it labels ``unlabelled`` too; ``teacher_dir`` (in ``work_dir`` if absent) keeps its soft labels
+    for trainings of the same task on any backbone. ``progress_of`` returns the callback of a stage:
+    ``teaching`` (of the teacher), ``training``, and ``settling`` (the distillation after compression). Raises
+    ``InvalidInput`` OneLabelOnly, LabelUnknown.
     """
     method, training = method or Method(), training or AdapterTraining()
     limits = limits or AdapterLimits()
     names = label_names(train, labels)
     check_labels_known(validation, names)
-    features_dir = features_dir or work_dir / "features"
+    features_dir = work_dir / "features"
     examples = _examples(backbone, train, names, training.max_length)
     chosen_on = task_dataset(backbone, validation, names, training.max_length, features_dir)
     metric = metric or default_metric(examples.task)
@@ -117,10 +116,10 @@ def train_adapter(
             teacher_dir=(teacher_dir or work_dir) / f"teacher-{examples.digest()}",
             features_dir=features_dir,
             checkpoint_seconds=checkpoint_seconds,
-            progress=teacher_progress,
+            progress=progress_of("teaching"),
         )
     else:
-        train_set = _represented(backbone, examples, features_dir)
+        train_set = _with_features(backbone, examples, features_dir)
     folder = work_dir / f"tuning-{examples.digest()}"
     folder.mkdir(parents=True, exist_ok=True)
     model = _model(backbone, examples, method, limits, training.seed)
@@ -128,18 +127,18 @@ def train_adapter(
         model,
         train_set,
         chosen_on,
-        FineTuneConfig(training.epochs, training.batch_size, training.learning_rate, training.seed),
+        training,
         metric,
         folder=folder,
         checkpoint_seconds=checkpoint_seconds,
-        progress=progress,
+        progress=progress_of("training"),
     )
     measured = {"validation": best["metric"], "best_epoch": best["epoch"]}
     if method.effective_fit is Fit.COMPRESSED:
-        weighed = importance(model.body, model, _sample(train_set))
-        cut = _Cutting(backbone, model, weighed, chosen_on, metric)
-        weights, found = cut.to(
-            _candidate_ranks(method, limits), train_set, training.seed, distillation_progress
+        weights_by_matrix = importance(model.body, model, _sample(train_set))
+        compressor = _Compressor(backbone, model, weights_by_matrix, chosen_on, metric)
+        weights, found = compressor.compress(
+            _candidate_ranks(method, limits), train_set, training.seed, progress_of("settling")
         )
         return TrainedAdapter(weights, {**measured, "validation_tuned": best["metric"], **found}, model)
     export = export_lora if method.type is MethodType.LORA else export_bottlenecks
@@ -154,7 +153,7 @@ def evaluate(
     *,
     max_length: int = 128,
 ) -> dict[str, float]:
-    """Return every metric that the task has, of the adapter on the base's float32 layers, on ``rows``.
+    """Return all metrics of the task for the adapter on the base's float32 layers, measured on ``rows``.
 
     Raises ``InvalidInput`` LabelUnknown.
     """
@@ -170,8 +169,8 @@ def evaluate(
 def task_dataset(
     backbone: Backbone, rows: Rows, labels: Sequence[str], max_length: int, folder: Path
 ) -> TaskDataset:
-    """Tokenise ``rows`` and compute their representations, or find them in ``folder``."""
-    return _represented(backbone, _examples(backbone, rows, labels, max_length), folder)
+    """Tokenise ``rows`` and compute their features; read them from ``folder`` if they are there."""
+    return _with_features(backbone, _examples(backbone, rows, labels, max_length), folder)
 
 
 def _examples(backbone: Backbone, rows: Rows, labels: Sequence[str], max_length: int) -> Examples:
@@ -179,13 +178,13 @@ def _examples(backbone: Backbone, rows: Rows, labels: Sequence[str], max_length:
     return make_examples(rows, labels, base.tokenizer, min(max_length, base.config.positions))
 
 
-def _represented(backbone: Backbone, examples: Examples, folder: Path) -> TaskDataset:
+def _with_features(backbone: Backbone, examples: Examples, folder: Path) -> TaskDataset:
     path = folder / f"{examples.digest(backbone.layers_digest)}.f16"
     return TaskDataset(backbone.features(examples.ids, path), examples)
 
 
-def adapter_logits(upper: UpperLayers, weights: AdapterWeights) -> LogitsFunction:
-    """Return the function that an adapter computes from representations at the split."""
+def adapter_logits(upper: UpperLayers, weights: AdapterWeights) -> BatchFunction:
+    """Return the function from features to logits that an adapter computes."""
 
     def logits(features: Tensor, mask: Tensor) -> Tensor:
         x = run_layers(upper, weights.layers, features, mask)
@@ -195,7 +194,7 @@ def adapter_logits(upper: UpperLayers, weights: AdapterWeights) -> LogitsFunctio
 
 
 def _candidate_ranks(method: Method, limits: AdapterLimits) -> tuple[int, ...]:
-    """Return the ranks that a cut may have, ascending."""
+    """Return the ranks that compression may choose, ascending."""
     if method.size is not None:
         return (method.size,)
     return tuple(rank for rank in CANDIDATE_RANKS if rank <= limits.max_rank) or (limits.max_rank,)
@@ -204,7 +203,7 @@ def _candidate_ranks(method: Method, limits: AdapterLimits) -> tuple[int, ...]:
 def _model(
     backbone: Backbone, examples: Examples, method: Method, limits: AdapterLimits, seed: int
 ) -> TaskModel[UpperLayers]:
-    """Return what is trained: upper layers free as a whole, or frozen with an adapter in them."""
+    """Return the model to train: all weights of the upper layers, or an adapter in frozen ones."""
     upper = backbone.upper()
     if method.effective_fit is Fit.COMPRESSED:
         upper.layers.requires_grad_(True)
@@ -220,41 +219,41 @@ def _model(
 
 
 @dataclass(frozen=True)
-class _Cutting:
-    """Cuts tuned upper layers down to a LoRA, judged on validation rows."""
+class _Compressor:
+    """Compresses fine-tuned upper layers to a LoRA; validation rows decide what is kept."""
 
     backbone: Backbone
     model: TaskModel[UpperLayers]
-    weighed: ByMatrix
+    importance: ByMatrix
     validation: TaskDataset
     metric: Metric
 
-    def to(
-        self, candidates: Sequence[int], train_set: TrainingSet, seed: int, distillation_progress: Progress
+    def compress(
+        self, candidates: Sequence[int], train_set: TrainingSet, seed: int, progress: Progress
     ) -> tuple[AdapterWeights, dict[str, float]]:
-        """Return the cut to the smallest of ``candidates`` that keeps what the tuned layers say; settled.
+        """Return the adapter of the smallest of ``candidates`` that keeps the predictions, and its metrics.
 
-        What settling makes of it is only taken where it says as often what the tuned layers do.
+        The distilled adapter is returned if it agrees with the fine-tuned model at least as often.
         """
-        decomposition = Decomposition(self.model.body, self._base, self.weighed, max(candidates))
+        decomposition = Decomposition(self.model.body, self._base, self.importance, max(candidates))
         choice = smallest_rank(
-            lambda rank: self._kept(self._adapter(decomposition.cut(rank))),
+            lambda rank: self._quality(self._adapter(decomposition.cut(rank))),
             self._tuned.metric,
             candidates=candidates,
         )
-        layers, kept = decomposition.cut(choice.rank), choice.tried[choice.rank]
-        settled = distill_compressed(
-            self.backbone.upper(), layers, self.model, train_set, seed=seed, progress=distillation_progress
+        layers, quality = decomposition.cut(choice.rank), choice.tried[choice.rank]
+        distilled = distill_compressed(
+            self.backbone.upper(), layers, self.model, train_set, seed=seed, progress=progress
         )
-        kept_settled = self._kept(self._adapter(settled))
-        if kept_settled.agreement >= kept.agreement:
-            layers, kept = settled, kept_settled
+        distilled_quality = self._quality(self._adapter(distilled))
+        if distilled_quality.agreement >= quality.agreement:
+            layers, quality = distilled, distilled_quality
         return self._adapter(layers), {
             "rank": float(choice.rank),
             "energy_kept": decomposition.energy_kept(choice.rank),
             "agreement_of_cut": choice.tried[choice.rank].agreement,
-            "agreement": kept.agreement,
-            "validation": kept.metric,
+            "agreement": quality.agreement,
+            "validation": quality.metric,
         }
 
     @cached_property
@@ -268,15 +267,15 @@ class _Cutting:
     def _adapter(self, layers: Mapping[int, LayerAdapter]) -> AdapterWeights:
         return _weights(self.backbone, self.validation.examples, layers, self.model.head.export())
 
-    def _kept(self, adapter: AdapterWeights) -> CutQuality:
-        """Return what an adapter keeps of the tuned layers' metric and predictions."""
+    def _quality(self, adapter: AdapterWeights) -> CutQuality:
+        """Return an adapter's metric and its agreement with the fine-tuned model."""
         scored = score(adapter_logits(self._base, adapter), self.validation, self.metric)
         agreement = self.validation.examples.agreement(scored.predicted, self._tuned.predicted)
         return CutQuality(scored.metric, agreement)
 
 
 def _sample(rows: TrainingSet) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give about ``_SAMPLE_TOKENS`` of the rows, evenly spread: states (B, T, D) and mask (B, T) bool."""
+    """Yield rows, evenly spread, of about ``_SAMPLE_TOKENS`` in all: features (B, T, D), mask (B, T) bool."""
     lengths = rows.lengths
     count = max(1, min(len(lengths), int(_SAMPLE_TOKENS / lengths.mean())))
     spread = np.linspace(0, len(lengths) - 1, count).astype(np.int64)

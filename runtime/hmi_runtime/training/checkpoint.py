@@ -1,16 +1,16 @@
-"""What makes a killed run go on: finished stages, and checkpoints inside a long one.
+"""Resuming a killed run: records of finished stages, and checkpoints inside a long stage.
 
-Everything is safetensors and JSON, and every file appears whole or not at all. All chance in training is
-drawn from (seed, step), so a step number stands for the order of rows and the random state alike, and a
-checkpoint is parameters, optimiser state and that number. A run that was killed and resumed gives the same
-bits as one that was not, on the same number of threads.
+Files are safetensors and JSON and are written atomically. All random numbers of training are drawn from
+(seed, step), so the step number determines the batches and the random state, and a checkpoint contains
+parameters, optimiser state and that number. A run that was killed and resumed gives the same bits as one that
+was not, on the same number of threads.
 """
 
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ class Stages:
     """The finished stages of the run that owns a work folder, each with a JSON record."""
 
     def __init__(self, folder: Path, run_digest: str) -> None:
-        """Take ``folder`` for the run whose specification has ``run_digest``.
+        """Use ``folder`` for the run whose specification has ``run_digest``.
 
-        Raises ``InvalidInput`` WorkDirInUse when it holds another run's work.
+        Raises ``InvalidInput`` WorkDirInUse if it contains another run's work.
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,11 +40,12 @@ class Stages:
             self.finish("run", {"digest": run_digest})
         elif owner["digest"] != run_digest:
             raise InvalidInput(
-                "WorkDirInUse", f"{folder} holds the work of another run; give an empty folder, or remove it."
+                "WorkDirInUse",
+                f"{folder} contains another run's work; give an empty folder, or remove it.",
             )
 
     def record(self, stage: str) -> dict[str, Any] | None:
-        """Return what a finished stage recorded, None for one that is not finished."""
+        """Return a finished stage's record; None if the stage is not finished."""
         path = self._path(stage)
         if not path.is_file():
             return None
@@ -52,11 +53,11 @@ class Stages:
         return record
 
     def finish(self, stage: str, record: dict[str, object]) -> None:
-        """Mark a stage finished; from here on it is never repeated."""
+        """Record that a stage is finished, so that it is not repeated."""
         write_atomically(self._path(stage), json.dumps(record, sort_keys=True).encode())
 
     def fresh_folder(self, name: str) -> Path:
-        """Return an empty folder, whatever an unfinished attempt left in it."""
+        """Return an empty folder; delete what an unfinished attempt left in it."""
         path = self.folder / name
         if path.exists():
             shutil.rmtree(path)
@@ -69,8 +70,7 @@ class Stages:
 
 @dataclass
 class Checkpoint:
-    """The one checkpoint of a training loop: what ``module``'s trained parameters
-    and ``optimizer`` were after ``step`` steps.
+    """The checkpoint of a training loop: trained parameters of ``module`` and state of ``optimizer``.
 
     ``every_seconds`` is the least time between two saves; 0 saves after every step.
     """
@@ -86,18 +86,18 @@ class Checkpoint:
         self._saved_at = self.clock()
 
     def restore(self) -> tuple[int, dict[str, float]]:
-        """Put the saved state back; return its step and notes, or (0, {}) where nothing was saved."""
-        if not self.path.is_file():
+        """Load the saved state; return its step and notes, or (0, {}) if nothing was saved."""
+        saved = load_tensors(self.path)
+        if saved is None:
             return 0, {}
-        with safe_open(self.path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            metadata = file.metadata()
-        with torch.no_grad():
-            for name, parameter in self._trained():
-                parameter.copy_(tensors[f"module.{name}"])
-        state = self.optimizer.state_dict()
-        state["state"] = _nested(_under("optimizer.", tensors))
-        self.optimizer.load_state_dict(state)
+        tensors, metadata = saved
+        load_parameters(self.module, tensors, prefix="module.")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         notes: dict[str, float] = json.loads(metadata[_NOTES])
         return int(metadata[_STEP]), notes
 
@@ -107,59 +107,61 @@ class Checkpoint:
             self.save(step, notes)
 
     def save(self, step: int, notes: dict[str, float]) -> None:
-        """Replace the checkpoint, whole or not at all."""
-        tensors = {f"module.{name}": parameter for name, parameter in self._trained()}
+        """Replace the checkpoint atomically."""
+        tensors: dict[str, Tensor] = {
+            f"module.{name}": parameter for name, parameter in trained_parameters(self.module).items()
+        }
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        temporary = self.path.with_suffix(".part")
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
-            temporary,
-            metadata={_STEP: str(step), _NOTES: json.dumps(notes)},
-        )
-        replace_durably(temporary, self.path)
+        save_tensors(self.path, tensors, {_STEP: str(step), _NOTES: json.dumps(notes)})
         self._saved_at = self.clock()
 
-    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield what training changes; the rest is as it was before the first step."""
-        for name, parameter in self.module.named_parameters():
-            if parameter.requires_grad:
-                yield name, parameter
 
-    def remove(self) -> None:
-        """Forget it, once the loop's result is safe."""
-        self.path.unlink(missing_ok=True)
+def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that training changes, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def load_parameters(module: nn.Module, tensors: Mapping[str, Tensor], *, prefix: str = "") -> None:
+    """Copy ``tensors``, named with ``prefix``, into the trained parameters of ``module``."""
+    with torch.no_grad():
+        for name, parameter in trained_parameters(module).items():
+            parameter.copy_(tensors[prefix + name])
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically."""
+    temporary = path.with_suffix(".part")
+    save_file(
+        {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata
+    )
+    _replace_durably(temporary, path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """Return the tensors and metadata of a safetensors file; None if there is no file."""
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 (no mapping)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that, killed at any moment, the old or the new one is there whole."""
+    """Write a file such that a kill at any moment leaves the old or the new content."""
     temporary = path.with_name(path.name + ".part")
     temporary.write_bytes(content)
-    replace_durably(temporary, path)
+    _replace_durably(temporary, path)
 
 
-def replace_durably(temporary: Path, path: Path) -> None:
-    """Flush ``temporary`` to disk and let it take the place of ``path``."""
+def _replace_durably(temporary: Path, path: Path) -> None:
+    """Flush ``temporary`` to disk and rename it to ``path``."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _nested(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Turn {"3.exp_avg": t} into {3: {"exp_avg": t}}, as an optimiser keeps its state."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
-    return state
-
-
 def derived_seed(seed: int, *places: int) -> int:
-    """Return a seed for one place in a run, such as an epoch or a step, that no other place shares."""
+    """Return a seed of its own for one place in a run, such as an epoch or a step."""
     value = seed & 0xFFFFFFFF
     for place in places:
         value = (value * 6364136223846793005 + place + 1442695040888963407) & (2**63 - 1)

@@ -1,4 +1,4 @@
-"""A short distillation after compression: the adapter learns to predict what the fine-tuned model predicts.
+"""A short distillation after compression: the adapter learns the predictions of the fine-tuned model.
 
 Compression (``adapters.compression``) is optimal for each matrix by itself, and to second order only. A few
 steps of gradient descent on KL(tuned || compressed), over the training rows, fit all factors, biases and
@@ -19,7 +19,7 @@ from hmi_runtime.training.fine_tuning import TaskModel, TrainingSet
 from hmi_runtime.training.optim import (
     BatchSampler,
     Progress,
-    learning_rate_factor,
+    make_adamw,
     optimizer_step,
     set_learning_rate,
 )
@@ -39,19 +39,16 @@ def distill_compressed(
     seed: int = 0,
     progress: Progress = lambda step, steps, metrics: None,
 ) -> dict[int, LayerAdapter]:
-    """Return ``layers``, cut from ``tuned``, after a few steps towards what it says of ``rows``.
+    """Return ``layers``, compressed from ``tuned``, after a few steps towards its predictions for ``rows``.
 
-    ``upper`` is a fresh copy of the base's upper layers and is used up. Deterministic for a seed, and short:
-    nothing is checkpointed.
+    ``upper`` is a fresh copy of the base's upper layers and is changed. Deterministic for a seed. Nothing is
+    checkpointed, since it is short.
     """
-    learning = attach_adapter(upper, layers)
-    optimizer = torch.optim.AdamW(
-        [{"params": learning, "lr": LEARNING_RATE, "peak": LEARNING_RATE}], weight_decay=0.0, fused=True
-    )
+    optimizer = make_adamw([(attach_adapter(upper, layers), LEARNING_RATE)], weight_decay=0.0)
     order = BatchSampler(np.arange(len(rows.lengths)), rows.lengths, BATCH_SIZE, seed)
     tuned.eval()
     for step in range(STEPS):
-        set_learning_rate(optimizer, learning_rate_factor(step, STEPS, WARMUP_STEPS))
+        set_learning_rate(optimizer, step, STEPS, WARMUP_STEPS)
         states, mask = rows.batch(order.rows_of(step))  # (B, T, D), (B, T)
         with torch.no_grad():
             target = tuned(states, mask)

@@ -7,7 +7,6 @@ equal weight whatever the scale of their states.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hmi_api.resources.domain import DomainTraining
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder, UpperLayers
 from hmi_runtime.models.windows import ABSENT, trigrams
@@ -23,7 +23,7 @@ from hmi_runtime.training.least_squares_init import LeastSquaresInit
 from hmi_runtime.training.optim import (
     BatchSampler,
     Progress,
-    learning_rate_factor,
+    make_adamw,
     moving_average,
     optimizer_step,
     set_learning_rate,
@@ -41,17 +41,6 @@ _STARTING_BATCHES = 16
 """Batches for the least squares that initialise gates and positions."""
 _EVALUATION_ROWS = 256
 _EVALUATION_BATCH = 32
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """Hyperparameters; the defaults are those of docs/benchmarks.md."""
-
-    steps: int = 400
-    batch_size: int = 24
-    learning_rate: float = 1e-3
-    seed: int = 0
-    back_off: bool = False
 
 
 class Distiller:
@@ -97,24 +86,22 @@ def back_off_at_random(windows: Tensor, random: torch.Generator) -> Tensor:
     return windows.masked_fill(torch.stack([cut_left, keep_all, cut_right], dim=-1), ABSENT)
 
 
-def make_optimizer(layers: DomainLayers, config: Distillation) -> torch.optim.Optimizer:
+def make_optimizer(layers: DomainLayers, training: DomainTraining) -> torch.optim.Optimizer:
     """Return AdamW with one rate for the lower layers and one for the bridge."""
     bridge = [] if layers.bridge is None else list(layers.bridge.parameters())
     in_bridge = {id(parameter) for parameter in bridge}
     lower = [parameter for parameter in layers.parameters() if id(parameter) not in in_bridge]
-    groups = [{"params": lower, "lr": config.learning_rate, "peak": config.learning_rate}]
-    if bridge:
-        rate = config.learning_rate * BRIDGE_RATE_FACTOR
-        groups.append({"params": bridge, "lr": rate, "peak": rate})
-    return torch.optim.AdamW(groups, fused=True)
+    rate = training.learning_rate
+    return make_adamw([(lower, rate), (bridge, rate * BRIDGE_RATE_FACTOR)])
 
 
 def distill(
     encoder: Encoder,
     layers: DomainLayers,
     dataset: TokenDataset,
-    config: Distillation,
+    training: DomainTraining,
     *,
+    back_off: bool = False,
     checkpoint_path: Path,
     checkpoint_seconds: float = 30.0,
     fresh: bool = False,
@@ -122,37 +109,38 @@ def distill(
 ) -> None:
     """Train ``layers`` in place on the dataset's training rows.
 
-    ``fresh``: the layers are the base's own, so gates and positions are initialised by least squares. Resumes
-    from ``checkpoint_path`` if it exists; the caller removes it once the layers are saved.
+    ``back_off``: a share of the windows is trained without one or both neighbours. ``fresh``: the layers are
+    the base's own, so gates and positions are initialised by least squares. Resumes from ``checkpoint_path``
+    if it exists.
     """
     distiller = Distiller(encoder, layers)
-    optimizer = make_optimizer(layers, config)
+    optimizer = make_optimizer(layers, training)
     rows = dataset.training_rows
-    order = BatchSampler(rows, dataset.lengths[rows], config.batch_size, config.seed)
+    order = BatchSampler(rows, dataset.lengths[rows], training.batch_size, training.seed)
     checkpoint = Checkpoint(checkpoint_path, layers, optimizer, checkpoint_seconds)
-    warmup = min(WARMUP_STEPS, max(1, config.steps // 4))
+    warmup = min(WARMUP_STEPS, max(1, training.steps // 4))
     layers.requires_grad_(True).train()
     first, notes = checkpoint.restore()
 
     def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
         ids, mask = dataset.batch(order.rows_of(step), encoder.config.pad_id)
         windows = trigrams(ids, mask)  # (B, T, 3)
-        if config.back_off:
-            windows = back_off_at_random(windows, generator(config.seed, step))
+        if back_off:
+            windows = back_off_at_random(windows, generator(training.seed, step))
         return ids, mask, windows
 
     if fresh and first == 0:
         _init_gates_and_positions(
             distiller, layers, map(batch, range(min(_STARTING_BATCHES, order.steps_per_epoch)))
         )
-    for step in range(first, config.steps):
+    for step in range(first, training.steps):
         ids, mask, windows = batch(step)
-        set_learning_rate(optimizer, learning_rate_factor(step, config.steps, warmup))
+        set_learning_rate(optimizer, step, training.steps, warmup)
         loss = distiller.loss(ids, mask, windows)
         optimizer_step(loss, layers, optimizer)
         notes["loss"] = moving_average(notes.get("loss"), loss.item())
         checkpoint.save_when_due(step + 1, notes)
-        progress(step + 1, config.steps, notes)
+        progress(step + 1, training.steps, notes)
     layers.requires_grad_(False).eval()
 
 

@@ -1,12 +1,10 @@
-"""A Domain's training run: corpus, distillation, table, and what it publishes.
+"""A Domain's training run: read the corpus, distil the layers, build the table, publish both.
 
-Each stage leaves its result in the work folder and a record that it is finished, so that a run that was
-killed goes on where it was.
+Each stage leaves its result and a record in the work folder, so that a killed run resumes after its last
+finished stage.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
@@ -24,8 +22,7 @@ from hmi_runtime.tables.lookup import TreeLookup
 from hmi_runtime.tables.table import PlotTable
 from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.data_reader import read_texts
-from hmi_runtime.training.distillation import Distillation, distill, evaluate_distillation
-from hmi_runtime.training.optim import Progress
+from hmi_runtime.training.distillation import distill, evaluate_distillation
 from hmi_runtime.training.run_context import RunContext
 from hmi_runtime.training.source_files import DataUse, SourceStats
 from hmi_runtime.training.token_dataset import TokenDataset
@@ -35,70 +32,25 @@ CHECKPOINT_FILE = "distillation.safetensors"
 _TABLE_BATCH = 256
 
 
-def train_domain(
-    base: BaseModel,
-    texts: Iterable[str],
-    work_dir: Path,
-    *,
-    split: int | None = None,
-    bridge_heads: int = 4,
-    bridge_head_size: int = 24,
-    max_length: int = 128,
-    distillation: Distillation | None = None,
-    start: DomainLayers | None = None,
-    progress: Progress = lambda step, steps, metrics: None,
-) -> tuple[DomainLayers, TokenDataset]:
-    """Train the layers of a Domain on ``texts``; return them and the tokenised corpus.
-
-    ``split`` is half of the base's layers when absent. ``start``: layers to start from, such as the
-    parent's; the base's own otherwise. ``work_dir`` holds the tokenised corpus and the checkpoint, from
-    which a second call with the same arguments goes on.
-    """
-    config = distillation or Distillation()
-    encoder = base.encoder()
-    dataset = _open_dataset(base, texts, work_dir, max_length)
-    layers = start or DomainLayers.from_encoder(
-        encoder,
-        base.config.layers // 2 if split is None else split,
-        bridge_heads=bridge_heads,
-        bridge_head_size=bridge_head_size,
-        seed=config.seed,
-    )
-    distill(
-        encoder,
-        layers,
-        dataset,
-        config,
-        checkpoint_path=work_dir / CHECKPOINT_FILE,
-        fresh=start is None,
-        progress=progress,
-    )
-    return layers.requires_grad_(False).eval(), dataset
-
-
 def run_domain(run: DomainRunSpec, stages: Stages, context: RunContext) -> RunResult:
-    """Do a Domain's training run and return what it published.
+    """Execute a Domain's training run and return its result.
 
-    Raises ``InvalidInput`` for what the user declared wrongly: BaseModel*, SplitTooDeep, Corpus*,
+    Raises ``InvalidInput`` for errors of the user: BaseModel*, SplitTooDeep, Corpus*,
     FieldMissing, RowMalformed, ParentMismatch.
     """
-    return _prepared(run, stages, context).result()
-
-
-def _prepared(run: DomainRunSpec, stages: Stages, context: RunContext) -> "_DomainRun":
     spec = run.spec
     base = load_base(spec.base_model.uri, spec.base_model.revision)
     split = base.config.layers // 2 if spec.split is None else spec.split
     check_split(base.config, split)
     if run.parent is not None:
         _check_parent(run.parent, base, split)
-    return _DomainRun(run, base, base.encoder(), split, stages, context)
+    return _DomainRun(run, base, base.encoder(), split, stages, context).result()
 
 
 def _check_parent(parent: DomainVersionView, base: BaseModel, split: int) -> None:
     if parent.base_digest != base.digest:
         raise InvalidInput(
-            "ParentMismatch", f"The parent stands on another base model ({parent.base.uri}); use that one."
+            "ParentMismatch", f"The parent has another base model ({parent.base.uri}); use that one."
         )
     if parent.split != split:
         raise InvalidInput(
@@ -108,7 +60,7 @@ def _check_parent(parent: DomainVersionView, base: BaseModel, split: int) -> Non
 
 @dataclass(frozen=True)
 class _DomainRun:
-    """The stages of one run; each is skipped where its record says that it is finished."""
+    """The stages of one run. A stage whose record exists is skipped."""
 
     run: DomainRunSpec
     base: BaseModel
@@ -118,7 +70,7 @@ class _DomainRun:
     context: RunContext
 
     def result(self) -> RunResult:
-        """Do what is left to do and say what was published."""
+        """Execute the unfinished stages and return the result."""
         dataset = self._corpus()
         trained = self._training(dataset)
         ref = ArtifactRef.model_validate(trained["layers"])
@@ -139,18 +91,19 @@ class _DomainRun:
         folder = self.stages.folder / "corpus"
         record = self.stages.record("corpus")
         if record is None:
-            self.context.progress_callback("corpus")(0, 1, {})
-            readings: list[SourceStats] = []
-            texts = read_texts(self.run.spec.corpus, DataUse.CORPUS, readings)
-            dataset = _write_dataset(self.base, texts, folder, self.run.spec.training.max_length)
-            read = [reading.report().model_dump() for reading in readings]
+            self.context.announce("corpus")
+            stats: list[SourceStats] = []
+            texts = read_texts(self.run.spec.corpus, DataUse.CORPUS, stats)
+            max_length = min(self.run.spec.training.max_length, self.base.config.positions)
+            dataset = TokenDataset.write(folder, texts, self.base.tokenizer, max_length)
+            read = [source.report().model_dump() for source in stats]
             record = {"rows": len(dataset), "tokens": len(dataset.tokens), "read": read}
             self.stages.finish("corpus", record)
         self.context.record_data_read(DataRead.model_validate(report) for report in record["read"])
         return TokenDataset.open(folder)
 
     def _training(self, dataset: TokenDataset) -> dict[str, Any]:
-        """Record the Layers artifact and how good it is."""
+        """Return the record of the Layers artifact and its metrics."""
         record = self.stages.record("training")
         if record is None:
             layers = self._starting_layers()
@@ -166,7 +119,7 @@ class _DomainRun:
         return record
 
     def _starting_layers(self) -> DomainLayers:
-        """Return the parent's layers where there is a parent, else the base's own, run on windows."""
+        """Return the parent's layers; without a parent, the base's own, run on windows."""
         bridge, parent = self.run.spec.bridge, self.run.parent
         if parent is None:
             return DomainLayers.from_encoder(
@@ -187,18 +140,12 @@ class _DomainRun:
         return layers
 
     def _distilled(self, layers: DomainLayers, dataset: TokenDataset) -> ArtifactRef:
-        training = self.run.spec.training
         distill(
             self.encoder,
             layers,
             dataset,
-            Distillation(
-                steps=training.steps,
-                batch_size=training.batch_size,
-                learning_rate=training.learning_rate,
-                seed=training.seed,
-                back_off=self.run.spec.plot.on_miss is OnMiss.BACKOFF,
-            ),
+            self.run.spec.training,
+            back_off=self.run.spec.plot.on_miss is OnMiss.BACKOFF,
             checkpoint_path=self.stages.folder / CHECKPOINT_FILE,
             checkpoint_seconds=self.context.checkpoint_seconds,
             fresh=self.run.parent is None,
@@ -209,7 +156,7 @@ class _DomainRun:
         return self.context.store.publish(ArtifactKind.LAYERS, folder, base_digest=self.base.digest)
 
     def _table(self, layers: DomainLayers, layers_ref: ArtifactRef, dataset: TokenDataset) -> dict[str, Any]:
-        """Record the Table artifact, its entries and the share of held-out windows that the tree holds."""
+        """Return the record of the Table artifact, its entries and the coverage of held-out windows."""
         record = self.stages.record("table")
         if record is None:
             plot, pad_id = self.run.spec.plot, self.base.config.pad_id
@@ -245,16 +192,3 @@ class _DomainRun:
     def _ancestors(self) -> list[PlotTable]:
         refs = self.run.parent.tables if self.run.parent is not None else []
         return [PlotTable.load(self.context.store.fetch(ref, self.context.cache)) for ref in refs]
-
-
-def _open_dataset(base: BaseModel, texts: Iterable[str], work_dir: Path, max_length: int) -> TokenDataset:
-    """Open the finished corpus of a work folder, or write it."""
-    stages = Stages(work_dir, "train_domain")
-    if stages.record("corpus") is None:
-        _write_dataset(base, texts, work_dir / "corpus", max_length)
-        stages.finish("corpus", {})
-    return TokenDataset.open(work_dir / "corpus")
-
-
-def _write_dataset(base: BaseModel, texts: Iterable[str], folder: Path, max_length: int) -> TokenDataset:
-    return TokenDataset.write(folder, texts, base.tokenizer, min(max_length, base.config.positions))

@@ -6,7 +6,6 @@ model of a teacher. The best epoch on validation rows is kept: highest metric, t
 
 import json
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -14,46 +13,35 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hmi_api.resources.task_adapter import Metric
+from hmi_api.resources.task_adapter import AdapterTraining, Metric
 from hmi_runtime.adapters.heads import HeadModule
-from hmi_runtime.training.checkpoint import Checkpoint, derived_seed, replace_durably
+from hmi_runtime.training.backbone import BatchFunction
+from hmi_runtime.training.checkpoint import (
+    Checkpoint,
+    derived_seed,
+    load_parameters,
+    load_tensors,
+    save_tensors,
+    trained_parameters,
+)
 from hmi_runtime.training.examples import IGNORED, Examples
 from hmi_runtime.training.optim import (
     BatchSampler,
     Progress,
-    learning_rate_factor,
+    make_adamw,
     moving_average,
     optimizer_step,
     set_learning_rate,
 )
+from hmi_runtime.training.token_dataset import RowIndices
 
 WARMUP_SHARE = 0.1
-WEIGHT_DECAY = 0.01
 
 _EVALUATION_BATCH = 64
-_DROPOUT = 1  # tells the seed of dropout from that of the order of rows
-
-LogitsFunction = Callable[[Tensor, Tensor], Tensor]
-"""From features (B, T, D) and mask (B, T) to logits, (B, n) or (B, T, n)."""
-
-
-@dataclass(frozen=True)
-class FineTuneConfig:
-    """Hyperparameters; the defaults are those of docs/benchmarks.md."""
-
-    epochs: int = 10
-    batch_size: int = 32
-    learning_rate: float = 2e-4
-    seed: int = 0
-
-
-RowIndices = Sequence[int] | NDArray[np.int64]
-"""RowIndices of the rows of a batch."""
+_DROPOUT = 1  # distinguishes the seed of dropout from that of the batches
 
 
 class ModelInputs(Protocol):
@@ -131,7 +119,7 @@ def fine_tune(
     model: TaskModel[Any],
     train: TrainingSet,
     validation: TaskDataset,
-    config: FineTuneConfig,
+    training: AdapterTraining,
     metric: Metric,
     *,
     folder: Path,
@@ -143,23 +131,19 @@ def fine_tune(
     Returns that epoch, from 1, and its metric on ``validation``. Resumes from the checkpoint in ``folder``.
     """
     lengths = train.lengths
-    order = BatchSampler(np.arange(len(lengths)), lengths, config.batch_size, config.seed)
-    steps = config.epochs * order.steps_per_epoch
+    order = BatchSampler(np.arange(len(lengths)), lengths, training.batch_size, training.seed)
+    steps = training.epochs * order.steps_per_epoch
     warmup = max(1, math.ceil(steps * WARMUP_SHARE))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [{"params": trained, "lr": config.learning_rate, "peak": config.learning_rate}],
-        weight_decay=WEIGHT_DECAY,
-        fused=True,
-    )
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    optimizer = make_adamw([(trained, training.learning_rate)])
     checkpoint = Checkpoint(folder / "tuning.safetensors", model, optimizer, checkpoint_seconds)
     best = _BestEpoch(folder / "best.safetensors", model)
     first, notes = checkpoint.restore()
     for step in range(first, steps):
         numbers = order.rows_of(step)
-        set_learning_rate(optimizer, learning_rate_factor(step, steps, warmup))
+        set_learning_rate(optimizer, step, steps, warmup)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(config.seed, _DROPOUT, step))
+            torch.manual_seed(derived_seed(training.seed, _DROPOUT, step))
             logits = model.train()(*train.batch(numbers))
         loss = train.loss(logits, numbers)
         optimizer_step(loss, model, optimizer)
@@ -182,7 +166,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return total / (wanted != IGNORED).sum().clamp_min(1)
 
 
-def score(logits_of: LogitsFunction, rows: TaskDataset, metric: Metric) -> Predictions:
+def score(logits_of: BatchFunction, rows: TaskDataset, metric: Metric) -> Predictions:
     """Predict every row and compute loss and metric."""
     lengths = rows.examples.lengths
     order = np.argsort(lengths, kind="stable")
@@ -206,32 +190,19 @@ class _BestEpoch:
     def __init__(self, path: Path, model: nn.Module) -> None:
         self._path = path
         self._model = model
+        saved = load_tensors(path)
+        self._record: dict[str, float] = json.loads(saved[1]["record"]) if saved else {}
 
     def save_if_better(self, epoch: int, scored: Predictions) -> None:
         """Save the model's parameters if it is better than the saved epoch."""
-        known = self._record()
-        if known is not None and (known["metric"], -known["loss"]) >= (scored.metric, -scored.loss):
+        known = self._record
+        if known and (known["metric"], -known["loss"]) >= (scored.metric, -scored.loss):
             return
-        record = {"epoch": epoch, "metric": scored.metric, "loss": scored.loss}
-        tensors = {
-            name: p.detach().contiguous() for name, p in self._model.named_parameters() if p.requires_grad
-        }
-        part = self._path.with_suffix(".part")
-        save_file(tensors, part, metadata={"record": json.dumps(record)})
-        replace_durably(part, self._path)
+        self._record = {"epoch": epoch, "metric": scored.metric, "loss": scored.loss}
+        save_tensors(self._path, trained_parameters(self._model), {"record": json.dumps(self._record)})
 
     def restore(self) -> dict[str, float]:
         """Load the saved parameters into the model; return epoch, metric and loss."""
-        record = self._record() or {}
-        with safe_open(self._path, framework="pt") as file, torch.no_grad():
-            for name, parameter in self._model.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(file.get_tensor(name))
-        return record
-
-    def _record(self) -> dict[str, float] | None:
-        if not self._path.is_file():
-            return None
-        with safe_open(self._path, framework="pt") as file:
-            record: dict[str, float] = json.loads(file.metadata()["record"])
-        return record
+        tensors, _ = load_tensors(self._path) or ({}, {})
+        load_parameters(self._model, tensors)
+        return self._record

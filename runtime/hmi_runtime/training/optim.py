@@ -3,7 +3,7 @@
 The schedule and the order are pure functions of the step number.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -19,10 +19,22 @@ Progress = Callable[[int, int, dict[str, float]], None]
 """Called with (step, steps, metrics)."""
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to its peak times ``factor``."""
+def make_adamw(
+    groups: Iterable[tuple[Iterable[nn.Parameter], float]], *, weight_decay: float = 0.01
+) -> torch.optim.Optimizer:
+    """Return AdamW for groups of parameters, each with its peak learning rate; empty groups are left out."""
+    listed = [(list(parameters), rate) for parameters, rate in groups]
+    return torch.optim.AdamW(
+        [{"params": parameters, "lr": rate, "peak": rate} for parameters, rate in listed if parameters],
+        weight_decay=weight_decay,
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, warmup: int) -> None:
+    """Set every group's rate for ``step``: its peak times ``learning_rate_factor``."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
+        group["lr"] = group["peak"] * learning_rate_factor(step, steps, warmup)
 
 
 def optimizer_step(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:

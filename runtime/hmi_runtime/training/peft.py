@@ -6,7 +6,6 @@ from typing import Any
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import HmiError, InvalidInput
-from hmi_api.resources.task_adapter import ImportSource, Task
 from hmi_runtime.adapters.peft.exporter import ExportedHead, export_peft
 from hmi_runtime.adapters.peft.files import (
     CONFIG_FILE,
@@ -17,37 +16,12 @@ from hmi_runtime.adapters.peft.files import (
     check_size,
     is_pickle,
 )
-from hmi_runtime.adapters.peft.importer import import_peft
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.outbound.clients import open_address
-from hmi_runtime.training.backbone import Backbone
 from hmi_runtime.training.resumable_io import read_error, retry
 
 _CHUNK_BYTES = 1 << 20
-
-
-def import_peft_adapter(
-    source: ImportSource,
-    folder: Path,
-    backbone: Backbone,
-    task: Task,
-    *,
-    base_revision: str | None = None,
-) -> AdapterWeights:
-    """Read the PEFT folder at ``source`` as an adapter for ``backbone``; ``folder`` keeps the local copy.
-
-    ``base_revision`` is what the Domain's base model is pinned to. Raises ``InvalidInput`` SourceNotFound,
-    AdapterIsPickle and what ``import_peft`` raises.
-    """
-    return import_peft(
-        download_peft_folder(source.uri, folder),
-        backbone.base,
-        backbone.split,
-        task,
-        base_also_named=source.base_model_name,
-        base_revision=base_revision,
-    )
 
 
 def download_peft_folder(uri: str, folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,10 @@ class RunContext:
             if len(self.data) < SOURCES_SHOWN:
                 self.data.append(report)
             _LOG.info("read %s %s", report.uri, report.sentence())
+
+    def announce(self, stage: str, metrics: Mapping[str, float] | None = None) -> None:
+        """Report that a stage has begun."""
+        self.progress_callback(stage)(0, 1, dict(metrics or {}))
 
     def progress_callback(self, stage: str) -> Progress:
         """Return a progress callback for one stage."""

@@ -19,36 +19,23 @@ from torch.nn import functional
 
 from hmi_api.resources.task_adapter import AdapterTraining, Metric, Teacher
 from hmi_runtime.adapters.heads import HeadModule
-from hmi_runtime.training.backbone import Backbone, FeatureFile, to_float16
+from hmi_runtime.training.backbone import Backbone, RowFile
 from hmi_runtime.training.examples import Examples, rows_digest
-from hmi_runtime.training.fine_tuning import (
-    FineTuneConfig,
-    LogitsFunction,
-    RowIndices,
-    TaskDataset,
-    TaskModel,
-    cross_entropy,
-    fine_tune,
-)
+from hmi_runtime.training.fine_tuning import TaskDataset, TaskModel, cross_entropy, fine_tune
 from hmi_runtime.training.optim import Progress
-from hmi_runtime.training.token_dataset import hash_fraction, pad_rows
+from hmi_runtime.training.token_dataset import RowIndices, TokenRows, hash_fraction, pad_rows
 
 TEMPERATURE = 2.0
 """Divides the logits of both models, so that less likely labels have weight too."""
 HARD_LABEL_WEIGHT = 0.5
 """Weight of the cross entropy to the labels beside the soft-label loss, for labelled rows."""
 
-_ROWS_AT_ONCE = 64
-
-Ids = Sequence[NDArray[np.int64]]
-"""Rows of token ids, R of (T,)."""
-
 
 @dataclass(frozen=True)
 class TokenInputs:
     """Token ids of rows: the inputs of a whole model."""
 
-    ids: Ids
+    ids: TokenRows
     pad_id: int
 
     def batch(self, numbers: RowIndices) -> tuple[Tensor, Tensor]:
@@ -57,54 +44,12 @@ class TokenInputs:
 
 
 @dataclass(frozen=True)
-class SoftLabels:
-    """A teacher's logits for numbered rows, on disk as float16."""
-
-    values: NDArray[np.float16]  # (N, n), a row's tokens one after another; or (R, n), one a row
-    offsets: NDArray[np.int64]  # (R + 1,)
-    per_token: bool
-
-    @classmethod
-    def write(
-        cls, path: Path, rows: TokenInputs, logits_of: LogitsFunction, labels: int, *, per_token: bool
-    ) -> None:
-        """Compute the teacher's logits for every row; ``path`` exists once all are written."""
-        offsets = _offsets(rows.ids, per_token=per_token)
-        part = path.with_suffix(".part")
-        values = np.memmap(part, np.float16, "w+", shape=(int(offsets[-1]), labels))
-        order = np.argsort([len(row) for row in rows.ids], kind="stable")
-        with torch.no_grad():
-            for start in range(0, len(order), _ROWS_AT_ONCE):
-                numbers = order[start : start + _ROWS_AT_ONCE]
-                logits = to_float16(logits_of(*rows.batch(numbers)))  # (B, n) or (B, T, n)
-                for place, number in enumerate(numbers):
-                    begin, end = offsets[number], offsets[number + 1]
-                    values[begin:end] = logits[place, : end - begin] if per_token else logits[place]
-        values.flush()
-        part.replace(path)
-
-    @classmethod
-    def open(cls, path: Path, ids: Ids, labels: int, *, per_token: bool) -> "SoftLabels":
-        """Memory-map the file that ``write`` made for the same rows."""
-        offsets = _offsets(ids, per_token=per_token)
-        return cls(np.memmap(path, np.float16, "r", shape=(int(offsets[-1]), labels)), offsets, per_token)
-
-    def of(self, numbers: RowIndices) -> Tensor:
-        """Return float32 logits, (B, n), or (B, T, n) with zeros on padding."""
-        rows = [self.values[self.offsets[int(n)] : self.offsets[int(n) + 1]] for n in numbers]
-        logits = torch.zeros(len(rows), max(map(len, rows)), self.values.shape[1])  # (B, T, n); T is 1 a row
-        for place, row in enumerate(rows):
-            logits[place, : len(row)] = torch.from_numpy(row.astype(np.float32))
-        return logits if self.per_token else logits[:, 0]
-
-
-@dataclass(frozen=True)
 class SoftLabelDataset:
     """Training rows with a teacher's soft labels: first the labelled rows, then unlabelled ones."""
 
-    features: FeatureFile
+    features: RowFile
     labelled: Examples
-    soft: SoftLabels
+    soft: RowFile
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -115,10 +60,15 @@ class SoftLabelDataset:
         """Return features (B, T, D) and mask (B, T) bool."""
         return self.features.batch(numbers)
 
+    def soft_labels(self, numbers: RowIndices) -> Tensor:
+        """Return the teacher's logits, (B, n), or (B, T, n) with zeros on padding."""
+        logits, _ = self.soft.batch(numbers)
+        return logits if self.labelled.is_token else logits[:, 0]
+
     def loss(self, logits: Tensor, numbers: RowIndices) -> Tensor:
         """Return the soft-label loss and, of labelled rows, cross entropy; ``logits`` (B, n) or (B, T, n)."""
         lengths = torch.from_numpy(self.lengths[np.asarray(numbers)])  # (B,)
-        loss = soft_label_loss(logits, self.soft.of(numbers), lengths)
+        loss = soft_label_loss(logits, self.soft_labels(numbers), lengths)
         places = [place for place, number in enumerate(numbers) if number < len(self.labelled)]
         if not places:
             return loss
@@ -180,34 +130,28 @@ def label_with_teacher(
     length = min(training.max_length, base.config.positions)
     texts = base.tokenizer.encode(unlabelled, length) if unlabelled else []
     ids = [*train.ids, *(np.array(encoding.ids, np.int64) for encoding in texts)]
-    rows, labels = TokenInputs(ids, base.config.pad_id), len(train.labels)
-    soft_labels, tuning = teacher_dir / f"said-{rows_digest(None, ids)}.f16", teacher_dir / "tuning"
-    if not soft_labels.is_file():
+    labels, pad_id, per_token = len(train.labels), base.config.pad_id, train.is_token
+    path, tuning = teacher_dir / f"said-{rows_digest(None, ids)}.f16", teacher_dir / "tuning"
+    if not path.is_file():
         tuning.mkdir(parents=True, exist_ok=True)
         head = HeadModule(base.config.width, labels, train.task, seed=training.seed)
         model = TaskModel(base.encoder().requires_grad_(True), head)
         fine_tune(
             model,
-            TaskDataset(rows, train),
-            TaskDataset(TokenInputs(validation.ids, rows.pad_id), validation),
-            FineTuneConfig(teacher.epochs, training.batch_size, teacher.learning_rate, training.seed),
+            TaskDataset(TokenInputs(train.ids, pad_id), train),
+            TaskDataset(TokenInputs(validation.ids, pad_id), validation),
+            training.model_copy(update={"epochs": teacher.epochs, "learning_rate": teacher.learning_rate}),
             metric,
             folder=tuning,
             checkpoint_seconds=checkpoint_seconds,
             progress=progress,
         )
-        SoftLabels.write(soft_labels, rows, model, labels, per_token=train.is_token)
+        RowFile.write(path, ids, model, width=labels, pad_id=pad_id, per_token=per_token)
     if tuning.exists():  # four times the model's size, and not needed any more
         shutil.rmtree(tuning)
     features = backbone.features(ids, features_dir / f"taught-{rows_digest(backbone.layers_digest, ids)}.f16")
-    return SoftLabelDataset(
-        features, train, SoftLabels.open(soft_labels, ids, labels, per_token=train.is_token)
-    )
+    return SoftLabelDataset(features, train, RowFile.open(path, ids, labels, per_token=per_token))
 
 
 def _lowest(chosen: dict[str, float], rows: int) -> dict[str, float]:
     return dict(sorted(chosen.items(), key=lambda item: item[1])[:rows])
-
-
-def _offsets(ids: Ids, *, per_token: bool) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum([len(row) if per_token else 1 for row in ids])]).astype(np.int64)

@@ -21,6 +21,11 @@ from hmi_runtime.models.tokenizer import Tokenizer
 HELD_OUT_SHARE = 0.05
 MOST_HELD_OUT_ROWS = 2_000
 
+TokenRows = Sequence[NDArray[np.int64]]
+"""Token ids of R rows, each (T,)."""
+RowIndices = Sequence[int] | NDArray[np.int64]
+"""Numbers of the rows of a batch."""
+
 _TOKENS, _OFFSETS, _HELD_OUT = "tokens.u32", "offsets.i64", "held_out.u8"
 _ROWS_AT_ONCE = 1024
 
@@ -85,7 +90,7 @@ class TokenDataset:
         """Return a row's ids (T,)."""
         return self.tokens[self.offsets[number] : self.offsets[number + 1]].astype(np.int64)
 
-    def batch(self, numbers: Sequence[int] | NDArray[np.int64], pad_id: int) -> tuple[Tensor, Tensor]:
+    def batch(self, numbers: RowIndices, pad_id: int) -> tuple[Tensor, Tensor]:
         """Return ids (B, T) int64, padded to the longest row, and mask (B, T) bool."""
         return pad_rows([self.row(int(number)) for number in numbers], pad_id)
 
@@ -96,7 +101,7 @@ class TokenDataset:
             yield self.batch(ordered[start : start + size], pad_id)
 
 
-def pad_rows(rows: Sequence[NDArray[np.int64]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad_rows(rows: TokenRows, pad_id: int) -> tuple[Tensor, Tensor]:
     """Return ids (B, T) int64, padded on the right, and mask (B, T) bool."""
     longest = max(len(row) for row in rows)
     ids = torch.full((len(rows), longest), pad_id, dtype=torch.int64)  # (B, T)

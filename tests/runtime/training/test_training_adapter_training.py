@@ -15,10 +15,17 @@ from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.source import BaseModel
-from hmi_runtime.training.adapter_training import adapter_logits, evaluate, task_dataset, train_adapter
+from hmi_runtime.training.adapter_training import (
+    adapter_logits,
+    evaluate,
+    no_progress,
+    task_dataset,
+    train_adapter,
+)
 from hmi_runtime.training.backbone import Backbone
 from hmi_runtime.training.examples import IGNORED, make_examples
 from hmi_runtime.training.labelled_data import LabelledRows, Rows, TaggedRows, train_validation_split
+from hmi_runtime.training.optim import Progress
 
 QUICK = AdapterTraining(epochs=12, batch_size=8, learning_rate=1e-2, max_length=16)
 
@@ -119,6 +126,9 @@ def test_a_killed_fit_goes_on_to_the_same_bits(
         if step == killed_at:
             raise Killed
 
+    def progress_of(stage: str) -> Progress:
+        return kill if stage == "training" else no_progress(stage)
+
     def fit(folder: str, **more: Any) -> AdapterWeights:
         fitted = train_adapter(
             backbone,
@@ -133,7 +143,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(
 
     whole = fit("whole")
     with pytest.raises(Killed):
-        fit("parts", checkpoint_seconds=0.0, progress=kill)
+        fit("parts", checkpoint_seconds=0.0, progress_of=progress_of)
     resumed = fit("parts", checkpoint_seconds=0.0)
     assert resumed.config() == whole.config()
     for (name, tensor), (_, again) in zip(whole.named_tensors(), resumed.named_tensors(), strict=True):

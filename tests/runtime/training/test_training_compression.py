@@ -17,7 +17,8 @@ from hmi_runtime.adapters.reference import run_layers
 from hmi_runtime.adapters.weights import LayerAdapter
 from hmi_runtime.models.encoder import UpperLayers
 from hmi_runtime.training.compression import distill_compressed, kl_divergence
-from hmi_runtime.training.fine_tuning import RowIndices, TaskModel
+from hmi_runtime.training.fine_tuning import TaskModel
+from hmi_runtime.training.token_dataset import RowIndices
 
 SPLIT = 2
 TASKS = [TaskType.SEQUENCE_CLASSIFICATION, TaskType.TOKEN_CLASSIFICATION]

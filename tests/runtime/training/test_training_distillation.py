@@ -1,6 +1,7 @@
 """Distillation: what it minimises, in what order, and that a killed run gives the same bits."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ from hypothesis import strategies as st
 from support_encoders import FAMILIES
 from torch import Tensor
 
+from hmi_api.resources.domain import DomainTraining
 from hmi_runtime.models.architecture import AttentionContext
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.models.windows import ABSENT, trigrams
 from hmi_runtime.training.distillation import (
-    Distillation,
     Distiller,
     back_off_at_random,
     distill,
@@ -23,7 +24,6 @@ from hmi_runtime.training.distillation import (
     evaluate_distillation,
     represent_windows,
 )
-from hmi_runtime.training.domain_run import train_domain
 from hmi_runtime.training.optim import BatchSampler, learning_rate_factor
 from hmi_runtime.training.token_dataset import TokenDataset
 
@@ -94,7 +94,7 @@ def test_training_lowers_the_loss_on_held_out_rows(
 ) -> None:
     layers, encoder = start(base), base.encoder()
     before = evaluate_distillation(encoder, layers, dataset)
-    config = Distillation(steps=60, batch_size=8, learning_rate=3e-3)
+    config = DomainTraining(steps=60, batch_size=8, learning_rate=3e-3)
     distill(encoder, layers, dataset, config, checkpoint_path=tmp_path / "checkpoint")
     after = evaluate_distillation(encoder, layers, dataset)
     assert after["distillation_loss"] < 0.95 * before["distillation_loss"]
@@ -106,22 +106,20 @@ def test_training_lowers_the_loss_on_held_out_rows(
 def test_a_killed_training_goes_on_to_the_same_bits(
     back_off: bool, killed_at: int, base: BaseModel, dataset: TokenDataset, tmp_path: Path
 ) -> None:
-    config = Distillation(steps=10, batch_size=7, back_off=back_off, seed=3)
+    config = DomainTraining(steps=10, batch_size=7, seed=3)
     encoder = base.encoder()
     whole = start(base)
-    distill(encoder, whole, dataset, config, checkpoint_path=tmp_path / "whole")
+    distill(encoder, whole, dataset, config, back_off=back_off, checkpoint_path=tmp_path / "whole")
 
     def kill(step: int, steps: int, metrics: dict[str, float]) -> None:
         if step == killed_at:
             raise Killed
 
-    path = tmp_path / "parts"
+    options: Any = {"back_off": back_off, "checkpoint_path": tmp_path / "parts", "checkpoint_seconds": 0}
     with pytest.raises(Killed):
-        distill(
-            encoder, start(base), dataset, config, checkpoint_path=path, checkpoint_seconds=0, progress=kill
-        )
+        distill(encoder, start(base), dataset, config, **options, progress=kill)
     resumed = start(base)
-    distill(encoder, resumed, dataset, config, checkpoint_path=path, checkpoint_seconds=0)
+    distill(encoder, resumed, dataset, config, **options)
     for name, parameter in whole.named_parameters():
         assert torch.equal(parameter, resumed.get_parameter(name)), name
 
@@ -130,20 +128,11 @@ def test_another_seed_gives_other_layers(base: BaseModel, dataset: TokenDataset,
     made = []
     for seed in (0, 0, 1):
         layers = start(base)
-        config = Distillation(steps=3, batch_size=8, seed=seed)
+        config = DomainTraining(steps=3, batch_size=8, seed=seed)
         distill(base.encoder(), layers, dataset, config, checkpoint_path=tmp_path / f"{len(made)}")
         made.append(layers.gates.clone())
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
-
-
-def test_train_domain_is_one_call(base: BaseModel, sentences: list[str], tmp_path: Path) -> None:
-    layers, dataset = train_domain(
-        base, sentences, tmp_path, bridge_heads=0, distillation=Distillation(steps=2, batch_size=8)
-    )
-    assert layers.config.split == 2
-    assert layers.bridge is None
-    assert len(dataset) == len(sentences)
 
 
 def test_backing_off_keeps_the_centre_and_cuts_a_share() -> None:

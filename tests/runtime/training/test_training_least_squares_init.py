@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from hmi_api.resources.domain import DomainTraining
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.models.windows import compose, contributions
-from hmi_runtime.training.distillation import Distillation, distill, evaluate_distillation
+from hmi_runtime.training.distillation import distill, evaluate_distillation
 from hmi_runtime.training.least_squares_init import LeastSquaresInit
 from hmi_runtime.training.token_dataset import TokenDataset
 
@@ -91,7 +92,15 @@ def test_it_is_nearer_to_the_base_before_the_first_step(
     losses = []
     for fresh in (False, True):
         layers = DomainLayers.from_encoder(encoder, 2, bridge_heads=2, bridge_head_size=8)
-        config = Distillation(steps=0, batch_size=8, back_off=back_off)
-        distill(encoder, layers, dataset, config, checkpoint_path=tmp_path / "none", fresh=fresh)
+        config = DomainTraining(steps=0, batch_size=8)
+        distill(
+            encoder,
+            layers,
+            dataset,
+            config,
+            back_off=back_off,
+            checkpoint_path=tmp_path / "none",
+            fresh=fresh,
+        )
         losses.append(evaluate_distillation(encoder, layers, dataset)["distillation_loss"])
     assert losses[1] < 0.9 * losses[0]

@@ -14,8 +14,8 @@ from torch import Tensor
 from hmi_api.resources.task_adapter import AdapterTraining, Metric, Teacher
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.source import BaseModel
-from hmi_runtime.training.adapter_training import TrainedAdapter, train_adapter
-from hmi_runtime.training.backbone import Backbone, FeatureFile
+from hmi_runtime.training.adapter_training import TrainedAdapter, no_progress, train_adapter
+from hmi_runtime.training.backbone import Backbone, RowFile
 from hmi_runtime.training.examples import IGNORED, make_examples
 from hmi_runtime.training.fine_tuning import cross_entropy
 from hmi_runtime.training.labelled_data import LabelledRows, Rows, TaggedRows, train_validation_split
@@ -23,7 +23,6 @@ from hmi_runtime.training.teacher import (
     HARD_LABEL_WEIGHT,
     TEMPERATURE,
     SoftLabelDataset,
-    SoftLabels,
     TokenInputs,
     label_with_teacher,
     sample_texts,
@@ -81,16 +80,17 @@ def test_padding_is_not_imitated() -> None:
 @pytest.mark.parametrize("per_token", [False, True])
 def test_soft_targets_are_what_the_teacher_said(per_token: bool, tmp_path: Path) -> None:
     ids = [np.arange(1, n + 1) for n in (3, 1, 2)]
-    rows = TokenInputs(ids, pad_id=0)
 
     def said(tokens: Tensor, mask: Tensor) -> Tensor:
         every = torch.stack([tokens, tokens * 2], dim=-1).float()  # (B, T, 2)
         return every if per_token else every.sum(1)
 
-    SoftLabels.write(tmp_path / "said.f16", rows, said, 2, per_token=per_token)
-    soft = SoftLabels.open(tmp_path / "said.f16", ids, 2, per_token=per_token)
-    expected = said(*rows.batch([2, 0]))
-    assert torch.equal(soft.of([2, 0]), expected)
+    path = tmp_path / "said.f16"
+    RowFile.write(path, ids, said, width=2, pad_id=0, per_token=per_token)
+    found, mask = RowFile.open(path, ids, 2, per_token=per_token).batch([2, 0])
+    tokens, token_mask = TokenInputs(ids, pad_id=0).batch([2, 0])
+    assert torch.equal(found if per_token else found[:, 0], said(tokens, token_mask))
+    assert torch.equal(mask, token_mask if per_token else torch.ones(2, 1, dtype=torch.bool))
 
 
 def lesson(backbone: Backbone, rows: Rows, sentences: list[str], folder: Path) -> SoftLabelDataset:
@@ -106,10 +106,11 @@ def lesson(backbone: Backbone, rows: Rows, sentences: list[str], folder: Path) -
         return every if examples.is_token else every[:, 1]
 
     width = backbone.base.config.width
-    FeatureFile.write(folder / "f", ids, backbone.new_extractor(), width=width, pad_id=0)
-    SoftLabels.write(folder / "s", TokenInputs(ids, 0), said, len(labels), per_token=examples.is_token)
-    soft = SoftLabels.open(folder / "s", ids, len(labels), per_token=examples.is_token)
-    return SoftLabelDataset(FeatureFile.open(folder / "f", ids, width), examples, soft)
+    features = RowFile.write(
+        folder / "f", ids, backbone.new_extractor(), width=width, pad_id=0, per_token=True
+    )
+    soft = RowFile.write(folder / "s", ids, said, width=len(labels), pad_id=0, per_token=examples.is_token)
+    return SoftLabelDataset(features, examples, soft)
 
 
 def test_labels_count_where_there_are_any(
@@ -119,7 +120,7 @@ def test_labels_count_where_there_are_any(
     known, unknown = [0, 3], [len(rows), len(rows) + 5]
     for numbers in (known, unknown, [*known, *unknown]):
         _, mask = taught.batch(numbers)
-        soft = taught.soft.of(numbers)
+        soft = taught.soft_labels(numbers)
         logits = torch.randn(soft.shape)
         expected = soft_label_loss(logits, soft, mask.sum(1))
         labelled = [place for place, number in enumerate(numbers) if number < len(rows)]
@@ -162,7 +163,7 @@ def test_what_the_teacher_knows_of_unlabelled_texts_is_learnt(
         features_dir=tmp_path,
     )
     numbers = list(range(len(taught.lengths)))
-    said = taught.soft.of(numbers).argmax(-1)
+    said = taught.soft_labels(numbers).argmax(-1)
     truth = torch.tensor([labels.index(row["label"]) for row in labelled_rows])
     assert (said == truth).float().mean() > 0.8
     assert len(numbers) == len(labelled_rows)
@@ -180,8 +181,7 @@ def fit(
         training=TAUGHT,
         unlabelled=sentences,
         checkpoint_seconds=0.0,
-        progress=progress,
-        teacher_progress=progress,
+        progress_of=lambda stage: no_progress(stage) if stage == "settling" else progress,
     )
 
 
