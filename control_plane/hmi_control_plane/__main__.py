@@ -35,7 +35,7 @@ _HELP = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; return the exit status."""
     options = _parser().parse_args(arguments)
-    _configure_logging()
+    configure_logging()
     try:
         trim_environment(os.environ)
         if options.command == "migrate":
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_SETTINGS
 
 
-def _configure_logging() -> None:
+def configure_logging() -> None:
     """Log to stderr, each record with the id of the request that it belongs to."""
     handler = logging.StreamHandler()
     handler.addFilter(CorrelationIdFilter(default_value="-"))

@@ -10,6 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from hmi_control_plane.app import create_app
+from hmi_control_plane.auth import authenticator
+from hmi_control_plane.gateway import routes
+from hmi_control_plane.http import health
 from hmi_control_plane.settings import Settings
 
 INTERNAL_TOKEN = "internal-token-of-the-tests"
@@ -209,6 +212,14 @@ class Cluster:
     def desired(self, runtime_id: str = "r1", *, since: int = 0, wait: float = 0) -> Any:
         """Read what a runtime should serve."""
         return self.internal("GET", f"/runtimes/{runtime_id}/desired", params={"since": since, "wait": wait})
+
+
+@pytest.fixture(autouse=True)
+def _patient_with_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait a minute for a query instead of 2 s: the machine that runs the tests may be slow."""
+    monkeypatch.setattr(authenticator, "TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr(health, "PING_TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr(routes, "MAX_WAIT_SECONDS", 60.0)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The control plane's processes: what each serves, how they start, and how they stop."""
 
+import logging
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from hmi_control_plane.__main__ import DONE, TIMED_OUT, WRONG_SETTINGS, main
+from hmi_control_plane.__main__ import DONE, TIMED_OUT, WRONG_SETTINGS, configure_logging, main
 from hmi_control_plane.app import create_app
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import is_behind, upgrade
@@ -135,6 +136,33 @@ def test_a_process_waits_for_its_schema_before_it_is_ready(settings: Settings, t
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "SchemaTooOld")
         upgrade(url)
         assert client.get("/readyz").status_code == 200
+
+
+def test_a_log_line_has_the_id_of_its_request(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])  # pytest's own, with which logging counts as configured
+    monkeypatch.setattr(root, "level", root.level)
+    configure_logging()
+    app = create_app(settings, Part.GATEWAY)
+
+    @app.get("/in-event-loop")
+    async def in_event_loop() -> None:
+        logging.getLogger("test").warning("a line of the event loop")
+
+    @app.get("/in-thread")
+    def in_thread() -> None:
+        logging.getLogger("test").warning("a line of a thread")
+
+    with TestClient(app) as client:
+        client.get("/in-event-loop", headers={"X-Request-Id": "first-1"})
+        client.get("/in-thread", headers={"X-Request-Id": "second-2"})
+    logging.getLogger("test").warning("a line of no request")
+    lines = capsys.readouterr().err
+    assert "WARNING test [first-1]: a line of the event loop" in lines
+    assert "WARNING test [second-2]: a line of a thread" in lines
+    assert "WARNING test [-]: a line of no request" in lines
 
 
 @pytest.fixture

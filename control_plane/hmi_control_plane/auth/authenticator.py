@@ -58,7 +58,8 @@ def hash_secret(secret: str) -> str:
 
 log = logging.getLogger(__name__)
 _CACHE_SIZE = 50_000
-_TIMEOUT_SECONDS = 2.0
+TIMEOUT_SECONDS = 2.0
+"""How long a request waits for the database to check its key."""
 _PAUSE_SECONDS = 1.0
 """How long the database is not queried after it did not answer, so that no threads wait for it."""
 
@@ -175,7 +176,7 @@ class Authenticator:
         if self._clock() < self._next_query_at:
             raise TimeoutError("the database did not answer recently")
         try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 return await asyncio.shield(self._start_check(digest, token))
         except TimeoutError:
             self._next_query_at = self._clock() + _PAUSE_SECONDS

@@ -25,7 +25,8 @@ from hmi_control_plane.gateway.unavailable_models import Unavailability, explain
 
 _MIN_CACHE_SECONDS = 0.25
 _MAX_KEYS_PER_READ = 500
-_MAX_WAIT_SECONDS = 2.0
+MAX_WAIT_SECONDS = 2.0
+"""How long a request waits for a route to be read."""
 log = logging.getLogger(__name__)
 
 
@@ -97,7 +98,7 @@ class RoutingTable:
         waiting = {key: reading for key in keys if (reading := self._refresh(key)) is not None}
         if waiting:
             # Not asyncio.gather: a request that is cancelled must not cancel reads that others wait for.
-            await asyncio.wait(waiting.values(), timeout=_MAX_WAIT_SECONDS)
+            await asyncio.wait(waiting.values(), timeout=MAX_WAIT_SECONDS)
         for key, reading in waiting.items():
             if reading.done():
                 reading.result()

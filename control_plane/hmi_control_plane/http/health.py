@@ -15,7 +15,8 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import is_behind
 
 log = logging.getLogger(__name__)
-_PING_TIMEOUT_SECONDS = 2.0
+PING_TIMEOUT_SECONDS = 2.0
+"""How long a probe waits for the database."""
 
 
 class Readiness:
@@ -74,7 +75,7 @@ class Readiness:
         """Query the database from one thread at a time, however many probes wait for it."""
         if self._ping is None or self._ping.done():
             self._ping = asyncio.create_task(run_in_threadpool(self._check_database))
-        async with asyncio.timeout(_PING_TIMEOUT_SECONDS):
+        async with asyncio.timeout(PING_TIMEOUT_SECONDS):
             await asyncio.shield(self._ping)
 
     def _check_database(self) -> None:

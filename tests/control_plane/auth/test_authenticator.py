@@ -1,12 +1,14 @@
 """API keys: their form, and the cache that spares the database."""
 
 import asyncio
+import threading
 
 import pytest
 from sqlalchemy import event
 from starlette.requests import Request
 
-from hmi_control_plane.auth import Authenticator, hash_secret, new_key, parse_key
+from hmi_api.errors import NotReady
+from hmi_control_plane.auth import Authenticator, authenticator, hash_secret, new_key, parse_key
 from hmi_control_plane.catalog import tenants
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import ApiKey
@@ -121,6 +123,21 @@ async def test_a_forgotten_key_is_checked_at_once(database: Database, token: str
     authenticator.forget(identity.key_id)
     with pytest.raises(Unauthorized):
         await authenticator.tenant_from_key(_request(token))
+
+
+@pytest.mark.anyio
+async def test_a_request_does_not_wait_for_a_slow_database(
+    database: Database, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authenticator, "TIMEOUT_SECONDS", 0.05)
+    clock, answers = _Clock(), threading.Event()
+    checked = Authenticator(database, clock=clock)
+    event.listen(database.engine, "before_cursor_execute", lambda *_call: answers.wait(60))
+    with pytest.raises(NotReady, match="DatabaseUnavailable"):
+        await checked.tenant_from_key(_request(token))
+    answers.set()
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=60)
+    assert (await checked.tenant_from_key(_request(token))).tenant == "acme"
 
 
 @pytest.fixture

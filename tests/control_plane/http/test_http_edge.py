@@ -40,7 +40,7 @@ def operations(app: FastAPI) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("part", list(Part))
 @pytest.mark.parametrize("key", [None, "Bearer wrong", "Bearer hmi_0000000000000000_" + "0" * 64])
-def test_a_stranger_is_told_401_whatever_else_is_wrong(
+def test_requests_without_valid_credentials_get_401_before_any_other_error(
     settings: Settings, part: Part, key: str | None
 ) -> None:
     app = create_app(settings, part)
