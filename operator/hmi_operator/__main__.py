@@ -75,7 +75,7 @@ async def run(settings: OperatorSettings) -> None:
         operator = Operator(
             client=client,
             control_plane=control_plane,
-            jobs=KubernetesTrainingJobs(client, job_cache, settings.trainer()),
+            jobs=KubernetesTrainingJobs(client, job_cache, settings),
             lease=Lease(client, settings.namespace, settings.pod_name, seconds=settings.lease_seconds),
             events=EventRecorder(client, settings.pod_name, namespace=settings.namespace),
             job_cache=job_cache,

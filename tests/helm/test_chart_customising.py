@@ -200,16 +200,20 @@ def test_trainers_are_told_everything(customised: RenderedChart, monkeypatch: py
     for name, entry in _environment(customised.pod("operator")).items():
         monkeypatch.setenv(name, entry.get("value", "from-elsewhere"))
 
-    trainer = OperatorSettings().trainer()  # type: ignore[call-arg]  # the rest is in the environment
+    settings = OperatorSettings()  # type: ignore[call-arg]  # the rest is in the environment
 
-    assert "podAntiAffinity" in trainer.affinity
-    assert (trainer.priority_class_name, trainer.runtime_class_name) == ("batch", "gvisor")
-    assert trainer.pod_labels == {"example.com/kind": "training"}
-    assert trainer.pod_annotations == {"example.com/scrape": "false"}
-    assert trainer.extra_env == ({"name": "EXTRA", "value": "more"},)
-    assert trainer.extra_volumes == ({"name": "models", "persistentVolumeClaim": {"claimName": "models"}},)
-    assert trainer.extra_volume_mounts == ({"name": "models", "mountPath": "/models", "readOnly": True},)
-    assert trainer.ca_certificates == "from-elsewhere"
+    assert "podAntiAffinity" in settings.trainer_affinity
+    assert (settings.trainer_priority_class_name, settings.trainer_runtime_class_name) == ("batch", "gvisor")
+    assert settings.trainer_pod_labels == {"example.com/kind": "training"}
+    assert settings.trainer_pod_annotations == {"example.com/scrape": "false"}
+    assert settings.trainer_extra_env == ({"name": "EXTRA", "value": "more"},)
+    assert settings.trainer_extra_volumes == (
+        {"name": "models", "persistentVolumeClaim": {"claimName": "models"}},
+    )
+    assert settings.trainer_extra_volume_mounts == (
+        {"name": "models", "mountPath": "/models", "readOnly": True},
+    )
+    assert settings.ca_certificates == "from-elsewhere"
 
 
 def test_further_authorities_reach_whoever_calls_out(customised: RenderedChart, helm: Helm) -> None:

@@ -170,8 +170,8 @@ def test_training_pods_reach_the_control_plane_of_the_chart(
     trial: RenderedChart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HMI_NAMESPACE", NAMESPACE)
-    settings = _operator_settings(trial, monkeypatch).trainer()
-    settings = settings.model_copy(update={"control_plane_namespace": NAMESPACE})
+    settings = _operator_settings(trial, monkeypatch)
+    settings = settings.model_copy(update={"namespace": NAMESPACE})
     (_, rule, *_) = as_json(build_network_policy("shop", settings))["spec"]["egress"]
     (peer,) = rule["to"]
 
@@ -187,7 +187,7 @@ def test_without_network_policies_training_pods_have_none(
     chart = RenderedChart("none", tuple(item for item in yaml.safe_load_all(done.stdout) if item))
 
     assert not chart.of("NetworkPolicy")
-    assert not _operator_settings(chart, monkeypatch).trainer().network_policy
+    assert not _operator_settings(chart, monkeypatch).trainer_network_policy
 
 
 def test_data_and_proxies_reach_every_part_that_calls_the_world_outside(
@@ -196,12 +196,11 @@ def test_data_and_proxies_reach_every_part_that_calls_the_world_outside(
     chart = helm.render("proxied")
     settings = _operator_settings(chart, monkeypatch)
 
-    trainer = settings.trainer()
-    assert trainer.https_proxy == trainer.http_proxy == "http://proxy.corp.example:3128"
-    assert trainer.no_proxy == ".corp.example,10.0.0.0/8"
+    assert settings.trainer_https_proxy == settings.trainer_http_proxy == "http://proxy.corp.example:3128"
+    assert settings.trainer_no_proxy == ".corp.example,10.0.0.0/8"
     assert settings.address_policy().allowed_hosts == ("minio.storage.svc", ".corp.example")
-    assert trainer.data_allowed_networks == (ip_network("10.7.0.0/16"),)
-    egress = as_json(build_network_policy("shop", trainer))["spec"]["egress"]
+    assert settings.data_allowed_networks == (ip_network("10.7.0.0/16"),)
+    egress = as_json(build_network_policy("shop", settings))["spec"]["egress"]
     assert {"to": [{"podSelector": {"matchLabels": {"app": "minio"}}}]} in egress
     for component, container in chart.containers():
         environment = {entry["name"]: entry.get("value") for entry in container["env"]}

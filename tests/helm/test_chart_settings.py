@@ -139,12 +139,11 @@ def test_the_operator_admits_what_every_pool_holds(helm: Helm, monkeypatch: pyte
     limits = _operator(chart, monkeypatch).limits()
     assert (limits.max_rank, limits.max_bottleneck, limits.max_labels) == (48, 0, 256)
     assert _operator(chart, monkeypatch).environment().limits == limits
-    assert _operator(chart, monkeypatch).trainer().limits == limits
 
 
 def test_training_jobs_are_labelled_as_the_release_s(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
     chart = helm.render("single-node", release="press")
-    assert _operator(chart, monkeypatch).trainer().instance == "press"
+    assert _operator(chart, monkeypatch).trainer_instance == "press"
     assert chart.pod("operator")["metadata"]["labels"]["app.kubernetes.io/instance"] == "press"
 
 

@@ -25,7 +25,9 @@ from hmi_operator.kubernetes.operator import Operator
 pytestmark = pytest.mark.anyio
 
 SETTINGS = TrainerSettings(
-    image="hmi/runtime:1", control_plane_url="http://control-plane", termination_grace_seconds=0
+    trainer_image="hmi/runtime:1",
+    control_plane_url="http://control-plane",
+    trainer_termination_grace_seconds=0,
 )
 NAME = "operator"
 NAMESPACES = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]}

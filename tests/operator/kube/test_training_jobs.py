@@ -21,7 +21,9 @@ from hmi_operator.kubernetes.jobs.network import build_network_policy
 pytestmark = pytest.mark.anyio
 
 SETTINGS = TrainerSettings(
-    image="hmi/runtime:1", control_plane_url="http://control-plane", termination_grace_seconds=0
+    trainer_image="hmi/runtime:1",
+    control_plane_url="http://control-plane",
+    trainer_termination_grace_seconds=0,
 )
 _DOMAIN = {"baseModel": {"uri": "wheel://m"}, "corpus": [{"uri": "configmap://texts/a.txt"}]}
 
@@ -380,7 +382,7 @@ async def test_the_network_policy_is_there_before_the_job_and_is_put_right(
 async def test_no_network_policy_is_made_where_none_is_wanted(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with at_work(kube, monkeypatch, network_policy=False) as (jobs, _):
+    async with at_work(kube, monkeypatch, trainer_network_policy=False) as (jobs, _):
         await jobs.start(made_run())
 
     assert listed(kube, namespace, "networkpolicies") == []

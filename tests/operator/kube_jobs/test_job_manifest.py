@@ -14,7 +14,6 @@ from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import InvalidInput
 from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunState, RunView
-from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.common import Resources
 from hmi_api.resources.domain import BaseModelRef, DomainSpec, OnMiss
 from hmi_api.resources.task_adapter import TaskAdapterSpec
@@ -24,7 +23,9 @@ from hmi_operator.kubernetes.jobs import TrainerSettings
 from hmi_operator.kubernetes.jobs.manifest import merged_resources
 from hmi_operator.kubernetes.jobs.naming import labels_of
 
-SETTINGS = TrainerSettings(image="hmi/runtime:1", control_plane_url="http://hmi-control-plane.hmi-system")
+SETTINGS = TrainerSettings(
+    trainer_image="hmi/runtime:1", control_plane_url="http://hmi-control-plane.hmi-system"
+)
 LAYERS = ArtifactRef(kind=ArtifactKind.LAYERS, uri="a/l", digest="sha256:l", bytes=1)
 VERSION = DomainVersionView(
     version=1,
@@ -112,7 +113,7 @@ def test_the_name_tells_apart_what_must_run_apart(change: dict[str, Any]) -> Non
 
 
 def test_it_is_labelled_as_the_installation_s() -> None:
-    settings = SETTINGS.model_copy(update={"instance": "press"})
+    settings = SETTINGS.model_copy(update={"trainer_instance": "press"})
     claim = build_checkpoint_claim(run(), settings)
     assert claim is not None
     job = build_training_job(run(), settings)
@@ -198,10 +199,10 @@ def test_deaths_are_counted_over_jobs_and_disruptions_are_not() -> None:
 def test_work_is_kept_on_a_claim_or_on_the_pods_own_disk() -> None:
     job = build_training_job(run(), SETTINGS)
     assert pod(job)["volumes"][0]["persistentVolumeClaim"]["claimName"] == job["metadata"]["name"]
-    without = SETTINGS.model_copy(update={"checkpoint_size": ""})
+    without = SETTINGS.model_copy(update={"trainer_checkpoint_size": ""})
     assert build_checkpoint_claim(run(), without) is None
     assert pod(build_training_job(run(), without))["volumes"][0] == {"name": "work", "emptyDir": {}}
-    classed = SETTINGS.model_copy(update={"checkpoint_storage_class": "fast"})
+    classed = SETTINGS.model_copy(update={"trainer_checkpoint_storage_class": "fast"})
     claim = build_checkpoint_claim(run(), classed)
     assert claim is not None
     assert claim["spec"]["storageClassName"] == "fast"
@@ -274,9 +275,9 @@ def test_the_resources_own_numbers_go_before_defaults(
 def test_where_it_may_run_is_the_installations_to_say() -> None:
     settings = SETTINGS.model_copy(
         update={
-            "node_selector": {"pool": "train"},
-            "tolerations": ({"key": "gpu", "operator": "Exists"},),
-            "image_pull_secrets": ("registry",),
+            "trainer_node_selector": {"pool": "train"},
+            "trainer_tolerations": ({"key": "gpu", "operator": "Exists"},),
+            "trainer_image_pull_secrets": ("registry",),
         }
     )
     made = pod(build_training_job(run(), settings))
@@ -292,14 +293,17 @@ def test_what_the_platform_adds_is_in_the_pod() -> None:
     affinity: dict[str, Any] = {"nodeAffinity": {}}
     settings = SETTINGS.model_copy(
         update={
-            "affinity": affinity,
-            "priority_class_name": "batch",
-            "runtime_class_name": "gvisor",
-            "pod_labels": {"example.com/kind": "training", "hmi.dev/name": "another"},
-            "pod_annotations": {"example.com/scrape": "false"},
-            "extra_env": ({"name": "EXTRA", "value": "more"}, {"name": "HMI_RUN_ID", "value": "another"}),
-            "extra_volumes": ({"name": "models", "emptyDir": {}},),
-            "extra_volume_mounts": ({"name": "models", "mountPath": "/models"},),
+            "trainer_affinity": affinity,
+            "trainer_priority_class_name": "batch",
+            "trainer_runtime_class_name": "gvisor",
+            "trainer_pod_labels": {"example.com/kind": "training", "hmi.dev/name": "another"},
+            "trainer_pod_annotations": {"example.com/scrape": "false"},
+            "trainer_extra_env": (
+                {"name": "EXTRA", "value": "more"},
+                {"name": "HMI_RUN_ID", "value": "another"},
+            ),
+            "trainer_extra_volumes": ({"name": "models", "emptyDir": {}},),
+            "trainer_extra_volume_mounts": ({"name": "models", "mountPath": "/models"},),
             "ca_certificates": "-----BEGIN CERTIFICATE-----",
         }
     )
@@ -311,7 +315,7 @@ def test_what_the_platform_adds_is_in_the_pod() -> None:
     environment = {entry["name"]: entry.get("value") for entry in container(job)["env"]}
     assert pod(job)["affinity"] == affinity
     assert (pod(job)["priorityClassName"], pod(job)["runtimeClassName"]) == ("batch", "gvisor")
-    assert metadata["labels"] == {"example.com/kind": "training"} | labels_of(made, settings.instance)
+    assert metadata["labels"] == {"example.com/kind": "training"} | labels_of(made, settings.trainer_instance)
     assert metadata["annotations"] == {"example.com/scrape": "false"}
     assert environment["EXTRA"] == "more"
     assert environment["HMI_RUN_ID"] == made.id, "HMI's own variables win"
@@ -321,8 +325,8 @@ def test_what_the_platform_adds_is_in_the_pod() -> None:
 
 
 def test_jobs_know_the_largest_adapters_that_runtimes_serve() -> None:
-    limits = AdapterLimits(max_rank=64, max_bottleneck=0, max_labels=1000)
-    job = build_training_job(run(), SETTINGS.model_copy(update={"limits": limits}))
+    limits = {"max_rank": 64, "max_bottleneck": 0, "max_labels": 1000}
+    job = build_training_job(run(), SETTINGS.model_copy(update=limits))
     (container,) = job["spec"]["template"]["spec"]["containers"]
     told = {entry["name"]: entry.get("value") for entry in container["env"]}
     assert told.items() >= {"HMI_MAX_RANK": "64", "HMI_MAX_BOTTLENECK": "0", "HMI_MAX_LABELS": "1000"}.items()
@@ -331,8 +335,8 @@ def test_jobs_know_the_largest_adapters_that_runtimes_serve() -> None:
 def test_a_secret_of_the_tenants_changes_neither_proxies_nor_the_policy_of_addresses() -> None:
     settings = SETTINGS.model_copy(
         update={
-            "https_proxy": "http://proxy.corp:3128",
-            "no_proxy": ".corp",
+            "trainer_https_proxy": "http://proxy.corp:3128",
+            "trainer_no_proxy": ".corp",
             "data_allowed_hosts": ("minio.storage.svc",),
             "data_allowed_networks": (ip_network("10.7.0.0/16"),),
         }
@@ -358,7 +362,7 @@ def test_a_secret_of_the_tenants_changes_neither_proxies_nor_the_policy_of_addre
 
 def test_the_installations_own_variables_may_name_another_proxy() -> None:
     settings = SETTINGS.model_copy(
-        update={"extra_env": ({"name": "HTTPS_PROXY", "value": "http://other:1"},)}
+        update={"trainer_extra_env": ({"name": "HTTPS_PROXY", "value": "http://other:1"},)}
     )
 
     environment = container(build_training_job(run(), settings))["env"]

@@ -15,16 +15,18 @@ from hmi_operator.kubernetes.jobs.naming import labels_of
 from hmi_operator.kubernetes.jobs.network import build_network_policy
 
 SETTINGS = TrainerSettings(
-    image="hmi/runtime:1",
+    trainer_image="hmi/runtime:1",
     control_plane_url="http://hmi-control-plane.hmi-system.svc",
-    instance="hmi",
-    control_plane_namespace="hmi-system",
+    trainer_instance="hmi",
+    namespace="hmi-system",
 )
 LISTED = SETTINGS.model_copy(
     update={
         "data_allowed_networks": (ip_network("10.7.0.0/16"), ip_network("fd00:7::/32")),
         "data_cluster_networks": (ip_network("8.8.8.0/24"), ip_network("2600:1::/32")),
-        "egress": ({"to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "minio"}}}]},),
+        "trainer_egress": (
+            {"to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "minio"}}}]},
+        ),
     }
 )
 OF_THE_INSIDE = [
@@ -108,7 +110,7 @@ def test_what_the_installation_lists_is_opened_or_closed() -> None:
         assert _lets_through(spec, ip_address(address)), address
     for address in ("10.8.1.1", "8.8.8.8", "2600:1::1", "64:ff9b::808:808"):
         assert not _lets_through(spec, ip_address(address)), address
-    assert spec["egress"][-1] == LISTED.egress[0]
+    assert spec["egress"][-1] == LISTED.trainer_egress[0]
 
 
 def test_exceptions_lie_within_their_blocks() -> None:

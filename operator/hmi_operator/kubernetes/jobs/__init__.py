@@ -7,7 +7,7 @@ reconciliation, and reading Secrets or ConfigMaps.
 How they fit together::
 
     cache = JobCache()
-    jobs = KubernetesTrainingJobs(client, cache, TrainerSettings(image="hmi/runtime:1", ...))
+    jobs = KubernetesTrainingJobs(client, cache, settings)
     ref = cache.on_job(type, job)  # for every event of watch_jobs: the resource to enqueue, or None
 """
 

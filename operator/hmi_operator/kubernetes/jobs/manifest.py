@@ -30,6 +30,7 @@ MOUNTS_DIR = "/mnt/hmi"
 TOKEN_DIR = "/var/run/secrets/hmi"
 TOKEN_FILE = "token"
 
+_AUDIENCE = "hmi-control-plane"
 _TOKEN_SECONDS = 3600
 _SCRATCH_SIZE = "1Gi"
 
@@ -44,7 +45,7 @@ def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int 
     do not count. Raises ``InvalidInput`` AddressMalformed, or JobRefused where the installation's own parts
     of a pod are not as Kubernetes defines them.
     """
-    labels = labels_of(run, settings.instance)
+    labels = labels_of(run, settings.trainer_instance)
     manifest = {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -57,8 +58,8 @@ def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int 
         },
         "spec": {
             "backoffLimit": max(MAX_CRASHES - 1 - crashes, 0),
-            "activeDeadlineSeconds": settings.deadline_seconds,
-            "ttlSecondsAfterFinished": settings.succeeded_ttl_seconds,
+            "activeDeadlineSeconds": settings.trainer_deadline_seconds,
+            "ttlSecondsAfterFinished": settings.trainer_succeeded_ttl_seconds,
             "podReplacementPolicy": "Failed",  # two pods never write one work volume
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {"metadata": _pod_metadata(labels, settings), "spec": _pod(run, settings)},
@@ -79,21 +80,21 @@ def build_checkpoint_claim(run: RunView, settings: TrainerSettings) -> V1Persist
     It belongs to the resource and not to the Job: a Job that somebody deletes is made anew and goes on. When
     the run has ended it is made the Job's.
     """
-    if not settings.checkpoint_size:
+    if not settings.trainer_checkpoint_size:
         return None
     spec: dict[str, Any] = {
         "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": settings.checkpoint_size}},
+        "resources": {"requests": {"storage": settings.trainer_checkpoint_size}},
     }
-    if settings.checkpoint_storage_class is not None:
-        spec["storageClassName"] = settings.checkpoint_storage_class
+    if settings.trainer_checkpoint_storage_class is not None:
+        spec["storageClassName"] = settings.trainer_checkpoint_storage_class
     manifest = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {
             "name": job_name(run),
             "namespace": run.spec.namespace,
-            "labels": labels_of(run, settings.instance),
+            "labels": labels_of(run, settings.trainer_instance),
             "ownerReferences": [owner_of(run)],
         },
         "spec": spec,
@@ -146,9 +147,9 @@ def _failure_rules() -> list[dict[str, Any]]:
 
 def _pod_metadata(labels: dict[str, str], settings: TrainerSettings) -> dict[str, Any]:
     """Return a training pod's labels and annotations; HMI's own labels win."""
-    metadata: dict[str, Any] = {"labels": settings.pod_labels | labels}
-    if settings.pod_annotations:
-        metadata["annotations"] = dict(settings.pod_annotations)
+    metadata: dict[str, Any] = {"labels": settings.trainer_pod_labels | labels}
+    if settings.trainer_pod_annotations:
+        metadata["annotations"] = dict(settings.trainer_pod_annotations)
     return metadata
 
 
@@ -158,13 +159,13 @@ def _pod(run: RunView, settings: TrainerSettings) -> dict[str, Any]:
     data, data_mounts = _data_volumes(source.uri for source in sources)
     container = {
         "name": CONTAINER,
-        "image": settings.image,
-        "imagePullPolicy": settings.image_pull_policy,
+        "image": settings.trainer_image,
+        "imagePullPolicy": settings.trainer_image_pull_policy,
         "command": ["python", "-m", "hmi_runtime.training", run.spec.kind],
         "env": _environment(run, settings),
         "envFrom": [{"secretRef": {"name": name}} for name in _secrets(sources)],
-        "resources": merged_resources(run.spec.spec.resources, settings.default_resources),
-        "volumeMounts": mounts + data_mounts + list(settings.extra_volume_mounts),
+        "resources": merged_resources(run.spec.spec.resources, settings.trainer_default_resources),
+        "volumeMounts": mounts + data_mounts + list(settings.trainer_extra_volume_mounts),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -177,7 +178,7 @@ def _pod(run: RunView, settings: TrainerSettings) -> dict[str, Any]:
         "serviceAccountName": "default",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": settings.termination_grace_seconds,
+        "terminationGracePeriodSeconds": settings.trainer_termination_grace_seconds,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": _USER,
@@ -187,15 +188,15 @@ def _pod(run: RunView, settings: TrainerSettings) -> dict[str, Any]:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
-        "volumes": volumes + data + list(settings.extra_volumes),
+        "volumes": volumes + data + list(settings.trainer_extra_volumes),
     }
     optional = {
-        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
-        "nodeSelector": settings.node_selector,
-        "tolerations": list(settings.tolerations),
-        "affinity": settings.affinity,
-        "priorityClassName": settings.priority_class_name,
-        "runtimeClassName": settings.runtime_class_name,
+        "imagePullSecrets": [{"name": name} for name in settings.trainer_image_pull_secrets],
+        "nodeSelector": settings.trainer_node_selector,
+        "tolerations": list(settings.trainer_tolerations),
+        "affinity": settings.trainer_affinity,
+        "priorityClassName": settings.trainer_priority_class_name,
+        "runtimeClassName": settings.trainer_runtime_class_name,
     }
     return pod | {field: value for field, value in optional.items() if value}
 
@@ -204,7 +205,7 @@ def _environment(run: RunView, settings: TrainerSettings) -> list[dict[str, Any]
     fixed = {
         # Address settings are given even if empty: a tenant's Secret, which is read too, must not set them.
         **TrainingSettings.variables(
-            control_plane_url=settings.control_plane_url,
+            control_plane_url=settings.trainer_control_plane_url or settings.control_plane_url,
             internal_token_file=f"{TOKEN_DIR}/{TOKEN_FILE}",
             run_id=run.id,
             work_dir=WORK_DIR,
@@ -214,10 +215,10 @@ def _environment(run: RunView, settings: TrainerSettings) -> list[dict[str, Any]
             data_allowed_networks=settings.data_allowed_networks,
             data_cluster_networks=settings.data_cluster_networks,
         ),
-        **settings.limits.as_environment(),
+        **settings.as_environment(),
         "HOME": "/tmp",  # noqa: S108 -- a volume of the pod's own
     }
-    chosen = {entry.get("name") for entry in settings.extra_env}
+    chosen = {entry.get("name") for entry in settings.trainer_extra_env}
     fixed |= {name: value for name, value in _outbound(settings).items() if name not in chosen}
     if settings.ca_certificates:
         fixed[CA_VARIABLE] = settings.ca_certificates
@@ -227,15 +228,15 @@ def _environment(run: RunView, settings: TrainerSettings) -> list[dict[str, Any]
         {"name": name, "valueFrom": share} for name in ("HMI_TRAINING_THREADS", "OMP_NUM_THREADS")
     ]
     names = {entry["name"] for entry in own}
-    return own + [entry for entry in settings.extra_env if entry.get("name") not in names]
+    return own + [entry for entry in settings.trainer_extra_env if entry.get("name") not in names]
 
 
 def _outbound(settings: TrainerSettings) -> dict[str, str]:
     """Return how a Job calls the world outside; the installation's ``extra_env`` may say otherwise."""
     proxies = {
-        "http_proxy": settings.http_proxy,
-        "https_proxy": settings.https_proxy,
-        "no_proxy": settings.no_proxy,
+        "http_proxy": settings.trainer_http_proxy,
+        "https_proxy": settings.trainer_https_proxy,
+        "no_proxy": settings.trainer_no_proxy,
         "all_proxy": "",
     }
     both = proxies | {name.upper(): value for name, value in proxies.items()}
@@ -251,13 +252,13 @@ def _secrets(sources: Iterable[DataSource | ImportSource]) -> list[str]:
 def _own_volumes(claim: str, settings: TrainerSettings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the volumes that every training pod has, and their mounts; ``claim`` names the work volume."""
     work: dict[str, Any] = {"name": "work"}
-    if settings.checkpoint_size:
+    if settings.trainer_checkpoint_size:
         work["persistentVolumeClaim"] = {"claimName": claim}
     else:
         work["emptyDir"] = {}
     token = {
         "serviceAccountToken": {
-            "audience": settings.audience,
+            "audience": _AUDIENCE,
             "expirationSeconds": _TOKEN_SECONDS,
             "path": TOKEN_FILE,
         }

@@ -24,7 +24,7 @@ _INSTANCE = "app.kubernetes.io/instance"
 
 def policy_name(settings: TrainerSettings) -> str:
     """Return the policy's name in every namespace."""
-    return f"{settings.instance}-training"
+    return f"{settings.trainer_instance}-training"
 
 
 def build_network_policy(namespace: str, settings: TrainerSettings) -> Manifest:
@@ -33,11 +33,11 @@ def build_network_policy(namespace: str, settings: TrainerSettings) -> Manifest:
     They may ask for names, connect to the control plane, to public addresses and to what the installation
     lists. Nobody connects to them.
     """
-    labels = {_INSTANCE: settings.instance, COMPONENT: TRAINER}
-    own_namespace = {"kubernetes.io/metadata.name": settings.control_plane_namespace}
+    labels = {_INSTANCE: settings.trainer_instance, COMPONENT: TRAINER}
+    own_namespace = {"kubernetes.io/metadata.name": settings.namespace}
     control_plane = {
         "namespaceSelector": {"matchLabels": own_namespace},
-        "podSelector": {"matchLabels": {_INSTANCE: settings.instance, COMPONENT: "control-plane"}},
+        "podSelector": {"matchLabels": {_INSTANCE: settings.trainer_instance, COMPONENT: "control-plane"}},
     }
     egress: list[dict[str, Any]] = [
         {"ports": [{"port": _DNS_PORT, "protocol": protocol} for protocol in ("UDP", "TCP")]},
@@ -62,7 +62,7 @@ def build_network_policy(namespace: str, settings: TrainerSettings) -> Manifest:
         "spec": {
             "podSelector": {"matchLabels": labels},
             "policyTypes": ["Ingress", "Egress"],
-            "egress": [*egress, *settings.egress],
+            "egress": [*egress, *settings.trainer_egress],
         },
     }
 
@@ -87,7 +87,7 @@ class TrainingNetwork:
 
         Raises ``ApiError`` when the operator may not: no Job must be created then.
         """
-        if not self._settings.network_policy or self._is_recent(namespace):
+        if not self._settings.trainer_network_policy or self._is_recent(namespace):
             return
         wanted = build_network_policy(namespace, self._settings)
         name = policy_name(self._settings)

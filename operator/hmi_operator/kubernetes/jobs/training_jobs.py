@@ -340,7 +340,7 @@ class KubernetesTrainingJobs:
 
     async def _gone(self, job: JobStatus) -> bool:
         """Wait for a deleted Job, no longer than its pods' grace and a margin; return whether it is gone."""
-        give_up = self._clock() + self._settings.termination_grace_seconds + _MARGIN_SECONDS
+        give_up = self._clock() + self._settings.trainer_termination_grace_seconds + _MARGIN_SECONDS
         while True:
             present = await find(self._client.batch.read_namespaced_job(job.name, job.namespace))
             if present is None or metadata_of(present).uid != job.uid:
@@ -353,7 +353,7 @@ class KubernetesTrainingJobs:
     async def _release_volume(self, run: RunView, job: JobStatus | None) -> None:
         """Let the volume of an ended run be deleted with its Job, which is kept for a while for its log."""
         if job is None or job.terminating:
-            if self._settings.checkpoint_size:
+            if self._settings.trainer_checkpoint_size:
                 await self._delete_claim(run.spec.namespace, job_name(run))
             return
         if run.state is RunState.FAILED:
@@ -365,7 +365,7 @@ class KubernetesTrainingJobs:
 
         Deleted before, the volume would be Terminating for as long as a pod of the Job exists.
         """
-        if self._settings.checkpoint_size:
+        if self._settings.trainer_checkpoint_size:
             owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.name, "uid": job.uid}
             patch = {"metadata": {"ownerReferences": [owner]}}
             await find(
@@ -374,8 +374,8 @@ class KubernetesTrainingJobs:
 
     async def _keep_log(self, job: JobStatus) -> None:
         """Keep the Job of a run that failed for longer than one that succeeded: its log says why."""
-        if self._settings.ttl_seconds > self._settings.succeeded_ttl_seconds:
-            patch = {"spec": {"ttlSecondsAfterFinished": self._settings.ttl_seconds}}
+        if self._settings.trainer_ttl_seconds > self._settings.trainer_succeeded_ttl_seconds:
+            patch = {"spec": {"ttlSecondsAfterFinished": self._settings.trainer_ttl_seconds}}
             await find(
                 self._client.batch.patch_namespaced_job(
                     job.name, job.namespace, patch, _content_type=MERGE_PATCH
