@@ -14,6 +14,8 @@ RETRAIN_ANNOTATION = f"{GROUP}/retrain"
 """A new value trains again although the spec is the same, for example after rows were corrected in place."""
 
 KindName = Literal["Domain", "TaskAdapter"]
+PLURALS: dict[KindName, str] = {"Domain": "domains", "TaskAdapter": "taskadapters"}
+"""The plural of each kind, as in addresses of the API server."""
 
 Tenant = NewType("Tenant", str)
 """Who is metered and billed; one or more namespaces belong to a tenant."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from hmi_api.names import DomainKey, tenant_of
 from hmi_api.resources.domain import Domain
+from hmi_api.resources.manifests import Resource
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.spec_changes import changed_immutables
 from hmi_api.resources.task_adapter import TaskAdapter
@@ -13,7 +14,6 @@ from hmi_operator.planning import DomainDependency, Environment, ObservedAdapter
 from hmi_operator.planning.validation import lineage_of, validate_adapter, validate_domain
 from hmi_operator.ports import ResourceRef
 
-Resource = Domain | TaskAdapter
 Find = Callable[[ResourceRef], Resource | None]
 """Returns a declared resource, or None."""
 

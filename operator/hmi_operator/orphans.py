@@ -6,7 +6,7 @@ An object that is deleted without a finalizer, for instance while HMI is uninsta
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from hmi_api.errors import HmiError, InvalidInput
@@ -22,8 +22,6 @@ CLAIM_SECONDS = 30.0
 COLLECT_SECONDS = 300.0
 """How often the catalog is searched for orphans."""
 _RETRY_SECONDS = 5.0
-_KINDS: Sequence[KindName] = ("TaskAdapter", "Domain")
-"""In this order: the catalog deletes no Domain that TaskAdapters depend on."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,9 @@ class OrphanCollector:
         if claimed.inherited and claimed.known_seconds < self._grace.inherited_seconds:
             return
         now = self._clock()
-        found = [orphan for kind in _KINDS async for orphan in find_orphans(self._ports, kind)]
+        # TaskAdapters first: the catalog deletes no Domain that TaskAdapters depend on.
+        found = [orphan async for orphan in find_orphans(self._ports, "TaskAdapter")]
+        found += [orphan async for orphan in find_orphans(self._ports, "Domain")]
         self._missed_since = {orphan: self._missed_since.get(orphan, now) for orphan in found}
         for orphan in found:
             if now - self._missed_since[orphan] >= self._grace.seconds:

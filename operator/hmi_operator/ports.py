@@ -12,8 +12,8 @@ from typing import Protocol
 from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.runs import RunView
 from hmi_api.names import DomainKey, KindName, Tenant
-from hmi_api.resources.domain import Domain, DomainStatus
-from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
+from hmi_api.resources.manifests import Resource
+from hmi_operator.planning.actions import Status
 from hmi_operator.planning.observed import JobView
 
 
@@ -26,7 +26,7 @@ class ResourceRef:
     name: str
 
     @classmethod
-    def of(cls, resource: Domain | TaskAdapter) -> "ResourceRef":
+    def of(cls, resource: Resource) -> "ResourceRef":
         """Return the reference to a resource."""
         return cls(resource.kind, resource.metadata.namespace, resource.metadata.name)
 
@@ -48,11 +48,11 @@ class ResourceRef:
 class ResourceStore(Protocol):
     """Where resources are declared: a Kubernetes API server, or files."""
 
-    async def get(self, ref: ResourceRef) -> Domain | TaskAdapter | None:
+    async def get(self, ref: ResourceRef) -> Resource | None:
         """Return a resource, or None."""
         ...
 
-    def find(self, ref: ResourceRef) -> Domain | TaskAdapter | None:
+    def find(self, ref: ResourceRef) -> Resource | None:
         """Return a resource from memory, or None."""
         ...
 
@@ -87,9 +87,7 @@ class ResourceStore(Protocol):
         """Return whether the deletion of the object with that uid was observed recently."""
         ...
 
-    async def write_status(
-        self, ref: ResourceRef, uid: str, status: DomainStatus | TaskAdapterStatus
-    ) -> None:
+    async def write_status(self, ref: ResourceRef, uid: str, status: Status) -> None:
         """Replace the status of the resource with that uid; do nothing if it is gone."""
         ...
 

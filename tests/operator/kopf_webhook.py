@@ -8,10 +8,9 @@ from kopf._cogs.structs.references import Insights, Resource
 from kopf._core.engines.admission import serve_admission_request
 from kopf._core.reactor.inventory import ResourceMemories
 
-from hmi_api.names import GROUP, VERSION
+from hmi_api.names import GROUP, PLURALS, VERSION
 from hmi_operator.kubernetes.cache import ResourceCache
 from hmi_operator.kubernetes.handlers import build_registry, build_settings
-from hmi_operator.kubernetes.objects import PLURALS
 from hmi_operator.kubernetes.webhook import AdmissionReviewer
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hmi_api.errors import InvalidInput
-from hmi_api.names import API_VERSION
+from hmi_api.names import API_VERSION, KindName
 from hmi_api.resources.common import Namespace
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.schema_check import checked
@@ -19,9 +19,12 @@ from hmi_api.resources.task_adapter import TaskAdapter
 Resource = Domain | TaskAdapter
 Manifest = Domain | TaskAdapter | Namespace
 
+RESOURCE_TYPES: dict[KindName, type[Domain] | type[TaskAdapter]] = {
+    "Domain": Domain,
+    "TaskAdapter": TaskAdapter,
+}
 _TYPES: dict[tuple[str, str], type[Domain] | type[TaskAdapter] | type[Namespace]] = {
-    (API_VERSION, "Domain"): Domain,
-    (API_VERSION, "TaskAdapter"): TaskAdapter,
+    **{(API_VERSION, kind): type_ for kind, type_ in RESOURCE_TYPES.items()},
     ("v1", "Namespace"): Namespace,
 }
 

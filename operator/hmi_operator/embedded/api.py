@@ -13,16 +13,15 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 
 from hmi_api.errors import InvalidInput
-from hmi_api.names import API_VERSION, GROUP, VERSION, KindName, tenant_of
+from hmi_api.names import API_VERSION, GROUP, PLURALS, VERSION, KindName, tenant_of
 from hmi_api.resources.common import Namespace, check_tenant, dump
 from hmi_api.resources.domain import Domain
-from hmi_api.resources.manifests import parse_manifest
+from hmi_api.resources.manifests import Resource, parse_manifest
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_api.resources.yaml_reader import TOO_LARGE, Bounds, read_documents
 from hmi_operator.admission import decide_admission
 from hmi_operator.embedded import errors
-from hmi_operator.embedded.files import PLURALS
-from hmi_operator.embedded.store import FileResourceStore, Resource
+from hmi_operator.embedded.store import FileResourceStore
 from hmi_operator.planning import Environment
 from hmi_operator.ports import ResourceRef
 

@@ -14,15 +14,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hmi_api.names import KindName
+from hmi_api.names import PLURALS, KindName
 from hmi_api.resources.common import Namespace, dump
-from hmi_api.resources.domain import Domain, DomainStatus
-from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
+from hmi_api.resources.manifests import RESOURCE_TYPES, Resource
 from hmi_operator.ports import ResourceRef
 
 logger = logging.getLogger(__name__)
-PLURALS: dict[KindName, str] = {"Domain": "domains", "TaskAdapter": "taskadapters"}
-_TYPES: dict[str, type[Domain] | type[TaskAdapter]] = {"domains": Domain, "taskadapters": TaskAdapter}
 _NAMESPACE_FILE = "namespace.json"
 _IDENTITY_FILE = "identity.json"
 
@@ -31,7 +28,7 @@ _IDENTITY_FILE = "identity.json"
 class Loaded:
     """The contents of a folder."""
 
-    resources: dict[ResourceRef, Domain | TaskAdapter] = field(default_factory=dict)
+    resources: dict[ResourceRef, Resource] = field(default_factory=dict)
     namespaces: dict[str, Namespace] = field(default_factory=dict)
     newest_version: int = 0
 
@@ -48,10 +45,10 @@ class ResourceFolder:
         loaded = Loaded()
         for folder in sorted(path for path in self._root.iterdir() if path.is_dir()):
             self._load_namespace(folder, loaded)
-            for plural, type_ in _TYPES.items():
+            for kind, plural in PLURALS.items():
                 for file in sorted((folder / plural).glob("*.json")):
                     if not file.name.endswith(".status.json"):
-                        self._load_resource(file, type_, loaded)
+                        self._load_resource(file, kind, loaded)
         return loaded
 
     def identity(self) -> str:
@@ -65,13 +62,13 @@ class ResourceFolder:
         """Return whether there is a file of that resource, readable or not."""
         return self._spec_file(ref).exists()
 
-    def write_spec(self, ref: ResourceRef, resource: Domain | TaskAdapter) -> None:
+    def write_spec(self, ref: ResourceRef, resource: Resource) -> None:
         """Write metadata and spec."""
         body = dump(resource)
         del body["status"]
         write_atomically(self._spec_file(ref), body)
 
-    def write_status(self, ref: ResourceRef, resource: Domain | TaskAdapter) -> None:
+    def write_status(self, ref: ResourceRef, resource: Resource) -> None:
         """Write the status with the uid, so that a later object of that name does not inherit it."""
         body = {
             "uid": resource.metadata.uid,
@@ -106,13 +103,13 @@ class ResourceFolder:
         if body is not None:
             loaded.namespaces[folder.name] = Namespace.model_validate(body)
 
-    def _load_resource(self, file: Path, type_: type[Domain] | type[TaskAdapter], loaded: Loaded) -> None:
+    def _load_resource(self, file: Path, kind: KindName, loaded: Loaded) -> None:
         body = _read(file)
         if body is None:
             return
         status = _read(file.with_name(f"{file.stem}.status.json")) or {}
         try:
-            resource = type_.model_validate(body)
+            resource: Resource = RESOURCE_TYPES[kind].model_validate(body)
             if status.get("uid") == resource.metadata.uid:
                 resource = _with_status(resource, status)
         except ValidationError as error:
@@ -122,13 +119,12 @@ class ResourceFolder:
         loaded.newest_version = max(loaded.newest_version, int(resource.metadata.resource_version or 0))
 
 
-def _with_status(resource: Domain | TaskAdapter, stored: dict[str, Any]) -> Domain | TaskAdapter:
-    type_ = DomainStatus if isinstance(resource, Domain) else TaskAdapterStatus
+def _with_status(resource: Resource, stored: dict[str, Any]) -> Resource:
     versions = (resource.metadata.resource_version, stored.get("resourceVersion") or "0")
     newest = str(max(int(version or 0) for version in versions))
     metadata = resource.metadata.model_copy(update={"resource_version": newest})
     return resource.model_copy(
-        update={"status": type_.model_validate(stored["status"]), "metadata": metadata}
+        update={"status": type(resource.status).model_validate(stored["status"]), "metadata": metadata}
     )
 
 

@@ -10,17 +10,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hmi_api.names import DomainKey, KindName, Tenant, tenant_of
+from hmi_api.names import PLURALS, DomainKey, KindName, Tenant, tenant_of
 from hmi_api.resources.common import Namespace, NamespaceMeta, ObjectMeta
-from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.manifests import Resource
 from hmi_api.resources.spec_changes import changed_immutables
-from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
 from hmi_operator.embedded import errors
-from hmi_operator.embedded.files import PLURALS, ResourceFolder
+from hmi_operator.embedded.files import ResourceFolder
 from hmi_operator.index import DependentsIndex
+from hmi_operator.planning import Status
 from hmi_operator.ports import ResourceRef
 
-Resource = Domain | TaskAdapter
 ResultT = TypeVar("ResultT")
 _QUEUE_LIMIT = 10_000
 """Events that a slow watcher may fall behind."""
@@ -39,7 +38,7 @@ class Event:
     """One change of one resource."""
 
     type: EventType
-    resource: Domain | TaskAdapter
+    resource: Resource
     spec_changed: bool
     """False if only the status or the finalizers changed."""
 
@@ -194,9 +193,7 @@ class FileResourceStore:
 
     # --- for the reconciler ------------------------------------------------------------------------
 
-    async def write_status(
-        self, ref: ResourceRef, uid: str, status: DomainStatus | TaskAdapterStatus
-    ) -> None:
+    async def write_status(self, ref: ResourceRef, uid: str, status: Status) -> None:
         """Replace the status of the resource with that uid; do nothing if it is gone."""
         async with self._lock:
             old = self._resources.get(ref)
@@ -309,8 +306,7 @@ def _created(resource: Resource) -> Resource:
     metadata = _incoming_metadata(resource).model_copy(
         update={"uid": str(uuid.uuid4()), "generation": 1, "creation_timestamp": _now()}
     )
-    status = DomainStatus() if isinstance(resource, Domain) else TaskAdapterStatus()
-    return resource.model_copy(update={"metadata": metadata, "status": status})
+    return resource.model_copy(update={"metadata": metadata, "status": type(resource.status)()})
 
 
 def _replaced(old: Resource, new: Resource) -> Resource:

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from hmi_api.names import FINALIZER, TENANT_LABEL, DomainKey, KindName, Tenant, tenant_of
 from hmi_api.resources.domain import Domain
+from hmi_api.resources.manifests import Resource
 from hmi_operator.index import DependentsIndex
 from hmi_operator.kubernetes.client import Manifest
 from hmi_operator.kubernetes.objects import (
     InvalidObject,
-    Resource,
-    Status,
     is_newer,
     pack,
     parse,
     ref_of,
     unpack,
 )
+from hmi_operator.planning import Status
 from hmi_operator.ports import ResourceRef
 
 logger = logging.getLogger(__name__)

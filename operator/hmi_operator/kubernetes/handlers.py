@@ -13,7 +13,7 @@ from typing import Any
 import kopf
 
 from hmi_api.errors import NotReady
-from hmi_api.names import GROUP, VERSION, KindName
+from hmi_api.names import GROUP, PLURALS, VERSION, KindName
 from hmi_operator.kubernetes.cache import ResourceCache
 from hmi_operator.kubernetes.client import (
     PAGE_SIZE,
@@ -23,7 +23,7 @@ from hmi_operator.kubernetes.client import (
     list_items,
     metadata_of,
 )
-from hmi_operator.kubernetes.objects import PLURALS, list_objects
+from hmi_operator.kubernetes.objects import list_objects
 from hmi_operator.kubernetes.webhook import UNPROCESSABLE, AdmissionReviewer
 
 logger = logging.getLogger(__name__)
@@ -72,34 +72,46 @@ def build_registry(cache: ResourceCache, reviewer: AdmissionReviewer | None = No
     async def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo:
         return await asyncio.to_thread(_login, settings)
 
-    @kopf.on.event(GROUP, VERSION, PLURALS["Domain"], registry=registry)
-    async def observe_domain(event: kopf.RawEvent, **_: Any) -> None:
-        _observe(cache, "Domain", event)
-
-    @kopf.on.event(GROUP, VERSION, PLURALS["TaskAdapter"], registry=registry)
-    async def observe_task_adapter(event: kopf.RawEvent, **_: Any) -> None:
-        _observe(cache, "TaskAdapter", event)
+    for kind, plural in PLURALS.items():
+        _add_handlers(registry, kind, plural, cache, reviewer)
 
     @kopf.on.event("", "v1", "namespaces", registry=registry)
     async def observe_namespace(event: kopf.RawEvent, **_: Any) -> None:
         metadata = _manifest(event)["metadata"]
         cache.put_namespace(metadata["name"], metadata.get("labels"), deleted=event["type"] == _DELETED)
 
-    if reviewer is not None:
-
-        @kopf.on.validate(
-            GROUP, VERSION, PLURALS["Domain"], operations=["CREATE", "UPDATE"], registry=registry
-        )
-        async def validate_domain(warnings: list[str], **review: Any) -> None:
-            _validate(reviewer, warnings, **review)
-
-        @kopf.on.validate(
-            GROUP, VERSION, PLURALS["TaskAdapter"], operations=["CREATE", "UPDATE"], registry=registry
-        )
-        async def validate_task_adapter(warnings: list[str], **review: Any) -> None:
-            _validate(reviewer, warnings, **review)
-
     return registry
+
+
+def _add_handlers(
+    registry: kopf.OperatorRegistry,
+    kind: KindName,
+    plural: str,
+    cache: ResourceCache,
+    reviewer: AdmissionReviewer | None,
+) -> None:
+    """Add the handlers of one kind."""
+
+    @kopf.on.event(GROUP, VERSION, plural, id=f"observe-{plural}", registry=registry)
+    async def observe(event: kopf.RawEvent, **_: Any) -> None:
+        if event["type"] == _DELETED:
+            cache.observe_deleted(kind, _manifest(event))
+        else:
+            cache.observe(kind, _manifest(event))
+
+    if reviewer is None:
+        return
+
+    @kopf.on.validate(
+        GROUP, VERSION, plural, id=f"validate-{plural}", operations=["CREATE", "UPDATE"], registry=registry
+    )
+    async def validate(warnings: list[str], subresource: str | None, **review: Any) -> None:
+        if review["new"] is None or subresource is not None:  # kopf does not filter these out
+            return
+        decision = reviewer.review(review["new"], review["old"])
+        warnings.extend(decision.warnings)
+        if decision.rejection is not None:
+            raise kopf.AdmissionError(decision.rejection, code=UNPROCESSABLE)
 
 
 def build_settings(webhook: kopf.WebhookServerProtocol | None = None) -> kopf.OperatorSettings:
@@ -126,25 +138,6 @@ def _login(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo:
     if found is None:
         raise NotReady("NoCluster", "Neither a service account nor KUBECONFIG says where the API server is.")
     return found
-
-
-def _observe(cache: ResourceCache, kind: KindName, event: kopf.RawEvent) -> None:
-    if event["type"] == _DELETED:
-        cache.observe_deleted(kind, _manifest(event))
-    else:
-        cache.observe(kind, _manifest(event))
-
-
-def _validate(
-    reviewer: AdmissionReviewer, warnings: list[str], *, new: Any, old: Any, subresource: str | None, **_: Any
-) -> None:
-    """Raise ``kopf.AdmissionError`` where the reviewer refuses an object."""
-    if new is None or subresource is not None:  # kopf filters neither deletions nor subresources here
-        return
-    decision = reviewer.review(new, old)
-    warnings.extend(decision.warnings)
-    if decision.rejection is not None:
-        raise kopf.AdmissionError(decision.rejection, code=UNPROCESSABLE)
 
 
 def _manifest(event: kopf.RawEvent) -> Manifest:

@@ -6,19 +6,13 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from hmi_api.names import API_VERSION, GROUP, VERSION, KindName
+from hmi_api.names import API_VERSION, GROUP, PLURALS, VERSION, KindName
 from hmi_api.resources.common import dump
-from hmi_api.resources.domain import Domain, DomainStatus
-from hmi_api.resources.manifests import explained
-from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterStatus
+from hmi_api.resources.manifests import RESOURCE_TYPES, Resource, explained
 from hmi_operator.kubernetes.client import MERGE_PATCH, PAGE_SIZE, KubernetesClient, Manifest, find
+from hmi_operator.planning import Status
 from hmi_operator.ports import ResourceRef
 
-Resource = Domain | TaskAdapter
-Status = DomainStatus | TaskAdapterStatus
-
-_TYPES: dict[KindName, type[Domain] | type[TaskAdapter]] = {"Domain": Domain, "TaskAdapter": TaskAdapter}
-PLURALS: dict[KindName, str] = {"Domain": "domains", "TaskAdapter": "taskadapters"}
 _READ_METADATA = (
     "name",
     "namespace",
@@ -52,7 +46,7 @@ def parse(kind: KindName, manifest: Manifest) -> Resource | InvalidObject:
 
     Of the metadata, only the fields that HMI reads are kept: managed fields would be most of the memory.
     """
-    type_ = _TYPES[kind]
+    type_ = RESOURCE_TYPES[kind]
     body = {
         "apiVersion": API_VERSION,
         "kind": kind,
@@ -124,7 +118,7 @@ def pack(resource: Resource) -> bytes:
 
 def unpack(kind: KindName, text: bytes) -> Resource:
     """Return the resource that ``pack`` packed."""
-    return _TYPES[kind].model_validate_json(text, by_alias=True)
+    return RESOURCE_TYPES[kind].model_validate_json(text, by_alias=True)
 
 
 def is_newer(version: str, than: str) -> bool:

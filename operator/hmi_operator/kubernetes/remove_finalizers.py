@@ -5,10 +5,10 @@ import logging
 from collections.abc import Sequence
 
 from hmi_api.errors import NotReady
-from hmi_api.names import FINALIZER, KindName
+from hmi_api.names import FINALIZER, PLURALS, KindName
 from hmi_operator.kubernetes.client import Conflict, KubernetesClient, Manifest
 from hmi_operator.kubernetes.lease import Lease
-from hmi_operator.kubernetes.objects import PLURALS, list_objects, patch_object, read_object, ref_of
+from hmi_operator.kubernetes.objects import list_objects, patch_object, read_object, ref_of
 
 logger = logging.getLogger(__name__)
 

@@ -5,18 +5,17 @@ from collections.abc import Callable, Sequence
 
 from hmi_api.errors import NotReady
 from hmi_api.names import DomainKey, Tenant
-from hmi_api.resources.domain import DomainStatus
-from hmi_api.resources.task_adapter import TaskAdapterStatus
+from hmi_api.resources.manifests import Resource
 from hmi_operator.kubernetes.cache import ResourceCache
 from hmi_operator.kubernetes.client import Conflict, KubernetesClient, Manifest, find, metadata_of
 from hmi_operator.kubernetes.objects import (
-    Resource,
     list_objects,
     patch_object,
     read_object,
     status_patch,
     with_foreign_conditions,
 )
+from hmi_operator.planning import Status
 from hmi_operator.ports import ResourceRef
 
 logger = logging.getLogger(__name__)
@@ -92,9 +91,7 @@ class KubeResourceStore:
         """Return the TaskAdapters and child Domains that name this Domain."""
         return self._cache.dependents(domain)
 
-    async def write_status(
-        self, ref: ResourceRef, uid: str, status: DomainStatus | TaskAdapterStatus
-    ) -> None:
+    async def write_status(self, ref: ResourceRef, uid: str, status: Status) -> None:
         """Patch the status to what is given; conditions of other writers stay. Nothing when it is gone."""
 
         def patch(present: Resource) -> Manifest | None:

@@ -17,11 +17,10 @@ import kopf
 from aiohttp import web
 from pydantic import ValidationError
 
-from hmi_api.resources.domain import Domain
-from hmi_api.resources.manifests import explained
-from hmi_api.resources.task_adapter import TaskAdapter
+from hmi_api.names import KindName
+from hmi_api.resources.manifests import RESOURCE_TYPES, Resource, explained
 from hmi_api.servers import listening_socket
-from hmi_operator.admission import AdmissionDecision, Find, Resource, decide_admission
+from hmi_operator.admission import AdmissionDecision, Find, decide_admission
 from hmi_operator.planning import CLUSTER, Environment
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,6 @@ LARGEST_REVIEW_BYTES = 8 * 1024 * 1024
 CERTIFICATE_SECONDS = 10.0
 """How often the certificate's files are checked; the kubelet takes longer to update them."""
 UNPROCESSABLE = 422
-_TYPES: dict[str, type[Domain] | type[TaskAdapter]] = {"Domain": Domain, "TaskAdapter": TaskAdapter}
 
 
 class AdmissionReviewer:
@@ -76,7 +74,8 @@ def _parse(body: Mapping[str, Any]) -> Resource:
 
     The API server has validated it by the CRD's schema already. Raises ``ValidationError``.
     """
-    return _TYPES[body["kind"]].model_validate(
+    kind: KindName = body["kind"]
+    return RESOURCE_TYPES[kind].model_validate(
         {name: value for name, value in body.items() if name != "status"}
     )
 
