@@ -17,7 +17,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import HmiError, NotReady
 from hmi_api.internal.runtimes import AdapterServing
-from hmi_runtime.cache.tiers import CacheEvents, LruIndex, NoEvents, SlotIndex, Tier
+from hmi_runtime.cache.tiers import CacheEvents, LruIndex, SlotIndex, Tier
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class AdapterId(NamedTuple):
 
 
 class Weights(Protocol):
-    """What the cache needs to know of an adapter's tensors."""
+    """An adapter's tensors, of which the cache needs only the size."""
 
     @property
     def nbytes(self) -> int:
@@ -62,16 +62,14 @@ class _Failure:
 
 @dataclass(frozen=True, slots=True)
 class AcquiredSlots(Generic[W]):
-    """Slots that a batch may use until it releases them; ``failed`` are the adapters that could not be
-    written.
-    """
+    """Slots that a batch may use until it releases them; ``failed``: adapters that could not be written."""
 
     slots: dict[AdapterId, int]
     failed: dict[AdapterId, HmiError]
 
 
 class SlotWriter(Protocol[W]):  # type: ignore[misc]  # invariant on purpose: it is written to
-    """Device memory of one engine, into whose slots adapters are written."""
+    """The device memory of one engine, with slots for adapters."""
 
     def write(self, slot: int, weights: W) -> None:
         """Copy the tensors into the slot; ``HmiError`` when they do not fit."""
@@ -98,7 +96,7 @@ class AdapterCache(Generic[W]):
         self._loaders = loaders
         self._retry_after = retry_after
         self._room_wait = room_wait
-        self._events = events or NoEvents()
+        self._events = events or CacheEvents()
         self._clock = clock
         self._artifacts: dict[AdapterId, ArtifactRef] = {}
         self._pinned: set[AdapterId] = set()
@@ -124,10 +122,7 @@ class AdapterCache(Generic[W]):
                 self._apply_pin(adapter)
 
     def unregister(self, adapter: AdapterId) -> None:
-        """Unregister an adapter.
-
-        Its tensors are removed now, or when the last batch that uses them is done.
-        """
+        """Unregister an adapter; its tensors are removed once no batch uses them."""
         with self.changed:
             self._artifacts.pop(adapter, None)
             self._pinned.discard(adapter)
@@ -148,15 +143,13 @@ class AdapterCache(Generic[W]):
         with self.changed:
             if adapter in self._index:
                 self._index.acquire(adapter)
-                outcome = None
-            elif (failure := self._recent_failure(adapter)) is not None:
-                outcome = failure
-            else:
+                failure = None
+            elif (failure := self._recent_failure(adapter)) is None:
                 self._join_load(adapter, then)
                 return
-        if outcome is None:
+        if failure is None:
             self._events.hit(Tier.HOST)
-        then(outcome)
+        then(failure)
 
     def release(self, adapter: AdapterId) -> None:
         """Count one use less; at zero the adapter may be evicted."""
@@ -170,10 +163,7 @@ class AdapterCache(Generic[W]):
         return self._weights[adapter]
 
     def add_slots(self, slots: int, pool: SlotWriter[W]) -> "SlotTier[W]":
-        """Add a device tier over ``pool``.
-
-        Adapters that are evicted from host memory also leave its slots.
-        """
+        """Add a device tier over ``pool``; eviction from host memory also frees its slots."""
         tier = SlotTier(self, SlotIndex[AdapterId](slots), pool, self._events)
         with self.changed:
             self._slot_tiers.append(tier)
@@ -183,11 +173,6 @@ class AdapterCache(Generic[W]):
     def host_used(self) -> int:
         """Bytes of tensors in host memory."""
         return self._index.used
-
-    @property
-    def host_limit(self) -> int:
-        """The host byte budget."""
-        return self._index.limit
 
     def loaded(self) -> dict[AdapterId, int]:
         """Return the adapters in host memory with their bytes, as a snapshot."""
@@ -240,9 +225,7 @@ class AdapterCache(Generic[W]):
             then(error)
 
     def _admit(self, adapter: AdapterId, weights: W) -> None:
-        """Evict until the tensors fit and add them; wait up to ``room_wait`` seconds while everything is in
-        use.
-        """
+        """Evict until the tensors fit and add them; wait up to ``room_wait`` seconds while all is in use."""
         size = weights.nbytes
         if not self._index.ever_fits(size) or not self.changed.wait_for(
             lambda: self._index.has_room(size), timeout=self._room_wait
@@ -318,7 +301,7 @@ class SlotTier(Generic[W]):
         this.
         """
         if len(adapters) > self.max_at_once:
-            raise ValueError(f"{len(adapters)} adapters asked for, {self.max_at_once} slots at once")
+            raise ValueError(f"{len(adapters)} adapters requested, {self.max_at_once} slots at once")
         acquired: AcquiredSlots[W] = AcquiredSlots({}, {})
         for adapter in adapters:
             slot, is_new = self._assign(adapter)

@@ -7,7 +7,7 @@ from pathlib import Path
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import NotReady
 from hmi_runtime.artifacts.folders import remove_folder
-from hmi_runtime.cache.tiers import CacheEvents, LruIndex, NoEvents, Tier
+from hmi_runtime.cache.tiers import CacheEvents, LruIndex, Tier
 
 _DIGEST_LENGTH = 64  # a copy's folder is named by the hexadecimal digits of its SHA-256
 
@@ -24,7 +24,7 @@ class DiskTier:
     def __init__(self, folder: Path, limit: int, fetch: Fetch, events: CacheEvents | None = None) -> None:
         self._folder = folder
         self._fetch = fetch
-        self._events = events or NoEvents()
+        self._events = events or CacheEvents()
         self._index: LruIndex[str] = LruIndex(limit)
         self._paths: dict[str, Path] = {}
         self._fetching: set[str] = set()
@@ -37,11 +37,6 @@ class DiskTier:
     def used(self) -> int:
         """Bytes of all copies."""
         return self._index.used
-
-    @property
-    def limit(self) -> int:
-        """The byte budget."""
-        return self._index.limit
 
     def acquire(self, ref: ArtifactRef) -> Path:
         """Return the verified local folder of ``ref`` and protect it from eviction until ``release``.

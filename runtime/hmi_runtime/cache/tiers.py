@@ -1,14 +1,14 @@
 """Bookkeeping that the cache's tiers share: budgets, least-recently-used order, slot assignment, events.
 
 An entry that is pinned or in use is never evicted. Keys and sizes only; the tiers own the bytes. The
-indexes are not thread-safe: a tier holds its own lock.
+indexes are not thread-safe: each tier has its own lock.
 """
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -22,8 +22,8 @@ class Tier(StrEnum):
     STORE = "store"
 
 
-class CacheEvents(Protocol):
-    """Callbacks of the tiers, from which the server makes metrics.
+class CacheEvents:
+    """Callbacks of the tiers, from which the server makes metrics; these do nothing.
 
     Called from any thread: be quick and thread-safe.
     """
@@ -38,21 +38,8 @@ class CacheEvents(Protocol):
         """An adapter was evicted from ``source`` and is now in ``target``."""
 
 
-class NoEvents:
-    """Ignores all events, for programs that use a cache without metrics."""
-
-    def loaded(self, tier: Tier, seconds: float, *, failed: bool) -> None:
-        """Ignore a load."""
-
-    def hit(self, tier: Tier) -> None:
-        """Ignore a hit."""
-
-    def evicted(self, source: Tier, target: Tier) -> None:
-        """Ignore an eviction."""
-
-
 class OverBudget(ValueError):
-    """More was reserved than is free; the caller did not check ``fits`` first."""
+    """More was reserved than is free, or released than was reserved."""
 
 
 @dataclass
@@ -114,9 +101,6 @@ class LruIndex(Generic[Key]):
     def __contains__(self, key: Key) -> bool:
         return key in self._entries
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def __iter__(self) -> Iterator[Key]:
         """Yield keys, least recently used first."""
         return iter(self._entries)
@@ -132,20 +116,12 @@ class LruIndex(Generic[Key]):
         return self._budget.used
 
     def size(self, key: Key) -> int:
-        """Return the size of an entry; ``KeyError`` when it is not here."""
+        """Return the size of an entry; ``KeyError`` if there is none."""
         return self._entries[key].size
 
     def uses(self, key: Key) -> int:
-        """Return an entry's number of uses; ``KeyError`` when it is not here."""
+        """Return an entry's number of uses; ``KeyError`` if there is none."""
         return self._entries[key].uses
-
-    def pinned(self, key: Key) -> bool:
-        """Return whether an entry is pinned; ``KeyError`` when it is not here."""
-        return self._entries[key].pinned
-
-    def touch(self, key: Key) -> None:
-        """Make an entry the most recently used."""
-        self._entries.move_to_end(key)
 
     def has_room(self, size: int) -> bool:
         """Return whether ``size`` fits once idle entries are evicted."""
@@ -155,31 +131,24 @@ class LruIndex(Generic[Key]):
         """Return whether ``size`` would fit if nothing were in use (pins stay)."""
         return size <= self._budget.limit - self._pins.used
 
-    def evict_for(self, size: int) -> list[Key]:
-        """Evict the least recently used idle entries until ``size`` fits; return them, oldest first.
-
-        ``OverBudget`` (from ``add``) follows when ``has_room`` was False: ask it first.
-        """
-        evicted = []
-        if not self._budget.fits(size) and self.has_room(size):
-            for key, entry in self._entries.items():
-                if entry.idle:
-                    evicted.append(key)
-                    size -= entry.size
-                    if self._budget.fits(size):
-                        break
-        for key in evicted:
-            self.remove(key)
-        return evicted
-
     def add(self, key: Key, size: int) -> list[Key]:
-        """Add an entry as the most recently used; return the keys that were evicted for it.
+        """Add an entry as the most recently used.
 
-        Raises ``KeyError`` when it is here already and ``OverBudget`` when ``has_room`` is False.
+        Evict the least recently used idle entries until it fits, and return their keys, oldest first. Raises
+        ``KeyError`` if the key is already in the index, and ``OverBudget`` if ``has_room`` is False.
         """
         if key in self._entries:
             raise KeyError(f"{key!r} is already in the index")
-        evicted = self.evict_for(size)
+        evicted: list[Key] = []
+        if self.has_room(size):
+            missing = size - self._budget.free
+            idle = ((other, entry.size) for other, entry in self._entries.items() if entry.idle)
+            while missing > 0:
+                other, freed = next(idle)
+                evicted.append(other)
+                missing -= freed
+        for other in evicted:
+            self.remove(other)
         self._budget.reserve(size)
         self._entries[key] = _Entry(size)
         self._idle += size
@@ -201,7 +170,7 @@ class LruIndex(Generic[Key]):
         if entry.idle:
             self._idle -= entry.size
         entry.uses += 1
-        self.touch(key)
+        self._entries.move_to_end(key)
 
     def release(self, key: Key) -> None:
         """Count one use less; ``ValueError`` when it is not in use."""
@@ -252,9 +221,6 @@ class SlotIndex(Generic[Key]):
     def __contains__(self, key: Key) -> bool:
         return key in self._slot
 
-    def __len__(self) -> int:
-        return len(self._slot)
-
     def __iter__(self) -> Iterator[Key]:
         return iter(self._slot)
 
@@ -267,10 +233,6 @@ class SlotIndex(Generic[Key]):
     def max_at_once(self) -> int:
         """Number of different keys that can always have slots at once, whatever is pinned."""
         return max(1, self._lru.limit - self._lru.limit // 2)
-
-    def slot(self, key: Key) -> int:
-        """Return a key's slot; ``KeyError`` when it has none."""
-        return self._slot[key]
 
     def assign(self, key: Key, *, pinned: bool = False) -> SlotAssignment[Key] | None:
         """Assign a slot to ``key`` and count one use of it; None while every slot is in use."""

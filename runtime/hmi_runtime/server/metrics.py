@@ -3,102 +3,62 @@
 import threading
 from collections import Counter as Tally
 from collections import defaultdict
-from dataclasses import dataclass, field
+from functools import partial
+from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from hmi_api.internal.runtimes import ResidentBytes
-from hmi_runtime.cache.tiers import Tier
+from hmi_runtime.cache.tiers import CacheEvents, Tier
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.serving.staging import StagedBatch
+from hmi_runtime.serving.worker import PipelineEvents
 from hmi_runtime.tables.lookup import LookupSource
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BATCH_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128)
 
 
-@dataclass
-class DomainCounts:
-    """Lookups of one Domain version since the process started."""
-
-    lookups: int = 0
-    levels: Tally[str] = field(default_factory=Tally)
-
-    @property
-    def hit_rate(self) -> float:
-        """Share of windows that were not computed, 0 to 1."""
-        return 1 - self.levels["computed"] / self.lookups if self.lookups else 0.0
-
-
-class RuntimeMetrics:
+class RuntimeMetrics(CacheEvents, PipelineEvents):
     """Counts the events of the cache and the pipeline, in a registry of its own. Thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.domains: dict[str, DomainCounts] = defaultdict(DomainCounts)
+        self.sources: dict[str, Tally[str]] = defaultdict(Tally)
+        """By Domain version: how many windows came from each ``LookupSource`` since the process started."""
         self._lock = threading.Lock()
-        self._batch_rows = Histogram(
-            "hmi_batch_size", "Rows of a batch.", buckets=(1, 2, 4, 8, 16, 24, 32, 48, 64, 128),
-            registry=self.registry,
-        )  # fmt: skip
-        self._shared = Counter(
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        seconds = partial(histogram, buckets=_SECONDS)
+        self._batch_rows = histogram("hmi_batch_size", "Rows of a batch.", buckets=_BATCH_ROWS)
+        self._shared = counter(
             "hmi_shared_representations_total",
             "Rows that shared the representation of another row of their batch.",
-            registry=self.registry,
         )
-        self._stage_seconds = Histogram(
-            "hmi_stage_seconds",
-            "Seconds of a batch in a stage.",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=self.registry,
+        self._stage_seconds = seconds("hmi_stage_seconds", "Seconds of a batch in a stage.", ["stage"])
+        self._lookups = counter("hmi_plot_lookups_total", "Windows looked up in tables.", ["level", "result"])
+        self._tokens = counter("hmi_tokens_total", "Tokens computed.", ["direction"])
+        self._padding = counter("hmi_padding_tokens_total", "Padding tokens computed.")
+        self._loads = counter(
+            "hmi_adapter_loads_total", "Adapters requested from a tier.", ["tier", "result"]
         )
-        self._lookups = Counter(
-            "hmi_plot_lookups_total",
-            "Windows looked up in tables.",
-            ["level", "result"],
-            registry=self.registry,
+        self._load_seconds = seconds(
+            "hmi_adapter_load_seconds", "Seconds to load an adapter into a tier.", ["tier"]
         )
-        self._tokens = Counter("hmi_tokens_total", "Tokens computed.", ["direction"], registry=self.registry)
-        self._padding = Counter(
-            "hmi_padding_tokens_total", "Padding tokens computed.", registry=self.registry
+        self._evictions = counter(
+            "hmi_adapter_evictions_total", "Adapters evicted from a tier.", ["from", "to"]
         )
-        self._loads = Counter(
-            "hmi_adapter_loads_total",
-            "Adapters requested from a tier.",
-            ["tier", "result"],
-            registry=self.registry,
-        )
-        self._load_seconds = Histogram(
-            "hmi_adapter_load_seconds", "Seconds to load an adapter into a tier.", ["tier"], buckets=_SECONDS,
-            registry=self.registry,
-        )  # fmt: skip
-        self._evictions = Counter(
-            "hmi_adapter_evictions_total",
-            "Adapters evicted from a tier.",
-            ["from", "to"],
-            registry=self.registry,
-        )
-        self.resident = Gauge(
-            "hmi_resident_bytes", "Bytes in a tier.", ["kind", "tier"], registry=self.registry
-        )
-        self.queue = Gauge("hmi_queue_rows", "Rows accepted that have no result yet.", registry=self.registry)
-        self.adapters = Gauge("hmi_registered_adapters", "Adapter versions loaded.", registry=self.registry)
-        self.requests = Counter(
-            "hmi_requests_total", "Requests answered.", ["route", "code"], registry=self.registry
-        )
-        self.request_seconds = Histogram(
-            "hmi_request_seconds",
-            "Seconds of a request in this runtime.",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-
-        self._quarantines = Counter(
+        self._quarantines = counter(
             "hmi_adapter_quarantines_total",
             "Times that an adapter was quarantined because its rows kept failing.",
-            registry=self.registry,
         )
+        self.resident = gauge("hmi_resident_bytes", "Bytes in a tier.", ["kind", "tier"])
+        self.queue = gauge("hmi_queue_rows", "Rows accepted that have no result yet.")
+        self.adapters = gauge("hmi_registered_adapters", "Adapter versions loaded.")
+        self.requests = counter("hmi_requests_total", "Requests answered.", ["route", "code"])
+        self.request_seconds = seconds("hmi_request_seconds", "Seconds of a request in this runtime.")
 
     # --- events of the cache ------------------------------------------------------------------------
 
@@ -117,42 +77,45 @@ class RuntimeMetrics:
 
     # --- events of the pipeline ---------------------------------------------------------------------
 
-    def computed(self, batch: StagedBatch, staging_seconds: float, compute_seconds: float) -> None:
+    def computed(self, batch: StagedBatch, compute_seconds: float) -> None:
         """Count a batch."""
         shared = batch.representations
         if shared is None:
             return
         self._batch_rows.observe(len(batch.rows))
         self._shared.inc(len(batch.rows) - len(shared.mask))
-        self._stage_seconds.labels("stage").observe(staging_seconds)
+        self._stage_seconds.labels("stage").observe(batch.staging_seconds)
         self._stage_seconds.labels("compute").observe(compute_seconds)
         tokens = sum(row.text.length for row in batch.rows)
         self._tokens.labels("input").inc(tokens)
         self._padding.inc(len(batch.rows) * shared.mask.shape[1] - tokens)
         for number, domain in enumerate(shared.domains):
-            counts = Tally(shared.levels[shared.domain_of == number].flatten().tolist())
+            counts = Tally(shared.sources[shared.domain_of == number].flatten().tolist())
             del counts[int(LookupSource.PADDING)]
-            self._count_lookups(f"{domain.key}@{domain.version}", counts)
+            names = {LookupSource(source).name.lower(): count for source, count in counts.items()}
+            for name, count in names.items():
+                self._lookups.labels(name, "miss" if name == "computed" else "hit").inc(count)
+            with self._lock:
+                self.sources[f"{domain.key}@{domain.version}"].update(names)
 
     def quarantined(self) -> None:
         """Count a quarantine; the log and the rows' errors name the adapter."""
         self._quarantines.inc()
-
-    def _count_lookups(self, domain: str, counts: Tally[int]) -> None:
-        names = {LookupSource(level).name.lower(): count for level, count in counts.items()}
-        for name, count in names.items():
-            self._lookups.labels(name, "miss" if name == "computed" else "hit").inc(count)
-        with self._lock:
-            self.domains[domain].lookups += sum(names.values())
-            self.domains[domain].levels.update(names)
 
 
 class DomainStats(BaseModel):
     """Lookups of one Domain version since the process started."""
 
     lookups: int
-    hit_rate: float
-    levels: dict[str, int]
+    hit_rate: float = Field(description="Share of windows that were not computed, 0 to 1.")
+    levels: dict[str, int] = Field(description="Windows by ``LookupSource``.")
+
+    @classmethod
+    def of(cls, sources: Tally[str]) -> Self:
+        """Return the statistics of windows counted by source."""
+        lookups = sources.total()
+        hit_rate = 1 - sources["computed"] / lookups if lookups else 0.0
+        return cls(lookups=lookups, hit_rate=hit_rate, levels=sources)
 
 
 class RuntimeStats(BaseModel):
@@ -192,10 +155,7 @@ def runtime_stats(loader: AdapterLoader, metrics: RuntimeMetrics) -> RuntimeStat
         tenants={
             tenant: {"host": host[tenant], "device": device[tenant]} for tenant in sorted(host | device)
         },
-        domains={
-            name: DomainStats(lookups=counts.lookups, hit_rate=counts.hit_rate, levels=dict(counts.levels))
-            for name, counts in sorted(metrics.domains.items())
-        },
+        domains={name: DomainStats.of(sources) for name, sources in sorted(metrics.sources.items())},
         engines=[
             {
                 "base": engine.base.uri,

@@ -1,5 +1,6 @@
 """The engine of one base model at one split: Domain bridges, upper layers, adapters and heads of a batch."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,20 +26,20 @@ from hmi_runtime.serving.staging import BatchRow, StagedBatch, look_up, share_te
 
 
 def bridge_sequentially(
-    layers: Sequence[DomainLayers], domain_of: Tensor, parts: Tensor, mask: Tensor
+    layers: Sequence[DomainLayers], domain_of: Tensor, outputs: Tensor, mask: Tensor
 ) -> Tensor:
     """Return hidden states (B, T, D) of rows of several Domains, one Domain after the other.
 
-    ``domain_of`` (B,) int64 indexes ``layers``; ``parts`` (B, T, 3, D), zero at padding; ``mask`` (B, T)
+    ``domain_of`` (B,) int64 indexes ``layers``; ``outputs`` (B, T, 3, D), zero at padding; ``mask`` (B, T)
     bool. Faster on a CPU, where gathering weights for each row costs more than it saves.
     """
     if len(layers) == 1:
-        return layers[0].combine_windows(parts, mask)
-    out = parts.new_empty((parts.shape[0], parts.shape[1], parts.shape[3]))  # (B, T, D)
+        return layers[0].combine_windows(outputs, mask)
+    out = outputs.new_empty((outputs.shape[0], outputs.shape[1], outputs.shape[3]))  # (B, T, D)
     for number, domain in enumerate(layers):
         rows = (domain_of == number).nonzero()[:, 0]
         if len(rows):
-            out[rows] = domain.combine_windows(parts[rows], mask[rows])
+            out[rows] = domain.combine_windows(outputs[rows], mask[rows])
     return out
 
 
@@ -66,9 +67,9 @@ class BridgeStack:
         self._out = torch.stack([b.out.weight.T for b in bridges])  # (S, H*S', D)
         self._out_bias = torch.stack([b.out.bias for b in bridges])[:, None]  # (S, 1, D)
 
-    def run(self, domain_of: Tensor, parts: Tensor, mask: Tensor) -> Tensor:
+    def run(self, domain_of: Tensor, outputs: Tensor, mask: Tensor) -> Tensor:
         """Return hidden states (B, T, D); arguments as in ``bridge_sequentially``."""
-        x = compose(parts) + self._position[domain_of]  # (B, T, D)
+        x = compose(outputs) + self._position[domain_of]  # (B, T, D)
         if not self._heads:
             return x
         normed = functional.layer_norm(x, x.shape[-1:], eps=self._eps)  # (B, T, D)
@@ -86,24 +87,26 @@ def bridge_shape(layers: DomainLayers) -> tuple[int, int]:
     return (layers.config.bridge_heads, layers.config.bridge_head_size if layers.config.bridge_heads else 0)
 
 
-def bridge_batched(layers: Sequence[DomainLayers], domain_of: Tensor, parts: Tensor, mask: Tensor) -> Tensor:
+def bridge_batched(
+    layers: Sequence[DomainLayers], domain_of: Tensor, outputs: Tensor, mask: Tensor
+) -> Tensor:
     """Return the same as ``bridge_sequentially`` in batched products, which are faster on a GPU.
 
     Bridges of different shapes cannot be stacked: the rows of each shape are one batched product.
     """
     if len(layers) == 1:
-        return layers[0].combine_windows(parts, mask)
+        return layers[0].combine_windows(outputs, mask)
     shapes = sorted({bridge_shape(domain) for domain in layers})
     if len(shapes) == 1:
-        return BridgeStack(layers, parts.shape[1]).run(domain_of, parts, mask)
-    out = parts.new_empty((parts.shape[0], parts.shape[1], parts.shape[3]))  # (B, T, D)
+        return BridgeStack(layers, outputs.shape[1]).run(domain_of, outputs, mask)
+    out = outputs.new_empty((outputs.shape[0], outputs.shape[1], outputs.shape[3]))  # (B, T, D)
     for shape in shapes:
         members = [number for number, domain in enumerate(layers) if bridge_shape(domain) == shape]
         local = torch.full((len(layers),), -1, device=domain_of.device)
         local[members] = torch.arange(len(members), device=domain_of.device)
         rows = (local[domain_of] >= 0).nonzero()[:, 0]
         some = [layers[number] for number in members]
-        out[rows] = bridge_batched(some, local[domain_of[rows]], parts[rows], mask[rows])
+        out[rows] = bridge_batched(some, local[domain_of[rows]], outputs[rows], mask[rows])
     return out
 
 
@@ -123,10 +126,11 @@ class Engine:
     device: torch.device
 
     def stage(self, rows: Sequence[BatchRow]) -> StagedBatch:
-        """AcquiredSlots slots, look up tables and pad.
+        """Acquire slots, look up windows and pad.
 
-        The caller must hold the adapters of all rows in host memory, and call ``release`` afterwards.
+        The caller must have acquired the adapters of all rows in host memory, and call ``release`` later.
         """
+        started = time.monotonic()
         acquired = self.slots.acquire(list(dict.fromkeys(row.adapter.id for row in rows)))
         try:
             placed = [row for row in rows if row.adapter.id in acquired.slots]
@@ -142,6 +146,7 @@ class Engine:
                     for row in rows
                     if row.adapter.id in acquired.failed
                 ],
+                staging_seconds=time.monotonic() - started,
             )
         except BaseException:
             self.slots.release(acquired)
@@ -152,10 +157,10 @@ class Engine:
         shared = batch.representations
         if shared is None:
             return []
-        parts, mask = shared.parts.to(self.device), shared.mask.to(self.device)
+        outputs, mask = shared.outputs.to(self.device), shared.mask.to(self.device)
         layers = [domain.layers for domain in shared.domains]
         bridge = bridge_sequentially if self.device.type == "cpu" else bridge_batched
-        hidden = bridge(layers, shared.domain_of.to(self.device), parts, mask)  # (U, T, D)
+        hidden = bridge(layers, shared.domain_of.to(self.device), outputs, mask)  # (U, T, D)
         place = batch.representation_of.to(self.device)  # (B,)
         hidden, mask = hidden[place], mask[place]  # (B, T, D), (B, T)
         hidden = self.executor.run(hidden, mask, batch.slots)  # (B, T, D)

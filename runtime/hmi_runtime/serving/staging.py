@@ -27,17 +27,17 @@ class BatchRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Representations:
-    """Looked-up windows of the U different (Domain, text) pairs of a batch; T is the longest text.
+    """Window outputs of the U different (Domain, text) pairs of a batch; T is the longest text.
 
     Rows with the same text and Domain share one.
     """
 
-    parts: Tensor  # (U, T, 3, D) float32, zero at padding
+    outputs: Tensor  # (U, T, 3, D) float32, zero at padding
     mask: Tensor  # (U, T) bool
     domains: Sequence[LoadedDomain]
     domain_of: Tensor  # (U,) int64 into ``domains``
     hits: Sequence[int]  # windows of each text that were not computed
-    levels: Tensor  # (U, T) int8: the ``LookupSource`` that each window came from
+    sources: Tensor  # (U, T) int8: the ``LookupSource`` of each window
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +50,7 @@ class StagedBatch:
     slots: Sequence[int]  # (B,)
     acquired: AcquiredSlots[AdapterWeights]
     failed: Sequence[tuple[BatchRow, HmiError]]  # rows whose adapter could not be written to a slot
+    staging_seconds: float
 
 
 def single(batch: StagedBatch, number: int) -> StagedBatch:
@@ -60,12 +61,12 @@ def single(batch: StagedBatch, number: int) -> StagedBatch:
     row, place = batch.rows[number], int(batch.representation_of[number])
     span = slice(place, place + 1), slice(row.text.length)
     alone = Representations(
-        parts=shared.parts[span],
+        outputs=shared.outputs[span],
         mask=shared.mask[span],
         domains=[shared.domains[int(shared.domain_of[place])]],
         domain_of=torch.zeros(1, dtype=torch.int64),
         hits=[shared.hits[place]],
-        levels=shared.levels[span],
+        sources=shared.sources[span],
     )
     return replace(
         batch,
@@ -74,6 +75,7 @@ def single(batch: StagedBatch, number: int) -> StagedBatch:
         representation_of=torch.zeros(1, dtype=torch.int64),
         slots=[batch.slots[number]],
         failed=[],
+        staging_seconds=batch.staging_seconds / len(batch.rows),
     )
 
 

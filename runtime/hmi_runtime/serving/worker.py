@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class PipelineEvents(Protocol):
     """Receives what a pipeline does, for metrics. Called from its threads: be quick and thread-safe."""
 
-    def computed(self, batch: StagedBatch, staging_seconds: float, compute_seconds: float) -> None:
+    def computed(self, batch: StagedBatch, compute_seconds: float) -> None:
         """A batch was computed."""
 
     def quarantined(self) -> None:
@@ -83,13 +83,7 @@ class Quarantine:
 
 
 OnResult = Callable[[BatchRow, RowResult], None]
-"""Sets a row's result and releases its adapter. Called exactly once for each row that entered the batcher."""
-
-
-@dataclass(frozen=True, slots=True)
-class _TimedBatch:
-    batch: StagedBatch
-    staging_seconds: float
+"""Sets a row's result and releases its adapter; called once for each row that entered the batcher."""
 
 
 class EngineWorker:
@@ -115,7 +109,7 @@ class EngineWorker:
         self._events = events
         self._quarantine = quarantine
         # One batch is computing and one is staged; a second staged batch would only add latency.
-        self._staged: queue.Queue[_TimedBatch | None] = queue.Queue(maxsize=1)
+        self._staged: queue.Queue[StagedBatch | None] = queue.Queue(maxsize=1)
         name = engine.key.base_digest.removeprefix("sha256:")[:8]
         self._threads = [
             threading.Thread(target=self._stage_batches, name=f"stage-{name}", daemon=True),
@@ -160,15 +154,14 @@ class EngineWorker:
         return rows
 
     def _stage(self, rows: list[BatchRow]) -> None:
-        started = time.monotonic()
         try:
             batch = self.engine.stage(rows)
-        except Exception as failure:  # noqa: BLE001  # the thread goes on; these rows get an error
+        except Exception as failure:  # noqa: BLE001  # the thread continues; these rows get an error
             error = _logged(rows, failure)
         else:
             for row, slot_error in batch.failed:
                 self._set_error(row, slot_error)
-            self._staged.put(_TimedBatch(batch, time.monotonic() - started))
+            self._staged.put(batch)
             return
         if len(rows) == 1:
             self._record_failure(rows[0], error)
@@ -179,27 +172,24 @@ class EngineWorker:
 
     def _compute_batches(self) -> None:
         with torch.inference_mode():
-            while (staged := self._staged.get()) is not None:
-                self._compute(staged)
+            while (batch := self._staged.get()) is not None:
+                try:
+                    results = self._results(batch)
+                finally:
+                    self.engine.release(batch)
+                for row, result in zip(batch.rows, results, strict=True):
+                    self._on_result(row, result)
 
-    def _compute(self, staged: _TimedBatch) -> None:
-        try:
-            results = self._results(staged)
-        finally:
-            self.engine.release(staged.batch)
-        for row, result in zip(staged.batch.rows, results, strict=True):
-            self._on_result(row, result)
-
-    def _results(self, staged: _TimedBatch) -> list[RowResult]:
+    def _results(self, batch: StagedBatch) -> list[RowResult]:
         """Return one result for each row of a batch; computed row by row if the batch fails."""
-        batch, started = staged.batch, time.monotonic()
+        started = time.monotonic()
         try:
             results = self.engine.compute(batch)
-        except Exception as failure:  # noqa: BLE001  # the thread goes on; these rows get an error
+        except Exception as failure:  # noqa: BLE001  # the thread continues; these rows get an error
             error = _logged(batch.rows, failure)
         else:
             # Counted before the results are sent: a caller that has its results finds them in the metrics.
-            self._events.computed(batch, staged.staging_seconds, time.monotonic() - started)
+            self._events.computed(batch, time.monotonic() - started)
             for row in batch.rows:
                 self._quarantine.record_success(row.adapter.id)
             return results
@@ -207,9 +197,9 @@ class EngineWorker:
         if len(batch.rows) == 1:
             self._record_failure(batch.rows[0], error)
             return [RowResult(error=row_error(error))]
-        share = staged.staging_seconds / len(batch.rows)
-        alone = (_TimedBatch(single(batch, number), share) for number in range(len(batch.rows)))
-        return [result for one in alone for result in self._results(one)]
+        return [
+            result for number in range(len(batch.rows)) for result in self._results(single(batch, number))
+        ]
 
     def _record_failure(self, row: BatchRow, error: HmiError) -> None:
         """Count a row that failed alone against its adapter, unless its text is invalid."""

@@ -92,7 +92,7 @@ def test_fan_out_shares_a_text_within_a_domain(loader, served, metrics) -> None:
     results = infer(loader, rows)
     assert all(result.error is None for result in results)
     assert metrics.registry.get_sample_value("hmi_shared_representations_total") == 2
-    assert metrics.domains["bikes/repair@1"].lookups == results[0].prompt_tokens
+    assert metrics.sources["bikes/repair@1"].total() == results[0].prompt_tokens
     assert results[0].table_hits == results[0].table_lookups
 
 
