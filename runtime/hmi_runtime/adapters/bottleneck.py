@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hmi_runtime.adapters.weights import Bottleneck, BottleneckPlacement, LayerAdapter
-from hmi_runtime.models.architecture import NORMS, SUBLAYERS, AttentionContext, Sublayer
+from hmi_runtime.adapters.weights import Bottleneck, BottleneckPlacement, LayerAdapter, export_norms
+from hmi_runtime.models.architecture import AttentionContext, Sublayer
 from hmi_runtime.models.encoder import EncoderLayer, PlainSteps, UpperLayers
 
 PARALLEL_SCALE = 4.0
@@ -66,16 +66,12 @@ class BottleneckLayer(nn.Module):
 
     def export(self) -> LayerAdapter:
         """Return the bottlenecks and norms as they are served."""
-        modules: dict[Sublayer, BottleneckModule] = {"attention": self.attention, "ffn": self.ffn}
         return LayerAdapter(
-            norms={
-                name: (
-                    self.layer.get_parameter(f"{name}.weight").detach().clone(),
-                    self.layer.get_parameter(f"{name}.bias").detach().clone(),
-                )
-                for name in NORMS
+            norms=export_norms(self.layer),
+            bottlenecks={
+                "attention": self.attention.export(self.placement),
+                "ffn": self.ffn.export(self.placement),
             },
-            bottlenecks={place: modules[place].export(self.placement) for place in SUBLAYERS},
         )
 
 

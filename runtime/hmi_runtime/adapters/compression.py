@@ -19,14 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hmi_runtime.adapters.weights import LayerAdapter, LoraMatrix
-from hmi_runtime.models.architecture import MATRICES, NORMS
+from hmi_runtime.adapters.weights import LayerAdapter, LoraMatrix, export_norms
+from hmi_runtime.models.architecture import MATRICES
 from hmi_runtime.models.encoder import UpperLayers
 
 _FLOOR = 0.1
-"""Share of the mean eigenvalue that is added to all eigenvalues, for directions that the few rows do not
-show.
-"""
+"""Share of the mean eigenvalue added to all eigenvalues, for directions that the few rows do not show."""
 
 
 CANDIDATE_RANKS = (8, 16, 32)
@@ -133,18 +131,16 @@ class _MomentRecorder:
 
 def _root(moments: Tensor) -> Tensor:
     """Return the lower triangular root of ``moments`` (d, d) and a floor under them."""
-    floor = moments.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny) * _FLOOR
+    floor = moments.diagonal().mean().clamp_min(_TINY) * _FLOOR
     root: Tensor = torch.linalg.cholesky(moments + floor * torch.eye(len(moments), dtype=moments.dtype))
     return root
 
 
 @dataclass(frozen=True)
 class _Factors:
-    """A difference as left @ diag(values) @ right, the most important directions first, cut to the largest
-    rank.
-    """
+    """A difference as left @ diag(values) @ right, most important directions first."""
 
-    left: Tensor  # (d_out, r)
+    left: Tensor  # (d_out, r), r is the largest rank
     values: Tensor  # (r,)
     right: Tensor  # (r, d_in)
     energy: float  # the whole difference's squared norm, as importance weighs it
@@ -152,9 +148,7 @@ class _Factors:
     at_mean: Tensor  # (d_out,), the whole difference applied to it
 
     def cut(self, rank: int) -> LoraMatrix:
-        """Return the ``rank`` most important directions; each direction's norm is split evenly between ``a``
-        and ``b``.
-        """
+        """Return the ``rank`` most important directions, each one's norm split evenly between a and b."""
         right, left = self.right[:rank], self.left[:, :rank] * self.values[:rank]  # (r, d_in), (d_out, r)
         even = (left.norm(dim=0) / right.norm(dim=1).clamp_min(_TINY)).sqrt()  # (r,)
         return LoraMatrix(right * even[:, None], left / even.clamp_min(_TINY))
@@ -184,19 +178,10 @@ class Decomposition:
             lora[name] = factors.cut(rank)
             lost = factors.at_mean - lora[name].b @ (lora[name].a @ factors.mean)  # (d_out,)
             bias[name] = layer.get_parameter(f"{name}.bias").detach() + lost
-        norms = {
-            name: (
-                layer.get_parameter(f"{name}.weight").detach().clone(),
-                layer.get_parameter(f"{name}.bias").detach().clone(),
-            )
-            for name in NORMS
-        }
-        return LayerAdapter(lora=lora, bias=bias, norms=norms)
+        return LayerAdapter(lora=lora, bias=bias, norms=export_norms(layer))
 
     def energy_kept(self, rank: int) -> float:
-        """Return the share (0 to 1) of the differences' squared norm, weighted by importance, that a cut
-        keeps.
-        """
+        """Return the share (0 to 1) of the differences' importance-weighted squared norm that a cut keeps."""
         factors = [found for layer in self._factors.values() for found in layer.values()]
         whole = sum(found.energy for found in factors)
         kept = sum(float(found.values[:rank].square().sum()) for found in factors)
@@ -205,12 +190,10 @@ class Decomposition:
 
 @dataclass(frozen=True)
 class CutQuality:
-    """Quality of a cut on validation rows: its metric, and the share of predictions that equal the tuned
-    model's.
-    """
+    """Quality of a cut on validation rows."""
 
     metric: float
-    agreement: float
+    agreement: float  # share of predictions that equal the tuned model's
 
 
 @dataclass(frozen=True)
@@ -226,20 +209,19 @@ def smallest_rank(
     full_score: float,
     *,
     candidates: Sequence[int] = CANDIDATE_RANKS,
-    tolerance: float = METRIC_TOLERANCE,
-    faithful: float = FAITHFUL,
 ) -> RankChoice:
     """Return the smallest rank that keeps the tuned model's validation metric and its predictions.
 
     ``evaluate(rank)`` measures the cut to that rank, ``full_score`` is the uncut model's metric; ranks are
-    tried from the smallest up. A rank is rejected when its metric is lower by more than ``tolerance``, or its
-    agreement with the tuned model is below ``faithful``. If all are rejected, the one with the highest
+    tried from the smallest up. A rank is rejected when its metric is lower by more than ``METRIC_TOLERANCE``,
+    or its agreement with the tuned model is below ``FAITHFUL``. If all are rejected, the one with the highest
     agreement is chosen.
     """
     tried: dict[int, CutQuality] = {}
     for rank in sorted(candidates):
         tried[rank] = evaluate(rank)
-        if tried[rank].metric >= full_score - tolerance and tried[rank].agreement >= faithful:
+        kept = tried[rank]
+        if kept.metric >= full_score - METRIC_TOLERANCE and kept.agreement >= FAITHFUL:
             return RankChoice(rank, tried)
     return RankChoice(max(tried, key=lambda rank: (tried[rank].agreement, -rank)), tried)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from hmi_runtime.adapters.slot_pool import BottleneckTraits, SlotPool, SlotTrait
 from hmi_runtime.models.architecture import SUBLAYER_OUTPUT, Sublayer
 from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
 
+Kind = TypeVar("Kind", bound=int | BottleneckTraits)
 Precision = Literal["float32", "int8"]
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": torch.ops.aten.gelu_.default,
@@ -46,9 +47,7 @@ class Workspace:
         self._buffers: dict[str, Tensor] = {}
 
     def buffer(self, name: str, *shape: int) -> Tensor:
-        """Return a contiguous float32 tensor of ``shape``, not initialised; valid until the next call for
-        ``name``.
-        """
+        """Return a float32 tensor of ``shape``, not initialised; valid until the next call for ``name``."""
         size = math.prod(shape)
         found = self._buffers.get(name)
         if found is None or found.numel() < size:
@@ -63,21 +62,12 @@ class Workspace:
 
 
 @dataclass(frozen=True)
-class LoraRange:
-    """Rows start..stop whose LoRA is in this rank bucket."""
+class RowRange(Generic[Kind]):
+    """Rows start..stop of a batch, which have one kind of LoRA or bottlenecks."""
 
     start: int
     stop: int
-    rank: int
-
-
-@dataclass(frozen=True)
-class BottleneckRange:
-    """Rows start..stop whose bottlenecks share these traits."""
-
-    start: int
-    stop: int
-    traits: BottleneckTraits
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -86,8 +76,8 @@ class BatchPlan:
 
     order: tuple[int, ...]
     places: tuple[int, ...]
-    lora: tuple[LoraRange, ...]
-    bottlenecks: tuple[BottleneckRange, ...]
+    lora: tuple[RowRange[int], ...]  # by rank bucket
+    bottlenecks: tuple[RowRange[BottleneckTraits], ...]
     own_bias: bool
     own_norms: bool
 
@@ -107,16 +97,8 @@ def plan_batch(places: Sequence[int], traits: Sequence[SlotTraits]) -> BatchPlan
     return BatchPlan(
         order=tuple(order),
         places=tuple(places[row] for row in order),
-        lora=tuple(
-            LoraRange(start, stop, kind.rank)
-            for start, stop, kind in _runs([SlotTraits(rank=kind.rank) for kind in kinds])
-            if kind.rank
-        ),
-        bottlenecks=tuple(
-            BottleneckRange(start, stop, kind.bottleneck)
-            for start, stop, kind in _runs([SlotTraits(bottleneck=kind.bottleneck) for kind in kinds])
-            if kind.bottleneck is not None
-        ),
+        lora=_ranges([kind.rank for kind in kinds]),
+        bottlenecks=_ranges([kind.bottleneck for kind in kinds]),
         own_bias=any(kind.own_bias for kind in kinds),
         own_norms=any(kind.own_norms for kind in kinds),
     )
@@ -129,21 +111,22 @@ def _kind(traits: SlotTraits) -> tuple[int, int, str, tuple[tuple[str, str], ...
     return traits.rank, traits.bottleneck.width, traits.bottleneck.activation, traits.bottleneck.placements
 
 
-def _runs(kinds: Sequence[SlotTraits]) -> list[tuple[int, int, SlotTraits]]:
-    """Return (start, stop, kind) of every run of equal neighbours."""
-    runs, start = [], 0
+def _ranges(kinds: Sequence[Kind | None]) -> tuple[RowRange[Kind], ...]:
+    """Return the runs of equal neighbours; rows of kind 0 or None are in no range."""
+    ranges, start = [], 0
     for kind, members in groupby(kinds):
         stop = start + len(list(members))
-        runs.append((start, stop, kind))
+        if kind:
+            ranges.append(RowRange(start, stop, kind))
         start = stop
-    return runs
+    return tuple(ranges)
 
 
 class UpperExecutor:
     """Runs the upper layers for mixed batches.
 
-    Has working buffers: use one executor from one thread at a time. The slots of a batch must not be
-    written while it runs.
+    Has working buffers: use it from one thread at a time. The slots of a batch must not be written while it
+    runs.
     """
 
     def __init__(
@@ -162,9 +145,7 @@ class UpperExecutor:
         self.pool = pool
         self.precision = precision
         self._upper = upper
-        self._layers: list[EncoderLayer] = [
-            layer for layer in upper.layers if isinstance(layer, EncoderLayer)
-        ]
+        self._layers = [layer for layer in upper.layers if isinstance(layer, EncoderLayer)]
         self._frozen: Sequence[FrozenLayer] = (
             quantise_layers(self._layers, sample)
             if precision == "int8"
@@ -215,8 +196,8 @@ def _add_norms(magnitude: Tensor, x: Tensor) -> None:
 class _Steps:
     """``LayerSteps`` of one layer over one batch.
 
-    What ``add_residual`` returns lies in a buffer of its sublayer's, good until that sublayer of the next
-    layer; a norm's output is a tensor of its own.
+    ``add_residual`` returns a buffer of its sublayer, valid until the next layer's sublayer of that kind; a
+    norm returns a new tensor.
     """
 
     def __init__(
@@ -242,7 +223,7 @@ class _Steps:
             self._frozen.add_product(name, operand, out.flatten(0, 1))
         for rows in self._plan.lora:
             low = self._lora_a(rows, "qkv", x)  # (n, T, 3r)
-            for name, part in zip(outputs, torch.split(low, rows.rank, dim=-1), strict=True):
+            for name, part in zip(outputs, torch.split(low, rows.kind, dim=-1), strict=True):
                 self._add_lora_b(rows, name, part, outputs[name])
         for out in (query, key):  # attention propagates NaN from values, but not from these
             _add_norms(self._magnitude, out)
@@ -267,12 +248,12 @@ class _Steps:
         out = self._buffer(sublayer, residual, residual.shape[-1])
         bias = self._bias(matrix)
         torch.add(residual, bias, out=out)
-        sequential = [r for r in self._plan.bottlenecks if (sublayer, "sequential") in r.traits.placements]
+        sequential = [r for r in self._plan.bottlenecks if (sublayer, "sequential") in r.kind.placements]
         for rows in sequential:  # these read the sublayer's output without the residual, which is added last
             out[rows.start : rows.stop] = bias[rows.start : rows.stop] if bias.dim() == 3 else bias
         self._add_matrix(matrix, inner, out)
         for rows in self._plan.bottlenecks:
-            if any(sublayer == at for at, _ in rows.traits.placements):
+            if any(sublayer == at for at, _ in rows.kind.placements):
                 self._bottleneck(rows, sublayer, out if rows in sequential else read, out)
         for rows in sequential:
             out[rows.start : rows.stop] += residual[rows.start : rows.stop]
@@ -295,28 +276,30 @@ class _Steps:
         for rows in self._plan.lora:
             self._add_lora_b(rows, matrix, self._lora_a(rows, matrix, x), out)
 
-    def _lora_a(self, rows: LoraRange, name: str, x: Tensor) -> Tensor:
+    def _lora_a(self, rows: RowRange[int], name: str, x: Tensor) -> Tensor:
         """Return ``x @ a.T`` of a range of rows, (n, T, r), or (n, T, 3r) for ``qkv``."""
-        pool = self._pool.tensor(f"{name}.lora_a")[self._index].narrow(-2, 0, rows.rank)
+        pool = self._pool.tensor(f"{name}.lora_a")[self._index].narrow(-2, 0, rows.kind)
         a = self._gather("lora", pool, rows).flatten(1, -2)  # (n, r, d_in)
         low = self._workspace.buffer("low", a.shape[0], x.shape[1], a.shape[1])
         return torch.bmm(x[rows.start : rows.stop], a.transpose(1, 2), out=low)
 
-    def _add_lora_b(self, rows: LoraRange, matrix: str, low: Tensor, out: Tensor) -> None:
+    def _add_lora_b(self, rows: RowRange[int], matrix: str, low: Tensor, out: Tensor) -> None:
         """Add ``low @ b.T`` to a range of rows of ``out``."""
-        pool = self._pool.tensor(f"{matrix}.lora_b")[self._index].narrow(-2, 0, rows.rank)
+        pool = self._pool.tensor(f"{matrix}.lora_b")[self._index].narrow(-2, 0, rows.kind)
         out[rows.start : rows.stop].baddbmm_(low, self._gather("lora", pool, rows))
 
-    def _bottleneck(self, rows: BottleneckRange, place: Sublayer, read: Tensor, out: Tensor) -> None:
+    def _bottleneck(
+        self, rows: RowRange[BottleneckTraits], place: Sublayer, read: Tensor, out: Tensor
+    ) -> None:
         """Add the bottlenecks of a range of rows to ``out``."""
-        span, width = slice(rows.start, rows.stop), rows.traits.width
+        span, width = slice(rows.start, rows.stop), rows.kind.width
         down, down_bias, up = (
             self._gather(part, self._pool.tensor(f"{place}.{part}")[self._index].narrow(1, 0, width), rows)
             for part in ("down", "down_bias", "up")
         )  # (n, w, D), (n, w), (n, w, D)
         narrow = torch.baddbmm(down_bias[:, None], read[span], down.transpose(1, 2))  # (n, T, w)
         _add_norms(self._magnitude[span], narrow)
-        _IN_PLACE[rows.traits.activation](narrow)
+        _IN_PLACE[rows.kind.activation](narrow)
         out[span].baddbmm_(narrow, up)
         up_bias = self._gather("up_bias", self._pool.tensor(f"{place}.up_bias")[self._index], rows)
         out[span].add_(up_bias[:, None])
@@ -327,7 +310,7 @@ class _Steps:
             return self._layer.get_parameter(f"{matrix}.bias")
         return self._pool.tensor(f"{matrix}.bias")[self._index].index_select(0, self._places)[:, None]
 
-    def _gather(self, name: str, source: Tensor, rows: LoraRange | BottleneckRange) -> Tensor:
+    def _gather(self, name: str, source: Tensor, rows: RowRange[Any]) -> Tensor:
         return self._workspace.gather(name, source, self._places[rows.start : rows.stop])
 
     def _buffer(self, name: str, like: Tensor, width: int) -> Tensor:

@@ -1,15 +1,15 @@
 """LoRA as a trainable module: a low-rank difference added to a frozen matrix (Hu et al., 2021)."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hmi_runtime.adapters.weights import LayerAdapter, LoraMatrix
-from hmi_runtime.models.architecture import MATRICES, NORMS
+from hmi_runtime.adapters.weights import LayerAdapter, LoraMatrix, export_norms
+from hmi_runtime.models.architecture import MATRICES
 from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
 
 
@@ -50,11 +50,9 @@ def add_lora(
     rank: int,
     alpha: float | None = None,
     *,
-    matrices: Iterable[str] = MATRICES,
     seed: int = 0,
 ) -> list[nn.Parameter]:
-    """Add LoRA to the named matrices of every layer of ``upper``, freeze the rest; return the trainable
-    parameters.
+    """Add LoRA to all matrices of ``upper``, freeze the rest; return the trainable parameters.
 
     ``alpha`` is ``rank`` when absent (scale 1). The layers are changed in place: give a copy.
     """
@@ -62,7 +60,7 @@ def add_lora(
     generator = torch.Generator().manual_seed(seed)
     added = []
     for layer in upper.layers:
-        for name in matrices:
+        for name in MATRICES:
             module = LoraLinear(getattr(layer, name), rank, alpha or rank, generator)
             setattr(layer, name, module)
             added += [module.a, module.b]
@@ -79,8 +77,7 @@ def export_lora(upper: UpperLayers) -> dict[int, LayerAdapter]:
 
 
 def attach_adapter(upper: UpperLayers, layers: Mapping[int, LayerAdapter]) -> list[nn.Parameter]:
-    """Copy LoRA, biases and norms, by absolute layer index, into ``upper``; return them as trainable
-    parameters.
+    """Copy LoRA, biases and norms, by absolute layer index, into ``upper``; return them to be trained.
 
     The layers are changed in place: give a copy.
     """
@@ -88,10 +85,10 @@ def attach_adapter(upper: UpperLayers, layers: Mapping[int, LayerAdapter]) -> li
     learning: list[nn.Parameter] = []
     for index, layer in enumerate(upper.layers, start=upper.split):
         changes = layers.get(index, LayerAdapter())
-        held = {f"{name}.bias": bias for name, bias in changes.bias.items()}
+        own = {f"{name}.bias": bias for name, bias in changes.bias.items()}
         for name, (weight, bias) in changes.norms.items():
-            held |= {f"{name}.weight": weight, f"{name}.bias": bias}
-        for path, value in held.items():
+            own |= {f"{name}.weight": weight, f"{name}.bias": bias}
+        for path, value in own.items():
             parameter = layer.get_parameter(path)
             with torch.no_grad():
                 parameter.copy_(value)
@@ -111,13 +108,7 @@ def export_adapter(upper: UpperLayers) -> dict[int, LayerAdapter]:
         upper.split + index: LayerAdapter(
             lora=_layer_lora(layer),
             bias={name: _bias(getattr(layer, name)).detach().clone() for name in MATRICES},
-            norms={
-                name: (
-                    layer.get_parameter(f"{name}.weight").detach().clone(),
-                    layer.get_parameter(f"{name}.bias").detach().clone(),
-                )
-                for name in NORMS
-            },
+            norms=export_norms(layer),
         )
         for index, layer in enumerate(upper.layers)
         if isinstance(layer, EncoderLayer)

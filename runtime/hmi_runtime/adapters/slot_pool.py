@@ -82,17 +82,11 @@ class SlotPool:
             name: torch.zeros(shape[0], slots + 1, *shape[1:], device=device)
             for name, shape in _slot_shapes(config, split, self.limits).items()
         }
-        self._base_biases = {
-            name: _stacked(upper, f"{name}.bias").to(device) for name in MATRICES
-        }  # each (layers, d_out)
-        self._base_norms = {
-            name: torch.stack((_stacked(upper, f"{name}.weight"), _stacked(upper, f"{name}.bias")), 1).to(
-                device
-            )
-            for name in NORMS
-        }  # each (layers, 2, D)
-        for slot in range(slots + 1):
-            self._restore_base(slot)
+        for name in MATRICES:
+            self._tensors[f"{name}.bias"][:] = _stacked(upper, f"{name}.bias")[:, None]  # (layers, 1, d_out)
+        for name in NORMS:
+            for row, kind in enumerate(("weight", "bias")):
+                self._tensors[name][:, :, row] = _stacked(upper, f"{name}.{kind}")[:, None]  # (layers, 1, D)
 
     @staticmethod
     def slot_bytes(config: EncoderConfig, split: int, limits: SlotLimits) -> int:
@@ -137,15 +131,11 @@ class SlotPool:
         if not 0 <= slot < self.slots:
             raise IndexError(f"slot {slot} of {self.slots}")
         self.traits[slot] = SlotTraits()
-        for tensor in self._tensors.values():
-            tensor[:, slot].zero_()
-        self._restore_base(slot)
-
-    def _restore_base(self, slot: int) -> None:
-        for name, biases in self._base_biases.items():
-            self._tensors[f"{name}.bias"][:, slot] = biases
-        for name, norms in self._base_norms.items():
-            self._tensors[name][:, slot] = norms
+        for name, tensor in self._tensors.items():
+            if name in _OF_BASE:
+                tensor[:, slot] = tensor[:, self.slots]  # of the bare slot
+            else:
+                tensor[:, slot].zero_()
 
     def _write_layer(self, layer: int, slot: int, changes: LayerAdapter) -> None:
         for name, lora in changes.lora.items():
@@ -155,8 +145,7 @@ class SlotPool:
         for name, bias in changes.bias.items():
             self._tensors[f"{name}.bias"][layer, slot] = bias
         for name, (weight, bias) in changes.norms.items():
-            self._tensors[name][layer, slot, 0] = weight
-            self._tensors[name][layer, slot, 1] = bias
+            self._tensors[name][layer, slot, 0], self._tensors[name][layer, slot, 1] = weight, bias
         for place, bottleneck in changes.bottlenecks.items():
             width = bottleneck.width
             self._tensors[f"{place}.down"][layer, slot, :width] = bottleneck.down
@@ -185,6 +174,8 @@ class SlotPool:
 
 _FUSED = ("query", "key", "value")
 """Matrices with the same input: their ``a`` are stored together and multiplied as one."""
+_OF_BASE = {*(f"{name}.bias" for name in MATRICES), *NORMS}
+"""Tensors that have the base's values where an adapter has none of its own; the others are then zero."""
 
 
 def _stacked(upper: UpperLayers, parameter: str) -> Tensor:

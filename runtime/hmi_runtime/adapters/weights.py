@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from hmi_api.errors import Damaged, InvalidInput
 from hmi_api.resources.task_adapter import TaskType
@@ -60,6 +60,9 @@ class Bottleneck:
     def width(self) -> int:
         """Width w of the narrow layer."""
         return self.down.shape[0]
+
+
+BOTTLENECK_TENSORS = ("down", "down_bias", "up", "up_bias")
 
 
 @dataclass(frozen=True)
@@ -224,10 +227,8 @@ def _layer_tensors(prefix: str, layer: LayerAdapter) -> Iterator[tuple[str, Tens
             yield f"{prefix}.{norm}.weight", weight
             yield f"{prefix}.{norm}.bias", bias
     for place, bottleneck in layer.bottlenecks.items():
-        yield f"{prefix}.{place}.down", bottleneck.down
-        yield f"{prefix}.{place}.down_bias", bottleneck.down_bias
-        yield f"{prefix}.{place}.up", bottleneck.up
-        yield f"{prefix}.{place}.up_bias", bottleneck.up_bias
+        for part in BOTTLENECK_TENSORS:
+            yield f"{prefix}.{place}.{part}", getattr(bottleneck, part)
 
 
 def _read_layers(tensors: Mapping[str, Tensor], bottlenecks: Mapping[str, Any]) -> dict[int, LayerAdapter]:
@@ -254,10 +255,7 @@ def _read_layer(tensors: Mapping[str, Tensor], prefix: str, bottlenecks: Mapping
         },
         bottlenecks={
             place: Bottleneck(
-                down=tensors[f"{prefix}.{place}.down"],
-                down_bias=tensors[f"{prefix}.{place}.down_bias"],
-                up=tensors[f"{prefix}.{place}.up"],
-                up_bias=tensors[f"{prefix}.{place}.up_bias"],
+                **{part: tensors[f"{prefix}.{place}.{part}"] for part in BOTTLENECK_TENSORS},
                 activation=bottlenecks[f"{prefix}.{place}"]["activation"],
                 placement=bottlenecks[f"{prefix}.{place}"]["placement"],
             )
@@ -274,6 +272,17 @@ def _read_head(tensors: Mapping[str, Tensor], pooling: Pooling, activation: Any)
         else None
     )
     return Head(pooling=pooling, weight=tensors["head.weight"], bias=tensors["head.bias"], dense=dense)
+
+
+def export_norms(layer: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return copies of the weight and bias of each norm of an encoder layer."""
+    return {
+        name: (
+            layer.get_parameter(f"{name}.weight").detach().clone(),
+            layer.get_parameter(f"{name}.bias").detach().clone(),
+        )
+        for name in NORMS
+    }
 
 
 V = TypeVar("V")

@@ -26,8 +26,8 @@ def test_every_row_is_in_exactly_the_ranges_of_its_kind(
     assert sorted(plan.order) == list(range(len(places)))
     assert [places[row] for row in plan.order] == list(plan.places)
     for position, place in enumerate(plan.places):
-        ranks = [r.rank for r in plan.lora if r.start <= position < r.stop]
-        kinds = [r.traits for r in plan.bottlenecks if r.start <= position < r.stop]
+        ranks = [r.kind for r in plan.lora if r.start <= position < r.stop]
+        kinds = [r.kind for r in plan.bottlenecks if r.start <= position < r.stop]
         assert ranks == ([traits[place].rank] if traits[place].rank else [])
         assert kinds == ([traits[place].bottleneck] if traits[place].bottleneck else [])
     assert plan.own_bias == any(traits[place].own_bias for place in places)
