@@ -17,34 +17,16 @@ from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.windows import ABSENT, pack, trigrams, unpack
 from hmi_runtime.tables.table import PlotTable, TableWriter
 
-Batch = tuple[Tensor, Tensor] | Sequence[Sequence[int]]
-"""Token ids with special tokens: padded ids (B, T) int64 with mask (B, T) bool, or a list a row."""
-_MERGE_AT = 1 << 20  # keys collected before they are merged into the counts
-
-
+Batch = tuple[Tensor, Tensor]
+"""Padded token ids (B, T) int64, special tokens included, with their mask (B, T) bool."""
 Keys = NDArray[np.int64]
+_MERGE_AT = 1 << 20  # keys collected before they are merged into the counts
 # Backoff's shares of the budget. Unigrams come first: without one, a window must be computed after all. What
 # a share does not use goes to the next.
 _UNIGRAM_SHARE = 0.2
 _BIGRAM_SHARE = 0.3
 _FILL_AT_ONCE = 2048  # windows; bounds the activations
 _COUNT_LIMIT = 20_000_000  # different windows of a corpus held at once, 16 bytes each
-
-
-def windows_of(batch: Batch) -> Tensor:
-    """Return the windows (N, 3) int64 of a batch's real tokens."""
-    ids, mask = batch if isinstance(batch, tuple) else _pad(batch)
-    return trigrams(ids, mask)[mask]
-
-
-def _pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    length = max((len(row) for row in rows), default=1)
-    ids = torch.zeros(len(rows), length, dtype=torch.int64)
-    mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
-        mask[index, : len(row)] = True
-    return ids, mask
 
 
 class KeyCounter:
@@ -59,12 +41,12 @@ class KeyCounter:
         self.undercount = 0
         self.total = 0
         self._limit = limit
-        self._keys: NDArray[np.int64] = np.empty(0, dtype=np.int64)  # sorted
-        self._counts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._fresh: list[NDArray[np.int64]] = []
+        self._keys: Keys = np.empty(0, dtype=np.int64)  # sorted
+        self._counts: Keys = np.empty(0, dtype=np.int64)
+        self._fresh: list[Keys] = []
         self._fresh_keys = 0
 
-    def add(self, keys: NDArray[np.int64]) -> None:
+    def add(self, keys: Keys) -> None:
         """Count each of ``keys`` (N,) once."""
         self.total += len(keys)
         self._fresh.append(keys)
@@ -72,7 +54,7 @@ class KeyCounter:
         if self._fresh_keys >= min(_MERGE_AT, self._limit):
             self._merge()
 
-    def counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def counts(self) -> tuple[Keys, Keys]:
         """Return the keys and their counts, most frequent first, equal counts by key."""
         self._merge()
         order = np.lexsort((self._keys, -self._counts))
@@ -103,16 +85,15 @@ class WindowCounter:
     def __init__(self, vocab_size: int, limit: int, *, shorter: bool) -> None:
         """Count up to ``limit`` different keys of each length; ``shorter``: bigrams and unigrams too."""
         self._vocab_size = vocab_size
-        self.trigrams = KeyCounter(limit)
-        self.bigrams = KeyCounter(limit) if shorter else None
-        self.unigrams = KeyCounter(limit) if shorter else None
+        self._shorter = shorter
+        self.trigrams, self.bigrams, self.unigrams = (KeyCounter(limit) for _ in range(3))
 
     def add(self, batches: Iterable[Batch]) -> None:
         """Count the windows of every batch."""
-        for batch in batches:
-            windows = windows_of(batch)
+        for ids, mask in batches:
+            windows = trigrams(ids, mask)[mask]  # (N, 3), of the real tokens
             self.trigrams.add(self._keys(windows))
-            if self.bigrams is not None and self.unigrams is not None:
+            if self._shorter:
                 left, right = windows.clone(), windows.clone()
                 left[:, 2] = ABSENT
                 right[:, 0] = ABSENT
@@ -122,7 +103,7 @@ class WindowCounter:
                 left[:, 0] = ABSENT
                 self.unigrams.add(self._keys(left))
 
-    def _keys(self, windows: Tensor) -> NDArray[np.int64]:
+    def _keys(self, windows: Tensor) -> Keys:
         return pack(windows, self._vocab_size).numpy()
 
 
@@ -164,15 +145,12 @@ def build_table(
     vocab_size = layers.config.encoder.vocab_size
     counter = WindowCounter(vocab_size, count_limit, shorter=on_miss is OnMiss.BACKOFF)
     counter.add(batches)
-    exact = (
-        [table for table in ancestors if table.layers_digest == layers_digest]
-        if on_miss is OnMiss.COMPUTE
-        else []
-    )
-    selection = _Selection(max_entries, min_frequency, exact)
+    exact = on_miss is OnMiss.COMPUTE
+    same_layers = [table for table in ancestors if exact and table.layers_digest == layers_digest]
+    selection = _Selection(max_entries, min_frequency, same_layers)
     unigrams = selection.add(counter.unigrams, _UNIGRAM_SHARE)
     bigrams = selection.add(counter.bigrams, _UNIGRAM_SHARE + _BIGRAM_SHARE)
-    trigrams = selection.add(counter.trigrams, 1.0)
+    trigram_entries = selection.add(counter.trigrams, 1.0)
     keys, counts = selection.by_frequency()
     writer = TableWriter(
         folder,
@@ -187,7 +165,7 @@ def build_table(
     writer.close()
     return BuildReport(
         entries=len(keys),
-        trigrams=trigrams,
+        trigrams=trigram_entries,
         bigrams=bigrams,
         unigrams=unigrams,
         windows_seen=counter.trigrams.total,
@@ -205,10 +183,8 @@ class _Selection:
         self._keys: Keys = np.empty(0, dtype=np.int64)
         self._counts: Keys = np.empty(0, dtype=np.int64)
 
-    def add(self, counter: KeyCounter | None, share: float) -> int:
+    def add(self, counter: KeyCounter, share: float) -> int:
         """Add the most frequent keys until ``share`` of the budget is used in total; return their number."""
-        if counter is None:
-            return 0
         keys, counts = counter.counts()
         wanted = (counts >= self._min_frequency) & ~np.isin(keys, self._keys)
         for table in self._ancestors:

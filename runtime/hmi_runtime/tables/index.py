@@ -6,7 +6,7 @@ full; a key whose bucket is full is stored in the next one with room, and ``prob
 distance. Alternatives are compared in docs/decisions/plot-index.md.
 """
 
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,15 +19,12 @@ EMPTY = -1
 _KEYS_PER_BUCKET = 4  # load of at most a half
 _HASH_BITS = 31
 
-_Keys = TypeVar("_Keys", Tensor, NDArray[np.int64])
 
-
-def home_bucket(keys: _Keys, buckets: int) -> _Keys:
+def home_bucket(keys: NDArray[np.int64], buckets: int) -> NDArray[np.int64]:
     """Return the home bucket (N,) int64 of each key (N,) int64.
 
-    The hash is MurmurHash3's 64-bit finaliser (Appleby, public domain). Shifts are made logical by masks,
-    since torch has only signed int64; the upper bits are scaled to the number of buckets, which therefore
-    need not be a power of two.
+    The hash is MurmurHash3's 64-bit finaliser (Appleby, public domain). Masks make the shifts of signed keys
+    logical. The upper bits are scaled to the number of buckets, which need not be a power of two.
     """
     x = keys ^ ((keys >> 33) & 0x7FFFFFFF)
     x = x * -0x00AE502812AA7333
@@ -37,7 +34,7 @@ def home_bucket(keys: _Keys, buckets: int) -> _Keys:
 
 
 class HashIndex:
-    """Maps keys to rows. Keys are not negative; a negative key is never found."""
+    """Maps keys to rows, in host memory. Keys are not negative; a negative key is never found."""
 
     def __init__(self, slots: Tensor, rows: Tensor, probes: int) -> None:
         """Wrap ``slots`` (B, 8) int64, ``rows`` (B, 8) int32 and the number of buckets to probe."""
@@ -45,9 +42,8 @@ class HashIndex:
         self.rows = rows
         self.probes = probes
         # numpy's calls cost a fraction of torch's at these sizes, and wake no thread pool.
-        on_host = slots.device.type == "cpu"
-        self._host_slots: NDArray[np.int64] | None = slots.numpy() if on_host else None
-        self._host_rows: NDArray[np.int32] | None = rows.numpy().reshape(-1) if on_host else None
+        self._slots: NDArray[np.int64] = slots.numpy()
+        self._rows: NDArray[np.int32] = rows.numpy().reshape(-1)
 
     @classmethod
     def with_room(cls, capacity: int) -> Self:
@@ -63,15 +59,6 @@ class HashIndex:
         made.insert(keys, torch.arange(len(keys), dtype=torch.int32))
         return made
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of slots and rows."""
-        return self.slots.nbytes + self.rows.nbytes
-
-    def to(self, device: torch.device) -> "HashIndex":
-        """Return this index on another device."""
-        return HashIndex(self.slots.to(device), self.rows.to(device), self.probes)
-
     def clear(self) -> None:
         """Remove all keys."""
         self.slots.fill_(EMPTY)
@@ -79,12 +66,12 @@ class HashIndex:
         self.probes = 0
 
     def insert(self, keys: Tensor, rows: Tensor) -> None:
-        """Add ``keys`` (N,) int64 with ``rows`` (N,) int32; on the host only.
+        """Add ``keys`` (N,) int64 with ``rows`` (N,) int32.
 
         The keys must be different, not negative and not in the index; all keys together must stay within
         the capacity it was made for.
         """
-        slots, flat_rows = self._host()
+        slots, flat_rows = self._slots, self._rows
         buckets = len(slots)
         pending, values = keys.numpy(), rows.numpy()
         bucket = home_bucket(pending, buckets)
@@ -104,18 +91,11 @@ class HashIndex:
 
     def find(self, keys: Tensor) -> Tensor:
         """Return the row (N,) int64 of each key (N,) int64, -1 where it is not in the index."""
-        if self._host_slots is None:
-            return self._find_on_device(keys)
-        return torch.from_numpy(self._find_on_host(keys.numpy()))
+        return torch.from_numpy(self._find(keys.numpy()))
 
-    def _host(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        if self._host_slots is None or self._host_rows is None:
-            raise ValueError("this index is on a device; insert on the host and move it with to()")
-        return self._host_slots, self._host_rows
-
-    def _find_on_host(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _find(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """Read one bucket for every key, then loop for the few keys whose bucket is full of others."""
-        slots, flat_rows = self._host()
+        slots, flat_rows = self._slots, self._rows
         found = np.full(len(keys), -1, dtype=np.int64)
         place = np.arange(len(keys))
         bucket = home_bucket(keys, len(slots))
@@ -130,16 +110,4 @@ class HashIndex:
             if not len(rest):
                 break
             place, keys, bucket = place[rest], keys[rest], (bucket[rest] + 1) % len(slots)
-        return found
-
-    def _find_on_device(self, keys: Tensor) -> Tensor:
-        """Probe all buckets for every key: two or three reads are cheaper than one synchronisation."""
-        buckets = len(self.slots)
-        bucket = home_bucket(keys, buckets)
-        found = torch.full_like(keys, -1)
-        for _ in range(self.probes):
-            match = self.slots.index_select(0, bucket) == keys[:, None]  # (N, 8)
-            rows = torch.where(match, self.rows.index_select(0, bucket), -1).amax(dim=1)
-            found = torch.maximum(found, rows)
-            bucket = (bucket + 1) % buckets
         return found

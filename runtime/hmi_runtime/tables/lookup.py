@@ -45,7 +45,7 @@ class WindowForm(Enum):
 
 
 class LookupSource(IntEnum):
-    """Where a window's outputs came from; ``LookupResult.sources`` has these values."""
+    """Where a window's outputs came from."""
 
     PADDING = -1
     OWN_TRIGRAM = 0
@@ -67,17 +67,11 @@ class LookupStep:
     form: WindowForm
 
 
-_OWN = {
-    WindowForm.TRIGRAM: LookupSource.OWN_TRIGRAM,
-    WindowForm.LEFT_BIGRAM: LookupSource.OWN_BIGRAM,
-    WindowForm.RIGHT_BIGRAM: LookupSource.OWN_BIGRAM,
-    WindowForm.UNIGRAM: LookupSource.OWN_UNIGRAM,
-}
-_ANCESTOR = {
-    WindowForm.TRIGRAM: LookupSource.ANCESTOR_TRIGRAM,
-    WindowForm.LEFT_BIGRAM: LookupSource.ANCESTOR_BIGRAM,
-    WindowForm.RIGHT_BIGRAM: LookupSource.ANCESTOR_BIGRAM,
-    WindowForm.UNIGRAM: LookupSource.ANCESTOR_UNIGRAM,
+_SOURCES = {  # of the Domain's own table, of an ancestor's
+    WindowForm.TRIGRAM: (LookupSource.OWN_TRIGRAM, LookupSource.ANCESTOR_TRIGRAM),
+    WindowForm.LEFT_BIGRAM: (LookupSource.OWN_BIGRAM, LookupSource.ANCESTOR_BIGRAM),
+    WindowForm.RIGHT_BIGRAM: (LookupSource.OWN_BIGRAM, LookupSource.ANCESTOR_BIGRAM),
+    WindowForm.UNIGRAM: (LookupSource.OWN_UNIGRAM, LookupSource.ANCESTOR_UNIGRAM),
 }
 
 
@@ -92,63 +86,25 @@ def plan_steps(tables: Sequence[PlotTable], layers_digest: str, on_miss: OnMiss)
             f"The Domain's table was made by layers {tables[0].layers_digest}, not {layers_digest}; "
             "build its table again.",
         )
-    names = [_OWN if position == 0 else _ANCESTOR for position in range(len(tables))]
-    if on_miss is OnMiss.COMPUTE:
-        return [
-            LookupStep(source[WindowForm.TRIGRAM], table, WindowForm.TRIGRAM)
-            for table, source in zip(tables, names, strict=True)
-            if table.layers_digest == layers_digest and table.entries
-        ]
+    exact = on_miss is OnMiss.COMPUTE
     return [
-        LookupStep(source[form], table, form)
-        for table, source in zip(tables, names, strict=True)
-        if table.entries
-        for form in WindowForm
+        LookupStep(_SOURCES[form][min(position, 1)], table, form)
+        for position, table in enumerate(tables)
+        if table.entries and (table.layers_digest == layers_digest or not exact)
+        for form in ([WindowForm.TRIGRAM] if exact else WindowForm)
     ]
-
-
-def count_sources(sources: Tensor) -> dict[LookupSource, int]:
-    """Return the number of each source in ``sources`` (any shape, int8), without padding and zero counts."""
-    counts = torch.bincount(sources.flatten().long() + 1, minlength=len(LookupSource)).tolist()
-    return {source: counts[source + 1] for source in LookupSource if source >= 0 and counts[source + 1]}
 
 
 @dataclass(frozen=True)
 class LookupResult:
-    """Windows' outputs and their sources."""
+    """Window outputs and their sources; at padding, outputs are zero and sources ``LookupSource.PADDING``."""
 
-    outputs: Tensor  # (N, 3, D) float32
-    sources: Tensor  # (N,) int8, values of LookupSource
-
-    @property
-    def lookups(self) -> int:
-        """Number of windows looked up, without padding."""
-        return int((self.sources != LookupSource.PADDING).sum())
-
-    @property
-    def hits(self) -> int:
-        """Number of windows found in a table, in any form, or in the cache of computed windows."""
-        return int(((self.sources != LookupSource.PADDING) & (self.sources < LookupSource.COMPUTED)).sum())
-
-    def source_counts(self) -> dict[LookupSource, int]:
-        """Return the number of windows by source."""
-        return count_sources(self.sources)
-
-
-@dataclass(frozen=True)
-class BatchLookup:
-    """The same for a padded batch; at padding, outputs are zero and sources ``LookupSource.PADDING``."""
-
-    outputs: Tensor  # (B, T, 3, D) float32
-    sources: Tensor  # (B, T) int8
+    outputs: Tensor  # (N, 3, D) float32, or (B, T, 3, D) of a batch
+    sources: Tensor  # (N,) int8, values of LookupSource, or (B, T) of a batch
 
     def row_hits(self) -> Tensor:
         """Return each row's number of windows (B,) int64 that were not computed."""
         return ((self.sources != LookupSource.PADDING) & (self.sources < LookupSource.COMPUTED)).sum(dim=1)
-
-    def source_counts(self) -> dict[LookupSource, int]:
-        """Return the number of windows by source."""
-        return count_sources(self.sources)
 
 
 class TreeLookup:
@@ -171,9 +127,8 @@ class TreeLookup:
     ) -> None:
         """``tables``: the own one first, then ancestors', nearest first. ``layers`` compute misses.
 
-        ``recent_bytes`` bounds the cache of computed windows. ``misses``, when given, counts the windows that
-        no table holds as a trigram. Raises ``InvalidInput`` TableOfOtherLayers,
-        VocabularyTooLarge.
+        ``recent_bytes`` bounds the cache of computed windows. ``misses``, if given, counts the windows that
+        are in no table as a trigram. Raises ``InvalidInput`` TableOfOtherLayers, VocabularyTooLarge.
         """
         check_vocabulary(layers.config.encoder.vocab_size)
         self.tables = list(tables)
@@ -188,11 +143,6 @@ class TreeLookup:
         self._last_form = WindowForm.TRIGRAM if on_miss is OnMiss.COMPUTE else WindowForm.UNIGRAM
         self._recent = RecentWindows(recent_bytes, self._width, self._device)
         self._lock = threading.Lock()
-
-    @property
-    def width(self) -> int:
-        """D, the width of one part."""
-        return self._width
 
     def lookup(self, windows: Tensor, mask: Tensor | None = None) -> LookupResult:
         """Return the outputs of ``windows`` (N, 3) int64, which are on the host.
@@ -290,7 +240,7 @@ def _put(target: Tensor, places: Tensor, values: Tensor) -> None:
 
 def lookup_many(
     lookups: Sequence[TreeLookup], domain_of_row: Tensor, windows: Tensor, mask: Tensor
-) -> BatchLookup:
+) -> LookupResult:
     """Look up a mixed batch: row b's windows through ``lookups[domain_of_row[b]]``.
 
     ``domain_of_row`` (B,) int64, ``windows`` (B, T, 3) int64, ``mask`` (B, T) bool, False on padding. All
@@ -304,11 +254,11 @@ def lookup_many(
         found = lookups[domain].lookup(windows[own].flatten(0, 1), mask[own].flatten())
         found_outputs = found.outputs.view(len(own), length, *found.outputs.shape[1:])
         if len(own) == rows:  # one Domain: nothing to scatter
-            return BatchLookup(found_outputs, found.sources.view(rows, length))
+            return LookupResult(found_outputs, found.sources.view(rows, length))
         if outputs is None:
             outputs = found_outputs.new_empty(rows, *found_outputs.shape[1:])
         _put(outputs, own, found_outputs)
         sources[own] = found.sources.view(len(own), length)
     if outputs is None:
         raise ValueError("a batch has at least one row")
-    return BatchLookup(outputs, sources)
+    return LookupResult(outputs, sources)

@@ -27,15 +27,10 @@ class RecentWindows:
         self._used = 0  # rows of the young generation
         self._young = 0
 
-    @property
-    def capacity(self) -> int:
-        """Most windows in the cache."""
-        return 2 * self._room
-
     def find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Return which of the unique ``keys`` (N,) int64 are hits, (N,) bool, and their outputs (F, 3, D)."""
-        young, old = self._indexes[self._young], self._indexes[1 - self._young]
-        young_rows, old_rows = young.find(keys), old.find(keys)
+        young_rows = self._indexes[self._young].find(keys)
+        old_rows = self._indexes[1 - self._young].find(keys)
         rows = torch.where(
             young_rows >= 0, young_rows + self._young * self._room, old_rows + (1 - self._young) * self._room
         )

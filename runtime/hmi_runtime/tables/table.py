@@ -7,8 +7,8 @@ shapes and offsets, then the tensors' bytes one after another.
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hmi_api.errors import Damaged
 from hmi_api.resources.domain import TableDtype
-from hmi_runtime.models.windows import check_vocabulary, pack
+from hmi_runtime.models.windows import check_vocabulary
 from hmi_runtime.tables.index import BUCKET_SLOTS, HashIndex
 
 _TYPE_NAMES = {"int64": "I64", "int32": "I32", "float32": "F32", "float16": "F16", "int8": "I8"}
@@ -120,12 +120,6 @@ class PlotTable:
         """D, the width of one output."""
         return self.values.shape[2]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors, index included."""
-        tensors = [self.keys, self.counts, self.values, *([] if self.scales is None else [self.scales])]
-        return self.index.nbytes + sum(tensor.nbytes for tensor in tensors)
-
     def find(self, keys: Tensor) -> Tensor:
         """Return the row (N,) int64 of each key (N,) int64, -1 for a miss."""
         return self.index.find(keys)
@@ -137,19 +131,6 @@ class PlotTable:
         if self.scales is None:
             return picked.float()
         return picked * self.scales.index_select(0, rows)[:, :, None]  # int8 x float32 in one pass
-
-    def coverage(self, windows: Iterable[Tensor]) -> float:
-        """Return the share, 0 to 1, of ``windows`` (several (N, 3) int64) that the table holds."""
-        held = seen = 0
-        for batch in windows:
-            held += int((self.find(pack(batch, self.vocab_size)) >= 0).sum())
-            seen += len(batch)
-        return held / seen if seen else 0.0
-
-    def to(self, device: torch.device) -> "PlotTable":
-        """Return the table with its values on ``device``; the index stays on the host."""
-        scales = None if self.scales is None else self.scales.to(device)
-        return replace(self, values=self.values.to(device), scales=scales)
 
     def save(self, folder: Path) -> None:
         """Write the table into ``folder``, which must exist."""

