@@ -4,16 +4,14 @@ For the parts that reach the store by themselves, the control plane and the runt
 other part imports this module.
 """
 
-import hashlib
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hmi_api.artifacts import MANIFEST_FILE, ArtifactManifest, ArtifactRef
+from hmi_api.names import digest_file
 from hmi_api.security.proxies import Proxies, s3_proxies
-
-_CHUNK_BYTES = 1 << 20
 
 
 def open_root(root: str) -> tuple[Any, str]:
@@ -56,8 +54,5 @@ def is_stored(filesystem: Any, root: str, ref: ArtifactRef, manifest: ArtifactMa
 
 
 def _digest(filesystem: Any, path: str) -> str:
-    running = hashlib.sha256()
     with filesystem.open(path, "rb") as file:
-        while piece := file.read(_CHUNK_BYTES):
-            running.update(piece)
-    return f"sha256:{running.hexdigest()}"
+        return digest_file(file)

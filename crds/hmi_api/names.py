@@ -50,6 +50,11 @@ def digest_bytes(data: bytes) -> Digest:
     return Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
 
+def digest_file(file: Any) -> Digest:
+    """Return the SHA-256 digest of what is left of an open binary file, read in pieces."""
+    return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
+
+
 def digest_json(value: Any) -> Digest:
     """Return the digest of a JSON-able value, the same whatever the order of its keys."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -5,6 +5,7 @@ memory, or an S3-compatible store.
 """
 
 import hashlib
+import re
 import shutil
 import threading
 from abc import ABC, abstractmethod
@@ -23,6 +24,7 @@ from hmi_api.artifacts import (
     artifact_uri,
 )
 from hmi_api.errors import Damaged, InvalidInput, NotReady
+from hmi_api.names import digest_bytes
 from hmi_runtime.artifacts.folders import (
     fsync_path,
     fsync_tree,
@@ -39,7 +41,6 @@ from hmi_runtime.artifacts.verification import (
     check_path,
     chunks,
     describe_folder,
-    digest_of,
     manifest_bytes,
     missing_file,
     read_manifest,
@@ -102,7 +103,7 @@ class Store(ABC):
             config=dict(config or {}),
         )
         data = manifest_bytes(manifest)
-        digest = digest_of(data)
+        digest = digest_bytes(data)
         ref = ArtifactRef(
             kind=kind,
             uri=artifact_uri(kind, digest),
@@ -131,16 +132,14 @@ class Store(ABC):
         PathOutsideArtifact or FormatTooNew.
         """
         copy = _copy_folder(ref, cache_dir)
-        with self._lock_for(copy):
+        with self._guard:
+            lock = self._locks[copy]
+        with lock:
             if copy not in self._verified or self._verified[copy] != _signature(copy):
-                if not _copy_holds(copy, ref):
+                if not _is_complete(copy, ref):
                     self._download(ref, copy)
                 self._verified[copy] = _signature(copy)
         return copy
-
-    def _lock_for(self, copy: Path) -> threading.Lock:
-        with self._guard:
-            return self._locks[copy]
 
     def _download(self, ref: ArtifactRef, copy: Path) -> None:
         check_path(ref.uri)
@@ -177,11 +176,6 @@ class Store(ABC):
         check_format(file.path, target)
 
 
-def manifest_of_copy(copy: Path) -> ArtifactManifest:
-    """Return the manifest of a folder that ``Store.fetch`` gave, which has verified it."""
-    return ArtifactManifest.model_validate_json((copy / MANIFEST_FILE).read_bytes())
-
-
 def write_pieces(pieces: Iterable[bytes], target: Path) -> tuple[int, str]:
     """Write ``pieces`` to ``target``; return their size and digest."""
     running, size = hashlib.sha256(), 0
@@ -195,24 +189,20 @@ def write_pieces(pieces: Iterable[bytes], target: Path) -> tuple[int, str]:
 
 def _copy_folder(ref: ArtifactRef, cache_dir: Path) -> Path:
     """Return the folder of the local copy, by digest only, so that a malicious uri cannot lead elsewhere."""
-    algorithm, _, name = ref.digest.partition(":")
-    if algorithm != "sha256" or len(name) != 64 or not set(name) <= set("0123456789abcdef"):
+    digits = re.fullmatch("sha256:([0-9a-f]{64})", ref.digest)
+    if digits is None:
         raise InvalidInput(
-            "DigestInvalid", f"{ref.digest!r} is no sha256: digest; use the catalog's reference."
+            "DigestInvalid", f"{ref.digest!r} is not a sha256: digest; use the catalog's reference."
         )
-    return cache_dir / ref.kind.value.lower() / name
+    return cache_dir / ref.kind.value.lower() / digits[1]
 
 
 def _signature(copy: Path) -> _Signature:
-    def described() -> Iterator[tuple[str, int, int, int]]:
-        for path in sorted(copy.rglob("*")):
-            status = path.stat()
-            yield path.name, status.st_ino, status.st_size, status.st_mtime_ns
-
-    return tuple(described())
+    files = ((path, path.stat()) for path in sorted(copy.rglob("*")))
+    return tuple((path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in files)
 
 
-def _copy_holds(copy: Path, ref: ArtifactRef) -> bool:
+def _is_complete(copy: Path, ref: ArtifactRef) -> bool:
     """Return whether a local copy exists and is complete; a broken one is removed."""
     if not copy.is_dir():
         return False
@@ -230,11 +220,8 @@ def _check_copy(copy: Path, ref: ArtifactRef) -> None:
         check_file(file, copy / file.path, ref.uri)
 
 
-__all__ = ["ArtifactStore", "manifest_of_copy"]
-
-
 class ArtifactStore(Store):
-    """The store at an fsspec address, which this process reaches by itself."""
+    """The store at an fsspec address to which this process has access."""
 
     def __init__(self, root: str) -> None:
         """Open the store at ``root``: a folder, or an fsspec address such as ``s3://bucket/prefix``.
@@ -308,8 +295,8 @@ class ArtifactStore(Store):
         except FileNotFoundError as error:
             raise NotReady(
                 "ArtifactMissing",
-                f"{ref.uri} is not in the artifact store: it was removed there, or another store is read; "
-                f"{RETRAIN_ADVICE}",
+                f"{ref.uri} is not in the artifact store: it was deleted, or HMI_ARTIFACTS names another "
+                f"store; {RETRAIN_ADVICE}",
             ) from error
         return data
 

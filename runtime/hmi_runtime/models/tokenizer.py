@@ -69,7 +69,10 @@ class Encoding:
 
 
 class Tokenizer:
-    """A checkpoint's own fast tokenizer."""
+    """A checkpoint's own fast tokenizer.
+
+    ``cls_id`` and ``sep_id`` are the first and last token of every text, ``pad_id`` is padding.
+    """
 
     def __init__(self, folder: Path) -> None:
         _check_sizes(folder)
@@ -87,6 +90,9 @@ class Tokenizer:
             raise InvalidInput(
                 "BaseModelUnsupported", "The base model has no fast tokenizer (tokenizer.json); add one."
             )
+        self.cls_id, self.sep_id, self.pad_id = (
+            self._special(f"{name}_token_id") for name in ("cls", "sep", "pad")
+        )
         # This class truncates and pads itself, whatever tokenizer.json says.
         self._tokenizer.backend_tokenizer.no_truncation()
         self._tokenizer.backend_tokenizer.no_padding()
@@ -94,21 +100,6 @@ class Tokenizer:
         self._backend.encode_special_tokens = True
         # In a byte-level vocabulary, the space before a word is part of its first token.
         self._byte_level = '"ByteLevel"' in json.dumps(json.loads(self._backend.to_str())["pre_tokenizer"])
-
-    @property
-    def cls_id(self) -> int:
-        """Id of the first token of every text."""
-        return self._special("cls_token_id")
-
-    @property
-    def sep_id(self) -> int:
-        """Id of the last token of every text."""
-        return self._special("sep_token_id")
-
-    @property
-    def pad_id(self) -> int:
-        """Id of padding."""
-        return self._special("pad_token_id")
 
     def encode(self, texts: Sequence[str], max_length: int | None) -> list[Encoding]:
         """Tokenise texts, each cut to ``max_length`` tokens (special ones included); None cuts nothing."""

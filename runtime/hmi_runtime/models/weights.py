@@ -16,7 +16,7 @@ from hmi_runtime.models.families import FAMILIES
 WEIGHTS_FILE = "model.safetensors"
 _LFS_START = b"version https://git-lfs.github.com/spec/"
 LFS_POINTER_ADVICE = (
-    "is a git-lfs pointer, not the file itself; run `git lfs pull` where it comes from and give it again"
+    "is a git-lfs pointer, not the file itself; run `git lfs pull` where it comes from and provide it again"
 )
 """The end of an error message, after the file's name."""
 
@@ -52,17 +52,12 @@ def _read(folder: Path, config: EncoderConfig, family: Family) -> Encoder:
             file.check(name, parameter)
         encoder = Encoder(config, pooler=file.has_pooler)
         state = {name: file.tensor(name, parameter) for name, parameter in encoder.state_dict().items()}
-    try:
-        encoder.load_state_dict(state)
-    except RuntimeError as error:
-        raise InvalidInput(
-            "BaseModelIncomplete", f"{WEIGHTS_FILE} does not fit config.json: {error}"
-        ) from error
+    encoder.load_state_dict(state)
     broken = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
     if broken is not None:
         raise InvalidInput(
             "BaseModelNotFinite",
-            f"{broken} in {WEIGHTS_FILE} of the base model holds values that are infinite or not numbers; "
+            f"{broken} in {WEIGHTS_FILE} of the base model has values that are infinite or not numbers; "
             "use a checkpoint without them.",
         )
     encoder.requires_grad_(False)
@@ -85,18 +80,22 @@ class _File:
 
     @property
     def has_pooler(self) -> bool:
-        """Whether the file carries the family's pooler."""
+        """Whether the file has the family's pooler."""
         pooler = self.family.pooler
         return pooler is not None and f"{self.prefix}{pooler}.weight" in self.names
 
     def tensor(self, name: str, parameter: Tensor) -> Tensor:
-        """Return the tensor for the encoder's ``parameter`` of that name, in float32."""
+        """Return the tensor for the encoder's ``parameter`` of that name, which was checked, in float32."""
         module, _, kind = name.rpartition(".")
-        found = self._stored(module, kind, parameter)
+        path, block, blocks = self._path(module)
+        stored = f"{self.prefix}{path}.{kind}"
+        if stored not in self.names:  # a bias that the family's files may lack
+            return torch.zeros_like(parameter)
+        found: Tensor = self.tensors.get_tensor(stored).to(torch.float32)
         if module == "position":
             # RoBERTa never uses its first position rows: the canonical ones start at the first used.
             return found[-len(parameter) :].clone()
-        return found
+        return found if blocks == 1 else found.chunk(blocks)[block].clone()
 
     def check(self, name: str, parameter: Tensor) -> None:
         """Raise ``InvalidInput`` BaseModelIncomplete unless the file has the tensor in the right shape."""
@@ -106,7 +105,10 @@ class _File:
         if stored not in self.names:
             if kind == "bias" and self.family.may_lack_biases:
                 return
-            raise self._missing(stored)
+            raise InvalidInput(
+                "BaseModelIncomplete",
+                f"{WEIGHTS_FILE} has no tensor {stored!r}; is this a {self.family.name} checkpoint?",
+            )
         found = tuple(self.tensors.get_slice(stored).get_shape())
         wanted = (parameter.shape[0] * blocks, *parameter.shape[1:])
         if found != wanted and not (module == "position" and found[1:] == wanted[1:] and found > wanted):
@@ -115,22 +117,6 @@ class _File:
                 f"{WEIGHTS_FILE} does not fit config.json: tensor {stored!r} has shape {list(found)}, not "
                 f"{list(wanted)}.",
             )
-
-    def _missing(self, stored: str) -> InvalidInput:
-        return InvalidInput(
-            "BaseModelIncomplete",
-            f"{WEIGHTS_FILE} has no tensor {stored!r}; is this a {self.family.name} checkpoint?",
-        )
-
-    def _stored(self, module: str, kind: str, parameter: Tensor) -> Tensor:
-        path, block, blocks = self._path(module)
-        stored = f"{self.prefix}{path}.{kind}"
-        if stored in self.names:
-            found: Tensor = self.tensors.get_tensor(stored).to(torch.float32)
-            return found if blocks == 1 else found.chunk(blocks)[block].clone()
-        if kind == "bias" and self.family.may_lack_biases:
-            return torch.zeros_like(parameter)
-        raise self._missing(stored)
 
     def _path(self, module: str) -> tuple[str, int, int]:
         """Return a module's path in the file, its block of rows there, and the number of blocks."""

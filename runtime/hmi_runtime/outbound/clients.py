@@ -22,44 +22,44 @@ from hmi_runtime.outbound.guard import Guard, current_guard
 
 _CONNECT_SECONDS = 30.0
 _READ_SECONDS = 60.0
-"""Without a byte: a server that is slower than this is away, and reading begins again where it stopped."""
-_NETWORK_SCHEMES = ("http", "https", "s3")
+"""Longest time without a byte; after it, reading is retried from where it stopped."""
 _CREDENTIAL_ADDRESSES = {
     "AWS_CONTAINER_CREDENTIALS_FULL_URI": "{}",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "http://169.254.170.2{}",
 }
-"""Where botocore asks for credentials with a client of its own, by the variable that names the place."""
-
-
+"""Addresses from which botocore fetches credentials with its own client, by variable."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def open_address(uri: str) -> tuple[Any, str]:
     """Return the file system of a data address, and the path in it.
 
-    On a user's own machine any address of fsspec's is taken; elsewhere http, https, s3 and files below the
-    mounts. Raises ``InvalidInput`` AddressNotAllowed, and what fsspec raises for an address it cannot open.
+    On a user's own machine any address that fsspec knows is allowed; elsewhere http, https, s3 and files
+    below the mounts. Raises ``InvalidInput`` AddressNotAllowed, and fsspec's own errors.
     """
     guard = current_guard()
     scheme = scheme_of(uri)
+    options: dict[str, Any] = {}
     if scheme in ("http", "https"):
-        guard.proxy_for(uri)  # what can be refused at once, is
-        return fsspec.core.url_to_fs(uri, **_http_options(guard))  # type: ignore[no-any-return] # untyped
-    if scheme == "s3":
-        return fsspec.core.url_to_fs(uri, **_s3_options(guard))  # type: ignore[no-any-return] # untyped
-    if not guard.policy.own_machine:
+        guard.proxy_for(uri)  # refuse at once what can be refused without a connection
+        options = _http_options(guard)
+    elif scheme == "s3":
+        options = _s3_options(guard)
+    elif guard.policy.own_machine:
+        if "::" in uri:
+            options = {"http": _http_options(guard), "https": _http_options(guard)}
+    else:
         if scheme not in (None, "file") or "::" in uri:
             raise InvalidInput(
                 "AddressNotAllowed",
                 f"{uri} cannot be read here. Give s3://, https://, configmap://NAME/KEY or pvc://CLAIM/PATH.",
             )
         guard.check_file(uri.removeprefix("file://"))
-    own = {"http": _http_options(guard), "https": _http_options(guard)} if "::" in uri else {}
-    return fsspec.core.url_to_fs(uri, **own)  # type: ignore[no-any-return] # fsspec has no types
+    return fsspec.core.url_to_fs(uri, **options)  # type: ignore[no-any-return] # fsspec has no types
 
 
 class GuardedResolver(AbstractResolver):
-    """Looks hosts up for aiohttp, and gives it only the addresses that may be connected to."""
+    """Resolves hosts for aiohttp, and returns only the addresses that the guard allows."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
@@ -85,9 +85,9 @@ class GuardedResolver(AbstractResolver):
 
 
 def connector_options(guard: Guard) -> dict[str, Any]:
-    """Return arguments of aiohttp's connector with which it connects to what the guard allows.
+    """Return arguments with which aiohttp's connector connects only to what the guard allows.
 
-    The resolver is not asked about hosts that are addresses already, so that each socket is checked too.
+    aiohttp does not call the resolver for hosts that are addresses, so each socket is checked too.
     """
 
     def checked_socket(address_info: Any) -> socket.socket:
@@ -102,7 +102,7 @@ def _http_options(guard: Guard) -> dict[str, Any]:
     async def through_proxy(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        """Check each request, those of redirects too, and give it its proxy."""
+        """Check each request, redirects included, and set its proxy."""
         proxy = guard.proxy_for(str(request.url))
         if proxy is not None:
             address = URL(proxy)
@@ -111,7 +111,7 @@ def _http_options(guard: Guard) -> dict[str, Any]:
                 login = aiohttp.encode_basic_auth(address.user, address.password or "")
                 credentials["Proxy-Authorization"] = login
             request.update_proxy(address.with_user(None), None, credentials)
-            if not request.is_ssl():  # it is sent to the proxy itself, and to nobody behind it
+            if not request.is_ssl():  # only then does the proxy itself read the request's headers
                 request.headers.update(credentials)
         return await handler(request)
 
@@ -124,7 +124,7 @@ def _http_options(guard: Guard) -> dict[str, Any]:
             **options,
         )
 
-    # A file system keeps its session for good, and another guard may come: none is taken from fsspec's cache.
+    # fsspec caches file systems with their sessions; a later guard may allow less, so the cache is skipped.
     return {"get_client": session, "skip_instance_cache": True}
 
 
@@ -137,7 +137,7 @@ def _s3_options(guard: Guard) -> dict[str, Any]:
     guard.policy.check_url(s3_endpoint())
     connecting = {"connector_args": connector_options(guard), "proxies": s3_proxies(guard.proxies)}
     session = AioSession()
-    session.set_default_client_config(AioConfig(**connecting))  # also of what asks for credentials
+    session.set_default_client_config(AioConfig(**connecting))  # also for the client that fetches credentials
     return {"session": session, "config_kwargs": connecting, "skip_instance_cache": True}
 
 
@@ -151,15 +151,15 @@ def _check_credential_addresses(guard: Guard) -> None:
 
 
 class GuardedTransport(httpx2.BaseTransport):
-    """Sends each request, those of redirects too, to an address that the guard allows.
+    """Sends each request, redirects included, to an address that the guard allows.
 
-    A direct connection goes to the address that was checked, under the name that was asked for: that is what
-    the certificate is held against. Raises ``InvalidInput`` AddressNotAllowed and ``httpx2.TransportError``.
+    A direct connection goes to the address that was checked; the certificate is checked against the host's
+    name. Raises ``InvalidInput`` AddressNotAllowed and ``httpx2.TransportError``.
     """
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        # Connections are not kept: the pool knows them by address, and two names may share one.
+        # Connections are not kept: the pool finds them by address, and two names may share one.
         self._direct = httpx2.HTTPTransport(trust_env=True, limits=httpx2.Limits(max_keepalive_connections=0))
         self._proxied: dict[str, httpx2.HTTPTransport] = {}
 
@@ -211,7 +211,7 @@ def _client(guard: Guard) -> httpx2.Client:
 def _refuse_offline(request: httpx2.Request) -> None:
     if huggingface_hub.constants.is_offline_mode():
         raise huggingface_hub.errors.OfflineModeIsEnabled(
-            f"{request.url.host} is not asked: HF_HUB_OFFLINE is set"
+            f"HF_HUB_OFFLINE is set, so {request.url.host} is not called"
         )
 
 

@@ -17,11 +17,11 @@ from hmi_api.security.address_policy import AddressPolicy, Ip, ip_of, normal_hos
 from hmi_api.security.proxies import Proxies
 
 Lookup = Callable[[str, int], Sequence[str]]
-"""Returns the addresses of a host, which is asked for with a port; raises ``OSError`` when there are none."""
+"""Returns the addresses of a host and port; raises ``OSError`` if there are none."""
 
 
 def look_up(host: str, port: int) -> list[str]:
-    """Ask the system's resolver for the addresses of a host, in its order and each once."""
+    """Return the addresses of a host from the system's resolver, in its order, without duplicates."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
@@ -29,7 +29,7 @@ def look_up(host: str, port: int) -> list[str]:
 class Guard:
     """Checks connections. Thread-safe: its only state is the set of addresses that it has allowed.
 
-    ``mounts`` is the one folder from which files may be read where files are not the user's own.
+    ``mounts`` is the only folder from which files may be read, except on a user's own machine.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Guard:
                 self._allowed.add((address, port))
 
     def proxy_for(self, url: str) -> str | None:
-        """Return the proxy to ask for ``url``; None to connect directly.
+        """Return the proxy for ``url``; None to connect directly.
 
-        Raises ``InvalidInput``: AddressNotAllowed for a host that may not be asked, ProxyUnsupported.
+        Raises ``InvalidInput`` AddressNotAllowed or ProxyUnsupported.
         """
         self.policy.check_url(url)
         return self.proxies.for_url(url)
@@ -61,8 +61,7 @@ class Guard:
     def addresses(self, host: str, port: int) -> list[str]:
         """Resolve a host, which may be a proxy, and return the allowed addresses.
 
-        Raises ``InvalidInput`` AddressNotAllowed when there is none among them, and ``OSError`` when the
-        host is not known.
+        Raises ``InvalidInput`` AddressNotAllowed if none is allowed, and ``OSError`` for an unknown host.
         """
         name = normal_host(host)
         is_proxy = (name, port) in self._proxy_endpoints
@@ -88,7 +87,7 @@ class Guard:
         return await asyncio.to_thread(self.addresses, host, port)
 
     def check_connection(self, address: str, port: int) -> None:
-        """Raise ``InvalidInput`` AddressNotAllowed for an address that no method above has allowed."""
+        """Raise ``InvalidInput`` AddressNotAllowed unless the policy or ``addresses`` allowed the address."""
         found = ipaddress.ip_address(address)
         if (found, port) not in self._allowed and not self.policy.allows(found):
             self.policy.check_address(found, address)
@@ -100,7 +99,7 @@ class Guard:
         if self.mounts is None or not Path(path).resolve().is_relative_to(self.mounts.resolve()):
             raise InvalidInput(
                 "AddressNotAllowed",
-                f"{path} is a file of the training pod's own. Give s3://, https://, configmap://NAME/KEY or "
+                f"{path} is a file inside the training pod. Give s3://, https://, configmap://NAME/KEY or "
                 "pvc://CLAIM/PATH.",
             )
 
@@ -111,7 +110,7 @@ GUARD_REASONS = frozenset({"AddressNotAllowed", "AddressMalformed", "ProxyUnsupp
 
 @dataclass
 class Process:
-    """What this process may connect to. The default, without ``configure``, is for a user's own machine."""
+    """What this process may connect to; without ``configure``, as on a user's own machine."""
 
     policy: AddressPolicy
     mounts: Path | None = None
@@ -122,17 +121,17 @@ process = Process(AddressPolicy(own_machine=True))
 
 
 def configure(policy: AddressPolicy, *, mounts: Path | None = None) -> None:
-    """Set what this process may connect to, and the one folder of files that are not the user's own."""
+    """Set what this process may connect to, and the folder from which it may read files."""
     process.policy, process.mounts = policy, mounts
 
 
 def current_guard() -> Guard:
-    """Return a guard for this process, with the proxies that the environment names now."""
+    """Return a guard for this process, with the proxies in the environment."""
     return Guard(process.policy, Proxies.from_environment(), mounts=process.mounts, lookup=process.lookup)
 
 
 def find_guard_error(error: BaseException) -> HmiError | None:
-    """Return the guard's error that a library has wrapped in its own; None when there is none."""
+    """Return the guard's error that a library has wrapped in its own; None if there is none."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:

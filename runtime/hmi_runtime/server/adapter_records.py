@@ -19,25 +19,19 @@ class _Change(Enum):
 
 @dataclass(slots=True)
 class AdapterRecord:
-    """The state of one adapter.
+    """The state of one adapter."""
 
-    It is *desired* if the control plane has scheduled it here; *serving* is the loaded version that answers;
-    *failure* says why the desired version could not be loaded. *replaced* versions stay loaded for a grace
-    period.
-    """
-
-    desired: AdapterServing | None = None
-    serving: LoadedAdapter | None = None
-    replaced: dict[AdapterId, LoadedAdapter] = field(default_factory=dict)
-    failure: LoadFailure | None = None
-    attempts: int = 0
-    """Loads that failed since the last success."""
+    desired: AdapterServing | None = None  # the version that the control plane has scheduled here
+    serving: LoadedAdapter | None = None  # the loaded version that answers
+    replaced: dict[AdapterId, LoadedAdapter] = field(default_factory=dict)  # loaded for a grace period
+    failure: LoadFailure | None = None  # why the desired version could not be loaded
+    attempts: int = 0  # loads that failed since the last success
     unreported: dict[AdapterId, _Change] = field(default_factory=dict)
     failure_reported: bool = True
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is known about the adapter any more."""
+        """Whether the record can be deleted."""
         return not (self.desired or self.serving or self.replaced or self.unreported)
 
     def set_failure(self, failure: LoadFailure | None) -> None:
@@ -48,7 +42,7 @@ class AdapterRecord:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a new desired state asks for: versions to load and keys to remove."""
+    """What a new desired state changes: versions to load and keys to remove."""
 
     load: Sequence[AdapterServing]
     remove: Sequence[str]
@@ -75,17 +69,15 @@ class AdapterRecords:
     # --- desired state ------------------------------------------------------------------------------
 
     def apply(self, state: DesiredState) -> Changes:
-        """Take over a desired state and return what it changes; a full one replaces all before it."""
+        """Store a desired state and return what it changes; a full one replaces all before it."""
         desired = {adapter.key: adapter for adapter in state.adapters}
         domains = {(domain.key, domain.version.version): domain for domain in state.domains}
-        if state.full:
-            self._domains = domains
-            removed = [key for key, record in self._records.items() if record.desired and key not in desired]
-        else:
-            self._domains |= domains
-            removed = [
-                key for key in state.removed_adapters if self._is_scheduled(key) and key not in desired
-            ]
+        self._domains = domains if state.full else self._domains | domains
+        removed = [
+            key
+            for key in (self._records if state.full else state.removed_adapters)
+            if key not in desired and key in self._records and self._records[key].desired
+        ]
         load = []
         for key, adapter in desired.items():
             record = self._records.setdefault(key, AdapterRecord())
@@ -96,10 +88,6 @@ class AdapterRecords:
             self._records[key].desired = None
         self.revision = state.revision
         return Changes(load, removed)
-
-    def _is_scheduled(self, key: str) -> bool:
-        record = self._records.get(key)
-        return record is not None and record.desired is not None
 
     def is_desired(self, adapter: AdapterServing) -> bool:
         """Return whether exactly this version of an adapter is still desired."""
@@ -182,7 +170,7 @@ class AdapterRecords:
         return Report(frozenset(ready), frozenset(gone), failed)
 
     def acknowledge(self, report: Report) -> None:
-        """Take note that the control plane has received a report; what changed meanwhile stays unreported."""
+        """Mark a report as received by the control plane; what changed meanwhile stays unreported."""
         for versions, change in ((report.ready, _Change.READY), (report.gone, _Change.GONE)):
             for version in versions:
                 record = self._records.get(version.key)
@@ -199,7 +187,7 @@ class AdapterRecords:
             self._drop_if_empty(key)
 
     def report_all_again(self) -> None:
-        """Report everything once more, to a control plane that knows nothing of this runtime."""
+        """Report everything again, to a control plane that does not know this runtime."""
         for key, record in list(self._records.items()):
             loaded = [*record.replaced, *([record.serving.id] if record.serving else [])]
             record.unreported = dict.fromkeys(loaded, _Change.READY)

@@ -14,7 +14,7 @@ from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.retry import RetryPolicy
 from hmi_api.internal.runtimes import AdapterServing, AdapterVersionRef, Heartbeat, RuntimeRegistration
 from hmi_runtime.cache.adapter_cache import AdapterId
-from hmi_runtime.server.adapter_records import AdapterRecords, Changes
+from hmi_runtime.server.adapter_records import AdapterRecords
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import resident_bytes
 from hmi_runtime.server.settings import RuntimeSettings
@@ -26,7 +26,7 @@ _RETRY = RetryPolicy(first_wait=0.2, longest_wait=5.0)
 _LOAD_RETRY = RetryPolicy(first_wait=2.0, longest_wait=60.0)
 _DRAINING_HEARTBEAT = 0.5
 _LONGEST_DRAINING_ANSWER = 5.0
-"""Seconds to wait for a control plane to answer the draining heartbeat; without it nothing can move."""
+"""Seconds to wait for the control plane to answer the draining heartbeat; before, nothing can move."""
 
 _LEAST_HEARTBEAT_INTERVAL = 0.1
 """Seconds between heartbeats, so that ten thousand loads are not ten thousand calls."""
@@ -169,35 +169,33 @@ class ControlLoop:
                 if not reply.only_here:
                     self._moved.set()
         else:
-            log.warning("the control plane does not know this runtime any more: registering again")
+            log.warning("the control plane no longer knows this runtime: registering again")
             await self._register()
 
     # --- desired state ------------------------------------------------------------------------------
 
     async def _poll(self) -> None:
         while True:
-            await self._retry(self._read_desired_state)
+            await self._retry(self._follow_desired_state)
 
-    async def _read_desired_state(self) -> None:
+    async def _follow_desired_state(self) -> None:
         state = await self._control_plane.desired_state(
             self._settings.runtime_id, self._records.revision, self._settings.poll_seconds
         )
         if state is None:  # the control plane does not know this runtime
             await self._register()
             return
-        self._apply(self._records.apply(state))
-        self._state_read = True
-        self._check_state_applied()
-
-    def _apply(self, changes: Changes) -> None:
+        changes = self._records.apply(state)
         for key in changes.remove:
-            self._loader.deactivate(key)
+            self._loader.pipeline.deactivate(key)
             self._unload(self._records.remove(key))
         for adapter in changes.load:
             self._load_queue.put_nowait(adapter)
         if changes.remove or changes.load:
             log.info("desired state: %d to load, %d to remove", len(changes.load), len(changes.remove))
             self._report_due.set()
+        self._state_read = True
+        self._check_state_applied()
 
     def _retire(self, version: AdapterId) -> None:
         self._unload(self._records.retire(version))
@@ -240,7 +238,7 @@ class ControlLoop:
             self._serve(adapter, loaded)
 
     def _serve(self, adapter: AdapterServing, loaded: LoadedAdapter) -> None:
-        """Route rows to a loaded version and retire the one before, unless it is not desired any more."""
+        """Route rows to a loaded version and retire the previous one, unless it is no longer desired."""
         if not self._records.is_desired(adapter):
             return
         self._loader.activate(loaded)
@@ -271,5 +269,5 @@ class ControlLoop:
 
 
 def _version_refs(adapters: Collection[AdapterId]) -> list[AdapterVersionRef]:
-    named = sorted({(adapter.key, adapter.version) for adapter in adapters})
-    return [AdapterVersionRef(adapter=key, version=version) for key, version in named]
+    versions = sorted({(adapter.key, adapter.version) for adapter in adapters})
+    return [AdapterVersionRef(adapter=key, version=version) for key, version in versions]

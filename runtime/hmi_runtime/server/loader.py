@@ -42,8 +42,8 @@ M = TypeVar("M", DomainLayers, PlotTable)
 class AdapterLoader:
     """Loads adapters and connects them to the cache and the pipeline.
 
-    ``load`` does the slow part; ``activate``, ``deactivate`` and ``unload`` read nothing. All may be called
-    from any thread, ``activate`` and ``unload`` not at the same time for the same adapter.
+    ``load`` does the slow part; ``activate`` and ``unload`` read nothing. All may be called from any thread,
+    ``activate`` and ``unload`` not at the same time for the same adapter.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class AdapterLoader:
         self._layers: weakref.WeakValueDictionary[str, DomainLayers] = weakref.WeakValueDictionary()
         self._tables: weakref.WeakValueDictionary[str, PlotTable] = weakref.WeakValueDictionary()
         self._mapped_bytes: Counter[str] = Counter()
-        # Re-entrant: a finalizer may run on a thread that holds it. Never acquire the cache's lock under it.
+        # Re-entrant: a finalizer may run on a thread that has it. Never acquire the cache's lock under it.
         self._guard = threading.RLock()
         self._locks: defaultdict[object, threading.Lock] = defaultdict(threading.Lock)
 
     # --- adapters -----------------------------------------------------------------------------------
 
     def load(self, adapter: AdapterServing, domain: DomainServing) -> LoadedAdapter:
-        """Bring an adapter's artifact to disk, check it, and load its Domain.
+        """Fetch an adapter's artifact, check it, and load its Domain.
 
         Raise ``HmiError`` with the reason why the adapter cannot be served.
         """
@@ -100,7 +100,7 @@ class AdapterLoader:
             base_digest=engine.key.base_digest,
             layers_digest=loaded_domain.layers_digest,
         )
-        # A slot is written at the first request, but whether it can be must be known before that.
+        # A slot is written at the first request, but an adapter that does not fit must be refused before.
         engine.executor.pool.check_fits(weights)
         if weights.labels != tuple(adapter.labels):
             raise Damaged(
@@ -130,10 +130,6 @@ class AdapterLoader:
         if adapter.pinned:
             self.cache.acquire(adapter.id, lambda error: None if error else self.cache.release(adapter.id))
 
-    def deactivate(self, key: str) -> None:
-        """Accept no new rows for an adapter."""
-        self.pipeline.deactivate(key)
-
     def unload(self, adapter: LoadedAdapter) -> None:
         """Drop a version's tensors and its local copy once no batch uses them."""
         if adapter.id not in self.cache:
@@ -155,7 +151,7 @@ class AdapterLoader:
             return self._artifact_users.total()
 
     def _read_adapter(self, _: AdapterId, artifact: ArtifactRef) -> AdapterWeights:
-        """Read an adapter for the host tier, on a loader thread; ``load`` has checked these bytes."""
+        """Read an adapter for the host tier; ``load`` has checked it."""
         return copy_to_host(self._read(artifact), pinned=self._device.type == "cuda")
 
     def _read(self, artifact: ArtifactRef) -> AdapterWeights:
@@ -203,7 +199,7 @@ class AdapterLoader:
             return found
 
     def _map(self, ref: ArtifactRef) -> Path:
-        """Count an artifact against the table budget and bring it to disk, where it stays while mapped.
+        """Count an artifact against the table budget and fetch it to disk, where it stays while mapped.
 
         Raise ``NotReady`` (TableBudgetFull) if the budget does not suffice.
         """

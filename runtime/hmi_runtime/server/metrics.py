@@ -146,7 +146,7 @@ def runtime_stats(loader: AdapterLoader, metrics: RuntimeMetrics) -> RuntimeStat
     """Return the current statistics."""
     host: Tally[str] = Tally()
     for adapter, size in loader.cache.loaded().items():
-        host[adapter.key.partition("/")[0]] += size
+        host[adapter.tenant] += size
     device = _device_bytes(loader)
     return RuntimeStats(
         registered_adapters=loader.loaded_versions,
@@ -174,5 +174,5 @@ def _device_bytes(loader: AdapterLoader) -> Tally[str]:
     found: Tally[str] = Tally()
     for engine in loader.pipeline.engines():
         for adapter in engine.slots.loaded():
-            found[adapter.key.partition("/")[0]] += engine.slot_bytes
+            found[adapter.tenant] += engine.slot_bytes
     return found

@@ -3,10 +3,10 @@
 import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from hmi_api.resources.adapter_limits import AdapterLimits
@@ -18,6 +18,7 @@ from hmi_runtime.serving.batching import BatchLimits
 from hmi_runtime.serving.pipeline import PipelineLimits
 
 _GIB = 1 << 30
+Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings):
@@ -34,78 +35,71 @@ class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings
     )
     runtime_host: str | None = Field(
         default=None,
-        description="Address to listen on; :: for every one of IPv4 and IPv6. runtime_url's if absent.",
+        description="Address to listen on, :: for all of IPv4 and IPv6; runtime_url's if absent.",
     )
-    runtime_port: int | None = Field(
-        default=None, ge=0, le=65535, description="Port to listen on; runtime_url's if absent."
+    runtime_port: Port | None = Field(default=None, description="Port to listen on; runtime_url's if absent.")
+    metrics_port: Port | None = Field(
+        default=None, description="Port of /metrics; that of inference if absent."
     )
-    metrics_port: int | None = Field(
-        default=None,
-        ge=0,
-        le=65535,
-        description="Port of /metrics, apart from inference; beside it where none is given.",
-    )
-    body_limit_bytes: int = Field(default=32 << 20, ge=1, description="Largest body of a request.")
-    body_seconds: float = Field(
-        default=BODY_SECONDS, gt=0, description="How long a request's body may take to arrive."
+    body_limit_bytes: PositiveInt = Field(default=32 << 20, description="Largest body of a request.")
+    body_seconds: PositiveFloat = Field(
+        default=BODY_SECONDS, description="Seconds for a request's body to arrive."
     )
 
     artifacts: str = Field(default=".hmi/artifacts", description="Root of the artifact store, fsspec.")
-    cache_dir: Path = Field(
-        default=Path(".hmi/cache"), description="Folder of the local copies of artifacts."
+    cache_dir: Path = Field(default=Path(".hmi/cache"), description="Folder of local copies of artifacts.")
+    disk_budget: PositiveInt = Field(default=20 * _GIB, description="Bytes the local copies may take.")
+    host_budget: PositiveInt = Field(default=2 * _GIB, description="Bytes of adapters in host memory.")
+    table_budget: PositiveInt = Field(
+        default=8 * _GIB, description="Bytes of mapped lookup tables and layers."
     )
-    disk_budget: int = Field(default=20 * _GIB, ge=1, description="Bytes the local copies may take.")
-    host_budget: int = Field(default=2 * _GIB, ge=1, description="Bytes of adapters in host memory.")
-    table_budget: int = Field(default=8 * _GIB, ge=1, description="Bytes of lookup tables and layers mapped.")
-    device_budget: int = Field(
-        default=_GIB, ge=1, description="Bytes of device memory for the adapter slots of one base model."
+    device_budget: PositiveInt = Field(
+        default=_GIB, description="Device memory for the slots of one base model, in bytes."
     )
-    device_slots: int = Field(
-        default=256, ge=1, description="Most adapter slots of one base model; fewer if the budget is smaller."
+    device_slots: PositiveInt = Field(
+        default=256, description="Most adapter slots of one base model; the budget may allow fewer."
     )
-    dense_heads: bool = Field(default=True, description="Whether slots hold heads with a hidden layer.")
-    failed_load_retry_seconds: float = Field(
-        default=5.0, ge=0, description="How long a broken adapter is refused before it is read again."
+    dense_heads: bool = Field(
+        default=True, description="Whether slots have room for heads with a hidden layer."
+    )
+    failed_load_retry_seconds: NonNegativeFloat = Field(
+        default=5.0, description="Seconds until a broken adapter is read again."
     )
 
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N.")
     precision: Literal["auto", "float32", "int8"] = Field(
-        default="auto",
-        description="Precision of the frozen upper layers; auto is int8 where that is known to pay.",
+        default="auto", description="Precision of the frozen upper layers; auto is int8 where that is faster."
     )
-    threads: int = Field(default=0, ge=0, description="Threads of one product; 0 for one a core.")
-    tokenizer_threads: int = Field(default=1, ge=1, description="Threads that tokenise.")
-    loader_threads: int = Field(default=4, ge=1, description="Threads that fetch and read artifacts.")
+    threads: NonNegativeInt = Field(default=0, description="Threads of one matrix product; 0 for one a core.")
+    tokenizer_threads: PositiveInt = Field(default=1, description="Threads that tokenise.")
+    loader_threads: PositiveInt = Field(default=4, description="Threads that fetch and read artifacts.")
 
-    batch_rows: int = Field(default=32, ge=1, description="Most rows of a batch.")
-    batch_tokens: int = Field(default=8192, ge=1, description="Most tokens of a batch, padding included.")
-    max_wait_ms: float = Field(
-        default=2.0, ge=0, description="How long a row waits for company while nothing else computes."
+    batch_rows: PositiveInt = Field(default=32, description="Most rows of a batch.")
+    batch_tokens: PositiveInt = Field(default=8192, description="Most tokens of a batch, padding included.")
+    max_wait_ms: NonNegativeFloat = Field(
+        default=2.0, description="How long a row waits for others while nothing computes."
     )
-    max_queue: int = Field(default=2048, ge=1, description="Rows taken in and not yet answered; beyond: 503.")
-    max_length: int = Field(default=512, ge=4, description="Most tokens of a text; beyond: 400.")
-    request_timeout_seconds: float = Field(
-        default=30.0, gt=0, description="After this a waiting row gets 504."
-    )
+    max_queue: PositiveInt = Field(default=2048, description="Most rows without a result; more get 503.")
+    max_length: int = Field(default=512, ge=4, description="Most tokens of a text; longer ones get 400.")
+    request_timeout_seconds: PositiveFloat = Field(default=30.0, description="Then a waiting row gets 504.")
 
-    quarantine_failures: int = Field(
-        default=3, ge=1, description="Failed rows in a row after which an adapter is refused for a while."
+    quarantine_failures: PositiveInt = Field(
+        default=3, description="Consecutive failures until an adapter is quarantined."
     )
-    quarantine_seconds: float = Field(default=30.0, ge=0, description="How long it is then refused.")
+    quarantine_seconds: NonNegativeFloat = Field(default=30.0, description="How long it is then refused.")
 
-    heartbeat_seconds: float = Field(
-        default=2.0, gt=0, description="Seconds between heartbeats if nothing changes."
+    heartbeat_seconds: PositiveFloat = Field(
+        default=2.0, description="Seconds between heartbeats if nothing changes."
     )
-    poll_seconds: float = Field(
-        default=20.0, ge=0, description="Seconds that a poll for a new desired state stays open."
+    poll_seconds: NonNegativeFloat = Field(
+        default=20.0, description="Seconds that a poll for a desired state stays open."
     )
-    move_seconds: float = Field(
+    move_seconds: NonNegativeFloat = Field(
         default=60.0,
-        ge=0,
-        description="Seconds to keep serving after SIGTERM while others load what only this runtime has.",
+        description="Seconds to serve after SIGTERM while others load what only this runtime has.",
     )
-    drain_seconds: float = Field(
-        default=10.0, ge=0, description="Seconds that requests in progress may take after that."
+    drain_seconds: NonNegativeFloat = Field(
+        default=10.0, description="Seconds that requests in progress may take after that."
     )
 
     @field_validator("runtime_url")

@@ -1,4 +1,4 @@
-"""What a runtime has loaded: Domain versions and adapter versions, as rows of a request refer to them."""
+"""What a runtime has loaded: Domain versions and adapter versions, as rows of a request use them."""
 
 from dataclasses import dataclass
 
@@ -52,8 +52,3 @@ class LoadedAdapter:
     tenant_id: str = ""
     """The owner's id; empty if the control plane is older than the field."""
     pinned: bool = False
-
-    @property
-    def tenant(self) -> str:
-        """The owner's name: the first part of the adapter's key."""
-        return self.id.key.partition("/")[0]

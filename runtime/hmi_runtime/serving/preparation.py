@@ -64,7 +64,7 @@ def group_rows(
             for index, _ in same_text:
                 request.set_error(index, error)
             continue
-        tenant = same_text[0][1].tenant
+        tenant = same_text[0][1].id.tenant
         groups += [
             RowGroup(request, text, tenant, same_text[start : start + max_rows])
             for start in range(0, len(same_text), max_rows)
@@ -115,7 +115,7 @@ def _truncated(encoding: Encoding, truncate: Truncation, max_length: int) -> Enc
 class AdapterPrefetch:
     """Brings the adapters of a group to host memory, then passes the group on.
 
-    Rows whose adapter cannot be loaded get an error; the others go on together.
+    Rows whose adapter cannot be loaded get an error; the others stay together.
     """
 
     def __init__(self, group: RowGroup, on_ready: Callable[[RowGroup], None]) -> None:
@@ -126,7 +126,7 @@ class AdapterPrefetch:
         self._lock = threading.Lock()
 
     def start(self, cache: AdapterCache[AdapterWeights]) -> None:
-        """Acquire the adapter of every row; whoever answers a row releases its adapter."""
+        """Acquire the adapter of every row; it is released when the row gets its result."""
         for index, adapter in list(self._group.rows):
             cache.acquire(adapter.id, partial(self._done, index))
 

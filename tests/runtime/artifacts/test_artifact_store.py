@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from hmi_api.artifacts import ArtifactKind, ArtifactManifest, ArtifactRef
 from hmi_api.errors import Damaged, HmiError, InvalidInput, NotReady
-from hmi_runtime.artifacts.store import ArtifactStore, manifest_of_copy
-from hmi_runtime.artifacts.verification import MANIFEST_FILE, digest_of, manifest_bytes
+from hmi_api.names import digest_bytes
+from hmi_runtime.artifacts.store import ArtifactStore
+from hmi_runtime.artifacts.verification import MANIFEST_FILE, manifest_bytes
 
 BASE = "sha256:" + "0" * 64
 
@@ -59,7 +60,7 @@ def test_what_is_fetched_is_what_was_published(root: str, content: Path, tmp_pat
     copy = ArtifactStore(root).fetch(ref, tmp_path / "cache")
     fetched = files_of(copy)
     fetched.pop(MANIFEST_FILE)
-    manifest = manifest_of_copy(copy)
+    manifest = ArtifactManifest.model_validate_json((copy / MANIFEST_FILE).read_bytes())
     assert fetched == files_of(content)
     assert (manifest.layers_digest, manifest.config) == (BASE, {"width": 3})
     assert ref.bytes == sum(path.stat().st_size for path in copy.iterdir())
@@ -161,7 +162,7 @@ def forge(store_folder: Path, ref: ArtifactRef, path: str) -> ArtifactRef:
     data = manifest_bytes(manifest.model_copy(update={"files": files}))
     (store_folder / "table" / "forged").mkdir()
     (store_folder / "table" / "forged" / MANIFEST_FILE).write_bytes(data)
-    return ref.model_copy(update={"uri": "table/forged", "digest": digest_of(data)})
+    return ref.model_copy(update={"uri": "table/forged", "digest": digest_bytes(data)})
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,6 @@ def test_a_failed_row_leaves_nothing_held(loader, loaded) -> None:  # type: igno
     assert loader.pipeline.unanswered == 0
     assert loader.cache.host_used > 0
     for adapter in loaded:
-        loader.deactivate(adapter.id.key)
+        loader.pipeline.deactivate(adapter.id.key)
         loader.unload(adapter)
     assert loader.cache.host_used == 0
