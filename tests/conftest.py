@@ -1,4 +1,4 @@
-"""What tests of several parts need: databases (SQLite files, a real PostgreSQL server) and token reviews."""
+"""Fixtures of several components: databases (SQLite files, a real PostgreSQL server) and token reviews."""
 
 import json
 import secrets
@@ -23,7 +23,7 @@ from hmi_control_plane.catalog.migrate import upgrade
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A real PostgreSQL server, for the whole session; skips aloud where none is installed."""
+    """A real PostgreSQL server, for the whole session; tests are skipped where none is installed."""
     folders = installed()
     if not folders:
         pytest.skip(
@@ -92,7 +92,7 @@ def _postgres_database(server: PostgresServer, template: str) -> Iterator[str]:
 
 @dataclass
 class TokenReviews:
-    """An API server that does nothing but review tokens, over real HTTP.
+    """An API server that only reviews tokens, over real HTTP.
 
     ``accounts`` gives the user names behind tokens; ``pods`` the uids of the pods that they are bound to;
     ``audiences`` what those tokens are made for, where it is not HMI. ``status`` other than 201 is how it

@@ -1,4 +1,4 @@
-"""The chart as Helm renders it, and a real API server to hold it against."""
+"""The rendered chart, and a real API server that checks it."""
 
 import shutil
 import sys
@@ -17,7 +17,7 @@ __all__ = ["api_server", "chart", "helm", "trial"]
 
 @pytest.fixture(scope="session")
 def helm() -> Helm:
-    """The helm program; skips aloud where there is none."""
+    """The helm program; the test is skipped where it is not installed."""
     beside = Path(sys.executable).parent / "helm"
     found = str(beside) if beside.exists() else shutil.which("helm")
     if found is None:

@@ -1,4 +1,4 @@
-"""Renders the chart and finds its way about what comes out."""
+"""Renders the chart and finds objects in the result."""
 
 import subprocess
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class RenderedChart:
-    """Everything that one set of values gives."""
+    """All objects that the chart renders with one set of values."""
 
     values: str
     objects: tuple[Manifest, ...]
@@ -62,7 +62,7 @@ class Helm:
     program: str
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run it and return what it says, whether it succeeds or not."""
+        """Run it and return its output, whether it succeeds or not."""
         return subprocess.run(
             [self.program, *arguments], capture_output=True, text=True, check=False, timeout=60
         )

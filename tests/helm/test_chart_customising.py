@@ -1,4 +1,4 @@
-"""What a platform adds to pods, Services and routes arrives where it belongs."""
+"""Values that customise pods, Services and routes."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ def _environment(pod: Manifest) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_part_takes_what_a_pod_may_be_given(customised: RenderedChart, part: str) -> None:
+def test_every_component_takes_all_pod_settings(customised: RenderedChart, part: str) -> None:
     pods = [pod for component, pod in customised.pods() if component == part]
 
     assert pods
@@ -45,7 +45,7 @@ def test_every_part_takes_what_a_pod_may_be_given(customised: RenderedChart, par
         assert {"name": "models", "mountPath": "/models", "readOnly": True} in mounts
 
 
-def test_initial_containers_have_the_volumes_and_variables_too(customised: RenderedChart) -> None:
+def test_init_containers_have_the_extra_volumes_and_variables_too(customised: RenderedChart) -> None:
     """The database may need a certificate or a password file from them."""
     for part in ("control-plane", "gateway"):
         (container,) = customised.pod(part)["spec"]["initContainers"]
@@ -53,7 +53,7 @@ def test_initial_containers_have_the_volumes_and_variables_too(customised: Rende
         assert any(mount["name"] == "models" for mount in container["volumeMounts"])
 
 
-def test_accounts_of_the_platform_are_used_everywhere(customised: RenderedChart) -> None:
+def test_service_accounts_named_in_values_are_used_everywhere(customised: RenderedChart) -> None:
     named = {part: customised.pod(part)["spec"]["serviceAccountName"] for part in PARTS}
     roles = _environment(customised.pod("control-plane"))
 
@@ -91,7 +91,7 @@ def test_services_take_their_fields(customised: RenderedChart) -> None:
     assert control_plane["metadata"]["labels"]["example.com/lb"] == "internal"
 
 
-def test_a_changed_port_is_what_callers_are_told(customised: RenderedChart, trial: RenderedChart) -> None:
+def test_callers_use_a_changed_port(customised: RenderedChart, trial: RenderedChart) -> None:
     url = "http://hmi-production-europe-west-control-plane.hmi-system.svc:8000"
 
     assert _environment(customised.pod("runtime"))["HMI_CONTROL_PLANE_URL"]["value"] == url
@@ -99,7 +99,7 @@ def test_a_changed_port_is_what_callers_are_told(customised: RenderedChart, tria
     assert _environment(trial.pod("runtime"))["HMI_CONTROL_PLANE_URL"]["value"].endswith(".svc")
 
 
-def test_routes_lead_to_the_gateway_and_show_no_inner_path(customised: RenderedChart) -> None:
+def test_routes_lead_to_the_gateway_and_expose_no_internal_path(customised: RenderedChart) -> None:
     name = "hmi-production-europe-west-gateway"
     ingress, route = customised.one("Ingress", name)["spec"], customised.one("HTTPRoute", name)["spec"]
     entries = ingress["rules"][0]["http"]["paths"]
@@ -124,16 +124,14 @@ def test_routes_lead_to_the_gateway_and_show_no_inner_path(customised: RenderedC
         (["trainer.extraVolumes[0].configMap.name=a"], "trainer.extraVolumes"),
     ],
 )
-def test_what_is_left_out_is_said(helm: Helm, arguments: list[str], complaint: str) -> None:
+def test_a_missing_value_is_refused_by_name(helm: Helm, arguments: list[str], complaint: str) -> None:
     done = helm.template(*(f"--set={argument}" for argument in arguments))
 
     assert done.returncode != 0
     assert complaint in done.stderr
 
 
-def test_stateful_sets_have_names_that_their_pods_labels_can_hold(
-    helm: Helm, customised: RenderedChart
-) -> None:
+def test_stateful_set_names_fit_the_labels_of_their_pods(helm: Helm, customised: RenderedChart) -> None:
     names = [item["metadata"]["name"] for item in customised.of("StatefulSet")]
     services = {item["metadata"]["name"] for item in customised.of("Service")}
 
@@ -154,11 +152,11 @@ def test_stateful_sets_have_names_that_their_pods_labels_can_hold(
             assert len(item["metadata"]["name"]) <= 63
 
 
-def test_names_that_fit_are_as_they_were(trial: RenderedChart) -> None:
+def test_short_names_are_not_changed(trial: RenderedChart) -> None:
     assert "hmi-runtime-cpu" in [item["metadata"]["name"] for item in trial.of("StatefulSet")]
 
 
-def test_runtimes_scale_on_a_metric_that_they_have(customised: RenderedChart) -> None:
+def test_runtimes_scale_on_a_metric_that_they_export(customised: RenderedChart) -> None:
     scaler = customised.one("HorizontalPodAutoscaler", "hmi-production-europe-west-runtime-cpu")["spec"]
     pool = customised.one("StatefulSet", "hmi-production-europe-west-runtime-cpu")["spec"]
     (metric,) = scaler["metrics"]
@@ -196,7 +194,9 @@ def test_tenants_roles_are_aggregated(trial: RenderedChart, helm: Helm) -> None:
     assert label not in none.stdout
 
 
-def test_trainers_are_told_everything(customised: RenderedChart, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_pods_get_all_their_settings(
+    customised: RenderedChart, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, entry in _environment(customised.pod("operator")).items():
         monkeypatch.setenv(name, entry.get("value", "from-elsewhere"))
 
@@ -216,7 +216,9 @@ def test_trainers_are_told_everything(customised: RenderedChart, monkeypatch: py
     assert settings.ca_certificates == "from-elsewhere"
 
 
-def test_further_authorities_reach_whoever_calls_out(customised: RenderedChart, helm: Helm) -> None:
+def test_custom_certificate_authorities_reach_every_component_that_connects_outside(
+    customised: RenderedChart, helm: Helm
+) -> None:
     wanted = {"configMapKeyRef": {"name": "platform-authorities", "key": "bundle.pem"}}
     for part in ("operator", "control-plane", "runtime"):
         assert _environment(customised.pod(part))["HMI_CA_CERTIFICATES"]["valueFrom"] == wanted
@@ -232,7 +234,7 @@ def test_further_authorities_reach_whoever_calls_out(customised: RenderedChart, 
     assert values == [pem] * 3
 
 
-def test_private_images_are_pulled_with_a_secret_of_the_chart(customised: RenderedChart) -> None:
+def test_private_images_are_pulled_with_the_charts_secret(customised: RenderedChart) -> None:
     secret = customised.one("Secret", "hmi-production-europe-west-images")
 
     assert secret["type"] == "kubernetes.io/dockerconfigjson"
@@ -247,7 +249,7 @@ def test_policies_name_both_address_families(chart: RenderedChart) -> None:
             assert ("0.0.0.0/0" in blocks) == ("::/0" in blocks), policy["metadata"]["name"]
 
 
-def test_the_administrator_s_key_outlives_an_uninstallation(trial: RenderedChart) -> None:
+def test_the_admin_key_is_kept_after_uninstalling(trial: RenderedChart) -> None:
     """The database does, and so do the keys that it knows."""
     for name in ("hmi-admin", "hmi-postgresql"):
         annotations = trial.one("Secret", name)["metadata"]["annotations"]

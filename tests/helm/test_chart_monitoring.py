@@ -1,4 +1,4 @@
-"""Dashboard, alerts and monitors speak of metrics, labels and ports that exist."""
+"""Dashboard, alerts and monitors use metrics, labels and ports that exist."""
 
 import json
 import re
@@ -41,10 +41,10 @@ def _expressions() -> list[str]:
 
 
 def test_every_metric_exists(metrics: dict[str, set[str]]) -> None:
-    asked = {name for text in _expressions() for name in re.findall(r"\bhmi_\w+", text)}
+    used = {name for text in _expressions() for name in re.findall(r"\bhmi_\w+", text)}
 
-    assert len(asked) > 20
-    assert asked <= set(metrics)
+    assert len(used) > 20
+    assert used <= set(metrics)
 
 
 def test_every_label_exists(metrics: dict[str, set[str]]) -> None:
@@ -67,7 +67,7 @@ def test_panels_do_not_overlap() -> None:
         taken |= cells
 
 
-def test_alerts_are_about_this_release_and_say_what_is_wrong(helm: Helm) -> None:
+def test_alerts_select_this_release_and_have_a_description(helm: Helm) -> None:
     (rules,) = helm.render("production").of("PrometheusRule")
 
     for rule in rules["spec"]["groups"][0]["rules"]:
@@ -76,7 +76,7 @@ def test_alerts_are_about_this_release_and_say_what_is_wrong(helm: Helm) -> None
         assert rule["annotations"]["summary"].endswith(".")
 
 
-def test_a_spool_that_cannot_record_has_an_alert_of_its_own(helm: Helm) -> None:
+def test_a_full_spool_has_its_own_alert(helm: Helm) -> None:
     (rules,) = helm.render("production").of("PrometheusRule")
     (rule,) = [rule for rule in rules["spec"]["groups"][0]["rules"] if "spool_full" in rule["expr"]]
 
@@ -100,12 +100,12 @@ def test_each_pod_is_scraped_once(helm: Helm) -> None:
     assert {selector["app.kubernetes.io/component"] for selector in scraped} == set(choice["values"])
 
 
-def test_the_dashboard_is_what_is_installed(helm: Helm) -> None:
+def test_the_installed_dashboard_is_the_file_of_the_repository(helm: Helm) -> None:
     (item,) = helm.render("production").of("ConfigMap")
 
     assert json.loads(item["data"]["hmi.json"]) == json.loads(DASHBOARD)
     assert item["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
-def test_nothing_is_asked_of_prometheus_where_it_is_not_wanted(trial: RenderedChart) -> None:
+def test_monitoring_is_off_by_default(trial: RenderedChart) -> None:
     assert not trial.of("ServiceMonitor") + trial.of("PrometheusRule") + trial.of("ConfigMap")

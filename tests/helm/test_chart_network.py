@@ -47,7 +47,7 @@ def _policies(chart: RenderedChart) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_every_long_lived_pod_has_one_policy_of_both_kinds(helm: Helm) -> None:
+def test_every_long_running_pod_has_one_ingress_and_egress_policy(helm: Helm) -> None:
     for values in ("trial", "production", "own-namespaces"):
         chart = helm.render(values)
         policies = _policies(chart)
@@ -57,14 +57,14 @@ def test_every_long_lived_pod_has_one_policy_of_both_kinds(helm: Helm) -> None:
             assert policy["policyTypes"] == ["Ingress", "Egress"]
 
 
-def test_each_part_may_speak_to_whom_it_must_and_to_nobody_else(trial: RenderedChart) -> None:
+def test_each_component_may_connect_only_to_what_it_needs(trial: RenderedChart) -> None:
     for component, policy in _policies(trial).items():
         peers = [peer for rule in policy["egress"] for peer in rule.get("to", []) if "podSelector" in peer]
         reached = set().union(*(_reached(trial, peer["podSelector"]) for peer in peers))
         assert reached == SPEAKS_TO[component], component
 
 
-def test_who_may_speak_is_also_let_in(trial: RenderedChart) -> None:
+def test_every_allowed_egress_is_an_allowed_ingress(trial: RenderedChart) -> None:
     policies = _policies(trial)
     for source, targets in SPEAKS_TO.items():
         for target in targets:
@@ -98,7 +98,7 @@ def test_training_pods_of_any_namespace_reach_the_control_plane(trial: RenderedC
     )
 
 
-def test_the_gateway_is_narrowed_to_whom_the_platform_names(helm: Helm) -> None:
+def test_access_to_the_gateway_can_be_limited_by_values(helm: Helm) -> None:
     rules = _policies(helm.render("production"))["gateway"]["ingress"]
 
     assert all(rule.get("from") for rule in rules)
@@ -117,7 +117,7 @@ def test_services_select_one_component_and_name_its_ports(chart: RenderedChart) 
                 assert selects({"matchLabels": service["spec"]["selector"]}, labels)
 
 
-def test_disruption_budgets_select_what_exists_and_never_block_a_drain(trial: RenderedChart) -> None:
+def test_disruption_budgets_select_existing_pods_and_never_block_a_drain(trial: RenderedChart) -> None:
     budgets = trial.of("PodDisruptionBudget")
 
     assert len(budgets) == 4
@@ -190,7 +190,7 @@ def test_without_network_policies_training_pods_have_none(
     assert not _operator_settings(chart, monkeypatch).trainer_network_policy
 
 
-def test_data_and_proxies_reach_every_part_that_calls_the_world_outside(
+def test_data_rules_and_proxies_reach_every_component_that_connects_outside(
     helm: Helm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chart = helm.render("proxied")
@@ -229,7 +229,7 @@ def test_wrong_proxies_and_addresses_are_refused(helm: Helm, setting: str) -> No
     assert helm.template("--set", setting).returncode != 0
 
 
-def test_metrics_are_for_prometheus_alone(chart: RenderedChart) -> None:
+def test_only_prometheus_reaches_metrics(chart: RenderedChart) -> None:
     for component, policy in _policies(chart).items():
         readers = [rule for rule in policy["ingress"] if {"port": "metrics"} in rule["ports"]]
         serves = "metrics" in _ports(chart, component)

@@ -39,7 +39,9 @@ def test_wrong_values_are_refused_by_name(helm: Helm, argument: str, complaint: 
     assert complaint in done.stderr
 
 
-def test_a_real_api_server_takes_it_without_a_warning(chart: RenderedChart, api_server: KubeServer) -> None:
+def test_a_real_api_server_accepts_every_object_without_a_warning(
+    chart: RenderedChart, api_server: KubeServer
+) -> None:
     for name in {NAMESPACE} | {
         manifest["metadata"].get("namespace", NAMESPACE) for manifest in chart.objects
     }:
@@ -65,7 +67,7 @@ def test_a_real_api_server_takes_it_without_a_warning(chart: RenderedChart, api_
     assert len(lines) == len(known)
 
 
-def test_names_are_told_apart(chart: RenderedChart) -> None:
+def test_no_two_objects_have_the_same_name(chart: RenderedChart) -> None:
     keys = [
         (item["apiVersion"], item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"])
         for item in chart.objects
@@ -84,11 +86,11 @@ def test_every_object_is_labelled(chart: RenderedChart) -> None:
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "crds").glob("*.yaml")), ids=lambda file: str(file.stem))
-def test_the_charts_types_are_those_of_the_code(file: Path) -> None:
+def test_the_charts_crds_are_those_generated_from_the_code(file: Path) -> None:
     assert (CHART / "files" / "crds" / file.name).read_text() == file.read_text(), "run: make crds"
 
 
-def test_types_are_upgraded_with_the_release_and_kept_after_it(trial: RenderedChart) -> None:
+def test_crds_are_upgraded_with_the_release_and_kept_after_it(trial: RenderedChart) -> None:
     types = trial.of("CustomResourceDefinition")
 
     assert len(types) == len(list((ROOT / "crds").glob("*.yaml")))
@@ -99,14 +101,14 @@ def test_types_are_upgraded_with_the_release_and_kept_after_it(trial: RenderedCh
     assert not (CHART / "crds").exists(), "Helm never upgrades what is there"
 
 
-def test_the_chart_is_of_this_version() -> None:
+def test_the_charts_version_is_the_projects() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
 
     assert chart["version"] == chart["appVersion"] == version
 
 
-def test_the_database_is_brought_up_before_anything_serves(chart: RenderedChart) -> None:
+def test_the_database_is_migrated_before_anything_serves(chart: RenderedChart) -> None:
     for component, command in [("control-plane", "migrate"), ("gateway", "wait-for-schema")]:
         (first,) = chart.pod(component)["spec"]["initContainers"]
         assert first["command"][-1] == command

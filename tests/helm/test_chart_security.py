@@ -1,4 +1,4 @@
-"""What the chart's pods may do: restricted everywhere, rights as listed, no secret with a default."""
+"""Security of the chart's pods: restricted everywhere, listed permissions, no secret with a default."""
 
 import re
 from typing import Any
@@ -61,12 +61,14 @@ def _granted(chart: RenderedChart, account: str) -> dict[str, Rules]:
 
 
 @pytest.mark.parametrize("component", RIGHTS)
-def test_each_part_has_the_rights_listed_and_no_others(trial: RenderedChart, component: str) -> None:
+def test_each_component_has_the_listed_permissions_and_no_others(
+    trial: RenderedChart, component: str
+) -> None:
     assert _granted(trial, f"hmi-{component}") == RIGHTS[component]
 
 
 @pytest.mark.parametrize("component", RIGHTS)
-def test_rights_end_at_the_namespaces_that_are_watched(helm: Helm, component: str) -> None:
+def test_permissions_are_limited_to_watched_namespaces(helm: Helm, component: str) -> None:
     chart = helm.render("own-namespaces")
     roles = {role["metadata"]["name"]: role for role in chart.of("Role")}
 
@@ -89,7 +91,7 @@ def test_nobody_may_read_secrets_or_do_everything(chart: RenderedChart) -> None:
             assert "*" not in rule["apiGroups"] + rule["resources"] + rule["verbs"]
 
 
-def test_rights_go_to_service_accounts_that_exist(chart: RenderedChart) -> None:
+def test_permissions_are_bound_to_service_accounts_that_exist(chart: RenderedChart) -> None:
     accounts = {account["metadata"]["name"] for account in chart.of("ServiceAccount")}
     if chart.values == "customised":
         accounts |= {"platform-operator", "platform-gateway", "platform-runtime"}  # the platform's own
@@ -102,7 +104,7 @@ def test_rights_go_to_service_accounts_that_exist(chart: RenderedChart) -> None:
         assert pod["spec"].get("serviceAccountName", "default") in accounts | {"default"}, component
 
 
-def test_only_who_asks_the_api_server_has_a_token_for_it(chart: RenderedChart) -> None:
+def test_only_clients_of_the_api_server_have_a_token_for_it(chart: RenderedChart) -> None:
     asking = {component for component, pod in chart.pods() if pod["spec"]["automountServiceAccountToken"]}
 
     assert asking - {"release"} == {"operator", "control-plane", "runtime"}
@@ -124,7 +126,7 @@ def test_every_pod_is_restricted(chart: RenderedChart) -> None:
         }, component
 
 
-def test_every_container_says_what_it_needs(chart: RenderedChart) -> None:
+def test_every_container_has_resource_requests(chart: RenderedChart) -> None:
     for component, container in chart.containers():
         assert {"cpu", "memory"} <= set(container["resources"]["requests"]), component
         assert "memory" in container["resources"]["limits"], component
@@ -138,7 +140,7 @@ def test_every_server_is_probed(chart: RenderedChart) -> None:
                 assert container[probe].get("httpGet", {}).get("port", min(ports)) in ports, component
 
 
-def test_a_pod_is_given_longer_than_its_requests_take(chart: RenderedChart) -> None:
+def test_termination_grace_is_longer_than_requests_take(chart: RenderedChart) -> None:
     for component in ("gateway", "runtime"):
         pod = chart.pod(component)["spec"]
         env = {entry["name"]: entry.get("value", "0") for entry in pod["containers"][0]["env"]}
@@ -146,7 +148,7 @@ def test_a_pod_is_given_longer_than_its_requests_take(chart: RenderedChart) -> N
         assert pod["terminationGracePeriodSeconds"] > needed, component
 
 
-def test_secrets_are_made_anew_each_time_and_never_have_a_default(helm: Helm) -> None:
+def test_secrets_are_random_and_never_have_a_default(helm: Helm) -> None:
     values = (CHART / "values.yaml").read_text()
     one, other = (_secrets(helm.template("--values", str(VALUES / "trial.yaml")).stdout) for _ in range(2))
 
@@ -159,7 +161,7 @@ def test_secrets_are_made_anew_each_time_and_never_have_a_default(helm: Helm) ->
     assert "token:" not in values
 
 
-def test_no_secret_is_made_where_the_platform_brings_its_own(helm: Helm) -> None:
+def test_no_secret_is_created_where_values_name_an_existing_one(helm: Helm) -> None:
     assert helm.render("production").of("Secret") == []
 
 
@@ -171,7 +173,7 @@ def test_secrets_are_never_written_into_a_pod(chart: RenderedChart) -> None:
                 assert "secretKeyRef" in entry["valueFrom"], f"{component} {entry['name']}"
 
 
-def test_what_opens_a_volume_is_kept_with_it(trial: RenderedChart) -> None:
+def test_the_password_of_a_kept_volume_is_kept(trial: RenderedChart) -> None:
     keep = {"helm.sh/resource-policy": "keep"}
 
     assert trial.one("Secret", "hmi-postgresql")["metadata"]["annotations"] == keep

@@ -1,4 +1,4 @@
-"""What the chart tells each process is what that process understands."""
+"""Every setting that the chart gives a process is one that the process has."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def test_every_variable_is_a_setting(chart: RenderedChart) -> None:
         assert names <= _known(SETTINGS[container["name"]]) | READ_BEFORE_SETTINGS, container["name"]
 
 
-def test_every_process_takes_its_settings(chart: RenderedChart, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_process_accepts_its_settings(chart: RenderedChart, monkeypatch: pytest.MonkeyPatch) -> None:
     for container in _containers(chart):
         with monkeypatch.context() as patch:
             for name, value in _environment(container).items():
@@ -60,13 +60,15 @@ def test_every_process_takes_its_settings(chart: RenderedChart, monkeypatch: pyt
             assert settings.token_review
 
 
-def _told(chart: RenderedChart, component: str, number: int = 0) -> dict[str, str]:
+def _pod_environment(chart: RenderedChart, component: str, number: int = 0) -> dict[str, str]:
     pods = [pod for found, pod in chart.pods() if found == component]
     return _environment(pods[number]["spec"]["containers"][0])
 
 
-def test_each_part_is_known_by_its_service_account(trial: RenderedChart) -> None:
-    roles = {name: value for name, value in _told(trial, "control-plane").items() if "ROLES" in name}
+def test_each_component_is_identified_by_its_service_account(trial: RenderedChart) -> None:
+    roles = {
+        name: value for name, value in _pod_environment(trial, "control-plane").items() if "ROLES" in name
+    }
 
     assert roles == {
         "HMI_ROLES__OPERATOR": "system:serviceaccount:hmi-system:hmi-operator",
@@ -78,16 +80,16 @@ def test_each_part_is_known_by_its_service_account(trial: RenderedChart) -> None
     assert {value.rsplit(":", 1)[1] for value in roles.values()} == accounts
 
 
-def test_gateways_bill_in_the_control_plane_s_currency(helm: Helm) -> None:
+def test_gateways_bill_in_the_control_planes_currency(helm: Helm) -> None:
     done = helm.template("--set", "controlPlane.currency=EUR")
     assert done.returncode == 0, done.stderr
     chart = RenderedChart("currency", tuple(one for one in yaml.safe_load_all(done.stdout) if one))
     for component in ("control-plane", "gateway"):
-        assert _told(chart, component)["HMI_CURRENCY"] == "EUR"
+        assert _pod_environment(chart, component)["HMI_CURRENCY"] == "EUR"
 
 
-def test_tokens_are_made_for_the_audience_that_is_checked(chart: RenderedChart) -> None:
-    audience = _told(chart, "control-plane")["HMI_TOKEN_AUDIENCE"]
+def test_tokens_have_the_audience_that_is_checked(chart: RenderedChart) -> None:
+    audience = _pod_environment(chart, "control-plane")["HMI_TOKEN_AUDIENCE"]
     for component in ("operator", "control-plane", "gateway", "runtime"):
         pod = chart.pod(component)["spec"]
         (source,) = [
@@ -97,35 +99,33 @@ def test_tokens_are_made_for_the_audience_that_is_checked(chart: RenderedChart) 
 
 
 def _operator(chart: RenderedChart, monkeypatch: pytest.MonkeyPatch) -> OperatorSettings:
-    for name, value in _told(chart, "operator").items():
+    for name, value in _pod_environment(chart, "operator").items():
         monkeypatch.setenv(name, value)
     return OperatorSettings()  # type: ignore[call-arg]  # the rest is in the environment
 
 
-def test_the_chart_s_defaults_are_the_operator_s_own(
-    trial: RenderedChart, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told, fields = _operator(trial, monkeypatch), OperatorSettings.model_fields
-    assert told.limits() == AdapterLimits()
-    assert told.lease_seconds == fields["lease_seconds"].default
-    assert told.trainer_ttl_seconds == fields["trainer_ttl_seconds"].default
-    assert told.trainer_succeeded_ttl_seconds == fields["trainer_succeeded_ttl_seconds"].default
-    assert told.trainer_deadline_seconds == fields["trainer_deadline_seconds"].default
-    assert told.trainer_checkpoint_size == fields["trainer_checkpoint_size"].default
+def test_the_charts_defaults_are_the_operators(trial: RenderedChart, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, fields = _operator(trial, monkeypatch), OperatorSettings.model_fields
+    assert settings.limits() == AdapterLimits()
+    assert settings.lease_seconds == fields["lease_seconds"].default
+    assert settings.trainer_ttl_seconds == fields["trainer_ttl_seconds"].default
+    assert settings.trainer_succeeded_ttl_seconds == fields["trainer_succeeded_ttl_seconds"].default
+    assert settings.trainer_deadline_seconds == fields["trainer_deadline_seconds"].default
+    assert settings.trainer_checkpoint_size == fields["trainer_checkpoint_size"].default
 
 
-def test_the_clusters_and_the_releases_own_namespaces_are_excluded_unless_they_are_named(
+def test_system_namespaces_and_the_releases_own_are_excluded_unless_they_are_named(
     trial: RenderedChart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = _operator(trial, monkeypatch)
+    settings = _operator(trial, monkeypatch)
     monkeypatch.setenv("HMI_NAMESPACE", "press")
-    assert told.excluded_namespaces == OperatorSettings.model_fields["excluded_namespaces"].default
+    assert settings.excluded_namespaces == OperatorSettings.model_fields["excluded_namespaces"].default
     monkeypatch.setenv("HMI_WATCH_NAMESPACES", '["kube-public", "shop"]')
     excluded = OperatorSettings().environment().excluded  # type: ignore[call-arg]  # as above
     assert excluded == {"kube-system", "kube-node-lease", "press"}
 
 
-def test_the_operator_admits_what_every_pool_holds(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_operator_admits_what_every_pool_can_load(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
     """An adapter may be placed on any of them."""
     pools = "runtime.pools"
     done = helm.template(
@@ -141,37 +141,37 @@ def test_the_operator_admits_what_every_pool_holds(helm: Helm, monkeypatch: pyte
     assert _operator(chart, monkeypatch).environment().limits == limits
 
 
-def test_training_jobs_are_labelled_as_the_release_s(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_jobs_carry_the_releases_labels(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
     chart = helm.render("single-node", release="press")
     assert _operator(chart, monkeypatch).trainer_instance == "press"
     assert chart.pod("operator")["metadata"]["labels"]["app.kubernetes.io/instance"] == "press"
 
 
-def test_what_a_cluster_is_tested_with_is_what_the_chart_takes(helm: Helm) -> None:
+def test_the_values_of_the_cluster_tests_fit_the_chart(helm: Helm) -> None:
     cluster = ROOT / "tests" / "cluster"
     files = ("--values", str(cluster / "values.yaml"), "--values", str(cluster / "values-variant.yaml"))
     done = helm.template(*files)
     assert done.returncode == 0, done.stderr
     chart = RenderedChart("variant", tuple(one for one in yaml.safe_load_all(done.stdout) if one))
     for component in ("control-plane", "runtime"):
-        told = _told(chart, component)
-        assert (told["HMI_ARTIFACTS"], told["AWS_ENDPOINT_URL"]) == (
+        settings = _pod_environment(chart, component)
+        assert (settings["HMI_ARTIFACTS"], settings["AWS_ENDPOINT_URL"]) == (
             "s3://hmi/e2e",
             "http://s3.hmi-s3.svc:7070",
         )
-    assert _told(chart, "operator")["HMI_WATCH_NAMESPACES"] == '["faults"]'
+    assert _pod_environment(chart, "operator")["HMI_WATCH_NAMESPACES"] == '["faults"]'
 
 
-def test_a_gateway_s_events_fit_its_volume(trial: RenderedChart) -> None:
+def test_a_gateways_spool_fits_its_volume(trial: RenderedChart) -> None:
     (volume,) = trial.one("StatefulSet", "hmi-gateway")["spec"]["volumeClaimTemplates"]
-    limit = int(_told(trial, "gateway")["HMI_USAGE_SPOOL_LIMIT_BYTES"])
+    limit = int(_pod_environment(trial, "gateway")["HMI_USAGE_SPOOL_LIMIT_BYTES"])
 
     assert volume["spec"]["resources"]["requests"]["storage"] == "1Gi"
     assert 0.5 * (1 << 30) < limit < (1 << 30) - 16 * 2**20
 
 
 def test_budgets_are_bytes(helm: Helm) -> None:
-    gpu = _told(helm.render("production"), "runtime", number=1)
+    gpu = _pod_environment(helm.render("production"), "runtime", number=1)
 
     assert gpu["HMI_DEVICE"] == "cuda"
     assert gpu["HMI_DEVICE_BUDGET"] == str(16 << 30)
@@ -179,8 +179,8 @@ def test_budgets_are_bytes(helm: Helm) -> None:
 
 
 def test_budgets_in_memory_fit_the_pod(trial: RenderedChart) -> None:
-    told = _told(trial, "runtime")
-    in_memory = sum(int(told[f"HMI_{name}_BUDGET"]) for name in ("DEVICE", "HOST", "TABLE"))
+    settings = _pod_environment(trial, "runtime")
+    in_memory = sum(int(settings[f"HMI_{name}_BUDGET"]) for name in ("DEVICE", "HOST", "TABLE"))
     limit = trial.pod("runtime")["spec"]["containers"][0]["resources"]["limits"]["memory"]
 
     assert limit.endswith("Gi")
@@ -189,7 +189,7 @@ def test_budgets_in_memory_fit_the_pod(trial: RenderedChart) -> None:
     )
 
 
-def test_a_pool_says_only_what_differs(helm: Helm) -> None:
+def test_a_pool_inherits_the_defaults(helm: Helm) -> None:
     chart = helm.render("production")
     pools = {
         item["metadata"]["labels"]["hmi.dev/pool"]: item
@@ -205,20 +205,20 @@ def test_a_pool_says_only_what_differs(helm: Helm) -> None:
         "cpu": "registry.example.com/ml/hmi-runtime:0.1.0",
         "gpu": "registry.example.com/ml/hmi-runtime-cuda:0.1.0",
     }
-    assert _told(chart, "runtime", number=0)["HMI_PRECISION"] == "int8"
-    assert _told(chart, "runtime", number=1)["HMI_MAX_RANK"] == "32"
+    assert _pod_environment(chart, "runtime", number=0)["HMI_PRECISION"] == "int8"
+    assert _pod_environment(chart, "runtime", number=1)["HMI_MAX_RANK"] == "32"
     assert "volumeClaimTemplates" in pools["gpu"]["spec"]
 
 
-def test_trainers_get_what_the_values_say(helm: Helm) -> None:
-    told = _told(helm.render("production"), "operator")
+def test_training_pods_get_what_the_values_set(helm: Helm) -> None:
+    settings = _pod_environment(helm.render("production"), "operator")
 
-    assert told["HMI_TRAINER_IMAGE"] == "registry.example.com/ml/hmi-runtime:0.1.0"
-    assert told["HMI_TRAINER_NODE_SELECTOR"] == '{"example.com/pool":"training"}'
-    assert told["HMI_TRAINER_IMAGE_PULL_SECRETS"] == '["registry"]'
+    assert settings["HMI_TRAINER_IMAGE"] == "registry.example.com/ml/hmi-runtime:0.1.0"
+    assert settings["HMI_TRAINER_NODE_SELECTOR"] == '{"example.com/pool":"training"}'
+    assert settings["HMI_TRAINER_IMAGE_PULL_SECRETS"] == '["registry"]'
 
 
-def test_credentials_of_the_object_store_reach_who_reads_it_and_nobody_else(helm: Helm) -> None:
+def test_object_store_credentials_reach_only_components_that_read_it(helm: Helm) -> None:
     chart = helm.render("production")
     holding = {
         component

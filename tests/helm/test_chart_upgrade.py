@@ -1,4 +1,4 @@
-"""What `helm upgrade` must refuse before it changes anything, on a real API server."""
+"""Changes that `helm upgrade` must refuse before it changes anything, on a real API server."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,14 +17,14 @@ class Release(NamedTuple):
     server: KubeServer
 
     def say(self, command: str, *settings: str) -> tuple[int, str]:
-        """Install or upgrade with ``--set`` settings; return Helm's exit code and what it complains of."""
+        """Install or upgrade with ``--set`` settings; return Helm's exit code and error output."""
         flags = [flag for one in ("crds.install=false", *settings) for flag in ("--set", one)]
         where = ("--kubeconfig", str(self.server.kubeconfig), "--namespace", NAMESPACE)
         done = self.helm.run(command, "kept", str(CHART), *where, "--create-namespace", *flags)
         return done.returncode, done.stderr
 
     def replicas(self) -> str:
-        """Return how many gateways the release wants."""
+        """Return the number of gateway replicas of the release."""
         wanted = ("-o", "jsonpath={.spec.replicas}")
         return self.server.kubectl("get", "statefulset", "kept-hmi-gateway", "-n", NAMESPACE, *wanted)
 
@@ -50,7 +50,7 @@ def release(helm: Helm, api_server: KubeServer) -> Iterator[Release]:
         ("runtime.pools.cpu.cache.persistent=true", "kept-hmi-runtime-cpu", "no volumes"),
     ],
 )
-def test_other_volumes_are_refused_before_anything_changes(
+def test_changed_volumes_are_refused_before_anything_changes(
     release: Release, setting: str, statefulset: str, was: str
 ) -> None:
     before = release.replicas()
@@ -66,7 +66,7 @@ def test_other_volumes_are_refused_before_anything_changes(
 
 
 @pytest.mark.parametrize("size", ["1024Mi", "1.0Gi", "1073741824"])
-def test_the_same_volumes_said_otherwise_are_taken(release: Release, size: str) -> None:
+def test_the_same_volume_size_written_differently_is_accepted(release: Release, size: str) -> None:
     code, complaint = release.say("upgrade", f"gateway.spool.size={size}", "gateway.replicas=5")
 
     assert code == 0, complaint

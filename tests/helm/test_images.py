@@ -39,7 +39,7 @@ def _python() -> str:
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_locks_satisfy_what_the_project_asks_for(name: str) -> None:
+def test_locks_satisfy_the_projects_requirements(name: str) -> None:
     locked = _locked(name)
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = [
@@ -54,14 +54,14 @@ def test_locks_satisfy_what_the_project_asks_for(name: str) -> None:
         assert requirement.specifier.contains(version, prereleases=True), f"run scripts/lock {name}"
 
 
-def test_torch_is_where_it_belongs() -> None:
+def test_only_runtime_images_have_torch() -> None:
     assert "torch" not in _locked("control-plane")
     assert _locked("runtime")["torch"].endswith("+cpu")
     assert not any(name.startswith("nvidia-") for name in _locked("runtime"))
     assert "+" not in _locked("runtime-cuda")["torch"]
 
 
-def test_every_image_of_the_chart_has_a_target_that_is_no_root(trial: RenderedChart) -> None:
+def test_every_image_of_the_chart_has_a_non_root_target(trial: RenderedChart) -> None:
     targets = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
     images = {container["image"] for _, container in trial.containers()}
 
@@ -74,7 +74,7 @@ def test_every_image_of_the_chart_has_a_target_that_is_no_root(trial: RenderedCh
     assert "USER 0" not in DOCKERFILE
 
 
-def test_the_context_has_all_packages_and_little_else() -> None:
+def test_the_build_context_has_all_packages_and_little_else() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 

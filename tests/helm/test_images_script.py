@@ -17,7 +17,7 @@ fi
 
 
 @pytest.mark.parametrize(("end", "status"), [("fine", 0), ("broken", 3)])
-def test_a_quiet_build_is_told_of_while_it_goes_on(tmp_path: Path, end: str, status: int) -> None:
+def test_a_quiet_build_is_reported_while_it_runs(tmp_path: Path, end: str, status: int) -> None:
     program, release = tmp_path / "cluster", tmp_path / "release"
     program.write_text(BUILDS)
     program.chmod(0o755)
@@ -39,8 +39,8 @@ def test_a_quiet_build_is_told_of_while_it_goes_on(tmp_path: Path, end: str, sta
             if "STEP 1/9" in line and not release.exists():
                 release.write_text(end)
     assert script.returncode == status
-    told = "\n".join(lines)
+    output = "\n".join(lines)
     assert lines[0].startswith("[1/1] hmi-control-plane:")
     assert "building hmi-control-plane:" in lines[1]
-    assert ("done in" in told) is (status == 0)
-    assert ("no space left" in told) is (status != 0)
+    assert ("done in" in output) is (status == 0)
+    assert ("no space left" in output) is (status != 0)

@@ -43,7 +43,7 @@ def served(app: FastAPI) -> Iterator[str]:
 
 @dataclass
 class Fuzzer:
-    """What schemathesis is told: credentials and real names, which it uses in some of its requests."""
+    """What schemathesis gets: credentials and real names, which it uses in some of its requests."""
 
     folder: Path
     credentials: Mapping[str, str]

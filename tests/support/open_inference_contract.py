@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol promises over HTTP, as far as it concerns a server, in HMI's own words.
+"""The Open Inference Protocol over HTTP, as far as it concerns a server.
 
 The facts are those of its published OpenAPI (kserve/open-inference-protocol, specification/protocol:
 open_inference_rest.yaml, with inference_rest.md for what the former leaves open), and for binary tensors
@@ -41,7 +41,7 @@ class TensorMetadata(_Object):
 
 
 class ModelMetadata(_Object):
-    """``GET /v2/models/M``; versions are those that may be asked for."""
+    """``GET /v2/models/M``; versions are those that may be requested."""
 
     name: str
     versions: list[str]

@@ -22,7 +22,7 @@ _START_SECONDS = 60.0
 
 
 class NotStarted(Exception):
-    """PostgreSQL is installed and could not be started; says why."""
+    """PostgreSQL is installed and could not be started; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PostgresServer:
 
 
 def installed() -> list[Path]:
-    """Return the folders that hold ``initdb`` and ``postgres``, the best first; empty when there are none."""
+    """Return the folders that contain ``initdb`` and ``postgres``, best first; empty if there are none."""
     found = []
     on_path = shutil.which("initdb")
     if on_path:
@@ -58,7 +58,7 @@ def installed() -> list[Path]:
 
 
 def _server_user() -> str:
-    """Return who shall run the server: PostgreSQL refuses to run as root."""
+    """Return the user that runs the server: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return getpass.getuser()
     for name in ("postgres", "nobody"):
@@ -68,7 +68,7 @@ def _server_user() -> str:
 
 
 def _runnable(binaries: Path, user: str, folder: Path) -> Path:
-    """Return a folder of binaries that ``user`` can run: a copy when these lie where only root may look."""
+    """Return a folder of binaries that ``user`` can run: a copy when only root can read these."""
     as_user = _as(user)
     try:
         subprocess.run([binaries / "postgres", "--version"], check=True, capture_output=True, **as_user)

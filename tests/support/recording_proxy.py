@@ -1,4 +1,4 @@
-"""A small HTTP proxy on loopback that records what it is asked, and a client environment that names it."""
+"""A small HTTP proxy on loopback that records its requests, and a client environment that uses it."""
 
 import socket
 import threading
@@ -15,11 +15,11 @@ _CHUNK = 65_536
 
 @dataclass
 class RecordingProxy:
-    """What a proxy was asked, as ``GET http://host/path`` or ``CONNECT host:443``."""
+    """The requests to a proxy, as ``GET http://host/path`` or ``CONNECT host:443``."""
 
     url: str
     answers: dict[str, bytes] = field(default_factory=dict)
-    """Bodies by the URL that is asked for; 404 for all others."""
+    """Response bodies by URL; 404 for all others."""
     tunnels: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Where ``CONNECT host:port`` leads, by that ``host:port``; 502 for all others."""
     asked: list[str] = field(default_factory=list)

@@ -23,7 +23,7 @@ ARCHITECTURES = {"post-norm": POST_NORM, "pre-norm rotary": PRE_NORM_ROTARY}
 
 
 def random_encoder(config: EncoderConfig, seed: int = 0) -> Encoder:
-    """Return a frozen encoder in which every parameter counts: norms and biases too are random."""
+    """Return a frozen encoder whose parameters are all random, norms and biases too."""
     torch.manual_seed(seed)
     encoder = Encoder(config).requires_grad_(False).eval()
     with torch.no_grad():

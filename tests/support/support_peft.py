@@ -52,7 +52,7 @@ def make_model(kind: str, folder: Path) -> tuple[PreTrainedModel, BaseModel]:
 
 
 def tune(model: nn.Module) -> None:
-    """Move every parameter that learns, so that each one counts."""
+    """Change every trainable parameter at random, so that each one affects the output."""
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad:

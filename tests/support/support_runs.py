@@ -13,7 +13,7 @@ from hmi_runtime.training.run_context import RunContext
 
 
 class Runs:
-    """Does runs in folders of their own over one artifact store."""
+    """Runs trainings, each in its own folder, over one artifact store."""
 
     def __init__(self, folder: Path, base_folder: Path, corpus: Path) -> None:
         self.folder = folder
