@@ -4,12 +4,13 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from cachetools import LRUCache
 from kubernetes.aio.client import EventsV1Event, V1ObjectMeta, V1ObjectReference
 
 from hmi_api.errors import HmiError
@@ -150,8 +151,8 @@ class EventRecorder:
         self._clock = clock
         self._queue: deque[tuple[Domain | TaskAdapter, EventMessage] | Orphan] = deque(maxlen=LONGEST_QUEUE)
         self._waiting = asyncio.Event()
-        self._series: OrderedDict[tuple[str, EventMessage], _Series] = OrderedDict()
-        self._allowances: OrderedDict[str, _Allowance] = OrderedDict()
+        self._series: LRUCache[tuple[str, EventMessage], _Series] = LRUCache(_REMEMBERED)
+        self._allowances: LRUCache[str, _Allowance] = LRUCache(_REMEMBERED)
 
     def record(self, resource: Domain | TaskAdapter, old: CommonStatus, new: CommonStatus) -> None:
         """Enqueue the Events for a status that was written."""
@@ -188,18 +189,16 @@ class EventRecorder:
 
     def _is_allowed(self, uid: str) -> bool:
         now = self._clock()
-        known = self._allowances.pop(uid, None) or _Allowance(BURST, now)
+        known = self._allowances.get(uid) or _Allowance(BURST, now)
         left = min(BURST, known.left + (now - known.at) / REFILL_SECONDS)
         allowed = left >= 1
         self._allowances[uid] = _Allowance(left - allowed, now)
-        if len(self._allowances) > _REMEMBERED:
-            self._allowances.popitem(last=False)
         return allowed
 
     async def _send(self, resource: Domain | TaskAdapter, message: EventMessage) -> None:
         key, now = (resource.metadata.uid, message), self._clock()
         namespace = resource.metadata.namespace
-        series = self._series.pop(key, None)
+        series = self._series.get(key)
         if series is not None and now - series.last <= REPEAT_SECONDS:
             series.count, series.last = series.count + 1, now
             repeated = {"series": {"count": series.count, "lastObservedTime": _now().isoformat()}}
@@ -207,14 +206,13 @@ class EventRecorder:
                 series.name, namespace, repeated, _content_type=MERGE_PATCH
             )
             if await find(patched) is not None:
-                self._remember(key, series)
                 return
         event = build_event(resource, message, self._instance)
         try:
             await self._api.create_namespaced_event(namespace, event)
         except Conflict:
             return  # an earlier attempt succeeded, although its answer was lost
-        self._remember(key, _Series(str(metadata_of(event).name), now))
+        self._series[key] = _Series(str(metadata_of(event).name), now)
 
     async def _send_orphan(self, orphan: Orphan) -> None:
         """Create the Event on the object; on the operator's pod where the object's namespace is gone too."""
@@ -235,11 +233,6 @@ class EventRecorder:
                 logger.info("an Event on %s was refused in %s: %s", ref, namespace, error)
             else:
                 return
-
-    def _remember(self, key: tuple[str, EventMessage], series: _Series) -> None:
-        self._series[key] = series
-        if len(self._series) > _REMEMBERED:
-            self._series.popitem(last=False)
 
 
 def build_event(resource: Domain | TaskAdapter, message: EventMessage, instance: str) -> EventsV1Event:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
+from hmi_api.artifacts import ArtifactRef
 from hmi_api.internal.catalog import AdapterVersionView, AdapterView, EarlierVersion, LoadError
 from hmi_api.internal.runs import RunFailure, RunProgress
 from hmi_api.internal.runtimes import PASSING_LOAD_FAILURES
-from hmi_api.resources.common import DataRead
+from hmi_api.resources.common import ArtifactStatus, DataRead
 from hmi_api.resources.conditions import (
     Condition,
     ConditionStatus,
@@ -16,8 +18,10 @@ from hmi_api.resources.conditions import (
     find_condition,
     set_condition,
 )
+from hmi_api.resources.domain import Domain
 from hmi_api.resources.reasons import Reason
-from hmi_operator.planning.observed import PodProblem
+from hmi_api.resources.task_adapter import TaskAdapter
+from hmi_operator.planning.observed import ObservedAdapter, ObservedDomain, PodProblem
 from hmi_operator.planning.training import Decision, TrainingPhase
 
 _RECONCILING, _STALLED = DomainCondition.RECONCILING, DomainCondition.STALLED
@@ -30,6 +34,11 @@ class ConditionWriter:
         self._conditions = list(old)
         self._generation = generation
         self._now = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    @classmethod
+    def of(cls, resource: Domain | TaskAdapter, now: datetime) -> "ConditionWriter":
+        """Return a writer that continues a resource's present conditions."""
+        return cls(resource.status.conditions, generation=resource.metadata.generation, now=now)
 
     @property
     def written(self) -> list[Condition]:
@@ -86,6 +95,27 @@ class ConditionWriter:
             generation=self._generation,
             now=self._now,
         )
+
+
+def common_status(
+    resource: Domain | TaskAdapter,
+    observed: ObservedDomain | ObservedAdapter,
+    writer: ConditionWriter,
+    phase: str,
+    artifact: ArtifactRef | None,
+) -> dict[str, Any]:
+    """Return the fields that both kinds of status have; ``artifact`` is the published version's."""
+    current = observed.current
+    return {
+        "observed_generation": resource.metadata.generation,
+        "phase": phase,
+        "conditions": writer.written,
+        "version": current.version if current else None,
+        "artifact": artifact and ArtifactStatus.model_validate(artifact, from_attributes=True),
+        "metrics": dict(current.metrics) if current else {},
+        "data": list(current.data) if current else [],
+        "run_ref": resource.status.run_ref,
+    }
 
 
 def progress_text(decision: Decision) -> str | None:
@@ -348,24 +378,17 @@ def _describe_versions(earlier: Sequence[EarlierVersion]) -> list[str]:
     ]
 
 
-_PHASES_UNSERVED = {
-    TrainingPhase.SUSPENDED: Phase.SUSPENDED.value,
-    TrainingPhase.STARTING: Phase.PENDING.value,
-    TrainingPhase.QUEUED: Phase.PENDING.value,
-    TrainingPhase.RUNNING: Phase.TRAINING.value,
-    TrainingPhase.RETRYING: Phase.RETRYING.value,
-    TrainingPhase.FAILED: Phase.FAILED.value,
-    TrainingPhase.GATE_FAILED: Phase.FAILED.value,
+_PHASES = {
+    TrainingPhase.SUSPENDED: (Phase.SUSPENDED, Phase.SUSPENDED),
+    TrainingPhase.STARTING: (Phase.PENDING, Phase.UPDATING),
+    TrainingPhase.QUEUED: (Phase.PENDING, Phase.UPDATING),
+    TrainingPhase.RUNNING: (Phase.TRAINING, Phase.UPDATING),
+    TrainingPhase.RETRYING: (Phase.RETRYING, Phase.UPDATING),
+    TrainingPhase.FAILED: (Phase.FAILED, Phase.DEGRADED),
+    TrainingPhase.GATE_FAILED: (Phase.FAILED, Phase.DEGRADED),
+    TrainingPhase.UP_TO_DATE: (Phase.READY, Phase.READY),
 }
-_PHASES_SERVED = {
-    TrainingPhase.SUSPENDED: Phase.SUSPENDED.value,
-    TrainingPhase.STARTING: Phase.UPDATING.value,
-    TrainingPhase.QUEUED: Phase.UPDATING.value,
-    TrainingPhase.RUNNING: Phase.UPDATING.value,
-    TrainingPhase.RETRYING: Phase.UPDATING.value,
-    TrainingPhase.FAILED: Phase.DEGRADED.value,
-    TrainingPhase.GATE_FAILED: Phase.DEGRADED.value,
-}
+"""``status.phase`` while no version is served, and while one is."""
 
 
 def training_phase_name(phase: TrainingPhase, *, serves: bool) -> str:
@@ -373,6 +396,4 @@ def training_phase_name(phase: TrainingPhase, *, serves: bool) -> str:
 
     ``Updating`` and ``Degraded``: an older version is served while the declared one is trained, or cannot be.
     """
-    if phase is TrainingPhase.UP_TO_DATE:
-        return Phase.READY.value
-    return (_PHASES_SERVED if serves else _PHASES_UNSERVED)[phase]
+    return _PHASES[phase][serves].value

@@ -46,13 +46,12 @@ def plan_deletion(
     """
     if FINALIZER not in resource.metadata.finalizers:
         return Plan(status)
-    writer = ConditionWriter(status.conditions, generation=resource.metadata.generation, now=now)
     if dependents:
         shown = ", ".join(dependents[:_SHOWN_DEPENDENTS])
         more = len(dependents) - _SHOWN_DEPENDENTS
         others = f" and {more} more" if more > 0 else ""
         message = f"It is deleted once nothing depends on it; still there: {shown}{others}."
-        return Plan(_terminating(resource, status, writer, Reason.IN_USE, message))
+        return Plan(_terminating(resource, status, Reason.IN_USE, message, now))
     actions: list[Action] = []
     if run is not None and is_active(run):
         failure = RunFailure(reason=Reason.TERMINATING.value, message="The resource was deleted.")
@@ -61,21 +60,21 @@ def plan_deletion(
     actions.append(DeleteContents(why="the resource is deleted"))
     actions.append(RemoveFinalizer(why="all that belonged to it is deleted"))
     message = "What belongs to it is being deleted."
-    return Plan(_terminating(resource, status, writer, Reason.TERMINATING, message), tuple(actions))
+    return Plan(_terminating(resource, status, Reason.TERMINATING, message, now), tuple(actions))
 
 
 def delayed_status(
     resource: Domain | TaskAdapter, status: StatusT, error: HmiError, now: datetime
 ) -> StatusT:
     """Return the status of a resource that cannot be deleted now because of ``error``."""
-    writer = ConditionWriter(status.conditions, generation=resource.metadata.generation, now=now)
     message = f"It cannot be deleted yet: {error.message} The deletion is retried."
-    return _terminating(resource, status, writer, error.reason, message)
+    return _terminating(resource, status, error.reason, message, now)
 
 
 def _terminating(
-    resource: Domain | TaskAdapter, status: StatusT, writer: ConditionWriter, reason: str, message: str
+    resource: Domain | TaskAdapter, status: StatusT, reason: str, message: str, now: datetime
 ) -> StatusT:
+    writer = ConditionWriter.of(resource, now)
     writer.false(DomainCondition.READY, reason, message)
     writer.reconciling(reason, message)
     return status.model_copy(

@@ -1,6 +1,5 @@
 """What to do about a training run: start, resume, retry, replace or leave it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -16,7 +15,6 @@ from hmi_api.internal.runs import (
     RunView,
 )
 from hmi_api.names import Digest
-from hmi_api.resources.common import Resources
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.task_adapter import TaskAdapter
@@ -30,7 +28,6 @@ FIRST_BACKOFF = timedelta(seconds=5)
 LONGEST_BACKOFF = timedelta(minutes=5)
 POLL_SECONDS = 1.0
 """How often the progress of an active run is polled."""
-
 BLOCKED_SECONDS = 15.0
 """How often a run whose Job cannot start is checked, or its Job created again."""
 
@@ -71,21 +68,32 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class TrainingState:
+class _Training:
     """What a decision depends on."""
 
+    resource: Domain | TaskAdapter
+    observed: ObservedDomain | ObservedAdapter
     wanted: Digest
     """Digest of what should be published."""
-    published: str | None
-    """Digest of what is published."""
-    run: RunView | None
-    job: JobView | None
-    suspended: bool
-    now: datetime
-    resources: Resources
-    """``spec.resources``: what the spec allows a Job to use now."""
-    request: Callable[[int], RunCreate]
-    """Builds the request of a run for an attempt, counted from 0."""
+    spec: DomainRunSpec | AdapterRunSpec
+
+    @property
+    def suspended(self) -> bool:
+        return self.resource.spec.suspend
+
+    def request(self, attempt: int) -> RunCreate:
+        """Return the request of a run for an attempt, counted from 0."""
+        return RunCreate(
+            uid=self.resource.metadata.uid,
+            tenant=self.observed.tenant,
+            spec_digest=self.wanted,
+            attempt=attempt,
+            spec=self.spec,
+        )
+
+    def resources_changed(self, run: RunView) -> bool:
+        """Return whether ``spec.resources`` changed since the run was created."""
+        return self.resource.spec.resources != run.spec.spec.resources
 
 
 def backoff(failures: int) -> timedelta:
@@ -113,34 +121,10 @@ def decide_training(
     run_spec: DomainRunSpec | AdapterRunSpec,
 ) -> Decision:
     """Return what to do so that a version with the digest ``wanted`` is trained from ``run_spec``."""
-
-    def request(attempt: int) -> RunCreate:
-        return RunCreate(
-            uid=resource.metadata.uid,
-            tenant=observed.tenant,
-            spec_digest=wanted,
-            attempt=attempt,
-            spec=run_spec,
-        )
-
-    state = TrainingState(
-        wanted=wanted,
-        published=observed.current.spec_digest if observed.current else None,
-        run=observed.run,
-        job=observed.job,
-        suspended=resource.spec.suspend,
-        now=observed.now,
-        resources=resource.spec.resources,
-        request=request,
-    )
-    return _decide(state)
-
-
-def _decide(state: TrainingState) -> Decision:
-    run = state.run
-    if state.wanted == state.published:
-        return Decision(TrainingPhase.UP_TO_DATE, _stop_superseded(run, state.wanted))
-    if run is None or run.spec_digest != state.wanted:
+    state, run, current = _Training(resource, observed, wanted, run_spec), observed.run, observed.current
+    if current is not None and wanted == current.spec_digest:
+        return Decision(TrainingPhase.UP_TO_DATE, _stop_superseded(run, wanted))
+    if run is None or run.spec_digest != wanted:
         return _begin(state)
     if run.state in _ACTIVE:
         return _decide_active(state, run)
@@ -149,18 +133,18 @@ def _decide(state: TrainingState) -> Decision:
     return _decide_succeeded(state, run)
 
 
-def _begin(state: TrainingState) -> Decision:
-    stop = _stop_superseded(state.run, state.wanted)
+def _begin(state: _Training) -> Decision:
+    stop = _stop_superseded(state.observed.run, state.wanted)
     if state.suspended:
         return Decision(TrainingPhase.SUSPENDED, stop)
-    if state.published is None:
+    if state.observed.current is None:
         start: Action = StartRun(state.request(0), why="nothing is published")
     else:
         start = PublishAgainOrStartRun(state.request(0), why="the published version is of another spec")
     return Decision(TrainingPhase.STARTING, (*stop, start), requeue_after=0.0)
 
 
-def _decide_succeeded(state: TrainingState, run: RunView) -> Decision:
+def _decide_succeeded(state: _Training, run: RunView) -> Decision:
     if run.result is not None and not run.result.gate_passed:
         return Decision(TrainingPhase.GATE_FAILED, run=run)
     if state.suspended:
@@ -179,10 +163,10 @@ def _stop_superseded(run: RunView | None, wanted: str) -> tuple[Action, ...]:
     return (StopRun(run.id, failure, why="the run is for a superseded spec"),)
 
 
-def _decide_active(state: TrainingState, run: RunView) -> Decision:
-    job = state.job
+def _decide_active(state: _Training, run: RunView) -> Decision:
+    job = state.observed.job
     problem = job.problem if job is not None else None
-    if problem is not None and _resources_changed(state, run):
+    if problem is not None and state.resources_changed(run):
         failure = RunFailure(
             reason=Reason.SUPERSEDED.value, message="spec.resources was changed.", retryable=True
         )
@@ -196,7 +180,7 @@ def _decide_active(state: TrainingState, run: RunView) -> Decision:
 
 
 def _decide_ended(
-    state: TrainingState, run: RunView, job: JobView | None, problem: PodProblem | None
+    state: _Training, run: RunView, job: JobView | None, problem: PodProblem | None
 ) -> Decision:
     crashes = job.crashes if job is not None else 0
     if crashes >= MAX_CRASHES or (problem is not None and problem.final):
@@ -205,7 +189,7 @@ def _decide_ended(
         return Decision(TrainingPhase.RUNNING, (stop,), run, requeue_after=0.0)
     if problem is not None and not crashes:
         return _decide_rejected(state, run, problem)
-    wait = _seconds_left(job, crashes, state.now)
+    wait = _seconds_left(job, crashes, state.observed.now)
     if crashes and wait > 0:
         message = "The training process ended without a result; it is started again shortly."
         return Decision(TrainingPhase.RETRYING, run=run, requeue_after=wait, message=message, problem=problem)
@@ -221,10 +205,12 @@ def _decide_alive(run: RunView, job: JobView) -> Decision:
     return Decision(phase, run=run, requeue_after=POLL_SECONDS)
 
 
-def _decide_rejected(state: TrainingState, run: RunView, problem: PodProblem) -> Decision:
+def _decide_rejected(state: _Training, run: RunView, problem: PodProblem) -> Decision:
     """Create a Job again that the API server rejected, now and then: quotas are raised and freed."""
-    rejected_at = state.job.ended_at if state.job is not None else None
-    passed = (state.now - rejected_at).total_seconds() if rejected_at is not None else BLOCKED_SECONDS
+    rejected_at = state.observed.job.ended_at if state.observed.job is not None else None
+    passed = (
+        (state.observed.now - rejected_at).total_seconds() if rejected_at is not None else BLOCKED_SECONDS
+    )
     wait = BLOCKED_SECONDS - passed
     if wait > 0:
         return Decision(TrainingPhase.QUEUED, run=run, requeue_after=wait, problem=problem)
@@ -239,22 +225,21 @@ def _failure_of(run: RunView, crashes: int, problem: PodProblem | None) -> RunFa
     return RunFailure(reason=Reason.PROCESS_DIED.value, message=message)
 
 
-def _resources_changed(state: TrainingState, run: RunView) -> bool:
-    """Return whether spec.resources changed since the run was created."""
-    return state.resources != run.spec.spec.resources
-
-
-def _decide_failed(state: TrainingState, run: RunView) -> Decision:
+def _decide_failed(state: _Training, run: RunView) -> Decision:
     failure = run.failure or RunFailure(reason=Reason.PROCESS_DIED.value, message="The run gave no cause.")
     superseded = failure.reason == Reason.SUPERSEDED
-    mended = failure.reason in _RESOURCE_FAILURES and _resources_changed(state, run)
+    mended = failure.reason in _RESOURCE_FAILURES and state.resources_changed(run)
     attempts_left = run.attempt + 1 < MAX_ATTEMPTS or failure.reason in RETRIED_WITHOUT_LIMIT
     may_retry = superseded or mended or (failure.retryable and attempts_left)
     if not may_retry:
         return Decision(TrainingPhase.FAILED, run=run, message=failure.message)
     if state.suspended:
         return Decision(TrainingPhase.SUSPENDED, run=run)
-    wait = 0.0 if superseded or mended else _seconds_left(state.job, run.attempt + 1, state.now)
+    wait = (
+        0.0
+        if superseded or mended
+        else _seconds_left(state.observed.job, run.attempt + 1, state.observed.now)
+    )
     if wait > 0:
         message = f"{failure.message} It is tried again shortly ({failure.reason})."
         return Decision(TrainingPhase.RETRYING, run=run, requeue_after=wait, message=message)

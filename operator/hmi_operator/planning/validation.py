@@ -41,24 +41,16 @@ def validate_domain(domain: Domain, observed: ObservedDomain) -> Rejection | Non
 
 def validate_adapter(adapter: TaskAdapter, observed: ObservedAdapter) -> Rejection | None:
     """Return why a TaskAdapter's spec is rejected; None if it is accepted."""
-    excluded = _excluded(adapter, observed.environment)
-    if excluded is not None:
-        return excluded
-    if adapter.spec.task.type is TaskType.TEXT_GENERATION:
-        return Reason.TASK_TYPE_UNSUPPORTED, (
-            "TextGeneration is not served by this release; use SequenceClassification or TokenClassification."
-        )
-    if adapter.spec.serving.canary_percent != ALL_TRAFFIC:
-        return Reason.CANARY_UNSUPPORTED, (
-            "This release moves all traffic to a new version at once; leave spec.serving.canaryPercent out."
-        )
+    spec, limits = adapter.spec, observed.environment.limits
     return (
-        _invalid_tenant(observed.tenant, adapter)
+        _excluded(adapter, observed.environment)
+        or _unsupported(adapter)
+        or _invalid_tenant(observed.tenant, adapter)
         or _changed_adapter(adapter, observed)
         or _unreachable_address(adapter, observed.environment)
-        or _invalid_gate(adapter)
+        or _failed(lambda: check_gate_fits(spec.gate, spec.task.type, has_data=spec.data is not None))
         or _repeated_labels(adapter)
-        or _too_large(adapter, observed.environment)
+        or (_failed(lambda: limits.check_spec(spec)) if limits is not None else None)
         or _unshared_domain(adapter, observed.domain.domain)
         or _terminating(observed.domain, observed.view.record.domain if observed.view else None)
     )
@@ -78,9 +70,21 @@ def _excluded(resource: Domain | TaskAdapter, environment: Environment) -> Rejec
     if namespace not in environment.excluded:
         return None
     return Reason.NAMESPACE_EXCLUDED, (
-        f"HMI makes nothing in namespace {namespace}, which is the cluster's or the installation's own. "
-        "Apply it in a namespace of a tenant's."
+        f"HMI creates nothing in namespace {namespace}, which is the cluster's or the installation's own. "
+        "Apply it in a tenant's namespace."
     )
+
+
+def _unsupported(adapter: TaskAdapter) -> Rejection | None:
+    if adapter.spec.task.type is TaskType.TEXT_GENERATION:
+        return Reason.TASK_TYPE_UNSUPPORTED, (
+            "TextGeneration is not served by this release; use SequenceClassification or TokenClassification."
+        )
+    if adapter.spec.serving.canary_percent != ALL_TRAFFIC:
+        return Reason.CANARY_UNSUPPORTED, (
+            "This release moves all traffic to a new version at once; leave spec.serving.canaryPercent out."
+        )
+    return None
 
 
 def _changed_adapter(adapter: TaskAdapter, observed: ObservedAdapter) -> Rejection | None:
@@ -129,10 +133,15 @@ def _unreachable_address(resource: Domain | TaskAdapter, environment: Environmen
 
 
 def _invalid_tenant(tenant: Tenant, resource: Domain | TaskAdapter) -> Rejection | None:
+    return _failed(lambda: check_tenant(tenant, resource.metadata.namespace))
+
+
+def _failed(check: Callable[[], None]) -> Rejection | None:
+    """Return the reason and message of the ``InvalidInput`` that a check raises, if any."""
     try:
-        check_tenant(tenant, resource.metadata.namespace)
+        check()
     except InvalidInput as error:
-        return Reason.TENANT_LABEL_INVALID, error.message
+        return error.reason, error.message
     return None
 
 
@@ -143,25 +152,6 @@ def _repeated_labels(adapter: TaskAdapter) -> Rejection | None:
         return None
     named = ", ".join(repr(label) for label in repeated[:_SHOWN_LABELS])
     return Reason.LABELS_REPEATED, f"spec.task.labels names {named} more than once; name each label once."
-
-
-def _too_large(adapter: TaskAdapter, environment: Environment) -> Rejection | None:
-    if environment.limits is None:
-        return None
-    try:
-        environment.limits.check_spec(adapter.spec)
-    except InvalidInput as error:
-        return Reason.ADAPTER_TOO_LARGE, error.message
-    return None
-
-
-def _invalid_gate(adapter: TaskAdapter) -> Rejection | None:
-    spec = adapter.spec
-    try:
-        check_gate_fits(spec.gate, spec.task.type, has_data=spec.data is not None)
-    except InvalidInput as error:
-        return error.reason, error.message
-    return None
 
 
 def rejected_status(

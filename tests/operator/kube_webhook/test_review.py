@@ -174,7 +174,7 @@ def test_before_others_are_known_nothing_is_held_against_them() -> None:
 @pytest.mark.parametrize("body", [domain(namespace="kube-system"), adapter(namespace="kube-system")])
 def test_nothing_is_made_in_a_namespace_of_the_clusters_own(body: dict[str, Any]) -> None:
     by = AdmissionReviewer({}.get, environment=replace(CLUSTER, excluded=frozenset({"kube-system"})))
-    assert "makes nothing in namespace kube-system" in refusal(by, review(body))
+    assert "creates nothing in namespace kube-system" in refusal(by, review(body))
     assert answered(by, review(domain()))["allowed"] is True
 
 
