@@ -110,11 +110,11 @@ class Controller:
         self._failures.pop(ref, None)
         for other in result.enqueue:
             self._queue.add(other)
-        return self._pause(ref, result.requeue_after, await self._store.count())
+        return self._pause(ref, result.requeue_after, self._store.count())
 
     def _pause(self, ref: ResourceRef, wanted: float | None, count: int) -> float | None:
         """Return when to requeue a reconciled resource: as its plan asks, within the pace."""
-        if self._store.find(ref) is None:
+        if self._store.get(ref) is None:
             self._polled.discard(ref)
             return None
         if wanted == 0:

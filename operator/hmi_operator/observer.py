@@ -2,9 +2,10 @@
 
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from hmi_api.internal.catalog import AdapterView, DomainView
 from hmi_api.internal.client import ControlPlaneClient
@@ -93,7 +94,7 @@ class Observer:
         self._ports = ports
         self._environment = environment
         self._on_adapter_view = on_adapter_view
-        self._recorded_pods: OrderedDict[str, tuple[RunPod, ...]] = OrderedDict()
+        self._recorded_pods: LRUCache[str, tuple[RunPod, ...]] = LRUCache(_RECORDED_RUNS)
         self.domains = DomainCache(ports.control_plane)
 
     async def observe_domain(self, domain: Domain) -> ObservedDomain:
@@ -149,8 +150,6 @@ class Observer:
         if run is not None and job is not None and job.pods and self._recorded_pods.get(run.id) != job.pods:
             await self._ports.control_plane.record_pods(run.id, job.pods)
             self._recorded_pods[run.id] = job.pods
-            if len(self._recorded_pods) > _RECORDED_RUNS:
-                self._recorded_pods.popitem(last=False)
         return job
 
     async def _run_of(self, resource: Domain | TaskAdapter) -> RunView | None:
@@ -178,7 +177,7 @@ class Observer:
         return DomainDependency(key, domain, view.current if view else None)
 
     def _find_domain(self, key: DomainKey) -> Domain | None:
-        found = self._ports.store.find(ResourceRef.from_key("Domain", key))
+        found = self._ports.store.get(ResourceRef.from_key("Domain", key))
         return found if isinstance(found, Domain) else None
 
     async def _dependents(self, domain: Domain, lineage: tuple[DomainKey, ...]) -> tuple[Dependent, ...]:
@@ -189,8 +188,8 @@ class Observer:
         """
         found: list[Dependent] = []
         blocked = False
-        for ref in await self._ports.store.dependents(domain.key):
-            resource = await self._ports.store.get(ref)
+        for ref in self._ports.store.dependents(domain.key):
+            resource = self._ports.store.get(ref)
             if resource is None:
                 continue
             if blocked and may_depend_on(domain, resource, lineage):
@@ -204,10 +203,10 @@ class Observer:
         """Return some of the TaskAdapters that name a Domain which is not shared with their namespace."""
         refs = [
             ref
-            for ref in await self._ports.store.dependents(domain.key)
+            for ref in self._ports.store.dependents(domain.key)
             if ref.kind == "TaskAdapter" and not domain.is_shared_with(ref.namespace)
         ]
-        found = [await self._ports.store.get(ref) for ref in refs[:_SHOWN_UNSHARED]]
+        found = [self._ports.store.get(ref) for ref in refs[:_SHOWN_UNSHARED]]
         return tuple([Dependent(one, await self._read_view(one)) for one in found if one is not None])
 
     async def _read_view(self, resource: Domain | TaskAdapter) -> DomainView | AdapterView | None:

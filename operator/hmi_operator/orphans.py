@@ -57,7 +57,7 @@ async def find_orphans(
         page = await ports.control_plane.list_records(kind, cursor, domain=domain)
         for record in page.items:
             ref = ResourceRef.from_key(kind, record.key)
-            if ports.store.covers(ref.namespace) and await ports.store.get(ref) is None:
+            if ports.store.covers(ref.namespace) and ports.store.get(ref) is None:
                 yield Orphan(ref, record.uid)
         cursor = page.next_cursor
         if cursor is None:

@@ -36,6 +36,12 @@ class ResourceRef:
         namespace, _, name = key.partition("/")
         return cls(kind, namespace, name)
 
+    @classmethod
+    def of_run(cls, run: RunView) -> "ResourceRef":
+        """Return the reference to the resource that a run is for."""
+        kind: KindName = "Domain" if run.spec.kind == "domain" else "TaskAdapter"
+        return cls(kind, run.spec.namespace, run.spec.name)
+
     @property
     def key(self) -> str:
         """``namespace/name``."""
@@ -48,11 +54,7 @@ class ResourceRef:
 class ResourceStore(Protocol):
     """Where resources are declared: a Kubernetes API server, or files."""
 
-    async def get(self, ref: ResourceRef) -> Resource | None:
-        """Return a resource, or None."""
-        ...
-
-    def find(self, ref: ResourceRef) -> Resource | None:
+    def get(self, ref: ResourceRef) -> Resource | None:
         """Return a resource from memory, or None."""
         ...
 
@@ -60,11 +62,11 @@ class ResourceStore(Protocol):
         """Return the tenant of a namespace."""
         ...
 
-    async def dependents(self, domain: DomainKey) -> list[ResourceRef]:
+    def dependents(self, domain: DomainKey) -> list[ResourceRef]:
         """Return the TaskAdapters and child Domains that name this Domain, by an index."""
         ...
 
-    async def count(self) -> int:
+    def count(self) -> int:
         """Return how many resources there are."""
         ...
 

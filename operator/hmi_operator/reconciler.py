@@ -90,7 +90,7 @@ class Reconciler:
         Raises ``NotReady`` when the control plane does not answer; a retry loses nothing. The status of a
         resource that is being deleted then says why it stays.
         """
-        resource = await self._ports.store.get(ref)
+        resource = self._ports.store.get(ref)
         if resource is None:
             return ReconcileResult()
         try:
@@ -125,7 +125,7 @@ class Reconciler:
         """Add the finalizer; return the resource, or None if it changed so that it must be observed anew."""
         for action in actions:
             await self._act(resource, action)
-        present = await self._ports.store.get(ResourceRef.of(resource))
+        present = self._ports.store.get(ResourceRef.of(resource))
         if not isinstance(present, type(resource)) or FINALIZER not in present.metadata.finalizers:
             return None
         before, after = resource.metadata, present.metadata
@@ -174,7 +174,7 @@ class Reconciler:
         """Return the dependents of a Domain that changed, and what a deleted resource depended on."""
         below: list[ResourceRef] = []
         if isinstance(resource, Domain) and (gone or (old.version, old.phase) != (new.version, new.phase)):
-            below = await self._ports.store.dependents(resource.key)
+            below = self._ports.store.dependents(resource.key)
         above = resource.parent_key if isinstance(resource, Domain) else resource.domain_key
         if not gone or above is None:
             return tuple(below)
@@ -187,7 +187,7 @@ class Reconciler:
 
     async def _write_deletion_delayed(self, ref: ResourceRef, uid: str, error: HmiError) -> None:
         """Write why a deletion cannot finish now; it is retried."""
-        resource = await self._ports.store.get(ref)
+        resource = self._ports.store.get(ref)
         if resource is not None and resource.metadata.uid == uid:
             new = delayed_status(resource, resource.status, error, self._ports.clock())
             await self._write(resource, resource.status, new)

@@ -57,7 +57,7 @@ def hold(served: Served) -> Iterator[Hold]:
 
     def holding(name: str, *, in_use: bool = False) -> None:
         ref = ResourceRef("Domain", "shop", name)
-        uid = served.do(served.store.get(ref)).metadata.uid
+        uid = served.store.get(ref).metadata.uid
         served.do(served.store.add_finalizer(ref, uid, FINALIZER))
         held.append((ref, uid))
         if in_use:
@@ -76,7 +76,7 @@ def erase_once_marked(served: Served, *names: str) -> "Future[None]":
     async def erase() -> None:
         refs = [ResourceRef("Domain", "shop", name) for name in names]
         while True:
-            found: list[Any] = [await served.store.get(ref) for ref in refs]
+            found: list[Any] = [served.store.get(ref) for ref in refs]
             if all(isinstance(item, Domain) and item.metadata.deletion_timestamp for item in found):
                 break
             await asyncio.sleep(0.02)

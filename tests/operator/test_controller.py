@@ -36,13 +36,10 @@ class Store:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    async def get(self, ref: ResourceRef) -> Any:
+    def get(self, ref: ResourceRef) -> Any:
         return ref
 
-    def find(self, ref: ResourceRef) -> Any:
-        return ref
-
-    async def count(self) -> int:
+    def count(self) -> int:
         return self._count
 
 

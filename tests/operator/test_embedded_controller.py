@@ -47,13 +47,13 @@ class System:
         await self.store.apply(parse_manifest(body))
 
     async def status(self, ref: ResourceRef) -> Any:
-        found = await self.store.get(ref)
+        found = self.store.get(ref)
         assert found is not None
         return found.status
 
     async def reached(self, ref: ResourceRef, condition: Callable[[Any], bool]) -> Any:
         async def look() -> Any:
-            found = await self.store.get(ref)
+            found = self.store.get(ref)
             return found.status if found is not None and condition(found.status) else None
 
         return await until(look)
@@ -227,7 +227,7 @@ async def test_deleting_erases_everything_but_waits_for_what_stands_on_it(
         await system.store.delete(ADAPTER)
 
         async def gone() -> bool:
-            return await system.store.count() == 0
+            return system.store.count() == 0
 
         await until(gone)
         assert not served.plane.domains

@@ -27,9 +27,9 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path, domain_body: 
     domain_body["metadata"]["ownerReferences"] = [{"kind": "X"}]
     uid = await applied(store, domain_body)
     await store.write_status(REF, uid, DomainStatus(phase="Ready", version=3))
-    before = await store.get(REF)
+    before = store.get(REF)
     reopened = FileResourceStore(tmp_path)
-    assert await reopened.get(REF) == before
+    assert reopened.get(REF) == before
     assert reopened.resource_version == store.resource_version
 
 
@@ -44,7 +44,7 @@ async def test_a_status_write_keeps_the_spec_and_an_apply_keeps_the_status(
     assert spec_file.read_text() == written
     domain_body["spec"]["training"] = {"steps": 3}
     await applied(store, domain_body)
-    found = await store.get(REF)
+    found = store.get(REF)
     assert found is not None
     assert (found.status.phase, found.metadata.generation) == ("Ready", 2)
 
@@ -56,7 +56,7 @@ async def test_a_status_for_another_uid_goes_nowhere(tmp_path: Path, domain_body
     await store.write_status(REF, "somebody-else", DomainStatus(phase="Failed"))
     await store.delete(REF)
     assert await applied(store, domain_body) != uid
-    fresh = await FileResourceStore(tmp_path).get(REF)
+    fresh = FileResourceStore(tmp_path).get(REF)
     assert fresh is not None
     assert fresh.status == DomainStatus()
 
@@ -66,7 +66,7 @@ async def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(
 ) -> None:
     await applied(FileResourceStore(tmp_path), domain_body)
     (tmp_path / "shop" / "domains" / "hotel.json.unfinished").write_text('{"half')
-    assert await FileResourceStore(tmp_path).get(REF) is not None
+    assert FileResourceStore(tmp_path).get(REF) is not None
 
 
 async def test_a_file_that_cannot_be_read_does_not_stop_the_others(
@@ -77,7 +77,7 @@ async def test_a_file_that_cannot_be_read_does_not_stop_the_others(
     (folder / "broken.json").write_text("{")
     (folder / "unknown.json").write_text('{"kind": "Domain"}')
     store = FileResourceStore(tmp_path)
-    assert await store.count() == 1
+    assert store.count() == 1
     assert "broken.json" in caplog.text
     assert "unknown.json" in caplog.text
 
@@ -93,12 +93,12 @@ async def test_the_index_follows_what_is_declared(
     await applied(store, child)
     key = DomainKey("shop/hotel")
     names = ["Domain shop/inn", "TaskAdapter shop/topic"]
-    assert [str(ref) for ref in await store.dependents(key)] == names
-    assert [str(ref) for ref in await FileResourceStore(tmp_path).dependents(key)] == names
+    assert [str(ref) for ref in store.dependents(key)] == names
+    assert [str(ref) for ref in FileResourceStore(tmp_path).dependents(key)] == names
     del child["spec"]["parentRef"]
     await applied(store, child)
     await store.delete(ResourceRef("TaskAdapter", "shop", "topic"))
-    assert await store.dependents(key) == []
+    assert store.dependents(key) == []
 
 
 def test_an_unwritable_value_leaves_the_file_as_it_was(tmp_path: Path) -> None:

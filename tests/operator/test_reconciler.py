@@ -48,7 +48,7 @@ class Here:
         return await self.status(ref)
 
     async def status(self, ref: ResourceRef) -> Any:
-        found = await self.store.get(ref)
+        found = self.store.get(ref)
         assert found is not None
         return found.status
 
@@ -77,7 +77,7 @@ async def here(tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[s
 async def test_one_look_holds_declares_and_starts_and_is_told_once(here: Here) -> None:
     outcome = await here.look(TOPIC)
     assert here.catalog.asked == ["adapter", "declare", "create_run"]
-    found = await here.store.get(TOPIC)
+    found = here.store.get(TOPIC)
     assert found is not None
     assert found.metadata.finalizers == [FINALIZER]
     assert here.written == ["Training"]
@@ -118,7 +118,7 @@ async def test_a_status_that_names_anothers_run_is_not_believed(here: Here, acti
     theirs = (await here.status(TONE)).run_ref
     here.catalog.runs[theirs] = here.catalog.runs[theirs].model_copy(update={"state": active})
     for forged in (theirs, "../tenants/acme", "x" * 1000):
-        found = await here.store.get(TOPIC)
+        found = here.store.get(TOPIC)
         assert found is not None
         status = found.status.model_copy(update={"run_ref": forged})
         await here.store.write_status(TOPIC, found.metadata.uid, status)
@@ -128,7 +128,7 @@ async def test_a_status_that_names_anothers_run_is_not_believed(here: Here, acti
         assert here.catalog.runs[own].spec.name == TOPIC.name
         assert here.catalog.runs[theirs].state is active
 
-    found = await here.store.get(TOPIC)
+    found = here.store.get(TOPIC)
     assert found is not None
     forging = found.status.model_copy(update={"run_ref": theirs})
     await here.store.write_status(TOPIC, found.metadata.uid, forging)
@@ -152,7 +152,7 @@ async def test_the_control_plane_is_told_of_a_runs_pods_once_for_each_change(her
 
 async def test_a_status_that_lost_its_run_finds_it_again(here: Here) -> None:
     await here.look(TOPIC)
-    found = await here.store.get(TOPIC)
+    found = here.store.get(TOPIC)
     assert found is not None
     run = found.status.run_ref
     await here.store.write_status(
@@ -211,7 +211,7 @@ async def test_a_domain_goes_though_another_tenant_names_it_without_being_allowe
     assert accepted.reason == "NotShared"
     await here.store.delete(secret)
     outcome = await here.look(secret)
-    assert await here.store.get(secret) is None
+    assert here.store.get(secret) is None
     assert (secret.key in here.catalog.domains, intruder.key in here.catalog.adapters) == (False, False)
     assert intruder in outcome.enqueue
     await here.look(intruder)
@@ -246,7 +246,7 @@ async def test_the_same_manifests_in_another_cluster_adopt_what_the_catalog_has(
         await reborn.look(ref)
     assert reborn.catalog.runs == runs, "nothing is trained again"
     for ref, views in ((DOMAIN, reborn.catalog.domains), (TOPIC, reborn.catalog.adapters)):
-        found = await reborn.store.get(ref)
+        found = reborn.store.get(ref)
         assert found is not None
         view = views[ref.key]
         assert (view.record.uid, found.status.version) == (found.metadata.uid, 1)
@@ -285,7 +285,7 @@ async def test_a_domain_is_not_kept_by_rows_whose_objects_are_gone(reborn: Here)
     await reborn.store.delete(TOPIC)  # before anybody held it
     await reborn.store.delete(DOMAIN)
     await reborn.look(DOMAIN)
-    assert await reborn.store.get(DOMAIN) is None
+    assert reborn.store.get(DOMAIN) is None
     assert (reborn.catalog.domains, reborn.catalog.adapters) == ({}, {})
 
 
@@ -341,7 +341,7 @@ async def test_a_guests_serving_ends_with_the_grace_time_and_its_domain_then_goe
     await here.look(guest)
     assert here.catalog.adapters[guest.key].withdrawn
     await here.look(DOMAIN)
-    assert await here.store.get(DOMAIN) is None
+    assert here.store.get(DOMAIN) is None
     assert here.catalog.adapters[guest.key].withdrawn, "the row stays, to answer requests with the reason"
 
 
@@ -359,7 +359,7 @@ async def test_domains_that_name_one_another_as_parent_can_all_be_deleted(
         await here.store.delete(ref)
     for ref in refs:
         await here.look(ref)
-        assert await here.store.get(ref) is None
+        assert here.store.get(ref) is None
 
 
 async def changed(here: Here, adapter_body: dict[str, Any], epochs: int) -> None:

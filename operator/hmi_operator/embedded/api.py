@@ -82,7 +82,7 @@ def _add_reading(routes: APIRouter, store: FileResourceStore) -> None:
     @routes.get(_NAMESPACED + "/{name}")
     async def read(namespace: str, plural: str, name: str) -> Response:
         """Return one object."""
-        found = await store.get(ResourceRef(_kind(plural), namespace, name))
+        found = store.get(ResourceRef(_kind(plural), namespace, name))
         if found is None:
             raise errors.not_found(f"{plural}.{GROUP}", name)
         return JSONResponse(dump(found))
@@ -239,7 +239,7 @@ def _namespace(content: bytes, name: str) -> Namespace:
 
 def _admitted(resource: Resource, store: FileResourceStore, environment: Environment) -> dict[str, str]:
     """Return warnings as response headers. Raises ``ApiError`` if admission rejects the resource."""
-    decision = decide_admission(resource, store.find(ResourceRef.of(resource)), store.find, environment)
+    decision = decide_admission(resource, store.get(ResourceRef.of(resource)), store.get, environment)
     if decision.rejection is not None:
         raise errors.invalid(decision.rejection)
     if not decision.warnings:

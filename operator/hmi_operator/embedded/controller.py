@@ -4,7 +4,6 @@ import asyncio
 
 from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.runs import RunView
-from hmi_api.names import KindName
 from hmi_api.resources.domain import Domain
 from hmi_operator.controller import Controller
 from hmi_operator.embedded.processes import SubprocessJobs
@@ -76,9 +75,8 @@ class EmbeddedController:
         if event.type is not EventType.DELETED:
             self._controller.enqueue(ResourceRef.of(event.resource))
         if isinstance(event.resource, Domain):
-            for dependent in self._store.list_dependents(event.resource.key):
+            for dependent in self._store.dependents(event.resource.key):
                 self._controller.enqueue(dependent)
 
     def _on_exit(self, run: RunView) -> None:
-        kind: KindName = "Domain" if run.spec.kind == "domain" else "TaskAdapter"
-        self._controller.enqueue(ResourceRef(kind, run.spec.namespace, run.spec.name))
+        self._controller.enqueue(ResourceRef.of_run(run))

@@ -104,12 +104,8 @@ class FileResourceStore:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    async def get(self, ref: ResourceRef) -> Resource | None:
+    def get(self, ref: ResourceRef) -> Resource | None:
         """Return a resource, or None; do not change it."""
-        return self._resources.get(ref)
-
-    def find(self, ref: ResourceRef) -> Resource | None:
-        """Return a resource, or None."""
         return self._resources.get(ref)
 
     async def resources(self, kind: KindName | None = None, namespace: str | None = None) -> list[Resource]:
@@ -120,16 +116,12 @@ class FileResourceStore:
             if kind in (None, ref.kind) and namespace in (None, ref.namespace)
         ]
 
-    async def count(self) -> int:
+    def count(self) -> int:
         """Return how many resources there are."""
         return len(self._resources)
 
-    async def dependents(self, domain: DomainKey) -> list[ResourceRef]:
+    def dependents(self, domain: DomainKey) -> list[ResourceRef]:
         """Return the TaskAdapters and child Domains that name this Domain."""
-        return self.list_dependents(domain)
-
-    def list_dependents(self, domain: DomainKey) -> list[ResourceRef]:
-        """Return the same without awaiting, for listeners."""
         return self._index.dependents(domain)
 
     async def identity(self) -> str:

@@ -1,10 +1,12 @@
 """A compact cache of Domains and TaskAdapters, their dependents, and the tenants of namespaces."""
 
 import logging
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from hmi_api.names import FINALIZER, TENANT_LABEL, DomainKey, KindName, Tenant, tenant_of
 from hmi_api.resources.domain import Domain
@@ -52,7 +54,7 @@ class ResourceCache:
         self._labels: dict[str, dict[str, str]] = {}
         self._writing: dict[ResourceRef, Status] = {}
         self._gone_while_listing: dict[KindName, set[str]] = {}
-        self._deleted: OrderedDict[str, None] = OrderedDict()
+        self._deleted: LRUCache[str, None] = LRUCache(_REMEMBERED)
         self.on_change = on_change
 
     def __len__(self) -> int:
@@ -110,8 +112,6 @@ class ResourceCache:
         """Remove an object whose deletion a watch reported."""
         uid = manifest["metadata"]["uid"]
         self._deleted[uid] = None
-        if len(self._deleted) > _REMEMBERED:
-            self._deleted.popitem(last=False)
         self.drop(ref_of(kind, manifest), uid)
 
     def put_namespace(

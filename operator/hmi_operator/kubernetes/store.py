@@ -41,15 +41,11 @@ class KubeResourceStore:
         self._namespaces = frozenset(namespaces)
         self._identity: str | None = None
 
-    async def get(self, ref: ResourceRef) -> Resource | None:
-        """Return a resource, or None."""
-        return self._cache.get(ref)
-
-    def find(self, ref: ResourceRef) -> Resource | None:
+    def get(self, ref: ResourceRef) -> Resource | None:
         """Return a resource from the cache, or None."""
         return self._cache.get(ref)
 
-    async def count(self) -> int:
+    def count(self) -> int:
         """Return how many resources there are."""
         return len(self._cache)
 
@@ -87,7 +83,7 @@ class KubeResourceStore:
                 self._cache.put_namespace(namespace, metadata_of(found).labels)
         return self._cache.tenant(namespace)
 
-    async def dependents(self, domain: DomainKey) -> list[ResourceRef]:
+    def dependents(self, domain: DomainKey) -> list[ResourceRef]:
         """Return the TaskAdapters and child Domains that name this Domain."""
         return self._cache.dependents(domain)
 

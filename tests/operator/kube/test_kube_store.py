@@ -117,7 +117,7 @@ async def test_a_status_for_another_uid_goes_nowhere(listed: Store, domain_body:
 async def test_what_is_gone_is_forgotten_when_it_is_written_to(listed: Store) -> None:
     await listed.here.delete(DOMAINS, "hotel")
     await listed.store.write_status(listed.ref, listed.uid, DomainStatus(phase="Ready"))
-    assert await listed.store.get(listed.ref) is None
+    assert listed.store.get(listed.ref) is None
     await listed.store.remove_finalizer(listed.ref, listed.uid, FINALIZER)
 
 
@@ -126,7 +126,7 @@ async def test_taking_the_last_finalizer_off_a_deleted_resource_forgets_it(liste
     await listed.here.delete(DOMAINS, "hotel")
     await listed.store.remove_finalizer(listed.ref, listed.uid, FINALIZER)
     assert await listed.here.get(DOMAINS, "hotel") is None
-    assert await listed.store.get(listed.ref) is None
+    assert listed.store.get(listed.ref) is None
 
 
 async def test_hearing_of_an_own_write_wakes_nobody_and_of_anothers_does(listed: Store) -> None:
@@ -141,6 +141,6 @@ async def test_hearing_of_an_own_write_wakes_nobody_and_of_anothers_does(listed:
     listed.cache.observe("Domain", edited)
     assert listed.woken == [listed.ref]
     listed.cache.observe("Domain", written)  # late, and older
-    found = await listed.store.get(listed.ref)
+    found = listed.store.get(listed.ref)
     assert found is not None
     assert found.status.phase == "Failed"

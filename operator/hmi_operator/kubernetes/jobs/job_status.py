@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from kubernetes.aio.client import V1ContainerState, V1ContainerStateTerminated, V1Job, V1JobStatus, V1Pod
 
 from hmi_api.internal.runs import RunPod
-from hmi_api.names import API_VERSION, KindName
+from hmi_api.names import API_VERSION, PLURALS
 from hmi_api.resources.reasons import Reason
 from hmi_operator.kubernetes.client import metadata_of
 from hmi_operator.kubernetes.jobs.naming import CRASHES_ANNOTATION, KIND_LABEL, NAME_LABEL, RUN_LABEL
@@ -15,7 +15,6 @@ from hmi_operator.planning import JobView, PodProblem
 from hmi_operator.planning.training import MAX_CRASHES
 from hmi_operator.ports import ResourceRef
 
-_KINDS: dict[str, KindName] = {"Domain": "Domain", "TaskAdapter": "TaskAdapter"}
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _IMAGE_REASONS = {
     "ErrImagePull",
@@ -172,7 +171,8 @@ def resource_of_labels(job: V1Job) -> ResourceRef | None:
     """Return the resource for which a Job was created, by its labels."""
     metadata = metadata_of(job)
     labels = metadata.labels or {}
-    kind, name = _KINDS.get(labels.get(KIND_LABEL, "")), labels.get(NAME_LABEL)
+    named = (kind for kind in PLURALS if kind == labels.get(KIND_LABEL))
+    kind, name = next(named, None), labels.get(NAME_LABEL)
     return ResourceRef(kind, str(metadata.namespace), name) if kind and name else None
 
 

@@ -1,9 +1,9 @@
-"""Names and labels of what is made for a training run."""
+"""Names and labels of the objects of a training run."""
 
 import hashlib
 
 from hmi_api.internal.runs import RunView
-from hmi_api.names import GROUP, KindName
+from hmi_api.names import API_VERSION, GROUP
 from hmi_operator.ports import ResourceRef
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -15,35 +15,27 @@ RUN_LABEL = f"{GROUP}/run"
 UID_LABEL = f"{GROUP}/uid"
 DIGEST_ANNOTATION = f"{GROUP}/spec-digest"
 CRASHES_ANNOTATION = f"{GROUP}/crashes"
-"""Crashes of this run's earlier Jobs, so that a Job that is made anew does not start from none."""
+"""Crashes of this run's earlier Jobs, so that a new Job of the run counts on from them."""
 
 _LONGEST_NAME = 63
 _HASH_DIGITS = 10
-_PREFIXES: dict[KindName, str] = {"Domain": "domain", "TaskAdapter": "adapter"}
-
-
-def resource_of(run: RunView) -> ResourceRef:
-    """Return the resource that a run is for."""
-    kind: KindName = "Domain" if run.spec.kind == "domain" else "TaskAdapter"
-    return ResourceRef(kind, run.spec.namespace, run.spec.name)
 
 
 def job_name(run: RunView) -> str:
-    """Return the name of a run's Job and work volume: the same run, the same name, whoever asks.
+    """Return the name of a run's Job and work volume: the same for every replica.
 
     It is made from the resource's uid, the spec's digest and the attempt: a resource that was deleted and
     applied anew never meets its namesake's Job.
     """
-    ref = resource_of(run)
     identity = f"{run.uid}/{run.spec_digest}/{run.attempt}/{run.id}"
     tail = hashlib.sha256(identity.encode()).hexdigest()[:_HASH_DIGITS]
-    head = f"{_PREFIXES[ref.kind]}-{ref.name}"[: _LONGEST_NAME - _HASH_DIGITS - 1].rstrip("-.")
+    head = f"{run.spec.kind}-{run.spec.name}"[: _LONGEST_NAME - _HASH_DIGITS - 1].rstrip("-.")
     return f"{head}-{tail}"
 
 
 def labels_of(run: RunView, instance: str) -> dict[str, str]:
     """Return the labels of a run's Job, pods and work volume."""
-    ref = resource_of(run)
+    ref = ResourceRef.of_run(run)
     return {
         "app.kubernetes.io/name": "hmi",
         "app.kubernetes.io/instance": instance,
@@ -58,10 +50,10 @@ def labels_of(run: RunView, instance: str) -> dict[str, str]:
 
 
 def owner_of(run: RunView) -> dict[str, object]:
-    """Return the owner reference to the run's resource: what is made goes when the resource goes."""
-    ref = resource_of(run)
+    """Return the owner reference to the run's resource: its objects are deleted with it."""
+    ref = ResourceRef.of_run(run)
     return {
-        "apiVersion": f"{GROUP}/v1alpha1",
+        "apiVersion": API_VERSION,
         "kind": ref.kind,
         "name": ref.name,
         "uid": run.uid,
