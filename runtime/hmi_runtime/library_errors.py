@@ -1,7 +1,7 @@
-"""Classification of exceptions of file and network libraries: a damaged file, or a transient fault.
+"""Classification of exceptions of file and network libraries: a damaged file, or a transient failure.
 
-All readers of users' data use it: rows, archives, base models and adapters. A damaged file is final
-(``InvalidInput``); a network fault may be transient (``NotReady``); anything else is a bug.
+All readers of users' data use it: rows, archives, base models and adapters. A damaged file is permanent
+(``InvalidInput``); a network failure may be transient (``NotReady``); anything else is a bug.
 """
 
 import csv
@@ -36,9 +36,9 @@ _DAMAGED: tuple[type[Exception], ...] = (
     OverflowError,
     KeyError,
     TypeError,
-    AttributeError,  # JSON that is a list where an object is wanted
+    AttributeError,  # JSON that is a list instead of an object
 )
-_FINAL_ERRNOS = {
+_PERMANENT_ERRNOS = {
     errno.ENOENT,
     errno.EACCES,
     errno.EPERM,
@@ -50,7 +50,7 @@ _FINAL_ERRNOS = {
     errno.ENODEV,
     errno.ENXIO,
 }
-# By name, since botocore, aiohttp and the hub's HTTP client are only there for who reads over the network.
+# By name, since botocore, aiohttp and the hub's HTTP client may not be installed or imported.
 _TRANSIENT_NAMES = {
     "HTTPClientError",
     "EndpointConnectionError",
@@ -61,7 +61,7 @@ _TRANSIENT_NAMES = {
     "TransportError",
     "XetDownloadError",
 }
-_FINAL_NAMES = {
+_PERMANENT_NAMES = {
     "SSLCertVerificationError",
     "ClientConnectorCertificateError",
     "OfflineModeIsEnabled",
@@ -83,46 +83,45 @@ def is_damaged(error: BaseException) -> bool:
 
 
 @contextmanager
-def invalid_if_damaged(reason: str, what: str, cure: str) -> Iterator[None]:
+def invalid_if_damaged(reason: str, what: str, advice: str) -> Iterator[None]:
     """Turn a library's error about damaged bytes into ``InvalidInput`` of ``reason``; let others pass.
 
-    ``what`` names the file and ``cure`` says what to do about it: "... cannot be read (error); cure".
+    The message is "``what`` cannot be read (error); ``advice``".
     """
     try:
         yield
     except Exception as error:
         if not is_damaged(error):
             raise
-        raise InvalidInput(reason, f"{what} cannot be read ({describe_error(error)}); {cure}") from error
+        raise InvalidInput(reason, f"{what} cannot be read ({describe_error(error)}); {advice}") from error
 
 
 def is_transient(error: BaseException) -> bool:
     """Return whether a retry may succeed: the network or the server failed, not the address.
 
-    Connections that fail or time out, and the statuses 408, 425, 429 and 5xx, may pass. Other statuses, names
-    that do not exist and certificates that are refused do not.
+    Connections that fail or time out, and the statuses 408, 425, 429 and 5xx, are transient. Other statuses,
+    names that do not exist and certificates that are refused are not.
     """
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        return is_transient(error.__cause__)  # fsspec and the hub raise it also when a server does not answer
+        return is_transient(error.__cause__)  # fsspec and the hub also raise it if a server does not answer
     names = {base.__name__ for base in type(error).__mro__}
-    if names & _FINAL_NAMES:
+    if names & _PERMANENT_NAMES:
         return False
     status = status_of(error)
     if status is not None:
         return status >= _FIRST_SERVER_ERROR or status in _TRANSIENT_STATUSES
     if names & _TRANSIENT_NAMES:
         return True
-    return isinstance(error, OSError) and error.errno not in _FINAL_ERRNOS and not is_lasting(error)
+    return isinstance(error, OSError) and error.errno not in _PERMANENT_ERRNOS and not is_permanent(error)
 
 
-def is_lasting(error: OSError) -> bool:
+def is_permanent(error: OSError) -> bool:
     """Return whether the type of a system error means that a file is missing or not accessible."""
     return isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status that an error carries, of itself, its response or its cause; None without
-    one."""
+    """Return the HTTP status of an error, its response or its cause; None if there is none."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):  # botocore's
         response = SimpleNamespace(status_code=response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
@@ -135,8 +134,8 @@ def status_of(error: BaseException) -> int | None:
 def describe_error(error: BaseException) -> str:
     """Return why something failed, in at most 300 characters, without any text from a server.
 
-    A server's text may contain anything, so of a response only the status is shown, and of a network
-    library's error only its type.
+    A server's text may contain anything, so only a response's status and the type of a network library's
+    error are shown.
     """
     if (status := status_of(error)) is not None:
         return f"the server answered {status}"

@@ -31,7 +31,7 @@ class BottleneckModule(nn.Module):
                 zero.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what is added, (..., D), for ``x`` (..., D)."""
+        """Return the change (..., D) for ``x`` (..., D)."""
         return self.up(functional.relu(self.down(x))) * self.scale  # type: ignore[no-any-return]
 
     def export(self, placement: BottleneckPlacement) -> Bottleneck:
@@ -76,7 +76,7 @@ class BottleneckLayer(nn.Module):
 
 
 class _Steps(PlainSteps):
-    """The layer's own steps with the bottlenecks beside its sublayers."""
+    """The layer's own steps, with the bottlenecks added to its sublayers."""
 
     def __init__(self, wrapped: BottleneckLayer) -> None:
         super().__init__(wrapped.layer)
@@ -91,8 +91,7 @@ class _Steps(PlainSteps):
 def add_bottlenecks(
     upper: UpperLayers, width: int, placement: BottleneckPlacement = "parallel", *, seed: int = 0
 ) -> list[nn.Parameter]:
-    """Add bottlenecks to every layer of ``upper``, freeze all else but the norms; return the trainable
-    parameters.
+    """Add bottlenecks to every layer of ``upper``, freeze all but them and the norms; return what to train.
 
     The layers are changed in place: give a copy.
     """

@@ -52,7 +52,7 @@ def check_adapter(
         if not torch.isfinite(tensor).all():
             raise InvalidInput(
                 "AdapterNotFinite",
-                f"{name} holds values that are not finite; train again with a lower learning rate.",
+                f"{name} has values that are not finite; train again with a lower learning rate.",
             )
 
 
@@ -100,7 +100,7 @@ def _layer_shapes(
 ) -> Iterator[tuple[str, Shape, Shape]]:
     for matrix, lora in layer.lora.items():
         if matrix not in MATRICES:
-            raise InvalidInput("AdapterShape", f"{prefix}.{matrix} is no matrix of an encoder layer.")
+            raise InvalidInput("AdapterShape", f"{prefix}.{matrix} is not a matrix of an encoder layer.")
         out, inner = config.matrix_shape(matrix)
         yield f"{prefix}.{matrix}.lora_a", tuple(lora.a.shape), (lora.rank, inner)
         yield f"{prefix}.{matrix}.lora_b", tuple(lora.b.shape), (out, lora.rank)

@@ -187,8 +187,8 @@ class UpperExecutor:
 def _add_norms(magnitude: Tensor, x: Tensor) -> None:
     """Add the Euclidean norm of every row of ``x`` (B, T, D) to ``magnitude`` (B,), in place.
 
-    A finite norm implies more than finite values: no product of two rows and no variance of one overflows. It
-    is one pass over ``x``; a test of each value would be several.
+    If it is finite, so are the values, products of two such rows and their variances. It takes one pass over
+    ``x``; testing each value would take several.
     """
     magnitude += torch.linalg.vector_norm(x.flatten(1), dim=1)
 

@@ -31,7 +31,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def pool_states(pooling: str, hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return what a head reads of ``hidden`` (B, T, D): (B, D), (B, 2D), or (B, T, D) for ``token``.
+    """Return the input of a head from ``hidden`` (B, T, D): (B, D), (B, 2D), or (B, T, D) for ``token``.
 
     ``mask`` (B, T) bool is False on padding; the mean is over True positions.
     """
@@ -129,7 +129,7 @@ def _scores(pool: SlotPool, inputs: Tensor, slots: Sequence[int]) -> Tensor:
 
 
 def _dense(pool: SlotPool, inputs: Tensor, slots: Sequence[int]) -> Tensor:
-    """Return ``inputs`` with the dense layer run where a head has one; its output stands in the first D."""
+    """Return ``inputs`` after the dense layer of heads that have one; its output takes the first D values."""
     width = pool.config.width
     kinds = [(pool.traits[slot].dense_activation, pool.traits[slot].pooling) for slot in slots]
     for activation, pooling in sorted({(a, p) for a, p in kinds if a is not None}):
@@ -141,8 +141,8 @@ def _dense(pool: SlotPool, inputs: Tensor, slots: Sequence[int]) -> Tensor:
         weight = pool.tensor("head.dense.weight")[0].index_select(0, places)  # (n, D, D)
         bias = pool.tensor("head.dense.bias")[0].index_select(0, places)  # (n, D)
         before = torch.baddbmm(bias[:, None], read, weight.transpose(1, 2))  # (n, T, D)
-        before.masked_fill_(~before.isfinite(), torch.nan)  # tanh and ReLU would make numbers of infinity
+        before.masked_fill_(~before.isfinite(), torch.nan)  # tanh and ReLU would hide infinities
         dense = _ACTIVATIONS[activation](before)
-        inputs = inputs.clone()  # the caller's hidden states may be seen through this
+        inputs = inputs.clone()  # it may be a view of the caller's hidden states
         inputs[index, :, :width] = dense
     return inputs

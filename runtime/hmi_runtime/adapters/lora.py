@@ -77,7 +77,7 @@ def export_lora(upper: UpperLayers) -> dict[int, LayerAdapter]:
 
 
 def attach_adapter(upper: UpperLayers, layers: Mapping[int, LayerAdapter]) -> list[nn.Parameter]:
-    """Copy LoRA, biases and norms, by absolute layer index, into ``upper``; return them to be trained.
+    """Copy LoRA, biases and norms, by absolute layer index, into ``upper``; return what to train.
 
     The layers are changed in place: give a copy.
     """

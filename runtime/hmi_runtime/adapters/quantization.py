@@ -1,7 +1,7 @@
 """The frozen matrices of a layer in float32 and, on CPUs, in int8. Adapters always stay float32.
 
 ``FloatLayer`` and ``Int8Layer`` have one interface. Both add to an output that the caller has initialised,
-so that a bias or a residual needs no pass of its own, and both prepare an input once for all matrices that
+so that adding a bias or a residual takes no extra pass, and both prepare an input once for all matrices that
 read it.
 
 In int8, weights are symmetric per output channel. Activations are quantised on the fly with one step *per
@@ -184,9 +184,9 @@ def supports_int8(device: torch.device) -> bool:
 
 
 def is_int8_faster(config: EncoderConfig, device: torch.device) -> bool:
-    """Whether int8 layers are known to be quicker on ``device`` than float32 and as accurate.
+    """Return whether int8 layers are faster on ``device`` than float32, and as accurate.
 
-    Quicker was measured with AVX2, whose kernels the wider kinds only improve on; as accurate, on BERT's kin.
+    Speed was measured with AVX2, on which wider kernels improve; accuracy with the families like BERT.
     """
     vectors = torch.backends.cpu.get_cpu_capability().startswith("AVX")
     return vectors and not config.gated and supports_int8(device)
@@ -199,9 +199,7 @@ def _random_states(layer: EncoderLayer) -> Tensor:
 
 
 def _channel_scales(states: Tensor, weight: Tensor) -> Tensor:
-    """Return the scale (D,) of every channel: the geometric mean of the states' range and 1 / the weights'
-    range.
-    """
+    """Return each channel's scale (D,): the geometric mean of states' range and 1 / weights' range."""
     largest = states.flatten(0, -2).abs().amax(dim=0).clamp_min(1e-5)  # (D,)
     return (largest / weight.abs().amax(dim=0).clamp_min(1e-5)).sqrt()
 
@@ -209,7 +207,7 @@ def _channel_scales(states: Tensor, weight: Tensor) -> Tensor:
 def _pack(weight: Tensor) -> _Packed:
     levels = _exact_weight_levels()
     if levels is None:
-        raise RuntimeError("no int8 products here: ask supports_int8 first")
+        raise RuntimeError("this CPU has no exact int8 products: call supports_int8 first")
     scales = weight.abs().amax(dim=1).clamp_min(_TINY) / levels  # (d_out,)
     quantised = (weight / scales[:, None]).round().to(torch.int8)  # (d_out, d_in)
     packed = torch.ops.onednn.qlinear_prepack(quantised, None)
@@ -229,11 +227,10 @@ def _product(levels: Tensor, zero: int, packed: _Packed) -> Tensor:
 
 @cache
 def _exact_weight_levels() -> int | None:
-    """Return the largest quantised weight with which this CPU's kernels are exact, 127 or 63; None without
-    int8.
+    """Return the largest quantised weight for which this CPU's kernels are exact, 127 or 63; None: no int8.
 
     Without VNNI instructions, two products of 8-bit numbers are added in 16 bits and can saturate; with 7-bit
-    weights they always fit (2 * 255 * 63 < 2**15). One test product tells.
+    weights they always fit (2 * 255 * 63 < 2**15). One test product shows it.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None

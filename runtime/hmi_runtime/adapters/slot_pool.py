@@ -54,7 +54,7 @@ class SlotTraits:
 
 
 def bucket(size: int, limit: int) -> int:
-    """Return the power of two (at least 8) that holds ``size``, cut to ``limit``; 0 stays 0."""
+    """Return the least power of two (at least 8) from ``size`` on, at most ``limit``; 0 for 0."""
     if size == 0:
         return 0
     return min(limit, max(_SMALLEST_BUCKET, 1 << (size - 1).bit_length()))
@@ -118,7 +118,7 @@ class SlotPool:
         self.traits[slot] = traits
 
     def check_fits(self, weights: AdapterWeights) -> None:
-        """Raise ``InvalidInput`` unless a slot can hold an adapter that passed ``checks.check_adapter``.
+        """Raise ``InvalidInput`` unless a slot has room for an adapter that passed ``checks.check_adapter``.
 
         Reasons: AdapterTooLarge; AdapterShape when its bottlenecks are not of one kind. Writes nothing, so
         it can be called long before the adapter needs a slot.
@@ -162,7 +162,7 @@ class SlotPool:
 
     def _write_head(self, slot: int, head: Head) -> None:
         labels, width = head.weight.shape[0], self.config.width
-        # Pooled rows are [first, mean]; a dense layer's output stands in the place of first.
+        # Pooled rows are [first, mean]; a dense layer's output takes the place of first.
         start = width if head.pooling == "mean" and head.dense is None else 0
         weight = self._tensors["head.weight"][0, slot]
         weight[:labels, start : start + head.weight.shape[1]] = head.weight
@@ -175,7 +175,7 @@ class SlotPool:
 _FUSED = ("query", "key", "value")
 """Matrices with the same input: their ``a`` are stored together and multiplied as one."""
 _OF_BASE = {*(f"{name}.bias" for name in MATRICES), *NORMS}
-"""Tensors that have the base's values where an adapter has none of its own; the others are then zero."""
+"""Tensors that have the base's values unless the adapter has its own; the others are zero."""
 
 
 def _stacked(upper: UpperLayers, parameter: str) -> Tensor:
@@ -220,7 +220,7 @@ def _check_size(weights: AdapterWeights, limits: SlotLimits) -> None:
         if size > limit:
             raise InvalidInput(
                 "AdapterTooLarge",
-                f"The adapter's {what} is {size}, this runtime's slots hold {limit}; "
+                f"The adapter's {what} is {size}, this runtime's slots have room for {limit}; "
                 f"train it smaller, or raise the runtime's {setting}.",
             )
 

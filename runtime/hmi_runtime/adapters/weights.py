@@ -1,8 +1,8 @@
 """Adapter weights: the tensors that one task adds to the frozen upper layers.
 
-An adapter is plain data: no base weights and no modules. Its file is ``adapter.safetensors``; what is not a
-tensor (task, labels, digests, activations) is JSON in that file's header, so that one digest covers
-everything, and is repeated in the artifact's manifest for readers (``AdapterWeights.config``).
+An adapter is plain data: no base weights and no modules. Its file is ``adapter.safetensors``. Everything but
+tensors (task, labels, digests, activations) is JSON in the file's header, so that one digest covers all, and
+is repeated in the artifact's manifest (``AdapterWeights.config``).
 """
 
 import json
@@ -291,7 +291,7 @@ V = TypeVar("V")
 def copy_to_host(value: V, *, pinned: bool = False) -> V:
     """Return ``value``, dataclasses and mappings of tensors, with every tensor copied to host memory.
 
-    ``pinned`` copies to page-locked memory, from where a GPU can read on its own stream.
+    ``pinned`` copies to page-locked memory, from which a GPU can copy asynchronously.
     """
     copied: object = value
     if isinstance(value, Tensor):
@@ -301,6 +301,6 @@ def copy_to_host(value: V, *, pinned: bool = False) -> V:
     elif isinstance(value, tuple):
         copied = tuple(copy_to_host(item, pinned=pinned) for item in value)
     elif is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: getattr(value, field.name) for field in fields(value)}
-        copied = replace(value, **{name: copy_to_host(part, pinned=pinned) for name, part in parts.items()})
+        items = {field.name: getattr(value, field.name) for field in fields(value)}
+        copied = replace(value, **{name: copy_to_host(item, pinned=pinned) for name, item in items.items()})
     return copied  # type: ignore[return-value]  # the same shape as went in

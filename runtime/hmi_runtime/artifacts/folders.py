@@ -30,9 +30,7 @@ def fsync_tree(folder: Path) -> None:
 
 @contextmanager
 def partial_folder(parent: Path) -> Iterator[Path]:
-    """Yield an empty folder below ``parent`` with a temporary name, and remove it afterwards if it still
-    exists.
-    """
+    """Yield an empty folder below ``parent`` with a temporary name; remove it afterwards if it exists."""
     parent.mkdir(parents=True, exist_ok=True)
     partial = parent / f"{_PARTIAL_PREFIX}{uuid.uuid4().hex}"
     partial.mkdir()
@@ -43,7 +41,7 @@ def partial_folder(parent: Path) -> Iterator[Path]:
 
 
 def move_into_place(partial: Path, final: Path) -> bool:
-    """Rename ``partial`` to ``final``; False when another process was there first."""
+    """Rename ``partial`` to ``final``; return False if another process has done so first."""
     try:
         partial.rename(final)
     except OSError:
@@ -55,9 +53,9 @@ def move_into_place(partial: Path, final: Path) -> bool:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove ``folder``: rename it first, so that new readers never see half of it; absent is fine.
+    """Remove ``folder`` if it exists; rename it first, so that readers never see half of it.
 
-    Processes that have a file of it memory-mapped keep reading the old bytes.
+    Processes that have memory-mapped a file of it keep reading the old bytes.
     """
     aside = folder.parent / f"{_PARTIAL_PREFIX}{uuid.uuid4().hex}"
     try:

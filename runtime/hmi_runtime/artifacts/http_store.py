@@ -1,7 +1,6 @@
 """Artifacts through the control plane, for trainers, which have no access to the artifact store.
 
-Files are uploaded by their digest and become an artifact with the commit. What is downloaded is verified like
-any other copy.
+Files are uploaded by digest, and the commit makes them an artifact. Downloads are verified like any copy.
 """
 
 from collections.abc import Iterable, Iterator
@@ -40,7 +39,7 @@ class HttpArtifactStore(Store):
         except FileNotFoundError as error:
             raise NotReady(
                 "ArtifactMissing",
-                f"{ref.uri} is not there for this run; wait until it is published, or publish it again.",
+                f"{ref.uri} does not exist for this run; wait until it is published, or publish it again.",
             ) from error
 
     @contextmanager

@@ -47,7 +47,7 @@ from hmi_runtime.artifacts.verification import (
 )
 
 _Signature = tuple[tuple[str, int, int, int], ...]
-"""Name, inode, size and modification time of every file of a copy; changes when a file was altered."""
+"""Name, inode, size and modification time of every file of a copy, to notice altered files."""
 
 
 class Store(ABC):
@@ -66,7 +66,7 @@ class Store(ABC):
 
     @abstractmethod
     def _put(self, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes, folder: Path) -> None:
-        """Store the files of ``folder`` as an artifact, unless they are there; ``data`` is its manifest.
+        """Store the files of ``folder`` as an artifact, unless it exists; ``data`` is its manifest.
 
         Readers see it whole or not at all.
         """
@@ -77,7 +77,7 @@ class Store(ABC):
 
     @abstractmethod
     def _reading(self, ref: ArtifactRef, path: str) -> AbstractContextManager[Iterable[bytes]]:
-        """Read a file of an artifact piece by piece; raises ``FileNotFoundError``."""
+        """Yield a file of an artifact in pieces; raises ``FileNotFoundError``."""
 
     # --- publishing ---------------------------------------------------------------------------------
 
@@ -156,8 +156,7 @@ class Store(ABC):
     def _sweep_once(self, parent: Path) -> None:
         """Remove leftovers of killed processes in ``parent``, the first time it is used.
 
-        Once is enough for leftovers older than a day; a listing each time would get slower with every
-        artifact.
+        Only once, since a listing takes longer with every artifact.
         """
         with self._guard:
             if parent in self._swept:
@@ -245,7 +244,7 @@ class ArtifactStore(Store):
         if self._local_root is not None:
             remove_folder(self._local_root / ref.uri)
             return
-        # No manifest: an upload or a delete that never finished; the other files may still be there.
+        # No manifest: an upload or a deletion that never finished; the other files may still exist.
         with suppress(FileNotFoundError):
             self._fs.rm_file(self._address(ref.uri, MANIFEST_FILE))
         if self._fs.exists(self._address(ref.uri)):
@@ -273,7 +272,7 @@ class ArtifactStore(Store):
                     size, digest = write_pieces(chunks(source), target)
                 check_measured(file, size, digest, str(folder))
             (partial / MANIFEST_FILE).write_bytes(data)
-            fsync_tree(partial)  # so that after a power cut the name never leads to less than all of it
+            fsync_tree(partial)  # after a power cut, the final name must not lead to an incomplete artifact
             if not move_into_place(partial, final) and not is_stored(
                 self._fs, self._root, ref, manifest, data
             ):

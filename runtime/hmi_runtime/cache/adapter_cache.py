@@ -237,7 +237,7 @@ class AdapterCache(Generic[W]):
         ):
             raise NotReady(
                 "HostBudgetFull",
-                f"{adapter} takes {size} bytes, which do not fit beside what is in use in "
+                f"{adapter} takes {size} bytes, more than the free and idle part of "
                 f"{self._index.limit}; raise HMI_HOST_BUDGET.",
             )
         for evicted in self._index.add(adapter, size):

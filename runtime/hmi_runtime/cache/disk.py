@@ -41,8 +41,8 @@ class DiskTier:
     def acquire(self, ref: ArtifactRef) -> Path:
         """Return the verified local folder of ``ref`` and protect it from eviction until ``release``.
 
-        Verifies on every call, also a copy that was there. Raises what the fetch raises (``Damaged``,
-        ``OSError``), and ``NotReady`` DiskBudgetFull when the copies in use leave no room.
+        Verifies existing copies too. Raises what the fetch raises (``Damaged``, ``OSError``), and
+        ``NotReady`` DiskBudgetFull if the copies in use leave no room.
         """
         with self._changed:
             self._changed.wait_for(lambda: ref.digest not in self._fetching)
@@ -81,7 +81,7 @@ class DiskTier:
             if not self._index.has_room(ref.bytes):
                 raise NotReady(
                     "DiskBudgetFull",
-                    f"{ref.bytes} bytes do not fit beside what is in use in the disk cache of "
+                    f"{ref.bytes} bytes are more than the free and idle part of the disk cache of "
                     f"{self._index.limit}; raise HMI_DISK_BUDGET.",
                 )
             for digest in self._index.add(ref.digest, ref.bytes):

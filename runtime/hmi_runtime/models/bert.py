@@ -1,6 +1,4 @@
-"""BERT, RoBERTa, XLM-R and DistilBERT: absolute positions, norms after the residual sums (Devlin et al.,
-2019).
-"""
+"""BERT, RoBERTa, XLM-R, DistilBERT: absolute positions, norms after residual sums (Devlin et al., 2019)."""
 
 from collections.abc import Sequence
 

@@ -49,9 +49,7 @@ class EncoderLayer(nn.Module):
 
 
 class PlainSteps:
-    """``LayerSteps`` of an unchanged layer; override ``matrix``, ``norm`` or ``with_bottleneck`` to change
-    it.
-    """
+    """``LayerSteps`` of a plain layer; subclasses override ``matrix``, ``norm`` or ``with_bottleneck``."""
 
     def __init__(self, layer: EncoderLayer) -> None:
         self.layer = layer
@@ -82,9 +80,7 @@ class PlainSteps:
         return residual + self.with_bottleneck(sublayer, read, self.matrix(SUBLAYER_OUTPUT[sublayer], inner))
 
     def with_bottleneck(self, sublayer: Sublayer, read: Tensor, output: Tensor) -> Tensor:
-        """Return a sublayer's ``output`` (B, T, D), plus its bottleneck if any; ``read`` is the sublayer's
-        input.
-        """
+        """Return a sublayer's ``output`` (B, T, D) plus its bottleneck, if any; ``read`` is its input."""
         return output
 
 

@@ -48,9 +48,7 @@ class PreNormRotary(Architecture):
         return [global_ if index % config.global_every == 0 else local for index in range(config.layers)]
 
     def _local(self, bias: Tensor | None, mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """Return the bias (B, 1, T, T) of layers with local attention; ``bias`` itself where all tokens are
-        within reach.
-        """
+        """Return the bias (B, 1, T, T) of local attention; ``bias`` itself if all tokens are within reach."""
         if mask.shape[1] <= self.config.local_reach + 1:
             return bias
         place = torch.arange(mask.shape[1], device=mask.device)  # (T,)
@@ -88,7 +86,7 @@ def _further_sizes(raw: RawConfig) -> dict[str, Any]:
 
 
 def _global_every(raw: RawConfig) -> int:
-    """Return n where layers 0, n, 2n... have global attention; ``InvalidInput`` where there is no such n."""
+    """Return n such that layers 0, n, 2n... have global attention; ``InvalidInput`` if there is none."""
     types = raw.get("layer_types")
     if types is None:
         return int(raw.get("global_attn_every_n_layers", 3))

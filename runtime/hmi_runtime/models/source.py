@@ -151,22 +151,22 @@ def _hub_error(uri: str, revision: str | None, error: Exception) -> HmiError:
             f"{MOUNT_ADVICE}",
         )
     if isinstance(_cause(error), OfflineModeIsEnabled):
-        cure = f"HF_HUB_OFFLINE is set and the local cache does not have it. {MOUNT_ADVICE}"
+        advice = f"HF_HUB_OFFLINE is set and the local cache does not have it. {MOUNT_ADVICE}"
     elif isinstance(error, RevisionNotFoundError):
-        cure = f"it has no revision {revision!r}; correct baseModel.revision."
+        advice = f"it has no revision {revision!r}; correct baseModel.revision."
     elif isinstance(error, GatedRepoError) or status == HTTPStatus.FORBIDDEN:
-        cure = (
+        advice = (
             "access to it is restricted; accept its terms on the hub and have HF_TOKEN set for training and "
             f"runtimes. {MOUNT_ADVICE}"
         )
     elif status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND):
-        cure = (
+        advice = (
             "the hub has no such model, or it is private; check the name, or have HF_TOKEN set for training "
             "and runtimes."
         )
     else:
-        cure = f"{describe_error(_cause(error))}. Check the name, or have HF_TOKEN set. {MOUNT_ADVICE}"
-    return InvalidInput("BaseModelNotFound", f"{uri} cannot be fetched: {cure}")
+        advice = f"{describe_error(_cause(error))}. Check the name, or have HF_TOKEN set. {MOUNT_ADVICE}"
+    return InvalidInput("BaseModelNotFound", f"{uri} cannot be fetched: {advice}")
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -187,6 +187,6 @@ def _read_config(path: Path) -> dict[str, object]:
     if not isinstance(config, dict):
         raise InvalidInput(
             "BaseModelUnsupported",
-            "config.json of the base model is no JSON object; give the checkpoint again.",
+            "config.json of the base model is not a JSON object; give the checkpoint again.",
         )
     return config

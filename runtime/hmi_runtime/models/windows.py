@@ -46,11 +46,10 @@ def compose(outputs: Tensor) -> Tensor:
 
 
 def contributions(outputs: Tensor) -> Tensor:
-    """Return the three summands of each position (B, T, 3, D), from the outputs (B, T, 3, D) of their
-    windows.
+    """Return the three summands of each position (B, T, 3, D), which ``compose`` adds up.
 
-    In the order of the gates: the left output of the right neighbour's window, the centre of the own window,
-    the right output of the left neighbour's window. Their sum is what ``compose`` returns.
+    In the order of the gates: the left output of the right neighbour's window, the centre output of the own
+    window, the right output of the left neighbour's window.
     """
     summands = torch.zeros_like(outputs)
     summands[:, :-1, 0] = outputs[:, 1:, 0]

@@ -77,7 +77,7 @@ def build_app(
 ) -> FastAPI:
     """Return the application, without ``InternalAuth``; ``options`` are FastAPI's.
 
-    ``metrics_here``: serve ``/metrics`` too, if it has no port of its own.
+    ``metrics_here``: serve ``/metrics`` too, if it has no separate port.
     """
     app = FastAPI(title="HMI runtime", openapi_url=None, **options)
 
@@ -92,7 +92,7 @@ def build_app(
 
     @app.get("/internal/v1/stats")
     def stats() -> RuntimeStats:
-        """Return what is resident, by tenant, and the hit rates of the tables."""
+        """Return the bytes in use, by tenant, and the hit rates of the tables."""
         return runtime_stats(loader, metrics)
 
     @app.get("/healthz")

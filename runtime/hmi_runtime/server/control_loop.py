@@ -97,7 +97,7 @@ class ControlLoop:
     async def wait_until_moved(self, limit: float) -> None:
         """Wait until other runtimes serve all adapters that only this one served, at most ``limit`` seconds.
 
-        Return early if the control plane does not answer. It says at once if there is no other runtime.
+        Return early if the control plane does not answer, or answers that there is no other runtime.
         """
         if not self._registered:
             return

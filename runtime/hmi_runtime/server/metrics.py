@@ -1,4 +1,4 @@
-"""What a runtime measures, for Prometheus, ``/internal/v1/stats`` and heartbeats."""
+"""Metrics of a runtime, for Prometheus, ``/internal/v1/stats`` and heartbeats."""
 
 import threading
 from collections import Counter as Tally
@@ -21,7 +21,7 @@ _BATCH_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128)
 
 
 class RuntimeMetrics(CacheEvents, PipelineEvents):
-    """Counts the events of the cache and the pipeline, in a registry of its own. Thread-safe."""
+    """Counts the events of the cache and the pipeline, in a separate registry. Thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

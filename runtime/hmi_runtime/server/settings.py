@@ -121,7 +121,7 @@ class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings
 
     @property
     def slot_limits(self) -> SlotLimits:
-        """The largest adapter that a slot holds."""
+        """The largest adapter that a slot has room for."""
         return SlotLimits(self.max_rank, self.max_bottleneck, self.max_labels, self.dense_heads)
 
     @property

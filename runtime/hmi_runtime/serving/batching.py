@@ -63,7 +63,7 @@ class FairQueue(Generic[T]):
         return min(self._queues.values(), key=_TenantQueue.priority).oldest_bucket()
 
     def buckets(self) -> list[int]:
-        """Return the buckets that hold items."""
+        """Return the buckets that have items."""
         return list(self._tenants)
 
     def take(self, bucket: int, accept: Callable[[T], bool]) -> list[T]:

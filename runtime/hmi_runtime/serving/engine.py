@@ -179,14 +179,14 @@ class Engine:
 def row_result(row: BatchRow, logits: Tensor, hits: int) -> RowResult:
     """Return the result of one row from its logits, (labels,) or (T, labels).
 
-    Logits that are not finite give the error AdapterOutputInvalid. They are checked before the softmax, which
-    would turn some of them into valid probabilities.
+    Logits that are not finite become the error AdapterOutputInvalid. They are checked before the softmax,
+    which would turn some of them into valid probabilities.
     """
     adapter = row.adapter
     logits = logits.float().cpu()
     if not torch.isfinite(logits).all():
         error = Damaged(
-            "AdapterOutputInvalid", f"{adapter.id} gives numbers that are not finite; retrain it."
+            "AdapterOutputInvalid", f"{adapter.id} outputs values that are not finite; retrain it."
         )
         return RowResult(error=row_error(error))
     probabilities = logits.softmax(dim=-1)

@@ -40,9 +40,9 @@ class _Failures:
 class Quarantine:
     """Refuses rows of an adapter for ``seconds`` after ``after`` consecutive failures. Thread-safe.
 
-    A row that fails makes its whole batch be computed again, row by row. An adapter whose rows all fail would
-    so slow down the other tenants in its batches. After the time its next row is tried: success ends the
-    quarantine, one more failure renews it.
+    After a row has failed, its whole batch is computed again, row by row. An adapter whose rows all fail
+    would slow down the other tenants in its batches. When the time is over its next row is tried: success
+    ends the quarantine, another failure renews it.
     """
 
     def __init__(self, after: int, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -21,12 +21,12 @@ Batch = tuple[Tensor, Tensor]
 """Padded token ids (B, T) int64, special tokens included, with their mask (B, T) bool."""
 Keys = NDArray[np.int64]
 _MERGE_AT = 1 << 20  # keys collected before they are merged into the counts
-# Backoff's shares of the budget. Unigrams come first: without one, a window must be computed after all. What
-# a share does not use goes to the next.
+# Backoff's shares of the budget. Unigrams are added first: a window without one must be computed. What a
+# share does not use is left for the next.
 _UNIGRAM_SHARE = 0.2
 _BIGRAM_SHARE = 0.3
 _FILL_AT_ONCE = 2048  # windows; bounds the activations
-_COUNT_LIMIT = 20_000_000  # different windows of a corpus held at once, 16 bytes each
+_COUNT_LIMIT = 20_000_000  # different windows of a corpus in memory at once, 16 bytes each
 
 
 class KeyCounter:
@@ -139,8 +139,8 @@ def build_table(
     total rows). Memory is bounded by ``count_limit``; values are written directly to the file.
 
     Under ``Compute``, a window in the table of an ancestor with the same layers is left out, since the tree
-    returns it exactly. Under ``Backoff`` it is included, since the own bigrams are looked up before the
-    parent.
+    returns it exactly. Under ``Backoff`` it is included, since the Domain's own bigrams are looked up before
+    the parent.
     """
     vocab_size = layers.config.encoder.vocab_size
     counter = WindowCounter(vocab_size, count_limit, shorter=on_miss is OnMiss.BACKOFF)

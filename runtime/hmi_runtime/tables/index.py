@@ -94,7 +94,7 @@ class HashIndex:
         return torch.from_numpy(self._find(keys.numpy()))
 
     def _find(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Read one bucket for every key, then loop for the few keys whose bucket is full of others."""
+        """Read one bucket for every key, then loop for the few keys whose bucket is full of other keys."""
         slots, flat_rows = self._slots, self._rows
         found = np.full(len(keys), -1, dtype=np.int64)
         place = np.arange(len(keys))

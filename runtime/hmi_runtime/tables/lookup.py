@@ -1,4 +1,4 @@
-"""Lookup of windows through a Domain's tree of tables; windows that no table holds are computed.
+"""Lookup of windows through a Domain's tree of tables; windows that are in no table are computed.
 
 ``Compute`` searches the Domain's own table, and those of ancestors that were made by the same layers, for
 the whole window: these hits are exact, and misses are computed. ``Backoff`` searches the own table for the
@@ -111,8 +111,8 @@ class TreeLookup:
     """Lookup for one Domain version: its own table, its ancestors' tables, then its own lower layers.
 
     With ``Compute``, outputs equal ``DomainLayers.window_outputs`` to the rounding of the tables' type,
-    whatever the tables hold. Thread-safe: tables are read-only, and a lock guards the rest (recently computed
-    windows, counts of misses).
+    whatever the tables contain. Thread-safe: tables are read-only, and a lock guards the rest (recently
+    computed windows, counts of misses).
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class TreeLookup:
     def lookup(self, windows: Tensor, mask: Tensor | None = None) -> LookupResult:
         """Return the outputs of ``windows`` (N, 3) int64, which are on the host.
 
-        ``mask`` (N,) bool, when given, is False on padding, whose outputs are zero.
+        ``mask`` (N,) bool is False on padding, whose outputs are zero; None: there is no padding.
         """
         outputs, sources, pending = self._first_step(windows, mask)
         for step in self._steps[1:]:
@@ -167,17 +167,17 @@ class TreeLookup:
         return LookupResult(outputs, sources)
 
     def coverage(self, batches: Iterable[Tensor]) -> float:
-        """Return the share, 0 to 1, of ``batches`` of windows (N, 3) that a table holds as trigrams."""
-        held = seen = 0
+        """Return the share, 0 to 1, of ``batches`` of windows (N, 3) that are in a table as trigrams."""
+        hits = seen = 0
         for windows in batches:
             keys = self._keys(windows, WindowForm.TRIGRAM)
             found = torch.zeros(len(keys), dtype=torch.bool)
             for step in self._steps:
                 if step.form is WindowForm.TRIGRAM:
                     found |= step.table.find(keys) >= 0
-            held += int(found.sum())
+            hits += int(found.sum())
             seen += len(keys)
-        return held / seen if seen else 0.0
+        return hits / seen if seen else 0.0
 
     def _first_step(self, windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Look up all windows in the first table; return outputs, sources and the indices of misses.
@@ -206,16 +206,16 @@ class TreeLookup:
         unique, inverse = torch.unique(self._keys(windows, self._last_form), return_inverse=True)
         values = torch.empty(len(unique), 3, self._width, device=self._device)
         with self._lock:
-            held, recent = self._recent.find(unique)
-        _put(values, held.nonzero()[:, 0], recent)
-        fresh = unique[~held]
+            known, recent = self._recent.find(unique)
+        _put(values, known.nonzero()[:, 0], recent)
+        fresh = unique[~known]
         if len(fresh):
             computed = self._compute(unpack(fresh, self._vocab_size))
-            _put(values, (~held).nonzero()[:, 0], computed)
+            _put(values, (~known).nonzero()[:, 0], computed)
             with self._lock:
                 self._recent.add(fresh, computed)
         _put(outputs, places, values.index_select(0, inverse.to(values.device)))
-        sources[places] = torch.where(held, int(LookupSource.RECENT), int(LookupSource.COMPUTED)).to(
+        sources[places] = torch.where(known, int(LookupSource.RECENT), int(LookupSource.COMPUTED)).to(
             torch.int8
         )[inverse]
 
@@ -225,8 +225,8 @@ class TreeLookup:
         return torch.cat([self.layers.window_outputs(piece) for piece in pieces]).float()
 
     def _count_misses(self, misses: MissSketch, windows: Tensor, sources: Tensor) -> None:
-        held = (sources == LookupSource.OWN_TRIGRAM) | (sources == LookupSource.ANCESTOR_TRIGRAM)
-        missed = ~held & (sources != LookupSource.PADDING)
+        hit = (sources == LookupSource.OWN_TRIGRAM) | (sources == LookupSource.ANCESTOR_TRIGRAM)
+        missed = ~hit & (sources != LookupSource.PADDING)
         if missed.any():
             keys = self._keys(windows[missed], WindowForm.TRIGRAM).numpy()
             with self._lock:

@@ -1,4 +1,4 @@
-"""Windows that no table holds: a cache of computed ones, and a bounded count of misses."""
+"""Windows that are in no table: a cache of computed ones, and a bounded count of misses."""
 
 import numpy as np
 import torch
@@ -34,12 +34,12 @@ class RecentWindows:
         rows = torch.where(
             young_rows >= 0, young_rows + self._young * self._room, old_rows + (1 - self._young) * self._room
         )
-        held = (young_rows >= 0) | (old_rows >= 0)
-        outputs = self._values.flatten(0, 1).index_select(0, rows[held].to(self._values.device))
-        moves = (young_rows < 0)[held]
+        found = (young_rows >= 0) | (old_rows >= 0)
+        outputs = self._values.flatten(0, 1).index_select(0, rows[found].to(self._values.device))
+        moves = (young_rows < 0)[found]
         if moves.any():
-            self.add(keys[held][moves], outputs[moves.to(outputs.device)])
-        return held, outputs
+            self.add(keys[found][moves], outputs[moves.to(outputs.device)])
+        return found, outputs
 
     def add(self, keys: Tensor, outputs: Tensor) -> None:
         """Add ``outputs`` (N, 3, D) for unique ``keys`` (N,), as many as fit into one generation.
@@ -64,7 +64,7 @@ class MissSketch:
     ``depth`` rows of ``width`` counters. A key's estimate is the least of its counters, and only counters
     below the new estimate are raised. Estimates are never too low, and with probability 1 - exp(-depth) for
     any one key too high by at most e / width of the total. A sketch cannot list keys, so the most frequent
-    ones are kept beside it as candidates.
+    ones are kept separately as candidates.
     """
 
     def __init__(self, width: int = 1 << 16, depth: int = 4, candidates: int = 1 << 14) -> None:

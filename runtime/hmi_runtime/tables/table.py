@@ -206,8 +206,8 @@ def encode(outputs: Tensor, dtype: TableDtype) -> tuple[Tensor, Tensor | None]:
     if not torch.isfinite(outputs).all():
         raise Damaged(
             "LayersNotFinite",
-            "The Domain's layers give values that are infinite or not numbers; train the Domain again, with "
-            "a lower training.learningRate.",
+            "The Domain's layers output values that are infinite or not numbers; train the Domain again, "
+            "with a lower training.learningRate.",
         )
     if dtype is TableDtype.FLOAT16:
         return outputs.clamp(-_HALF_LIMIT, _HALF_LIMIT).half(), None

@@ -58,5 +58,5 @@ def test_an_adapter_that_is_not_finite_is_not_loaded(  # type: ignore[no-untyped
     artifact = world.store.publish(
         ArtifactKind.ADAPTER, folder, base_digest=weights.base_digest, layers_digest=weights.layers_digest
     )
-    with pytest.raises(InvalidInput, match=r"AdapterNotFinite: \S+ holds values"):
+    with pytest.raises(InvalidInput, match=r"AdapterNotFinite: \S+ has values"):
         loader.load(wanted.model_copy(update={"artifact": artifact}), domain)

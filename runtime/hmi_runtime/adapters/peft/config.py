@@ -3,9 +3,9 @@
 Every key that PEFT writes is listed here. An unknown key that has a value may change what the adapter
 computes, so it is refused by name.
 
-PEFT lets ``alpha_pattern`` name modules by Python regular expressions, which can backtrack for hours. Here
-they are matched by the Rust engine behind pydantic, in time linear in the length of the module path: it has
-no look-around and no backreferences, and refuses patterns that would compile to more than 10 MB.
+In PEFT, ``alpha_pattern`` names modules by Python regular expressions, which can backtrack for hours. Here
+pydantic's Rust engine matches them, in time linear in the length of the module path: it has no look-around
+and no backreferences, and refuses patterns that would compile to more than 10 MB.
 """
 
 import math
@@ -24,7 +24,7 @@ from hmi_runtime.adapters.peft.files import CONFIG_FILE, read_json, short
 
 MAX_PATTERNS = 1000
 MAX_EXPRESSIONS = 20
-"""Of the patterns, those that are more than a name: each may take a fifth of a second to compile."""
+"""Most patterns that are more than a name: each may take a fifth of a second to compile."""
 MAX_PATTERN_LENGTH = 256
 _NAME = re.compile(r"[A-Za-z0-9_.]*")
 
@@ -56,7 +56,7 @@ _READ = {
     "use_rslora",
     "init_lora_weights",
 }
-_SAID_BY_TENSORS = {
+_KNOWN_FROM_TENSORS = {
     "r",
     "rank_pattern",
     "target_modules",
@@ -66,7 +66,7 @@ _SAID_BY_TENSORS = {
     "layers_pattern",
     "bias",
 }
-"""Tensors say which modules have a LoRA, of which rank, and which are kept whole: no pattern is matched."""
+"""Not read: the tensors show which modules have a LoRA, of which rank, and which are saved whole."""
 _OF_TRAINING = {
     "auto_mapping",
     "peft_version",
@@ -82,25 +82,27 @@ _OF_TRAINING = {
     "ensure_weight_tying",
     "runtime_config",
 }
-"""What says how the adapter was trained, or by what, and nothing of what it computes."""
-_KNOWN = {*_REFUSED_OPTIONS, *_READ, *_SAID_BY_TENSORS, *_OF_TRAINING}
+"""Options about how the adapter was trained, which do not change what it computes."""
+_KNOWN = {*_REFUSED_OPTIONS, *_READ, *_KNOWN_FROM_TENSORS, *_OF_TRAINING}
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways to start a LoRA that also change the base's weights: the file's difference is not from the base."""
+"""Initialisations that also change the base's weights: the LoRA is then a difference from other weights."""
 _LARGEST_ALPHA = 1e9
 
 
 def by_first_pattern(values: Mapping[str, float], modules: Iterable[str], field: str) -> dict[str, float]:
-    """Return the value of each module that a pattern matches, by the first one that does.
+    """Return the value of the first pattern that matches, for each module that one matches.
 
-    A pattern matches a module path as PEFT has it: the whole path, or all of it after some dot. ``field`` is
-    where ``values`` stand in adapter_config.json. Raises ``InvalidInput`` AdapterPattern for what is no
-    pattern, is too long, or one of too many.
+    As in PEFT, a pattern matches a whole module path, or all of it after some dot. ``field`` is the name of
+    ``values`` in adapter_config.json. Raises ``InvalidInput`` AdapterPattern for patterns that are invalid,
+    too long or too many.
     """
     if len(values) > MAX_PATTERNS:
         raise _refused(field, f"it has {len(values)} patterns, {MAX_PATTERNS} are read")
     expressions = sum(_NAME.fullmatch(pattern) is None for pattern in values)
     if expressions > MAX_EXPRESSIONS:
-        raise _refused(field, f"it has {expressions} expressions, {MAX_EXPRESSIONS} are read beside names")
+        raise _refused(
+            field, f"{expressions} of its patterns are not plain names, at most {MAX_EXPRESSIONS} are read"
+        )
     left, found = list(modules), dict[str, float]()
     for pattern, value in values.items():
         matcher = _matcher(field, pattern)
@@ -146,11 +148,11 @@ def _refused(field: str, why: str) -> InvalidInput:
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The part of ``adapter_config.json`` that says what the tensors mean."""
+    """The part of ``adapter_config.json`` that is needed to interpret the tensors."""
 
     task: TaskType | None
     base_name: str | None
-    """What the folder calls the base model that it was trained on; None where it does not say."""
+    """The folder's name for the base model that it was trained on, if any."""
     revision: str | None
     alpha: float
     alpha_pattern: Mapping[str, float]
@@ -158,23 +160,23 @@ class LoraSettings:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read and judge the folder's config.
+        """Read and check the folder's config.
 
         Raises ``InvalidInput``: AdapterNotPeft (no or broken config), AdapterUnsupported (another method
-        than plain LoRA, or an option that is not known), TaskUnsupported (another task than the two that
-        encoders serve).
+        than plain LoRA, or an unknown option), TaskUnsupported (another task than the two that encoders
+        serve).
         """
         config = read_json(folder / CONFIG_FILE)
         method = config.get("peft_type")
         if method != "LORA":
-            raise _unsupported(f"peft_type is {_told(method)}; only LORA can be imported")
+            raise _unsupported(f"peft_type is {_shown(method)}; only LORA can be imported")
         for option, reason in _REFUSED_OPTIONS.items():
             if config.get(option):
                 raise _unsupported(f"{option} is set: {reason}")
         for option, value in config.items():
             if value and option not in _KNOWN:
                 raise _unsupported(
-                    f"{CONFIG_FILE} has {short(option)}: {_told(value)}, which this version does not know: "
+                    f"{CONFIG_FILE} has {short(option)}: {_shown(value)}, which this version does not know: "
                     "the adapter may mean something else; remove it if it changes nothing"
                 )
         start = str(config.get("init_lora_weights", "")).lower()
@@ -211,7 +213,7 @@ def _task(name: object) -> TaskType | None:
     if task is None:
         raise InvalidInput(
             "TaskUnsupported",
-            f"task_type {_told(name)} is not served on encoders; import one of {', '.join(TASK_TYPES)}.",
+            f"task_type {_shown(name)} is not served on encoders; import one of {', '.join(TASK_TYPES)}.",
         )
     return task
 
@@ -247,10 +249,10 @@ def _flag(config: Mapping[str, Any], name: str) -> bool:
 
 
 def _wrong_type(name: str, value: object, wanted: str) -> InvalidInput:
-    return InvalidInput("AdapterNotPeft", f"{name} in {CONFIG_FILE} is {_told(value)}; it must be {wanted}.")
+    return InvalidInput("AdapterNotPeft", f"{name} in {CONFIG_FILE} is {_shown(value)}; it must be {wanted}.")
 
 
-def _told(value: object) -> str:
+def _shown(value: object) -> str:
     return short(str(value))
 
 

@@ -1,10 +1,10 @@
 """Export to PEFT LoRA folders, which the ``peft`` package loads onto transformers' own task models.
 
-A token head, or a head with its dense layer over the first token, goes along whole in
-``modules_to_save``. The default sequence head reads the first token *and* the mean, which no task model
-of transformers has: then the folder holds the LoRA for the plain encoder (``AutoModel``), and the head
-lies beside it in ``hmi_head.safetensors`` (``weight`` (n, 2D), ``bias`` (n,), over the first token's
-state and the mean over unpadded tokens; labels and pooling in its header).
+A token head, or a head with a dense layer over the first token, is saved whole in ``modules_to_save``. The
+default sequence head reads the first token *and* the mean, which no task model of transformers does: then the
+folder has the LoRA for the plain encoder (``AutoModel``), and the head is a separate file,
+``hmi_head.safetensors`` (``weight`` (n, 2D), ``bias`` (n,), over the first token's state and the mean over
+unpadded tokens; labels and pooling in its header).
 """
 
 import json
@@ -42,10 +42,10 @@ def export_peft(weights: AdapterWeights, family: str, folder: Path, base_name: s
     """Write ``weights`` as a PEFT folder for a base model of ``family``; return where the head went.
 
     ``base_name`` is what ``peft`` will load the base from. Raises ``InvalidInput`` NotExportable for
-    bottleneck adapters, which PEFT's LoRA format cannot hold, and for families not of ``PEFT_FAMILIES``.
+    bottleneck adapters, which PEFT's LoRA format does not have, and for families not in ``PEFT_FAMILIES``.
 
-    The adapter was trained on a Domain's layers: on the unsplit base model it gives what the Domain's
-    imitation of the lower layers makes it give, not to rounding the same.
+    The adapter was trained on a Domain's layers, which only imitate the base model's lower layers: on the
+    unsplit base model its results differ by more than rounding.
     """
     if family not in PEFT_FAMILIES:
         raise InvalidInput(
@@ -55,19 +55,19 @@ def export_peft(weights: AdapterWeights, family: str, folder: Path, base_name: s
     if weights.bottleneck_width or not weights.rank:
         raise InvalidInput(
             "NotExportable",
-            "PEFT folders hold LoRA alone; train the task with method.type LoRA to export it.",
+            "PEFT folders can have LoRA only; train the task with method.type LoRA to export it.",
         )
     layout = head_layout(family, weights.task)
     head = head_tensors(layout, weights.head)
     # The plain encoder's modules are named without the task model's prefix.
-    parts = _layer_parts(weights, FAMILIES[family], "" if head is not None else FAMILIES[family].prefix)
-    parts.tensors.update(head or {})
-    parts.saved.extend(layout.saved if head is not None else ())
+    contents = _layer_contents(weights, FAMILIES[family], "" if head is not None else FAMILIES[family].prefix)
+    contents.tensors.update(head or {})
+    contents.saved.extend(layout.saved if head is not None else ())
     task = _TASK_NAMES[weights.task] if head is not None else "FEATURE_EXTRACTION"
     folder.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(_config(parts, task, base_name), indent=2, sort_keys=True)
+    config = json.dumps(_config(contents, task, base_name), indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
-    _save({f"base_model.model.{name}": t for name, t in parts.tensors.items()}, folder / TENSORS_FILE)
+    _save({f"base_model.model.{name}": t for name, t in contents.tensors.items()}, folder / TENSORS_FILE)
     if head is not None:
         return ExportedHead.WHOLE
     header = {"hmi": json.dumps({"labels": weights.labels, "pooling": weights.head.pooling})}
@@ -76,7 +76,7 @@ def export_peft(weights: AdapterWeights, family: str, folder: Path, base_name: s
 
 
 @dataclass
-class _Parts:
+class _Contents:
     """What goes into the folder."""
 
     ranks: dict[str, int] = field(default_factory=dict)  # by module path
@@ -84,28 +84,28 @@ class _Parts:
     saved: list[str] = field(default_factory=list)  # modules kept whole
 
 
-def _layer_parts(weights: AdapterWeights, family: Family, prefix: str) -> _Parts:
-    parts = _Parts()
+def _layer_contents(weights: AdapterWeights, family: Family, prefix: str) -> _Contents:
+    contents = _Contents()
     for index, layer in weights.layers.items():
         paths = {name: family.module_path(index, name).removeprefix(prefix) for name in (*MATRICES, *NORMS)}
         for name, lora in layer.lora.items():
-            parts.ranks[paths[name]] = lora.rank
-            parts.tensors[f"{paths[name]}.lora_A.weight"] = lora.a
-            parts.tensors[f"{paths[name]}.lora_B.weight"] = lora.b
+            contents.ranks[paths[name]] = lora.rank
+            contents.tensors[f"{paths[name]}.lora_A.weight"] = lora.a
+            contents.tensors[f"{paths[name]}.lora_B.weight"] = lora.b
         for name, bias in layer.bias.items():
             # PEFT wraps the matrices it adapts, and their own parameters move one name down.
             wrapped = ".base_layer" if name in layer.lora else ""
-            parts.tensors[f"{paths[name]}{wrapped}.bias"] = bias
+            contents.tensors[f"{paths[name]}{wrapped}.bias"] = bias
         for name, (weight, bias) in layer.norms.items():
-            parts.saved.append(paths[name])
-            parts.tensors[f"{paths[name]}.weight"] = weight
-            parts.tensors[f"{paths[name]}.bias"] = bias
-    return parts
+            contents.saved.append(paths[name])
+            contents.tensors[f"{paths[name]}.weight"] = weight
+            contents.tensors[f"{paths[name]}.bias"] = bias
+    return contents
 
 
-def _config(parts: _Parts, task: str, base_name: str) -> dict[str, Any]:
-    rank = max(parts.ranks.values())
-    others = {path: own for path, own in parts.ranks.items() if own != rank}
+def _config(contents: _Contents, task: str, base_name: str) -> dict[str, Any]:
+    rank = max(contents.ranks.values())
+    others = {path: own for path, own in contents.ranks.items() if own != rank}
     return {
         "peft_type": "LORA",
         "task_type": task,
@@ -116,9 +116,9 @@ def _config(parts: _Parts, task: str, base_name: str) -> dict[str, Any]:
         "rank_pattern": others,
         "alpha_pattern": others,
         "lora_dropout": 0.0,
-        "bias": "all" if any(name.endswith(".bias") for name in parts.tensors) else "none",
-        "target_modules": sorted(parts.ranks),
-        "modules_to_save": parts.saved or None,
+        "bias": "all" if any(name.endswith(".bias") for name in contents.tensors) else "none",
+        "target_modules": sorted(contents.ranks),
+        "modules_to_save": contents.saved or None,
     }
 
 

@@ -27,17 +27,17 @@ _KINDS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in one of the folder's JSON files.
 
-    Raises ``InvalidInput`` AdapterNotPeft: missing, too large, a git-lfs pointer, no JSON object, or one
-    nested too deep.
+    Raises ``InvalidInput`` AdapterNotPeft if it is missing, too large, a git-lfs pointer, not a JSON object
+    or nested too deeply.
     """
-    cure = "give a folder that save_pretrained of peft wrote."
-    with invalid_if_damaged("AdapterNotPeft", path.name, cure):
+    advice = "give a folder that save_pretrained of peft wrote."
+    with invalid_if_damaged("AdapterNotPeft", path.name, advice):
         check_size(path.name, path.stat().st_size)
         if is_lfs_pointer(path):
             raise InvalidInput("AdapterNotPeft", f"{path.name} {LFS_POINTER_ADVICE}.")
         read = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(read, dict):
-        raise InvalidInput("AdapterNotPeft", f"{path.name} is no JSON object.")
+        raise InvalidInput("AdapterNotPeft", f"{path.name} is not a JSON object.")
     return read
 
 
@@ -72,7 +72,7 @@ def check_size(name: str, size: int) -> None:
 
 
 def is_pickle() -> InvalidInput:
-    """Return what is said of a folder whose weights are a pickle."""
+    """Return the error for a folder whose weights are a pickle."""
     return InvalidInput(
         "AdapterIsPickle",
         f"{PICKLE_FILE} is a pickle, which can run code when it is read; save the adapter again with "
@@ -81,7 +81,7 @@ def is_pickle() -> InvalidInput:
 
 
 def short(name: str) -> str:
-    """Return ``name``, cut where it is too long for a message."""
+    """Return ``name``, cut if it is too long for a message."""
     return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
 
 
@@ -92,8 +92,8 @@ def _check_header(path: Path) -> None:
     if length > _LARGEST_HEADER:
         raise InvalidInput(
             "AdapterNotPeft",
-            f"{TENSORS_FILE} has a header of {length} bytes, {_LARGEST_HEADER} are read at most: it is no "
-            "safetensors file, or holds far more than an adapter; save the adapter again.",
+            f"{TENSORS_FILE} has a header of {length} bytes, {_LARGEST_HEADER} are read at most: it is not "
+            "a safetensors file, or has far more than an adapter; save the adapter again.",
         )
 
 
@@ -101,7 +101,7 @@ def _float(name: str, tensor: Tensor) -> Tensor:
     if not tensor.numel():
         raise InvalidInput(
             "AdapterShape",
-            f"{short(name)} has shape {list(tensor.shape)}, so it holds nothing. A trainer that shards "
+            f"{short(name)} has shape {list(tensor.shape)}, so it has no values. A trainer that shards "
             "weights (DeepSpeed ZeRO-3, FSDP) writes such tensors when it saves before it gathers: gather "
             "them (stage3_gather_16bit_weights_on_model_save, or a full state dict) and save again.",
         )
@@ -114,7 +114,7 @@ def _float(name: str, tensor: Tensor) -> Tensor:
     if not torch.isfinite(values).all():
         raise InvalidInput(
             "AdapterNotFinite",
-            f"{short(name)} holds values that are infinite or not numbers; train again with a lower learning "
-            "rate, and in float32 or bfloat16 where it was float16.",
+            f"{short(name)} has values that are infinite or not numbers; train again with a lower learning "
+            "rate, and in float32 or bfloat16 if it was float16.",
         )
     return values

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import Task
@@ -26,7 +26,7 @@ from hmi_runtime.models.families import FAMILIES
 from hmi_runtime.models.source import BaseModel
 
 _WRAPPERS = ("_orig_mod", "module")
-"""Path parts that torch.compile and DistributedDataParallel put in; no encoder has modules of these names."""
+"""Parts that torch.compile and DistributedDataParallel add to paths; no encoder has such modules."""
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"\.lora_(?P<side>[AB])(\.(?P<adapter>[^.]+))?\.weight$")
 _SAVED = ".modules_to_save."
@@ -53,7 +53,7 @@ def import_peft(
 ) -> AdapterWeights:
     """Return the adapter in a PEFT folder, for upper layers ``split``.. of ``base``.
 
-    Labels are those of a config.json (``id2label``) in the folder, else the task's, else LABEL_0 and on.
+    Labels are those of a config.json (``id2label``) in the folder, else the task's, else LABEL_0, LABEL_1...
     ``base_also_named`` and ``base_revision`` are as in ``check_base_name``.
 
     Raises ``InvalidInput``: AdapterNotPeft, AdapterIsPickle, AdapterUnsupported, AdapterPattern,
@@ -86,10 +86,10 @@ def import_peft(
 
 
 def _sort(tensors: Mapping[str, Tensor], settings: LoraSettings) -> _Contents:
-    """Sort tensors by the module that they belong to.
+    """Sort tensors by module.
 
-    They are named as ``save_pretrained`` of peft names them, or as a model's own state dict does, with the
-    adapter's name in every path and the base's parameters beside it.
+    They have the names of peft's ``save_pretrained``, or those of a model's state dict, in which every path
+    contains the adapter's name and the base's parameters are included.
     """
     contents, sides = _Contents(), dict[str, dict[str, Tensor]]()
     adapter = _adapter_name(tensors)
@@ -102,7 +102,7 @@ def _sort(tensors: Mapping[str, Tensor], settings: LoraSettings) -> _Contents:
         key = path if match is None else match["side"]
         if key in kept and not torch.equal(kept[key], tensor):
             raise InvalidInput(
-                "AdapterNotPeft", f"{short(path)} is there twice with other values; save the adapter again."
+                "AdapterNotPeft", f"{short(path)} occurs twice with different values; save the adapter again."
             )
         kept[key] = tensor
     pairs = {module: _pair(module, pair) for module, pair in sides.items()}
@@ -112,12 +112,12 @@ def _sort(tensors: Mapping[str, Tensor], settings: LoraSettings) -> _Contents:
 
 
 def _adapter_name(tensors: Mapping[str, Tensor]) -> str:
-    """Return the adapter's name in the paths of a state dict; "default", PEFT's own, where none has one."""
+    """Return the adapter's name in the paths of a state dict; PEFT's "default" if they contain none."""
     names = {match["adapter"] for match in map(_LORA.search, tensors) if match is not None} - {None}
     if len(names) > 1:
         raise InvalidInput(
             "AdapterUnsupported",
-            f"The PEFT folder holds {len(names)} adapters ({short(', '.join(sorted(names)))}); save one.",
+            f"The PEFT folder has {len(names)} adapters ({short(', '.join(sorted(names)))}); save one.",
         )
     return names.pop() if names else "default"
 
@@ -145,7 +145,7 @@ def _pair(module: str, pair: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 def _take_head(
     contents: _Contents, layout: HeadLayout, encoder: Encoder, family: Family
 ) -> dict[str, Tensor]:
-    """Take the head's tensors out of ``contents``; the base's pooler stands in for one that was not saved."""
+    """Take the head's tensors out of ``contents``; the base's pooler replaces one that was not saved."""
     found: dict[str, Tensor] = {}
     pooler = f"{family.prefix}{family.pooler}"
     if layout.dense == pooler and encoder.pooler is not None:
@@ -175,12 +175,9 @@ def _take_layers(
 ) -> dict[int, LayerAdapter]:
     """Take every layer's differences out of ``contents``; raise for any that is below the split."""
     layers = {}
-    for index in range(encoder.config.layers):
-        layer = LayerAdapter(
-            lora=_take_lora(contents, family, index),
-            bias=_take_biases(contents, family, encoder, index),
-            norms=_take_norms(contents, family, encoder, index),
-        )
+    for index, base in enumerate(encoder.layers):
+        paths = {name: family.module_path(index, name) for name in (*MATRICES, *NORMS)}
+        layer = _take_layer(contents, paths, base)
         if not (layer.lora or layer.bias or layer.norms):
             continue
         if index < split:
@@ -193,42 +190,27 @@ def _take_layers(
     return layers
 
 
-def _take_lora(contents: _Contents, family: Family, index: int) -> dict[str, LoraMatrix]:
-    found = {}
+def _take_layer(contents: _Contents, paths: Mapping[str, str], base: nn.Module) -> LayerAdapter:
+    """Take what differs from the layer ``base``; ``paths`` of its modules in the folder are by name."""
+    lora, biases, norms = {}, {}, {}
     for name in MATRICES:
-        pair = contents.lora.pop(family.module_path(index, name), None)
+        pair = contents.lora.pop(paths[name], None)
         if pair is not None and bool(pair[1].any()):  # a LoRA whose b is zero changes nothing
-            found[name] = LoraMatrix(*pair)
-    return found
-
-
-def _take_biases(contents: _Contents, family: Family, encoder: Encoder, index: int) -> dict[str, Tensor]:
-    found = {}
-    for name in MATRICES:
-        bias = contents.plain.pop(f"{family.module_path(index, name)}.bias", None)
-        if bias is not None and not _same(bias, encoder.layers[index].get_parameter(f"{name}.bias")):
-            found[name] = bias
-    return found
-
-
-def _take_norms(
-    contents: _Contents, family: Family, encoder: Encoder, index: int
-) -> dict[str, tuple[Tensor, Tensor]]:
-    found = {}
+            lora[name] = LoraMatrix(*pair)
+        bias = contents.plain.pop(f"{paths[name]}.bias", None)
+        if bias is not None and not _same(bias, base.get_parameter(f"{name}.bias")):
+            biases[name] = bias
     for name in NORMS:
-        base = [encoder.layers[index].get_parameter(f"{name}.{kind}") for kind in ("weight", "bias")]
-        path = family.module_path(index, name)
-        taken = [
-            contents.plain.pop(f"{path}.{kind}", own)
-            for kind, own in zip(("weight", "bias"), base, strict=True)
-        ]
-        if not all(_same(new, own) for new, own in zip(taken, base, strict=True)):
-            found[name] = (taken[0], taken[1])
-    return found
+        own_weight, own_bias = (base.get_parameter(f"{name}.{kind}") for kind in ("weight", "bias"))
+        weight = contents.plain.pop(f"{paths[name]}.weight", own_weight)
+        bias = contents.plain.pop(f"{paths[name]}.bias", own_bias)
+        if not (_same(weight, own_weight) and _same(bias, own_bias)):
+            norms[name] = (weight, bias)
+    return LayerAdapter(lora=lora, bias=biases, norms=norms)
 
 
 def _same(left: Tensor, right: Tensor) -> bool:
-    """Whether two tensors are equal to the precision in which checkpoints are stored."""
+    """Return whether two tensors are equal to the precision in which checkpoints are stored."""
     return left.shape == right.shape and left.allclose(right, rtol=1e-6, atol=1e-8)
 
 
@@ -255,7 +237,7 @@ def _refuse_rest(contents: _Contents, encoder: Encoder, family: Family) -> None:
 
 
 def _base_parameters(encoder: Encoder, family: Family) -> dict[str, Tensor]:
-    """Return the base's parameters by their paths in the task model; a state dict holds them too."""
+    """Return the base's parameters by their paths in the task model; a state dict includes them."""
     paths = {module: f"{family.prefix}{path}" for module, path in family.embeddings.items()}
     for index in range(encoder.config.layers):
         paths |= {f"layers.{index}.{name}": family.module_path(index, name) for name in (*MATRICES, *NORMS)}

@@ -1,7 +1,7 @@
-"""What a PEFT folder says of the model that it was made for: its base, its labels, its kind of problem.
+"""What a PEFT folder says about the model that it was made for: its base, its labels, its kind of problem.
 
-The base's name is in adapter_config.json, the rest in the model's own config.json where the folder has one.
-What contradicts the Domain or the task is refused, since it would be served with another meaning.
+The base's name is in adapter_config.json, the rest in the model's config.json if the folder has one. A folder
+that contradicts the Domain or the task is refused, since its answers would have another meaning.
 """
 
 import re
@@ -27,51 +27,54 @@ _LONGEST_LABEL = 256
 def check_base_name(
     settings: LoraSettings, base: BaseModel, *, also_named: str | None = None, revision: str | None = None
 ) -> None:
-    """Raise ``InvalidInput`` AdapterForAnotherBase when the folder names another base model than ``base``.
+    """Raise ``InvalidInput`` AdapterForAnotherBase if the folder names another base model than ``base``.
 
-    Names are alike when their last parts are equal, in any case, and so are their owners where both have one;
-    a path in a wheel's package names the wheel. ``also_named`` is a further name that the adapter's owner
-    vouches for, ``revision`` the one that the Domain's base model is pinned to. A folder that names no base
-    model is taken.
+    Two names are the same if their last parts are equal, in any case, and so are their owners if both have
+    one; a path in a wheel's package names the wheel. ``also_named`` is another name of the base model, given
+    by the adapter's owner; ``revision`` is the one to which the Domain pins it. A folder that names no base
+    model is accepted.
     """
-    said = settings.base_name
-    ours = [_owner_and_name(base.uri, bare_is_path=True)] + (
-        [_owner_and_name(also_named)] if also_named else []
-    )
-    alike = said is None or any(_same_name(_owner_and_name(said), name) for name in ours)
-    if said is not None and not alike and not _is_in_wheel(said, base.uri):
+    theirs = settings.base_name
+    ours = [_owner_and_name(base.uri, bare_is_path=True)]
+    if also_named:
+        ours.append(_owner_and_name(also_named))
+    if (
+        theirs is not None
+        and not any(_same_name(_owner_and_name(theirs), name) for name in ours)
+        and not _is_in_wheel(theirs, base.uri)
+    ):
         raise InvalidInput(
             "AdapterForAnotherBase",
-            f"The PEFT folder was trained on {short(said)!r} (base_model_name_or_path), the Domain stands on "
-            f"{base.uri!r}. Use a Domain on the former; or, where both are the same weights under two names, "
-            "say so: source.baseModelName: " + short(said),
+            f"The PEFT folder was trained on {short(theirs)!r} (base_model_name_or_path), the Domain uses "
+            f"{base.uri!r}. Use a Domain on the former; or, if both are the same weights under two names, "
+            "set source.baseModelName: " + short(theirs),
         )
     if settings.revision is not None and revision is not None and settings.revision != revision:
         raise InvalidInput(
             "AdapterForAnotherBase",
             f"The PEFT folder was trained on revision {short(settings.revision)!r} of the base model, the "
-            f"Domain stands on {revision!r}; use a Domain on the former.",
+            f"Domain uses {revision!r}; use a Domain on the former.",
         )
 
 
 _Name = tuple[str | None, str]
-"""A model's owner on the hub, None where it is not told, and its name there; or a folder's name."""
+"""A model's owner on the hub, None if unknown, and its name there; or a folder's name."""
 
 
-def _same_name(said: _Name, ours: _Name) -> bool:
-    owners_differ = said[0] is not None and ours[0] is not None and said[0] != ours[0]
-    return said[1] == ours[1] and not owners_differ
+def _same_name(theirs: _Name, ours: _Name) -> bool:
+    owners_differ = theirs[0] is not None and ours[0] is not None and theirs[0] != ours[0]
+    return theirs[1] == ours[1] and not owners_differ
 
 
-def _is_in_wheel(said: str, uri: str) -> bool:
-    """Whether ``said`` is a path in the package of a wheel:// address."""
+def _is_in_wheel(name: str, uri: str) -> bool:
+    """Return whether ``name`` is a path in the package of a wheel:// address."""
     scheme, _, package = uri.partition("://")
-    parts = re.split(r"[/\\]", said.replace("-", "_"))
+    parts = re.split(r"[/\\]", name.replace("-", "_"))
     return scheme == "wheel" and package.replace("-", "_") in parts
 
 
 def _owner_and_name(name: str, *, bare_is_path: bool = False) -> _Name:
-    """Read ``name``, a path or a hub's name; ``bare_is_path``: a/b without a scheme is a folder."""
+    """Parse ``name``, a path or a hub's name; ``bare_is_path``: a/b without a scheme is a folder."""
     cached = _HUB_CACHE.search(name)
     if cached is not None:
         return cached[1].casefold(), cached[2].casefold()
@@ -83,16 +86,16 @@ def _owner_and_name(name: str, *, bare_is_path: bool = False) -> _Name:
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """Return the model's config.json, empty where the folder has none.
+    """Return the model's config.json, or {} if the folder has none.
 
-    Raises ``InvalidInput`` AdapterNotPeft when there is one that cannot be read.
+    Raises ``InvalidInput`` AdapterNotPeft if it cannot be read.
     """
     path = folder / MODEL_CONFIG_FILE
     return read_json(path) if path.is_file() else {}
 
 
 def check_model(model: dict[str, Any], base: BaseModel) -> None:
-    """Raise ``InvalidInput`` when a config.json is of another model than ``base``, or of an unserved problem.
+    """Raise ``InvalidInput`` if a config.json is for another model than ``base``, or an unsupported problem.
 
     Reasons: AdapterForAnotherBase, TaskUnsupported.
     """
@@ -101,7 +104,7 @@ def check_model(model: dict[str, Any], base: BaseModel) -> None:
         raise InvalidInput(
             "TaskUnsupported",
             f"{MODEL_CONFIG_FILE} says problem_type {short(str(problem))!r}, but HMI serves a softmax over "
-            "labels of which one applies. Where several may apply, train one task for each label, with the "
+            "labels, of which one applies. If several may apply, train one task for each label, with the "
             "labels yes and no.",
         )
     if "model_type" not in model:
@@ -130,59 +133,61 @@ def check_model(model: dict[str, Any], base: BaseModel) -> None:
 def label_names(declared: Sequence[str], model: dict[str, Any], count: int) -> tuple[str, ...]:
     """Return the names of ``count`` scores, in their order.
 
-    Those of id2label in config.json, else those ``declared``, else LABEL_0 and on. Raises ``InvalidInput``
-    AdapterLabels when the two differ, in names or order, or do not fit the head: answers would have other
-    labels than they were trained to. TaskUnsupported for one score, which no softmax can serve.
+    They are those of id2label in config.json, else those ``declared``, else LABEL_0, LABEL_1... Raises
+    ``InvalidInput`` AdapterLabels if the two differ, in names or order, or do not fit the head: answers would
+    have wrong labels. Raises TaskUnsupported for one score, which no softmax can serve.
     """
     if count < 2:
         raise InvalidInput(
             "TaskUnsupported",
             "The PEFT folder's head gives one score, as for a regression or a sigmoid. HMI serves a softmax, "
-            "which makes 1.0 of any single score; train it with num_labels=2 and import that.",
+            "which turns any single score into 1.0; train it with num_labels=2 and import that.",
         )
-    told = _told_labels(model)
-    if told is None:
+    named = _named_labels(model)
+    if named is None:
         if declared and len(declared) != count:
             raise _labels(f"task.labels has {len(declared)} names, the head gives {count} scores")
         return tuple(declared) or tuple(f"LABEL_{number}" for number in range(count))
-    if len(told) != count:
-        raise _labels(f"id2label in {MODEL_CONFIG_FILE} has {len(told)} names, the head gives {count} scores")
-    if declared and tuple(declared) != told:
+    if len(named) != count:
+        raise _labels(
+            f"id2label in {MODEL_CONFIG_FILE} has {len(named)} names, the head gives {count} scores"
+        )
+    if declared and tuple(declared) != named:
         raise _labels(
             f"task.labels is [{short(', '.join(declared))}], id2label in {MODEL_CONFIG_FILE} is "
-            f"[{short(', '.join(told))}]; give the same names in the same order, or leave task.labels out"
+            f"[{short(', '.join(named))}]; give the same names in the same order, or leave task.labels out"
         )
-    return told
+    return named
 
 
-def _told_labels(model: dict[str, Any]) -> tuple[str, ...] | None:
-    """Return id2label as a tuple; None where there is none, or only placeholders such as LABEL_0."""
-    named = model.get("id2label")
-    if not named:
+def _named_labels(model: dict[str, Any]) -> tuple[str, ...] | None:
+    """Return id2label as a tuple; None if there is none, or only placeholders such as LABEL_0."""
+    by_number = model.get("id2label")
+    if not by_number:
         return None
-    if not isinstance(named, dict) or len(named) > _MOST_LABELS:
-        raise _labels(f"id2label in {MODEL_CONFIG_FILE} is no map of at most {_MOST_LABELS} labels")
-    labels = [named.get(str(number)) for number in range(len(named))]
-    told = tuple(str(label) for label in labels if _is_name(label))
-    if len(told) != len(labels) or len(set(told)) != len(told):
+    if not isinstance(by_number, dict) or len(by_number) > _MOST_LABELS:
+        raise _labels(f"id2label in {MODEL_CONFIG_FILE} is not a map of at most {_MOST_LABELS} labels")
+    labels = [by_number.get(str(number)) for number in range(len(by_number))]
+    named = tuple(str(label) for label in labels if _is_name(label))
+    if len(named) != len(labels) or len(set(named)) != len(named):
         raise _labels(
-            f"id2label in {MODEL_CONFIG_FILE} does not give every number from 0 a name of its own, "
+            f"id2label in {MODEL_CONFIG_FILE} does not give every number from 0 a different name, "
             f"of at most {_LONGEST_LABEL} characters that can be stored"
         )
-    if all(_PLACEHOLDER.fullmatch(label) for label in told):
+    if all(_PLACEHOLDER.fullmatch(label) for label in named):
         return None
     numbers = model.get("label2id")
     if numbers and (
         not isinstance(numbers, dict)
         or {label: str(number) for label, number in numbers.items()}
-        != {label: str(number) for number, label in enumerate(told)}
+        != {label: str(number) for number, label in enumerate(named)}
     ):
         raise _labels(f"id2label and label2id in {MODEL_CONFIG_FILE} contradict each other")
-    return told
+    return named
 
 
 def _is_name(label: object) -> bool:
-    """Whether a label can name a score: a whole number, or a text that is not blank and can be stored."""
+    """Return whether a label can name a score: an integer, or a text that is not blank and can be stored."""
     if isinstance(label, bool) or not isinstance(label, str | int):
         return False
     text = str(label)

@@ -96,7 +96,7 @@ def test_two_adapters_in_one_file_are_refused(tmp_path: Path) -> None:
 def test_a_tensor_that_is_there_twice_with_other_values_is_refused(tmp_path: Path) -> None:
     base, folder = saved_adapter(tmp_path)
     renamed(folder, lambda name: name, **{"base_model.model.classifier.modules_to_save.bias": torch.ones(3)})
-    with pytest.raises(InvalidInput, match=r"AdapterNotPeft: classifier.bias is there twice"):
+    with pytest.raises(InvalidInput, match=r"AdapterNotPeft: classifier.bias occurs twice"):
         import_peft(folder, base, 0, SEQUENCE)
 
 
