@@ -1,9 +1,19 @@
 """Small random encoders, one of each architecture, for tests that must hold for all of them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel, PreTrainedModel
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    BertConfig,
+    BertModel,
+    ModernBertConfig,
+    ModernBertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from hmi_runtime.models.architecture import EncoderConfig
 from hmi_runtime.models.encoder import Encoder
@@ -41,3 +51,26 @@ def small_model(family: str, **sizes: Any) -> PreTrainedModel:
     if family == "bert":
         return BertModel(BertConfig(**sizes))
     return ModernBertModel(ModernBertConfig(**sizes, local_attention=6, pad_token_id=0))
+
+
+SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
+"""The first words of every vocabulary that ``save_base_model`` takes."""
+
+
+def save_base_model(folder: Path, family: str, tokenizer: Tokenizer, **sizes: Any) -> None:
+    """Save a random model of four layers with a tokenizer, as a base model."""
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    pad, cls, sep, unknown = SPECIAL_TOKENS
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=pad, cls_token=cls, sep_token=sep, unk_token=unknown
+    ).save_pretrained(folder)
+    small_model(
+        family,
+        vocab_size=tokenizer.get_vocab_size(),
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        **sizes,
+    ).save_pretrained(folder)

@@ -1,6 +1,5 @@
-"""A tiny world to serve: a random base model, two domains with tables, adapters of several tenants."""
+"""A small random base model, and ``World``, which publishes Domains and adapters for it to serve."""
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -8,12 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support_encoders import small_model
+from support_encoders import SPECIAL_TOKENS, save_base_model
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.internal.catalog import DomainVersionView
@@ -36,22 +33,8 @@ from hmi_runtime.tables.table import PlotTable
 
 SPLIT = 2
 TOKEN = "internal-token-of-the-tests"
-WORDS = [
-    "the",
-    "chain",
-    "slips",
-    "on",
-    "a",
-    "hill",
-    "room",
-    "key",
-    "lost",
-    "my",
-    "##s",
-    "##ing",
-    "wheel",
-    ".",
-]
+VOCABULARY = "the chain slips on a hill room key lost my ##s ##ing wheel ."
+WORDS = VOCABULARY.split()
 SENTENCES = [
     "the chain slips on a hill",
     "my room key lost",
@@ -63,7 +46,7 @@ SENTENCES = [
 
 @dataclass
 class World:
-    """Publishes what a runtime needs, and knows the right answers."""
+    """Publishes Domain versions and adapters, and computes the right answers by the references."""
 
     folder: Path
     base: BaseModel
@@ -175,7 +158,7 @@ class World:
         )
 
     def probabilities(self, adapter: AdapterServing, text: str | list[str]) -> torch.Tensor:
-        """Return the slow truth for one row: (labels,) or (T, labels)."""
+        """Return the probabilities of one row by the references: (labels,) or (T, labels)."""
         tokenizer = self.base.tokenizer
         encoding = (
             tokenizer.encode([text], 64) if isinstance(text, str) else tokenizer.encode_words([text], 64)
@@ -195,9 +178,9 @@ class World:
         windows = trigrams(ids, torch.ones_like(ids, dtype=torch.bool))[0].unique(dim=0)
         vocabulary = self.base.config.vocab_size
         with torch.no_grad():
-            parts = layers.window_outputs(windows)
+            outputs = layers.window_outputs(windows)
         table = PlotTable.from_outputs(
-            pack(windows, vocabulary), parts, vocab_size=vocabulary, layers_digest=ref.digest
+            pack(windows, vocabulary), outputs, vocab_size=vocabulary, layers_digest=ref.digest
         )
         folder = self._new_folder("table")
         table.save(folder)
@@ -206,7 +189,7 @@ class World:
         )
 
     def _new_folder(self, kind: str) -> Path:
-        number = len(list((self.folder / "made").glob("*"))) if (self.folder / "made").exists() else 0
+        number = len(list((self.folder / "made").glob("*")))
         folder = self.folder / "made" / f"{kind}-{number}"
         folder.mkdir(parents=True)
         return folder
@@ -214,30 +197,15 @@ class World:
 
 @pytest.fixture(scope="session")
 def tiny_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    """A random model of four layers with a word-piece tokenizer of a few words; BERT unless told."""
+    """A random model of four layers with a word-piece tokenizer of a few words; BERT by default."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("base")
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    vocabulary = {word: index for index, word in enumerate([*special, *WORDS])}
-    small_model(
-        getattr(request, "param", "bert"),
-        vocab_size=len(vocabulary),
-        hidden_size=24,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=40,
-        max_position_embeddings=32,
-    ).save_pretrained(folder)
-    backend = BackendTokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = BertPreTokenizer()
-    backend.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 4
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL_TOKENS, *WORDS])}
+    tokenizer = BackendTokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    family = getattr(request, "param", "bert")
+    save_base_model(folder, family, tokenizer, hidden_size=24, intermediate_size=40)
     return load_base(str(folder))
 
 

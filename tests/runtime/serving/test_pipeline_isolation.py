@@ -1,4 +1,4 @@
-"""A row that cannot be computed fails alone: whoever shares its batch is answered, and correctly."""
+"""A row that cannot be computed fails alone; the other rows of its batch are answered correctly."""
 
 import logging
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from hmi_runtime.serving.worker import Quarantine
 
 LIMIT = 60.0
 TEXT = "the rooms . my keys slipsing on the chain"
-GUILTY = "guilty/task"
-TENANTS = [GUILTY, "acme/topic", "inn/mood", "inn-2/desk", "solo/plain", "zeta/guard"]
+FAULTY = "faulty/task"
+TENANTS = [FAULTY, "acme/topic", "inn/mood", "inn-2/desk", "solo/plain", "zeta/guard"]
 
 
 @pytest.fixture
 def settings(settings: RuntimeSettings) -> RuntimeSettings:
-    return settings.model_copy(update={"device_slots": 16})  # so that one batch may hold all tenants
+    return settings.model_copy(update={"device_slots": 16})  # so that all tenants fit into one batch
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def loaded(world, loader: AdapterLoader, served: dict[str, AdapterServing]) -> l
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows of every batch whose computing was tried."""
+    """Sizes of the batches that were tried."""
     tried: list[int] = []
     compute = Engine.compute
 
@@ -63,7 +63,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def infer(loader: AdapterLoader) -> dict[str, RowResult]:
-    """Ask every tenant about one text, which makes one batch."""
+    """Send one text to every tenant's adapter, which makes one batch."""
     rows = [InferRow(adapter=key, text=TEXT) for key in TENANTS]
     return dict(zip(TENANTS, loader.pipeline.submit(rows).result(LIMIT), strict=True))
 
@@ -74,8 +74,16 @@ def assert_right(world, adapter: AdapterServing, result: RowResult) -> None:  # 
     torch.testing.assert_close(torch.tensor(result.scores), expected, atol=2e-3, rtol=0)
 
 
+def assert_only_faulty_fails(world, served, results: dict[str, RowResult], status: int, reason: str) -> None:  # type: ignore[no-untyped-def]
+    error = results.pop(FAULTY).error
+    assert error is not None
+    assert (error.status, error.reason) == (status, reason)
+    for key, result in results.items():
+        assert_right(world, served[key], result)
+
+
 def slot_of(loader: AdapterLoader, key: str) -> tuple[SlotPool, int]:
-    """Return where an adapter stands that was used just now."""
+    """Return the pool and the slot of an adapter that was just used."""
     (engine,) = loader.pipeline.engines()
     adapter = next(adapter for adapter in loader.cache.loaded() if adapter.key == key)
     with engine.slots.acquired([adapter]) as acquired:
@@ -83,7 +91,7 @@ def slot_of(loader: AdapterLoader, key: str) -> tuple[SlotPool, int]:
 
 
 def make_it_raise(pool: SlotPool, slot: int) -> None:
-    pool.traits[slot] = replace(pool.traits[slot], dense_activation="unheard of")
+    pool.traits[slot] = replace(pool.traits[slot], dense_activation="unknown")
 
 
 def make_lora_infinite(pool: SlotPool, slot: int) -> None:
@@ -94,37 +102,27 @@ def make_head_not_a_number(pool: SlotPool, slot: int) -> None:
     pool.tensor("head.weight")[:, slot] = float("nan")
 
 
-def test_the_row_that_raises_fails_alone_and_is_named_in_the_log(  # type: ignore[no-untyped-def]
+def test_a_row_that_raises_fails_alone_and_is_named_in_the_log(  # type: ignore[no-untyped-def]
     world, loader, served, batches, caplog: pytest.LogCaptureFixture
 ) -> None:
     infer(loader)
-    make_it_raise(*slot_of(loader, GUILTY))
+    make_it_raise(*slot_of(loader, FAULTY))
     batches.clear()
-    results = infer(loader)
-    guilty = results.pop(GUILTY)
-    assert guilty.error is not None
-    assert (guilty.error.status, guilty.error.reason) == (500, "InferenceFailed")
-    for key, result in results.items():
-        assert_right(world, served[key], result)
+    assert_only_faulty_fails(world, served, infer(loader), 500, "InferenceFailed")
     assert batches == [6, 1, 1, 1, 1, 1, 1]
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert GUILTY in record.getMessage()
+    assert FAULTY in record.getMessage()
     assert record.exc_info is not None
 
 
 @pytest.mark.parametrize("poison", [make_lora_infinite, make_head_not_a_number])
-def test_numbers_that_are_not_finite_stay_in_their_row(  # type: ignore[no-untyped-def]
+def test_values_that_are_not_finite_affect_only_their_row(  # type: ignore[no-untyped-def]
     world, loader, served, batches, poison: Callable[[SlotPool, int], None]
 ) -> None:
     infer(loader)
-    poison(*slot_of(loader, GUILTY))
+    poison(*slot_of(loader, FAULTY))
     batches.clear()
-    results = infer(loader)
-    guilty = results.pop(GUILTY)
-    assert guilty.error is not None
-    assert (guilty.error.status, guilty.error.reason) == (500, "AdapterOutputInvalid")
-    for key, result in results.items():
-        assert_right(world, served[key], result)
+    assert_only_faulty_fails(world, served, infer(loader), 500, "AdapterOutputInvalid")
     assert batches == [6]
 
 
@@ -133,12 +131,12 @@ def test_a_batch_too_large_for_memory_is_answered_row_by_row(  # type: ignore[no
 ) -> None:
     compute = Engine.compute
 
-    def cramped(engine: Engine, batch: StagedBatch) -> list[RowResult]:
+    def out_of_memory(engine: Engine, batch: StagedBatch) -> list[RowResult]:
         if len(batch.rows) > 1:
             raise torch.OutOfMemoryError("no room for so many rows")
         return compute(engine, batch)
 
-    monkeypatch.setattr(Engine, "compute", cramped)
+    monkeypatch.setattr(Engine, "compute", out_of_memory)
     for key, result in infer(loader).items():
         assert_right(world, served[key], result)
         assert result.table_lookups == result.prompt_tokens
@@ -151,39 +149,29 @@ def test_a_row_that_cannot_be_staged_fails_alone(  # type: ignore[no-untyped-def
 ) -> None:
     stage = Engine.stage
 
-    def picky(engine: Engine, rows: list[BatchRow]) -> StagedBatch:
-        if any(row.adapter.id.key == GUILTY for row in rows):
+    def refuse_faulty(engine: Engine, rows: list[BatchRow]) -> StagedBatch:
+        if any(row.adapter.id.key == FAULTY for row in rows):
             raise RuntimeError("this row has no place in a batch")
         return stage(engine, rows)
 
-    monkeypatch.setattr(Engine, "stage", picky)
-    results = infer(loader)
-    guilty = results.pop(GUILTY)
-    assert guilty.error is not None
-    assert (guilty.error.status, guilty.error.reason) == (500, "InferenceFailed")
-    for key, result in results.items():
-        assert_right(world, served[key], result)
+    monkeypatch.setattr(Engine, "stage", refuse_faulty)
+    assert_only_faulty_fails(world, served, infer(loader), 500, "InferenceFailed")
 
 
 def test_an_adapter_that_always_fails_is_refused_and_no_longer_breaks_batches(  # type: ignore[no-untyped-def]
     world, loader, served, batches, metrics
 ) -> None:
     infer(loader)
-    make_it_raise(*slot_of(loader, GUILTY))
+    make_it_raise(*slot_of(loader, FAULTY))
     for _ in range(3):
         infer(loader)
     batches.clear()
-    results = infer(loader)
-    guilty = results.pop(GUILTY)
-    assert guilty.error is not None
-    assert (guilty.error.status, guilty.error.reason) == (503, "AdapterQuarantined")
-    for key, result in results.items():
-        assert_right(world, served[key], result)
+    assert_only_faulty_fails(world, served, infer(loader), 503, "AdapterQuarantined")
     assert batches == [5]
     assert metrics.registry.get_sample_value("hmi_adapter_quarantines_total") == 1
 
 
-def test_a_quarantine_ends_with_an_answer_and_goes_on_with_a_failure() -> None:
+def test_a_quarantine_ends_with_a_success_and_is_renewed_by_a_failure() -> None:
     now = 0.0
     quarantine = Quarantine(2, 30.0, clock=lambda: now)
     adapter, other = AdapterId("acme/a", 1), AdapterId("acme/a", 2)
@@ -202,9 +190,9 @@ def test_a_quarantine_ends_with_an_answer_and_goes_on_with_a_failure() -> None:
     assert not quarantine.record_failure(adapter)
 
 
-def test_a_failed_row_leaves_nothing_held(loader, loaded) -> None:  # type: ignore[no-untyped-def]
+def test_a_failed_row_releases_everything(loader, loaded) -> None:  # type: ignore[no-untyped-def]
     infer(loader)
-    make_it_raise(*slot_of(loader, GUILTY))
+    make_it_raise(*slot_of(loader, FAULTY))
     infer(loader)
     assert loader.pipeline.unanswered == 0
     assert loader.cache.host_used > 0

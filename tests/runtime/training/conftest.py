@@ -7,17 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from support_encoders import small_model
+from support_encoders import SPECIAL_TOKENS, save_base_model
 from support_runs import Runs
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
 
 from hmi_runtime.models.source import BaseModel, load_base
 
-SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 VOCABULARY = """
 the a chain brake wheel saddle slips squeals wobbles creaks is on in my when and after rain hill road
 bike shop please fix order new red blue front rear cable pump tyre flat again today
@@ -40,26 +37,12 @@ def one_thread() -> Iterator[None]:
 def base_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of four layers; BERT unless told."""
     folder = tmp_path_factory.mktemp("base")
-    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
-    backend = BackendTokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = Whitespace()
-    backend.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
-    ).save_pretrained(folder)
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL_TOKENS, *WORDS])}
+    tokenizer = BackendTokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
     torch.manual_seed(7)
-    small_model(
-        getattr(request, "param", "bert"),
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        initializer_range=0.3,
-    ).save_pretrained(folder)
+    family = getattr(request, "param", "bert")
+    save_base_model(folder, family, tokenizer, hidden_size=16, intermediate_size=32, initializer_range=0.3)
     return folder
 
 
