@@ -1,4 +1,4 @@
-"""What was trained is what is served: LoRA, bottlenecks, heads, and full tuning after compression."""
+"""Trained modules equal their served form: LoRA, bottlenecks, heads, and full tuning after compression."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ def batch() -> tuple[Tensor, Tensor]:
 def train(
     upper: UpperLayers, head: HeadModule, learning: list[nn.Parameter], batch: tuple[Tensor, Tensor]
 ) -> None:
-    """A few steps at a high rate: far enough from the start that a part left out would show."""
+    """Train a few steps at a high rate, so that every part has changed."""
     optimiser = torch.optim.Adam([*learning, *head.parameters()], lr=0.02)
     goal = torch.tensor([0, 2]) if head.pooling != "token" else torch.tensor([[0, 1, 2, 1, 0]] * 2)
     head.eval()
@@ -68,7 +68,7 @@ def serve(base: UpperLayers, weights: AdapterWeights, batch: tuple[Tensor, Tenso
 
 
 def decomposed(tuned: UpperLayers, base: UpperLayers, rank: int, head: HeadModule) -> Decomposition:
-    """Return the differences, weighed on random rows."""
+    """Return the decomposed differences, with importance measured on random rows."""
     generator = torch.Generator().manual_seed(7)
     mask = torch.arange(6) < torch.randint(2, 7, (16, 1), generator=generator)  # (16, 6)
     batches = [(torch.randn(16, 6, WIDTH, generator=generator), mask) for _ in range(4)]
@@ -117,7 +117,7 @@ def test_trained_equals_served(
         torch.testing.assert_close(found[row][kept], expected[row][kept], atol=1e-4, rtol=1e-4)
 
 
-def test_training_leaves_the_frozen_weights_alone(base: UpperLayers, batch: tuple[Tensor, Tensor]) -> None:
+def test_training_does_not_change_frozen_weights(base: UpperLayers, batch: tuple[Tensor, Tensor]) -> None:
     upper, head = copy.deepcopy(base), HeadModule(WIDTH, 3)
     train(upper, head, add_lora(upper, 4), batch)
     assert torch.equal(upper.layers[0].query.frozen.weight, base.layers[0].query.weight)
@@ -149,7 +149,7 @@ def tuned_by_rank(base: UpperLayers, rank: int) -> UpperLayers:
     return tuned
 
 
-def test_a_cut_keeps_a_difference_of_its_own_rank_whole(base: UpperLayers) -> None:
+def test_a_cut_keeps_a_difference_of_the_same_rank_exactly(base: UpperLayers) -> None:
     tuned = tuned_by_rank(base, 3)
     found = decomposed(tuned, base, 8, HeadModule(WIDTH, 3))
     assert found.energy_kept(3) == pytest.approx(1.0, abs=1e-5)
@@ -182,7 +182,7 @@ def test_a_cut_by_importance_changes_answers_less_than_one_by_size(
         assert change(by_importance.cut(rank)) < change(cut_by_size(tuned, base, rank))
 
 
-def test_what_a_cut_takes_at_the_mean_input_is_in_the_bias(base: UpperLayers) -> None:
+def test_the_bias_makes_up_for_a_cut_at_the_mean_input(base: UpperLayers) -> None:
     tuned = tuned_by_rank(base, 6)
     generator = torch.Generator().manual_seed(9)
     rows = torch.randn(40, 5, WIDTH, generator=generator) + 3 * torch.randn(WIDTH, generator=generator)
@@ -206,7 +206,7 @@ def test_importance_needs_rows(base: UpperLayers) -> None:
 
 
 def cut_by_size(tuned: UpperLayers, base: UpperLayers, rank: int) -> dict[int, LayerAdapter]:
-    """The slow and readable reference: each difference's own largest singular values, biases as tuned."""
+    """The reference: the largest singular values of each difference, and tuned biases."""
     layers = {}
     for index, (layer, other) in enumerate(zip(tuned.layers, base.layers, strict=True), start=SPLIT):
         lora = {}
@@ -226,7 +226,7 @@ def cut_by_size(tuned: UpperLayers, base: UpperLayers, rank: int) -> dict[int, L
     return layers
 
 
-def test_an_untuned_model_compresses_to_nothing(base: UpperLayers) -> None:
+def test_an_untuned_model_compresses_to_zero(base: UpperLayers) -> None:
     found = decomposed(base, base, 4, HeadModule(WIDTH, 3))
     assert found.energy_kept(1) == 1.0
     assert all(not m.b.any() for layer in found.cut(4).values() for m in layer.lora.values())
@@ -237,7 +237,7 @@ def test_an_untuned_model_compresses_to_nothing(base: UpperLayers) -> None:
     [
         ({8: (0.896, 0.99), 16: (0.90, 0.99), 32: (0.90, 1.0)}, 8, {8}),
         ({8: (0.85, 0.99), 16: (0.91, 0.992), 32: (0.90, 1.0)}, 16, {8, 16}),
-        # The same metric by other predictions is luck.
+        # An equal metric with different predictions is chance.
         ({8: (0.90, 0.90), 16: (0.92, 0.98), 32: (0.90, 0.99)}, 32, {8, 16, 32}),
         ({8: (0.80, 0.80), 16: (0.85, 0.90), 32: (0.84, 0.95)}, 32, {8, 16, 32}),
         ({8: (0.80, 0.90), 16: (0.80, 0.90), 32: (0.80, 0.90)}, 8, {8, 16, 32}),

@@ -1,4 +1,4 @@
-"""Adapter files: what is saved is loaded, and what does not fit or is damaged is refused with a reason."""
+"""Adapter files: saved ones are loaded unchanged, and damaged or unsuitable ones refused with a reason."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +29,7 @@ CONFIG = EncoderConfig(
 
 
 def adapter() -> AdapterWeights:
-    """An adapter with one of everything."""
+    """An adapter with every kind of tensor."""
     layer = LayerAdapter(
         lora={"ffn_up": LoraMatrix(torch.randn(2, WIDTH), torch.randn(12, 2))},
         bias={"ffn_up": torch.randn(12)},
@@ -56,7 +56,7 @@ def adapter() -> AdapterWeights:
     )
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_adapter_is_loaded_unchanged(tmp_path: Path) -> None:
     saved = adapter()
     saved.save(tmp_path)
     loaded = AdapterWeights.load(tmp_path)
@@ -75,7 +75,7 @@ def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "one" / ADAPTER_FILE).read_bytes() == (tmp_path / "two" / ADAPTER_FILE).read_bytes()
 
 
-def test_sizes_are_told_without_opening_tensors() -> None:
+def test_the_manifest_config_gives_sizes_without_reading_tensors() -> None:
     made = adapter()
     assert (made.rank, made.bottleneck_width) == (2, 3)
     assert made.nbytes == 4 * sum(tensor.numel() for _, tensor in made.named_tensors())
@@ -102,7 +102,7 @@ def test_another_base_and_another_domain_are_refused() -> None:
         check_adapter(adapter(), CONFIG, 2, layers_digest="sha256:other")
 
 
-def test_an_import_belongs_to_no_layers_and_fits_any() -> None:
+def test_an_import_names_no_layers_and_fits_any_domain() -> None:
     check_adapter(replace(adapter(), layers_digest=None), CONFIG, 2, layers_digest="sha256:layers")
 
 
@@ -125,7 +125,7 @@ def zero_lora(inner: int, outer: int) -> LoraMatrix:
         ({"head": Head("first_and_mean", torch.zeros(2, WIDTH), torch.zeros(2))}, "AdapterShape"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(changes: dict[str, object], reason: str) -> None:
+def test_an_adapter_that_does_not_fit_is_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(InvalidInput) as error:
         check_adapter(replace(adapter(), **changes), CONFIG, 2)  # type: ignore[arg-type]
     assert error.value.reason == reason

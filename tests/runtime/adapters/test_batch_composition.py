@@ -1,4 +1,4 @@
-"""How much a row's probabilities depend on what else is in its batch: the bounds that architecture.md gives.
+"""How much a row's probabilities depend on the rest of its batch: the bounds in architecture.md.
 
 ``pytest tests/runtime/adapters/test_batch_composition.py -rP`` prints what is measured.
 """
@@ -26,7 +26,7 @@ SPLIT = 3
 ROWS = 64
 BATCH = 32
 BATCHES = 3
-"""Batches, each drawn anew, that every row is a part of."""
+"""Number of random batches for each row."""
 BOUNDS: dict[Precision, float] = {"float32": 1e-5, "int8": 2e-2}
 DATA = Path(__file__).parents[3] / "examples" / "demo" / "data"
 
@@ -77,7 +77,7 @@ def adapter(number: int) -> AdapterWeights:
 
 
 def answers(executor: UpperExecutor, numbers: list[int], longer: int = 0) -> list[Tensor]:
-    """Return the probabilities of rows that make up one batch, padded ``longer`` than they need."""
+    """Return the probabilities of rows in one batch, padded by ``longer`` more tokens than needed."""
     states = [rows()[number] for number in numbers]
     length = max(len(row) for row in states) + longer
     hidden = torch.zeros(len(states), length, states[0].shape[1])
@@ -91,7 +91,7 @@ def answers(executor: UpperExecutor, numbers: list[int], longer: int = 0) -> lis
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
-def test_a_rows_answer_is_nearly_the_same_in_any_batch(precision: Precision) -> None:
+def test_a_rows_answer_hardly_depends_on_its_batch(precision: Precision) -> None:
     encoder = base().encoder()
     upper = UpperLayers(encoder, SPLIT)
     pool = SlotPool(upper, 12, SlotLimits(max_rank=32, max_labels=8, dense_heads=False))
@@ -99,7 +99,7 @@ def test_a_rows_answer_is_nearly_the_same_in_any_batch(precision: Precision) -> 
         pool.write(slot, adapter(slot))
     executor = UpperExecutor(upper, pool, precision, sample=calibration_sample(encoder, SPLIT))
     alone = [answers(executor, [number])[0] for number in range(ROWS)]
-    assert sum(bool(row.max() < 0.95) for row in alone) > ROWS / 2  # else there is little to move
+    assert sum(bool(row.max() < 0.95) for row in alone) > ROWS / 2  # else probabilities could hardly change
 
     moved, turned = [], 0
     for seed in range(BATCHES):

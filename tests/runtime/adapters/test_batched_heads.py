@@ -1,4 +1,4 @@
-"""Heads with other poolings, labels and dense layers share a batch and answer as if alone."""
+"""Heads with different poolings, labels and dense layers share a batch and give the same logits as alone."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def heads(draw: st.DrawFn) -> Head:
 
 @settings(max_examples=60, deadline=None)
 @given(stored=st.lists(heads(), min_size=1, max_size=4), length=st.integers(1, 6), data=st.data())
-def test_every_row_has_its_own_heads_logits(
+def test_every_row_gets_the_logits_of_its_own_head(
     upper: UpperLayers, stored: list[Head], length: int, data: st.DataObject
 ) -> None:
     pool = SlotPool(upper, 4, LIMITS)
@@ -78,7 +78,7 @@ def test_a_row_without_an_adapter_has_no_head(upper: UpperLayers) -> None:
         run_heads(pool, torch.zeros(1, 2, WIDTH), torch.ones(1, 2, dtype=torch.bool), [BARE])
 
 
-def test_a_head_with_more_labels_than_a_slot_holds_is_refused(upper: UpperLayers) -> None:
+def test_a_head_with_too_many_labels_for_a_slot_is_refused(upper: UpperLayers) -> None:
     head = Head("first", torch.zeros(8, WIDTH), torch.zeros(8))
     with pytest.raises(InvalidInput, match="number of labels is 8"):
         SlotPool(upper, 1, LIMITS).write(0, adapter_with(head))

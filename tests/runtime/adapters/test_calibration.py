@@ -1,4 +1,4 @@
-"""A calibration sample makes int8 upper layers nearer to the truth, on real weights."""
+"""A calibration sample makes int8 upper layers more accurate, on real weights."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The batched executor equals the per-row reference, whatever adapters meet in a batch."""
+"""The batched executor equals the per-row reference, whatever adapters are in a batch."""
 
 from functools import cache
 
@@ -121,7 +121,7 @@ def lora_adapter(rank: int, value: float = 0.1) -> AdapterWeights:
     )
 
 
-def test_a_slot_written_again_keeps_nothing_of_the_adapter_before(upper: UpperLayers) -> None:
+def test_a_rewritten_slot_keeps_nothing_of_the_previous_adapter(upper: UpperLayers) -> None:
     hidden, mask = torch.randn(1, 4, CONFIG.width), torch.ones(1, 4, dtype=torch.bool)
     reused, fresh = SlotPool(upper, 1, LIMITS), SlotPool(upper, 1, LIMITS)
     reused.write(0, lora_adapter(20, 0.7))
@@ -143,7 +143,7 @@ def test_a_cleared_slot_runs_as_the_frozen_layers(upper: UpperLayers) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("slots", [[BARE, 0], [0, BARE]], ids=["in order", "in another order"])
-def test_the_callers_tensors_are_left_alone(architecture: str, slots: list[int]) -> None:
+def test_the_callers_tensors_are_not_changed(architecture: str, slots: list[int]) -> None:
     upper = upper_layers(architecture)
     hidden, mask = torch.randn(2, 4, CONFIG.width), torch.ones(2, 4, dtype=torch.bool)
     pool = SlotPool(upper, 1, LIMITS)
@@ -169,14 +169,14 @@ def test_an_adapter_larger_than_a_slot_is_refused_and_changes_nothing(upper: Upp
     assert pool.traits[0].rank == bucket(3, LIMITS.max_rank)
 
 
-def test_a_slot_that_does_not_exist_is_an_error(upper: UpperLayers) -> None:
+def test_an_unknown_slot_is_an_error(upper: UpperLayers) -> None:
     pool = SlotPool(upper, 2, LIMITS)
     for slot in (2, -2):
         with pytest.raises(IndexError):
             pool.index(slot)
 
 
-def test_slot_bytes_are_what_the_pool_takes(upper: UpperLayers) -> None:
+def test_slot_bytes_equal_the_pools_memory_per_slot(upper: UpperLayers) -> None:
     def total(slots: int) -> int:
         pool = SlotPool(upper, slots, LIMITS)
         return sum(t.numel() * t.element_size() for t in pool._tensors.values())

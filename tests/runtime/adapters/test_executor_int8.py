@@ -1,4 +1,4 @@
-"""The int8 upper layers: close to float32 on real weights, and each row for itself."""
+"""The int8 upper layers: close to float32 on real weights, each row independent of the others."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def batch(base: BaseModel, encoder: Encoder) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def sample(base: BaseModel, encoder: Encoder) -> Tensor:
-    """Hidden states of random tokens: what can be had without any text."""
+    """Hidden states of random tokens."""
     ids = torch.randint(1000, base.config.vocab_size, (16, 32), generator=torch.Generator().manual_seed(0))
     ids[:, 0], ids[:, -1] = base.config.cls_id, base.config.sep_id
     return encoder.hidden_states(ids, torch.ones_like(ids, dtype=torch.bool))[SPLIT]
@@ -110,7 +110,7 @@ def test_int8_is_close_to_float32_of_every_architecture(architecture: str) -> No
     assert torch.cosine_similarity(exact, found, dim=-1)[mask].min() > 0.995
 
 
-def test_a_neighbour_with_huge_values_costs_a_row_nothing(
+def test_huge_values_in_one_row_do_not_change_the_others(
     upper: UpperLayers, batch: tuple[Tensor, Tensor]
 ) -> None:
     pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
@@ -121,8 +121,8 @@ def test_a_neighbour_with_huge_values_costs_a_row_nothing(
     assert torch.equal(beside[[0, 2]], alone[[0, 2]])
 
 
-def test_a_product_is_exact_for_what_the_levels_can_say() -> None:
-    """Whole numbers within the levels, saturation included, come out as integer arithmetic has them."""
+def test_products_of_representable_values_are_exact() -> None:
+    """Integers within the levels give the results of integer arithmetic, without saturation."""
     from hmi_runtime.adapters.quantization import _exact_weight_levels, _pack, _product
 
     seed = torch.Generator().manual_seed(0)
@@ -149,7 +149,7 @@ def test_quantising_is_repeatable(upper: UpperLayers, batch: tuple[Tensor, Tenso
 CPU = torch.device("cpu")
 
 
-def test_int8_is_for_cpus() -> None:
+def test_int8_runs_on_cpus_only() -> None:
     assert supports_int8(CPU)
     assert not supports_int8(torch.device("cuda"))
 
@@ -164,7 +164,7 @@ def test_int8_is_for_cpus() -> None:
         (PRE_NORM_ROTARY, "AVX2", False),
     ],
 )
-def test_int8_pays_where_it_was_measured(
+def test_int8_is_chosen_only_where_it_was_measured_to_be_faster(
     config: EncoderConfig, capability: str, pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
@@ -174,14 +174,14 @@ def test_int8_pays_where_it_was_measured(
 @pytest.mark.parametrize(
     ("sums_right", "levels"), [({127, 63}, 127), ({63}, 63), (set(), None)], ids=["wide", "narrow", "none"]
 )
-def test_weights_take_the_most_levels_that_add_up(
+def test_weights_use_the_most_levels_whose_products_are_exact(
     sums_right: set[int], levels: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantized, "_is_exact", lambda level: level in sums_right)
     assert quantized._exact_weight_levels.__wrapped__() == levels
 
 
-def test_a_cpu_without_such_a_product_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_without_int8_products_raises_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(level: int) -> bool:
         raise RuntimeError("could not create a primitive")
 

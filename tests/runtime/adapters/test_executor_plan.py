@@ -1,4 +1,4 @@
-"""The plan of a batch: equal kinds side by side, each row once, nothing for rows without an adapter."""
+"""The plan of a batch: equal kinds are adjacent, each row occurs once, rows without adapter in no range."""
 
 from hypothesis import given
 from hypothesis import strategies as st

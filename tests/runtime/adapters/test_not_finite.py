@@ -1,4 +1,4 @@
-"""Weights that are infinite or not numbers are refused wherever they are read, made or written."""
+"""Weights that are infinite or NaN are refused wherever they are read, made or written."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def spoil(path: Path, name: str, value: float) -> None:
 
 
 @NOT_FINITE
-def test_a_base_model_is_refused(value: float, tmp_path: Path) -> None:
+def test_a_base_model_that_is_not_finite_is_refused(value: float, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = small_model(
         "bert", vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
@@ -42,7 +42,7 @@ def test_a_base_model_is_refused(value: float, tmp_path: Path) -> None:
 
 
 @NOT_FINITE
-def test_a_domains_layers_are_refused(value: float, tmp_path: Path) -> None:
+def test_layers_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
     encoder = random_encoder(POST_NORM)
     DomainLayers.from_encoder(encoder, 2, bridge_heads=2, bridge_head_size=8).save(tmp_path)
     spoil(tmp_path / LAYERS_FILE, "gates", value)
@@ -52,8 +52,8 @@ def test_a_domains_layers_are_refused(value: float, tmp_path: Path) -> None:
 
 @NOT_FINITE
 @pytest.mark.parametrize("dtype", list(TableDtype))
-def test_a_table_stores_no_such_value(value: float, dtype: TableDtype) -> None:
-    """float16 cuts what is too large to its end, which would make a number of infinity."""
+def test_a_table_stores_finite_values_only(value: float, dtype: TableDtype) -> None:
+    """Clamping to float16 would turn infinity into a number."""
     parts = torch.zeros(2, 3, 4)
     parts[1, 2, 3] = value
     with pytest.raises(Damaged, match="LayersNotFinite"):
@@ -61,7 +61,7 @@ def test_a_table_stores_no_such_value(value: float, dtype: TableDtype) -> None:
 
 
 @NOT_FINITE
-def test_a_step_down_such_a_gradient_is_not_taken(value: float) -> None:
+def test_a_gradient_that_is_not_finite_ends_training(value: float) -> None:
     module = nn.Linear(2, 1)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
@@ -71,5 +71,5 @@ def test_a_step_down_such_a_gradient_is_not_taken(value: float) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
-def test_what_float16_cannot_hold_is_cut_to_its_ends() -> None:
+def test_values_beyond_float16_are_clamped() -> None:
     assert to_float16(torch.tensor([1e6, -1e6, 0.5])).tolist() == [65504.0, -65504.0, 0.5]

@@ -1,4 +1,4 @@
-"""A row whose numbers overflow gets no answer, whatever kernels run; its neighbours get theirs."""
+"""A row whose values overflow gets an error on all kernels; the other rows are answered."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,7 +56,7 @@ def norm(value: float) -> Change:
 
 def bottleneck(value: float) -> Change:
     def change(config: EncoderConfig) -> LayerAdapter:
-        """Return one whose ReLU would make zeros of what has overflowed below it."""
+        """Return an adapter whose ReLU would turn overflowed values into zeros."""
         made = Bottleneck(
             torch.zeros(4, config.width), torch.full((4,), value), torch.ones(config.width, 4),
             torch.zeros(config.width),
@@ -100,7 +100,7 @@ def adapter(
 @pytest.mark.parametrize("padded", [False, True], ids=["no padding", "padding"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("change", CHANGES)
-def test_an_overflow_above_the_split_gives_no_number(
+def test_an_overflow_in_the_upper_layers_gives_nan(
     change: str, architecture: str, padded: bool, precision: Precision
 ) -> None:
     torch.set_num_threads(1)
@@ -129,7 +129,7 @@ def test_an_overflow_above_the_split_gives_no_number(
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 3e38, -3e38])
-def test_an_overflow_in_a_dense_head_gives_no_number(activation: str, value: float) -> None:
+def test_an_overflow_in_a_dense_head_gives_nan(activation: str, value: float) -> None:
     torch.manual_seed(0)
     upper = UpperLayers(random_encoder(ARCHITECTURES["post-norm"]), SPLIT)
     width = upper.config.width
@@ -142,8 +142,8 @@ def test_an_overflow_in_a_dense_head_gives_no_number(activation: str, value: flo
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
-def test_a_logit_that_is_not_finite_is_no_answer(value: float) -> None:
-    """A softmax of one that is -inf gives probabilities that sum to one."""
+def test_a_logit_that_is_not_finite_gives_an_error(value: float) -> None:
+    """A softmax over a logit of -inf gives probabilities that sum to one."""
     adapter = LoadedAdapter(
         AdapterId("acme/topic", 1),
         engine=EngineKey("sha256:base", 2),

@@ -1,4 +1,4 @@
-"""The artifact store gives back exactly what was published, or says why it cannot."""
+"""The artifact store returns exactly what was published, or an error with a reason."""
 
 import pickle
 import threading
@@ -75,7 +75,7 @@ def test_publishing_the_same_content_twice_gives_one_artifact(
     assert publish(store, content) != publish(store, write_content(tmp_path / "other", rows=5))
 
 
-def test_nested_files_keep_their_place(root: str, content: Path, tmp_path: Path) -> None:
+def test_nested_files_keep_their_paths(root: str, content: Path, tmp_path: Path) -> None:
     (content / "more").mkdir()
     (content / "more" / "notes.json").write_text("[]")
     store = ArtifactStore(root)
@@ -83,7 +83,7 @@ def test_nested_files_keep_their_place(root: str, content: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:-1] + bytes([whole[-1] ^ 1])])
-def test_publishing_again_mends_a_truncated_or_altered_artifact(
+def test_publishing_again_repairs_a_truncated_or_altered_artifact(
     tmp_path: Path, content: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     store = ArtifactStore(str(tmp_path / "store"))
@@ -123,7 +123,7 @@ def test_a_local_copy_outlives_the_stored_artifact(root: str, content: Path, tmp
     assert store.fetch(ref, tmp_path / "cache") == copy
 
 
-def test_a_damaged_local_copy_is_fetched_anew_by_the_next_process(
+def test_the_next_process_fetches_a_damaged_local_copy_again(
     root: str, content: Path, tmp_path: Path
 ) -> None:
     ref = publish(ArtifactStore(root), content)
@@ -143,7 +143,7 @@ def test_only_safetensors_and_json_are_published(content: Path, tmp_path: Path, 
         publish(ArtifactStore(str(tmp_path / "store")), content)
 
 
-def test_a_pickle_that_calls_itself_safetensors_is_refused(content: Path, tmp_path: Path) -> None:
+def test_a_pickle_named_safetensors_is_refused(content: Path, tmp_path: Path) -> None:
     (content / "w.safetensors").write_bytes(pickle.dumps({"w": list(range(1000))}))
     with pytest.raises(InvalidInput, match="NotSafetensors"):
         publish(ArtifactStore(str(tmp_path / "store")), content)
@@ -156,7 +156,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 def forge(store_folder: Path, ref: ArtifactRef, path: str) -> ArtifactRef:
-    """Store a manifest that names ``path``, under a digest that is right."""
+    """Store a manifest that names ``path``, under its correct digest."""
     manifest = ArtifactManifest.model_validate_json((store_folder / ref.uri / MANIFEST_FILE).read_bytes())
     files = [file.model_copy(update={"path": path}) for file in manifest.files[:1]]
     data = manifest_bytes(manifest.model_copy(update={"files": files}))
@@ -201,7 +201,7 @@ def test_a_reference_that_does_not_fit_is_refused(
         store.fetch(ref, tmp_path / "cache")
 
 
-def test_a_missing_file_and_a_short_file_are_told_apart(content: Path, tmp_path: Path) -> None:
+def test_missing_and_truncated_files_have_different_reasons(content: Path, tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path / "store"))
     ref = publish(store, content)
     stored = tmp_path / "store" / ref.uri / "t.safetensors"
@@ -241,7 +241,7 @@ def test_any_flipped_byte_is_found(published: tuple[Path, ArtifactRef], data: st
 
 
 class CountingStore(ArtifactStore):
-    """A store that counts downloads and holds the first one up until told to go on."""
+    """A store that counts downloads and delays the first one until released."""
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
@@ -266,10 +266,10 @@ def test_threads_share_one_download(root: str, content: Path, tmp_path: Path) ->
     assert list(load_file(copies.pop() / "t.safetensors")) == ["values"]
 
 
-def test_processes_that_fetch_at_once_end_with_one_whole_copy(content: Path, tmp_path: Path) -> None:
+def test_processes_that_fetch_at_once_share_one_complete_copy(content: Path, tmp_path: Path) -> None:
     root = str(tmp_path / "store")
     ref = publish(ArtifactStore(root), content)
-    stores = [CountingStore(root) for _ in range(4)]  # own locks each, as in own processes
+    stores = [CountingStore(root) for _ in range(4)]  # each with its own locks, as in separate processes
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(store.fetch, ref, tmp_path / "cache") for store in stores]
         for store in stores:
@@ -278,13 +278,13 @@ def test_processes_that_fetch_at_once_end_with_one_whole_copy(content: Path, tmp
     assert [entry.name for entry in (tmp_path / "cache" / "table").iterdir()] == [ref.digest[7:]]
 
 
-def test_an_address_without_a_driver_says_what_to_install() -> None:
+def test_the_error_for_a_missing_driver_says_what_to_install() -> None:
     with pytest.raises(InvalidInput, match="ArtifactStoreUnsupported"):
         ArtifactStore("nosuchprotocol://bucket")
 
 
 @pytest.mark.parametrize("harm", ["altered", "removed", "emptied", "no manifest"])
-def test_a_copy_that_somebody_touched_is_checked_again_and_fetched_anew(
+def test_an_altered_copy_is_checked_and_fetched_again(
     root: str, content: Path, tmp_path: Path, harm: str
 ) -> None:
     store = ArtifactStore(root)

@@ -1,4 +1,4 @@
-"""The artifact store on a real S3 server: versitygw, where it can be had."""
+"""The artifact store on a real S3 server, versitygw, if it is installed."""
 
 import hashlib
 import os
@@ -103,7 +103,7 @@ def test_what_is_fetched_is_what_was_published(root: str, content: Path, tmp_pat
         assert (copy / path).read_bytes() == (content / path).read_bytes()
 
 
-def test_it_is_visible_whole_or_not_at_all(root: str, content: Path, tmp_path: Path) -> None:
+def test_an_artifact_is_visible_completely_or_not_at_all(root: str, content: Path, tmp_path: Path) -> None:
     reader, cut_off = ArtifactStore(root), ArtifactStore(root)
     ref = publish(ArtifactStore(str(tmp_path / "elsewhere")), content)
     with pytest.raises(NotReady, match="ArtifactMissing"):
@@ -127,7 +127,7 @@ def test_it_is_visible_whole_or_not_at_all(root: str, content: Path, tmp_path: P
     assert reader.fetch(ref, tmp_path / "cache").is_dir()
 
 
-def test_what_was_altered_is_refused(root: str, content: Path, tmp_path: Path) -> None:
+def test_an_altered_artifact_is_refused(root: str, content: Path, tmp_path: Path) -> None:
     store = ArtifactStore(root)
     ref = publish(store, content)
     filesystem, path = fsspec.url_to_fs(root)
@@ -137,7 +137,7 @@ def test_what_was_altered_is_refused(root: str, content: Path, tmp_path: Path) -
 
 
 def test_uploads_become_an_artifact_with_their_manifest(root: str, content: Path, tmp_path: Path) -> None:
-    """What the control plane does for training Jobs, on the same store."""
+    """The control plane's part for training Jobs, on the same store."""
     elsewhere = ArtifactStore(str(tmp_path / "elsewhere"))
     ref = publish(elsewhere, content)
     manifest = elsewhere.manifest(ref)
@@ -162,7 +162,7 @@ def test_uploads_become_an_artifact_with_their_manifest(root: str, content: Path
         ArtifactStore(root).manifest(ref)
 
 
-def test_what_nobody_needs_any_more_leaves_nothing_behind(root: str, content: Path, sqlite_url: str) -> None:
+def test_an_unneeded_artifact_is_deleted_completely(root: str, content: Path, sqlite_url: str) -> None:
     ref = publish(ArtifactStore(root), content)
     files = ArtifactFiles(root)
     upload = files.upload(RUN, hashlib.sha256(b"never committed").hexdigest())
@@ -172,7 +172,7 @@ def test_what_nobody_needs_any_more_leaves_nothing_behind(root: str, content: Pa
     assert len(filesystem.find(path)) == 4, "a manifest, two files and the upload"
     database = Database(sqlite_url)
     with database.write() as session:
-        artifacts.record(session, [ref])  # and no version retains it
+        artifacts.record(session, [ref])  # no version uses it
     eraser = artifacts.ArtifactGarbageCollector(database, root)
     assert [eraser.collect(), eraser.collect()] == [1, 0]
     files.drop_uploads(RUN)

@@ -1,4 +1,4 @@
-"""The tiers: one load for many callers, failures that stay alone, budgets that hold under threads."""
+"""The tiers: one load for many callers, independent failures, and budgets under many threads."""
 
 import threading
 from collections import Counter
@@ -29,7 +29,7 @@ class Block:
 
 @dataclass
 class Pool:
-    """Device memory that remembers what stands where."""
+    """Device memory that records what is in which slot."""
 
     slots: dict[int, Block] = field(default_factory=dict)
 
@@ -41,7 +41,7 @@ class Pool:
 
 @dataclass
 class Counts:
-    """Keeps what a cache tells."""
+    """Records the events of a cache."""
 
     seen: Counter[str] = field(default_factory=Counter)
 
@@ -65,7 +65,7 @@ def adapter(name: str) -> AdapterId:
 
 
 class Holder:
-    """Waits for a cache's answer."""
+    """Waits until a cache calls back."""
 
     def __init__(self) -> None:
         self._done = threading.Event()
@@ -148,7 +148,7 @@ def test_many_callers_share_one_load(made: Fixture) -> None:
         made.cache.release(adapter("a"))
 
 
-def test_a_slow_load_keeps_nobody_else_waiting(made: Fixture) -> None:
+def test_a_slow_load_does_not_delay_others(made: Fixture) -> None:
     made.register("slow", "there")
     assert made.use_once("there") is None
     made.gate.clear()
@@ -160,7 +160,7 @@ def test_a_slow_load_keeps_nobody_else_waiting(made: Fixture) -> None:
     made.cache.release(adapter("slow"))
 
 
-def test_the_least_recently_used_is_evicted_first_and_what_is_in_use_stays(made: Fixture) -> None:
+def test_the_least_recently_used_is_evicted_first_but_not_while_in_use(made: Fixture) -> None:
     names = [f"a{number}" for number in range(5)]
     made.register(*names, "new")
     for name in names:
@@ -183,13 +183,13 @@ def test_a_load_waits_for_room_while_all_is_in_use_and_then_fails(made: Fixture)
     assert isinstance(error, NotReady)
     assert error.reason == "HostBudgetFull"
     made.cache.release(adapter("a3"))
-    made.now[0] += 10  # the failure is forgotten
+    made.now[0] += 10  # the failure expires
     assert made.use_once("more") is None
     for name in ("a0", "a1", "a2", "a4"):
         made.cache.release(adapter(name))
 
 
-def test_pinned_adapters_stay_while_pins_keep_to_their_half(made: Fixture) -> None:
+def test_pinned_adapters_are_not_evicted_and_use_at_most_half(made: Fixture) -> None:
     made.register("p0", "p1", "p2", pinned=True)  # the third exceeds half of the budget
     made.register(*(f"a{number}" for number in range(9)))
     for name in ("p0", "p1", "p2", *(f"a{number}" for number in range(9))):
@@ -199,7 +199,7 @@ def test_pinned_adapters_stay_while_pins_keep_to_their_half(made: Fixture) -> No
     assert "tenant/p2" not in resident
 
 
-def test_a_broken_adapter_fails_alone_and_is_not_read_again_at_once(made: Fixture) -> None:
+def test_a_broken_adapter_fails_alone_and_is_not_read_again_immediately(made: Fixture) -> None:
     made.register("good", "bad")
     made.broken.add("bad")
     error = made.use_once("bad")
@@ -213,7 +213,7 @@ def test_a_broken_adapter_fails_alone_and_is_not_read_again_at_once(made: Fixtur
     assert made.use_once("bad") is None
 
 
-def test_an_unknown_adapter_is_an_answer_not_a_crash(made: Fixture) -> None:
+def test_an_unknown_adapter_gives_an_error(made: Fixture) -> None:
     error = made.use_once("never-registered")
     assert error is not None
     assert error.reason == "NotRegistered"
@@ -228,7 +228,7 @@ def test_an_unregistered_adapter_is_removed_when_its_last_user_releases_it(made:
     assert made.cache.host_used == 0
 
 
-def test_slots_are_written_once_and_leave_with_host_memory(made: Fixture) -> None:
+def test_slots_are_written_once_and_freed_with_host_memory(made: Fixture) -> None:
     pool = Pool()
     tier = made.cache.add_slots(4, pool)
     made.register(*(f"a{number}" for number in range(6)))
@@ -241,11 +241,11 @@ def test_slots_are_written_once_and_leave_with_host_memory(made: Fixture) -> Non
     for name in ("a0", "a1"):
         made.cache.release(adapter(name))
     for number in range(2, 6):
-        made.use_once(f"a{number}")  # a0 leaves host memory for these
+        made.use_once(f"a{number}")  # these evict a0 from host memory
     assert tier.loaded() == [adapter("a1")]
 
 
-def test_an_adapter_that_no_slot_takes_fails_alone(made: Fixture) -> None:
+def test_an_adapter_that_cannot_be_written_to_a_slot_fails_alone(made: Fixture) -> None:
     tier = made.cache.add_slots(4, Pool())
     made.register("good", "too-large")
     for name in ("good", "too-large"):
@@ -276,7 +276,7 @@ def test_a_slot_in_use_by_a_running_batch_is_never_assigned_again(made: Fixture)
     assert {pool.slots[slot].name for slot in second.slots.values()} == {"a2", "a3"}
 
 
-def test_the_budget_holds_under_many_threads(made: Fixture) -> None:
+def test_many_threads_do_not_exceed_the_budget(made: Fixture) -> None:
     names = [f"a{number}" for number in range(30)]
     made.register(*names)
     most = 0
@@ -312,7 +312,7 @@ def store_into(fetched: Counter[str]):  # type: ignore[no-untyped-def]
     return fetch
 
 
-def test_disk_keeps_to_its_budget_and_to_what_is_read(tmp_path: Path) -> None:
+def test_the_disk_tier_stays_within_its_budget_and_keeps_copies_in_use(tmp_path: Path) -> None:
     fetched: Counter[str] = Counter()
     disk = DiskTier(tmp_path, 30, store_into(fetched))
     first = disk.acquire(ref("a"))
@@ -325,12 +325,12 @@ def test_disk_keeps_to_its_budget_and_to_what_is_read(tmp_path: Path) -> None:
     with pytest.raises(NotReady, match="DiskBudgetFull"):
         disk.acquire(ref("large", 25))
     disk.delete(ref("a").digest)
-    assert first.exists()  # somebody reads it
+    assert first.exists()  # it is in use
     disk.release(ref("a").digest)
     assert not first.exists()
 
 
-def test_a_fetch_that_fails_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_failed_fetch_leaves_nothing_behind(tmp_path: Path) -> None:
     disk = DiskTier(tmp_path, 30, store_into(Counter()))
     with pytest.raises(Damaged):
         disk.acquire(ref("gone"))

@@ -12,7 +12,7 @@ LIMIT, PIN_LIMIT = 100, 50
 
 
 class LruMachine(RuleBasedStateMachine):
-    """An index beside a plain model of it: a list in order of use, and sets."""
+    """An index compared with a simple model of it: a list in order of use, and sets."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where base models come from: a hub that is away may come back, and damaged files are the user's to mend."""
+"""Sources of base models: failures of the hub are transient, damaged files are for the user to fix."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def answered(type_: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
 
 
 def not_in_cache(cause: Exception) -> LocalEntryNotFoundError:
-    """What the hub's client says where it could not ask the hub, and the cache has nothing either."""
+    """The error of the hub's client if the hub does not answer and the cache is empty."""
     error = LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder.")
     error.__cause__ = cause
     return error
@@ -78,7 +78,7 @@ def failure(uri: str = URI, revision: str | None = None) -> HmiError:
     ],
     ids=repr,
 )
-def test_a_hub_that_is_away_may_come_back(error: Exception, hub: Raise) -> None:
+def test_failures_of_the_hub_are_transient(error: Exception, hub: Raise) -> None:
     hub(error)
     found = failure()
     assert isinstance(found, NotReady)
@@ -100,7 +100,7 @@ def test_a_hub_that_is_away_may_come_back(error: Exception, hub: Raise) -> None:
     ],
     ids=repr,
 )
-def test_what_only_the_user_can_mend_is_final(error: Exception, cure: str, hub: Raise) -> None:
+def test_what_only_the_user_can_fix_is_permanent(error: Exception, cure: str, hub: Raise) -> None:
     hub(error)
     found = failure(revision="v1")
     assert isinstance(found, InvalidInput)
@@ -108,16 +108,14 @@ def test_what_only_the_user_can_mend_is_final(error: Exception, cure: str, hub: 
     assert cure in found.message
 
 
-def test_a_model_of_which_the_cache_has_a_part_is_fetched(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_partly_cached_model_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
 
     def download(*_: object, local_files_only: bool = False, **__: object) -> str:
         asked.append(local_files_only)
         if not local_files_only:
             raise httpx2.ConnectError("refused")
-        (tmp_path / "config.json").write_text("{}")  # the weights did not come before it was cut off
+        (tmp_path / "config.json").write_text("{}")  # the download ended before the weights
         return str(tmp_path)
 
     monkeypatch.setattr(source, "snapshot_download", download)
@@ -153,7 +151,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
-def test_the_whole_model_is_read(folder: Path) -> None:
+def test_a_complete_model_is_read(folder: Path) -> None:
     assert load_base(str(folder)).encoder().config.layers > 0
 
 
@@ -214,7 +212,7 @@ def test_damaged_files_are_refused_at_once(damage: Callable[[Path], None], words
     assert words in raised.value.message
 
 
-def test_files_too_large_for_what_they_are_are_not_read(folder: Path) -> None:
+def test_files_that_are_too_large_are_not_read(folder: Path) -> None:
     for name in ("tokenizer.json", "config.json"):
         path = folder / name
         size = path.stat().st_size

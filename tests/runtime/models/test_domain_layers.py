@@ -1,4 +1,4 @@
-"""The window-local model: what a window may see, and how windows make up a text."""
+"""The window-local model: what a window sees, and how positions are composed from windows."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def encoder(config: EncoderConfig = CONFIG) -> Encoder:
 
 
 def layers(config: EncoderConfig = CONFIG, *, heads: int = 2) -> DomainLayers:
-    """Layers in which every parameter counts: a fresh bridge and its gates would hide most."""
+    """Layers in which every parameter has an effect; a new bridge and new gates would hide most."""
     made = DomainLayers.from_encoder(encoder(config), 2, bridge_heads=heads, bridge_head_size=8)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def texts(lengths: list[int], pad_to: int) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def test_windows_at_the_edges_miss_a_neighbour() -> None:
+def test_windows_at_the_edges_lack_a_neighbour() -> None:
     ids = torch.tensor([[1, 7, 8, 2, 0, 0]])
     mask = torch.tensor([[True, True, True, True, False, False]])
     assert trigrams(ids, mask)[0].tolist() == [
@@ -55,7 +55,7 @@ def test_windows_at_the_edges_miss_a_neighbour() -> None:
     ]
 
 
-def test_composition_takes_each_part_from_the_right_window() -> None:
+def test_composition_takes_each_output_from_the_right_window() -> None:
     parts = torch.randn(2, 5, 3, 4)
     expected = torch.zeros(2, 5, 4)
     for row in range(2):
@@ -92,7 +92,7 @@ def test_without_a_bridge_a_position_sees_two_tokens_each_way(architecture: str)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_bridge_lets_distant_tokens_speak(architecture: str) -> None:
+def test_through_the_bridge_distant_tokens_have_an_effect(architecture: str) -> None:
     model = layers(ARCHITECTURES[architecture])
     ids, mask = texts([9], 9)
     changed = ids.clone()
@@ -102,7 +102,7 @@ def test_the_bridge_lets_distant_tokens_speak(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_absent_tokens_neither_speak_nor_are_spoken_for(architecture: str) -> None:
+def test_absent_tokens_have_no_effect_and_no_output(architecture: str) -> None:
     parts = layers(ARCHITECTURES[architecture]).window_outputs(
         torch.tensor([[ABSENT, 5, 6], [ABSENT, 5, ABSENT]])
     )
@@ -112,7 +112,7 @@ def test_absent_tokens_neither_speak_nor_are_spoken_for(architecture: str) -> No
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_layers_survive_saving(architecture: str, tmp_path: Path) -> None:
+def test_saved_layers_are_loaded_unchanged(architecture: str, tmp_path: Path) -> None:
     config = ARCHITECTURES[architecture]
     model = layers(config)
     model.save(tmp_path)
@@ -136,7 +136,7 @@ def test_a_split_must_leave_layers_on_both_sides(split: int) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_upper_layers_go_on_where_the_encoder_was_cut(architecture: str) -> None:
+def test_upper_layers_continue_after_the_split(architecture: str) -> None:
     base = encoder(ARCHITECTURES[architecture])
     ids, mask = texts([7, 4], 7)
     states = base.hidden_states(ids, mask)

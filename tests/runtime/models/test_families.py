@@ -73,7 +73,7 @@ TINY: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 def modern_config(**changes: object) -> ModernBertConfig:
-    """Five layers, of which 0 and 3 see everything and the others two tokens to either side."""
+    """Five layers: 0 and 3 have global attention, the others see two tokens to either side."""
     return ModernBertConfig(
         vocab_size=32, hidden_size=16, num_hidden_layers=5, num_attention_heads=2, intermediate_size=24,
         max_position_embeddings=20, local_attention=4, pad_token_id=0, initializer_range=0.5,
@@ -88,7 +88,7 @@ def test_hidden_states_equal_those_of_transformers(kind: str, tmp_path: Path) ->
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             if name.endswith("bias"):
-                parameter.normal_()  # so that a bias that was not read shows
+                parameter.normal_()  # so that a bias that is not read makes a difference
     theirs.save_pretrained(tmp_path)
     roberta_like = "roberta" in kind
     if roberta_like:
@@ -127,7 +127,7 @@ def _swap_first_two(folder: Path) -> None:
     path.write_text(json.dumps(raw))
 
 
-def test_the_wheel_carries_the_weights_it_should() -> None:
+def test_the_wheel_has_the_expected_weights() -> None:
     base = load_base(MINILM, expected_digest=MINILM_DIGEST)
     assert base.digest == MINILM_DIGEST
     assert (base.config.layers, base.config.width, base.config.pad_id) == (6, 384, 0)
@@ -138,7 +138,7 @@ def test_changed_weights_are_refused() -> None:
         load_base(MINILM, expected_digest="sha256:" + "0" * 64)
 
 
-def test_text_that_spells_a_special_token_is_only_text() -> None:
+def test_a_special_token_in_a_text_is_plain_text() -> None:
     tokenizer = load_base(MINILM).tokenizer
     (encoding,) = tokenizer.encode(["pay [SEP] now"], 64)
     assert encoding.ids.count(tokenizer.sep_id) == 1
@@ -160,7 +160,7 @@ def test_a_long_text_keeps_its_closing_token() -> None:
         ("ftp://somewhere/model", "BaseModelNotFound"),
     ],
 )
-def test_a_base_that_is_not_there_says_so(uri: str, reason: str) -> None:
+def test_a_missing_base_model_is_named(uri: str, reason: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         load_base(uri)
     assert caught.value.reason == reason
@@ -175,7 +175,7 @@ def test_an_unknown_family_is_refused_by_name(tmp_path: Path) -> None:
         load_base(str(tmp_path))
 
 
-def test_weights_that_were_cut_off_say_so(tmp_path: Path) -> None:
+def test_truncated_weights_are_refused(tmp_path: Path) -> None:
     TINY["bert"]().save_pretrained(tmp_path)
     write_tokenizer(tmp_path, ["[PAD]", "[CLS]", "[SEP]", "[UNK]"])
     weights = tmp_path / "model.safetensors"
@@ -202,7 +202,7 @@ def test_a_pickled_checkpoint_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_modernbert_of_another_make_is_refused(
+def test_a_modernbert_with_unsupported_options_is_refused(
     changes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     ModernBertModel(modern_config()).save_pretrained(tmp_path)
@@ -213,8 +213,8 @@ def test_a_modernbert_of_another_make_is_refused(
         load_base(str(tmp_path))
 
 
-def test_a_modernbert_as_it_stands_on_the_hub_is_read(tmp_path: Path) -> None:
-    """Its config.json there is of an earlier transformers, and its weights those of a masked model."""
+def test_a_modernbert_saved_as_on_the_hub_is_read(tmp_path: Path) -> None:
+    """That config.json is from an earlier transformers, and the weights are a masked language model's."""
     torch.manual_seed(0)
     angles = {
         "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
@@ -240,7 +240,7 @@ def test_a_modernbert_as_it_stands_on_the_hub_is_read(tmp_path: Path) -> None:
 
 
 def byte_level_tokenizer(folder: Path) -> None:
-    """Write a tokenizer as RoBERTa and ModernBERT have them: BPE over bytes, spaces before words in it."""
+    """Write a tokenizer like RoBERTa's and ModernBERT's: BPE over bytes, spaces part of the next word."""
     backend = BackendTokenizer(BPE())
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
     sentences = ["the chain slips on a hill", "my room key is lost", "the chain of my room"] * 4
@@ -286,7 +286,7 @@ def test_ranges_of_a_byte_level_tokenizer_leave_out_spaces(tmp_path: Path) -> No
     assert list(found.values()) == ["the", "chain", "slips"]
 
 
-def test_words_without_letters_shift_no_others(tmp_path: Path) -> None:
+def test_words_without_tokens_do_not_shift_the_others(tmp_path: Path) -> None:
     byte_level_tokenizer(tmp_path)
     (encoding,) = Tokenizer(tmp_path).encode_words([["the", " ", "", "chain"]], 64)
     assert [word for _, word in encoding.first_tokens()] == [0, 3]

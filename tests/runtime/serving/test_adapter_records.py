@@ -1,4 +1,4 @@
-"""The records of adapters: what is loaded and removed, and what the control plane is told."""
+"""The records of adapters: what is loaded and removed, and what is reported to the control plane."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,7 +59,7 @@ STATES = st.lists(
 
 @settings(deadline=None)
 @given(states=STATES)
-def test_following_the_changes_arrives_at_the_desired_state(
+def test_applying_changes_leads_to_the_desired_state(
     states: list[tuple[bool, dict[str, int], list[str]]],
 ) -> None:
     records = AdapterRecords()
@@ -88,7 +88,7 @@ def test_following_the_changes_arrives_at_the_desired_state(
 
 
 class Reports(RuleBasedStateMachine):
-    """Heartbeats may be lost before they arrive, or with their answer; the control plane may forget all."""
+    """Heartbeats or their answers may be lost, and the control plane may forget everything."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Reports(RuleBasedStateMachine):
 
     @rule()
     def check(self) -> None:
-        """One heartbeat that arrives brings the control plane up to date, whatever was lost before."""
+        """One heartbeat that arrives reports everything, whatever was lost before."""
         self.receive_heartbeat()
         self.receive_answer()
         assert set(map(str, self.serves.values())) <= self.known <= set(map(str, self.in_memory))

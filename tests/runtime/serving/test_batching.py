@@ -126,7 +126,7 @@ def test_an_idle_tenant_saves_up_no_credit() -> None:
 
 
 def once():  # type: ignore[no-untyped-def]
-    """Return an acceptor that says yes to the first item only."""
+    """Return an acceptor of only the first item."""
     answers = iter([True])
     return lambda _: next(answers, False)
 

@@ -1,4 +1,4 @@
-"""What a runtime refuses to load, and why."""
+"""Adapters that a runtime refuses to load, with the reasons."""
 
 from collections.abc import Callable
 from dataclasses import replace

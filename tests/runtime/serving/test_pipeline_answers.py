@@ -1,4 +1,4 @@
-"""What the pipeline answers equals the slow truth, row by row, whoever shares the batch."""
+"""The pipeline's answers equal the references, row by row, whatever else is in the batch."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def assert_right(world, adapter: AdapterServing, text: str, result: RowResult) -
             [float(best.values[place]) for place in places], abs=2e-3
         )
     else:
-        # Tables hold float16; what is computed is float32.
+        # Tables are float16; computed windows are float32.
         torch.testing.assert_close(torch.tensor(result.scores), expected, atol=2e-3, rtol=0)
 
 
@@ -96,7 +96,7 @@ def test_fan_out_shares_a_text_within_a_domain(loader, served, metrics) -> None:
     assert results[0].table_hits == results[0].table_lookups
 
 
-def test_words_keep_their_own_split_and_offsets(loader, served) -> None:  # type: ignore[no-untyped-def]
+def test_given_words_keep_their_split_and_offsets(loader, served) -> None:  # type: ignore[no-untyped-def]
     (result,) = infer(loader, [InferRow(adapter="acme/names", words=["my", "keys", "lost"])])
     assert [(t.text, t.start, t.end) for t in result.tokens] == [
         ("my", 0, 2),
@@ -172,9 +172,9 @@ def test_another_tenants_adapter_of_the_same_name_does_not_answer(world, loader)
     assert (asked["tenant_2"].error.status, asked["tenant_2"].error.reason) == (503, "NotLoaded")
 
 
-def test_an_adapter_made_anew_under_its_name_answers_with_its_own_weights(world, loader) -> None:  # type: ignore[no-untyped-def]
+def test_an_adapter_created_again_answers_with_its_new_weights(world, loader) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
-    for seed in (1, 2):  # both are version 1
+    for seed in (1, 2):  # both have version 1
         adapter = world.adapter("acme/spam", domain, seed=seed)
         loader.activate(loader.load(adapter, domain))
         (result,) = infer(loader, [InferRow(adapter=adapter.key, text="a wheel")])

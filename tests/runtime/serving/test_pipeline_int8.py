@@ -1,4 +1,4 @@
-"""A runtime with int8 upper layers answers nearly what the float32 truth says."""
+"""A runtime with int8 upper layers gives nearly the answers of the float32 reference."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def settings(settings: RuntimeSettings, request: pytest.FixtureRequest) -> Runti
     return settings.model_copy(update={"precision": getattr(request, "param", "int8")})
 
 
-def test_int8_answers_are_near_the_truth(world, loader: AdapterLoader) -> None:  # type: ignore[no-untyped-def]
+def test_int8_answers_are_close_to_the_reference(world, loader: AdapterLoader) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
     adapters = [world.adapter(f"tenant-{number}/task", domain, seed=number) for number in range(3)]
     for adapter in adapters:
@@ -29,7 +29,7 @@ def test_int8_answers_are_near_the_truth(world, loader: AdapterLoader) -> None: 
 
 @pytest.mark.parametrize("settings", ["auto"], indirect=True)
 @pytest.mark.parametrize(("here", "taken"), [(True, "int8"), (False, "float32")])
-def test_auto_takes_int8_where_it_runs(
+def test_auto_chooses_int8_where_it_runs(
     here: bool,
     taken: str,
     world: Any,

@@ -1,4 +1,4 @@
-"""What a pipeline refuses, drops and finishes: full queues, late and cancelled requests, draining."""
+"""Limits of a pipeline: full queues, late and cancelled requests, draining."""
 
 import threading
 
@@ -18,7 +18,7 @@ ROW = InferRow(adapter="acme/topic", text="a wheel")
 
 
 class Gate:
-    """Holds an engine's batches until it is opened."""
+    """Delays an engine's batches until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()
@@ -58,7 +58,7 @@ def pipeline(adapter: LoadedAdapter, gate: Gate, loader: AdapterLoader) -> Pipel
     return loader.pipeline
 
 
-def test_beyond_a_full_queue_rows_are_refused_with_the_reason(pipeline: Pipeline, gate: Gate) -> None:
+def test_a_full_queue_refuses_rows_with_a_reason(pipeline: Pipeline, gate: Gate) -> None:
     waiting = [pipeline.submit([ROW]) for _ in range(10)]
     (refused,) = pipeline.submit([ROW]).result(LIMIT)
     assert refused.error is not None
@@ -79,7 +79,7 @@ def test_a_cancelled_request_is_not_computed(pipeline: Pipeline, gate: Gate) -> 
     assert gate.rows <= 1 + 1  # one more may have been staged before it was cancelled
 
 
-def test_a_late_request_gets_its_answer_without_being_computed(
+def test_a_late_request_gets_an_error_without_being_computed(
     pipeline: Pipeline, adapter: LoadedAdapter, loader: AdapterLoader, gate: Gate, metrics: RuntimeMetrics
 ) -> None:
     late = Pipeline(loader.cache, PipelineLimits(request_timeout=-1.0), events=metrics)

@@ -1,4 +1,4 @@
-"""Texts that are too long are refused, or cut as the request says; what is left is answered as a whole."""
+"""Texts that are too long are refused, or truncated as the request says."""
 
 from typing import Any
 
@@ -43,11 +43,11 @@ def answer(loader: AdapterLoader, tokens: int | None = None, side: Any = "right"
 
 
 def kept(loader: AdapterLoader, text: str) -> RowResult:
-    """Return the result of a text that needs no cut."""
+    """Return the result of a text that needs no truncation."""
     return answer(loader, text=text)
 
 
-def test_without_a_cut_a_long_text_is_refused(served: AdapterLoader) -> None:
+def test_without_truncation_a_long_text_is_refused(served: AdapterLoader) -> None:
     error = answer(served).error
     assert error is not None
     assert (error.status, error.reason) == (400, "TextTooLong")
@@ -64,7 +64,7 @@ def test_the_first_tokens_are_kept(served: AdapterLoader, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", [3, 5, MOST, -1])
-def test_or_the_last(served: AdapterLoader, tokens: int) -> None:
+def test_the_last_tokens_are_kept_if_requested(served: AdapterLoader, tokens: int) -> None:
     left = (MOST if tokens == -1 else tokens) - 2
     result = answer(served, tokens, "left")
     assert result.error is None
@@ -72,7 +72,7 @@ def test_or_the_last(served: AdapterLoader, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("row", [{"text": TEXT}, {"text": None, "words": WORDS}])
-def test_labels_of_what_is_left_keep_their_places(served: AdapterLoader, row: dict[str, Any]) -> None:
+def test_labels_of_the_kept_words_keep_their_offsets(served: AdapterLoader, row: dict[str, Any]) -> None:
     first = answer(served, 5, adapter="acme/names", **row)
     last = answer(served, 5, "left", adapter="acme/names", **row)
     assert [token.text for token in first.tokens] == WORDS[:3]
@@ -81,25 +81,25 @@ def test_labels_of_what_is_left_keep_their_places(served: AdapterLoader, row: di
         assert TEXT[token.start : token.end] == token.text
 
 
-def test_a_short_text_is_not_changed_by_a_cut(served: AdapterLoader) -> None:
+def test_truncation_does_not_change_a_short_text(served: AdapterLoader) -> None:
     assert answer(served, 6, text="a hill").scores == pytest.approx(kept(served, "a hill").scores, abs=1e-6)
 
 
 @pytest.mark.parametrize(("tokens", "reason"), [(1, "TruncationTooShort"), (2, "TruncationTooShort")])
-def test_a_cut_that_leaves_nothing_is_refused(served: AdapterLoader, tokens: int, reason: str) -> None:
+def test_truncation_to_nothing_is_refused(served: AdapterLoader, tokens: int, reason: str) -> None:
     error = answer(served, tokens).error
     assert error is not None
     assert (error.status, error.reason) == (400, reason)
 
 
-def test_a_cut_to_more_than_is_served_is_refused(served: AdapterLoader) -> None:
+def test_truncation_above_the_limit_is_refused(served: AdapterLoader) -> None:
     error = answer(served, MOST + 1).error
     assert error is not None
     assert (error.status, error.reason) == (400, "TruncationTooLong")
     assert str(MOST) in error.message
 
 
-def test_rows_of_one_text_may_be_cut_differently(served: AdapterLoader) -> None:
+def test_rows_of_one_text_may_be_truncated_differently(served: AdapterLoader) -> None:
     rows = [
         InferRow(adapter="acme/topic", text=TEXT, truncate=Truncation(tokens=tokens)) for tokens in (4, 6, 4)
     ]

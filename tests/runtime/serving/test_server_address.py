@@ -1,4 +1,4 @@
-"""The address of a runtime, as Kubernetes gives it."""
+"""The address of a runtime, as Kubernetes sets it."""
 
 import pytest
 
@@ -18,13 +18,13 @@ def _settings(url: str) -> RuntimeSettings:
         ("http://runtime-0.example:9000", "http://runtime-0.example:9000", ("runtime-0.example", 9000)),
     ],
 )
-def test_a_pod_s_ipv6_address_becomes_a_url(given: str, url: str, listens: tuple[str, int]) -> None:
+def test_an_ipv6_pod_address_becomes_a_url(given: str, url: str, listens: tuple[str, int]) -> None:
     settings = _settings(given)
 
     assert settings.runtime_url == url
     assert settings.listen_address == listens
 
 
-def test_what_is_no_address_is_refused() -> None:
+def test_an_invalid_address_is_refused() -> None:
     with pytest.raises(ValueError, match="runtime_url"):
         _settings("http://fd00:::7:8081")

@@ -35,7 +35,7 @@ LIMIT = 120.0
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait until ``condition`` holds; fail after a limit."""
+    """Wait until ``condition`` is true; fail after a limit."""
     until = time.monotonic() + LIMIT
     while not condition():
         assert time.monotonic() < until, f"did not happen: {what}"
@@ -65,7 +65,7 @@ def running(app: ASGIApp, port: int) -> Iterator[str]:
 
 @dataclass
 class ScriptedControlPlane:
-    """Serves the internal API of runtimes from what a test sets, and keeps what it was told."""
+    """Serves the internal API for runtimes from what a test sets, and records what runtimes report."""
 
     desired: DesiredState = field(default_factory=lambda: DesiredState(revision=1, full=True))
     known: bool = False
@@ -74,13 +74,13 @@ class ScriptedControlPlane:
     deregistrations: int = 0
 
     def serve(self, *adapters: AdapterServing, domains: tuple[DomainServing, ...]) -> None:
-        """Want exactly these."""
+        """Desire exactly these adapters."""
         self.desired = DesiredState(
             revision=self.desired.revision + 1, full=True, domains=list(domains), adapters=list(adapters)
         )
 
     def ready(self) -> set[str]:
-        """What runtimes have said they can serve, less what is gone."""
+        """The versions that runtimes have reported as ready and not as gone."""
         ready: set[str] = set()
         for beat in self.beats:
             ready |= {f"{one.adapter}@{one.version}" for one in beat.ready}
@@ -105,7 +105,7 @@ class ScriptedControlPlane:
         @app.get("/internal/v1/runtimes/{_}/desired")
         async def desired(_: str, since: int, wait: float) -> DesiredState:
             until = time.monotonic() + min(wait, 0.5)
-            # The test sets what is desired from its own thread: looked at, not signalled.
+            # The test sets the desired state from another thread, so this polls it.
             while since == self.desired.revision and time.monotonic() < until:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             if since == self.desired.revision:
@@ -267,7 +267,7 @@ def test_a_broken_adapter_is_reported_and_the_rest_serves(world, control_plane, 
 def test_an_adapter_too_large_for_a_slot_is_reported_and_never_ready(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
     domain = world.domain("bikes/repair")
     good = world.adapter("acme/good", domain, seed=1)
-    large = world.adapter("acme/large", domain, seed=2, labels=9)  # slots hold 8
+    large = world.adapter("acme/large", domain, seed=2, labels=9)  # slots have room for 8
     control_plane.serve(large, good, domains=(domain,))
     eventually(lambda: any(beat.failed for beat in control_plane.beats), "the large one is reported")
     (failure,) = next(beat.failed for beat in control_plane.beats if beat.failed)

@@ -1,4 +1,4 @@
-"""Real runtimes, a real control plane and gateway: what becomes of requests when a runtime goes."""
+"""Real runtimes, control plane and gateway: requests while a runtime terminates."""
 
 import asyncio
 import signal
@@ -44,7 +44,7 @@ def _references(*refs: ArtifactRef) -> list[dict[str, Any]]:
 
 
 class Served:
-    """A server on a thread of its own."""
+    """A server on a thread."""
 
     def __init__(self, server: uvicorn.Server) -> None:
         self.server = server
@@ -53,19 +53,19 @@ class Served:
         eventually(lambda: server.started or not self._thread.is_alive(), "the server starts")
 
     def stop(self) -> None:
-        """End it, and wait."""
+        """Stop it and wait."""
         self.server.should_exit = True
         self._thread.join(LIMIT)
         assert not self._thread.is_alive()
 
     def wait(self) -> None:
-        """Wait until it has ended by itself."""
+        """Wait until it has stopped by itself."""
         self._thread.join(LIMIT)
         assert not self._thread.is_alive()
 
 
 class Runtime(Served):
-    """A runtime, which can be told to go as the kubelet tells it."""
+    """A runtime that can be terminated as the kubelet does."""
 
     def __init__(self, settings: RuntimeSettings) -> None:
         self._loop: Any = None
@@ -80,7 +80,7 @@ class Runtime(Served):
         super().__init__(server)
 
     def terminate(self) -> None:
-        """Send it SIGTERM, as far as a thread can get one."""
+        """Do what SIGTERM does, which a thread cannot receive."""
         self._loop.call_soon_threadsafe(self.server.handle_exit, signal.SIGTERM, None)
 
 
@@ -107,7 +107,7 @@ class System:
         return answer.json() if answer.content else None
 
     def start(self, name: str) -> Runtime:
-        """Start the runtime called ``name``, at an address that it never had."""
+        """Start the runtime called ``name`` at a new address."""
         settings = self.settings.model_copy(
             update={
                 "control_plane_url": self.url,
@@ -120,7 +120,7 @@ class System:
         return self.runtimes[name]
 
     def publish(self, domain: DomainServing, adapter: AdapterServing, *, replicas: int = 1) -> None:
-        """Have a Domain and a TaskAdapter trained, as far as the catalog can tell."""
+        """Publish a Domain and a TaskAdapter in the catalog, as training does."""
         tenant, name = adapter.key.split("/")
         namespace, domain_name = domain.key.split("/")
         for one in {tenant, namespace}:
@@ -163,7 +163,7 @@ class System:
         return self.internal("GET", "/adapters/acme/topic")
 
     def classify(self) -> httpx.Response:
-        """Ask as the tenant acme."""
+        """Send a request as the tenant acme."""
         if not self.key:
             made = httpx.post(
                 f"{self.url}/admin/v1/tenants/acme/keys",
@@ -212,7 +212,7 @@ def published(world: Any, system: System) -> System:
 
 
 class Traffic:
-    """Asks without a pause, and keeps what was answered."""
+    """Sends requests without a pause and keeps the answers."""
 
     def __init__(self, system: System) -> None:
         self.statuses: list[int] = []
@@ -233,7 +233,7 @@ class Traffic:
         self._thread.join(LIMIT)
 
 
-def test_a_runtime_that_is_told_to_go_loses_no_request_and_a_model_comes_back(published: System) -> None:
+def test_a_terminated_runtime_loses_no_request_and_its_models_are_served_again(published: System) -> None:
     first = published.start("r1")
     eventually(lambda: published.view()["loadedOn"] == ["r1"], "the only runtime has it")
     published.start("r2")
@@ -246,7 +246,7 @@ def test_a_runtime_that_is_told_to_go_loses_no_request_and_a_model_comes_back(pu
         eventually(lambda: len(traffic.statuses) > answered + 3, "the other answers")
     assert set(traffic.statuses) == {200}
     assert published.view()["loadedOn"] == ["r2"]
-    # The last one goes too: nobody is left. Whoever comes back has it, without anybody touching anything.
+    # The last runtime stops too. The next one to start loads the model without further action.
     published.runtimes.pop("r2").stop()
     assert published.classify().status_code == 503
     assert published.view()["loadedOn"] == []
@@ -255,7 +255,7 @@ def test_a_runtime_that_is_told_to_go_loses_no_request_and_a_model_comes_back(pu
     assert published.view()["loadedOn"] == ["r2"]
 
 
-def test_a_model_is_ready_only_when_it_is_loaded_and_comes_back_from_a_broken_store(
+def test_a_model_is_ready_once_it_is_loaded_and_recovers_from_a_broken_store(
     published: System, settings: RuntimeSettings
 ) -> None:
     store = Path(settings.artifacts)
@@ -275,7 +275,7 @@ def test_a_model_is_ready_only_when_it_is_loaded_and_comes_back_from_a_broken_st
     assert published.classify().status_code == 200
 
 
-def test_replicas_are_what_was_asked_for(world: Any, system: System) -> None:
+def test_a_model_gets_the_requested_replicas(world: Any, system: System) -> None:
     domain = world.domain("bikes/repair")
     system.start("r1")
     system.start("r2")

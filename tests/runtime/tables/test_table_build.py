@@ -1,4 +1,4 @@
-"""A table is built of the corpus's frequent windows, the same every time, in bounded memory."""
+"""A table has the corpus's frequent windows, is the same every time, and is built in bounded memory."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def true_counts(corpus: list[list[int]]) -> Counter[Window]:
     )
 
 
-def test_all_windows_are_counted_edges_with_their_special_tokens_too(tmp_path: Path) -> None:
+def test_all_windows_are_counted_including_those_at_the_edges(tmp_path: Path) -> None:
     table, report = build(tmp_path)
     assert counted(table) == dict(true_counts(CORPUS))
     assert counted(table)[(ABSENT, 1, 5)] == 4
@@ -83,7 +83,7 @@ def test_values_are_what_the_layers_compute(tmp_path: Path, dtype: TableDtype, t
     torch.testing.assert_close(outputs, truth, rtol=0, atol=tolerance)
 
 
-def test_the_budget_goes_to_the_frequent_and_ties_to_the_lower_key(tmp_path: Path) -> None:
+def test_the_most_frequent_windows_are_stored_and_ties_go_to_the_lower_key(tmp_path: Path) -> None:
     everything, _ = build(tmp_path / "all")
     some, _ = build(tmp_path / "some", max_entries=5)
     assert some.keys.tolist() == everything.keys[:5].tolist()
@@ -104,7 +104,7 @@ def test_a_corpus_without_frequent_windows_gives_an_empty_table(tmp_path: Path) 
     assert lookup.lookup(torch.tensor([[1, 5, 6]])).outputs.shape == (1, 3, 8)
 
 
-def test_what_an_exact_ancestor_holds_is_left_to_it(tmp_path: Path) -> None:
+def test_windows_of_an_ancestor_with_the_same_layers_are_left_out(tmp_path: Path) -> None:
     parent, _ = build(tmp_path / "parent", min_frequency=3)
     child, _ = build(tmp_path / "child", ancestors=[parent])
     assert counted(child) == {w: n for w, n in true_counts(CORPUS).items() if n < 3}
@@ -114,7 +114,7 @@ def test_what_an_exact_ancestor_holds_is_left_to_it(tmp_path: Path) -> None:
     assert counted(backoff).keys() >= counted(parent).keys()
 
 
-def test_backoff_tables_hold_bigrams_and_unigrams(tmp_path: Path) -> None:
+def test_backoff_tables_contain_bigrams_and_unigrams(tmp_path: Path) -> None:
     table, report = build(tmp_path, on_miss=OnMiss.BACKOFF)
     held = counted(table)
     assert held[(ABSENT, 5, ABSENT)] == 4
@@ -125,12 +125,12 @@ def test_backoff_tables_hold_bigrams_and_unigrams(tmp_path: Path) -> None:
     assert report.unigrams == len({token for row in CORPUS for token in row})
 
 
-def test_backoff_keeps_to_its_shares(tmp_path: Path) -> None:
+def test_backoff_limits_each_form_to_its_share(tmp_path: Path) -> None:
     _, report = build(tmp_path, on_miss=OnMiss.BACKOFF, max_entries=10)
     assert (report.unigrams, report.bigrams, report.trigrams) == (2, 3, 5)
 
 
-def test_progress_ends_at_the_whole(tmp_path: Path) -> None:
+def test_progress_ends_with_all_rows(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     table, _ = build(tmp_path, progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (table.entries, table.entries)
@@ -153,7 +153,7 @@ def test_counts_are_too_low_by_at_most_the_stated_bound(keys: list[int], limit: 
         assert found == dict(true)
 
 
-def test_counting_a_stream_holds_no_more_than_the_limit() -> None:
+def test_counting_keeps_at_most_the_limit_of_keys_in_memory() -> None:
     counter = KeyCounter(limit=100)
 
     def stream() -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""A table keeps its rows, in memory and on disk, to its type's tolerance."""
+"""A table returns its rows, from memory and from disk, within its type's tolerance."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def make_table(entries: int, dtype: TableDtype, seed: int = 0) -> tuple[PlotTabl
 
 @BOTH
 @pytest.mark.parametrize("entries", [0, 1, 100])
-def test_a_saved_table_comes_back_the_same(dtype: TableDtype, entries: int, tmp_path: Path) -> None:
+def test_a_saved_table_is_loaded_unchanged(dtype: TableDtype, entries: int, tmp_path: Path) -> None:
     table, _ = make_table(entries, dtype)
     table.save(tmp_path)
     again = PlotTable.load(tmp_path)
@@ -99,7 +99,7 @@ def damage(folder: Path, change: dict[str, torch.Tensor | None], metadata: dict[
         ({}, None),
     ],
 )
-def test_a_file_that_is_no_table_is_refused(
+def test_an_invalid_table_file_is_refused(
     tmp_path: Path, change: dict[str, torch.Tensor | None], metadata: dict[str, str] | None
 ) -> None:
     make_table(10, TableDtype.FLOAT16)[0].save(tmp_path)

@@ -1,4 +1,4 @@
-"""Keys are a bijection, and the index finds exactly what was put in."""
+"""Keys are a bijection, and the index finds exactly the inserted keys."""
 
 import pytest
 import torch
@@ -28,13 +28,13 @@ def test_unpacking_gives_back_what_was_packed(case: tuple[int, list[list[int]]])
     assert int(keys.max()) < (size + 1) ** 3 <= 2**63
 
 
-def test_packing_is_onto_all_keys_of_a_small_vocabulary() -> None:
+def test_packing_uses_every_key_of_a_small_vocabulary() -> None:
     windows = torch.cartesian_prod(*[torch.arange(-1, 4)] * 3)
     assert pack(windows, 4).tolist() == list(range(125))
 
 
 @pytest.mark.parametrize("size", [0, MAX_VOCABULARY + 1])
-def test_a_vocabulary_without_keys_is_refused(size: int) -> None:
+def test_a_vocabulary_too_small_or_too_large_for_keys_is_refused(size: int) -> None:
     with pytest.raises(InvalidInput, match="VocabularyTooLarge"):
         check_vocabulary(size)
 

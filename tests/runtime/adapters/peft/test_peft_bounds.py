@@ -1,4 +1,4 @@
-"""Whatever a tenant's PEFT folder holds, it is refused at once or read, within bounds of time and memory."""
+"""Any PEFT folder of a tenant is read or refused within bounds of time and memory."""
 
 import json
 import re
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 CONFIG, TENSORS = peft_files.CONFIG_FILE, peft_files.TENSORS_FILE
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1234567\n"
 LIMIT = 20.0
-"""Seconds in which anything below must be refused, on a machine that does much else."""
+"""Seconds within which a folder must be refused, on a busy machine."""
 
 
 def refusal(folder: Path, base: BaseModel) -> InvalidInput:
@@ -40,17 +40,17 @@ def refusal(folder: Path, base: BaseModel) -> InvalidInput:
 @pytest.mark.parametrize(
     "pattern",
     [
-        "(",  # no pattern
-        "a)|(b",  # closes what is put around it
+        "(",  # an invalid pattern
+        "a)|(b",  # closes the group around it
         "*",
-        "(?=query)query",  # what needs backtracking
+        "(?=query)query",  # needs backtracking
         r"(query)\1",
-        "((((a{100}){100}){100}){100})",  # what an automaton would have no room for
+        "((((a{100}){100}){100}){100})",  # compiles to more than 10 MB
         r"\w{5000}",
         "a" * 300,
     ],
 )
-def test_a_pattern_that_cannot_be_matched_in_bounds_is_refused(tmp_path: Path, pattern: str) -> None:
+def test_a_pattern_that_cannot_be_matched_in_linear_time_is_refused(tmp_path: Path, pattern: str) -> None:
     base, folder = saved_adapter(tmp_path)
     edit_config(folder, alpha_pattern={pattern: 4})
     refused = refusal(folder, base)
@@ -108,7 +108,7 @@ def test_the_first_pattern_that_matches_counts() -> None:
 @pytest.mark.parametrize(
     "content", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a": ' + b"9" * 10_000 + b"}", b"[1]", b"\xff", b""]
 )
-def test_json_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_invalid_json_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     base, folder = saved_adapter(tmp_path)
     (folder / name).write_bytes(content)
     refused = refusal(folder, base)
@@ -117,7 +117,7 @@ def test_json_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes)
 
 
 @pytest.mark.parametrize("name", [CONFIG, TENSORS, "config.json"])
-def test_a_file_larger_than_is_read_is_refused(
+def test_a_file_that_is_too_large_is_refused(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, folder = saved_adapter(tmp_path)
@@ -130,10 +130,10 @@ def test_a_file_larger_than_is_read_is_refused(
 
 
 @pytest.mark.parametrize("told", [0, 10, None])
-def test_no_more_is_copied_than_is_read(
+def test_downloads_stop_at_the_size_limit(
     tmp_path: Path, told: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server may say nothing of a file's size, or less than is true."""
+    """A server may not send a file's size, or a wrong one."""
     memory = MemoryFileSystem()
     memory.pipe({f"/liar/{CONFIG}": b"{}", f"/liar/{TENSORS}": b"x" * 5_000_000})
     monkeypatch.setitem(peft_files.MAX_FILE_BYTES, TENSORS, 1_500_000)
@@ -168,7 +168,7 @@ def test_a_header_that_is_too_long_is_refused(tmp_path: Path, length: int) -> No
 
 
 @pytest.mark.parametrize("content", [b"[" * 1_000_000, b'{"a":' * 100_000, b"{}", b"", b"null"])
-def test_a_header_that_is_no_header_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_header_is_refused(tmp_path: Path, content: bytes) -> None:
     base, folder = saved_adapter(tmp_path)
     header(folder, content)
     refusal(folder, base)
@@ -188,7 +188,7 @@ def test_a_header_that_is_no_header_is_refused(tmp_path: Path, content: bytes) -
         ("XX", [1], 1, "AdapterNotPeft"),
     ],
 )
-def test_a_tensor_that_is_no_weight_is_refused(
+def test_a_tensor_that_cannot_be_a_weight_is_refused(
     tmp_path: Path, dtype: str, shape: list[int], size: int, reason: str
 ) -> None:
     base, folder = saved_adapter(tmp_path)
@@ -207,14 +207,14 @@ def edit_tensors(folder: Path, **changes: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("name", ["classifier__weight", "query__lora_A__weight", "classifier__bias"])
 @pytest.mark.parametrize("shape", [(), (1,), (3, 1, 1)])
-def test_shapes_that_fit_nothing_are_refused(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+def test_impossible_shapes_are_refused(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
     base, folder = saved_adapter(tmp_path)
     edit_tensors(folder, **{name: torch.ones(shape)})
     assert refusal(folder, base).reason == "AdapterShape"
 
 
 @pytest.mark.parametrize("name", ["classifier__weight", "query__lora_A__weight", "classifier__bias"])
-def test_a_tensor_that_a_sharded_trainer_left_empty_says_to_gather(tmp_path: Path, name: str) -> None:
+def test_the_error_for_an_empty_tensor_says_to_gather_shards(tmp_path: Path, name: str) -> None:
     base, folder = saved_adapter(tmp_path)
     edit_tensors(folder, **{name: torch.ones(0)})
     refused = refusal(folder, base)
@@ -242,7 +242,7 @@ def test_a_scale_that_makes_weights_infinite_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [CONFIG, TENSORS, "config.json"])
-def test_a_git_lfs_pointer_says_to_pull(tmp_path: Path, name: str) -> None:
+def test_the_error_for_a_git_lfs_pointer_says_to_pull(tmp_path: Path, name: str) -> None:
     base, folder = saved_adapter(tmp_path)
     (folder / name).write_bytes(POINTER)
     refused = refusal(folder, base)
@@ -251,14 +251,14 @@ def test_a_git_lfs_pointer_says_to_pull(tmp_path: Path, name: str) -> None:
     assert "git lfs pull" in refused.message
 
 
-def test_a_base_model_that_is_a_git_lfs_pointer_says_to_pull(tmp_path: Path) -> None:
+def test_the_error_for_a_base_model_that_is_a_git_lfs_pointer_says_to_pull(tmp_path: Path) -> None:
     _, base = make_model("bert", tmp_path / "base")
     (base.path / "model.safetensors").write_bytes(POINTER)
     with pytest.raises(InvalidInput, match=r"BaseModelIncomplete: .*git lfs pull"):
         base.encoder()
 
 
-def test_a_name_of_any_length_is_cut_in_messages(tmp_path: Path) -> None:
+def test_long_names_are_cut_in_messages(tmp_path: Path) -> None:
     base, folder = saved_adapter(tmp_path)
     tensors = load_file(folder / TENSORS)
     save_file({**tensors, "x" * 100_000: torch.ones(1)}, folder / TENSORS)

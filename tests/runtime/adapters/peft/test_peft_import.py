@@ -1,4 +1,4 @@
-"""PEFT folders in and out, held against the ``peft`` package itself on tiny transformers models."""
+"""Import and export of PEFT folders, compared with the ``peft`` package on small transformers models."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def peft_logits(model: nn.Module) -> Tensor:
 
 
 def our_logits(base: BaseModel, weights: AdapterWeights) -> list[Tensor]:
-    """Run the whole unsplit encoder by the reference, with the adapter where it says."""
+    """Run the whole unsplit encoder with the adapter by the reference."""
     encoder = base.encoder()
     hidden = encoder.embed(IDS)
     rows = []
@@ -103,14 +103,14 @@ def restore_embeddings(model: nn.Module, base: BaseModel) -> None:
     norm.data.copy_(base.encoder().embedding_norm.bias)
 
 
-def test_an_adapter_above_the_split_is_taken(tmp_path: Path) -> None:
+def test_an_adapter_above_the_split_is_accepted(tmp_path: Path) -> None:
     base, folder = saved_adapter(tmp_path, layers_to_transform=[1, 2])
     weights = import_peft(folder, base, 1, SEQUENCE)
     assert sorted(weights.layers) == [1, 2]
     assert weights.layers_digest is None
 
 
-def test_a_difference_below_the_split_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_difference_below_the_split_is_refused_with_advice(tmp_path: Path) -> None:
     base, folder = saved_adapter(tmp_path)
     with pytest.raises(
         InvalidInput, match=r"changes layer 0, below .* split at 1.*train here on the task's data"
@@ -138,7 +138,7 @@ def test_a_difference_of_zero_below_the_split_is_dropped(tmp_path: Path) -> None
         ({"lora_alpha": "much"}, "AdapterNotPeft"),
     ],
 )
-def test_what_cannot_be_served_is_refused(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
+def test_unsupported_options_are_refused(tmp_path: Path, changes: dict[str, object], reason: str) -> None:
     base, folder = saved_adapter(tmp_path)
     edit_config(folder, **changes)
     with pytest.raises(InvalidInput, match=reason):
@@ -213,7 +213,7 @@ def test_labels_that_do_not_fit_the_head_are_refused(tmp_path: Path) -> None:
 
 
 def own_adapter(base: BaseModel, head: Head, task: TaskType) -> AdapterWeights:
-    """Return an adapter as our training makes it: other ranks by matrix, whole biases and norms."""
+    """Return an adapter like a trained one: different ranks by matrix, whole biases and norms."""
     seed = torch.Generator().manual_seed(4)
 
     def normal(*shape: int) -> Tensor:
@@ -257,7 +257,7 @@ def test_peft_loads_what_is_exported_and_gives_the_same_logits(tmp_path: Path, k
     assert_same_logits(our_logits(base, weights), peft_logits(loaded), per_token=tokens)
 
 
-def test_an_exported_adapter_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_an_exported_adapter_is_imported_unchanged(tmp_path: Path) -> None:
     _, base = make_model("bert", tmp_path / "base")
     weights = own_adapter(base, sequence_head(), TaskType.SEQUENCE_CLASSIFICATION)
     export_peft(weights, "bert", tmp_path / "out")
@@ -268,7 +268,7 @@ def test_an_exported_adapter_comes_back_as_it_was(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, expected[name])
 
 
-def test_a_head_without_a_task_model_lies_beside_the_lora(tmp_path: Path) -> None:
+def test_a_head_without_a_task_model_is_saved_in_its_own_file(tmp_path: Path) -> None:
     model, base = make_model("bert", tmp_path / "base")
     head = Head("first_and_mean", torch.randn(3, 32), torch.randn(3))
     weights = own_adapter(base, head, TaskType.SEQUENCE_CLASSIFICATION)
@@ -285,6 +285,6 @@ def test_a_head_without_a_task_model_lies_beside_the_lora(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("task", [TaskType.SEQUENCE_CLASSIFICATION, TaskType.TOKEN_CLASSIFICATION])
-def test_a_family_whose_folders_are_not_read_is_refused(task: TaskType) -> None:
+def test_an_unsupported_family_is_refused(task: TaskType) -> None:
     with pytest.raises(InvalidInput, match=r"AdapterUnsupported.*not modernbert"):
         head_layout("modernbert", task)

@@ -1,4 +1,4 @@
-"""What a PEFT folder says of its meaning is read: its base model, its labels, its kind of problem."""
+"""A PEFT folder's base model, labels and kind of problem must agree with the Domain and the task."""
 
 import json
 from dataclasses import replace
@@ -74,7 +74,7 @@ def test_the_base_model_may_be_named_in_many_ways(tmp_path: Path, uri: str, said
     ],
 )
 def test_another_base_model_is_refused(tmp_path: Path, uri: str, said: str) -> None:
-    """Its shapes fit, and every answer would be wrong."""
+    """The shapes fit, but every answer would be wrong."""
     base, folder = saved_adapter(tmp_path)
     edit_config(folder, base_model_name_or_path=said)
     refused = refusal(folder, replace(base, uri=uri))
@@ -84,7 +84,7 @@ def test_another_base_model_is_refused(tmp_path: Path, uri: str, said: str) -> N
     assert f"source.baseModelName: {said}" in refused.message
 
 
-def test_the_owner_can_vouch_for_another_name_of_the_base_model(tmp_path: Path) -> None:
+def test_the_owner_can_give_another_name_of_the_base_model(tmp_path: Path) -> None:
     base, folder = saved_adapter(tmp_path)
     edit_config(folder, base_model_name_or_path="/home/me/checkpoint-500")
     assert import_peft(folder, base, 0, SEQUENCE, base_also_named="/home/me/checkpoint-500").layers
@@ -106,7 +106,7 @@ def test_another_revision_of_the_base_model_is_refused(
         assert refusal(folder, base, base_revision=pinned).reason == "AdapterForAnotherBase"
 
 
-def test_the_models_own_config_may_lie_in_the_folder(tmp_path: Path) -> None:
+def test_the_folder_may_contain_the_models_config(tmp_path: Path) -> None:
     base, folder = saved_adapter(tmp_path)
     write_model(
         folder, base, id2label={"0": "a", "1": "b", "2": "c"}, problem_type="single_label_classification"
@@ -135,7 +135,7 @@ def test_a_config_of_another_model_is_refused(tmp_path: Path, fields: dict[str, 
 
 
 @pytest.mark.parametrize("problem", ["multi_label_classification", "regression", "something", ["a"]])
-def test_a_problem_that_no_softmax_answers_is_refused(tmp_path: Path, problem: Any) -> None:
+def test_a_problem_type_other_than_single_label_is_refused(tmp_path: Path, problem: Any) -> None:
     base, folder = saved_adapter(tmp_path)
     write_model(folder, problem_type=problem)
     refused = refusal(folder, base)
@@ -146,7 +146,7 @@ def test_a_problem_that_no_softmax_answers_is_refused(tmp_path: Path, problem: A
 
 @pytest.mark.parametrize("labels", [[], ["yes"]])
 def test_a_single_logit_is_refused(tmp_path: Path, labels: list[str]) -> None:
-    """A softmax over it says 1.0 to everything."""
+    """A softmax over one logit is always 1.0."""
     base, folder = saved_adapter(tmp_path)
     path = folder / "adapter_model.safetensors"
     cut = {n: t[:1].contiguous() if "classifier" in n else t for n, t in load_file(path).items()}
@@ -159,7 +159,7 @@ def test_a_single_logit_is_refused(tmp_path: Path, labels: list[str]) -> None:
 @pytest.mark.parametrize(
     ("fields", "labels"),
     [
-        ({"id2label": {"0": "x", "1": "y", "2": "z"}}, ["y", "x", "z"]),  # answers would flip
+        ({"id2label": {"0": "x", "1": "y", "2": "z"}}, ["y", "x", "z"]),  # answers would be swapped
         ({"id2label": {"0": "x", "1": "y", "2": "z"}}, ["x", "y", "w"]),
         ({"id2label": {"0": "x", "1": "y"}}, []),  # the head gives three scores
         ({"id2label": {"0": "x", "1": "y", "2": "x"}}, []),
@@ -167,7 +167,7 @@ def test_a_single_logit_is_refused(tmp_path: Path, labels: list[str]) -> None:
         ({"id2label": {"0": "x", "1": "y", "2": " "}}, []),
         ({"id2label": {"0": "x", "1": "y", "2": None}}, []),
         ({"id2label": {"0": "x", "1": "y", "2": True}}, []),
-        ({"id2label": {"0": "x", "1": "y", "2": "z\x00"}}, []),  # which no catalog could store
+        ({"id2label": {"0": "x", "1": "y", "2": "z\x00"}}, []),  # cannot be stored in the catalog
         ({"id2label": {"0": "x", "1": "y", "2": "\ud800"}}, []),
         ({"id2label": {"0": "x", "1": "y", "2": "z" * 257}}, []),
         ({"id2label": ["x", "y", "z"]}, []),
@@ -176,9 +176,7 @@ def test_a_single_logit_is_refused(tmp_path: Path, labels: list[str]) -> None:
         ({}, ["a", "b"]),
     ],
 )
-def test_labels_that_contradict_one_another_are_refused(
-    tmp_path: Path, fields: dict[str, Any], labels: list[str]
-) -> None:
+def test_contradicting_labels_are_refused(tmp_path: Path, fields: dict[str, Any], labels: list[str]) -> None:
     base, folder = saved_adapter(tmp_path)
     write_model(folder, **fields)
     refused = refusal(folder, base, Task(type=TaskType.SEQUENCE_CLASSIFICATION, labels=labels))
@@ -199,7 +197,7 @@ def test_labels_that_contradict_one_another_are_refused(
         ({"id2label": {"0": 3, "1": 5, "2": 9}}, ["3", "5", "9"], ("3", "5", "9")),
     ],
 )
-def test_labels_that_agree_are_taken(
+def test_consistent_labels_are_accepted(
     tmp_path: Path, fields: dict[str, Any], labels: list[str], taken: tuple[str, ...]
 ) -> None:
     base, folder = saved_adapter(tmp_path)
@@ -225,7 +223,7 @@ def test_an_unknown_option_without_a_value_changes_nothing(tmp_path: Path, value
 
 
 def test_every_option_of_the_installed_peft_is_known(tmp_path: Path) -> None:
-    """Whoever updates peft decides of each new option whether it changes what an adapter computes."""
+    """After an update of peft, decide for each new option whether it changes what an adapter computes."""
     from hmi_runtime.adapters.peft.config import _KNOWN
 
     _, folder = saved_adapter(tmp_path)
@@ -246,7 +244,7 @@ def test_every_option_of_the_installed_peft_is_known(tmp_path: Path) -> None:
         {"revision": 3},
     ],
 )
-def test_a_value_of_another_type_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_an_option_of_a_wrong_type_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     base, folder = saved_adapter(tmp_path)
     edit_config(folder, **changes)
     refused = refusal(folder, base)
@@ -254,6 +252,6 @@ def test_a_value_of_another_type_is_refused(tmp_path: Path, changes: dict[str, A
     assert next(iter(changes)) in refused.message
 
 
-def test_the_folder_decides_where_the_task_names_no_labels(tmp_path: Path) -> None:
+def test_the_folders_labels_are_used_if_the_task_names_none(tmp_path: Path) -> None:
     base, folder = saved_adapter(tmp_path)
     assert import_peft(folder, base, 0, UNNAMED).labels == ("LABEL_0", "LABEL_1", "LABEL_2")

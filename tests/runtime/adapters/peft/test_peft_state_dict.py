@@ -1,4 +1,4 @@
-"""Adapters saved as a model's state dict, and not by save_pretrained, are read as what they are."""
+"""Adapters saved as a model's state dict, not by save_pretrained."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +47,7 @@ def tuned_model(tmp_path: Path, kind: str, adapter: str, **options: Any) -> tupl
 @pytest.mark.parametrize("adapter", ["default", "mine"])
 @pytest.mark.parametrize("naming", NAMES)
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_whole_state_dict_is_the_adapter_that_is_in_it(
+def test_the_adapter_in_a_whole_state_dict_is_read(
     tmp_path: Path, kind: str, naming: str, adapter: str
 ) -> None:
     tuned, base = tuned_model(tmp_path, kind, adapter)
@@ -93,15 +93,15 @@ def test_two_adapters_in_one_file_are_refused(tmp_path: Path) -> None:
         import_peft(folder, base, 0, SEQUENCE)
 
 
-def test_a_tensor_that_is_there_twice_with_other_values_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_tensor_with_different_values_is_refused(tmp_path: Path) -> None:
     base, folder = saved_adapter(tmp_path)
     renamed(folder, lambda name: name, **{"base_model.model.classifier.modules_to_save.bias": torch.ones(3)})
     with pytest.raises(InvalidInput, match=r"AdapterNotPeft: classifier.bias occurs twice"):
         import_peft(folder, base, 0, SEQUENCE)
 
 
-def test_a_base_that_was_trained_along_is_refused(tmp_path: Path) -> None:
-    """A state dict holds the base too; where it is another than the Domain's, the adapter is for that one."""
+def test_a_changed_base_model_is_refused(tmp_path: Path) -> None:
+    """A state dict includes the base; if that is not the Domain's, the adapter does not fit."""
     tuned, base = tuned_model(tmp_path, "bert", "default")
     state = {name: tensor.clone() for name, tensor in tuned.state_dict().items()}
     (changed,) = [name for name in state if name.endswith("layer.2.intermediate.dense.weight")]
