@@ -10,7 +10,7 @@ from hmi_api.names import DomainKey
 from hmi_api.resources.domain import DomainStatus
 from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.embedded import FileResourceStore
-from hmi_operator.embedded.files import write_atomically
+from hmi_operator.embedded.files import write_json
 from hmi_operator.ports import ResourceRef
 
 pytestmark = pytest.mark.anyio
@@ -65,7 +65,7 @@ async def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(
     tmp_path: Path, domain_body: dict[str, Any]
 ) -> None:
     await applied(FileResourceStore(tmp_path), domain_body)
-    (tmp_path / "shop" / "domains" / "hotel.json.unfinished").write_text('{"half')
+    (tmp_path / "shop" / "domains" / "hotel.json.part").write_text('{"half')
     assert FileResourceStore(tmp_path).get(REF) is not None
 
 
@@ -103,7 +103,7 @@ async def test_the_index_follows_what_is_declared(
 
 def test_an_unwritable_value_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
-    write_atomically(file, {"a": 1})
+    write_json(file, {"a": 1})
     with pytest.raises(TypeError):
-        write_atomically(file, {"a": object()})
+        write_json(file, {"a": object()})
     assert json.loads(file.read_text()) == {"a": 1}

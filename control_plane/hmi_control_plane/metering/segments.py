@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from hmi_api.durable_files import fsync_path
 from hmi_control_plane.metering.events import UsageEvent, from_cloud_event
 
 log = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ class SegmentFolder:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             _make_room(descriptor, self._room, needs_room=needs_room)
-            _sync_folder(self._folder)  # the file name, too, must survive a power cut
+            fsync_path(self._folder)  # the file name, too, must survive a power cut
         except OSError:
             os.close(descriptor)
             path.unlink(missing_ok=True)
@@ -300,11 +301,3 @@ def _lock_folder(folder: Path) -> BinaryIO:
         lock.close()
         raise SpoolInUseError(f"{folder} is in use by another process") from error
     return lock
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

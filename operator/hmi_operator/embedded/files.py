@@ -6,7 +6,6 @@ never touches a spec. ``{namespace}/namespace.json`` has labels.
 
 import json
 import logging
-import os
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hmi_api.durable_files import remove_durably, write_atomically
 from hmi_api.names import PLURALS, KindName
 from hmi_api.resources.common import Namespace, dump
 from hmi_api.resources.manifests import RESOURCE_TYPES, Resource
@@ -55,7 +55,7 @@ class ResourceFolder:
         """Return the folder's unique id; create it on first use."""
         file = self._root / _IDENTITY_FILE
         if not file.exists():
-            write_atomically(file, {"uid": str(uuid.uuid4())})
+            write_json(file, {"uid": str(uuid.uuid4())})
         return str(json.loads(file.read_bytes())["uid"])
 
     def has(self, ref: ResourceRef) -> bool:
@@ -66,7 +66,7 @@ class ResourceFolder:
         """Write metadata and spec."""
         body = dump(resource)
         del body["status"]
-        write_atomically(self._spec_file(ref), body)
+        write_json(self._spec_file(ref), body)
 
     def write_status(self, ref: ResourceRef, resource: Resource) -> None:
         """Write the status with the uid, so that a later object of that name does not inherit it."""
@@ -75,7 +75,7 @@ class ResourceFolder:
             "resourceVersion": resource.metadata.resource_version,
             "status": dump(resource.status),
         }
-        write_atomically(self._status_file(ref), body)
+        write_json(self._status_file(ref), body)
 
     def remove(self, ref: ResourceRef) -> None:
         """Remove a resource."""
@@ -86,7 +86,7 @@ class ResourceFolder:
     def write_namespace(self, namespace: Namespace) -> None:
         """Write a namespace's labels."""
         body = namespace.model_dump(mode="json", by_alias=True)
-        write_atomically(self._root / namespace.metadata.name / _NAMESPACE_FILE, body)
+        write_json(self._root / namespace.metadata.name / _NAMESPACE_FILE, body)
 
     def remove_namespace(self, name: str) -> None:
         """Remove a namespace's labels."""
@@ -139,31 +139,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-_UNFINISHED = ".unfinished"
-
-
-def write_atomically(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file atomically: readers see the old or the new content, also after a power failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + _UNFINISHED)
-    with aside.open("w", encoding="utf-8") as handle:
-        json.dump(value, handle, ensure_ascii=False, indent=1)
-        handle.flush()
-        os.fsync(handle.fileno())
-    aside.replace(path)
-    _sync_folder(path.parent)
-
-
-def remove_durably(path: Path) -> None:
-    """Remove a file, also after a power failure; do nothing if it does not exist."""
-    if path.exists():
-        path.unlink()
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_atomically(path, json.dumps(value, ensure_ascii=False, indent=1).encode())

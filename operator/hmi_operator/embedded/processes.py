@@ -21,7 +21,7 @@ from pathlib import Path
 
 from hmi_api.internal.runs import RunView
 from hmi_api.internal.trainer import EXIT_DONE, EXIT_FAILED, RESULT_FILE, TrainingSettings
-from hmi_operator.embedded.files import write_atomically
+from hmi_operator.embedded.files import write_json
 from hmi_operator.planning import JobView
 
 logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ def boot_id() -> str:
 
 def write_pid_file(file: Path, pid: int) -> None:
     """Write the pid and start time of a process, so that a later owner can recognize it."""
-    write_atomically(file, {"pid": pid, "startedAt": started_at(pid), "boot": boot_id()})
+    write_json(file, {"pid": pid, "startedAt": started_at(pid), "boot": boot_id()})
 
 
 def read_pid_file(file: Path) -> int | None:
@@ -255,7 +255,7 @@ def clean_up_after(folder: Path, code: int) -> None:
     if code == EXIT_DONE:
         remove_all_but_log(folder)
     elif code == EXIT_FAILED and folder.is_dir():
-        write_atomically(folder / _ENDED_FILE, {"code": code})
+        write_json(folder / _ENDED_FILE, {"code": code})
 
 
 def remove_expired(runs: Path, busy: Collection[Path], now: float) -> None:

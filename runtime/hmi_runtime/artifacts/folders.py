@@ -1,6 +1,5 @@
 """Atomic creation and removal of folders on a local disk."""
 
-import os
 import shutil
 import time
 import uuid
@@ -8,17 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hmi_api.durable_files import fsync_path
+
 _PARTIAL_PREFIX = ".partial-"
 _ABANDONED_SECONDS = 24 * 3600
-
-
-def fsync_path(path: Path) -> None:
-    """Force a file's or folder's content to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def fsync_tree(folder: Path) -> None:

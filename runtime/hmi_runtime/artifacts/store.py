@@ -23,10 +23,10 @@ from hmi_api.artifacts import (
     ArtifactRef,
     artifact_uri,
 )
+from hmi_api.durable_files import fsync_path
 from hmi_api.errors import Damaged, InvalidInput, NotReady
 from hmi_api.names import digest_bytes
 from hmi_runtime.artifacts.folders import (
-    fsync_path,
     fsync_tree,
     move_into_place,
     partial_folder,

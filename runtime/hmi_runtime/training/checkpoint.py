@@ -7,7 +7,6 @@ was not, on the same number of threads.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hmi_api.durable_files import replace_durably, write_atomically
 from hmi_api.errors import InvalidInput
 
 _STEP, _NOTES = "step", "notes"
@@ -135,7 +135,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     save_file(
         {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata
     )
-    _replace_durably(temporary, path)
+    replace_durably(temporary, path)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
@@ -144,20 +144,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         return None
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 (no mapping)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file such that a kill at any moment leaves the old or the new content."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    _replace_durably(temporary, path)
-
-
-def _replace_durably(temporary: Path, path: Path) -> None:
-    """Flush ``temporary`` to disk and rename it to ``path``."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def derived_seed(seed: int, *places: int) -> int:

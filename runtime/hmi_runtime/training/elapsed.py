@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hmi_runtime.training.checkpoint import write_atomically
+from hmi_api.durable_files import write_atomically
 
 ELAPSED_FILE = "spent.json"
 

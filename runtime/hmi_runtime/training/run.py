@@ -12,11 +12,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from hmi_api.durable_files import write_atomically
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunFailure, RunResult, RunSpec
 from hmi_api.internal.trainer import RESULT_FILE
 from hmi_runtime.training.adapter_run import run_adapter
-from hmi_runtime.training.checkpoint import Stages, write_atomically
+from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.domain_run import run_domain
 from hmi_runtime.training.elapsed import ElapsedTime
 from hmi_runtime.training.mounts import resolve_mounts
