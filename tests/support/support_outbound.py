@@ -9,7 +9,7 @@ from hmi_api.resources.common import DataSource
 from hmi_api.security.address_policy import AddressPolicy
 from hmi_runtime.outbound.guard import Guard
 from hmi_runtime.training.data_reader import read_rows
-from hmi_runtime.training.source_files import DataUse, SourceStats
+from hmi_runtime.training.file_selection import DataUse, SourceStats
 
 ROW = b'{"text": "a row"}\n'
 CLUSTER = AddressPolicy()

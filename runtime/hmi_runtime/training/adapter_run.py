@@ -14,6 +14,7 @@ from hmi_runtime.training.adapter_training import evaluate, train_adapter
 from hmi_runtime.training.backbone import Backbone
 from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.data_reader import read_texts
+from hmi_runtime.training.file_selection import DataUse, SourceStats
 from hmi_runtime.training.labelled_data import (
     Rows,
     TaggedRows,
@@ -25,7 +26,6 @@ from hmi_runtime.training.labelled_data import (
 from hmi_runtime.training.metrics import GateResult, check_gate
 from hmi_runtime.training.peft import BASE_URI, FAMILY, download_peft_folder
 from hmi_runtime.training.run_context import RunContext
-from hmi_runtime.training.source_files import DataUse, SourceStats
 from hmi_runtime.training.teacher import sample_texts
 
 

@@ -16,14 +16,15 @@ from hmi_api.errors import InvalidInput
 from hmi_api.resources.common import DataSource
 from hmi_api.resources.data_addresses import scheme_of
 from hmi_runtime.library_errors import describe_error
-from hmi_runtime.training.source_files import DataUse, SourceStats, open_source
+from hmi_runtime.training.file_selection import DataUse, SourceStats
+from hmi_runtime.training.source_files import open_source
 
 LONGEST_LINE = 16 << 20
-"""Bytes of a line or CSV cell. A longer one is not text, and would fill the memory."""
+"""Most bytes of a line or CSV cell. A longer one is not text, and would fill the memory."""
 LONGEST_ROW = 64 << 20
-"""Characters of a CSV row, which can span many lines."""
+"""Most characters of a CSV row, which can span many lines."""
 MOST_BLANK_LINES = 1_000_000
-"""One after another."""
+"""Most blank lines in sequence."""
 
 _LFS_POINTER = "version https://git-lfs.github.com/spec/"
 
@@ -68,9 +69,8 @@ def read_texts(
         stats = SourceStats(use)
         if all_stats is not None:
             all_stats.append(stats)
-        name = "text" if source.format == "Text" else source.text_field
         for row in read_rows(source, stats):
-            text = text_value(row, name)
+            text = text_of(row, source)
             if text.strip():
                 found = True
                 yield text
@@ -82,26 +82,19 @@ def read_texts(
 
 
 def field_value(row: Row, name: str) -> object:
-    """Return a field of a row; ``InvalidInput`` FieldMissing names those that are there."""
-    if name not in row.fields:
-        if scheme_of(row.place) in (
-            "http",
-            "https",
-        ):  # may be any server's error page: not shown
-            raise InvalidInput(
-                "FieldMissing",
-                f"{row.place} has no field {name!r}. Correct the address, or name one it has.",
-            )
-        there = ", ".join(sorted(row.fields)) or "none"
-        raise InvalidInput(
-            "FieldMissing",
-            f"{row.place} has no field {name!r}; its fields are: {there}. Name one of them.",
-        )
-    return row.fields[name]
+    """Return a field of a row. Raises ``InvalidInput`` FieldMissing, which names the row's fields."""
+    if name in row.fields:
+        return row.fields[name]
+    problem = f"{row.place} has no field {name!r}"
+    if scheme_of(row.place) in ("http", "https"):  # it may be an error page of any server: not shown
+        raise InvalidInput("FieldMissing", f"{problem}. Correct the address, or name one it has.")
+    there = ", ".join(sorted(row.fields)) or "none"
+    raise InvalidInput("FieldMissing", f"{problem}; its fields are: {there}. Name one of them.")
 
 
-def text_value(row: Row, name: str) -> str:
-    """Return a field's text; a list of words is joined by spaces."""
+def text_of(row: Row, source: DataSource) -> str:
+    """Return a row's text; a list of words is joined by spaces."""
+    name = "text" if source.format == "Text" else source.text_field
     value = field_value(row, name)
     if isinstance(value, str):
         return value
@@ -155,7 +148,7 @@ def _check_not_lfs_pointer(line: str, path: str) -> None:
     if line.startswith(_LFS_POINTER):
         raise InvalidInput(
             "CorpusNotText",
-            f"{path} is a pointer of git-lfs, not the file itself; run git lfs pull where it comes from.",
+            f"{path} is a git-lfs pointer, not the file itself; run git lfs pull in its repository.",
         )
 
 
@@ -172,7 +165,7 @@ def _parse_json_lines(file: BinaryIO, path: str) -> Iterator[Row]:
                 json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise InvalidInput(
-                "RowMalformed", f"{place} holds half of a surrogate pair, which is no character; take it out."
+                "RowMalformed", f"{place} has half of a surrogate pair, which is no character; remove it."
             ) from error
         except (ValueError, RecursionError) as error:
             raise InvalidInput(
@@ -250,8 +243,7 @@ class _CsvLines:
             raise InvalidInput(
                 "RowMalformed",
                 f"{self.place}: the row is longer than {LONGEST_LINE} characters a line or {LONGEST_ROW} in "
-                "all; "
-                "is there a quote that nothing closes?",
+                "all; is there a quote that is not closed?",
             )
         self._blank = 0 if line.strip() else self._blank + 1
         if self._blank > MOST_BLANK_LINES:
@@ -276,7 +268,7 @@ def _next_csv(reader: Iterator[list[str]], lines: _CsvLines) -> list[str] | None
     except csv.Error as error:
         cure = f"split the cell, which is longer than {LONGEST_LINE} characters, or close its quotes"
         if "field limit" not in str(error):
-            cure = "mend its quotes: a quote within a cell is written twice, and each that opens is closed"
+            cure = "correct its quotes: write a quote within a cell twice, and close each quote"
         raise InvalidInput("RowMalformed", f"{lines.place}: the row is not CSV ({error}); {cure}.") from error
 
 

@@ -23,8 +23,8 @@ from hmi_runtime.tables.table import PlotTable
 from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.data_reader import read_texts
 from hmi_runtime.training.distillation import distill, evaluate_distillation
+from hmi_runtime.training.file_selection import DataUse, SourceStats
 from hmi_runtime.training.run_context import RunContext
-from hmi_runtime.training.source_files import DataUse, SourceStats
 from hmi_runtime.training.token_dataset import TokenDataset
 
 CHECKPOINT_FILE = "distillation.safetensors"

@@ -1,4 +1,4 @@
-"""Rows of a task as training sees them: token ids and targets, and the way back to labels."""
+"""A task's rows as token ids and targets, and the metrics of predictions for them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,28 +14,29 @@ from hmi_api.tag_schemes import OUTSIDE, TagScheme
 from hmi_runtime.models.tokenizer import Encoding, Tokenizer
 from hmi_runtime.training.labelled_data import LabelledRows, Rows, TaggedRows
 from hmi_runtime.training.metrics import accuracy, entity_f1, macro_f1
+from hmi_runtime.training.token_dataset import RowIndices, TokenRows
 
 IGNORED = -100
-"""Target of a token that is not scored: special ones and all but the first of a word."""
+"""Target of tokens that are not scored: special tokens, and all but the first token of a word."""
 
 
 @dataclass(frozen=True)
 class Examples:
     """Tokenised rows of one task.
 
-    A sequence task has one target a row; a token task has one a token, that of its word for the first
-    token of each word and ``IGNORED`` for the others.
+    A sequence task has one target a row. A token task has one a token: the word's tag for the first token of
+    a word, ``IGNORED`` for the others.
     """
 
     ids: Sequence[NDArray[np.int64]]  # R of (T,)
     targets: Sequence[NDArray[np.int64]]  # R of (1,) or (T,)
     rows: Rows
     labels: Sequence[str]
-    words: Sequence[NDArray[np.int64]] = ()  # of a token task, R of (W',): the words that a target is of
+    words: Sequence[NDArray[np.int64]] = ()  # token tasks: R of (W',), the words with a target
 
     @property
     def is_token(self) -> bool:
-        """Whether every word has a label, or every row."""
+        """Whether it is a token task."""
         return isinstance(self.rows, TaggedRows)
 
     @property
@@ -57,10 +58,10 @@ class Examples:
         return len(self.ids)
 
     def digest(self, layers_digest: str | None = None) -> str:
-        """Name the rows, targets included; see ``rows_digest``."""
+        """Return a digest of the rows and their targets; see ``rows_digest``."""
         return rows_digest(layers_digest, self.ids, self.targets)
 
-    def targets_of(self, numbers: Sequence[int] | NDArray[np.int64]) -> Tensor:
+    def targets_of(self, numbers: RowIndices) -> Tensor:
         """Return targets (B,) of a sequence task, (B, T) of a token task, padded with ``IGNORED``."""
         chosen = [self.targets[int(number)] for number in numbers]
         padded = torch.full((len(chosen), max(len(row) for row in chosen)), IGNORED)  # (B, T) or (B, 1)
@@ -69,10 +70,10 @@ class Examples:
         return padded if self.is_token else padded[:, 0]
 
     def score(self, predicted: Sequence[NDArray[np.int64]], metric: Metric) -> float:
-        """Return a metric of predicted label numbers, shaped as ``targets``.
+        """Return a metric of predicted label numbers, shaped like ``targets``.
 
-        A word that has no token, since it was cut off at the length limit or is nothing to the tokeniser,
-        counts as ``O``.
+        A word without a token counts as ``O``: it was cut off at the length limit, or the tokeniser ignores
+        it.
         """
         if isinstance(self.rows, LabelledRows):
             guesses = [self.labels[int(row[0])] for row in predicted]
@@ -81,22 +82,22 @@ class Examples:
         tags = [self._tags(number, row) for number, row in enumerate(predicted)]
         if metric is Metric.ENTITY_F1:
             return entity_f1(self.rows.tags, tags, self.rows.scheme)
-        words_right = [tag for row in self.rows.tags for tag in row], [tag for row in tags for tag in row]
-        return accuracy(*words_right) if metric is Metric.ACCURACY else macro_f1(*words_right)
+        words = [tag for row in self.rows.tags for tag in row], [tag for row in tags for tag in row]
+        return accuracy(*words) if metric is Metric.ACCURACY else macro_f1(*words)
 
     def agreement(self, ours: Sequence[NDArray[np.int64]], theirs: Sequence[NDArray[np.int64]]) -> float:
-        """Return how much two predictions of all rows, shaped as ``targets``, say the same, 0 to 1.
+        """Return how often two predictions of all rows, shaped like ``targets``, agree: 0 to 1.
 
-        The share of rows, or of scored tokens of which either says that they are more than ``O``: most are
-        not, and of those two models seldom differ.
+        Counted are all rows, or the scored tokens for which at least one prediction is not ``O``. Most tokens
+        are ``O``, and two models seldom differ there.
         """
         scored = [targets != IGNORED for targets in self.targets]
         a = np.concatenate([row[seen] for row, seen in zip(ours, scored, strict=True)])  # (N,)
         b = np.concatenate([row[seen] for row, seen in zip(theirs, scored, strict=True)])  # (N,)
         if self.is_token and OUTSIDE in self.labels:
-            nothing = list(self.labels).index(OUTSIDE)
-            told = (a != nothing) | (b != nothing)  # (N,)
-            a, b = a[told], b[told]
+            outside = list(self.labels).index(OUTSIDE)
+            counted = (a != outside) | (b != outside)  # (N,)
+            a, b = a[counted], b[counted]
         return float((a == b).mean()) if len(a) else 1.0
 
     def _tags(self, number: int, predicted: NDArray[np.int64]) -> list[str]:
@@ -109,12 +110,12 @@ class Examples:
 
 
 def default_metric(task: TaskType) -> Metric:
-    """Return what a task is measured by when its gate names nothing."""
+    """Return the metric of a task without a gate."""
     return Metric.ENTITY_F1 if task is TaskType.TOKEN_CLASSIFICATION else Metric.ACCURACY
 
 
 def make_examples(rows: Rows, labels: Sequence[str], tokenizer: Tokenizer, max_length: int) -> Examples:
-    """Tokenise ``rows``; every label of theirs must be among ``labels``."""
+    """Tokenise ``rows``, whose labels must all be among ``labels``."""
     number = {label: index for index, label in enumerate(labels)}
     if isinstance(rows, LabelledRows):
         encodings = tokenizer.encode(rows.texts, max_length)
@@ -136,12 +137,10 @@ def _ids(encodings: Sequence[Encoding]) -> list[NDArray[np.int64]]:
     return [np.array(encoding.ids, np.int64) for encoding in encodings]
 
 
-def rows_digest(
-    layers_digest: str | None, ids: Sequence[NDArray[np.int64]], *more: Sequence[NDArray[np.int64]]
-) -> str:
-    """Name rows by content, so that changed data never meets files made for what it was: 16 digits.
+def rows_digest(layers_digest: str | None, ids: TokenRows, *more: TokenRows) -> str:
+    """Return 16 digits that depend on the rows' content; they name the files computed from the rows.
 
-    ``ids`` are R of (T,), ``more`` what else each row has, ``layers_digest`` the layers that files depend on.
+    ``more`` are further arrays of each row; ``layers_digest`` names the layers that the files depend on.
     """
     digest = hashlib.sha256((layers_digest or "").encode())
     for row in zip(ids, *more, strict=True):

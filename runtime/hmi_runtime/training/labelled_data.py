@@ -1,4 +1,4 @@
-"""Labelled rows: read from where the user keeps them and checked, before anything is trained."""
+"""Labelled rows: read and checked before training, and split into training and validation rows."""
 
 import math
 from collections import Counter, defaultdict
@@ -11,12 +11,12 @@ from hmi_api.internal.storable import text_problem
 from hmi_api.resources.common import DataSource
 from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import OUTSIDE, TagScheme, scheme_of, scheme_or_plain
-from hmi_runtime.training.data_reader import Row, field_value, read_rows, text_value, words_value
-from hmi_runtime.training.source_files import DataUse, SourceStats
+from hmi_runtime.training.data_reader import Row, field_value, read_rows, text_of, words_value
+from hmi_runtime.training.file_selection import DataUse, SourceStats
 from hmi_runtime.training.token_dataset import hash_fraction
 
 MOST_LABELLED_CHARACTERS = 1 << 30
-"""Of all rows of a source together: they are held in memory."""
+"""Most characters of a source's rows together, since they are kept in memory."""
 LONGEST_LABEL = 256
 MOST_LABELS = 10_000
 _NAMED_AT_MOST = 20
@@ -33,16 +33,16 @@ class LabelledRows:
         return len(self.texts)
 
     def take(self, numbers: Iterable[int]) -> Self:
-        """Return those rows."""
+        """Return the rows of these numbers."""
         chosen = list(numbers)
         return type(self)([self.texts[n] for n in chosen], [self.labels[n] for n in chosen])
 
     def inputs(self) -> Sequence[str]:
-        """What tells one row's input from another's."""
+        """Each row's text."""
         return self.texts
 
     def answers(self) -> Sequence[Sequence[str]]:
-        """The labels of every row."""
+        """Each row's labels."""
         return [[label] for label in self.labels]
 
 
@@ -56,40 +56,40 @@ class TaggedRows:
 
     @classmethod
     def of(cls, words: Sequence[Sequence[str]], tags: Sequence[Sequence[str]]) -> "TaggedRows":
-        """Return rows in the scheme that their tags follow, ``Plain`` where they follow none."""
+        """Return rows in the scheme that their tags follow; ``Plain`` if they follow none."""
         return cls(words, tags, scheme_or_plain({tag for row in tags for tag in row}, tags))
 
     def __len__(self) -> int:
         return len(self.words)
 
     def take(self, numbers: Iterable[int]) -> Self:
-        """Return those rows."""
+        """Return the rows of these numbers."""
         chosen = list(numbers)
         return replace(self, words=[self.words[n] for n in chosen], tags=[self.tags[n] for n in chosen])
 
     def inputs(self) -> Sequence[str]:
-        """What tells one row's input from another's."""
+        """Each row's words, joined by spaces."""
         return [" ".join(words) for words in self.words]
 
     def answers(self) -> Sequence[Sequence[str]]:
-        """The tags of every row."""
+        """Each row's tags."""
         return self.tags
 
 
 Rows = LabelledRows | TaggedRows
 
 
-def read_labelled(source: DataSource, task: TaskType, reading: SourceStats | None = None) -> Rows:
-    """Read the rows of a task; ``reading`` says what for (training, when absent) and is told what was read.
+def read_labelled(source: DataSource, task: TaskType, stats: SourceStats | None = None) -> Rows:
+    """Read the rows of a task. ``stats`` names their use (training if absent) and counts what was read.
 
     Raises ``InvalidInput``: CorpusEmpty, CorpusTooLarge, FieldMissing, RowMalformed, TagsMismatch,
     TaskUnsupported, and what ``read_rows`` raises.
     """
-    reading = reading or SourceStats(DataUse.TRAIN)
+    stats = stats or SourceStats(DataUse.TRAIN)
     if task is TaskType.SEQUENCE_CLASSIFICATION:
-        rows: Rows = _read_texts(source, reading)
+        rows: Rows = _read_texts(source, stats)
     elif task is TaskType.TOKEN_CLASSIFICATION:
-        rows = _read_tagged(source, reading)
+        rows = _read_tagged(source, stats)
     else:
         raise InvalidInput(
             "TaskUnsupported",
@@ -100,45 +100,37 @@ def read_labelled(source: DataSource, task: TaskType, reading: SourceStats | Non
     return rows
 
 
-class _Size:
-    """Adds up what is held in memory."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._characters = 0
-
-    def add(self, characters: int) -> None:
-        self._characters += characters
-        if self._characters > MOST_LABELLED_CHARACTERS:
-            raise InvalidInput(
-                "CorpusTooLarge",
-                f"{self._uri} has more than {MOST_LABELLED_CHARACTERS >> 20} Mi characters of labelled text; "
-                "give fewer rows, and put the others into data.unlabelled or the Domain's corpus.",
-            )
+def _check_size(characters: int, uri: str) -> None:
+    if characters > MOST_LABELLED_CHARACTERS:
+        raise InvalidInput(
+            "CorpusTooLarge",
+            f"{uri} has more than {MOST_LABELLED_CHARACTERS >> 20} Mi characters of labelled text; "
+            "give fewer rows, and put the others into data.unlabelled or the Domain's corpus.",
+        )
 
 
-def _read_texts(source: DataSource, reading: SourceStats) -> LabelledRows:
+def _read_texts(source: DataSource, stats: SourceStats) -> LabelledRows:
     texts, labels = [], []
-    name = "text" if source.format == "Text" else source.text_field
-    size = _Size(source.uri)
-    for row in read_rows(source, reading):
-        text = text_value(row, name)
+    size = 0
+    for row in read_rows(source, stats):
+        text = text_of(row, source)
         if not text.strip():
             raise InvalidInput("RowMalformed", f"{row.place}: the text is empty; remove the row.")
         label = parse_label(
             field_value(row, source.label_field), f"{row.place}: field {source.label_field!r}"
         )
-        size.add(len(text) + len(label))
+        size += len(text) + len(label)
+        _check_size(size, source.uri)
         texts.append(text)
         labels.append(label)
-        reading.labels[label] += 1
+        stats.labels[label] += 1
     return LabelledRows(texts, labels)
 
 
-def _read_tagged(source: DataSource, reading: SourceStats) -> TaggedRows:
+def _read_tagged(source: DataSource, stats: SourceStats) -> TaggedRows:
     words, tags = [], []
-    size = _Size(source.uri)
-    for row in read_rows(source, reading):
+    size = 0
+    for row in read_rows(source, stats):
         row_words = words_value(row, source.tokens_field)
         row_tags = _tags_of(row, source.tags_field)
         if len(row_words) != len(row_tags):
@@ -147,10 +139,11 @@ def _read_tagged(source: DataSource, reading: SourceStats) -> TaggedRows:
                 f"{row.place} has {len(row_words)} words and {len(row_tags)} tags; give one tag a word.",
             )
         if row_words:
-            size.add(sum(map(len, row_words)) + len(row_words))
+            size += sum(map(len, row_words)) + len(row_words)
+            _check_size(size, source.uri)
             words.append(row_words)
             tags.append(row_tags)
-            reading.labels.update(row_tags)
+            stats.labels.update(row_tags)
     return TaggedRows.of(words, tags)
 
 
@@ -160,8 +153,7 @@ def _tags_of(row: Row, name: str) -> list[str]:
         raise InvalidInput(
             "RowMalformed",
             f"{row.place}: field {name!r} has whole numbers for tags, which do not say where an entity "
-            "begins; "
-            "write their names, such as B-PER (a Hugging Face data set has them in "
+            "begins; write their names, such as B-PER (a Hugging Face data set has them in "
             f"features[{name!r}].feature.names).",
         )
     tags = words_value(row, name)
@@ -173,8 +165,8 @@ def _tags_of(row: Row, name: str) -> list[str]:
 def parse_label(value: object, place: str) -> str:
     """Return a label as text: a boolean is ``true`` or ``false``, and 1.0 is the whole number 1.
 
-    Raises ``InvalidInput`` RowMalformed at ``place`` for anything else that is no name of a class, and
-    LabelMalformed for a text that cannot be stored or is too long.
+    Raises ``InvalidInput`` RowMalformed at ``place`` for any other value that is no label, and LabelMalformed
+    for a text that cannot be stored or is too long.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -200,7 +192,7 @@ def parse_label(value: object, place: str) -> str:
 
 
 def label_problem(label: str) -> str | None:
-    """Return why a text cannot be a label, for lack of which it could not be stored or sent; None for one."""
+    """Return why a text cannot be stored or sent as a label; None if it can."""
     if len(label) > LONGEST_LABEL:
         return f"has a label of more than {LONGEST_LABEL} characters"
     problem = text_problem(label)
@@ -210,22 +202,21 @@ def label_problem(label: str) -> str | None:
 def label_names(rows: Rows, declared: Sequence[str]) -> tuple[str, ...]:
     """Return the labels of a task in the order of its scores.
 
-    Those ``declared``; from the rows when none are: tags with ``O`` first, numbers by their value, others by
-    the alphabet. Raises ``InvalidInput`` OneLabelOnly, LabelUnknown, LabelsRepeated, LabelMalformed,
-    TooManyLabels, and TagMalformed for tags that follow no scheme.
+    They are those ``declared``, or else those of the rows: tags with ``O`` first, numbers by their value,
+    others by the alphabet. Raises ``InvalidInput`` OneLabelOnly, LabelUnknown, LabelsRepeated,
+    LabelMalformed, TooManyLabels, and TagMalformed for tags that follow no scheme.
     """
     _check_declared(declared)
     seen = {label for answers in rows.answers() for label in answers}
     for label in sorted(seen):
         if why := label_problem(label):
-            raise InvalidInput("LabelMalformed", f"A row {why}; correct its rows.")
+            raise InvalidInput("LabelMalformed", f"A row {why}; correct it.")
     if isinstance(rows, TaggedRows):
         scheme_of({*seen, *declared})
     if len(seen) < 2:
         raise InvalidInput(
             "OneLabelOnly",
-            f"Every training row has the label {next(iter(seen), '')!r}; there is nothing to tell apart. "
-            "Give rows of at least two labels.",
+            f"Every training row has the label {next(iter(seen), '')!r}; give rows of at least two labels.",
         )
     if declared:
         check_labels_known(rows, declared)
@@ -234,7 +225,7 @@ def label_names(rows: Rows, declared: Sequence[str]) -> tuple[str, ...]:
         raise InvalidInput(
             "TooManyLabels",
             f"The rows have {len(seen)} different labels, and a task at most {MOST_LABELS}; "
-            "is the label's field one with free text?",
+            "is labelField a field of free text?",
         )
     numbers = {label: number for label in seen if (number := _number(label)) is not None}
     if len(numbers) == len(seen):
@@ -274,8 +265,7 @@ def check_labels_known(rows: Rows, labels: Sequence[str]) -> None:
     if not seen & set(labels):
         cure = (
             f"None of the rows has a label that task.labels names ({', '.join(labels[:_NAMED_AT_MOST])}): "
-            "write "
-            "the same names in both, or leave task.labels out to take those of the rows."
+            "write the same names in both, or leave task.labels out to take those of the rows."
         )
     raise InvalidInput("LabelUnknown", f"Rows have labels that the task does not: {named}. {cure}")
 
@@ -285,7 +275,7 @@ VALIDATION_SHARE = 0.1
 
 @dataclass(frozen=True)
 class TrainValidationSplit:
-    """Rows to learn from, and rows kept away from that."""
+    """Training rows, and held-out rows."""
 
     train: Rows
     validation: Rows
@@ -293,7 +283,7 @@ class TrainValidationSplit:
 
 @dataclass(frozen=True)
 class _Group:
-    """All rows of one text: they stay together, so that what is held out was never seen in training."""
+    """All rows of one text, which stay together, so that no held-out text occurs in training."""
 
     numbers: tuple[int, ...]
     labels: frozenset[str]
@@ -303,11 +293,11 @@ class _Group:
 
 
 def train_validation_split(rows: Rows, share: float = VALIDATION_SHARE) -> TrainValidationSplit:
-    """Keep ``share`` of the texts away, at least one, the same ones whatever order the rows come in.
+    """Hold out ``share`` of the texts, at least one; the same texts in whatever order the rows are.
 
-    Stratified: of each label as large a share as of all. A row of several labels, as tags are, counts for the
-    rarest of them. No label loses its only text: training sees every label that the rows have. Raises
-    ``InvalidInput`` TooFewRows when no text can be held out so.
+    The split is stratified: each label has the same share of held-out texts. A row with several labels (tags)
+    counts for the rarest of them. The only text of a label is never held out, so that training sees every
+    label. Raises ``InvalidInput`` TooFewRows if no text can be held out.
     """
     groups = _groups(rows)
     left = Counter(label for group in groups for label in group.labels)  # texts that training still has
@@ -317,21 +307,21 @@ def train_validation_split(rows: Rows, share: float = VALIDATION_SHARE) -> Train
     wanted = _shares({label: len(members) for label, members in strata.items()}, share)
     held: set[int] = set()
 
-    def keep(group: _Group) -> bool:
-        may = all(left[label] > 1 for label in group.labels)
-        if may:
+    def hold_out(group: _Group) -> bool:
+        possible = all(left[label] > 1 for label in group.labels)
+        if possible:
             left.subtract(group.labels)
             held.update(group.numbers)
-        return may
+        return possible
 
     for label in sorted(strata):
         for group in strata[label]:
-            if wanted[label] and keep(group):
+            if wanted[label] and hold_out(group):
                 wanted[label] -= 1
-    if not held and not any(keep(group) for group in groups):  # strata that were to give could not
+    if not held and not any(hold_out(group) for group in groups):  # no stratum could spare a text
         raise InvalidInput(
             "TooFewRows",
-            "No row can be held out to choose and judge by: each label has one text only. Give at least two "
+            "No row can be held out to choose the epoch by: each label has one text only. Give at least two "
             "different texts of a label; some ten of each are better.",
         )
     return TrainValidationSplit(
@@ -341,7 +331,7 @@ def train_validation_split(rows: Rows, share: float = VALIDATION_SHARE) -> Train
 
 
 def _groups(rows: Rows) -> list[_Group]:
-    """Return the rows by text, in an order that depends on the texts alone."""
+    """Group the rows by text, in an order that depends on the texts alone."""
     numbers: dict[str, list[int]] = defaultdict(list)
     for number, text in enumerate(rows.inputs()):
         numbers[text].append(number)
@@ -359,8 +349,7 @@ def _groups(rows: Rows) -> list[_Group]:
 
 
 def _shares(sizes: Mapping[str, int], share: float) -> dict[str, int]:
-    """Divide ``share`` of the whole, at least one, among strata by size; the largest remainders get what is
-    left.
+    """Divide ``share`` of the whole, at least one, among strata by size, by largest remainders.
 
     No stratum is taken whole.
     """

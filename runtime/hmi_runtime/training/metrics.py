@@ -8,13 +8,13 @@ from hmi_api.tag_schemes import TagScheme, entities, scheme_or_plain
 
 
 def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> float:
-    """Return the share of rows whose label is right; 0 for no rows."""
+    """Return the share of rows with the right label; 0 for no rows."""
     right = sum(ours == theirs for ours, theirs in zip(predicted, truth, strict=True))
     return right / len(truth) if truth else 0.0
 
 
 def macro_f1(truth: Sequence[str], predicted: Sequence[str]) -> float:
-    """Return the mean of every label's F1, over the labels that occur on either side."""
+    """Return the mean F1 over the labels that occur in ``truth`` or ``predicted``."""
     labels = set(truth) | set(predicted)
     pairs = list(zip(truth, predicted, strict=True))
     scores = []
@@ -29,10 +29,10 @@ def entity_f1(
     predicted: Sequence[Sequence[str]],
     scheme: TagScheme | None = None,
 ) -> float:
-    """Return the F1 of whole entities over rows of tags: type and both ends must be right.
+    """Return the F1 of whole entities over rows of tags; type and both ends must be right.
 
-    As seqeval's strict mode scores it: counts of all types and rows together. ``scheme`` is told by the tags
-    when absent.
+    Counts of all types and rows are added up, as in seqeval's strict mode. If ``scheme`` is absent, it is the
+    one that the tags follow.
     """
     if scheme is None:
         scheme = scheme_or_plain({tag for rows in (truth, predicted) for row in rows for tag in row}, truth)
@@ -51,14 +51,14 @@ def _f1(right: int, found: int, wanted: int) -> float:
 
 @dataclass(frozen=True)
 class GateResult:
-    """Whether a gate was passed, and a sentence for the user when it was not."""
+    """Whether a gate was passed; if not, a message for the user."""
 
     passed: bool
     message: str = ""
 
 
 def check_gate(gate: Gate | None, metrics: Mapping[str, float], rows: int) -> GateResult:
-    """Hold ``metrics``, measured on ``rows`` held-out rows, against the gate."""
+    """Compare ``metrics``, measured on ``rows`` held-out rows, with the gate."""
     if gate is None:
         return GateResult(True)
     value = metrics[gate.metric.value]
@@ -66,7 +66,7 @@ def check_gate(gate: Gate | None, metrics: Mapping[str, float], rows: int) -> Ga
         return GateResult(True)
     return GateResult(
         False,
-        f"{gate.metric.value} is {value:.4f} on {rows} held-out rows, the gate asks for {gate.minimum:.4f}. "
+        f"{gate.metric.value} is {value:.4f} on {rows} held-out rows; the gate requires {gate.minimum:.4f}. "
         "Give more or cleaner training rows, train for more epochs, use a Domain trained on this kind of "
         "text, or lower gate.minimum.",
     )

@@ -1,6 +1,6 @@
-"""Addresses of what is mounted into a training Job: as paths to read, and as the spec has them to tell of.
+"""Addresses of mounted ConfigMaps and volume claims: to paths for reading, and back for messages and logs.
 
-A person who reads a message or a log knows ``pvc://corpora/hotel``, and not where a Job has it mounted.
+A reader of a message knows ``pvc://corpora/hotel``, and not the path where a Job has it mounted.
 """
 
 import logging
@@ -12,7 +12,7 @@ from hmi_api.errors import InvalidInput
 from hmi_api.internal.runs import DomainRunSpec, RunFailure, RunProgress, RunResult, RunSpec
 from hmi_api.resources.common import DataRead, DataSource
 from hmi_api.resources.data_addresses import SCHEMES_BY_MOUNT, mounted
-from hmi_api.resources.task_adapter import ImportSource
+from hmi_api.resources.task_adapter import ImportSource, TaskData
 from hmi_runtime.training.report import Reporter
 
 SourceT = TypeVar("SourceT", DataSource, ImportSource)
@@ -21,22 +21,21 @@ SourceT = TypeVar("SourceT", DataSource, ImportSource)
 def resolve_mounts(run: RunSpec, mounts: Path | None) -> RunSpec:
     """Return the run with every ``configmap://`` and ``pvc://`` address as a path below ``mounts``.
 
-    Raises ``InvalidInput``: AddressMalformed; CorpusNotFound where nothing is mounted (``mounts`` None), and
-    where the ConfigMap or claim has no such key or path.
+    Raises ``InvalidInput``: AddressMalformed; CorpusNotFound if nothing is mounted (``mounts`` None), or if
+    the ConfigMap or claim has no such key or path.
     """
     if isinstance(run, DomainRunSpec):
         corpus = [_at_mount(source, mounts) for source in run.spec.corpus]
         return run.model_copy(update={"spec": run.spec.model_copy(update={"corpus": corpus})})
-    spec, changes = run.spec, {}
+    spec = run.spec
+    changes: dict[str, TaskData | ImportSource] = {}
     if spec.data is not None:
         data = spec.data
         named = {"train": data.train, "evaluation": data.evaluation, "unlabelled": data.unlabelled}
         read = {name: _at_mount(source, mounts) for name, source in named.items() if source is not None}
         changes["data"] = data.model_copy(update=read)
     if spec.source is not None:
-        return run.model_copy(
-            update={"spec": spec.model_copy(update={"source": _at_mount(spec.source, mounts)})}
-        )
+        changes["source"] = _at_mount(spec.source, mounts)
     return run.model_copy(update={"spec": spec.model_copy(update=changes)})
 
 
@@ -47,7 +46,7 @@ def _at_mount(source: SourceT, mounts: Path | None) -> SourceT:
     if mounts is None:
         raise InvalidInput(
             "CorpusNotFound",
-            f"{source.uri} is read in a cluster only; give a path, file://, s3:// or https:// here.",
+            f"{source.uri} can be read in a cluster only; give a path, file://, s3:// or https:// here.",
         )
     path = mounts / named.path
     if not path.exists():
@@ -60,35 +59,31 @@ def _at_mount(source: SourceT, mounts: Path | None) -> SourceT:
 
 
 class MountPathTranslator:
-    """Turns paths below ``mounts`` in a text back into the addresses that a spec gives."""
+    """Replaces paths below ``mounts`` in a text by the addresses of a spec."""
 
     def __init__(self, mounts: Path) -> None:
         folders = "|".join(SCHEMES_BY_MOUNT)
         self._path = re.compile(rf"{re.escape(str(mounts))}/+({folders})/+(?=[a-z0-9])")
 
     def __call__(self, text: str) -> str:
-        """Return the text with ``pvc://`` and ``configmap://`` in place of paths."""
         return self._path.sub(lambda found: f"{SCHEMES_BY_MOUNT[found[1]]}://", text)
 
 
 class TranslatingReporter:
-    """A reporter whose progress, failures and results name addresses and no paths of the Job's."""
+    """A reporter that replaces the Job's paths in progress, failures and results by addresses."""
 
     def __init__(self, reporter: Reporter, names: MountPathTranslator) -> None:
         self._reporter = reporter
         self._names = names
 
     def progress(self, progress: RunProgress) -> None:
-        """Pass it on."""
         self._reporter.progress(progress.model_copy(update={"data": self._named(progress.data)}))
 
     def complete(self, result: RunResult) -> None:
-        """Hand in the result. Raises ``InvalidInput`` when it does not fit."""
         text = result.model_dump_json(by_alias=True)
         self._reporter.complete(RunResult.model_validate_json(self._names(text)))
 
     def fail(self, failure: RunFailure) -> None:
-        """Say why there is no result."""
         changes = {"message": self._names(failure.message), "data": self._named(failure.data)}
         self._reporter.fail(failure.model_copy(update=changes))
 
@@ -97,12 +92,11 @@ class TranslatingReporter:
 
 
 class TranslatingFormatter(logging.Formatter):
-    """Formats log records as ``form`` says, with addresses in place of paths of the Job's."""
+    """Formats log records by ``form``, and replaces the Job's paths by addresses."""
 
     def __init__(self, form: str, names: MountPathTranslator) -> None:
         super().__init__(form)
         self._names = names
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, a traceback included."""
         return self._names(super().format(record))

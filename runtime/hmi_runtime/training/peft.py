@@ -1,11 +1,11 @@
-"""Adapters from elsewhere: PEFT folders, wherever they are."""
+"""Download PEFT folders from any address, and export adapters as PEFT folders."""
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
-from hmi_api.errors import HmiError, InvalidInput
+from hmi_api.errors import InvalidInput
 from hmi_runtime.adapters.peft.exporter import ExportedHead, export_peft
 from hmi_runtime.adapters.peft.files import (
     CONFIG_FILE,
@@ -19,19 +19,19 @@ from hmi_runtime.adapters.peft.files import (
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.outbound.clients import open_address
-from hmi_runtime.training.resumable_io import read_error, retry
+from hmi_runtime.training.resumable_io import reading_from, retry
 
 _CHUNK_BYTES = 1 << 20
 
 
 def download_peft_folder(uri: str, folder: Path) -> Path:
-    """Copy a PEFT folder from any fsspec address into ``folder``: only the files that are read.
+    """Copy the files of a PEFT folder that the import reads from any fsspec address into ``folder``.
 
-    Raises ``InvalidInput`` SourceNotFound, AdapterIsPickle, and AdapterNotPeft for a file that is larger than
-    is read; ``NotReady`` SourceAway.
+    Raises ``InvalidInput`` SourceNotFound, AdapterIsPickle, and AdapterNotPeft for a file that is too large;
+    ``NotReady`` SourceAway.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with reading_from(uri, "SourceNotFound"):
         filesystem, path = open_address(uri)
         root = path.rstrip("/")
         sizes = {name: _size(filesystem, f"{root}/{name}", uri) for name in (*MAX_FILE_BYTES, PICKLE_FILE)}
@@ -40,21 +40,18 @@ def download_peft_folder(uri: str, folder: Path) -> Path:
             if name in there:
                 check_size(name, there[name])
                 _copy(filesystem, f"{root}/{name}", folder / name, uri)
-    except HmiError:
-        raise
-    except Exception as error:  # every file system has its own kinds
-        raise read_error(uri, "SourceNotFound", error) from error
     if TENSORS_FILE not in there and PICKLE_FILE in there:
         raise is_pickle()
     if not {CONFIG_FILE, TENSORS_FILE} <= there.keys():
         raise InvalidInput(
-            "SourceNotFound", f"{uri} is no folder with {CONFIG_FILE} and {TENSORS_FILE}; give one that is."
+            "SourceNotFound",
+            f"{uri} is no folder with {CONFIG_FILE} and {TENSORS_FILE}; give such a folder.",
         )
     return folder
 
 
 def _size(filesystem: Any, path: str, uri: str) -> int | None:
-    """Return a file's bytes, 0 where its server does not say; None where there is no such file."""
+    """Return a file's size in bytes, 0 if its server does not say; None if there is no such file."""
     try:
         found = retry(lambda: filesystem.info(path), uri)
     except FileNotFoundError:
@@ -63,7 +60,7 @@ def _size(filesystem: Any, path: str, uri: str) -> int | None:
 
 
 def _copy(filesystem: Any, path: str, target: Path, uri: str) -> None:
-    """Copy a file, and raise once it is larger than is read: a server may announce less than it sends."""
+    """Copy a file. Raise as soon as it is too large, since a server may announce less than it sends."""
 
     def copy() -> None:
         size = 0
@@ -77,14 +74,14 @@ def _copy(filesystem: Any, path: str, target: Path, uri: str) -> None:
 
 
 FAMILY, BASE_URI = "family", "baseUri"
-"""Fields that a published adapter's manifest has beside the adapter's own configuration."""
+"""Further fields in the manifest of a published adapter."""
 
 
 def export_artifact(artifact: str, artifacts: str, out: Path) -> ExportedHead:
     """Write the adapter ``artifact`` (its uri in the store, or its digest) as a PEFT folder ``out``.
 
-    Returns where the head is: in the folder's own tensors, or beside them. Raises what fetching raises,
-    and ``InvalidInput`` NotAnAdapter, NotExportable.
+    Returns where the head is: among the folder's tensors or in a file of its own. Raises what fetching
+    raises, and ``InvalidInput`` NotAnAdapter, NotExportable.
     """
     ref = _reference(artifact)
     store = ArtifactStore(artifacts)

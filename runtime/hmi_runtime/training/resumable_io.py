@@ -1,7 +1,8 @@
 """Read over an unreliable network: retry a bounded number of times and resume where reading stopped."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -28,7 +29,9 @@ def retry(action: Callable[[], ResultT], uri: str) -> ResultT:
         if refusal := find_guard_error(error):
             raise refusal from error
         if is_transient(error):
-            raise _source_away(uri, error) from error
+            raise NotReady(
+                "SourceAway", f"{uri} did not answer after {_RETRY.attempts} tries ({describe_error(error)})."
+            ) from error
         raise
 
 
@@ -62,12 +65,8 @@ class ResumableFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer)
-        try:
+        with reading_from(self._uri, "CorpusNotFound"):
             data = retry(lambda: self._read(len(view)), self._uri)
-        except HmiError:
-            raise
-        except Exception as error:  # each file system raises its own types
-            raise read_error(self._uri, "CorpusNotFound", error) from error
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -107,8 +106,18 @@ class ResumableFile(io.RawIOBase):
             file.close()
 
 
-def read_error(uri: str, reason: str, error: Exception) -> InvalidInput:
-    """Return the error for an address that cannot be read; its message says what to do."""
+@contextmanager
+def reading_from(uri: str, reason: str) -> Iterator[None]:
+    """Turn any error but ours into ``InvalidInput`` of ``reason``, whose message says what to do."""
+    try:
+        yield
+    except HmiError:
+        raise
+    except Exception as error:  # each file system raises its own types
+        raise _read_error(uri, reason, error) from error
+
+
+def _read_error(uri: str, reason: str, error: Exception) -> InvalidInput:
     status = status_of(error)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return InvalidInput(
@@ -120,10 +129,4 @@ def read_error(uri: str, reason: str, error: Exception) -> InvalidInput:
         return InvalidInput(reason, f"{uri} does not exist; check the address.")
     return InvalidInput(
         reason, f"{uri} cannot be opened: {describe_error(error)}. Check the address and its credentials."
-    )
-
-
-def _source_away(uri: str, error: Exception) -> NotReady:
-    return NotReady(
-        "SourceAway", f"{uri} did not answer after {_RETRY.attempts} tries ({describe_error(error)})."
     )

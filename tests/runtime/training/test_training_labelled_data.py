@@ -12,6 +12,7 @@ from hmi_api.errors import InvalidInput
 from hmi_api.resources.common import DataSource
 from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import TagScheme
+from hmi_runtime.training.file_selection import DataUse, SourceStats
 from hmi_runtime.training.labelled_data import (
     LabelledRows,
     TaggedRows,
@@ -19,7 +20,6 @@ from hmi_runtime.training.labelled_data import (
     read_labelled,
     train_validation_split,
 )
-from hmi_runtime.training.source_files import DataUse, SourceStats
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> DataSource:

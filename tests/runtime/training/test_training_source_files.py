@@ -17,7 +17,7 @@ from hmi_runtime.training import data_reader as corpus
 from hmi_runtime.training import labelled_data as labelled
 from hmi_runtime.training import source_files
 from hmi_runtime.training.data_reader import read_rows, read_texts
-from hmi_runtime.training.source_files import DataUse, SourceStats, split_from_name
+from hmi_runtime.training.file_selection import DataUse, SourceStats, split_from_name
 
 
 def read(path: Path, use: DataUse = DataUse.TRAIN, format_: str = "Text") -> tuple[list[object], SourceStats]:
@@ -343,8 +343,8 @@ def test_a_long_csv_cell_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "line", "words"),
     [
-        ('text,label\n"a\nb",x\n"c" d,y\n', 4, "mend its quotes"),
-        ('text,label\na,x\n"b\nc\nd,y\ne,z\n', 3, "mend its quotes"),
+        ('text,label\n"a\nb",x\n"c" d,y\n', 4, "correct its quotes"),
+        ('text,label\na,x\n"b\nc\nd,y\ne,z\n', 3, "correct its quotes"),
         ('text,label\n"a\nb\nc",x\nd\n', 5, "1 fields and the header 2"),
         ("text,text\na,b\n", 1, "names text twice"),
     ],
