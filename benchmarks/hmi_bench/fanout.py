@@ -2,8 +2,7 @@
 
 import logging
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +15,10 @@ from hmi_api.internal.inference import InferRow, RowResult
 from hmi_api.resources.task_adapter import TaskType
 from hmi_bench import results
 from hmi_bench.base_models import open_base
-from hmi_bench.runtime_setup import PublishedDomain, publish_domain, runtime_settings, serving
+from hmi_bench.runtime_setup import publish_domain, runtime_settings, serving
 from hmi_bench.serving.hmi import random_adapter
 from hmi_bench.texts import TextMaker
-from hmi_bench.timing import percentile, seconds_in_turns
+from hmi_bench.timing import Timing, seconds_of, time_in_turns
 from hmi_runtime.adapters.heads import run_head
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.artifacts.store import ArtifactStore
@@ -29,7 +28,7 @@ from hmi_runtime.server.loader import AdapterLoader
 
 
 class MergedModel:
-    """A whole encoder with one adapter merged in, and the adapter's head: plain torch, no table."""
+    """A whole encoder with one adapter merged in, and the adapter's head: plain PyTorch, without a table."""
 
     def __init__(self, base: BaseModel, adapter: AdapterWeights, device: torch.device) -> None:
         self._base = base
@@ -39,7 +38,7 @@ class MergedModel:
         self._device = device
 
     def answer(self, text: str) -> Tensor:
-        """Tokenise, run the whole model, and return probabilities: (labels,), or (T, labels) by token."""
+        """Tokenise and run the whole model; return probabilities (labels,), or (T, labels) for tokens."""
         (encoding,) = self._base.tokenizer.encode([text], self._base.config.positions)
         ids = torch.tensor([encoding.ids], device=self._device)  # (1, T)
         mask = torch.ones_like(ids, dtype=torch.bool)
@@ -48,7 +47,7 @@ class MergedModel:
 
 
 def merge(encoder: Encoder, adapter: AdapterWeights) -> Encoder:
-    """Change ``encoder`` in place into what it is with ``adapter``, and return it.
+    """Merge ``adapter`` into ``encoder`` in place, and return it.
 
     Raises ``ValueError`` for bottlenecks, which are layers of their own and cannot be merged.
     """
@@ -80,7 +79,7 @@ _TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class FanoutPlan:
-    """What is measured; lengths are tokens."""
+    """Parameters of the benchmark; lengths are in tokens."""
 
     base: str = "minilm"
     lengths: tuple[int, ...] = (16, 32, 64, 128)
@@ -89,16 +88,6 @@ class FanoutPlan:
     device: str = "cpu"
     precision: Literal["float32", "int8"] = "float32"
     other_entries: int = 50_000
-
-
-@dataclass(frozen=True)
-class FanoutTiming:
-    """Seconds for the answers of all tasks about one text, one way."""
-
-    way: str
-    length: int
-    median: float
-    p90: float
 
 
 def run_fanout(out: Path, plan: FanoutPlan) -> str:
@@ -112,7 +101,7 @@ def run_fanout(out: Path, plan: FanoutPlan) -> str:
         timings=[asdict(timing) for timing in timings],
         first_request_seconds=first,
     )
-    series = {way: [1000 * t.median for t in timings if t.way == way] for way in _ways(timings)}
+    series = {way: [1000 * t.median for t in timings if t.name == way] for way in _ways(timings)}
     results.grouped_bars(
         out / "fanout.png",
         f"Six tasks over one text, {plan.base}",
@@ -120,7 +109,7 @@ def run_fanout(out: Path, plan: FanoutPlan) -> str:
         [f"{length} tokens" for length in plan.lengths],
         series,
     )
-    return _table(timings) + f"\n\nFirst request of all, adapters still on disk: {1000 * first:.0f} ms."
+    return _table(timings) + f"\n\nFirst request, adapters still on disk: {1000 * first:.0f} ms."
 
 
 def make_tasks(base: BaseModel, split: int, layers_digest: str, rank: int) -> dict[str, AdapterWeights]:
@@ -143,7 +132,7 @@ def _for_tokens(adapter: AdapterWeights) -> AdapterWeights:
 def ask(loader: AdapterLoader, keys: Sequence[str], text: str) -> list[RowResult]:
     """Send one request with a row for each of ``keys`` and return the answers.
 
-    Raises ``RuntimeError`` when a row has none: a time of failures would mean nothing.
+    Raises ``RuntimeError`` if a row fails.
     """
     answers = loader.pipeline.submit([InferRow(adapter=key, text=text) for key in keys]).result(_TIMEOUT)
     for answer in answers:
@@ -152,8 +141,8 @@ def ask(loader: AdapterLoader, keys: Sequence[str], text: str) -> list[RowResult
     return answers
 
 
-def _measure(plan: FanoutPlan, folder: Path) -> tuple[list[FanoutTiming], float]:
-    """Return all timings, and the seconds of the very first request."""
+def _measure(plan: FanoutPlan, folder: Path) -> tuple[list[Timing], float]:
+    """Return all timings, and the seconds of the first request."""
     (folder / "base").mkdir()
     base = open_base(plan.base, folder / "base")
     maker = TextMaker(base)
@@ -168,19 +157,16 @@ def _measure(plan: FanoutPlan, folder: Path) -> tuple[list[FanoutTiming], float]
     device = torch.device(plan.device)
     merged = [MergedModel(base, adapter, device) for adapter in adapters.values()]
     settings = runtime_settings(folder, device=plan.device, precision=plan.precision)
-    timings = []
+    timings: list[Timing] = []
     with serving(settings, domain.store) as loader:
-        _serve(loader, domain, adapters)
-        first = _seconds(lambda: ask(loader, list(adapters), known[plan.lengths[0]]))
+        for key, weights in adapters.items():
+            loader.activate(loader.load(domain.publish(key, weights), domain.serving))
+        first = seconds_of(lambda: ask(loader, list(adapters), known[plan.lengths[0]]))
         for length, text in known.items():
             new_texts = iter(maker.texts([length] * (plan.rounds + 1)))  # one more for the warm-up
             ways = _make_ways(loader, list(adapters), merged, text, new_texts)
-            seconds = seconds_in_turns(ways, rounds=plan.rounds)
-            timings += [
-                FanoutTiming(way, length, statistics.median(found), percentile(found, 0.9))
-                for way, found in seconds.items()
-            ]
-            log.info("%d tokens: %s", length, _milliseconds(seconds))
+            timings += time_in_turns(ways, length, rounds=plan.rounds)
+            log.info("%d tokens measured", length)
     return timings, first
 
 
@@ -199,35 +185,20 @@ def _make_ways(
     }
 
 
-def _serve(loader: AdapterLoader, domain: PublishedDomain, adapters: Mapping[str, AdapterWeights]) -> None:
-    for key, weights in adapters.items():
-        loader.activate(loader.load(domain.publish(key, weights), domain.serving))
+def _ways(timings: Sequence[Timing]) -> list[str]:
+    return list(dict.fromkeys(timing.name for timing in timings))
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def _milliseconds(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {way: round(1000 * statistics.median(found), 1) for way, found in seconds.items()}
-
-
-def _ways(timings: Sequence[FanoutTiming]) -> list[str]:
-    return list(dict.fromkeys(timing.way for timing in timings))
-
-
-def _table(timings: Sequence[FanoutTiming]) -> str:
-    lengths = list(dict.fromkeys(timing.length for timing in timings))
-    median = {(t.way, t.length): t.median for t in timings}
-    header = ["way", *(f"ms, {length} tokens" for length in lengths), "times one request here"]
-    rows: list[list[object]] = [
-        [
-            way,
-            *(1000 * median[way, length] for length in lengths),
-            statistics.geometric_mean(median[way, n] / median[ONE_REQUEST, n] for n in lengths),
-        ]
+def _table(timings: Sequence[Timing]) -> str:
+    lengths = list(dict.fromkeys(timing.size for timing in timings))
+    median = {(t.name, t.size): t.median for t in timings}
+    return results.table(
+        {
+            "way": way,
+            **{f"ms, {length} tokens": 1000 * median[way, length] for length in lengths},
+            "times one request here": statistics.geometric_mean(
+                median[way, n] / median[ONE_REQUEST, n] for n in lengths
+            ),
+        }
         for way in _ways(timings)
-    ]
-    return results.table(header, rows)
+    )

@@ -1,6 +1,6 @@
-"""What the fan-out and scale benchmarks serve: a Domain and adapters, published as training publishes them.
+"""Set-up of a runtime for the benchmarks: a Domain with its table, and adapters, in an artifact store.
 
-Values are random where they do not change the time; files, digests and references are real.
+Values are random if they do not change the time; files, digests and references are real.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.artifacts import ArtifactKind
 from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_api.resources.domain import BaseModelRef, OnMiss
@@ -36,7 +36,7 @@ _COMPUTED_AT_ONCE = 1024  # windows
 
 @dataclass(frozen=True)
 class PublishedDomain:
-    """A Domain in a store, and where it came from."""
+    """A Domain in a store, and its base model."""
 
     base: BaseModel
     store: ArtifactStore
@@ -49,17 +49,17 @@ class PublishedDomain:
 
     @property
     def layers_digest(self) -> str:
-        """Digest that adapters on this Domain name."""
+        """Digest of its layers, which adapters refer to."""
         return self.serving.version.layers.digest
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its layers' and its table's artifacts."""
+        """Bytes of the artifacts of its layers and table."""
         version = self.serving.version
         return version.layers.bytes + sum(table.bytes for table in version.tables)
 
     def publish(self, key: str, weights: AdapterWeights) -> AdapterServing:
-        """Publish an adapter and return what a runtime is told of it; ``key`` is tenant/adapter."""
+        """Publish an adapter and return its entry of a desired state; ``key`` is tenant/adapter."""
         with TemporaryDirectory() as folder:
             weights.save(Path(folder))
             ref = self.store.publish(
@@ -85,8 +85,8 @@ def publish_domain(
 ) -> PublishedDomain:
     """Publish a Domain split at half, with a table that holds every window of ``texts``.
 
-    ``other_entries`` windows of other texts stand beside them, so that a look-up searches a table of real
-    size; their values are random.
+    It also has ``other_entries`` random windows with random values, so that lookups search a table of
+    realistic size.
     """
     split = base.config.layers // 2
     layers = DomainLayers.from_encoder(
@@ -96,7 +96,14 @@ def publish_domain(
     with TemporaryDirectory() as folder:
         layers.save(Path(folder))
         layers_ref = store.publish(ArtifactKind.LAYERS, Path(folder), base_digest=base.digest)
-    table = _make_table(base, layers, layers_ref, texts, other_entries)
+    windows = _windows(base, texts)  # (W, 3)
+    with torch.inference_mode():
+        outputs = torch.cat(
+            [layers.window_outputs(piece) for piece in torch.split(windows, _COMPUTED_AT_ONCE)]
+        )  # (W, 3, D)
+    table = make_table(
+        windows, outputs, layers, layers_ref.digest, other_entries=other_entries, absent=windows[:0]
+    )
     with TemporaryDirectory() as folder:
         table.save(Path(folder))
         table_ref = store.publish(
@@ -118,9 +125,9 @@ def publish_domain(
 
 
 def runtime_settings(folder: Path, **settings: Any) -> RuntimeSettings:
-    """Return the settings of a runtime whose store and local copies lie in ``folder``.
+    """Return the settings of a runtime whose store and local copies are in ``folder``.
 
-    Nothing here speaks to a control plane: its address and token are of no use.
+    The control plane's address and token are not used.
     """
     return RuntimeSettings(
         control_plane_url="http://127.0.0.1:9",
@@ -135,7 +142,7 @@ def runtime_settings(folder: Path, **settings: Any) -> RuntimeSettings:
 def serving(
     settings: RuntimeSettings, store: ArtifactStore, metrics: RuntimeMetrics | None = None
 ) -> Iterator[AdapterLoader]:
-    """Run what a runtime process runs behind its HTTP face, wired as the process wires it."""
+    """Run the loader and pipeline of a runtime process, without its HTTP server."""
     counts = metrics or RuntimeMetrics()
     with ThreadPoolExecutor(settings.loader_threads, thread_name_prefix="load") as loaders:
         loader = AdapterLoader(settings, store, loaders, cache_events=counts, pipeline_events=counts)
@@ -145,32 +152,35 @@ def serving(
             loader.pipeline.drain(settings.drain_seconds)
 
 
-def _make_table(
-    base: BaseModel, layers: DomainLayers, layers_ref: ArtifactRef, texts: Sequence[str], other_entries: int
+def make_table(
+    windows: Tensor,
+    outputs: Tensor,
+    layers: DomainLayers,
+    layers_digest: str,
+    *,
+    other_entries: int,
+    absent: Tensor,
 ) -> PlotTable:
-    vocab_size = base.config.vocab_size
-    own = _windows(base, texts)  # (W, 3)
-    with torch.inference_mode():
-        own_parts = torch.cat(
-            [layers.window_outputs(piece) for piece in torch.split(own, _COMPUTED_AT_ONCE)]
-        )  # (W, 3, D)
+    """Return a table of ``windows`` (W, 3) int64 with ``outputs`` (W, 3, D), and of random other entries.
+
+    None of the windows ``absent`` (A, 3) is in it.
+    """
+    config = layers.config.encoder
     random = torch.Generator().manual_seed(1)
-    others = torch.unique(
-        pack(torch.randint(1, vocab_size, (other_entries, 3), generator=random), vocab_size)
-    )
-    own_keys = pack(own, vocab_size)
-    others = others[~torch.isin(others, own_keys)]
-    other_parts = torch.randn(len(others), 3, base.config.width, generator=random) * 0.3
+    others = torch.randint(1, config.vocab_size, (other_entries, 3), generator=random)
+    keys, other_keys = pack(windows, config.vocab_size), torch.unique(pack(others, config.vocab_size))
+    other_keys = other_keys[~torch.isin(other_keys, torch.cat([keys, pack(absent, config.vocab_size)]))]
+    other_outputs = torch.randn(len(other_keys), 3, config.width, generator=random) * 0.3
     return PlotTable.from_outputs(
-        torch.cat([own_keys, others]),
-        torch.cat([own_parts.float(), other_parts]),
-        vocab_size=vocab_size,
-        layers_digest=layers_ref.digest,
+        torch.cat([keys, other_keys]),
+        torch.cat([outputs.float(), other_outputs]),
+        vocab_size=config.vocab_size,
+        layers_digest=layers_digest,
     )
 
 
 def _windows(base: BaseModel, texts: Sequence[str]) -> Tensor:
-    """Return the different windows (W, 3) of ``texts``."""
+    """Return the distinct windows (W, 3) of ``texts``."""
     found = []
     for encoding in base.tokenizer.encode(texts, _LONGEST_TEXT):
         ids = torch.tensor([encoding.ids])  # (1, T)

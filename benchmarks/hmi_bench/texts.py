@@ -1,4 +1,4 @@
-"""Made-up texts of a wanted length in tokens, for benchmarks whose time does not depend on what they say."""
+"""Random texts of given lengths in tokens, for benchmarks whose time does not depend on the words."""
 
 import json
 import math
@@ -11,10 +11,10 @@ _SPECIAL_TOKENS = 2  # [CLS] and [SEP]
 
 
 class TextMaker:
-    """Draws texts of words that the base model's tokenizer keeps whole, so that lengths come out exact."""
+    """Draws texts of words that are one token each, so that lengths are exact."""
 
     def __init__(self, base: BaseModel, seed: int = 0) -> None:
-        """Read the vocabulary of ``base``, which must be a word-piece one of lower-case words."""
+        """Read the vocabulary of ``base``, which must have a word-piece tokenizer."""
         vocabulary = json.loads((base.path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
         self._words = sorted(
             word for word in vocabulary if word.isascii() and word.isalpha() and len(word) > 2
@@ -30,18 +30,18 @@ class TextMaker:
         return [self.text(tokens) for tokens in lengths]
 
 
-# A log-normal law, as lengths of texts commonly follow, with constants chosen for a mix of short messages and
-# single sentences and not fitted to any one data set: half have at most 30 tokens, one in ten more than 72.
+# Lengths follow a log-normal distribution, chosen for a mix of short messages and single sentences and not
+# fitted to a data set: half of the texts have at most 30 tokens, one in ten has more than 72.
 _MEDIAN = 30
 _SPREAD = 0.68
 _SHORTEST, _LONGEST = 5, 128
 
 
 def text_lengths(rows: int, seed: int = 0) -> Sequence[int]:
-    """Return the lengths of ``rows`` texts that a bucketed batch would hold together.
+    """Return the lengths of ``rows`` texts as in a batch of texts of similar lengths.
 
-    Sixteen times as many are drawn and sorted, as they arrive in a bucket of like length, and the bucket
-    around the mean length is taken, so that a batch is padded a little, as it is in service.
+    Sixteen times as many lengths are drawn and sorted, and the batch around the mean length is taken, so that
+    it has a little padding, as when serving.
     """
     drawn = sorted(draw_lengths(16 * rows, seed))
     mean = sum(drawn) / len(drawn)
@@ -50,7 +50,7 @@ def text_lengths(rows: int, seed: int = 0) -> Sequence[int]:
 
 
 def draw_lengths(texts: int, seed: int = 0) -> list[int]:
-    """Return the lengths of ``texts`` texts as they arrive, in no order."""
+    """Return the lengths of ``texts`` texts in random order."""
     source = random.Random(seed)  # noqa: S311 - lengths, not secrets
     return [
         min(_LONGEST, max(_SHORTEST, round(_MEDIAN * math.exp(source.gauss(0, _SPREAD)))))

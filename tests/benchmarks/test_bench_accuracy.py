@@ -1,10 +1,11 @@
-"""The accuracy study: learning rates are chosen on pilots, and what has run is not run again."""
+"""The accuracy benchmark: learning rates are chosen on pilots, and finished cells are not run again."""
 
 from pathlib import Path
 
 from hmi_bench.accuracy.benchmark import METHODS, Outcome, Preset, chosen, run_study, write_report
 from hmi_bench.accuracy.full_fine_tuning import Recipe
-from hmi_bench.accuracy.tasks import Rows, Task
+from hmi_bench.accuracy.tasks import Task
+from hmi_runtime.training.labelled_data import LabelledRows, Rows, TaggedRows
 
 PRESET = Preset("small", 10, 10, 1, (0.1, 0.2), (0.3, 0.6), 1, 0)
 BEST_RATE = {"short": 0.2, "tags": 0.1}
@@ -12,12 +13,14 @@ BEST_RATE = {"short": 0.2, "tags": 0.1}
 
 def a_task(name: str, words: int, *, is_token: bool = False) -> Task:
     text = " ".join(["word"] * words)
-    rows = Rows([], [text.split()], [], [["O"] * words]) if is_token else Rows([text], [], ["yes"], [])
-    return Task(name, "trade", is_token, ["O"] if is_token else ["no", "yes"], rows, rows, rows)
+    rows: Rows = LabelledRows([text], ["yes"])
+    if is_token:
+        rows = TaggedRows.of([text.split()], [["O"] * words])
+    return Task(name, "trade", ["O"] if is_token else ["no", "yes"], rows, rows, rows)
 
 
 class Method:
-    """Stands in for a training: validation is best at the rate of ``BEST_RATE``."""
+    """Replaces training: validation is best at the rate of ``BEST_RATE``."""
 
     def __init__(self) -> None:
         self.runs: list[tuple[str, float]] = []
@@ -35,7 +38,7 @@ def test_only_the_smallest_task_of_a_kind_tries_every_rate(tmp_path: Path) -> No
     assert {o.task: o.learning_rate for o in chosen(outcomes)} == {"short": 0.2, "tags": 0.1, "long": 0.2}
 
 
-def test_a_study_goes_on_from_the_cells_on_file(tmp_path: Path) -> None:
+def test_a_study_resumes_from_the_cells_on_file(tmp_path: Path) -> None:
     tasks = [a_task("short", 3), a_task("long", 9)]
     first, second = Method(), Method()
     run_study(tasks, {"full": first}, PRESET, tmp_path, lambda task, method: task.name == "short")
@@ -64,7 +67,7 @@ def test_the_parts_of_a_loss_add_up_to_it(tmp_path: Path) -> None:
     assert cells[7:12] == ["2.0", "8.0", "-5.0", "-2.0", "1.0"]
 
 
-def test_what_has_not_run_is_a_dash(tmp_path: Path) -> None:
+def test_figures_of_methods_that_have_not_run_are_dashes(tmp_path: Path) -> None:
     row = write_report([an_outcome("full", 0.9), an_outcome("hplm", 0.86, 0.87)], PRESET, tmp_path)
     cells = [cell.strip() for cell in row.splitlines()[2].strip("|").split("|")]
     assert cells[7:12] == ["–", "–", "–", "–", "1.0"]

@@ -1,4 +1,4 @@
-"""The fan-out benchmark: what it times is right, and its report is whole."""
+"""The fan-out benchmark: the timed ways answer correctly, and the report is complete."""
 
 import json
 from pathlib import Path
@@ -53,12 +53,12 @@ def test_one_request_answers_every_task_about_a_text_in_the_table(base: BaseMode
     text = TextMaker(base).text(12)
     domain = publish_domain(base, ArtifactStore(str(tmp_path / "store")), [text], other_entries=50)
     tasks = make_tasks(base, domain.split, domain.layers_digest, rank=4)
-    with serving(runtime_settings(tmp_path, device_slots=12), domain.store) as residency:
+    with serving(runtime_settings(tmp_path, device_slots=12), domain.store) as loader:
         for key, weights in tasks.items():
-            residency.activate(residency.load(domain.publish(key, weights), domain.serving))
-        answers = ask(residency, list(tasks), text)
+            loader.activate(loader.load(domain.publish(key, weights), domain.serving))
+        answers = ask(loader, list(tasks), text)
         with pytest.raises(RuntimeError, match="NotLoaded"):
-            ask(residency, ["bench/unknown"], text)
+            ask(loader, ["bench/unknown"], text)
     assert [answer.labels for answer in answers] == [list(weights.labels) for weights in tasks.values()]
     assert all(answer.table_hits == answer.table_lookups == answer.prompt_tokens == 12 for answer in answers)
     assert answers[-1].scores == []
@@ -66,11 +66,11 @@ def test_one_request_answers_every_task_about_a_text_in_the_table(base: BaseMode
     assert [tuple(answer.shape) for answer in alone] == [(2,), (3,), (5,), (8,), (14,), (12, 9)]
 
 
-def test_the_study_reports_every_way_at_every_length(tmp_path: Path) -> None:
+def test_the_report_has_every_way_at_every_length(tmp_path: Path) -> None:
     plan = FanoutPlan(base="tiny", lengths=(6, 10), rounds=1, rank=4, other_entries=50)
     table = run_fanout(tmp_path, plan)
     written = json.loads((tmp_path / "fanout.json").read_text())
-    assert {timing["length"] for timing in written["timings"]} == {6, 10}
+    assert {timing["size"] for timing in written["timings"]} == {6, 10}
     assert len(written["timings"]) == 2 * 4
     assert ONE_REQUEST in table
     assert MERGED in table

@@ -1,4 +1,4 @@
-"""The gateway study, with the real control plane process and few requests."""
+"""The gateway benchmark with a real control plane process and few requests."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from hmi_bench.gateway.benchmark import run_gateway
 
 
-def test_it_compares_the_way_through_the_gateway_with_the_straight_one(tmp_path: Path) -> None:
+def test_it_compares_requests_through_the_gateway_with_direct_ones(tmp_path: Path) -> None:
     table = run_gateway(tmp_path, requests=5, rates=(50.0,))
     assert "| 50/s |" in table
     idle, steady = json.loads((tmp_path / "gateway.json").read_text())["measured"]

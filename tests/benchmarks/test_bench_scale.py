@@ -1,4 +1,4 @@
-"""The scale benchmark: tiers keep to their budgets, cold requests are told apart, the report is whole."""
+"""The scale benchmark: tiers keep to their budgets, cold requests are counted, the report is complete."""
 
 import json
 from collections import Counter
@@ -31,7 +31,7 @@ TINY = ScalePlan(
 )
 
 
-def test_the_study_keeps_to_its_budgets_and_tells_cold_requests(tmp_path: Path) -> None:
+def test_tiers_keep_to_their_budgets_and_cold_requests_are_counted(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     tables = run_scale(tmp_path, TINY)
     written = json.loads((tmp_path / "scale.json").read_text())
@@ -48,7 +48,7 @@ def test_the_study_keeps_to_its_budgets_and_tells_cold_requests(tmp_path: Path) 
     assert (tmp_path / "scale-registration.png").exists()
 
 
-def test_registering_one_more_takes_the_same_statements(tmp_path: Path) -> None:
+def test_one_more_adapter_takes_the_same_number_of_statements(tmp_path: Path) -> None:
     catalog = Catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
     few, many = catalog.measure([3, 60])
     catalog.close()
@@ -56,14 +56,14 @@ def test_registering_one_more_takes_the_same_statements(tmp_path: Path) -> None:
     assert [step.name for step in few.steps] == [step.name for step in many.steps]
 
 
-def test_popular_adapters_are_asked_for_most() -> None:
+def test_popular_adapters_get_most_requests() -> None:
     adapters = list(range(50))
-    asked = zipf_requests(adapters, ["text"], 5_000, exponent=1.0, seed=0)  # type: ignore[arg-type]
-    counts = Counter(request.adapter for request in asked)
+    drawn = zipf_requests(adapters, ["text"], 5_000, exponent=1.0, seed=0)  # type: ignore[arg-type]
+    counts = Counter(request.adapter for request in drawn)
     assert counts[0] > 1.5 * counts[1] > counts[9]  # type: ignore[index]
 
 
-def test_a_watched_store_knows_where_an_adapter_was(tmp_path: Path) -> None:
+def test_a_watched_store_records_where_an_adapter_was(tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()
     (made / "config.json").write_text("{}")
@@ -77,12 +77,12 @@ def test_a_watched_store_knows_where_an_adapter_was(tmp_path: Path) -> None:
     assert store.source_since(ref.digest, float("inf")) is Source.MEMORY
 
 
-def test_too_small_a_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="ask for fewer"):
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="smaller --count"):
         require_disk(tmp_path, 10**9, 10**9)
 
 
-def test_memory_of_many_is_shared_once_and_grows_by_adapters() -> None:
+def test_shared_memory_counts_once_and_adapters_add_to_it() -> None:
     figures = MemoryFigures(
         adapters=100,
         resident=10,
@@ -96,7 +96,7 @@ def test_memory_of_many_is_shared_once_and_grows_by_adapters() -> None:
     assert figures.ratio == 40
 
 
-def test_every_way_is_called_equally_often_and_in_another_order() -> None:
+def test_every_way_is_called_equally_often_in_alternating_order() -> None:
     called: list[str] = []
     ways = {"a": lambda: called.append("a"), "b": lambda: called.append("b")}
     seconds = seconds_in_turns(ways, rounds=2)
@@ -109,7 +109,7 @@ def test_a_percentile_is_one_of_the_values(share: float, expected: float) -> Non
     assert percentile([3, 1, 4, 2], share) == expected
 
 
-def test_lengths_are_drawn_alike_and_bucketed() -> None:
+def test_lengths_depend_on_the_seed_alone_and_are_similar_in_a_batch() -> None:
     assert draw_lengths(20, seed=3) == draw_lengths(20, seed=3)
     bucket = text_lengths(8, seed=1)
     assert len(bucket) == 8

@@ -1,5 +1,5 @@
-"""Accuracy: full fine-tuning, adapters on the unsplit model, and the hPLM, on the same rows and seeds.
+"""Accuracy: full fine-tuning, adapters on the unsplit model, and the hPLM, with the same rows and seeds.
 
-Belongs here: reading task folders, the peers' training, the study that runs every cell once, its report.
-Forbidden here: any look at a test split before a cell's learning rate and epoch are chosen.
+Belongs here: reading task folders, training each method, the study that runs every cell once, its report.
+Forbidden here: using test rows to choose a learning rate or an epoch.
 """

@@ -1,4 +1,4 @@
-"""Accuracy benchmark: every task, method, learning rate and seed is run once and kept in a file."""
+"""Accuracy benchmark: every cell (task, method, learning rate, seed) is run once and kept in a file."""
 
 import json
 import logging
@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
+from hmi_api.resources.task_adapter import TaskType
 from hmi_bench import results
 from hmi_bench.accuracy.full_fine_tuning import Recipe, evaluate, full_finetune
 from hmi_bench.accuracy.hierarchical import Hierarchical
@@ -18,14 +19,14 @@ from hmi_runtime.models.source import load_base
 
 log = logging.getLogger(__name__)
 METHODS = ("full", "unsplit", "bridgeless", "untaught", "hplm")
-"""From full fine-tuning to the hPLM, each nearer to it by one step."""
+"""From full fine-tuning to the hPLM, each one step closer to it."""
 
 
 @dataclass(frozen=True)
 class Preset:
     """How much is run: rows, epochs, learning rates to choose from, distillation steps, seeds.
 
-    ``unlabelled_rows`` are what the hPLM's teacher labels; ``methods`` what is run where none are named.
+    The hPLM's teacher labels ``unlabelled_rows`` texts; ``methods`` are run if none are named.
     """
 
     name: str
@@ -51,7 +52,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one cell measured; ``test`` is only looked at for the rate that validation chose."""
+    """Result of one cell; ``test`` is reported only for the rate that validation chose."""
 
     task: str
     domain: str
@@ -76,14 +77,14 @@ def run_study(
     folder: Path,
     wanted: Callable[[Task, str], bool] = lambda task, method: True,
 ) -> list[Outcome]:
-    """Run the wanted cells that are not in ``folder`` yet and return all outcomes that are there then.
+    """Run the wanted cells that are not in ``folder`` yet; return the outcomes of all cells in it.
 
-    Every method gets the same care: on the smallest task of its kind in a domain (the pilot) all of the
-    method's rates are tried, and the one that does best on validation serves the domain's others of its kind.
+    Every method's learning rate is chosen in the same way: all rates are tried on the smallest task of a type
+    in a domain (the pilot), and the domain's other tasks of that type use the best one on validation rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
-    by_size = sorted(tasks, key=lambda task: sum(map(len, task.train.plain())))
+    by_size = sorted(tasks, key=lambda task: sum(map(len, task.train.inputs())))
     pilots = {_kind(task): task.name for task in reversed(by_size)}
     for seed in preset.seeds:
         for task in by_size:
@@ -101,15 +102,15 @@ def run_study(
     return outcomes
 
 
-def _kind(task: Task) -> tuple[str, bool]:
-    """Return what tasks must share to share a learning rate: the domain, and whether tokens are labelled."""
-    return task.domain, task.is_token
+def _kind(task: Task) -> tuple[str, TaskType]:
+    """Return the domain and type; tasks that have both in common share a learning rate."""
+    return task.domain, task.type
 
 
 def _run_cell(
     task: Task, method: str, run: Method, rate: float, preset: Preset, seed: int, path: Path
 ) -> Outcome:
-    """Run a cell and keep its outcome at ``path``."""
+    """Run a cell and write its outcome to ``path``."""
     started = time.monotonic()
     validation, epoch, test, detail = run(task, Recipe(rate, preset.epochs), seed)
     seconds = round(time.monotonic() - started, 1)
@@ -124,13 +125,13 @@ def _run_cell(
 
 
 def _pilot_rate(outcomes: list[Outcome], pilot: str, method: str, seed: int) -> tuple[float, ...]:
-    """Return the rate that did best on the pilot's validation rows; none while the pilot has not run."""
+    """Return the best rate on the pilot's validation rows; none if the pilot has not run."""
     tried = [o for o in outcomes if (o.task, o.method, o.seed) == (pilot, method, seed)]
     return (max(tried, key=lambda outcome: outcome.validation).learning_rate,) if tried else ()
 
 
 def chosen(outcomes: list[Outcome]) -> list[Outcome]:
-    """Return, of each task, method and seed, the outcome whose rate did best on validation."""
+    """Return, for each task, method and seed, the outcome of the best rate on validation rows."""
     best: dict[tuple[str, str, int], Outcome] = {}
     for outcome in outcomes:
         key = (outcome.task, outcome.method, outcome.seed)
@@ -149,20 +150,20 @@ _HEADER = [
     "loss of the hPLM",
     "by freezing the lower layers",
     "by windows",
-    "by the bridge (less than 0: it gives back)",
-    "by learning from the teacher",
-    "by the cut to a LoRA",
+    "by the bridge (negative: a gain)",
+    "by the teacher",
+    "by compression to a LoRA",
     "hPLM, int8 upper layers",
     "rank",
 ]
-_LOSS = 5  # place of the loss among a row's columns
+_LOSS = 5  # index of the loss among a row's columns
 
 
 def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
     """Write ``accuracy.json`` and ``accuracy.png`` under ``out`` and return the tables.
 
-    Tasks are shown once full fine-tuning and the hPLM have run; what has not run yet is a dash. Figures
-    are means over seeds, in per cent.
+    Tasks are shown once full fine-tuning and the hPLM have run; other missing figures are a dash. Figures are
+    means over seeds, in per cent.
     """
     best = chosen(outcomes)
     figures = {task: row for task, row in _by_task(best).items() if {"full", "hplm"} <= row.keys()}
@@ -182,11 +183,12 @@ def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
         title = "Test accuracy, or F1 of whole entities"
         results.grouped_bars(out / "accuracy.png", title, "per cent", list(figures), series)
     shown = {**rows, "**mean**": means} if means else rows
-    return results.table(_HEADER, [[task, *map(_cell, row)] for task, row in shown.items()])
+    rows_by_name = [dict(zip(_HEADER, [task, *map(_cell, row)], strict=True)) for task, row in shown.items()]
+    return results.table(rows_by_name, _HEADER)
 
 
 def _by_task(outcomes: list[Outcome]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return task -> method -> its figures in per cent, means over seeds."""
+    """Return task -> method -> figures in per cent, means over seeds."""
     gathered: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
         gathered[outcome.task][outcome.method].append(outcome)
@@ -205,7 +207,7 @@ def _by_task(outcomes: list[Outcome]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _row(methods: dict[str, dict[str, float]]) -> list[float | None]:
-    """Return the columns of one task; the five parts of the loss add up to it."""
+    """Return the columns of one task; the five parts of the loss add up to the loss."""
     full, hplm = methods["full"], methods["hplm"]
     between = [methods.get(name) for name in ("unsplit", "bridgeless", "untaught")]
     steps = [full["test"], *(_whole(method) for method in between), hplm["whole"], hplm["test"]]
@@ -224,7 +226,7 @@ def _row(methods: dict[str, dict[str, float]]) -> list[float | None]:
 
 
 def _whole(method: dict[str, float] | None) -> float | None:
-    """Return what a method tested before its cut to a LoRA, if it has run."""
+    """Return a method's test metric before compression to a LoRA, if it has run."""
     return method["whole"] if method else None
 
 
@@ -247,10 +249,10 @@ def run_accuracy(
     only_tasks: list[str],
     only_methods: list[str],
 ) -> str:
-    """Run what is missing of a preset's study on the tasks under ``data``; return the report's table.
+    """Run the missing cells of a preset's study on the tasks under ``data``; return the report's table.
 
-    ``domains`` is a JSON file that maps task paths to domains; ``only_*`` narrow what is run now, so that
-    a study can be shared between processes: what is on file already is always reported.
+    ``domains`` is a JSON file that maps task paths to domains. ``only_*`` limit the cells that are run now,
+    so that several processes can share a study; the report includes all cells on file.
     """
     preset = PRESETS[preset_name]
     folder = out / f"accuracy-{preset.name}"

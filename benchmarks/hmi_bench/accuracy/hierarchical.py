@@ -1,4 +1,4 @@
-"""The hPLM and its nearest relative, adapters on the unsplit model, fitted by the product's own programs."""
+"""The hPLM, and adapters on the unsplit model, trained by the product's own code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from hmi_api.names import digest_bytes
 from hmi_api.resources.domain import DomainTraining
 from hmi_api.resources.task_adapter import AdapterTraining, Teacher
 from hmi_bench.accuracy.full_fine_tuning import Recipe
-from hmi_bench.accuracy.tasks import Rows, Task, corpus
+from hmi_bench.accuracy.tasks import Task, corpus
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
 from hmi_runtime.adapters.quantization import calibration_sample
@@ -19,12 +19,11 @@ from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.source import BaseModel
-from hmi_runtime.training.adapter_training import TrainedAdapter, adapter_logits, task_dataset, train_adapter
+from hmi_runtime.training.adapter_training import adapter_logits, task_dataset, train_adapter
 from hmi_runtime.training.backbone import Backbone, BatchFunction
 from hmi_runtime.training.distillation import distill
 from hmi_runtime.training.examples import default_metric
 from hmi_runtime.training.fine_tuning import score
-from hmi_runtime.training.labelled_data import LabelledRows, TaggedRows
 from hmi_runtime.training.teacher import sample_texts
 from hmi_runtime.training.token_dataset import TokenDataset
 
@@ -34,7 +33,7 @@ Tested = tuple[float, int, float, dict[str, float]]
 
 @dataclass(frozen=True)
 class Hierarchical:
-    """Fits adapters over each domain's own layers; domains are trained once and kept in ``folder``."""
+    """Trains adapters on each domain's own layers; domains are trained once and kept in ``folder``."""
 
     base: BaseModel
     tasks: list[Task]
@@ -44,21 +43,21 @@ class Hierarchical:
     bridge_heads: int = 4
 
     def hplm(self, task: Task, recipe: Recipe, seed: int) -> Tested:
-        """Fit and test a task on its domain's window-local layers, taught by a whole model.
+        """Train and test a task on its domain's window-local layers, with a teacher.
 
-        The teacher labels training texts of the domain's tasks, whose labels nobody sees.
+        The teacher labels training texts of the domain's tasks, without their labels.
         """
         rows = self.unlabelled_rows
-        known = {*task.train.plain(), *task.validation.plain(), *task.test.plain()}
+        known = {*task.train.inputs(), *task.validation.inputs(), *task.test.inputs()}
         unlabelled = sample_texts(corpus(self.tasks, task.domain), rows, without=known)
-        return self._fit(self._windows(task), task, recipe, seed, f"taught-{rows}", unlabelled)
+        return self._train_and_test(self._windows(task), task, recipe, seed, f"taught-{rows}", unlabelled)
 
     def untaught(self, task: Task, recipe: Recipe, seed: int) -> Tested:
-        """Fit and test a task on its domain's window-local layers, by its labels alone."""
-        return self._fit(self._windows(task), task, recipe, seed, f"untaught-{self.bridge_heads}")
+        """Train and test a task on its domain's window-local layers, without a teacher."""
+        return self._train_and_test(self._windows(task), task, recipe, seed, f"untaught-{self.bridge_heads}")
 
     def bridgeless(self, task: Task, recipe: Recipe, seed: int) -> Tested:
-        """Fit and test a task as ``untaught`` does, on a domain that was trained without a bridge."""
+        """Train and test a task as ``untaught`` does, on a domain trained without a bridge."""
         return replace(self, bridge_heads=0).untaught(task, recipe, seed)
 
     def _windows(self, task: Task) -> Backbone:
@@ -67,12 +66,14 @@ class Hierarchical:
         return Backbone.from_layers(self.base, layers, digest_bytes(name.encode()))
 
     def unsplit(self, task: Task, recipe: Recipe, seed: int) -> Tested:
-        """Fit and test a task on the base model's own lower layers."""
+        """Train and test a task on the base model's own lower layers."""
         split = self.base.config.layers // 2
-        return self._fit(Backbone.from_unsplit_base(self.base, split), task, recipe, seed, "unsplit")
+        return self._train_and_test(
+            Backbone.from_unsplit_base(self.base, split), task, recipe, seed, "unsplit"
+        )
 
     def domain_layers(self, domain: str) -> DomainLayers:
-        """Return a domain's trained layers, from the folder or trained now on its tasks' training texts."""
+        """Return a domain's layers; train them on its tasks' training texts if the folder has none."""
         work = self.folder / "domains" / f"{domain.replace('/', '.')}-{self.steps}-{self.bridge_heads}"
         saved = work / "layers"
         if not saved.is_dir():
@@ -98,7 +99,7 @@ class Hierarchical:
             part.rename(saved)
         return DomainLayers.load(saved, self.base.encoder())
 
-    def _fit(
+    def _train_and_test(
         self,
         backbone: Backbone,
         task: Task,
@@ -107,59 +108,43 @@ class Hierarchical:
         method: str,
         unlabelled: Sequence[str] | None = None,
     ) -> Tested:
-        """Fit, by a teacher's words where there is ``unlabelled`` text, and test."""
-        work = (
-            self.folder / "fits" / f"{task.name.replace('/', '.')}-{method}-{recipe.learning_rate:g}-{seed}"
+        """Train an adapter, with a teacher if ``unlabelled`` texts are given, and test it."""
+        name = f"{task.name.replace('/', '.')}-{method}-{recipe.learning_rate:g}-{seed}"
+        work = self.folder / "fits" / name
+        trained = train_adapter(
+            backbone,
+            task.train,
+            task.validation,
+            work,
+            labels=task.labels,
+            training=AdapterTraining(
+                epochs=recipe.epochs,
+                batch_size=recipe.batch_size,
+                learning_rate=recipe.learning_rate,
+                max_length=recipe.max_length,
+                seed=seed,
+                teacher=Teacher(epochs=recipe.epochs) if unlabelled is not None else None,
+            ),
+            unlabelled=unlabelled or (),
+            teacher_dir=self.folder / "teachers" / str(seed),
         )
-        fitted = self._fitted(backbone, task, recipe, seed, work, unlabelled)
-        rows = task_dataset(
-            backbone, as_labelled(task.test), fitted.weights.labels, recipe.max_length, work / "features"
-        )
-        metric = default_metric(fitted.weights.task)
-        served = adapter_logits(backbone.upper(), fitted.weights)
+        rows = task_dataset(backbone, task.test, task.labels, recipe.max_length, work / "features")
+        served = adapter_logits(backbone.upper(), trained.weights)
         test, before_the_cut, int8 = (
-            score(logits, rows, metric).metric
-            for logits in (served, fitted.tuned or served, _int8_logits(backbone, fitted.weights))
+            score(logits, rows, default_metric(task.type)).metric
+            for logits in (served, trained.tuned or served, _int8_logits(backbone, trained.weights))
         )
         detail = {
             "test_before_the_cut": before_the_cut,
             "test_int8": int8,
-            "rank": fitted.metrics["rank"],
-            "energy_kept": fitted.metrics["energy_kept"],
+            "rank": trained.metrics["rank"],
+            "energy_kept": trained.metrics["energy_kept"],
         }
-        return fitted.metrics["validation"], int(fitted.metrics["best_epoch"]), test, detail
-
-    def _fitted(
-        self,
-        backbone: Backbone,
-        task: Task,
-        recipe: Recipe,
-        seed: int,
-        work: Path,
-        unlabelled: Sequence[str] | None,
-    ) -> TrainedAdapter:
-        training = AdapterTraining(
-            epochs=recipe.epochs,
-            batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate,
-            max_length=recipe.max_length,
-            seed=seed,
-            teacher=Teacher(epochs=recipe.epochs) if unlabelled is not None else None,
-        )
-        return train_adapter(
-            backbone,
-            as_labelled(task.train),
-            as_labelled(task.validation),
-            work,
-            labels=task.labels,
-            training=training,
-            unlabelled=unlabelled or (),
-            teacher_dir=self.folder / "teachers" / str(seed),
-        )
+        return trained.metrics["validation"], int(trained.metrics["best_epoch"]), test, detail
 
 
 def _int8_logits(backbone: Backbone, weights: AdapterWeights) -> BatchFunction:
-    """Return the adapter's logits on upper layers quantised to int8, by the executor that serves them."""
+    """Return the function from features to the adapter's logits, by the runtime's int8 executor."""
     upper = backbone.upper()
     limits = SlotLimits(max_rank=weights.rank, max_labels=len(weights.labels))
     pool = SlotPool(upper, 1, limits)
@@ -172,10 +157,3 @@ def _int8_logits(backbone: Backbone, weights: AdapterWeights) -> BatchFunction:
         return torch.stack(run_heads(pool, executor.run(features, mask, slots), mask, slots))
 
     return logits
-
-
-def as_labelled(rows: Rows) -> LabelledRows | TaggedRows:
-    """Return rows as the training programs take them."""
-    if rows.tags:
-        return TaggedRows.of(rows.words, rows.tags)
-    return LabelledRows(rows.texts, rows.labels)

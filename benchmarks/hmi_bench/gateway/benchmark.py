@@ -1,9 +1,8 @@
-"""Gateway study: latency straight to the runtime and through the gateway, idle and at steady rates."""
+"""Gateway benchmark: latency of a runtime directly and through the gateway, idle and at constant rates."""
 
 import asyncio
 import os
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from tempfile import TemporaryDirectory
 from hmi_bench import results
 from hmi_bench.gateway.client import at_rate, one_by_one
 from hmi_bench.gateway.processes import Stage, served_stage
-from hmi_bench.timing import percentile
+from hmi_bench.timing import percentile, seconds_of
 
 _WARM_UP = 200
 _SYNCS = 300
@@ -23,7 +22,7 @@ _USAGE_BYTES = 1_000
 class Added:
     """Milliseconds with and without the gateway; ``rate`` is requests a second, 0 for one at a time.
 
-    ``cpu`` is the processor time of the gateway's process for one request, what runs beside them included.
+    ``cpu`` is the processor time of the gateway's process for one request, background tasks included.
     """
 
     rate: float
@@ -35,12 +34,12 @@ class Added:
 
     @property
     def p50(self) -> float:
-        """What the gateway adds at the median."""
+        """Added time at the median."""
         return self.through_p50 - self.direct_p50
 
     @property
     def p99(self) -> float:
-        """What the gateway adds at the 99th percentile."""
+        """Added time at the 99th percentile."""
         return self.through_p99 - self.direct_p99
 
 
@@ -55,28 +54,21 @@ def run_gateway(out: Path, *, requests: int, rates: Sequence[float]) -> str:
         sync_ms=syncs,
         measured=[asdict(row) for row in measured],
     )
-    rows = [
-        [
-            f"{row.rate:g}/s" if row.rate else "one at a time",
-            *(f"{value:.2f}" for value in (row.direct_p50, row.direct_p99, row.through_p50, row.through_p99)),
-            f"{row.p50:.2f}",
-            f"{row.p99:.2f}",
-            f"{row.cpu:.2f}",
-        ]
+    table = results.table(
+        {
+            "requests": f"{row.rate:g}/s" if row.rate else "one at a time",
+            "p50 ms, direct": f"{row.direct_p50:.2f}",
+            "p99 ms, direct": f"{row.direct_p99:.2f}",
+            "p50 ms, through the gateway": f"{row.through_p50:.2f}",
+            "p99 ms, through the gateway": f"{row.through_p99:.2f}",
+            "added p50": f"{row.p50:.2f}",
+            "added p99": f"{row.p99:.2f}",
+            "CPU ms a request": f"{row.cpu:.2f}",
+        }
         for row in measured
-    ]
-    header = [
-        "requests",
-        "p50 ms, straight",
-        "p99",
-        "p50 ms, by the gateway",
-        "p99",
-        "added p50",
-        "added p99",
-        "CPU ms a request",
-    ]
+    )
     disk = f"Syncing a request's usage to this disk alone: {syncs['p50']:.2f} ms, p99 {syncs['p99']:.2f} ms."
-    return f"{results.table(header, rows)}\n\n{disk}"
+    return f"{table}\n\n{disk}"
 
 
 async def _measure(stage: Stage, requests: int, rates: Sequence[float]) -> list[Added]:
@@ -104,14 +96,12 @@ def _added(rate: float, direct: list[float], through: list[float], cpu: float) -
 
 
 def _sync_ms(folder: Path) -> dict[str, float]:
-    """Return how long the disk alone takes for what the gateway waits for before each answer."""
+    """Return the milliseconds for writing a request's usage to disk, which precedes each answer."""
     seconds = []
     with (folder / "syncs").open("ab", buffering=0) as file:
         for _ in range(_SYNCS):
             file.write(b"x" * _USAGE_BYTES)
-            started = time.perf_counter()
-            os.fdatasync(file.fileno())
-            seconds.append(time.perf_counter() - started)
+            seconds.append(seconds_of(lambda: os.fdatasync(file.fileno())))
     return {"p50": statistics.median(seconds) * 1000, "p99": _p99(seconds) * 1000}
 
 

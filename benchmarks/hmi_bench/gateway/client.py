@@ -1,4 +1,4 @@
-"""A client that spends next to nothing on a request, so as not to be what is measured."""
+"""An HTTP client with little overhead, so that it does not distort the measurement."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Target:
-    """Where and what to ask."""
+    """A server, and the request to send to it."""
 
     port: int
     path: str
@@ -18,7 +18,7 @@ class Target:
 
     @property
     def request(self) -> bytes:
-        """The request as it goes over the wire."""
+        """The request's bytes."""
         head = (
             f"POST {self.path} HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n"
             f"authorization: Bearer {self.token}\r\n"
@@ -41,8 +41,8 @@ class Connection:
         reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
         return cls(reader, writer, target.request)
 
-    async def ask(self) -> float:
-        """Send the request; return the seconds until its answer was read. Raises RuntimeError if not 200."""
+    async def send(self) -> float:
+        """Send the request; return the seconds until the answer was read. Raises RuntimeError if not 200."""
         started = time.perf_counter()
         self._writer.write(self._request)
         head = await self._reader.readuntil(b"\r\n\r\n")
@@ -62,7 +62,7 @@ class Connection:
 async def at_rate(target: Target, rate: float, requests: int) -> list[float]:
     """Send ``requests`` at ``rate`` a second, each when it is due; return their seconds.
 
-    A request's time counts from when it was due, so that a stall is felt by all that fall into it.
+    A request's time counts from when it was due, so that a stall delays all requests that fall into it.
     """
     free: asyncio.Queue[Connection] = asyncio.Queue()
     opened: list[Connection] = []
@@ -74,7 +74,7 @@ async def at_rate(target: Target, rate: float, requests: int) -> list[float]:
             opened.append(connection)
         else:
             connection = free.get_nowait()
-        await connection.ask()
+        await connection.send()
         seconds.append(time.perf_counter() - due)
         free.put_nowait(connection)
 
@@ -90,12 +90,12 @@ async def at_rate(target: Target, rate: float, requests: int) -> list[float]:
 
 
 async def one_by_one(targets: Sequence[Target], rounds: int) -> list[list[float]]:
-    """Ask every target in turn, ``rounds`` times; return each one's seconds."""
+    """Send a request to every target in turn, ``rounds`` times; return the seconds of each target."""
     connections = [await Connection.open(target) for target in targets]
     seconds: list[list[float]] = [[] for _ in targets]
     for _ in range(rounds):
         for place, connection in enumerate(connections):
-            seconds[place].append(await connection.ask())
+            seconds[place].append(await connection.send())
     for connection in connections:
         await connection.close()
     return seconds

@@ -1,6 +1,6 @@
 """A program: a runtime that answers at once.
 
-Every row gets the same scores. It prints its port. It knows only the HTTP that a gateway speaks to a runtime.
+Every row gets the same scores. It prints its port and understands only the requests of a gateway.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
-            asked = InferRequest.model_validate_json(await reader.readexactly(int(length)))
-            reply = InferReply(results=[_RESULT] * len(asked.rows)).model_dump_json(by_alias=True).encode()
+            request = InferRequest.model_validate_json(await reader.readexactly(int(length)))
+            reply = InferReply(results=[_RESULT] * len(request.rows)).model_dump_json(by_alias=True).encode()
             writer.write(
                 b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
                 % (len(reply), reply)

@@ -1,25 +1,43 @@
-"""The processes of the gateway benchmark, and one tenant's adapter that is served by the instant runtime."""
+"""The processes of the gateway benchmark, and one tenant's adapter on the instant runtime."""
 
-import hashlib
+import asyncio
 import os
 import secrets
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import httpx
 
+from hmi_api.errors import NotReady
+from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.inference import InferRequest, InferRow
+from hmi_api.internal.retry import RetryPolicy
+from hmi_api.internal.runs import RunResult, RunView
+from hmi_api.internal.runtimes import AdapterVersionRef, Heartbeat, RuntimeRegistration
+from hmi_api.internal.trainer_client import TrainerClient
+from hmi_api.names import Tenant
+from hmi_api.security.bearer import TokenSource
 from hmi_bench.gateway.client import Target
+from hmi_bench.scale.catalog import (
+    DOMAIN,
+    NAMESPACE,
+    adapter_name,
+    adapter_record,
+    adapter_result,
+    adapter_run,
+    domain_record,
+    domain_result,
+    domain_run,
+)
+from hmi_cli.system.server import free_port
+from hmi_control_plane.settings import Settings
 
-TENANT = "bench"
-MODEL = "spam"
+MODEL = adapter_name(1)
 TEXT = "The pump in bay four lost pressure again after the seal was replaced."
 
 _START_SECONDS = 60.0
@@ -28,7 +46,7 @@ _INSTANT_RUNTIME = Path(__file__).with_name("instant_runtime.py")
 
 @dataclass(frozen=True)
 class Stage:
-    """The same question asked of the runtime straight and through the gateway."""
+    """The same request to the runtime directly and through the gateway."""
 
     direct: Target
     through: Target
@@ -36,40 +54,48 @@ class Stage:
     gateway_process: int
 
     def gateway_cpu_seconds(self) -> float:
-        """Return the processor time that the gateway's process has taken so far, all its threads together."""
+        """Return the processor time of the gateway's process so far, over all threads."""
         fields = Path(f"/proc/{self.gateway_process}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def served_stage(folder: Path) -> Iterator[Stage]:
-    """Start both processes with their files in ``folder``; end them on the way out."""
+    """Start both processes, with their files in ``folder``, and stop them at the end."""
     token, admin = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
-    port = _free_port()
-    environment = {
-        **os.environ,
-        "HMI_DATABASE_URL": f"sqlite:///{folder / 'catalog.db'}",
-        "HMI_ARTIFACTS": str(folder / "artifacts"),
-        "HMI_USAGE_DIR": str(folder / "usage"),
-        "HMI_INTERNAL_TOKEN": token,
-        "HMI_ADMIN_KEY": admin,
-        "HMI_PORT": str(port),
-        "HMI_RUNTIME_LOST_AFTER_SECONDS": "86400",
-    }
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = Settings.variables(
+        database_url=f"sqlite:///{folder / 'catalog.db'}",
+        artifacts=str(folder / "artifacts"),
+        usage_dir=folder / "usage",
+        internal_token=token,
+        admin_key=admin,
+        port=port,
+        runtime_lost_after_seconds=86400,
+    )
     log_file = folder / "control-plane.log"
     with (
         log_file.open("w") as log,
-        _running([sys.executable, "-m", "hmi_control_plane"], environment, log) as plane,
+        _running([sys.executable, "-m", "hmi_control_plane"], {**os.environ, **settings}, log) as plane,
         _running([sys.executable, str(_INSTANT_RUNTIME)]) as runtime,
     ):
         runtime_port = int(_first_line(runtime))
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as http:
-            _wait_until_ready(http, plane, log_file)
-            key = _declare(http, token, admin, f"http://127.0.0.1:{runtime_port}")
-        row = InferRow(adapter=f"{TENANT}/{MODEL}", text=TEXT)
-        straight = InferRequest(request_id="bench", rows=[row]).model_dump_json(by_alias=True).encode()
+        try:
+            asyncio.run(_register(url, token, f"http://127.0.0.1:{runtime_port}"))
+        except NotReady as error:
+            raise RuntimeError(f"the control plane is not ready: {log_file.read_text()[-2000:]}") from error
+        created = httpx.post(
+            f"{url}/admin/v1/tenants/{NAMESPACE}/keys",
+            json={"name": "b"},
+            headers={"Authorization": f"Bearer {admin}"},
+            trust_env=False,
+        )
+        key = created.raise_for_status().json()["key"]
+        row = InferRow(adapter=f"{NAMESPACE}/{MODEL}", text=TEXT)
+        direct = InferRequest(request_id="bench", rows=[row]).model_dump_json(by_alias=True).encode()
         yield Stage(
-            direct=Target(runtime_port, "/internal/v1/infer", token, straight),
+            direct=Target(runtime_port, "/internal/v1/infer", token, direct),
             through=Target(port, "/classify", key, f'{{"model": "{MODEL}", "input": "{TEXT}"}}'.encode()),
             folder=folder,
             gateway_process=plane.pid,
@@ -80,7 +106,7 @@ def served_stage(folder: Path) -> Iterator[Stage]:
 def _running(
     command: list[str], environment: Mapping[str, str] | None = None, log: IO[str] | None = None
 ) -> Iterator["subprocess.Popen[str]"]:
-    """Run a process until the block ends; its output goes to ``log``, or can be read where there is none."""
+    """Run a process until the block ends. Its output goes to ``log``, or to a pipe if there is none."""
     output = log or subprocess.PIPE
     with subprocess.Popen(
         command, env=environment, stdout=output, stderr=log, text=True
@@ -97,85 +123,30 @@ def _first_line(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline()
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+async def _register(url: str, token: str, runtime_url: str) -> None:
+    """Register a runtime and one adapter that is ready on it, by the calls of operator, trainer and runtime.
 
+    The first call waits until the control plane is ready.
+    """
 
-def _wait_until_ready(http: httpx.Client, plane: "subprocess.Popen[str]", log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if plane.poll() is not None:
-            raise RuntimeError(f"the control plane ended: {log.read_text()[-2000:]}")
-        try:
-            if http.get("/readyz").is_success:
-                return
-        except httpx.TransportError:
-            pass  # it does not listen yet
-        time.sleep(0.1)
-    raise TimeoutError("the control plane did not become ready")
+    def complete(run: RunView, result: RunResult) -> None:
+        with TrainerClient(url, TokenSource(token), run.id) as trainer:
+            trainer.complete_run(result)
 
-
-def _declare(http: httpx.Client, token: str, admin: str, runtime_url: str) -> str:
-    """Bring one adapter to where the gateway routes to it, as HMI's own parts do; return its tenant's key."""
-
-    def internal(method: str, path: str, body: Any = None) -> Any:
-        headers = {"Authorization": f"Bearer {token}"}
-        answer = http.request(method, f"/internal/v1{path}", json=body, headers=headers).raise_for_status()
-        return answer.json() if answer.content else None
-
-    registration = {"url": runtime_url, "device": "cpu", "capacityBytes": 10**9, "incarnation": "one"}
-    internal("PUT", "/runtimes/instant", registration)
-    internal("PUT", f"/tenants/{TENANT}")
-    record = {"uid": "domain", "tenant": TENANT, "generation": 1, "specDigest": _digest("domain")}
-    internal("PUT", f"/domains/{TENANT}/trade", {**record, "baseUri": "wheel://base"})
-    spec = {"baseModel": {"uri": "wheel://base"}, "corpus": [{"uri": "corpus.jsonl"}], "split": 3}
-    wanted = {"uid": "domain", "tenant": TENANT, "specDigest": _digest("domain"), "attempt": 0}
-    named = {"kind": "domain", "namespace": TENANT, "name": "trade", "spec": spec}
-    run = internal("POST", "/runs", {**wanted, "spec": named})
-    made = [_artifact("Layers", 50), _artifact("Table", 1000)]
-    result = {"artifacts": made, "baseDigest": _digest("base"), "split": 3, "entries": 10, "coverage": 0.5}
-    internal("POST", f"/runs/{run['id']}/complete", result)
-    domain = internal("GET", f"/domains/{TENANT}/trade")["current"]
-
-    declared = {
-        **record,
-        "uid": "adapter",
-        "specDigest": _digest("adapter"),
-        "domain": f"{TENANT}/trade",
-        "taskType": "SequenceClassification",
-    }
-    internal("PUT", f"/adapters/{TENANT}/{MODEL}", declared)
-    task = {
-        "domainRef": {"name": "trade"},
-        "task": {"type": "SequenceClassification", "labels": ["no", "yes"]},
-        "data": {"train": {"uri": "rows.jsonl"}},
-    }
-    wanted = {"uid": "adapter", "tenant": TENANT, "specDigest": _digest("adapter"), "attempt": 0}
-    named = {"kind": "adapter", "namespace": TENANT, "name": MODEL, "spec": task, "domain": domain}
-    run = internal("POST", "/runs", {**wanted, "spec": named})
-    result = {
-        "artifacts": [_artifact("Adapter", 700)],
-        "baseDigest": _digest("base"),
-        "layersDigest": domain["layers"]["digest"],
-        "labels": ["no", "yes"],
-        "metrics": {"accuracy": 0.9},
-        "trainingSeconds": 1.0,
-    }
-    internal("POST", f"/runs/{run['id']}/complete", result)
-    ready = [{"adapter": f"{TENANT}/{MODEL}", "version": 1}]
-    internal("POST", "/runtimes/instant/heartbeat", {"incarnation": "one", "ready": ready})
-
-    made_key = http.post(
-        f"/admin/v1/tenants/{TENANT}/keys", json={"name": "b"}, headers={"Authorization": f"Bearer {admin}"}
-    )
-    return str(made_key.raise_for_status().json()["key"])
-
-
-def _artifact(kind: str, size: int) -> dict[str, Any]:
-    return {"kind": kind, "uri": f"{kind.lower()}/bench", "digest": _digest(kind), "bytes": size}
-
-
-def _digest(name: str) -> str:
-    return "sha256:" + hashlib.sha256(name.encode()).hexdigest()
+    patient = RetryPolicy(first_wait=0.1, longest_wait=0.1, patience=_START_SECONDS)
+    async with ControlPlaneClient(url, token, retry=patient) as plane:
+        registration = RuntimeRegistration(
+            url=runtime_url, device="cpu", capacity_bytes=10**9, incarnation="one"
+        )
+        await plane.register_runtime("instant", registration)
+        await plane.ensure_tenant(Tenant(NAMESPACE))
+        await plane.declare("Domain", f"{NAMESPACE}/{DOMAIN}", domain_record())
+        complete(await plane.create_run(domain_run()), domain_result())
+        view = await plane.domain(f"{NAMESPACE}/{DOMAIN}")
+        domain = view.current if view is not None else None
+        if domain is None:
+            raise RuntimeError("the Domain's run made no version")
+        await plane.declare("TaskAdapter", f"{NAMESPACE}/{MODEL}", adapter_record(1, NAMESPACE))
+        complete(await plane.create_run(adapter_run(1, NAMESPACE, domain)), adapter_result(1, domain))
+        ready = [AdapterVersionRef(adapter=f"{NAMESPACE}/{MODEL}", version=1)]
+        await plane.heartbeat("instant", Heartbeat(incarnation="one", ready=ready))

@@ -33,7 +33,7 @@ _HEAD_LABELS = 16
 
 @dataclass(frozen=True)
 class ScalePlan:
-    """What is measured. ``slots``, ``host`` and ``disk`` are how many adapters each tier has room for."""
+    """Parameters of the benchmark. ``slots``, ``host`` and ``disk`` are the tiers' capacities in adapters."""
 
     base: str = "minilm"
     counts: tuple[int, ...] = (1, 100, 1_000, 10_000)
@@ -53,7 +53,7 @@ class ScalePlan:
 
 @dataclass(frozen=True)
 class Stage:
-    """What traffic over ``count`` registered adapters was like. Rates are shares, 0 to 1."""
+    """Measurements of traffic over ``count`` registered adapters. Rates are shares, 0 to 1."""
 
     count: int
     requests_a_second: float
@@ -67,7 +67,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class ScaleFigures:
-    """Everything that was measured."""
+    """All measurements."""
 
     stages: list[Stage]
     catalog: list[CatalogCost]
@@ -75,9 +75,9 @@ class ScaleFigures:
 
 
 def measure_scale(plan: ScalePlan) -> ScaleFigures:
-    """Measure ``plan`` in a temporary folder, which needs room for every adapter twice.
+    """Measure ``plan`` in a temporary folder, which needs room for two copies of every adapter.
 
-    Raises ``OSError`` before it begins when the disk is too small.
+    Raises ``OSError`` before the start if the disk is too small.
     """
     with TemporaryDirectory(prefix="hmi-scale-") as name:
         folder = Path(name)
@@ -105,18 +105,18 @@ def _grow(
 ) -> list[Stage]:
     metrics = RuntimeMetrics()
     with serving(settings, store, metrics) as loader:
-        # The base model and the Domain are loaded first, or the first adapter would seem to cost them.
+        # The base model and the Domain are loaded first, so that the first adapter's time excludes them.
         opening = population.publish(max(plan.counts))
         loaded = loader.load(opening, population.domain.serving)
         loader.disk.delete(opening.artifact.digest)
-        log.info("%s is served", loaded.domain.key)
+        log.info("%s is loaded", loaded.domain.key)
         runtime = _Runtime(plan, loader, metrics, store, population, texts)
         return [runtime.stage(count) for count in sorted(plan.counts)]
 
 
 @dataclass(frozen=True)
 class _Runtime:
-    """The runtime under test, and what is asked of it."""
+    """The runtime under test, and its adapters and texts."""
 
     plan: ScalePlan
     loader: AdapterLoader
@@ -126,10 +126,10 @@ class _Runtime:
     texts: Sequence[str]
 
     def stage(self, count: int) -> Stage:
-        """Register adapters until there are ``count``, fill memory with the popular ones, send traffic."""
+        """Register adapters up to ``count``, load the popular ones to memory, and send traffic."""
         registering = self.population.grow(self.loader, count)
-        # The newest are the most popular, so that what the disk tier kept while they came is what it would
-        # keep under their traffic.
+        # The newest are the most popular, so that the disk tier contains after registration what it would
+        # contain after traffic.
         popular = self.population.adapters[::-1]
         bring_to_host(self.loader.cache, popular[: self.plan.host][::-1])
         self._send(popular, self.plan.requests // 8, seed=1)
@@ -155,12 +155,12 @@ class _Runtime:
     def _send(
         self, popular: Sequence[AdapterServing], requests: int, *, seed: int
     ) -> tuple[list[Answered], float]:
-        asked = zipf_requests(popular, self.texts, requests, exponent=self.plan.exponent, seed=seed)
-        return run_traffic(self.loader.pipeline, self.store, asked, clients=self.plan.clients)
+        drawn = zipf_requests(popular, self.texts, requests, exponent=self.plan.exponent, seed=seed)
+        return run_traffic(self.loader.pipeline, self.store, drawn, clients=self.plan.clients)
 
 
 def _settings(plan: ScalePlan, folder: Path, population: Population) -> RuntimeSettings:
-    """Return a runtime's settings with room for so many adapters of the population's size in each tier."""
+    """Return a runtime's settings with the plan's capacities for adapters of the population's size."""
     return runtime_settings(
         folder,
         device=plan.device,
@@ -192,7 +192,7 @@ def run_scale(out: Path, plan: ScalePlan) -> str:
     _plot(out, figures)
     parts = {
         "Traffic": _traffic_table(figures.stages),
-        "What rests where, after the traffic": _tier_table(figures.stages),
+        "Adapters in each tier after the traffic": _tier_table(figures.stages),
         "One more adapter on the runtime": _registering_table(figures.stages),
         "One more adapter in the catalog": _catalog_table(figures.catalog),
         f"{memory.adapters:,} hPLMs in one memory": _memory_table(memory),
@@ -212,7 +212,7 @@ def _plot(out: Path, figures: ScaleFigures) -> None:
     registering = [stage.registering for stage in figures.stages]
     results.lines(
         out / "scale-registration.png",
-        "Making one more adapter known",
+        "Registering one more adapter",
         "adapters registered",
         "milliseconds, median",
         {
@@ -227,79 +227,76 @@ def _plot(out: Path, figures: ScaleFigures) -> None:
 
 
 def _traffic_table(stages: Sequence[Stage]) -> str:
-    header = [
-        "adapters", "requests/s", "p50 ms, in memory", "p99 ms, in memory", "cold requests",
-        "p99 ms, from disk", "p99 ms, from the store", "found in a slot", "found in host memory",
-        "else found on disk",
-    ]  # fmt: skip
-    rows: list[list[object]] = []
+    rows: list[dict[str, object]] = []
     for stage in stages:
         cold = stage.disk.requests + stage.store.requests
         rows.append(
-            [
-                stage.count,
-                stage.requests_a_second,
-                _milliseconds(stage.warm.p50),
-                _milliseconds(stage.warm.p99),
-                _share(cold / (cold + stage.warm.requests)),
-                _cold(stage.disk),
-                _cold(stage.store),
-                *(_share(stage.hit_rates[tier]) for tier in ("device", "host", "disk")),
-            ]
+            {
+                "adapters": stage.count,
+                "requests/s": stage.requests_a_second,
+                "p50 ms, in memory": _milliseconds(stage.warm.p50),
+                "p99 ms, in memory": _milliseconds(stage.warm.p99),
+                "cold requests": _share(cold / (cold + stage.warm.requests)),
+                "p99 ms, from disk": _cold(stage.disk),
+                "p99 ms, from the store": _cold(stage.store),
+                "found in a slot": _share(stage.hit_rates["device"]),
+                "found in host memory": _share(stage.hit_rates["host"]),
+                "else found on disk": _share(stage.hit_rates["disk"]),
+            }
         )
-    return results.table(header, rows)
+    return results.table(rows)
 
 
 def _tier_table(stages: Sequence[Stage]) -> str:
-    header = ["adapters", *(f"{name}: {what}" for name in ("slots", "host", "disk") for what in
-              ("tenants", "kB a tenant"))]  # fmt: skip
-    rows = [
-        [stage.count, *(value for tier in stage.tiers for value in (tier.tenants, tier.bytes_a_tenant / 1e3))]
-        for stage in stages
-    ]
-    return results.table(header, rows)
+    rows: list[dict[str, object]] = []
+    for stage in stages:
+        row: dict[str, object] = {"adapters": stage.count}
+        for name, tier in zip(("slots", "host", "disk"), stage.tiers, strict=True):
+            row |= {f"{name}: tenants": tier.tenants, f"{name}: kB a tenant": tier.bytes_a_tenant / 1e3}
+        rows.append(row)
+    return results.table(rows)
 
 
 def _registering_table(stages: Sequence[Stage]) -> str:
-    header = ["adapters", "ms to publish", "ms to fetch, verify and check", "ms to route"]
-    made = [stage.registering for stage in stages]
-    return results.table(header, [[r.count, *(1000 * s for s in (r.publish, r.load, r.route))] for r in made])
+    return results.table(
+        {
+            "adapters": registering.count,
+            "ms to publish": 1000 * registering.publish,
+            "ms to fetch, verify and check": 1000 * registering.load,
+            "ms to route": 1000 * registering.route,
+        }
+        for registering in (stage.registering for stage in stages)
+    )
 
 
 def _catalog_table(costs: Sequence[CatalogCost]) -> str:
-    names = [step.name for step in costs[0].steps]
-    header = [
-        "adapters",
-        "ms in all",
-        "of them busy",
-        "SQL statements in all",
-        *(f"ms (SQL) to {name}" for name in names),
-    ]
-    rows: list[list[object]] = [
-        [
-            cost.count,
-            1000 * cost.seconds,
-            1000 * cost.busy,
-            cost.statements,
-            *(f"{1000 * step.seconds:.1f} ({step.statements})" for step in cost.steps),
-        ]
+    return results.table(
+        {
+            "adapters": cost.count,
+            "ms in all": 1000 * cost.seconds,
+            "of them busy": 1000 * cost.busy,
+            "SQL statements in all": cost.statements,
+            **{
+                f"ms (SQL) to {step.name}": f"{1000 * step.seconds:.1f} ({step.statements})"
+                for step in cost.steps
+            },
+        }
         for cost in costs
-    ]
-    return results.table(header, rows)
+    )
 
 
 def _memory_table(memory: MemoryFigures) -> str:
     measured, counted, computed = "measured", "counted from tensors", "computed"
-    rows: list[list[object]] = [
-        [f"{memory.resident:,} adapters, all in host memory at once", measured, memory.adapter_bytes / 1e9],
-        ["what the process grew by as they came", measured, memory.process_growth / 1e9],
-        ["base model, Domain and device slots, shared by all", counted, memory.shared_bytes / 1e9],
-        ["one whole model", counted, memory.whole_model_bytes / 1e9],
-        [f"{memory.adapters:,} hPLMs", computed, memory.hplms / 1e9],
-        [f"{memory.adapters:,} whole models", computed, memory.whole_models / 1e9],
+    rows = [
+        (f"{memory.resident:,} adapters, all in host memory at once", measured, memory.adapter_bytes),
+        ("growth of the process meanwhile", measured, memory.process_growth),
+        ("base model, Domain and device slots, shared by all", counted, memory.shared_bytes),
+        ("one whole model", counted, memory.whole_model_bytes),
+        (f"{memory.adapters:,} hPLMs", computed, memory.hplms),
+        (f"{memory.adapters:,} whole models", computed, memory.whole_models),
     ]
-    told = f"Whole models take {memory.ratio:.1f} times the memory of hPLMs."
-    return results.table(["what", "how known", "GB"], rows) + f"\n\n{told}"
+    table = results.table({"item": item, "how known": how, "GB": size / 1e9} for item, how, size in rows)
+    return f"{table}\n\nWhole models take {memory.ratio:.1f} times the memory of hPLMs."
 
 
 def _cold(latency: Latency) -> str:

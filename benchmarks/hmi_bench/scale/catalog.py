@@ -1,7 +1,7 @@
-"""What the control plane's catalog does for one more adapter, when it has few and when it has many.
+"""The cost of one more adapter in the control plane's catalog, with few and with many adapters.
 
-Transactions are those of the internal API's routes, one a call, on SQLite as ``hmi up`` uses it. Artifacts
-are named and not made: the catalog never reads them.
+The transactions are those of the internal API's routes, one a call, on SQLite as in ``hmi up``. Artifacts are
+only referred to, since the catalog does not read them.
 """
 
 import hashlib
@@ -51,9 +51,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Step:
-    """One call of the internal API: median seconds, and the most SQL statements that it took.
+    """One call of the internal API: median seconds, and the most SQL statements of a call.
 
-    ``busy`` are the seconds of this thread alone, SQLite's included: a loaded machine does not change them.
+    ``busy`` is the processor time of the calling thread, SQLite included, in seconds.
     """
 
     name: str
@@ -64,24 +64,24 @@ class Step:
 
 @dataclass(frozen=True)
 class CatalogCost:
-    """What registering one more adapter costs when ``count`` are there."""
+    """The cost of registering one more adapter in a catalog of ``count``."""
 
     count: int
     steps: list[Step]
 
     @property
     def seconds(self) -> float:
-        """All calls together."""
+        """Sum over all calls."""
         return sum(step.seconds for step in self.steps)
 
     @property
     def busy(self) -> float:
-        """All calls together."""
+        """Sum over all calls."""
         return sum(step.busy for step in self.steps)
 
     @property
     def statements(self) -> int:
-        """All calls together."""
+        """Sum over all calls."""
         return sum(step.statements for step in self.steps)
 
 
@@ -93,10 +93,10 @@ class _Samples:
 
 
 class Catalog:
-    """A catalog with one Domain and a few runtimes; adapters are added as the reconciler adds them."""
+    """A catalog with one Domain and a few runtimes, to which adapters are added as the operator does."""
 
     def __init__(self, url: str) -> None:
-        """Make the tables at ``url``, an SQLAlchemy address, and what adapters stand on."""
+        """Create the tables at ``url``, an SQLAlchemy address, with the Domain and the runtimes."""
         upgrade(url)
         self._database = Database(url)
         self._statements = 0
@@ -113,7 +113,7 @@ class Catalog:
         self._database.close()
 
     def measure(self, counts: Sequence[int]) -> list[CatalogCost]:
-        """Add adapters up to each of ``counts``, ascending, and return what the last few of each cost."""
+        """Add adapters up to each of ``counts``, ascending; return the cost of the last few at each."""
         found = []
         for count in counts:
             measured = min(MEASURED, count - self._registered)
@@ -134,46 +134,51 @@ class Catalog:
         return found
 
     def _fill(self, count: int) -> None:
-        """Add adapters quickly: the same work, many in a transaction."""
+        """Add adapters quickly: many in a transaction."""
         while self._registered < count:
             with self._database.write() as session:
                 for _ in range(min(_FILLED_AT_ONCE, count - self._registered)):
                     number = self._next()
                     tenants.ensure_tenant(session, _tenant(number))
-                    adapters.declare_adapter(session, NAMESPACE, _name(number), _record(number))
-                    run = runs.create_run(session, self._run(number))
-                    versions.complete_run(session, run.id, _result(number, self._domain))
+                    record = adapter_record(number, _tenant(number))
+                    adapters.declare_adapter(session, NAMESPACE, adapter_name(number), record)
+                    run = runs.create_run(session, adapter_run(number, _tenant(number), self._domain))
+                    versions.complete_run(session, run.id, adapter_result(number, self._domain))
 
     def _register_one(self, samples: dict[str, _Samples]) -> None:
-        """Add one adapter, call by call, up to the runtimes that read of it and say that they serve it."""
+        """Add one adapter, call by call, until its runtime has reported it as ready."""
         number = self._next()
         before = self._revisions()
         step = partial(self._timed, samples)
         write = self._write
+        record = adapter_record(number, _tenant(number))
+        request = adapter_run(number, _tenant(number), self._domain)
         step("ensure the tenant", lambda: write(lambda s: tenants.ensure_tenant(s, _tenant(number))))
         step(
             "declare the adapter",
-            lambda: write(lambda s: adapters.declare_adapter(s, NAMESPACE, _name(number), _record(number))),
+            lambda: write(lambda s: adapters.declare_adapter(s, NAMESPACE, adapter_name(number), record)),
         )
-        run = step("create its run", lambda: write(lambda s: runs.create_run(s, self._run(number))))
-        result = _result(number, self._domain)
+        run = step("create its run", lambda: write(lambda s: runs.create_run(s, request)))
+        result = adapter_result(number, self._domain)
         step(
             "complete it: version and placement",
             lambda: write(lambda s: versions.complete_run(s, run.id, result)),
         )
         (runtime_id,) = [name for name, revision in self._revisions().items() if revision != before[name]]
-        state = step("read the runtime's news", lambda: self._read_news(runtime_id, before[runtime_id]))
-        (told,) = state.adapters
-        beat = Heartbeat(
-            incarnation=runtime_id, ready=[AdapterVersionRef(adapter=told.key, version=told.version)]
+        state = step(
+            "read the desired state", lambda: self._read_desired_state(runtime_id, before[runtime_id])
         )
-        step("note that it is served", lambda: write(lambda s: runtimes.heartbeat(s, runtime_id, beat)))
+        (adapter,) = state.adapters
+        beat = Heartbeat(
+            incarnation=runtime_id, ready=[AdapterVersionRef(adapter=adapter.key, version=adapter.version)]
+        )
+        step("record that it is ready", lambda: write(lambda s: runtimes.heartbeat(s, runtime_id, beat)))
 
-    def _read_news(self, runtime_id: str, since: int) -> DesiredState:
-        """Read as the long poll does."""
+    def _read_desired_state(self, runtime_id: str, since: int) -> DesiredState:
+        """Read the desired state as a runtime's long poll does."""
         with self._database.read() as session:
             if not desired_state.has_changed(session, runtime_id, since):
-                raise RuntimeError(f"{runtime_id} was told nothing of the adapter placed on it")
+                raise RuntimeError(f"the desired state of {runtime_id} lacks the adapter placed on it")
         with self._database.read() as session:
             state = desired_state.load_desired_state(session, runtime_id, since)
             acknowledges = not state.full and desired_state.has_acknowledged_removals(
@@ -185,7 +190,7 @@ class Catalog:
         return state
 
     def _timed(self, samples: dict[str, _Samples], name: str, work: Callable[[], T]) -> T:
-        """Do ``work`` and note its time and its statements."""
+        """Do ``work`` and record its time and its statements."""
         sample = samples.setdefault(name, _Samples())
         statements, started, worked = self._statements, time.perf_counter(), time.thread_time()
         done = work()
@@ -208,39 +213,13 @@ class Catalog:
         self._registered += 1
         return self._registered
 
-    def _run(self, number: int) -> RunCreate:
-        spec = TaskAdapterSpec(
-            domain_ref=ObjectRef(name=DOMAIN),
-            task=Task(type=TaskType.SEQUENCE_CLASSIFICATION, labels=list(LABELS)),
-            data=TaskData(train=DataSource(uri="data.jsonl")),
-        )
-        return RunCreate(
-            uid=f"uid-{number}",
-            tenant=_tenant(number),
-            spec_digest=f"sha256:{number:064x}",
-            spec=AdapterRunSpec(namespace=NAMESPACE, name=_name(number), spec=spec, domain=self._domain),
-        )
-
     def _make_domain(self) -> DomainVersionView:
-        record = DomainRecord(
-            uid="domain-uid", tenant=NAMESPACE, generation=1, spec_digest="sha256:d", base_uri="wheel://base"
-        )
-        spec = DomainSpec(
-            base_model=BaseModelRef(uri="wheel://base"), corpus=[DataSource(uri="corpus.jsonl")]
-        )
-        layers, table = _ref(ArtifactKind.LAYERS, "layers"), _ref(ArtifactKind.TABLE, "table")
+        record = domain_record()
         with self._database.write() as session:
             tenants.ensure_tenant(session, NAMESPACE)
             domains.declare_domain(session, NAMESPACE, DOMAIN, record)
-            wanted = RunCreate(
-                uid=record.uid,
-                tenant=NAMESPACE,
-                spec_digest=record.spec_digest,
-                spec=DomainRunSpec(namespace=NAMESPACE, name=DOMAIN, spec=spec),
-            )
-            run = runs.create_run(session, wanted)
-            result = RunResult(artifacts=[layers, table], base_digest=BASE_DIGEST, split=3, entries=1)
-            versions.complete_run(session, run.id, result)
+            run = runs.create_run(session, domain_run())
+            versions.complete_run(session, run.id, domain_result())
         with self._database.read() as session:
             current = domains.get_domain_view(session, NAMESPACE, DOMAIN).current
         if current is None:
@@ -265,10 +244,35 @@ def _registration(number: int) -> RuntimeRegistration:
     return RuntimeRegistration(url=f"http://{name}", device="cpu", capacity_bytes=CAPACITY, incarnation=name)
 
 
-def _record(number: int) -> AdapterRecord:
+def domain_record() -> DomainRecord:
+    """Return the catalog's record of the one Domain."""
+    return DomainRecord(
+        uid="domain-uid", tenant=NAMESPACE, generation=1, spec_digest="sha256:d", base_uri="wheel://base"
+    )
+
+
+def domain_run() -> RunCreate:
+    """Return the request for the Domain's run."""
+    spec = DomainSpec(base_model=BaseModelRef(uri="wheel://base"), corpus=[DataSource(uri="corpus.jsonl")])
+    return RunCreate(
+        uid="domain-uid",
+        tenant=NAMESPACE,
+        spec_digest="sha256:d",
+        spec=DomainRunSpec(namespace=NAMESPACE, name=DOMAIN, spec=spec),
+    )
+
+
+def domain_result() -> RunResult:
+    """Return the result of the Domain's run."""
+    artifacts = [_ref(ArtifactKind.LAYERS, "layers"), _ref(ArtifactKind.TABLE, "table")]
+    return RunResult(artifacts=artifacts, base_digest=BASE_DIGEST, split=3, entries=1)
+
+
+def adapter_record(number: int, tenant: str) -> AdapterRecord:
+    """Return the catalog's record of adapter ``number``."""
     return AdapterRecord(
         uid=f"uid-{number}",
-        tenant=_tenant(number),
+        tenant=tenant,
         generation=1,
         spec_digest=f"sha256:{number:064x}",
         domain=f"{NAMESPACE}/{DOMAIN}",
@@ -276,15 +280,36 @@ def _record(number: int) -> AdapterRecord:
     )
 
 
-def _result(number: int, domain: DomainVersionView) -> RunResult:
+def adapter_run(number: int, tenant: str, domain: DomainVersionView) -> RunCreate:
+    """Return the request for the run of adapter ``number``."""
+    spec = TaskAdapterSpec(
+        domain_ref=ObjectRef(name=DOMAIN),
+        task=Task(type=TaskType.SEQUENCE_CLASSIFICATION, labels=list(LABELS)),
+        data=TaskData(train=DataSource(uri="data.jsonl")),
+    )
+    return RunCreate(
+        uid=f"uid-{number}",
+        tenant=tenant,
+        spec_digest=f"sha256:{number:064x}",
+        spec=AdapterRunSpec(namespace=NAMESPACE, name=adapter_name(number), spec=spec, domain=domain),
+    )
+
+
+def adapter_result(number: int, domain: DomainVersionView) -> RunResult:
+    """Return the result of the run of adapter ``number``."""
     return RunResult(
-        artifacts=[_ref(ArtifactKind.ADAPTER, _name(number))],
+        artifacts=[_ref(ArtifactKind.ADAPTER, adapter_name(number))],
         base_digest=BASE_DIGEST,
         layers_digest=domain.layers.digest,
         labels=list(LABELS),
         metrics={"accuracy": 0.9},
         training_seconds=1.0,
     )
+
+
+def adapter_name(number: int) -> str:
+    """Return the name of adapter ``number``."""
+    return f"task-{number:05d}"
 
 
 def _ref(kind: ArtifactKind, name: str) -> ArtifactRef:
@@ -296,7 +321,3 @@ def _ref(kind: ArtifactKind, name: str) -> ArtifactRef:
 
 def _tenant(number: int) -> str:
     return f"tenant-{number:05d}"
-
-
-def _name(number: int) -> str:
-    return f"task-{number:05d}"

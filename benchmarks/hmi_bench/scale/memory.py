@@ -1,4 +1,4 @@
-"""Memory: the cache's tiers by tenant, and thousands of hPLMs in one memory beside as many whole models."""
+"""Memory: the cache's tiers by tenant, and thousands of hPLMs compared with as many whole models."""
 
 import os
 import threading
@@ -29,30 +29,30 @@ class TierState:
 
     @property
     def bytes_a_tenant(self) -> float:
-        """What one tenant takes where it rests."""
+        """Bytes of one tenant in this tier."""
         return self.bytes / self.tenants if self.tenants else 0.0
 
 
 def tier_states(loader: AdapterLoader, metrics: RuntimeMetrics, artifact_bytes: int) -> list[TierState]:
-    """Return what the runtime itself reports, tier by tier; the device tier counts whole slots.
+    """Return the runtime's own report of each tier; the device tier counts whole slots.
 
-    ``artifact_bytes`` is the size of one adapter's artifact, all alike.
+    ``artifact_bytes`` is the size of each adapter's artifact.
     """
     tenants = runtime_stats(loader, metrics).tenants.values()
-    held = {entry.tier: entry.bytes for entry in resident_bytes(loader) if entry.kind == "adapter"}
+    used = {entry.tier: entry.bytes for entry in resident_bytes(loader) if entry.kind == "adapter"}
     return [
-        TierState("device", sum(1 for tiers in tenants if tiers["device"]), held["device"]),
-        TierState("host", sum(1 for tiers in tenants if tiers["host"]), held["host"]),
-        TierState("disk", round(held["disk"] / artifact_bytes), held["disk"]),
+        TierState("device", sum(1 for tiers in tenants if tiers["device"]), used["device"]),
+        TierState("host", sum(1 for tiers in tenants if tiers["host"]), used["host"]),
+        TierState("disk", round(used["disk"] / artifact_bytes), used["disk"]),
     ]
 
 
 @dataclass(frozen=True)
 class TierCounts:
-    """How often an adapter was found in a tier, and how often it had to be brought there, so far."""
+    """How often an adapter was found in a tier, and how often it was loaded to it, so far."""
 
     found: dict[str, float]
-    brought: dict[str, float]
+    loaded: dict[str, float]
 
     @classmethod
     def now(cls, metrics: RuntimeMetrics) -> "TierCounts":
@@ -63,10 +63,10 @@ class TierCounts:
         )
 
     def hit_rates_since(self, before: "TierCounts") -> dict[str, float | None]:
-        """Return the share found, 0 to 1, of all that was asked of a tier since; None if nothing was."""
+        """Return each tier's share of hits since ``before``, 0 to 1; None without requests."""
         rates: dict[str, float | None] = {}
         for tier, found in self.found.items():
-            hits, loads = found - before.found[tier], self.brought[tier] - before.brought[tier]
+            hits, loads = found - before.found[tier], self.loaded[tier] - before.loaded[tier]
             rates[tier] = hits / (hits + loads) if hits + loads else None
         return rates
 
@@ -77,17 +77,17 @@ def _count(metrics: RuntimeMetrics, tier: Tier, result: str) -> float:
 
 
 _SPARE_SHARE = 0.7
-_MOST_UNDER_WAY = 256
+_MOST_LOADING = 256
 _TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
 class MemoryFigures:
-    """Bytes of many hPLMs beside as many whole models.
+    """Bytes of many hPLMs and of as many whole models.
 
-    Measured: ``resident`` adapters' tensors as the cache counts them (``adapter_bytes``), and what the
-    process grew by while they came (``process_growth``). Counted from tensors: ``shared_bytes`` (base model,
-    Domain, device slots) and ``whole_model_bytes``. Computed: everything that the properties say.
+    Measured: the tensors of ``resident`` adapters as the cache counts them (``adapter_bytes``), and the
+    growth of the process while they were loaded (``process_growth``). Counted from tensors: ``shared_bytes``
+    (base model, Domain, device slots) and ``whole_model_bytes``. Computed: the properties.
     """
 
     adapters: int
@@ -99,27 +99,27 @@ class MemoryFigures:
 
     @property
     def bytes_an_adapter(self) -> float:
-        """What one more hPLM adds."""
+        """Bytes of one more hPLM."""
         return self.adapter_bytes / self.resident
 
     @property
     def hplms(self) -> float:
-        """All of ``adapters``: shared once, and each one's own."""
+        """Bytes of ``adapters`` hPLMs: the shared bytes, and each adapter's own."""
         return self.shared_bytes + self.adapters * self.bytes_an_adapter
 
     @property
     def whole_models(self) -> float:
-        """As many whole models."""
+        """Bytes of as many whole models."""
         return float(self.adapters * self.whole_model_bytes)
 
     @property
     def ratio(self) -> float:
-        """How many times more whole models take."""
+        """Bytes of whole models relative to hPLMs."""
         return self.whole_models / self.hplms
 
 
 def measure_memory(settings: RuntimeSettings, population: Population) -> MemoryFigures:
-    """Bring as many of a population's adapters to host memory as the machine has to spare."""
+    """Load as many of a population's adapters to host memory as the machine has free memory for."""
     domain, adapters = population.domain, population.adapters
     resident = min(len(adapters), int(_SPARE_SHARE * available_memory() / population.nbytes))
     roomy = settings.model_copy(
@@ -144,11 +144,11 @@ def measure_memory(settings: RuntimeSettings, population: Population) -> MemoryF
 
 
 def bring_to_host(cache: AdapterCache[AdapterWeights], adapters: Sequence[AdapterServing]) -> None:
-    """Bring adapters to host memory, in order, a few at a time; raises the first ``HmiError`` there was."""
-    free = threading.Semaphore(_MOST_UNDER_WAY)
+    """Load adapters to host memory, in order, a few at a time; raise the first ``HmiError``."""
+    free = threading.Semaphore(_MOST_LOADING)
     failures: list[HmiError] = []
 
-    def arrived(adapter: AdapterId, error: HmiError | None) -> None:
+    def loaded(adapter: AdapterId, error: HmiError | None) -> None:
         if error is None:
             cache.release(adapter)
         else:
@@ -158,26 +158,26 @@ def bring_to_host(cache: AdapterCache[AdapterWeights], adapters: Sequence[Adapte
     for adapter in adapters:
         name = AdapterId.of(adapter)
         _take(free)
-        cache.acquire(name, lambda error, name=name: arrived(name, error))  # type: ignore[misc]
-    for _ in range(_MOST_UNDER_WAY):
+        cache.acquire(name, lambda error, name=name: loaded(name, error))  # type: ignore[misc]
+    for _ in range(_MOST_LOADING):
         _take(free)
     if failures:
         raise failures[0]
 
 
 def whole_model_bytes(base: BaseModel) -> int:
-    """Return the bytes of one whole model's parameters, as they lie in memory."""
+    """Return the bytes of one whole model's parameters in memory."""
     return sum(p.numel() * p.element_size() for p in base.encoder().parameters())
 
 
 def available_memory() -> int:
-    """Return the bytes that the machine can still give out."""
+    """Return the machine's available memory in bytes."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
 
 
 def process_memory() -> int:
-    """Return the bytes of this process that are in memory and nobody else's file."""
+    """Return this process's resident memory without shared pages, in bytes."""
     resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
@@ -189,4 +189,4 @@ def _shared_bytes(loader: AdapterLoader, base: BaseModel) -> int:
 
 def _take(free: threading.Semaphore) -> None:
     if not free.acquire(timeout=_TIMEOUT):
-        raise TimeoutError("adapters did not come to memory in time")
+        raise TimeoutError("adapters were not loaded to memory in time")

@@ -1,4 +1,4 @@
-"""Thousands of adapters, each a tenant's own: made, published and registered one after another."""
+"""Thousands of adapters, one for each tenant: made, published and registered."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ _MARGIN = 1.2
 
 @dataclass(frozen=True)
 class Registering:
-    """Median seconds of making one more adapter known when ``count`` are."""
+    """Median seconds of registering one more adapter when there are ``count``."""
 
     count: int
     publish: float
@@ -36,14 +36,14 @@ class Registering:
     load: float
     """Fetching it to the runtime's disk, verifying and checking it."""
     route: float
-    """Serving it from the next row on."""
+    """Letting it answer new rows."""
 
 
 class Population:
-    """Adapters of one shape, every one with bytes of its own, so that none shares a digest with another."""
+    """Adapters of one shape with different bytes, so that each has a digest of its own."""
 
     def __init__(self, domain: PublishedDomain, rank: int) -> None:
-        """Publish the first adapter, from which ``artifact_bytes`` is known; none is registered yet."""
+        """Publish the first adapter to learn ``artifact_bytes``; register none."""
         self.domain = domain
         self.adapters: list[AdapterServing] = []
         upper = UpperLayers(domain.base.encoder(), domain.split)
@@ -60,7 +60,7 @@ class Population:
         return self._template.nbytes
 
     def weights(self, number: int) -> AdapterWeights:
-        """Return adapter ``number``: the template with a head of its own."""
+        """Return the weights of adapter ``number``: the template with another head."""
         random = torch.Generator().manual_seed(number)
         head = self._template.head
         bias = torch.randn(head.bias.shape, generator=random) * 0.02
@@ -71,7 +71,7 @@ class Population:
         return self.domain.publish(f"tenant-{number:05d}/task", self.weights(number))
 
     def grow(self, loader: AdapterLoader, count: int) -> Registering:
-        """Publish and register adapters until there are ``count``; the last few are timed, one at a time."""
+        """Publish and register adapters up to ``count``; time the last few, one at a time."""
         start = len(self.adapters)
         timed_from = max(start, count - _MEASURED)
         with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as workers:
@@ -98,13 +98,13 @@ class Population:
 
 
 def require_disk(folder: Path, adapters: int, nbytes: int) -> None:
-    """Raise ``OSError`` when ``folder``'s disk has no room for so many adapters and their local copies."""
+    """Raise ``OSError`` if ``folder``'s disk has no room for so many adapters and their local copies."""
     needed = int(adapters * nbytes * _COPIES_ON_DISK * _MARGIN)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
             f"{adapters:,} adapters need {needed / 1e9:.1f} GB below {folder}, {free / 1e9:.1f} GB are free; "
-            "ask for fewer, or point TMPDIR to a larger disk."
+            "give a smaller --count, or set TMPDIR to a folder on a larger disk."
         )
 
 

@@ -1,6 +1,6 @@
 """Traffic with a Zipf law of popularity, and an artifact store that records where adapters came from.
 
-The adapter of rank r is asked for in proportion to 1 / r^s.
+Requests for the adapter of rank r are proportional to 1 / r^s.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from hmi_runtime.serving.pipeline import Pipeline
 
 
 class Source(StrEnum):
-    """Where an adapter was when a request for it came."""
+    """Where an adapter was when a request for it arrived."""
 
     MEMORY = "memory"
     DISK = "disk"
@@ -36,7 +36,7 @@ class _Read:
 
 
 class WatchedStore(ArtifactStore):
-    """The real store, watched: the disk tier asks it for every adapter that is not in memory. Thread-safe."""
+    """An artifact store that records every fetch: one for each adapter not in memory. Thread-safe."""
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
@@ -45,7 +45,7 @@ class WatchedStore(ArtifactStore):
         self._watch = threading.Lock()
 
     def fetch(self, ref: ArtifactRef, cache_dir: Path) -> Path:
-        """Fetch as the store does, and note when, and whether the local copy was there."""
+        """Fetch as the store does; record when, and whether there was a local copy."""
         with self._watch:
             copy = self._copies.get(ref.digest)
         source = Source.DISK if copy is not None and copy.is_dir() else Source.STORE
@@ -56,7 +56,7 @@ class WatchedStore(ArtifactStore):
         return path
 
     def source_since(self, digest: str, moment: float) -> Source:
-        """Return from where an artifact was read since ``moment`` (monotonic); memory if it was not read."""
+        """Return where an artifact was read from since ``moment`` (monotonic); memory if it was not read."""
         with self._watch:
             read = self._reads.get(digest)
         return Source.MEMORY if read is None or read.moment < moment else read.source
@@ -66,8 +66,8 @@ _TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request of the traffic: a text for an adapter."""
+class TrafficRequest:
+    """One request: a text for an adapter."""
 
     adapter: AdapterServing
     text: str
@@ -75,7 +75,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answered:
-    """How long one request took, and where its adapter was when it came."""
+    """How long one request took, and where its adapter was when it arrived."""
 
     seconds: float
     source: Source
@@ -83,7 +83,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Latency:
-    """Percentiles of some requests, seconds; None where there were none."""
+    """Percentiles of requests, in seconds; None without requests."""
 
     requests: int
     p50: float | None
@@ -91,7 +91,7 @@ class Latency:
 
     @classmethod
     def of(cls, answers: Sequence[Answered]) -> "Latency":
-        """Summarise requests."""
+        """Return the percentiles of ``answers``."""
         seconds = [answer.seconds for answer in answers]
         if not seconds:
             return cls(0, None, None)
@@ -100,24 +100,24 @@ class Latency:
 
 def zipf_requests(
     adapters: Sequence[AdapterServing], texts: Sequence[str], requests: int, *, exponent: float, seed: int
-) -> list[Asked]:
+) -> list[TrafficRequest]:
     """Draw requests; the first of ``adapters`` is the most popular, texts are equally likely."""
     source = random.Random(seed)  # noqa: S311 - traffic, not secrets
     weights = list(itertools.accumulate(1 / rank**exponent for rank in range(1, len(adapters) + 1)))
     chosen = source.choices(adapters, cum_weights=weights, k=requests)
-    return [Asked(adapter, source.choice(texts)) for adapter in chosen]
+    return [TrafficRequest(adapter, source.choice(texts)) for adapter in chosen]
 
 
 def run_traffic(
-    pipeline: Pipeline, store: WatchedStore, requests: Sequence[Asked], *, clients: int
+    pipeline: Pipeline, store: WatchedStore, requests: Sequence[TrafficRequest], *, clients: int
 ) -> tuple[list[Answered], float]:
-    """Let ``clients`` send ``requests``, each its next one when it has its answer.
+    """Send ``requests`` from ``clients`` threads, each of which waits for its answer before the next one.
 
-    Returns the answers and the seconds that all took. Raises ``RuntimeError`` at a request without an answer.
+    Returns the answers and the seconds in all. Raises ``RuntimeError`` if a request fails.
     """
 
     def client(number: int) -> list[Answered]:
-        return [_ask(pipeline, store, asked) for asked in requests[number::clients]]
+        return [_send(pipeline, store, request) for request in requests[number::clients]]
 
     started = time.monotonic()
     with ThreadPoolExecutor(clients, thread_name_prefix="client") as threads:
@@ -125,10 +125,10 @@ def run_traffic(
     return answers, time.monotonic() - started
 
 
-def _ask(pipeline: Pipeline, store: WatchedStore, asked: Asked) -> Answered:
+def _send(pipeline: Pipeline, store: WatchedStore, request: TrafficRequest) -> Answered:
     started = time.monotonic()
-    (result,) = pipeline.submit([InferRow(adapter=asked.adapter.key, text=asked.text)]).result(_TIMEOUT)
+    (result,) = pipeline.submit([InferRow(adapter=request.adapter.key, text=request.text)]).result(_TIMEOUT)
     seconds = time.monotonic() - started
     if result.error is not None:
-        raise RuntimeError(f"{asked.adapter.key}: {result.error.reason}: {result.error.message}")
-    return Answered(seconds, store.source_since(asked.adapter.artifact.digest, started))
+        raise RuntimeError(f"{request.adapter.key}: {result.error.reason}: {result.error.message}")
+    return Answered(seconds, store.source_since(request.adapter.artifact.digest, started))

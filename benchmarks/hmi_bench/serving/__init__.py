@@ -1,5 +1,5 @@
-"""Serving: this runtime beside what people use today, every row of a batch another tenant.
+"""Serving: this runtime compared with others; every row of a batch belongs to another tenant.
 
-Belongs here: the systems, each in its own file behind one interface, and the timing in turns.
+Belongs here: the systems behind one interface, and their timing in turns.
 Forbidden here: accuracy; figures of systems that did not run in the same process and run.
 """

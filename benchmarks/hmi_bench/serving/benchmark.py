@@ -1,7 +1,8 @@
-"""Serving study: every system at several batch sizes, each judged at its best."""
+"""Serving benchmark: every system at several batch sizes; each is compared at its best."""
 
 import logging
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,11 +15,10 @@ from hmi_bench.serving.systems import (
     PeftMixed,
     ServingSystem,
     Swapping,
-    Timing,
     make_batch,
-    time_in_turns,
 )
 from hmi_bench.texts import text_lengths
+from hmi_bench.timing import Timing, time_in_turns
 
 log = logging.getLogger(__name__)
 
@@ -38,22 +38,31 @@ def run_serving(out: Path, *, batch_sizes: tuple[int, ...], rounds: int, threads
     timings: list[Timing] = []
     for size in batch_sizes:
         batch = make_batch(text_lengths(size), BERT_BASE.vocab_size, seed=size)
-        timings += time_in_turns(systems, batch, rounds=rounds)
-        log.info(
-            "batch %d: %s", size, {t.name: round(t.median * 1000) for t in timings if t.batch_size == size}
-        )
-    best = {name: max((t for t in timings if t.name == name), key=lambda t: t.rows_a_second) for name in
-            [system.name for system in systems]}  # fmt: skip
+        for system in systems:
+            system.prepare(batch)
+        ways = {system.name: partial(system.serve, batch) for system in systems}
+        timings += time_in_turns(ways, size, rounds=rounds)
+        log.info("batch %d measured", size)
+    best = {
+        system.name: max((t for t in timings if t.name == system.name), key=_rows_a_second)
+        for system in systems
+    }
     sizes = {system.name: system.bytes_a_tenant for system in systems}
+    ratios = _ratios(timings, best, largest)
     results.write_json(
         out / "serving.json",
         timings=[asdict(timing) for timing in timings],
         bytes_a_tenant=sizes,
-        ratios=_ratios(timings, best, largest),
+        ratios=ratios,
     )
-    rate = {name: timing.rows_a_second for name, timing in best.items()}
+    rate = {name: _rows_a_second(timing) for name, timing in best.items()}
     results.bars(out / "serving.png", "Rows a second, each at its best batch size", "rows a second", rate)
-    return _table(timings, best, sizes, largest) + "\n\n" + _ratio_table(_ratios(timings, best, largest))
+    ratio_table = results.table({"ratio": name, "value": value} for name, value in ratios.items())
+    return _table(timings, best, sizes, largest) + "\n\n" + ratio_table
+
+
+def _rows_a_second(timing: Timing) -> float:
+    return timing.size / timing.median
 
 
 def make_systems(rows: int, threads: int) -> list[ServingSystem]:
@@ -69,7 +78,7 @@ def make_systems(rows: int, threads: int) -> list[ServingSystem]:
         HierarchicalRuntime(shared, rank=16, rows=rows, precision="int8"),
         PeftMixed(config, 16, rows),
         PeftMixed(config, 16, rows, first_layer=BERT_BASE.layers // 2),
-        # Eight sets of weights are enough for every row to bring its own in from memory, not from a cache.
+        # With eight sets of weights, every row's weights come from memory, not from the CPU's cache.
         Swapping(config, 8, resident=False),
         Swapping(config, 8, resident=True),
         OnnxWhole(config, int8=False, threads=threads),
@@ -78,9 +87,9 @@ def make_systems(rows: int, threads: int) -> list[ServingSystem]:
 
 
 def _ratios(timings: list[Timing], best: dict[str, Timing], largest: int) -> dict[str, float]:
-    """Return the promised ratios, each system at its best batch size; the limit at the same size."""
-    rate = {name: timing.rows_a_second for name, timing in best.items()}
-    at_largest = {t.name: t.median for t in timings if t.batch_size == largest}
+    """Return ratios of systems, each at its best batch size; the limit is compared at ``largest``."""
+    rate = {name: _rows_a_second(timing) for name, timing in best.items()}
+    at_largest = {t.name: t.median for t in timings if t.size == largest}
     ours = (OURS, OURS_INT8)
     return {
         f"time over the limit, rank 16, batch {largest}": at_largest[OURS] / at_largest[LIMIT] - 1,
@@ -96,14 +105,14 @@ def _ratios(timings: list[Timing], best: dict[str, Timing], largest: int) -> dic
 
 
 def _table(timings: list[Timing], best: dict[str, Timing], sizes: dict[str, int], largest: int) -> str:
-    at_largest = {t.name: t.median for t in timings if t.batch_size == largest}
-    header = ["system", f"ms, batch of {largest}", "rows/s at its best", "best batch", "MB a tenant"]
-    rows = [
-        [name, at_largest[name] * 1000, timing.rows_a_second, timing.batch_size, sizes[name] / 1e6]
+    at_largest = {t.name: t.median for t in timings if t.size == largest}
+    return results.table(
+        {
+            "system": name,
+            f"ms, batch of {largest}": at_largest[name] * 1000,
+            "rows/s at its best": _rows_a_second(timing),
+            "best batch": timing.size,
+            "MB a tenant": sizes[name] / 1e6,
+        }
         for name, timing in best.items()
-    ]
-    return results.table(header, rows)
-
-
-def _ratio_table(ratios: dict[str, float]) -> str:
-    return results.table(["ratio", "value"], [[name, value] for name, value in ratios.items()])
+    )

@@ -1,7 +1,7 @@
-"""This runtime's own path of a batch: look up, compose, bridge, upper layers with an adapter a row, heads.
+"""This runtime's computation for a batch: lookup, bridge, upper layers with an adapter a row, heads.
 
-Weights are random, of BERT-base's shape: their values do not change the time. Adapters are what the
-default fit serves: LoRA on all six matrices of every upper layer, with whole biases and norms.
+Weights are random and have BERT-base's shape, since their values do not change the time. Adapters are of the
+default kind: LoRA on all six matrices of every upper layer, with biases and norms of their own.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hmi_api.resources.domain import OnMiss
 from hmi_api.resources.task_adapter import TaskType
+from hmi_bench.runtime_setup import make_table
 from hmi_bench.serving.systems import Batch
 from hmi_runtime.adapters.executor import Precision, UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
@@ -19,22 +20,21 @@ from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, Lor
 from hmi_runtime.models.architecture import MATRICES, NORMS, EncoderConfig
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder, UpperLayers
-from hmi_runtime.models.windows import pack, trigrams
+from hmi_runtime.models.windows import trigrams
 from hmi_runtime.tables.lookup import TreeLookup, lookup_many
-from hmi_runtime.tables.table import PlotTable
 
 BERT_BASE = EncoderConfig(
     family="bert", layers=12, width=768, heads=12, ffn_width=3072, vocab_size=30522, positions=512,
     segments=2, norm_eps=1e-12, activation="gelu", pad_id=0, cls_id=101, sep_id=102,
 )  # fmt: skip
 
-_OTHER_ENTRIES = 50_000  # windows of other texts, so that a look-up searches a table of real size
+_OTHER_ENTRIES = 50_000  # random windows, so that lookups search a table of realistic size
 _LAYERS_DIGEST = "sha256:" + "0" * 64
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all variants of this runtime have in common: one base model and one Domain."""
+    """The base model and the Domain that all variants share."""
 
     encoder: Encoder
     layers: DomainLayers
@@ -42,7 +42,7 @@ class Shared:
 
     @classmethod
     def make(cls, config: EncoderConfig = BERT_BASE) -> "Shared":
-        """Make a random base model split at half, and a Domain's layers with the default bridge."""
+        """Make a random base model, split in the middle, and a Domain's layers with the default bridge."""
         torch.manual_seed(0)
         encoder = Encoder(config).requires_grad_(False).eval()
         split = config.layers // 2
@@ -51,9 +51,9 @@ class Shared:
 
 
 class HierarchicalRuntime:
-    """The runtime's computation for one batch; ``rank`` None is the limit: the same with no adapters.
+    """The runtime's computation for one batch. ``rank`` None is the limit: the same without adapters.
 
-    ``found`` is the share of windows that the table holds; the rest is computed on the spot, each time.
+    ``found`` is the share of windows in the table; the others are computed each time.
     """
 
     def __init__(
@@ -79,21 +79,19 @@ class HierarchicalRuntime:
         self._executor = UpperExecutor(shared.upper, pool, precision)
 
     def prepare(self, batch: Batch) -> None:
-        """Build a table that holds ``found`` of the batch's windows among many others."""
+        """Build a table that contains ``found`` of the batch's windows among many others."""
         layers = self._shared.layers
-        config = layers.config.encoder
         random = torch.Generator().manual_seed(1)
         windows = torch.unique(trigrams(batch.ids, batch.mask)[batch.mask], dim=0)  # (W, 3)
-        kept = windows[torch.rand(len(windows), generator=random) < self._found]
-        others = torch.randint(1, config.vocab_size, (_OTHER_ENTRIES, 3), generator=random)
-        keys = torch.unique(pack(torch.cat([kept, others]), config.vocab_size))
-        # Of the texts' own windows no more than asked for may be in the table, by chance or otherwise.
-        own = pack(windows, config.vocab_size)
-        missing = own[~torch.isin(own, pack(kept, config.vocab_size))]
-        keys = keys[~torch.isin(keys, missing)]
-        parts = torch.randn(len(keys), 3, config.width, generator=random) * 0.3
-        table = PlotTable.from_outputs(
-            keys, parts, vocab_size=config.vocab_size, layers_digest=_LAYERS_DIGEST
+        kept = torch.rand(len(windows), generator=random) < self._found  # (W,)
+        outputs = torch.randn(int(kept.sum()), 3, layers.config.encoder.width, generator=random) * 0.3
+        table = make_table(
+            windows[kept],
+            outputs,
+            layers,
+            _LAYERS_DIGEST,
+            other_entries=_OTHER_ENTRIES,
+            absent=windows[~kept],
         )
         self._lookup = TreeLookup(
             [table], layers, layers_digest=_LAYERS_DIGEST, on_miss=OnMiss.COMPUTE, recent_bytes=0
@@ -111,10 +109,8 @@ class HierarchicalRuntime:
         return run_heads(self._executor.pool, hidden, batch.mask, slots)
 
 
-def random_adapter(
-    upper: UpperLayers, rank: int, labels: int, *, seed: int, whole_vectors: bool = True
-) -> AdapterWeights:
-    """Return a random adapter of the served kind; ``whole_vectors``: with its own biases and norms."""
+def random_adapter(upper: UpperLayers, rank: int, labels: int, *, seed: int) -> AdapterWeights:
+    """Return a random adapter with biases and norms of its own."""
     random = torch.Generator().manual_seed(seed)
     config = upper.config
 
@@ -128,10 +124,8 @@ def random_adapter(
             lora={
                 n: LoraMatrix(normal(rank, inner), normal(out, rank)) for n, (out, inner) in shapes.items()
             },
-            bias={n: normal(out) for n, (out, _) in shapes.items()} if whole_vectors else {},
-            norms={n: (1 + normal(config.width), normal(config.width)) for n in NORMS}
-            if whole_vectors
-            else {},
+            bias={n: normal(out) for n, (out, _) in shapes.items()},
+            norms={n: (1 + normal(config.width), normal(config.width)) for n in NORMS},
         )
     head = Head("first_and_mean", normal(labels, 2 * config.width), normal(labels))
     names = tuple(f"label-{number}" for number in range(labels))

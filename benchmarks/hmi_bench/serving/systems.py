@@ -1,15 +1,10 @@
-"""The serving systems that are compared, and how they are timed.
-
-PEFT mixed batches, model swapping and ONNX Runtime are here; HMI's own runtime is in ``hmi``.
-"""
+"""The systems that HMI's own runtime (``hmi``) is compared with: PEFT, model swapping and ONNX Runtime."""
 
 import logging
-import statistics
 import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,8 +15,6 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
-
-from hmi_bench.timing import percentile, seconds_in_turns
 
 
 @dataclass(frozen=True)
@@ -39,32 +32,17 @@ class Batch:
 
 
 class ServingSystem(Protocol):
-    """One way to serve a batch in which every row is another tenant's."""
+    """One way to serve a batch in which every row belongs to another tenant."""
 
     name: str
     bytes_a_tenant: int
-    """What one more tenant adds in memory."""
+    """Bytes of memory that one more tenant takes."""
 
     def prepare(self, batch: Batch) -> None:
-        """Do what is not part of serving a request, such as sizing buffers."""
+        """Prepare what is not part of serving a request, such as buffers."""
 
     def serve(self, batch: Batch) -> object:
-        """Answer every row; the result is what a caller would read."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Median and 90th percentile of a system's seconds a batch, at one batch size."""
-
-    name: str
-    batch_size: int
-    median: float
-    p90: float
-
-    @property
-    def rows_a_second(self) -> float:
-        """Throughput at that batch size."""
-        return self.batch_size / self.median
+        """Answer every row; return what a caller would read."""
 
 
 def make_batch(lengths: Sequence[int], vocab_size: int, seed: int) -> Batch:
@@ -74,20 +52,6 @@ def make_batch(lengths: Sequence[int], vocab_size: int, seed: int) -> Batch:
     ids = torch.randint(1000, vocab_size, (len(lengths), length), generator=random)  # (B, T)
     mask = torch.arange(length)[None] < torch.tensor(lengths)[:, None]  # (B, T)
     return Batch(ids.masked_fill(~mask, 0), mask)
-
-
-def time_in_turns(
-    systems: Sequence[ServingSystem], batch: Batch, *, rounds: int, warmups: int = 1
-) -> list[Timing]:
-    """Time every system on ``batch`` once a round, in a different order each round."""
-    for system in systems:
-        system.prepare(batch)
-    ways = {system.name: partial(system.serve, batch) for system in systems}
-    seconds = seconds_in_turns(ways, rounds=rounds, warmups=warmups)
-    return [
-        Timing(name, len(batch), statistics.median(values), percentile(values, 0.9))
-        for name, values in seconds.items()
-    ]
 
 
 _TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
@@ -109,7 +73,7 @@ class PeftMixed:
             layers_pattern="layer",
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft's own notes on its defaults are not ours to mend
+            warnings.simplefilter("ignore")  # peft warns about its own defaults
             model = get_peft_model(BertModel(config, add_pooling_layer=False).eval(), lora, adapter_name="t0")
             for index in range(1, adapters):
                 model.add_adapter(f"t{index}", lora)
@@ -152,7 +116,7 @@ class Swapping:
         self.bytes_a_tenant = sum(p.numel() * p.element_size() for p in self._parameters)
 
     def prepare(self, batch: Batch) -> None:
-        """Nothing: the models are in memory already."""
+        """Do nothing, since the models are in memory."""
 
     def serve(self, batch: Batch) -> list[Tensor]:
         """Return each row's logits, tenant after tenant."""
@@ -196,7 +160,7 @@ class OnnxWhole:
             path = _export(_Classifier(config).eval(), Path(folder) / "model.onnx")
             if int8:
                 quantised = Path(folder) / "int8.onnx"
-                # It reports every product that it leaves in float, which are the ones without weights.
+                # It warns about every product that stays in float, which are those without weights.
                 logging.disable(logging.WARNING)
                 quantize_dynamic(path, quantised, weight_type=QuantType.QInt8, per_channel=True)
                 logging.disable(logging.NOTSET)
@@ -221,7 +185,7 @@ def _export(model: nn.Module, path: Path) -> Path:
     dynamic = {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's deprecation notes concern its own inside
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
         torch.onnx.export(
             model, (ids, torch.ones_like(ids)), path, input_names=["ids", "mask"],
             output_names=["logits"], dynamic_axes=dynamic, dynamo=False, opset_version=17,
