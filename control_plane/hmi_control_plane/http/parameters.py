@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
 
+from hmi_api.internal.runs import RUN_ID
 from hmi_api.resources.common import DNS_LABEL
 
 Name = Annotated[str, Path(pattern=DNS_LABEL, max_length=63, description="A DNS label.")]
@@ -17,7 +18,7 @@ TenantNameOrId = Annotated[
 RuntimeId = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,126}[A-Za-z0-9])?$", description="Id of a runtime.")
 ]
-RunId = Annotated[str, Path(pattern=r"^[0-9a-f]{1,32}$", description="Id of a training run.")]
+RunId = Annotated[str, Path(pattern=f"^{RUN_ID}$", description="Id of a training run.")]
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = datetime(9000, 1, 1, tzinfo=UTC)
 """Years that every database and every offset can hold."""

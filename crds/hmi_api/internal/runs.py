@@ -42,6 +42,8 @@ from hmi_api.resources.common import DataRead
 from hmi_api.resources.domain import DomainSpec
 from hmi_api.resources.task_adapter import TaskAdapterSpec
 
+RUN_ID = r"[0-9a-f]{1,32}"
+"""The pattern of a run's id."""
 TRAINING_ATTEMPTS = 4
 """Attempts for one spec digest before a retryable failure becomes final."""
 RETRIED_WITHOUT_LIMIT = frozenset({"BaseModelSourceAway", "SourceAway"})

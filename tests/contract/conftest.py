@@ -1,0 +1,226 @@
+"""The contract of the internal API: each test runs against the real control plane and against the fake."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fake_control_plane import TOKEN, FakeControlPlane
+from serving import serving
+from small_artifacts import publish
+
+from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.internal.catalog import AdapterRecord, AdapterView, DomainRecord, DomainView, LoadError
+from hmi_api.internal.client import ONE_ATTEMPT, ControlPlaneClient
+from hmi_api.internal.runs import RunCreate, RunResult, RunView
+from hmi_api.internal.runtimes import (
+    AdapterVersionRef,
+    Heartbeat,
+    HeartbeatReply,
+    LoadFailure,
+    RuntimeRegistration,
+)
+from hmi_api.internal.trainer_client import TrainerClient
+from hmi_api.names import Tenant
+from hmi_api.security.bearer import TokenSource
+from hmi_control_plane.app import create_app
+from hmi_control_plane.settings import Part, Settings
+
+HOTEL, TOPIC = "shop/hotel", "shop/topic"
+
+
+@dataclass
+class Contract:
+    """Calls a control plane through the real clients, as the operator, trainers and runtimes do."""
+
+    url: str
+    client: ControlPlaneClient
+    open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def send(self, method: str, path: str, body: Any = None, *, token: str | None = TOKEN) -> httpx.Response:
+        """Send a request that no client would send."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        url = f"{self.url}/internal/v1{path}"
+        return httpx.request(method, url, json=body, headers=headers, trust_env=False)
+
+    # --- as the operator ------------------------------------------------------------------------------
+
+    async def declare_domain(self, key: str = HOTEL, *, spec: str = "1", **changes: Any) -> None:
+        """Declare a Domain in the tenant named like its namespace."""
+        namespace, name = key.split("/")
+        record = DomainRecord(
+            uid=f"uid-{name}", tenant=namespace, generation=1, spec_digest=spec, base_uri="wheel://m"
+        )
+        await self.client.ensure_tenant(Tenant(namespace))
+        await self.client.declare_domain(key, record.model_copy(update=changes))
+
+    async def declare_adapter(self, key: str = TOPIC, *, spec: str = "1", **changes: Any) -> None:
+        """Declare a TaskAdapter in the tenant named like its namespace."""
+        namespace, name = key.split("/")
+        record = AdapterRecord(
+            uid=f"uid-{name}",
+            tenant=namespace,
+            generation=1,
+            spec_digest=spec,
+            domain=HOTEL,
+            task_type="SequenceClassification",
+        )
+        await self.client.ensure_tenant(Tenant(namespace))
+        await self.client.declare_adapter(key, record.model_copy(update=changes))
+
+    async def domain_run(self, key: str = HOTEL, *, spec: str = "1", **changes: Any) -> RunView:
+        """Create a Domain's run; ``parent`` is the version that it extends."""
+        namespace, name = key.split("/")
+        fields = {"baseModel": {"uri": "wheel://m"}, "corpus": [{"uri": "corpus.jsonl"}], "split": 3}
+        body = {"kind": "domain", "namespace": namespace, "name": name, "spec": fields}
+        return await self._run(namespace, name, spec, body | {"parent": changes.pop("parent", None)}, changes)
+
+    async def adapter_run(self, key: str = TOPIC, *, spec: str = "1", **changes: Any) -> RunView:
+        """Create a TaskAdapter's run on the current version of its Domain."""
+        namespace, name = key.split("/")
+        domain = await self.domain()
+        fields = {
+            "domainRef": {"name": "hotel", "namespace": "shop"},
+            "task": {"type": "SequenceClassification"},
+            "data": {"train": {"uri": "rows.jsonl"}},
+        }
+        body = {"kind": "adapter", "namespace": namespace, "name": name, "spec": fields}
+        body["domain"] = domain.current.model_dump(mode="json", by_alias=True) if domain.current else None
+        return await self._run(namespace, name, spec, body, changes)
+
+    async def _run(
+        self, tenant: str, name: str, spec_digest: str, spec: Any, changes: dict[str, Any]
+    ) -> RunView:
+        wanted = {"uid": f"uid-{name}", "tenant": tenant, "specDigest": spec_digest, "spec": spec}
+        return await self.client.create_run(RunCreate.model_validate(wanted | changes))
+
+    async def domain(self, key: str = HOTEL) -> DomainView:
+        """Return a Domain that must be there."""
+        view = await self.client.domain(key)
+        assert view is not None
+        return view
+
+    async def adapter(self, key: str = TOPIC) -> AdapterView:
+        """Return a TaskAdapter that must be there."""
+        view = await self.client.adapter(key)
+        assert view is not None
+        return view
+
+    # --- as a trainer ---------------------------------------------------------------------------------
+
+    def trainer(self, run: RunView | str) -> TrainerClient:
+        """Return the client of a run's trainer."""
+        run_id = run if isinstance(run, str) else run.id
+        patience = {"report_patience": 0.0, "transfer_patience": 0.0}
+        return self.open.enter_context(TrainerClient(self.url, TokenSource(TOKEN), run_id, **patience))
+
+    def publish(self, run: RunView, kind: ArtifactKind, content: bytes) -> ArtifactRef:
+        """Upload a file and make an artifact of it."""
+        return publish(self.trainer(run), kind, content)
+
+    def finish(self, run: RunView, *, name: str = "", **changes: Any) -> RunView:
+        """Publish the artifacts of a run, named by ``name``, and complete it; return the run."""
+        is_domain = run.spec.kind == "domain"
+        kinds = [ArtifactKind.LAYERS, ArtifactKind.TABLE] if is_domain else [ArtifactKind.ADAPTER]
+        made = [self.publish(run, kind, f'"{kind} {name or run.id}"'.encode()) for kind in kinds]
+        fields = {"split": 3, "entries": 5, "coverage": 0.5} if is_domain else {"labels": ["no", "yes"]}
+        result = RunResult(artifacts=made, base_digest="sha256:b", metrics={"accuracy": 0.9}, **fields)
+        self.trainer(run).complete_run(result.model_copy(update=changes))
+        return self.trainer(run).run()
+
+    async def published_domain(self, key: str = HOTEL, *, spec: str = "1", name: str = "") -> DomainView:
+        """Declare and train a Domain."""
+        await self.declare_domain(key, spec=spec)
+        self.finish(await self.domain_run(key, spec=spec), name=name)
+        return await self.domain(key)
+
+    async def published_adapter(self, key: str = TOPIC, *, spec: str = "1", **changes: Any) -> AdapterView:
+        """Declare and train a TaskAdapter; on a published Domain."""
+        await self.declare_adapter(key, spec=spec, **changes)
+        self.finish(await self.adapter_run(key, spec=spec))
+        return await self.adapter(key)
+
+    # --- as a runtime ---------------------------------------------------------------------------------
+
+    async def register(self, name: str = "r1", *, incarnation: str = "one") -> None:
+        """Register a runtime."""
+        registration = RuntimeRegistration(
+            url=f"http://{name}", device="cpu", capacity_bytes=1 << 30, incarnation=incarnation
+        )
+        await self.client.register_runtime(name, registration)
+
+    async def beat(
+        self,
+        name: str = "r1",
+        *,
+        ready: list[str] | None = None,
+        gone: list[str] | None = None,
+        failed: dict[str, LoadError] | None = None,
+        **fields: Any,
+    ) -> HeartbeatReply:
+        """Send a heartbeat; versions are named ``tenant/adapter@version``."""
+        beat = Heartbeat(
+            incarnation=fields.pop("incarnation", "one"),
+            ready=[AdapterVersionRef(**version(text)) for text in ready or []],
+            gone=[AdapterVersionRef(**version(text)) for text in gone or []],
+            failed=[LoadFailure(**version(text), **dict(why)) for text, why in (failed or {}).items()],
+            **fields,
+        )
+        return await self.client.heartbeat(name, beat)
+
+
+def version(text: str) -> dict[str, Any]:
+    """Read ``tenant/adapter@version``."""
+    adapter, _, number = text.partition("@")
+    return {"adapter": adapter, "version": int(number)}
+
+
+@pytest.fixture
+def address(request: pytest.FixtureRequest) -> str:
+    """The address of the control plane under test."""
+    return str(request.getfixturevalue(f"{request.param}_address"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test of this folder against both control planes."""
+    if "address" in metafunc.fixturenames:
+        metafunc.parametrize("address", ["real", "fake"], indirect=True)
+
+
+@pytest.fixture
+def fake_address() -> Iterator[str]:
+    with serving(FakeControlPlane().app, lifespan="off") as url:
+        yield url
+
+
+@pytest.fixture
+def real_address(sqlite_url: str, tmp_path: Path) -> Iterator[str]:
+    settings = Settings(
+        database_url=sqlite_url,
+        artifacts=str(tmp_path / "artifacts"),
+        usage_dir=tmp_path / "usage",
+        internal_token=TOKEN,
+        admin_key="admin-key-of-the-tests",
+        sweep_every_seconds=3600,
+        runtime_lost_after_seconds=3600,
+        migrate_on_start=False,
+    )
+    with serving(create_app(settings, Part.CONTROL_PLANE)) as url:
+        yield url
+
+
+@pytest.fixture
+async def plane(address: str) -> AsyncIterator[Contract]:
+    """The control plane under test, as its clients see it."""
+    async with ControlPlaneClient(address, TOKEN, retry=ONE_ATTEMPT) as client:
+        contract = Contract(address, client)
+        with contract.open:
+            yield contract
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
