@@ -9,7 +9,7 @@ from cachetools import LRUCache
 
 from hmi_api.internal.catalog import AdapterView, DomainView
 from hmi_api.internal.client import ControlPlaneClient
-from hmi_api.internal.runs import RunPod, RunView
+from hmi_api.internal.runs import RUN_ID, RunPod, RunView
 from hmi_api.names import DomainKey
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
@@ -29,7 +29,6 @@ from hmi_operator.ports import Ports, ResourceRef
 DOMAIN_CACHE_SECONDS = 5.0
 _RECORDED_RUNS = 10_000
 """Runs for which the last recorded pods are remembered."""
-_RUN_ID = re.compile(r"[0-9A-Za-z-]{1,63}")
 _SHOWN_UNSHARED = 10
 """TaskAdapters without access that are read for a Domain's status."""
 
@@ -159,7 +158,7 @@ class Observer:
         plan requests the run again and the control plane returns the existing one.
         """
         run_id = resource.status.run_ref
-        if run_id is None or not _RUN_ID.fullmatch(run_id):
+        if run_id is None or not re.fullmatch(RUN_ID, run_id):
             return None
         run = await self._ports.control_plane.run(run_id)
         return run if run is not None and is_run_of(run, resource) else None

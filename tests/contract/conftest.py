@@ -55,7 +55,7 @@ class Contract:
             uid=f"uid-{name}", tenant=namespace, generation=1, spec_digest=spec, base_uri="wheel://m"
         )
         await self.client.ensure_tenant(Tenant(namespace))
-        await self.client.declare_domain(key, record.model_copy(update=changes))
+        await self.client.declare("Domain", key, record.model_copy(update=changes))
 
     async def declare_adapter(self, key: str = TOPIC, *, spec: str = "1", **changes: Any) -> None:
         """Declare a TaskAdapter in the tenant named like its namespace."""
@@ -69,7 +69,7 @@ class Contract:
             task_type="SequenceClassification",
         )
         await self.client.ensure_tenant(Tenant(namespace))
-        await self.client.declare_adapter(key, record.model_copy(update=changes))
+        await self.client.declare("TaskAdapter", key, record.model_copy(update=changes))
 
     async def domain_run(self, key: str = HOTEL, *, spec: str = "1", **changes: Any) -> RunView:
         """Create a Domain's run; ``parent`` is the version that it extends."""

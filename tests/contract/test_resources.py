@@ -22,7 +22,7 @@ async def declared(plane: Any, kind: str, **options: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     cursor = None
     while True:
-        page = await plane.client.declared(kind, cursor, **options)
+        page = await plane.client.list_records(kind, cursor, **options)
         found |= {one.key: one.uid for one in page.items}
         cursor = page.next_cursor
         if cursor is None:
@@ -102,7 +102,7 @@ async def test_an_object_that_differs_in_kind_replaces_what_was_there(plane: Any
     assert (await plane.adapter()).current is None
     with pytest.raises(Refused, match="DomainInUse"):
         await plane.declare_domain(uid="new-hotel", base_uri="wheel://other")
-    await plane.client.erase_adapter(TOPIC)
+    await plane.client.delete("TaskAdapter", TOPIC)
     await plane.declare_domain(uid="new-hotel", base_uri="wheel://other")
     assert (await plane.domain()).current is None
 
@@ -111,32 +111,31 @@ async def test_a_domain_with_task_adapters_is_not_deleted(plane: Any) -> None:
     await plane.declare_domain()
     await plane.declare_adapter()
     with pytest.raises(Refused) as caught:
-        await plane.client.erase_domain(HOTEL)
+        await plane.client.delete("Domain", HOTEL)
     assert (caught.value.status, caught.value.reason) == (409, "DomainInUse")
     assert TOPIC in caught.value.message
-    await plane.client.erase_adapter(TOPIC)
-    await plane.client.erase_domain(HOTEL)
+    await plane.client.delete("TaskAdapter", TOPIC)
+    await plane.client.delete("Domain", HOTEL)
     assert await plane.client.domain(HOTEL) is None
 
 
 async def test_deletion_is_idempotent_and_only_of_the_object_named(plane: Any) -> None:
-    for declare, erase, read, key in (
-        (plane.declare_domain, plane.client.erase_domain, plane.client.domain, HOTEL),
-        (plane.declare_adapter, plane.client.erase_adapter, plane.client.adapter, TOPIC),
+    for kind, declare, read, key in (
+        ("TaskAdapter", plane.declare_adapter, plane.client.adapter, TOPIC),
+        ("Domain", plane.declare_domain, plane.client.domain, HOTEL),
     ):
-        await declare(domain="shop/other") if read == plane.client.adapter else await declare()
-        await erase(key, "another")
-        assert await read(key) is not None
+        await declare()
+        await plane.client.delete(kind, key, "another")
         uid = (await read(key)).record.uid
         for _ in range(2):
-            await erase(key, uid)
+            await plane.client.delete(kind, key, uid)
             assert await read(key) is None
 
 
 async def test_a_resource_that_is_deleted_and_declared_again_begins_anew(plane: Any) -> None:
     await plane.published_domain()
     await plane.published_adapter()
-    await plane.client.erase_adapter(TOPIC)
+    await plane.client.delete("TaskAdapter", TOPIC)
     await plane.declare_adapter()
     assert (await plane.adapter()).current is None
     plane.finish(await plane.adapter_run())
@@ -177,7 +176,7 @@ async def test_a_revoked_task_adapter_keeps_its_version_until_it_is_withdrawn(pl
     await plane.client.revoke(TOPIC, OVER)
     view = await plane.adapter()
     assert (view.revoked_at, view.withdrawn, view.current) == (first.revoked_at, True, None)
-    await plane.client.erase_domain(HOTEL)
+    await plane.client.delete("Domain", HOTEL)
     assert (await plane.adapter()).withdrawn, "the record stays, to answer requests with the reason"
     await plane.client.restore(TOPIC)
     view = await plane.adapter()

@@ -36,7 +36,7 @@ async def test_a_run_of_an_unknown_tenant_is_refused(plane: Any) -> None:
 
 async def test_a_run_that_is_not_there(plane: Any) -> None:
     assert await plane.client.run("00ff") is None
-    await plane.client.note_pods("00ff", [])
+    await plane.client.record_pods("00ff", [])
     await plane.client.fail_run("00ff", EMPTY)
     with pytest.raises(Refused) as caught:
         plane.trainer("00ff").report_progress(HALF)
@@ -176,7 +176,7 @@ async def test_a_deleted_resource_ends_its_runs(plane: Any) -> None:
     await plane.declare_domain()
     done = plane.finish(await plane.domain_run())
     under_way = await plane.domain_run(spec="2")
-    await plane.client.erase_domain(HOTEL)
+    await plane.client.delete("Domain", HOTEL)
     assert await plane.client.run(done.id) is None
     found = await plane.client.run(under_way.id)
     assert (found.state, found.failure.reason) == (RunState.FAILED, "ResourceDeleted")
@@ -193,7 +193,7 @@ async def test_pods_of_a_run_are_recorded_again_and_again(plane: Any) -> None:
     await plane.declare_domain()
     run = await plane.domain_run()
     for pods in ([RunPod(uid="p1")], [RunPod(uid="p1"), RunPod(uid="p2")], []):
-        await plane.client.note_pods(run.id, pods)
+        await plane.client.record_pods(run.id, pods)
     assert await plane.client.run(run.id) == run
 
 

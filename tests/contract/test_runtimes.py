@@ -83,7 +83,7 @@ async def test_only_changes_after_a_revision(placed: Any) -> None:
     await placed.published_adapter(spec="2")
     third = await desired(placed, second.revision)
     assert versions(third) == {TOPIC: 2}
-    await placed.client.erase_adapter("shop/tone")
+    await placed.client.delete("TaskAdapter", "shop/tone")
     fourth = await desired(placed, third.revision)
     assert (fourth.removed_adapters, fourth.adapters) == (["shop/tone"], [])
     assert versions(await desired(placed)) == {TOPIC: 2}
@@ -96,7 +96,7 @@ async def test_only_changes_after_a_revision(placed: Any) -> None:
 async def test_whoever_is_behind_acknowledged_removals_reads_everything(placed: Any) -> None:
     await placed.published_adapter("shop/tone")
     before = (await desired(placed)).revision
-    await placed.client.erase_adapter("shop/tone")
+    await placed.client.delete("TaskAdapter", "shop/tone")
     after = (await desired(placed, before)).revision
     await desired(placed, after)
     again = await desired(placed, before)
@@ -109,7 +109,7 @@ async def test_a_revision_that_was_never_given_reads_everything(placed: Any) -> 
 
 async def test_an_adapter_that_comes_back_under_its_name_is_no_removal(placed: Any) -> None:
     since = (await desired(placed)).revision
-    await placed.client.erase_adapter(TOPIC)
+    await placed.client.delete("TaskAdapter", TOPIC)
     await placed.declare_adapter()
     placed.finish(await placed.adapter_run(), name="again")
     state = await desired(placed, since)
@@ -121,7 +121,7 @@ async def test_a_long_poll_ends_with_the_next_change(placed: Any) -> None:
     async with asyncio.timeout(20):
         waiting = asyncio.create_task(desired(placed, revision, wait=30.0))
         await asyncio.sleep(0.05)
-        await placed.client.erase_adapter(TOPIC)
+        await placed.client.delete("TaskAdapter", TOPIC)
         state = await waiting
         while not state.removed_adapters:  # a poll may end early, without a change
             state = await desired(placed, state.revision, wait=30.0)
@@ -228,7 +228,7 @@ async def test_a_new_incarnation_has_loaded_nothing(placed: Any) -> None:
 
 async def test_a_report_of_an_adapter_that_is_gone_is_ignored(placed: Any) -> None:
     await placed.beat(ready=[f"{TOPIC}@1", "shop/none@1"])
-    await placed.client.erase_adapter(TOPIC)
+    await placed.client.delete("TaskAdapter", TOPIC)
     assert (await placed.beat(gone=[f"{TOPIC}@1", "shop/none@1"])).known
     await placed.published_adapter()
     assert (await placed.adapter()).loaded_on == [], "it is another one"

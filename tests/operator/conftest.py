@@ -1,32 +1,31 @@
-"""A control plane at work behind real HTTP, and manifests."""
+"""The fake control plane over HTTP, and manifests."""
 
-import socket
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file
 
-from control_plane_in_memory import PROGRAM, TOKEN, FakeControlPlane
+from fake_control_plane import TOKEN, FakeControlPlane
+from serving import serving
+
+PROGRAM = Path(__file__).with_name("training_program.py")
 
 
 class Served:
-    """The fake control plane, where it listens, and what the training program is to do."""
+    """The fake control plane, its address, and what the training program does."""
 
     def __init__(self, plane: FakeControlPlane, url: str, folder: Path) -> None:
         self.plane = plane
+        self.catalog = plane.catalog
         self.url = url
         self.token = TOKEN
         self.behaviours = folder / "behaviours"
         self.behaviours.mkdir()
-        program = folder / "training.py"
-        program.write_text(PROGRAM)
-        self.program = (sys.executable, str(program))
+        self.program = (sys.executable, str(PROGRAM))
         self.environment = {
             "HMI_CONTROL_PLANE_URL": url,
             "HMI_INTERNAL_TOKEN": TOKEN,
@@ -34,24 +33,17 @@ class Served:
         }
 
     def train(self, name: str, *behaviours: str) -> None:
-        """Say what the runs of a resource do, one after another, the last for ever."""
+        """Set what the runs of a resource do, one after another; the last also does for all later ones."""
         (self.behaviours / name).write_text(" ".join(behaviours))
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    """A fake control plane at work."""
+    """The fake control plane over HTTP, with a runtime that loads at once whatever is placed on it."""
     plane = FakeControlPlane()
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(plane.app, log_level="error", lifespan="off", timeout_keep_alive=1)
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield Served(plane, f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path)
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    plane.runtimes.start("r1")
+    with serving(plane.app, lifespan="off") as url:
+        yield Served(plane, url, tmp_path)
 
 
 @pytest.fixture

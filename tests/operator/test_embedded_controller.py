@@ -1,4 +1,4 @@
-"""The local reconciler end to end: files, real subprocesses, real HTTP to a control plane in memory."""
+"""The local reconciler end to end: files, real subprocesses, and HTTP to the fake control plane."""
 
 import asyncio
 import os
@@ -95,7 +95,7 @@ async def test_an_adapter_applied_before_its_domain_is_served_in_the_end(
         status = await system.reached(ADAPTER, ready)
         assert (status.version, status.domain, status.run_ref) == (1, "hotel/1", None)
         assert (await system.status(DOMAIN)).entries == 5
-        assert served.plane.tenants == {"shop"}
+        assert served.catalog.tenants == {"shop"}
 
 
 @pytest.mark.anyio
@@ -110,7 +110,7 @@ async def test_what_was_reached_is_there_after_a_restart_and_nothing_is_trained_
         assert await system.status(ADAPTER) == before
         await asyncio.sleep(0)
         await system.reached(ADAPTER, ready)
-    assert len(served.plane.runs) == 2
+    assert len(served.catalog.created_runs) == 2
 
 
 @pytest.mark.anyio
@@ -132,7 +132,8 @@ async def test_a_failed_gate_leaves_the_old_version_serving(
         adapter_body["spec"]["training"] = {"epochs": 4}
         served.train("topic", "succeed")
         await system.apply(adapter_body)
-        assert (await system.reached(ADAPTER, ready)).version == 2
+        # The version that missed its gate has number 2.
+        assert (await system.reached(ADAPTER, ready)).version == 3
 
 
 @pytest.mark.anyio
@@ -179,7 +180,7 @@ async def test_a_run_killed_at_any_moment_is_taken_up_again(
         await system.reached(DOMAIN, ready)
         # The log is what is left of a run that has succeeded.
         assert started[0].with_name("run.log").read_text().count("started") == 2
-    assert len(served.plane.runs) == 1
+    assert len(served.catalog.created_runs) == 1
 
 
 @pytest.mark.anyio
@@ -223,15 +224,15 @@ async def test_deleting_erases_everything_but_waits_for_what_stands_on_it(
         status = await system.reached(DOMAIN, lambda status: status.phase == "Terminating")
         assert condition(status, "Ready").reason == "InUse"
         assert "TaskAdapter shop/topic" in condition(status, "Ready").message
-        assert "shop/hotel" in served.plane.domains
+        assert "shop/hotel" in served.catalog.domains
         await system.store.delete(ADAPTER)
 
         async def gone() -> bool:
             return system.store.count() == 0
 
         await until(gone)
-        assert not served.plane.domains
-        assert not served.plane.adapters
+        assert not served.catalog.domains
+        assert not served.catalog.adapters
         assert list(system.runs.iterdir()) == []
         assert not list((tmp_path / "resources").glob("*/*/*.json"))
 
@@ -240,18 +241,19 @@ async def test_deleting_erases_everything_but_waits_for_what_stands_on_it(
 async def test_a_control_plane_that_is_away_for_a_while_costs_nothing_but_time(
     served: Any, tmp_path: Path, domain_body: dict[str, Any]
 ) -> None:
-    served.plane.failures_to_come = 6
+    failing = served.plane.fail(503, times=6)
     async with running(served, tmp_path) as system:
         await system.apply(domain_body)
         status = await system.reached(DOMAIN, ready)
         assert is_true(status.conditions, "Accepted")
+    assert failing.left == 0
 
 
 @pytest.mark.anyio
 async def test_what_the_control_plane_refuses_is_said_in_the_status(
     served: Any, tmp_path: Path, domain_body: dict[str, Any]
 ) -> None:
-    served.plane.refuse["shop/hotel"] = "Another Domain has this name."
+    served.plane.fail(409, "NameTaken", request="PUT /domains/shop/hotel", times=100)
     async with running(served, tmp_path) as system:
         await system.apply(domain_body)
         status = await system.reached(DOMAIN, lambda status: status.phase == "Failed")
@@ -267,14 +269,14 @@ async def test_the_same_manifests_in_a_new_folder_adopt_what_the_catalog_has(
         for body in (domain_body, adapter_body):
             await system.apply(body)
         await system.reached(ADAPTER, ready)
-    runs = set(served.plane.runs)
+    runs = set(served.catalog.created_runs)
     served.plane.cluster = None  # silent for long enough
     async with running(served, tmp_path / "new") as system:
         for body in (adapter_body, domain_body):
             await system.apply(body)
         await system.reached(ADAPTER, ready)
         await system.reached(DOMAIN, ready)
-    assert set(served.plane.runs) == runs
+    assert set(served.catalog.created_runs) == runs
 
 
 @pytest.mark.anyio
@@ -286,4 +288,4 @@ async def test_nothing_is_reconciled_in_the_catalog_of_another_store(
         async with running(served, tmp_path) as system:
             await system.apply(domain_body)
     assert caught.value.reason == "OtherCluster"
-    assert served.plane.domains == {}
+    assert served.catalog.domains == {}

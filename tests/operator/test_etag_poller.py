@@ -1,37 +1,21 @@
-"""The feed wakes the TaskAdapters whose view is another than at the last look, and nobody else."""
-
-from collections.abc import Sequence
-from typing import Any
+"""The poller enqueues the TaskAdapters whose ETag in the catalog has changed, and no others."""
 
 import pytest
-from planning_fixtures import adapter, observed_adapter
+from fake_catalog import StoredAdapter
+from fake_control_plane import FakeControlPlane
+from planning_fixtures import adapter, adapter_version, observed_adapter
 
 from hmi_api.errors import NotReady
-from hmi_api.internal.catalog import MAX_ETAGS
+from hmi_api.internal.catalog import MAX_ETAGS, AdapterKeys
 from hmi_operator.etag_poller import ETAGS_PER_SECOND, SHORTEST_SECONDS, EtagPoller
 from hmi_operator.ports import ResourceRef
 
 pytestmark = pytest.mark.anyio
 
 
-class Catalog:
-    """Has ETags, and counts the keys of each request."""
-
-    def __init__(self) -> None:
-        self.etags: dict[str, str] = {}
-        self.asked: list[int] = []
-        self.away = False
-
-    async def adapter_etags(self, keys: Sequence[str]) -> dict[str, str]:
-        if self.away:
-            raise NotReady("ControlPlaneUnavailable", "It is away.")
-        self.asked.append(len(keys))
-        return {key: self.etags[key] for key in keys if key in self.etags}
-
-
 @pytest.fixture
-def catalog() -> Any:
-    return Catalog()
+def plane() -> FakeControlPlane:
+    return FakeControlPlane()
 
 
 @pytest.fixture
@@ -40,74 +24,91 @@ def woken() -> list[ResourceRef]:
 
 
 @pytest.fixture
-def feed(catalog: Any, woken: list[ResourceRef]) -> EtagPoller:
-    return EtagPoller(catalog, woken.append)
+def feed(plane: FakeControlPlane, woken: list[ResourceRef]) -> EtagPoller:
+    return EtagPoller(plane.client(), woken.append)
 
 
-def looked_at(feed: EtagPoller, key: str, etag: str) -> None:
-    view = observed_adapter(adapter()).view
-    assert view is not None
-    feed.record(key, view.model_copy(update={"etag": etag}))
+def declare(plane: FakeControlPlane, feed: EtagPoller, *keys: str) -> None:
+    """Have TaskAdapters in the catalog whose views were read."""
+    for key in keys:
+        record = observed_adapter(adapter()).view.record
+        plane.catalog.adapters[key] = StoredAdapter(record.model_copy(update={"uid": f"uid of {key}"}))
+        feed.record(key, plane.catalog.adapter_view(key))
 
 
-async def test_who_is_as_before_is_left_alone(
-    feed: EtagPoller, catalog: Any, woken: list[ResourceRef]
+def change(plane: FakeControlPlane, key: str) -> None:
+    """Publish another version of a TaskAdapter."""
+    row = plane.catalog.adapters[key]
+    row.current = adapter_version("d", version=row.current.version + 1 if row.current else 1)
+
+
+async def test_a_task_adapter_with_the_same_etag_is_not_enqueued(
+    feed: EtagPoller, plane: FakeControlPlane, woken: list[ResourceRef]
 ) -> None:
-    looked_at(feed, "shop/topic", "a")
-    catalog.etags = {"shop/topic": "a"}
+    declare(plane, feed, "shop/topic")
     await feed.poll()
+    assert plane.calls() == ["POST /adapters/etags"]
     assert woken == []
 
 
-async def test_who_has_changed_is_woken_once(
-    feed: EtagPoller, catalog: Any, woken: list[ResourceRef]
+async def test_a_task_adapter_with_another_etag_is_enqueued_once(
+    feed: EtagPoller, plane: FakeControlPlane, woken: list[ResourceRef]
 ) -> None:
-    for key in ("shop/topic", "shop/tone"):
-        looked_at(feed, key, "a")
-    catalog.etags = {"shop/topic": "b", "shop/tone": "a"}
+    declare(plane, feed, "shop/topic", "shop/tone")
+    change(plane, "shop/topic")
     await feed.poll()
     await feed.poll()
     assert woken == [ResourceRef("TaskAdapter", "shop", "topic")]
-    catalog.etags["shop/topic"] = "c"
+    change(plane, "shop/topic")
     await feed.poll()
     assert len(woken) == 2
 
 
-async def test_who_is_gone_from_the_catalog_is_woken_once(
-    feed: EtagPoller, catalog: Any, woken: list[ResourceRef]
+async def test_a_task_adapter_that_is_gone_from_the_catalog_is_enqueued_once(
+    feed: EtagPoller, plane: FakeControlPlane, woken: list[ResourceRef]
 ) -> None:
-    looked_at(feed, "shop/topic", "a")
+    declare(plane, feed, "shop/topic")
+    del plane.catalog.adapters["shop/topic"]
     await feed.poll()
     await feed.poll()
     assert woken == [ResourceRef("TaskAdapter", "shop", "topic")]
 
 
-async def test_who_was_never_seen_in_the_catalog_is_not_asked_for(feed: EtagPoller, catalog: Any) -> None:
-    feed.record("shop/topic", None)
-    looked_at(feed, "shop/tone", "")  # by a control plane that gives no ETags
-    await feed.poll()
-    assert catalog.asked == []
-
-
-async def test_what_was_asked_in_vain_is_asked_again(
-    feed: EtagPoller, catalog: Any, woken: list[ResourceRef]
+async def test_a_task_adapter_without_an_etag_is_not_requested(
+    feed: EtagPoller, plane: FakeControlPlane
 ) -> None:
-    looked_at(feed, "shop/topic", "a")
-    catalog.etags, catalog.away = {"shop/topic": "b"}, True
+    feed.record("shop/topic", None)
+    view = observed_adapter(adapter()).view
+    assert view is not None
+    feed.record("shop/tone", view.model_copy(update={"etag": ""}))  # of a control plane without ETags
+    await feed.poll()
+    assert plane.calls() == []
+
+
+@pytest.mark.parametrize("fault", ["fail", "drop"])
+async def test_what_could_not_be_read_is_read_at_the_next_poll(
+    feed: EtagPoller, plane: FakeControlPlane, woken: list[ResourceRef], fault: str
+) -> None:
+    declare(plane, feed, "shop/topic")
+    change(plane, "shop/topic")
+    if fault == "fail":
+        plane.fail(503)
+    else:
+        plane.drop()
     with pytest.raises(NotReady):
         await feed.poll()
     assert woken == []
-    catalog.away = False
     await feed.poll()
     assert len(woken) == 1
 
 
-async def test_many_are_asked_for_in_batches_and_more_rarely(feed: EtagPoller, catalog: Any) -> None:
+async def test_many_are_requested_in_batches_and_less_often(
+    feed: EtagPoller, plane: FakeControlPlane
+) -> None:
     assert feed.pause_seconds == SHORTEST_SECONDS
     count = 5 * MAX_ETAGS + 1
-    for number in range(count):
-        looked_at(feed, f"shop/task-{number}", "a")
-        catalog.etags[f"shop/task-{number}"] = "a"
+    declare(plane, feed, *(f"shop/task-{number}" for number in range(count)))
     await feed.poll()
-    assert catalog.asked == [*[MAX_ETAGS] * 5, 1]
+    asked = plane.bodies("POST /adapters/etags", AdapterKeys)
+    assert [len(one.keys) for one in asked] == [*[MAX_ETAGS] * 5, 1]
     assert feed.pause_seconds == count / ETAGS_PER_SECOND

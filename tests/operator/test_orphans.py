@@ -1,15 +1,16 @@
 """Rows of the catalog whose objects are gone: when they are erased, and when they must not be."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reconciler_fakes import Catalog, Jobs
+from fake_catalog import FakeCatalog, StoredAdapter, StoredDomain
+from fake_control_plane import FakeControlPlane
+from reconciler_fakes import Jobs
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_api.internal.catalog import AdapterRecord, AdapterView, ClusterClaimed, DomainRecord, DomainView
-from hmi_api.names import Tenant
+from hmi_api.internal.catalog import AdapterRecord, ClusterClaimed, DomainRecord
 from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.embedded import FileResourceStore
 from hmi_operator.orphans import Orphan, OrphanCollector, OrphanGrace
@@ -23,12 +24,13 @@ HOTEL = ResourceRef("Domain", "shop", "hotel")
 TOPIC = ResourceRef("TaskAdapter", "shop", "topic")
 
 
-def domain_view(uid: str = "u-hotel") -> DomainView:
-    record = DomainRecord(uid=uid, tenant="shop", generation=1, spec_digest="sha256:d", base_uri="wheel://m")
-    return DomainView(record=record)
+def hotel(uid: str = "u-hotel") -> StoredDomain:
+    return StoredDomain(
+        DomainRecord(uid=uid, tenant="shop", generation=1, spec_digest="sha256:d", base_uri="wheel://m")
+    )
 
 
-def adapter_view(uid: str = "u-topic", domain: str = HOTEL.key) -> AdapterView:
+def topic(uid: str = "u-topic", domain: str = HOTEL.key) -> StoredAdapter:
     record = AdapterRecord(
         uid=uid,
         tenant="shop",
@@ -37,7 +39,7 @@ def adapter_view(uid: str = "u-topic", domain: str = HOTEL.key) -> AdapterView:
         domain=domain,
         task_type="SequenceClassification",
     )
-    return AdapterView(record=record)
+    return StoredAdapter(record)
 
 
 class Store(FileResourceStore):
@@ -60,10 +62,14 @@ class Here:
     """A keeper, what is around it, and a clock that only the test moves."""
 
     store: Store
-    catalog: Catalog
+    plane: FakeControlPlane
     keeper: OrphanCollector
     told: list[Orphan]
     now: list[float] = field(default_factory=lambda: [0.0])
+
+    @property
+    def catalog(self) -> FakeCatalog:
+        return self.plane.catalog
 
     async def round_after(self, seconds: float, claimed: ClusterClaimed = KNOWN) -> set[str]:
         """Let time go by and look for orphans; return what the catalog has then."""
@@ -75,14 +81,15 @@ class Here:
 @pytest.fixture
 def here(tmp_path: Path) -> Here:
     """A catalog with a Domain and a TaskAdapter, of which the store knows nothing."""
-    store, catalog = Store(tmp_path), Catalog(tenants={Tenant("shop")})
-    catalog.domains[HOTEL.key] = domain_view()
-    catalog.adapters[TOPIC.key] = adapter_view()
+    store, plane = Store(tmp_path), FakeControlPlane()
+    plane.catalog.domains[HOTEL.key] = hotel()
+    plane.catalog.adapters[TOPIC.key] = topic()
+    plane.catalog.page_items = 1
     now, told = [0.0], list[Orphan]()
     keeper = OrphanCollector(
-        Ports(store, catalog, Jobs()), grace=GRACE, on_deleted=told.append, clock=lambda: now[0]
+        Ports(store, plane.client(), Jobs()), grace=GRACE, on_deleted=told.append, clock=lambda: now[0]
     )
-    return Here(store, catalog, keeper, told, now)
+    return Here(store, plane, keeper, told, now)
 
 
 async def test_orphans_are_erased_after_their_grace_and_told_of(here: Here) -> None:
@@ -106,22 +113,13 @@ async def test_what_comes_back_within_its_grace_is_kept(
 
 
 @pytest.mark.parametrize("failing_page", [0, 1])
-async def test_a_list_that_failed_erases_nothing(
-    here: Here, failing_page: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here.catalog.adapters["shop/tone"] = adapter_view("u-tone")
+async def test_a_list_that_failed_erases_nothing(here: Here, failing_page: int) -> None:
+    here.catalog.adapters["shop/tone"] = replace(topic("u-tone"), order=1)
     await here.round_after(0)
-    pages = 0
-    whole = here.catalog.list_records
-
-    async def broken(*arguments: Any, **named: Any) -> Any:
-        nonlocal pages
-        pages += 1
-        if pages > failing_page:
-            raise NotReady("ControlPlaneUnavailable", "It does not answer.")
-        return await whole(*arguments, **named)
-
-    monkeypatch.setattr(here.catalog, "list_records", broken)
+    if failing_page == 0:
+        here.plane.drop(request="GET /", times=100)
+    else:
+        here.plane.before("GET /adapters", lambda _: here.plane.drop(request="GET /", times=100))
     with pytest.raises(NotReady):
         await here.round_after(500)
     assert len(here.catalog.adapters) == 2
@@ -168,7 +166,7 @@ async def test_what_was_adopted_meanwhile_is_not_erased(here: Here, monkeypatch:
 
     async def is_absent(ref: ResourceRef) -> bool:
         if ref == TOPIC:
-            here.catalog.adapters[TOPIC.key] = adapter_view("u-new")
+            here.catalog.adapters[TOPIC.key] = topic("u-new")
         return True
 
     monkeypatch.setattr(here.store, "is_absent", is_absent)
@@ -181,7 +179,7 @@ async def test_who_may_not_act_any_more_erases_nothing(tmp_path: Path, here: Her
 
     now = [0.0]
     keeper = OrphanCollector(
-        Ports(here.store, here.catalog, Jobs(), require_leadership),
+        Ports(here.store, here.plane.client(), Jobs(), require_leadership),
         grace=GRACE,
         clock=lambda: now[0],
     )

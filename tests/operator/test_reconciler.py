@@ -1,17 +1,18 @@
 """What one reconciliation of a resource does, and how few requests it makes."""
 
+import copy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from planning_fixtures import adapter_version, domain_version
-from reconciler_fakes import Catalog, Jobs
+from fake_catalog import FakeCatalog
+from fake_control_plane import FakeControlPlane, Request
+from reconciler_fakes import Jobs
 
 from hmi_api.errors import HmiError, NotReady
-from hmi_api.internal.catalog import AdapterView
-from hmi_api.internal.runs import RunPod, RunState
+from hmi_api.internal.runs import RunCreate, RunPod, RunProgress, RunState
 from hmi_api.names import FINALIZER
 from hmi_api.resources.conditions import find_condition
 from hmi_api.resources.manifests import parse_manifest
@@ -24,26 +25,45 @@ pytestmark = pytest.mark.anyio
 
 DOMAIN = ResourceRef("Domain", "shop", "hotel")
 TOPIC, TONE = (ResourceRef("TaskAdapter", "shop", name) for name in ("topic", "tone"))
+ROW = "/adapters/shop/topic"
 
 
 @dataclass
 class Here:
-    """An engine, and what is around it."""
+    """A reconciler with its ports."""
 
     store: FileResourceStore
-    catalog: Catalog
+    plane: FakeControlPlane
     jobs: Jobs
     engine: Reconciler
     written: list[str]
 
+    @property
+    def catalog(self) -> FakeCatalog:
+        return self.plane.catalog
+
+    @property
+    def calls(self) -> list[str]:
+        """The requests to the control plane since the last reconciliation began."""
+        return self.plane.calls()
+
+    def publish(self, ref: ResourceRef) -> None:
+        """Complete the run of a resource."""
+        (run,) = [
+            run
+            for run in self.catalog.runs.values()
+            if (run.spec.namespace, run.spec.name) == (ref.namespace, ref.name) and run.result is None
+        ]
+        self.catalog.finish_run(run.id)
+
     async def look(self, ref: ResourceRef) -> ReconcileResult:
-        """Look at a resource; only what this look asked for is kept."""
-        self.catalog.asked.clear()
+        """Reconcile a resource; only the requests and writes of this time are kept."""
+        self.plane.requests.clear()
         self.written.clear()
         return await self.engine.reconcile(ref)
 
     async def look_at(self, ref: ResourceRef) -> Any:
-        """Look at a resource; return its status then."""
+        """Reconcile a resource; return its status."""
         await self.look(ref)
         return await self.status(ref)
 
@@ -55,28 +75,28 @@ class Here:
 
 @pytest.fixture
 async def here(tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[str, Any]) -> Here:
-    """A Domain that is published, and two TaskAdapters on it that nobody has looked at."""
-    store, catalog, jobs = FileResourceStore(tmp_path), Catalog(), Jobs()
+    """A Domain that is published, and two TaskAdapters on it that were not reconciled yet."""
+    store, plane, jobs = FileResourceStore(tmp_path), FakeControlPlane(), Jobs()
+    plane.runtimes.start("r1")
     written: list[str] = []
     engine = Reconciler(
-        Ports(store, catalog, jobs),  # type: ignore[arg-type]
+        Ports(store, plane.client(), jobs),
         on_status_change=lambda resource, old, new: written.append(new.phase),
     )
     bodies = [domain_body, adapter_body]
     bodies.append(adapter_body | {"metadata": adapter_body["metadata"] | {"name": TONE.name}})
     for body in bodies:
         await store.apply(parse_manifest(body))
+    here = Here(store, plane, jobs, engine, written)
     await engine.reconcile(DOMAIN)
-    declared = catalog.domains[DOMAIN.key]
-    current = domain_version(declared.record.spec_digest)
-    catalog.domains[DOMAIN.key] = declared.model_copy(update={"current": current})
+    here.publish(DOMAIN)
     await engine.reconcile(DOMAIN)
-    return Here(store, catalog, jobs, engine, written)
+    return here
 
 
 async def test_one_look_holds_declares_and_starts_and_is_told_once(here: Here) -> None:
     outcome = await here.look(TOPIC)
-    assert here.catalog.asked == ["adapter", "declare", "create_run"]
+    assert here.calls == [f"GET {ROW}", f"PUT {ROW}", "POST /runs"]
     found = here.store.get(TOPIC)
     assert found is not None
     assert found.metadata.finalizers == [FINALIZER]
@@ -90,8 +110,9 @@ async def test_one_look_holds_declares_and_starts_and_is_told_once(here: Here) -
 
 async def test_a_second_look_finds_nothing_to_do(here: Here) -> None:
     await here.look(TOPIC)
+    run = (await here.status(TOPIC)).run_ref
     await here.look(TOPIC)
-    assert here.catalog.asked == ["run", "adapter"]
+    assert here.calls == [f"GET /runs/{run}", f"GET {ROW}"]
     assert here.written == []
     assert len(here.catalog.runs) == 2, "the Domain's and its own"
 
@@ -105,7 +126,11 @@ async def test_what_the_new_process_lacks_is_told_and_seen_to_at_once(here: Here
 
 
 async def test_a_run_that_was_there_and_has_ended_is_looked_at_with_what_it_published(here: Here) -> None:
-    here.catalog.state = RunState.SUCCEEDED
+    def publish(request: Request) -> None:
+        run = here.catalog.create_run(RunCreate.model_validate_json(request.body))
+        here.catalog.finish_run(run.id)
+
+    here.plane.before("POST /runs", publish)
     outcome = await here.look(TOPIC)
     assert outcome.requeue_after == 0.0
     assert (await here.status(TOPIC)).run_ref in here.catalog.runs
@@ -116,14 +141,17 @@ async def test_a_run_that_was_there_and_has_ended_is_looked_at_with_what_it_publ
 async def test_a_status_that_names_anothers_run_is_not_believed(here: Here, active: RunState) -> None:
     await here.look(TONE)
     theirs = (await here.status(TONE)).run_ref
-    here.catalog.runs[theirs] = here.catalog.runs[theirs].model_copy(update={"state": active})
-    for forged in (theirs, "../tenants/acme", "x" * 1000):
+    here.catalog.report_progress(theirs, RunProgress(stage="training", step=1, total=2))
+    if active is RunState.SUCCEEDED:
+        here.publish(TONE)
+    for forged in (theirs, "../tenants/acme", "nobody", "0" * 33, "x" * 1000):
         found = here.store.get(TOPIC)
         assert found is not None
         status = found.status.model_copy(update={"run_ref": forged})
         await here.store.write_status(TOPIC, found.metadata.uid, status)
         await here.look(TOPIC)
-        assert forged == theirs or here.catalog.asked.count("run") == 0, "it is not even asked for"
+        asked = [call for call in here.calls if call.startswith("GET /runs/")]
+        assert asked == ([f"GET /runs/{theirs}"] if forged == theirs else []), "no other is requested"
         own = (await here.status(TOPIC)).run_ref
         assert here.catalog.runs[own].spec.name == TOPIC.name
         assert here.catalog.runs[theirs].state is active
@@ -142,12 +170,12 @@ async def test_the_control_plane_is_told_of_a_runs_pods_once_for_each_change(her
     here.jobs.pods = (RunPod(uid="p1"),)
     await here.look(TOPIC)
     run = (await here.status(TOPIC)).run_ref
-    assert here.catalog.pods == {run: here.jobs.pods}
+    assert here.catalog.pods == {run: list(here.jobs.pods)}
     await here.look(TOPIC)
-    assert "record_pods" not in here.catalog.asked
+    assert f"PUT /runs/{run}/pods" not in here.calls
     here.jobs.pods = (RunPod(uid="p1"), RunPod(uid="p2"))
     await here.look(TOPIC)
-    assert here.catalog.pods == {run: here.jobs.pods}
+    assert here.catalog.pods == {run: list(here.jobs.pods)}
 
 
 async def test_a_status_that_lost_its_run_finds_it_again(here: Here) -> None:
@@ -165,27 +193,20 @@ async def test_a_status_that_lost_its_run_finds_it_again(here: Here) -> None:
 async def test_a_tenant_is_made_where_the_catalog_does_not_know_it(here: Here) -> None:
     here.catalog.tenants.clear()
     await here.look(TOPIC)
-    assert here.catalog.asked == [
-        "adapter",
-        "declare",
-        "ensure_tenant",
-        "declare",
-        "create_run",
-    ]
+    assert here.calls == [f"GET {ROW}", f"PUT {ROW}", "PUT /tenants/shop", f"PUT {ROW}", "POST /runs"]
 
 
 async def test_what_stands_on_a_domain_sees_the_version_that_woke_it(here: Here) -> None:
     for ref in (TOPIC, TONE):
         await here.look(ref)
-    view = here.catalog.domains[DOMAIN.key]
-    assert view.current is not None
-    newer = view.current.model_copy(update={"version": 2})
-    here.catalog.domains[DOMAIN.key] = view.model_copy(update={"current": newer})
+    row = here.catalog.domains[DOMAIN.key]
+    assert row.current is not None
+    row.current = row.current.model_copy(update={"version": 2})
     outcome = await here.look(DOMAIN)
     assert set(outcome.enqueue) == {TOPIC, TONE}
     for ref in outcome.enqueue:
         await here.look(ref)
-        assert "domain" not in here.catalog.asked
+        assert f"GET /domains/{DOMAIN.key}" not in here.calls
         ready = find_condition((await here.status(ref)).conditions, "DomainReady")
         assert ready is not None
         assert "version 2" in ready.message
@@ -222,9 +243,7 @@ async def both_published(here: Here) -> None:
     """Have both TaskAdapters published, as after their runs."""
     for ref in (TOPIC, TONE):
         await here.look(ref)
-        view = here.catalog.adapters[ref.key]
-        current = adapter_version(view.record.spec_digest)
-        here.catalog.adapters[ref.key] = view.model_copy(update={"current": current})
+        here.publish(ref)
         await here.look(ref)
 
 
@@ -237,19 +256,18 @@ async def reborn(
     store = FileResourceStore(tmp_path / "rebuilt")
     for body in (adapter_body, domain_body):
         await store.apply(parse_manifest(body))
-    return replace(here, store=store, engine=Reconciler(Ports(store, here.catalog, here.jobs)))
+    return replace(here, store=store, engine=Reconciler(Ports(store, here.plane.client(), here.jobs)))
 
 
 async def test_the_same_manifests_in_another_cluster_adopt_what_the_catalog_has(reborn: Here) -> None:
-    runs = dict(reborn.catalog.runs)
+    runs = list(reborn.catalog.created_runs)
     for ref in (TOPIC, DOMAIN, TOPIC):
         await reborn.look(ref)
-    assert reborn.catalog.runs == runs, "nothing is trained again"
-    for ref, views in ((DOMAIN, reborn.catalog.domains), (TOPIC, reborn.catalog.adapters)):
+    assert reborn.catalog.created_runs == runs, "nothing is trained again"
+    for ref, rows in ((DOMAIN, reborn.catalog.domains), (TOPIC, reborn.catalog.adapters)):
         found = reborn.store.get(ref)
         assert found is not None
-        view = views[ref.key]
-        assert (view.record.uid, found.status.version) == (found.metadata.uid, 1)
+        assert (rows[ref.key].record.uid, found.status.version) == (found.metadata.uid, 1)
 
 
 async def test_what_was_deleted_before_our_eyes_is_not_adopted(
@@ -259,17 +277,19 @@ async def test_what_was_deleted_before_our_eyes_is_not_adopted(
     monkeypatch.setattr(reborn.store, "was_deleted", gone.__contains__)
     await reborn.look(DOMAIN)
     await reborn.look(TOPIC)
-    view = reborn.catalog.adapters[TOPIC.key]
-    assert view.current is None
-    assert view.record.uid not in gone
-    assert "create_run" in reborn.catalog.asked
+    row = reborn.catalog.adapters[TOPIC.key]
+    assert row.current is None
+    assert row.record.uid not in gone
+    assert "POST /runs" in reborn.calls
 
 
 async def test_another_base_model_is_no_change_of_an_immutable_field_but_another_domain(
     reborn: Here, domain_body: dict[str, Any]
 ) -> None:
     other = ResourceRef("Domain", "shop", "inn")
-    reborn.catalog.domains[other.key] = reborn.catalog.domains[DOMAIN.key]
+    row = copy.deepcopy(reborn.catalog.domains[DOMAIN.key])
+    row.record = row.record.model_copy(update={"uid": "uid-of-the-first-inn"})
+    reborn.catalog.domains[other.key] = row
     domain_body["metadata"]["name"] = other.name
     domain_body["spec"]["baseModel"] = {"uri": "wheel://another"}
     await reborn.store.apply(parse_manifest(domain_body))
@@ -277,7 +297,7 @@ async def test_another_base_model_is_no_change_of_an_immutable_field_but_another
     accepted = find_condition((await reborn.status(other)).conditions, "Accepted")
     assert accepted is not None
     assert accepted.status == "True"
-    assert "create_run" in reborn.catalog.asked
+    assert "POST /runs" in reborn.calls
 
 
 async def test_a_domain_is_not_kept_by_rows_whose_objects_are_gone(reborn: Here) -> None:
@@ -322,9 +342,7 @@ async def test_a_guests_serving_ends_with_the_grace_time_and_its_domain_then_goe
     for body in (domain_body, adapter_body):
         await here.store.apply(parse_manifest(body))
     await here.look(guest)
-    view = here.catalog.adapters[guest.key]
-    current = adapter_version(view.record.spec_digest)
-    here.catalog.adapters[guest.key] = view.model_copy(update={"current": current})
+    here.publish(guest)
     await here.look(guest)
 
     await here.store.delete(DOMAIN)
@@ -335,9 +353,7 @@ async def test_a_guests_serving_ends_with_the_grace_time_and_its_domain_then_goe
     assert waiting is not None
     assert "TaskAdapter zoo/topic (served until " in waiting.message
 
-    began = datetime.now(UTC) - timedelta(hours=1)
-    late = here.catalog.adapters[guest.key].model_copy(update={"revoked_at": began})
-    here.catalog.adapters[guest.key] = late
+    here.catalog.adapters[guest.key].revoked_at = datetime.now(UTC) - timedelta(hours=1)
     await here.look(guest)
     assert here.catalog.adapters[guest.key].withdrawn
     await here.look(DOMAIN)
@@ -353,7 +369,7 @@ async def test_domains_that_name_one_another_as_parent_can_all_be_deleted(
         body = domain_body | {"metadata": {"name": ref.name, "namespace": ref.namespace}}
         body["spec"] = domain_body["spec"] | {"parentRef": {"name": other.name}}
         await here.store.apply(parse_manifest(body))
-        here.catalog.domains[ref.key] = here.catalog.domains[DOMAIN.key]
+        here.catalog.domains[ref.key] = copy.deepcopy(here.catalog.domains[DOMAIN.key])
     for ref in refs:
         await here.look(ref)
         await here.store.delete(ref)
@@ -367,34 +383,27 @@ async def changed(here: Here, adapter_body: dict[str, Any], epochs: int) -> None
     await here.store.apply(parse_manifest(body))
 
 
-async def published(here: Here) -> AdapterView:
-    """Publish what the catalog has declared of the TaskAdapter."""
-    view = here.catalog.adapters[TOPIC.key]
-    number = view.current.version + 1 if view.current else 1
-    current = adapter_version(view.record.spec_digest, version=number)
-    here.catalog.adapters[TOPIC.key] = view.model_copy(update={"current": current, "loaded_on": ["r1"]})
-    return here.catalog.adapters[TOPIC.key]
-
-
 async def test_a_first_spec_asks_for_no_earlier_version(here: Here) -> None:
     await here.look(TOPIC)
-    assert "publish_again" not in here.catalog.asked
+    assert f"POST {ROW}/publish-again" not in here.calls
 
 
 async def test_a_spec_that_is_declared_again_is_published_again_and_not_trained(
     here: Here, adapter_body: dict[str, Any]
 ) -> None:
     await here.look(TOPIC)
-    first = (await published(here)).record.spec_digest
+    here.publish(TOPIC)
     await here.look(TOPIC)
     await changed(here, adapter_body, 7)
     await here.look(TOPIC)
-    assert here.catalog.asked == ["adapter", "declare", "publish_again", "create_run"]
-    await published(here)
+    assert here.calls == [f"GET {ROW}", f"PUT {ROW}", f"POST {ROW}/publish-again", "POST /runs"]
+    here.publish(TOPIC)
     await here.look(TOPIC)
     runs = set(here.catalog.runs)
-    here.catalog.kept = {first: 3}
     await here.store.apply(parse_manifest(adapter_body))
     outcome = await here.look(TOPIC)
-    assert here.catalog.asked[-2:] == ["declare", "publish_again"]
+    assert here.calls[-2:] == [f"PUT {ROW}", f"POST {ROW}/publish-again"]
     assert (set(here.catalog.runs), outcome.requeue_after) == (runs, 0.0)
+    current = here.catalog.adapters[TOPIC.key].current
+    assert current is not None
+    assert current.version == 3

@@ -293,7 +293,7 @@ class FakeCatalog:
         used = spec.parent if isinstance(spec, DomainRunSpec) else spec.domain
         return {ref.digest for ref in _refs_of(used)} if used else set()
 
-    def note_pods(self, run_id: str, pods: list[RunPod]) -> None:
+    def record_pods(self, run_id: str, pods: list[RunPod]) -> None:
         """Record the pods of a run's Job."""
         self.pods[self.run(run_id).id] = pods
 

@@ -358,7 +358,7 @@ _ROUTES: list[tuple[re.Pattern[str], Any, _Handler]] = [
     _route("POST", "/runs", RunCreate, lambda plane, call, body: plane.catalog.create_run(body)),
     _route("GET", "/runs/{run}", None, lambda plane, call: plane.catalog.run(call.run)),
     _route("PUT", "/runs/{run}/pods", RunPods,
-        lambda plane, call, body: plane.catalog.note_pods(call.run, body.pods)),
+        lambda plane, call, body: plane.catalog.record_pods(call.run, body.pods)),
     _route("POST", "/runs/{run}/progress", RunProgress,
         lambda plane, call, body: plane.catalog.report_progress(call.run, body)),
     _route("POST", "/runs/{run}/complete", RunResult,

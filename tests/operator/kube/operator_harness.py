@@ -6,14 +6,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 from kube_objects import DOMAINS, KINDS, TASK_ADAPTERS, Kind, Objects
 from kube_server import KubeServer
+from small_artifacts import publish
 
+from hmi_api.artifacts import ArtifactKind
 from hmi_api.internal.client import ControlPlaneClient
-from hmi_api.internal.runs import RunView
-from hmi_api.names import digest_bytes
+from hmi_api.internal.runs import RunProgress, RunResult, RunView
+from hmi_api.internal.trainer_client import TrainerClient
 from hmi_api.resources.conditions import Condition, find_condition
+from hmi_api.security.bearer import TokenSource
 from hmi_operator.controller import Pace
 from hmi_operator.kubernetes.client import KubernetesClient, Manifest, connect
 from hmi_operator.kubernetes.events import EventRecorder
@@ -41,37 +43,20 @@ async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
 
 @dataclass
 class PromptJobs:
-    """The engine's ``TrainingJobs``: each run succeeds as soon as it is started, unless it is to be held."""
+    """Training Jobs for tests: each run succeeds as soon as it is started, unless ``held`` is set."""
 
-    http: httpx.AsyncClient
+    url: str
+    token: str
     held: bool = False
     started: list[str] = field(default_factory=list)
     erased: list[str] = field(default_factory=list)
 
     async def start(self, run: RunView) -> None:
         self.started.append(run.id)
-        await self._report(run, "progress", {"stage": "training", "step": 120, "total": 400})
-        if not self.held:
-            await self.finish(run)
+        await asyncio.to_thread(self._train, run, finish=not self.held)
 
     async def finish(self, run: RunView) -> None:
-        domain = run.spec.kind == "domain"
-        artifact = {
-            "kind": "Layers" if domain else "Adapter",
-            "uri": f"a/{run.id}",
-            "digest": digest_bytes(run.id.encode()),
-            "bytes": 10,
-        }
-        result = {
-            "artifacts": [artifact],
-            "baseDigest": "sha256:b",
-            "split": 3,
-            "entries": 5,
-            "coverage": 0.5,
-            "metrics": {"accuracy": 0.9},
-            "gatePassed": True,
-        }
-        await self._report(run, "complete", result)
+        await asyncio.to_thread(self._train, run, finish=True)
 
     async def observe(self, run: RunView) -> JobView | None:
         return JobView(alive=run.id in self.started)
@@ -82,9 +67,16 @@ class PromptJobs:
     async def delete_all(self, uid: str, namespace: str) -> None:
         self.erased.append(uid)
 
-    async def _report(self, run: RunView, verb: str, body: dict[str, Any]) -> None:
-        answer = await self.http.post(f"/internal/v1/runs/{run.id}/{verb}", json=body)
-        answer.raise_for_status()
+    def _train(self, run: RunView, *, finish: bool) -> None:
+        is_domain = run.spec.kind == "domain"
+        kinds = [ArtifactKind.LAYERS, ArtifactKind.TABLE] if is_domain else [ArtifactKind.ADAPTER]
+        with TrainerClient(self.url, TokenSource(self.token), run.id) as trainer:
+            trainer.report_progress(RunProgress(stage="training", step=120, total=400))
+            if finish:
+                made = [publish(trainer, kind, f'"{kind} of {run.id}"'.encode()) for kind in kinds]
+                result = RunResult(artifacts=made, base_digest="sha256:b", metrics={"accuracy": 0.9})
+                figures = {"split": 3, "entries": 5, "coverage": 0.5} if is_domain else {}
+                trainer.complete_run(result.model_copy(update=figures))
 
 
 @dataclass
@@ -147,7 +139,6 @@ class Replica:
     lease: Lease
     stop: asyncio.Event
     task: "asyncio.Task[None]"
-    control_plane: ControlPlaneClient
 
 
 @asynccontextmanager
@@ -162,13 +153,11 @@ async def replica(
     clock: Callable[[], float] = boot_clock,
 ) -> AsyncIterator[Replica]:
     """Run a replica that looks after one namespace, and others besides."""
-    headers = {"Authorization": f"Bearer {served.token}"}
     async with (
-        httpx.AsyncClient(base_url=served.url, headers=headers) as http,
         ControlPlaneClient(served.url, served.token) as control_plane,
         connect() as client,
     ):
-        jobs = PromptJobs(http)
+        jobs = PromptJobs(served.url, served.token)
         lease = Lease(client, namespace, name, seconds=seconds, clock=clock)
         operator = Operator(
             client=client,
@@ -183,7 +172,7 @@ async def replica(
         stop = asyncio.Event()
         task = asyncio.create_task(operator.run(stop))
         try:
-            yield Replica(operator, jobs, lease, stop, task, control_plane)
+            yield Replica(operator, jobs, lease, stop, task)
         finally:
             stop.set()
             await task

@@ -61,4 +61,4 @@ async def test_what_cannot_be_read_says_so_until_it_can_and_can_be_deleted(
         await here.delete(DOMAINS, "hotel")
         await here.gone(DOMAINS, "hotel")
         assert told["metadata"]["uid"] in one.jobs.erased
-        assert served.plane.domains == {}
+        assert served.catalog.domains == {}

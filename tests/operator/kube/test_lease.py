@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 from kube_objects import LEASES
 from operator_harness import DOMAINS, Cluster, PromptJobs
@@ -98,17 +97,15 @@ async def test_the_engine_does_nothing_without_the_lease(
     lease = lease_of(here, clock, "first")
     await lease.acquire()
     clock.now += SECONDS
-    headers = {"Authorization": f"Bearer {served.token}"}
-    async with (
-        httpx.AsyncClient(base_url=served.url, headers=headers) as http,
-        ControlPlaneClient(served.url, served.token) as control_plane,
-    ):
+    async with ControlPlaneClient(served.url, served.token) as control_plane:
         store = KubeResourceStore(here.client, cache)
-        engine = Reconciler(Ports(store, control_plane, PromptJobs(http), lease.require_held))
+        engine = Reconciler(
+            Ports(store, control_plane, PromptJobs(served.url, served.token), lease.require_held)
+        )
         with pytest.raises(NotReady, match="NotLeader"):
             await engine.reconcile(cache.refs()[0])
     assert await here.get(DOMAINS, "hotel") == made
-    assert served.plane.tenants == set()
+    assert served.catalog.tenants == set()
 
 
 async def test_a_lease_that_is_given_back_is_free_at_once(here: Cluster, clock: Clock) -> None:

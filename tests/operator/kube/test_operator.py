@@ -91,7 +91,7 @@ async def test_deleting_erases_and_a_domain_waits_for_what_stands_on_it(
         await here.delete(TASK_ADAPTERS, "topic")
         await here.gone(TASK_ADAPTERS, "topic")
         await here.gone(DOMAINS, "hotel")
-        assert (served.plane.domains, served.plane.adapters) == ({}, {})
+        assert (served.catalog.domains, served.catalog.adapters) == ({}, {})
         assert held["metadata"]["uid"] in one.jobs.erased
 
 
@@ -101,13 +101,13 @@ async def test_a_deletion_says_why_it_waits_for_the_control_plane_and_goes_on_wh
     async with replica(served, here.namespace):
         await here.apply(domain_body)
         await here.reached(DOMAINS, "hotel", is_ready)
-        served.plane.failures_to_come = 1_000_000
+        failing = served.plane.fail(503, times=1_000_000)
         await here.delete(DOMAINS, "hotel")
         held = await here.reached(
             DOMAINS, "hotel", lambda found: reason(found, "Ready") == "ControlPlaneUnavailable"
         )
         assert held["status"]["phase"] == "Terminating"
-        served.plane.failures_to_come = 0
+        failing.left = 0
         await here.gone(DOMAINS, "hotel")
 
 
@@ -117,11 +117,11 @@ async def test_what_serves_keeps_its_status_while_the_control_plane_is_away(
     async with replica(served, here.namespace):
         await here.apply(domain_body)
         before = await here.reached(DOMAINS, "hotel", is_ready)
-        served.plane.failures_to_come = 8
+        failing = served.plane.fail(503, times=8)
         domain_body["spec"]["training"] = {"steps": 9}
         await here.apply(domain_body)
         after = await here.reached(DOMAINS, "hotel", lambda found: found["status"]["version"] == 2)
-        assert served.plane.failures_to_come == 0
+        assert failing.left == 0
         assert before["status"]["version"] == 1
         assert is_ready(await here.reached(DOMAINS, "hotel", is_ready))
         assert reason(after, "Ready") in ("Serving", "PreviousVersion")
@@ -138,7 +138,7 @@ async def test_an_edited_status_is_put_right(here: Cluster, served: Any, domain_
         )
         after_conditions = {one["type"]: one["status"] for one in after["status"]["conditions"]}
         assert after_conditions == {one["type"]: one["status"] for one in before["status"]["conditions"]}
-        assert len(served.plane.runs) == 1
+        assert len(served.catalog.created_runs) == 1
 
 
 async def test_conditions_of_others_are_left_alone(
@@ -178,7 +178,7 @@ async def test_a_restart_writes_nothing_and_trains_nothing_again(
             await here.reached(DOMAINS, name, is_ready)
     after = [await here.get(DOMAINS, "hotel"), await here.get(TASK_ADAPTERS, "topic")]
     assert after == before
-    assert len(served.plane.runs) == 4
+    assert len(served.catalog.created_runs) == 4
 
 
 async def test_a_domain_of_another_namespace_must_be_shared(
@@ -209,7 +209,7 @@ async def test_a_namespaces_label_names_its_tenant(
     async with replica(served, here.namespace):
         await here.apply(domain_body)
         await here.reached(DOMAINS, "hotel", is_ready)
-    assert served.plane.tenants == {"acme"}
+    assert served.catalog.tenants == {"acme"}
 
 
 async def test_a_resource_that_is_deleted_and_made_anew_is_another(
@@ -224,7 +224,7 @@ async def test_a_resource_that_is_deleted_and_made_anew_is_another(
         second = await here.reached(DOMAINS, "hotel", is_ready)
         assert first["metadata"]["uid"] != second["metadata"]["uid"]
         assert second["status"]["version"] == 1
-        assert len(served.plane.runs) == 2
+        assert len(served.catalog.created_runs) == 2
 
 
 async def test_a_replica_is_not_ready_while_it_cannot_have_the_lease(here: Cluster, served: Any) -> None:

@@ -44,16 +44,16 @@ async def test_the_same_files_applied_again_are_adopted_without_training(
     here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     await leave_behind(here, served, domain_body, adapter_body)
-    runs = set(served.plane.runs)
+    runs = set(served.catalog.created_runs)
     async with replica(served, here.namespace, name="replica-2") as again:
         await apply(here, adapter_body, domain_body)  # in any order
         for kind, name in BOTH:
             found = await here.reached(kind, name, is_ready)
-            table = served.plane.domains if kind is DOMAINS else served.plane.adapters
-            assert table[f"{here.namespace}/{name}"]["record"]["uid"] == found["metadata"]["uid"]
+            table = served.catalog.domains if kind is DOMAINS else served.catalog.adapters
+            assert table[f"{here.namespace}/{name}"].record.uid == found["metadata"]["uid"]
             assert found["status"]["version"] == 1
         assert again.jobs.started == []
-    assert set(served.plane.runs) == runs
+    assert set(served.catalog.created_runs) == runs
 
 
 async def test_what_is_not_applied_again_is_erased_with_an_event(
@@ -63,7 +63,7 @@ async def test_what_is_not_applied_again_is_erased_with_an_event(
     async with replica(served, here.namespace, name="replica-2", grace=OrphanGrace(seconds=0.0)):
 
         async def erased() -> bool:
-            return not served.plane.domains and not served.plane.adapters
+            return not served.catalog.domains and not served.catalog.adapters
 
         await until(erased)
 
@@ -84,7 +84,7 @@ async def test_a_domain_is_not_held_by_what_was_deleted_before_it_was_held(
         await here.reached(DOMAINS, "hotel", is_ready)
         await here.delete(DOMAINS, "hotel")
         await here.gone(DOMAINS, "hotel")
-        assert (served.plane.domains, served.plane.adapters) == ({}, {})
+        assert (served.catalog.domains, served.catalog.adapters) == ({}, {})
 
 
 async def test_nothing_is_done_while_the_catalog_is_another_clusters(
@@ -99,7 +99,7 @@ async def test_nothing_is_done_while_the_catalog_is_another_clusters(
 
         await until(leads)
         assert not one.operator.leads
-        assert served.plane.domains == {}
+        assert served.catalog.domains == {}
         served.plane.cluster = None
         await here.reached(DOMAINS, "hotel", is_ready)
 
@@ -113,13 +113,13 @@ async def test_a_deletion_that_was_seen_makes_another_resource(
         uid = first["metadata"]["uid"]
         # By force, so that nothing is erased before the object is gone.
         one.jobs.held = True
-        served.plane.refuse_erasing = True
+        refusing = served.plane.fail(409, "NotNow", request="DELETE /adapters/", times=1_000_000)
         await here.delete(TASK_ADAPTERS, "topic")
         await here.reached(TASK_ADAPTERS, "topic", has_phase("Terminating"))
         patch = {"metadata": {"finalizers": []}}
         await here.api.merge_patch(TASK_ADAPTERS, here.namespace, "topic", patch)
         await here.gone(TASK_ADAPTERS, "topic")
-        served.plane.refuse_erasing = False
+        refusing.left = 0
         await here.apply(adapter_body)
         again = await here.reached(TASK_ADAPTERS, "topic", has_phase("Training"))
         assert again["metadata"]["uid"] != uid

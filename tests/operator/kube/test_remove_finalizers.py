@@ -47,4 +47,4 @@ async def test_what_was_released_is_taken_up_again_by_a_new_installation(
     await here.delete(LEASES, "hmi-operator")  # else it is waited for, a minute
     async with replica(served, here.namespace), asyncio.timeout(20):
         await here.reached(DOMAINS, "hotel", lambda found: "finalizers" in found["metadata"])
-    assert len(served.plane.runs) == 1
+    assert len(served.catalog.created_runs) == 1

@@ -40,10 +40,8 @@ async def test_waiting_for_a_change_ends_when_the_new_version_is_loaded(
         assert await waits(kubeconfig, here, ADAPTER, for_="condition=Ready"), "the version before serves"
         assert not await waits(kubeconfig, here, ADAPTER, for_="condition=Loaded", seconds=1)
         assert not await waits(kubeconfig, here, ADAPTER, for_="condition=Reconciling=False", seconds=1)
-        (run,) = [
-            served.plane.runs[name] for name in one.jobs.started if "result" not in served.plane.runs[name]
-        ]
-        await one.jobs.finish(await one.control_plane.run(run["id"]))
+        (run,) = [run for run in served.catalog.runs.values() if run.result is None]
+        await one.jobs.finish(run)
         assert await waits(kubeconfig, here, ADAPTER, for_="condition=Loaded")
         assert await waits(kubeconfig, here, ADAPTER, for_="condition=Reconciling=False")
         found = await here.get(TASK_ADAPTERS, "topic")
@@ -95,13 +93,13 @@ async def test_a_task_adapter_is_scaled_by_kubectl(
         await kubectl(kubeconfig, here, "scale", "ta/topic", "--replicas=3")
         key = f"{here.namespace}/topic"
         await here.reached(
-            TASK_ADAPTERS, "topic", lambda found: served.plane.adapters[key]["record"]["replicas"] == 3
+            TASK_ADAPTERS, "topic", lambda found: served.catalog.adapters[key].record.replicas == 3
         )
         scale = kubeconfig.read(
             f"/apis/hmi.dev/v1alpha1/namespaces/{here.namespace}/taskadapters/topic/scale"
         )
         assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (3, 1)
-        assert len(served.plane.runs) == 2, "it is not trained again"
+        assert len(served.catalog.created_runs) == 2, "it is not trained again"
 
 
 async def test_kubectl_get_shows_progress_and_wide_the_message(

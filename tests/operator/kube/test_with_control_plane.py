@@ -1,7 +1,5 @@
 """The operator between a real API server and the real control plane: what its conditions say of serving."""
 
-import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from operator_harness import (
     DOMAINS,
     TASK_ADAPTERS,
@@ -19,6 +16,7 @@ from operator_harness import (
     is_ready,
     replica,
 )
+from serving import serving
 
 from hmi_control_plane.app import create_app
 from hmi_control_plane.settings import Settings
@@ -60,14 +58,8 @@ def served(sqlite_url: str, tmp_path: Path) -> Iterator[ControlPlane]:
         admin_key="the-admin-key-of-this-test",
         runtime_lost_after_seconds=600.0,
     )
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="error", timeout_keep_alive=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield ControlPlane(f"http://127.0.0.1:{listener.getsockname()[1]}")
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    with serving(create_app(settings)) as url:
+        yield ControlPlane(url)
 
 
 def version_ref(key: str, version: int) -> dict[str, Any]:
