@@ -1,48 +1,34 @@
-"""The program as Jobs run it: the run comes from the control plane, and its end goes there."""
+"""The training program as Jobs run it: it fetches its run from the control plane and reports there."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_control_plane import TOKEN, FakeControlPlane
+from serving import serving
 
-from hmi_api.internal.runs import DomainRunSpec, RunState, RunView
+from hmi_api.internal.catalog import DomainRecord
+from hmi_api.internal.runs import RunCreate, RunState, RunView
 from hmi_runtime.training.cli import main
 
 
+@dataclass
 class Plane:
-    """A control plane that knows one run and writes down what it is told."""
+    """The fake control plane, and the id of the run that the program is started for."""
 
-    def __init__(self, run: RunView) -> None:
-        self.run = run
-        self.posts: list[tuple[str, dict[str, Any]]] = []
-        self.tokens: set[str | None] = set()
-        plane = self
+    fake: FakeControlPlane
+    run_id: str
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                plane.tokens.add(self.headers["Authorization"])
-                self._answer(plane.run.model_dump_json(by_alias=True).encode())
+    @property
+    def run(self) -> RunView:
+        return self.fake.catalog.runs[self.run_id]
 
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                plane.posts.append((self.path.rpartition("/")[2], json.loads(body)))
-                self._answer(b"{}")
-
-            def _answer(self, body: bytes) -> None:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *arguments: object) -> None:
-                """Keep test output clean."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+    @property
+    def reports(self) -> list[str]:
+        """The last parts of the paths that the program posted to, in order."""
+        return [one.path.rpartition("/")[2] for one in self.fake.requests if one.method == "POST"]
 
 
 @pytest.fixture
@@ -56,50 +42,66 @@ def plane(
         "training": {"steps": 2, "batchSize": 8},
         "bridge": {"heads": 0},
     }
-    run = DomainRunSpec.model_validate({"namespace": "bikes", "name": "workshop", "spec": spec})
-    view = RunView(id="r1", uid="u", spec_digest="d", attempt=0, state=RunState.PENDING, spec=run)
-    made = Plane(view)
-    environment = {
-        "HMI_CONTROL_PLANE_URL": made.url,
-        "HMI_INTERNAL_TOKEN": "token-of-the-tests",
-        "HMI_RUN_ID": "r1",
-        "HMI_WORK_DIR": str(tmp_path / "work"),
-        "HMI_ARTIFACTS": str(tmp_path / "artifacts"),
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    thread = threading.Thread(target=made.server.serve_forever)
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    fake = FakeControlPlane()
+    fake.catalog.tenants.add("bikes")
+    record = DomainRecord(uid="u", tenant="bikes", generation=1, spec_digest="d", base_uri=str(base_folder))
+    fake.catalog.declare(fake.catalog.domains, "bikes/workshop", record)
+    run = {"kind": "domain", "namespace": "bikes", "name": "workshop", "spec": spec}
+    wanted = {"uid": "u", "tenant": "bikes", "specDigest": "d", "spec": run}
+    made = Plane(fake, fake.catalog.create_run(RunCreate.model_validate(wanted)).id)
+    with serving(fake.app, lifespan="off") as url:
+        environment = {
+            "HMI_CONTROL_PLANE_URL": url,
+            "HMI_INTERNAL_TOKEN": TOKEN,
+            "HMI_RUN_ID": made.run_id,
+            "HMI_WORK_DIR": str(tmp_path / "work"),
+            "HMI_ARTIFACTS": str(tmp_path / "artifacts"),
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield made
 
 
-def test_a_run_is_fetched_done_and_handed_in(plane: Plane) -> None:
+def test_a_run_is_fetched_executed_and_completed(plane: Plane) -> None:
     assert main(["domain"]) == 0
-    assert plane.tokens == {"Bearer token-of-the-tests"}
-    actions = [action for action, _ in plane.posts]
-    assert actions[0] == "progress"
-    assert actions[-1] == "complete"
-    assert len(plane.posts[-1][1]["artifacts"]) == 2
+    assert {one.token for one in plane.fake.requests} == {TOKEN}
+    assert (plane.reports[0], plane.reports[-1]) == ("progress", "complete")
+    assert plane.run.state is RunState.SUCCEEDED
+    current = plane.fake.catalog.domains["bikes/workshop"].current
+    assert current is not None
+    assert plane.run.result is not None
+    assert [current.layers, *current.tables] == plane.run.result.artifacts
+    assert len(current.tables) == 1
 
 
-def test_a_failure_is_handed_in_with_its_reason(plane: Plane, tmp_path: Path) -> None:
+def test_a_failure_is_reported_with_its_reason(plane: Plane, tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text("")
     assert main(["domain"]) == 1
-    action, body = plane.posts[-1]
-    assert (action, body["reason"]) == ("fail", "CorpusEmpty")
+    assert plane.reports[-1] == "fail"
+    assert plane.run.state is RunState.FAILED
+    assert plane.run.failure is not None
+    assert plane.run.failure.reason == "CorpusEmpty"
+
+
+def test_the_result_is_reported_again_until_it_is_accepted(plane: Plane) -> None:
+    faults = [
+        plane.fake.fail(503, request="POST /runs/.*/complete"),
+        plane.fake.drop(request="POST /runs/.*/complete"),
+    ]
+    assert main(["domain"]) == 0
+    assert [fault.left for fault in faults] == [0, 0]
+    assert plane.reports[-3:] == ["complete"] * 3
+    assert plane.run.state is RunState.SUCCEEDED
 
 
 def test_a_run_of_the_other_kind_is_wrong_usage(plane: Plane) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["adapter"])
     assert caught.value.code == 2
-    assert plane.posts == []
+    assert plane.reports == []
 
 
-def test_an_environment_that_is_not_complete_is_wrong_usage(
+def test_an_incomplete_environment_is_wrong_usage(
     plane: Plane, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("HMI_RUN_ID")

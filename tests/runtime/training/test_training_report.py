@@ -4,7 +4,7 @@ import io
 import json
 from dataclasses import dataclass, field
 
-import httpx
+from fake_control_plane import TOKEN, FakeControlPlane
 
 from hmi_api.internal.runs import RunFailure, RunProgress, RunResult
 from hmi_api.internal.trainer_client import TrainerClient
@@ -15,22 +15,15 @@ RESULT = RunResult(artifacts=[], base_digest="sha256:b")
 
 
 @dataclass
-class ControlPlane:
-    """Answers with ``status``, 0 for no answer at all."""
+class Reporting:
+    """A reporter of a run, the fake control plane, and a clock that the test moves."""
 
-    status: int = 200
+    plane: FakeControlPlane = field(default_factory=FakeControlPlane)
     now: float = 0.0
-    seen: list[httpx.Request] = field(default_factory=list)
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.seen.append(request)
-        if self.status == 0:
-            raise httpx.ConnectError("refused")
-        return httpx.Response(self.status)
 
     def reporter(self) -> ControlPlaneReporter:
-        transport = httpx.MockTransport(self)
-        client = TrainerClient("http://control-plane", TokenSource("token"), "r1", transport=transport)
+        transport = self.plane.transport()
+        client = TrainerClient("http://control-plane", TokenSource(TOKEN), "00ff", transport=transport)
         return ControlPlaneReporter(client, clock=lambda: self.now)
 
 
@@ -38,31 +31,33 @@ def step(number: int) -> RunProgress:
     return RunProgress(stage="training", step=number, total=9)
 
 
-def test_progress_goes_out_at_most_once_a_second() -> None:
-    plane = ControlPlane()
-    reports = plane.reporter()
+def test_progress_is_sent_at_most_once_a_second() -> None:
+    reporting = Reporting()
+    reports = reporting.reporter()
     for number in range(30):
         reports.progress(step(number))
-        plane.now += 0.125
-    assert [json.loads(request.content)["step"] for request in plane.seen] == [0, 8, 16, 24]
+        reporting.now += 0.125
+    sent = reporting.plane.bodies("POST /runs/00ff/progress", RunProgress)
+    assert [progress.step for progress in sent] == [0, 8, 16, 24]
 
 
 def test_progress_never_waits_for_a_control_plane_that_is_away() -> None:
-    plane = ControlPlane(status=0)
-    reports = plane.reporter()
+    reporting = Reporting()
+    reporting.plane.drop(times=1000)
+    reports = reporting.reporter()
     for number in range(600):
         reports.progress(step(number))
-        plane.now += 0.1
-    assert len(plane.seen) < 10
+        reporting.now += 0.1
+    assert 1 < len(reporting.plane.requests) < 10
 
 
 def test_refused_progress_does_not_end_the_run() -> None:
-    plane = ControlPlane(status=409)
-    reports = plane.reporter()
+    reporting = Reporting()  # has no such run
+    reports = reporting.reporter()
     for number in range(3):
         reports.progress(step(number))
-        plane.now += 1.0
-    assert len(plane.seen) == 3
+        reporting.now += 1.0
+    assert len(reporting.plane.requests) == 3
 
 
 def test_lines_are_json() -> None:
