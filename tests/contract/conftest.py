@@ -1,6 +1,7 @@
 """The contract of the internal API: each test runs against the real control plane and against the fake."""
 
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ from hmi_api.internal.trainer_client import TrainerClient
 from hmi_api.names import Tenant
 from hmi_api.security.bearer import TokenSource
 from hmi_control_plane.app import create_app
+from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.tables import Base
 from hmi_control_plane.settings import Part, Settings
 
 HOTEL, TOPIC = "shop/hotel", "shop/topic"
@@ -39,6 +42,7 @@ class Contract:
     url: str
     client: ControlPlaneClient
     open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    trainers: dict[str, TrainerClient] = field(default_factory=dict)
 
     def send(self, method: str, path: str, body: Any = None, *, token: str | None = TOKEN) -> httpx.Response:
         """Send a request that no client would send."""
@@ -114,8 +118,11 @@ class Contract:
     def trainer(self, run: RunView | str) -> TrainerClient:
         """Return the client of a run's trainer."""
         run_id = run if isinstance(run, str) else run.id
-        patience = {"report_patience": 0.0, "transfer_patience": 0.0}
-        return self.open.enter_context(TrainerClient(self.url, TokenSource(TOKEN), run_id, **patience))
+        if run_id not in self.trainers:
+            patience = {"report_patience": 0.0, "transfer_patience": 0.0}
+            client = TrainerClient(self.url, TokenSource(TOKEN), run_id, **patience)
+            self.trainers[run_id] = self.open.enter_context(client)
+        return self.trainers[run_id]
 
     def publish(self, run: RunView, kind: ArtifactKind, content: bytes) -> ArtifactRef:
         """Upload a file and make an artifact of it."""
@@ -190,18 +197,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("address", ["real", "fake"], indirect=True)
 
 
-@pytest.fixture
-def fake_address() -> Iterator[str]:
-    with serving(FakeControlPlane().app, lifespan="off") as url:
-        yield url
-
-
-@pytest.fixture
-def real_address(sqlite_url: str, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="session")
+def real_server(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """The real control plane for the whole session, and the file of its database."""
+    folder = tmp_path_factory.mktemp("control-plane")
+    file = folder / "catalog.db"
+    shutil.copyfile(sqlite_template, file)
     settings = Settings(
-        database_url=sqlite_url,
-        artifacts=str(tmp_path / "artifacts"),
-        usage_dir=tmp_path / "usage",
+        database_url=f"sqlite:///{file}",
+        artifacts=str(folder / "artifacts"),
+        usage_dir=folder / "usage",
         internal_token=TOKEN,
         admin_key="admin-key-of-the-tests",
         sweep_every_seconds=3600,
@@ -209,7 +216,39 @@ def real_address(sqlite_url: str, tmp_path: Path) -> Iterator[str]:
         migrate_on_start=False,
     )
     with serving(create_app(settings, Part.CONTROL_PLANE)) as url:
-        yield url
+        yield url, file
+
+
+@pytest.fixture
+def real_address(real_server: tuple[str, Path]) -> Iterator[str]:
+    """The real control plane with an empty catalog."""
+    url, file = real_server
+    yield url
+    database = Database(f"sqlite:///{file}")
+    with database.write() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            session.execute(table.delete())
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def fake_server() -> Iterator[tuple[str, list[FakeControlPlane]]]:
+    """A server for the whole session that asks the last of these fakes."""
+    fakes: list[FakeControlPlane] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await fakes[-1].app(scope, receive, send)
+
+    with serving(app, lifespan="off") as url:
+        yield url, fakes
+
+
+@pytest.fixture
+def fake_address(fake_server: tuple[str, list[FakeControlPlane]]) -> str:
+    """A new fake control plane."""
+    url, fakes = fake_server
+    fakes.append(FakeControlPlane())
+    return url
 
 
 @pytest.fixture
