@@ -16,7 +16,7 @@ _CURL_SECONDS = 30
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said."""
+    """Status and text of an answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -24,7 +24,7 @@ class Answer:
 
     @property
     def body(self) -> Any:
-        """The JSON of it."""
+        """The text as JSON."""
         return json.loads(self.text)
 
 
@@ -40,7 +40,7 @@ class Administration:
         return self._curl(method, path, base64.b64decode(secret["data"]["admin-key"]).decode(), body)
 
     def read(self, path: str) -> Any:
-        """Return what a GET answers."""
+        """Return the JSON that a GET answers."""
         answer = self.call("GET", path)
         assert answer.status == 200, f"{path}: {answer.status} {answer.text}"
         return answer.body

@@ -36,13 +36,13 @@ def installation(kubectl: Kubectl) -> Installation:
 
 @pytest.fixture(scope="session")
 def administration(installation: Installation) -> Administration:
-    """The control plane, as an administrator reaches it."""
+    """The control plane's API, through a port-forward."""
     return Administration(installation.kubectl)
 
 
 @pytest.fixture(scope="session")
 def tenants(installation: Installation, administration: Administration) -> Tenants:
-    """Tenants, asking from a pod of their own."""
+    """Tenants that send requests from a pod."""
     made = Tenants(installation.kubectl, administration)
     made.start_client(installation)
     return made
@@ -56,7 +56,7 @@ def resources(kubectl: Kubectl) -> Resources:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Iterator[None]:
-    """Add the cluster's state to what failed: afterwards it is another one."""
+    """Add the cluster's state to the report of a failed test, before it changes."""
     result: Any = yield
     report = result.get_result()
     seen = item.session.stash.setdefault(_DIAGNOSED, set())

@@ -1,4 +1,4 @@
-"""What somebody who was not there needs to understand a failure: the cluster's state, events and logs."""
+"""What helps to understand a failure later: the cluster's state, events and logs."""
 
 import subprocess
 

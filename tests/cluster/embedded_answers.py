@@ -1,4 +1,4 @@
-"""What the embedded default answers with the same artifacts: its runtime, in this process, row by row."""
+"""The answers of a runtime in this process with the same artifacts, one row per batch."""
 
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ class EmbeddedRuntime:
         self._root.mkdir()
         self._settings = RuntimeSettings(
             control_plane_url="http://nowhere.invalid",
-            internal_token="nobody is called here",
+            internal_token="it calls no control plane",
             artifacts=str(self._root),
             cache_dir=folder / "cache",
             device_budget=256 << 20,
@@ -96,7 +96,7 @@ class EmbeddedRuntime:
 
 
 def answer(loader: AdapterLoader, adapter: str, text: str) -> RowResult:
-    """Answer one text by one adapter, ``tenant/name``, alone in its batch."""
+    """Return the answer to one text by the adapter ``tenant/name``, alone in its batch."""
     rows = [InferRow(adapter=adapter, text=text)]
     result = loader.pipeline.submit(rows).result(_ANSWER_SECONDS)[0]
     assert result.error is None, result.error

@@ -35,7 +35,7 @@ class Installation:
         return done
 
     def install(self) -> str:
-        """Install it, or bring what is there to this checkout, and wait for its pods; return the notes."""
+        """Install the release, or upgrade it to this checkout, and wait for its pods; return the notes."""
         self.kubectl.run("wait", "--for=condition=Ready", "node", "--all", "--timeout=60s")
         was_there = bool(self.pods())
         done = self.helm("upgrade", "--install", RELEASE, "helm/hmi", "--create-namespace", *self._flags())
@@ -45,12 +45,12 @@ class Installation:
         return done.stdout
 
     def upgrade(self, *settings: str) -> None:
-        """Change values, ``--set`` style, and return as soon as the cluster has been told."""
+        """Change values, as with ``--set``; return without waiting for the pods."""
         changes = [flag for setting in settings for flag in ("--set", setting)]
         self.helm("upgrade", RELEASE, "helm/hmi", *self._flags(), *changes)
 
     def uninstall(self) -> None:
-        """Take the release away and wait until its pods are gone."""
+        """Uninstall the release and wait until its pods are gone."""
         self.helm("uninstall", RELEASE, "--wait", "--timeout", "4m")
         wait_for(lambda: not self.pods(), 120, "no pods left", lambda: [_name(pod) for pod in self.pods()])
 
@@ -91,7 +91,7 @@ def _rolled_out(controller: Object) -> bool:
 
 
 def is_ready(pod: Object) -> bool:
-    """Say whether a pod is Ready and not on its way out."""
+    """Return whether a pod is Ready and not being deleted."""
     conditions = pod["status"].get("conditions", [])
     ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
     return ready and "deletionTimestamp" not in pod["metadata"]

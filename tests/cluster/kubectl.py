@@ -1,4 +1,4 @@
-"""kubectl, as a user types it, and bounded waiting for what it shows."""
+"""kubectl commands, and waiting for their output with a limit."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ class Kubectl:
     """Commands against the cluster that KUBECONFIG names."""
 
     folder: Path
-    """Where relative paths of commands begin."""
+    """The working directory of the commands."""
 
     def run(
         self, *arguments: str, stdin: str = "", check: bool = True, limit_s: float = _COMMAND_SECONDS
@@ -64,7 +64,7 @@ class Kubectl:
         self.run("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
 
     def refusal(self, *objects: Object, dry_run: bool) -> str:
-        """Return the words with which objects are refused; fail when they are taken."""
+        """Return the message with which objects are refused; fail if they are accepted."""
         flags = ["--dry-run=server"] if dry_run else []
         done = self.run("apply", *flags, "-f", "-", stdin=yaml.safe_dump_all(objects), check=False)
         assert done.returncode != 0, f"nothing was refused: {done.stdout}"
@@ -74,7 +74,7 @@ class Kubectl:
 def wait_for(
     look: Callable[[], Found | None], limit_s: float, what: str, explain: Callable[[], object] = lambda: ""
 ) -> Found:
-    """Look until something is found, and return it; fail after ``limit_s`` with an explanation."""
+    """Poll until something is found, and return it; fail after ``limit_s`` seconds with an explanation."""
     ends = time.monotonic() + limit_s
     while not (found := look()):
         assert time.monotonic() < ends, f"{what}: not within {limit_s:.0f} s. {explain()}"
@@ -89,11 +89,11 @@ def condition(body: Object, type_: str) -> Object:
 
 
 def is_true(body: Object, type_: str) -> bool:
-    """Say whether a condition is True, and of the spec as it is now."""
+    """Return whether a condition is True for the present generation."""
     observed = body.get("status", {}).get("observedGeneration", body["metadata"].get("generation"))
     return condition(body, type_).get("status") == "True" and observed == body["metadata"].get("generation")
 
 
 def key_of(body: Object) -> str:
-    """Return kind and namespace/name, as people write them."""
+    """Return ``kind namespace/name``."""
     return f"{body['kind']} {body['metadata']['namespace']}/{body['metadata']['name']}"

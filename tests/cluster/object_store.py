@@ -1,4 +1,4 @@
-"""An S3 server in the cluster: versitygw, brought into a pod of HMI's own image."""
+"""An S3 server in the cluster: versitygw, copied into a pod of HMI's own image."""
 
 import subprocess
 from pathlib import Path
@@ -27,7 +27,7 @@ class ObjectStore:
         self._kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
 
     def start(self, image: str) -> None:
-        """Start the server in a pod of ``image``, which needs no more than a shell."""
+        """Start the server in a pod of ``image``, which must have a shell."""
         service = {"selector": {"app": "s3"}, "ports": [{"port": _PORT}]}
         self._kubectl.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},

@@ -1,4 +1,4 @@
-"""Domains and TaskAdapters of the cluster: applying, following and asking for them."""
+"""Domains and TaskAdapters of the cluster: apply, follow and read them."""
 
 import time
 from collections.abc import Callable, Collection
@@ -11,36 +11,36 @@ _SHORT = {"Domain": "domain", "TaskAdapter": "taskadapter"}
 
 
 class Resources:
-    """What tenants declared."""
+    """The Domains and TaskAdapters of all tenants."""
 
     def __init__(self, kubectl: Kubectl) -> None:
         self._kubectl = kubectl
 
     def all(self, namespaces: Collection[str] | None = None) -> list[Object]:
-        """Return Domains and TaskAdapters, of some namespaces alone if named."""
+        """Return Domains and TaskAdapters: all, or those of some namespaces."""
         found = self._kubectl.items(BOTH, "--all-namespaces")
         return [one for one in found if namespaces is None or one["metadata"]["namespace"] in namespaces]
 
     def get(self, kind: str, namespace: str, name: str) -> Object:
-        """Return one."""
+        """Return one object."""
         found: Object = self._kubectl.json("get", f"{_SHORT[kind]}.hmi.dev", name, "-n", namespace)
         return found
 
     def describe(self, kind: str, namespace: str, name: str) -> str:
-        """Return what ``kubectl describe`` tells a user."""
+        """Return the output of ``kubectl describe``."""
         return self._kubectl.text("describe", f"{_SHORT[kind]}.hmi.dev", name, "-n", namespace)
 
     def follow_until_ready(self, namespaces: Collection[str], limit_s: float) -> None:
-        """Wait until all are Ready and say how they get on; fail at once when one fails for good."""
-        started, told = time.monotonic(), {}
+        """Wait until all are Ready and print their progress; fail as soon as one has phase Failed."""
+        started, printed = time.monotonic(), {}
 
         def all_ready() -> bool:
             found = self.all(namespaces)
             for one in found:
                 status = one.get("status", {})
                 line = f"{status.get('phase', '')} {status.get('progress') or ''}".rstrip()
-                if told.get(key_of(one), "") != line:
-                    told[key_of(one)] = line
+                if printed.get(key_of(one), "") != line:
+                    printed[key_of(one)] = line
                     print(f"[{time.monotonic() - started:6.1f}s] {key_of(one)}: {line}", flush=True)
                 assert status.get("phase") != "Failed", f"{key_of(one)} failed:\n{conditions_of(one)}"
             return bool(found) and all(is_true(one, "Ready") for one in found)
@@ -56,7 +56,7 @@ class Resources:
         limit_s: float,
         what: str,
     ) -> Object:
-        """Wait until one is as wanted, and return it."""
+        """Wait until an object meets a condition, and return it."""
 
         def look() -> Object | None:
             found = self.get(kind, namespace, name)
@@ -67,17 +67,17 @@ class Resources:
         )
 
     def ready(self, kind: str, namespace: str, name: str, limit_s: float) -> Object:
-        """Wait until one is Ready on the spec as it is."""
+        """Wait until an object is Ready with its present spec."""
         return self.reached(kind, namespace, name, lambda one: is_true(one, "Ready"), limit_s, "Ready")
 
 
 def has_reason(type_: str, reason: str) -> Callable[[Object], bool]:
-    """Say of an object whether a condition has a reason."""
+    """Return a check: whether a condition of an object has this reason."""
     return lambda body: condition(body, type_).get("reason") == reason
 
 
 def conditions_of(body: Object) -> str:
-    """Return an object's conditions, one a line."""
+    """Return an object's conditions, one per line."""
     found: list[dict[str, Any]] = body.get("status", {}).get("conditions", [])
     return "\n".join(
         f"  {one['type']}: {one['status']} {one['reason']}: {one.get('message', '')}" for one in found

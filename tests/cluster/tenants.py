@@ -1,4 +1,4 @@
-"""Tenants of the installation: their keys, their requests through the gateway, what they used and owe."""
+"""Tenants of the installation: their keys, their requests through the gateway, and their usage."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ class Tenants:
     # --- as an administrator --------------------------------------------------------------------------
 
     def ensure_key(self, tenant: str) -> str:
-        """Make the tenant and a key of it, once."""
+        """Create the tenant and a key, once."""
         if tenant not in self.keys:
             made = self.administration.call("POST", "/admin/v1/tenants", {"name": tenant})
             assert made.status in (201, 409), made.text
@@ -58,13 +58,13 @@ class Tenants:
         return Counter({item["adapter"]: item["quantity"] for item in answer["items"]})
 
     def await_usage(self, tenant: str) -> None:
-        """Wait until the ledger says what was asked, no more and no less."""
+        """Wait until exactly the answered requests are metered."""
         self._await_meter(tenant, "requests", self.requests)
         self._await_meter(tenant, "rows", self.rows)
 
     def _await_meter(self, tenant: str, meter: str, sent: Counter[tuple[str, str]]) -> None:
-        asked = Counter({model: count for (owner, model), count in sent.items() if owner == tenant})
-        expected = asked + self.before[tenant, meter]
+        answered = Counter({model: count for (owner, model), count in sent.items() if owner == tenant})
+        expected = answered + self.before[tenant, meter]
 
         def agrees() -> bool:
             found = self.used(tenant, meter)
@@ -77,7 +77,7 @@ class Tenants:
     # --- as tenants -----------------------------------------------------------------------------------
 
     def start_client(self, installation: Installation) -> None:
-        """Start the pod that asks, in a namespace that is no part of the installation."""
+        """Start the pod that sends requests, in a namespace outside of the installation."""
         gateway = installation.pods("gateway")[0]["spec"]["containers"][0]
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         metadata = {"name": CLIENT_NAMESPACE, "labels": labels}
@@ -92,23 +92,23 @@ class Tenants:
         )
 
     def send(self, *requests: Mapping[str, object]) -> list[Answer]:
-        """Send requests as they are, several at once; nothing is counted."""
+        """Send requests as they are, several at once, without counting them."""
         done = self.kubectl.run(*_exec("ask.py", GATEWAY), stdin=json.dumps(requests), limit_s=180)
         return [Answer(one["status"], one["headers"], one["body"]) for one in json.loads(done.stdout)]
 
-    def classify(self, asked: Sequence[tuple[str, str, Sequence[str]]]) -> list[Any]:
-        """Ask models for texts, as (tenant, model, texts), mixed with one another; all must be answered."""
+    def classify(self, requests: Sequence[tuple[str, str, Sequence[str]]]) -> list[Any]:
+        """Classify texts, given as (tenant, model, texts), all at once; each must be answered."""
         answers = self.send(
-            *(_classification(self.ensure_key(tenant), model, texts) for tenant, model, texts in asked)
+            *(_classification(self.ensure_key(tenant), model, texts) for tenant, model, texts in requests)
         )
-        for (tenant, model, texts), answer in zip(asked, answers, strict=True):
+        for (tenant, model, texts), answer in zip(requests, answers, strict=True):
             assert answer.status == 200, f"{tenant}/{model}: {answer.status} {answer.text}"
             self.requests[tenant, model] += 1
             self.rows[tenant, model] += len(texts)
         return [answer.body for answer in answers]
 
     def status_of(self, tenant: str, model: str, text: str = "hello") -> int:
-        """Ask once and return the status."""
+        """Send one request and return the status."""
         answer = self.send(_classification(self.ensure_key(tenant), model, [text]))[0]
         if answer.status == 200:
             self.requests[tenant, model] += 1
@@ -117,7 +117,7 @@ class Tenants:
 
     @contextmanager
     def load(self, targets: Sequence[tuple[str, str]], limit_s: float) -> Iterator["Load"]:
-        """Keep a steady load on models, as (tenant, model), while the block runs."""
+        """Send requests to models, given as (tenant, model), without a pause while the block runs."""
         owners = {model: tenant for tenant, model in targets}
         wanted = [
             {"model": model, "key": self.ensure_key(tenant), "texts": ["The chain slips on the hill."]}
@@ -147,7 +147,7 @@ class Tenants:
 
 @dataclass
 class Load:
-    """What came back of a load, once it has ended."""
+    """The outcomes of a load that has ended."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
@@ -156,7 +156,7 @@ class Load:
     slowest_s: float = 0.0
 
     def take(self, report: Object) -> None:
-        """Take in the client's report."""
+        """Read the client's report."""
         self.outcomes, self.answered = Counter(report["outcomes"]), Counter(report["answered"])
         self.failures, self.seconds = report["failures"], report["seconds"]
         self.slowest_s = report["slowest_s"]
@@ -173,7 +173,7 @@ def _exec(program: str, *arguments: str) -> list[str]:
 
 
 def idle_pod(namespace: str, name: str, image: str) -> Object:
-    """Return a restricted pod that does nothing by itself; ``/tmp`` can be written to."""
+    """Return a restricted pod that only sleeps; ``/tmp`` is writable."""
     security = {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,

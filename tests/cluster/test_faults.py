@@ -1,4 +1,4 @@
-"""What a cluster does to an installation. Each fault: what its owner reads, and that all else goes on."""
+"""Faults of a cluster: each shows in the status of what it affects, and everything else keeps working."""
 
 import copy
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tenants import Tenants
 pytestmark = pytest.mark.timeout(600)
 
 TENANT = "faults"
-FAULT = pytest.mark.usefixtures("all_else_goes_on")
+FAULT = pytest.mark.usefixtures("everything_else_works")
 MANIFESTS = Path(__file__).with_name("manifests")
 TRAINED_SECONDS = 300.0
 TAKEOVER_SECONDS = 60.0
@@ -29,7 +29,7 @@ STEADY = [(TENANT, "steady")]
 
 @pytest.fixture(scope="module", autouse=True)
 def tenant(installation: Installation, tenants: Tenants, resources: Resources) -> str:
-    """A tenant with a small Domain, and two small TaskAdapters on it, Ready; and nothing else."""
+    """A tenant with a small Domain and two small TaskAdapters on it, all Ready."""
     stale = ("namespace", TENANT, f"{TENANT}-elsewhere", "--ignore-not-found", "--timeout=150s")
     installation.kubectl.run("delete", *stale, limit_s=170)
     installation.kubectl.run("apply", "-f", str(MANIFESTS / "faults.yaml"))
@@ -39,24 +39,26 @@ def tenant(installation: Installation, tenants: Tenants, resources: Resources) -
 
 
 @pytest.fixture
-def all_else_goes_on(tenant: str, resources: Resources, tenants: Tenants) -> Iterator[None]:
-    """After every fault, the steady one is Ready and answers."""
+def everything_else_works(tenant: str, resources: Resources, tenants: Tenants) -> Iterator[None]:
+    """Check after each fault that the TaskAdapter ``steady`` is Ready and answers."""
     yield
     resources.ready("TaskAdapter", TENANT, "steady", BACK_SECONDS)
     assert tenants.status_of(TENANT, "steady") == 200
 
 
-def test_replicas_are_honoured(resources: Resources, installation: Installation) -> None:
+def test_as_many_runtimes_as_replicas_load_an_adapter(
+    resources: Resources, installation: Installation
+) -> None:
     assert len(installation.pods("runtime")) == 2
-    _held_by(resources, installation)
+    _await_loaded(resources, installation)
 
 
 @FAULT
-def test_a_killed_operator_leaves_training_alone(
+def test_training_continues_when_the_operator_is_killed(
     kubectl: Kubectl, resources: Resources, tenants: Tenants
 ) -> None:
     kubectl.apply(_long_run("undisturbed"))
-    _at_work(resources, "undisturbed", step=5)
+    _await_step(resources, "undisturbed", step=5)
     before = _jobs(kubectl, "undisturbed")
     leader = _leader(kubectl)
     kubectl.run("delete", "pod", leader, "-n", NAMESPACE, "--force", "--grace-period=0")
@@ -79,9 +81,9 @@ def test_a_killed_operator_leaves_training_alone(
 
 
 @FAULT
-def test_a_killed_training_pod_goes_on_from_its_checkpoint(kubectl: Kubectl, resources: Resources) -> None:
+def test_a_killed_training_pod_resumes_from_its_checkpoint(kubectl: Kubectl, resources: Resources) -> None:
     kubectl.apply(_long_run("undisturbed"), _long_run("disturbed"))
-    reached = _at_work(resources, "disturbed", step=60)
+    reached = _await_step(resources, "disturbed", step=60)
     pod = _training_pod(kubectl, "disturbed")
     kubectl.run("delete", "pod", pod, "-n", TENANT, "--force", "--grace-period=0")
     steps = []
@@ -98,18 +100,18 @@ def test_a_killed_training_pod_goes_on_from_its_checkpoint(kubectl: Kubectl, res
         resources.get("Domain", TENANT, name)["status"]["artifact"]["digest"]
         for name in ("undisturbed", "disturbed")
     }
-    assert len(digests) == 1, "killed and resumed, it must be the same to the bit"
+    assert len(digests) == 1, "a resumed training must give the same bytes"
 
 
 @FAULT
-def test_a_killed_runtime_under_load_is_routed_around(
+def test_requests_go_to_other_runtimes_when_one_is_killed(
     kubectl: Kubectl, installation: Installation, resources: Resources, tenants: Tenants
 ) -> None:
     victim = installation.pods("runtime")[0]["metadata"]
     with tenants.load(STEADY, LOAD_SECONDS) as load:
         kubectl.run("delete", "pod", victim["name"], "-n", NAMESPACE, "--force", "--grace-period=0")
         installation.wait_until_ready("runtime", BACK_SECONDS)
-        _held_by(resources, installation)
+        _await_loaded(resources, installation)
     assert victim["uid"] not in {pod["metadata"]["uid"] for pod in installation.pods("runtime")}
     assert set(load.outcomes) <= {"200", "503 with Retry-After"}, load.failures
     assert load.outcomes["503 with Retry-After"] <= load.outcomes["200"] // 20, load.failures
@@ -118,7 +120,7 @@ def test_a_killed_runtime_under_load_is_routed_around(
 
 
 @FAULT
-def test_a_database_away_for_a_while_costs_no_request_and_no_usage(
+def test_a_database_outage_loses_no_request_and_no_usage(
     kubectl: Kubectl, installation: Installation, resources: Resources, tenants: Tenants
 ) -> None:
     database = ("statefulset", f"{RELEASE}-postgresql", "-n", NAMESPACE)
@@ -135,33 +137,33 @@ def test_a_database_away_for_a_while_costs_no_request_and_no_usage(
 
 
 @FAULT
-def test_a_damaged_artifact_is_told_and_only_its_adapter_stops(
+def test_a_damaged_artifact_is_reported_and_only_its_adapter_stops(
     kubectl: Kubectl, installation: Installation, resources: Resources, tenants: Tenants
 ) -> None:
     uri = resources.get("TaskAdapter", TENANT, "fragile")["status"]["artifact"]["uri"]
     file = _in_store(kubectl, f"ls -S /artifacts/{uri}/*.safetensors | head -n 1")
     _in_store(kubectl, f"printf damaged | dd of={file} bs=1 seek=4000 conv=notrunc")
-    # Runtimes hold good copies; one that starts anew has none.
+    # Running runtimes have good copies; a restarted one has none.
     names = [pod["metadata"]["name"] for pod in installation.pods("runtime")]
     kubectl.run("delete", "pod", *names, "-n", NAMESPACE, "--force", "--grace-period=0")
     installation.wait_until_ready("runtime", BACK_SECONDS)
-    told = resources.reached(
+    failed = resources.reached(
         "TaskAdapter",
         TENANT,
         "fragile",
         lambda body: condition(body, "Loaded").get("status") == "False",
         SETTLED_SECONDS,
-        "told as damaged",
+        "its damage is reported",
     )
-    assert condition(told, "Loaded")["reason"] in ("DigestMismatch", "ArtifactDamaged")
-    assert condition(told, "Ready")["status"] == "False"
+    assert condition(failed, "Loaded")["reason"] in ("DigestMismatch", "ArtifactDamaged")
+    assert condition(failed, "Ready")["status"] == "False"
     row = kubectl.text("get", "ta", "fragile", "-n", TENANT, "-o", "wide").splitlines()[1]
-    assert condition(told, "Ready")["reason"] in row
-    assert "fragile" in resources.describe("TaskAdapter", TENANT, "fragile")
+    assert condition(failed, "Ready")["reason"] in row
+    assert "hmi.dev/retrain" in resources.describe("TaskAdapter", TENANT, "fragile")
     resources.ready("TaskAdapter", TENANT, "steady", BACK_SECONDS)
     assert tenants.status_of(TENANT, "steady") == 200
-    assert tenants.status_of(TENANT, "fragile") == 409, "waiting does not help; training again does"
-    assert "hmi.dev/retrain" in condition(told, "Loaded")["message"]
+    assert tenants.status_of(TENANT, "fragile") == 409, "a retry does not help; a new training does"
+    assert "hmi.dev/retrain" in condition(failed, "Loaded")["message"]
     kubectl.run("annotate", "ta", "fragile", "-n", TENANT, "hmi.dev/retrain=damaged")
     resources.ready("TaskAdapter", TENANT, "fragile", TRAINED_SECONDS)
     assert resources.get("TaskAdapter", TENANT, "fragile")["status"]["artifact"]["uri"] == uri
@@ -181,7 +183,7 @@ def test_a_job_that_always_fails_says_why(kubectl: Kubectl, resources: Resources
     trained = condition(failed, "Trained")
     assert trained["status"] == "False"
     assert trained["reason"] == "RowMalformed"
-    assert "6" in trained["message"]  # the line
+    assert "malformed.jsonl, line 6" in trained["message"]
     shown = kubectl.text("get", "ta", "broken", "-n", TENANT, "-o", "wide").splitlines()[1]
     assert "Failed" in shown
     assert "RowMalformed" in shown
@@ -198,7 +200,7 @@ def test_a_configmap_that_is_missing_is_named(kubectl: Kubectl, resources: Resou
         *("TaskAdapter", TENANT, "expecting"),
         has_reason("Trained", "VolumeNotMounted"),
         SETTLED_SECONDS,
-        "told",
+        "VolumeNotMounted",
     )
     assert "later" in condition(waiting, "Trained")["message"]
     rows = kubectl.json("get", "configmap", "rows", "-n", TENANT)["data"]["train.jsonl"]
@@ -210,7 +212,7 @@ def test_a_configmap_that_is_missing_is_named(kubectl: Kubectl, resources: Resou
 
 
 def _spec(kind: str, **changes: Any) -> Object:
-    """Return a good resource with changes to its spec; None takes a field away."""
+    """Return a valid resource with changes to its spec; None removes a field."""
     objects = list(yaml.safe_load_all((MANIFESTS / "faults.yaml").read_text()))
     body: Object = copy.deepcopy(next(one for one in objects if one["kind"] == kind))
     body["metadata"]["name"] = changes.pop("name", "wrong")
@@ -269,7 +271,7 @@ BAD_SPECS = {
 
 @pytest.mark.parametrize("dry_run", [True, False], ids=["dry run", "applied"])
 @pytest.mark.parametrize("what", BAD_SPECS)
-def test_a_bad_spec_is_refused_with_what_to_do(what: str, dry_run: bool, kubectl: Kubectl) -> None:
+def test_an_invalid_spec_is_refused_with_what_to_do(what: str, dry_run: bool, kubectl: Kubectl) -> None:
     body, words = BAD_SPECS[what]
     assert words in kubectl.refusal(body, dry_run=dry_run)
 
@@ -283,10 +285,10 @@ def test_a_domain_that_is_not_shared_is_refused(kubectl: Kubectl) -> None:
 
 
 @FAULT
-def test_deleting_hangs_on_nothing(
+def test_resources_can_be_deleted_without_runtimes(
     kubectl: Kubectl, installation: Installation, resources: Resources
 ) -> None:
-    """With every runtime dead, what is deleted goes all the same."""
+    """With no runtime alive, a deleted resource still disappears."""
     pool = ("statefulset", f"{RELEASE}-runtime-cpu", "-n", NAMESPACE)
     kubectl.run("scale", *pool, "--replicas=0")
     wait_for(lambda: not installation.pods("runtime"), SETTLED_SECONDS, "no runtimes")
@@ -319,8 +321,8 @@ def _step(body: Object) -> int | None:
     return int(steps.split("/")[0]) if stage == "training" else None
 
 
-def _at_work(resources: Resources, name: str, step: int) -> int:
-    """Wait until a Domain's training has come to a step; return where it is."""
+def _await_step(resources: Resources, name: str, step: int) -> int:
+    """Wait until a Domain's training has reached a step; return its step."""
     found = resources.reached(
         "Domain", TENANT, name, lambda body: (_step(body) or 0) >= step, TRAINED_SECONDS, f"at step {step}"
     )
@@ -340,14 +342,14 @@ def _training_pod(kubectl: Kubectl, name: str) -> str:
 
 
 def _leader(kubectl: Kubectl) -> str:
-    """Return the operator's pod that leads."""
+    """Return the pod of the leading operator."""
     lease = kubectl.json("get", "lease", f"{RELEASE}-operator", "-n", NAMESPACE)
     holder: str = lease["spec"].get("holderIdentity") or ""
     return holder
 
 
-def _held_by(resources: Resources, installation: Installation) -> None:
-    """Wait until every runtime holds the steady one."""
+def _await_loaded(resources: Resources, installation: Installation) -> None:
+    """Wait until every runtime has loaded the TaskAdapter ``steady``."""
     names = [pod["metadata"]["name"] for pod in installation.pods("runtime")]
     resources.reached(
         *("TaskAdapter", TENANT, "steady"),
@@ -358,7 +360,7 @@ def _held_by(resources: Resources, installation: Installation) -> None:
 
 
 def _first_sentence(condition: Object) -> str:
-    """Return what ``Loaded`` says of the current version; of others it speaks afterwards."""
+    """Return the first sentence of the condition ``Loaded``, which is about the current version."""
     return str(condition.get("message", "")).split(". ")[0]
 
 
@@ -369,5 +371,5 @@ def _in_store(kubectl: Kubectl, command: str) -> str:
 
 
 def _pass_time(kubectl: Kubectl, seconds: int) -> None:
-    """Let a pod wait: nothing can be observed that would end an outage whose length is the point."""
+    """Sleep: the length of the outage is what is tested."""
     kubectl.run("exec", "-n", "hmi-clients", "client", "--", "sleep", str(seconds))

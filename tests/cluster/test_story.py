@@ -1,6 +1,6 @@
 """The story of one installation, in the order of this file: from `helm install` to `helm uninstall` and back.
 
-Each chapter goes on from the one before; the ones that cannot, since something before them failed, say so.
+Each test needs the state that the tests before it leave.
 """
 
 import json
@@ -88,7 +88,7 @@ def test_what_tenants_declare_becomes_ready(examples: Resources) -> None:
         assert set(said.values()) == {"True"}, key_of(one)
 
 
-def test_kubectl_get_tells_a_stranger_the_state(examples: Resources, kubectl: Kubectl) -> None:
+def test_kubectl_get_shows_the_state(examples: Resources, kubectl: Kubectl) -> None:
     shown = kubectl.text("get", "dom,ta", "-A")
     domains, adapters = (_rows(part) for part in shown.strip("\n").split("\n\n"))
     assert {"NAMESPACE", "NAME", "PHASE", "READY", "VERSION", "AGE"} <= set(domains[0])
@@ -104,7 +104,7 @@ def test_kubectl_get_tells_a_stranger_the_state(examples: Resources, kubectl: Ku
     assert "windows" in kubectl.text("explain", "domain.spec.plot").lower()
 
 
-def test_events_tell_the_story(examples: Resources, kubectl: Kubectl) -> None:
+def test_there_are_events_with_reasons_and_messages(examples: Resources, kubectl: Kubectl) -> None:
     described = examples.describe("TaskAdapter", "seaview", "guest-topic")
     assert "Events:" in described
     for kind, namespace, name in (("Domain", "commons", "desk"), ("TaskAdapter", "seaview", "guest-topic")):
@@ -117,9 +117,7 @@ def test_events_tell_the_story(examples: Resources, kubectl: Kubectl) -> None:
         ), [event["message"] for event in found]
 
 
-def test_jobs_ran_in_the_tenants_namespaces_and_may_do_nothing_else(
-    examples: Resources, kubectl: Kubectl
-) -> None:
+def test_jobs_ran_in_the_tenants_namespaces_without_rights(examples: Resources, kubectl: Kubectl) -> None:
     jobs = kubectl.items("jobs", "-A", "-l", "app.kubernetes.io/component=trainer")
     assert {job["metadata"]["namespace"] for job in jobs} >= set(NAMESPACES)
     for job in jobs:
@@ -132,11 +130,10 @@ def test_jobs_ran_in_the_tenants_namespaces_and_may_do_nothing_else(
     assert not system
 
 
-def test_a_mixed_batch_is_answered_as_the_embedded_default_would(
+def test_a_mixed_batch_gets_the_same_answers_as_on_one_machine(
     examples: Resources, tenants: Tenants, administration: Administration, tmp_path: Path
 ) -> None:
-    asked = [(tenant, model, _texts(model)) for tenant, model in MODELS]
-    single = [(tenant, model, [text]) for tenant, model, texts in asked for text in texts]
+    single = [(tenant, model, [text]) for tenant, model in MODELS for text in _texts(model)]
     answers = tenants.classify(single)
     embedded = EmbeddedRuntime(tenants.kubectl, administration, tmp_path)
     with embedded.serving(MODELS) as loader:
@@ -153,7 +150,7 @@ def test_a_mixed_batch_is_answered_as_the_embedded_default_would(
             assert given["usage"]["prompt_tokens"] == expected.prompt_tokens
 
 
-def test_usage_and_bills_are_right_to_the_request(
+def test_usage_and_bills_count_every_request_once(
     examples: Resources, tenants: Tenants, administration: Administration
 ) -> None:
     tenants.classify([(tenant, model, _texts(model)) for tenant, model in MODELS])
@@ -196,7 +193,7 @@ def test_an_upgrade_under_load_loses_no_request(
         tenants.await_usage(tenant)
 
 
-def test_what_is_deleted_is_unloaded_and_erased(
+def test_a_deleted_task_adapter_is_unloaded_and_its_artifact_deleted(
     examples: Resources, tenants: Tenants, administration: Administration, kubectl: Kubectl
 ) -> None:
     uri = examples.get("TaskAdapter", "spokes", "safe-to-ride")["status"]["artifact"]["uri"]
@@ -210,14 +207,14 @@ def test_what_is_deleted_is_unloaded_and_erased(
     wait_for(
         lambda: kubectl.run(*stored, f"/artifacts/{uri}", check=False).returncode == 1,
         SETTLED_SECONDS,
-        f"{uri} erased",
+        f"{uri} is deleted",
     )
     left = kubectl.items("jobs,persistentvolumeclaims", "-n", "spokes", "-l", "hmi.dev/name=safe-to-ride")
     assert all("deletionTimestamp" in one["metadata"] for one in left)
     assert tenants.status_of("spokes", "repair-topic") == 200
 
 
-def test_uninstalling_leaves_what_tenants_declared_and_does_not_hang(
+def test_uninstalling_keeps_all_resources_and_lets_them_be_deleted(
     examples: Resources, installation: Installation, kubectl: Kubectl
 ) -> None:
     declared = {key_of(one): one["spec"] for one in examples.all(NAMESPACES)}
@@ -226,11 +223,11 @@ def test_uninstalling_leaves_what_tenants_declared_and_does_not_hang(
     assert len(kubectl.items("crds", "-l", "app.kubernetes.io/part-of=hmi")) == 2
     kept = kubectl.items("persistentvolumeclaims", "-n", NAMESPACE)
     assert {"hmi-artifacts"} <= {claim["metadata"]["name"] for claim in kept}
-    # Without an operator nothing holds an object back.
+    # Finalizers are gone: objects can be deleted without an operator.
     kubectl.run("delete", "ta", "mail-desk", "-n", "velotel", "--timeout=30s")
 
 
-def test_installed_again_it_takes_up_what_is_there(
+def test_a_new_installation_adopts_the_existing_resources(
     examples: Resources, installation: Installation, tenants: Tenants, administration: Administration
 ) -> None:
     versions = {key_of(one): one["status"]["artifact"] for one in examples.all(NAMESPACES)}
@@ -242,7 +239,7 @@ def test_installed_again_it_takes_up_what_is_there(
     for tenant in TENANTS:
         tenants.await_usage(tenant)
     assert installation.kubectl.text("get", BOTH, "-A").count("True") == len(versions)
-    # What was deleted meanwhile nobody has told the catalog of.
+    # The catalog still has what was deleted while no operator ran.
     erased = administration.call("DELETE", "/admin/v1/adapters/velotel/mail-desk")
     assert erased.status == 204, erased.text
     wait_for(lambda: tenants.status_of("velotel", "mail-desk") == 404, SETTLED_SECONDS, "404")
@@ -256,7 +253,7 @@ def _texts(model: str) -> list[str]:
 
 
 def _rows(table: str) -> list[dict[str, str]]:
-    """Return what kubectl printed as one dict a line; a cell that is empty, or <none>, is ""."""
+    """Return a table of kubectl as one dict per line; a cell that is empty, or <none>, is ""."""
     head, *lines = table.strip("\n").splitlines()
     starts = [found.start() for found in re.finditer(r"\S+", head)]
     ends = [*starts[1:], None]
@@ -268,7 +265,7 @@ def _rows(table: str) -> list[dict[str, str]]:
 
 
 def _check_bill(bill: dict[str, Any]) -> None:
-    """Check that every line is quantity times price, rounded once, and the total their sum: in decimals."""
+    """Check that each line is quantity times price, rounded once, and that the total is their sum."""
     for line in bill["lines"]:
         if not line["note"]:
             exact = line["quantity"] * Decimal(line["unitPrice"])

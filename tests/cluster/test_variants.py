@@ -1,4 +1,4 @@
-"""The chart with its artifacts on S3 and one namespace to look after. By itself, on a cluster without HMI:
+"""The chart with its artifacts on S3 and one watched namespace. Run it alone, on a cluster without HMI:
 
 scripts/e2e tests/cluster/test_variants.py
 """
@@ -22,7 +22,7 @@ GONE_SECONDS = 120.0
 
 @pytest.fixture(scope="session")
 def store(kubectl: Kubectl) -> ObjectStore:
-    """The object store, before it is started."""
+    """The object store, not started yet."""
     program = shutil.which("versitygw")
     if program is None:
         pytest.skip("no S3 server: put versitygw on PATH (https://github.com/versity/versitygw/releases)")
@@ -31,7 +31,7 @@ def store(kubectl: Kubectl) -> ObjectStore:
 
 @pytest.fixture(scope="session")
 def installation(kubectl: Kubectl, store: ObjectStore) -> Installation:
-    """The release with these values; its store comes after it, as if it had been away."""
+    """The release with these values; its object store starts later, as after an outage."""
     release = Installation(kubectl, [HERE / "values.yaml", HERE / "values-variant.yaml"])
     if release.pods():
         pytest.fail(f"there is a release already: helm uninstall {RELEASE} -n {NAMESPACE}")
@@ -45,7 +45,7 @@ def installation(kubectl: Kubectl, store: ObjectStore) -> Installation:
 
 @pytest.fixture(scope="module")
 def applied(kubectl: Kubectl, installation: Installation, resources: Resources) -> Resources:
-    """A Domain where HMI does not look; then one with TaskAdapters where it does, all of those Ready."""
+    """A Domain in another namespace; in the watched one, a Domain with TaskAdapters, all Ready."""
     made = list(yaml.safe_load_all((HERE / "manifests" / "faults.yaml").read_text()))
     (domain,) = [one for one in made if one["kind"] == "Domain"]
     kubectl.apply({**domain, "metadata": {**domain["metadata"], "namespace": UNWATCHED}})
@@ -55,7 +55,7 @@ def applied(kubectl: Kubectl, installation: Installation, resources: Resources) 
 
 
 @pytest.mark.timeout(TRAINED_SECONDS + 900)
-def test_what_is_trained_lies_in_the_object_store_and_answers(
+def test_artifacts_are_in_the_object_store_and_are_served(
     applied: Resources, store: ObjectStore, tenants: Tenants
 ) -> None:
     for kind, name in (("Domain", "small"), ("TaskAdapter", "steady"), ("TaskAdapter", "fragile")):
@@ -65,7 +65,7 @@ def test_what_is_trained_lies_in_the_object_store_and_answers(
         assert tenants.status_of(WATCHED, model) == 200
 
 
-def test_elsewhere_nothing_is_touched(applied: Resources, kubectl: Kubectl) -> None:
+def test_other_namespaces_are_left_alone(applied: Resources, kubectl: Kubectl) -> None:
     elsewhere = applied.get("Domain", UNWATCHED, "small")
     assert not elsewhere["metadata"].get("finalizers")
     assert not elsewhere.get("status")
@@ -75,7 +75,7 @@ def test_elsewhere_nothing_is_touched(applied: Resources, kubectl: Kubectl) -> N
         assert said.strip() == expected, namespace
 
 
-def test_what_is_deleted_leaves_the_object_store(
+def test_deleted_artifacts_leave_the_object_store(
     applied: Resources, kubectl: Kubectl, store: ObjectStore
 ) -> None:
     both = ("domains.hmi.dev,taskadapters.hmi.dev", "--all", "-n", WATCHED, "--timeout=110s")

@@ -1,4 +1,4 @@
-"""An embedded HMI as a user has it: a home folder, `hmi up` as a process, and the command line."""
+"""HMI on one machine as a user has it: a home folder, `hmi up` as a process, and the command line."""
 
 import json
 import os
@@ -16,7 +16,7 @@ POLL_S = 0.25
 
 
 class Embedded:
-    """Starts, asks, kills and stops one HMI over one home folder."""
+    """Starts, calls, kills and stops one HMI with one home folder."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -38,7 +38,7 @@ class Embedded:
         return (self.home / "url").exists() and self.hmi("get", "all", "-A", check=False).returncode == 0
 
     def kill(self) -> None:
-        """Kill `hmi up` as nothing can be prepared for."""
+        """Kill `hmi up` with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
@@ -51,7 +51,7 @@ class Embedded:
         return self.process.wait(STOP_LIMIT_S)
 
     def command(self, *arguments: str) -> list[str]:
-        """Return the command line of `hmi` with these arguments, over this home."""
+        """Return the command line of `hmi` with these arguments and this home folder."""
         return [sys.executable, "-m", "hmi_cli.main", "--home", str(self.home), *arguments]
 
     def hmi(
@@ -76,24 +76,24 @@ class Embedded:
         return json.loads(self.hmi(*arguments, "-o", "json").stdout)
 
     def condition(self, target: str, namespace: str, type_: str) -> dict[str, str]:
-        """Return a condition of a resource; empty before it is there."""
+        """Return a condition of a resource; empty if it has none."""
         status = self.json("get", target, "-n", namespace).get("status") or {}
         found = [entry for entry in status.get("conditions", []) if entry["type"] == type_]
         return found[0] if found else {}
 
     def is_ready(self, target: str, namespace: str) -> bool:
-        """Say whether a resource's condition Ready is True."""
+        """Return whether a resource's condition Ready is True."""
         return self.condition(target, namespace, "Ready").get("status") == "True"
 
     def runtime_pid(self) -> int | None:
-        """Return the process id of the runtime child, if it lives."""
+        """Return the process id of the runtime, if it runs."""
         try:
             return int((self.home / "runtime.pid").read_text())
         except (FileNotFoundError, ValueError):
             return None
 
     def log(self) -> str:
-        """Return the logs, for a failure's message."""
+        """Return the logs, for the message of a failure."""
         files = [
             self.home / "up.log",
             *sorted(self.home.glob("logs/*.log")),
@@ -113,7 +113,7 @@ def wait_for(condition: Callable[[], bool], limit_s: float, explain: Callable[[]
 
 
 def alive(pid: int) -> bool:
-    """Say whether a process lives; one that has ended and waits to be reaped does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -165,7 +165,7 @@ def test_07_gate_and_roll_back(hmi: Embedded) -> None:
 
 
 def seconds_trained(hmi: Embedded) -> list[str]:
-    """Return the lines of usage that speak of training."""
+    """Return the lines of usage for training."""
     return [line for line in hmi.hmi("usage", "learn").stdout.splitlines() if "training_seconds" in line]
 
 

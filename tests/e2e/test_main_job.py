@@ -1,4 +1,4 @@
-"""The embedded default as a user drives it: real weights, real training, real processes, real kills."""
+"""HMI on one machine as a user runs it: real weights, real training, real processes, real kills."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hmi(tmp_path_factory: pytest.TempPathFactory, manifest: Path) -> Iterator[Embedded]:
-    """A running HMI with everything of the manifest Ready."""
+    """A running HMI with all resources of the manifest Ready."""
     embedded = Embedded(tmp_path_factory.mktemp("embedded") / "home")
     embedded.start()
     try:
@@ -81,7 +81,7 @@ def hmi(tmp_path_factory: pytest.TempPathFactory, manifest: Path) -> Iterator[Em
 
 
 def everything_ready(hmi: Embedded) -> bool:
-    """Say whether the Domain and both TaskAdapters are Ready."""
+    """Return whether both TaskAdapters are Ready, and so their Domain."""
     return hmi.is_ready("ta/guest-topic", "seaview") and hmi.is_ready("ta/guest-urgency", "granary")
 
 
@@ -97,7 +97,7 @@ def answer(hmi: Embedded, key: str, model: str) -> str | None:
     return json.loads(done.stdout)["data"][0]["label"] if done.returncode == 0 else None
 
 
-def test_resources_are_shown_as_kubectl_would(hmi: Embedded, manifest: Path) -> None:
+def test_resources_are_shown_as_by_kubectl(hmi: Embedded, manifest: Path) -> None:
     domain = hmi.json("get", "dom", "hotel", "-n", "commons")
     assert domain["kind"] == "Domain"
     assert domain["status"]["phase"] == "Ready"
@@ -113,7 +113,7 @@ def test_resources_are_shown_as_kubectl_would(hmi: Embedded, manifest: Path) -> 
     assert again.count("unchanged") == 3
 
 
-def test_each_tenant_asks_its_own_models_and_no_others(hmi: Embedded, keys: dict[str, str]) -> None:
+def test_each_tenant_reaches_only_its_own_models(hmi: Embedded, keys: dict[str, str]) -> None:
     labels = {"booking", "cancellation", "arrival", "room-fault", "housekeeping", "bill", "food", "praise"}
     assert answer(hmi, keys["seaview"], "guest-topic") in labels
     assert answer(hmi, keys["granary"], "guest-urgency") in {"now", "today", "later"}
@@ -123,12 +123,12 @@ def test_each_tenant_asks_its_own_models_and_no_others(hmi: Embedded, keys: dict
     assert "guest-urgency" in hmi.hmi("models", "--key", keys["granary"]).stdout
     assert "guest-topic" in hmi.hmi("models", "--tenant", "seaview").stdout
     assert "room" in hmi.hmi("classify", "-t", "seaview", "guest-topic", TEXT).stdout
-    stranger = hmi.hmi("models", "--key", "hmi_nobody_knows", check=False)
-    assert stranger.returncode == 1
-    assert "HTTP 401" in stranger.stderr
+    unknown = hmi.hmi("models", "--key", "hmi_nobody_knows", check=False)
+    assert unknown.returncode == 1
+    assert "HTTP 401" in unknown.stderr
 
 
-def test_usage_and_bill_speak_of_what_was_asked(hmi: Embedded, keys: dict[str, str]) -> None:
+def test_usage_and_bill_count_what_was_answered(hmi: Embedded, keys: dict[str, str]) -> None:
     hmi.hmi("price", "set", "rows", "0.5")
     before = rows_used(hmi, "seaview")
     for _ in range(2):
@@ -146,7 +146,7 @@ def rows_used(hmi: Embedded, tenant: str) -> int:
     return sum(line["quantity"] for line in lines if line["meter"] == "rows")
 
 
-def test_a_second_one_on_the_same_folder_says_whose_it_is(hmi: Embedded) -> None:
+def test_a_second_hmi_on_the_same_folder_names_the_process_that_has_it(hmi: Embedded) -> None:
     assert hmi.process is not None
     second = hmi.hmi("up", "--port", "0", check=False)
     assert second.returncode == 1
@@ -173,7 +173,7 @@ def test_bad_manifests_are_refused_with_their_field_and_change_nothing(
         ("orphan", "some text\nmore text\n", "Accepted", "ParentNotFound", "commons/nobody"),
     ],
 )
-def test_what_cannot_work_says_why_and_the_rest_goes_on(
+def test_a_domain_that_cannot_work_says_why_and_the_rest_keeps_serving(
     hmi: Embedded,
     keys: dict[str, str],
     tmp_path: Path,
@@ -197,7 +197,7 @@ def test_what_cannot_work_says_why_and_the_rest_goes_on(
     wait_for(lambda: name not in hmi.hmi("get", "dom", "-n", "commons").stdout, SOON_S, hmi.log)
 
 
-def test_a_killed_runtime_comes_back_by_itself(hmi: Embedded, keys: dict[str, str]) -> None:
+def test_a_killed_runtime_is_restarted(hmi: Embedded, keys: dict[str, str]) -> None:
     wait_for(lambda: hmi.runtime_pid() is not None, SOON_S, hmi.log)
     first = hmi.runtime_pid()
     assert first is not None
@@ -206,7 +206,7 @@ def test_a_killed_runtime_comes_back_by_itself(hmi: Embedded, keys: dict[str, st
     wait_for(lambda: answer(hmi, keys["seaview"], "guest-topic") is not None, SOON_S, hmi.log)
 
 
-def test_killed_as_a_whole_it_goes_on_where_it_was(hmi: Embedded, keys: dict[str, str]) -> None:
+def test_a_killed_hmi_continues_after_a_restart(hmi: Embedded, keys: dict[str, str]) -> None:
     used = rows_used(hmi, "seaview")
     child = hmi.runtime_pid()
     assert child is not None
@@ -219,7 +219,7 @@ def test_killed_as_a_whole_it_goes_on_where_it_was(hmi: Embedded, keys: dict[str
     assert rows_used(hmi, "seaview") >= used
 
 
-def test_malformed_requests_get_the_ecosystems_errors(hmi: Embedded, keys: dict[str, str]) -> None:
+def test_malformed_requests_get_errors_in_openais_format(hmi: Embedded, keys: dict[str, str]) -> None:
     url = (hmi.home / "url").read_text().strip()
     with httpx.Client(
         base_url=url, headers={"Authorization": f"Bearer {keys['seaview']}"}, trust_env=False
@@ -235,7 +235,7 @@ def test_malformed_requests_get_the_ecosystems_errors(hmi: Embedded, keys: dict[
     assert "input.0" in errors[2]["message"]
 
 
-def test_deleting_erases_and_the_others_stay(hmi: Embedded, keys: dict[str, str]) -> None:
+def test_a_deleted_adapter_is_gone_and_others_stay(hmi: Embedded, keys: dict[str, str]) -> None:
     hmi.hmi("delete", "ta", "guest-urgency", "-n", "granary")
     wait_for(lambda: "guest-urgency" not in hmi.hmi("get", "ta", "-n", "granary").stdout, SOON_S, hmi.log)
     wait_for(lambda: answer(hmi, keys["granary"], "guest-urgency") is None, SOON_S, hmi.log)
@@ -245,14 +245,14 @@ def test_deleting_erases_and_the_others_stay(hmi: Embedded, keys: dict[str, str]
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Let children be interrupted, even where the tests run in the background and ignore it themselves."""
+    """Let child processes get SIGINT, even if the tests run in the background, where it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_watching_prints_what_is_there_and_what_changes(hmi: Embedded) -> None:
+def test_watching_prints_what_there_is(hmi: Embedded) -> None:
     with subprocess.Popen(
         hmi.command("get", "ta", "-A", "-w"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as watching:

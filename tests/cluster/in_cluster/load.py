@@ -20,7 +20,7 @@ SHOWN_FAILURES = 20
 
 
 class Load:
-    """What is sent and what came back."""
+    """The requests to send, and the outcomes."""
 
     def __init__(self, server, stop, limit_s, targets):
         self.server, self.stop, self.targets = server, stop, targets
@@ -41,7 +41,7 @@ class Load:
         }
 
     async def work(self, number):
-        """Be one client."""
+        """Send requests as one client."""
         place = number
         async with httpx.AsyncClient(base_url=self.server, timeout=SECONDS, trust_env=False) as kept:
             while not self.stop.exists() and time.monotonic() < self.ends:
@@ -57,7 +57,7 @@ class Load:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def send(self, client, target):
-        """Send one request and note what came of it."""
+        """Send one request and record its outcome."""
         sent = time.monotonic()
         body = {"model": target["model"], "input": target["texts"]}
         try:
