@@ -1,16 +1,17 @@
 """Reads YAML and JSON as kubectl does, with limits on size and work.
 
-Plain scalars are read as in YAML 1.1 without dates and base 60. Duplicate keys are refused. Nothing recurses,
-so nesting cannot exhaust the stack, and the number of values is limited after aliases are expanded.
+Plain scalars are read as in YAML 1.1 without dates and base 60. Duplicate keys are refused. The depth of
+nesting and the number of values, with aliases expanded, are limited while the text is parsed.
 """
 
 import base64
 import binascii
+import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -44,7 +45,7 @@ def read_documents(data: bytes | str, bounds: Bounds = Bounds()) -> list[Any]:
     text = _decoded(data, bounds)
     documents = _read_json(text) if text.lstrip()[:1] in ("{", "[") else None
     if documents is None:
-        return list(_build(_events(text), bounds))
+        return list(_Builder(_events(text), bounds).documents())
     _check_bounds(documents, bounds)
     return documents
 
@@ -165,136 +166,105 @@ def _events(text: str) -> Iterator[yaml.Event]:
         raise InvalidInput(MALFORMED, " ".join(str(error).split())) from error
 
 
-@dataclass
-class _Open:
-    """A list or a map whose end has not come yet."""
-
-    value: list[Any] | dict[str, Any]
-    anchor: str | None
-    line: int
-    """Where it begins, from 1."""
-    counted_before: int
-    key: str | None = None
-    """The key whose value comes next; None where a key comes next."""
-    merging: bool = False
-    """The value that comes next is merged into the map, which wins where both have a key."""
-    merged: list[Any] = field(default_factory=list)
-    lines: dict[str, int] = field(default_factory=dict)
-    """Where each key is, from 1."""
-
-
 @dataclass(frozen=True)
 class _Anchored:
     value: Any
     size: int
-
-
-def _build(events: Iterable[yaml.Event], bounds: Bounds) -> Iterator[Any]:
-    """Yield the documents that the events make."""
-    builder = _Builder(bounds)
-    for event in events:
-        if isinstance(event, yaml.DocumentStartEvent):
-            builder.begin_document()
-        elif isinstance(event, yaml.DocumentEndEvent):
-            yield builder.document
-        elif isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent):
-            builder.take(event)
+    """Values in it, itself included."""
 
 
 class _Builder:
-    """Makes a document of its events, with a stack of the lists and maps that are open."""
+    """Builds the values of the documents from the events."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, events: Iterator[yaml.Event], bounds: Bounds) -> None:
+        self._events = events
         self._bounds = bounds
-        self._documents = 0
         self._count = 0
         self._anchors: dict[str, _Anchored | None] = {}
-        """What stands under each anchor; None where its end has not come yet."""
-        self._stack: list[_Open] = []
+        """Of the current document; None until the end of the value has come."""
 
-    @property
-    def document(self) -> Any:
-        """The document that has ended."""
-        (value,) = self._stack[0].value
+    def documents(self) -> Iterator[Any]:
+        """Yield the value of each document. Raises ``InvalidInput``."""
+        starts = (event for event in self._events if isinstance(event, yaml.DocumentStartEvent))
+        for number, _ in enumerate(starts):
+            if number == self._bounds.documents:
+                raise InvalidInput(
+                    TOO_LARGE, f"it has more than {number} documents; split it into several files"
+                )
+            self._anchors = {}
+            yield self._value(next(self._events), depth=0)
+
+    def _value(self, event: yaml.Event, depth: int) -> Any:
+        line = _line(event)
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(str(event.anchor), line)
+        before = self._count
+        self._grow(1)
+        if isinstance(event, yaml.CollectionStartEvent):
+            value = self._collection(event, line, depth)
+        elif isinstance(event, yaml.ScalarEvent):
+            value = _scalar(event, line)
+        if isinstance(event, yaml.NodeEvent) and event.anchor:
+            self._anchors[event.anchor] = _Anchored(value, self._count - before)
         return value
 
-    def begin_document(self) -> None:
-        """Begin a document; anchors hold for one document only."""
-        self._documents += 1
-        if self._documents > self._bounds.documents:
-            raise InvalidInput(
-                TOO_LARGE, f"it has more than {self._bounds.documents} documents; split it into several files"
-            )
-        self._anchors, self._stack = {}, [_Open([], None, 1, self._count)]
-
-    def take(self, event: yaml.Event) -> None:
-        """Go on by one event. Raises ``InvalidInput``."""
-        line = event.start_mark.line + 1 if event.start_mark else 0
-        if isinstance(event, yaml.CollectionStartEvent):
-            self._open(event, line)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            ended = self._stack.pop()
-            self._add(_closed(ended), ended.anchor, self._count - ended.counted_before, ended.line)
-        elif isinstance(event, yaml.AliasEvent):
-            found = self._anchored(str(event.anchor), line)
-            self._grow(found.size)
-            self._add(found.value, None, found.size, line)
-        elif isinstance(event, yaml.ScalarEvent):
-            self._grow(1)
-            value = _scalar(event, line)
-            self._add(value, event.anchor, 1, line, is_merge=_is_merge(event))
-
-    def _open(self, event: yaml.CollectionStartEvent, line: int) -> None:
-        if len(self._stack) > self._bounds.depth:
+    def _collection(self, event: yaml.CollectionStartEvent, line: int, depth: int) -> Any:
+        if depth == self._bounds.depth:
             raise _too_deep()
         if event.tag not in _COLLECTION_TAGS:
             raise InvalidInput(MALFORMED, f"line {line}: the tag {event.tag} is not known; remove it")
         if event.anchor:
             self._anchors[event.anchor] = None
-        empty: list[Any] | dict[str, Any] = {} if isinstance(event, yaml.MappingStartEvent) else []
-        self._stack.append(_Open(empty, event.anchor, line, self._count))
-        self._grow(1)
+        return self._map(depth + 1) if isinstance(event, yaml.MappingStartEvent) else self._list(depth + 1)
+
+    def _list(self, depth: int) -> list[Any]:
+        return [self._value(event, depth) for event in self._until(yaml.SequenceEndEvent)]
+
+    def _map(self, depth: int) -> dict[str, Any]:
+        """Return a map; where it and the maps merged into it have a key in common, the first wins."""
+        made: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        merged: list[dict[str, Any]] = []
+        for event in self._until(yaml.MappingEndEvent):
+            line = _line(event)
+            key = self._value(event, depth)
+            if _is_merge(event):
+                value = next(self._events)
+                merged += _maps_to_merge(self._value(value, depth), _line(value))
+                continue
+            key = _key(key, line)
+            if key in made:
+                raise InvalidInput(
+                    MALFORMED, f'the key "{key}" is written twice, on lines {lines[key]} and {line}; keep one'
+                )
+            lines[key] = line
+            made[key] = self._value(next(self._events), depth)
+        for one in merged:
+            for name, item in one.items():
+                made.setdefault(name, item)
+        return made
+
+    def _until(self, end: type[yaml.Event]) -> Iterator[yaml.Event]:
+        """Yield the first event of each value of the list or map that is open."""
+        return itertools.takewhile(lambda event: not isinstance(event, end), self._events)
+
+    def _alias(self, anchor: str, line: int) -> Any:
+        if anchor not in self._anchors:
+            raise InvalidInput(MALFORMED, f"line {line} uses the alias *{anchor}, which no anchor defines")
+        found = self._anchors[anchor]
+        if found is None:
+            raise InvalidInput(MALFORMED, f"line {line}: the anchor &{anchor} contains itself")
+        self._grow(found.size)
+        return found.value
 
     def _grow(self, size: int) -> None:
         self._count += size
         if self._count > self._bounds.values:
             raise _too_many(self._bounds)
 
-    def _anchored(self, anchor: str, line: int) -> _Anchored:
-        if anchor not in self._anchors:
-            raise InvalidInput(MALFORMED, f"line {line} uses the alias *{anchor}, which no anchor defines")
-        found = self._anchors[anchor]
-        if found is None:
-            raise InvalidInput(MALFORMED, f"line {line}: the anchor &{anchor} contains itself")
-        return found
 
-    def _add(self, value: Any, anchor: str | None, size: int, line: int, *, is_merge: bool = False) -> None:
-        if anchor:
-            self._anchors[anchor] = _Anchored(value, size)
-        _put(self._stack[-1], value, line, is_merge=is_merge)
-
-
-def _put(holder: _Open, value: Any, line: int, *, is_merge: bool) -> None:
-    """Put a value where it belongs in the list or map that is open."""
-    if isinstance(holder.value, list):
-        holder.value.append(value)
-    elif holder.merging:
-        holder.merged += _maps_to_merge(value, line)
-        holder.merging = False
-    elif holder.key is not None:
-        holder.value[holder.key] = value
-        holder.key = None
-    elif is_merge:
-        holder.merging = True
-    else:
-        key = _key(value, line)
-        if key in holder.lines:
-            raise InvalidInput(
-                MALFORMED,
-                f'the key "{key}" is written twice, on lines {holder.lines[key]} and {line}; keep one',
-            )
-        holder.lines[key] = line
-        holder.key = key
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 0
 
 
 def _key(value: Any, line: int) -> str:
@@ -312,15 +282,6 @@ def _maps_to_merge(value: Any, line: int) -> list[dict[str, Any]]:
     return maps
 
 
-def _closed(ended: _Open) -> Any:
-    """Return the value of a list or map whose end has come; of merged maps the first wins."""
-    if isinstance(ended.value, dict):
-        for one in ended.merged:
-            for key, value in one.items():
-                ended.value.setdefault(key, value)
-    return ended.value
-
-
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
@@ -335,8 +296,12 @@ _STRING_TAGS = {"!", f"{_TAG}str", f"{_TAG}timestamp"}
 _COLLECTION_TAGS = {None, "!", f"{_TAG}seq", f"{_TAG}map"}
 
 
-def _is_merge(event: yaml.ScalarEvent) -> bool:
-    return event.value == "<<" and (event.implicit[0] or event.tag == f"{_TAG}merge")
+def _is_merge(event: yaml.Event) -> bool:
+    return (
+        isinstance(event, yaml.ScalarEvent)
+        and event.value == "<<"
+        and (event.implicit[0] or event.tag == f"{_TAG}merge")
+    )
 
 
 def _scalar(event: yaml.ScalarEvent, line: int) -> Any:
