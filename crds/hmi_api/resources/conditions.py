@@ -7,6 +7,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,33 +20,49 @@ class ConditionStatus(StrEnum):
     UNKNOWN = "Unknown"
 
 
-class DomainCondition(StrEnum):
-    """Condition types of a Domain: the steps in their order, then those that sum them up."""
+class DocumentedEnum(StrEnum):
+    """An enumeration whose values have an ``explanation`` for the reference page."""
 
-    ACCEPTED = "Accepted"
-    CORPUS_READY = "CorpusReady"
-    TRAINED = "Trained"
-    TABLE_BUILT = "TableBuilt"
-    PUBLISHED = "Published"
-    READY = "Ready"
-    RECONCILING = "Reconciling"
-    STALLED = "Stalled"
+    explanation: str
+
+    def __new__(cls, value: str, explanation: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.explanation = explanation
+        return member
 
 
-class TaskAdapterCondition(StrEnum):
-    """Condition types of a TaskAdapter: the steps in their order, then those that sum them up."""
+_RECONCILING = "Reconciling", "The declared spec is not in effect yet, and work on it continues."
+_STALLED = "Stalled", "The declared spec is not in effect, and will not be until something is changed."
 
-    ACCEPTED = "Accepted"
-    DOMAIN_READY = "DomainReady"
-    QUOTA_AVAILABLE = "QuotaAvailable"
-    TRAINED = "Trained"
-    GATE_PASSED = "GatePassed"
-    PUBLISHED = "Published"
-    SCHEDULED = "Scheduled"
-    LOADED = "Loaded"
-    READY = "Ready"
-    RECONCILING = "Reconciling"
-    STALLED = "Stalled"
+
+class DomainCondition(DocumentedEnum):
+    """Condition types of a Domain and when each is True: the steps in order, then summaries."""
+
+    ACCEPTED = "Accepted", "The spec is accepted."
+    CORPUS_READY = "CorpusReady", "The corpus was read and contains text."
+    TRAINED = "Trained", "The lower layers and the bridge are distilled."
+    TABLE_BUILT = "TableBuilt", "The lookup table is built and measured."
+    PUBLISHED = "Published", "The declared spec has a version in the catalog."
+    READY = "Ready", "A version, this one or an earlier one, can be used by TaskAdapters and child Domains."
+    RECONCILING = _RECONCILING
+    STALLED = _STALLED
+
+
+class TaskAdapterCondition(DocumentedEnum):
+    """Condition types of a TaskAdapter, as ``DomainCondition``."""
+
+    ACCEPTED = "Accepted", "The spec is accepted."
+    DOMAIN_READY = "DomainReady", "Its Domain has a published version."
+    QUOTA_AVAILABLE = "QuotaAvailable", "The tenant's quota allows it."
+    TRAINED = "Trained", "The adapter is trained, or imported."
+    GATE_PASSED = "GatePassed", "The metric on held-out rows reached the gate's minimum."
+    PUBLISHED = "Published", "The declared spec has a version in the catalog."
+    SCHEDULED = "Scheduled", "The declared spec's version is placed on a runtime."
+    LOADED = "Loaded", "A runtime has loaded the declared spec's version, and answers with it."
+    READY = "Ready", "A version, this one or an earlier one, answers requests."
+    RECONCILING = _RECONCILING
+    STALLED = _STALLED
 
 
 SUMMARIES = frozenset({"Ready", "Reconciling", "Stalled"})
@@ -113,32 +130,18 @@ def is_true(conditions: Sequence[Condition], type_: str) -> bool:
     return condition is not None and condition.status == ConditionStatus.TRUE
 
 
-class Phase(StrEnum):
-    """A phase, with its ``meaning`` for the reference page. Programs read the conditions instead."""
+class Phase(DocumentedEnum):
+    """A phase, for people. Programs read the conditions instead."""
 
-    meaning: str
-
-    def __new__(cls, value: str, meaning: str) -> "Phase":
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.meaning = meaning
-        return member
-
-    PENDING = "Pending", "A training run is being started, or waits for its turn."
-    WAITING = "Waiting", "Something it stands on is missing or not published yet."
-    TRAINING = "Training", "A version is being made, and none serves yet."
-    RETRYING = "Retrying", "A run failed for a passing cause and is tried again."
-    UPDATING = "Updating", "A version serves while the declared spec's is being made or loaded."
-    NO_RUNTIME = (
-        "NoRuntime",
-        "A version is published, and no runtime can take it: none is running, or none has room.",
-    )
-    LOADING = "Loading", "A version is published, and the runtimes it is placed on are fetching it."
-    READY = "Ready", "What is declared is published and serves."
-    DEGRADED = (
-        "Degraded",
-        "An earlier version serves; the declared spec's could not be made or loaded. See the conditions.",
-    )
-    FAILED = "Failed", "Nothing serves, and waiting does not help; the conditions say why and what to do."
-    SUSPENDED = "Suspended", "spec.suspend keeps the declared spec from being made."
+    PENDING = "Pending", "A training run is being created, or waits in the queue."
+    WAITING = "Waiting", "A resource that it refers to is missing or not published yet."
+    TRAINING = "Training", "The first version is being trained; none serves yet."
+    RETRYING = "Retrying", "A run failed for a temporary cause and is tried again."
+    UPDATING = "Updating", "An earlier version serves while a new one is trained or loaded."
+    NO_RUNTIME = "NoRuntime", "A version is published, but no runtime is running or has room for it."
+    LOADING = "Loading", "A version is published, and its runtimes are loading it."
+    READY = "Ready", "The declared spec is published and serves."
+    DEGRADED = "Degraded", "An earlier version serves: the new one could not be trained or loaded."
+    FAILED = "Failed", "Nothing serves, and waiting does not help; the conditions say what to do."
+    SUSPENDED = "Suspended", "spec.suspend keeps the declared spec from being trained."
     TERMINATING = "Terminating", "It is being deleted."

@@ -1,135 +1,86 @@
 """Every reason in conditions, error answers and logs, each with advice for the user.
 
-``Reason`` has the reasons that the operator sets itself. The reason of a failed run, load or request is
+The reason of a failed run, load or request is
 decided where the failure happens and is copied unchanged into a condition or an answer. A test finds every
 reason that the code writes and fails if one is missing here.
 """
 
 from collections.abc import Mapping
-from enum import StrEnum
+
+from hmi_api.resources.conditions import DocumentedEnum
 
 
-class Reason(StrEnum):
-    """A reason, with ``advice`` for the reference page."""
-
-    advice: str
-
-    def __new__(cls, value: str, advice: str) -> "Reason":
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.advice = advice
-        return member
+class Reason(DocumentedEnum):
+    """Reasons that the operator sets itself, each with advice."""
 
     # Accepted
-    ACCEPTED = "Accepted", "Nothing: the resource can work as declared."
-    NAMESPACE_EXCLUDED = (
-        "NamespaceExcluded",
-        "Apply it in a namespace of a tenant's: the cluster's and the installation's own are excluded.",
-    )
-    PARENT_NOT_FOUND = (
-        "ParentNotFound",
-        "Apply the parent Domain, or correct parentRef; this goes on by itself.",
-    )
+    ACCEPTED = "Accepted", "Nothing: the spec is accepted."
+    NAMESPACE_EXCLUDED = "NamespaceExcluded", "Apply it in a tenant's namespace, not in a system namespace."
+    PARENT_NOT_FOUND = "ParentNotFound", "Apply the parent Domain, or correct parentRef."
     PARENT_CYCLE = "ParentCycle", "The named Domains are one another's ancestors; remove parentRef from one."
     PARENT_BASE_DIFFERS = "ParentBaseDiffers", "Give parent and child the same baseModel."
     PARENT_SPLIT_DIFFERS = "ParentSplitDiffers", "Give parent and child the same split."
-    DOMAIN_TERMINATING = (
-        "DomainTerminating",
-        "Wait until the Domain is gone and apply it anew, or name another one; this goes on by itself.",
-    )
+    DOMAIN_TERMINATING = "DomainTerminating", "Apply the Domain again once it is gone, or name another."
     NOT_SHARED = "NotShared", "Have the owner add this namespace to the Domain's sharing.namespaces."
-    IMMUTABLE_FIELD = "ImmutableField", "Change the field back, or delete the resource and apply it anew."
+    IMMUTABLE_FIELD = "ImmutableField", "Change the field back, or delete the resource and apply it again."
     ADDRESS_UNREACHABLE = (
         "AddressUnreachable",
-        "Give rows and adapters as s3://, https://, configmap://NAME/KEY or pvc://CLAIM/PATH.",
+        "Use s3://, https://, configmap://NAME/KEY or pvc://CLAIM/PATH.",
     )
     ADDRESS_MALFORMED = "AddressMalformed", "Write configmap://NAME/KEY or pvc://CLAIM/PATH."
-    ADDRESS_NOT_ALLOWED = (
-        "AddressNotAllowed",
-        "Give a public address, or have the administrator list the host in data.allowedHosts.",
-    )
+    ADDRESS_NOT_ALLOWED = "AddressNotAllowed", "Use a public host, or have it added to data.allowedHosts."
     GATE_NEEDS_DATA = "GateNeedsData", "Remove spec.gate: an imported adapter has no rows to measure it on."
     GATE_METRIC_MISMATCH = "GateMetricMismatch", "Measure by accuracy or macro_f1; entity_f1 is for tokens."
     TASK_TYPE_UNSUPPORTED = "TaskTypeUnsupported", "Use SequenceClassification or TokenClassification."
     CANARY_UNSUPPORTED = "CanaryUnsupported", "Leave serving.canaryPercent out, or set it to 100."
-    ADAPTER_TOO_LARGE = (
-        "AdapterTooLarge",
-        "Ask for a smaller method.size or fewer labels, or have the runtimes' limits raised.",
-    )
+    ADAPTER_TOO_LARGE = "AdapterTooLarge", "Lower method.size or use fewer labels, or have limits raised."
     LABELS_REPEATED = "LabelsRepeated", "Name each label once in spec.task.labels."
-    TENANT_LABEL_INVALID = (
-        "TenantLabelInvalid",
-        "Give the namespace's label hmi.dev/tenant a name of lower-case letters, digits and dashes.",
-    )
+    TENANT_LABEL_INVALID = "TenantLabelInvalid", "Make the namespace's label hmi.dev/tenant a DNS label."
     # Waiting and work
     WAITING = "Waiting", "Nothing: an earlier step is not finished yet."
-    SUSPENDED = "Suspended", "Set spec.suspend to false to go on."
+    SUSPENDED = "Suspended", "Set spec.suspend to false to continue."
     PARENT_NOT_READY = "ParentNotReady", "Nothing: training starts when the parent is published."
-    DOMAIN_NOT_FOUND = "DomainNotFound", "Apply the Domain, or correct domainRef; this goes on by itself."
-    DOMAIN_NOT_READY = (
-        "DomainNotReady",
-        "Nothing while the Domain trains; else see the Domain's own conditions.",
-    )
+    DOMAIN_NOT_FOUND = "DomainNotFound", "Apply the Domain, or correct domainRef."
+    DOMAIN_NOT_READY = "DomainNotReady", "Nothing while the Domain trains; else see its conditions."
     DOMAIN_READY = "DomainReady", "Nothing: the Domain has a published version."
     NOT_LIMITED = "NotLimited", "Nothing: no quota is set."
     STARTING = "Starting", "Nothing: a training run is being created."
     QUEUED = "Queued", "Nothing: other training runs on this machine come first."
     RUNNING = "Running", "Nothing: status.progress says how far the run is."
-    RETRYING = "Retrying", "Nothing: the run failed for a passing cause and is tried again."
-    PROCESS_DIED = "ProcessDied", "Read the run's log; often too little memory."
+    RETRYING = "Retrying", "Nothing: the run failed for a temporary cause and is tried again."
+    PROCESS_DIED = "ProcessDied", "Read the run's log; the usual cause is too little memory."
     # Why a training Job does not run
-    UNSCHEDULABLE = "Unschedulable", "Ask for less in spec.resources, or add nodes; it starts by itself then."
-    IMAGE_PULL_BACK_OFF = (
-        "ImagePullBackOff",
-        "Have the installation's trainer image or its pull secret corrected.",
-    )
-    CREATE_CONTAINER_CONFIG_ERROR = (
-        "CreateContainerConfigError",
-        "Create the Secret that secretRef names; the Job goes on by itself.",
-    )
-    VOLUME_NOT_MOUNTED = (
-        "VolumeNotMounted",
-        "Create the ConfigMap or claim that an address names, or correct the address.",
-    )
+    UNSCHEDULABLE = "Unschedulable", "Request less in spec.resources, or add nodes; it then starts."
+    IMAGE_PULL_BACK_OFF = "ImagePullBackOff", "Have the trainer image or its pull secret corrected."
+    CREATE_CONTAINER_CONFIG_ERROR = "CreateContainerConfigError", "Create the Secret that secretRef names."
+    VOLUME_NOT_MOUNTED = "VolumeNotMounted", "Create the ConfigMap or claim, or correct the address."
     OOM_KILLED = "OOMKilled", "Raise spec.resources.limits.memory, or lower training.batchSize or maxLength."
-    EVICTED = "Evicted", "Nothing: training goes on from its checkpoint on another node."
-    QUOTA_EXCEEDED = "QuotaExceeded", "Ask for less in spec.resources, or have the namespace's quota raised."
-    DEADLINE_EXCEEDED = "DeadlineExceeded", "Ask for less work, or have the installation's deadline raised."
-    JOB_REFUSED = "JobRefused", "The message has the API server's words; correct the spec or the policy."
-    SUPERSEDED = "Superseded", "Nothing: a newer spec took the run's place."
+    EVICTED = "Evicted", "Nothing: training continues from its checkpoint on another node."
+    QUOTA_EXCEEDED = "QuotaExceeded", "Request less in spec.resources, or have the namespace's quota raised."
+    DEADLINE_EXCEEDED = "DeadlineExceeded", "Train less, or have the installation's deadline raised."
+    JOB_REFUSED = "JobRefused", "Read the API server's message; correct the spec or the policy."
+    SUPERSEDED = "Superseded", "Nothing: the run of a newer spec has replaced this one."
     SUCCEEDED = "Succeeded", "Nothing: this step is done."
-    # Reconciling and Stalled; where they are True, the reason is that of the step which they speak of
+    # Reconciling and Stalled; where they are True, the reason is that of the step that they report
     UP_TO_DATE = "UpToDate", "Nothing: the declared spec is in effect."
-    PROGRESSING = "Progressing", "Nothing: work goes on by itself; see the condition Reconciling."
-    STALLED = "Stalled", "See the condition Stalled: something must be changed before work goes on."
+    PROGRESSING = "Progressing", "Nothing: work continues; see the condition Reconciling."
+    STALLED = "Stalled", "See the condition Stalled: something must be changed before work continues."
     # Gate and serving
     NO_GATE = "NoGate", "Nothing: spec.gate is absent, so every version serves."
     GATE_PASSED = "GatePassed", "Nothing: the metric reached the minimum."
-    GATE_NOT_REACHED = (
-        "GateNotReached",
-        "Improve the data or training, or lower gate.minimum; what served goes on.",
-    )
+    GATE_NOT_REACHED = "GateNotReached", "Improve the data or training, or lower spec.gate.minimum."
     PUBLISHED = "Published", "Nothing: the version is in the catalog."
-    PREVIOUS_VERSION = (
-        "PreviousVersion",
-        "The previous version serves on; see the other conditions.",
-    )
+    PREVIOUS_VERSION = "PreviousVersion", "The previous version serves; see the other conditions."
     PLACED = "Placed", "Nothing: a runtime was chosen."
-    NO_RUNTIME = "NoRuntime", "Start a runtime, or give the present ones more room."
-    LOADED = "Loaded", "Nothing: a runtime holds the adapter."
+    NO_RUNTIME = "NoRuntime", "Start a runtime, or give the existing ones more memory."
+    LOADED = "Loaded", "Nothing: a runtime has loaded the adapter."
     LOADING = "Loading", "Nothing: a runtime is fetching the adapter."
     SERVING = "Serving", "Nothing: requests are answered."
-    IN_USE = "InUse", "Delete the resources that stand on the Domain; it goes by itself then."
-    CONTROL_PLANE_UNAVAILABLE = (
-        "ControlPlaneUnavailable",
-        "Nothing: what is deleted goes once the control plane answers again.",
-    )
+    IN_USE = "InUse", "Delete the resources that use the Domain; it is then deleted."
+    CONTROL_PLANE_UNAVAILABLE = "ControlPlaneUnavailable", "Nothing: deletion waits for the control plane."
     UNREADABLE = "Unreadable", "Wait for the upgrade to end; then correct what the message names."
-    ORPHAN_ERASED = (
-        "OrphanErased",
-        "Nothing: an Event; what was deleted while the operator was away is erased from the catalog.",
-    )
-    TERMINATING = "Terminating", "Nothing: what belongs to the resource is being erased."
+    ORPHAN_ERASED = "OrphanErased", "Nothing: a resource deleted while HMI was down was cleaned up."
+    TERMINATING = "Terminating", "Nothing: the resource's versions are being deleted."
 
 
 TRAINING: Mapping[str, str] = {
@@ -151,7 +102,7 @@ TRAINING: Mapping[str, str] = {
     "SourceAway": "Nothing: the address did not answer, and the run is tried again.",
     "DataMissing": "Give data to train on, or a source to import.",
     # Base models and Domains
-    "BaseModelNotFound": "Give a local folder, hf://owner/name or wheel://package that is there.",
+    "BaseModelNotFound": "Name an existing local folder, hf://owner/name or wheel://package.",
     "BaseModelSourceAway": "Nothing: the hub did not answer, and the run is tried again.",
     "BaseModelNotSafetensors": "Save the base model as safetensors.",
     "BaseModelIncomplete": "Restore the base model's files; `git lfs pull` fetches those that are pointers.",
@@ -181,14 +132,14 @@ TRAINING: Mapping[str, str] = {
     "AdapterLabels": "Give task.labels one name a score, as the adapter's own id2label does.",
     "AdapterNotFinite": "Train again with a lower learning rate: weights are not finite.",
     "AdapterFormat": "Update HMI, or train the adapter again.",
-    "AdapterUnreadable": "Train the adapter again, or bring it again: its files are damaged.",
+    "AdapterUnreadable": "Train or import the adapter again: its files are damaged.",
     "HeadIncomplete": "Train the head with modules_to_save and save the adapter again.",
     "TaskUnsupported": "Choose SequenceClassification or TokenClassification.",
     # The run itself
     "TrainingDiverged": "Lower training.learningRate.",
     "WorkDirInUse": "Give the training program an empty folder.",
-    "ResourceDeleted": "Nothing: the resource was deleted or replaced while the run worked.",
-    "RunFinished": "Nothing: the run is over, and what it brings late is not taken.",
+    "ResourceDeleted": "Nothing: the resource was deleted or replaced during the run.",
+    "RunFinished": "Nothing: the run has ended, and later reports are ignored.",
     "UnknownRun": "Nothing: the run's resource was deleted.",
     "ResultInvalid": "Tell the administrator: the training program's result was malformed.",
     "IncompleteResult": "Tell the administrator: the run published less than it must.",
@@ -197,11 +148,11 @@ TRAINING: Mapping[str, str] = {
     "ArtifactMissing": "Train again, or restore the artifact store.",
     "ArtifactTruncated": "Nothing at first: the file is fetched again. If it lasts, restore the store.",
     "ArtifactEmpty": "Tell the administrator: the run wrote no files.",
-    "ArtifactNotNamed": "Tell the administrator: the run asked for files that are not its own.",
+    "ArtifactNotNamed": "Tell the administrator: the run requested files of another run.",
     "ArtifactNotPublished": "Tell the administrator: the run named files that it did not publish.",
     "ArtifactRefused": "Tell the administrator: the control plane published other files than the run sent.",
     "ArtifactStoreUnsupported": "Configure a folder or s3:// as artifact store, with its driver installed.",
-    "CommitUnderWay": "Nothing: another request commits the same files.",
+    "CommitUnderWay": "Nothing: another request is committing the same files.",
     "DigestInvalid": "Tell the administrator: a reference to an artifact is malformed.",
     "DigestMismatch": "Restore the artifact store, or train again: stored files have changed.",
     "FormatTooNew": "Update HMI: the artifact was written by a newer version.",
@@ -215,11 +166,11 @@ TRAINING: Mapping[str, str] = {
 LOADING: Mapping[str, str] = {
     "AdapterLoadFailed": "Nothing at first: it is tried again. If it lasts, read the runtime's log.",
     "AdapterQuarantined": "Nothing at first: it is tried again after a while. If it lasts, train again.",
-    "AdapterOutputInvalid": "Train the adapter again: it gives numbers that are not finite.",
-    "AdapterMissing": "Nothing: the adapter left the device meanwhile; ask again.",
-    "DomainNotAnnounced": "Nothing: the runtime is told of the Domain shortly.",
-    "NotRegistered": "Nothing: the adapter is placed on another runtime; ask again.",
-    "NotLoaded": "Nothing: the adapter is being loaded; ask again.",
+    "AdapterOutputInvalid": "Train the adapter again: its outputs are not finite.",
+    "AdapterMissing": "Send the request again: the adapter was evicted meanwhile.",
+    "DomainNotAnnounced": "Nothing: the runtime receives the Domain shortly.",
+    "NotRegistered": "Send the request again: the adapter is placed on another runtime.",
+    "NotLoaded": "Send the request again shortly: the adapter is being loaded.",
     "DeviceBudgetFull": "Raise the runtime's HMI_DEVICE_BUDGET, or lower its HMI_MAX_RANK.",
     "HostBudgetFull": "Raise the runtime's HMI_HOST_BUDGET.",
     "DiskBudgetFull": "Raise the runtime's HMI_DISK_BUDGET.",
@@ -228,40 +179,40 @@ LOADING: Mapping[str, str] = {
 }
 """Why a runtime does not have an adapter: in the condition Loaded, and in answers."""
 DECLARING: Mapping[str, str] = {
-    "TenantChanged": "Give the namespace its former tenant label, or delete the resource and apply it anew.",
-    "NameTaken": "Rename the TaskAdapter: another namespace of the same tenant has one of that name.",
+    "TenantChanged": "Restore the namespace's tenant label, or delete the resource and apply it again.",
+    "NameTaken": "Rename the TaskAdapter: the tenant has one of that name in another namespace.",
     "InvalidField": "Correct the field that the message names.",
     "ValueNotStorable": "Remove NUL characters, and shorten what is too long.",
     "DomainInUse": "Delete the TaskAdapters on the Domain first.",
-    "UnknownTenant": "Make the tenant first; a namespace's tenant is made by itself.",
+    "UnknownTenant": "Create the tenant first; a namespace's tenant is created automatically.",
     "OtherCluster": "Give each cluster a database of its own.",
     "MalformedManifest": "Write apiVersion, kind, metadata and spec.",
     "UnknownKind": "Write a Domain or TaskAdapter of this API version.",
     "InvalidManifest": "Correct the fields that the message names.",
     "MalformedYaml": "Correct the YAML or JSON at the line that the message names.",
-    "ManifestTooLarge": "Split the file: it is larger, deeper or has more aliases than is read.",
+    "ManifestTooLarge": "Split the file: its size, depth or number of values is above the limit.",
 }
-"""Why what is declared is not taken: by `hmi apply`, or in the condition Accepted."""
+"""Why a manifest or a spec is refused: by `hmi apply`, or in the condition Accepted."""
 ANSWERS: Mapping[str, str] = {
-    # Of any part
+    # Of every process
     "MissingApiKey": "Send an API key as Authorization: Bearer.",
-    "InvalidApiKey": "Check the key, or ask for a new one.",
+    "InvalidApiKey": "Check the key, or request a new one.",
     "InvalidToken": "For HMI's own parts: send the internal token or a service account's.",
-    "RoleNotAllowed": "For HMI's own parts: another part may make this call.",
+    "RoleNotAllowed": "For HMI's own parts: only another part may make this call.",
     "OtherNamespace": "For training Jobs: a run of another namespace cannot be reached.",
     "TokenWithoutPod": "For training Jobs: only a pod of the run's Job may report on it.",
-    "PodUnknown": "For training Jobs: ask again; the operator reports a Job's pods within seconds.",
+    "PodUnknown": "For training Jobs: try again; the operator reports a Job's pods within seconds.",
     "RequestRefused": "For HMI's own parts: the message says what the control plane refused.",
     "TokenRefused": "For HMI's own parts: the control plane does not know their token.",
     "TokenUnreadable": "For HMI's own parts: mount the service account's token.",
-    "TokenReviewFailed": "Try again: the API server did not say whose token it is.",
+    "TokenReviewFailed": "Try again: the API server did not review the token.",
     "MalformedJson": "Send valid JSON.",
     "UnsupportedMediaType": "Send the body with Content-Type: application/json.",
     "BodyCutOff": "Send the whole body that Content-Length announces.",
     "BodyTooLarge": "Send less in one request.",
     "BodyTooSlow": "Send the body faster.",
-    "ConcurrentWrite": "Try again: another request wrote the same at that moment.",
-    "Draining": "Try again: the process is being stopped, and another one answers.",
+    "ConcurrentWrite": "Try again: another request wrote the same row at that moment.",
+    "Draining": "Try again: the process is stopping, and another one answers.",
     "DatabaseUnavailable": "Try again.",
     "SchemaTooOld": "Wait for the migration, or run `python -m hmi_control_plane migrate`.",
     "WrongSettings": "Correct the environment variables that the message names.",
@@ -269,13 +220,13 @@ ANSWERS: Mapping[str, str] = {
     "MissingModel": "Name a model, or several in models.",
     "ModelNotFound": "Name one of the models that GET /v1/models lists.",
     "ModelNotLoaded": "Try again shortly.",
-    "ModelNotTrained": "Correct what the message names in the TaskAdapter or its Domain; no version serves.",
+    "ModelNotTrained": "Correct what the message names in the TaskAdapter or its Domain: no version exists.",
     "VersionNotFound": "Name a version that the model's metadata lists.",
     "RuntimeUnavailable": "Try again shortly.",
     "CatalogUnavailable": "Try again.",
     "Overloaded": "Try again shortly, or ask for more runtimes.",
     "UsageNotRecorded": "Try again.",
-    "SpoolFull": "Try again: usage cannot be recorded until the database has taken what waits.",
+    "SpoolFull": "Try again: the spool is full until the database accepts usage events.",
     "EmptyInput": "Give at least one text.",
     "EmptyText": "Give a text with at least one word.",
     "TextMissing": "Give either text or words.",
@@ -290,9 +241,9 @@ ANSWERS: Mapping[str, str] = {
     "InvalidHeader": "Give Inference-Header-Content-Length the length of the JSON part.",
     "InvalidTensor": "Send the tensor as the message says.",
     # Tenants, usage and bills
-    "UnknownAdapter": "Name a TaskAdapter that is there.",
-    "UnknownDomain": "Name a Domain that is there.",
-    "UnknownKey": "Name a key that the tenant has.",
+    "UnknownAdapter": "Name an existing TaskAdapter.",
+    "UnknownDomain": "Name an existing Domain.",
+    "UnknownKey": "Name a key of the tenant.",
     "UnknownRuntime": "For runtimes: register first.",
     "InvalidCursor": "Use the cursor of the page before unchanged, or leave it out.",
     "TenantExists": "Choose another name.",
@@ -300,29 +251,29 @@ ANSWERS: Mapping[str, str] = {
     "TooManyReports": "Try again.",
     "EmptyPeriod": "Give a `from` that is earlier than `to`.",
     "EmptyWindow": "Give a `from` that is earlier than `to`.",
-    "InvoiceNotFound": "Name an invoice that is there.",
+    "InvoiceNotFound": "Name an existing invoice.",
     "InvoiceVoid": "Make a new draft for the period.",
     "AmountTooLarge": "Check the unit prices, or invoice a shorter period.",
-    "NoPrice": "Set a price from the use on, 0 where it is free, or invoice in another currency.",
+    "NoPrice": "Set a price for that time, 0 if it is free, or invoice in another currency.",
     "OverlappingInvoice": "Void the other invoice, or choose another period.",
     "UseBilledTwice": "Void the invoice that the message names first.",
     "PeriodNotOver": "Finalise the invoice when its period is over.",
     "PriceInvoiced": "Let the price take effect later, or void the final invoice first.",
 }
-"""Why a request has no answer: in `error.code`."""
+"""Why a request fails: in `error.code`."""
 OPERATOR_LOG: Mapping[str, str] = {
-    "ApiServerUnavailable": "Nothing: the operator goes on when the API server answers.",
+    "ApiServerUnavailable": "Nothing: the operator continues when the API server answers.",
     "ClusterUnknown": "Let the operator read the namespace kube-system.",
-    "Contended": "Nothing: somebody else writes at the same moment, and it is tried again.",
-    "JobEnding": "Nothing: a Job of the same name has to end first.",
+    "Contended": "Nothing: another client writes at the same moment, and the write is tried again.",
+    "JobEnding": "Nothing: a Job of the same name must end first.",
     "NoCluster": "Run the operator in a cluster, or give it a kubeconfig.",
-    "NotLeader": "Nothing: another replica works.",
+    "NotLeader": "Nothing: another replica is the leader.",
 }
-"""What parts say in their logs while they wait for one another."""
+"""Why a process waits: in its log."""
 GROUPS: Mapping[str, Mapping[str, str]] = {
     "Reasons of training and imports": TRAINING,
     "Reasons of loading": LOADING,
-    "Reasons of what is declared": DECLARING,
+    "Reasons of refused manifests and specs": DECLARING,
     "Codes of answers": ANSWERS,
     "Reasons in logs": OPERATOR_LOG,
 }

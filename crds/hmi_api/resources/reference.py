@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hmi_api.names import API_VERSION, RETRAIN_ANNOTATION, TENANT_LABEL
-from hmi_api.resources.conditions import DomainCondition, Phase, TaskAdapterCondition
+from hmi_api.resources.conditions import DocumentedEnum, DomainCondition, Phase, TaskAdapterCondition
 from hmi_api.resources.crd import structural_schema
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.reasons import GROUPS, Reason
@@ -44,71 +44,36 @@ refuses, fills in the same defaults and reads YAML alike:
 - A file has at most 32 MiB, 10,000 documents, 1,000,000 values once its aliases are expanded, and 64 lists
   and maps inside one another; an object that is sent to `hmi up` has at most 3 MiB and 100,000 values.
 """
-_MEANINGS: dict[str, str] = {
-    "Domain/Accepted": "The Domain can work as declared.",
-    "Domain/CorpusReady": "The corpus was read and holds text.",
-    "Domain/Trained": "The lower layers and the bridge are distilled.",
-    "Domain/TableBuilt": "The lookup table is built and measured.",
-    "Domain/Published": "The declared spec has a version in the catalog.",
-    "Domain/Ready": "A version, this one or the one before, can be stood on.",
-    "Domain/Reconciling": "The declared spec is not in effect yet, and work on it goes on by itself.",
-    "Domain/Stalled": "The declared spec is not in effect, and will not be until something is changed.",
-    "TaskAdapter/Accepted": "The TaskAdapter can work as declared.",
-    "TaskAdapter/DomainReady": "Its Domain has a published version.",
-    "TaskAdapter/QuotaAvailable": "The tenant's quota allows it.",
-    "TaskAdapter/Trained": "The adapter is trained, or imported.",
-    "TaskAdapter/GatePassed": "The metric on held-out rows reached the gate's minimum.",
-    "TaskAdapter/Published": "The declared spec has a version in the catalog.",
-    "TaskAdapter/Scheduled": "A runtime was chosen to hold the declared spec's version.",
-    "TaskAdapter/Loaded": "A runtime holds the declared spec's version, and answers with it.",
-    "TaskAdapter/Ready": "A version, this one or the one before, answers requests.",
-    "TaskAdapter/Reconciling": "The declared spec is not in effect yet, and work on it goes on by itself.",
-    "TaskAdapter/Stalled": "The declared spec is not in effect, and will not be until something is changed.",
-}
-
-
-_ADVICE_HEAD = ("Reason", "What to do")
+_FIELD_HEAD = ("Field", "Type", "Default", "Meaning")
+_REASONS_INTRO = (
+    "A condition's `reason` is one of these, or one of those of training, loading, or refused manifests and "
+    "specs below. Its message says what is wrong and what to do."
+)
 
 
 def reference() -> str:
     """Return the whole page as Markdown."""
     parts = [_HEADER]
     for kind, type_, conditions in (
-        ("Domain", Domain, list(DomainCondition)),
-        ("TaskAdapter", TaskAdapter, list(TaskAdapterCondition)),
+        ("Domain", Domain, DomainCondition),
+        ("TaskAdapter", TaskAdapter, TaskAdapterCondition),
     ):
         schema = structural_schema(type_)
         parts.append(f"## {kind}\n\n{type_.__doc__}\n")
         for part in ("spec", "status"):
-            parts.append(f"### {kind} {part}\n\n{_fields_table(schema['properties'][part])}")
-        rows = [(f"`{condition}`", _MEANINGS[f"{kind}/{condition}"]) for condition in conditions]
-        parts.append(f"### {kind} conditions\n\n{_table(('Type', 'True when'), rows)}")
-    parts.append(_phases())
-    parts.append(_reasons())
-    return "\n".join(parts)
-
-
-def _phases() -> str:
-    rows = [(f"`{phase.value}`", phase.meaning) for phase in Phase]
-    return f"## Phases\n\n`status.phase` sums up for people.\n\n{_table(('Phase', 'Meaning'), rows)}"
-
-
-def _reasons() -> str:
-    rows = [(f"`{reason.value}`", reason.advice) for reason in Reason]
-    intro = (
-        "A condition's `reason` is one of these, or one of training, loading or declaring below, with a "
-        "message that says what is wrong and what to do."
-    )
-    parts = [f"## Reasons\n\n{intro}\n\n{_table(_ADVICE_HEAD, rows)}"]
+            rows = list(_rows(schema["properties"][part], ""))
+            parts.append(f"### {kind} {part}\n\n{_table(_FIELD_HEAD, rows)}")
+        parts.append(f"### {kind} conditions\n\n{_words_table('Type', 'True when', conditions)}")
+    parts.append(f"## Phases\n\n`status.phase` is for people.\n\n{_words_table('Phase', 'Meaning', Phase)}")
+    parts.append(f"## Reasons\n\n{_REASONS_INTRO}\n\n{_words_table('Reason', 'What to do', Reason)}")
     for title, group in GROUPS.items():
         rows = [(f"`{reason}`", advice) for reason, advice in sorted(group.items())]
-        parts.append(f"### {title}\n\n{_table(_ADVICE_HEAD, rows)}")
+        parts.append(f"### {title}\n\n{_table(('Reason', 'What to do'), rows)}")
     return "\n".join(parts)
 
 
-def _fields_table(schema: dict[str, Any]) -> str:
-    rows = list(_rows(schema, ""))
-    return _table(("Field", "Type", "Default", "Meaning"), rows)
+def _words_table(word: str, explanation: str, values: type[DocumentedEnum]) -> str:
+    return _table((word, explanation), [(f"`{one.value}`", one.explanation) for one in values])
 
 
 def _rows(schema: dict[str, Any], prefix: str) -> Iterator[tuple[str, ...]]:
