@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
-from hmi_api.names import GROUP, VERSION
+from hmi_api.names import API_VERSION, GROUP, VERSION
+from hmi_api.resources.kinds import KINDS, Kind
 from hmi_cli.client import Client, path_part
 from hmi_cli.errors import ApiError, CliError, UsageError
-from hmi_cli.kinds import KINDS, Kind
 from hmi_cli.manifests import Manifest
 
 FIELD_MANAGER = "hmi"
@@ -83,10 +83,10 @@ def object_path(manifest: Manifest, namespace: str) -> str:
     body = manifest.body
     if body["kind"] == "Namespace":
         return f"/api/v1/namespaces/{path_part(body['metadata']['name'])}"
-    for kind in KINDS:
-        if body["kind"] == kind.name and body["apiVersion"] == f"{GROUP}/{VERSION}":
+    for kind in KINDS.values():
+        if body["kind"] == kind.name and body["apiVersion"] == API_VERSION:
             return resource_path(kind, namespace, body["metadata"]["name"])
-    known = ", ".join(f"{kind.name} ({GROUP}/{VERSION})" for kind in KINDS)
+    known = ", ".join(f"{kind.name} ({API_VERSION})" for kind in KINDS.values())
     raise UsageError(
         f'no resource type "{body["kind"]}" in {body["apiVersion"]}',
         hint=f"known: {known}, Namespace (v1)",
@@ -101,7 +101,7 @@ def title_of(manifest: Manifest) -> str:
 
 def _with_kind(item: Object, kind: Kind) -> Object:
     """Add kind and apiVersion, which the items of a list may lack."""
-    return {"apiVersion": f"{GROUP}/{VERSION}", "kind": kind.name} | item
+    return {"apiVersion": API_VERSION, "kind": kind.name} | item
 
 
 BASE = "/admin/v1"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from hmi_api.names import DomainKey, tenant_of
 from hmi_api.resources.domain import Domain
-from hmi_api.resources.manifests import Resource
+from hmi_api.resources.kinds import Resource
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.spec_changes import changed_immutables
 from hmi_api.resources.task_adapter import TaskAdapter

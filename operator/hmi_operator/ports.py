@@ -12,7 +12,7 @@ from typing import Protocol
 from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.runs import RunView
 from hmi_api.names import DomainKey, KindName, Tenant
-from hmi_api.resources.manifests import Resource
+from hmi_api.resources.kinds import Resource
 from hmi_operator.planning.actions import Status
 from hmi_operator.planning.observed import JobView
 

@@ -12,9 +12,9 @@ from served_command import Run, Served
 from hmi_api.names import FINALIZER
 from hmi_api.resources.conditions import ConditionStatus, set_condition
 from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.kinds import Kind
 from hmi_cli.api import ResourceApi
 from hmi_cli.commands import resources as deletion
-from hmi_cli.kinds import Kind
 from hmi_operator.ports import ResourceRef
 
 DOMAIN = """

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hmi_cli.kinds import DOMAIN, TASK_ADAPTER
+from hmi_api.resources.kinds import DOMAIN, TASK_ADAPTER
 from hmi_cli.render.accounts import bill_table, usage_table
 from hmi_cli.render.output import age, amount, format_table
 from hmi_cli.render.resources import describe, resource_table

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from hmi_api.names import GROUP
 from hmi_api.resources.conditions import Phase
+from hmi_api.resources.kinds import KINDS, Kind
 from hmi_cli.api import Object, ResourceApi, object_path, title_of
 from hmi_cli.context import finite, get_context
 from hmi_cli.errors import EXIT_FAILED, EXIT_USAGE, ApiError, CliError, UsageError, print_error
-from hmi_cli.kinds import Kind, find_kind, find_kinds, split_target
 from hmi_cli.manifests import Manifest, in_apply_order, parse
 from hmi_cli.render.output import Output, dump_objects
 from hmi_cli.render.resources import condition, resource_table
@@ -30,6 +31,29 @@ Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Namesp
 AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="Every namespace.")]
 TypeArgument = Annotated[str, typer.Argument(metavar="TYPE", help="dom, ta, all, or TYPE/NAME.")]
 Name = Annotated[str | None, typer.Argument(help="Name of one resource.")]
+
+
+def find_kind(word: str) -> Kind:
+    """Return a kind by its kind, plural, singular or short name, in any case. Raise ``UsageError``."""
+    lowered = word.lower().removesuffix(f".{GROUP}")
+    for kind in KINDS.values():
+        if lowered in (kind.plural, kind.singular, kind.short):
+            return kind
+    known = ", ".join(f"{kind.plural} ({kind.short})" for kind in KINDS.values())
+    raise UsageError(f'there is no resource type "{word}"', hint=f"known types: {known}, all")
+
+
+def find_kinds(word: str) -> tuple[Kind, ...]:
+    """Return the kinds of a name; ``all`` stands for every kind."""
+    return tuple(KINDS.values()) if word.lower() == "all" else (find_kind(word),)
+
+
+def split_target(target: str, name: str | None) -> tuple[str, str | None]:
+    """Return (type, name) of ``dom NAME`` or ``dom/NAME``."""
+    word, slash, inline = target.partition("/")
+    if slash and name is not None:
+        raise UsageError(f'"{target}" names a resource already; remove "{name}"')
+    return word, inline if slash else name
 
 
 def apply(

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from hmi_api.resources.conditions import Phase
+from hmi_api.resources.kinds import KINDS
 from hmi_cli.api import ResourceApi
-from hmi_cli.kinds import KINDS
 from hmi_cli.render.resources import blocking, ready_status
 
 LINE_EVERY_S = 10.0
@@ -119,7 +119,7 @@ POLL_S = 0.5
 
 def all_objects(api: ResourceApi) -> list[Object]:
     """Return every Domain and TaskAdapter, Domains first."""
-    return [item for kind in KINDS for item in api.list(kind, None)]
+    return [item for kind in KINDS.values() for item in api.list(kind, None)]
 
 
 def is_settled(item: Object) -> bool:

@@ -15,6 +15,7 @@ import httpx
 from rich.console import Console
 
 from hmi_api.names import tenant_of
+from hmi_api.resources.kinds import DOMAIN
 from hmi_cli.api import AdminApi, ResourceApi
 from hmi_cli.client import Client
 from hmi_cli.context import called_as
@@ -23,7 +24,6 @@ from hmi_cli.demo.progress import open_progress, wait_until_settled
 from hmi_cli.demo.report import read_figures
 from hmi_cli.demo.traffic import HeldOutResult, read_held_out, send_all
 from hmi_cli.errors import ApiError, CliError
-from hmi_cli.kinds import DOMAIN
 from hmi_cli.manifests import Manifest, in_apply_order, load
 from hmi_cli.render.inference import read_predictions
 from hmi_cli.render.resources import ready_status

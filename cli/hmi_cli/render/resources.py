@@ -5,7 +5,7 @@ from typing import Any
 
 from hmi_api.resources.common import DataRead
 from hmi_api.resources.conditions import SUMMARIES, DomainCondition
-from hmi_cli.kinds import DOMAIN, Kind
+from hmi_api.resources.kinds import DOMAIN, Kind
 from hmi_cli.render.output import NONE, age, amount, dump_yaml, format_table
 
 Object = dict[str, Any]

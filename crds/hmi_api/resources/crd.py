@@ -16,8 +16,7 @@ from pydantic import BaseModel
 from hmi_api.names import GROUP, VERSION
 from hmi_api.resources.cel import rule, rules
 from hmi_api.resources.common import DNS_LABEL
-from hmi_api.resources.domain import Domain
-from hmi_api.resources.task_adapter import TaskAdapter
+from hmi_api.resources.kinds import DOMAIN, TASK_ADAPTER, Kind
 
 _HEADER = "# Generated from the types by `python -m hmi_api.resources.crd crds`; edit those.\n"
 _INT_OR_STRING = "x-kubernetes-int-or-string"
@@ -59,22 +58,14 @@ def crd_file_name(plural: str) -> str:
 
 def crds() -> dict[str, Schema]:
     """Return the definitions by file name."""
+    parent = _column("Parent", ".spec.parentRef.name")
+    domain = _column("Domain", ".spec.domainRef.name")
     return {
-        crd_file_name("domains"): _definition(
-            Domain,
-            "domains",
-            "dom",
-            _column("Parent", ".spec.parentRef.name"),
-            "A node of the knowledge tree.",
-            {"status": {}},
+        crd_file_name(DOMAIN.plural): _definition(
+            DOMAIN, parent, "A node of the knowledge tree.", {"status": {}}
         ),
-        crd_file_name("taskadapters"): _definition(
-            TaskAdapter,
-            "taskadapters",
-            "ta",
-            _column("Domain", ".spec.domainRef.name"),
-            "One tenant's one task.",
-            {"status": {}, "scale": _SCALE},
+        crd_file_name(TASK_ADAPTER.plural): _definition(
+            TASK_ADAPTER, domain, "One tenant's one task.", {"status": {}, "scale": _SCALE}
         ),
     }
 
@@ -107,54 +98,42 @@ def structural_schema(type_: type[BaseModel]) -> Schema:
     return made
 
 
-def _definition(
-    type_: type[BaseModel],
-    plural: str,
-    short_name: str,
-    standing: Schema,
-    description: str,
-    subresources: Schema,
-) -> Schema:
-    kind = type_.__name__
+def _definition(kind: Kind, own_column: Schema, description: str, subresources: Schema) -> Schema:
     names = {
-        "kind": kind,
-        "listKind": f"{kind}List",
-        "plural": plural,
-        "singular": kind.lower(),
-        "shortNames": [short_name],
+        "kind": kind.name,
+        "listKind": f"{kind.name}List",
+        "plural": kind.plural,
+        "singular": kind.singular,
+        "shortNames": [kind.short],
         "categories": ["hmi"],
     }
-    schema = structural_schema(type_) | {"description": description}
+    schema = structural_schema(kind.type) | {"description": description}
     version = {
         "name": VERSION,
         "served": True,
         "storage": True,
         "subresources": subresources,
-        "additionalPrinterColumns": _columns(standing),
+        "additionalPrinterColumns": [
+            _column("Phase", ".status.phase"),
+            _column("Ready", f"{_READY}.status"),
+            own_column,
+            _column("Version", ".status.version", type_="integer"),
+            _column("Progress", ".status.progress"),
+            _column("Reason", f"{_READY}.reason") | {"priority": 1},
+            _column("Message", f"{_READY}.message") | {"priority": 1},
+            _column("Age", ".metadata.creationTimestamp", type_="date"),
+        ],
         "schema": {"openAPIV3Schema": schema},
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {
-            "name": f"{plural}.{GROUP}",
+            "name": f"{kind.plural}.{GROUP}",
             "labels": {"app.kubernetes.io/name": "hmi", "app.kubernetes.io/part-of": "hmi"},
         },
         "spec": {"group": GROUP, "names": names, "scope": "Namespaced", "versions": [version]},
     }
-
-
-def _columns(standing: Schema) -> list[Schema]:
-    return [
-        _column("Phase", ".status.phase"),
-        _column("Ready", f"{_READY}.status"),
-        standing,
-        _column("Version", ".status.version", type_="integer"),
-        _column("Progress", ".status.progress"),
-        _column("Reason", f"{_READY}.reason") | {"priority": 1},
-        _column("Message", f"{_READY}.message") | {"priority": 1},
-        _column("Age", ".metadata.creationTimestamp", type_="date"),
-    ]
 
 
 def _column(name: str, path: str, *, type_: str = "string") -> Schema:

@@ -10,21 +10,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from hmi_api.errors import InvalidInput
-from hmi_api.names import API_VERSION, KindName
+from hmi_api.names import API_VERSION
 from hmi_api.resources.common import Namespace
-from hmi_api.resources.domain import Domain
+from hmi_api.resources.kinds import KINDS, Resource
 from hmi_api.resources.schema_check import checked
-from hmi_api.resources.task_adapter import TaskAdapter
 
-Resource = Domain | TaskAdapter
-Manifest = Domain | TaskAdapter | Namespace
+Manifest = Resource | Namespace
 
-RESOURCE_TYPES: dict[KindName, type[Domain] | type[TaskAdapter]] = {
-    "Domain": Domain,
-    "TaskAdapter": TaskAdapter,
-}
-_TYPES: dict[tuple[str, str], type[Domain] | type[TaskAdapter] | type[Namespace]] = {
-    **{(API_VERSION, kind): type_ for kind, type_ in RESOURCE_TYPES.items()},
+_TYPES: dict[tuple[str, str], type[Manifest]] = {
+    **{(API_VERSION, kind.name): kind.type for kind in KINDS.values()},
     ("v1", "Namespace"): Namespace,
 }
 

@@ -8,9 +8,8 @@ from typing import Any
 from hmi_api.names import API_VERSION, RETRAIN_ANNOTATION, TENANT_LABEL
 from hmi_api.resources.conditions import DocumentedEnum, DomainCondition, Phase, TaskAdapterCondition
 from hmi_api.resources.crd import structural_schema
-from hmi_api.resources.domain import Domain
+from hmi_api.resources.kinds import KINDS
 from hmi_api.resources.reasons import GROUPS, Reason
-from hmi_api.resources.task_adapter import TaskAdapter
 
 _HEADER = f"""# Resources
 
@@ -54,16 +53,13 @@ _REASONS_INTRO = (
 def reference() -> str:
     """Return the whole page as Markdown."""
     parts = [_HEADER]
-    for kind, type_, conditions in (
-        ("Domain", Domain, DomainCondition),
-        ("TaskAdapter", TaskAdapter, TaskAdapterCondition),
-    ):
-        schema = structural_schema(type_)
-        parts.append(f"## {kind}\n\n{type_.__doc__}\n")
+    for kind, conditions in zip(KINDS.values(), (DomainCondition, TaskAdapterCondition), strict=True):
+        schema = structural_schema(kind.type)
+        parts.append(f"## {kind.name}\n\n{kind.type.__doc__}\n")
         for part in ("spec", "status"):
             rows = list(_rows(schema["properties"][part], ""))
-            parts.append(f"### {kind} {part}\n\n{_table(_FIELD_HEAD, rows)}")
-        parts.append(f"### {kind} conditions\n\n{_words_table('Type', 'True when', conditions)}")
+            parts.append(f"### {kind.name} {part}\n\n{_table(_FIELD_HEAD, rows)}")
+        parts.append(f"### {kind.name} conditions\n\n{_words_table('Type', 'True when', conditions)}")
     parts.append(f"## Phases\n\n`status.phase` is for people.\n\n{_words_table('Phase', 'Meaning', Phase)}")
     parts.append(f"## Reasons\n\n{_REASONS_INTRO}\n\n{_words_table('Reason', 'What to do', Reason)}")
     for title, group in GROUPS.items():

@@ -19,8 +19,7 @@ from hmi_api.errors import InvalidInput
 from hmi_api.resources.cel import broken
 from hmi_api.resources.common import DNS_LABEL
 from hmi_api.resources.crd import structural_schema
-from hmi_api.resources.domain import Domain
-from hmi_api.resources.task_adapter import TaskAdapter
+from hmi_api.resources.kinds import KINDS
 
 Schema = dict[str, Any]
 Object = dict[str, Any]
@@ -130,7 +129,7 @@ def _schema_of(kind: str) -> Schema:
     if kind == "Namespace":
         fields = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "spec": _ANY}
         return {"type": "object", "properties": {**fields, "metadata": METADATA}, "required": ["metadata"]}
-    schema = structural_schema({"Domain": Domain, "TaskAdapter": TaskAdapter}[kind])
+    schema = structural_schema(KINDS[kind].type)
     fields = {name: field for name, field in schema["properties"].items() if name != "status"}
     return schema | {"properties": fields | {"metadata": METADATA}, "required": ["metadata", "spec"]}
 

@@ -16,7 +16,8 @@ from hmi_api.errors import InvalidInput
 from hmi_api.names import API_VERSION, GROUP, PLURALS, VERSION, KindName, tenant_of
 from hmi_api.resources.common import Namespace, check_tenant, dump
 from hmi_api.resources.domain import Domain
-from hmi_api.resources.manifests import Resource, parse_manifest
+from hmi_api.resources.kinds import Resource
+from hmi_api.resources.manifests import parse_manifest
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_api.resources.yaml_reader import TOO_LARGE, Bounds, read_documents
 from hmi_operator.admission import decide_admission

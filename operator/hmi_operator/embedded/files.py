@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from hmi_api.durable_files import remove_durably, write_atomically
 from hmi_api.names import PLURALS, KindName
 from hmi_api.resources.common import Namespace, dump
-from hmi_api.resources.manifests import RESOURCE_TYPES, Resource
+from hmi_api.resources.kinds import KINDS, Resource
 from hmi_operator.ports import ResourceRef
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class ResourceFolder:
             return
         status = _read(file.with_name(f"{file.stem}.status.json")) or {}
         try:
-            resource: Resource = RESOURCE_TYPES[kind].model_validate(body)
+            resource: Resource = KINDS[kind].type.model_validate(body)
             if status.get("uid") == resource.metadata.uid:
                 resource = _with_status(resource, status)
         except ValidationError as error:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from hmi_api.names import PLURALS, DomainKey, KindName, Tenant, tenant_of
 from hmi_api.resources.common import Namespace, NamespaceMeta, ObjectMeta
-from hmi_api.resources.manifests import Resource
+from hmi_api.resources.kinds import Resource
 from hmi_api.resources.spec_changes import changed_immutables
 from hmi_operator.embedded import errors
 from hmi_operator.embedded.files import ResourceFolder

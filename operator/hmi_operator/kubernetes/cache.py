@@ -10,7 +10,7 @@ from cachetools import LRUCache
 
 from hmi_api.names import FINALIZER, TENANT_LABEL, DomainKey, KindName, Tenant, tenant_of
 from hmi_api.resources.domain import Domain
-from hmi_api.resources.manifests import Resource
+from hmi_api.resources.kinds import Resource
 from hmi_operator.index import DependentsIndex
 from hmi_operator.kubernetes.client import Manifest
 from hmi_operator.kubernetes.objects import (

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from hmi_api.names import API_VERSION, GROUP, PLURALS, VERSION, KindName
 from hmi_api.resources.common import dump
-from hmi_api.resources.manifests import RESOURCE_TYPES, Resource, explained
+from hmi_api.resources.kinds import KINDS, Resource
+from hmi_api.resources.manifests import explained
 from hmi_operator.kubernetes.client import MERGE_PATCH, PAGE_SIZE, KubernetesClient, Manifest, find
 from hmi_operator.planning import Status
 from hmi_operator.ports import ResourceRef
@@ -46,7 +47,7 @@ def parse(kind: KindName, manifest: Manifest) -> Resource | InvalidObject:
 
     Of the metadata, only the fields that HMI reads are kept: managed fields would be most of the memory.
     """
-    type_ = RESOURCE_TYPES[kind]
+    type_ = KINDS[kind].type
     body = {
         "apiVersion": API_VERSION,
         "kind": kind,
@@ -118,7 +119,7 @@ def pack(resource: Resource) -> bytes:
 
 def unpack(kind: KindName, text: bytes) -> Resource:
     """Return the resource that ``pack`` packed."""
-    return RESOURCE_TYPES[kind].model_validate_json(text, by_alias=True)
+    return KINDS[kind].type.model_validate_json(text, by_alias=True)
 
 
 def is_newer(version: str, than: str) -> bool:

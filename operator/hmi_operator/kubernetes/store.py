@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from hmi_api.errors import NotReady
 from hmi_api.names import DomainKey, Tenant
-from hmi_api.resources.manifests import Resource
+from hmi_api.resources.kinds import Resource
 from hmi_operator.kubernetes.cache import ResourceCache
 from hmi_operator.kubernetes.client import Conflict, KubernetesClient, Manifest, find, metadata_of
 from hmi_operator.kubernetes.objects import (

@@ -18,7 +18,8 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from hmi_api.names import KindName
-from hmi_api.resources.manifests import RESOURCE_TYPES, Resource, explained
+from hmi_api.resources.kinds import KINDS, Resource
+from hmi_api.resources.manifests import explained
 from hmi_api.servers import listening_socket
 from hmi_operator.admission import AdmissionDecision, Find, decide_admission
 from hmi_operator.planning import CLUSTER, Environment
@@ -75,9 +76,7 @@ def _parse(body: Mapping[str, Any]) -> Resource:
     The API server has validated it by the CRD's schema already. Raises ``ValidationError``.
     """
     kind: KindName = body["kind"]
-    return RESOURCE_TYPES[kind].model_validate(
-        {name: value for name, value in body.items() if name != "status"}
-    )
+    return KINDS[kind].type.model_validate({name: value for name, value in body.items() if name != "status"})
 
 
 @dataclass(frozen=True)
