@@ -23,12 +23,12 @@ class ResourceApi:
 
     def list(self, kind: Kind, namespace: str | None) -> list[Object]:
         """Return the objects of a kind in a namespace, or everywhere when it is None."""
-        answer = self._client.ask("GET", resource_path(kind, namespace))
+        answer = self._client.request("GET", resource_path(kind, namespace))
         return [_with_kind(item, kind) for item in answer.get("items", [])]
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """Return one object. Raise ``ApiError`` if it does not exist."""
-        return _with_kind(self._client.ask("GET", resource_path(kind, namespace, name)), kind)
+        return _with_kind(self._client.request("GET", resource_path(kind, namespace, name)), kind)
 
     def find(self, manifest: Manifest, namespace: str) -> Object | None:
         """Return the current object of a manifest; None if it does not exist."""
@@ -37,18 +37,17 @@ class ResourceApi:
     def apply(self, manifest: Manifest, namespace: str, *, dry_run: bool) -> Object:
         """Create an object, or update it to what the manifest says, and return it."""
         params = {"fieldManager": FIELD_MANAGER, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
-        answer: Object = self._client.ask(
+        return self._client.request(
             "PATCH",
             object_path(manifest, namespace),
             params=params,
             content=json.dumps(manifest.body),  # JSON is YAML, too
             headers={"Content-Type": "application/apply-patch+yaml"},
         )
-        return answer
 
     def delete(self, kind: Kind, namespace: str, name: str) -> None:
         """Request the deletion of an object, which goes on in the background."""
-        self._client.ask("DELETE", resource_path(kind, namespace, name))
+        self._client.request("DELETE", resource_path(kind, namespace, name))
 
     def find_deleting(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """Return an object that is marked for deletion; None once it is deleted."""
@@ -58,12 +57,11 @@ class ResourceApi:
 
     def _find(self, address: str) -> Object | None:
         try:
-            found: Object = self._client.ask("GET", address)
+            return self._client.request("GET", address)
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return None
-        return found
 
     def watch(self, kind: Kind, namespace: str | None) -> Iterator[tuple[str, Object]]:
         """Yield ``(ADDED | MODIFIED | DELETED, object)``: the existing objects, then every change."""
@@ -94,9 +92,10 @@ def object_path(manifest: Manifest, namespace: str) -> str:
 
 
 def title_of(manifest: Manifest) -> str:
-    """Return ``domain.hmi.dev`` or ``namespace``: the object's type as kubectl prints it."""
+    """Return ``domain.hmi.dev/NAME`` or ``namespace/NAME``: the object as kubectl names it."""
     group, slash, _ = manifest.body["apiVersion"].partition("/")
-    return str(manifest.body["kind"]).lower() + (f".{group}" if slash else "")
+    type_ = str(manifest.body["kind"]).lower() + (f".{group}" if slash else "")
+    return f"{type_}/{manifest.body['metadata']['name']}"
 
 
 def _with_kind(item: Object, kind: Kind) -> Object:
@@ -115,23 +114,19 @@ class AdminApi:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def tenants(self) -> list[Answer]:
-        """Return the tenants."""
-        return pages(self._client, f"{BASE}/tenants", {})
-
-    def deleted_tenants(self) -> list[Answer]:
-        """Return the deleted tenants; their usage and bills can still be read by id."""
-        return pages(self._client, f"{BASE}/deleted-tenants", {})
+    def tenants(self, *, deleted: bool = False) -> list[Answer]:
+        """Return the tenants, or the deleted ones: their usage and bills can still be read by id."""
+        return pages(self._client, f"{BASE}/deleted-tenants" if deleted else f"{BASE}/tenants", {})
 
     def create_tenant(self, name: str) -> None:
         """Create a tenant."""
-        self._client.ask("POST", f"{BASE}/tenants", json={"name": name})
+        self._client.request("POST", f"{BASE}/tenants", json={"name": name})
 
     def delete_tenant(self, name: str) -> None:
         """Delete a tenant and its keys. Raise ``ApiError`` if it does not exist or has resources."""
         path = f"{BASE}/tenants/{path_part(name)}"
-        self._client.ask("GET", path)  # deleting a tenant that does not exist would succeed
-        self._client.ask("DELETE", path)
+        self._client.request("GET", path)  # deleting a tenant that does not exist would succeed
+        self._client.request("DELETE", path)
 
     def keys(self, tenant: str) -> list[Answer]:
         """Return a tenant's keys, without their secrets."""
@@ -139,14 +134,11 @@ class AdminApi:
 
     def create_key(self, tenant: str, name: str) -> Answer:
         """Create a key; only this answer has its secret."""
-        answer: Answer = self._client.ask(
-            "POST", f"{BASE}/tenants/{path_part(tenant)}/keys", json={"name": name}
-        )
-        return answer
+        return self._client.request("POST", f"{BASE}/tenants/{path_part(tenant)}/keys", json={"name": name})
 
     def revoke_key(self, tenant: str, key_id: str) -> None:
         """Revoke a key."""
-        self._client.ask("DELETE", f"{BASE}/tenants/{path_part(tenant)}/keys/{path_part(key_id)}")
+        self._client.request("DELETE", f"{BASE}/tenants/{path_part(tenant)}/keys/{path_part(key_id)}")
 
     def runtimes(self) -> list[Answer]:
         """Return the runtimes, with what each has loaded."""
@@ -159,8 +151,7 @@ class AdminApi:
     def set_price(self, meter: str, unit_price: str, currency: str | None = None) -> Answer:
         """Set a price from now on and return it; the installation's currency is the default."""
         body = {"meter": meter, "unitPrice": unit_price, "currency": currency}
-        price: Answer = self._client.ask("PUT", f"{BASE}/prices", json=body)
-        return price
+        return self._client.request("PUT", f"{BASE}/prices", json=body)
 
     def usage(self, query: Query) -> list[Answer]:
         """Return the lines of a usage report."""
@@ -168,8 +159,7 @@ class AdminApi:
 
     def bill(self, tenant: str, query: Query) -> Answer:
         """Return a tenant's bill from the price list."""
-        answer: Answer = self._client.ask("GET", f"{BASE}/bills/{path_part(tenant)}", params=query)
-        return answer
+        return self._client.request("GET", f"{BASE}/bills/{path_part(tenant)}", params=query)
 
 
 def pages(client: Client, path: str, query: Query) -> list[Answer]:
@@ -177,8 +167,8 @@ def pages(client: Client, path: str, query: Query) -> list[Answer]:
     items: list[Answer] = []
     cursor: str | None = None
     while True:
-        answer = client.ask("GET", path, params={**query, **({"cursor": cursor} if cursor else {})})
-        if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
+        answer = client.request("GET", path, params={**query, **({"cursor": cursor} if cursor else {})})
+        if not isinstance(answer.get("items"), list):
             raise CliError(f"{client.server}{path} did not answer with a list", hint="is this an HMI server?")
         items += answer["items"]
         before, cursor = cursor, answer.get("nextCursor")

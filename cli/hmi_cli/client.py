@@ -1,10 +1,11 @@
 """The HTTP client of the command; it turns every failure into an error message with a hint."""
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -47,18 +48,14 @@ class Client:
             verify=httpx.create_ssl_context(trust_env=True),  # SSL_CERT_FILE is honoured
         )
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._http.close()
 
-    def ask(self, method: str, path: str, **request: Any) -> Any:
-        """Send a request and return the JSON object of the answer; None if it is empty."""
+    def request(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        """Send a request and return the JSON object of the answer, without fields if the answer is empty."""
         response = self._send(method, path, **request)
         if response.status_code == HTTPStatus.UNAUTHORIZED and self._renew:
             renew, self._renew = self._renew, None
@@ -66,10 +63,8 @@ class Client:
             response = self._send(method, path, **request)
         if response.is_error:
             raise api_error(response)
-        if not response.content:
-            return None
         try:
-            answer = response.json()
+            answer = response.json() if response.content else {}
         except (ValueError, RecursionError) as error:
             raise self._not_hmi(path) from error
         if not isinstance(answer, dict):
@@ -119,31 +114,25 @@ class Client:
 def address_of(server: str) -> str:
     """Return a server's address; http:// is the default scheme. Raise ``UsageError`` if it is invalid."""
     address = (server if "://" in server else f"http://{server}").rstrip("/")
-    try:
+    with contextlib.suppress(httpx.InvalidURL, ValueError):
         url = httpx.URL(address)
-        urlsplit(address)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise _invalid_address(server) from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise _invalid_address(server)
-    return address
+        if url.scheme in ("http", "https") and url.host and urlsplit(address):
+            return address
+    raise UsageError(f'"{server}" is no address of a server', hint="give one such as http://127.0.0.1:8080")
 
 
 def path_part(name: str) -> str:
     """Return a name as one segment of a path; `..` and `/` are escaped."""
-    return quote(name, safe="").replace(".", "%2E") if name.strip(".") == "" else quote(name, safe="")
-
-
-def _invalid_address(server: str) -> CliError:
-    return UsageError(f'"{server}" is no address of a server', hint="give one such as http://127.0.0.1:8080")
+    escaped = quote(name, safe="")
+    return escaped if name.strip(".") else escaped.replace(".", "%2E")
 
 
 def _authorization(token: str | None) -> dict[str, str]:
     """Return the Authorization header. The error for an invalid token does not contain it."""
-    strange = next((sign for sign in token or "" if not "!" <= sign <= "~"), None)
-    if strange is not None:
+    invalid = next((character for character in token or "" if not "!" <= character <= "~"), None)
+    if invalid is not None:
         raise UsageError(
-            f"the key contains the character {strange!r}, which keys never do",
+            f"the key contains the character {invalid!r}, which no key contains",
             hint="copy it again; keys come from --key, HMI_API_KEY, --admin-key and HMI_ADMIN_KEY",
         )
     return {"Authorization": f"Bearer {token}"} if token else {}

@@ -1,4 +1,4 @@
-"""The context of a command: which server it asks, with whose key, and how the user called it."""
+"""What commands share: the server and the key that they use, how the user called them, and options."""
 
 import math
 import shlex
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 import typer
@@ -17,6 +17,7 @@ from hmi_api.settings import trimmed
 from hmi_cli.api import AdminApi, ResourceApi
 from hmi_cli.client import Client, address_of
 from hmi_cli.errors import CliError, UsageError
+from hmi_cli.render.output import Output
 from hmi_cli.system.home import HomeFolder
 
 SAVED_KEY_NAME = "hmi command"
@@ -42,10 +43,10 @@ class CommandContext:
         key = self.named_admin_key or self.home.read_admin_key()
         if key is None:
             raise CliError(
-                f"no admin key: {self.home.path} holds none",
+                f"no admin key in {self.home.path}",
                 hint="run `hmi up` first, name its folder with --home, or set HMI_ADMIN_KEY",
             )
-        return self._client(key)
+        return self.client(key)
 
     @contextmanager
     def resources(self) -> Iterator[ResourceApi]:
@@ -53,19 +54,16 @@ class CommandContext:
         with self.admin() as client:
             yield ResourceApi(client)
 
-    def with_key(self, key: str) -> Client:
-        """Return a client with a tenant's API key."""
-        return self._client(key)
-
     def as_tenant(self, tenant: str) -> Client:
         """Return a client with a key of a tenant that is created at first use and saved in the home folder.
 
         A saved key that the server refuses, because it was revoked or the server is a new one, is replaced.
         """
         key = self.home.read_tenant_key(self._key_name(tenant)) or self._create_key(tenant)
-        return self._client(key, renew=lambda: self._replace_key(tenant))
+        return self.client(key, renew=lambda: self._replace_key(tenant))
 
-    def _client(self, key: str, renew: Callable[[], str] | None = None) -> Client:
+    def client(self, key: str, renew: Callable[[], str] | None = None) -> Client:
+        """Return a client with an API key; ``renew`` returns another if the server refuses it."""
         own = self.server == self.home.read_url()
         return Client(self.server, key, renew=renew, on_this_machine=own)
 
@@ -99,6 +97,19 @@ def trimmed_option(value: OptionT) -> OptionT:
         return type(value)(trimmed(str(value)))
     except ValueError as error:
         raise UsageError(f"an option or its variable is wrong: {error}") from error
+
+
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        "-k",
+        envvar="HMI_API_KEY",
+        help="A tenant's API key (`hmi key create TENANT`).",
+        callback=trimmed_option,
+    ),
+]
+OutputOption = Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")]
 
 
 def not_empty(tenant: str | None) -> str | None:

@@ -59,8 +59,13 @@ def options(
     context.obj = CommandContext(HomeFolder(home), server, admin_key)
 
 
-for family in (resources, inference, billing, accounts, local):
-    family.register(app)
+for command in (
+    *(resources.apply, resources.get, resources.describe, resources.delete),
+    *(inference.classify, inference.models, billing.usage, billing.bill, local.up, local.demo),
+):
+    app.command()(command)
+for name, group in (("price", billing.prices), ("tenant", accounts.tenants), ("key", accounts.keys)):
+    app.add_typer(group, name=name)
 
 
 @app.command()
@@ -84,7 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     except _UNEXPECTED as error:
         if os.environ.get("HMI_TRACEBACK"):
             raise
-        print_error(_unexpected(error))
+        hint = "perhaps the server is no HMI server, or of another version; HMI_TRACEBACK=1 shows more"
+        print_error(CliError(f"unexpected {type(error).__name__}: {error}", hint=hint))
         return EXIT_FAILED
     return 0
 
@@ -115,13 +121,6 @@ def _global_options_first(arguments: list[str]) -> list[str]:
 def _system_error(error: OSError) -> CliError:
     about = f"{error.filename}: " if error.filename is not None else ""
     return CliError(f"{about}{error.strerror or error}")
-
-
-def _unexpected(error: BaseException) -> CliError:
-    return CliError(
-        f"unexpected {type(error).__name__}: {error}",
-        hint="perhaps the server is no HMI server, or of another version; HMI_TRACEBACK=1 shows more",
-    )
 
 
 def run() -> None:

@@ -19,14 +19,6 @@ from hmi_cli.errors import UsageError
 BOUNDS = Bounds()
 SUFFIXES = {".yaml", ".yml", ".json"}
 _KUSTOMIZATION = "kustomization"  # tells kubectl how to combine a folder's files; not an object
-ADDRESSES = (
-    ("spec", "baseModel", "uri"),
-    ("spec", "corpus", "*", "uri"),
-    ("spec", "data", "train", "uri"),
-    ("spec", "data", "evaluation", "uri"),
-    ("spec", "data", "unlabelled", "uri"),
-    ("spec", "source", "uri"),
-)
 
 
 @dataclass(frozen=True)
@@ -37,24 +29,16 @@ class Manifest:
     origin: str
 
 
-@dataclass(frozen=True)
-class ParsedManifests:
-    """The objects in order, and an error for every document that is not an object."""
-
-    manifests: list[Manifest]
-    errors: list[UsageError]
-
-
 def load(names: list[str], *, recursive: bool) -> list[Manifest]:
     """Return the objects of files, folders and ``-``, in order. Raise the first ``UsageError``."""
-    parsed = parse(names, recursive=recursive)
-    if parsed.errors:
-        raise parsed.errors[0]
-    return parsed.manifests
+    manifests, errors = parse(names, recursive=recursive)
+    if errors:
+        raise errors[0]
+    return manifests
 
 
-def parse(names: list[str], *, recursive: bool) -> ParsedManifests:
-    """Return the objects of files, folders and ``-``, and what is wrong with the rest.
+def parse(names: list[str], *, recursive: bool) -> tuple[list[Manifest], list[UsageError]]:
+    """Return the objects of files, folders and ``-`` in order, and an error for each other document.
 
     Raise ``UsageError`` if a path does not exist or there is no document at all.
     """
@@ -64,15 +48,15 @@ def parse(names: list[str], *, recursive: bool) -> ParsedManifests:
             f"no objects in {', '.join(names)}",
             hint="folders are searched for .yaml, .yml and .json; -R goes deeper",
         )
-    return ParsedManifests(
-        [entry for entry in found if isinstance(entry, Manifest)],
-        [entry for entry in found if isinstance(entry, UsageError)],
-    )
+    manifests = [entry for entry in found if isinstance(entry, Manifest)]
+    return manifests, [entry for entry in found if isinstance(entry, UsageError)]
 
 
 def _parse_one(name: str, *, recursive: bool) -> Iterator[Manifest | UsageError]:
     if name == "-":
-        yield from _parse(_standard_input(), "standard input", Path.cwd())
+        if sys.stdin is None:
+            raise UsageError("standard input is closed")
+        yield from _parse(sys.stdin.buffer.read(BOUNDS.size + 1), "standard input", Path.cwd())
         return
     path = Path(name)
     try:
@@ -95,12 +79,6 @@ def in_apply_order(manifests: Iterable[Manifest]) -> list[Manifest]:
     """Return Namespaces first, then Domains, then TaskAdapters, so that references exist."""
     order = {"Namespace": 0, "TaskAdapter": 2}
     return sorted(manifests, key=lambda manifest: order.get(manifest.body["kind"], 1))
-
-
-def _standard_input() -> bytes:
-    if sys.stdin is None:
-        raise UsageError("standard input is closed")
-    return sys.stdin.buffer.read(BOUNDS.size + 1)
 
 
 def _files(path: Path, *, recursive: bool) -> list[Path]:
@@ -126,7 +104,7 @@ def _parse(content: bytes, origin: str, folder: Path) -> Iterator[Manifest | Usa
         except UsageError as error:
             yield error
         else:
-            _resolve(body, folder)
+            _resolve(body.get("spec"), folder)
             yield Manifest(body, origin)
 
 
@@ -146,7 +124,7 @@ def _check(body: Any, origin: str) -> None:
     """Raise ``UsageError`` if this cannot be an object; the server validates the rest."""
     if not isinstance(body, dict) or not all(_is_text(body.get(word)) for word in ("apiVersion", "kind")):
         raise UsageError(
-            f"{origin} holds a document that is not an object: it needs apiVersion, kind and metadata"
+            f"{origin} has a document that is not an object: it needs apiVersion, kind and metadata"
         )
     metadata = body.get("metadata")
     if not isinstance(metadata, dict) or not _is_text(metadata.get("name")):
@@ -157,21 +135,17 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _resolve(body: dict[str, Any], folder: Path) -> None:
-    for address in ADDRESSES:
-        for holder in _holders(body, address[:-1]):
-            uri = holder.get(address[-1])
-            if isinstance(uri, str) and uri and "://" not in uri and "\0" not in uri:
-                holder[address[-1]] = os.path.realpath(folder / uri) if not Path(uri).is_absolute() else uri
-
-
-def _holders(value: Any, address: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Yield the mappings at an address; the server refuses whatever has another shape."""
-    if not address:
-        if isinstance(value, dict):
-            yield value
-    elif address[0] == "*":
-        for item in value if isinstance(value, list) else []:
-            yield from _holders(item, address[1:])
-    elif isinstance(value, dict):
-        yield from _holders(value.get(address[0]), address[1:])
+def _resolve(value: Any, folder: Path) -> None:
+    """Make every relative ``uri`` in a spec absolute; nesting is bounded by ``BOUNDS``."""
+    if isinstance(value, dict):
+        uri = value.get("uri")
+        if (
+            isinstance(uri, str)
+            and uri
+            and "://" not in uri
+            and "\0" not in uri
+            and not Path(uri).is_absolute()
+        ):
+            value["uri"] = os.path.realpath(folder / uri)
+    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _resolve(child, folder)

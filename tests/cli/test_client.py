@@ -28,7 +28,7 @@ def answering(response: httpx.Response) -> Client:
 )
 def test_refusals_of_any_shape_become_a_sentence(response: httpx.Response, says: str) -> None:
     with answering(response) as client, pytest.raises(ApiError) as caught:
-        client.ask("GET", "/")
+        client.request("GET", "/")
     assert caught.value.message == says
     assert caught.value.status == response.status_code
 
@@ -36,18 +36,18 @@ def test_refusals_of_any_shape_become_a_sentence(response: httpx.Response, says:
 def test_when_to_come_again_is_a_hint() -> None:
     response = httpx.Response(503, json={"error": {"message": "loading"}}, headers={"Retry-After": "7"})
     with answering(response) as client, pytest.raises(ApiError) as caught:
-        client.ask("GET", "/")
+        client.request("GET", "/")
     assert "7 s" in caught.value.hint
 
 
 def test_what_is_no_hmi_server_is_said_to_be_none() -> None:
     with answering(httpx.Response(200, text="<html>")) as client, pytest.raises(CliError, match="JSON"):
-        client.ask("GET", "/")
+        client.request("GET", "/")
 
 
 def test_a_server_that_is_not_there_can_be_started() -> None:
     with Client("http://127.0.0.1:9", None) as client, pytest.raises(CliError) as caught:
-        client.ask("GET", "/")
+        client.request("GET", "/")
     assert "hmi up" in caught.value.hint
 
 
@@ -76,7 +76,7 @@ def test_a_token_that_is_unknown_is_renewed_once() -> None:
         ) as client,
         pytest.raises(ApiError),
     ):
-        client.ask("GET", "/")
+        client.request("GET", "/")
     assert shown == ["Bearer first", "Bearer second"]
 
 

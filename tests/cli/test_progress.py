@@ -30,9 +30,9 @@ STATES = [
 def shown(*, terminal: bool) -> str:
     """Show all states and return what was written."""
     console = Console(file=StringIO(), force_terminal=terminal, width=120)
-    with open_progress(console) as display:
+    with open_progress(console) as show:
         for state in STATES:
-            display.show(state)
+            show(state)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 

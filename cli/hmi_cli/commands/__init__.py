@@ -1,1 +1,1 @@
-"""The commands, one file for each family; its ``register`` adds them to the command line."""
+"""The commands, one file for each family; ``hmi_cli.main`` adds them to the command line."""

@@ -5,15 +5,14 @@ from typing import Annotated
 import typer
 
 from hmi_cli.api import AdminApi
-from hmi_cli.context import get_context
+from hmi_cli.context import OutputOption, get_context
 from hmi_cli.render.accounts import keys_table, tenants_table
-from hmi_cli.render.output import Output, dump_value
+from hmi_cli.render.output import format_answer
 
 tenants = typer.Typer(help="Tenants: who is metered and billed.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of a tenant.", no_args_is_help=True)
 
 Tenant = Annotated[str, typer.Argument(help="Name of the tenant.")]
-OutputOption = Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")]
 
 
 @tenants.command("create")
@@ -34,8 +33,8 @@ def list_tenants(
 ) -> None:
     """List the tenants."""
     with get_context(context).admin() as client:
-        found = AdminApi(client).deleted_tenants() if deleted else AdminApi(client).tenants()
-    typer.echo(dump_value(found, output) if output in (Output.JSON, Output.YAML) else tenants_table(found))
+        found = AdminApi(client).tenants(deleted=deleted)
+    typer.echo(format_answer(found, output, tenants_table))
 
 
 @tenants.command("delete")
@@ -56,7 +55,7 @@ def create_key(
     """Create an API key and print it alone, for `export HMI_API_KEY=$(hmi key create TENANT)`; shown once."""
     with get_context(context).admin() as client:
         made = AdminApi(client).create_key(tenant, name)
-    typer.echo(dump_value(made, output) if output in (Output.JSON, Output.YAML) else made["key"])
+    typer.echo(format_answer(made, output, lambda key: str(key["key"])))
     typer.echo(f"key {made['id']} of tenant {tenant}: save it, it is not shown again", err=True)
 
 
@@ -65,7 +64,7 @@ def list_keys(context: typer.Context, tenant: Tenant, output: OutputOption = Non
     """List a tenant's keys."""
     with get_context(context).admin() as client:
         found = AdminApi(client).keys(tenant)
-    typer.echo(dump_value(found, output) if output in (Output.JSON, Output.YAML) else keys_table(found))
+    typer.echo(format_answer(found, output, keys_table))
 
 
 @keys.command("revoke")
@@ -76,9 +75,3 @@ def revoke_key(
     with get_context(context).admin() as client:
         AdminApi(client).revoke_key(tenant, key)
     typer.echo(f"key {key} of tenant {tenant} revoked")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(tenants, name="tenant")
-    app.add_typer(keys, name="key")

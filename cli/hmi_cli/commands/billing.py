@@ -7,10 +7,10 @@ import typer
 
 from hmi_cli.api import AdminApi, Query, pages
 from hmi_cli.client import Client
-from hmi_cli.context import CommandContext, get_context, not_empty, trimmed_option
+from hmi_cli.context import CommandContext, KeyOption, OutputOption, get_context, not_empty
 from hmi_cli.errors import CliError, UsageError
-from hmi_cli.render.accounts import bill_table, usage_table
-from hmi_cli.render.output import Output, dump_value, format_table
+from hmi_cli.render.accounts import bill_table, prices_table, usage_table
+from hmi_cli.render.output import Output, format_answer
 
 
 class Bucket(StrEnum):
@@ -21,16 +21,6 @@ class Bucket(StrEnum):
     MONTH = "month"
 
 
-Key = Annotated[
-    str | None,
-    typer.Option(
-        "--key",
-        "-k",
-        envvar="HMI_API_KEY",
-        help="A tenant's own view, with its API key; without TENANT.",
-        callback=trimmed_option,
-    ),
-]
 Start = Annotated[
     str | None,
     typer.Option(
@@ -41,7 +31,6 @@ End = Annotated[
     str | None,
     typer.Option("--to", help="Moment after the last. When absent: now, or for a bill a month after --from."),
 ]
-OutputOption = Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")]
 
 
 def usage(
@@ -54,24 +43,22 @@ def usage(
     bucket: Annotated[Bucket | None, typer.Option(help="Split by time.")] = None,
     start: Start = None,
     end: End = None,
-    key: Key = None,
+    key: KeyOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Show usage by tenant, adapter and meter."""
+    """Show usage by tenant, adapter and meter; with --key and without TENANT, that of the key's tenant."""
     query: Query = {**_period(start, end), "group_by": ["meter", *(word for word in by.split(",") if word)]}
     if bucket:
         query["bucket"] = bucket.value
     session = get_context(context)
     if key and not tenant:
-        with session.with_key(key) as client:
+        with session.client(key) as client:
             lines = pages(client, "/v1/usage", query)
     else:
         with _administrator(session, key) as client:
             lines = AdminApi(client).usage({**query, **({"tenant": tenant} if tenant else {})})
-    if output in (Output.JSON, Output.YAML):
-        typer.echo(dump_value(lines, output))
-    elif lines:
-        typer.echo(usage_table(lines))
+    if lines or output in (Output.JSON, Output.YAML):
+        typer.echo(format_answer(lines, output, usage_table))
     else:
         typer.echo("No usage in this period.", err=True)
 
@@ -84,23 +71,23 @@ def bill(
     ] = None,
     start: Start = None,
     end: End = None,
-    key: Key = None,
+    key: KeyOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Show the bill of a tenant, by the price list."""
+    """Show the bill of a tenant by the price list; with --key and without TENANT, of the key's tenant."""
     session, period = get_context(context), _period(start, end)
     if tenant:
         with _administrator(session, key) as client:
             answer = AdminApi(client).bill(tenant, period)
     elif key:
-        with session.with_key(key) as client:
-            answer = client.ask("GET", "/v1/bill", params=period)
+        with session.client(key) as client:
+            answer = client.request("GET", "/v1/bill", params=period)
     else:
         raise UsageError(
             "name the tenant of the bill",
             hint="hmi bill TENANT, or with a tenant's own key: hmi bill --key KEY",
         )
-    typer.echo(dump_value(answer, output) if output in (Output.JSON, Output.YAML) else bill_table(answer))
+    typer.echo(format_answer(answer, output, bill_table))
 
 
 def _administrator(session: CommandContext, key: str | None) -> Client:
@@ -125,13 +112,7 @@ def list_prices(context: typer.Context, output: OutputOption = None) -> None:
     """Show the price of each meter, by date."""
     with get_context(context).admin() as client:
         found = AdminApi(client).prices()
-    if output in (Output.JSON, Output.YAML):
-        typer.echo(dump_value(found, output))
-        return
-    rows = [
-        [price["meter"], price["unitPrice"], price["currency"], price["effectiveFrom"]] for price in found
-    ]
-    typer.echo(format_table(["METER", "UNIT PRICE", "CURRENCY", "FROM"], rows))
+    typer.echo(format_answer(found, output, prices_table))
 
 
 @prices.command("set")
@@ -149,10 +130,3 @@ def set_price(
     typer.echo(
         f"{price['meter']} costs {price['unitPrice']} {price['currency']} from {price['effectiveFrom']} on"
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(usage)
-    app.command()(bill)
-    app.add_typer(prices, name="price")

@@ -1,26 +1,16 @@
 """``hmi classify | models``: inference, as a tenant."""
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from hmi_cli.client import Client
-from hmi_cli.context import CommandContext, get_context, not_empty, trimmed_option
+from hmi_cli.context import CommandContext, KeyOption, OutputOption, get_context, not_empty
 from hmi_cli.errors import EXIT_FAILED, UsageError
 from hmi_cli.render.inference import models_table, predictions_table, read_predictions
-from hmi_cli.render.output import Output, dump_value
-
-Key = Annotated[
-    str | None,
-    typer.Option(
-        "--key",
-        "-k",
-        envvar="HMI_API_KEY",
-        help="The tenant's API key (`hmi key create TENANT`).",
-        callback=trimmed_option,
-    ),
-]
+from hmi_cli.render.output import format_answer
 
 Tenant = Annotated[
     str | None,
@@ -39,9 +29,9 @@ def classify(
     models: Annotated[
         str | None, typer.Option("--models", "-m", help="Fan-out: several models, a,b,c.")
     ] = None,
-    key: Key = None,
+    key: KeyOption = None,
     tenant: Tenant = None,
-    output: Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")] = None,
+    output: OutputOption = None,
 ) -> None:
     """Classify texts with one model, or each text with several in one request."""
     given = [*([model] if model else []), *(texts or [])]
@@ -61,12 +51,8 @@ def classify(
             hint='hmi classify MODEL "some text", or hmi classify --models a,b "some text"',
         )
     with _client(get_context(context), key, tenant) as client:
-        answer = client.ask("POST", "/classify", json={**target, "input": rows})
-    typer.echo(
-        dump_value(answer, output)
-        if output in (Output.JSON, Output.YAML)
-        else predictions_table(rows, answer)
-    )
+        answer = client.request("POST", "/classify", json={**target, "input": rows})
+    typer.echo(format_answer(answer, output, partial(predictions_table, rows)))
     if any(prediction.error for prediction in read_predictions(answer)):
         raise typer.Exit(EXIT_FAILED)
 
@@ -81,28 +67,22 @@ def _lines() -> list[str]:
 
 def models(
     context: typer.Context,
-    key: Key = None,
+    key: KeyOption = None,
     tenant: Tenant = None,
-    output: Annotated[Output | None, typer.Option("--output", "-o", help="json or yaml.")] = None,
+    output: OutputOption = None,
 ) -> None:
     """List the models of a tenant."""
     with _client(get_context(context), key, tenant) as client:
-        answer = client.ask("GET", "/v1/models")
-    typer.echo(dump_value(answer, output) if output in (Output.JSON, Output.YAML) else models_table(answer))
+        answer = client.request("GET", "/v1/models")
+    typer.echo(format_answer(answer, output, models_table))
 
 
 def _client(session: CommandContext, key: str | None, tenant: str | None) -> Client:
     if tenant:
         return session.as_tenant(tenant)
     if key:
-        return session.with_key(key)
+        return session.client(key)
     raise UsageError(
         "name the tenant",
         hint="--tenant NAME where you administer; else a tenant's API key, with --key or HMI_API_KEY",
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(classify)
-    app.command()(models)

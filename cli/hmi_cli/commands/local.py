@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from hmi_cli.context import called_as, finite, get_context, trimmed_option
-from hmi_cli.demo.run import DemoOptions, run_demo
 from hmi_cli.errors import EXIT_FAILED, UsageError
 from hmi_cli.system.home import HomeFolder
 
@@ -41,8 +40,8 @@ def up(
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
-    for chatty in ("httpx", "httpcore", "alembic", "uvicorn"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in ("httpx", "httpcore", "alembic", "uvicorn"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     with home.locked(), listen(host, port) as listener:
         url = url_of(listener)
         system = compose(home, url)
@@ -76,17 +75,11 @@ def demo(
         raise UsageError(
             f"there are no examples in {examples}", hint="run it in the repository, or give --examples FOLDER"
         )
-    options = DemoOptions(examples, get_context(context).home, port, limit * 60, keep)
-    if not run_demo(options, _console()):
-        raise typer.Exit(EXIT_FAILED)
+    # Imported here, as in `up`.
+    from hmi_cli.demo.run import DemoOptions, run_demo  # noqa: PLC0415
 
-
-def _console() -> Console:
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (up, demo):
-        app.command()(command)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PIPE_WIDTH)
+    if not run_demo(DemoOptions(examples, get_context(context).home, port, limit * 60, keep), console):
+        raise typer.Exit(EXIT_FAILED)

@@ -78,17 +78,17 @@ def apply(
 
 def read_manifests(names: list[str], *, recursive: bool) -> tuple[list[Manifest], bool]:
     """Print what is wrong with the files; return their valid objects, and whether all were valid."""
-    parsed = parse(names, recursive=recursive)
-    for error in parsed.errors:
+    manifests, errors = parse(names, recursive=recursive)
+    for error in errors:
         print_error(error)
-    if not parsed.manifests:
+    if not manifests:
         raise typer.Exit(EXIT_USAGE)
-    return parsed.manifests, not parsed.errors
+    return manifests, not errors
 
 
 def _apply_one(api: ResourceApi, manifest: Manifest, namespace: str | None, *, dry_run: bool) -> bool:
     """Apply one object and print the result; return False if it failed, so that the others go on."""
-    title = f"{title_of(manifest)}/{manifest.body['metadata']['name']}"
+    title = title_of(manifest)
     try:
         scope = namespace_of(manifest, namespace)
         before = api.find(manifest, scope)
@@ -222,7 +222,7 @@ def delete(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until they are gone.")] = True,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.", callback=finite)] = 30.0,
 ) -> None:
-    """Delete resources: unload them, and erase what was trained for them.
+    """Delete resources, with what was trained for them.
 
     A Domain with dependents stays, marked for deletion, until the last dependent is gone.
     """
@@ -237,7 +237,12 @@ def delete(
         left = _wait_until_deleted(api, marked, timeout if wait else 0.0)
     for found, item in left.items():
         if wait:
-            print_error(_timeout_error(found, item, timeout))
+            print_error(
+                CliError(
+                    f"{found} is not deleted after {timeout:g} s; it is {_deletion_state(found, item)}",
+                    hint="deletion continues in the background; --timeout waits longer, --no-wait not at all",
+                )
+            )
         else:
             typer.echo(f"{found} {_deletion_state(found, item)}")
     if not (valid and accepted) or (wait and left):
@@ -260,27 +265,18 @@ def _targets_of_files(
     manifests, complete = read_manifests(names, recursive=recursive)
     found = []
     for manifest in reversed(manifests):
-        title = f"{title_of(manifest)}/{manifest.body['metadata']['name']}"
+        title, kind = title_of(manifest), manifest.body["kind"]
         try:
-            target = _target_of_manifest(manifest, namespace)
+            object_path(manifest, DEFAULT_NAMESPACE)  # fails for an unknown kind
+            if kind == "Namespace":
+                typer.echo(f"{title} stays: only Domains and TaskAdapters are deleted", err=True)
+                continue
+            scope = namespace_of(manifest, namespace)
+            found.append(ResourceRef(find_kind(kind), scope, manifest.body["metadata"]["name"]))
         except UsageError as error:
             print_error(error, f"{title} ({manifest.origin})")
             complete = False
-            continue
-        if target is None:
-            typer.echo(f"{title} stays: only Domains and TaskAdapters are deleted", err=True)
-        else:
-            found.append(target)
     return found, complete
-
-
-def _target_of_manifest(manifest: Manifest, namespace: str | None) -> ResourceRef | None:
-    """Return the resource of a manifest; None for a Namespace. Raise ``UsageError`` for unknown kinds."""
-    object_path(manifest, DEFAULT_NAMESPACE)
-    if manifest.body["kind"] == "Namespace":
-        return None
-    scope = namespace_of(manifest, namespace)
-    return ResourceRef(find_kind(manifest.body["kind"]), scope, manifest.body["metadata"]["name"])
 
 
 def _mark_all(
@@ -346,16 +342,3 @@ def _deletion_state(target: ResourceRef, item: Object) -> str:
     """Return how far the deletion of an object is, with what blocks it."""
     why = _blocked_by(item)
     return f"marked for deletion in namespace {target.namespace}" + (f": {why}" if why else "")
-
-
-def _timeout_error(target: ResourceRef, item: Object, limit_s: float) -> CliError:
-    return CliError(
-        f"{target} is not deleted after {limit_s:g} s; it is {_deletion_state(target, item)}",
-        hint="its deletion goes on in the background; --timeout waits longer, --no-wait not at all",
-    )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (apply, get, describe, delete):
-        app.command()(command)

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -18,13 +18,8 @@ LINE_EVERY_S = 10.0
 STUCK = (Phase.FAILED, Phase.DEGRADED, Phase.RETRYING)
 """Phases that are shown with their reason."""
 Object = dict[str, Any]
-
-
-class ProgressDisplay(Protocol):
-    """Shows the state of all resources, again and again."""
-
-    def show(self, items: list[Object]) -> None:
-        """Show what changed."""
+Show = Callable[[list[Object]], None]
+"""Shows what has changed in the state of all resources."""
 
 
 def title(item: Object) -> str:
@@ -98,10 +93,10 @@ class ProgressLines:
 
 
 @contextmanager
-def open_progress(console: Console) -> Iterator[ProgressDisplay]:
+def open_progress(console: Console) -> Iterator[Show]:
     """Open bars on a terminal, else lines."""
     if not console.is_terminal:
-        yield ProgressLines(console)
+        yield ProgressLines(console).show
         return
     columns = (
         TextColumn("{task.description:<36}"),
@@ -111,15 +106,10 @@ def open_progress(console: Console) -> Iterator[ProgressDisplay]:
         TextColumn("{task.fields[state]}"),
     )
     with Progress(*columns, console=console) as progress:
-        yield ProgressBars(progress)
+        yield ProgressBars(progress).show
 
 
 POLL_S = 0.5
-
-
-def all_objects(api: ResourceApi) -> list[Object]:
-    """Return every Domain and TaskAdapter, Domains first."""
-    return [item for kind in KINDS.values() for item in api.list(kind, None)]
 
 
 def is_settled(item: Object) -> bool:
@@ -132,13 +122,13 @@ def is_settled(item: Object) -> bool:
 
 
 def wait_until_settled(
-    api: ResourceApi, display: ProgressDisplay, *, limit_s: float, alive: Callable[[], bool]
+    api: ResourceApi, show: Show, *, limit_s: float, alive: Callable[[], bool]
 ) -> list[Object]:
     """Show the resources until all have settled, the limit is over or the system has ended."""
     ends = time.monotonic() + limit_s
     while True:
-        items = all_objects(api)
-        display.show(items)
+        items = [item for kind in KINDS.values() for item in api.list(kind, None)]
+        show(items)
         if all(is_settled(item) for item in items) or time.monotonic() > ends or not alive():
             return items
         time.sleep(POLL_S)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from hmi_cli.api import AdminApi
 from hmi_cli.client import Client
+from hmi_cli.demo.progress import title
 from hmi_cli.demo.traffic import HeldOutResult
 from hmi_cli.errors import CliError
 from hmi_cli.render.inference import Prediction, shorten
@@ -43,7 +44,7 @@ def read_figures(api: AdminApi, internal_token: str) -> Figures:
             continue
         with Client(runtime["url"], internal_token) as client:
             try:
-                _add(figures, client.ask("GET", "/internal/v1/stats"))
+                _add(figures, client.request("GET", "/internal/v1/stats"))
             except CliError:
                 continue
     return figures
@@ -68,14 +69,13 @@ Object = dict[str, Any]
 def print_failures(console: Console, items: Sequence[Object]) -> None:
     """Print why each of these resources is not Ready."""
     for item in items:
-        name = f"{item['kind']} {item['metadata'].get('namespace', 'default')}/{item['metadata']['name']}"
         block = blocking(item)
         why = (
             f"{block['type']}: {block['reason']}: {block.get('message', '')}"
             if block
             else "no condition says why"
         )
-        console.print(f"[red]not Ready[/red]  {name}\n           {why}", soft_wrap=True)
+        console.print(f"[red]not Ready[/red]  {title(item)}\n           {why}", soft_wrap=True)
 
 
 def print_predictions(console: Console, results: Sequence[HeldOutResult]) -> None:
@@ -83,13 +83,9 @@ def print_predictions(console: Console, results: Sequence[HeldOutResult]) -> Non
     table = _table("Predictions, one for each task", "tenant", "model", "message", "answer")
     for result in results:
         if result.predictions:
-            index = best_row(result)
-            table.add_row(
-                result.held_out.tenant,
-                result.held_out.model,
-                shorten(result.held_out.texts[index], MESSAGE_SHOWN),
-                result.predictions[index].shown,
-            )
+            held_out, index = result.held_out, best_row(result)
+            text = shorten(held_out.texts[index], MESSAGE_SHOWN)
+            table.add_row(held_out.tenant, held_out.model, text, result.predictions[index].shown)
     console.print(table)
 
 
@@ -114,18 +110,14 @@ def print_scores(
     """Print the held-out metric and the gate of each TaskAdapter."""
     table = _table("Quality", "tenant", "model", "metric", "gate", "validation", "held-out test", "rows")
     for result in results:
-        item = adapters[result.held_out.tenant, result.held_out.model]
+        held_out = result.held_out
+        item = adapters[held_out.tenant, held_out.model]
         gate = item["spec"].get("gate") or {}
-        measured = (item["status"].get("metrics") or {}).get(result.held_out.metric)
-        score = result.score()
+        measured = (item["status"].get("metrics") or {}).get(held_out.metric)
         table.add_row(
-            result.held_out.tenant,
-            result.held_out.model,
-            result.held_out.metric,
+            *(held_out.tenant, held_out.model, held_out.metric),
             f"≥ {gate['minimum']:.2f}" if gate else "none (imported)",
-            _figure(measured),
-            _figure(score),
-            str(len(result.held_out.texts)),
+            *(_figure(measured), _figure(result.score()), str(len(held_out.texts))),
         )
     console.print(table)
 
@@ -136,14 +128,14 @@ def print_domains(console: Console, domains: Sequence[Object], figures: Figures)
     table = _table("Lookup tables", "domain", *headers)
     for item in domains:
         name = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
-        status, hit_rate = item["status"], figures.hit_rate(name)
+        status = item["status"]
         table.add_row(
             name,
             f"{status.get('entries') or 0:,}",
-            "-" if status.get("coverage") is None else f"{status['coverage']:.1%}",
+            _figure(status.get("coverage"), ".1%"),
             _figure((status.get("metrics") or {}).get("cosine_at_output")),
             f"{figures.lookups[name]:,}",
-            "-" if hit_rate is None else f"{hit_rate:.1%}",
+            _figure(figures.hit_rate(name), ".1%"),
         )
     console.print(table)
 
@@ -171,12 +163,11 @@ def print_bills(console: Console, usage: Sequence[Object], bills: Sequence[Objec
     console.print(table)
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _figure(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else f"{value:{form}}"
 
 
 def _table(title: str | None, *headers: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", pad_edge=False)
-    for header in headers:
-        table.add_column(header)
-    return table
+    return Table(
+        *headers, title=title, title_justify="left", title_style="bold", header_style="dim", pad_edge=False
+    )

@@ -1,12 +1,12 @@
 """The demonstration, step by step, on `hmi up` as a child process."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class RunningSystem:
         return self.process.poll() is None
 
 
-@contextmanager
+@contextlib.contextmanager
 def run_system(home: HomeFolder, port: int) -> Iterator[RunningSystem]:
     """Start `hmi up`, wait until it answers, and stop it at the end."""
     home.create()
@@ -137,15 +137,17 @@ def run_demo(options: DemoOptions, console: Console) -> bool:
         Client(running.url, options.home.read_admin_key()) as client,
     ):
         console.print(f"It is up at {running.url}; applying {options.examples}.")
-        _set_prices(AdminApi(client))
-        api = ResourceApi(client)
+        admin, api = AdminApi(client), ResourceApi(client)
+        if not admin.prices():  # before any usage, since a price is valid from then on
+            for meter, price in PRICES.items():
+                admin.set_price(meter, price)
         for manifest in manifests:
             api.apply(manifest, manifest.body["metadata"].get("namespace", "default"), dry_run=False)
-        with open_progress(console) as display:
-            items = wait_until_settled(api, display, limit_s=options.limit_s, alive=running.alive)
+        with open_progress(console) as show:
+            items = wait_until_settled(api, show, limit_s=options.limit_s, alive=running.alive)
         unready = [item for item in items if ready_status(item) != "True"]
         report.print_failures(console, unready)
-        complete = _show_traffic(console, running, AdminApi(client), manifests, items)
+        complete = _show_traffic(console, running, admin, manifests, items)
         good = complete and not unready
         console.print(
             f"\nDone in {time.monotonic() - started:.0f} s."
@@ -154,7 +156,8 @@ def run_demo(options: DemoOptions, console: Console) -> bool:
         )
         _print_next_steps(console, options, running)
         if options.keep:
-            _wait_for_ctrl_c(running)
+            with contextlib.suppress(KeyboardInterrupt):
+                running.process.wait()
         return good
 
 
@@ -181,21 +184,10 @@ def _train_imported_adapter(examples: Path, console: Console) -> None:
     console.print(f"  {done.stdout.strip().splitlines()[-1]}", highlight=False)
 
 
-def _set_prices(api: AdminApi) -> None:
-    """Set prices if there are none; before any usage, since a price is valid from then on."""
-    if not api.prices():
-        for meter, price in PRICES.items():
-            api.set_price(meter, price)
-
-
 def _tenants(manifests: list[Manifest]) -> dict[str, str]:
     """Return the tenant of each namespace that the manifests declare."""
-    found = {}
-    for manifest in manifests:
-        metadata = manifest.body["metadata"]
-        if manifest.body["kind"] == "Namespace":
-            found[metadata["name"]] = str(tenant_of(metadata["name"], metadata.get("labels")))
-    return found
+    namespaces = [one.body["metadata"] for one in manifests if one.body["kind"] == "Namespace"]
+    return {one["name"]: tenant_of(one["name"], one.get("labels")) for one in namespaces}
 
 
 def _show_traffic(
@@ -263,22 +255,22 @@ def _fan_out(
         by_tenant.setdefault(result.held_out.tenant, []).append(result)
     if not by_tenant:
         return False
-    tenant, asked = max(by_tenant.items(), key=lambda item: len(item[1]))
-    richest = max(asked, key=lambda result: result.held_out.tokens)
+    tenant, chosen = max(by_tenant.items(), key=lambda item: len(item[1]))
+    richest = max(chosen, key=lambda result: result.held_out.tokens)
     text = richest.held_out.texts[report.best_row(richest)]
     with Client(running.url, keys[tenant]) as client:
         try:
-            answer = client.ask(
+            answer = client.request(
                 "POST",
                 "/classify",
-                json={"models": [result.held_out.model for result in asked], "input": [text]},
+                json={"models": [result.held_out.model for result in chosen], "input": [text]},
             )
         except ApiError as error:
             console.print(f"[red]no answer[/red]  fan-out: {error.message}", soft_wrap=True)
             return False
     predictions = read_predictions(answer)
     report.print_fan_out(console, text, predictions)
-    return len(predictions) == len(asked) and not any(prediction.error for prediction in predictions)
+    return len(predictions) == len(chosen) and not any(prediction.error for prediction in predictions)
 
 
 def _print_next_steps(console: Console, options: DemoOptions, running: RunningSystem) -> None:
@@ -296,10 +288,3 @@ def _print_next_steps(console: Console, options: DemoOptions, running: RunningSy
         f"  the interface, in the browser: {running.url if options.keep else 'http://127.0.0.1:8080'}/docs",
     ]
     console.print("\n".join(lines), soft_wrap=True)
-
-
-def _wait_for_ctrl_c(running: RunningSystem) -> None:
-    try:
-        running.process.wait()
-    except KeyboardInterrupt:
-        return

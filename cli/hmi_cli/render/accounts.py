@@ -36,6 +36,14 @@ def keys_table(keys: Sequence[dict[str, Any]]) -> str:
     return format_table(["ID", "NAME", "STATE", "LAST USED", "AGE"], rows)
 
 
+def prices_table(prices: Sequence[dict[str, Any]]) -> str:
+    """Return one line for each price."""
+    rows = [
+        [price[field] for field in ("meter", "unitPrice", "currency", "effectiveFrom")] for price in prices
+    ]
+    return format_table(["METER", "UNIT PRICE", "CURRENCY", "FROM"], rows)
+
+
 Answer = dict[str, Any]
 _HEADERS = {"tenantId": "TENANT ID"}
 
@@ -59,17 +67,8 @@ def bill_table(bill: Answer) -> str:
     head = f"{bill['tenant']}: {start} to {end}, in {bill['currency']}"
     rows = []
     for line in bill["lines"]:
-        rows.append(
-            [
-                line["meter"],
-                "",
-                f"{line['quantity']:,}",
-                line["unitPrice"],
-                "",
-                line["amount"],
-                line["note"],
-            ]
-        )
+        quantity = f"{line['quantity']:,}"
+        rows.append([line["meter"], "", quantity, line["unitPrice"], "", line["amount"], line["note"]])
         rows += [
             ["", part["adapter"] or "-", f"{part['quantity']:,}", "", part["amount"], "", part["note"]]
             for part in line["parts"]

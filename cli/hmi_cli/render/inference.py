@@ -47,13 +47,13 @@ def read_predictions(answer: Answer) -> list[Prediction]:
 
     A model of a fan-out that failed is one prediction with its error.
     """
-    return [prediction for part in answer.get("models") or [answer] for prediction in _of_model(part)]
-
-
-def _of_model(part: Answer) -> list[Prediction]:
-    if part.get("error"):
-        return [Prediction(0, part["model"], "", 0.0, error=part["error"]["message"])]
-    return [_prediction(item, part["model"]) for item in part["data"]]
+    predictions = []
+    for part in answer.get("models") or [answer]:
+        if part.get("error"):
+            predictions.append(Prediction(0, part["model"], "", 0.0, error=part["error"]["message"]))
+        else:
+            predictions += [_prediction(item, part["model"]) for item in part["data"]]
+    return predictions
 
 
 def _prediction(item: Answer, model: str) -> Prediction:

@@ -1,15 +1,16 @@
 """Output formats: tables as kubectl prints them (never cut), JSON and YAML."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from hmi_api.resources.yaml_reader import is_plain_text
 
+T = TypeVar("T")
 NONE = "<none>"
 GAP = "   "
 
@@ -69,6 +70,11 @@ def dump_value(value: Any, output: Output) -> str:
     if output is Output.JSON:
         return json.dumps(value, indent=2, ensure_ascii=False)
     return dump_yaml(value)
+
+
+def format_answer(answer: T, output: Output | None, table: Callable[[T], str]) -> str:
+    """Return an answer as JSON or YAML, or by ``table``."""
+    return dump_value(answer, output) if output in (Output.JSON, Output.YAML) else table(answer)
 
 
 def dump_yaml(value: Any) -> str:

@@ -5,7 +5,6 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,51 +14,27 @@ from hmi_cli.errors import CliError
 ADMIN_KEY_PREFIX = "hmi_admin_"
 
 
-@dataclass(frozen=True)
 class HomeFolder:
     """All state of an embedded HMI; without the folder it starts empty."""
 
-    path: Path
-
-    @property
-    def database(self) -> Path:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.database = path / "catalog.db"
         """The catalog's SQLite file."""
-        return self.path / "catalog.db"
-
-    @property
-    def artifacts(self) -> Path:
+        self.artifacts = path / "artifacts"
         """The artifact store."""
-        return self.path / "artifacts"
-
-    @property
-    def resources(self) -> Path:
+        self.resources = path / "resources"
         """Applied resources and their status."""
-        return self.path / "resources"
-
-    @property
-    def runs(self) -> Path:
+        self.runs = path / "runs"
         """Work folders, checkpoints and logs of training runs."""
-        return self.path / "runs"
-
-    @property
-    def usage(self) -> Path:
+        self.usage = path / "usage"
         """The spool of usage events."""
-        return self.path / "usage"
-
-    @property
-    def cache(self) -> Path:
+        self.cache = path / "cache"
         """The runtime's local copies of artifacts."""
-        return self.path / "cache"
-
-    @property
-    def logs(self) -> Path:
+        self.logs = path / "logs"
         """Logs of the processes."""
-        return self.path / "logs"
-
-    @property
-    def lock(self) -> Path:
+        self.lock = path / "lock"
         """Locked by the process that uses the folder; contains its id."""
-        return self.path / "lock"
 
     def create(self) -> None:
         """Create the folders that are missing, accessible to this user only."""
@@ -112,7 +87,7 @@ class HomeFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder's lock. Raise ``CliError``, with the other process's id, if it is taken.
+        """Lock the folder. Raise ``CliError``, with the other process's id, if it is taken.
 
         The kernel releases the lock when the process ends, even if it is killed.
         """

@@ -285,7 +285,7 @@ def test_the_command_uses_no_proxy_for_this_machine(
         CommandContext(HomeFolder(tmp_path / "other"), part.url, "key"),
     ):
         with session.admin() as client, pytest.raises(CliError):
-            client.ask("GET", "/v1/models")
+            client.request("GET", "/v1/models")
 
     assert part.asked == ["GET /v1/models"] * 2
     assert proxy.asked == []
@@ -304,7 +304,7 @@ def test_the_command_goes_to_another_machine_as_curl_does(
     name_proxies(monkeypatch, {"http_proxy": proxy.url, "no_proxy": "near.example"})
     proxy.answers["http://hmi.example/v1/models"] = b'{"data": []}'
     with Client("http://hmi.example", "key") as client:
-        assert client.ask("GET", "/v1/models") == {"data": []}
+        assert client.request("GET", "/v1/models") == {"data": []}
     assert proxy.asked == ["GET http://hmi.example/v1/models"]
 
     name_proxies(monkeypatch, {"ALL_PROXY": "socks5h://127.0.0.1:9"})
