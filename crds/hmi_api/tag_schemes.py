@@ -1,4 +1,4 @@
-"""Tags of entities: which scheme they follow and which entities they say. Scorer and server share it.
+"""Tags of entities: the scheme that they follow, and the entities that they mark, for scores and answers.
 
 A tag is ``O`` (outside), or a prefix and a type, such as ``B-PER``; a prefix alone, such as ``B``, is of the
 one type ``_``. The schemes are those of seqeval, read as its strict mode does: a stretch that does not
@@ -23,7 +23,6 @@ that are no tags, such as parts of speech: a stretch of one label is an entity.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from hmi_api.errors import InvalidInput
@@ -54,43 +53,20 @@ class TagScheme(StrEnum):
     PLAIN = "Plain"
 
 
-@dataclass(frozen=True)
-class _Rules:
-    """A scheme. ``x`` in a field is a prefix; "alike" means: of the same type as the tag before."""
-
-    prefixes: frozenset[str]
-    opens: frozenset[str]
-    """x begins an entity wherever it does not go on with one."""
-    goes_on: frozenset[str]
-    """x goes on with an entity after ``open``, alike."""
-    open: frozenset[str]
-    ends: frozenset[str]
-    """x may be an entity's last."""
-    opens_beside: frozenset[str] = frozenset()
-    """x begins an entity only after ``beside``, alike."""
-    beside: frozenset[str] = frozenset()
-    ends_beside: frozenset[str] = frozenset()
-    """x may be an entity's last only before a tag alike."""
-    ends_before_alike: frozenset[str] = frozenset()
-    """x is not an entity's last before x of another type, which the scheme has not."""
-
-
-def _rules(opens: str, goes_on: str, open_: str, ends: str, **beside: str) -> _Rules:
-    sets = {name: frozenset(prefixes) for name, prefixes in beside.items()}
-    prefixes = frozenset(opens + goes_on + open_ + ends + "".join(beside.values()))
-    return _Rules(prefixes, frozenset(opens), frozenset(goes_on), frozenset(open_), frozenset(ends), **sets)
-
-
-_SCHEMES: dict[TagScheme, _Rules] = {
-    TagScheme.IOB2: _rules("B", "I", "BI", "BI"),
-    TagScheme.IOE2: _rules("IE", "IE", "I", "E"),
-    TagScheme.IOBES: _rules("BS", "IE", "BI", "ES"),
-    TagScheme.BILOU: _rules("BU", "IL", "BI", "LU"),
-    TagScheme.IOB1: _rules("I", "I", "BI", "BI", opens_beside="B", beside="BI", ends_before_alike="B"),
-    TagScheme.IOE1: _rules("I", "IE", "I", "I", opens_beside="E", beside="E", ends_beside="E"),
-    TagScheme.IOB: _rules("BI", "I", "BI", "BI"),
-    TagScheme.IOE: _rules("IE", "IE", "I", "IE"),
+_PATTERNS = {
+    TagScheme.IOB2: "BI*",
+    TagScheme.IOE2: "I*E",
+    TagScheme.IOBES: "BI*E|S",
+    TagScheme.BILOU: "BI*L|U",
+    TagScheme.IOB1: "(?<=[BI])BI+|(?<=[BI])B(?!b)|I+",
+    TagScheme.IOE1: "I+E(?=[IE])|(?<=E)E(?=[IE])|I+(?![IE])",
+    TagScheme.IOB: "[BI]I*",
+    TagScheme.IOE: "I*E|I+",
 }
+"""The entities of a scheme in the prefixes of a stretch of tags of one type. A small letter may follow the
+stretch: the prefix of the next tag, which is of another type."""
+_COMPILED = {scheme: re.compile(pattern) for scheme, pattern in _PATTERNS.items()}
+_PREFIXES = {scheme: set("BIESLU").intersection(pattern) for scheme, pattern in _PATTERNS.items()}
 _BY_PREFIXES = (TagScheme.IOB2, TagScheme.IOE2, TagScheme.IOBES, TagScheme.BILOU)
 _TOLD_BY_ROWS = {
     TagScheme.IOB2: (TagScheme.IOB2, TagScheme.IOB1),
@@ -119,20 +95,18 @@ def scheme_of(labels: Iterable[str], rows: Sequence[Sequence[str]] = ()) -> TagS
         named = ", ".join(repr(label) for label in wrong[:_NAMED_AT_MOST])
         raise InvalidInput(
             "TagMalformed",
-            f"Tags are O, or a prefix and a type such as B-PER, and these are neither: {named}. Correct "
-            "them. "
-            "Labels that are no tags of entities, such as parts of speech, have no prefixes and no O.",
+            f"A tag is O, or a prefix and a type such as B-PER; these are neither: {named}. Correct them. "
+            "Labels that are not tags of entities, such as parts of speech, have no prefixes and no O.",
         )
     used = {_tag(label)[0] for label in labels} - {OUTSIDE}
     if used <= {"I"}:
         return TagScheme.IOB1
-    scheme = next((scheme for scheme in _BY_PREFIXES if used <= _SCHEMES[scheme].prefixes), None)
+    scheme = next((scheme for scheme in _BY_PREFIXES if used <= _PREFIXES[scheme]), None)
     if scheme is None:
         raise InvalidInput(
             "TagMalformed",
             f"The tags have the prefixes {', '.join(sorted(used))}, which no scheme has together; write all "
-            "of "
-            "them in one of IOB2 (B, I), IOE2 (I, E), IOBES (B, I, E, S) and BILOU (B, I, L, U).",
+            "tags in one of IOB2 (B, I), IOE2 (I, E), IOBES (B, I, E, S) and BILOU (B, I, L, U).",
         )
     if not rows:
         return _EITHER.get(scheme, scheme)
@@ -155,50 +129,20 @@ def entities(tags: Sequence[str], scheme: TagScheme) -> list[Span]:
     A tag that the scheme does not have counts as ``O``.
     """
     if scheme is TagScheme.PLAIN:
-        return _stretches(tags)
-    rules = _SCHEMES[scheme]
-    read = [_known(tag, rules) for tag in tags]
-    read.append(_NONE)
+        return _stretches(tags, OUTSIDE)
+    read = [tag if tag[0] in _PREFIXES[scheme] else _NONE for tag in map(_tag, tags)]
+    prefixes = [prefix for prefix, _ in read]
     found: list[Span] = []
-    place, before = 0, _NONE
-    while place < len(tags):
-        if not _begins(rules, before, read[place]):
-            before, place = read[place], place + 1
-            continue
-        end = place + 1
-        while _goes_on(rules, read[end - 1], read[end]):
-            end += 1
-        before = read[end - 1]
-        if _ends(rules, before, read[end]):
-            found.append((place, end, before[1]))
-        place = end
+    for start, end, type_ in _stretches([type_ for _, type_ in read], ""):
+        stretch = "".join(prefixes[start:end]) + "".join(prefixes[end : end + 1]).lower()
+        matches = _COMPILED[scheme].finditer(stretch)
+        found += [(start + match.start(), start + match.end(), type_) for match in matches]
     return found
-
-
-def _begins(rules: _Rules, before: _Tag, tag: _Tag) -> bool:
-    beside = before[0] in rules.beside and before[1] == tag[1]
-    return tag[0] in rules.opens or (tag[0] in rules.opens_beside and beside)
-
-
-def _goes_on(rules: _Rules, before: _Tag, tag: _Tag) -> bool:
-    return tag[0] in rules.goes_on and before[0] in rules.open and before[1] == tag[1]
-
-
-def _ends(rules: _Rules, tag: _Tag, after: _Tag) -> bool:
-    alike = after[1] == tag[1]
-    if tag[0] in rules.ends_before_alike and after[0] == tag[0] and not alike:
-        return False
-    return tag[0] in rules.ends or (tag[0] in rules.ends_beside and alike)
 
 
 def _tag(label: str) -> _Tag:
     found = _TAG.fullmatch(label)
     return (found[1], found[2] or UNTYPED) if found else _NONE
-
-
-def _known(label: str, rules: _Rules) -> _Tag:
-    tag = _tag(label)
-    return tag if tag[0] in rules.prefixes else _NONE
 
 
 def _are_plain(labels: set[str]) -> bool:
@@ -207,12 +151,13 @@ def _are_plain(labels: set[str]) -> bool:
     return not all(_TAG.fullmatch(label) for label in labels)
 
 
-def _stretches(labels: Sequence[str]) -> list[Span]:
+def _stretches(labels: Sequence[str], outside: str) -> list[Span]:
+    """Return the stretches of equal labels other than ``outside``."""
     found: list[Span] = []
     start = 0
     for end in range(1, len(labels) + 1):
         if end == len(labels) or labels[end] != labels[start]:
-            if labels[start] != OUTSIDE:
+            if labels[start] != outside:
                 found.append((start, end, labels[start]))
             start = end
     return found

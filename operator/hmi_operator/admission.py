@@ -40,7 +40,7 @@ def decide_admission(
         return AdmissionDecision()
     if old is not None and (changed := changed_immutables(old, new)):
         return AdmissionDecision(
-            f"{', '.join(changed)} cannot change; delete the resource and apply it anew."
+            f"{', '.join(changed)} cannot change; delete the resource and apply it again."
         )
     rejection = (
         validate_domain(new, _observed_domain(new, find, environment))

@@ -231,7 +231,7 @@ BAD_SPECS = {
     "a wrong word": (_spec("Domain", plot={"onMiss": "Guess"}), '"Compute", "Backoff"'),
     "another base model": (
         _spec("Domain", name="small", baseModel={"uri": "wheel://another"}),
-        "baseModel cannot change; delete the resource and apply it anew",
+        "baseModel cannot change; delete the resource and apply it again",
     ),
     "its own parent": (_spec("Domain", name="wrong", parentRef={"name": "wrong"}), "their own ancestors"),
     "a path on a cluster": (

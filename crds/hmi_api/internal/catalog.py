@@ -43,7 +43,7 @@ from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_api.resources.task_adapter import TaskType
 
 MAX_ETAGS = 500
-"""The most TaskAdapters whose ETags one request may ask for."""
+"""The largest number of TaskAdapters in one request for ETags."""
 
 
 class DomainRecord(WireModel):
@@ -140,7 +140,7 @@ class AdapterView(WireModel):
     revoked_at: AwareDatetime | None = Field(
         default=None, description="When its use of its Domain was revoked."
     )
-    withdrawn: StrictBool = Field(default=False, description="Whether its versions were erased for that.")
+    withdrawn: StrictBool = Field(default=False, description="Whether its versions were deleted for that.")
     etag: str = Field(default="", description="Changes with anything below ``record`` except ``runtimes``.")
 
 
@@ -205,4 +205,4 @@ class Revocation(WireModel):
 
     reason: Word
     message: Message = Field(description="The message for requests once the versions are withdrawn.")
-    withdraw: StrictBool = Field(default=False, description="The grace time is over: erase the versions.")
+    withdraw: StrictBool = Field(default=False, description="The grace time is over: delete the versions.")

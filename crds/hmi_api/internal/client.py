@@ -10,7 +10,6 @@ that is current, never use a proxy, and raise the same errors:
 The asynchronous client uses aiohttp because it takes a fifth of the processor time of httpx.
 """
 
-import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Self, TypeVar
@@ -46,8 +45,6 @@ from hmi_api.internal.runtimes import DesiredState, Heartbeat, HeartbeatReply, R
 from hmi_api.names import DomainKey, KindName, Tenant
 from hmi_api.security.bearer import TokenSource
 
-log = logging.getLogger(__name__)
-
 PREFIX = "/internal/v1"
 FEW_ATTEMPTS = RetryPolicy(first_wait=0.2, longest_wait=2.0, attempts=4)
 ONE_ATTEMPT = RetryPolicy(first_wait=0.0, longest_wait=0.0, attempts=1)
@@ -58,10 +55,7 @@ _NOT_ALLOWED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _KEEP_SECONDS = 4.0
 """How long an idle connection is kept: less than the control plane keeps it."""
 
-_TRANSFER_SECONDS = 60.0
-
 ModelT = TypeVar("ModelT", bound=BaseModel)
-ResultT = TypeVar("ResultT")
 
 
 class Refused(InvalidInput):

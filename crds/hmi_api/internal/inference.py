@@ -32,7 +32,8 @@ class InferRequest(WireModel):
     request_id: str
     rows: list[InferRow]
     tenant_id: str | None = Field(
-        default=None, description="Who asks; another tenant's adapters of the same name are as not loaded."
+        default=None,
+        description="Id of the requesting tenant; adapters of other tenants count as not loaded.",
     )
 
 

@@ -8,7 +8,7 @@ from time import sleep
 from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_any
-from tenacity.stop import stop_after_attempt, stop_base, stop_before_delay, stop_never
+from tenacity.stop import stop_after_attempt, stop_base, stop_before_delay
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ ShouldRetry = Callable[[BaseException], bool]
 
 
 class Unavailable(Exception):
-    """The other side did not answer, or asked to be called again later, after ``retry_after`` seconds."""
+    """The other side did not answer, or requests another call after ``retry_after`` seconds."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class RetryPolicy:
         should_retry: ShouldRetry,
         name: str | None = None,
     ) -> ResultT:
-        """Call until it succeeds, blocking while it waits; log what ``name`` is waited for, if given."""
+        """Call until it succeeds, blocking while it waits; with a ``name``, log each wait."""
         return Retrying(**self._options(should_retry, name), sleep=sleep)(call)
 
     async def run_async(
@@ -59,7 +59,7 @@ class RetryPolicy:
         should_retry: ShouldRetry,
         name: str | None = None,
     ) -> ResultT:
-        """Await until it succeeds; log what ``name`` is waited for, if given."""
+        """Await until it succeeds; with a ``name``, log each wait."""
         return await AsyncRetrying(**self._options(should_retry, name), sleep=sleep_async)(call)
 
     def _options(self, should_retry: ShouldRetry, name: str | None) -> dict[str, Any]:
@@ -77,12 +77,12 @@ class RetryPolicy:
             stops.append(stop_after_attempt(self.attempts))
         if self.patience is not None:
             stops.append(stop_before_delay(self.patience))
-        return stop_any(*stops) if stops else stop_never
+        return stop_any(*stops)
 
     def _wait_after(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = (error.retry_after if isinstance(error, Unavailable) else None) or 0.0
-        return max(self.wait(state.attempt_number), min(asked, self.longest_wait))
+        requested = (error.retry_after if isinstance(error, Unavailable) else None) or 0.0
+        return max(self.wait(state.attempt_number), min(requested, self.longest_wait))
 
     def _log_wait(self, name: str) -> Callable[[RetryCallState], None]:
         """Log each wait while the waits grow; repetitions at the longest wait are not logged."""

@@ -30,7 +30,7 @@ class RuntimeRegistration(WireModel):
     url: Text
     device: Text = Field(max_length=200, description="cpu or cuda, with its name.")
     capacity_bytes: LargeCount = Field(description="What adapters and tables may take.")
-    incarnation: Uid = Field(description="New at every start; older residency is void.")
+    incarnation: Uid = Field(description="New at every start; what was recorded of an older one is void.")
 
 
 class AdapterVersionRef(WireModel):
@@ -103,7 +103,9 @@ class AdapterServing(WireModel):
     """What a runtime needs to load one version of an adapter."""
 
     key: str = Field(description="tenant/adapter.")
-    tenant_id: str = Field(default="", description="Whose it is: the name may have been another tenant's.")
+    tenant_id: str = Field(
+        default="", description="Id of its tenant; another tenant may have had the name before."
+    )
     version: int
     task_type: TaskType
     labels: list[str]

@@ -26,18 +26,18 @@ class WireModel(BaseModel):
 def text_problem(text: str) -> str | None:
     """Return why ``text`` cannot be stored, as what it should do; None when it can."""
     if "\0" in text:
-        return "hold no NUL character (U+0000)"
+        return "contain no NUL character (U+0000)"
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "hold no half of a surrogate pair"
+        return "contain no half of a surrogate pair"
     return None
 
 
 def json_problem(value: Any, path: str = "") -> str | None:
     """Return what of a JSON value cannot be stored and why (``labels.0 should ...``), or None."""
     if isinstance(value, Mapping):
-        # A key is told by the place that it has no part in: its own text may be what is wrong.
+        # The message names the object, not the key: the key's text may be what cannot be stored.
         own = next((problem for key in value if (problem := text_problem(key))), None)
         if own:
             return f"a key of {path or 'the object'} should {own}"
@@ -45,7 +45,9 @@ def json_problem(value: Any, path: str = "") -> str | None:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         parts = [(str(index), item) for index, item in enumerate(value)]
     else:
-        problem = _scalar_problem(value)
+        problem = text_problem(value) if isinstance(value, str) else None
+        if isinstance(value, float) and not math.isfinite(value):
+            problem = "be a finite number"
         return f"{path or 'the value'} should {problem}" if problem else None
     found = (json_problem(item, f"{path}.{name}" if path else name) for name, item in parts)
     return next((problem for problem in found if problem), None)
@@ -58,14 +60,6 @@ def clean_text(value: str) -> str:
     return storable if len(storable) <= LONGEST_MESSAGE else f"{storable[:cut]}..."
 
 
-def _scalar_problem(value: object) -> str | None:
-    if isinstance(value, str):
-        return text_problem(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return "be a finite number"
-    return None
-
-
 def _check_text(value: str) -> str:
     problem = text_problem(value)
     if problem:
@@ -73,14 +67,12 @@ def _check_text(value: str) -> str:
     return value
 
 
-def _clean(value: object) -> object:
-    return clean_text(value) if isinstance(value, str) else value
-
-
 Text = Annotated[str, AfterValidator(_check_text)]
 """Text of any length."""
-Message = Annotated[str, BeforeValidator(_clean)]
-"""Text for people: escaped and cut where it has to be, since refusing it would hide what it tells."""
+Message = Annotated[
+    str, BeforeValidator(lambda value: clean_text(value) if isinstance(value, str) else value)
+]
+"""Text for people: escaped and cut instead of refused, so that the problem that it reports is not hidden."""
 Uid = Annotated[Text, Field(max_length=64)]
 Label = Annotated[Text, Field(max_length=63)]
 ResourceKey = Annotated[Text, Field(max_length=127)]

@@ -75,9 +75,7 @@ class TrainerClient:
 
     def run(self) -> RunView:
         """Return the run."""
-        return RunView.model_validate_json(
-            self._request("GET", self._run_path, policy=self._reports, timeout=_REPORT)
-        )
+        return RunView.model_validate_json(self._request("GET", self._run_path))
 
     def report_progress(self, progress: RunProgress) -> None:
         """Report progress, in one attempt of at most 2 s."""
@@ -85,16 +83,16 @@ class TrainerClient:
 
     def complete_run(self, result: RunResult) -> None:
         """Report the result."""
-        self._request("POST", f"{self._run_path}/complete", result, policy=self._reports, timeout=_REPORT)
+        self._request("POST", f"{self._run_path}/complete", result)
 
     def fail_run(self, failure: RunFailure) -> None:
         """Report that there is no result, and why."""
-        self._request("POST", f"{self._run_path}/fail", failure, policy=self._reports, timeout=_REPORT)
+        self._request("POST", f"{self._run_path}/fail", failure)
 
     def commit_artifact(self, commit: ArtifactCommit) -> ArtifactCommitted:
         """Make an artifact of uploaded files; return it, or the files that are still missing."""
         return ArtifactCommitted.model_validate_json(
-            self._request("POST", self._artifacts_path, commit, policy=self._transfers)
+            self._request("POST", self._artifacts_path, commit, policy=self._transfers, timeout=_TRANSFER)
         )
 
     def upload_file(self, digest: str, path: Path) -> None:
@@ -158,8 +156,8 @@ class TrainerClient:
         path: str,
         body: BaseModel | None = None,
         *,
-        policy: RetryPolicy,
-        timeout: httpx.Timeout = _TRANSFER,
+        policy: RetryPolicy | None = None,
+        timeout: httpx.Timeout = _REPORT,
     ) -> bytes:
         content = body.model_dump_json(by_alias=True) if body is not None else None
         headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -168,7 +166,7 @@ class TrainerClient:
             answer = self._http.request(method, path, content=content, headers=headers, timeout=timeout)
             return _content(answer)
 
-        return self._repeat(send, policy)
+        return self._repeat(send, policy or self._reports)
 
     def _repeat(self, send: Callable[[], ResultT], policy: RetryPolicy) -> ResultT:
         def call() -> ResultT:

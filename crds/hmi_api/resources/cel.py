@@ -1,8 +1,8 @@
-"""Rules for the API server, in CEL, written beside the types that they hold for.
+"""Rules for the API server, in CEL, written beside the types that they are for.
 
 Each rule is written twice: as a CEL expression, which the API server evaluates, and as a Python function,
-which stands in for it where there is no API server (``hmi_api.resources.schema_check``). A test holds the two
-together on a real API server.
+which replaces it where there is no API server (``hmi_api.resources.schema_check``). A test compares the two
+on a real API server.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ Holds = Callable[[Any], bool]
 
 _IN_PYTHON: dict[str, Holds] = {}
 _IMMUTABLE: dict[str, str] = {}
-"""Path of the field by the expression of the rule that keeps it."""
+"""Path of the immutable field by the expression of its rule."""
 
 
 def rule(expression: str, message: str, field_path: str | None = None, *, holds: Holds) -> JsonDict:
-    """Return a rule: the message is what a user reads when the expression is false.
+    """Return a rule with the message for users when the expression is false.
 
-    ``holds`` says of the same value in Python what ``expression`` says of it in CEL.
+    ``holds`` is the same rule in Python.
     """
     _IN_PYTHON[expression] = holds
     made: JsonDict = {"rule": expression, "message": message, "reason": "FieldValueInvalid"}
@@ -36,7 +36,7 @@ def immutable(path: str, *, optional: bool = False) -> JsonDict:
         expression = (
             f"has(self.{path}) == has(oldSelf.{path}) && (!has(self.{path}) || self.{path} == oldSelf.{path})"
         )
-    message = f"{path} cannot change; delete the resource and apply it anew"
+    message = f"{path} cannot change; delete the resource and apply it again"
     _IMMUTABLE[expression] = path
     made: JsonDict = {"rule": expression, "message": message, "reason": "FieldValueForbidden"}
     return made if optional else made | {"fieldPath": f".{path}"}

@@ -1,4 +1,4 @@
-"""Types that both resource kinds use, quantities, and the Namespace with its tenant label."""
+"""Types of both resource kinds, quantities, and the Namespace with its tenant label."""
 
 import re
 from decimal import Decimal
@@ -8,22 +8,22 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from hmi_api.errors import InvalidInput
-from hmi_api.names import TENANT_LABEL, Tenant
+from hmi_api.names import TENANT_LABEL, DomainKey, KindName, Tenant, domain_key
 from hmi_api.resources.cel import rule, rules
 from hmi_api.resources.conditions import Condition
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 NAMED_IN_SENTENCE = 8
-"""Files or labels that a sentence names."""
+"""How many files or labels a message names."""
 DnsLabel = Annotated[str, Field(pattern=DNS_LABEL, max_length=63)]
 QUANTITY = r"^[+]?([0-9]+([.][0-9]*)?|[.][0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,2})?$"
-"""What is a quantity from 0, to Python and to the API server."""
+"""A quantity of at least 0, for Python and the API server alike."""
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 
 def parse_quantity(amount: int | str) -> Decimal | None:
-    """Return the number that a quantity stands for; None where it is none, or below 0."""
+    """Return the value of a quantity; None if it is invalid or negative."""
     found = re.fullmatch(QUANTITY, str(amount))
     if found is None:
         return None
@@ -54,10 +54,14 @@ class ApiModel(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
 
-class ObjectMeta(BaseModel):
-    """The part of Kubernetes' object metadata that HMI reads; the rest is kept as it came."""
+class _KubernetesModel(BaseModel):
+    """Base of what Kubernetes defines: fields that HMI does not read are kept as they came."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow")
+
+
+class ObjectMeta(_KubernetesModel):
+    """Kubernetes' metadata of an object."""
 
     name: DnsLabel
     namespace: DnsLabel = "default"
@@ -76,6 +80,18 @@ class ObjectRef(ApiModel):
 
     name: DnsLabel = Field(description="Name of the resource.")
     namespace: DnsLabel | None = Field(default=None, description="Its namespace; this one when absent.")
+
+    def key(self, own_namespace: str) -> DomainKey:
+        """Return the key of the Domain that a resource in ``own_namespace`` names so."""
+        return domain_key(self.namespace or own_namespace, self.name)
+
+
+class CustomResource(ApiModel):
+    """What both kinds begin with."""
+
+    api_version: Literal["hmi.dev/v1alpha1"] = Field(default="hmi.dev/v1alpha1", description="API version.")
+    kind: KindName = Field(description="Kind.")
+    metadata: ObjectMeta = Field(description="Name, namespace and labels.")
 
 
 class SecretRef(ApiModel):
@@ -128,7 +144,7 @@ def _requests_within_limits(resources: dict[str, dict[str, int | str]]) -> bool:
         (parse_quantity(requests[name]), parse_quantity(limits[name]))
         for name in requests.keys() & limits.keys()
     ]
-    return all(asked is None or most is None or asked <= most for asked, most in both)
+    return all(request is None or limit is None or request <= limit for request, limit in both)
 
 
 _AMOUNT_RULES = rules(
@@ -162,7 +178,7 @@ class Resources(ApiModel):
     )
 
     requests: Amounts = Field(
-        default_factory=dict, description='Asked for, such as {"cpu": 2, "memory": "4Gi"}.'
+        default_factory=dict, description='Requested, such as {"cpu": 2, "memory": "4Gi"}.'
     )
     limits: Amounts = Field(
         default_factory=dict, description='Not exceeded, such as {"memory": "8Gi"}; training uses CPUs.'
@@ -192,7 +208,7 @@ class DataRead(ApiModel):
         default_factory=dict, description="Rows, or words, of each label; of the 50 most frequent labels."
     )
     held_out: int | None = Field(
-        default=None, description="Rows kept away from learning, by which epoch and rank are chosen."
+        default=None, description="Rows not trained on, by which epoch and rank are chosen."
     )
 
     def sentence(self) -> str:
@@ -220,7 +236,9 @@ def _listed(names: list[str], count: int) -> str:
 class CommonStatus(ApiModel):
     """What both kinds report; each field is written by the reconciler alone."""
 
-    observed_generation: int | None = Field(default=None, description="Generation this status speaks of.")
+    observed_generation: int | None = Field(
+        default=None, description="Generation that this status describes."
+    )
     phase: str = Field(default="Pending", description="One word for people; programs read the conditions.")
     conditions: list[Condition] = Field(
         default_factory=list,
@@ -231,7 +249,7 @@ class CommonStatus(ApiModel):
     artifact: ArtifactStatus | None = Field(default=None, description="Artifact of that version.")
     metrics: dict[str, float] = Field(default_factory=dict, description="Measured on held-out rows.")
     data: list[DataRead] = Field(
-        default_factory=list, description="What the published version, or the run at work, has read."
+        default_factory=list, description="What the published version, or the run in progress, has read."
     )
     run_ref: str | None = Field(
         default=None,
@@ -247,19 +265,15 @@ def dump(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-class NamespaceMeta(BaseModel):
-    """A namespace's own metadata; what HMI does not read is kept as it came."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow")
+class NamespaceMeta(_KubernetesModel):
+    """A namespace's own metadata."""
 
     name: DnsLabel
     labels: dict[str, str] = Field(default_factory=dict)
 
 
-class Namespace(BaseModel):
+class Namespace(_KubernetesModel):
     """A namespace; its tenant is its label ``hmi.dev/tenant``, else its name."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow")
 
     api_version: Literal["v1"] = "v1"
     kind: Literal["Namespace"] = "Namespace"

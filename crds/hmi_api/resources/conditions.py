@@ -84,13 +84,8 @@ class Condition(BaseModel):
         json_schema_extra={"format": "date-time"},
     )
     observed_generation: int | None = Field(
-        default=None, alias="observedGeneration", description="Generation of the spec this speaks of."
+        default=None, alias="observedGeneration", description="Generation of the spec that it describes."
     )
-
-
-def now_rfc3339() -> str:
-    """Return the present moment as Kubernetes writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def set_condition(
@@ -111,7 +106,7 @@ def set_condition(
         status=status,
         reason=reason,
         message=message,
-        last_transition_time=kept or now or now_rfc3339(),
+        last_transition_time=kept or now or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         observed_generation=generation,
     )
     if old is None:

@@ -1,7 +1,7 @@
 """CustomResourceDefinitions, generated from the types: ``python -m hmi_api.resources.crd [--check] FOLDER``.
 
-A type's JSON schema becomes a structural one, as the API server wants it: references are inlined, ``null``
-is a field left out, and what has defaults all the way down is itself a default.
+A type's JSON schema becomes a structural one, as the API server requires it: references are inlined, a
+``null`` field becomes an optional one, and an object whose fields all have defaults gets a default.
 """
 
 import json
@@ -20,30 +20,13 @@ from hmi_api.resources.kinds import DOMAIN, TASK_ADAPTER, Kind
 
 _HEADER = "# Generated from the types by `python -m hmi_api.resources.crd crds`; edit those.\n"
 _INT_OR_STRING = "x-kubernetes-int-or-string"
-_KEPT = {
-    "type",
-    "format",
-    "description",
-    "enum",
-    "default",
-    "pattern",
-    "minLength",
-    "maxLength",
-    "minItems",
-    "maxItems",
-    "maxProperties",
-    "minimum",
-    "maximum",
-    "required",
-    "x-kubernetes-validations",
-    "x-kubernetes-list-type",
-    "x-kubernetes-list-map-keys",
-    _INT_OR_STRING,
-}
+_REWRITTEN = {"$defs", "$ref", "anyOf", "const", "exclusiveMinimum", "title"}
+"""Keywords of JSON Schema that a structural schema lacks, or writes in another way."""
+_NESTED = {"items", "additionalProperties", "properties"}
 _READY = '.status.conditions[?(@.type=="Ready")]'
 _NOT_OBSERVED = -1
 _SCALE = {"specReplicasPath": ".spec.serving.replicas", "statusReplicasPath": ".status.replicas"}
-"""``kubectl scale``. There is no selector, as no pods belong to one TaskAdapter."""
+"""For ``kubectl scale``. There is no selector, as no pods belong to one TaskAdapter."""
 _NAME_MESSAGE = (
     "a name has at most 63 lower-case letters, digits and dashes, with a letter or digit first and last"
 )
@@ -52,7 +35,7 @@ Schema = dict[str, Any]
 
 
 def crd_file_name(plural: str) -> str:
-    """Return the name of the file that holds a kind's definition."""
+    """Return the name of the file with a kind's definition."""
     return f"{plural}.{GROUP}.yaml"
 
 
@@ -93,7 +76,7 @@ def structural_schema(type_: type[BaseModel]) -> Schema:
             holds=lambda resource: bool(re.fullmatch(DNS_LABEL, resource["metadata"]["name"])),
         )
     )
-    # What nobody has looked at yet is no finished work: kstatus takes a missing observedGeneration for that.
+    # Without observedGeneration, kstatus would take an object that was never reconciled for finished.
     made["properties"]["status"]["default"] = {"observedGeneration": _NOT_OBSERVED}
     return made
 
@@ -141,9 +124,9 @@ def _column(name: str, path: str, *, type_: str = "string") -> Schema:
 
 
 def _structural(node: Schema, definitions: Schema) -> Schema:
-    """Return a node with its references inlined and only what a structural schema may hold."""
+    """Return a node with its references inlined and only the keywords of a structural schema."""
     node = _resolved(node, definitions)
-    made: Schema = {key: value for key, value in node.items() if key in _KEPT}
+    made: Schema = {key: value for key, value in node.items() if key not in _REWRITTEN | _NESTED}
     if _INT_OR_STRING in node:
         made["anyOf"] = node["anyOf"]
     if "const" in node:
@@ -177,7 +160,7 @@ def _properties(node: Schema, definitions: Schema) -> Schema:
 
 
 def _resolved(node: Schema, definitions: Schema) -> Schema:
-    """Follow a reference or the one choice that is not null; what is said beside it goes before."""
+    """Follow a reference or the one choice that is not null; keywords beside it take precedence."""
     if _INT_OR_STRING in node:
         return node
     for choice in node.get("anyOf", []):

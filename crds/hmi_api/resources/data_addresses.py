@@ -13,17 +13,18 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from hmi_api.errors import InvalidInput
-from hmi_api.resources.common import SecretRef
+from hmi_api.resources.common import DataSource
 from hmi_api.resources.domain import Domain
-from hmi_api.resources.task_adapter import TaskAdapter
+from hmi_api.resources.task_adapter import ImportSource, TaskAdapter
 
 CLUSTER_SCHEMES = frozenset({"s3", "http", "https", "configmap", "pvc"})
 """Schemes that a training Job on a cluster can read."""
 CLUSTER_KINDS = "s3://, https://, configmap://NAME/KEY or pvc://CLAIM/PATH"
-"""The same, as a user is told."""
+"""The same, for messages."""
 
 _OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_KEY = re.compile(r"(?!\.\.)[-._a-zA-Z0-9]{0,253}")
+"""A ConfigMap's key, or nothing: all of its keys."""
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 
 
@@ -67,21 +68,22 @@ class Address:
 
 def addresses_of(resource: Domain | TaskAdapter) -> Iterator[Address]:
     """Yield every address of rows or adapters that a resource names."""
+    sources: dict[str, DataSource | ImportSource | None] = {}
     if isinstance(resource, Domain):
-        for number, source in enumerate(resource.spec.corpus):
-            yield Address(f"spec.corpus[{number}].uri", source.uri, _name(source.secret_ref), "rows")
-        return
-    if resource.spec.data is not None:
-        for field, rows in (
-            ("train", resource.spec.data.train),
-            ("evaluation", resource.spec.data.evaluation),
-            ("unlabelled", resource.spec.data.unlabelled),
-        ):
-            if rows is not None:
-                yield Address(f"spec.data.{field}.uri", rows.uri, _name(rows.secret_ref), "rows")
-    if resource.spec.source is not None:
-        origin = resource.spec.source
-        yield Address("spec.source.uri", origin.uri, _name(origin.secret_ref), "adapter")
+        sources = {f"corpus[{number}]": source for number, source in enumerate(resource.spec.corpus)}
+    else:
+        if data := resource.spec.data:
+            sources = {
+                "data.train": data.train,
+                "data.evaluation": data.evaluation,
+                "data.unlabelled": data.unlabelled,
+            }
+        sources["source"] = resource.spec.source
+    for field, source in sources.items():
+        if source is not None:
+            secret = source.secret_ref.name if source.secret_ref else None
+            holds: Literal["rows", "adapter"] = "rows" if isinstance(source, DataSource) else "adapter"
+            yield Address(f"spec.{field}.uri", source.uri, secret, holds)
 
 
 def scheme_of(uri: str) -> str | None:
@@ -101,33 +103,18 @@ def mounted(uri: str) -> Mounted | None:
         return None
     name, _, inside = uri.partition("://")[2].partition("/")
     inside = inside.strip("/")
-    well_formed = _is_key(inside) if kind is MountKind.CONFIG_MAP else _is_inside(inside)
-    if not _OBJECT_NAME.fullmatch(name) or not well_formed:
-        form = "configmap://NAME/KEY" if kind is MountKind.CONFIG_MAP else "pvc://CLAIM/PATH"
-        raise InvalidInput("AddressMalformed", f"{uri} is no address of the form {form}; correct it.")
+    if kind is MountKind.CONFIG_MAP:
+        form, valid = "configmap://NAME/KEY", _KEY.fullmatch(inside) is not None
+    else:
+        form, valid = "pvc://CLAIM/PATH", ".." not in PurePosixPath(inside).parts and "\0" not in inside
+    if not _OBJECT_NAME.fullmatch(name) or not valid:
+        raise InvalidInput("AddressMalformed", f"{uri} is not of the form {form}; correct it.")
     return Mounted(kind, name, inside)
 
 
 def check_address(address: Address) -> None:
-    """Raise ``InvalidInput`` AddressMalformed for one that names nothing that could hold its kind of data."""
+    """Raise ``InvalidInput`` AddressMalformed for rows at a ConfigMap without a key."""
     named = mounted(address.uri)
-    if (
-        named is not None
-        and address.holds == "rows"
-        and named.kind is MountKind.CONFIG_MAP
-        and not named.inside
-    ):
+    without_key = named is not None and named.kind is MountKind.CONFIG_MAP and not named.inside
+    if without_key and address.holds == "rows":
         raise InvalidInput("AddressMalformed", f"{address.uri} names no key; write configmap://NAME/KEY.")
-
-
-def _is_key(inside: str) -> bool:
-    """Return whether it is a ConfigMap's key, or nothing: all of its keys."""
-    return inside == "" or (_KEY.fullmatch(inside) is not None and not inside.startswith(".."))
-
-
-def _is_inside(path: str) -> bool:
-    return ".." not in PurePosixPath(path).parts and "\0" not in path
-
-
-def _name(reference: SecretRef | None) -> str | None:
-    return reference.name if reference else None

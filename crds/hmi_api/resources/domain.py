@@ -13,15 +13,15 @@ from hmi_api.resources.common import (
     DNS_LABEL,
     ApiModel,
     CommonStatus,
+    CustomResource,
     DataSource,
-    ObjectMeta,
     ObjectRef,
     Resources,
 )
 
 
 class OnMiss(StrEnum):
-    """What a runtime does with a window that no table holds."""
+    """What a runtime does with a window that no table contains."""
 
     COMPUTE = "Compute"
     BACKOFF = "Backoff"
@@ -48,11 +48,11 @@ _CRON_FIELDS = (
 )
 CRON = "^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|"
 CRON += " +".join(_cron_field(f"({values})") for values in _CRON_FIELDS) + ")$"
-"""Five fields: minute, hour, day of the month, month and day of the week; or a word that stands for them."""
+"""Five fields: minute, hour, day of the month, month and day of the week; or a word for one of them."""
 
 
 class BaseModelRef(ApiModel):
-    """The pretrained model that a Domain stands on."""
+    """The pretrained model that a Domain starts from."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -79,7 +79,7 @@ class BaseModelRef(ApiModel):
 
 
 class Bridge(ApiModel):
-    """The narrow attention that gives distant tokens back what windows took from them."""
+    """The narrow attention block that connects distant tokens, as windows do not."""
 
     heads: int = Field(default=4, ge=0, le=32, description="Attention heads; 0 for no bridge.")
     head_size: int = Field(default=24, ge=8, le=128, description="Width of one head.")
@@ -103,7 +103,7 @@ class DomainTraining(ApiModel):
 
 
 class Refresh(ApiModel):
-    """When a table is rebuilt from what traffic asked for."""
+    """When a table is rebuilt from the windows that traffic looked up."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -125,7 +125,7 @@ class Refresh(ApiModel):
         description='Cron schedule of five fields, UTC, such as "0 3 * * *", or @daily; never when absent.',
     )
     min_miss_rate: float = Field(
-        default=0.05, ge=0, le=1, description="Share of lookups that must miss before a refresh is worth it."
+        default=0.05, ge=0, le=1, description="Least share of misses among lookups for a refresh."
     )
 
 
@@ -133,25 +133,25 @@ class Plot(ApiModel):
     """The precomputed lookup table of a Domain."""
 
     max_entries: int = Field(
-        default=200_000, ge=1, le=2_000_000_000, description="Most windows the table may hold."
+        default=200_000, ge=1, le=2_000_000_000, description="Largest number of windows in the table."
     )
     min_frequency: int = Field(
         default=2,
         ge=1,
         le=2_000_000_000,
-        description="Times a window must occur in the corpus to be worth its memory.",
+        description="How often a window must occur in the corpus to be stored.",
     )
     dtype: TableDtype = Field(default=TableDtype.FLOAT16, description="How values are stored.")
     on_miss: OnMiss = Field(
         default=OnMiss.COMPUTE,
-        description="What to do about a window that no table holds. Compute: run the layers for it (exact). "
-        "Backoff: take its bigram or unigram, here and then up the tree (approximate).",
+        description="For a window that no table contains. Compute: run the layers for it (exact). "
+        "Backoff: use its bigram or unigram, from this table or a parent's (approximate).",
     )
     refresh: Refresh = Field(default_factory=Refresh, description="When the table is rebuilt from traffic.")
 
 
 class Sharing(ApiModel):
-    """Who else may put TaskAdapters and child Domains on a Domain."""
+    """Which other namespaces may use a Domain for TaskAdapters and child Domains."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -172,7 +172,7 @@ class Sharing(ApiModel):
         default_factory=list,
         max_length=1000,
         description='Namespaces besides its own; "*" for all. '
-        "TaskAdapters of one that is taken off are served for a grace time.",
+        "TaskAdapters of a namespace that is removed are served for a grace time.",
     )
 
 
@@ -183,7 +183,7 @@ class DomainSpec(ApiModel):
         json_schema_extra=rules(immutable("baseModel"), immutable("split", optional=True))
     )
 
-    base_model: BaseModelRef = Field(description="Pretrained model underneath. Immutable.")
+    base_model: BaseModelRef = Field(description="Pretrained model. Immutable.")
     parent_ref: ObjectRef | None = Field(
         default=None, description="Parent in the knowledge tree; the base model's own layers when absent."
     )
@@ -200,9 +200,13 @@ class DomainSpec(ApiModel):
     bridge: Bridge = Field(default_factory=Bridge, description="Mixing step after the lookup.")
     training: DomainTraining = Field(default_factory=DomainTraining, description="Distillation.")
     plot: Plot = Field(default_factory=Plot, description="The lookup table.")
-    sharing: Sharing = Field(default_factory=Sharing, description="Who else may use this Domain.")
+    sharing: Sharing = Field(
+        default_factory=Sharing, description="Which other namespaces may use this Domain."
+    )
     resources: Resources = Field(default_factory=Resources, description="For the training Job.")
-    suspend: bool = Field(default=False, description="True: start nothing new; what serves goes on.")
+    suspend: bool = Field(
+        default=False, description="True: start no training; published versions keep serving."
+    )
 
 
 class DomainStatus(CommonStatus):
@@ -210,18 +214,16 @@ class DomainStatus(CommonStatus):
 
     entries: int | None = Field(default=None, description="Windows in the table.")
     coverage: float | None = Field(
-        default=None, description="Share of the held-out corpus's windows that the table holds, 0 to 1."
+        default=None, description="Share of the held-out corpus's windows that the table contains, 0 to 1."
     )
 
 
-class Domain(ApiModel):
+class Domain(CustomResource):
     """A Domain: a node of the knowledge tree."""
 
-    api_version: Literal["hmi.dev/v1alpha1"] = Field(default="hmi.dev/v1alpha1", description="API version.")
     kind: Literal["Domain"] = Field(default="Domain", description="Kind.")
-    metadata: ObjectMeta = Field(description="Name, namespace and labels.")
-    spec: DomainSpec = Field(description="What is wanted.")
-    status: DomainStatus = Field(default_factory=DomainStatus, description="What is.")
+    spec: DomainSpec = Field(description="Desired state.")
+    status: DomainStatus = Field(default_factory=DomainStatus, description="Observed state.")
 
     @property
     def key(self) -> DomainKey:
@@ -231,13 +233,10 @@ class Domain(ApiModel):
     @property
     def parent_key(self) -> DomainKey | None:
         """Key of the parent that ``parentRef`` names, if any."""
-        reference = self.spec.parent_ref
-        return (
-            domain_key(reference.namespace or self.metadata.namespace, reference.name) if reference else None
-        )
+        return self.spec.parent_ref.key(self.metadata.namespace) if self.spec.parent_ref else None
 
     def is_shared_with(self, namespace: str) -> bool:
-        """Return whether resources of that namespace may stand on this Domain."""
+        """Return whether resources of that namespace may use this Domain."""
         return namespace == self.metadata.namespace or not {"*", namespace}.isdisjoint(
             self.spec.sharing.namespaces
         )

@@ -1,7 +1,7 @@
 """Manifests: what a user wrote, read into resource types, with errors that say what to correct.
 
-Pure: plain values in, resources out. What kubectl takes is taken, metadata that HMI does not read included;
-what the API server refuses is refused (``hmi_api.resources.schema_check``).
+Pure. Accepts and refuses what the API server does, metadata that HMI does not read included
+(``hmi_api.resources.schema_check``).
 """
 
 import difflib
@@ -29,9 +29,10 @@ def parse_manifest(document: Any, *, where: str = "the manifest") -> Manifest:
     Raises ``InvalidInput``: MalformedManifest, UnknownKind or InvalidManifest.
     """
     if not isinstance(document, dict):
+        known: dict[type, str] = {list: "a list", str: "a string", type(None): "empty"}
+        found = known.get(type(document), f"a {type(document).__name__}")
         raise InvalidInput(
-            "MalformedManifest",
-            f"{where}: this is {_name_of(document)}; write apiVersion, kind, metadata and spec.",
+            "MalformedManifest", f"{where}: this is {found}; write apiVersion, kind, metadata and spec."
         )
     api_version, kind = document.get("apiVersion"), document.get("kind")
     type_ = _TYPES.get((str(api_version), str(kind)))
@@ -41,7 +42,7 @@ def parse_manifest(document: Any, *, where: str = "the manifest") -> Manifest:
         return type_.model_validate(checked(str(kind), document), by_alias=True, by_name=False)
     except InvalidInput as error:
         raise InvalidInput(error.reason, f"{_title(where, kind, document)}: {error.message}") from error
-    except ValidationError as error:  # stricter than the schema in nothing that is known of
+    except ValidationError as error:  # no case is known in which the type is stricter than the schema
         raise InvalidInput(
             "InvalidManifest", f"{_title(where, kind, document)}: {explained(error)}"
         ) from error
@@ -49,12 +50,12 @@ def parse_manifest(document: Any, *, where: str = "the manifest") -> Manifest:
 
 def explained(error: ValidationError) -> str:
     """Return what is wrong with an object that a type could not read, field by field."""
-    told = []
+    sentences = []
     for problem in error.errors():
         place = ".".join(map(str, problem["loc"])) or "the object"
-        strange = problem["type"] == "extra_forbidden"
-        told.append(f"{place} is not a field." if strange else f"{place}: {problem['msg']}.")
-    return " ".join(told)
+        unknown = problem["type"] == "extra_forbidden"
+        sentences.append(f"{place} is not a field." if unknown else f"{place}: {problem['msg']}.")
+    return " ".join(sentences)
 
 
 def _title(where: str, kind: Any, document: dict[str, Any]) -> str:
@@ -73,8 +74,3 @@ def _unknown_kind(api_version: Any, kind: Any) -> str:
     close = difflib.get_close_matches(str(kind)[:60], [known for _, known in _TYPES], n=1)
     guess = f"; did you mean {close[0]}?" if close else ""
     return f"kind {str(kind)[:60]} is not known{guess}; HMI takes Domain and TaskAdapter of {API_VERSION}."
-
-
-def _name_of(value: Any) -> str:
-    known: dict[type, str] = {list: "a list", str: "a string", type(None): "empty"}
-    return known.get(type(value), f"a {type(value).__name__}")

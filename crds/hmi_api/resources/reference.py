@@ -18,28 +18,28 @@ _HEADER = f"""# Resources
 Two kinds of `{API_VERSION}`, both namespaced: [`Domain`](#domain) (short name `dom`) and
 [`TaskAdapter`](#taskadapter) (`ta`). The same YAML goes to `hmi apply` and to `kubectl apply`.
 
-A namespace's tenant, who is metered and billed, is its label `{TENANT_LABEL}`, else its own name.
-A changed spec makes a new version while the old one serves. Rows that were mended in place are no
-change of the spec: give the annotation `{RETRAIN_ANNOTATION}` a new value to train again.
+A namespace's tenant is its label `{TENANT_LABEL}`, else its own name. A changed spec makes a new version
+while the old one serves. Rows corrected in place do not change the spec: give the annotation
+`{RETRAIN_ANNOTATION}` a new value to train again.
 
-A spec that goes back to what it was before is not trained again: the version that was made from it, and
-passed its gate, is published again under the next number, with the metrics of then. For a TaskAdapter that
-is the same `spec` (but for `serving`, `resources` and `suspend`) on the same layers of its Domain; for a
-Domain the same `spec` (but for `sharing`, `resources`, `suspend` and `plot.refresh`) on the same layers of
-its parent; in both, the same value of `{RETRAIN_ANNOTATION}`. HMI does not know whether rows at an address
-have changed since. What the artifact store has lost is trained again.
+A spec that is changed back is not trained again: the version that was trained from it and passed its gate
+is published again under the next number, with its metrics. For a TaskAdapter that is the same `spec` (but for
+`serving`, `resources` and `suspend`) on the same layers of its Domain; for a Domain the same `spec` (but for
+`sharing`, `resources`, `suspend` and `plot.refresh`) on the same layers of its parent; in both, the same
+value of `{RETRAIN_ANNOTATION}`. HMI does not check whether the rows at an address have changed. A version
+that the artifact store has lost is trained again.
 
-`hmi apply` holds a manifest against the schema and the rules of the CRD, so it refuses what `kubectl apply`
-refuses, fills in the same defaults and reads YAML alike:
+`hmi apply` checks a manifest against the schema and the rules of the CRD. It refuses what `kubectl apply`
+refuses, fills in the same defaults and reads YAML in the same way:
 
 - Without quotes, `yes`, `no`, `on`, `off`, `y` and `n` are booleans, and `1` is a number: put such labels in
   quotes.
-- A field that is not listed here is refused, and a key that is written twice. A `null` field is absent.
+- Fields that are not listed here and duplicate keys are refused. A `null` field is absent.
 - A quantity is a whole number (`cpu: 2`) or text (`"500m"`, `"1.5"`, `4Gi`). A request is at most its limit.
-- `task.labels` is absent, or has entries of which none is twice.
-- `sharing.namespaces` has names, or `"*"` alone for all namespaces: `team-*` would match nothing.
+- `task.labels` is absent, or has different entries.
+- `sharing.namespaces` has names, or `"*"` alone for all namespaces: `team-*` matches nothing.
 - `plot.refresh.schedule` has the five fields of cron, or is a word such as `@daily`.
-- A base model is not fetched from `s3://` or `https://`.
+- A base model cannot be fetched from `s3://` or `https://`.
 - A file has at most 32 MiB, 10,000 documents, 1,000,000 values once its aliases are expanded, and 64 lists
   and maps inside one another; an object that is sent to `hmi up` has at most 3 MiB and 100,000 values.
 """

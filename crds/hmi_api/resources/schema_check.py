@@ -1,7 +1,7 @@
 """Checks an object against the generated CRD, as an API server does: defaults, types, bounds and rules.
 
-The API server reads the same schema from the CRD, so that ``hmi apply`` refuses what ``kubectl apply``
-refuses and takes what it takes. A test holds the two together on a real API server.
+The API server reads the same schema from the CRD, so ``hmi apply`` and ``kubectl apply`` accept and refuse
+the same objects. A test compares the two on a real API server.
 """
 
 import difflib
@@ -58,7 +58,7 @@ METADATA: Schema = {
         "selfLink": _ANY,
     },
 }
-"""What an API server takes as metadata of any object."""
+"""What an API server accepts as metadata of any object."""
 
 
 def checked(kind: str, document: Object) -> Object:
@@ -110,7 +110,7 @@ def _with_defaults(value: Any, schema: Schema) -> Any:
 
 
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Schema) -> Iterator[ValidationError]:
-    # As Go matches: `$` is the end of the text, and no line's.
+    # As in Go, `$` is the end of the text, not of a line.
     if isinstance(instance, str) and not re.search(re.sub(r"\$$", r"\\Z", pattern), instance):
         yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
@@ -150,7 +150,7 @@ def _closed(schema: Schema) -> Schema:
 
 
 def _broken_rules(schema: Schema, value: Any, path: Sequence[str | int]) -> Iterator[tuple[str, str]]:
-    """Yield path and message of every rule that a value of the right structure does not keep."""
+    """Yield path and message of every rule that a structurally valid value breaks."""
     for one in broken(schema, value):
         yield _path(path) + one.get("fieldPath", ""), one["message"]
     if isinstance(value, dict):
@@ -194,10 +194,10 @@ _BOUND_WORDS = {
 def _summary(faults: list[ValidationError]) -> str:
     """Return what is wrong, where, and what to do: one sentence a field, then how many more there are."""
     found = [(fault, name) for fault in faults for name in _fields_of(fault)]
-    told = [_told(fault, name) for fault, name in found[:_SHOWN_FAULTS]]
+    sentences = [_sentence(fault, name) for fault, name in found[:_SHOWN_FAULTS]]
     if len(found) > _SHOWN_FAULTS:
-        told.append(f"and {len(found) - _SHOWN_FAULTS} more.")
-    return " ".join(told)
+        sentences.append(f"and {len(found) - _SHOWN_FAULTS} more.")
+    return " ".join(sentences)
 
 
 def _fields_of(fault: Any) -> list[str | None]:
@@ -209,7 +209,7 @@ def _fields_of(fault: Any) -> list[str | None]:
     return [None]
 
 
-def _told(fault: Any, name: str | None) -> str:
+def _sentence(fault: Any, name: str | None) -> str:
     path = list(fault.absolute_path)
     if name is None:
         return f"{_path(path) or 'the object'} {_about(fault, fault.instance, fault.validator_value)}."
@@ -222,7 +222,7 @@ def _told(fault: Any, name: str | None) -> str:
 def _about(fault: Any, given: Any, wanted: Any) -> str:
     keyword, shown = str(fault.validator), _shown(given)
     if "propertyNames" in fault.absolute_schema_path:
-        return f"has the key {shown}, which Kubernetes does not take as a key; correct it"
+        return f"has the key {shown}, which is not a valid key in Kubernetes; correct it"
     if keyword in ("type", "anyOf"):
         word = _TYPE_WORDS["quantity" if keyword == "anyOf" else wanted]
         return f"is {shown}, which is {_kind_of(given)}; write {word}{_cure(given, word)}"
@@ -245,7 +245,7 @@ def _kind_of(value: Any) -> str:
 
 
 def _cure(value: Any, wanted: str) -> str:
-    """Return the hint to quote a word or number that was meant as text, and not to quote what was not."""
+    """Return the hint to add or to remove quotes."""
     if isinstance(value, bool) and wanted == "text":
         meant = '"yes"' if value else '"no"'
         return f": put the word in quotes, as in {meant}"

@@ -11,7 +11,7 @@ from hmi_api.resources.task_adapter import Serving, TaskAdapter
 def domain_run_digest(domain: Domain, parent_layers: str | None) -> Digest:
     """Return the digest of a Domain's training: its spec and the digest of its parent's layers.
 
-    What changes who may use a result, or when it is made, but not the result, is left out.
+    Fields that do not affect the result, such as sharing and resources, are left out.
     """
     plot = domain.spec.plot.model_copy(update={"refresh": Refresh()})
     trained = domain.spec.model_copy(
@@ -23,7 +23,7 @@ def domain_run_digest(domain: Domain, parent_layers: str | None) -> Digest:
 def adapter_run_digest(adapter: TaskAdapter, layers: str | None, on_miss: OnMiss | None) -> Digest:
     """Return the digest of a TaskAdapter's training: its spec, its Domain's layers and what a miss does.
 
-    A table's content is left out: a refresh keeps the layers, and adapters go on unchanged.
+    A table's content is left out: a refresh keeps the layers, so adapters do not change.
     """
     trained = adapter.spec.model_copy(
         update={"serving": Serving(), "resources": Resources(), "suspend": False}

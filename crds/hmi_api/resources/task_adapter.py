@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from hmi_api.errors import InvalidInput
-from hmi_api.names import DomainKey, domain_key
+from hmi_api.names import DomainKey
 from hmi_api.resources.cel import immutable, rule, rules
 from hmi_api.resources.common import (
     ApiModel,
     CommonStatus,
+    CustomResource,
     DataSource,
-    ObjectMeta,
     ObjectRef,
     Resources,
     SecretRef,
@@ -20,7 +20,7 @@ from hmi_api.resources.common import (
 
 
 class TaskType(StrEnum):
-    """What a task gives back."""
+    """The kind of a task's output."""
 
     SEQUENCE_CLASSIFICATION = "SequenceClassification"
     TOKEN_CLASSIFICATION = "TokenClassification"
@@ -35,14 +35,14 @@ class MethodType(StrEnum):
 
 
 class Fit(StrEnum):
-    """How an adapter is found: tuned in full and then cut, or trained as it is served."""
+    """How an adapter is trained: by full fine-tuning and compression, or directly."""
 
     COMPRESSED = "Compressed"
     DIRECT = "Direct"
 
 
 class AdapterPlacement(StrEnum):
-    """Where a bottleneck stands."""
+    """Where a bottleneck is inserted."""
 
     PARALLEL = "Parallel"
     SEQUENTIAL = "Sequential"
@@ -115,7 +115,7 @@ class ImportSource(ApiModel):
 
 
 class Method(ApiModel):
-    """How the task is put into the upper layers."""
+    """How the upper layers are adapted to the task."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -157,7 +157,7 @@ class Method(ApiModel):
 
 
 class Teacher(ApiModel):
-    """A whole model that is fine-tuned first; the adapter learns what it says, of unlabelled texts too."""
+    """A whole model that is fine-tuned first; the adapter learns its outputs, for unlabelled texts too."""
 
     epochs: int = Field(default=6, ge=1, le=1000, description="Its passes over the training rows.")
     learning_rate: float = Field(default=3e-4, gt=0, le=1, description="Its peak rate.")
@@ -189,9 +189,9 @@ class Gate(ApiModel):
 
 
 class Serving(ApiModel):
-    """How the adapter is kept."""
+    """How the adapter is served."""
 
-    replicas: int = Field(default=1, ge=1, le=1000, description="Runtimes that hold it.")
+    replicas: int = Field(default=1, ge=1, le=1000, description="Runtimes that load it.")
     pinned: bool = Field(default=False, description="True: never evicted from device memory.")
     canary_percent: int = Field(
         default=100,
@@ -215,52 +215,55 @@ class TaskAdapterSpec(ApiModel):
             ),
             rule(
                 "!has(self.data) || !has(self.data.unlabelled) || has(self.training.teacher)",
-                "data.unlabelled is for a teacher to label: add training.teacher (an empty object will do)",
+                "data.unlabelled is for a teacher to label: add training.teacher (an empty object is enough)",
                 ".data.unlabelled",
                 holds=lambda spec: "unlabelled" not in spec.get("data", {}) or "teacher" in spec["training"],
             ),
         )
     )
 
-    domain_ref: ObjectRef = Field(description="Domain it stands on. Immutable.")
-    task: Task = Field(description="What it gives back.")
-    data: TaskData | None = Field(default=None, description="Rows to train on; this or source.")
-    source: ImportSource | None = Field(default=None, description="Adapter trained elsewhere; this or data.")
-    method: Method = Field(default_factory=Method, description="How it is put into the upper layers.")
+    domain_ref: ObjectRef = Field(description="Its Domain. Immutable.")
+    task: Task = Field(description="The task.")
+    data: TaskData | None = Field(default=None, description="Rows to train on; exclusive with source.")
+    source: ImportSource | None = Field(
+        default=None, description="Adapter trained elsewhere; exclusive with data."
+    )
+    method: Method = Field(default_factory=Method, description="How the upper layers are adapted.")
     training: AdapterTraining = Field(default_factory=AdapterTraining, description="How it is learnt.")
-    gate: Gate | None = Field(default=None, description="What it must reach; none when absent.")
-    serving: Serving = Field(default_factory=Serving, description="How it is kept.")
+    gate: Gate | None = Field(default=None, description="Least metric for serving; none when absent.")
+    serving: Serving = Field(default_factory=Serving, description="How it is served.")
     resources: Resources = Field(default_factory=Resources, description="For the training Job.")
-    suspend: bool = Field(default=False, description="True: start nothing new; what serves goes on.")
+    suspend: bool = Field(
+        default=False, description="True: start no training; published versions keep serving."
+    )
 
 
 class TaskAdapterStatus(CommonStatus):
     """What the reconciler reports of a TaskAdapter."""
 
-    domain: str | None = Field(default=None, description="Domain and version it stands on, such as shop/3.")
+    domain: str | None = Field(
+        default=None, description="Domain and version it was trained on, such as shop/3."
+    )
     replicas: int | None = Field(
-        default=None, description="Runtimes that hold the version that is published; for kubectl scale."
+        default=None, description="Runtimes that have loaded the published version; for kubectl scale."
     )
 
 
-class TaskAdapter(ApiModel):
-    """A TaskAdapter: one tenant's one task."""
+class TaskAdapter(CustomResource):
+    """A TaskAdapter: one task of one tenant."""
 
-    api_version: Literal["hmi.dev/v1alpha1"] = Field(default="hmi.dev/v1alpha1", description="API version.")
     kind: Literal["TaskAdapter"] = Field(default="TaskAdapter", description="Kind.")
-    metadata: ObjectMeta = Field(description="Name, namespace and labels.")
-    spec: TaskAdapterSpec = Field(description="What is wanted.")
-    status: TaskAdapterStatus = Field(default_factory=TaskAdapterStatus, description="What is.")
+    spec: TaskAdapterSpec = Field(description="Desired state.")
+    status: TaskAdapterStatus = Field(default_factory=TaskAdapterStatus, description="Observed state.")
 
     @property
     def domain_key(self) -> DomainKey:
         """Key of the Domain that ``domainRef`` names."""
-        reference = self.spec.domain_ref
-        return domain_key(reference.namespace or self.metadata.namespace, reference.name)
+        return self.spec.domain_ref.key(self.metadata.namespace)
 
 
 def check_gate_fits(gate: Gate | None, task: TaskType, *, has_data: bool) -> None:
-    """Raise ``InvalidInput`` for a gate that could never be measured: GateNeedsData, GateMetricMismatch."""
+    """Raise ``InvalidInput`` for a gate that cannot be measured: GateNeedsData, GateMetricMismatch."""
     if gate is None:
         return
     if not has_data:

@@ -21,7 +21,7 @@ from hmi_api.errors import InvalidInput
 MALFORMED = "MalformedYaml"
 TOO_LARGE = "ManifestTooLarge"
 _EXACT = 2**53
-"""Below this, floating point holds every whole number."""
+"""Below this, floating point represents every whole number."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Bounds:
     documents: int = 10_000
 
 
-def read_documents(data: bytes | str, bounds: Bounds = Bounds()) -> list[Any]:
-    """Return the documents of a text as values that JSON can hold; an empty document is None.
+def read_documents(data: bytes, bounds: Bounds = Bounds()) -> list[Any]:
+    """Return the documents of a UTF-8 text as JSON values; an empty document is None.
 
     Raises ``InvalidInput``: MalformedYaml, or ManifestTooLarge beyond ``bounds``.
     """
@@ -58,25 +58,16 @@ def is_plain_text(text: str) -> bool:
         return False
 
 
-def _decoded(data: bytes | str, bounds: Bounds) -> str:
-    size = len(data)
-    if size <= bounds.size and isinstance(data, str):
-        try:
-            size = len(data.encode())
-        except UnicodeEncodeError as error:  # bytes that were no UTF-8, as Python keeps them from a file
-            raise _not_utf8(data.count("\n", 0, error.start) + 1) from error
-    if size > bounds.size:
+def _decoded(data: bytes, bounds: Bounds) -> str:
+    if len(data) > bounds.size:
         raise InvalidInput(TOO_LARGE, f"it is larger than {bounds.size} bytes; split it into several files")
-    if isinstance(data, str):
-        return data
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _not_utf8(data.count(b"\n", 0, error.start) + 1) from error
-
-
-def _not_utf8(line: int) -> InvalidInput:
-    return InvalidInput(MALFORMED, f"line {line} has bytes that are not UTF-8; save the file as UTF-8")
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidInput(
+            MALFORMED, f"line {line} has bytes that are not UTF-8; save the file as UTF-8"
+        ) from error
 
 
 # --- JSON -----------------------------------------------------------------------------------------
@@ -108,7 +99,7 @@ def _real(number: str) -> float | int:
 
 
 def _no_constant(word: str) -> None:
-    raise InvalidInput(MALFORMED, f"{word} is not a number that JSON can hold; write a finite number")
+    raise InvalidInput(MALFORMED, f"{word} is not a number in JSON; write a finite number")
 
 
 def _check_bounds(documents: list[Any], bounds: Bounds) -> None:
@@ -127,15 +118,11 @@ def _check_bounds(documents: list[Any], bounds: Bounds) -> None:
                 below += value
                 below += value.values() if isinstance(value, dict) else []
             elif isinstance(value, str) and not value.isascii():
-                _check_unicode(value)
+                try:
+                    value.encode()
+                except UnicodeEncodeError as error:
+                    raise InvalidInput(MALFORMED, f"{ascii(value)[:60]} is not Unicode text") from error
         layer = below
-
-
-def _check_unicode(value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(MALFORMED, f"{ascii(value)[:60]} is not Unicode text") from error
 
 
 def _too_deep() -> InvalidInput:
@@ -144,7 +131,7 @@ def _too_deep() -> InvalidInput:
 
 def _too_many(bounds: Bounds) -> InvalidInput:
     return InvalidInput(
-        TOO_LARGE, f"it holds more than {bounds.values} values once its aliases are expanded; split it"
+        TOO_LARGE, f"it has more than {bounds.values} values once its aliases are expanded; split it"
     )
 
 
@@ -320,7 +307,7 @@ def _plain(text: str, line: int) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if _NO_NUMBER.fullmatch(text):
-        raise InvalidInput(MALFORMED, f"line {line}: {text} is not a number that JSON can hold")
+        raise InvalidInput(MALFORMED, f"line {line}: {text} is not a number in JSON")
     number = text.replace("_", "")
     if len(number) > _LONGEST_NUMBER:
         return text

@@ -42,6 +42,7 @@ RESERVED_V4 = _networks(
     "224.0.0.0/4",
     "240.0.0.0/4",
 )
+_NOT_PUBLIC = (*LINK_LOCAL, *LOOPBACK, *PRIVATE, *RESERVED_V4)
 RESERVED_V6 = _networks("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
 PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
 """All unicast addresses of the internet; ``RESERVED_V6`` lies within it."""
@@ -116,7 +117,7 @@ class AddressPolicy:
         return None if is_public(address) else "a reserved address"
 
     def _is_internal(self, name: str) -> bool:
-        """Return whether a name is for the inside alone; metadata services are no user's own machine."""
+        # A metadata service is refused on the user's own machine, too.
         return name in _METADATA_NAMES or (not self.own_machine and _is_internal(name))
 
     def _allows_host(self, host: str) -> bool:
@@ -138,10 +139,10 @@ class AddressPolicySettings(HmiSettings):
     data_allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Hosts that may have private addresses, such as an in-house S3 service."
     )
-    data_allowed_networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = Field(
+    data_allowed_networks: tuple[Network, ...] = Field(
         default=(), description="CIDR blocks that may be read from though they are not public."
     )
-    data_cluster_networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = Field(
+    data_cluster_networks: tuple[Network, ...] = Field(
         default=(), description="CIDR blocks of the cluster's pods and Services, where they are not private."
     )
 
@@ -191,15 +192,14 @@ def is_public(address: Ip) -> bool:
     """Return whether an address is of the internet and not reserved for anything."""
     if isinstance(address, ipaddress.IPv6Address):
         return address in PUBLIC_V6 and not _within(address, RESERVED_V6)
-    return not _within(address, (*LINK_LOCAL, *LOOPBACK, *PRIVATE, *RESERVED_V4))
+    return not _within(address, _NOT_PUBLIC)
 
 
 def not_public(version: Literal[4, 6]) -> tuple[Network, ...]:
     """Return the networks that ``is_public`` refuses: all of IPv4's, and those within ``PUBLIC_V6``."""
     if version == 6:
         return RESERVED_V6
-    every = (*LINK_LOCAL, *LOOPBACK, *PRIVATE, *RESERVED_V4)
-    return tuple(network for network in every if network.version == version)
+    return tuple(network for network in _NOT_PUBLIC if network.version == version)
 
 
 def without_password(url: str) -> str:

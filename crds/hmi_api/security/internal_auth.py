@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -135,11 +135,12 @@ class _Review:
 
     caller: Caller | None
     fresh_until: float
-    """Until then it is used without asking the API server."""
+    """Until then it is used without a new review."""
     expires_at: float
     """Until then it is used while the API server does not answer."""
 
 
+@dataclass(eq=False)
 class TokenReviewer:
     """Authenticates callers by TokenReview at the API server at ``url``, for tokens made for ``audience``.
 
@@ -149,31 +150,21 @@ class TokenReviewer:
     requests with the same unknown token share one review. Use it from one event loop.
     """
 
-    def __init__(
-        self,
-        url: str,
-        own_token: TokenSource,
-        accounts: ServiceAccounts,
-        audience: str,
-        *,
-        ca_file: Path | None = None,
-        accepted_seconds: float = 60.0,
-        refused_seconds: float = 5.0,
-        outage_seconds: float = 900.0,
-        max_cached: int = _MAX_CACHED,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._url = url
-        self._own_token = own_token
-        self._accounts = accounts
-        self._audience = audience
-        self._ca_file = ca_file
-        self._accepted_seconds = accepted_seconds
-        self._refused_seconds = refused_seconds
-        self._outage_seconds = outage_seconds
-        self._clock = clock
+    url: str
+    own_token: TokenSource
+    accounts: ServiceAccounts
+    audience: str
+    _: KW_ONLY
+    ca_file: Path | None = None
+    accepted_seconds: float = 60.0
+    refused_seconds: float = 5.0
+    outage_seconds: float = 900.0
+    max_cached: int = _MAX_CACHED
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
         self._cache: TLRUCache[bytes, _Review] = TLRUCache(
-            max_cached, ttu=lambda _, review, __: review.expires_at, timer=clock
+            self.max_cached, ttu=lambda _, review, __: review.expires_at, timer=self.clock
         )
         self._pending: dict[bytes, asyncio.Task[Caller | None]] = {}
         self._api: AuthenticationV1Api | None = None
@@ -184,7 +175,7 @@ class TokenReviewer:
             return None
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         cached = self._cache.get(digest)
-        if cached is not None and cached.fresh_until > self._clock():
+        if cached is not None and cached.fresh_until > self.clock():
             return cached.caller
         pending = self._pending.get(digest)
         if pending is None:
@@ -207,25 +198,25 @@ class TokenReviewer:
         try:
             status = await self._request_review(token)
         except NotReady:
-            cached, now = self._cache.get(digest), self._clock()
+            cached, now = self._cache.get(digest), self.clock()
             if cached is None or cached.caller is None:
                 raise
-            fresh_until = min(now + self._refused_seconds, cached.expires_at)
+            fresh_until = min(now + self.refused_seconds, cached.expires_at)
             self._cache[digest] = replace(cached, fresh_until=fresh_until)
             return cached.caller
         # No audiences in the answer: the authenticator does not know them, so the token is not for HMI.
-        accepted = status is not None and status.authenticated and self._audience in (status.audiences or ())
+        accepted = status is not None and status.authenticated and self.audience in (status.audiences or ())
         user = status.user if status is not None and accepted else None
         caller = None
         if user is not None:
             pod_uid = next(iter((user.extra or {}).get(_POD_UID, ())), None)
-            caller = self._accounts.caller(user.username or "", pod_uid)
-        now = self._clock()
-        fresh_until = expires_at = now + self._refused_seconds
+            caller = self.accounts.caller(user.username or "", pod_uid)
+        now = self.clock()
+        fresh_until = expires_at = now + self.refused_seconds
         if caller is not None:
             expiry = _expiry(token)
-            fresh_until = min(now + self._accepted_seconds, expiry)
-            expires_at = min(now + self._outage_seconds, expiry)
+            fresh_until = min(now + self.accepted_seconds, expiry)
+            expires_at = min(now + self.outage_seconds, expiry)
         self._cache[digest] = _Review(caller, fresh_until, expires_at)
         return caller
 
@@ -236,14 +227,14 @@ class TokenReviewer:
 
         if self._api is None:
             configuration = client.Configuration(
-                host=self._url,
-                ssl_ca_cert=str(self._ca_file) if self._ca_file else None,
+                host=self.url,
+                ssl_ca_cert=str(self.ca_file) if self.ca_file else None,
                 client_session_kwargs={"trust_env": False},
             )
             self._api = client.AuthenticationV1Api(client.ApiClient(configuration))
-        spec = client.V1TokenReviewSpec(token=token, audiences=[self._audience])
+        spec = client.V1TokenReviewSpec(token=token, audiences=[self.audience])
         try:
-            headers = {"Authorization": f"Bearer {self._own_token.current()}"}
+            headers = {"Authorization": f"Bearer {self.own_token.current()}"}
             async with asyncio.timeout(_REVIEW_SECONDS):
                 answer = await self._api.create_token_review(
                     client.V1TokenReview(spec=spec), _headers=headers

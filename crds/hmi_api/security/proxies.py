@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from hmi_api.errors import InvalidInput
 
@@ -22,7 +22,7 @@ _BRACKETS = re.compile(r"^\[(.*)\](/\d+)?$")
 
 @dataclass(frozen=True)
 class Proxies:
-    """Proxies by the scheme of what is asked; each is an address, or empty for none."""
+    """Proxies by the scheme of the address that is called; each is an address, or empty for none."""
 
     http: str = ""
     https: str = ""
@@ -53,17 +53,18 @@ class Proxies:
 
         Raises ``InvalidInput`` ProxyUnsupported for a proxy that is not an HTTP proxy.
         """
-        asked = urlsplit(url)
-        named = self.https if asked.scheme == "https" else self.http
-        if not named or self._is_exception(asked):
+        target = urlsplit(url)
+        named = self.https if target.scheme == "https" else self.http
+        host, port = (target.hostname or "").rstrip("."), target.port or _DEFAULT_PORTS.get(target.scheme)
+        if not named or any(_covers(entry, host, port) for entry in self.exceptions):
             return None
         proxy = named if "://" in named else f"http://{named}"
         parts = urlsplit(proxy)
         if parts.scheme.lower() not in SUPPORTED_SCHEMES or not parts.hostname:
             raise InvalidInput(
                 "ProxyUnsupported",
-                f"The proxy for {asked.scheme}:// addresses is of the kind {parts.scheme}://; give an HTTP "
-                f"proxy in {asked.scheme.upper()}_PROXY, or name {asked.hostname} in NO_PROXY.",
+                f"The proxy for {target.scheme}:// addresses is of the kind {parts.scheme}://; give an HTTP "
+                f"proxy in {target.scheme.upper()}_PROXY, or name {target.hostname} in NO_PROXY.",
             )
         return proxy
 
@@ -75,11 +76,6 @@ class Proxies:
             if named and parts.hostname:
                 found.add((parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme, 1080)))
         return frozenset(found)
-
-    def _is_exception(self, asked: SplitResult) -> bool:
-        host = (asked.hostname or "").rstrip(".")
-        port = asked.port or _DEFAULT_PORTS.get(asked.scheme)
-        return any(_covers(entry, host, port) for entry in self.exceptions)
 
 
 def s3_endpoint(environment: Mapping[str, str] | None = None) -> str:

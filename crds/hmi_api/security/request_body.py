@@ -1,7 +1,7 @@
 """ASGI middleware that limits request bodies, for every HTTP server of HMI.
 
 A body is limited in bytes and in seconds. It is read only when a handler asks for it, so a caller without
-permission gets that answer first.
+permission is refused first.
 """
 
 import asyncio
@@ -65,89 +65,77 @@ class RequestBodyMiddleware:
         return next((limit for prefix, limit in self._limits if path.startswith(prefix)), self._default)
 
 
+@dataclass(slots=True)
 class _Body:
     """One request's body on its way to the handler."""
 
-    __slots__ = ("_limit", "_over", "_receive", "_refuse", "_scope", "_seen", "_unpacker", "_until")
-
-    def __init__(self, scope: Scope, receive: Receive, limit: BodyLimit, refuse: Refuse) -> None:
-        self._scope = scope
-        self._receive = receive
-        self._limit = limit
-        self._refuse = refuse
-        self._until: float | None = None
-        self._unpacker: _Unpacker | None = None
-        self._seen = 0
-        self._over = False
+    scope: Scope
+    source: Receive
+    limit: BodyLimit
+    refuse: Refuse
+    until: float | None = None
+    """When the body, or its next part, must have arrived."""
+    unpacker: "zlib._Decompress | None" = None
+    seen: int = 0
+    """Bytes received so far, unpacked."""
+    over: bool = False
 
     async def receive(self) -> Message:
         """Return the next message; raises what ``refuse`` makes once the body is out of bounds."""
-        if self._over:
-            return await self._receive()
+        if self.over:
+            return await self.source()
         now = asyncio.get_running_loop().time()
-        if self._until is None:
-            self._look_at_headers()
-        if self._until is None or self._limit.each_part:
-            self._until = now + self._limit.seconds
+        if self.until is None:
+            self._check_headers()
+        if self.until is None or self.limit.each_part:
+            self.until = now + self.limit.seconds
         try:
-            async with asyncio.timeout_at(self._until):
-                message = await self._receive()
+            async with asyncio.timeout_at(self.until):
+                message = await self.source()
         except TimeoutError as error:
-            raise self._refuse(408, f"The body did not arrive within {self._limit.seconds:g} s.") from error
+            raise self.refuse(408, f"The body did not arrive within {self.limit.seconds:g} s.") from error
         if message["type"] != "http.request":
-            self._over = True
+            self.over = True
             return message
-        self._over = not message.get("more_body", False)
+        self.over = not message.get("more_body", False)
         return self._checked(message)
 
-    def _look_at_headers(self) -> None:
-        for name, value in self._scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > self._limit.bytes:
+    def _check_headers(self) -> None:
+        for name, value in self.scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self.limit.bytes:
                 raise self._too_long()
-            if name == b"content-encoding":
-                self._choose_unpacker(value.strip().lower())
-
-    def _choose_unpacker(self, encoding: bytes) -> None:
-        if encoding in _IDENTITY:
-            return
-        if encoding != b"gzip" or not self._limit.gzip:
-            taken = "gzip, or none" if self._limit.gzip else "none"
-            raise self._refuse(
-                415, f"Content-Encoding {encoding.decode('latin-1')} is not read here; use {taken}."
-            )
-        self._unpacker = _Unpacker()
+            if name == b"content-encoding" and (encoding := value.strip().lower()) not in _IDENTITY:
+                if encoding != b"gzip" or not self.limit.gzip:
+                    accepted = "gzip, or none" if self.limit.gzip else "none"
+                    raise self.refuse(
+                        415,
+                        f"Content-Encoding {encoding.decode('latin-1')} is not supported; use {accepted}.",
+                    )
+                self.unpacker = zlib.decompressobj(_GZIP_HEADER)
 
     def _checked(self, message: Message) -> Message:
         part: bytes = message.get("body", b"")
-        if self._unpacker is not None:
-            try:
-                part = self._unpacker.unpack(part, self._limit.bytes - self._seen + 1, last=self._over)
-            except zlib.error as error:
-                raise self._refuse(400, "The body is not valid gzip.") from error
+        if self.unpacker is not None:
+            part = self._unpack(self.unpacker, part)
             message = {**message, "body": part}
-        self._seen += len(part)
-        if self._seen > self._limit.bytes:
+        self.seen += len(part)
+        if self.seen > self.limit.bytes:
             raise self._too_long()
         return message
 
-    def _too_long(self) -> Exception:
-        limit = self._limit.bytes
-        return self._refuse(
-            413, f"The body is longer than {limit} bytes; send fewer or shorter texts a request."
-        )
-
-
-class _Unpacker:
-    """Undoes gzip part by part, never making more than it is asked for."""
-
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(_GZIP_HEADER)
-
-    def unpack(self, part: bytes, most: int, *, last: bool) -> bytes:
-        """Return at most ``most`` bytes; so many mean that there may be more. Raises zlib.error."""
-        unpacked = self._stream.decompress(part, most)
-        if self._stream.unused_data:
-            raise zlib.error("something follows the end")
-        if last and len(unpacked) < most and not self._stream.eof:
-            raise zlib.error("cut off")
+    def _unpack(self, stream: "zlib._Decompress", part: bytes) -> bytes:
+        """Undo gzip, for at most one byte more than the limit."""
+        most = self.limit.bytes - self.seen + 1
+        try:
+            unpacked = stream.decompress(part, most)
+        except zlib.error as error:
+            raise self.refuse(400, "The body is not valid gzip.") from error
+        cut_off = self.over and len(unpacked) < most and not stream.eof
+        if stream.unused_data or cut_off:
+            raise self.refuse(400, "The body is not valid gzip.")
         return unpacked
+
+    def _too_long(self) -> Exception:
+        return self.refuse(
+            413, f"The body is longer than {self.limit.bytes} bytes; send fewer or shorter texts a request."
+        )

@@ -313,7 +313,7 @@ def _replaced(old: Resource, new: Resource) -> Resource:
     changed = changed_immutables(old, new)
     if changed:
         message = (
-            f"{old.kind} {name}: {', '.join(changed)} cannot change; delete the resource and apply it anew."
+            f"{old.kind} {name}: {', '.join(changed)} cannot change; delete the resource and apply it again."
         )
         raise errors.invalid(message)
     metadata = _incoming_metadata(new).model_copy(

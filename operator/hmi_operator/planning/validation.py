@@ -109,7 +109,7 @@ def _terminating(dependency: DomainDependency | None, depends_on: str | None) ->
         return None
     return Reason.DOMAIN_TERMINATING, (
         f"Domain {domain.key} is being deleted, and nothing new is put on it. "
-        "Wait until it is gone and apply it anew, or name another Domain."
+        "Wait until it is gone and apply it again, or name another Domain."
     )
 
 
@@ -233,7 +233,7 @@ def _invalid_parent(domain: Domain, parent: DomainDependency | None) -> Rejectio
 
 def _immutable(path: str, before: str) -> Rejection:
     return Reason.IMMUTABLE_FIELD, (
-        f"{path} cannot change; it was {before}. Set it back, or delete the resource and apply it anew."
+        f"{path} cannot change; it was {before}. Set it back, or delete the resource and apply it again."
     )
 
 

@@ -82,9 +82,9 @@ def run_adapter(run: AdapterRunSpec, stages: Stages, context: RunContext) -> Run
 
 def _check_limits(weights: AdapterWeights, limits: AdapterLimits) -> None:
     """Raise ``InvalidInput`` AdapterTooLarge for an adapter that no runtime would load."""
-    limits.check_rank(weights.rank, "The adapter has")
-    limits.check_bottleneck(weights.bottleneck_width, "The adapter has")
-    limits.check_labels(len(weights.labels), "The adapter has")
+    limits.check("rank", weights.rank, "The adapter has")
+    limits.check("bottleneck", weights.bottleneck_width, "The adapter has")
+    limits.check("labels", len(weights.labels), "The adapter has")
 
 
 def _trained(
@@ -93,7 +93,7 @@ def _trained(
     """Train an adapter and check it against the gate on held-out rows."""
     context.announce("corpus")
     parts, labels = _rows(run, data, context)
-    context.limits.check_labels(len(labels), "The training rows have")
+    context.limits.check("labels", len(labels), "The training rows have")
     folder, record = stages.folder / "fitted", stages.record("training")
     if record is None:
         fitted = train_adapter(

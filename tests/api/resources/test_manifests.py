@@ -22,7 +22,7 @@ ADAPTER = (
 
 
 def parsed(text: str) -> list[Manifest]:
-    return [parse_manifest(document) for document in read_documents(text)]
+    return [parse_manifest(document) for document in read_documents(text.encode())]
 
 
 def complaint(text: str) -> str:
@@ -167,7 +167,7 @@ def test_what_cron_does_not_know_is_no_schedule(schedule: str) -> None:
 
 def test_a_great_many_faults_are_told_quickly() -> None:
     corpus = [{"uri": "x", f"unknown{number}": 1} for number in range(20_000)]
-    body = read_documents(GOOD)[0]
+    body = read_documents(GOOD.encode())[0]
     body["spec"]["corpus"] = corpus
     begun = time.monotonic()
     with pytest.raises(InvalidInput, match="and 19996 more"):
@@ -177,7 +177,7 @@ def test_a_great_many_faults_are_told_quickly() -> None:
 
 def test_what_is_long_is_cut_in_messages() -> None:
     long = "x" * 1_000_000
-    body = read_documents(GOOD)[0]
+    body = read_documents(GOOD.encode())[0]
     for spec in ({**body["spec"], long: 1}, {**body["spec"], "suspend": long}):
         with pytest.raises(InvalidInput) as caught:
             parse_manifest({**body, "spec": spec})

@@ -11,6 +11,10 @@ from hmi_api.errors import InvalidInput
 from hmi_api.resources.yaml_reader import Bounds, read_documents
 
 
+def read(text: str | bytes, *bounds: Bounds) -> list[Any]:
+    return read_documents(text.encode() if isinstance(text, str) else text, *bounds)
+
+
 def alias_bomb(levels: int) -> str:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     for level in range(1, levels):
@@ -32,7 +36,6 @@ def alias_bomb(levels: int) -> str:
         ('{"a": 1, "a": 2}', "MalformedYaml", 'the key "a" is written twice'),
         ("{1: x, '1': y}", "MalformedYaml", 'the key "1" is written twice'),
         (b"a: 1\nb: \xff\n", "MalformedYaml", "line 2 has bytes that are not UTF-8"),
-        ("a: 1\nb: \udcff\n", "MalformedYaml", "line 2 has bytes that are not UTF-8"),
         ('{"a": "\\ud800"}', "MalformedYaml", "not Unicode text"),
         ('a: "\\ud800"', "MalformedYaml", "invalid Unicode"),
         ("a: \0", "MalformedYaml", "control characters"),
@@ -59,9 +62,9 @@ def alias_bomb(levels: int) -> str:
     ],
     ids=lambda value: ascii(value)[:20],
 )
-def test_what_is_refused_says_where_and_why(text: str | bytes, reason: str, words: str) -> None:
+def test_errors_say_where_and_why(text: str | bytes, reason: str, words: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        read_documents(text)
+        read(text)
     assert caught.value.reason == reason
     assert words in caught.value.message
 
@@ -70,18 +73,18 @@ def test_what_is_refused_says_where_and_why(text: str | bytes, reason: str, word
 def test_nesting_and_aliases_are_refused_within_milliseconds(text: str) -> None:
     begun = time.process_time()
     with pytest.raises(InvalidInput):
-        read_documents(text)
+        read(text)
     assert time.process_time() - begun < 0.5
 
 
 def test_depth_is_bounded_alike_in_json_and_yaml() -> None:
     deepest = "[" * 64 + "]" * 64
-    assert read_documents(deepest) == read_documents(f"- {deepest[1:-1]}") == [json.loads(deepest)]
+    assert read(deepest) == read(f"- {deepest[1:-1]}") == [json.loads(deepest)]
     with pytest.raises(InvalidInput):
-        read_documents(f"- {deepest}")
+        read(f"- {deepest}")
 
 
-# What kubectl makes of each, from `kubectl label --local -f FILE a=b -o json --dry-run=client`.
+# As kubectl reads each, by `kubectl label --local -f FILE a=b -o json --dry-run=client`.
 SCALARS: dict[str, Any] = {
     **dict.fromkeys(["yes", "Yes", "YES", "y", "Y", "on", "true", "True", "TRUE"], True),
     **dict.fromkeys(["no", "No", "NO", "n", "N", "off", "false"], False),
@@ -119,8 +122,8 @@ SCALARS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("text", "value"), SCALARS.items())
-def test_scalars_mean_what_they_mean_to_kubectl(text: str, value: Any) -> None:
-    (found,) = read_documents(f"a: {text}")
+def test_scalars_are_read_as_kubectl_reads_them(text: str, value: Any) -> None:
+    (found,) = read(f"a: {text}")
     assert (type(found["a"]), found["a"]) == (type(value), value)
 
 
@@ -132,7 +135,7 @@ base: &base {k: 1, l: 2}
 made: {<<: *base, l: 3}
 many: {<<: [{a: 1}, {a: 2, b: 3}]}
 """
-    (found,) = read_documents(text)
+    (found,) = read(text)
     assert found["1"] == "a"
     assert found["true"] == "b"
     assert found["made"] == {"k": 1, "l": 3}
@@ -140,25 +143,25 @@ many: {<<: [{a: 1}, {a: 2, b: 3}]}
 
 
 def test_documents_are_read_in_order_and_empty_ones_are_none() -> None:
-    assert read_documents("---\na: 1\n---\n# nothing\n---\n[2]\n") == [{"a": 1}, None, [2]]
-    assert read_documents("") == []
-    assert read_documents("\ufeffa: 1".encode()) == [{"a": 1}]
-    assert read_documents("{a: 1}") == [{"a": 1}]
+    assert read("---\na: 1\n---\n# nothing\n---\n[2]\n") == [{"a": 1}, None, [2]]
+    assert read("") == []
+    assert read("\ufeffa: 1") == [{"a": 1}]
+    assert read("{a: 1}") == [{"a": 1}]
 
 
 def test_bounds_count_the_whole_text() -> None:
     bounds = Bounds(size=100, depth=3, values=10, documents=2)
-    assert read_documents("a: [1, 2, 3]", bounds) == [{"a": [1, 2, 3]}]
+    assert read("a: [1, 2, 3]", bounds) == [{"a": [1, 2, 3]}]
     for text in ("a: [1, 2, 3, 4, 5, 6, 7, 8]", "a: 1\n---\nb: 2\n---\nc: 3", "a: {b: {c: [1]}}", " " * 101):
         with pytest.raises(InvalidInput):
-            read_documents(text, bounds)
+            read(text, bounds)
 
 
 def test_without_libyaml_the_same_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yaml, "__with_libyaml__", False)
-    assert read_documents("a: [1, {b: no}]\nc: &x {d: e}\nf: *x\n") == [
+    assert read("a: [1, {b: no}]\nc: &x {d: e}\nf: *x\n") == [
         {"a": [1, {"b": False}], "c": {"d": "e"}, "f": {"d": "e"}}
     ]
     for text in (alias_bomb(900), "- " * 100_000, "a: " + "[" * 100_000):
         with pytest.raises(InvalidInput):
-            read_documents(text)
+            read(text)

@@ -240,7 +240,7 @@ def test_the_refusal_names_the_field(client: Any, run_id: str) -> None:
     assert answer.status_code == 422
     error = answer.json()["error"]
     assert (error["code"], error["param"]) == ("InvalidField", "labels.0")
-    assert error["message"] == "labels.0 must hold no NUL character (U+0000)."
+    assert error["message"] == "labels.0 must contain no NUL character (U+0000)."
 
 
 def manifest(**file: Any) -> dict[str, Any]:
