@@ -1,4 +1,4 @@
-"""Settings, secrets and addresses from the environment and from files: trimmed, or refused by name."""
+"""Settings from the environment and files are trimmed, or refused by name."""
 
 import importlib
 import json
@@ -114,13 +114,13 @@ def _environment(type_: type[BaseSettings], name: str, value: str) -> dict[str, 
     return environment
 
 
-def test_every_settings_class_is_of_the_one_kind_that_trims() -> None:
+def test_every_settings_class_trims() -> None:
     assert len(CLASSES) >= 7
     assert all(issubclass(type_, HmiSettings) for type_ in CLASSES)
 
 
 @pytest.mark.parametrize("type_", CLASSES)
-def test_white_space_around_a_setting_is_no_part_of_it(
+def test_white_space_around_a_setting_is_removed(
     type_: type[BaseSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, field in type_.model_fields.items():
@@ -159,7 +159,7 @@ def test_settings_within_settings_are_trimmed_too(monkeypatch: pytest.MonkeyPatc
     assert found.roles.operator == account
 
 
-def test_a_secret_of_white_space_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_of_white_space_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for type_ in CLASSES:
         for name, field in type_.model_fields.items():
             if SecretStr in _types(field.annotation):
@@ -179,7 +179,7 @@ def test_settings_given_in_code_are_trimmed_too(monkeypatch: pytest.MonkeyPatch)
 # --- what libraries read ---------------------------------------------------------------------------
 
 
-def test_variables_that_libraries_read_are_trimmed_and_others_left_alone() -> None:
+def test_only_variables_that_libraries_read_are_trimmed() -> None:
     environment = {
         "AWS_SECRET_ACCESS_KEY": "key\n",
         "HF_TOKEN": " token\r\n",
@@ -216,7 +216,7 @@ def test_a_token_file_is_read_without_its_newline(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("contents", [b"two\nlines", b"\xff\xfe\x00"])
-def test_a_token_file_that_holds_no_token_is_not_taken_for_one(tmp_path: Path, contents: bytes) -> None:
+def test_a_token_file_without_a_token_is_refused(tmp_path: Path, contents: bytes) -> None:
     file = tmp_path / "token"
     file.write_bytes(contents)
 

@@ -1,4 +1,4 @@
-"""Entities are those that seqeval's strict mode finds, for scorer and server alike."""
+"""Entities are those that seqeval finds in its strict mode."""
 
 import pytest
 from hypothesis import given
@@ -69,7 +69,7 @@ def test_entities_by_scheme(row: str, scheme: TagScheme, expected: list[tuple[in
         ("NOUN I", ["NOUN I"], TagScheme.PLAIN),
     ],
 )
-def test_the_scheme_is_told_by_labels_and_rows(labels: str, rows: list[str], scheme: TagScheme) -> None:
+def test_labels_and_rows_determine_the_scheme(labels: str, rows: list[str], scheme: TagScheme) -> None:
     assert scheme_of(labels.split(), [row.split() for row in rows]) is scheme
 
 

@@ -1,4 +1,4 @@
-"""A real control plane and resource store for the command to ask; nothing trains and nothing serves."""
+"""A real control plane and resource store for the command, without training and serving."""
 
 import asyncio
 import sys

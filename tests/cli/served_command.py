@@ -1,4 +1,4 @@
-"""What a test asks a real server with: the command line, and the store behind the server."""
+"""The command line against a real server, and the store behind the server."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

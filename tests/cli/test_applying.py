@@ -1,4 +1,4 @@
-"""`hmi apply` goes through all it is given: what cannot be applied is said, and stops nothing else."""
+"""`hmi apply` applies every valid object and reports the others."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ spec:
 """
 
 
-def test_what_others_name_is_applied_first(hmi: Run, tmp_path: Path) -> None:
+def test_referenced_objects_are_applied_first(hmi: Run, tmp_path: Path) -> None:
     adapter = ADAPTER.format(name="topic", namespace="order", domain="trade")
     (tmp_path / "a.yaml").write_text(adapter)
     (tmp_path / "b.yaml").write_text(
@@ -37,14 +37,14 @@ def test_what_others_name_is_applied_first(hmi: Run, tmp_path: Path) -> None:
     assert out.splitlines() == [f"{name} created" for name in made]
 
 
-def test_a_warning_says_which_taskadapter_waits(hmi: Run, tmp_path: Path) -> None:
+def test_a_warning_names_the_taskadapter_that_waits(hmi: Run, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(ADAPTER.format(name="early", namespace="order", domain="later"))
     code, _, err = hmi("apply", "-f", str(tmp_path))
     assert code == 0
     assert "warning: There is no Domain order/later yet; TaskAdapter order/early waits for it." in err
 
 
-def test_an_object_of_another_kind_stops_no_other(hmi: Run, tmp_path: Path) -> None:
+def test_an_object_of_an_unknown_kind_does_not_stop_the_others(hmi: Run, tmp_path: Path) -> None:
     (tmp_path / "all.yaml").write_text(f"{POD}---{DOMAIN.format(name='after-pod', namespace='kinds')}")
     code, out, err = hmi("apply", "-f", str(tmp_path))
     assert (code, out) == (1, "domain.hmi.dev/after-pod created\n")
@@ -52,7 +52,7 @@ def test_an_object_of_another_kind_stops_no_other(hmi: Run, tmp_path: Path) -> N
     assert "known: Domain" in err
 
 
-def test_an_object_of_another_namespace_stops_no_other(hmi: Run, tmp_path: Path) -> None:
+def test_an_object_of_another_namespace_does_not_stop_the_others(hmi: Run, tmp_path: Path) -> None:
     both = [DOMAIN.format(name=name, namespace=name) for name in ("away", "here")]
     (tmp_path / "all.yaml").write_text("---".join(both))
     code, out, err = hmi("apply", "-f", str(tmp_path), "-n", "here")
@@ -61,7 +61,7 @@ def test_an_object_of_another_namespace_stops_no_other(hmi: Run, tmp_path: Path)
     assert 'the namespace "away" is not the one given with -n, "here"' in err
 
 
-def test_files_without_a_manifest_stop_no_other(hmi: Run, tmp_path: Path) -> None:
+def test_invalid_files_do_not_stop_the_others(hmi: Run, tmp_path: Path) -> None:
     (tmp_path / "a-values.yaml").write_text("replicas: 3\n")
     (tmp_path / "b-broken.yaml").write_text("kind: [\n")
     (tmp_path / "c-date.yaml").write_text("day: 2024-13-45\n")
@@ -76,7 +76,7 @@ def test_files_without_a_manifest_stop_no_other(hmi: Run, tmp_path: Path) -> Non
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 4
 
 
-def test_where_nothing_is_a_manifest_it_exits_with_2_and_says_all_of_it(hmi: Run, tmp_path: Path) -> None:
+def test_without_any_manifest_it_exits_with_2_and_reports_every_file(hmi: Run, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text("replicas: 3\n")
     code, out, err = hmi("apply", "-f", str(tmp_path))
@@ -85,7 +85,7 @@ def test_where_nothing_is_a_manifest_it_exits_with_2_and_says_all_of_it(hmi: Run
     assert "two.yaml" in err
 
 
-def test_a_server_that_is_away_is_said_once(hmi: Run, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_reported_once(hmi: Run, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text(NAMESPACE.format(name=name))
     code, _, err = hmi("--server", "127.0.0.1:9", "apply", "-f", str(tmp_path))

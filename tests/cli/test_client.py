@@ -1,4 +1,4 @@
-"""Whatever the server says, the user reads one sentence and what to do."""
+"""Every answer of a server becomes one sentence with a hint."""
 
 import httpx
 import pytest
@@ -26,33 +26,33 @@ def answering(response: httpx.Response) -> Client:
         (httpx.Response(500, json=["odd"]), "['odd'] (HTTP 500)"),
     ],
 )
-def test_refusals_of_any_shape_become_a_sentence(response: httpx.Response, says: str) -> None:
+def test_errors_of_any_form_become_a_sentence(response: httpx.Response, says: str) -> None:
     with answering(response) as client, pytest.raises(ApiError) as caught:
         client.request("GET", "/")
     assert caught.value.message == says
     assert caught.value.status == response.status_code
 
 
-def test_when_to_come_again_is_a_hint() -> None:
+def test_retry_after_becomes_a_hint() -> None:
     response = httpx.Response(503, json={"error": {"message": "loading"}}, headers={"Retry-After": "7"})
     with answering(response) as client, pytest.raises(ApiError) as caught:
         client.request("GET", "/")
     assert "7 s" in caught.value.hint
 
 
-def test_what_is_no_hmi_server_is_said_to_be_none() -> None:
+def test_another_kind_of_server_is_reported() -> None:
     with answering(httpx.Response(200, text="<html>")) as client, pytest.raises(CliError, match="JSON"):
         client.request("GET", "/")
 
 
-def test_a_server_that_is_not_there_can_be_started() -> None:
+def test_an_unreachable_server_is_reported_with_a_hint() -> None:
     with Client("http://127.0.0.1:9", None) as client, pytest.raises(CliError) as caught:
         client.request("GET", "/")
     assert "hmi up" in caught.value.hint
 
 
 @pytest.mark.parametrize("key", ["hmi_ключ", "hmi_1\n", "hmi 1", "hmi_\udce9"])
-def test_a_key_that_cannot_be_one_is_said_to_be_none_and_not_told(key: str) -> None:
+def test_an_invalid_key_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(CliError, match="the key contains the character") as caught:
         Client("http://127.0.0.1:9", key)
     assert caught.value.exit_code == EXIT_USAGE
@@ -60,7 +60,7 @@ def test_a_key_that_cannot_be_one_is_said_to_be_none_and_not_told(key: str) -> N
     assert "HMI_API_KEY" in caught.value.hint
 
 
-def test_a_token_that_is_unknown_is_renewed_once() -> None:
+def test_an_unknown_token_is_renewed_once() -> None:
     shown, renewals = [], iter(["second", "third"])
 
     def refuse(request: httpx.Request) -> httpx.Response:
@@ -90,12 +90,12 @@ def test_a_token_that_is_unknown_is_renewed_once() -> None:
         ("https://hmi.example/", "https://hmi.example"),
     ],
 )
-def test_http_need_not_be_typed(typed: str, meant: str) -> None:
+def test_http_is_the_default_scheme(typed: str, meant: str) -> None:
     assert address_of(typed) == meant
 
 
 @pytest.mark.parametrize("typed", ["ftp://hmi.example", "http://", "http://hmi.example:port", "ho\tst"])
-def test_what_is_no_address_is_said_to_be_none(typed: str) -> None:
+def test_an_invalid_address_is_refused(typed: str) -> None:
     with pytest.raises(CliError, match="no address of a server") as caught:
         address_of(typed)
     assert caught.value.exit_code == EXIT_USAGE

@@ -1,4 +1,4 @@
-"""Exit codes and words of the command itself."""
+"""Exit codes and messages of the command line."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ["bill"],
     ],
 )
-def test_what_cannot_be_understood_exits_with_2(
+def test_an_invalid_command_line_exits_with_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.delenv("HMI_API_KEY", raising=False)
@@ -79,7 +79,7 @@ def test_without_a_server_it_exits_with_1_and_says_how_to_start_one(
     assert "hmi up" in err
 
 
-def test_without_a_key_it_says_where_one_would_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_without_a_key_it_says_where_to_find_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = run(capsys, "--home", str(tmp_path), "get", "dom")
     assert code == 1
     assert "HMI_ADMIN_KEY" in err

@@ -1,4 +1,4 @@
-"""`hmi delete` is over when what it deletes is gone, and says why where it is not."""
+"""`hmi delete` waits until resources are gone, and says what blocks them."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -86,7 +86,9 @@ def erase_once_marked(served: Served, *names: str) -> "Future[None]":
     return asyncio.run_coroutine_threadsafe(erase(), served.loop)
 
 
-def test_it_is_over_when_it_is_gone(hmi: Run, served: Served, apply: Callable[..., Path], hold: Hold) -> None:
+def test_delete_waits_until_the_resource_is_gone(
+    hmi: Run, served: Served, apply: Callable[..., Path], hold: Hold
+) -> None:
     apply("slow")
     hold("slow")
     erasing = erase_once_marked(served, "slow")
@@ -96,7 +98,7 @@ def test_it_is_over_when_it_is_gone(hmi: Run, served: Served, apply: Callable[..
     assert hmi("get", "dom", "slow", "-n", "shop")[0] == 1
 
 
-def test_all_are_marked_before_one_is_waited_for(
+def test_all_are_marked_before_the_first_wait(
     hmi: Run, served: Served, apply: Callable[..., Path], hold: Hold
 ) -> None:
     file = apply("parent", "child")
@@ -109,7 +111,7 @@ def test_all_are_marked_before_one_is_waited_for(
     assert out.count("deleted from namespace shop") == 2
 
 
-def test_what_is_in_use_is_not_called_deleted(hmi: Run, apply: Callable[..., Path], hold: Hold) -> None:
+def test_a_domain_in_use_is_not_reported_as_deleted(hmi: Run, apply: Callable[..., Path], hold: Hold) -> None:
     apply("used")
     hold("used", in_use=True)
     code, out, err = hmi("delete", "dom", "used", "-n", "shop", "--timeout", "0.3")
@@ -118,9 +120,7 @@ def test_what_is_in_use_is_not_called_deleted(hmi: Run, apply: Callable[..., Pat
     assert f"is not deleted after 0.3 s; it is marked for deletion in namespace shop: {IN_USE}" in err
 
 
-def test_who_does_not_wait_is_told_that_it_is_marked(
-    hmi: Run, apply: Callable[..., Path], hold: Hold
-) -> None:
+def test_without_waiting_it_is_reported_as_marked(hmi: Run, apply: Callable[..., Path], hold: Hold) -> None:
     apply("held", "used-too")
     hold("held")
     hold("used-too", in_use=True)
@@ -130,7 +130,7 @@ def test_who_does_not_wait_is_told_that_it_is_marked(
     assert (code, out) == (0, f'domain.hmi.dev "used-too" marked for deletion in namespace shop: {IN_USE}\n')
 
 
-def test_a_namesake_that_is_applied_meanwhile_is_not_waited_for(
+def test_a_new_resource_of_the_same_name_is_not_waited_for(
     hmi: Run, served: Served, apply: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply("phoenix")
@@ -146,7 +146,7 @@ def test_a_namesake_that_is_applied_meanwhile_is_not_waited_for(
     assert "deleted from namespace shop" in out
 
 
-def test_files_are_gone_through_to_the_end(hmi: Run, apply: Callable[..., Path], tmp_path: Path) -> None:
+def test_every_file_is_processed_after_an_error(hmi: Run, apply: Callable[..., Path], tmp_path: Path) -> None:
     apply("first", "last")
     (tmp_path / "mixed.yaml").write_text(
         DOMAIN.format(name="first")
@@ -166,7 +166,7 @@ def test_files_are_gone_through_to_the_end(hmi: Run, apply: Callable[..., Path],
     assert "not an object" in err
 
 
-def test_a_namespace_that_stays_is_said_and_no_failure(hmi: Run, tmp_path: Path) -> None:
+def test_a_namespace_is_kept_without_an_error(hmi: Run, tmp_path: Path) -> None:
     (tmp_path / "shop.yaml").write_text("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}\n")
     code, _, err = hmi("delete", "-f", str(tmp_path))
     assert code == 0

@@ -1,4 +1,4 @@
-"""The example data is what its program writes, and its test rows are held out in earnest."""
+"""The example data matches the program that writes it, and its test rows are in no other split."""
 
 import json
 import runpy
@@ -44,7 +44,7 @@ def test_every_label_of_the_test_split_is_trained(task: str) -> None:
     assert labels("test") <= labels("train")
 
 
-def test_the_data_is_what_the_program_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_data_matches_the_program_that_writes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = runpy.run_path(str(EXAMPLES / "text" / "build.py"))
     monkeypatch.setitem(program["main"].__globals__, "OUT", tmp_path)
     program["main"]()

@@ -1,4 +1,4 @@
-"""The home folder: secrets of its owner alone, and one owner at a time."""
+"""The home folder: its secrets and its lock."""
 
 import os
 import stat
@@ -29,7 +29,7 @@ def home(tmp_path: Path) -> HomeFolder:
     return made
 
 
-def test_secrets_are_made_once_and_only_their_owner_reads_them(home: HomeFolder) -> None:
+def test_secrets_are_created_once_and_readable_by_their_owner_only(home: HomeFolder) -> None:
     token, key = home.internal_token(), home.admin_key()
     assert token != key
     assert min(len(token), len(key)) >= 32
@@ -39,7 +39,7 @@ def test_secrets_are_made_once_and_only_their_owner_reads_them(home: HomeFolder)
     assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
 
 
-def test_a_secret_left_half_written_is_made_anew(home: HomeFolder) -> None:
+def test_a_half_written_secret_is_replaced(home: HomeFolder) -> None:
     (home.path / "secrets" / "admin-key").write_text("")
     (home.path / "secrets" / "admin-key.new").write_text("half")
     assert len(home.admin_key()) >= 32
@@ -50,7 +50,7 @@ def test_a_folder_without_a_key_has_none(tmp_path: Path) -> None:
     assert HomeFolder(tmp_path / "nowhere").read_url() is None
 
 
-def test_a_second_owner_is_told_of_the_first_which_need_not_let_go_to_lose_it(home: HomeFolder) -> None:
+def test_the_lock_names_its_owner_and_ends_with_its_process(home: HomeFolder) -> None:
     command = [sys.executable, "-c", OWNER, str(home.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout is not None

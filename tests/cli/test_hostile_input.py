@@ -1,4 +1,4 @@
-"""Every command on hostile input: no traceback, an exit code that is not 0, and what is wrong in words."""
+"""Every command with invalid input: an error message, no traceback, and an exit code other than 0."""
 
 import io
 import json
@@ -134,7 +134,7 @@ ANSWERS = [
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: ascii(answer[:20]))
 @pytest.mark.parametrize("status", [200, 500])
-def test_answers_of_another_kind_of_server_are_no_tracebacks(run: Run, answer: bytes, status: int) -> None:
+def test_answers_of_another_kind_of_server_cause_no_traceback(run: Run, answer: bytes, status: int) -> None:
     with server(answer, status) as url:
         for name in ASKS:
             code, said = run("--server", url, "--admin-key", "k", *COMMANDS[name])
@@ -144,7 +144,7 @@ def test_answers_of_another_kind_of_server_are_no_tracebacks(run: Run, answer: b
 
 
 @pytest.mark.parametrize("name", ASKS)
-def test_addresses_that_are_none_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_invalid_addresses_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for address in ("http://[::1", "http://h:99999", "ftp://h", "http://h\udcff", "http://", "h:x"):
         monkeypatch.setenv("HMI_SERVER", address)
         code, said = run("--admin-key", "k", *COMMANDS[name])
@@ -153,7 +153,7 @@ def test_addresses_that_are_none_are_refused(run: Run, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("version", "demo")])
-def test_a_home_that_is_a_file_is_said(run: Run, name: str) -> None:
+def test_a_home_that_is_a_file_is_reported(run: Run, name: str) -> None:
     Path("file").write_text("")
     code, said = run("--home", "file", *[part for part in COMMANDS[name] if part not in ("--key", "k")])
     assert code in (1, 2)
@@ -161,7 +161,7 @@ def test_a_home_that_is_a_file_is_said(run: Run, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["get", "usage", "key create"])
-def test_a_home_with_garbage_is_said(run: Run, name: str) -> None:
+def test_an_unreadable_home_is_reported(run: Run, name: str) -> None:
     Path("home/secrets").mkdir(parents=True)
     Path("home/secrets/admin-key").write_bytes(b"\xff\xfe")
     Path("home/url").write_bytes(b"\xff")
@@ -174,7 +174,7 @@ NAMES = ["a/b", "..", "../..", "a?b=c", "a#b", "a\nb", "\0", "é", "x" * 5000]
 
 
 @pytest.mark.parametrize("word", NAMES, ids=ascii)
-def test_names_lead_nowhere_else(run: Run, word: str) -> None:
+def test_names_are_escaped_in_paths(run: Run, word: str) -> None:
     with server(b'{"message": "none"}', 404) as url:
         for command in (["get", "dom"], ["describe", "ta"], ["delete", "dom"], ["key", "list"], ["bill"]):
             code, said = run("--server", url, "--admin-key", "k", *command, word)
@@ -191,14 +191,14 @@ MANIFESTS: list[tuple[bytes, str]] = [
     (b"a: [", "is not YAML that can be applied"),
     (GOOD.encode() + b"kind: Domain\n", 'the key "kind" is written twice, on lines 2 and 4'),
     (b"{kind: List, items: " * 50 + b"}" * 50, "no objects"),
-    (b"5", "holds a document that is not an object"),
+    (b"5", "has a document that is not an object"),
 ]
 
 
 @pytest.mark.parametrize(("content", "words"), MANIFESTS, ids=lambda value: ascii(value)[:20])
 @pytest.mark.parametrize("command", ["apply", "delete"])
 @pytest.mark.parametrize("source", ["file", "folder", "input"])
-def test_manifests_that_cannot_be_read_say_where(
+def test_errors_in_manifests_say_where(
     run: Run, monkeypatch: pytest.MonkeyPatch, content: bytes, words: str, command: str, source: str
 ) -> None:
     Path("bad").mkdir()
@@ -210,14 +210,14 @@ def test_manifests_that_cannot_be_read_say_where(
     assert words in said
 
 
-def test_paths_that_cannot_be_read_are_said(run: Run) -> None:
+def test_unreadable_paths_are_reported(run: Run) -> None:
     for name in ("nowhere", "x" * 5000, "good.yaml/x", "\0"):
         code, said = run("--admin-key", "k", "apply", "-f", name)
         assert code in (1, 2)
         assert said.startswith("error: ")
 
 
-def test_an_address_that_is_no_path_goes_to_the_server_as_it_is(run: Run) -> None:
+def test_an_address_that_is_not_a_path_is_sent_unchanged(run: Run) -> None:
     domain = {
         "apiVersion": "hmi.dev/v1alpha1",
         "kind": "Domain",
@@ -231,26 +231,26 @@ def test_an_address_that_is_no_path_goes_to_the_server_as_it_is(run: Run) -> Non
     assert "odd.yaml" in said
 
 
-def test_input_that_is_not_text_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_input_that_is_not_utf8_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"good\n\xff\n"), encoding="utf-8"))
     code, said = run("classify", "topic", "-", "--key", "k")
     assert code == 2
     assert "standard input has bytes that are not UTF-8" in said
 
 
-def test_input_that_is_closed_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_input_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     assert run("apply", "-f", "-") == (2, "error: standard input is closed\n")
     assert run("classify", "topic", "-", "--key", "k")[0] == 2
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "x"])
-def test_times_that_are_none_are_refused(run: Run, seconds: str) -> None:
+def test_invalid_times_are_refused(run: Run, seconds: str) -> None:
     assert run("delete", "dom", "x", "--timeout", seconds)[0] == 2
     assert run("demo", "--limit", seconds)[0] == 2
 
 
-def test_a_proxy_that_cannot_be_used_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_proxy_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "nonsense://proxy")
     code, said = run("--server", "http://hmi.example", "--admin-key", "k", "get", "dom")
     assert code == 2
@@ -274,13 +274,13 @@ def hmi(*arguments: str, redirect: str, **environment: str) -> subprocess.Comple
 
 
 @pytest.mark.parametrize("arguments", [["version"], ["--help"], ["get", "--help"]], ids=" ".join)
-def test_a_full_disk_is_said(arguments: list[str]) -> None:
+def test_a_full_disk_is_reported(arguments: list[str]) -> None:
     done = hmi(*arguments, redirect="> /dev/full")
     assert done.returncode == 1
     assert done.stderr == "error: No space left on device\n"
 
 
-def test_what_is_asked_for_may_not_fit_either() -> None:
+def test_output_to_a_full_disk_is_reported() -> None:
     lists = json.dumps({"items": [{"metadata": {"name": "x", "namespace": "y"}}]}).encode()
     with server(lists) as url:
         done = hmi("--server", url, "--admin-key", "k", "get", "dom", "-o", "yaml", redirect="> /dev/full")
@@ -288,7 +288,7 @@ def test_what_is_asked_for_may_not_fit_either() -> None:
 
 
 @pytest.mark.parametrize("redirect", ["2> /dev/full", "2>&-", "> /dev/full 2>&1", ">&- 2>&-", "<&-"])
-def test_with_nobody_to_tell_the_exit_code_says_it(redirect: str) -> None:
+def test_with_standard_error_closed_the_exit_code_reports_it(redirect: str) -> None:
     done = hmi("get", "pods", redirect=redirect)
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stdout + done.stderr
@@ -296,18 +296,18 @@ def test_with_nobody_to_tell_the_exit_code_says_it(redirect: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["version"], ["--help"]], ids=" ".join)
-def test_a_reader_that_goes_away_is_no_traceback(arguments: list[str]) -> None:
+def test_a_closed_pipe_causes_no_traceback(arguments: list[str]) -> None:
     done = hmi(*arguments, redirect="| true")
     assert done.returncode in (0, 1, 141)  # 0 where the reader was slower to go
     assert done.stderr == ""
 
 
-def test_output_that_is_closed_is_no_traceback() -> None:
+def test_closed_output_causes_no_traceback() -> None:
     done = hmi("version", redirect=">&-")
     assert done.stderr == ""
 
 
-def test_a_terminal_that_cannot_show_it_is_no_traceback() -> None:
+def test_a_terminal_without_unicode_causes_no_traceback() -> None:
     lists = json.dumps({"items": [{"metadata": {"name": "é", "namespace": "y"}}]}).encode()
     with server(lists) as url:
         done = hmi("--server", url, "--admin-key", "k", "get", "dom", redirect="", PYTHONIOENCODING="ascii")
@@ -326,7 +326,7 @@ def test_global_options_may_follow_the_command(run: Run, arguments: list[str]) -
     assert "no admin key in x y" in said
 
 
-def test_up_takes_the_home_that_its_help_names(run: Run) -> None:
+def test_up_accepts_the_home_option(run: Run) -> None:
     Path("file").write_text("")
     code, said = run("up", "--home", "file", "--port", "0")
     assert code == 1
@@ -334,7 +334,7 @@ def test_up_takes_the_home_that_its_help_names(run: Run) -> None:
     assert "No such option" not in said
 
 
-def test_text_after_two_dashes_is_text(run: Run) -> None:
+def test_arguments_after_two_dashes_are_text(run: Run) -> None:
     with server(b'{"message": "none"}', 404) as url:
         code, said = run("--server", url, "classify", "--key", "k", "--", "topic", "--home")
     assert (code, said) == (1, "error: none (HTTP 404)\n")
@@ -368,7 +368,7 @@ def test_a_fan_out_with_a_model_that_failed_exits_with_1(run: Run, output: list[
         assert code == expected
 
 
-def test_what_is_shown_as_yaml_is_read_back_the_same() -> None:
+def test_yaml_output_is_read_back_unchanged() -> None:
     values = [
         "y",
         "no",

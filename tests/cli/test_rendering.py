@@ -1,4 +1,4 @@
-"""Objects as a kubectl user sees them."""
+"""Tables and descriptions of objects, as in kubectl."""
 
 from datetime import UTC, datetime
 
@@ -56,11 +56,11 @@ def test_tables_line_up_and_are_never_cut() -> None:
         (None, "<none>"),
     ],
 )
-def test_age_is_told_as_kubectl_tells_it(moment: str | None, shown: str) -> None:
+def test_ages_are_formatted_as_in_kubectl(moment: str | None, shown: str) -> None:
     assert age(moment, datetime(2026, 1, 2, tzinfo=UTC)) == shown
 
 
-def test_bytes_come_in_a_persons_unit() -> None:
+def test_bytes_have_a_readable_unit() -> None:
     assert [amount(n) for n in (0, 1023, 1024, 5 << 20, 3 << 30)] == [
         "0 B",
         "1023 B",
@@ -70,7 +70,7 @@ def test_bytes_come_in_a_persons_unit() -> None:
     ]
 
 
-def test_the_reason_is_that_of_the_step_that_failed_and_not_of_ready() -> None:
+def test_the_reason_is_that_of_the_failed_step() -> None:
     header, row = resource_table(TASK_ADAPTER, [ADAPTER], wide=True, namespaces=True).splitlines()
     assert header.split()[:3] == ["NAMESPACE", "NAME", "PHASE"]
     assert "GateNotReached" in row
@@ -90,14 +90,14 @@ def test_describe_shows_spec_and_every_condition_with_its_message() -> None:
     assert text.index("Accepted") < text.index("GatePassed")
 
 
-def test_describe_says_what_was_read() -> None:
+def test_describe_shows_the_data_read() -> None:
     read = {"use": "train", "uri": "s3://rows/a", "rows": 3, "fileCount": 1, "files": ["a.jsonl"]}
     text = describe(TASK_ADAPTER, ADAPTER | {"status": {**ADAPTER["status"], "data": [read]}})
     assert "s3://rows/a" in text
     assert "train: 3 rows of 1 files (a.jsonl)." in text
 
 
-def test_usage_of_tenants_that_had_one_name_is_told_apart_by_id() -> None:
+def test_usage_of_tenants_with_the_same_name_is_distinguished_by_id() -> None:
     line = {"start": None, "tenant": "acme", "adapter": None, "meter": "rows", "quantity": 3}
     lines = [{**line, "tenantId": "tenant_1"}, {**line, "tenantId": "tenant_2"}]
     head, first, second = usage_table(lines).splitlines()
@@ -130,7 +130,7 @@ def test_a_bill_shows_the_exact_parts_of_a_line() -> None:
     assert total == "total 0.01 EUR"
 
 
-def test_a_bill_tells_the_time_of_a_period_that_does_not_begin_at_midnight() -> None:
+def test_a_bill_shows_times_that_are_not_midnight() -> None:
     period = {"from": "2026-02-28T22:00:00Z", "to": "2026-03-31T22:00:00Z"}
     shown = bill_table({"tenant": "acme", "currency": "EUR", **period, "lines": [], "total": "0.00"})
     assert shown.splitlines()[0] == "acme: 2026-02-28T22:00:00Z to 2026-03-31T22:00:00Z, in EUR"

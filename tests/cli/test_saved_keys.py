@@ -1,4 +1,4 @@
-"""The key that `--tenant` keeps: made once, replaced when it is refused, shown to no other server."""
+"""The saved key of `--tenant`: created once, replaced when refused, sent to no other server."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def keys_of(hmi: Run, tenant: str) -> list[dict[str, str]]:
     return found
 
 
-def test_a_kept_key_is_used_again(hmi: Run, tenant: str) -> None:
+def test_a_saved_key_is_used_again(hmi: Run, tenant: str) -> None:
     for _ in range(2):
         assert hmi("models", "-t", tenant)[0] == 0
     assert len(keys_of(hmi, tenant)) == 1
@@ -39,7 +39,7 @@ def test_a_revoked_key_is_replaced(hmi: Run, served: Served, tenant: str) -> Non
     assert len(keys_of(hmi, tenant)) == 2
 
 
-def test_who_cannot_make_another_is_told_which_file_to_remove(
+def test_the_error_names_the_saved_key_to_remove(
     hmi: Run, served: Served, tenant: str, tmp_path: Path
 ) -> None:
     guest = HomeFolder(tmp_path / "guest")

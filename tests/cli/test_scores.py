@@ -5,7 +5,7 @@ import pytest
 from hmi_cli.demo.traffic import accuracy, entity_f1, macro_f1, spans_of
 
 
-def test_accuracy_is_the_share_of_right_rows() -> None:
+def test_accuracy_is_the_share_of_correct_rows() -> None:
     assert accuracy(["a", "b", "a", "c"], ["a", "b", "b", "c"]) == 0.75
 
 
@@ -20,7 +20,7 @@ def test_spans_are_counted_in_characters_of_the_joined_words() -> None:
     assert spans_of(words, tags) == {(5, 13, "DAY"), (18, 28, "STAY")}
 
 
-def test_entity_f1_wants_limits_and_label() -> None:
+def test_entity_f1_compares_ranges_and_labels() -> None:
     truth = [{(0, 3, "DAY"), (5, 9, "NAME")}, set()]
     assert entity_f1(truth, truth) == 1
     assert entity_f1(truth, [{(0, 3, "DAY"), (5, 8, "NAME")}, set()]) == 0.5

@@ -1,4 +1,4 @@
-"""A supervised child is started again when it ends, and ends when it is told to."""
+"""The supervisor restarts its child and stops it."""
 
 import asyncio
 import contextlib
@@ -52,7 +52,7 @@ async def cancelled(running: "asyncio.Task[None]") -> None:
         await running
 
 
-def test_a_child_that_ends_is_started_again(tmp_path: Path) -> None:
+def test_an_ended_child_is_restarted(tmp_path: Path) -> None:
     async def scenario() -> None:
         running = asyncio.create_task(supervise(tmp_path, "print('started', flush=True)").run())
         await until(lambda: starts(tmp_path) >= 3)
@@ -61,7 +61,7 @@ def test_a_child_that_ends_is_started_again(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_killed_child_gets_a_successor(tmp_path: Path) -> None:
+def test_a_killed_child_is_restarted(tmp_path: Path) -> None:
     async def scenario() -> None:
         running = asyncio.create_task(supervise(tmp_path, FOREVER).run())
         await until(lambda: starts(tmp_path) == 1)

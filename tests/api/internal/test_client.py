@@ -1,4 +1,4 @@
-"""The control plane's client: what each kind of answer becomes."""
+"""The client of the internal API: results and errors for each kind of answer."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -60,7 +60,7 @@ async def test_the_token_and_the_path_are_sent() -> None:
     assert seen == [("PUT", "/internal/v1/tenants/acme", f"Bearer {TOKEN}")]
 
 
-async def test_what_is_not_there_is_none() -> None:
+async def test_a_missing_resource_is_none() -> None:
     async with answering(lambda _: refusal(404, "NotFound")) as client:
         assert await client.domain("a/b") is None
         assert await client.adapter("a/b") is None
@@ -69,7 +69,7 @@ async def test_what_is_not_there_is_none() -> None:
         await client.fail_run("r", RunFailure(reason="X", message="m"))
 
 
-async def test_failing_a_run_that_has_ended_is_nothing() -> None:
+async def test_failing_an_ended_run_does_nothing() -> None:
     async with answering(lambda _: refusal(409, "RunFinished")) as client:
         await client.fail_run("r", RunFailure(reason="X", message="m"))
 
@@ -82,20 +82,20 @@ async def test_a_refusal_keeps_its_reason_and_message(status: int) -> None:
     assert (caught.value.reason, caught.value.message) == ("NameTaken", "Do this.")
 
 
-async def test_a_race_that_was_lost_is_run_again() -> None:
+async def test_a_lost_write_race_is_retried() -> None:
     answers = [refusal(409, "ConcurrentWrite"), web.Response(status=204)]
     async with answering(lambda _: answers.pop(0)) as client:
         await client.ensure_tenant(Tenant("acme"))
     assert not answers
 
 
-async def test_a_body_of_another_shape_is_told_by_its_code() -> None:
+async def test_an_error_without_a_body_is_reported_by_its_status() -> None:
     async with answering(lambda _: web.Response(status=418, text="tea")) as client:
         with pytest.raises(InvalidInput, match="418"):
             await client.ensure_tenant(Tenant("acme"))
 
 
-async def test_where_it_points_elsewhere_nobody_goes() -> None:
+async def test_redirects_are_not_followed() -> None:
     seen: list[str] = []
 
     def answer(request: web.Request) -> web.Response:
@@ -108,7 +108,7 @@ async def test_where_it_points_elsewhere_nobody_goes() -> None:
     assert seen == ["/internal/v1/tenants/acme"]
 
 
-async def test_a_wrong_token_is_no_fault_of_the_resource_and_is_not_repeated() -> None:
+async def test_a_refused_token_is_not_an_invalid_input_and_is_not_retried() -> None:
     seen: list[str] = []
 
     def answer(request: web.Request) -> web.Response:
@@ -124,7 +124,7 @@ async def test_a_wrong_token_is_no_fault_of_the_resource_and_is_not_repeated() -
 
 
 @pytest.mark.parametrize("status", [503, 429, 500])
-async def test_passing_trouble_is_tried_a_few_times(status: int) -> None:
+async def test_temporary_errors_are_retried_a_few_times(status: int) -> None:
     calls = 0
 
     def answer(_: web.Request) -> web.Response:
@@ -139,7 +139,7 @@ async def test_passing_trouble_is_tried_a_few_times(status: int) -> None:
     assert calls == FEW_ATTEMPTS.attempts
 
 
-async def test_nobody_there_is_not_ready_and_says_no_token() -> None:
+async def test_an_unreachable_control_plane_is_not_ready_and_the_error_has_no_token() -> None:
     async with answering(done) as client:
         await client.ensure_tenant(Tenant("acme"))
         address = client.url
@@ -150,7 +150,7 @@ async def test_nobody_there_is_not_ready_and_says_no_token() -> None:
     assert TOKEN not in str(caught.value)
 
 
-async def test_a_connection_that_breaks_is_made_anew() -> None:
+async def test_a_broken_connection_is_replaced() -> None:
     calls = 0
 
     def answer(request: web.Request) -> web.Response:
@@ -166,7 +166,7 @@ async def test_a_connection_that_breaks_is_made_anew() -> None:
     assert calls == 2
 
 
-async def test_what_passes_is_not_noticed() -> None:
+async def test_temporary_errors_are_hidden() -> None:
     answers = [refusal(503, "Later"), web.Response(status=204)]
     async with answering(lambda _: answers.pop(0)) as client:
         await client.ensure_tenant(Tenant("acme"))
@@ -190,7 +190,7 @@ async def test_a_token_in_a_file_is_read_again(tmp_path: Path) -> None:
     assert seen == ["Bearer first", "Bearer second"]
 
 
-async def test_a_token_that_cannot_be_read_passes(tmp_path: Path) -> None:
+async def test_an_unreadable_token_is_retried(tmp_path: Path) -> None:
     now = [0.0]
     source = TokenSource(file=tmp_path / "token", clock=lambda: now[0])
     async with answering(done, source) as client:

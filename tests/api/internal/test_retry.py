@@ -42,7 +42,7 @@ def test_waits_double_up_to_the_longest() -> None:
     assert [policy.wait(failures) for failures in (1, 2, 3, 4, 10_000)] == [0.5, 1.0, 2.0, 3.0, 3.0]
 
 
-async def test_both_kinds_of_calls_wait_alike(time: FakeTime) -> None:
+async def test_blocking_and_asynchronous_calls_wait_alike(time: FakeTime) -> None:
     policy = RetryPolicy(first_wait=0.5, longest_wait=3.0)
     assert policy.run(Failing(4), should_retry=is_unavailable) == 5
     blocking, time.slept = time.slept, []
@@ -64,7 +64,7 @@ def test_other_errors_are_not_retried(time: FakeTime) -> None:
     assert (call.calls, time.slept) == (1, [])
 
 
-def test_no_call_begins_after_the_patience(time: FakeTime) -> None:
+def test_no_call_begins_after_the_time_limit(time: FakeTime) -> None:
     with pytest.raises(Unavailable):
         RetryPolicy(first_wait=1.0, longest_wait=60.0, patience=10.0).run(
             Failing(99), should_retry=is_unavailable

@@ -1,4 +1,4 @@
-"""Requests of a trainer are repeated while the control plane is away, and what it refuses is final."""
+"""A trainer's requests are retried while the control plane is down, and its refusals are final."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -70,7 +70,7 @@ def test_a_result_is_posted_until_it_is_accepted(time: FakeTime) -> None:
     assert time.slept == [0.5, 1.0, 2.0, 4.0]
 
 
-def test_patience_ends(time: FakeTime) -> None:
+def test_retries_end_after_the_time_limit(time: FakeTime) -> None:
     with pytest.raises(NotReady) as caught:
         client(ControlPlane([0] * 1000)).fail_run(FAILURE)
     assert caught.value.reason == "ControlPlaneUnavailable"
@@ -78,13 +78,13 @@ def test_patience_ends(time: FakeTime) -> None:
     assert max(time.slept) == 30.0
 
 
-def test_transfers_have_a_patience_of_their_own(time: FakeTime) -> None:
+def test_transfers_have_their_own_time_limit(time: FakeTime) -> None:
     with pytest.raises(NotReady, match="ControlPlaneUnavailable"):
         client(ControlPlane([0] * 1000)).commit_artifact(ArtifactCommit(manifest="{}"))
     assert time.slept == [0.5, 1.0, 2.0, 4.0]
 
 
-def test_a_wait_is_as_long_as_the_control_plane_asks(time: FakeTime) -> None:
+def test_a_wait_follows_retry_after(time: FakeTime) -> None:
     busy = [refusal(503, "Later", **{"Retry-After": seconds}) for seconds in ("7", "900", "soon")]
     client(answering(*busy)).complete_run(RESULT)
     assert time.slept == [7.0, 30.0, 2.0]
@@ -114,7 +114,7 @@ def test_a_refusal_has_the_control_planes_reason() -> None:
     assert (caught.value.reason, caught.value.message) == ("InvalidField", "So.")
 
 
-def test_a_write_that_lost_a_race_is_sent_again(time: FakeTime) -> None:
+def test_a_lost_write_race_is_sent_again(time: FakeTime) -> None:
     client(answering(refusal(409, "ConcurrentWrite"))).complete_run(RESULT)
     assert len(time.slept) == 1
     with pytest.raises(InvalidInput, match=r"RunFinished: So\."):
@@ -171,6 +171,6 @@ def test_a_download_without_any_byte_ends_with_the_patience(time: FakeTime) -> N
     assert time.now <= 10.0
 
 
-def test_a_file_that_is_not_there() -> None:
+def test_a_missing_file_raises_file_not_found() -> None:
     with pytest.raises(FileNotFoundError):
         client(answering(refusal(404, "ArtifactMissing"))).read_file(REF, "a.json")

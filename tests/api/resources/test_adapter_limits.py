@@ -1,4 +1,4 @@
-"""The largest adapters that runtimes serve: every part reads them from the same variables."""
+"""The size limits of adapters, which every part reads from the same variables."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def spec(**changes: Any) -> TaskAdapterSpec:
         {"data": None, "source": {"uri": "s3://b/lora"}, "method": {"size": 64}},  # its folder says its rank
     ],
 )
-def test_what_runtimes_hold_is_taken(changes: dict[str, Any]) -> None:
+def test_adapters_within_the_limits_are_accepted(changes: dict[str, Any]) -> None:
     LIMITS.check_spec(spec(**changes))
 
 
@@ -56,14 +56,14 @@ def test_what_runtimes_hold_is_taken(changes: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_what_no_runtime_holds_is_refused(changes: dict[str, Any], named: tuple[str, ...]) -> None:
+def test_adapters_above_the_limits_are_refused(changes: dict[str, Any], named: tuple[str, ...]) -> None:
     with pytest.raises(InvalidInput) as caught:
         LIMITS.check_spec(spec(**changes))
     assert caught.value.reason == "AdapterTooLarge"
     assert all(part in caught.value.message for part in named)
 
 
-def test_bottlenecks_are_refused_where_no_slot_has_room_for_any() -> None:
+def test_bottlenecks_are_refused_where_slots_have_none() -> None:
     with pytest.raises(InvalidInput, match="AdapterTooLarge"):
         AdapterLimits(max_bottleneck=0).check_spec(spec(method={"type": "Bottleneck"}))
 

@@ -1,4 +1,4 @@
-"""The generated definitions: what the API server will take, and no drift from the types."""
+"""The generated CRDs: valid for the API server, and in step with the types."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,15 +29,15 @@ def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[st
             yield from nodes(schema[key], f"{path}[]")
 
 
-def test_the_files_are_what_the_types_say() -> None:
+def test_the_crd_files_match_the_types() -> None:
     assert main(["--check", str(REPOSITORY / "crds")]) == 0
 
 
-def test_the_reference_page_is_what_the_types_say() -> None:
+def test_the_reference_page_matches_the_types() -> None:
     assert (REPOSITORY / "docs" / "resources.md").read_text() == reference()
 
 
-def test_drift_is_told_and_writing_mends_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stale_folder_is_reported_and_rewritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", str(tmp_path)]) == 1
     assert "domains.hmi.dev.yaml" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 0
@@ -88,7 +88,7 @@ def rules(schema: dict[str, Any]) -> str:
     return " ".join(rule["rule"] for rule in schema.get("x-kubernetes-validations", []))
 
 
-def test_the_rules_hold_what_cannot_change_and_what_excludes_what() -> None:
+def test_the_rules_cover_immutable_and_exclusive_fields() -> None:
     domain = schema_of("domains")["properties"]["spec"]
     assert "self.baseModel == oldSelf.baseModel" in rules(domain)
     assert "self.split == oldSelf.split" in rules(domain)

@@ -1,4 +1,4 @@
-"""Reading manifests: what kubectl takes is taken, and what is wrong is said so that it can be mended."""
+"""Manifests are accepted and refused as by kubectl, and errors say what to correct."""
 
 import time
 from pathlib import Path
@@ -35,11 +35,11 @@ RESOURCE_FILES = [file for file in sorted(EXAMPLES.rglob("*.yaml")) if file.name
 
 
 @pytest.mark.parametrize("file", RESOURCE_FILES, ids=lambda file: file.name)
-def test_the_examples_are_read(file: Path) -> None:
+def test_the_examples_are_valid(file: Path) -> None:
     assert parsed(file.read_text())
 
 
-def test_metadata_that_is_not_read_is_kept() -> None:
+def test_unknown_metadata_is_kept() -> None:
     text = GOOD.replace(
         "{name: hotel}", "{name: hotel, ownerReferences: [{kind: X}], managedFields: [], annotations: {a: b}}"
     )
@@ -47,7 +47,7 @@ def test_metadata_that_is_not_read_is_kept() -> None:
     assert found.model_dump(by_alias=True)["metadata"]["ownerReferences"] == [{"kind": "X"}]
 
 
-def test_what_was_read_is_written_and_read_again() -> None:
+def test_a_resource_survives_a_round_trip() -> None:
     for text in (GOOD, ADAPTER + "  data: {train: {uri: t.jsonl}}\n"):
         (found,) = parsed(text)
         assert isinstance(found, Domain | TaskAdapter)
@@ -130,7 +130,7 @@ def test_what_was_read_is_written_and_read_again() -> None:
         (GOOD.replace("name: hotel}", "name: hotel, labels: {a b: x}}"), 'metadata.labels has the key "a b"'),
     ],
 )
-def test_a_complaint_says_where_and_what_to_do(text: str, words: str) -> None:
+def test_an_error_names_the_field_and_the_remedy(text: str, words: str) -> None:
     assert words in complaint(text)
 
 
@@ -146,13 +146,13 @@ def test_numbers_are_quantities_as_in_a_pod() -> None:
     assert dump(found)["spec"]["resources"]["limits"] == {"cpu": 2}
 
 
-def test_what_is_null_is_as_if_it_were_not_there() -> None:
+def test_null_fields_are_absent() -> None:
     (found,) = parsed(GOOD + "  training: {steps: null}\n  split: null\n  plot: null\n")
     assert found == parsed(GOOD)[0]
 
 
 @pytest.mark.parametrize("schedule", ["0 3 * * *", "*/15 0-6,22 1,15 JAN-mar Mon", "5/10  * * * 7", "@daily"])
-def test_schedules_of_cron_are_taken(schedule: str) -> None:
+def test_cron_schedules_are_accepted(schedule: str) -> None:
     (found,) = parsed(GOOD + f"  plot: {{refresh: {{schedule: '{schedule}'}}}}\n")
     assert isinstance(found, Domain)
     assert found.spec.plot.refresh.schedule == schedule
@@ -161,11 +161,11 @@ def test_schedules_of_cron_are_taken(schedule: str) -> None:
 @pytest.mark.parametrize(
     "schedule", ["", "* * * *", "60 * * * *", "* 24 * * *", "0 0 0 * *", "@never", "* * * * * *"]
 )
-def test_what_cron_does_not_know_is_no_schedule(schedule: str) -> None:
+def test_invalid_cron_schedules_are_refused(schedule: str) -> None:
     assert "five fields" in complaint(GOOD + f"  plot: {{refresh: {{schedule: '{schedule}'}}}}\n")
 
 
-def test_a_great_many_faults_are_told_quickly() -> None:
+def test_many_faults_are_reported_quickly() -> None:
     corpus = [{"uri": "x", f"unknown{number}": 1} for number in range(20_000)]
     body = read_documents(GOOD.encode())[0]
     body["spec"]["corpus"] = corpus
@@ -175,7 +175,7 @@ def test_a_great_many_faults_are_told_quickly() -> None:
     assert time.monotonic() - begun < 20
 
 
-def test_what_is_long_is_cut_in_messages() -> None:
+def test_long_values_are_cut_in_messages() -> None:
     long = "x" * 1_000_000
     body = read_documents(GOOD.encode())[0]
     for spec in ({**body["spec"], long: 1}, {**body["spec"], "suspend": long}):

@@ -1,4 +1,4 @@
-"""Small promises of the contract: conditions, digests, tenants and what cannot change."""
+"""Conditions, digests, tenants and immutable fields."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def adapter(**spec: Any) -> TaskAdapter:
 
 
 @given(STATUSES, STATUSES)
-def test_a_transition_time_moves_with_the_status_alone(
+def test_a_transition_time_changes_only_with_the_status(
     first: ConditionStatus, second: ConditionStatus
 ) -> None:
     old = set_condition([], "Ready", first, "A", now="2026-01-01T00:00:00Z")
@@ -42,7 +42,7 @@ def test_a_transition_time_moves_with_the_status_alone(
 
 
 @given(st.dictionaries(st.text(), st.integers() | st.text()))
-def test_a_digest_does_not_know_the_order_of_keys(value: dict[str, Any]) -> None:
+def test_a_digest_does_not_depend_on_the_order_of_keys(value: dict[str, Any]) -> None:
     assert digest_json(value) == digest_json(dict(reversed(value.items())))
 
 
@@ -62,7 +62,7 @@ def test_a_tenant_is_the_label_or_the_namespace() -> None:
         ({"plot": {"onMiss": "Backoff"}}, False),
     ],
 )
-def test_a_domain_is_trained_again_for_what_changes_its_result(spec: dict[str, Any], same: bool) -> None:
+def test_a_domain_is_trained_again_when_its_result_would_change(spec: dict[str, Any], same: bool) -> None:
     assert (domain_run_digest(domain(), "p") == domain_run_digest(domain(**spec), "p")) is same
 
 
@@ -75,14 +75,14 @@ def test_a_domain_is_trained_again_for_what_changes_its_result(spec: dict[str, A
         ({}, "l", OnMiss.BACKOFF, False),
     ],
 )
-def test_an_adapter_is_trained_again_for_what_changes_its_result(
+def test_an_adapter_is_trained_again_when_its_result_would_change(
     spec: dict[str, Any], layers: str, on_miss: OnMiss, same: bool
 ) -> None:
     first = adapter_run_digest(adapter(), "l", OnMiss.COMPUTE)
     assert (first == adapter_run_digest(adapter(**spec), layers, on_miss)) is same
 
 
-def test_what_cannot_change_is_found() -> None:
+def test_changed_immutable_fields_are_found() -> None:
     assert changed_immutables(domain(), domain(training={"steps": 1})) == []
     assert changed_immutables(domain(), domain(split=2, baseModel={"uri": "x"})) == [
         "spec.baseModel",

@@ -1,4 +1,4 @@
-"""Reading YAML and JSON: as kubectl reads them, within bounds, with errors that say where."""
+"""YAML and JSON are read as by kubectl, within bounds, and errors say where."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Further certificate authorities: a real TLS server whose authority only ``HMI_CA_CERTIFICATES`` names."""
+"""Additional certificate authorities, with a TLS server of an authority in ``HMI_CA_CERTIFICATES``."""
 
 import os
 import ssl
@@ -74,7 +74,7 @@ def _ask(url: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_authority_is_trusted_beside_the_usual_ones(tls_url: str, authority: trustme.CA) -> None:
+def test_the_authority_is_trusted_in_addition_to_the_usual_ones(tls_url: str, authority: trustme.CA) -> None:
     done = _ask(tls_url, **{VARIABLE: authority.cert_pem.bytes().decode()})
 
     assert done.returncode == 0, done.stderr
@@ -83,14 +83,14 @@ def test_the_authority_is_trusted_beside_the_usual_ones(tls_url: str, authority:
     assert said == [f"authorities {usual + 1}", "httpx hello", "aiohttp hello"]
 
 
-def test_without_it_the_server_is_not_trusted(tls_url: str) -> None:
+def test_without_the_authority_the_server_is_not_trusted(tls_url: str) -> None:
     done = _ask(tls_url)
 
     assert done.returncode != 0
     assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
 
 
-def test_a_bundle_that_the_user_names_stays(tls_url: str, authority: trustme.CA) -> None:
+def test_a_bundle_set_by_the_user_is_kept(tls_url: str, authority: trustme.CA) -> None:
     pem = authority.cert_pem.bytes().decode()
 
     done = _ask(tls_url, **{VARIABLE: pem, "SSL_CERT_FILE": certifi.where()})
@@ -101,7 +101,7 @@ def test_a_bundle_that_the_user_names_stays(tls_url: str, authority: trustme.CA)
 @pytest.mark.parametrize(
     "text", ["no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"]
 )
-def test_what_is_no_certificate_is_said(tls_url: str, text: str) -> None:
+def test_an_invalid_certificate_is_reported(tls_url: str, text: str) -> None:
     done = _ask(tls_url, **{VARIABLE: text})
 
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""Who calls: the static token, service accounts, and tokens reviewed by an API server over HTTP."""
+"""Authentication of callers: the static token, service accounts, and TokenReview over HTTP."""
 
 import base64
 import json
@@ -87,14 +87,14 @@ def test_the_account_decides_the_role(username: str, caller: Caller | None) -> N
     assert ACCOUNTS.caller(username) == caller
 
 
-def test_a_trainer_works_in_its_own_namespace_alone() -> None:
+def test_a_trainer_may_access_only_its_own_namespace() -> None:
     trainer = Caller(Role.TRAINER, "acme")
     assert trainer.may_work_in("acme")
     assert not trainer.may_work_in("bolt")
     assert Caller(Role.OPERATOR).may_work_in("bolt")
 
 
-async def test_a_static_token_may_do_everything_and_another_nothing() -> None:
+async def test_the_static_token_grants_every_role_and_others_none() -> None:
     check = StaticTokenAuthenticator("sixteen-characters")
     caller = await check.authenticate("sixteen-characters")
     assert caller is not None
@@ -103,7 +103,7 @@ async def test_a_static_token_may_do_everything_and_another_nothing() -> None:
     assert await check.authenticate("ü") is None
 
 
-async def test_a_reviewed_token_is_believed_for_a_minute(
+async def test_an_accepted_token_is_cached_for_a_minute(
     reviewer: TokenReviewer, token_reviews: Any, clock: Clock
 ) -> None:
     token_reviews.accounts["t"] = ACCOUNTS.operator
@@ -116,7 +116,7 @@ async def test_a_reviewed_token_is_believed_for_a_minute(
     assert await reviewer.authenticate("t") is None
 
 
-async def test_a_token_is_not_believed_beyond_its_expiry(
+async def test_a_token_is_not_cached_beyond_its_expiry(
     reviewer: TokenReviewer, token_reviews: Any, clock: Clock
 ) -> None:
     token = token_that_expires(clock.seconds + 10)
@@ -127,7 +127,7 @@ async def test_a_token_is_not_believed_beyond_its_expiry(
     assert len(token_reviews.asked) == 2
 
 
-async def test_an_unknown_token_is_remembered_for_seconds_only(
+async def test_an_unknown_token_is_cached_for_seconds_only(
     reviewer: TokenReviewer, token_reviews: Any, clock: Clock
 ) -> None:
     for _ in range(3):
@@ -138,13 +138,13 @@ async def test_an_unknown_token_is_remembered_for_seconds_only(
     assert await reviewer.authenticate("new") == Caller(Role.GATEWAY)
 
 
-async def test_a_token_for_another_audience_is_nobody(reviewer: TokenReviewer, token_reviews: Any) -> None:
+async def test_a_token_for_another_audience_is_unknown(reviewer: TokenReviewer, token_reviews: Any) -> None:
     token_reviews.accounts["t"] = ACCOUNTS.operator
     token_reviews.audiences["t"] = ["https://kubernetes.default.svc"]
     assert await reviewer.authenticate("t") is None
 
 
-async def test_what_is_remembered_is_bounded(reviewer: TokenReviewer, token_reviews: Any) -> None:
+async def test_the_cache_is_bounded(reviewer: TokenReviewer, token_reviews: Any) -> None:
     token_reviews.accounts |= {f"t{number}": ACCOUNTS.operator for number in range(5)}
     for number in range(5):
         await reviewer.authenticate(f"t{number}")
@@ -154,14 +154,14 @@ async def test_what_is_remembered_is_bounded(reviewer: TokenReviewer, token_revi
     assert len(token_reviews.asked) == 6
 
 
-async def test_an_endless_token_is_not_sent_on(reviewer: TokenReviewer, token_reviews: Any) -> None:
+async def test_a_very_long_token_is_not_reviewed(reviewer: TokenReviewer, token_reviews: Any) -> None:
     assert await reviewer.authenticate("x" * 20_000) is None
     assert await reviewer.authenticate("") is None
     assert token_reviews.asked == []
 
 
 @pytest.mark.parametrize("status", [403, 500])
-async def test_an_api_server_that_fails_is_no_answer(
+async def test_a_failing_api_server_is_not_ready(
     reviewer: TokenReviewer, token_reviews: Any, status: int
 ) -> None:
     token_reviews.accounts["t"] = ACCOUNTS.operator
@@ -172,7 +172,7 @@ async def test_an_api_server_that_fails_is_no_answer(
     assert await reviewer.authenticate("t") == Caller(Role.OPERATOR)
 
 
-async def test_who_is_known_stays_known_while_the_api_server_is_away(
+async def test_cached_callers_stay_valid_while_the_api_server_is_down(
     reviewer: TokenReviewer, token_reviews: Any, clock: Clock
 ) -> None:
     token_reviews.accounts["t"] = ACCOUNTS.operator
@@ -190,7 +190,7 @@ async def test_who_is_known_stays_known_while_the_api_server_is_away(
     assert await reviewer.authenticate("t") is None
 
 
-async def test_an_api_server_that_is_away_is_no_answer() -> None:
+async def test_an_unreachable_api_server_is_not_ready() -> None:
     reviewer = TokenReviewer("http://127.0.0.1:9", TokenSource("own"), ACCOUNTS, "hmi-control-plane")
     with pytest.raises(NotReady, match="TokenReviewFailed") as failure:
         await reviewer.authenticate("secret-token")

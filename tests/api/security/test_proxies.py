@@ -1,4 +1,4 @@
-"""Which proxy an address gets, and that HMI's own parts call one another through none."""
+"""The proxy for an address; HMI's own parts use none for each other."""
 
 import ast
 import contextlib
@@ -109,7 +109,7 @@ def test_a_proxy_that_cannot_be_used_is_refused_without_its_password() -> None:
     assert "password" not in caught.value.message
 
 
-def test_s3_goes_by_the_address_of_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s3_uses_the_proxy_for_its_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://10.0.0.5:9000")
     proxies = Proxies.from_environment({"ALL_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"})
     assert s3_proxies(proxies) == {}
@@ -215,44 +215,33 @@ INNER: dict[str, Callable[[str], Awaitable[None]]] = {
     "runtime to control plane": _runtime,
     "gateway to runtime": _gateway,
 }
-SETTINGS = [
-    dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), "{proxy}"),
-    {"ALL_PROXY": "socks5h://127.0.0.1:9"},
-]
 
 
-def _named(variables: dict[str, str], proxy: RecordingProxy, patch: pytest.MonkeyPatch) -> None:
-    name_proxies(patch, {name: value.format(proxy=proxy.url) for name, value in variables.items()})
+@pytest.fixture(params=["http", "socks"])
+def unused_proxy(
+    request: pytest.FixtureRequest, proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A proxy in the environment that no call may use."""
+    http = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), proxy.url)
+    name_proxies(monkeypatch, http if request.param == "http" else {"ALL_PROXY": "socks5h://127.0.0.1:9"})
+    yield
+    assert proxy.asked == []
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("variables", SETTINGS)
+@pytest.mark.usefixtures("unused_proxy")
 @pytest.mark.parametrize("caller", INNER)
-async def test_inner_calls_use_no_proxy(
-    caller: str,
-    variables: dict[str, str],
-    part: Part,
-    proxy: RecordingProxy,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    _named(variables, proxy, monkeypatch)
-
+async def test_internal_calls_use_no_proxy(caller: str, part: Part) -> None:
     with contextlib.suppress(HmiError, httpx.HTTPStatusError):  # the part has nothing to say
         await INNER[caller](part.url)
 
     assert part.asked
-    assert proxy.asked == []
 
 
-@pytest.mark.parametrize("variables", SETTINGS)
-def test_a_training_program_uses_no_proxy_for_the_control_plane(
-    variables: dict[str, str],
-    part: Part,
-    proxy: RecordingProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+@pytest.mark.usefixtures("unused_proxy")
+def test_a_trainer_uses_no_proxy_for_the_control_plane(
+    part: Part, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    _named(variables, proxy, monkeypatch)
     for name, value in {
         "HMI_CONTROL_PLANE_URL": part.url,
         "HMI_INTERNAL_TOKEN": TOKEN,
@@ -264,18 +253,10 @@ def test_a_training_program_uses_no_proxy_for_the_control_plane(
     assert train(["domain"]) == 1  # the control plane knows no such run
 
     assert part.asked == ["GET /internal/v1/runs/r1"]
-    assert proxy.asked == []
 
 
-@pytest.mark.parametrize("variables", SETTINGS)
-def test_the_command_uses_no_proxy_for_this_machine(
-    variables: dict[str, str],
-    part: Part,
-    proxy: RecordingProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    _named(variables, proxy, monkeypatch)
+@pytest.mark.usefixtures("unused_proxy")
+def test_the_command_uses_no_proxy_for_this_machine(part: Part, tmp_path: Path) -> None:
     home = HomeFolder(tmp_path)
     home.create()
     home.write_url(part.url)
@@ -288,7 +269,6 @@ def test_the_command_uses_no_proxy_for_this_machine(
             client.request("GET", "/v1/models")
 
     assert part.asked == ["GET /v1/models"] * 2
-    assert proxy.asked == []
 
 
 def test_a_server_is_on_this_machine_in_every_spelling() -> None:
@@ -298,7 +278,7 @@ def test_a_server_is_on_this_machine_in_every_spelling() -> None:
         assert not is_local(f"http://{host}:8080"), host
 
 
-def test_the_command_goes_to_another_machine_as_curl_does(
+def test_the_command_uses_the_proxy_for_another_machine(
     proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name_proxies(monkeypatch, {"http_proxy": proxy.url, "no_proxy": "near.example"})
@@ -377,7 +357,7 @@ def test_every_http_client_leaves_the_environment_alone() -> None:
     assert len(found) > 10
 
 
-def test_addresses_are_opened_in_two_places_alone() -> None:
+def test_addresses_are_opened_in_two_places_only() -> None:
     opened = {
         file
         for file, tree in _files()

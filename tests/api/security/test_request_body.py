@@ -1,4 +1,4 @@
-"""Bodies are bounded in bytes and time, before and after they are unpacked."""
+"""Request bodies are limited in bytes, packed and unpacked, and in time."""
 
 import asyncio
 import gzip
@@ -68,7 +68,7 @@ def refused(body: Body, limit: BodyLimit, **headers: str) -> int:
     return caught.value.status
 
 
-def test_a_body_within_bounds_is_read_as_it_is() -> None:
+def test_a_body_within_bounds_is_read_unchanged() -> None:
     assert read(Body([b"a" * 500, b"b" * 500]), BodyLimit(LIMIT)) == b"a" * 500 + b"b" * 500
 
 
@@ -80,7 +80,7 @@ def test_a_long_body_is_refused_announced_or_not() -> None:
 
 
 @pytest.mark.parametrize("parts", [[None], [b"x", None], [b"", b"", None]])
-def test_a_body_that_does_not_come_is_408(parts: list[bytes | None]) -> None:
+def test_a_missing_body_is_408(parts: list[bytes | None]) -> None:
     assert refused(Body(parts), BodyLimit(LIMIT, seconds=0.05)) == 408
 
 
@@ -92,17 +92,17 @@ class Dripping(Body):
         return {"type": "http.request", "body": b"x", "more_body": True}
 
 
-def test_a_body_that_drips_is_408_all_the_same() -> None:
+def test_a_slow_body_is_408() -> None:
     assert refused(Dripping([]), BodyLimit(LIMIT, seconds=0.2)) == 408
 
 
-def test_a_body_that_is_long_by_nature_has_its_time_for_each_part() -> None:
+def test_a_streamed_body_has_a_time_limit_for_each_part() -> None:
     limit = BodyLimit(20, seconds=0.2, each_part=True)
     assert refused(Dripping([]), limit) == 413  # after more than twice the time
     assert refused(Body([b"x", None]), limit) == 408
 
 
-def test_nothing_is_bounded_once_the_body_is_there() -> None:
+def test_nothing_is_limited_after_the_body() -> None:
     body = Body([b"x"])
 
     async def handler(_scope: Scope, receive: Receive, _send: Send) -> None:
@@ -140,17 +140,17 @@ def test_a_small_body_that_unpacks_to_a_large_one_is_refused() -> None:
     assert read(Body([gzip.compress(bytes(LIMIT))]), PACKED, content_encoding="gzip") == bytes(LIMIT)
 
 
-def test_what_is_no_gzip_is_400() -> None:
+def test_invalid_gzip_is_400() -> None:
     whole = gzip.compress(b"hello")
     for wrong in (b"hello", whole[:-3], whole + b"x", whole + whole, b""):
         assert refused(Body([wrong]), PACKED, content_encoding="gzip") == 400
 
 
 @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "x"])
-def test_another_encoding_is_415(encoding: str) -> None:
+def test_an_unknown_encoding_is_415(encoding: str) -> None:
     assert refused(Body([b"x"]), PACKED, content_encoding=encoding) == 415
 
 
-def test_where_nothing_comes_packed_gzip_is_415() -> None:
+def test_gzip_is_415_where_it_is_not_accepted() -> None:
     assert refused(Body([gzip.compress(b"x")]), BodyLimit(LIMIT), content_encoding="gzip") == 415
     assert read(Body([b"x"]), BodyLimit(LIMIT), content_encoding="identity") == b"x"

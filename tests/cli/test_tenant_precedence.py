@@ -1,4 +1,4 @@
-"""A tenant that is named is the one that is asked for, whatever key lies about in the environment."""
+"""A tenant on the command line takes precedence over a key in the environment."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def key(hmi: Run) -> str:
     return hmi("key", "create", "granary")[1].strip()
 
 
-def test_the_tenant_of_the_command_line_goes_before_the_key_of_the_environment(
+def test_a_named_tenant_takes_precedence_over_the_key_in_the_environment(
     hmi: Run, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HMI_API_KEY", key)
@@ -27,7 +27,7 @@ def test_the_tenant_of_the_command_line_goes_before_the_key_of_the_environment(
 
 
 @pytest.mark.parametrize("command", ["usage", "bill"])
-def test_who_cannot_administer_is_not_shown_other_figures_instead(
+def test_without_an_admin_key_other_figures_are_not_shown_instead(
     hmi: Run, served: Served, key: str, tmp_path: Path, command: str
 ) -> None:
     nowhere = ("--home", str(tmp_path), "--server", served.url)
@@ -41,7 +41,7 @@ def test_who_cannot_administer_is_not_shown_other_figures_instead(
 @pytest.mark.parametrize(
     "arguments", [["usage", ""], ["bill", ""], ["classify", "-t", "", "model", "text"], ["models", "-t", ""]]
 )
-def test_an_empty_name_is_nobodys(
+def test_an_empty_tenant_name_is_refused(
     hmi: Run, key: str, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.setenv("HMI_API_KEY", key)

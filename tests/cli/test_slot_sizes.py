@@ -1,4 +1,4 @@
-"""The embedded runtime has room for whatever is trained when a task asks for no size."""
+"""The embedded runtime's slots have room for adapters of every default size."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from hmi_runtime.server.settings import RuntimeSettings
 from hmi_runtime.training.adapter_training import BOTTLENECK_WIDTH, DIRECT_LORA_RANK
 
 
-def test_every_size_that_is_a_default_fits_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_default_size_fits_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in LIMIT_DEFAULTS.items():
         monkeypatch.setenv(name, value)
     limits = RuntimeSettings(
@@ -20,7 +20,7 @@ def test_every_size_that_is_a_default_fits_a_slot(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("raised", [{}, {"HMI_MAX_RANK": "64", "HMI_MAX_LABELS": "1000"}])
-def test_what_is_admitted_trained_and_served_has_one_limit(
+def test_admission_training_and_serving_have_the_same_limits(
     raised: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in raised.items():
