@@ -1,7 +1,6 @@
-"""The artifact store's root over fsspec: opening it, and what lies below it.
+"""The artifact store's root, opened with fsspec.
 
-For the parts that reach the store by themselves, the control plane and the runtime, which bring fsspec; no
-other part imports this module.
+Only the control plane and the runtime import this module: other parts do not install fsspec.
 """
 
 from typing import Any
@@ -33,14 +32,14 @@ def is_local(filesystem: Any) -> bool:
 
 
 def address_in(root: str, *parts: str) -> str:
-    """Return the path of what ``parts`` name below a root's path; empty parts are left out."""
+    """Return the path of ``parts`` below a root's path; empty parts are left out."""
     return "/".join(part for part in (root, *parts) if part)
 
 
 def is_stored(filesystem: Any, root: str, ref: ArtifactRef, manifest: ArtifactManifest, data: bytes) -> bool:
-    """Return whether an artifact is whole below ``root``: ``data`` as manifest, every file with its digest.
+    """Return whether an artifact is complete below ``root``: ``data`` as manifest, and every file.
 
-    One that is not is to be written again, whatever of it is there. Reads all of one that is.
+    Reads all of its files. An incomplete artifact must be written again.
     """
     try:
         if filesystem.cat_file(address_in(root, ref.uri, MANIFEST_FILE)) != data:

@@ -16,9 +16,9 @@ follow the scheme is no entity.
 | IOE | either of IOE1 and IOE2 | | |
 | Plain | PER | PER PER PER | is one with it |
 
-The rows that an adapter is trained on tell IOB1 from IOB2 and IOE1 from IOE2. Of an imported adapter only the
-labels are known: IOB and IOE read both, as seqeval does without its strict mode. ``Plain`` is for labels
-that are no tags, such as parts of speech: a stretch of one label is an entity.
+The training rows of an adapter distinguish IOB1 from IOB2 and IOE1 from IOE2. Of an imported adapter only
+the labels are known: IOB and IOE accept both, as seqeval does without its strict mode. ``Plain`` is for
+labels that are not tags, such as parts of speech: a stretch of one label is an entity.
 """
 
 import re
@@ -68,11 +68,11 @@ stretch: the prefix of the next tag, which is of another type."""
 _COMPILED = {scheme: re.compile(pattern) for scheme, pattern in _PATTERNS.items()}
 _PREFIXES = {scheme: set("BIESLU").intersection(pattern) for scheme, pattern in _PATTERNS.items()}
 _BY_PREFIXES = (TagScheme.IOB2, TagScheme.IOE2, TagScheme.IOBES, TagScheme.BILOU)
-_TOLD_BY_ROWS = {
-    TagScheme.IOB2: (TagScheme.IOB2, TagScheme.IOB1),
-    TagScheme.IOE2: (TagScheme.IOE2, TagScheme.IOE1),
+_VARIANTS = {
+    TagScheme.IOB2: (TagScheme.IOB1, TagScheme.IOB),
+    TagScheme.IOE2: (TagScheme.IOE1, TagScheme.IOE),
 }
-_EITHER = {TagScheme.IOB2: TagScheme.IOB, TagScheme.IOE2: TagScheme.IOE}
+"""The other scheme of the same prefixes, which rows distinguish, and the scheme that accepts both."""
 
 _Tag = tuple[str, str]
 """A tag's prefix and type."""
@@ -80,8 +80,8 @@ _NONE: _Tag = (OUTSIDE, "")
 
 
 def scheme_of(labels: Iterable[str], rows: Sequence[Sequence[str]] = ()) -> TagScheme:
-    """Return the scheme that a task's ``labels`` follow; ``rows`` of tags tell IOB1 from IOB2, IOE1 from
-    IOE2.
+    """Return the scheme that a task's ``labels`` follow; ``rows`` of tags distinguish IOB1 from IOB2 and
+    IOE1 from IOE2.
 
     Labels are plain where none is ``O`` and none has a prefix. Else each must be ``O``, a prefix (B, I, E,
     S, L, U), or a prefix, a hyphen and a type, and one scheme must have all the prefixes; ``InvalidInput``
@@ -108,10 +108,10 @@ def scheme_of(labels: Iterable[str], rows: Sequence[Sequence[str]] = ()) -> TagS
             f"The tags have the prefixes {', '.join(sorted(used))}, which no scheme has together; write all "
             "tags in one of IOB2 (B, I), IOE2 (I, E), IOBES (B, I, E, S) and BILOU (B, I, L, U).",
         )
+    other, either = _VARIANTS.get(scheme, (scheme, scheme))
     if not rows:
-        return _EITHER.get(scheme, scheme)
-    candidates = _TOLD_BY_ROWS.get(scheme, (scheme,))
-    return min(candidates, key=lambda candidate: sum(_words_lost(tags, candidate) for tags in rows))
+        return either
+    return min((scheme, other), key=lambda candidate: sum(_words_lost(tags, candidate) for tags in rows))
 
 
 def scheme_or_plain(labels: Iterable[str], rows: Sequence[Sequence[str]] = ()) -> TagScheme:
@@ -124,7 +124,7 @@ def scheme_or_plain(labels: Iterable[str], rows: Sequence[Sequence[str]] = ()) -
 
 
 def entities(tags: Sequence[str], scheme: TagScheme) -> list[Span]:
-    """Return the entities of a row of ``tags``, in order; what does not follow the scheme is none.
+    """Return the entities of a row of ``tags``, in order; tags that do not follow the scheme are ignored.
 
     A tag that the scheme does not have counts as ``O``.
     """

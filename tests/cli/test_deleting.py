@@ -61,7 +61,9 @@ def hold(served: Served) -> Iterator[Hold]:
         served.do(served.store.add_finalizer(ref, uid, FINALIZER))
         held.append((ref, uid))
         if in_use:
-            conditions = set_condition([], "Ready", ConditionStatus.FALSE, "InUse", IN_USE)
+            conditions = set_condition(
+                [], "Ready", ConditionStatus.FALSE, "InUse", IN_USE, now="2026-01-01T00:00:00Z"
+            )
             status = DomainStatus(phase="Terminating", conditions=conditions)
             served.do(served.store.write_status(ref, uid, status))
 

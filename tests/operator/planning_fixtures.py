@@ -1,5 +1,6 @@
 """Resources, and what is observed of them, for tests of planning; built without the planner."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +18,7 @@ from hmi_api.internal.catalog import (
 from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunState, RunView
 from hmi_api.names import FINALIZER, DomainKey, Tenant
 from hmi_api.resources.common import ObjectMeta, ObjectRef
-from hmi_api.resources.conditions import Condition, find_condition
+from hmi_api.resources.conditions import Condition, ConditionStatus, find_condition
 from hmi_api.resources.domain import BaseModelRef, Domain, DomainSpec, OnMiss
 from hmi_api.resources.spec_changes import adapter_run_digest, domain_run_digest
 from hmi_api.resources.task_adapter import TaskAdapter, TaskAdapterSpec, TaskType
@@ -25,6 +26,12 @@ from hmi_operator.planning import DomainDependency, ObservedAdapter, ObservedDom
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TENANT = Tenant("acme")
+
+
+def is_true(conditions: Sequence[Condition], type_: str) -> bool:
+    """Return whether the condition of that type is there and True."""
+    condition = find_condition(conditions, type_)
+    return condition is not None and condition.status == ConditionStatus.TRUE
 
 
 def metadata(name: str, **changes: Any) -> ObjectMeta:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from planning_fixtures import is_true
 
 from hmi_api.errors import InvalidInput
 from hmi_api.internal.client import ControlPlaneClient
-from hmi_api.resources.conditions import find_condition, is_true
+from hmi_api.resources.conditions import find_condition
 from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.embedded import EmbeddedController, FileResourceStore, SubprocessJobs
 from hmi_operator.embedded.processes import read_pid_file

@@ -10,6 +10,7 @@ from planning_fixtures import (
     adapter_version,
     domain,
     domain_version,
+    is_true,
     kinds,
     observed_adapter,
     reason,
@@ -21,7 +22,7 @@ from hmi_api.internal.runs import RunResult, RunState
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.common import DataRead
-from hmi_api.resources.conditions import find_condition, is_true
+from hmi_api.resources.conditions import find_condition
 from hmi_api.resources.domain import OnMiss
 from hmi_api.resources.spec_changes import adapter_run_digest
 from hmi_api.resources.task_adapter import Gate, Metric

@@ -12,6 +12,7 @@ from planning_fixtures import (
     adapter,
     domain,
     domain_version,
+    is_true,
     kinds,
     observed_domain,
     reason,
@@ -22,7 +23,7 @@ from hmi_api.errors import InvalidInput
 from hmi_api.internal.runs import DomainRunSpec, RunFailure, RunProgress, RunState
 from hmi_api.names import DomainKey
 from hmi_api.resources.common import DataRead, ObjectRef
-from hmi_api.resources.conditions import find_condition, is_true
+from hmi_api.resources.conditions import find_condition
 from hmi_api.resources.domain import BaseModelRef, Sharing
 from hmi_api.resources.spec_changes import domain_run_digest
 from hmi_operator.planning import (

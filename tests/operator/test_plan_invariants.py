@@ -13,6 +13,7 @@ from planning_fixtures import (
     adapter_version,
     domain,
     domain_version,
+    is_true,
     kinds,
     observed_adapter,
     observed_domain,
@@ -22,7 +23,7 @@ from planning_fixtures import (
 from hmi_api.internal.catalog import EarlierVersion
 from hmi_api.internal.runs import RunFailure, RunProgress, RunResult, RunState, RunView
 from hmi_api.names import DomainKey
-from hmi_api.resources.conditions import Condition, is_true
+from hmi_api.resources.conditions import Condition
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.planning import (

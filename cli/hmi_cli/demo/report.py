@@ -1,5 +1,6 @@
 """The figures of the demonstration: predictions, scores, hit rates, bytes, usage and bills."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,11 +43,8 @@ def read_figures(api: AdminApi, internal_token: str) -> Figures:
     for runtime in api.runtimes():
         if runtime["lost"]:
             continue
-        with Client(runtime["url"], internal_token) as client:
-            try:
-                _add(figures, client.request("GET", "/internal/v1/stats"))
-            except CliError:
-                continue
+        with Client(runtime["url"], internal_token) as client, contextlib.suppress(CliError):
+            _add(figures, client.request("GET", "/internal/v1/stats"))
     return figures
 
 

@@ -33,26 +33,22 @@ def columns(kind: Kind, *, wide: bool) -> list[str]:
 
 def _cells(kind: Kind, item: Object, *, wide: bool) -> list[str]:
     status = item.get("status") or {}
+    if kind is DOMAIN:
+        entries, coverage = status.get("entries"), status.get("coverage")
+        own = [NONE if entries is None else str(entries), NONE if coverage is None else f"{coverage:.0%}"]
+    else:
+        ref = (item.get("spec") or {}).get("domainRef") or {}
+        domain = "/".join(str(ref[part]) for part in ("namespace", "name") if ref.get(part))
+        own = [status.get("domain") or domain or NONE, gate_cell(item)]
     return [
         status.get("phase") or "Pending",
         ready_status(item),
-        *(_domain_cells(status) if kind is DOMAIN else _adapter_cells(item)),
+        *own,
         str(status.get("version") or NONE),
         status.get("progress") or "-",
         *([reason(item)] if wide else []),
         age(item["metadata"].get("creationTimestamp")),
     ]
-
-
-def _domain_cells(status: Object) -> list[str]:
-    entries, coverage = status.get("entries"), status.get("coverage")
-    return [NONE if entries is None else str(entries), NONE if coverage is None else f"{coverage:.0%}"]
-
-
-def _adapter_cells(item: Object) -> list[str]:
-    ref = (item.get("spec") or {}).get("domainRef") or {}
-    named = f"{ref['namespace']}/{ref.get('name')}" if ref.get("namespace") else str(ref.get("name", NONE))
-    return [(item.get("status") or {}).get("domain") or named, gate_cell(item)]
 
 
 def gate_cell(item: Object) -> str:

@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Self
 
@@ -96,7 +95,7 @@ def set_condition(
     message: str = "",
     *,
     generation: int | None = None,
-    now: str | None = None,
+    now: str,
 ) -> list[Condition]:
     """Return ``conditions`` with ``type_`` set; its transition time is kept unless its status changes."""
     old = find_condition(conditions, type_)
@@ -106,7 +105,7 @@ def set_condition(
         status=status,
         reason=reason,
         message=message,
-        last_transition_time=kept or now or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        last_transition_time=kept or now,
         observed_generation=generation,
     )
     if old is None:
@@ -117,12 +116,6 @@ def set_condition(
 def find_condition(conditions: Sequence[Condition], type_: str) -> Condition | None:
     """Return the condition of that type, or None."""
     return next((condition for condition in conditions if condition.type == type_), None)
-
-
-def is_true(conditions: Sequence[Condition], type_: str) -> bool:
-    """Return whether the condition of that type is there and True."""
-    condition = find_condition(conditions, type_)
-    return condition is not None and condition.status == ConditionStatus.TRUE
 
 
 class Phase(DocumentedEnum):

@@ -78,11 +78,10 @@ class Proxies:
         return frozenset(found)
 
 
-def s3_endpoint(environment: Mapping[str, str] | None = None) -> str:
-    """Return the address of the S3 service that the environment names, as botocore reads it."""
-    found = os.environ if environment is None else environment
-    region = found.get("AWS_DEFAULT_REGION") or found.get("AWS_REGION") or "us-east-1"
-    named = found.get("AWS_ENDPOINT_URL_S3") or found.get("AWS_ENDPOINT_URL")
+def s3_endpoint() -> str:
+    """Return the address of the S3 service in the environment, as botocore reads it."""
+    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
+    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return named or f"https://s3.{region}.amazonaws.com"
 
 
