@@ -1,4 +1,4 @@
-"""What holds of a plan in every situation."""
+"""What is true of a plan in every situation."""
 
 from datetime import timedelta
 from typing import Any
@@ -114,7 +114,7 @@ def adapter_situations(draw: st.DrawFn) -> tuple[TaskAdapter, ObservedAdapter]:
 
 
 def sums_up(conditions: list[Condition]) -> bool:
-    """Say whether Reconciling and Stalled are there and not both True."""
+    """Return whether there are Reconciling and Stalled, not both True."""
     return {"Reconciling", "Stalled"} <= set(types(conditions)) and not (
         is_true(conditions, "Reconciling") and is_true(conditions, "Stalled")
     )
@@ -131,13 +131,19 @@ def assert_training(plan: Plan[Any], observed: ObservedDomain | ObservedAdapter,
     """Training serves the declared digest only, once at a time, and is never started without need."""
     current, run, acts = observed.current, observed.run, set(kinds(plan.actions))
     assert len([kind for kind in kinds(plan.actions) if kind in TRAINING_ACTIONS]) <= 1
-    if current is not None and current.spec_digest == digest:
+    published = current is not None and current.spec_digest == digest
+    if published:
         assert not TRAINING_ACTIONS & acts, "what is published needs no training"
     active = run is not None and run.state in (RunState.PENDING, RunState.RUNNING)
     if active and run is not None and run.spec_digest != digest:
         assert StopRun in acts, "a superseded run is stopped"
     if active and run is not None and run.spec_digest == digest:
-        assert not {StartRun, PublishAgainOrStartRun} & acts, "an active run has no rival"
+        alive = observed.job is not None and observed.job.alive
+        if not published and (alive or ResumeRun in acts):
+            assert plan.requeue_after is not None, "progress is read again"
+        assert not {StartRun, PublishAgainOrStartRun} & acts, "there is one active run for a spec"
+    if {StartRun, PublishAgainOrStartRun} & acts:
+        assert plan.requeue_after == 0.0, "a new run is observed at once"
     for action in plan.actions:
         if isinstance(action, StartRun | PublishAgainOrStartRun):
             assert action.request.spec_digest == digest
@@ -149,7 +155,7 @@ def assert_training(plan: Plan[Any], observed: ObservedDomain | ObservedAdapter,
 
 
 @given(domain_situations())
-def test_a_domain_s_plan_keeps_its_promises(situation: tuple[Domain, ObservedDomain]) -> None:
+def test_invariants_of_a_domains_plan(situation: tuple[Domain, ObservedDomain]) -> None:
     wanted, observed = situation
     plan = plan_domain(wanted, observed)
     current = observed.view.current if observed.view else None
@@ -168,7 +174,7 @@ def test_a_domain_s_plan_keeps_its_promises(situation: tuple[Domain, ObservedDom
 
 
 @given(adapter_situations())
-def test_an_adapter_s_plan_keeps_its_promises(situation: tuple[TaskAdapter, ObservedAdapter]) -> None:
+def test_invariants_of_an_adapters_plan(situation: tuple[TaskAdapter, ObservedAdapter]) -> None:
     wanted, observed = situation
     plan = plan_adapter(wanted, observed)
     current = observed.view.current if observed.view else None
@@ -193,7 +199,7 @@ def test_an_adapter_s_plan_keeps_its_promises(situation: tuple[TaskAdapter, Obse
 
 
 @given(st.integers(1, 9), JOBS)
-def test_a_converged_world_needs_nothing(version: int, job: JobView | None) -> None:
+def test_a_resource_that_serves_its_spec_needs_no_action(version: int, job: JobView | None) -> None:
     settled = observed_domain(domain(), current=domain_version(DIGEST, version=version), job=job)
     assert plan_domain(domain(), settled).actions == ()
     serving = observed_adapter(
