@@ -17,7 +17,7 @@ from planning_fixtures import (
     run_of,
 )
 
-from hmi_api.internal.runs import RunFailure, RunState
+from hmi_api.internal.runs import TRAINING_ATTEMPTS, RunFailure, RunState
 from hmi_api.resources.common import Resources
 from hmi_operator.planning import JobView, PodProblem, plan_adapter, plan_domain
 from hmi_operator.planning.actions import ResumeRun, StartRun, StopRun
@@ -96,4 +96,13 @@ def test_a_run_that_ran_out_of_memory_is_made_again_with_other_resources(
     wanted = domain(resources=resources)
     failure = RunFailure(reason="OOMKilled", message="Raise the limit.")
     run = run_of(domain(), DIGEST, RunState.FAILED, failure=failure, attempt=3)
-    assert kinds(plan_domain(wanted, observed_domain(wanted, run=run)).actions) == actions
+    observed = observed_domain(wanted, run=run, job=JobView(False, crashes=4, ended_at=NOW))
+    assert kinds(plan_domain(wanted, observed).actions) == actions
+
+
+@pytest.mark.parametrize(("reason", "actions"), [("Superseded", [StartRun]), ("SourceAway", [])])
+def test_a_superseded_run_is_started_again_without_a_wait(reason: str, actions: list[type]) -> None:
+    failure = RunFailure(reason=reason, message="m", retryable=True)
+    run = run_of(domain(), DIGEST, RunState.FAILED, failure=failure, attempt=TRAINING_ATTEMPTS)
+    observed = observed_domain(domain(), run=run, job=JobView(False, crashes=1, ended_at=NOW))
+    assert kinds(plan_domain(domain(), observed).actions) == actions
