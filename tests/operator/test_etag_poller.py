@@ -77,7 +77,8 @@ async def test_a_task_adapter_that_is_gone_from_the_catalog_is_enqueued_once(
 async def test_a_task_adapter_without_an_etag_is_not_requested(
     feed: EtagPoller, plane: FakeControlPlane
 ) -> None:
-    feed.record("shop/topic", None)
+    declare(plane, feed, "shop/topic")
+    feed.record("shop/topic", None)  # it is not in the catalog any more
     view = observed_adapter(adapter()).view
     assert view is not None
     feed.record("shop/tone", view.model_copy(update={"etag": ""}))  # of a control plane without ETags
