@@ -59,10 +59,11 @@ class Store(FileResourceStore):
 
 @dataclass
 class Here:
-    """A keeper, what is around it, and a clock that only the test moves."""
+    """A collector with its ports, and a clock that only the test moves."""
 
     store: Store
     plane: FakeControlPlane
+    jobs: Jobs
     keeper: OrphanCollector
     told: list[Orphan]
     now: list[float] = field(default_factory=lambda: [0.0])
@@ -72,7 +73,7 @@ class Here:
         return self.plane.catalog
 
     async def round_after(self, seconds: float, claimed: ClusterClaimed = KNOWN) -> set[str]:
-        """Let time go by and look for orphans; return what the catalog has then."""
+        """Move the clock and collect orphans; return the keys in the catalog afterwards."""
         self.now[0] += seconds
         await self.keeper.collect(claimed)
         return {*self.catalog.domains, *self.catalog.adapters}
@@ -81,15 +82,15 @@ class Here:
 @pytest.fixture
 def here(tmp_path: Path) -> Here:
     """A catalog with a Domain and a TaskAdapter, of which the store knows nothing."""
-    store, plane = Store(tmp_path), FakeControlPlane()
+    store, plane, jobs = Store(tmp_path), FakeControlPlane(), Jobs()
     plane.catalog.domains[HOTEL.key] = hotel()
     plane.catalog.adapters[TOPIC.key] = topic()
     plane.catalog.page_items = 1
     now, told = [0.0], list[Orphan]()
     keeper = OrphanCollector(
-        Ports(store, plane.client(), Jobs()), grace=GRACE, on_deleted=told.append, clock=lambda: now[0]
+        Ports(store, plane.client(), jobs), grace=GRACE, on_deleted=told.append, clock=lambda: now[0]
     )
-    return Here(store, plane, keeper, told, now)
+    return Here(store, plane, jobs, keeper, told, now)
 
 
 async def test_orphans_are_erased_after_their_grace_and_told_of(here: Here) -> None:
@@ -98,6 +99,7 @@ async def test_orphans_are_erased_after_their_grace_and_told_of(here: Here) -> N
     assert here.told == []
     assert await here.round_after(2) == set()
     assert here.told == [Orphan(TOPIC, "u-topic"), Orphan(HOTEL, "u-hotel")]
+    assert here.jobs.erased == ["u-topic", "u-hotel"]
 
 
 async def test_what_comes_back_within_its_grace_is_kept(
@@ -193,3 +195,50 @@ async def test_a_store_keeps_its_identity_and_no_other_has_it(tmp_path: Path) ->
     first = await FileResourceStore(tmp_path / "a").identity()
     assert await FileResourceStore(tmp_path / "a").identity() == first
     assert await FileResourceStore(tmp_path / "b").identity() != first
+
+
+class Stopped(Exception):
+    """The test has seen enough."""
+
+
+@pytest.fixture
+def slept(here: Here, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits of the collector, which pass at once until 700 seconds are over."""
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        here.now[0] += seconds
+        if here.now[0] > 700.0:
+            raise Stopped
+
+    monkeypatch.setattr("hmi_operator.orphans.asyncio.sleep", sleep)
+    return waits
+
+
+async def test_the_claim_is_renewed_and_orphans_are_collected_every_five_minutes(
+    here: Here, slept: list[float]
+) -> None:
+    here.plane.cluster = await here.store.identity()
+    here.plane.drop(request="PUT /cluster")
+    here.plane.drop(request="GET /domains")
+    with pytest.raises(Stopped):
+        await here.keeper.run()
+    assert slept == [5.0, *[30.0] * 24], "a claim that failed is repeated sooner"
+    assert here.plane.calls().count("PUT /cluster") == 25
+    assert here.plane.calls().count("GET /domains") == 3, "a collection that failed is repeated at its time"
+    assert here.catalog.domains == {}
+
+
+async def test_another_cluster_ends_the_collector_and_is_waited_for_at_the_start(
+    here: Here, slept: list[float]
+) -> None:
+    here.plane.cluster = "another"
+    with pytest.raises(InvalidInput, match="OtherCluster"):
+        await here.keeper.run()
+    with pytest.raises(Stopped):
+        await here.keeper.claim_until_taken()
+    assert set(slept) == {5.0}
+    here.plane.cluster = None
+    await here.keeper.claim_until_taken()
+    assert here.plane.cluster == await here.store.identity()

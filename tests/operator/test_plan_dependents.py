@@ -22,6 +22,7 @@ from planning_fixtures import (
 from hmi_api.internal.catalog import AdapterRecord, AdapterView, DomainRecord, DomainView
 from hmi_api.names import DomainKey
 from hmi_api.resources.common import ObjectRef
+from hmi_api.resources.conditions import find_condition
 from hmi_api.resources.domain import Domain, Sharing
 from hmi_api.resources.task_adapter import TaskAdapter, TaskType
 from hmi_operator.planning import Dependent, DomainDependency, ObservedDomain, Plan, plan_adapter, plan_domain
@@ -82,6 +83,15 @@ def is_held(plan: Plan[Any]) -> bool:
     in_use = reason(plan.status.conditions, "Ready") == ("False", "InUse")
     assert in_use is (plan.actions == ())
     return in_use
+
+
+@pytest.mark.parametrize(("count", "end"), [(5, "shop/topic."), (7, "shop/topic and 2 more.")])
+def test_the_first_five_dependents_are_named_and_the_rest_counted(count: int, end: str) -> None:
+    plan = planned(gone(), *[Dependent(adapter_of("shop"), ON_IT)] * count)
+    ready = find_condition(plan.status.conditions, "Ready")
+    assert ready is not None
+    assert ready.message.count("shop/topic") == 5
+    assert ready.message.endswith(end)
 
 
 @pytest.mark.parametrize(
