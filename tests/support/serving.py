@@ -18,7 +18,7 @@ def serving(app: Any, port: int = 0, **options: Any) -> Iterator[str]:
             interface="asgi3",
             log_config=None,
             log_level="critical",
-            timeout_keep_alive=1,
+            timeout_keep_alive=60,  # longer than any client keeps a connection
             timeout_graceful_shutdown=2,
             **options,
         )
