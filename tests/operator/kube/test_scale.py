@@ -42,18 +42,19 @@ ON_FAKE_NODES = {
     "HMI_TRAINER_TOLERATIONS": '[{"key": "kwok.x-k8s.io/node", "operator": "Exists"}]',
     "HMI_TRAINER_NODE_SELECTOR": '{"type": "kwok"}',
     "HMI_TRAINER_CHECKPOINT_SIZE": "",
+    "HMI_TRAINER_SUCCEEDED_TTL_SECONDS": "86400",
 }
-"""Volumes are left out: no fake node mounts any."""
+"""No volumes, because no fake node mounts any. Jobs are kept, so that their completion can be waited for."""
 SETTINGS = QUIET | ON_FAKE_NODES if CLUSTER else QUIET
 KUBE_REQUESTS = 12
 """Requests to the API server for one TaskAdapter, from its creation until it serves."""
 PLANE_REQUESTS = 14
 """Requests to the control plane, those of its training and runtime included."""
-BYTES = 100_000
+BYTES = 40_000
 """Of the operator's memory, for one TaskAdapter, beside what it needs in any case."""
-RESTART_BYTES = 130_000
-"""The same for a moment after a restart: kopf reads each kind's list at once."""
-REST_BYTES = 80 << 20
+RESTART_BYTES = 60_000
+"""The same for a moment after a restart, when all lists are read."""
+REST_BYTES = 110 << 20
 """Of an operator that has nothing to do."""
 SLACK, SLACK_BYTES = 60, 64 << 20
 """What is not done for each TaskAdapter."""
