@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from asgi_correlation_id import CorrelationIdFilter
 from sqlalchemy.exc import SQLAlchemyError
@@ -83,12 +84,9 @@ def _serve(part: Part) -> int:
 
 
 def _migrate(url: str, timeout: float) -> int:
-    database = Database(url)
-    try:
+    with closing(Database(url)) as database:
         if not _wait(lambda: _answers(database), timeout, "the database does not answer"):
             return TIMED_OUT
-    finally:
-        database.close()
     upgrade(url)
     return DONE
 
@@ -99,12 +97,9 @@ def _answers(database: Database) -> bool:
 
 
 def _wait_for_schema(url: str, timeout: float) -> int:
-    database = Database(url)
-    try:
+    with closing(Database(url)) as database:
         done = _wait(lambda: not is_behind(database), timeout, "the database schema is not migrated yet")
         return DONE if done else TIMED_OUT
-    finally:
-        database.close()
 
 
 def _wait(condition: Callable[[], bool], timeout: float, otherwise: str) -> bool:

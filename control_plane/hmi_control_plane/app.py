@@ -1,4 +1,4 @@
-"""The control plane's processes as applications: everything is made and wired here, and nowhere else."""
+"""The control plane's processes as applications: all objects are created and connected here."""
 
 import asyncio
 import contextlib
@@ -6,29 +6,35 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
-from pydantic import SecretStr
 from sqlalchemy import make_url
 from starlette.concurrency import run_in_threadpool
 
-from hmi_api.errors import ErrorBody
+from hmi_api.errors import ErrorBody, NotReady
 from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_api.servers import serving_metrics
-from hmi_control_plane import gateway, metering
 from hmi_control_plane.api import admin as admin_api
 from hmi_control_plane.api import billing as billing_api
 from hmi_control_plane.api import internal as internal_api
-from hmi_control_plane.api import tenant as tenant_api
 from hmi_control_plane.api import usage as usage_api
 from hmi_control_plane.api.internal.runtimes import ChangeSignal
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.auth import Authenticator, CredentialMiddleware, GuardedPaths, RoleGuard, require_token
+from hmi_control_plane.auth.authenticator import Authenticator
+from hmi_control_plane.auth.guards import CredentialMiddleware, GuardedPaths, RoleGuard, require_token
 from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import upgrade
-from hmi_control_plane.gateway import RuntimeNetwork
+from hmi_control_plane.gateway.classify import add_classify
+from hmi_control_plane.gateway.dispatch import Dispatcher
+from hmi_control_plane.gateway.inference import GatewayMetrics, Inference
+from hmi_control_plane.gateway.models import add_models
+from hmi_control_plane.gateway.open_inference import build_open_inference
+from hmi_control_plane.gateway.requests import InferenceRoute
+from hmi_control_plane.gateway.routes import RoutingTable, catalog_reader
+from hmi_control_plane.gateway.runtime_client import HttpConnections, RuntimeClient, RuntimeNetwork
 from hmi_control_plane.http import errors, health, openapi
 from hmi_control_plane.http.health import Readiness
 from hmi_control_plane.http.middleware import (
@@ -38,6 +44,8 @@ from hmi_control_plane.http.middleware import (
     MetricsMiddleware,
     request_id_middleware,
 )
+from hmi_control_plane.metering.flusher import Flusher, MeteringMetrics
+from hmi_control_plane.metering.spool import Spool
 from hmi_control_plane.settings import Part, Settings
 from hmi_control_plane.sweeper import Sweeper
 
@@ -59,8 +67,18 @@ class ControlPlanePart:
         if settings.admin_key is None:
             raise ValueError("the control plane needs an admin key")
         self._settings = settings
-        self._admin_key: SecretStr = settings.admin_key
         self._shared = shared
+        seconds = settings.body_seconds
+        self.body_limits = {
+            f"{internal_api.PREFIX}/": BodyLimit(settings.internal_body_limit_bytes, seconds),
+            f"{internal_api.ARTIFACTS_PREFIX}/": BodyLimit(
+                settings.artifact_limit_bytes, seconds, each_part=True
+            ),
+        }
+        """By path prefix, where the limit differs from a tenant's."""
+        self._require_admin = require_token(settings.admin_key, "admin key")
+        # Routes of the internal API check roles themselves.
+        self.guarded = (GuardedPaths((f"{admin_api.PREFIX}/",), self._require_admin),)
         self._changes = ChangeSignal()
         self._callers = settings.caller_authenticator()
         self._files = ArtifactFiles(settings.artifacts)
@@ -74,26 +92,10 @@ class ControlPlanePart:
             notify=self._changes.notify,
         )
 
-    @property
-    def body_limits(self) -> Mapping[str, BodyLimit]:
-        """Limits of request bodies by path prefix, where they differ from a tenant's."""
-        settings = self._settings
-        return {
-            f"{internal_api.PREFIX}/": BodyLimit(settings.internal_body_limit_bytes, settings.body_seconds),
-            f"{internal_api.ARTIFACTS_PREFIX}/": BodyLimit(
-                settings.artifact_limit_bytes, settings.body_seconds, each_part=True
-            ),
-        }
-
-    @property
-    def guarded(self) -> tuple[GuardedPaths, ...]:
-        """Paths that need the admin key; routes of the internal API check roles themselves."""
-        return (GuardedPaths((f"{admin_api.PREFIX}/",), require_token(self._admin_key, "admin key")),)
-
     def include_routers(self, app: FastAPI) -> None:
         """Add the routes."""
         database, authenticator = self._shared.database, self._shared.authenticator
-        admin = require_token(self._admin_key, "admin key")
+        admin = self._require_admin
         app.include_router(usage_api.build_admin_router(database, admin))
         app.include_router(billing_api.build_admin_router(database, admin, currency=self._settings.currency))
         app.include_router(admin_api.build(database, admin, authenticator.forget, self._changes.notify))
@@ -123,48 +125,48 @@ class ControlPlanePart:
 class GatewayPart:
     """Inference for tenants, and the flusher that moves usage events from the spool to the catalog."""
 
+    body_limits: Mapping[str, BodyLimit] = MappingProxyType({})
+    guarded: tuple[GuardedPaths, ...] = ()
+
     def __init__(
-        self, settings: Settings, shared: SharedServices, runtimes: gateway.RuntimeNetwork | None = None
+        self, settings: Settings, shared: SharedServices, runtimes: RuntimeNetwork | None = None
     ) -> None:
         self._shared = shared
-        self._spool = metering.Spool(settings.usage_dir, limit_bytes=settings.usage_spool_limit_bytes)
+        self._spool = Spool(settings.usage_dir, limit_bytes=settings.usage_spool_limit_bytes)
         shared.readiness.require(self._spool.require_room)
-        self._flusher = metering.Flusher(
+        self._flusher = Flusher(
             self._spool.segments,
             shared.database,
-            metering.MeteringMetrics(shared.registry),
+            MeteringMetrics(shared.registry),
             interval=settings.usage_flush_seconds,
         )
-        self._inference = gateway.Gateway(
-            shared.database,
-            self._spool,
+        limits = settings.gateway
+        self._client = RuntimeClient(
             settings.token_source(),
-            shared.registry,
-            settings.gateway,
-            network=runtimes,
+            runtimes
+            or HttpConnections(
+                limit=limits.runtime_connections, connect_timeout=limits.connect_timeout_seconds
+            ),
         )
-
-    @property
-    def body_limits(self) -> Mapping[str, BodyLimit]:
-        """None: the gateway uses the default limits."""
-        return {}
-
-    @property
-    def guarded(self) -> tuple[GuardedPaths, ...]:
-        """None: all paths of the gateway use the tenant's key."""
-        return ()
+        self._table = RoutingTable(
+            catalog_reader(shared.database),
+            cache_seconds=limits.route_seconds,
+            capacity=limits.cached_routes,
+        )
+        dispatcher = Dispatcher(self._client, self._table, deadline=limits.deadline_seconds)
+        metrics = GatewayMetrics(shared.registry)
+        self._inference = Inference(self._table, dispatcher, self._spool, metrics, limits)
 
     def include_routers(self, app: FastAPI) -> None:
         """Add the routes."""
-        shared = self._shared
-        app.include_router(
-            gateway.build_router(
-                self._inference,
-                shared.database,
-                shared.authenticator.tenant_from_key,
-                shared.readiness.check,
-            )
+        tenant_from_key = self._shared.authenticator.tenant_from_key
+        router = APIRouter(tags=["inference"], route_class=InferenceRoute)
+        add_classify(router, self._inference, tenant_from_key)
+        add_models(router, self._shared.database, tenant_from_key)
+        router.include_router(
+            build_open_inference(self._inference, tenant_from_key, self._shared.readiness.check)
         )
+        app.include_router(router)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -174,7 +176,8 @@ class GatewayPart:
         try:
             yield
         finally:
-            await self._inference.close()
+            await self._table.close()
+            await self._client.close()
             self._flusher.stop()
             await flushing
             await self._spool.close()
@@ -200,9 +203,8 @@ def create_app(
 
     Its lifespan must run: it migrates the database (only with ``Part.SERVE``, if ``migrate_on_start``), opens
     the usage spool and runs the sweeper and the flusher. ``runtimes`` replaces the connections to the
-    runtimes. Call ``state.readiness.start_draining`` when the process is asked to stop.
+    runtimes. Call ``state.readiness.start_draining`` when the process gets a signal to stop.
     """
-    _make_database_folder(settings.database_url)
     shared = _make_shared(settings, part)
     parts: list[ControlPlanePart | GatewayPart] = []
     if part is not Part.GATEWAY:
@@ -236,9 +238,7 @@ def create_app(
     # Routes are matched in this order: the gateway's, which get most requests, come first.
     for one in reversed(parts):
         one.include_routers(app)
-    app.include_router(
-        tenant_api.build_router(shared.database, shared.authenticator, currency=settings.currency)
-    )
+    app.include_router(_tenant_account(shared.database, shared.authenticator, settings.currency))
     registry = shared.registry if settings.metrics_port is None else None
     app.include_router(health.build_router(shared.readiness, registry))
     app.include_router(
@@ -249,7 +249,38 @@ def create_app(
     return app
 
 
+_MAX_REPORTS = 4
+MAX_REPORT_WAIT_SECONDS = 10.0
+
+
+def _tenant_account(database: Database, authenticator: Authenticator, currency: str) -> APIRouter:
+    """Return the routes of a tenant's usage, bill and invoices, which every process serves.
+
+    A report uses a thread and a database connection until the database answers. Their number is limited, so
+    that lookups of keys and routes for inference, which need both too, never wait for reports.
+    """
+    slots = asyncio.Semaphore(_MAX_REPORTS)
+
+    async def report_slot() -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(MAX_REPORT_WAIT_SECONDS):
+                await slots.acquire()
+        except TimeoutError as error:
+            raise NotReady("TooManyReports", "Too many reports are being computed; try again.") from error
+        try:
+            yield
+        finally:
+            slots.release()
+
+    tenant = authenticator.tenant_from_key
+    router = APIRouter(dependencies=[Depends(report_slot, scope="function")])
+    router.include_router(usage_api.build_tenant_router(database, tenant))
+    router.include_router(billing_api.build_tenant_router(database, tenant, currency=currency))
+    return router
+
+
 def _make_shared(settings: Settings, part: Part) -> SharedServices:
+    _make_database_folder(settings.database_url)
     database = Database(settings.database_url)
     without_database_seconds = settings.without_database_seconds if part is Part.GATEWAY else 0.0
     return SharedServices(

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -10,36 +11,38 @@ from hmi_api.security.internal_auth import InternalAuthSettings
 from hmi_api.security.request_body import BODY_SECONDS
 from hmi_api.settings import HmiSettings
 
+Seconds = Annotated[float, Field(ge=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
 
 class GatewaySettings(BaseModel):
     """Limits of a request, timeouts and caches of the gateway."""
 
-    max_characters: int = Field(default=100_000, ge=1, description="Characters of one text.")
-    max_words: int = Field(default=20_000, ge=1, description="Words of one pre-split text.")
-    max_texts: int = Field(default=256, ge=1, description="Texts of one request.")
-    max_models: int = Field(default=32, ge=1, description="Models that one request may fan out over.")
-    max_rows: int = Field(default=2_048, ge=1, description="Texts times models of one request.")
-    connect_timeout_seconds: float = Field(default=1.0, gt=0, description="To reach a runtime.")
-    deadline_seconds: float = Field(default=30.0, gt=0, description="For one request, retries included.")
-    runtime_connections: int = Field(default=256, ge=1, description="Open connections to all runtimes.")
-    route_seconds: float = Field(
-        default=2.0, ge=0, description="How long a model's route is cached before it is read again."
+    max_characters: PositiveInt = Field(default=100_000, description="Characters of one text.")
+    max_words: PositiveInt = Field(default=20_000, description="Words of one pre-split text.")
+    max_texts: PositiveInt = Field(default=256, description="Texts of one request.")
+    max_models: PositiveInt = Field(default=32, description="Models that one request may fan out over.")
+    max_rows: PositiveInt = Field(default=2_048, description="Texts times models of one request.")
+    connect_timeout_seconds: PositiveSeconds = Field(default=1.0, description="To reach a runtime.")
+    deadline_seconds: PositiveSeconds = Field(default=30.0, description="For one request, retries included.")
+    runtime_connections: PositiveInt = Field(default=256, description="Open connections to all runtimes.")
+    route_seconds: Seconds = Field(
+        default=2.0, description="How long a model's route is cached before it is read again."
     )
-    cached_routes: int = Field(default=200_000, ge=1, description="Routes kept in memory.")
+    cached_routes: PositiveInt = Field(default=200_000, description="Routes kept in memory.")
 
 
 class Part(StrEnum):
     """Which part of the control plane a process runs."""
 
     SERVE = "serve"  # everything in one process, as on one machine
-    CONTROL_PLANE = "control-plane"  # internal and admin APIs, tenants' accounts, sweeper and eraser
+    CONTROL_PLANE = "control-plane"  # internal and admin APIs, tenants' accounts, sweeper
     GATEWAY = "gateway"  # the API of tenants, the usage spool and its flusher
 
 
 class DatabaseSettings(HmiSettings):
     """The address of the catalog database: all that migrations need."""
-
-    model_config = SettingsConfigDict(env_prefix="HMI_", extra="ignore")
 
     database_url: str = Field(
         default="sqlite:///.hmi/catalog.db",
@@ -51,7 +54,7 @@ class DatabaseSettings(HmiSettings):
 class Settings(DatabaseSettings, InternalAuthSettings):
     """Settings of a control plane process; every field is also an ``HMI_`` environment variable."""
 
-    model_config = SettingsConfigDict(env_prefix="HMI_", env_nested_delimiter="__", extra="ignore")
+    model_config = SettingsConfigDict(env_nested_delimiter="__")
 
     migrate_on_start: bool = Field(
         default=True,
@@ -80,60 +83,52 @@ class Settings(DatabaseSettings, InternalAuthSettings):
         description="Separate port for /metrics; served on the API's port where none is given.",
     )
     openapi_is_public: bool = Field(default=True, description="Whether /openapi.json and /docs need no key.")
-    body_limit_bytes: int = Field(
-        default=1 << 20, ge=1, description="Largest request body of a tenant or administrator."
+    body_limit_bytes: PositiveInt = Field(
+        default=1 << 20, description="Largest request body of a tenant or administrator."
     )
-    internal_body_limit_bytes: int = Field(
-        default=32 << 20, ge=1, description="Largest body of an internal call; a full heartbeat is megabytes."
+    internal_body_limit_bytes: PositiveInt = Field(
+        default=32 << 20, description="Largest body of an internal call; a full heartbeat is megabytes."
     )
-    artifact_limit_bytes: int = Field(
-        default=16 << 30, ge=1, description="Largest artifact that a training Job publishes over HTTP."
+    artifact_limit_bytes: PositiveInt = Field(
+        default=16 << 30, description="Largest artifact that a training Job publishes over HTTP."
     )
-    body_seconds: float = Field(
+    body_seconds: PositiveSeconds = Field(
         default=BODY_SECONDS,
-        gt=0,
         description="How long a request's body may take to arrive; of an artifact's upload, each part.",
     )
-    runtime_lost_after_seconds: float = Field(
-        default=15.0,
-        gt=0,
-        description="A runtime without a heartbeat for this long is lost; its adapters move.",
+    runtime_lost_after_seconds: PositiveSeconds = Field(
+        default=15.0, description="A runtime without a heartbeat for this long is lost; its adapters move."
     )
-    runtime_forgotten_after_seconds: float = Field(
-        default=3600.0, gt=0, description="A lost runtime without placements is deleted after this."
+    runtime_forgotten_after_seconds: PositiveSeconds = Field(
+        default=3600.0, description="A lost runtime without placements is deleted after this."
     )
-    sweep_every_seconds: float = Field(
+    sweep_every_seconds: PositiveSeconds = Field(
         default=2.0,
-        gt=0,
-        description="How often the sweeper looks for lost runtimes, unplaced adapters and orphans.",
+        description="How often the sweeper handles lost runtimes, unplaced adapters and orphans.",
     )
-    drain_delay_seconds: float = Field(
+    drain_delay_seconds: Seconds = Field(
         default=5.0,
-        ge=0,
         description="After SIGTERM: how long requests are still accepted while readiness is false.",
     )
-    drain_seconds: float = Field(
-        default=30.0, ge=0, description="After that: how long running requests may take."
+    drain_seconds: Seconds = Field(
+        default=30.0, description="After that: how long running requests may take."
     )
-    key_cache_seconds: float = Field(
-        default=3.0,
-        ge=0,
-        description="How long a checked API key is cached, and so how long a revocation takes.",
+    key_cache_seconds: Seconds = Field(
+        default=3.0, description="How long a checked API key is cached, and so how long a revocation takes."
     )
-    without_database_seconds: float = Field(
+    without_database_seconds: Seconds = Field(
         default=300.0,
-        ge=0,
         description="How long a gateway uses cached keys and routes while the database is down.",
     )
     gateway: GatewaySettings = Field(default_factory=GatewaySettings, description="Limits of inference.")
-    usage_flush_seconds: float = Field(
-        default=1.0, gt=0, description="How often spooled usage events are moved to the catalog."
+    usage_flush_seconds: PositiveSeconds = Field(
+        default=1.0, description="How often spooled usage events are moved to the catalog."
     )
     currency: str = Field(
         default="USD", pattern="^[A-Z]{3}$", description="ISO 4217 code for bills and prices that name none."
     )
-    desired_wait_limit_seconds: float = Field(
-        default=55.0, ge=0, description="Longest time that a long poll for a desired state stays open."
+    desired_wait_limit_seconds: Seconds = Field(
+        default=55.0, description="Longest time that a long poll for a desired state stays open."
     )
 
     def missing_for(self, part: Part) -> list[str]:

@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 
 from starlette.concurrency import run_in_threadpool
 
-from hmi_control_plane import metering
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog import placement, runs, runtimes
 from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database, utc_now
+from hmi_control_plane.metering import records
 
 _UPLOADS_EVERY_SECONDS = 600.0
 """Listing the store is too expensive for every sweep, above all in an object store."""
@@ -105,9 +105,9 @@ class Sweeper:
     def sweep_usage(self) -> None:
         """Record the loaded adapters once in each hour; recording an hour again adds nothing."""
         now = utc_now()
-        hour = metering.start_of_hour(now)
+        hour = records.start_of_hour(now)
         if hour != self._recorded_hour:
-            metering.record_loaded_hour(self._database, hour, now)
+            records.record_loaded_hour(self._database, hour, now)
             self._recorded_hour = hour
 
     def _mark_lost(self) -> list[str]:

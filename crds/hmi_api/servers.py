@@ -41,7 +41,7 @@ _POLL_SECONDS = 0.1
 def serving_metrics(host: str, port: int | None, render: Callable[[], bytes]) -> Iterator[int | None]:
     """Answer ``GET /metrics`` with what ``render`` returns, in a thread, while the block runs.
 
-    Gives the port, which matters where 0 was asked for; nothing is served and None given for ``port`` None.
+    Yields the port, which the system chooses for port 0. With ``port`` None it serves nothing.
     One request is answered at a time, within 5 s each. Raises ``OSError`` when the port is taken.
     """
     if port is None:
@@ -67,7 +67,7 @@ def serving_metrics(host: str, port: int | None, render: Callable[[], bytes]) ->
 
     listener = listening_socket(host, port)
     server = HTTPServer(listener.getsockname()[:2], Handler, bind_and_activate=False)
-    server.socket.close()  # the one of its own, which listens on one family alone
+    server.socket.close()  # the server's own, which listens on one address family only
     server.socket = listener
     thread = threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="metrics", daemon=True)
     thread.start()

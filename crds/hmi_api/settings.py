@@ -95,8 +95,8 @@ def load_settings(type_: type[SettingsT], **given: Any) -> SettingsT:
         raise InvalidInput("WrongSettings", f"{error}; write it as JSON.") from error
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)
-        told = "\n".join(_told(problem, type_) for problem in problems)
-        raise InvalidInput("WrongSettings", told) from None  # the cause shows what was given: secrets too
+        message = "\n".join(_message(problem, type_) for problem in problems)
+        raise InvalidInput("WrongSettings", message) from None  # the cause contains the values: secrets too
 
 
 def _all_trimmed(value: Any, *path: str) -> Any:
@@ -119,7 +119,7 @@ def _trimmed_at(value: str, path: tuple[str, ...]) -> str:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _told(problem: Any, type_: type[BaseSettings]) -> str:
+def _message(problem: Any, type_: type[BaseSettings]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:
         return str(message)

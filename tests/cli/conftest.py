@@ -19,7 +19,7 @@ from hmi_cli.main import main
 from hmi_cli.system.home import HomeFolder
 from hmi_cli.system.server import listen, url_of
 from hmi_control_plane.app import create_app
-from hmi_control_plane.auth import require_token
+from hmi_control_plane.auth.guards import require_token
 from hmi_control_plane.settings import Settings
 from hmi_operator.embedded import FileResourceStore, router
 

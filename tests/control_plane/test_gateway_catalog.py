@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hmi_api.names import AdapterKey
-from hmi_control_plane.auth import Identity
+from hmi_control_plane.auth.authenticator import Identity
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tenants import get_tenant
 from hmi_control_plane.gateway.models import list_models_of_tenant

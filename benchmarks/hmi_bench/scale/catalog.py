@@ -35,6 +35,8 @@ from hmi_control_plane.catalog import (
 )
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import upgrade
+from hmi_control_plane.catalog.paging import PageRequest, list_page
+from hmi_control_plane.catalog.tables import Runtime
 
 NAMESPACE = "bench"
 DOMAIN = "domain"
@@ -206,7 +208,7 @@ class Catalog:
 
     def _revisions(self) -> dict[str, int]:
         with self._database.read() as session:
-            page = runtimes.list_runtimes(session, limit=RUNTIMES, cursor=None)
+            page = list_page(session, Runtime, Runtime.id, PageRequest(RUNTIMES))
             return {row.id: row.desired_revision for row in page.items}
 
     def _next(self) -> int:
@@ -221,7 +223,7 @@ class Catalog:
             run = runs.create_run(session, domain_run())
             versions.complete_run(session, run.id, domain_result())
         with self._database.read() as session:
-            current = domains.get_domain_view(session, NAMESPACE, DOMAIN).current
+            current = domains.build_view(session, domains.get_domain(session, NAMESPACE, DOMAIN)).current
         if current is None:
             raise RuntimeError("the Domain's run made no version")
         return current

@@ -1,7 +1,7 @@
 """HTTP of billing: prices, bills and invoices for administrators, and a tenant's own."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -18,16 +18,21 @@ from hmi_control_plane.api.billing_schemas import (
     PriceItem,
     PriceItems,
 )
-from hmi_control_plane.auth import Identity
+from hmi_control_plane.auth.authenticator import Identity
 from hmi_control_plane.billing import invoices
 from hmi_control_plane.billing.money import Currency
 from hmi_control_plane.billing.prices import put_price, stored_prices
-from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.catalog.tables import InvoiceState
 from hmi_control_plane.catalog.tenants import find_billed_tenant
-from hmi_control_plane.http.parameters import LocalTimestamp, TenantNameOrId, Timestamp, month_after
+from hmi_control_plane.http.parameters import (
+    LocalTimestamp,
+    TenantNameOrId,
+    Timestamp,
+    month_after,
+    start_of_month,
+)
 
-Clock = Callable[[], datetime]
 InvoiceId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
 
@@ -69,15 +74,14 @@ def build_admin_router(
     require_admin: Callable[[Request], Awaitable[None]],
     *,
     currency: str,
-    clock: Clock = lambda: datetime.now(UTC),
 ) -> APIRouter:
     """Return prices, bills and invoices for an administrator.
 
     ``currency`` is the installation's, used where a request names none.
     """
     router = APIRouter(prefix="/admin/v1", tags=["billing"], dependencies=[Depends(require_admin)])
-    _add_prices(router, database, currency, clock)
-    _add_invoices(router, database, currency, clock)
+    _add_prices(router, database, currency)
+    _add_invoices(router, database, currency)
     return router
 
 
@@ -85,18 +89,17 @@ def build_tenant_router(
     database: Database,
     tenant_from_key: Callable[[Request], Awaitable[Identity]],
     *,
-    currency: str = "USD",
-    clock: Clock = lambda: datetime.now(UTC),
+    currency: str,
 ) -> APIRouter:
     """Return a tenant's own bill and invoices, which only read the database."""
     router = APIRouter(prefix="/v1", tags=["billing"])
 
-    @router.get("/bill", summary="What your use costs")
+    @router.get("/bill", summary="Your bill")
     def own_bill(
         parameters: Annotated[BillParameters, Query()],
         identity: Annotated[Identity, Depends(tenant_from_key)],
     ) -> BillBody:
-        return _bill(database, identity.tenant_id, parameters, currency, clock())
+        return _bill(database, identity.tenant_id, parameters, currency)
 
     @router.get("/invoices", summary="Your invoices")
     def own_invoices(
@@ -116,7 +119,7 @@ def build_tenant_router(
     return router
 
 
-def _add_prices(router: APIRouter, database: Database, currency: str, clock: Clock) -> None:
+def _add_prices(router: APIRouter, database: Database, currency: str) -> None:
     @router.get("/prices", summary="The price list")
     def get_prices(currency: Annotated[Currency | None, Query()] = None) -> PriceItems:
         with database.read() as session:
@@ -124,7 +127,6 @@ def _add_prices(router: APIRouter, database: Database, currency: str, clock: Clo
 
     @router.put("/prices", summary="Set a price from a moment on")
     def set_price(body: PriceBody) -> PriceItem:
-        now = clock()
         with database.write() as session:
             price = put_price(
                 session,
@@ -132,22 +134,22 @@ def _add_prices(router: APIRouter, database: Database, currency: str, clock: Clo
                 body.currency or currency,
                 body.effective_from,
                 body.unit_price,
-                now,
+                utc_now(),
             )
             return PriceItem.of(price)
 
-    @router.get("/bills/{tenant}", summary="What a tenant's use costs")
+    @router.get("/bills/{tenant}", summary="A tenant's bill")
     def bill_of(tenant: TenantNameOrId, parameters: Annotated[BillParameters, Query()]) -> BillBody:
-        return _bill(database, tenant, parameters, currency, clock())
+        return _bill(database, tenant, parameters, currency)
 
 
-def _add_invoices(router: APIRouter, database: Database, currency: str, clock: Clock) -> None:
-    @router.post("/invoices", summary="Draft an invoice, or draft it anew")
+def _add_invoices(router: APIRouter, database: Database, currency: str) -> None:
+    @router.post("/invoices", summary="Draft an invoice, or recompute its draft")
     def draft(body: InvoiceRequest) -> InvoiceBody:
         with database.write() as session:
             tenant = find_billed_tenant(session, body.tenant)
             invoice = invoices.make_draft(
-                session, tenant, body.currency or currency, body.start, body.end, clock()
+                session, tenant, body.currency or currency, body.start, body.end, utc_now()
             )
             return InvoiceBody.of(invoice)
 
@@ -163,15 +165,15 @@ def _add_invoices(router: APIRouter, database: Database, currency: str, clock: C
         with database.read() as session:
             return InvoiceBody.of(invoices.get_invoice(session, invoice_id))
 
-    @router.post("/invoices/{invoice_id}/finalize", summary="Fix a draft; it never changes after")
+    @router.post("/invoices/{invoice_id}/finalize", summary="Finalize a draft; it never changes afterwards")
     def finalize(invoice_id: InvoiceId) -> InvoiceBody:
         with database.write() as session:
-            return InvoiceBody.of(invoices.finalize(session, invoice_id, clock()))
+            return InvoiceBody.of(invoices.finalize(session, invoice_id, utc_now()))
 
-    @router.post("/invoices/{invoice_id}/void", summary="Take an invoice back")
+    @router.post("/invoices/{invoice_id}/void", summary="Void an invoice")
     def void(invoice_id: InvoiceId) -> InvoiceBody:
         with database.write() as session:
-            return InvoiceBody.of(invoices.void(session, invoice_id, clock()))
+            return InvoiceBody.of(invoices.void(session, invoice_id, utc_now()))
 
 
 def _page(
@@ -190,10 +192,8 @@ def _page(
     return InvoiceItems(items=page, next_cursor=page[-1].id if more else None)
 
 
-def _bill(
-    database: Database, name_or_id: str, parameters: BillParameters, currency: str, now: datetime
-) -> BillBody:
-    start = parameters.start or now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+def _bill(database: Database, name_or_id: str, parameters: BillParameters, currency: str) -> BillBody:
+    start = parameters.start or start_of_month(utc_now())
     end = parameters.end or month_after(start).astimezone(UTC)
     start = start.astimezone(UTC)
     if start >= end:

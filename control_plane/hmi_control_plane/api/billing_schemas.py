@@ -1,13 +1,15 @@
 """Bodies of the billing API. Amounts are strings, times are RFC 3339."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from hmi_api.internal.storable import WireModel
 from hmi_control_plane.billing.bill import LATE, NO_PRICE, UNIT_OF, Bill
+from hmi_control_plane.billing.invoices import line_row
 from hmi_control_plane.billing.money import Amount, Currency, UnitPrice, exact_product, minor_digits, rounded
 from hmi_control_plane.catalog.tables import Invoice, InvoiceLine, InvoiceState, Meter, Price
 from hmi_control_plane.http.parameters import TenantNameOrId, Timestamp
@@ -34,10 +36,9 @@ class PriceItem(WireModel):
     @classmethod
     def of(cls, price: Price) -> Self:
         """Return the item of a stored price."""
-        meter = Meter(price.meter)
         return cls(
-            meter=meter,
-            unit=UNIT_OF[meter],
+            meter=Meter(price.meter),
+            unit=UNIT_OF[Meter(price.meter)],
             unit_price=price.unit_price,
             currency=price.currency,
             effective_from=price.effective_from,
@@ -57,7 +58,7 @@ class PartItem(WireModel):
     start: datetime = Field(alias="from")
     end: datetime = Field(alias="to")
     quantity: int
-    amount: Amount = Field(description="UsageSum times the line's unit price, exact: not rounded.")
+    amount: Amount = Field(description="Quantity times the line's unit price, exact: not rounded.")
     note: str = Field(description=f'Empty, or "{LATE}".')
 
 
@@ -73,9 +74,25 @@ class LineItem(WireModel):
     end: datetime = Field(alias="to")
     quantity: int
     unit_price: Amount
-    amount: Amount = Field(description="UsageSum times unit price, rounded.")
+    amount: Amount = Field(description="Quantity times unit price, rounded.")
     note: str = Field(description=f'Empty, or "{NO_PRICE}".')
     parts: list[PartItem] = Field(description="The line's quantity by adapter, late use apart.")
+
+    @classmethod
+    def of(cls, line: InvoiceLine, currency: str) -> Self:
+        """Return the item of a stored line; storage drops an amount's trailing zeros."""
+        return cls(
+            adapter=line.adapter,
+            meter=Meter(line.meter),
+            unit=UNIT_OF[Meter(line.meter)],
+            start=line.usage_start,
+            end=line.usage_end,
+            quantity=line.quantity,
+            unit_price=line.unit_price,
+            amount=rounded(line.amount, currency),
+            note=line.description,
+            parts=[_part(part, line.unit_price) for part in _parts(line)],
+        )
 
 
 class BillBody(WireModel):
@@ -100,22 +117,8 @@ class BillBody(WireModel):
             start=bill.start,
             end=bill.end,
             lines=[
-                LineItem(
-                    adapter=None,
-                    meter=line.meter,
-                    unit=UNIT_OF[line.meter],
-                    start=line.start,
-                    end=line.end,
-                    quantity=line.quantity,
-                    unit_price=line.unit_price,
-                    amount=line.amount,
-                    note=line.note,
-                    parts=[
-                        _part(part.adapter, part.start, part.end, part.quantity, part.late, line.unit_price)
-                        for part in line.parts
-                    ],
-                )
-                for line in bill.lines
+                LineItem.of(line_row(position, line), bill.currency)
+                for position, line in enumerate(bill.lines)
             ],
             total=bill.total,
             rounding=_rounding(bill.currency, by_adapter=False),
@@ -156,7 +159,7 @@ class InvoiceBody(WireModel):
 
     @classmethod
     def of(cls, invoice: Invoice) -> Self:
-        """Return the body of a stored invoice; storage drops an amount's trailing zeros."""
+        """Return the body of a stored invoice."""
         return cls(
             id=invoice.id,
             state=InvoiceState(invoice.state),
@@ -165,21 +168,7 @@ class InvoiceBody(WireModel):
             currency=invoice.currency,
             start=invoice.period_start,
             end=invoice.period_end,
-            lines=[
-                LineItem(
-                    adapter=line.adapter,
-                    meter=Meter(line.meter),
-                    unit=UNIT_OF[Meter(line.meter)],
-                    start=line.usage_start,
-                    end=line.usage_end,
-                    quantity=line.quantity,
-                    unit_price=line.unit_price,
-                    amount=rounded(line.amount, invoice.currency),
-                    note=line.description,
-                    parts=_stored_parts(line),
-                )
-                for line in invoice.lines
-            ],
+            lines=[LineItem.of(line, invoice.currency) for line in invoice.lines],
             total=rounded(invoice.total, invoice.currency),
             rounding=_rounding(
                 invoice.currency, by_adapter=any(line.parts is None for line in invoice.lines)
@@ -197,34 +186,22 @@ class InvoiceItems(WireModel):
     next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last.")
 
 
-def _stored_parts(line: InvoiceLine) -> list[PartItem]:
-    if line.parts is None:
-        late = line.description == LATE
-        part = (line.adapter, line.usage_start, line.usage_end, line.quantity, late)
-        return [_part(*part, line.unit_price)]
-    return [
-        _part(
-            part["adapter"],
-            datetime.fromisoformat(part["from"]),
-            datetime.fromisoformat(part["to"]),
-            part["quantity"],
-            part["late"],
-            line.unit_price,
-        )
-        for part in line.parts
-    ]
+def _parts(line: InvoiceLine) -> list[dict[str, Any]]:
+    """Return the parts of a line. Earlier versions stored none: their lines are of one adapter."""
+    if line.parts is not None:
+        return line.parts
+    whole = {"adapter": line.adapter, "from": line.usage_start, "to": line.usage_end}
+    return [{**whole, "quantity": line.quantity, "late": line.description == LATE}]
 
 
-def _part(
-    adapter: str | None, start: datetime, end: datetime, quantity: int, late: bool, unit_price: Decimal
-) -> PartItem:
+def _part(part: Mapping[str, Any], unit_price: Decimal) -> PartItem:
     return PartItem(
-        adapter=adapter,
-        start=start,
-        end=end,
-        quantity=quantity,
-        amount=exact_product(quantity, unit_price),
-        note=LATE if late else "",
+        adapter=part["adapter"],
+        start=part["from"],
+        end=part["to"],
+        quantity=part["quantity"],
+        amount=exact_product(part["quantity"], unit_price),
+        note=LATE if part["late"] else "",
     )
 
 

@@ -1,24 +1,22 @@
 """HTTP of usage reports: a tenant's own, and all tenants' for administrators."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from hmi_api.internal.storable import WireModel
 from hmi_api.resources.common import DnsLabel
-from hmi_control_plane.auth import Identity
-from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.auth.authenticator import Identity
+from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.catalog.tenants import find_billed_tenant
-from hmi_control_plane.http.parameters import TenantNameOrId, Timestamp
+from hmi_control_plane.http.parameters import TenantNameOrId, Timestamp, start_of_month
 from hmi_control_plane.metering.reports import (
     MAX_REPORT_LINES,
     UsageGroup,
     UsageInterval,
-    UsageLine,
     UsageQuery,
     build_report,
 )
@@ -47,10 +45,11 @@ class UsageParameters(BaseModel):
     limit: int = Field(default=100, ge=1, le=MAX_REPORT_LINES, description="Lines on a page.")
     cursor: str | None = Field(default=None, description="`next_cursor` of the page before.")
 
-    def to_query(self, now: datetime, tenant_id: str | None) -> UsageQuery:
-        """Return the query, with defaults taken at ``now``."""
+    def to_query(self, tenant_id: str | None) -> UsageQuery:
+        """Return the query, with defaults taken now."""
+        now = utc_now()
         return UsageQuery(
-            start=self.start or now.replace(day=1, hour=0, minute=0, second=0, microsecond=0),
+            start=self.start or start_of_month(now),
             end=self.end or now,
             bucket=self.bucket,
             groups=frozenset(self.group_by),
@@ -73,7 +72,9 @@ class UsageItem(WireModel):
 
     start: str | None = Field(description="Start of the window, UTC.")
     tenant: str | None
-    tenant_id: str | None = Field(description="Tells tenants apart that had the same name one after another.")
+    tenant_id: str | None = Field(
+        description="Distinguishes tenants that had the same name at different times."
+    )
     adapter: str | None
     meter: Meter
     quantity: int
@@ -89,18 +90,16 @@ class UsageList(WireModel):
 def build_tenant_router(
     database: Database,
     tenant_from_key: Callable[[Request], Awaitable[Identity]],
-    *,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> APIRouter:
     """Return ``GET /v1/usage``, which only reads the database."""
     router = APIRouter(tags=["usage"])
 
-    @router.get("/v1/usage", summary="What you used")
+    @router.get("/v1/usage", summary="Your usage")
     def own_usage(
         parameters: Annotated[UsageParameters, Query()],
         identity: Annotated[Identity, Depends(tenant_from_key)],
     ) -> UsageList:
-        return _answer(database, parameters.to_query(clock(), identity.tenant_id))
+        return _answer(database, parameters.to_query(identity.tenant_id))
 
     return router
 
@@ -108,19 +107,17 @@ def build_tenant_router(
 def build_admin_router(
     database: Database,
     require_admin: Callable[[Request], Awaitable[None]],
-    *,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> APIRouter:
     """Return ``GET /admin/v1/usage``."""
     router = APIRouter(tags=["usage"])
 
-    @router.get("/admin/v1/usage", summary="What everyone used", dependencies=[Depends(require_admin)])
+    @router.get("/admin/v1/usage", summary="The usage of all tenants", dependencies=[Depends(require_admin)])
     def all_usage(parameters: Annotated[AdminUsageParameters, Query()]) -> UsageList:
         tenant_id = None
         if parameters.tenant is not None:
             with database.read() as session:
                 tenant_id = find_billed_tenant(session, parameters.tenant).id
-        return _answer(database, parameters.to_query(clock(), tenant_id))
+        return _answer(database, parameters.to_query(tenant_id))
 
     return router
 
@@ -128,8 +125,4 @@ def build_admin_router(
 def _answer(database: Database, query: UsageQuery) -> UsageList:
     with database.read() as session:
         page = build_report(session, query)
-    return UsageList(items=[UsageItem(**_fields(line)) for line in page.lines], next_cursor=page.next)
-
-
-def _fields(line: UsageLine) -> dict[str, Any]:
-    return {name: getattr(line, name) for name in UsageItem.model_fields}
+    return UsageList(items=[UsageItem.model_validate(line) for line in page.lines], next_cursor=page.next)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from hmi_control_plane.billing.money import exact_product, exact_sum, rounded
 from hmi_control_plane.billing.prices import PriceList
 from hmi_control_plane.catalog.tables import Meter
-from hmi_control_plane.metering import UsageSum
+from hmi_control_plane.metering.records import UsageSum
 
 UNIT_OF = {
     Meter.REQUESTS: "request",

@@ -148,13 +148,11 @@ def list_invoices(
     with_drafts: bool = True,
 ) -> list[Invoice]:
     """Return up to ``limit`` invoices by id, after ``after``."""
+    wanted = {"tenant_id": tenant_id, "state": state}
     statement = select(Invoice).order_by(Invoice.id).limit(limit)
+    statement = statement.filter_by(**{name: value for name, value in wanted.items() if value is not None})
     if not with_drafts:
         statement = statement.where(Invoice.finalized_at.is_not(None))
-    if tenant_id is not None:
-        statement = statement.where(Invoice.tenant_id == tenant_id)
-    if state is not None:
-        statement = statement.where(Invoice.state == state)
     if after is not None:
         statement = statement.where(Invoice.id > after)
     return list(session.scalars(statement))
@@ -172,7 +170,7 @@ def _compute_lines(session: Session, invoice: Invoice, which: ColumnElement[bool
     _refuse_too_large(total, lines)
     invoice.lines = []
     session.flush()  # deletes the old lines, whose positions the new ones reuse
-    invoice.lines = [_row(position, line) for position, line in enumerate(lines)]
+    invoice.lines = [line_row(position, line) for position, line in enumerate(lines)]
     invoice.total = total
 
 
@@ -216,8 +214,8 @@ def _refuse_use_before_prices(session: Session, invoice: Invoice) -> None:
             what = f"no price in {invoice.currency} before {first.isoformat()}"
         raise Conflict(
             "NoPrice",
-            f"There is use from {start.isoformat()} on and {what}. Set a price of any meter from then on (0 "
-            "where it is free), or void this draft and draft the invoice in another currency.",
+            f"There is usage from {start.isoformat()} on and {what}. Set a price of any meter from then on "
+            "(0 where it is free), or void this draft and draft the invoice in another currency.",
         )
 
 
@@ -238,7 +236,7 @@ def _refuse_if_billed_twice(session: Session, invoice: Invoice) -> None:
         if other.double_billed and _order(other) > _order(invoice):
             raise Conflict(
                 "UseBilledTwice",
-                f"Invoice {other.id} bills use that earlier invoices bill, too; void it before this one.",
+                f"Invoice {other.id} bills usage that earlier invoices bill, too; void it before this one.",
             )
 
 
@@ -256,7 +254,8 @@ def _invoices(session: Session, tenant_id: str, *states: InvoiceState) -> list[I
     return list(session.scalars(statement))
 
 
-def _row(position: int, line: BillLine) -> InvoiceLine:
+def line_row(position: int, line: BillLine) -> InvoiceLine:
+    """Return a line of a bill in the form in which invoices store it."""
     return InvoiceLine(
         position=position,
         meter=str(line.meter),

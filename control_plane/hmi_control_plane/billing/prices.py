@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from hmi_control_plane.billing.money import plain_text
@@ -99,7 +99,7 @@ def put_price(
     if last_end is not None and is_invoiced:
         raise Conflict(
             "PriceInvoiced",
-            f"A final invoice covers use until {last_end.isoformat()}; let {plain_text(unit_price)} "
+            f"A final invoice covers usage until {last_end.isoformat()}; let {plain_text(unit_price)} "
             "take effect then or later, or void that invoice first.",
         )
     if found is None or found.effective_from != effective_from:
@@ -119,9 +119,5 @@ def put_price(
 
 def _last_invoiced(session: Session, currency: str) -> datetime | None:
     """Return the latest end of the periods of final invoices in a currency."""
-    return session.scalars(
-        select(Invoice.period_end)
-        .where(Invoice.currency == currency, Invoice.state == InvoiceState.FINAL)
-        .order_by(Invoice.period_end.desc())
-        .limit(1)
-    ).first()
+    final = select(func.max(Invoice.period_end)).where(Invoice.state == InvoiceState.FINAL)
+    return session.scalar(final.where(Invoice.currency == currency))

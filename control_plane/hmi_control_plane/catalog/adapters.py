@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.orm import Session
@@ -17,10 +18,9 @@ from hmi_api.internal.catalog import (
     Revocation,
 )
 from hmi_api.names import adapter_key
-from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.catalog import artifacts, placement, runs
 from hmi_control_plane.catalog.database import utc_now
-from hmi_control_plane.catalog.paging import Page, list_page
+from hmi_control_plane.catalog.resources import current_version, take_over, update_row
 from hmi_control_plane.catalog.tables import (
     AdapterRow,
     AdapterVersion,
@@ -29,32 +29,34 @@ from hmi_control_plane.catalog.tables import (
     Placement,
     Runtime,
 )
-from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed_message
+from hmi_control_plane.catalog.tenants import get_tenant, require_same_tenant
 from hmi_control_plane.http.errors import Conflict, NotFound
 
 _ETAG_LENGTH = 16
-_Report = tuple[str, int, str, str, str]
-"""Runtime, version, state, reason and message of a LoadReport."""
+
+
+class _Report(NamedTuple):
+    """What an ETag covers of a LoadReport."""
+
+    runtime_id: str
+    version: int
+    state: str
+    reason: str
+    message: str
 
 
 def declare_adapter(session: Session, namespace: str, name: str, record: AdapterRecord) -> None:
-    """Record what is declared of a TaskAdapter; the same record again changes nothing.
+    """Record a TaskAdapter as declared; idempotent.
 
-    A record with another uid belongs to a new object, and the deletion of the old one was not observed. The
-    new object takes over the row, which keeps serving, unless tenant, Domain or task type differ: then the
-    old row is deleted first. Raises NotFound (UnknownTenant), Conflict (NameTaken, TenantChanged).
+    A new object takes over the row (see ``resources.take_over``) unless tenant, Domain or task type differ.
+    Raises NotFound (UnknownTenant), Conflict (NameTaken, TenantChanged).
     """
     get_tenant(session, record.tenant)
     placement.lock(session)
     row = find_adapter(session, namespace, name)
-    if row is not None and row.uid != record.uid:
-        declared = (record.tenant, record.domain, record.task_type.value)
-        if (row.tenant, row.domain, row.task_type) == declared:
-            runs.adopt_runs(session, row.uid, record.uid)
-            row.uid = record.uid
-        else:
-            delete_adapter(session, namespace, name)
-            row = None
+    if row is not None and not take_over(session, row, record, ("tenant", "domain", "task_type")):
+        delete_adapter(session, namespace, name)
+        row = None
     if row is None:
         _require_free_name(session, namespace, name, record.tenant)
         row = AdapterRow(
@@ -66,64 +68,33 @@ def declare_adapter(session: Session, namespace: str, name: str, record: Adapter
             created_at=utc_now(),
         )
         session.add(row)
-    elif row.tenant != record.tenant:
-        raise Conflict(
-            "TenantChanged",
-            tenant_changed_message(f"TaskAdapter {namespace}/{name}", namespace, row.tenant, record.tenant),
-        )
+    require_same_tenant(f"TaskAdapter {namespace}/{name}", namespace, row.tenant, record.tenant)
     placement_changed = (row.replicas, row.pinned) != (record.replicas, record.pinned)
-    row.generation = record.generation
-    row.spec_digest = record.spec_digest
-    row.domain = record.domain
-    row.task_type = record.task_type.value
-    row.replicas = record.replicas
-    row.pinned = record.pinned
+    update_row(row, record)
     session.flush()
     if placement_changed and row.current_version is not None:
         placement.update_placements(session, [row])
 
 
-def get_adapter_view(session: Session, namespace: str, name: str) -> AdapterView:
-    """Return a TaskAdapter, its current version and where it is; raises NotFound (UnknownAdapter)."""
-    return build_view(session, get_adapter(session, namespace, name))
-
-
 def build_view(session: Session, row: AdapterRow) -> AdapterView:
     """Return the view of a row: its current version, and where it is scheduled and loaded."""
-    version = session.scalar(
-        select(AdapterVersion).where(
-            AdapterVersion.adapter_id == row.id, AdapterVersion.version == row.current_version
-        )
-    )
-    scheduled = session.scalars(
-        select(Placement.runtime_id)
-        .join(Runtime, Runtime.id == Placement.runtime_id)
-        .where(Placement.adapter_id == row.id, ~Runtime.lost)
-        .order_by(Placement.runtime_id)
-    ).all()
-    reports = _load_reports(session, row)
+    version = current_version(session, row)
+    scheduled_by_id, reports_by_id = _scheduled_and_loaded(session, [row.id])
+    scheduled, reports = scheduled_by_id[row.id], reports_by_id[row.id]
     of_current = [report for report in reports if report.version == row.current_version]
     loaded_on = sorted(report.runtime_id for report in of_current if report.state == LoadState.READY)
     failures = [report for report in of_current if report.state == LoadState.FAILED]
     return AdapterView(
-        record=_record(row),
+        record=AdapterRecord.model_validate(row),
         current=_version_view(session, version) if version is not None else None,
-        scheduled_on=list(scheduled),
+        scheduled_on=scheduled,
         loaded_on=loaded_on,
         earlier=_earlier_versions(reports, loaded_on),
         load_error=LoadError(reason=failures[-1].reason, message=failures[-1].message) if failures else None,
         runtimes=_count_runtimes(session) if version is not None and not scheduled else None,
         revoked_at=row.revoked_at,
         withdrawn=row.withdrawn is not None,
-        etag=_etag(
-            row.uid,
-            row.current_version,
-            list(scheduled),
-            [
-                (report.runtime_id, report.version, report.state, report.reason, report.message)
-                for report in reports
-            ],
-        ),
+        etag=_etag(row.uid, row.current_version, scheduled, reports),
     )
 
 
@@ -133,22 +104,41 @@ def list_etags(session: Session, keys: Iterable[str]) -> dict[str, str]:
     The operator compares the ETags of thousands of TaskAdapters to see which of them to read again.
     """
     names = [tuple(key.split("/", 1)) for key in keys if "/" in key]
+    columns = (
+        AdapterRow.id,
+        AdapterRow.namespace,
+        AdapterRow.name,
+        AdapterRow.uid,
+        AdapterRow.current_version,
+    )
     rows = session.execute(
-        select(
-            AdapterRow.id, AdapterRow.namespace, AdapterRow.name, AdapterRow.uid, AdapterRow.current_version
-        ).where(tuple_(AdapterRow.namespace, AdapterRow.name).in_(names))
+        select(*columns).where(tuple_(AdapterRow.namespace, AdapterRow.name).in_(names))
     ).all()
-    ids = [row.id for row in rows]
-    scheduled: dict[int | None, list[str]] = defaultdict(list)
+    scheduled, reports = _scheduled_and_loaded(session, [row.id for row in rows])
+    return {
+        f"{row.namespace}/{row.name}": _etag(row.uid, row.current_version, scheduled[row.id], reports[row.id])
+        for row in rows
+    }
+
+
+def _scheduled_and_loaded(
+    session: Session, adapter_ids: Sequence[int]
+) -> tuple[dict[int, list[str]], dict[int, list[_Report]]]:
+    """Return by adapter id the runtimes that it is placed on, and the reports of any version, oldest first.
+
+    Lost runtimes are left out.
+    """
+    scheduled: dict[int, list[str]] = defaultdict(list)
     for adapter_id, runtime_id in session.execute(
-        select(Placement.adapter_id, Placement.runtime_id)
+        select(AdapterRow.id, Placement.runtime_id)
+        .join(Placement, Placement.adapter_id == AdapterRow.id)
         .join(Runtime, Runtime.id == Placement.runtime_id)
-        .where(Placement.adapter_id.in_(ids), ~Runtime.lost)
+        .where(AdapterRow.id.in_(adapter_ids), ~Runtime.lost)
         .order_by(Placement.runtime_id)
     ):
         scheduled[adapter_id].append(runtime_id)
     reports: dict[int, list[_Report]] = defaultdict(list)
-    found = session.execute(
+    for adapter_id, runtime_id, version, state, reason, message in session.execute(
         select(
             LoadReport.adapter_id,
             LoadReport.runtime_id,
@@ -158,15 +148,11 @@ def list_etags(session: Session, keys: Iterable[str]) -> dict[str, str]:
             LoadReport.message,
         )
         .join(Runtime, Runtime.id == LoadReport.runtime_id)
-        .where(LoadReport.adapter_id.in_(ids), ~Runtime.lost)
+        .where(LoadReport.adapter_id.in_(adapter_ids), ~Runtime.lost)
         .order_by(LoadReport.updated_at, LoadReport.runtime_id)
-    )
-    for adapter_id, runtime_id, version, state, reason, message in found:
-        reports[adapter_id].append((runtime_id, version, state, reason, message))
-    return {
-        f"{row.namespace}/{row.name}": _etag(row.uid, row.current_version, scheduled[row.id], reports[row.id])
-        for row in rows
-    }
+    ):
+        reports[adapter_id].append(_Report(runtime_id, version, state, reason, message))
+    return scheduled, reports
 
 
 def get_adapter(session: Session, namespace: str, name: str) -> AdapterRow:
@@ -199,18 +185,6 @@ def delete_adapter(session: Session, namespace: str, name: str, *, uid: str | No
     session.delete(row)
     session.flush()
     artifacts.release(session, digests)
-
-
-def list_adapters(
-    session: Session, *, limit: int, cursor: str | None, tenant: str | None = None, domain: str | None = None
-) -> Page[AdapterRow]:
-    """Return adapters in the order of their declaration: all, one tenant's, or those of one Domain."""
-    query = select(AdapterRow)
-    if tenant is not None:
-        query = query.where(AdapterRow.tenant == tenant)
-    if domain is not None:
-        query = query.where(AdapterRow.domain == domain)
-    return list_page(session, query, AdapterRow.id, limit=limit, cursor=cursor)
 
 
 def record_revocation(session: Session, namespace: str, name: str, revocation: Revocation) -> None:
@@ -259,23 +233,13 @@ def _require_free_name(session: Session, namespace: str, name: str, tenant: str)
         )
 
 
-def _load_reports(session: Session, row: AdapterRow) -> Sequence[LoadReport]:
-    """Return the reports of all runtimes that are not lost, of any version, the oldest first."""
-    return session.scalars(
-        select(LoadReport)
-        .join(Runtime, Runtime.id == LoadReport.runtime_id)
-        .where(LoadReport.adapter_id == row.id, ~Runtime.lost)
-        .order_by(LoadReport.updated_at, LoadReport.runtime_id)
-    ).all()
-
-
 def _count_runtimes(session: Session) -> int:
     """Return the number of runtimes that take placements."""
     query = select(func.count()).select_from(Runtime).where(~Runtime.lost, ~Runtime.draining)
     return session.scalar(query) or 0
 
 
-def _earlier_versions(reports: Sequence[LoadReport], loaded_on: Sequence[str]) -> list[EarlierVersion]:
+def _earlier_versions(reports: Sequence[_Report], loaded_on: Sequence[str]) -> list[EarlierVersion]:
     """Return the newest version that each runtime without the current one has loaded, by runtime.
 
     ``loaded_on`` lists the runtimes that have the current version: they are about to drop any other.
@@ -290,19 +254,6 @@ def _earlier_versions(reports: Sequence[LoadReport], loaded_on: Sequence[str]) -
 def _etag(uid: str, current_version: int | None, scheduled: list[str], reports: Sequence[_Report]) -> str:
     content = json.dumps([uid, current_version, scheduled, reports])
     return hashlib.sha256(content.encode()).hexdigest()[:_ETAG_LENGTH]
-
-
-def _record(row: AdapterRow) -> AdapterRecord:
-    return AdapterRecord(
-        uid=row.uid,
-        tenant=row.tenant,
-        generation=row.generation,
-        spec_digest=row.spec_digest,
-        domain=row.domain,
-        task_type=TaskType(row.task_type),
-        replicas=row.replicas,
-        pinned=row.pinned,
-    )
 
 
 def _version_view(session: Session, row: AdapterVersion) -> AdapterVersionView | None:

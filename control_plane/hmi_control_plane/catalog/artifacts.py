@@ -9,9 +9,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from hmi_api.artifact_root import open_root
-from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.artifacts import ArtifactRef
 from hmi_control_plane.catalog.database import Database, insert_missing, utc_now
-from hmi_control_plane.catalog.paging import Page, list_page
 from hmi_control_plane.catalog.tables import Artifact
 
 log = logging.getLogger(__name__)
@@ -19,15 +18,10 @@ log = logging.getLogger(__name__)
 _TIME_TO_COMPLETE = timedelta(days=1)
 
 
-def artifact_ref(row: Artifact) -> ArtifactRef:
-    """Return the reference of an artifact."""
-    return ArtifactRef(kind=ArtifactKind(row.kind), uri=row.uri, digest=row.digest, bytes=row.bytes)
-
-
 def load_refs(session: Session, digests: Iterable[str]) -> dict[str, ArtifactRef]:
     """Return the artifacts with these digests, by digest."""
     rows = session.scalars(select(Artifact).where(Artifact.digest.in_(set(digests))))
-    return {row.digest: artifact_ref(row) for row in rows}
+    return {row.digest: ArtifactRef.model_validate(row) for row in rows}
 
 
 def record_pending(session: Session, ref: ArtifactRef) -> None:
@@ -58,10 +52,7 @@ def record(session: Session, refs: Iterable[ArtifactRef], *, orphaned_at: dateti
     now = utc_now()
     rows = {
         ref.digest: {
-            "digest": ref.digest,
-            "kind": ref.kind.value,
-            "uri": ref.uri,
-            "bytes": ref.bytes,
+            **ref.model_dump(mode="json"),
             "refcount": 0,
             "created_at": now,
             "orphaned_at": orphaned_at or now,
@@ -82,11 +73,6 @@ def release(session: Session, digests: Iterable[str]) -> None:
     _add(session, Counter(digests), sign=-1)
 
 
-def list_artifacts(session: Session, *, limit: int, cursor: str | None) -> Page[Artifact]:
-    """Return artifacts by digest."""
-    return list_page(session, select(Artifact), Artifact.digest, limit=limit, cursor=cursor)
-
-
 def _add(session: Session, counts: Counter[str], *, sign: int) -> None:
     for digest in sorted(counts):
         session.execute(
@@ -95,16 +81,9 @@ def _add(session: Session, counts: Counter[str], *, sign: int) -> None:
             .values(refcount=Artifact.refcount + sign * counts[digest])
         )
     orphaned = Artifact.orphaned_at.is_not(None)
-    session.execute(
-        update(Artifact)
-        .where(Artifact.digest.in_(counts), Artifact.refcount > 0, orphaned)
-        .values(orphaned_at=None)
-    )
-    session.execute(
-        update(Artifact)
-        .where(Artifact.digest.in_(counts), Artifact.refcount <= 0, ~orphaned)
-        .values(orphaned_at=utc_now())
-    )
+    changed = update(Artifact).where(Artifact.digest.in_(counts))
+    session.execute(changed.where(Artifact.refcount > 0, orphaned).values(orphaned_at=None))
+    session.execute(changed.where(Artifact.refcount <= 0, ~orphaned).values(orphaned_at=utc_now()))
 
 
 class ArtifactGarbageCollector:
@@ -139,7 +118,7 @@ class ArtifactGarbageCollector:
             return True
 
     def remove_folder(self, uri: str) -> None:
-        """Delete a folder of the store; does nothing if it is gone or lies outside the store."""
+        """Delete a folder of the store; does nothing if it does not exist or lies outside the store."""
         parts = uri.split("/")
         if any(part in {"", ".", ".."} for part in parts):
             log.error("artifact URI %r is no folder inside the store; nothing was deleted", uri)

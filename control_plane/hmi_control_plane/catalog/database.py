@@ -17,7 +17,8 @@ _BEGIN = "hmi_begin"
 _BUSY_TIMEOUT_MS = 15_000
 _CONNECT_SECONDS = "5"
 _UNANSWERED_MS = "10000"
-# With a pool of 10: more than the server has threads, so that no thread waits for a connection.
+# Together more than the server has threads, so that no thread waits for a connection.
+_POOL_SIZE = 10
 _MAX_OVERFLOW = 40
 
 
@@ -34,7 +35,7 @@ class AdvisoryLock(IntEnum):
 
 
 def acquire_lock(session: Session | Connection, lock: AdvisoryLock) -> None:
-    """Wait for ``lock`` and hold it until the transaction ends.
+    """Wait for ``lock`` and keep it until the transaction ends.
 
     Does nothing on SQLite, where a write transaction has the whole database to itself.
     """
@@ -64,9 +65,9 @@ class Database:
     first and writes later would fail at once, whatever the busy timeout, if another one wrote in between.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 10, echo: bool = False) -> None:
+    def __init__(self, url: str) -> None:
         self.url = normalised_url(url)
-        self.engine = _create_engine(self.url, pool_size=pool_size, echo=echo)
+        self.engine = _create_engine(self.url)
         self._readers = sessionmaker(self.engine, expire_on_commit=False)
         self._writers = sessionmaker(
             self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}), expire_on_commit=False
@@ -94,13 +95,12 @@ class Database:
         self.engine.dispose()
 
 
-def _create_engine(url: str, *, pool_size: int, echo: bool) -> Engine:
+def _create_engine(url: str) -> Engine:
     is_sqlite = url.startswith("sqlite")
     connect_args = {"timeout": _BUSY_TIMEOUT_MS / 1000} if is_sqlite else _libpq_timeouts(url)
     engine = create_engine(
         url,
-        echo=echo,
-        pool_size=pool_size,
+        pool_size=_POOL_SIZE,
         max_overflow=_MAX_OVERFLOW,
         pool_pre_ping=not is_sqlite,
         connect_args=connect_args,

@@ -1,14 +1,15 @@
 """The desired state of a runtime: all of it, or the changes since a revision that the runtime has read."""
 
-from sqlalchemy import and_, delete, exists, select
+from sqlalchemy import ColumnElement, delete, exists, select
 from sqlalchemy.orm import Session
 
+from hmi_api.artifacts import ArtifactRef
 from hmi_api.internal.runtimes import AdapterServing, DesiredState, DomainServing
 from hmi_api.resources.task_adapter import TaskType
 from hmi_control_plane.catalog import placement
-from hmi_control_plane.catalog.artifacts import artifact_ref
 from hmi_control_plane.catalog.domains import build_version_views
 from hmi_control_plane.catalog.tables import (
+    IS_CURRENT,
     AdapterRow,
     AdapterVersion,
     Artifact,
@@ -61,30 +62,23 @@ def load_desired_state(session: Session, runtime_id: str, since: int) -> Desired
 
 def delete_acknowledged_removals(session: Session, runtime_id: str, since: int) -> None:
     """Delete the rows of removals up to ``since``, which the runtime has read."""
-    read = (
-        Placement.runtime_id == runtime_id,
-        Placement.adapter_id.is_(None),
-        Placement.revision <= since,
-    )
     placement.lock(session)
-    if session.scalar(select(exists().where(*read))):
-        session.execute(delete(Placement).where(*read))
+    if has_acknowledged_removals(session, runtime_id, since):
+        session.execute(delete(Placement).where(*_acknowledged(runtime_id, since)))
         runtime = session.get_one(Runtime, runtime_id)
         runtime.forgotten_revision = max(runtime.forgotten_revision, since)
 
 
 def has_acknowledged_removals(session: Session, runtime_id: str, since: int) -> bool:
     """Return whether there are removals up to ``since``; reads an index, without a lock."""
-    return bool(
-        session.scalar(
-            select(
-                exists().where(
-                    Placement.runtime_id == runtime_id,
-                    Placement.revision <= since,
-                    Placement.adapter_id.is_(None),
-                )
-            )
-        )
+    return bool(session.scalar(select(exists().where(*_acknowledged(runtime_id, since)))))
+
+
+def _acknowledged(runtime_id: str, since: int) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Placement.runtime_id == runtime_id,
+        Placement.revision <= since,
+        Placement.adapter_id.is_(None),
     )
 
 
@@ -126,13 +120,7 @@ def _adapters(session: Session, runtime_id: str, after: int) -> list[AdapterServ
         )
         .join(AdapterRow, AdapterRow.id == Placement.adapter_id)
         .join(Tenant, Tenant.name == AdapterRow.tenant)
-        .join(
-            AdapterVersion,
-            and_(
-                AdapterVersion.adapter_id == AdapterRow.id,
-                AdapterVersion.version == AdapterRow.current_version,
-            ),
-        )
+        .join(AdapterVersion, IS_CURRENT)
         .join(Artifact, Artifact.digest == AdapterVersion.artifact_digest)
         .join(DomainVersion, DomainVersion.id == Placement.domain_version_id)
         .where(Placement.runtime_id == runtime_id, Placement.revision > after)
@@ -145,7 +133,7 @@ def _adapters(session: Session, runtime_id: str, after: int) -> list[AdapterServ
             version=version,
             task_type=TaskType(adapter.task_type),
             labels=labels,
-            artifact=artifact_ref(artifact),
+            artifact=ArtifactRef.model_validate(artifact),
             domain=adapter.domain,
             domain_version=domain_version,
             pinned=adapter.pinned,

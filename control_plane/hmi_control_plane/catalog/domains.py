@@ -10,30 +10,25 @@ from hmi_api.names import domain_key
 from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.database import utc_now
-from hmi_control_plane.catalog.paging import Page, list_page
+from hmi_control_plane.catalog.resources import current_version, take_over, update_row
 from hmi_control_plane.catalog.tables import AdapterRow, DomainRow, DomainVersion, DomainVersionTable
-from hmi_control_plane.catalog.tenants import get_tenant, tenant_changed_message
+from hmi_control_plane.catalog.tenants import get_tenant, require_same_tenant
 from hmi_control_plane.http.errors import Conflict, NotFound
 
 _MAX_NAMED_ADAPTERS = 5
 
 
 def declare_domain(session: Session, namespace: str, name: str, record: DomainRecord) -> None:
-    """Record what is declared of a Domain; the same record again changes nothing.
+    """Record a Domain as declared; idempotent.
 
-    A record with another uid belongs to a new object, and the deletion of the old one was not observed. The
-    new object takes over the row, which keeps serving, unless tenant or base model differ: then the old row
-    is deleted first. Raises NotFound (UnknownTenant), Conflict (TenantChanged, DomainInUse).
+    A new object takes over the row (see ``resources.take_over``) unless tenant or base model differ. Raises
+    NotFound (UnknownTenant), Conflict (TenantChanged, DomainInUse).
     """
     get_tenant(session, record.tenant)
     row = find_domain(session, domain_key(namespace, name))
-    if row is not None and row.uid != record.uid:
-        if (row.tenant, row.base_uri) == (record.tenant, record.base_uri):
-            runs.adopt_runs(session, row.uid, record.uid)
-            row.uid = record.uid
-        else:
-            delete_domain(session, namespace, name)
-            row = None
+    if row is not None and not take_over(session, row, record, ("tenant", "base_uri")):
+        delete_domain(session, namespace, name)
+        row = None
     if row is None:
         row = DomainRow(
             namespace=namespace,
@@ -44,20 +39,9 @@ def declare_domain(session: Session, namespace: str, name: str, record: DomainRe
             created_at=utc_now(),
         )
         session.add(row)
-    if row.tenant != record.tenant:
-        raise Conflict(
-            "TenantChanged", tenant_changed_message(f"Domain {row.key}", namespace, row.tenant, record.tenant)
-        )
-    row.generation = record.generation
-    row.spec_digest = record.spec_digest
-    row.base_uri = record.base_uri
-    row.parent = record.parent
+    require_same_tenant(f"Domain {row.key}", namespace, row.tenant, record.tenant)
+    update_row(row, record)
     session.flush()
-
-
-def get_domain_view(session: Session, namespace: str, name: str) -> DomainView:
-    """Return a Domain and its current version; raises NotFound (UnknownDomain)."""
-    return build_view(session, get_domain(session, namespace, name))
 
 
 def build_view(session: Session, row: DomainRow) -> DomainView:
@@ -65,14 +49,7 @@ def build_view(session: Session, row: DomainRow) -> DomainView:
     version = current_version(session, row)
     views = build_version_views(session, [version]) if version is not None else {}
     return DomainView(
-        record=DomainRecord(
-            uid=row.uid,
-            tenant=row.tenant,
-            generation=row.generation,
-            spec_digest=row.spec_digest,
-            base_uri=row.base_uri,
-            parent=row.parent,
-        ),
+        record=DomainRecord.model_validate(row),
         current=views[version.id] if version is not None else None,
     )
 
@@ -121,15 +98,6 @@ def find_domain(session: Session, key: str) -> DomainRow | None:
     return session.scalar(select(DomainRow).where(DomainRow.key == key))
 
 
-def current_version(session: Session, row: DomainRow) -> DomainVersion | None:
-    """Return the version that new adapters train on, or None."""
-    return session.scalar(
-        select(DomainVersion).where(
-            DomainVersion.domain_id == row.id, DomainVersion.version == row.current_version
-        )
-    )
-
-
 def delete_domain(session: Session, namespace: str, name: str, *, uid: str | None = None) -> None:
     """Delete a Domain, its versions, and their artifacts unless something else needs them; idempotent.
 
@@ -164,14 +132,6 @@ def _in_use_message(row: DomainRow, users: Sequence[AdapterRow]) -> str:
     more = " and others" if len(users) > _MAX_NAMED_ADAPTERS else ""
     return (
         f"Delete the TaskAdapters on Domain {row.key} first: {names}{more}. If they were deleted while the "
-        "operator was away, it removes them after a grace time; an administrator can do so at once: "
+        "operator was not running, it removes them after a grace time; an administrator can do so now: "
         "DELETE /admin/v1/adapters/NAMESPACE/NAME."
     )
-
-
-def list_domains(session: Session, *, tenant: str | None, limit: int, cursor: str | None) -> Page[DomainRow]:
-    """Return Domains by key, one tenant's or all."""
-    query = select(DomainRow)
-    if tenant is not None:
-        query = query.where(DomainRow.tenant == tenant)
-    return list_page(session, query, DomainRow.key, limit=limit, cursor=cursor)

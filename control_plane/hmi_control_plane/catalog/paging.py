@@ -2,19 +2,17 @@
 
 import base64
 import binascii
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
-from sqlalchemy import Integer, Select
+from sqlalchemy import ColumnElement, Integer, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from hmi_api.errors import InvalidInput
 from hmi_api.internal.storable import Text
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 MAX_PAGE_ITEMS = 500
 MAX_CURSOR_LENGTH = 1_000
@@ -33,29 +31,35 @@ class Page(Generic[T]):
     items: list[T]
     next_cursor: str | None = None
 
-    def map(self, convert: Callable[[T], R]) -> "Page[R]":
-        """Return the page with every item converted."""
-        return Page([convert(item) for item in self.items], self.next_cursor)
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which page of a list: up to ``limit`` items after ``cursor``."""
+
+    limit: int = MAX_PAGE_ITEMS
+    cursor: str | None = None
 
 
 def list_page(
     session: Session,
-    query: Select[T],
+    table: type[T],
     key: InstrumentedAttribute[Any],
-    *,
-    limit: int,
-    cursor: str | None,
+    page: PageRequest,
+    *where: ColumnElement[bool],
     descending: bool = False,
+    **equal: str | None,
 ) -> Page[T]:
-    """Return up to ``limit`` rows of ``query`` after ``cursor``, in the order of the unique column ``key``.
+    """Return a page of the rows of ``table``, in the order of the unique column ``key``.
 
-    Raises InvalidInput (InvalidCursor).
+    ``equal`` gives the values of columns; None matches any value. Raises InvalidInput (InvalidCursor).
     """
+    wanted = {column: value for column, value in equal.items() if value is not None}
+    query = select(table).where(*where).filter_by(**wanted)
     kind: TypeAdapter[Any] = NUMBER_CURSOR if isinstance(key.type, Integer) else TEXT_CURSOR
-    last = decode_cursor(cursor, kind)
+    last, limit = decode_cursor(page.cursor, kind), page.limit
     if last is not None:
         query = query.where(key < last if descending else key > last)
-    # One more row than asked for shows whether another page follows.
+    # One row more than requested shows whether another page follows.
     rows = session.scalars(query.order_by(key.desc() if descending else key).limit(limit + 1)).all()
     items = list(rows[:limit])
     has_more = len(rows) > limit and bool(items)

@@ -8,12 +8,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from sqlalchemy import and_, case, exists, func, select, update
+from sqlalchemy import case, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from hmi_control_plane.catalog.database import AdvisoryLock, Database, acquire_lock
 from hmi_control_plane.catalog.placement_policy import Candidate, PlacementRequest, choose_runtimes
 from hmi_control_plane.catalog.tables import (
+    IS_CURRENT,
     AdapterRow,
     AdapterVersion,
     Artifact,
@@ -307,13 +308,7 @@ class _PlacementBatch:
         )
         rows = self._session.execute(
             select(AdapterRow.id, newest, Artifact.bytes)
-            .join(
-                AdapterVersion,
-                and_(
-                    AdapterVersion.adapter_id == AdapterRow.id,
-                    AdapterVersion.version == AdapterRow.current_version,
-                ),
-            )
+            .join(AdapterVersion, IS_CURRENT)
             .join(Artifact, Artifact.digest == AdapterVersion.artifact_digest)
             .where(AdapterRow.id.in_([adapter.id for adapter in self._adapters]))
         )

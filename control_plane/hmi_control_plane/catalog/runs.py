@@ -22,13 +22,17 @@ from hmi_api.internal.runs import (
 )
 from hmi_api.internal.storable import WireModel
 from hmi_api.security.internal_auth import Caller, Role
-from hmi_control_plane import metering
 from hmi_control_plane.catalog.artifacts import load_refs
 from hmi_control_plane.catalog.database import insert_missing, utc_now
-from hmi_control_plane.catalog.paging import Page, list_page
-from hmi_control_plane.catalog.tables import RunArtifact, RunPodRow, Tenant, TrainingRun
+from hmi_control_plane.catalog.tables import (
+    RunArtifact,
+    RunPodRow,
+    Tenant,
+    TrainingRun,
+)
 from hmi_control_plane.catalog.tenants import get_tenant
 from hmi_control_plane.http.errors import Conflict, Forbidden, NotFound
+from hmi_control_plane.metering.records import record_training
 
 FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED})
 RESOURCE_DELETED = "ResourceDeleted"
@@ -61,7 +65,7 @@ def create_run(session: Session, wanted: RunCreate) -> RunView:
             TrainingRun.attempt == wanted.attempt,
         )
     ).one()
-    return run_view(made)
+    return RunView.model_validate(made)
 
 
 def get_run(session: Session, run_id: str, *, for_update: bool = False) -> TrainingRun:
@@ -85,7 +89,7 @@ def report_progress(session: Session, run_id: str, progress: RunProgress) -> Run
         row.state = RunState.RUNNING.value
         row.started_at = row.started_at or utc_now()
         row.progress = to_json(progress)
-    return run_view(row)
+    return RunView.model_validate(row)
 
 
 def fail_run(session: Session, run_id: str, failure: RunFailure) -> RunView:
@@ -98,7 +102,7 @@ def fail_run(session: Session, run_id: str, failure: RunFailure) -> RunView:
         raise Conflict("RunFinished", f"Run {run_id} has succeeded and cannot fail any more.")
     if row.state != RunState.FAILED:
         _fail(row, failure)
-    return run_view(row)
+    return RunView.model_validate(row)
 
 
 def delete_runs(session: Session, uid: str) -> None:
@@ -118,14 +122,6 @@ def adopt_runs(session: Session, old_uid: str, new_uid: str) -> None:
     session.execute(update(TrainingRun).where(TrainingRun.uid == old_uid).values(uid=new_uid))
 
 
-def list_runs(session: Session, *, tenant: str | None, limit: int, cursor: str | None) -> Page[TrainingRun]:
-    """Return runs, the newest first, one tenant's or all."""
-    query = select(TrainingRun)
-    if tenant is not None:
-        query = query.where(TrainingRun.tenant == tenant)
-    return list_page(session, query, TrainingRun.id, limit=limit, cursor=cursor, descending=True)
-
-
 def to_json(model: WireModel) -> dict[str, Any]:
     """Return the JSON in which a type of the internal API is stored, as in a request body."""
     return model.model_dump(mode="json", by_alias=True)
@@ -140,23 +136,6 @@ def _fail(row: TrainingRun, failure: RunFailure) -> None:
 def _new_id() -> str:
     """Return a new run id; ids sort by their time of creation."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
-
-
-def run_view(row: TrainingRun) -> RunView:
-    """Return a run as the operator and its trainer read it."""
-    return RunView.model_validate(
-        {
-            "id": row.id,
-            "uid": row.uid,
-            "specDigest": row.spec_digest,
-            "attempt": row.attempt,
-            "state": row.state,
-            "spec": row.spec,
-            "progress": row.progress,
-            "result": row.result,
-            "failure": row.failure,
-        }
-    )
 
 
 def record_pods(session: Session, run_id: str, pods: list[RunPod]) -> None:
@@ -226,8 +205,7 @@ def _meter_late(session: Session, run: TrainingRun) -> None:
     run.result = to_json(result.model_copy(update={"training_seconds": seconds}))
     session.flush()
     tenant = session.get_one(Tenant, run.tenant)
-    event = metering.training_event(run_view(run), tenant.name, tenant.id, run.finished_at)
-    metering.record_events(session, [event], run.finished_at)
+    record_training(session, RunView.model_validate(run), tenant, run.finished_at)
 
 
 def require_open(run: TrainingRun) -> None:
@@ -286,6 +264,6 @@ def require_published(session: Session, run: TrainingRun, refs: list[ArtifactRef
 
 
 def _used_artifacts(run: TrainingRun) -> list[ArtifactRef]:
-    spec = run_view(run).spec
+    spec = RunView.model_validate(run).spec
     domain = spec.parent if isinstance(spec, DomainRunSpec) else spec.domain
     return [domain.layers, *domain.tables] if domain is not None else []

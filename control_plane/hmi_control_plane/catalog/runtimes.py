@@ -12,7 +12,7 @@ from hmi_api.internal.runtimes import Heartbeat, HeartbeatReply, RuntimeRegistra
 from hmi_api.names import adapter_key
 from hmi_control_plane.catalog import placement
 from hmi_control_plane.catalog.database import insert_or_replace, utc_now
-from hmi_control_plane.catalog.paging import Page, list_page
+from hmi_control_plane.catalog.paging import Page, PageRequest, list_page
 from hmi_control_plane.catalog.runs import to_json
 from hmi_control_plane.catalog.tables import AdapterRow, LoadReport, LoadState, Placement, Runtime
 
@@ -125,15 +125,10 @@ def delete_lost(session: Session, *, silent_for: timedelta) -> None:
     )
 
 
-def list_runtimes(session: Session, *, limit: int, cursor: str | None) -> Page[Runtime]:
-    """Return runtimes by id."""
-    return list_page(session, select(Runtime), Runtime.id, limit=limit, cursor=cursor)
-
-
-def list_placements(session: Session, runtime_id: str, *, limit: int, cursor: str | None) -> Page[Placement]:
+def list_placements(session: Session, runtime_id: str, page: PageRequest) -> Page[Placement]:
     """Return the placements on a runtime, by adapter key."""
-    query = select(Placement).where(Placement.runtime_id == runtime_id, Placement.adapter_id.is_not(None))
-    return list_page(session, query, Placement.adapter_key, limit=limit, cursor=cursor)
+    placed = Placement.adapter_id.is_not(None)
+    return list_page(session, Placement, Placement.adapter_key, page, placed, runtime_id=runtime_id)
 
 
 def _only_here(session: Session, runtime_id: str) -> int:
@@ -173,34 +168,23 @@ def _record_load_reports(session: Session, runtime_id: str, beat: Heartbeat) -> 
                     LoadReport.version == entry.version,
                 )
             )
-    rows = [
-        {"key": entry.adapter, "version": entry.version, "state": LoadState.READY} for entry in beat.ready
-    ]
-    rows += [
-        {
-            "key": failure.adapter,
-            "version": failure.version,
-            "state": LoadState.FAILED,
-            "reason": failure.reason[:100],
-            "message": failure.message,
-        }
-        for failure in beat.failed
-    ]
+    reports = [(entry, LoadState.READY, "", "") for entry in beat.ready]
+    reports += [(entry, LoadState.FAILED, entry.reason[:100], entry.message) for entry in beat.failed]
     insert_or_replace(
         session,
         LoadReport,
         [
             {
                 "runtime_id": runtime_id,
-                "adapter_id": ids[str(row["key"])],
-                "version": row["version"],
-                "state": row["state"],
-                "reason": row.get("reason", ""),
-                "message": row.get("message", ""),
+                "adapter_id": ids[entry.adapter],
+                "version": entry.version,
+                "state": state,
+                "reason": reason,
+                "message": message,
                 "updated_at": now,
             }
-            for row in rows
-            if row["key"] in ids  # else it was deleted; the runtime will read that
+            for entry, state, reason, message in reports
+            if entry.adapter in ids  # else it was deleted; the runtime will read that
         ],
     )
 

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from hmi_api.names import TENANT_LABEL
 from hmi_control_plane.auth.authenticator import NewKey, new_key
 from hmi_control_plane.catalog.database import insert_missing, utc_now
-from hmi_control_plane.catalog.paging import Page, list_page
+from hmi_control_plane.catalog.paging import Page, PageRequest, list_page
 from hmi_control_plane.catalog.tables import (
     AdapterRow,
     ApiKey,
@@ -51,13 +51,15 @@ def _unknown_tenant(name: str) -> NotFound:
     return NotFound("UnknownTenant", f"There is no tenant {name}; create it first.")
 
 
-def tenant_changed_message(what: str, namespace: str, before: str, after: str) -> str:
-    """Return the message for a resource whose namespace belongs to another tenant now."""
-    return (
-        f"{what} belongs to tenant {before}, but namespace {namespace} belongs to tenant {after} now, by its "
-        f"label {TENANT_LABEL} (without the label: by its own name). Set the label to "
-        f"{before}, or delete {what} and apply it again."
-    )
+def require_same_tenant(what: str, namespace: str, before: str, after: str) -> None:
+    """Raise Conflict (TenantChanged) for a resource whose namespace belongs to another tenant now."""
+    if before != after:
+        raise Conflict(
+            "TenantChanged",
+            f"{what} belongs to tenant {before}, but namespace {namespace} belongs to tenant {after} now, by "
+            f"its label {TENANT_LABEL} (without the label: by its own name). Set the label to {before}, or "
+            f"delete {what} and apply it again.",
+        )
 
 
 def find_billed_tenant(session: Session, name_or_id: str) -> Tenant | DeletedTenant:
@@ -80,16 +82,6 @@ def find_billed_tenant(session: Session, name_or_id: str) -> Tenant | DeletedTen
     if found is None:
         raise NotFound("UnknownTenant", f"There is no tenant {name_or_id}, and none was deleted.")
     return found
-
-
-def list_tenants(session: Session, *, limit: int, cursor: str | None) -> Page[Tenant]:
-    """Return tenants by name."""
-    return list_page(session, select(Tenant), Tenant.name, limit=limit, cursor=cursor)
-
-
-def list_deleted_tenants(session: Session, *, limit: int, cursor: str | None) -> Page[DeletedTenant]:
-    """Return deleted tenants by id."""
-    return list_page(session, select(DeletedTenant), DeletedTenant.id, limit=limit, cursor=cursor)
 
 
 def delete_tenant(session: Session, name: str) -> list[str]:
@@ -143,11 +135,10 @@ def create_key(session: Session, tenant: str, name: str) -> tuple[ApiKey, NewKey
     return row, made
 
 
-def list_keys(session: Session, tenant: str, *, limit: int, cursor: str | None) -> Page[ApiKey]:
+def list_keys(session: Session, tenant: str, page: PageRequest) -> Page[ApiKey]:
     """Return a tenant's keys by id, revoked ones too."""
     get_tenant(session, tenant)
-    query = select(ApiKey).where(ApiKey.tenant == tenant)
-    return list_page(session, query, ApiKey.id, limit=limit, cursor=cursor)
+    return list_page(session, ApiKey, ApiKey.id, page, tenant=tenant)
 
 
 def revoke_key(session: Session, tenant: str, key_id: str) -> None:

@@ -5,8 +5,9 @@ So numbers only grow, for runtimes and for readers of answers.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
@@ -22,12 +23,18 @@ from hmi_api.internal.runs import (
     RunView,
 )
 from hmi_api.names import domain_key
-from hmi_control_plane import metering
 from hmi_control_plane.catalog import artifacts, placement
 from hmi_control_plane.catalog.adapters import find_adapter
 from hmi_control_plane.catalog.database import utc_now
-from hmi_control_plane.catalog.domains import current_version, find_domain
-from hmi_control_plane.catalog.runs import FINAL, RESOURCE_DELETED, fail_run, get_run, run_view, to_json
+from hmi_control_plane.catalog.domains import find_domain
+from hmi_control_plane.catalog.resources import (
+    ResourceRow,
+    Version,
+    current_version,
+    next_version,
+    versions_of,
+)
+from hmi_control_plane.catalog.runs import FINAL, RESOURCE_DELETED, fail_run, get_run, to_json
 from hmi_control_plane.catalog.tables import (
     AdapterRow,
     AdapterVersion,
@@ -37,9 +44,7 @@ from hmi_control_plane.catalog.tables import (
     Tenant,
     TrainingRun,
 )
-
-ResourceRow = DomainRow | AdapterRow
-Version = DomainVersion | AdapterVersion
+from hmi_control_plane.metering.records import record_training
 
 
 def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
@@ -53,12 +58,12 @@ def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
     placement.lock(session)
     row = get_run(session, run_id, for_update=True)
     if row.state == RunState.SUCCEEDED:
-        return run_view(row)
+        return RunView.model_validate(row)
     artifacts.record(session, result.artifacts)
     if RunState(row.state) in FINAL:
         artifacts.discard(session, [ref.digest for ref in result.artifacts])
-        return run_view(row)
-    spec = run_view(row).spec
+        return RunView.model_validate(row)
+    spec = RunView.model_validate(row).spec
     resource = _find_resource(
         session, DomainRow if isinstance(spec, DomainRunSpec) else AdapterRow, spec.namespace, spec.name
     )
@@ -82,11 +87,9 @@ def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
         last = RunProgress.model_validate(row.progress)
         row.progress = to_json(last.model_copy(update={"step": last.total}))
     session.flush()
-    view = run_view(row)
+    view = RunView.model_validate(row)
     if result.training_seconds > 0:
-        tenant = session.get_one(Tenant, row.tenant)
-        event = metering.training_event(view, tenant.name, tenant.id, row.finished_at)
-        metering.record_events(session, [event], row.finished_at)
+        record_training(session, view, session.get_one(Tenant, row.tenant), row.finished_at)
     return view
 
 
@@ -112,7 +115,7 @@ def find_earlier_version(
 def publish_again(
     session: Session, kind: type[ResourceRow], namespace: str, name: str, wanted: PublishAgain, version: int
 ) -> int | None:
-    """Publish ``version`` again; return its new number, or None if it is not what is wanted any more.
+    """Publish ``version`` again; return its new number, or None if its spec is not the declared one any more.
 
     If it is the current version already, nothing changes, so that the call is idempotent.
     """
@@ -125,7 +128,7 @@ def publish_again(
         return old.version
     columns = {column.key for column in type(old).__table__.columns} - {"id"}
     copied = {column: getattr(old, column) for column in columns}
-    new = type(old)(**copied | {"version": _next_version(session, row), "created_at": utc_now()})
+    new = type(old)(**copied | {"version": next_version(session, row), "created_at": utc_now()})
     digests = _artifact_digests(session, old)
     session.add(new)
     session.flush()
@@ -160,8 +163,7 @@ def _publish_domain(
     _require_recorded(session, [layers, *chain])
     version = DomainVersion(
         domain_id=domain.id,
-        version=_next_version(session, domain),
-        spec_digest=run.spec_digest,
+        **_columns_of_run(session, domain, run, result),
         base_uri=spec.spec.base_model.uri,
         base_revision=spec.spec.base_model.revision,
         base_digest=result.base_digest,
@@ -170,10 +172,6 @@ def _publish_domain(
         on_miss=spec.spec.plot.on_miss.value,
         entries=result.entries or 0,
         coverage=result.coverage or 0.0,
-        metrics=result.metrics,
-        data_read=[read.model_dump(mode="json", by_alias=True) for read in result.data],
-        run_id=run.id,
-        created_at=utc_now(),
     )
     session.add(version)
     session.flush()
@@ -181,7 +179,7 @@ def _publish_domain(
     _add_tables(session, version, digests[1:])
     artifacts.retain(session, digests)
     before = current_version(session, domain)
-    if not _is_superseded(run, domain.spec_digest, before.spec_digest if before else None):
+    if not _is_superseded(run, domain.spec_digest, before):
         _make_current(session, domain, version)
 
 
@@ -198,28 +196,33 @@ def _publish_adapter(
         _require_layers(session, adapter.domain, layers_digest)
     version = AdapterVersion(
         adapter_id=adapter.id,
-        version=_next_version(session, adapter),
-        spec_digest=run.spec_digest,
+        **_columns_of_run(session, adapter, run, result),
         artifact_digest=artifact.digest if artifact else None,
         layers_digest=layers_digest,
         labels=result.labels,
-        metrics=result.metrics,
-        data_read=[read.model_dump(mode="json", by_alias=True) for read in result.data],
         gate_passed=result.gate_passed,
         gate_message=result.gate_message,
-        run_id=run.id,
-        created_at=utc_now(),
     )
     session.add(version)
     if artifact is not None:
         artifacts.retain(session, [artifact.digest])
-    before = session.scalar(
-        select(AdapterVersion.spec_digest).where(
-            AdapterVersion.adapter_id == adapter.id, AdapterVersion.version == adapter.current_version
-        )
-    )
+    before = current_version(session, adapter)
     if result.gate_passed and not _is_superseded(run, adapter.spec_digest, before):
         _make_current(session, adapter, version)
+
+
+def _columns_of_run(
+    session: Session, row: ResourceRow, run: TrainingRun, result: RunResult
+) -> dict[str, Any]:
+    """Return the columns that versions of both kinds take from the run that made them."""
+    return {
+        "version": next_version(session, row),
+        "spec_digest": run.spec_digest,
+        "metrics": result.metrics,
+        "data_read": [read.model_dump(mode="json", by_alias=True) for read in result.data],
+        "run_id": run.id,
+        "created_at": utc_now(),
+    }
 
 
 def _make_current(session: Session, row: ResourceRow, version: Version) -> None:
@@ -230,9 +233,9 @@ def _make_current(session: Session, row: ResourceRow, version: Version) -> None:
         placement.update_placements(session, [row])
 
 
-def _is_superseded(run: TrainingRun, declared: str, current: str | None) -> bool:
+def _is_superseded(run: TrainingRun, declared: str, current: Version | None) -> bool:
     """Return whether the current version has the declared spec digest, and this run has an older one."""
-    return current is not None and current == declared and run.spec_digest != declared
+    return current is not None and current.spec_digest == declared and run.spec_digest != declared
 
 
 def _first_of_kind(refs: list[ArtifactRef], kind: ArtifactKind) -> ArtifactRef | None:
@@ -244,7 +247,7 @@ def _require_recorded(session: Session, refs: list[ArtifactRef]) -> None:
     missing = [ref.digest for ref in refs if ref.digest not in known]
     if missing:
         raise InvalidInput(
-            "UnknownLayers", f"The parent's artifact {missing[0]} is gone; train this Domain again."
+            "UnknownLayers", f"The parent's artifact {missing[0]} was deleted; train this Domain again."
         )
 
 
@@ -262,41 +265,24 @@ def _require_layers(session: Session, domain: str, layers_digest: str) -> None:
         )
 
 
-def _next_version(session: Session, row: ResourceRow) -> int:
-    """Return the number of the next version of a resource."""
-    if isinstance(row, DomainRow):
-        query = select(func.max(DomainVersion.version)).where(DomainVersion.domain_id == row.id)
-    else:
-        query = select(func.max(AdapterVersion.version)).where(AdapterVersion.adapter_id == row.id)
-    return (session.scalar(query) or 0) + 1
-
-
 def _version_of_spec(session: Session, row: ResourceRow | None, wanted: PublishAgain) -> Version | None:
     """Return the newest version that has the wanted spec digest, if that is what the resource declares."""
     if row is None or (row.uid, row.spec_digest) != (wanted.uid, wanted.spec_digest):
         return None
-    if isinstance(row, DomainRow):
-        return session.scalar(
-            select(DomainVersion)
-            .where(DomainVersion.domain_id == row.id, DomainVersion.spec_digest == wanted.spec_digest)
-            .order_by(DomainVersion.version.desc())
-            .limit(1)
-        )
-    return session.scalar(
-        select(AdapterVersion)
+    if isinstance(row, AdapterRow):
         # The Domain may have been trained again since, without these layers.
-        .join(DomainVersion, DomainVersion.layers_digest == AdapterVersion.layers_digest)
-        .join(DomainRow, DomainRow.id == DomainVersion.domain_id)
-        .where(
-            AdapterVersion.adapter_id == row.id,
-            AdapterVersion.spec_digest == wanted.spec_digest,
-            AdapterVersion.gate_passed,
-            AdapterVersion.artifact_digest.is_not(None),
+        has_layers = exists().where(
             DomainRow.key == row.domain,
+            DomainVersion.domain_id == DomainRow.id,
+            DomainVersion.layers_digest == AdapterVersion.layers_digest,
         )
-        .order_by(AdapterVersion.version.desc())
-        .limit(1)
-    )
+        adapters = versions_of(row).where(
+            AdapterVersion.gate_passed, AdapterVersion.artifact_digest.is_not(None), has_layers
+        )
+        of_spec = AdapterVersion.spec_digest == wanted.spec_digest
+        return session.scalar(adapters.where(of_spec).order_by(AdapterVersion.version.desc()).limit(1))
+    of_spec = DomainVersion.spec_digest == wanted.spec_digest
+    return session.scalar(versions_of(row).where(of_spec).order_by(DomainVersion.version.desc()).limit(1))
 
 
 def _artifact_digests(session: Session, version: Version) -> list[str]:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 from hmi_api.errors import ErrorDetail
 from hmi_api.internal.inference import RowResult, TokenLabel, Truncation
 from hmi_api.resources.task_adapter import TaskType
-from hmi_control_plane.auth import Identity
+from hmi_control_plane.auth.authenticator import Identity
 from hmi_control_plane.gateway.inference import (
     Inference,
     InferenceResult,
@@ -49,7 +49,7 @@ def _not_zero(tokens: int) -> int:
 _NOT_ZERO = AfterValidator(_not_zero)
 _VLLM: Any = Field(
     default=None,
-    description="A field of vLLM's, accepted where its value asks for the only behaviour of HMI.",
+    description="A field of vLLM's API, accepted with the value for HMI's only behaviour.",
 )
 
 
@@ -82,7 +82,7 @@ class ClassifyRequest(BaseModel):
         Any, _accept_only(True, "every text has its opening and closing tokens here")
     ] = _VLLM
     cache_salt: Annotated[
-        Any, _accept_only(None, "what is computed of texts is shared within a Domain here")
+        Any, _accept_only(None, "results computed from texts are shared within a Domain here")
     ] = _VLLM
     messages: Annotated[Any, _accept_only(None, "chats are not served here, texts in input are")] = _VLLM
     mm_processor_kwargs: Annotated[Any, _accept_only(None, "only texts are served here")] = _VLLM

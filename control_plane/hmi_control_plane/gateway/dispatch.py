@@ -10,7 +10,7 @@ from typing import Any
 from hmi_api.internal.inference import InferRequest, InferRow, RowError, RowResult
 from hmi_api.names import AdapterKey
 from hmi_control_plane.gateway.routes import CatalogUnavailableError, Route, RoutingTable, RuntimeAddress
-from hmi_control_plane.gateway.runtime_client import RuntimeClient, RuntimeUnavailableError
+from hmi_control_plane.gateway.runtime_client import NoConnectionError, RuntimeClient, RuntimeUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class Dispatcher:
             for index in indices:
                 if _is_unanswered(results[index]):
                     results[index] = RowResult(error=_UNAVAILABLE)
-            return _RuntimeFailure(runtime, refused=error.refused)
+            return _RuntimeFailure(runtime, refused=isinstance(error, NoConnectionError))
         finally:
             self._rows_in_flight[runtime.id] -= len(indices)
             if not self._rows_in_flight[runtime.id]:

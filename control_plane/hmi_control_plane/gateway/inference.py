@@ -1,9 +1,9 @@
 """Inference for a tenant: check, route, dispatch and meter a request."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -12,11 +12,13 @@ from hmi_api.internal.inference import InferRow, RowResult, TokenLabel, Truncati
 from hmi_api.names import AdapterKey, adapter_key
 from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import entities, scheme_or_plain
-from hmi_control_plane.auth import Identity
+from hmi_control_plane.auth.authenticator import Identity
+from hmi_control_plane.catalog.database import utc_now
 from hmi_control_plane.gateway.dispatch import Dispatcher, RoutedRow
 from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded, unknown_model
 from hmi_control_plane.gateway.routes import CatalogUnavailableError, Route, RoutingTable
-from hmi_control_plane.metering import Spool, UsageEvent, request_events
+from hmi_control_plane.metering.events import UsageEvent, request_events
+from hmi_control_plane.metering.spool import Spool
 from hmi_control_plane.settings import GatewaySettings
 
 
@@ -93,10 +95,7 @@ def best_label(result: RowResult) -> str:
 
 
 class Inference:
-    """Runs a tenant's inference requests. Usage events are durable before a result is returned.
-
-    ``source`` is the CloudEvents source of the usage events.
-    """
+    """Runs a tenant's inference requests. Usage events are durable before a result is returned."""
 
     def __init__(
         self,
@@ -105,17 +104,12 @@ class Inference:
         spool: Spool,
         metrics: GatewayMetrics,
         settings: GatewaySettings,
-        *,
-        source: str = "/hmi/gateway",
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._table = table
         self._dispatcher = dispatcher
         self._spool = spool
         self._metrics = metrics
         self._settings = settings
-        self._source = source
-        self._clock = clock
 
     async def infer(
         self,
@@ -139,7 +133,7 @@ class Inference:
         keys = [_adapter_key(tenant, name) for name in names]
         routes = await self._routes(caller, keys)
         request_id = secrets.token_hex(16)
-        created = self._clock()
+        created = utc_now()
         found = {key: route for key in keys if key is not None and (route := routes.get(key)) is not None}
         results = await self._infer(request_id, caller, list(found.values()), texts, truncate)
         model_results = tuple(
@@ -184,7 +178,7 @@ class Inference:
         if len(models) > limits.max_models:
             raise _too_many("models", len(models), limits.max_models, "TooManyModels", "models")
         if not texts:
-            raise InferenceFailed(400, "EmptyInput", "input holds no text.", param="input")
+            raise InferenceFailed(400, "EmptyInput", "input has no text.", param="input")
         if len(texts) > limits.max_texts:
             raise _too_many("texts", len(texts), limits.max_texts, "TooManyTexts", "input")
         if len(texts) * len(models) > limits.max_rows:
@@ -195,18 +189,15 @@ class Inference:
 
     def _check_text(self, text: Text, param: str) -> None:
         limits = self._settings
-        characters = len(text) if isinstance(text, str) else sum(map(len, text))
+        is_split = not isinstance(text, str)
+        parts = [text] if isinstance(text, str) else text
+        characters = sum(map(len, parts))
         if characters > limits.max_characters:
             raise _too_many("characters", characters, limits.max_characters, "TextTooLong", param)
-        if not isinstance(text, str) and len(text) > limits.max_words:
-            raise _too_many("words", len(text), limits.max_words, "TextTooLong", param)
-        is_blank = (
-            not text.strip() if isinstance(text, str) else not all(word.strip() for word in text) or not text
-        )
-        if is_blank:
-            what = (
-                "is empty or only whitespace" if isinstance(text, str) else "holds no words, or an empty one"
-            )
+        if is_split and len(parts) > limits.max_words:
+            raise _too_many("words", len(parts), limits.max_words, "TextTooLong", param)
+        if not parts or not all(part.strip() for part in parts):
+            what = "has no words, or an empty one" if is_split else "is empty or only whitespace"
             raise InferenceFailed(400, "EmptyInput", f"{param} {what}.", param=param)
 
     async def _infer(
@@ -253,7 +244,6 @@ class Inference:
         for ordinal, result in enumerate(results):
             if result.failure is None:
                 events += request_events(
-                    self._source,
                     request_id,
                     created,
                     caller.tenant,

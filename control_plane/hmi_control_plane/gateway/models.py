@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hmi_api.resources.task_adapter import TaskType
-from hmi_control_plane.auth import Identity
+from hmi_control_plane.auth.authenticator import Identity
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import AdapterRow, LoadReport, LoadState, Runtime, Tenant
 from hmi_control_plane.gateway.failures import unknown_model

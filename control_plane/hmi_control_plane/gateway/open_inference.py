@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 
-from hmi_control_plane.auth import Identity
+from hmi_control_plane.auth.authenticator import Identity
 from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded, unknown_version
 from hmi_control_plane.gateway.inference import Inference
 from hmi_control_plane.gateway.open_inference_messages import (

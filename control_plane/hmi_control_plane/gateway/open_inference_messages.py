@@ -212,7 +212,7 @@ def input_texts(body: ModelInferRequest) -> list[Text]:
             )
         texts = _from_binary(body.tail)
     if prod(tensor.shape) != len(texts):
-        raise _invalid_tensor(f"inputs.0.shape is {tensor.shape}; the data holds {len(texts)} texts.")
+        raise _invalid_tensor(f"inputs.0.shape is {tensor.shape}; the data has {len(texts)} texts.")
     return list(texts)
 
 

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
-from hmi_control_plane.auth import Identity
+from hmi_control_plane.auth.authenticator import Identity
 from hmi_control_plane.gateway.failures import InferenceFailed, invalid_field, malformed_json
 from hmi_control_plane.http.validation_errors import first_error, first_request_error
 

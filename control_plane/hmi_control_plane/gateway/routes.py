@@ -7,7 +7,7 @@ route that does not exist or has no runtimes is read again before it is used, so
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -249,14 +249,13 @@ def _runtimes_of(session: Session, current: Mapping[int, int | None]) -> dict[in
         .order_by(LoadReport.version.desc(), Runtime.id)
     ).all()
     not_draining = {row.adapter_id for row in rows if not row.draining}
-    rows = [row for row in rows if not row.draining or row.adapter_id not in not_draining]
-    found: dict[int, dict[str, RuntimeAddress]] = {}
-    versions: dict[int, set[int]] = {}
-    for current_first in (True, False):
-        for adapter_id, version, runtime_id, url, _ in rows:
-            if (version == current[adapter_id]) is current_first:
-                found.setdefault(adapter_id, {}).setdefault(runtime_id, RuntimeAddress(runtime_id, url))
-                versions.setdefault(adapter_id, set()).add(version)
+    usable = [row for row in rows if not row.draining or row.adapter_id not in not_draining]
+    found: dict[int, dict[str, RuntimeAddress]] = defaultdict(dict)
+    versions: dict[int, set[int]] = defaultdict(set)
+    # Runtimes with the current version come first.
+    for row in sorted(usable, key=lambda row: row.version != current[row.adapter_id]):
+        found[row.adapter_id].setdefault(row.id, RuntimeAddress(row.id, row.url))
+        versions[row.adapter_id].add(row.version)
     return {
         adapter_id: (tuple(addresses.values()), frozenset(versions[adapter_id]))
         for adapter_id, addresses in found.items()

@@ -1,4 +1,4 @@
-"""The client of runtimes: kept connections, by aiohttp, and which failures another attempt may mend.
+"""The client of runtimes: kept-alive connections by aiohttp, and failures after which a retry may help.
 
 No cookies, redirects, proxies or credentials from the environment: HMI's processes need none of them.
 """
@@ -18,11 +18,15 @@ _IDLE_SECONDS = 4.0
 _REFUSED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
-class NoConnectionError(Exception):
-    """No connection was made, so the runtime has not seen the request."""
+class RuntimeUnavailableError(Exception):
+    """A runtime did not answer a request. Another may be tried, since inference has no side effects."""
 
 
-class ConnectionBrokenError(Exception):
+class NoConnectionError(RuntimeUnavailableError):
+    """No connection was made: the runtime has not seen the request, so it may be sent there again."""
+
+
+class ConnectionBrokenError(RuntimeUnavailableError):
     """The connection was closed, or sent invalid HTTP, before the response was complete."""
 
 
@@ -102,17 +106,6 @@ class HttpConnections:
 INFER_PATH = "/internal/v1/infer"
 
 
-class RuntimeUnavailableError(Exception):
-    """A runtime did not answer a request. Another may be tried, since inference has no side effects.
-
-    ``refused``: no connection was made, so that the same runtime may be tried again.
-    """
-
-    def __init__(self, message: str, *, refused: bool = False) -> None:
-        super().__init__(message)
-        self.refused = refused
-
-
 class RuntimeClient:
     """Calls runtimes with the gateway's internal token. The caller sets the deadline."""
 
@@ -127,11 +120,7 @@ class RuntimeClient:
         except NotReady as error:
             raise RuntimeUnavailableError(error.message) from error
         body = request.model_dump_json(by_alias=True, exclude_none=True).encode()
-        try:
-            response = await self._network.post(f"{url.rstrip('/')}{INFER_PATH}", token, body)
-        except (NoConnectionError, ConnectionBrokenError) as error:
-            refused = isinstance(error, NoConnectionError)
-            raise RuntimeUnavailableError(f"{url}: {error}", refused=refused) from error
+        response = await self._network.post(f"{url.rstrip('/')}{INFER_PATH}", token, body)
         if response.status != 200:
             raise RuntimeUnavailableError(f"{url} answered {response.status}")
         try:

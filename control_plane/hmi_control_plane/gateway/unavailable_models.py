@@ -1,4 +1,4 @@
-"""Why a model is not served: work in progress, or a cause that needs somebody to act.
+"""Why a model is not served: work in progress, or a cause that a person must remove.
 
 The response is 503 with ``Retry-After`` only while work is in progress that may make the model available:
 training, a retry, loading, a runtime that restarts. Otherwise it is 409 with the reason and the message
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from hmi_api.internal.runs import RETRIED_WITHOUT_LIMIT, TRAINING_ATTEMPTS, RunState
@@ -174,12 +174,7 @@ def _from_failure(run: TrainingRun, failure: Mapping[str, Any], subject: str) ->
 
 def _no_run(session: Session, resource: AdapterRow | DomainRow, name: str) -> Unavailability:
     """Return the explanation for a resource without a run: one is about to start, within the grace period."""
-    last: datetime | None = session.scalar(
-        select(TrainingRun.finished_at)
-        .where(TrainingRun.uid == resource.uid, TrainingRun.finished_at.is_not(None))
-        .order_by(TrainingRun.finished_at.desc())
-        .limit(1)
-    )
+    last = session.scalar(select(func.max(TrainingRun.finished_at)).where(TrainingRun.uid == resource.uid))
     since = max(filter(None, (resource.created_at, last, _domain_published_at(session, resource))))
     if utc_now() - since < _GRACE_PERIOD:
         return _in_progress("Its training is about to start.")

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class NotFound(HmiError):
-    """It does not exist, or belongs to another tenant: both look the same, so that nothing is disclosed."""
+    """It does not exist, or belongs to another tenant: the same answer, so that nothing is disclosed."""
 
 
 class Conflict(HmiError):
@@ -142,10 +142,8 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HmiError, _on_hmi_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(DataError, _on_data_error)
-    app.add_exception_handler(IntegrityError, _on_integrity_error)
-    app.add_exception_handler(OperationalError, _on_database_unavailable)
-    app.add_exception_handler(PoolTimeoutError, _on_database_unavailable)
+    for kind in _DATABASE_ERRORS:
+        app.add_exception_handler(kind, _on_database_error)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
@@ -195,36 +193,30 @@ def _path(request: Request) -> str:
     return path
 
 
-def _on_data_error(request: Request, error: Exception) -> JSONResponse:
+_UNAVAILABLE = (503, "DatabaseUnavailable", "The catalog database did not answer; try again.")
+_DATABASE_ERRORS: dict[type[Exception], tuple[int, str, str]] = {
     # The types of hmi_api.internal.storable normally refuse such values earlier, by field. Retries fail.
-    log.warning("%s %s: a value cannot be stored", request.method, request.url.path, exc_info=error)
-    return error_response(
-        _path(request),
+    DataError: (
         422,
         "ValueNotStorable",
         "A value cannot be stored: it contains a NUL, is too long or too large.",
-    )
-
-
-def _on_integrity_error(request: Request, error: Exception) -> JSONResponse:
-    log.warning("%s %s: conflicting write, or constraint", request.method, request.url.path, exc_info=error)
-    return error_response(
-        _path(request),
+    ),
+    IntegrityError: (
         409,
         "ConcurrentWrite",
         "Another request wrote the same record at the same time; try again.",
-    )
+    ),
+    OperationalError: _UNAVAILABLE,
+    PoolTimeoutError: _UNAVAILABLE,
+}
+"""Status, reason and message by the error of the database."""
 
 
-def _on_database_unavailable(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s: the database did not answer", request.method, request.url.path, exc_info=error)
-    return error_response(
-        _path(request),
-        503,
-        "DatabaseUnavailable",
-        "The catalog database did not answer; try again.",
-        headers={"Retry-After": str(_RETRY_AFTER_SECONDS)},
-    )
+def _on_database_error(request: Request, error: Exception) -> JSONResponse:
+    failure = next(found for kind, found in _DATABASE_ERRORS.items() if isinstance(error, kind))
+    level = logging.ERROR if failure is _UNAVAILABLE else logging.WARNING
+    log.log(level, "%s %s: %s", request.method, request.url.path, failure[1], exc_info=error)
+    return hmi_error_response(_path(request), RequestFailed(*failure))
 
 
 def _on_unexpected(request: Request, _error: Exception) -> JSONResponse:

@@ -23,7 +23,7 @@ class Readiness:
     """Whether this process should get requests: the database answers, its schema is new enough, no shutdown.
 
     After the first success the process stays ready for ``without_database_seconds`` without the database: a
-    gateway can go on with the keys and routes that it has cached.
+    gateway can work with the keys and routes that it has cached.
     """
 
     def __init__(

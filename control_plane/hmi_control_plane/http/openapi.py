@@ -15,7 +15,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import SecretStr
 from starlette.staticfiles import StaticFiles
 
-from hmi_control_plane.auth import Authenticator, require_token
+from hmi_control_plane.auth.authenticator import Authenticator
+from hmi_control_plane.auth.guards import require_token
 from hmi_control_plane.http.errors import Unauthorized, error_response
 
 PATH = "/openapi.json"

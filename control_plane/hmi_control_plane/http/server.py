@@ -26,7 +26,7 @@ _GC_THRESHOLD = 10_000
 
 
 class ControlPlaneServer(DrainingServer):
-    """At SIGTERM, report not ready and answer for ``delay`` more seconds, then stop. SIGINT stops at once.
+    """At SIGTERM, report not ready and answer for ``delay`` more seconds, then stop; at SIGINT, stop.
 
     Clients and load balancers need the delay to notice that this process is stopping.
     """

@@ -11,6 +11,7 @@ from hmi_api.internal.runs import RunView
 from hmi_control_plane.catalog.tables import Meter
 
 EVENT_TYPE = "dev.hmi.usage.v1"
+REQUEST_SOURCE = "/hmi/gateway"
 TRAINING_SOURCE = "/hmi/training"
 LOADED_HOUR_SOURCE = "/hmi/residency"
 
@@ -39,7 +40,6 @@ class UsageEvent:
 
 
 def request_events(
-    source: str,
     request_id: str,
     time: datetime,
     tenant: str,
@@ -60,7 +60,7 @@ def request_events(
     quantities = {Meter.REQUESTS: 1, Meter.ROWS: rows, Meter.PROMPT_TOKENS: prompt_tokens}
     return [
         UsageEvent(
-            source=source,
+            source=REQUEST_SOURCE,
             id=f"{request_id}/{ordinal}/{meter}",
             time=time,
             tenant=tenant,

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 
 from hmi_api.internal.retry import RetryPolicy
-from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.metering.events import UsageEvent
 from hmi_control_plane.metering.records import record_events
 from hmi_control_plane.metering.segments import SegmentFolder, read_segment
@@ -21,27 +21,24 @@ class MeteringMetrics:
     """Counters and gauges of one spool and its flusher, on the given registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.spool_lag_seconds = Gauge(
+        gauge, counter = partial(Gauge, registry=registry), partial(Counter, registry=registry)
+        self.spool_lag_seconds = gauge(
             "hmi_usage_spool_lag_seconds",
             "How long usage events have been waiting for the catalog; 0 while the last flush succeeded.",
-            registry=registry,
         )
-        self.spool_bytes = Gauge(
-            "hmi_usage_spool_bytes", "Bytes of usage events on the local disk.", registry=registry
-        )
-        self.spool_full = Gauge(
+        self.spool_bytes = gauge("hmi_usage_spool_bytes", "Bytes of usage events on the local disk.")
+        self.spool_full = gauge(
             "hmi_usage_spool_full",
             "1 while usage events cannot be recorded and requests are therefore refused, else 0.",
-            registry=registry,
         )
-        self.events_flushed = Counter(
-            "hmi_usage_events_flushed_total", "Usage events delivered to the catalog.", registry=registry
+        self.events_flushed = counter(
+            "hmi_usage_events_flushed_total", "Usage events delivered to the catalog."
         )
-        self.flush_failures = Counter(
-            "hmi_usage_flush_failures_total", "Flushes that the catalog did not accept.", registry=registry
+        self.flush_failures = counter(
+            "hmi_usage_flush_failures_total", "Flushes that the catalog did not accept."
         )
-        self.damaged_lines = Counter(
-            "hmi_usage_damaged_lines_total", "Spooled lines that could not be read back.", registry=registry
+        self.damaged_lines = counter(
+            "hmi_usage_damaged_lines_total", "Spooled lines that could not be read back."
         )
 
 
@@ -64,14 +61,12 @@ class Flusher:
         metrics: MeteringMetrics,
         *,
         interval: float = 1.0,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._segments = segments
         self._database = database
         self._metrics = metrics
         self._interval = interval
         self._backoff = RetryPolicy(first_wait=2 * interval, longest_wait=MAX_BACKOFF_SECONDS)
-        self._clock = clock
         self._stopping = asyncio.Event()
         self._behind_since: float | None = None
         metrics.spool_full.set_function(lambda: float(segments.is_full))
@@ -124,7 +119,7 @@ class Flusher:
     def _deliver(self, events: Sequence[UsageEvent]) -> None:
         if events:
             with self._database.write() as session:
-                record_events(session, events, self._clock())
+                record_events(session, events, utc_now())
 
     def _dispose(self, segment: Path, *, torn: int, damaged: int) -> None:
         if torn:

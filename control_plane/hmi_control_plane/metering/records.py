@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Row, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from hmi_api.internal.runs import RunView
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import (
     AdapterRow,
@@ -28,7 +29,7 @@ from hmi_control_plane.catalog.tables import (
     UsageEventRow,
     new_tenant_id,
 )
-from hmi_control_plane.metering.events import UsageEvent, loaded_hour_event
+from hmi_control_plane.metering.events import UsageEvent, loaded_hour_event, training_event
 
 
 def record_events(session: Session, events: Sequence[UsageEvent], recorded_at: datetime) -> None:
@@ -46,8 +47,13 @@ def record_events(session: Session, events: Sequence[UsageEvent], recorded_at: d
         for event in sorted(events, key=lambda event: (event.source, event.id))
     ]
     # One small statement, executed for many rows: a long statement would be compiled again for every number
-    # of rows, which holds the GIL and delays the event loop.
+    # of rows, which keeps the GIL and delays the event loop.
     session.connection().execute(statement, rows)
+
+
+def record_training(session: Session, run: RunView, tenant: Tenant, finished_at: datetime) -> None:
+    """Record the training time of a finished run; a run that is recorded already stays as it is."""
+    record_events(session, [training_event(run, tenant.name, tenant.id, finished_at)], finished_at)
 
 
 def _row(event: UsageEvent, tenant_id: str, recorded_at: datetime) -> dict[str, object]:
@@ -180,12 +186,16 @@ def record_loaded_hour(database: Database, hour: datetime, recorded_at: datetime
 
 def _count_some(session: Session, hour: datetime, recorded_at: datetime, after: int) -> int | None:
     """Record adapters after row id ``after``; return the last row id, or None when there are no more."""
-    found = _ready(session, hour, after)
-    record_events(session, [_event(row, hour) for row in found], recorded_at)
+    found = _loaded(session, hour, after)
+    events = [
+        loaded_hour_event(tenant, tenant_id, name, int(size), hour)  # a sum is a Decimal on PostgreSQL
+        for _, tenant, tenant_id, name, size in found
+    ]
+    record_events(session, events, recorded_at)
     return found[-1][0] if len(found) == ADAPTERS_PER_TRANSACTION else None
 
 
-def _ready(session: Session, hour: datetime, after: int) -> list[Row[int, str, str, str, int]]:
+def _loaded(session: Session, hour: datetime, after: int) -> list[Row[int, str, str, str, int]]:
     """Return row id, tenant, tenant id, name and bytes of loaded adapters.
 
     A version counts once for each runtime that has it.
@@ -213,8 +223,3 @@ def _ready(session: Session, hour: datetime, after: int) -> list[Row[int, str, s
         .limit(ADAPTERS_PER_TRANSACTION)
     )
     return list(session.execute(query))
-
-
-def _event(row: Row[int, str, str, str, int], hour: datetime) -> UsageEvent:
-    _, tenant, tenant_id, name, size = row
-    return loaded_hour_event(tenant, tenant_id, name, int(size), hour)  # a sum is a Decimal on PostgreSQL

@@ -213,7 +213,7 @@ class SegmentFolder:
         return limit is None or self._sealed_bytes + self._end + more <= limit
 
     def _subtract_sealed(self, size: int) -> None:
-        """Subtract a segment that is gone from the sealed bytes."""
+        """Subtract a removed segment from the sealed bytes."""
         with self._lock:
             self._sealed_bytes -= size
 

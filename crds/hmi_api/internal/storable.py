@@ -18,9 +18,14 @@ LONGEST_MESSAGE = 4000
 
 
 class WireModel(BaseModel):
-    """Base of types that travel between HMI's own parts: camelCase, unknown fields refused."""
+    """Base of types that travel between HMI's own parts: camelCase, unknown fields refused.
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    ``model_validate`` also reads the attributes of an object, such as a row of the catalog.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, from_attributes=True
+    )
 
 
 def text_problem(text: str) -> str | None:

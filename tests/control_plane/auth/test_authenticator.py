@@ -8,7 +8,8 @@ from sqlalchemy import event
 from starlette.requests import Request
 
 from hmi_api.errors import NotReady
-from hmi_control_plane.auth import Authenticator, authenticator, hash_secret, new_key, parse_key
+from hmi_control_plane.auth import authenticator
+from hmi_control_plane.auth.authenticator import Authenticator, hash_secret, new_key, parse_key
 from hmi_control_plane.catalog import tenants
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import ApiKey

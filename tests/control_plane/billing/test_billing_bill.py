@@ -14,7 +14,7 @@ from hmi_control_plane.billing.bill import Use as BilledUse
 from hmi_control_plane.billing.money import exact_product, exact_sum, rounded
 from hmi_control_plane.billing.prices import PriceChange, PriceList
 from hmi_control_plane.catalog.tables import Meter
-from hmi_control_plane.metering import UsageSum
+from hmi_control_plane.metering.records import UsageSum
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOURS = 24

@@ -22,7 +22,8 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Invoice, InvoiceState, Meter, UsageEventRow
 from hmi_control_plane.catalog.tenants import ensure_tenant, find_billed_tenant
 from hmi_control_plane.http.errors import Conflict
-from hmi_control_plane.metering import UsageEvent, record_events
+from hmi_control_plane.metering.events import UsageEvent
+from hmi_control_plane.metering.records import record_events
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 NOW = START + timedelta(days=365)

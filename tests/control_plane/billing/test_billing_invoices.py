@@ -13,7 +13,8 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Invoice, Meter
 from hmi_control_plane.catalog.tenants import ensure_tenant, find_billed_tenant
 from hmi_control_plane.http.errors import Conflict, NotFound
-from hmi_control_plane.metering import UsageEvent, record_events
+from hmi_control_plane.metering.events import UsageEvent
+from hmi_control_plane.metering.records import record_events
 
 MARCH, APRIL, MAY = (datetime(2026, month, 1, tzinfo=UTC) for month in (3, 4, 5))
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)

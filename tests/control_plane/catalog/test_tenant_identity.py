@@ -16,9 +16,10 @@ from hmi_control_plane.catalog import tenants
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import downgrade, upgrade
 from hmi_control_plane.catalog.tables import Meter
-from hmi_control_plane.metering import Flusher, MeteringMetrics, SegmentFolder, UsageEvent, record_events
-from hmi_control_plane.metering.events import to_cloud_event
-from hmi_control_plane.metering.segments import encode_line
+from hmi_control_plane.metering.events import UsageEvent, to_cloud_event
+from hmi_control_plane.metering.flusher import Flusher, MeteringMetrics
+from hmi_control_plane.metering.records import record_events
+from hmi_control_plane.metering.segments import SegmentFolder, encode_line
 from hmi_control_plane.settings import Settings
 
 ADMIN = {"Authorization": "Bearer admin-key-of-the-tests"}

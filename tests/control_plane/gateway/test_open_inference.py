@@ -1,4 +1,4 @@
-"""The Open Inference Protocol: every operation, and every way to ask wrongly, as the protocol has it."""
+"""The Open Inference Protocol: every operation, and every kind of invalid request."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ from open_inference_contract import (
 
 
 @pytest.mark.parametrize("model", ["spam", "acme/names"])
-def test_every_operation_is_served_as_published(acme: Any, model: str) -> None:
+def test_every_operation_of_the_published_protocol_is_served(acme: Any, model: str) -> None:
     for operation in OPERATIONS:
         path = operation.path.format(model=model, version="1")
         body = {"inputs": [text_tensor(["see Rome"])]} if operation.method == "POST" else None
@@ -31,7 +31,7 @@ def test_every_operation_is_served_as_published(acme: Any, model: str) -> None:
         operation.success.model_validate_json(response.content)
 
 
-def test_every_other_method_is_405_with_those_that_are_there(acme: Any) -> None:
+def test_other_methods_are_405_with_the_allowed_ones(acme: Any) -> None:
     for operation in OPERATIONS:
         path = operation.path.format(model="spam", version="1")
         allowed = ["HEAD", "GET"] if operation.method == "GET" else ["POST"]
@@ -53,7 +53,7 @@ def test_head_is_served_where_get_is(acme: Any) -> None:
 
 
 @pytest.mark.parametrize("model", ["spam", "names"])
-def test_outputs_are_as_the_metadata_promise(acme: Any, model: str) -> None:
+def test_outputs_match_the_metadata(acme: Any, model: str) -> None:
     promised = ModelMetadata.model_validate_json(acme.call("GET", f"/v2/models/{model}").content)
     answer = InferResponse.model_validate_json(infer(acme, model, ["see Rome", "yes"]).content)
     assert promised.inputs == [TensorMetadata(name="text", datatype="BYTES", shape=[-1])]
@@ -64,7 +64,7 @@ def test_outputs_are_as_the_metadata_promise(acme: Any, model: str) -> None:
 
 
 FAILURES: list[tuple[str, str, dict[str, Any], int]] = [
-    ("GET", "/v2/nowhere", {}, 404),
+    ("GET", "/v2/unknown", {}, 404),
     ("GET", "/v2/models/absent", {}, 404),
     ("GET", "/v2/models/absent/ready", {}, 404),
     ("POST", "/v2/models/absent/infer", {"json": {"inputs": [text_tensor(["x"])]}}, 404),
@@ -81,7 +81,7 @@ FAILURES: list[tuple[str, str, dict[str, Any], int]] = [
 ]
 
 
-def test_every_failure_has_the_protocol_s_shape(acme: Any) -> None:
+def test_every_error_has_the_protocols_format(acme: Any) -> None:
     for method, path, options, status in FAILURES:
         assert error_of(acme.call(method, path, **options), status), path
 
@@ -98,7 +98,7 @@ def test_a_model_that_is_not_ready_is_an_error(acme: Any, cluster: Any, runtime:
 # --- versions ----------------------------------------------------------------------------------------
 
 
-def test_a_version_that_waits_to_be_loaded_is_not_answered_by_the_one_before(acme: Any, cluster: Any) -> None:
+def test_a_version_that_is_not_loaded_is_not_answered_by_an_earlier_one(acme: Any, cluster: Any) -> None:
     cluster.retrain("spam", spec="2")
     body = {"inputs": [text_tensor(["yes"])]}
     assert acme.call("POST", INFER, json=body).json()["model_version"] == "1"
@@ -110,7 +110,7 @@ def test_a_version_that_waits_to_be_loaded_is_not_answered_by_the_one_before(acm
     assert sum(item["quantity"] for item in counted) <= 1  # what was refused is not billed
 
 
-def test_a_model_may_be_called_as_an_operation_is(acme: Any, cluster: Any) -> None:
+def test_a_model_may_have_the_name_of_an_operation(acme: Any, cluster: Any) -> None:
     cluster.adapter("ready")
     cluster.beat(ready=["acme/ready@1"])
     assert acme.call("GET", "/v2/models/ready").json()["name"] == "ready"
@@ -120,7 +120,7 @@ def test_a_model_may_be_called_as_an_operation_is(acme: Any, cluster: Any) -> No
 # --- requests ----------------------------------------------------------------------------------------
 
 
-def test_sequence_tasks_answer_label_scores_and_labels(acme: Any) -> None:
+def test_sequence_tasks_return_label_scores_and_labels(acme: Any) -> None:
     assert infer(acme, "spam", ["yes", "nothing"], id="mine").json() == {
         "model_name": "spam",
         "model_version": "1",
@@ -133,7 +133,7 @@ def test_sequence_tasks_answer_label_scores_and_labels(acme: Any) -> None:
     }
 
 
-def test_token_tasks_answer_json(acme: Any) -> None:
+def test_token_tasks_return_json(acme: Any) -> None:
     outputs = {
         output["name"]: output["data"] for output in infer(acme, "names", ["see Rome"]).json()["outputs"]
     }
@@ -142,11 +142,11 @@ def test_token_tasks_answer_json(acme: Any) -> None:
 
 
 @pytest.mark.parametrize("given", ["mine", "", "\u00fc" * 200])
-def test_an_id_is_given_back(acme: Any, given: str) -> None:
+def test_the_requests_id_is_returned(acme: Any, given: str) -> None:
     assert infer(acme, "spam", ["yes"], id=given).json()["id"] == given
 
 
-def test_only_the_wanted_outputs_are_given(acme: Any, runtime: Any) -> None:
+def test_only_the_requested_outputs_are_returned(acme: Any, runtime: Any) -> None:
     wanted = [{"name": "scores"}, {"name": "label"}]
     outputs = infer(acme, "spam", ["x"], outputs=wanted).json()["outputs"]
     assert [output["name"] for output in outputs] == ["scores", "label"]
@@ -155,7 +155,7 @@ def test_only_the_wanted_outputs_are_given(acme: Any, runtime: Any) -> None:
     assert len(runtime.requests) == 1  # what is refused is not computed
 
 
-def test_an_output_cannot_be_asked_for_a_thousand_times(acme: Any, runtime: Any) -> None:
+def test_an_output_cannot_be_requested_twice(acme: Any, runtime: Any) -> None:
     refused = infer(acme, "spam", ["x"], outputs=[{"name": "scores"}] * 1_000)
     assert error_of(refused) == 'outputs names "scores" twice.'
     assert runtime.requests == []
@@ -187,7 +187,7 @@ WRONG: list[tuple[Any, str]] = [
     (one(shape=1), "inputs.0.shape must be a list."),
     (one(shape=[-1]), "inputs.0.shape.0 must be greater than or equal to 0."),
     (one(shape=[2**64]), "inputs.0.shape.0 must be less than 18446744073709551616."),
-    (one(shape=[2]), "inputs.0.shape is [2]; the data holds 1 texts."),
+    (one(shape=[2]), "inputs.0.shape is [2]; the data has 1 texts."),
     (one(shape=[]), "inputs.0.shape is []; it must be [texts], or [texts, 1]."),
     (one(shape=[1, 1, 1]), "inputs.0.shape is [1, 1, 1]; it must be [texts], or [texts, 1]."),
     (one(shape=[1, 2]), "inputs.0.shape is [1, 2]; it must be [texts], or [texts, 1]."),
@@ -228,24 +228,24 @@ WRONG: list[tuple[Any, str]] = [
 ]
 
 
-def test_what_does_not_fit_is_named(acme: Any, runtime: Any) -> None:
+def test_invalid_tensors_are_explained(acme: Any, runtime: Any) -> None:
     for body, message in WRONG:
         assert error_of(acme.call("POST", INFER, content=json.dumps(body).encode())) == message
     assert runtime.requests == []
 
 
-def test_other_parameters_change_nothing(acme: Any) -> None:
+def test_unknown_parameters_are_ignored(acme: Any) -> None:
     body = one(parameters={"content_type": "str"}) | {"parameters": {"priority": 1}, "model_name": "other"}
     assert acme.call("POST", INFER, json=body).status_code == 200
 
 
-def test_a_column_of_texts_may_be_flat_or_nested(acme: Any) -> None:
+def test_data_may_be_flat_or_nested(acme: Any) -> None:
     for data in ([["yes"], ["no"]], ["yes", "no"]):
         body = {"inputs": [text_tensor(["yes", "no"], shape=[2, 1], data=data)]}
         assert acme.call("POST", INFER, json=body).json()["outputs"][0]["data"] == ["yes", "no"]
 
 
-def test_a_body_is_json_whatever_it_is_called(acme: Any) -> None:
+def test_a_body_is_read_as_json_with_any_content_type(acme: Any) -> None:
     for kind in ("application/x-www-form-urlencoded", "application/octet-stream", "application/json"):
         response = acme.call(
             "POST", INFER, content=json.dumps(one()).encode(), headers={"Content-Type": kind}
@@ -253,7 +253,7 @@ def test_a_body_is_json_whatever_it_is_called(acme: Any) -> None:
         assert response.status_code == 200, kind
 
 
-def test_a_body_may_be_packed(acme: Any) -> None:
+def test_a_body_may_be_gzip(acme: Any) -> None:
     headers = {"Content-Encoding": "gzip"}
     packed = gzip.compress(json.dumps(one()).encode())
     assert acme.call("POST", INFER, content=packed, headers=headers).status_code == 200

@@ -1,4 +1,4 @@
-"""Binary tensors, as Triton's extension of the Open Inference Protocol has them."""
+"""Binary tensors of Triton's extension of the Open Inference Protocol."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ from open_inference_contract import (
 
 
 def packed_texts(texts: list[str]) -> bytes:
-    """Return the elements of a BYTES tensor as the extension has them."""
+    """Return the elements of a BYTES tensor in the extension's format."""
     encoded = [text.encode() for text in texts]
     return b"".join(struct.pack("<I", len(text)) + text for text in encoded)
 
@@ -53,18 +53,18 @@ def read_binary(response: Any) -> tuple[InferResponse, dict[str, bytes]]:
     return header, data
 
 
-def test_the_extension_is_named(client: Any) -> None:
+def test_the_server_lists_the_binary_extension(client: Any) -> None:
     assert ServerMetadata.model_validate_json(client.get("/v2").content).extensions == ["binary_tensor_data"]
 
 
-def test_texts_may_follow_the_json(acme: Any, runtime: Any) -> None:
+def test_texts_may_be_binary_data_after_the_json(acme: Any, runtime: Any) -> None:
     tail = packed_texts(["yes", "\u00fcber"])
     answer = send_binary(acme, {"inputs": [binary_input(tail, 2)]}, tail).json()
     assert answer["outputs"][0]["data"] == ["yes", "no"]
     assert [row.text for row in runtime.requests[0].rows] == ["yes", "\u00fcber"]
 
 
-def test_a_packed_body_may_have_binary_tensors(acme: Any) -> None:
+def test_a_gzip_body_may_have_binary_tensors(acme: Any) -> None:
     tail = packed_texts(["yes"])
     header = json.dumps({"inputs": [binary_input(tail, 1)]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(header)), "Content-Encoding": "gzip"}
@@ -72,7 +72,7 @@ def test_a_packed_body_may_have_binary_tensors(acme: Any) -> None:
     assert response.json()["outputs"][0]["data"] == ["yes"]
 
 
-def test_outputs_may_follow_the_json(acme: Any) -> None:
+def test_outputs_may_be_binary_data_after_the_json(acme: Any) -> None:
     header, data = read_binary(
         infer(acme, "spam", ["yes", "nothing"], parameters={"binary_data_output": True}, id="")
     )
@@ -82,7 +82,7 @@ def test_outputs_may_follow_the_json(acme: Any) -> None:
     assert data["labels"] == packed_texts(["no", "yes"])
 
 
-def test_an_output_s_own_word_goes_before_the_request_s(acme: Any) -> None:
+def test_the_parameter_of_an_output_overrides_that_of_the_request(acme: Any) -> None:
     wanted = [{"name": "label", "parameters": {"binary_data": False}}, {"name": "scores"}]
     header, data = read_binary(
         infer(acme, "spam", ["yes"], parameters={"binary_data_output": True}, outputs=wanted)
@@ -108,7 +108,7 @@ WRONG_TAILS: list[tuple[dict[str, Any], bytes, Any, str]] = [
         None,
         "inputs.0 has a binary_data_size of 7; 8 bytes follow the JSON.",
     ),
-    (binary_input(TAIL, 2), TAIL, None, "inputs.0.shape is [2]; the data holds 1 texts."),
+    (binary_input(TAIL, 2), TAIL, None, "inputs.0.shape is [2]; the data has 1 texts."),
     (
         binary_input(TAIL[:2], 1),
         TAIL[:2],
@@ -145,7 +145,7 @@ WRONG_TAILS: list[tuple[dict[str, Any], bytes, Any, str]] = [
 ]
 
 
-def test_what_is_wrong_with_binary_data_is_named(acme: Any, runtime: Any) -> None:
+def test_errors_in_binary_data_are_explained(acme: Any, runtime: Any) -> None:
     for tensor, tail, length, message in WRONG_TAILS:
         assert error_of(send_binary(acme, {"inputs": [tensor]}, tail, length=length)) == message
     assert runtime.requests == []

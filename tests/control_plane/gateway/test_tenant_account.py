@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from hmi_control_plane.api import tenant as tenant_api
+from hmi_control_plane import app
 from hmi_control_plane.api import usage as usage_api
 from hmi_control_plane.app import create_app
 from hmi_control_plane.settings import Part, Settings
@@ -118,7 +118,7 @@ def test_only_a_few_reports_run_at_once(
 def test_a_report_that_finds_no_slot_is_503(
     gateway: TestClient, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tenant_api, "_MAX_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(app, "MAX_REPORT_WAIT_SECONDS", 0.05)
     entered, let_go = threading.Semaphore(0), threading.Event()
     report = usage_api.build_report
 

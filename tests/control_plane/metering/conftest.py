@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Meter, UsageEventRow
-from hmi_control_plane.metering import UsageEvent
+from hmi_control_plane.metering.events import UsageEvent
 
 NOON = datetime(2026, 5, 4, 12, 30, tzinfo=UTC)
 

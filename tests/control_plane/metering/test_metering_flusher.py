@@ -15,9 +15,9 @@ from sqlalchemy.exc import OperationalError
 
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import UsageEventRow
-from hmi_control_plane.metering import Flusher, MeteringMetrics, SegmentFolder, UsageEvent
-from hmi_control_plane.metering.events import to_cloud_event
-from hmi_control_plane.metering.segments import encode_line
+from hmi_control_plane.metering.events import UsageEvent, to_cloud_event
+from hmi_control_plane.metering.flusher import Flusher, MeteringMetrics
+from hmi_control_plane.metering.segments import SegmentFolder, encode_line
 
 MakeEvent = Callable[..., UsageEvent]
 

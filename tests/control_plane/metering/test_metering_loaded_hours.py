@@ -15,7 +15,8 @@ from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.catalog.tenants import find_billed_tenant
-from hmi_control_plane.metering import record_loaded_hour, records, start_of_hour, sum_usage
+from hmi_control_plane.metering import records
+from hmi_control_plane.metering.records import record_loaded_hour, start_of_hour, sum_usage
 from hmi_control_plane.sweeper import Sweeper
 
 _BYTES = 10  # of each adapter of the cluster

@@ -13,9 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmi_control_plane.catalog.tables import Meter
-from hmi_control_plane.metering import SegmentFolder, Spool, SpoolInUseError, UsageEvent, request_events
-from hmi_control_plane.metering.events import from_cloud_event, to_cloud_event
-from hmi_control_plane.metering.segments import SpoolFullError, encode_line, read_segment
+from hmi_control_plane.metering.events import UsageEvent, from_cloud_event, request_events, to_cloud_event
+from hmi_control_plane.metering.segments import (
+    SegmentFolder,
+    SpoolFullError,
+    SpoolInUseError,
+    encode_line,
+    read_segment,
+)
+from hmi_control_plane.metering.spool import Spool
 
 MakeEvent = Callable[..., UsageEvent]
 
@@ -47,7 +53,7 @@ def test_an_event_survives_the_way_to_cloud_events_and_back(make_event: MakeEven
 def test_events_of_a_request_have_ids_of_their_own(make_event: MakeEvent) -> None:
     parts = [
         request_events(
-            *("/gw", "r1", make_event(1).time, "acme", name),
+            *("r1", make_event(1).time, "acme", name),
             tenant_id="tenant_1",
             ordinal=place,
             rows=2,

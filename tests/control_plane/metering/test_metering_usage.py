@@ -10,7 +10,8 @@ from hmi_api.errors import InvalidInput
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.catalog.tenants import ensure_tenant, find_billed_tenant
-from hmi_control_plane.metering import UsageEvent, record_events, sum_usage
+from hmi_control_plane.metering.events import UsageEvent
+from hmi_control_plane.metering.records import record_events, sum_usage
 from hmi_control_plane.metering.reports import UsageGroup, UsageInterval, UsageLine, UsageQuery, build_report
 
 START = datetime(2026, 1, 30, 23, 0, tzinfo=UTC)

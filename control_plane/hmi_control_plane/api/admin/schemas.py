@@ -1,9 +1,10 @@
 """Bodies of the admin API."""
 
+from collections.abc import Callable
 from datetime import date, datetime
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 
-from fastapi import Query
+from fastapi import Depends, Query
 from pydantic import Field
 
 from hmi_api.artifacts import ArtifactRef
@@ -12,14 +13,24 @@ from hmi_api.internal.runs import RunView
 from hmi_api.internal.runtimes import ResidentBytes
 from hmi_api.internal.storable import Text, WireModel
 from hmi_api.resources.common import DnsLabel
-from hmi_control_plane.catalog.paging import MAX_CURSOR_LENGTH, MAX_PAGE_ITEMS, Page
+from hmi_control_plane.catalog.paging import MAX_CURSOR_LENGTH, MAX_PAGE_ITEMS, Page, PageRequest
+from hmi_control_plane.catalog.tables import Artifact, TrainingRun
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_ITEMS, description="Most items a page.")]
 Cursor = Annotated[
     str | None, Query(max_length=MAX_CURSOR_LENGTH, description="next_cursor of the previous page.")
 ]
+
+
+def _page_request(limit: Limit = 100, cursor: Cursor = None) -> PageRequest:
+    return PageRequest(limit, cursor)
+
+
+Paging = Annotated[PageRequest, Depends(_page_request)]
+"""Query parameters ``limit`` and ``cursor``."""
 TenantFilter = Annotated[DnsLabel | None, Query(description="Only this tenant's.")]
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -40,7 +51,7 @@ class TenantCreate(WireModel):
 
 
 class TenantUpdate(WireModel):
-    """ChangeSignal a tenant."""
+    """Request to change a tenant."""
 
     display_name: Text = Field(max_length=200)
 
@@ -107,6 +118,12 @@ class ArtifactBody(WireModel):
     refcount: int
     created_at: datetime
 
+    @classmethod
+    def of(cls, row: Artifact) -> Self:
+        """Return the body of a stored artifact."""
+        ref = ArtifactRef.model_validate(row)
+        return cls(artifact=ref, refcount=row.refcount, created_at=row.created_at)
+
 
 class RunBody(WireModel):
     """A training run in a list."""
@@ -116,6 +133,17 @@ class RunBody(WireModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     run: RunView
+
+    @classmethod
+    def of(cls, row: TrainingRun) -> Self:
+        """Return the body of a stored run."""
+        return cls(
+            tenant=row.tenant,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            run=RunView.model_validate(row),
+        )
 
 
 class RuntimeBody(WireModel):
@@ -138,11 +166,11 @@ class RuntimeBody(WireModel):
 class PlacementBody(WireModel):
     """An adapter that is placed on a runtime."""
 
-    adapter: str = Field(description="tenant/adapter.")
+    adapter: str = Field(validation_alias="adapter_key", description="tenant/adapter.")
     bytes: int
     revision: int
 
 
-def listing(page: Page[T]) -> Listing[T]:
-    """Return the response body of a page."""
-    return Listing(items=page.items, next_cursor=page.next_cursor)
+def listing(page: Page[R], convert: Callable[[R], T]) -> Listing[T]:
+    """Return the response body of a page, with each row converted."""
+    return Listing(items=[convert(row) for row in page.items], next_cursor=page.next_cursor)

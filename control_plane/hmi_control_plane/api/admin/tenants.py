@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 
+from hmi_control_plane.api import NO_CONTENT
 from hmi_control_plane.api.admin.schemas import (
-    Cursor,
     DeletedTenantBody,
     KeyBody,
     KeyCreate,
     KeyCreated,
-    Limit,
     Listing,
+    Paging,
     TenantBody,
     TenantCreate,
     TenantUpdate,
@@ -19,11 +19,11 @@ from hmi_control_plane.api.admin.schemas import (
 )
 from hmi_control_plane.catalog import tenants
 from hmi_control_plane.catalog.database import Database
-from hmi_control_plane.catalog.tables import ApiKey, Tenant
+from hmi_control_plane.catalog.paging import list_page
+from hmi_control_plane.catalog.tables import DeletedTenant, Tenant
 from hmi_control_plane.http.parameters import Name
 
 _CREATED = 201
-_NO_CONTENT = 204
 
 
 def build(database: Database, forget_key: Callable[[str], None]) -> APIRouter:
@@ -31,45 +31,42 @@ def build(database: Database, forget_key: Callable[[str], None]) -> APIRouter:
 
     ``forget_key`` is called with each revoked key.
     """
-    router = APIRouter(prefix="/tenants")
+    router = APIRouter()
     _add_tenants(router, database, forget_key)
     _add_keys(router, database, forget_key)
-    both = APIRouter()
-    both.include_router(router)
-    _add_deleted_tenants(both, database)
-    return both
+    _add_deleted_tenants(router, database)
+    return router
 
 
 def _add_tenants(router: APIRouter, database: Database, forget_key: Callable[[str], None]) -> None:
-    @router.post("", status_code=_CREATED)
+    @router.post("/tenants", status_code=_CREATED)
     def create_tenant(wanted: TenantCreate) -> TenantBody:
         """Create a tenant; 409 if the name is taken."""
         with database.write() as session:
-            return _tenant_body(tenants.create_tenant(session, wanted.name, wanted.display_name))
+            return TenantBody.model_validate(tenants.create_tenant(session, wanted.name, wanted.display_name))
 
-    @router.get("")
-    def list_tenants(limit: Limit = 100, cursor: Cursor = None) -> Listing[TenantBody]:
+    @router.get("/tenants")
+    def list_tenants(page: Paging) -> Listing[TenantBody]:
         """List tenants by name."""
         with database.read() as session:
-            page = tenants.list_tenants(session, limit=limit, cursor=cursor)
-            return listing(page.map(_tenant_body))
+            return listing(list_page(session, Tenant, Tenant.name, page), TenantBody.model_validate)
 
-    @router.get("/{tenant}")
+    @router.get("/tenants/{tenant}")
     def read_tenant(tenant: Name) -> TenantBody:
         """Read a tenant."""
         with database.read() as session:
-            return _tenant_body(tenants.get_tenant(session, tenant))
+            return TenantBody.model_validate(tenants.get_tenant(session, tenant))
 
-    @router.patch("/{tenant}")
+    @router.patch("/tenants/{tenant}")
     def update_tenant(tenant: Name, change: TenantUpdate) -> TenantBody:
         """Change a tenant's display name."""
         with database.write() as session:
             row = tenants.get_tenant(session, tenant)
             row.display_name = change.display_name
-            return _tenant_body(row)
+            return TenantBody.model_validate(row)
 
-    @router.delete("/{tenant}", status_code=_NO_CONTENT)
-    def delete_tenant(tenant: Name) -> Response:
+    @router.delete("/tenants/{tenant}", **NO_CONTENT)
+    def delete_tenant(tenant: Name) -> None:
         """Delete a tenant and its keys; 409 while it has Domains or TaskAdapters.
 
         Its usage and invoices stay, under its id. A tenant that is created with this name later is different.
@@ -78,63 +75,35 @@ def _add_tenants(router: APIRouter, database: Database, forget_key: Callable[[st
             key_ids = tenants.delete_tenant(session, tenant)
         for key_id in key_ids:
             forget_key(key_id)
-        return Response(status_code=_NO_CONTENT)
 
 
 def _add_keys(router: APIRouter, database: Database, forget_key: Callable[[str], None]) -> None:
-    @router.post("/{tenant}/keys", status_code=_CREATED)
+    @router.post("/tenants/{tenant}/keys", status_code=_CREATED)
     def create_key(tenant: Name, wanted: KeyCreate) -> KeyCreated:
         """Create an API key; only this response contains it."""
         with database.write() as session:
             row, made = tenants.create_key(session, tenant, wanted.name)
-            return KeyCreated(**dict(_key_body(row)), key=made.token)
+            return KeyCreated(**dict(KeyBody.model_validate(row)), key=made.token)
 
-    @router.get("/{tenant}/keys")
-    def list_keys(tenant: Name, limit: Limit = 100, cursor: Cursor = None) -> Listing[KeyBody]:
+    @router.get("/tenants/{tenant}/keys")
+    def list_keys(tenant: Name, page: Paging) -> Listing[KeyBody]:
         """List a tenant's keys, revoked ones too."""
         with database.read() as session:
-            page = tenants.list_keys(session, tenant, limit=limit, cursor=cursor)
-            return listing(page.map(_key_body))
+            return listing(tenants.list_keys(session, tenant, page), KeyBody.model_validate)
 
-    @router.delete("/{tenant}/keys/{key_id}", status_code=_NO_CONTENT)
-    def revoke_key(tenant: Name, key_id: str) -> Response:
+    @router.delete("/tenants/{tenant}/keys/{key_id}", **NO_CONTENT)
+    def revoke_key(tenant: Name, key_id: str) -> None:
         """Revoke a key; it stops working within seconds."""
         with database.write() as session:
             tenants.revoke_key(session, tenant, key_id)
         forget_key(key_id)
-        return Response(status_code=_NO_CONTENT)
 
 
 def _add_deleted_tenants(router: APIRouter, database: Database) -> None:
     @router.get("/deleted-tenants")
-    def list_deleted_tenants(limit: Limit = 100, cursor: Cursor = None) -> Listing[DeletedTenantBody]:
+    def list_deleted_tenants(page: Paging) -> Listing[DeletedTenantBody]:
         """List deleted tenants by id; their usage, bills and invoices can be read by that id."""
         with database.read() as session:
-            page = tenants.list_deleted_tenants(session, limit=limit, cursor=cursor)
             return listing(
-                page.map(
-                    lambda row: DeletedTenantBody(
-                        id=row.id,
-                        name=row.name,
-                        display_name=row.display_name,
-                        created_at=row.created_at,
-                        deleted_at=row.deleted_at,
-                    )
-                )
+                list_page(session, DeletedTenant, DeletedTenant.id, page), DeletedTenantBody.model_validate
             )
-
-
-def _tenant_body(row: Tenant) -> TenantBody:
-    return TenantBody(id=row.id, name=row.name, display_name=row.display_name, created_at=row.created_at)
-
-
-def _key_body(row: ApiKey) -> KeyBody:
-    return KeyBody(
-        id=row.id,
-        tenant=row.tenant,
-        tenant_id=row.tenant_id,
-        name=row.name,
-        created_at=row.created_at,
-        revoked_at=row.revoked_at,
-        last_used_on=row.last_used_on,
-    )

@@ -29,9 +29,10 @@ from hmi_api.artifacts import (
 from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.internal.runs import ArtifactCommit, ArtifactCommitted
 from hmi_api.security.internal_auth import Caller, Role
+from hmi_control_plane.api import NO_CONTENT
 from hmi_control_plane.api.internal.runs import run_of
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.auth import AdmittedCaller, RoleGuard
+from hmi_control_plane.auth.guards import AdmittedCaller, RoleGuard
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.http.errors import NotFound
@@ -39,24 +40,20 @@ from hmi_control_plane.http.parameters import RunId
 
 Digits = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="A SHA-256, hexadecimal.")]
 
-_NO_CONTENT = 204
 _WRITTEN_AT_ONCE = 1 << 20
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
-def build(database: Database, door: RoleGuard, files: ArtifactFiles, *, limit_bytes: int) -> APIRouter:
+def build(database: Database, guard: RoleGuard, files: ArtifactFiles, *, limit_bytes: int) -> APIRouter:
     """Return the routes under ``/artifacts``; an artifact takes ``limit_bytes`` at most."""
-    router = APIRouter(prefix="/artifacts", route_class=door.only(Role.TRAINER))
+    router = APIRouter(prefix="/artifacts", route_class=guard.only(Role.TRAINER))
 
-    @router.put("/{run_id}/files/{digits}", status_code=_NO_CONTENT)
-    async def upload_file(
-        run_id: RunId, digits: Digits, caller: AdmittedCaller, request: Request
-    ) -> Response:
+    @router.put("/{run_id}/files/{digits}", **NO_CONTENT)
+    async def upload_file(run_id: RunId, digits: Digits, caller: AdmittedCaller, request: Request) -> None:
         """Upload a file's bytes, which must hash to the digest; 413 when the run has uploaded too much."""
         await run_in_threadpool(_require_open, database, run_id, caller)
         room = limit_bytes - await run_in_threadpool(files.staged_bytes, run_id)
         await _take(request, files, run_id, digits, room)
-        return Response(status_code=_NO_CONTENT)
 
     @router.post("/{run_id}")
     def commit(run_id: RunId, body: ArtifactCommit, caller: AdmittedCaller) -> ArtifactCommitted:
@@ -113,7 +110,7 @@ async def _take(request: Request, files: ArtifactFiles, run_id: str, digits: str
         async for piece in request.stream():
             room -= len(piece)
             if room < 0:
-                raise HTTPException(413, "The run has uploaded more than an artifact may hold.")
+                raise HTTPException(413, "The run has uploaded more than an artifact may contain.")
             waiting += piece
             if len(waiting) >= _WRITTEN_AT_ONCE:
                 await run_in_threadpool(upload.write, bytes(waiting))
@@ -167,7 +164,7 @@ def _store(
 
 
 def _ranged(wanted: str | None, size: int, read: Callable[[int, int], Iterator[bytes]]) -> Response:
-    """Return the whole of a file, or the one range of bytes that was asked for."""
+    """Return the whole of a file, or the requested range of bytes."""
     headers = {"Accept-Ranges": "bytes", "Content-Length": str(size)}
     match = _RANGE.fullmatch(wanted or "")
     if match is None:

@@ -1,20 +1,18 @@
 """Training runs, as the operator creates them and trainers report on them."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from hmi_api.internal.runs import RunCreate, RunFailure, RunPods, RunProgress, RunResult, RunView
 from hmi_api.security.internal_auth import Caller, Role
+from hmi_control_plane.api import NO_CONTENT
 from hmi_control_plane.api.internal.runtimes import ChangeSignal
-from hmi_control_plane.auth import AdmittedCaller, RoleGuard
+from hmi_control_plane.auth.guards import AdmittedCaller, RoleGuard
 from hmi_control_plane.catalog import runs, versions
 from hmi_control_plane.catalog.database import Database
-from hmi_control_plane.catalog.runs import run_view
 from hmi_control_plane.catalog.tables import TrainingRun
 from hmi_control_plane.http.errors import Forbidden
 from hmi_control_plane.http.parameters import RunId
-
-_NO_CONTENT = 204
 
 
 def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
@@ -29,16 +27,16 @@ def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
     return run
 
 
-def build(database: Database, door: RoleGuard, changes: ChangeSignal) -> APIRouter:
+def build(database: Database, guard: RoleGuard, changes: ChangeSignal) -> APIRouter:
     """Return the routes under ``/runs``."""
     router = APIRouter()
-    router.include_router(_operator_routes(database, door))
-    router.include_router(_trainer_routes(database, door, changes))
+    router.include_router(_operator_routes(database, guard))
+    router.include_router(_trainer_routes(database, guard, changes))
     return router
 
 
-def _operator_routes(database: Database, door: RoleGuard) -> APIRouter:
-    router = APIRouter(prefix="/runs", route_class=door.only(Role.OPERATOR))
+def _operator_routes(database: Database, guard: RoleGuard) -> APIRouter:
+    router = APIRouter(prefix="/runs", route_class=guard.only(Role.OPERATOR))
 
     @router.post("")
     def create_run(wanted: RunCreate) -> RunView:
@@ -46,24 +44,23 @@ def _operator_routes(database: Database, door: RoleGuard) -> APIRouter:
         with database.write() as session:
             return runs.create_run(session, wanted)
 
-    @router.put("/{run_id}/pods", status_code=_NO_CONTENT)
-    def note_pods(run_id: RunId, reported: RunPods) -> Response:
+    @router.put("/{run_id}/pods", **NO_CONTENT)
+    def note_pods(run_id: RunId, reported: RunPods) -> None:
         """Record the pods of a run's Job; only these may report on the run."""
         with database.write() as session:
             runs.record_pods(session, run_id, reported.pods)
-        return Response(status_code=_NO_CONTENT)
 
     return router
 
 
-def _trainer_routes(database: Database, door: RoleGuard, changes: ChangeSignal) -> APIRouter:
-    router = APIRouter(prefix="/runs", route_class=door.only(Role.OPERATOR, Role.TRAINER))
+def _trainer_routes(database: Database, guard: RoleGuard, changes: ChangeSignal) -> APIRouter:
+    router = APIRouter(prefix="/runs", route_class=guard.only(Role.OPERATOR, Role.TRAINER))
 
     @router.get("/{run_id}")
     def read_run(run_id: RunId, caller: AdmittedCaller) -> RunView:
         """Read a run."""
         with database.read() as session:
-            return run_view(run_of(session, run_id, caller))
+            return RunView.model_validate(run_of(session, run_id, caller))
 
     @router.post("/{run_id}/progress")
     def report_progress(run_id: RunId, progress: RunProgress, caller: AdmittedCaller) -> RunView:

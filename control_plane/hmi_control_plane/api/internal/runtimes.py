@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 
 from hmi_api.internal.runtimes import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_api.security.internal_auth import Role
-from hmi_control_plane.auth import RoleGuard
+from hmi_control_plane.api import NO_CONTENT
+from hmi_control_plane.auth.guards import RoleGuard
 from hmi_control_plane.catalog import desired_state, placement, runtimes
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.http.parameters import RuntimeId
@@ -44,27 +45,25 @@ class ChangeSignal:
                 del self._waiting[event]
 
 
-_NO_CONTENT = 204
 _POLL_SECONDS = 1.0
 
 
 def build(
-    database: Database, door: RoleGuard, changes: ChangeSignal, *, wait_limit_seconds: float
+    database: Database, guard: RoleGuard, changes: ChangeSignal, *, wait_limit_seconds: float
 ) -> APIRouter:
     """Return the routes under ``/runtimes``; a poll waits for ``wait_limit_seconds`` at most."""
-    router = APIRouter(prefix="/runtimes", route_class=door.only(Role.RUNTIME))
+    router = APIRouter(prefix="/runtimes", route_class=guard.only(Role.RUNTIME))
 
     def place_and_notify() -> None:
         placement.place_missing_replicas(database)
         changes.notify()
 
-    @router.put("/{runtime_id}", status_code=_NO_CONTENT)
-    def register(runtime_id: RuntimeId, registration: RuntimeRegistration) -> Response:
+    @router.put("/{runtime_id}", **NO_CONTENT)
+    def register(runtime_id: RuntimeId, registration: RuntimeRegistration) -> None:
         """Register a runtime that has started."""
         with database.write() as session:
             runtimes.register(session, runtime_id, registration)
         place_and_notify()
-        return Response(status_code=_NO_CONTENT)
 
     # Defaults are left out: a runtime of an older version refuses fields that it does not know.
     @router.post("/{runtime_id}/heartbeat", response_model_exclude_defaults=True)
@@ -76,13 +75,12 @@ def build(
             place_and_notify()
         return outcome.reply
 
-    @router.delete("/{runtime_id}", status_code=_NO_CONTENT)
-    def deregister(runtime_id: RuntimeId) -> Response:
+    @router.delete("/{runtime_id}", **NO_CONTENT)
+    def deregister(runtime_id: RuntimeId) -> None:
         """Deregister a runtime that has drained."""
         with database.write() as session:
             runtimes.deregister(session, runtime_id)
         place_and_notify()
-        return Response(status_code=_NO_CONTENT)
 
     @router.get("/{runtime_id}/desired")
     async def read_desired(

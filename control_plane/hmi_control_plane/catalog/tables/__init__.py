@@ -7,6 +7,7 @@ no queries and no decisions here.
 from hmi_control_plane.catalog.tables.billing import Invoice, InvoiceLine, InvoiceState, Price
 from hmi_control_plane.catalog.tables.columns import MAX_AMOUNT, Base
 from hmi_control_plane.catalog.tables.resources import (
+    IS_CURRENT,
     AdapterRow,
     AdapterVersion,
     Artifact,
@@ -27,6 +28,7 @@ from hmi_control_plane.catalog.tables.tenants import ApiKey, DeletedTenant, Tena
 from hmi_control_plane.catalog.tables.usage import Meter, UsageEventRow
 
 __all__ = [
+    "IS_CURRENT",
     "MAX_AMOUNT",
     "AdapterRow",
     "AdapterVersion",

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, and_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from hmi_control_plane.catalog.tables.columns import Base, Json, NullableJson, RowId
@@ -100,7 +100,7 @@ class AdapterRow(Base):
     pinned: Mapped[bool]
     current_version: Mapped[int | None]
     missing_replicas: Mapped[int] = mapped_column(default=0)
-    """Replicas wanted by the current version and placed nowhere yet; 0 while there is no version."""
+    """Replicas of the current version that are not placed yet; 0 while there is no version."""
     revoked_at: Mapped[datetime | None]
     """Since when it may not use its Domain any more."""
     withdrawn: Mapped[dict[str, str] | None] = mapped_column(NullableJson)
@@ -130,6 +130,12 @@ class AdapterVersion(Base):
     created_at: Mapped[datetime]
 
 
+IS_CURRENT = and_(
+    AdapterVersion.adapter_id == AdapterRow.id, AdapterVersion.version == AdapterRow.current_version
+)
+"""The condition that joins a TaskAdapter to its current version."""
+
+
 class Artifact(Base):
     """One published artifact; ``refcount`` counts the versions that name it, kept in their transactions."""
 
@@ -147,7 +153,7 @@ class Artifact(Base):
 
 
 class Cluster(Base):
-    """The cluster whose operator declares what is in this catalog; there is one row at most."""
+    """The cluster whose operator uses this catalog; there is at most one row."""
 
     __tablename__ = "clusters"
 

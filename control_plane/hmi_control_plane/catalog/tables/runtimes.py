@@ -71,7 +71,7 @@ class Placement(Base):
     __tablename__ = "placements"
     __table_args__ = (
         Index(None, "runtime_id", "revision"),
-        # Removals are few and asked for at every read, so they have an index of their own.
+        # Removals are few and every read needs them, so they have an index of their own.
         Index(
             "ix_placements_removed",
             "runtime_id",
