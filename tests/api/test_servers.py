@@ -26,14 +26,14 @@ def everywhere() -> Iterator[socket.socket]:
 
 
 @needs_ipv6
-def test_all_addresses_are_those_of_both_families(everywhere: socket.socket) -> None:
+def test_all_addresses_include_ipv4_and_ipv6(everywhere: socket.socket) -> None:
     port = everywhere.getsockname()[1]
 
     assert _connects("127.0.0.1", port)
     assert _connects("::1", port)
 
 
-def test_without_ipv6_all_addresses_are_those_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ipv6_all_addresses_are_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
 
     with closing(listening_socket("::", 0)) as listening:
@@ -42,7 +42,7 @@ def test_without_ipv6_all_addresses_are_those_of_ipv4(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", pytest.param("::1", marks=needs_ipv6)])
-def test_one_address_is_that_address_alone(host: str) -> None:
+def test_one_address_is_only_that_address(host: str) -> None:
     with closing(listening_socket(host, 0)) as listening:
         assert listening.getsockname()[0] in ("127.0.0.1", "::1")
         assert _connects(host, listening.getsockname()[1])

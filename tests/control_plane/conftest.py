@@ -1,4 +1,4 @@
-"""The control plane over HTTP, and what a reconciler, a trainer and a runtime would send to it."""
+"""The control plane over HTTP, and the requests of a reconciler, a trainer and a runtime."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ ADMIN_KEY = "admin-key-of-the-tests"
 
 
 def digest_of(name: str) -> str:
-    """Return a digest that stands for the thing called ``name``."""
+    """Return a digest made from ``name``."""
     return "sha256:" + hashlib.sha256(name.encode()).hexdigest()
 
 
@@ -31,7 +31,7 @@ def artifact(kind: str, name: str, size: int = 100) -> dict[str, Any]:
 
 @dataclass
 class Cluster:
-    """Speaks to the control plane as HMI's own parts do."""
+    """Calls the control plane as HMI's other components do."""
 
     client: TestClient
 
@@ -50,7 +50,7 @@ class Cluster:
         return response.json() if response.content else None
 
     def declare_domain(self, name: str, *, tenant: str = "acme", spec: str = "1", uid: str = "") -> None:
-        """Declare a Domain in the namespace called as its tenant."""
+        """Declare a Domain in the namespace with its tenant's name."""
         self.internal("PUT", f"/tenants/{tenant}")
         record = {
             "uid": uid or f"dom-{tenant}-{name}",
@@ -64,7 +64,7 @@ class Cluster:
     def domain_run(
         self, name: str, *, tenant: str = "acme", spec: str = "1", attempt: int = 0, uid: str = ""
     ) -> Any:
-        """Ask for a Domain's training run."""
+        """Create a Domain's training run."""
         body = {
             "uid": uid or f"dom-{tenant}-{name}",
             "tenant": tenant,
@@ -137,7 +137,7 @@ class Cluster:
         spec: str = "1",
         attempt: int = 0,
     ) -> Any:
-        """Ask for a TaskAdapter's training run on its Domain's current version."""
+        """Create a TaskAdapter's training run on its Domain's current version."""
         namespace, domain_name = domain.split("/")
         body = {
             "uid": f"ta-{tenant}-{name}",
@@ -224,7 +224,7 @@ def _patient_with_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Settings:
-    """Settings of a control plane on a database of this test's own."""
+    """Settings of a control plane on this test's database."""
     return Settings(
         database_url=database_url,
         artifacts=str(tmp_path / "artifacts"),
@@ -240,12 +240,12 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
-    """The control plane, running; errors are answered, as a server would."""
+    """The running control plane; exceptions become responses, as in a server."""
     with TestClient(create_app(settings), raise_server_exceptions=False) as started:
         yield started
 
 
 @pytest.fixture
 def cluster(client: TestClient) -> Cluster:
-    """HMI's own parts, speaking to the control plane."""
+    """HMI's other components, calling the control plane."""
     return Cluster(client)

@@ -1,4 +1,4 @@
-"""The guide to the HTTP API speaks of what there is: all of it, and nothing else."""
+"""docs/api.md lists every endpoint, and no other."""
 
 import re
 from pathlib import Path
@@ -15,14 +15,14 @@ def database_url(sqlite_url: str) -> str:
     return sqlite_url
 
 
-def test_the_guide_lists_every_endpoint_and_no_other(client: TestClient) -> None:
+def test_docs_list_every_endpoint_and_no_other(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
-    told = set(re.findall(r"`((?:GET|PUT|POST|PATCH|DELETE) /[^`]*)`", _GUIDE.read_text()))
-    assert told == served
+    listed = set(re.findall(r"`((?:GET|PUT|POST|PATCH|DELETE) /[^`]*)`", _GUIDE.read_text()))
+    assert listed == served
 
 
-def test_errors_are_part_of_the_contract(client: TestClient) -> None:
+def test_the_openapi_description_has_the_error_format(client: TestClient) -> None:
     contract = client.get("/openapi.json").json()
     assert "HTTPValidationError" not in contract["components"]["schemas"]
     for methods in contract["paths"].values():

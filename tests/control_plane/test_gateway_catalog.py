@@ -1,4 +1,4 @@
-"""What the gateway reads of the catalog, on both databases."""
+"""The gateway's queries of the catalog, on both databases."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -37,7 +37,7 @@ def route(database: Database) -> Route:
         return read_routes(session, [SPAM])[SPAM]
 
 
-def test_routes_lead_to_who_says_it_serves(catalog: Database) -> None:
+def test_routes_lead_to_the_runtimes_that_report_an_adapter_as_loaded(catalog: Database) -> None:
     with catalog.read() as session:
         found = read_routes(session, [SPAM, AdapterKey("acme/fresh"), AdapterKey("bolt/spam")])
     assert {key: [runtime.id for runtime in found[key].runtimes] for key in found} == {
@@ -48,7 +48,7 @@ def test_routes_lead_to_who_says_it_serves(catalog: Database) -> None:
     assert found[SPAM].version == 1
 
 
-def test_an_old_version_serves_until_the_new_one_does_and_then_comes_last(
+def test_runtimes_with_an_old_version_come_after_those_with_the_current_one(
     catalog: Database, cluster: Any
 ) -> None:
     cluster.retrain("spam", spec="2")
@@ -57,7 +57,7 @@ def test_an_old_version_serves_until_the_new_one_does_and_then_comes_last(
     assert [runtime.id for runtime in route(catalog).runtimes] == ["r2", "r1"]
 
 
-def test_a_runtime_that_drains_is_a_destination_only_until_another_serves(
+def test_a_draining_runtime_gets_requests_only_until_another_has_the_adapter(
     catalog: Database, cluster: Any
 ) -> None:
     failure = {"adapter": "acme/spam", "version": 1, "reason": "DigestMismatch", "message": "Damaged."}

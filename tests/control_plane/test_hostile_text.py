@@ -1,4 +1,4 @@
-"""Text and cursors that a database cannot take are the caller's fault, told at once: never a 500."""
+"""Text that no database can store and invalid cursors are 4xx errors, never 500."""
 
 import base64
 import json
@@ -55,13 +55,13 @@ CURSORS = {name: _made_up(key) for name, key in KEYS.items()} | {
 
 @pytest.fixture
 def database_url(postgres_url: str) -> str:
-    """PostgreSQL: it refuses what SQLite takes."""
+    """PostgreSQL: it refuses values that SQLite accepts."""
     return postgres_url
 
 
 @pytest.fixture
 def admin(settings: Settings) -> dict[str, str]:
-    """The administrator's credential."""
+    """The headers of an administrator."""
     assert settings.admin_key is not None
     return {"Authorization": f"Bearer {settings.admin_key.get_secret_value()}"}
 
@@ -77,9 +77,7 @@ def lists(cluster: Any) -> TestClient:
 
 
 @pytest.mark.parametrize("path", LISTS)
-def test_cursors_that_nobody_gave_out_are_refused(
-    lists: TestClient, path: str, admin: dict[str, str]
-) -> None:
+def test_invalid_cursors_are_refused(lists: TestClient, path: str, admin: dict[str, str]) -> None:
     for name, cursor in CURSORS.items():
         answer = lists.get(path, params={"cursor": cursor}, headers=admin)
 
@@ -96,7 +94,7 @@ def test_cursors_that_nobody_gave_out_are_refused(
         ("POST", "/admin/v1/tenants/acme/keys", "name"),
     ],
 )
-def test_text_that_no_database_can_hold_is_refused_by_field(
+def test_text_that_cannot_be_stored_is_refused_with_its_field(
     lists: TestClient, admin: dict[str, str], method: str, path: str, field: str, text: str
 ) -> None:
     body = {"name": "other"} | {field: text} if path.endswith("/tenants") else {field: text}
@@ -110,7 +108,7 @@ def test_text_that_no_database_can_hold_is_refused_by_field(
 
 
 @pytest.mark.parametrize("field", ["displayName", "name"])
-def test_half_a_surrogate_pair_is_refused_too(lists: TestClient, admin: dict[str, str], field: str) -> None:
+def test_lone_surrogates_are_refused(lists: TestClient, admin: dict[str, str], field: str) -> None:
     path = "/admin/v1/tenants/acme" + ("/keys" if field == "name" else "")
     method = "POST" if field == "name" else "PATCH"
 
@@ -129,7 +127,7 @@ def test_half_a_surrogate_pair_is_refused_too(lists: TestClient, admin: dict[str
     ["/admin/v1/adapters", "/admin/v1/domains", "/admin/v1/runs", "/admin/v1/usage", "/admin/v1/invoices"],
 )
 @pytest.mark.parametrize("tenant", ["a%00", "A B", "%ED%A0%80", "a" * 64])
-def test_a_filter_is_a_tenant_s_name(
+def test_an_invalid_tenant_name_in_a_filter_is_refused(
     lists: TestClient, admin: dict[str, str], path: str, tenant: str
 ) -> None:
     answer = lists.get(f"{path}?tenant={tenant}", headers=admin)
@@ -138,7 +136,7 @@ def test_a_filter_is_a_tenant_s_name(
     assert answer.json()["error"]["param"] == "tenant"
 
 
-def test_cursors_that_were_given_out_lead_on() -> None:
+def test_cursors_decode_to_the_encoded_key() -> None:
     for key in ("acme", "é", 0, 2**63 - 1):
         kind: Any = NUMBER_CURSOR if isinstance(key, int) else TEXT_CURSOR
         assert decode_cursor(encode_cursor(key), kind) == key

@@ -1,4 +1,4 @@
-"""What is installed and does not start fails the tests that need it, and is not passed over."""
+"""An installed PostgreSQL that does not start fails the tests that need it; they are not skipped."""
 
 from pathlib import Path
 

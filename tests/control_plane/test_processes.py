@@ -27,17 +27,17 @@ LIMIT = 60.0
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
-    """Just enough settings for every part."""
-    told = {
+    """The settings that every part needs."""
+    variables = {
         "HMI_DATABASE_URL": f"sqlite:///{tmp_path / 'catalog.db'}",
         "HMI_USAGE_DIR": str(tmp_path / "usage"),
         "HMI_ARTIFACTS": str(tmp_path / "artifacts"),
         "HMI_INTERNAL_TOKEN": "internal-token-of-the-tests",
         "HMI_ADMIN_KEY": "admin-key-of-the-tests",
     }
-    for name, value in told.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return told
+    return variables
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
@@ -63,7 +63,7 @@ def eventually(condition: Callable[[], object], what: str) -> None:
         ),
     ],
 )
-def test_each_part_serves_its_own(
+def test_each_part_serves_only_its_own_routes(
     settings: Settings, part: Part, there: list[str], absent: list[str]
 ) -> None:
     with TestClient(create_app(settings, part)) as client:
@@ -82,7 +82,7 @@ def test_a_gateway_serves_every_path_of_a_tenant(settings: Settings) -> None:
     assert tenants(Part.GATEWAY) == tenants(Part.SERVE)
 
 
-def test_a_control_plane_takes_no_spool(settings: Settings) -> None:
+def test_a_control_plane_process_does_not_lock_the_spool(settings: Settings) -> None:
     first, second = create_app(settings, Part.GATEWAY), create_app(settings, Part.CONTROL_PLANE)
     with TestClient(first), TestClient(second) as client:
         assert client.get("/readyz").status_code == 200
@@ -95,7 +95,7 @@ def test_a_control_plane_takes_no_spool(settings: Settings) -> None:
         ("control-plane", "HMI_ADMIN_KEY", "HMI_ADMIN_KEY"),
     ],
 )
-def test_what_is_missing_is_named(
+def test_a_missing_setting_is_named(
     environment: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -108,7 +108,7 @@ def test_what_is_missing_is_named(
     assert named in capsys.readouterr().err
 
 
-def test_the_schema_is_waited_for_and_made(environment: dict[str, str], tmp_path: Path) -> None:
+def test_wait_for_schema_succeeds_after_migrate(environment: dict[str, str], tmp_path: Path) -> None:
     assert main(["wait-for-schema", "--timeout", "0"]) == TIMED_OUT
     assert main(["migrate"]) == DONE
     assert main(["wait-for-schema", "--timeout", "0"]) == DONE
@@ -167,7 +167,7 @@ def test_a_log_line_has_the_id_of_its_request(
 
 @pytest.fixture
 def gateway(environment: dict[str, str], tmp_path: Path) -> Iterator[Any]:
-    """A gateway process that takes a second to leave, and its address."""
+    """A gateway process that drains for a second, and its address."""
     upgrade(environment["HMI_DATABASE_URL"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -181,7 +181,7 @@ def gateway(environment: dict[str, str], tmp_path: Path) -> Iterator[Any]:
     child.wait()
 
 
-def test_sigterm_takes_readiness_first_and_ends(gateway: Any, tmp_path: Path) -> None:
+def test_after_sigterm_a_process_is_not_ready_then_ends(gateway: Any, tmp_path: Path) -> None:
     child, url = gateway
     kept: list[bool] = []
 
@@ -196,6 +196,6 @@ def test_sigterm_takes_readiness_first_and_ends(gateway: Any, tmp_path: Path) ->
     eventually(lambda: status("/readyz") == 200, "the gateway is ready")
     assert kept[-1]
     child.send_signal(signal.SIGTERM)
-    eventually(lambda: status("/readyz") == 503, "it is ready no more while it still answers")
+    eventually(lambda: status("/readyz") == 503, "it is not ready while it still answers")
     assert not kept[-1]
     assert child.wait(LIMIT) in (0, -signal.SIGTERM)

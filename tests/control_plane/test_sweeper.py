@@ -1,4 +1,4 @@
-"""The sweeper while the artifact store is away: its errors are its own, and its calls last long."""
+"""The sweeper while the artifact store is unavailable: unknown errors and slow calls."""
 
 import asyncio
 import threading
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.anyio
 
 
 class EndpointAway(Exception):
-    """As botocore says it: no OSError."""
+    """An error like botocore's, which is not an OSError."""
 
 
 class Eraser:
-    """Does as it is told at every call, and counts them."""
+    """Calls a given function instead of deleting, and counts the calls."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self.act = act
@@ -39,7 +39,7 @@ def anyio_backend() -> str:
 
 
 def sweeper(database: Database, eraser: Any, root: Path, notify: Callable[[], None]) -> Sweeper:
-    """A sweeper for which every runtime is silent for too long at once."""
+    """Return a sweeper that marks every runtime as lost in its first sweep."""
     return Sweeper(
         database,
         eraser,
@@ -51,7 +51,9 @@ def sweeper(database: Database, eraser: Any, root: Path, notify: Callable[[], No
     )
 
 
-async def test_an_error_of_the_store_s_own_ends_nothing(database: Database, tmp_path: Path) -> None:
+async def test_an_unknown_error_of_the_store_does_not_end_the_sweeps(
+    database: Database, tmp_path: Path
+) -> None:
     loop, thrice = asyncio.get_running_loop(), asyncio.Event()
 
     def fail() -> None:
@@ -68,7 +70,7 @@ async def test_an_error_of_the_store_s_own_ends_nothing(database: Database, tmp_
     await running
 
 
-async def test_runtimes_are_given_up_while_the_store_hangs(
+async def test_runtimes_are_marked_lost_while_the_store_does_not_answer(
     cluster: Any, database: Database, tmp_path: Path
 ) -> None:
     loop, hanging, noticed = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()

@@ -1,4 +1,4 @@
-"""A model that is not served: 503 while something is under way for it, else 409 with the reason."""
+"""A model that is not served: 503 while work on it is in progress, else 409 with the reason."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,13 +15,13 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
-    """SQLite, where the gateway is asked; what it reads of PostgreSQL is the same SQL."""
+    """SQLite alone: the SQL is the same on PostgreSQL."""
     return sqlite_url
 
 
 @pytest.fixture
 def ask(client: TestClient, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Asks for a model of acme, by every way; returns status, reason, message and Retry-After."""
+    """Requests a model of acme by every API; returns status, reason, message and Retry-After."""
     monkeypatch.setattr(routes, "_MIN_CACHE_SECONDS", 0.0)
     cluster.internal("PUT", "/tenants/acme")
     key = cluster.admin("POST", "/tenants/acme/keys", {"name": "test"})["key"]
@@ -44,7 +44,7 @@ def ask(client: TestClient, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> As
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes it two minutes later for whoever asks why a model is absent."""
+    """Moves the clock of the explanations by two minutes."""
 
     def pass_time() -> None:
         monkeypatch.setattr(unavailable_models, "utc_now", lambda: utc_now() + timedelta(minutes=2))
@@ -58,14 +58,14 @@ def fail(cluster: Any, run: Any, reason: str, *, retryable: bool = False) -> Non
     cluster.internal("POST", f"/runs/{run['id']}/fail", failure)
 
 
-def test_no_such_model_is_404(ask: Ask, cluster: Any) -> None:
+def test_an_unknown_model_is_404(ask: Ask, cluster: Any) -> None:
     assert ask("absent")[0] == 404
 
 
 # --- the Domain --------------------------------------------------------------------------------------
 
 
-def test_a_domain_that_does_not_exist_is_waited_for_a_minute(
+def test_a_missing_domain_is_503_for_a_minute_then_409(
     ask: Ask, cluster: Any, later: Callable[[], None]
 ) -> None:
     cluster.declare_adapter("spam")
@@ -76,7 +76,7 @@ def test_a_domain_that_does_not_exist_is_waited_for_a_minute(
     assert "acme/trade" in message
 
 
-def test_a_domain_that_trains_is_under_way(ask: Ask, cluster: Any, later: Callable[[], None]) -> None:
+def test_a_domain_in_training_is_503(ask: Ask, cluster: Any, later: Callable[[], None]) -> None:
     cluster.declare_domain("trade")
     cluster.declare_adapter("spam")
     cluster.domain_run("trade")
@@ -84,7 +84,7 @@ def test_a_domain_that_trains_is_under_way(ask: Ask, cluster: Any, later: Callab
     assert ask()[0] == 503
 
 
-def test_a_domain_whose_corpus_cannot_be_read_is_409_with_its_words(ask: Ask, cluster: Any) -> None:
+def test_a_domain_whose_corpus_cannot_be_read_is_409_with_the_message(ask: Ask, cluster: Any) -> None:
     cluster.declare_domain("trade")
     cluster.declare_adapter("spam")
     fail(cluster, cluster.domain_run("trade"), "CorpusEmpty")
@@ -93,7 +93,7 @@ def test_a_domain_whose_corpus_cannot_be_read_is_409_with_its_words(ask: Ask, cl
     assert "CorpusEmpty happened." in message
 
 
-def test_what_failed_in_another_tenant_s_domain_is_told_by_its_reason_alone(ask: Ask, cluster: Any) -> None:
+def test_a_failure_of_another_tenants_domain_is_reported_without_its_message(ask: Ask, cluster: Any) -> None:
     cluster.declare_domain("shared", tenant="commons")
     cluster.declare_adapter("spam", domain="commons/shared")
     fail(cluster, cluster.domain_run("shared", tenant="commons"), "CorpusEmpty")
@@ -102,7 +102,7 @@ def test_what_failed_in_another_tenant_s_domain_is_told_by_its_reason_alone(ask:
     assert "happened" not in message
 
 
-def test_a_domain_that_waits_for_its_parent_goes_by_the_parent(ask: Ask, cluster: Any) -> None:
+def test_a_domain_that_waits_for_its_parent_reports_the_parents_state(ask: Ask, cluster: Any) -> None:
     cluster.declare_domain("root")
     record = {
         "uid": "dom-acme-trade",
@@ -130,7 +130,7 @@ def domain(cluster: Any) -> None:
     cluster.declare_adapter("spam")
 
 
-def test_training_is_under_way_while_it_waits_and_runs(
+def test_a_pending_or_running_training_is_503(
     ask: Ask, cluster: Any, domain: None, later: Callable[[], None]
 ) -> None:
     assert ask()[0] == 503
@@ -145,44 +145,42 @@ def test_training_is_under_way_while_it_waits_and_runs(
     assert "being trained" in message
 
 
-def test_training_that_failed_for_good_is_409(ask: Ask, cluster: Any, domain: None) -> None:
+def test_training_that_is_not_retried_is_409(ask: Ask, cluster: Any, domain: None) -> None:
     fail(cluster, cluster.adapter_run("spam"), "RowMalformed")
     status, reason, message, _ = ask()
     assert (status, reason) == (409, "RowMalformed")
     assert "RowMalformed happened." in message
 
 
-def test_a_passing_failure_is_503_until_it_was_tried_often_enough(
-    ask: Ask, cluster: Any, domain: None
-) -> None:
+def test_a_retryable_failure_is_503_until_the_last_attempt(ask: Ask, cluster: Any, domain: None) -> None:
     for attempt in range(4):
         assert ask()[0] == 503
         fail(cluster, cluster.adapter_run("spam", attempt=attempt), "DataUnreachable", retryable=True)
     assert ask()[:2] == (409, "DataUnreachable")
 
 
-def test_what_is_tried_without_a_limit_stays_503(ask: Ask, cluster: Any, domain: None) -> None:
+def test_a_failure_that_is_retried_without_limit_stays_503(ask: Ask, cluster: Any, domain: None) -> None:
     for attempt in range(5):
         fail(cluster, cluster.adapter_run("spam", attempt=attempt), "SourceAway", retryable=True)
     assert ask()[0] == 503
 
 
-def test_a_missed_gate_is_409_with_the_measure(ask: Ask, cluster: Any, domain: None) -> None:
+def test_a_missed_gate_is_409_with_the_metric(ask: Ask, cluster: Any, domain: None) -> None:
     message = "accuracy 0.41 is below 0.7."
     cluster.complete_adapter(cluster.adapter_run("spam"), gatePassed=False, gateMessage=message)
-    status, reason, told, _ = ask()
+    status, reason, answer, _ = ask()
     assert (status, reason) == (409, "GateNotReached")
-    assert message in told
+    assert message in answer
 
 
-def test_a_new_spec_after_a_failure_is_under_way(ask: Ask, cluster: Any, domain: None) -> None:
+def test_a_new_spec_after_a_failure_is_503(ask: Ask, cluster: Any, domain: None) -> None:
     fail(cluster, cluster.adapter_run("spam"), "RowMalformed")
     assert ask()[0] == 409
     cluster.declare_adapter("spam", specDigest="sha256:" + "2" * 64)
     assert ask()[0] == 503
 
 
-def test_what_nobody_trains_is_409_after_a_minute(
+def test_a_resource_without_a_run_is_409_after_a_minute(
     ask: Ask, cluster: Any, domain: None, later: Callable[[], None]
 ) -> None:
     assert ask()[0] == 503
@@ -209,41 +207,45 @@ def load_failed(cluster: Any, reason: str, runtime: str = "r1") -> None:
     cluster.beat(runtime, failed=[failure])
 
 
-def test_what_is_being_loaded_is_503(ask: Ask, published: None, later: Callable[[], None]) -> None:
+def test_a_model_that_is_being_loaded_is_503(ask: Ask, published: None, later: Callable[[], None]) -> None:
     later()
     assert ask()[:2] == (503, "ModelNotLoaded")
     assert ask()[3] == "1"
 
 
-def test_what_no_runtime_has_room_for_is_503(ask: Ask, cluster: Any, later: Callable[[], None]) -> None:
+def test_a_model_that_no_runtime_has_room_for_is_503(
+    ask: Ask, cluster: Any, later: Callable[[], None]
+) -> None:
     cluster.domain()
     cluster.adapter("spam")
     later()
     assert ask()[:2] == (503, "ModelNotLoaded")
 
 
-def test_what_can_never_be_loaded_is_409_with_the_reason(ask: Ask, cluster: Any, published: None) -> None:
+def test_a_model_that_can_never_be_loaded_is_409_with_the_reason(
+    ask: Ask, cluster: Any, published: None
+) -> None:
     load_failed(cluster, "AdapterTooLarge")
     status, reason, message, _ = ask()
     assert (status, reason) == (409, "AdapterTooLarge")
     assert "AdapterTooLarge happened." in message
 
 
-def test_a_load_that_is_tried_again_is_503_with_the_cause(ask: Ask, cluster: Any, published: None) -> None:
+def test_a_load_that_is_retried_is_503_with_the_cause(ask: Ask, cluster: Any, published: None) -> None:
     load_failed(cluster, "TableBudgetFull")
     status, reason, message, _ = ask()
     assert (status, reason) == (503, "ModelNotLoaded")
     assert "TableBudgetFull happened." in message
 
 
-def test_one_runtime_that_may_load_it_is_enough_to_wait_for(ask: Ask, cluster: Any, published: None) -> None:
+def test_one_runtime_that_retries_the_load_makes_it_503(ask: Ask, cluster: Any, published: None) -> None:
     cluster.runtime("r2")
     load_failed(cluster, "AdapterTooLarge")
     load_failed(cluster, "HostBudgetFull", "r2")
     assert ask()[0] == 503
 
 
-def test_a_runtime_that_is_gone_has_no_word(ask: Ask, cluster: Any, published: None) -> None:
+def test_reports_of_lost_runtimes_are_ignored(ask: Ask, cluster: Any, published: None) -> None:
     load_failed(cluster, "AdapterTooLarge")
     cluster.runtime("r1", incarnation="two")
     assert ask()[0] == 503

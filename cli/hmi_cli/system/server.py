@@ -23,7 +23,7 @@ from hmi_cli.errors import CliError, UsageError
 from hmi_cli.system.home import HomeFolder
 from hmi_cli.system.supervisor import Supervisor
 from hmi_control_plane.app import create_app
-from hmi_control_plane.auth import require_token
+from hmi_control_plane.auth.guards import require_token
 from hmi_control_plane.settings import Settings
 from hmi_operator.embedded import EmbeddedController, FileResourceStore, SubprocessJobs, router
 from hmi_operator.planning import Environment

@@ -1,4 +1,4 @@
-"""The admin API, keys and who may call what."""
+"""The admin API: keys, tenants, lists, and the credentials that it needs."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def _as_tenant(client: TestClient, key: str) -> int:
     return client.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code
 
 
-def test_a_key_is_shown_once_works_and_is_revoked(cluster: Any, client: TestClient) -> None:
+def test_a_key_is_shown_once_and_works_until_it_is_revoked(cluster: Any, client: TestClient) -> None:
     cluster.admin("POST", "/tenants", {"name": "acme"})
     made = cluster.admin("POST", "/tenants/acme/keys", {"name": "laptop"})
     assert _as_tenant(client, made["key"]) == 200
@@ -48,7 +48,7 @@ def test_each_api_has_its_own_credential(cluster: Any, client: TestClient) -> No
             assert (client.get(path, headers=headers).status_code != 401) is expected, (path, headers)
 
 
-def test_tenants_are_made_changed_and_deleted(cluster: Any, client: TestClient) -> None:
+def test_tenants_are_created_changed_and_deleted(cluster: Any, client: TestClient) -> None:
     made = cluster.admin("POST", "/tenants", {"name": "acme", "displayName": "Acme"})
     assert made["displayName"] == "Acme"
     again = client.post("/admin/v1/tenants", json={"name": "acme"}, headers=_ADMIN)
@@ -80,7 +80,7 @@ def test_lists_are_read_page_by_page(cluster: Any) -> None:
     assert read == names
 
 
-def test_the_lists_show_what_the_catalog_holds(cluster: Any) -> None:
+def test_the_lists_show_the_catalog(cluster: Any) -> None:
     cluster.runtime()
     cluster.domain()
     cluster.adapter("spam")
@@ -99,13 +99,13 @@ def test_the_lists_show_what_the_catalog_holds(cluster: Any) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["%%%", "bm9wZQ", "MTI", "W10"])
-def test_a_forged_cursor_is_refused(client: TestClient, cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(client: TestClient, cursor: str) -> None:
     response = client.get("/admin/v1/tenants", params={"cursor": cursor}, headers=_ADMIN)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "InvalidCursor"
 
 
-def test_what_was_deleted_while_nobody_reconciled_is_erased(cluster: Any, client: TestClient) -> None:
+def test_administrators_can_delete_orphans(cluster: Any, client: TestClient) -> None:
     cluster.domain()
     cluster.adapter("spam")
     held = client.delete("/admin/v1/domains/acme/trade", headers=_ADMIN)

@@ -1,4 +1,4 @@
-"""Every operation of the HTTP API takes whatever schemathesis makes up, and answers as its OpenAPI says.
+"""Every operation of the HTTP API answers schemathesis' requests as its OpenAPI description says.
 
 The process is one with everything, as ``hmi up`` runs it, on a real PostgreSQL and a real socket. There are a
 tenant, a Domain, a TaskAdapter, a run and a runtime: some requests are about something that exists.
@@ -25,7 +25,7 @@ UPLOAD = "/internal/v1/artifacts/{run_id}/files/{digits}"
 
 @pytest.fixture
 def database_url(postgres_url: str) -> str:
-    """PostgreSQL: it refuses what SQLite takes, such as NUL characters and numbers that are too large."""
+    """PostgreSQL: it refuses values that SQLite accepts, such as NUL characters and too large numbers."""
     return postgres_url
 
 
@@ -41,7 +41,7 @@ def client(app: FastAPI) -> Iterator[httpx.Client]:
         yield made
 
 
-def test_no_request_is_an_error_of_ours(
+def test_no_request_causes_a_500(
     app: FastAPI, client: httpx.Client, cluster: Any, settings: Settings, tmp_path: Path
 ) -> None:
     cluster.runtime()

@@ -18,7 +18,7 @@ def tenant_headers(cluster: Any) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_from_prices_to_a_bill(cluster: Any, tenant_headers: dict[str, str]) -> None:
+def test_a_bill_is_computed_from_prices_and_usage(cluster: Any, tenant_headers: dict[str, str]) -> None:
     price = {"meter": "training_seconds", "unitPrice": "0.0125", "effectiveFrom": MARCH}
     assert cluster.admin("PUT", "/prices", price) == {**price, "unit": "second", "currency": "USD"}
     cluster.admin("PUT", "/prices", price)
@@ -56,7 +56,7 @@ def test_lines_of_an_invoice_have_parts_with_exact_amounts(
     assert (shown["lines"], shown["total"]) == (draft["lines"], "0.02")
 
 
-def test_the_life_of_an_invoice(cluster: Any, tenant_headers: dict[str, str]) -> None:
+def test_an_invoice_is_drafted_finalized_and_voided(cluster: Any, tenant_headers: dict[str, str]) -> None:
     wanted = {"tenant": "acme", "from": MARCH, "to": APRIL, "currency": "EUR"}
     draft = cluster.admin("POST", "/invoices", wanted)
     assert (draft["state"], draft["total"], draft["from"]) == ("draft", "0.00", MARCH)
@@ -87,7 +87,7 @@ def finalize(cluster: Any, currency: str) -> Any:
     return answer
 
 
-def test_use_in_a_currency_without_prices_is_not_invoiced_at_nothing(
+def test_usage_in_a_currency_without_prices_is_not_invoiced_at_zero(
     cluster: Any, tenant_headers: dict[str, str]
 ) -> None:
     price = {"meter": "training_seconds", "unitPrice": "0.0125", "effectiveFrom": MARCH}
@@ -110,7 +110,7 @@ def test_use_in_a_currency_without_prices_is_not_invoiced_at_nothing(
     assert finalize(cluster, "EUR").json()["total"] == "0.02"
 
 
-def test_a_tenant_that_used_nothing_is_invoiced_nothing(cluster: Any) -> None:
+def test_a_tenant_without_usage_has_an_empty_invoice(cluster: Any) -> None:
     cluster.admin("POST", "/tenants", {"name": "acme"})
     assert finalize(cluster, "EUR").json()["total"] == "0.00"
 
@@ -141,7 +141,7 @@ BILL_PERIODS = [
 
 
 @pytest.mark.parametrize(("given", "start", "end"), BILL_PERIODS)
-def test_a_bill_ends_a_month_after_its_start_in_the_zone_of_the_caller(
+def test_a_bill_ends_a_month_after_its_start_at_the_callers_offset(
     cluster: Any, tenant_headers: dict[str, str], given: str, start: str, end: str
 ) -> None:
     bill = cluster.admin("GET", "/bills/acme", params={"from": given})
@@ -155,7 +155,7 @@ NO_PRICES: list[Any] = [
 ]
 
 
-def test_what_is_no_price_is_refused(cluster: Any) -> None:
+def test_invalid_prices_are_refused(cluster: Any) -> None:
     for price in NO_PRICES:
         body = {"meter": "rows", "unitPrice": price}
         response = cluster.client.put("/admin/v1/prices", json=body, headers=ADMIN)
@@ -175,14 +175,16 @@ WRONG_REQUESTS: list[tuple[str, dict[str, str]]] = [
 ]
 
 
-def test_wrong_requests_have_the_right_answer(cluster: Any) -> None:
+def test_invalid_billing_requests_are_refused(cluster: Any) -> None:
     for path, parameters in WRONG_REQUESTS:
         response = cluster.client.get(f"/admin/v1{path}", params=parameters, headers=ADMIN)
         assert response.status_code in {400, 404, 422}
         assert response.json()["error"]["message"]
 
 
-def test_prices_and_others_bills_are_for_administrators(cluster: Any, tenant_headers: dict[str, str]) -> None:
+def test_prices_and_bills_of_all_tenants_need_the_admin_key(
+    cluster: Any, tenant_headers: dict[str, str]
+) -> None:
     for path in ("/admin/v1/prices", "/admin/v1/bills/acme", "/admin/v1/invoices", "/admin/v1/usage"):
         assert cluster.client.get(path, headers=tenant_headers).status_code == 401
     assert cluster.client.get("/v1/bill", headers=ADMIN).status_code == 401

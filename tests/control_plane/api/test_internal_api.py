@@ -1,4 +1,4 @@
-"""The internal API: what the reconciler, trainers and runtimes rely on."""
+"""The internal API as the reconciler, trainers and runtimes use it."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ def test_a_trained_adapter_is_placed_loaded_and_read(cluster: Any) -> None:
     assert cluster.view("spam")["loadedOn"] == ["r1"]
 
 
-def test_what_waits_for_a_runtime_is_placed_when_one_comes(cluster: Any) -> None:
+def test_an_adapter_without_a_runtime_is_placed_when_one_registers(cluster: Any) -> None:
     cluster.domain()
     assert cluster.adapter("spam")["scheduledOn"] == []
     cluster.runtime()
     assert cluster.view("spam")["scheduledOn"] == ["r1"]
 
 
-def test_desired_is_incremental(cluster: Any) -> None:
+def test_the_desired_state_is_incremental(cluster: Any) -> None:
     cluster.runtime()
     cluster.domain()
     cluster.adapter("one")
@@ -49,7 +49,7 @@ def test_desired_is_incremental(cluster: Any) -> None:
     assert nothing["removedAdapters"] == []
 
 
-def test_who_is_behind_forgotten_removals_reads_everything(cluster: Any) -> None:
+def test_a_runtime_behind_deleted_removals_reads_everything(cluster: Any) -> None:
     cluster.runtime()
     cluster.domain()
     cluster.adapter("one")
@@ -63,12 +63,12 @@ def test_who_is_behind_forgotten_removals_reads_everything(cluster: Any) -> None
     assert [serving["key"] for serving in again["adapters"]] == ["acme/two"]
 
 
-def test_a_revision_from_the_future_reads_everything(cluster: Any) -> None:
+def test_a_revision_that_is_too_new_reads_everything(cluster: Any) -> None:
     cluster.runtime()
     assert cluster.desired(since=2**60)["full"]
 
 
-def test_a_name_that_comes_back_is_no_removal(cluster: Any) -> None:
+def test_an_adapter_declared_again_is_not_a_removal(cluster: Any) -> None:
     cluster.runtime()
     cluster.domain()
     cluster.adapter("one")
@@ -102,7 +102,7 @@ def test_a_version_that_fails_its_gate_never_serves(cluster: Any) -> None:
     assert cluster.desired(since=since)["adapters"] == []
 
 
-def test_completing_again_changes_nothing(cluster: Any) -> None:
+def test_completing_a_run_again_changes_nothing(cluster: Any) -> None:
     cluster.runtime()
     cluster.domain()
     cluster.declare_adapter("spam")
@@ -123,7 +123,7 @@ def test_the_same_request_gives_the_same_run(cluster: Any) -> None:
     assert cluster.domain_run("trade", attempt=1)["id"] != run["id"]
 
 
-def test_a_run_is_followed_to_its_end(cluster: Any) -> None:
+def test_a_run_reports_progress_until_its_end(cluster: Any) -> None:
     cluster.declare_domain("trade")
     run = cluster.domain_run("trade")
     assert run["state"] == "Pending"
@@ -138,7 +138,7 @@ def test_a_run_is_followed_to_its_end(cluster: Any) -> None:
     assert cluster.internal("POST", f"/runs/{run['id']}/progress", progress)["state"] == "Failed"
 
 
-def test_an_older_run_does_not_replace_what_the_newer_spec_made(cluster: Any) -> None:
+def test_a_run_of_an_older_spec_does_not_replace_the_newer_version(cluster: Any) -> None:
     cluster.domain()
     cluster.declare_adapter("spam")
     late = cluster.adapter_run("spam", spec="1")
@@ -159,7 +159,7 @@ def test_an_adapter_stays_on_the_layers_it_was_trained_on(cluster: Any) -> None:
     assert versions == [1, 2]
 
 
-def test_a_newer_table_of_the_same_layers_takes_over(cluster: Any) -> None:
+def test_a_newer_table_of_the_same_layers_replaces_the_older(cluster: Any) -> None:
     cluster.runtime()
     cluster.declare_domain("trade")
     cluster.publish_domain("trade", layers="same")
@@ -171,7 +171,7 @@ def test_a_newer_table_of_the_same_layers_takes_over(cluster: Any) -> None:
     assert [item["version"]["version"] for item in news["domains"]] == [2]
 
 
-def test_all_versions_with_the_same_layers_give_way_to_the_newest_table(cluster: Any) -> None:
+def test_all_versions_with_the_same_layers_are_replaced_by_the_newest_table(cluster: Any) -> None:
     cluster.runtime()
     cluster.publish_domain("trade", layers="same")
     cluster.adapter("first")
@@ -190,7 +190,7 @@ def test_all_versions_with_the_same_layers_give_way_to_the_newest_table(cluster:
     assert {item["domainVersion"] for item in cluster.desired()["adapters"]} == {4}
 
 
-def test_a_child_reads_its_own_table_first(cluster: Any) -> None:
+def test_a_child_domain_reads_its_own_table_first(cluster: Any) -> None:
     parent = cluster.domain("root")["current"]
     cluster.declare_domain("leaf")
     run = cluster.domain_run("leaf", spec="other")

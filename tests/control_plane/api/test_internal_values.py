@@ -1,4 +1,4 @@
-"""Values that cannot be stored are the sender's fault: each internal call refuses them with 4xx, at once.
+"""Values that cannot be stored are the sender's error: each internal call refuses them with a 4xx status.
 
 Whatever is sent, on both databases: never 5xx, which a client takes for a passing fault and sends again.
 """
@@ -87,7 +87,7 @@ Case = tuple[str, str, dict[str, Any], tuple[str | int, ...], Any]
 
 
 def cases() -> Iterator[Any]:
-    """Every field of every body, with every value that no database could take."""
+    """Every field of every body, with every value that no database can store."""
     progress = {"stage": "training", "step": 1, "total": 2, "metrics": {"loss": 0.5}}
     calls: list[tuple[str, str, dict[str, Any], dict[tuple[str | int, ...], dict[str, Any]]]] = [
         (
@@ -183,7 +183,7 @@ def cases() -> Iterator[Any]:
 
 @pytest.fixture
 def run_id(cluster: Any) -> str:
-    """A run at work, and a runtime."""
+    """A run in progress, and a runtime."""
     cluster.declare_domain("trade", uid="u")
     cluster.runtime()
     return str(cluster.internal("POST", "/runs", domain_run())["id"])
@@ -213,7 +213,7 @@ def placed(body: dict[str, Any], place: tuple[str | int, ...], value: Any) -> di
     return changed
 
 
-def test_what_no_database_can_store_is_refused_at_once(client: Any, run_id: str) -> None:
+def test_values_that_cannot_be_stored_are_refused(client: Any, run_id: str) -> None:
     wrong = []
     for case in cases():
         method, path, body, place, value = case.values
@@ -235,7 +235,7 @@ def test_a_message_that_cannot_be_stored_is_escaped_and_cut(client: Any, run_id:
     assert len(message) == 4000
 
 
-def test_the_refusal_names_the_field(client: Any, run_id: str) -> None:
+def test_a_refused_value_is_reported_with_its_field(client: Any, run_id: str) -> None:
     answer = send(client, "POST", f"/runs/{run_id}/complete", placed(result(), ("labels", 0), NUL))
     assert answer.status_code == 422
     error = answer.json()["error"]
@@ -255,17 +255,17 @@ def manifest(**file: Any) -> dict[str, Any]:
     [{"bytes": -1000}, {"bytes": 10**30}, {"path": "a" * 5000 + ".json"}, {"digest": "x" * 5000}],
     ids=["negative", "too large", "a long path", "a long digest"],
 )
-def test_a_manifest_that_cannot_be_kept_is_refused(client: Any, run_id: str, file: dict[str, Any]) -> None:
+def test_a_manifest_that_cannot_be_stored_is_refused(client: Any, run_id: str, file: dict[str, Any]) -> None:
     answer = send(client, "POST", f"/artifacts/{run_id}", manifest(**file))
     assert 400 <= answer.status_code < 500, answer.text
 
 
-def test_a_file_of_an_impossible_name_is_not_there(client: Any, run_id: str) -> None:
+def test_a_file_with_an_impossible_name_is_404(client: Any, run_id: str) -> None:
     for path in ("a" * 5000 + ".json", "a%00.json"):
         answer = send(client, "GET", f"/artifacts/{run_id}/{'0' * 64}/{path}", None)
         assert answer.status_code == 404, answer.text
 
 
-def test_what_only_the_database_finds_unfit_is_the_senders_fault_too(client: Any) -> None:
+def test_values_that_only_the_database_refuses_are_422(client: Any) -> None:
     key = {"Authorization": "Bearer admin-key-of-the-tests"}
     assert client.get("/admin/v1/domains", params={"tenant": "a\0"}, headers=key).status_code < 500

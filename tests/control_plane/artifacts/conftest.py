@@ -1,4 +1,4 @@
-"""A control plane for training Jobs over real HTTP, and those who call it."""
+"""A control plane for training Jobs over real HTTP, and its callers."""
 
 import contextlib
 import socket
@@ -40,7 +40,7 @@ def plane(settings: Settings, token_reviews: Any, tmp_path: Path) -> Iterator[st
     token_reviews.accounts |= {"operator": OPERATOR}
     token_reviews.accounts |= {name: f"system:serviceaccount:{name}:default" for name in ("acme", "bolt")}
     token_reviews.pods |= {name: f"pod-of-{name}" for name in ("acme", "bolt")}
-    told = settings.model_copy(
+    changed = settings.model_copy(
         update={
             "internal_token": None,
             "token_review": True,
@@ -53,7 +53,7 @@ def plane(settings: Settings, token_reviews: Any, tmp_path: Path) -> Iterator[st
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    app = create_app(told, Part.CONTROL_PLANE)
+    app = create_app(changed, Part.CONTROL_PLANE)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -65,7 +65,7 @@ def plane(settings: Settings, token_reviews: Any, tmp_path: Path) -> Iterator[st
 
 
 class Party:
-    """Somebody who calls the control plane."""
+    """A caller of the control plane."""
 
     def __init__(self, plane: str, token: str) -> None:
         self.plane, self.token, self.open = plane, token, contextlib.ExitStack()
@@ -94,7 +94,7 @@ class Party:
         return run
 
     def complete(self, run: str, *refs: ArtifactRef) -> httpx.Response:
-        """Say that a run has published ``refs``."""
+        """Complete a run that has published ``refs``."""
         artifacts = [ref.model_dump(mode="json", by_alias=True) for ref in refs]
         body = {"artifacts": artifacts, "baseDigest": BASE, "split": 3}
         return self.call("POST", f"/runs/{run}/complete", json=body)

@@ -1,4 +1,4 @@
-"""Artifacts of training Jobs: from their own client through the control plane into the store, and back."""
+"""Artifacts of training Jobs: uploaded through the control plane to the store, and read back."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ def shared_store(settings: Settings) -> ArtifactStore:
     return ArtifactStore(settings.artifacts)
 
 
-def test_what_a_trainer_publishes_is_what_runtimes_fetch(
+def test_runtimes_fetch_what_a_trainer_published(
     parties: dict[str, Any], run: str, content: Path, settings: Settings, tmp_path: Path
 ) -> None:
     acme = parties["acme"].store(run)
@@ -84,7 +84,7 @@ def test_publishing_again_sends_no_bytes(
     assert sum(length for _, length in sent) < 5_000
 
 
-def test_another_namespace_must_show_the_bytes_itself(
+def test_another_namespace_must_upload_the_bytes_itself(
     parties: dict[str, Any], operator: Any, run: str, content: Path, tmp_path: Path
 ) -> None:
     ref = publish(parties["acme"].store(run), content)
@@ -100,7 +100,7 @@ def test_another_namespace_must_show_the_bytes_itself(
     assert publish(parties["bolt"].store(other), content) == ref
 
 
-def test_a_trainer_touches_only_runs_of_its_namespace(
+def test_a_trainer_accesses_only_runs_of_its_namespace(
     parties: dict[str, Any], run: str, content: Path, tmp_path: Path
 ) -> None:
     ref = publish(parties["acme"].store(run), content)
@@ -115,7 +115,7 @@ def test_a_trainer_touches_only_runs_of_its_namespace(
     assert parties["operator"].call("POST", f"/artifacts/{run}", json={"manifest": ""}).status_code == 403
 
 
-def test_a_run_fetches_what_it_stands_on_and_nothing_else(
+def test_a_run_can_fetch_only_the_artifacts_that_it_uses(
     parties: dict[str, Any], operator: Any, run: str, content: Path, tmp_path: Path
 ) -> None:
     ref = publish(parties["acme"].store(run), content)
@@ -142,7 +142,7 @@ def test_a_domain_may_keep_the_layers_of_its_parent(
     assert done.status_code == 200, done.text
 
 
-def test_a_broken_transfer_goes_on_where_it_stopped(
+def test_an_interrupted_transfer_continues_where_it_stopped(
     parties: dict[str, Any], run: str, content: Path, tmp_path: Path
 ) -> None:
     ref = publish(parties["acme"].store(run), content)

@@ -1,4 +1,4 @@
-"""What of artifacts over HTTP is partial, refused, or cleared away."""
+"""Artifacts over HTTP: partial reads, refused uploads, and deletion of leftovers."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ def publish(store: Any, folder: Path, kind: ArtifactKind = ArtifactKind.LAYERS) 
         ("lines=1-2", 200, b'{"rows": 4}'),
     ],
 )
-def test_a_range_of_bytes_can_be_read(
+def test_a_trainer_can_read_a_range_of_bytes(
     parties: dict[str, Any], run: str, content: Path, wanted: str, status: int, body: bytes | None
 ) -> None:
     ref = publish(parties["acme"].store(run), content)
@@ -56,13 +56,13 @@ def test_a_range_of_bytes_can_be_read(
 
 
 @pytest.mark.parametrize("path", ["..%2f..%2fcatalog.db", "%2e%2e/secret.json", "t.pkl", "absent.json", ""])
-def test_nothing_else_can_be_read(parties: dict[str, Any], run: str, content: Path, path: str) -> None:
+def test_a_trainer_can_read_nothing_else(parties: dict[str, Any], run: str, content: Path, path: str) -> None:
     ref = publish(parties["acme"].store(run), content)
     digits = ref.digest.removeprefix("sha256:")
     assert parties["acme"].call("GET", f"/artifacts/{run}/{digits}/{path}").status_code == 404
 
 
-def test_bytes_that_do_not_hash_to_their_name_are_dropped(
+def test_an_upload_with_a_wrong_digest_is_deleted(
     parties: dict[str, Any], run: str, settings: Settings
 ) -> None:
     answer = parties["acme"].call("PUT", f"/artifacts/{run}/files/{'0' * 64}", content=b"something")
@@ -90,16 +90,14 @@ def test_an_artifact_that_is_too_large_is_refused(parties: dict[str, Any], run: 
         {"kind": "Pickle"},
     ],
 )
-def test_a_manifest_that_is_none_is_refused(
-    parties: dict[str, Any], run: str, change: dict[str, Any]
-) -> None:
+def test_an_invalid_manifest_is_refused(parties: dict[str, Any], run: str, change: dict[str, Any]) -> None:
     file = {"path": "t.json", "digest": BASE, "bytes": 1}
     manifest = {"kind": "Layers", "baseDigest": BASE, "files": [file], **change}
     answer = parties["acme"].call("POST", f"/artifacts/{run}", json={"manifest": json.dumps(manifest)})
     assert answer.status_code == 400, answer.text
 
 
-def test_what_no_run_completes_is_erased_in_the_end(
+def test_artifacts_that_no_run_completes_are_deleted(
     parties: dict[str, Any], run: str, content: Path, settings: Settings
 ) -> None:
     ref = publish(parties["acme"].store(run), content)
@@ -115,7 +113,7 @@ def test_what_no_run_completes_is_erased_in_the_end(
     database.close()
 
 
-def test_half_uploads_go_when_their_run_is_over(
+def test_incomplete_uploads_are_deleted_when_their_run_is_over(
     parties: dict[str, Any], operator: Any, run: str, settings: Settings
 ) -> None:
     digits = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"  # of b"foo"

@@ -1,4 +1,4 @@
-"""API keys: their form, and the cache that spares the database."""
+"""API keys: their format, and the cache of checked keys."""
 
 import asyncio
 import threading
@@ -17,7 +17,7 @@ from hmi_control_plane.http.errors import Unauthorized
 
 
 class _Clock:
-    """Time that stands until it is moved, in seconds."""
+    """A clock in seconds that only a test moves."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -49,7 +49,7 @@ def test_a_key_is_its_id_and_secret() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "hmi_", "hmi_0_1", "Bearer x", "hmi_" + "0" * 16 + "_" + "g" * 64])
-def test_what_is_no_key_is_not_parsed(token: str) -> None:
+def test_malformed_keys_are_not_parsed(token: str) -> None:
     assert parse_key(token) is None
 
 
@@ -60,7 +60,7 @@ def test_the_secret_is_not_stored(database: Database, token: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_checked_key_is_believed_for_a_while_and_no_longer(database: Database, token: str) -> None:
+async def test_a_checked_key_is_cached_for_a_limited_time(database: Database, token: str) -> None:
     clock = _Clock()
     authenticator = Authenticator(database, cache_seconds=3.0, clock=clock)
     queries: list[str] = []
@@ -81,9 +81,7 @@ async def test_a_checked_key_is_believed_for_a_while_and_no_longer(database: Dat
 
 
 @pytest.mark.anyio
-async def test_a_key_in_use_is_checked_again_before_anybody_waits_for_it(
-    database: Database, token: str
-) -> None:
+async def test_a_key_in_use_is_checked_again_in_the_background(database: Database, token: str) -> None:
     clock = _Clock()
     authenticator = Authenticator(database, cache_seconds=3.0, clock=clock)
     asked: list[str] = []
@@ -102,7 +100,7 @@ async def test_a_key_in_use_is_checked_again_before_anybody_waits_for_it(
 
 
 @pytest.mark.anyio
-async def test_a_revoked_key_in_use_ends_with_its_next_check(database: Database, token: str) -> None:
+async def test_a_revoked_key_in_use_is_refused_after_its_next_check(database: Database, token: str) -> None:
     clock = _Clock()
     authenticator = Authenticator(database, cache_seconds=3.0, clock=clock)
     identity = await authenticator.tenant_from_key(_request(token))
@@ -116,7 +114,7 @@ async def test_a_revoked_key_in_use_ends_with_its_next_check(database: Database,
 
 
 @pytest.mark.anyio
-async def test_a_forgotten_key_is_checked_at_once(database: Database, token: str) -> None:
+async def test_a_forgotten_key_is_checked_with_its_next_request(database: Database, token: str) -> None:
     authenticator = Authenticator(database, cache_seconds=1000.0)
     identity = await authenticator.tenant_from_key(_request(token))
     with database.write() as session:
@@ -143,5 +141,5 @@ async def test_a_request_does_not_wait_for_a_slow_database(
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """asyncio alone."""
+    """Only asyncio."""
     return "asyncio"

@@ -1,4 +1,4 @@
-"""Which of HMI's own parts may call what, with tokens that an API server reviews."""
+"""Which component may call which internal route, with tokens that an API server reviews."""
 
 import re
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def client(reviewed: Settings) -> Iterator[TestClient]:
 
 
 class As:
-    """Calls the internal API as somebody."""
+    """Calls the internal API with an account's token."""
 
     def __init__(self, client: TestClient) -> None:
         self.client = client
@@ -132,7 +132,9 @@ ROUTES = [
 @pytest.mark.parametrize(
     ("method", "path", "allowed"), ROUTES, ids=[f"{method} {path}" for method, path, _ in ROUTES]
 )
-def test_each_route_is_for_some_roles(call: As, run: str, method: str, path: str, allowed: set[str]) -> None:
+def test_each_internal_route_allows_only_its_roles(
+    call: As, run: str, method: str, path: str, allowed: set[str]
+) -> None:
     path = path.replace("RUN", run)
     bodies: dict[str, Any] = {
         "progress": {"stage": "corpus", "step": 1, "total": 2},
@@ -170,7 +172,7 @@ def test_every_internal_route_is_in_the_table(client: TestClient) -> None:
     assert len(found) == len(ROUTES)
 
 
-def test_a_trainer_of_another_namespace_is_told_so(call: As, run: str) -> None:
+def test_a_trainer_of_another_namespace_is_403_with_the_reason(call: As, run: str) -> None:
     answer = call("bolt's trainer", "GET", f"/runs/{run}")
     assert answer.status_code == 403
     assert answer.json()["error"]["code"] == "OtherNamespace"
@@ -184,7 +186,9 @@ def test_an_api_server_that_fails_is_503_and_not_401(call: As, token_reviews: An
     assert answer.json()["error"]["code"] == "TokenReviewFailed"
 
 
-def test_the_admin_key_opens_no_internal_call_and_a_token_no_admin_call(client: TestClient) -> None:
+def test_the_admin_key_is_refused_by_the_internal_api_and_the_internal_token_by_the_admin_api(
+    client: TestClient,
+) -> None:
     key = {"Authorization": "Bearer admin-key-of-the-tests"}
     assert client.put("/internal/v1/tenants/acme", headers=key).status_code == 401
     assert client.get("/admin/v1/tenants", headers=key).status_code == 200
@@ -194,7 +198,7 @@ def test_the_admin_key_opens_no_internal_call_and_a_token_no_admin_call(client: 
 
 @pytest.mark.parametrize(("who", "status"), [(None, 401), ("nobody", 401), ("gateway", 403)])
 @pytest.mark.anyio
-async def test_nothing_of_a_body_is_read_before_its_sender_is_known(
+async def test_no_body_is_read_before_the_caller_is_authenticated(
     client: TestClient, who: str | None, status: int
 ) -> None:
     read = 0

@@ -1,4 +1,4 @@
-"""Invoices from before events were marked as billed stay as they are, and their use is not billed again."""
+"""Invoices from before events were marked as billed do not change, and their usage is not billed again."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -69,7 +69,7 @@ def add_invoice(
     currency: str = "EUR",
     finalized: int,
 ) -> None:
-    """Add a final invoice of acme as earlier versions made it; lines are rows and where they were used."""
+    """Add a final invoice of acme as earlier versions made it; a line has rows and their period."""
     connection.execute(
         text(
             "INSERT INTO invoices (id, tenant, tenant_id, currency, period_start, period_end, state, total, "
@@ -103,7 +103,7 @@ def add_invoice(
 
 
 def billed(database: Database) -> dict[str | None, int]:
-    """Return the quantity that each invoice bills by the marks; None is what none bills."""
+    """Return the quantity that each invoice bills by the marks; None is the key of unbilled usage."""
     sums: dict[str | None, int] = {}
     with database.read() as session:
         for event in session.scalars(select(UsageEventRow)):
@@ -125,7 +125,7 @@ def body(database: Database, invoice_id: str) -> dict[str, Any]:
     return shown.model_dump(mode="json", by_alias=True)
 
 
-def test_what_was_invoiced_is_marked_and_what_was_late_is_not(old_database: Database) -> None:
+def test_the_migration_marks_invoiced_events_and_not_late_ones(old_database: Database) -> None:
     with old_database.engine.begin() as connection:
         add_invoice(connection, "march", (MARCH, APRIL), (10, MARCH, APRIL), finalized=1)
         add_invoice(connection, "april", (APRIL, MAY), (7, MARCH, APRIL), finalized=2)
@@ -153,7 +153,7 @@ def test_an_event_that_was_invoiced_in_part_is_split(old_database: Database) -> 
     assert rows_of(old_database, APRIL, MAY) == 10
 
 
-def test_use_that_was_invoiced_twice_is_not_invoiced_a_third_time(old_database: Database) -> None:
+def test_usage_that_was_invoiced_twice_is_not_invoiced_a_third_time(old_database: Database) -> None:
     with old_database.engine.begin() as connection:
         add_invoice(connection, "euros", (MARCH, APRIL), (22, MARCH, APRIL), finalized=1)
         add_invoice(connection, "dollars", (MARCH, APRIL), (22, MARCH, APRIL), currency="USD", finalized=2)

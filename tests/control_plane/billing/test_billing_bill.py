@@ -41,7 +41,7 @@ Change = list[tuple[int, Meter, Decimal]]
 
 
 def ledger(use: Use) -> Callable[[datetime, datetime], list[UsageSum]]:
-    """Return the plainest ledger: a list, summed."""
+    """Return a simple ledger: sums over a list."""
 
     def between(start: datetime, end: datetime) -> list[UsageSum]:
         totals: dict[tuple[str | None, Meter], int] = {}
@@ -72,7 +72,7 @@ def exact(*bills: Bill) -> Decimal:
 
 
 @given(use=uses, changes=changes)
-def test_the_bill_is_what_pricing_every_event_by_itself_gives(use: Use, changes: Change) -> None:
+def test_the_bill_equals_the_sum_of_separately_priced_events(use: Use, changes: Change) -> None:
     total = Fraction(0)
     for hour, _, meter, quantity in use:
         earlier = [change for change in changes if change[1] == meter and change[0] <= hour]
@@ -142,7 +142,7 @@ def test_quantities_are_summed_over_adapters_before_they_are_rounded() -> None:
     assert bill(START, END, prices, many).total == Decimal("4.00")
 
 
-def test_a_price_that_returns_is_on_one_line() -> None:
+def test_a_price_that_is_valid_twice_has_one_line() -> None:
     prices = price_list(
         [(hour, Meter.ROWS, Decimal(price)) for hour, price in ((0, "0.004"), (6, "1"), (12, "0.004"))]
     )
@@ -159,7 +159,7 @@ def test_the_same_price_stored_again_splits_nothing() -> None:
     assert (line.quantity, line.amount, len(line.parts)) == (50, Decimal("0.02"), 1)
 
 
-def test_use_without_a_price_is_listed_at_nothing_and_says_so() -> None:
+def test_usage_without_a_price_is_listed_at_zero_with_a_note() -> None:
     [line] = bill(START, END, price_list([]), [(1, "spam", Meter.ROWS, 3)]).lines
     assert (line.unit_price, line.amount, line.note) == (Decimal(0), Decimal("0.00"), NO_PRICE)
 
@@ -178,7 +178,7 @@ def test_use_without_a_price_is_listed_at_nothing_and_says_so() -> None:
         ("0.00015", "UYW", "0.0002"),
     ],
 )
-def test_a_half_goes_to_the_even_neighbour(amount: str, currency: str, expected: str) -> None:
+def test_a_half_is_rounded_to_even(amount: str, currency: str, expected: str) -> None:
     assert str(rounded(Decimal(amount), currency)) == expected
 
 

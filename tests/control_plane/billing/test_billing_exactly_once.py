@@ -1,4 +1,4 @@
-"""Every event is billed exactly once, whatever is drafted, finalized and voided over any cut of time."""
+"""Every event is billed exactly once, in whatever order and for whatever periods invoices are made."""
 
 import random
 import shutil
@@ -32,7 +32,7 @@ MOST_EVENTS = 30
 
 
 def day(number: int) -> datetime:
-    """Return the beginning of a day of the test's period."""
+    """Return the start of a day of the test's period."""
     return START + timedelta(days=number)
 
 
@@ -63,7 +63,7 @@ def void(database: Database, invoice_id: str) -> None:
 
 
 def use(database: Database, event_id: object, moment: datetime, quantity: int = 1) -> None:
-    """Record rows that acme's spam used."""
+    """Record usage of rows by acme's model spam."""
     event = UsageEvent("/test", str(event_id), moment, "acme", Meter.ROWS, quantity, adapter="spam")
     with database.write() as session:
         ensure_tenant(session, "acme")
@@ -85,7 +85,7 @@ def quantity_of(invoice: Invoice) -> int:
 
 
 def bill_the_rest(database: Database) -> None:
-    """Void drafts, invoice every gap between final invoices, and then what is late everywhere."""
+    """Void drafts, invoice every gap between final invoices, then all late usage."""
     with database.read() as session:
         drafts = session.scalars(select(Invoice.id).where(Invoice.state == InvoiceState.DRAFT)).all()
     for invoice_id in drafts:
@@ -98,7 +98,7 @@ def bill_the_rest(database: Database) -> None:
     final(database, DAYS, DAYS + 1)
 
 
-def test_late_use_after_a_void_is_billed_once_by_parts_of_its_period(database: Database) -> None:
+def test_late_usage_after_a_void_is_billed_once_by_parts_of_its_period(database: Database) -> None:
     for number in range(10):
         use(database, number, day(0) + timedelta(hours=number))
     first = final(database, 0, 2)
@@ -122,7 +122,7 @@ def set_price(database: Database, effective_from: datetime, price: str, currency
 
 @pytest.fixture(autouse=True)
 def prices(request: pytest.FixtureRequest) -> None:
-    """A price in euros from the beginning, where a test has a database."""
+    """A price in euros for all time, where a test has a database."""
     if "database" in request.fixturenames:
         set_price(request.getfixturevalue("database"), START, "0.01")
 
@@ -157,7 +157,7 @@ def test_drafts_of_earlier_versions_in_two_currencies_do_not_both_become_final(d
     assert sum(quantity_of(invoice) for invoice in finals(database)) == 1
 
 
-def test_a_price_that_is_in_force_already_is_not_set_again_for_now(database: Database) -> None:
+def test_a_price_that_is_valid_already_is_not_stored_again(database: Database) -> None:
     with database.write() as session:
         for number in range(5):
             price = put_price(session, Meter.ROWS, "EUR", None, Decimal("0.01"), day(number))
@@ -169,7 +169,7 @@ def test_a_price_that_is_in_force_already_is_not_set_again_for_now(database: Dat
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_prices_mean_the_same_in_whatever_order_they_are_set(
+def test_the_order_in_which_prices_are_set_does_not_matter(
     database: Database, order: tuple[int, ...]
 ) -> None:
     wanted = [(day(0), "0.01"), (day(1), "0.02"), (day(2), "0.01")]
@@ -186,7 +186,7 @@ def test_prices_mean_the_same_in_whatever_order_they_are_set(
 
 
 class Billing(RuleBasedStateMachine):
-    """Records use, early and late, and drafts, finalizes and voids at random.
+    """Records usage, early and late, and drafts, finalizes and voids at random.
 
     The n-th event has the quantity 4 to the n: base 4 shows which events are billed, and how often.
     """
@@ -295,7 +295,7 @@ def test_any_sequence_bills_each_event_exactly_once(sqlite_template: Path) -> No
 
 
 @pytest.mark.postgres
-def test_invoices_made_while_use_arrives_bill_each_event_once(postgres_url: str) -> None:
+def test_invoices_made_while_usage_arrives_bill_each_event_once(postgres_url: str) -> None:
     database = Database(postgres_url)
     set_price(database, START, "0.01")
     numbers = count()

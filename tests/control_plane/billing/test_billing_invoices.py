@@ -1,4 +1,4 @@
-"""Invoices on both databases: drafts, final ones that never change, late use, void ones."""
+"""Invoices on both databases: drafts, final invoices, late usage, void invoices."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ Use = Callable[[datetime, int], None]
 
 @pytest.fixture
 def use(database: Database) -> Use:
-    """Records rows used by acme's spam, one event at a time."""
+    """Records usage of rows by acme's model spam, one event at a time."""
     numbers = count()
     with database.write() as session:
         ensure_tenant(session, "acme")
@@ -69,7 +69,7 @@ def parts(database: Database, invoice_id: str) -> list[tuple[int, datetime, bool
     return [(part["quantity"], datetime.fromisoformat(part["from"]), part["late"]) for part in found]
 
 
-def test_a_draft_is_made_anew_and_stays_one(database: Database, use: Use) -> None:
+def test_a_draft_is_recomputed_and_stays_one_draft(database: Database, use: Use) -> None:
     use(MARCH, 100)
     first = draft(database, MARCH, APRIL)
     assert first.total == Decimal("1.00")
@@ -90,7 +90,7 @@ def test_a_final_invoice_never_changes(database: Database, use: Use) -> None:
     assert stored(database, invoice.id) == before
 
 
-def test_late_use_stands_in_the_next_draft_once_at_its_own_price(database: Database, use: Use) -> None:
+def test_late_usage_is_in_the_next_draft_once_at_the_price_of_its_time(database: Database, use: Use) -> None:
     use(MARCH, 100)
     final(database, MARCH, APRIL)
     with database.write() as session:
@@ -121,7 +121,7 @@ def test_all_final_invoices_together_bill_every_event_once(database: Database, u
     assert sum(quantities) + 1000 == sum(line.quantity for line in whole.lines)
 
 
-def test_the_use_of_a_void_invoice_can_be_invoiced_again(database: Database, use: Use) -> None:
+def test_the_usage_of_a_void_invoice_can_be_invoiced_again(database: Database, use: Use) -> None:
     use(MARCH, 100)
     first = final(database, MARCH, APRIL)
     use(MARCH, 7)
@@ -135,7 +135,7 @@ def test_the_use_of_a_void_invoice_can_be_invoiced_again(database: Database, use
     assert [line[0] for line in stored(database, second.id)[2]] == [100]
 
 
-def test_what_cannot_be_is_refused_with_a_reason(database: Database, use: Use) -> None:
+def test_impossible_invoices_are_refused_with_a_reason(database: Database, use: Use) -> None:
     invoice = draft(database, MARCH, APRIL)
     with pytest.raises(Conflict, match="OverlappingInvoice"):
         draft(database, MARCH, MAY)
@@ -149,7 +149,7 @@ def test_what_cannot_be_is_refused_with_a_reason(database: Database, use: Use) -
         finalize(session, "0" * 32, JUNE)
 
 
-def test_a_price_that_final_invoices_rest_on_is_fixed(database: Database, use: Use) -> None:
+def test_a_price_used_by_a_final_invoice_cannot_change(database: Database, use: Use) -> None:
     final(database, MARCH, APRIL)
     with database.write() as session:
         with pytest.raises(Conflict, match="PriceInvoiced"):

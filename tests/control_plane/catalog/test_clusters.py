@@ -1,4 +1,4 @@
-"""What becomes of a catalog's rows when the objects that they were declared for have gone unseen."""
+"""Rows of objects that were deleted and created again while the operator did not run."""
 
 from datetime import timedelta
 from typing import Any
@@ -19,7 +19,7 @@ def refusal(client: TestClient, method: str, path: str, body: Any = None) -> tup
     return answer.status_code, answer.json()["error"]["code"]
 
 
-def test_a_domain_and_its_adapters_are_adopted_and_serve_on(cluster: Any) -> None:
+def test_recreated_objects_take_over_their_rows_and_keep_serving(cluster: Any) -> None:
     cluster.runtime()
     cluster.domain()
     cluster.adapter("spam")
@@ -38,7 +38,7 @@ def test_a_domain_and_its_adapters_are_adopted_and_serve_on(cluster: Any) -> Non
     assert cluster.desired()["revision"] == revision, "no runtime hears of it"
 
 
-def test_runs_are_adopted_with_their_resource(cluster: Any) -> None:
+def test_runs_are_taken_over_with_their_resource(cluster: Any) -> None:
     cluster.declare_domain("trade")
     run = cluster.domain_run("trade")
     cluster.declare_domain("trade", uid="dom-2")
@@ -48,7 +48,7 @@ def test_runs_are_adopted_with_their_resource(cluster: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [{"domain": "acme/other"}, {"taskType": "TokenClassification"}])
-def test_what_cannot_change_makes_another_adapter(cluster: Any, change: dict[str, str]) -> None:
+def test_a_changed_domain_or_task_type_makes_a_new_adapter(cluster: Any, change: dict[str, str]) -> None:
     cluster.domain()
     cluster.publish_domain("other")
     cluster.adapter("spam")
@@ -56,7 +56,7 @@ def test_what_cannot_change_makes_another_adapter(cluster: Any, change: dict[str
     assert cluster.view("spam")["current"] is None
 
 
-def test_another_base_model_makes_another_domain(cluster: Any) -> None:
+def test_another_base_model_makes_a_new_domain(cluster: Any) -> None:
     cluster.domain()
     record = cluster.internal("GET", "/domains/acme/trade")["record"] | {
         "uid": "dom-2",
@@ -66,7 +66,7 @@ def test_another_base_model_makes_another_domain(cluster: Any) -> None:
     assert cluster.internal("GET", "/domains/acme/trade")["current"] is None
 
 
-def test_only_what_was_declared_for_an_object_is_erased_for_it(cluster: Any) -> None:
+def test_deletion_with_a_uid_deletes_only_the_row_of_that_object(cluster: Any) -> None:
     cluster.domain()
     cluster.adapter("spam")
     cluster.internal("DELETE", "/adapters/acme/spam", params={"uid": "another"})
@@ -80,7 +80,7 @@ def test_only_what_was_declared_for_an_object_is_erased_for_it(cluster: Any) -> 
     assert cluster.internal("GET", "/adapters")["items"] == []
 
 
-def test_what_stands_on_a_domain_is_listed(cluster: Any) -> None:
+def test_the_adapters_of_a_domain_are_listed(cluster: Any) -> None:
     cluster.domain()
     cluster.publish_domain("other")
     cluster.declare_adapter("spam")

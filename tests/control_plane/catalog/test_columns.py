@@ -26,7 +26,7 @@ def _add(database: Database, *rows: Base) -> None:
 @pytest.mark.parametrize(
     "amount", ["0", "0.1", "0.000000000001", "1234567890123456.123456789012", "-5", "1E+3", "2.50"]
 )
-def test_money_comes_back_exactly(database: Database, amount: str) -> None:
+def test_money_is_stored_exactly(database: Database, amount: str) -> None:
     with database.write() as session:
         session.add(_price(Decimal(amount)))
     with database.read() as session:
@@ -41,7 +41,7 @@ def test_money_that_would_lose_a_digit_is_refused(database: Database, amount: st
         _add(database, _price(Decimal(amount)))
 
 
-def test_moments_come_back_aware_and_in_utc(database: Database) -> None:
+def test_timestamps_are_read_aware_and_in_utc(database: Database) -> None:
     east = timezone(timedelta(hours=5, minutes=30))
     moment = datetime(2026, 3, 1, 4, 0, tzinfo=east)
     with database.write() as session:
@@ -52,7 +52,7 @@ def test_moments_come_back_aware_and_in_utc(database: Database) -> None:
     assert found.utcoffset() == timedelta(0)
 
 
-def test_a_naive_moment_is_refused(database: Database) -> None:
+def test_a_naive_datetime_is_refused(database: Database) -> None:
     with pytest.raises(StatementError, match="timezone"):
         _add(database, Tenant(name="acme", display_name="", created_at=datetime(2026, 3, 1)))
 
@@ -66,7 +66,7 @@ def test_sqlite_is_set_up_for_many_readers_and_one_writer(sqlite_url: str) -> No
     database.close()
 
 
-def test_an_error_undoes_the_whole_transaction(database: Database) -> None:
+def test_an_error_rolls_back_the_whole_transaction(database: Database) -> None:
     moment = datetime.now(UTC)
     tenant = Tenant(name="acme", display_name="", created_at=moment)
     orphan = ApiKey(id="key", tenant="nobody", name="", secret_hash="", created_at=moment)

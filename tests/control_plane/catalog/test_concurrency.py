@@ -1,4 +1,4 @@
-"""Writers at the same time, on both databases; and polls that wait for what they write."""
+"""Concurrent writers on both databases, and long polls that wait for their changes."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -18,7 +18,7 @@ from hmi_control_plane.sweeper import Sweeper
 _WRITERS = 8
 
 
-def test_many_writers_wait_for_one_another(database: Database) -> None:
+def test_concurrent_writers_all_succeed(database: Database) -> None:
     with database.write() as session:
         tenants.create_tenant(session, "acme", "0")
 
@@ -34,7 +34,7 @@ def test_many_writers_wait_for_one_another(database: Database) -> None:
         assert session.get_one(Tenant, "acme").display_name == str(5 * _WRITERS)
 
 
-def test_a_tenant_ensured_at_once_is_made_once(database: Database) -> None:
+def test_a_tenant_ensured_concurrently_is_created_once(database: Database) -> None:
     def ensure(_: int) -> str:
         with database.write() as session:
             return tenants.ensure_tenant(session, "acme").name
@@ -53,7 +53,7 @@ def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
             assert reader.get_one(Tenant, "acme").display_name == "before"
 
 
-def test_adapters_completed_at_once_are_all_seen(cluster: Any) -> None:
+def test_adapters_completed_concurrently_are_all_in_the_desired_state(cluster: Any) -> None:
     cluster.runtime()
     cluster.domain()
     names = [f"task-{index}" for index in range(_WRITERS)]
@@ -68,7 +68,7 @@ def test_adapters_completed_at_once_are_all_seen(cluster: Any) -> None:
     assert news["revision"] == since + _WRITERS
 
 
-def test_one_run_completed_twice_at_once_makes_one_version(cluster: Any) -> None:
+def test_a_run_completed_twice_concurrently_makes_one_version(cluster: Any) -> None:
     cluster.runtime()
     cluster.domain()
     cluster.declare_adapter("spam")
@@ -80,14 +80,14 @@ def test_one_run_completed_twice_at_once_makes_one_version(cluster: Any) -> None
     assert cluster.internal("GET", "/adapters/acme/spam")["current"]["version"] == 1
 
 
-def test_one_run_asked_for_at_once_is_one_run(cluster: Any) -> None:
+def test_a_run_requested_concurrently_is_created_once(cluster: Any) -> None:
     cluster.declare_domain("trade")
     with ThreadPoolExecutor(_WRITERS) as pool:
         found = list(pool.map(lambda _: cluster.domain_run("trade")["id"], range(_WRITERS)))
     assert len(set(found)) == 1
 
 
-def test_a_poll_waits_for_news(cluster: Any) -> None:
+def test_a_long_poll_waits_for_a_change(cluster: Any) -> None:
     cluster.runtime()
     cluster.domain()
     cluster.declare_adapter("spam")
@@ -106,14 +106,14 @@ def test_a_poll_waits_for_news(cluster: Any) -> None:
         assert [item["key"] for item in answer.result(timeout=30)["adapters"]] == ["acme/spam"]
 
 
-def test_a_poll_without_news_ends(cluster: Any) -> None:
+def test_a_long_poll_without_a_change_ends(cluster: Any) -> None:
     cluster.runtime()
     since = cluster.desired()["revision"]
     answer = cluster.desired(since=since, wait=0.05)
     assert (answer["revision"], answer["adapters"], answer["full"]) == (since, [], False)
 
 
-def test_sweepers_of_several_processes_do_the_work_of_one(cluster: Any, settings: Settings) -> None:
+def test_sweepers_of_several_processes_do_each_job_once(cluster: Any, settings: Settings) -> None:
     for runtime_id in ("r1", "r2", "r3"):
         cluster.runtime(runtime_id)
     cluster.domain()

@@ -1,4 +1,4 @@
-"""Advisory locks: each purpose has a lock of its own."""
+"""Advisory locks: each purpose has its own lock."""
 
 from pathlib import Path
 

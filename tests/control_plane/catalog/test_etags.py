@@ -20,7 +20,7 @@ def etags(cluster: Any, *keys: str) -> Any:
 
 @pytest.fixture
 def one(cluster: Any) -> Any:
-    """A published TaskAdapter that two runtimes serve, and another beside it."""
+    """A published TaskAdapter that two runtimes serve, and another one."""
     cluster.domain()
     cluster.adapter("one", replicas=2)
     cluster.adapter("two")
@@ -30,7 +30,7 @@ def one(cluster: Any) -> Any:
     return cluster
 
 
-def test_a_view_has_the_etag_that_is_given_of_many(one: Any) -> None:
+def test_a_view_has_the_same_etag_as_the_list_of_etags(one: Any) -> None:
     given = etags(one, "acme/one", "acme/two", "acme/none", "nothing")
     assert given == {f"acme/{name}": one.view(name)["etag"] for name in ("one", "two")}
     assert given["acme/one"] != given["acme/two"]
@@ -58,7 +58,7 @@ NO_CHANGES: dict[str, Act] = {
 
 
 @pytest.mark.parametrize("act", CHANGES.values(), ids=CHANGES)
-def test_it_is_another_when_the_view_is(one: Any, act: Act) -> None:
+def test_the_etag_changes_when_the_view_changes(one: Any, act: Act) -> None:
     before = etags(one, "acme/one")
     act(one)
     assert etags(one, "acme/one") != before
@@ -66,18 +66,20 @@ def test_it_is_another_when_the_view_is(one: Any, act: Act) -> None:
 
 
 @pytest.mark.parametrize("act", NO_CHANGES.values(), ids=NO_CHANGES)
-def test_it_stays_when_nothing_of_it_has_changed(one: Any, act: Act) -> None:
+def test_the_etag_stays_when_the_view_does_not_change(one: Any, act: Act) -> None:
     before = etags(one, "acme/one")
     act(one)
     assert etags(one, "acme/one") == before
 
 
-def test_an_erased_one_has_none(one: Any) -> None:
+def test_a_deleted_adapter_has_no_etag(one: Any) -> None:
     one.internal("DELETE", "/adapters/acme/one")
     assert etags(one, "acme/one") == {}
 
 
-def test_many_cost_as_many_statements_as_one(one: Any, settings: Settings) -> None:
+def test_the_number_of_statements_does_not_depend_on_the_number_of_adapters(
+    one: Any, settings: Settings
+) -> None:
     several = [f"acme/task-{number}" for number in range(5)]
     for key in several:
         one.declare_adapter(key.removeprefix("acme/"))
@@ -93,7 +95,7 @@ def test_many_cost_as_many_statements_as_one(one: Any, settings: Settings) -> No
     assert costs[0] == costs[1]
 
 
-def test_too_many_at_once_are_refused(one: Any) -> None:
+def test_too_many_keys_in_one_request_are_refused(one: Any) -> None:
     keys = [f"acme/task-{number}" for number in range(MAX_ETAGS + 1)]
     with pytest.raises(AssertionError, match="500"):
         etags(one, *keys)

@@ -1,4 +1,4 @@
-"""Migrations lead to what the models say, and back."""
+"""Migrations upgrade to the tables that the models define, and can be undone."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def _tables(url: str) -> set[str]:
     return names - {"alembic_version"}
 
 
-def test_up_and_down_and_up_again(empty_url: str) -> None:
+def test_upgrade_downgrade_and_upgrade_again_succeed(empty_url: str) -> None:
     upgrade(empty_url)
     assert _tables(empty_url) == set(Base.metadata.tables)
     downgrade(empty_url)

@@ -1,4 +1,4 @@
-"""The placement policy: what it promises, whatever the fleet looks like."""
+"""The placement policy: properties that it has for any set of runtimes."""
 
 import random
 
@@ -35,7 +35,7 @@ def _candidate(
 
 
 @given(_demands, _candidates)
-def test_as_many_distinct_runtimes_as_are_wanted_and_there(
+def test_as_many_distinct_runtimes_are_chosen_as_requested_and_available(
     demand: PlacementRequest, fleet: list[Candidate]
 ) -> None:
     chosen = choose_runtimes(demand, fleet)
@@ -53,7 +53,7 @@ def test_the_order_of_candidates_does_not_matter(
 
 
 @given(_demands, _candidates)
-def test_no_runtime_is_overfilled_while_another_has_room(
+def test_no_runtime_exceeds_its_capacity_while_another_has_room(
     demand: PlacementRequest, fleet: list[Candidate]
 ) -> None:
     room = {c.id for c in fleet if c.free_bytes >= demand.bytes_to_download(c)}
@@ -62,7 +62,7 @@ def test_no_runtime_is_overfilled_while_another_has_room(
 
 
 @given(_demands, _candidates)
-def test_among_those_with_room_the_domain_is_not_copied_needlessly(
+def test_among_runtimes_with_room_those_with_the_domain_are_preferred(
     demand: PlacementRequest, fleet: list[Candidate]
 ) -> None:
     room = [c for c in fleet if c.free_bytes >= demand.bytes_to_download(c)]
@@ -72,26 +72,26 @@ def test_among_those_with_room_the_domain_is_not_copied_needlessly(
     assert demand.domain_bytes == 0 or not copied or holders <= chosen
 
 
-def test_the_domains_holder_wins_over_an_emptier_runtime() -> None:
+def test_a_runtime_with_the_domain_is_preferred_to_an_emptier_one() -> None:
     fleet = [_candidate("empty"), _candidate("holder", placed=500, load=9, holds=True)]
     assert choose_runtimes(PlacementRequest(adapter_bytes=10, domain_bytes=100, replicas=1), fleet) == (
         "holder",
     )
 
 
-def test_a_full_holder_loses_to_a_runtime_with_room() -> None:
+def test_a_runtime_with_room_is_preferred_to_a_full_one_with_the_domain() -> None:
     fleet = [_candidate("empty"), _candidate("holder", placed=1000, holds=True)]
     assert choose_runtimes(PlacementRequest(adapter_bytes=10, domain_bytes=100, replicas=1), fleet) == (
         "empty",
     )
 
 
-def test_among_equally_full_runtimes_the_less_busy_wins() -> None:
+def test_among_equally_full_runtimes_the_less_busy_is_preferred() -> None:
     fleet = [_candidate("busy", load=5), _candidate("calm", placed=1)]
     assert choose_runtimes(PlacementRequest(adapter_bytes=10, domain_bytes=0, replicas=1), fleet) == ("calm",)
 
 
-def test_when_none_has_room_the_least_overfilled_takes_it() -> None:
+def test_when_none_has_room_the_least_overfilled_is_chosen() -> None:
     fleet = [_candidate("worse", placed=3000), _candidate("better", placed=2000)]
     assert choose_runtimes(PlacementRequest(adapter_bytes=10, domain_bytes=0, replicas=1), fleet) == (
         "better",

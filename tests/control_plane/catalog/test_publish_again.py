@@ -1,4 +1,4 @@
-"""A spec that was published before and is declared again has its version published again, if it is left."""
+"""If an earlier spec is declared again, its version is published again if it still exists."""
 
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,9 @@ def test_an_earlier_version_is_published_under_the_next_number(
 
 
 @pytest.mark.parametrize("lost", ["manifest.json", "weights.safetensors"])
-def test_what_the_store_lost_is_not_published_again(cluster: Any, root: Path, lost: str) -> None:
+def test_a_version_whose_files_are_missing_is_not_published_again(
+    cluster: Any, root: Path, lost: str
+) -> None:
     cluster.domain()
     first = trained(cluster, root, "a")["current"]
     trained(cluster, root, "b")
@@ -85,7 +87,7 @@ def test_a_version_that_missed_its_gate_is_not_published_again(cluster: Any, roo
     assert again(cluster, "a") is None
 
 
-def test_only_what_is_declared_is_published_again(cluster: Any, root: Path) -> None:
+def test_only_a_version_of_the_declared_spec_is_published_again(cluster: Any, root: Path) -> None:
     cluster.domain()
     trained(cluster, root, "a")
     trained(cluster, root, "b")
@@ -96,7 +98,7 @@ def test_only_what_is_declared_is_published_again(cluster: Any, root: Path) -> N
     assert cluster.internal("POST", "/domains/acme/nobody/publish-again", wanted)["version"] is None
 
 
-def test_a_domain_goes_back_to_its_layers_and_tables(cluster: Any, root: Path) -> None:
+def test_a_domain_version_is_published_again_with_its_layers_and_tables(cluster: Any, root: Path) -> None:
     views = []
     for spec in ("a", "b"):
         cluster.declare_domain("trade", spec=spec)

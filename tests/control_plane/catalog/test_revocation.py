@@ -1,4 +1,4 @@
-"""TaskAdapters that may not stand on their Domain any more, as the catalog and the gateway have them."""
+"""TaskAdapters that may not use their Domain any more, in the catalog and at the gateway."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def revoke(cluster: Any, *, withdraw: bool) -> Any:
     return cluster.view("spam", tenant="bolt")
 
 
-def test_the_first_revocation_starts_the_grace_time_and_serving_goes_on(cluster: Any) -> None:
+def test_the_first_revocation_starts_the_grace_time_and_the_adapter_stays_served(cluster: Any) -> None:
     guest(cluster)
     first = revoke(cluster, withdraw=False)
     assert first["revokedAt"] is not None
@@ -35,7 +35,7 @@ def test_the_first_revocation_starts_the_grace_time_and_serving_goes_on(cluster:
     assert (restored["revokedAt"], restored["current"]["version"]) == (None, 1)
 
 
-def test_what_is_withdrawn_is_unloaded_and_answers_with_the_reason(
+def test_a_withdrawn_adapter_is_unloaded_and_requests_get_the_reason(
     cluster: Any, client: TestClient, database: Database
 ) -> None:
     guest(cluster)
@@ -57,7 +57,7 @@ def test_what_is_withdrawn_is_unloaded_and_answers_with_the_reason(
         assert [row.refcount for row in adapters] == [0]
 
 
-def test_the_domain_of_what_is_withdrawn_can_be_erased_and_the_reason_stays(
+def test_the_domain_of_a_withdrawn_adapter_can_be_deleted_and_the_reason_stays(
     cluster: Any, client: TestClient
 ) -> None:
     guest(cluster)
@@ -68,7 +68,7 @@ def test_the_domain_of_what_is_withdrawn_can_be_erased_and_the_reason_stays(
     assert cluster.view("spam", tenant="bolt")["withdrawn"]
 
 
-def test_a_run_that_ends_afterwards_publishes_nothing(cluster: Any) -> None:
+def test_a_run_that_completes_after_the_withdrawal_publishes_nothing(cluster: Any) -> None:
     guest(cluster)
     cluster.declare_adapter("spam", tenant="bolt", specDigest="sha256:2")
     run = cluster.adapter_run("spam", tenant="bolt", spec="2")
@@ -82,7 +82,7 @@ def test_a_run_that_ends_afterwards_publishes_nothing(cluster: Any) -> None:
     assert cluster.view("spam", tenant="bolt")["current"]["version"] == 1
 
 
-def test_what_is_not_there_has_no_revocation(client: TestClient) -> None:
+def test_revoking_an_unknown_adapter_is_404(client: TestClient) -> None:
     for method in ("PUT", "DELETE"):
         answer = client.request(method, "/internal/v1/adapters/a/b/revocation", json=TOLD, headers=TOKEN)
         assert answer.status_code == 404

@@ -1,4 +1,4 @@
-"""What the catalog refuses, erases and keeps."""
+"""Rules of the catalog: refused changes, deletions, and what is kept."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def _refusal(client: TestClient, method: str, path: str, body: Any = None) -> tu
     return response.status_code, response.json()["error"]["code"]
 
 
-def test_a_name_is_taken_once_in_a_tenant(cluster: Any, client: TestClient) -> None:
+def test_a_name_is_unique_within_a_tenant(cluster: Any, client: TestClient) -> None:
     cluster.declare_adapter("spam", namespace="first")
     record = cluster.adapter_record("spam", uid="other")
     assert _refusal(client, "PUT", "/adapters/second/spam", record) == (409, "NameTaken")
@@ -27,7 +27,7 @@ def test_a_name_is_taken_once_in_a_tenant(cluster: Any, client: TestClient) -> N
     cluster.internal("PUT", "/adapters/second/spam", record)
 
 
-def test_two_tenants_may_use_one_name(cluster: Any) -> None:
+def test_two_tenants_may_use_the_same_name(cluster: Any) -> None:
     cluster.declare_adapter("spam", tenant="acme")
     cluster.declare_adapter("spam", tenant="globex")
     assert cluster.view("spam", tenant="globex")["record"]["tenant"] == "globex"
@@ -52,7 +52,7 @@ def test_an_unknown_tenant_is_refused(cluster: Any, client: TestClient) -> None:
     assert _refusal(client, "PUT", "/adapters/nobody/spam", record) == (404, "UnknownTenant")
 
 
-def test_a_domain_in_use_is_kept(cluster: Any, client: TestClient) -> None:
+def test_a_domain_in_use_is_not_deleted(cluster: Any, client: TestClient) -> None:
     cluster.domain()
     cluster.adapter("spam")
     assert _refusal(client, "DELETE", "/domains/acme/trade") == (409, "DomainInUse")
@@ -62,7 +62,7 @@ def test_a_domain_in_use_is_kept(cluster: Any, client: TestClient) -> None:
     assert _refusal(client, "GET", "/domains/acme/trade") == (404, "UnknownDomain")
 
 
-def test_deleting_erases_the_bytes_and_keeps_the_ledger(
+def test_deleting_resources_removes_artifacts_and_keeps_usage(
     cluster: Any, database: Database, tmp_path: Path
 ) -> None:
     root = tmp_path / "artifacts"
@@ -87,7 +87,7 @@ def test_deleting_erases_the_bytes_and_keeps_the_ledger(
     )
 
 
-def test_each_artifact_is_erased_in_a_transaction_of_its_own(
+def test_each_artifact_is_deleted_in_its_own_transaction(
     cluster: Any, database: Database, tmp_path: Path
 ) -> None:
     left = []
@@ -100,11 +100,11 @@ def test_each_artifact_is_erased_in_a_transaction_of_its_own(
     cluster.publish_domain("trade")
     cluster.internal("DELETE", "/domains/acme/trade")
     assert Watched(database, str(tmp_path)).collect() == 2
-    assert left == [2, 1], "what was erased before is known to be gone while the store takes its time"
+    assert left == [2, 1], "earlier deletions are committed while the store is slow"
 
 
 @pytest.mark.parametrize("uri", ["../outside", "a/../../outside", "", "/"])
-def test_nothing_outside_the_store_is_ever_erased(database: Database, tmp_path: Path, uri: str) -> None:
+def test_nothing_outside_the_store_is_ever_deleted(database: Database, tmp_path: Path, uri: str) -> None:
     root = tmp_path / "store"
     outside = tmp_path / "outside"
     for folder in (root, outside):
@@ -116,7 +116,7 @@ def test_nothing_outside_the_store_is_ever_erased(database: Database, tmp_path: 
     assert (root / "kept").exists()
 
 
-def test_a_shared_artifact_lives_as_long_as_one_version_needs_it(cluster: Any, database: Database) -> None:
+def test_a_shared_artifact_is_kept_while_one_version_needs_it(cluster: Any, database: Database) -> None:
     cluster.publish_domain("one", layers="shared")
     cluster.publish_domain("two", layers="shared")
     cluster.internal("DELETE", "/domains/acme/one")
@@ -127,14 +127,14 @@ def test_a_shared_artifact_lives_as_long_as_one_version_needs_it(cluster: Any, d
     assert [item["refcount"] for item in layers] == [1]
 
 
-def test_a_run_whose_resource_was_deleted_is_told_to_stop(cluster: Any) -> None:
+def test_a_run_of_a_deleted_resource_fails_so_that_its_trainer_stops(cluster: Any) -> None:
     cluster.domain()
     cluster.declare_adapter("spam")
     run = cluster.adapter_run("spam")
     cluster.internal("DELETE", "/adapters/acme/spam")
     progress = {"stage": "training", "step": 1, "total": 2}
-    told = cluster.internal("POST", f"/runs/{run['id']}/progress", progress)
-    assert (told["state"], told["failure"]["reason"]) == ("Failed", "ResourceDeleted")
+    run_view = cluster.internal("POST", f"/runs/{run['id']}/progress", progress)
+    assert (run_view["state"], run_view["failure"]["reason"]) == ("Failed", "ResourceDeleted")
     assert cluster.complete_adapter(run)["state"] == "Failed"
 
 
@@ -155,7 +155,7 @@ def test_a_succeeded_run_cannot_fail(cluster: Any, client: TestClient) -> None:
     assert _refusal(client, "POST", f"/runs/{run['id']}/fail", body) == (409, "RunFinished")
 
 
-def test_what_training_read_stays_with_the_version(cluster: Any) -> None:
+def test_a_version_records_what_training_read(cluster: Any) -> None:
     read = {"use": "train", "uri": "pvc://rows/a", "rows": 3, "fileCount": 1, "files": ["a.jsonl"]}
     read |= {"labels": {"no": 1, "yes": 2}, "labelCount": 2, "skipped": [], "skippedCount": 0}
     cluster.domain()

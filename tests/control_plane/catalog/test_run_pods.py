@@ -1,4 +1,4 @@
-"""Only the pods of a run's Job speak for it, and their times are what is billed."""
+"""Only the pods of a run's Job report on it, and their running time is billed."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -45,7 +45,7 @@ def client(settings: Settings) -> Iterator[TestClient]:
 
 
 class Calls:
-    """Calls the internal API as somebody."""
+    """Calls the internal API with an account's token."""
 
     def __init__(self, client: TestClient) -> None:
         self.client = client
@@ -104,7 +104,7 @@ def run(call: Calls) -> str:
 
 
 def pod(number: int, began: float | None = None, ended: float | None = None) -> dict[str, Any]:
-    """A pod whose program began and ended so many seconds ago."""
+    """A pod that started and ended this many seconds ago."""
     now = datetime.now(UTC)
     moments = {"startedAt": began, "finishedAt": ended}
     times = {
@@ -113,7 +113,7 @@ def pod(number: int, began: float | None = None, ended: float | None = None) -> 
     return {"uid": f"pod-{number}"} | times
 
 
-def test_who_is_no_pod_of_the_runs_job_does_nothing_with_it(call: Calls, run: str) -> None:
+def test_only_pods_of_the_runs_job_may_report_on_it(call: Calls, run: str) -> None:
     call.pods(run, pod(1))
     ways = [
         ("GET", f"/runs/{run}", None),
@@ -131,13 +131,13 @@ def test_who_is_no_pod_of_the_runs_job_does_nothing_with_it(call: Calls, run: st
     assert call("first", "GET", f"/runs/{run}").status_code == 200
 
 
-def test_a_pod_that_comes_first_waits_until_it_is_known(call: Calls, run: str) -> None:
+def test_an_unknown_pod_gets_503_until_the_operator_reports_it(call: Calls, run: str) -> None:
     assert call("first", "GET", f"/runs/{run}").status_code == 503
     call.pods(run, pod(1))
     assert call("first", "GET", f"/runs/{run}").status_code == 200
 
 
-def test_a_run_goes_on_in_another_pod_and_the_first_speaks_no_more(call: Calls, run: str) -> None:
+def test_when_another_pod_continues_a_run_the_first_may_not_report(call: Calls, run: str) -> None:
     call.pods(run, pod(1, began=100))
     call.pods(run, pod(2, began=5))
     progress = {"stage": "training", "step": 1, "total": 2}
@@ -146,7 +146,9 @@ def test_a_run_goes_on_in_another_pod_and_the_first_speaks_no_more(call: Calls, 
 
 
 @pytest.mark.parametrize("claimed", [0.0, 5.0, 1e8])
-def test_seconds_are_the_pods_and_not_the_trainers_word(call: Calls, run: str, claimed: float) -> None:
+def test_training_seconds_are_measured_from_pods_and_not_taken_from_the_trainer(
+    call: Calls, run: str, claimed: float
+) -> None:
     call.pods(run, pod(1, began=1000, ended=900), pod(2, began=50))
     done = call("second", "POST", f"/runs/{run}/complete", SHOWN | {"trainingSeconds": claimed})
     assert done.status_code == 200, done.text
@@ -154,7 +156,7 @@ def test_seconds_are_the_pods_and_not_the_trainers_word(call: Calls, run: str, c
     assert [150 <= seconds < 180 for seconds in call.billed()] == [True]
 
 
-def test_a_run_that_ended_before_its_pods_start_was_known_is_billed_afterwards(call: Calls, run: str) -> None:
+def test_a_run_that_ended_before_its_pods_start_was_known_is_metered_later(call: Calls, run: str) -> None:
     call.pods(run, pod(1))
     assert call("first", "POST", f"/runs/{run}/complete", SHOWN | {"trainingSeconds": 7}).status_code == 200
     assert call.billed() == []

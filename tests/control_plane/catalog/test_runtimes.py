@@ -1,4 +1,4 @@
-"""Runtimes that come, report, drain, fall silent and return; and where their adapters are meanwhile."""
+"""Runtimes that register, report, drain, are lost and return, and the placements of their adapters."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ def with_adapter(cluster: Any) -> Any:
 
 
 def _silence(database: Database, runtime_id: str) -> None:
-    """Let a runtime's last heartbeat be long ago, then look for silent runtimes, as the sweeper does."""
+    """Make a runtime's last heartbeat old, then mark silent runtimes as lost, as the sweeper does."""
     with database.write() as session:
         session.get_one(Runtime, runtime_id).heartbeat_at = utc_now() - timedelta(hours=1)
     with database.write() as session:
@@ -35,14 +35,14 @@ def _silence(database: Database, runtime_id: str) -> None:
     placement.place_missing_replicas(database)
 
 
-def test_what_a_runtime_says_it_holds_is_believed(with_adapter: Any) -> None:
+def test_an_adapter_is_loaded_where_a_runtime_reports_it(with_adapter: Any) -> None:
     with_adapter.beat(ready=["acme/spam@1"])
     assert with_adapter.view("spam")["loadedOn"] == ["r1"]
     with_adapter.beat(gone=["acme/spam@1"])
     assert with_adapter.view("spam")["loadedOn"] == []
 
 
-def test_an_earlier_version_is_told_of_until_the_current_one_serves_there(
+def test_an_earlier_version_is_listed_until_the_runtime_serves_the_current_one(
     with_adapter: Any, database: Database
 ) -> None:
     with_adapter.runtime("r2")
@@ -69,9 +69,7 @@ def test_an_earlier_version_is_told_of_until_the_current_one_serves_there(
 
 @pytest.mark.parametrize("way", ["fell silent", "was drained", "started anew"])
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_view_names_no_runtime_that_is_gone(
-    way: str, version: int, with_adapter: Any, database: Database
-) -> None:
+def test_a_view_lists_no_lost_runtime(way: str, version: int, with_adapter: Any, database: Database) -> None:
     with_adapter.beat("r1", ready=["acme/spam@1"])
     if version == 2:  # then what r1 serves is an earlier version
         with_adapter.retrain("spam", spec="2")
@@ -88,7 +86,7 @@ def test_a_view_names_no_runtime_that_is_gone(
     assert (view["loadedOn"], view["earlier"]) == ([], [])
 
 
-def test_a_failed_load_is_told_until_it_succeeds(with_adapter: Any) -> None:
+def test_a_failed_load_is_reported_until_it_succeeds(with_adapter: Any) -> None:
     failure = {"adapter": "acme/spam", "version": 1, "reason": "DigestMismatch", "message": "Train again."}
     with_adapter.beat(failed=[failure])
     assert with_adapter.view("spam")["loadError"] == {"reason": "DigestMismatch", "message": "Train again."}
@@ -97,12 +95,12 @@ def test_a_failed_load_is_told_until_it_succeeds(with_adapter: Any) -> None:
     assert (view["loadError"], view["loadedOn"]) == (None, ["r1"])
 
 
-def test_what_is_said_of_unknown_adapters_is_ignored(with_adapter: Any) -> None:
+def test_reports_about_unknown_adapters_are_ignored(with_adapter: Any) -> None:
     reply = with_adapter.beat(ready=["acme/other@1", "nobody/spam@3"], gone=["acme/other@1"])
     assert reply["known"]
 
 
-def test_a_new_incarnation_voids_what_the_old_one_held(with_adapter: Any) -> None:
+def test_a_new_incarnation_deletes_the_reports_of_the_old_one(with_adapter: Any) -> None:
     with_adapter.beat(ready=["acme/spam@1"])
     with_adapter.runtime("r1", incarnation="two")
     view = with_adapter.view("spam")
@@ -111,13 +109,13 @@ def test_a_new_incarnation_voids_what_the_old_one_held(with_adapter: Any) -> Non
     assert with_adapter.view("spam")["loadedOn"] == []
 
 
-def test_registering_again_keeps_what_the_same_incarnation_holds(with_adapter: Any) -> None:
+def test_registering_the_same_incarnation_again_keeps_its_reports(with_adapter: Any) -> None:
     with_adapter.beat(ready=["acme/spam@1"])
     with_adapter.runtime("r1")
     assert with_adapter.view("spam")["loadedOn"] == ["r1"]
 
 
-def test_an_unknown_runtime_is_told_to_register(cluster: Any, client: TestClient) -> None:
+def test_an_unknown_runtime_must_register(cluster: Any, client: TestClient) -> None:
     assert not cluster.beat("ghost")["known"]
     headers = {"Authorization": "Bearer internal-token-of-the-tests"}
     response = client.get("/internal/v1/runtimes/ghost/desired", headers=headers)
@@ -134,7 +132,7 @@ def test_the_adapters_of_a_lost_runtime_move(with_adapter: Any, database: Databa
     assert [item["key"] for item in with_adapter.desired("r2")["adapters"]] == ["acme/spam"]
 
 
-def test_a_lost_runtime_that_returns_reads_what_moved_away(with_adapter: Any, database: Database) -> None:
+def test_a_returning_runtime_reads_which_adapters_were_moved(with_adapter: Any, database: Database) -> None:
     since = with_adapter.desired("r1")["revision"]
     with_adapter.runtime("r2")
     _silence(database, "r1")
@@ -143,7 +141,7 @@ def test_a_lost_runtime_that_returns_reads_what_moved_away(with_adapter: Any, da
     assert with_adapter.view("spam")["scheduledOn"] == ["r2"]
 
 
-def test_the_only_runtime_finds_its_adapters_where_it_left_them(
+def test_adapters_of_the_only_runtime_are_scheduled_again_when_it_returns(
     with_adapter: Any, database: Database
 ) -> None:
     _silence(database, "r1")
@@ -153,7 +151,7 @@ def test_the_only_runtime_finds_its_adapters_where_it_left_them(
     assert [item["key"] for item in with_adapter.desired("r1")["adapters"]] == ["acme/spam"]
 
 
-def test_a_draining_runtime_is_replaced_before_it_goes(with_adapter: Any) -> None:
+def test_a_draining_runtime_is_replaced_before_it_stops(with_adapter: Any) -> None:
     with_adapter.runtime("r2")
     with_adapter.beat("r1", draining=True)
     assert with_adapter.view("spam")["scheduledOn"] == ["r1", "r2"]
@@ -162,7 +160,7 @@ def test_a_draining_runtime_is_replaced_before_it_goes(with_adapter: Any) -> Non
     with_adapter.internal("DELETE", "/runtimes/r1")
 
 
-def test_replicas_grow_and_shrink(with_adapter: Any) -> None:
+def test_the_number_of_replicas_can_grow_and_shrink(with_adapter: Any) -> None:
     for runtime_id in ("r2", "r3"):
         with_adapter.runtime(runtime_id)
     with_adapter.declare_adapter("spam", replicas=3)
@@ -171,7 +169,7 @@ def test_replicas_grow_and_shrink(with_adapter: Any) -> None:
     assert len(with_adapter.view("spam")["scheduledOn"]) == 1
 
 
-def test_placed_bytes_follow_what_is_placed(with_adapter: Any) -> None:
+def test_placed_bytes_are_the_sum_of_the_placements(with_adapter: Any) -> None:
     def placed() -> int:
         return int(with_adapter.admin("GET", "/runtimes")["items"][0]["placedBytes"])
 
@@ -184,7 +182,7 @@ def test_placed_bytes_follow_what_is_placed(with_adapter: Any) -> None:
     assert placed() == 0
 
 
-def test_a_forgotten_runtime_leaves_the_list(with_adapter: Any, database: Database) -> None:
+def test_a_lost_runtime_without_placements_is_deleted(with_adapter: Any, database: Database) -> None:
     with_adapter.runtime("r2")
     _silence(database, "r1")
     with database.write() as session:
@@ -192,7 +190,7 @@ def test_a_forgotten_runtime_leaves_the_list(with_adapter: Any, database: Databa
     assert [item["id"] for item in with_adapter.admin("GET", "/runtimes")["items"]] == ["r2"]
 
 
-def test_a_draining_runtime_hears_what_only_it_serves(with_adapter: Any) -> None:
+def test_a_draining_runtime_gets_the_number_of_adapters_that_only_it_serves(with_adapter: Any) -> None:
     with_adapter.beat("r1", ready=["acme/spam@1"])
     assert with_adapter.beat("r1", draining=True).get("onlyHere", 0) == 0  # nobody else could serve it
     with_adapter.runtime("r2")
@@ -202,9 +200,7 @@ def test_a_draining_runtime_hears_what_only_it_serves(with_adapter: Any) -> None
     assert with_adapter.beat("r1", draining=True).get("onlyHere", 0) == 0
 
 
-def test_a_runtime_that_returns_with_another_address_is_reached_there_at_once(
-    with_adapter: Any, database: Database
-) -> None:
+def test_requests_go_to_the_new_address_of_a_restarted_runtime(with_adapter: Any, database: Database) -> None:
     with_adapter.beat("r1", ready=["acme/spam@1"])
     with_adapter.runtime("r1", incarnation="two", url="http://10.1.2.3:8081")
     assert with_adapter.admin("GET", "/runtimes")["items"][0]["url"] == "http://10.1.2.3:8081"
@@ -215,7 +211,7 @@ def test_a_runtime_that_returns_with_another_address_is_reached_there_at_once(
 
 
 def test_an_outage_loses_no_runtime(with_adapter: Any, database: Database, tmp_path: Path) -> None:
-    """Nobody could be heard for a while; whoever then speaks within the time is not lost."""
+    """After an outage, a runtime that sends a heartbeat within the time limit is not lost."""
     seconds = 0.0
     sweeper = Sweeper(
         database,

@@ -1,4 +1,4 @@
-"""A tenant's name may be given again; its usage, bills, invoices and keys are bound to an id that is not."""
+"""A tenant's name can be used again, but its id cannot: usage, invoices and keys belong to the id."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -51,7 +51,7 @@ def rows_event(number: int, **fields: Any) -> UsageEvent:
     return UsageEvent("/test", str(number), moment, "acme", Meter.ROWS, 3, adapter="spam", **fields)
 
 
-def test_a_tenant_made_anew_sees_nothing_of_the_one_before(cluster: Any, catalog: Database) -> None:
+def test_a_new_tenant_sees_nothing_of_a_deleted_one_with_its_name(cluster: Any, catalog: Database) -> None:
     old = cluster.admin("POST", "/tenants", {"name": "acme", "displayName": "Old"})
     cluster.domain()
     cluster.adapter("spam")  # two training seconds
@@ -93,7 +93,7 @@ def test_a_tenant_made_anew_sees_nothing_of_the_one_before(cluster: Any, catalog
 
 
 @pytest.mark.parametrize("knows_the_id", [True, False])
-def test_use_spooled_before_a_deletion_belongs_to_the_deleted_tenant(
+def test_usage_spooled_before_a_deletion_belongs_to_the_deleted_tenant(
     cluster: Any, catalog: Database, tmp_path: Path, knows_the_id: bool
 ) -> None:
     old = cluster.admin("POST", "/tenants", {"name": "acme"})["id"]
@@ -110,7 +110,7 @@ def test_use_spooled_before_a_deletion_belongs_to_the_deleted_tenant(
     assert (used(cluster, old), used(cluster, new)) == (3, 3)
 
 
-def test_use_of_a_name_that_no_tenant_has_is_kept(catalog: Database, cluster: Any) -> None:
+def test_usage_of_a_name_that_no_tenant_has_is_kept(catalog: Database, cluster: Any) -> None:
     with catalog.write() as session:
         record_events(session, [rows_event(1)], datetime.now(UTC))
     with catalog.write() as session:
@@ -120,7 +120,7 @@ def test_use_of_a_name_that_no_tenant_has_is_kept(catalog: Database, cluster: An
 
 
 @pytest.mark.postgres
-def test_a_key_is_never_of_a_tenant_that_was_replaced_while_it_was_made(
+def test_a_key_created_during_a_tenants_replacement_belongs_to_the_new_one(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = Database(postgres_url)
@@ -148,7 +148,7 @@ UNKNOWN = ["nobody", "tenant_0123456789abcdef"]
 
 
 @pytest.mark.parametrize("tenant", UNKNOWN)
-def test_figures_of_an_unknown_tenant_are_404(cluster: Any, tenant: str) -> None:
+def test_usage_and_bills_of_an_unknown_tenant_are_404(cluster: Any, tenant: str) -> None:
     for path, parameters in (
         (f"/bills/{tenant}", {}),
         ("/usage", {"tenant": tenant}),
@@ -174,7 +174,7 @@ def old_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Dat
     opened.close()
 
 
-def test_what_was_there_is_bound_to_whom_it_belongs(old_database: Database) -> None:
+def test_the_migration_gives_existing_rows_their_tenants_id(old_database: Database) -> None:
     march = datetime(2026, 3, 1, tzinfo=UTC)
     made = {"acme": march + timedelta(days=10), "globex": march}
     with old_database.write() as session:

@@ -1,4 +1,4 @@
-"""A control plane whose runtimes are small apps in this process that keep to the contract."""
+"""A control plane whose runtimes are small applications in this process with the runtimes' API."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class SmallRuntime:
     tokens_shown: list[str] = field(default_factory=list)
 
     def answer(self, row: InferRow, tenant_id: str | None = None) -> RowResult:
-        """HttpResponse one row of the tenant with ``tenant_id``."""
+        """Return the result of one row of the tenant with ``tenant_id``."""
         if self.tenant_ids.get(row.adapter, tenant_id) != tenant_id:
             return RowResult(error=RowError(status=503, reason="NotLoaded", message="It is not loaded."))
         if row.adapter in self.row_errors:
@@ -54,7 +54,7 @@ def _tags(words: list[str]) -> list[TokenLabel]:
 
 
 class SmallNetwork:
-    """Leads ``http://{id}:9000`` to the runtime called so."""
+    """Connects ``http://{id}:9000`` to the runtime with that id."""
 
     def __init__(self) -> None:
         self.runtimes: dict[str, SmallRuntime] = {}
@@ -67,7 +67,7 @@ class SmallNetwork:
         return runtime
 
     async def post(self, url: str, token: str, body: bytes) -> HttpResponse:
-        """Pass one request on, or refuse the connection."""
+        """Forward one request, or refuse the connection."""
         request = httpx.Request("POST", url, headers={"Authorization": f"Bearer {token}"}, content=body)
         runtime = self.runtimes.get(request.url.host)
         if runtime is None or runtime.refuses > 0:
@@ -108,13 +108,13 @@ def network() -> SmallNetwork:
 
 @pytest.fixture
 def database_url(sqlite_url: str) -> str:
-    """SQLite alone: what the gateway reads is tested on both databases where it is read."""
+    """SQLite alone: other tests run the gateway's queries on both databases."""
     return sqlite_url
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Settings with which usage shows soon."""
+    """Settings with which usage is recorded quickly."""
     return settings.model_copy(update={"usage_flush_seconds": 0.01})
 
 
@@ -126,7 +126,7 @@ def client(settings: Settings, network: SmallNetwork) -> Iterator[TestClient]:
 
 
 class Tenant:
-    """Calls as a tenant does."""
+    """Calls the gateway with a tenant's key."""
 
     def __init__(self, client: TestClient, cluster: Any, name: str) -> None:
         cluster.internal("PUT", f"/tenants/{name}")
@@ -140,7 +140,7 @@ class Tenant:
         return self.client.request(method, path, headers=headers, **options)  # type: ignore[return-value]
 
     def classify(self, **body: Any) -> httpx.Response:
-        """Ask for classification."""
+        """Call ``/classify``."""
         return self.call("POST", "/classify", json=body)
 
 
@@ -165,6 +165,6 @@ def acme(client: TestClient, cluster: Any, runtime: SmallRuntime) -> Tenant:
 
 
 @pytest.fixture
-def stranger(client: TestClient, cluster: Any) -> Tenant:
+def other_tenant(client: TestClient, cluster: Any) -> Tenant:
     """A tenant without models."""
-    return Tenant(client, cluster, "stranger")
+    return Tenant(client, cluster, "other")

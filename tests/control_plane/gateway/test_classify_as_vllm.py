@@ -1,4 +1,4 @@
-"""vLLM's fields of ``/classify``: each is honoured, or named in the answer that refuses it.
+"""vLLM's fields of ``/classify``: each has its effect, or is refused by name.
 
 The list is that of vLLM's ClassificationRequest (vllm/entrypoints/pooling: classify/protocol.py and
 base/protocol.py), for completions and for chats.
@@ -54,7 +54,7 @@ REFUSED: dict[str, list[Any]] = {
 """Values that cannot be honoured."""
 
 
-def test_every_value_that_asks_for_what_is_done_is_taken(acme: Any) -> None:
+def test_vllm_fields_are_accepted_with_the_value_of_hmis_behaviour(acme: Any) -> None:
     for field, values in HONOURED.items():
         for value in values:
             response = acme.call("POST", "/classify", json={"model": "spam", "input": "yes", field: value})
@@ -62,7 +62,7 @@ def test_every_value_that_asks_for_what_is_done_is_taken(acme: Any) -> None:
             assert response.json()["data"][0]["label"] == "yes"
 
 
-def test_every_other_value_is_refused_by_the_field_s_name(acme: Any, runtime: Any) -> None:
+def test_other_values_of_vllm_fields_are_refused_with_the_fields_name(acme: Any, runtime: Any) -> None:
     for field, values in REFUSED.items():
         for value in values:
             response = acme.call("POST", "/classify", json={"model": "spam", "input": "yes", field: value})
@@ -72,13 +72,13 @@ def test_every_other_value_is_refused_by_the_field_s_name(acme: Any, runtime: An
     assert runtime.requests == []
 
 
-def test_why_a_field_is_refused_is_told(acme: Any) -> None:
+def test_the_refusal_of_a_field_says_why(acme: Any) -> None:
     error = acme.classify(model="spam", input="yes", add_special_tokens=False).json()["error"]
     assert "opening and closing tokens" in error["message"]
     assert error["param"] == "add_special_tokens"
 
 
-def test_how_texts_are_cut_reaches_the_runtime_with_every_row(acme: Any, runtime: Any) -> None:
+def test_every_row_to_the_runtime_says_how_to_truncate(acme: Any, runtime: Any) -> None:
     acme.classify(models=["spam", "topic"], input=["yes", "no"], truncate_prompt_tokens=8)
     acme.classify(model="names", input=[["a", "b"]], truncate_prompt_tokens=-1, truncation_side="left")
     acme.classify(model="spam", input="yes", truncation_side="left")
@@ -89,12 +89,12 @@ def test_how_texts_are_cut_reaches_the_runtime_with_every_row(acme: Any, runtime
 
 
 @pytest.mark.parametrize("fields", [{"model": "spam"}, {"models": ["spam", "topic"]}])
-def test_the_answer_has_the_request_s_id(acme: Any, fields: dict[str, Any]) -> None:
+def test_the_response_has_the_requests_id(acme: Any, fields: dict[str, Any]) -> None:
     assert acme.classify(input="yes", request_id="mine", **fields).json()["id"] == "classify-mine"
     assert len(acme.classify(input="yes", **fields).json()["id"]) == len("classify-") + 32
 
 
-def test_what_is_not_cut_costs_the_runtime_s_request_nothing(
+def test_rows_without_truncation_have_no_truncation_field(
     acme: Any, network: Any, monkeypatch: pytest.MonkeyPatch, client: TestClient
 ) -> None:
     sent: list[bytes] = []

@@ -1,4 +1,4 @@
-"""``/classify``: from a tenant's key to a runtime's answer, and the usage it leaves."""
+"""``/classify``: from a tenant's key to a runtime's results and the recorded usage."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from hmi_api.internal.inference import RowError
 
 
 def usage_of(tenant: Any, **wanted: int) -> dict[str, int]:
-    """Return the tenant's use of inference by meter, once it is as wanted or ten seconds have passed."""
+    """Return the tenant's usage of inference by meter, once it is as expected or after ten seconds."""
     deadline = time.monotonic() + 10
     while True:
         parameters = {"to": "2100-01-01T00:00:00Z"}
@@ -38,7 +38,7 @@ def test_several_texts_are_one_request_to_the_runtime(acme: Any, runtime: Any) -
     assert [[row.text for row in request.rows] for request in runtime.requests] == [["yes", "nothing"]]
 
 
-def test_what_was_answered_is_metered(acme: Any) -> None:
+def test_answered_requests_are_metered(acme: Any) -> None:
     acme.classify(model="spam", input=["one two", "three"])
     assert usage_of(acme, requests=1, rows=2, prompt_tokens=3) == {
         "requests": 1,
@@ -47,20 +47,20 @@ def test_what_was_answered_is_metered(acme: Any) -> None:
     }
 
 
-def test_a_token_task_answers_words_and_entities(acme: Any) -> None:
+def test_a_token_task_returns_tokens_and_entities(acme: Any) -> None:
     [item] = acme.classify(model="names", input="meet John Smith today").json()["data"]
     assert [token["label"] for token in item["tokens"]] == ["O", "B-X", "I-X", "O"]
     assert item["entities"] == [{"text": "John Smith", "start": 5, "end": 15, "label": "X", "score": 0.5}]
     assert "probs" not in item
 
 
-def test_a_text_may_come_as_words(acme: Any, runtime: Any) -> None:
+def test_a_text_may_be_a_list_of_words(acme: Any, runtime: Any) -> None:
     [item] = acme.classify(model="names", input=[["meet", "John", "Smith"]]).json()["data"]
     assert item["entities"][0]["text"] == "John Smith"
     assert runtime.requests[0].rows[0].words == ["meet", "John", "Smith"]
 
 
-def test_fan_out_is_one_request_whose_rows_stand_by_text(acme: Any, runtime: Any) -> None:
+def test_fan_out_is_one_request_with_adjacent_rows_of_each_text(acme: Any, runtime: Any) -> None:
     body = acme.classify(models=["spam", "topic", "names"], input=["yes", "No"]).json()
     assert [part["model"] for part in body["models"]] == ["spam", "topic", "names"]
     assert [item["label"] for item in body["models"][0]["data"]] == ["yes", "no"]
@@ -77,7 +77,7 @@ def test_fan_out_is_one_request_whose_rows_stand_by_text(acme: Any, runtime: Any
     }
 
 
-def test_in_a_fan_out_one_model_fails_alone_and_is_not_billed(acme: Any, runtime: Any) -> None:
+def test_in_a_fan_out_a_failed_model_is_not_billed_and_the_others_answer(acme: Any, runtime: Any) -> None:
     runtime.row_errors["acme/topic"] = RowError(status=500, reason="DigestMismatch", message="Damaged.")
     body = acme.classify(model="spam", models=["topic", "absent"], input="yes").json()
     good, broken, absent = body["models"]
@@ -91,18 +91,18 @@ def test_in_a_fan_out_one_model_fails_alone_and_is_not_billed(acme: Any, runtime
     }
 
 
-def test_a_fan_out_without_any_answer_is_an_error(acme: Any) -> None:
+def test_a_fan_out_in_which_all_models_fail_is_an_error(acme: Any) -> None:
     response = acme.classify(models=["absent", "gone"], input="yes")
     assert response.status_code == 404
 
 
-def test_a_model_named_twice_is_asked_once(acme: Any, runtime: Any) -> None:
+def test_a_model_named_twice_runs_once(acme: Any, runtime: Any) -> None:
     body = acme.classify(models=["spam", "acme/spam", "spam"], input="yes").json()
     assert [part["model"] for part in body["models"]] == ["spam"]
     assert len(runtime.requests[0].rows) == 1
 
 
-def test_the_request_id_is_echoed_but_is_not_what_is_billed_by(acme: Any) -> None:
+def test_the_clients_request_id_is_echoed_but_not_used_for_billing(acme: Any) -> None:
     for _ in range(2):
         response = acme.call(
             "POST", "/classify", json={"model": "spam", "input": "yes"}, headers={"X-Request-Id": "mine"}
@@ -111,13 +111,13 @@ def test_the_request_id_is_echoed_but_is_not_what_is_billed_by(acme: Any) -> Non
     assert usage_of(acme, requests=2, rows=2, prompt_tokens=2)["requests"] == 2
 
 
-def test_anothers_model_is_not_found_and_looks_like_none(acme: Any, stranger: Any) -> None:
+def test_another_tenants_model_is_404_like_an_unknown_one(acme: Any, other_tenant: Any) -> None:
     assert acme.classify(model="spam", input="yes").status_code == 200
-    theirs = stranger.classify(model="acme/spam", input="yes")
-    nobodys = stranger.classify(model="acme/none", input="yes")
+    theirs = other_tenant.classify(model="acme/spam", input="yes")
+    nobodys = other_tenant.classify(model="acme/none", input="yes")
     assert theirs.status_code == nobodys.status_code == 404
     assert theirs.json()["error"] | {"message": ""} == nobodys.json()["error"] | {"message": ""}
-    assert stranger.classify(model="spam", input="yes").status_code == 404
+    assert other_tenant.classify(model="spam", input="yes").status_code == 404
 
 
 WRONG_KEYS = ["", "Bearer wrong", "Bearer hmi_0000000000000000_" + "0" * 64, "Basic abc"]
@@ -132,7 +132,7 @@ def test_a_wrong_key_is_refused(acme: Any) -> None:
         assert response.json()["error"]["type"] == "authentication_error"
 
 
-def test_a_model_that_is_not_loaded_says_when_to_come_back(acme: Any, cluster: Any) -> None:
+def test_a_model_that_is_not_loaded_is_503_with_retry_after(acme: Any, cluster: Any) -> None:
     cluster.declare_adapter("fresh")
     response = acme.classify(model="fresh", input="yes")
     assert response.status_code == 503
@@ -160,7 +160,7 @@ BAD_INPUT: list[tuple[Any, str]] = [
 ]
 
 
-def test_bad_input_is_400_and_says_what_is_wrong(acme: Any, runtime: Any) -> None:
+def test_invalid_input_is_400_with_an_explanation(acme: Any, runtime: Any) -> None:
     for body, code in BAD_INPUT:
         response = acme.call("POST", "/classify", json=body)
         assert response.status_code == 400, response.text
@@ -184,28 +184,28 @@ MISSHAPEN: list[tuple[Any, str | None, str]] = [
 
 
 @pytest.mark.parametrize(("body", "param", "message"), MISSHAPEN)
-def test_what_does_not_fit_is_named_in_words_of_json(
+def test_invalid_fields_are_explained_in_terms_of_json(
     acme: Any, body: Any, param: str | None, message: str
 ) -> None:
     error = acme.call("POST", "/classify", json=body).json()["error"]
     assert (error["param"], error["message"]) == (param, message)
 
 
-def test_half_of_a_surrogate_pair_is_named_by_its_place(acme: Any) -> None:
+def test_a_lone_surrogate_is_reported_with_its_position(acme: Any) -> None:
     content = b'{"model": "spam", "input": ["fine", "\\ud800"]}'
     error = acme.call("POST", "/classify", content=content).json()["error"]
     assert error["param"] == "input.1"
     assert error["message"].startswith("input.1: the text has a lone surrogate")
 
 
-def test_a_body_of_nothing_but_faults_is_refused_at_the_first(acme: Any) -> None:
+def test_a_body_with_many_errors_is_refused_at_the_first(acme: Any) -> None:
     begun = time.monotonic()
     response = acme.classify(model="spam", input=[5] * 300_000)
     assert response.json()["error"]["param"] == "input.0"
     assert time.monotonic() - begun < 5  # to tell of all took the event loop 8 s
 
 
-def test_what_the_runtime_finds_too_long_is_400_with_its_words(acme: Any, runtime: Any) -> None:
+def test_a_text_too_long_for_the_runtime_is_400_with_its_message(acme: Any, runtime: Any) -> None:
     message = "The text has 700 tokens; the base model's limit is 512."
     runtime.row_errors["acme/spam"] = RowError(status=400, reason="TextTooLong", message=message)
     response = acme.classify(model="spam", input="long")
@@ -229,7 +229,7 @@ def test_malformed_json_is_400(acme: Any) -> None:
 @pytest.mark.parametrize(
     "kind", ["application/x-www-form-urlencoded", "text/plain", "application/json; charset=utf-8", None]
 )
-def test_a_body_is_json_whatever_it_is_called(acme: Any, kind: str | None) -> None:
+def test_a_body_is_read_as_json_with_any_content_type(acme: Any, kind: str | None) -> None:
     headers = {} if kind is None else {"Content-Type": kind}
     content = b'{"model": "spam", "input": "yes"}'
     assert acme.call("POST", "/classify", content=content, headers=headers).status_code == 200
@@ -237,7 +237,7 @@ def test_a_body_is_json_whatever_it_is_called(acme: Any, kind: str | None) -> No
     assert (form.status_code, form.json()["error"]["code"]) == (400, "MalformedJson")
 
 
-def test_nothing_of_a_body_is_read_for_a_stranger(client: Any) -> None:
+def test_no_body_is_read_without_valid_credentials(client: Any) -> None:
     response = client.post("/classify", content=b"{", headers={"Content-Type": "application/json"})
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"

@@ -1,4 +1,4 @@
-"""HttpConnections to runtimes, against servers that say over real sockets what they are told to."""
+"""HTTP connections to runtimes, against servers with given responses on real sockets."""
 
 import asyncio
 import contextlib
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """asyncio alone."""
+    """Only asyncio."""
     return "asyncio"
 
 
 class Server:
-    """Counts connections and requests; ``say`` answers each request."""
+    """Counts connections and requests; ``say`` writes each response."""
 
     def __init__(self, say: Say) -> None:
         self.connections = 0
@@ -66,7 +66,7 @@ async def serving(say: Say) -> AsyncIterator[Server]:
 
 
 def saying(*pieces: bytes, then_close: bool = False) -> Say:
-    """Return what writes ``pieces``, each by itself."""
+    """Return a function that writes ``pieces`` one by one."""
 
     async def say(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for piece in pieces:
@@ -105,7 +105,9 @@ async def connected(limit: int = 256, idle_seconds: float = 4.0) -> AsyncIterato
         ((b"HTTP/1.1 102 Processing\r\n\r\n", OK), HttpResponse(200, b"hi")),
     ],
 )
-async def test_an_answer_is_read_however_it_comes(pieces: tuple[bytes, ...], answer: HttpResponse) -> None:
+async def test_a_response_is_read_in_every_transfer_form(
+    pieces: tuple[bytes, ...], answer: HttpResponse
+) -> None:
     async with serving(saying(*pieces)) as server, connected() as connections:
         for _ in range(3):
             assert await connections.post(f"{server.url}/infer", "secret", b"{}") == answer
@@ -150,21 +152,21 @@ async def test_a_connection_that_was_idle_for_long_is_not_used() -> None:
         ((b"what?\r\n\r\n",), 1),
     ],
 )
-async def test_what_is_no_whole_answer_is_a_broken_connection(pieces: tuple[bytes, ...], times: int) -> None:
+async def test_an_incomplete_response_is_a_broken_connection(pieces: tuple[bytes, ...], times: int) -> None:
     async with serving(saying(*pieces, then_close=True)) as server, connected() as connections:
         with pytest.raises(ConnectionBrokenError):
             await connections.post(server.url, "t", b"{}")
         assert server.connections == times
 
 
-async def test_an_answer_nobody_asked_for_is_given_to_nobody() -> None:
+async def test_an_unrequested_response_is_not_used() -> None:
     async with serving(saying(OK + OK.replace(b"hi", b"no"))) as server, connected() as connections:
         for _ in range(2):
             assert (await connections.post(server.url, "t", b"{}")).body == b"hi"
         assert server.connections == 2
 
 
-async def test_nobody_there_is_told_apart_from_a_broken_connection() -> None:
+async def test_a_refused_connection_differs_from_a_broken_one() -> None:
     async with serving(saying(OK)) as server:
         url = server.url
     async with connected() as connections:
@@ -172,7 +174,7 @@ async def test_nobody_there_is_told_apart_from_a_broken_connection() -> None:
             await connections.post(url, "t", b"{}")
 
 
-async def test_who_takes_no_connection_in_time_was_not_asked() -> None:
+async def test_a_connect_timeout_counts_as_no_connection() -> None:
     connections = HttpConnections(connect_timeout=0.05)
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
@@ -186,13 +188,13 @@ async def test_who_takes_no_connection_in_time_was_not_asked() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "nowhere", "ftp://host/", "http://", "http://host:port/"])
-async def test_what_is_no_address_is_not_asked(url: str) -> None:
+async def test_an_invalid_url_is_an_error(url: str) -> None:
     async with connected() as connections:
         with pytest.raises(ConnectionBrokenError):
             await connections.post(url, "t", b"{}")
 
 
-async def test_who_stops_waiting_leaves_no_answer_for_the_next() -> None:
+async def test_a_cancelled_requests_response_is_not_read_by_the_next() -> None:
     asked, go_on = asyncio.Event(), asyncio.Event()
 
     async def slowly(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -211,7 +213,7 @@ async def test_who_stops_waiting_leaves_no_answer_for_the_next() -> None:
         assert server.connections == 2
 
 
-async def test_no_more_are_open_than_may_be() -> None:
+async def test_no_more_connections_are_open_than_the_limit() -> None:
     async with (
         serving(saying(OK)) as first,
         serving(saying(OK)) as second,

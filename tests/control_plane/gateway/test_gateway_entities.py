@@ -1,4 +1,4 @@
-"""Entities merged from labelled words, in the scheme that the gate was measured in."""
+"""Entities merged from labelled words, in the tag scheme with which the gate was measured."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from hmi_control_plane.gateway.inference import merge_entities
 
 
 def answer(*labels: str, known: str = "", scheme: TagScheme | None = None) -> RowResult:
-    """Return words w, one a label, joined by one space; ``known`` are the adapter's labels."""
+    """Return a result with one word w for each label; ``known`` are the adapter's labels."""
     tokens = [
         TokenLabel(text="w", start=2 * place, end=2 * place + 1, label=label, score=place / 10)
         for place, label in enumerate(labels)
@@ -34,7 +34,7 @@ def answer(*labels: str, known: str = "", scheme: TagScheme | None = None) -> Ro
         ("NOUN VERB VERB", "NOUN VERB", None, [("NOUN", 0, 1), ("VERB", 2, 5)]),
     ],
 )
-def test_labels_become_stretches(
+def test_token_labels_are_merged_into_entities(
     labels: str, known: str, scheme: TagScheme | None, expected: list[tuple[str, int, int]]
 ) -> None:
     words = ["w"] * len(labels.split())
@@ -44,6 +44,6 @@ def test_labels_become_stretches(
         assert [entity.text for entity in found] == [" ".join(words)[start:end] for _, start, end in expected]
 
 
-def test_the_score_is_the_mean() -> None:
+def test_an_entitys_score_is_the_mean_of_its_tokens() -> None:
     [entity] = merge_entities("w w w", answer("B-X", "I-X", "I-X"))
     assert entity.score == pytest.approx(0.1)

@@ -1,4 +1,4 @@
-"""What the gateway does when runtimes, routes or the disk fail."""
+"""The gateway when runtimes, routes or the disk fail."""
 
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,25 @@ NOT_LOADED = RowError(status=503, reason="AdapterNotLoaded", message="Not here."
 
 @pytest.fixture
 def second(cluster: Any, network: Any, runtime: Any) -> Any:
-    """A second runtime, which has spam too."""
+    """A second runtime with spam."""
     small = network.add("r2")
     cluster.runtime("r2")
     cluster.beat("r2", ready=["acme/spam@1"])
     return small
 
 
-def test_a_refused_connection_is_tried_again_at_the_only_runtime(acme: Any, runtime: Any) -> None:
+def test_a_refused_connection_to_the_only_runtime_is_retried(acme: Any, runtime: Any) -> None:
     runtime.refuses = 1
     assert acme.classify(model="spam", input="yes").status_code == 200
 
 
-def test_the_one_that_is_left_is_waited_for_a_little(acme: Any, runtime: Any, second: Any) -> None:
+def test_the_last_runtime_is_retried_after_a_pause(acme: Any, runtime: Any, second: Any) -> None:
     runtime.status = 500
     second.refuses = 2
     assert acme.classify(model="spam", input="yes").status_code == 200
 
 
-def test_a_runtime_that_is_gone_is_503_with_retry_after(acme: Any, runtime: Any) -> None:
+def test_a_stopped_runtime_is_503_with_retry_after(acme: Any, runtime: Any) -> None:
     runtime.refuses = 100
     response = acme.classify(model="spam", input="yes")
     assert response.status_code == 503
@@ -38,7 +38,7 @@ def test_a_runtime_that_is_gone_is_503_with_retry_after(acme: Any, runtime: Any)
     assert response.json()["error"]["code"] == "RuntimeUnavailable"
 
 
-def test_another_runtime_answers_for_one_that_fails(acme: Any, runtime: Any, second: Any) -> None:
+def test_another_runtime_answers_when_one_fails(acme: Any, runtime: Any, second: Any) -> None:
     runtime.status = 500
     for _ in range(3):
         assert acme.classify(model="spam", input="yes").status_code == 200
@@ -52,7 +52,7 @@ def test_rows_that_one_runtime_cannot_serve_go_to_another(acme: Any, runtime: An
     assert [row.adapter for row in second.requests[0].rows] == ["acme/spam"]
 
 
-def test_what_a_runtime_says_of_a_model_is_kept_though_another_does_not_answer(
+def test_a_runtimes_error_is_kept_when_another_runtime_does_not_answer(
     acme: Any, runtime: Any, second: Any
 ) -> None:
     missing = RowError(status=503, reason="ArtifactMissing", message="It is not in the artifact store.")
@@ -63,7 +63,7 @@ def test_what_a_runtime_says_of_a_model_is_kept_though_another_does_not_answer(
         assert (error["code"], error["message"]) == ("ArtifactMissing", "It is not in the artifact store.")
 
 
-def test_a_runtime_that_died_is_found_at_its_new_address(
+def test_a_restarted_runtime_is_reached_at_its_new_address(
     acme: Any, runtime: Any, network: Any, cluster: Any
 ) -> None:
     assert acme.classify(model="spam", input="yes").status_code == 200
@@ -75,7 +75,7 @@ def test_a_runtime_that_died_is_found_at_its_new_address(
     assert len(restarted.requests) == 1
 
 
-def test_a_model_that_moved_is_found_where_it_went(
+def test_a_moved_model_is_reached_on_its_new_runtime(
     acme: Any, runtime: Any, network: Any, cluster: Any
 ) -> None:
     assert acme.classify(model="spam", input="yes").status_code == 200
@@ -89,21 +89,21 @@ def test_a_model_that_moved_is_found_where_it_went(
     assert len(second.requests) == 1
 
 
-def test_a_connection_that_breaks_halfway_costs_no_answer(acme: Any, runtime: Any, second: Any) -> None:
+def test_a_request_whose_connection_broke_is_answered(acme: Any, runtime: Any, second: Any) -> None:
     runtime.breaks = 100
     for _ in range(4):
         assert acme.classify(model="spam", input="yes").status_code == 200
     assert len(second.requests) == 4
 
 
-def test_a_users_error_is_not_tried_again(acme: Any, runtime: Any, second: Any) -> None:
+def test_an_invalid_row_is_not_retried(acme: Any, runtime: Any, second: Any) -> None:
     refused = RowError(status=400, reason="TextTooLong", message="Too long.")
     runtime.row_errors["acme/spam"] = second.row_errors["acme/spam"] = refused
     assert acme.classify(model="spam", input="yes").status_code == 400
     assert len(runtime.requests) + len(second.requests) == 1
 
 
-def test_an_answer_that_cannot_be_recorded_is_not_given(
+def test_a_request_whose_usage_cannot_be_recorded_is_503(
     acme: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""A gateway of its own while PostgreSQL is away: what it knows goes on, and no usage is lost."""
+"""A gateway process while PostgreSQL is down: cached keys and routes work, and no usage is lost."""
 
 import contextlib
 import socket
@@ -20,7 +20,7 @@ LIMIT = 60.0
 
 
 class Wire:
-    """A TCP port that leads to a PostgreSQL server's socket, and can be cut."""
+    """A TCP proxy for a PostgreSQL server's socket that can be cut."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -30,13 +30,13 @@ class Wire:
         self.connect()
 
     def connect(self) -> None:
-        """Lead to the server (again)."""
+        """Accept connections (again)."""
         self._listener = socket.create_server(("127.0.0.1", self.port), reuse_port=False)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def cut(self) -> None:
-        """Refuse connections and end those that are open."""
+        """Refuse connections and close the open ones."""
         listener, self._listener = self._listener, None
         for one in [*([listener] if listener else []), *self._open]:
             with contextlib.suppress(OSError):
@@ -72,7 +72,7 @@ def database_url(postgres_url: str) -> str:
 
 @pytest.fixture
 def wire(postgres_server: Any) -> Iterator[Wire]:
-    """The gateway's way to PostgreSQL."""
+    """The gateway's connection to PostgreSQL."""
     made = Wire(f"{postgres_server.folder}/.s.PGSQL.{postgres_server.port}")
     yield made
     made.cut()
@@ -82,7 +82,7 @@ def wire(postgres_server: Any) -> Iterator[Wire]:
 def gateway(
     settings: Settings, database_url: str, wire: Wire, network: Any, tmp_path: Path
 ) -> Iterator[TestClient]:
-    """A gateway process, with nothing cached for longer than it must be."""
+    """A gateway process with the shortest caches."""
     name = database_url.partition("/")[2].partition("?")[0].rpartition("/")[2]
     own = settings.model_copy(
         update={
@@ -110,13 +110,13 @@ def classify(gateway: TestClient, key: str, model: str = "spam") -> Any:
 
 
 def used(acme: Any) -> int:
-    """Requests of acme's that are in the ledger."""
+    """Return how many requests of acme are in the catalog."""
     items = acme.call("GET", "/v1/usage").json()["items"]
     return sum(int(item["quantity"]) for item in items if item["meter"] == "requests")
 
 
-def test_known_keys_and_routes_go_on_while_the_database_is_away(
-    gateway: TestClient, wire: Wire, acme: Any, stranger: Any, network: Any, cluster: Any
+def test_cached_keys_and_routes_work_while_the_database_is_down(
+    gateway: TestClient, wire: Wire, acme: Any, other_tenant: Any, network: Any, cluster: Any
 ) -> None:
     network.add("r2")
     cluster.runtime("r2")
@@ -127,19 +127,21 @@ def test_known_keys_and_routes_go_on_while_the_database_is_away(
     wire.cut()
     for _ in range(5):
         assert classify(gateway, acme.key).status_code == 200
-    network.runtimes["r1"].status = 500  # known routes lead around a runtime that fails even now
+    network.runtimes["r1"].status = 500  # cached routes have another runtime
     for _ in range(5):
         assert classify(gateway, acme.key).status_code == 200
     assert gateway.get("/readyz").status_code == 200
-    for unknown in (classify(gateway, stranger.key), classify(gateway, acme.key, "topic")):
+    for unknown in (classify(gateway, other_tenant.key), classify(gateway, acme.key, "topic")):
         assert unknown.status_code == 503
         assert unknown.headers["retry-after"]
     wire.connect()
-    eventually(lambda: classify(gateway, stranger.key).status_code == 404, "unknown keys are checked again")
-    eventually(lambda: used(acme) >= before + 10, "what was used meanwhile is in the ledger")
+    eventually(
+        lambda: classify(gateway, other_tenant.key).status_code == 404, "unknown keys are checked again"
+    )
+    eventually(lambda: used(acme) >= before + 10, "usage during the outage is in the catalog")
 
 
-def test_a_revoked_key_is_not_brought_back_by_an_outage(
+def test_a_revoked_key_is_not_accepted_during_an_outage(
     gateway: TestClient, wire: Wire, acme: Any, cluster: Any
 ) -> None:
     assert classify(gateway, acme.key).status_code == 200
@@ -149,9 +151,9 @@ def test_a_revoked_key_is_not_brought_back_by_an_outage(
     assert classify(gateway, acme.key).status_code in (401, 503)
 
 
-def test_a_gateway_that_never_saw_the_database_is_not_ready(gateway: TestClient, wire: Wire) -> None:
+def test_a_gateway_that_never_reached_the_database_is_not_ready(gateway: TestClient, wire: Wire) -> None:
     wire.cut()
     assert gateway.get("/healthz").status_code == 200
     assert gateway.get("/readyz").status_code == 503
     wire.connect()
-    eventually(lambda: gateway.get("/readyz").status_code == 200, "it is ready when it has")
+    eventually(lambda: gateway.get("/readyz").status_code == 200, "it is ready when the database answers")

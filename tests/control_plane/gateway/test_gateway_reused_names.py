@@ -1,4 +1,4 @@
-"""A key of a deleted tenant, which is believed for a while, never reaches the next tenant of that name."""
+"""A cached key of a deleted tenant never reaches a new tenant of that name."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -26,13 +26,13 @@ PATHS = [
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """A gateway that believes keys for long."""
+    """A gateway that caches keys for a long time."""
     return settings.model_copy(update={"key_cache_seconds": 3600.0})
 
 
 @pytest.fixture
 def elsewhere(settings: Settings) -> Iterator[Database]:
-    """The catalog as another process has it: what is done there, this one's cache of keys does not hear."""
+    """The catalog as opened by another process, whose changes do not reach this process's cache of keys."""
     opened = Database(settings.database_url)
     yield opened
     opened.close()
@@ -47,8 +47,8 @@ def delete_acme(cluster: Any, elsewhere: Database) -> None:
         tenants.delete_tenant(session, "acme")
 
 
-def make_acme_anew(client: TestClient, cluster: Any) -> dict[str, str]:
-    """Make another tenant acme with a model spam that is ready; return the headers of its key."""
+def make_new_acme(client: TestClient, cluster: Any) -> dict[str, str]:
+    """Create another tenant acme with a model spam that is ready; return the headers of its key."""
     cluster.domain()
     cluster.adapter("spam")
     cluster.beat(ready=["acme/spam@1"])
@@ -56,12 +56,12 @@ def make_acme_anew(client: TestClient, cluster: Any) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_an_old_key_reaches_no_model_of_the_next_tenant(
+def test_a_key_of_a_deleted_tenant_reaches_no_model_of_a_new_one_with_its_name(
     client: TestClient, cluster: Any, elsewhere: Database, runtime: Any, acme: Any
 ) -> None:
     assert acme.classify(model="spam", input="yes").status_code == 200
     delete_acme(cluster, elsewhere)
-    new = make_acme_anew(client, cluster)
+    new = make_new_acme(client, cluster)
     with elsewhere.read() as session:
         new_id = tenants.get_tenant(session, "acme").id
     runtime.tenant_ids["acme/spam"] = new_id
@@ -77,7 +77,7 @@ def test_an_old_key_reaches_no_model_of_the_next_tenant(
     assert {request.tenant_id for request in runtime.requests[asked:]} == {new_id}
 
 
-def test_a_new_key_does_not_use_the_route_of_the_tenant_before(
+def test_a_new_tenants_key_does_not_use_the_route_of_the_deleted_tenant(
     client: TestClient, cluster: Any, elsewhere: Database, runtime: Any, acme: Any
 ) -> None:
     assert acme.classify(model="spam", input="yes").status_code == 200
@@ -89,7 +89,7 @@ def test_a_new_key_does_not_use_the_route_of_the_tenant_before(
     assert answer.status_code == 404
 
 
-def test_the_runtime_is_told_whose_an_adapter_is(
+def test_the_runtime_gets_the_tenant_id_of_an_adapter(
     cluster: Any, elsewhere: Database, runtime: Any, acme: Any
 ) -> None:
     with elsewhere.read() as session:

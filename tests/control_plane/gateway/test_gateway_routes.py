@@ -1,4 +1,4 @@
-"""The routing table: few reads, fresh news, old routes while the catalog is away."""
+"""The routing table: few reads, current routes, and cached routes while the catalog is unavailable."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -13,7 +13,7 @@ SPAM, FRESH, ABSENT = AdapterKey("acme/spam"), AdapterKey("acme/fresh"), Adapter
 
 
 class Catalog:
-    """A catalog that counts its reads, and a clock that stands until it is moved."""
+    """A catalog that counts its reads, and a clock that only a test moves."""
 
     def __init__(self) -> None:
         self.reads: list[list[AdapterKey]] = []
@@ -30,7 +30,7 @@ class Catalog:
         return {key: self.known[key] for key in keys if key in self.known}
 
     def table(self, capacity: int = 100) -> RoutingTable:
-        """Return a table over this catalog; it believes a route for two seconds."""
+        """Return a table over this catalog that caches a route for two seconds."""
         return RoutingTable(self.read, cache_seconds=2.0, capacity=capacity, clock=lambda: self.now)
 
 
@@ -42,7 +42,7 @@ def route(key: AdapterKey, *runtimes: str) -> Route:
 
 @pytest.fixture
 def catalog() -> Catalog:
-    """A catalog with a model that serves and one that does not yet."""
+    """A catalog with one model that has runtimes and one that has none."""
     return Catalog()
 
 
@@ -51,7 +51,7 @@ def run(test: Callable[[], Coroutine[None, None, None]]) -> None:
     asyncio.run(test())
 
 
-def test_a_known_route_is_not_read_again(catalog: Catalog) -> None:
+def test_a_cached_route_is_not_read_again(catalog: Catalog) -> None:
     async def test() -> None:
         table = catalog.table()
         for _ in range(100):
@@ -61,7 +61,7 @@ def test_a_known_route_is_not_read_again(catalog: Catalog) -> None:
     run(test)
 
 
-def test_many_unknown_routes_are_one_read(catalog: Catalog) -> None:
+def test_many_uncached_routes_are_read_together(catalog: Catalog) -> None:
     async def test() -> None:
         table = catalog.table()
         found = await asyncio.gather(*(table.routes([SPAM, ABSENT]) for _ in range(50)))
@@ -84,7 +84,7 @@ def test_an_old_route_is_used_while_it_is_read_again(catalog: Catalog) -> None:
     run(test)
 
 
-def test_what_does_not_serve_is_read_before_it_is_answered(catalog: Catalog) -> None:
+def test_a_route_without_runtimes_is_read_before_it_is_used(catalog: Catalog) -> None:
     async def test() -> None:
         table = catalog.table()
         assert (await table.routes([FRESH, ABSENT]))[FRESH].runtimes == ()
@@ -95,7 +95,7 @@ def test_what_does_not_serve_is_read_before_it_is_answered(catalog: Catalog) -> 
     run(test)
 
 
-def test_a_distrusted_route_is_read_before_it_is_used(catalog: Catalog) -> None:
+def test_an_invalidated_route_is_read_before_it_is_used(catalog: Catalog) -> None:
     async def test() -> None:
         table = catalog.table()
         await table.routes([SPAM])
@@ -106,7 +106,7 @@ def test_a_distrusted_route_is_read_before_it_is_used(catalog: Catalog) -> None:
     run(test)
 
 
-def test_while_the_catalog_is_away_known_routes_go_on(catalog: Catalog) -> None:
+def test_while_the_catalog_is_unavailable_cached_routes_are_used(catalog: Catalog) -> None:
     async def test() -> None:
         table = catalog.table()
         await table.routes([SPAM])
@@ -123,7 +123,7 @@ def test_while_the_catalog_is_away_known_routes_go_on(catalog: Catalog) -> None:
     run(test)
 
 
-def test_the_table_keeps_what_was_used_last(catalog: Catalog) -> None:
+def test_the_table_keeps_the_routes_that_were_used_last(catalog: Catalog) -> None:
     async def test() -> None:
         table = catalog.table(capacity=1)
         await table.routes([SPAM])

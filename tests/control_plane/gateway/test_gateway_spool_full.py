@@ -1,4 +1,4 @@
-"""A gateway that cannot record usage is not ready, and is ready again once events were delivered."""
+"""A gateway that cannot record usage is not ready; it is ready again after events were flushed."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +16,13 @@ LIMIT = 20.0
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Settings of a spool that a handful of requests fills."""
+    """Settings of a spool that is full after a few requests."""
     return settings.model_copy(update={"usage_spool_limit_bytes": 6_000})
 
 
 @pytest.fixture
 def bring_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """The ledger takes no events until this is called."""
+    """Make the catalog accept events; it refuses them before."""
 
     def away(*_arguments: Any) -> None:
         raise OperationalError("INSERT", {}, Exception("the database is away"))
@@ -40,7 +40,7 @@ def eventually(condition: Callable[[], object], what: str) -> None:
 
 
 def fill(acme: Any) -> int:
-    """Ask until an answer cannot be recorded; return the number of answers."""
+    """Send requests until one cannot be recorded; return how many were answered."""
     for answered in range(100):
         response = acme.classify(model="spam", input="yes")
         if response.status_code != 200:
@@ -68,7 +68,7 @@ def test_a_full_spool_is_not_ready_until_events_are_delivered(
     assert "hmi_usage_spool_full 0.0" in client.get("/metrics").text
 
 
-def test_what_was_answered_before_it_was_full_is_counted_once(
+def test_usage_recorded_before_the_spool_was_full_is_counted_once(
     acme: Any, client: TestClient, bring_back: Callable[[], None]
 ) -> None:
     answered = fill(acme)

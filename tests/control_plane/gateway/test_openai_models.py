@@ -3,7 +3,7 @@
 from typing import Any
 
 
-def test_models_are_the_tenants_own(acme: Any, stranger: Any, cluster: Any) -> None:
+def test_a_tenant_lists_only_its_own_models(acme: Any, other_tenant: Any, cluster: Any) -> None:
     cluster.declare_adapter("fresh")
     models = acme.call("GET", "/v1/models").json()
     assert models["object"] == "list"
@@ -14,8 +14,8 @@ def test_models_are_the_tenants_own(acme: Any, stranger: Any, cluster: Any) -> N
         "topic": True,
     }
     assert acme.call("GET", "/v1/models/names").json()["task"] == "TokenClassification"
-    assert stranger.call("GET", "/v1/models").json()["data"] == []
-    assert stranger.call("GET", "/v1/models/acme/spam").status_code == 404
+    assert other_tenant.call("GET", "/v1/models").json()["data"] == []
+    assert other_tenant.call("GET", "/v1/models/acme/spam").status_code == 404
 
 
 def test_metrics_count_requests_and_tokens(acme: Any, client: Any) -> None:

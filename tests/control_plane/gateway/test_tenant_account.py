@@ -1,4 +1,4 @@
-"""A tenant's usage, bill and invoices at a gateway process, which is all that a cluster's tenants reach."""
+"""A tenant's usage, bill and invoices at a gateway process, the only one that tenants of a cluster reach."""
 
 import itertools
 import threading
@@ -39,18 +39,18 @@ def test_usage_and_bill_are_read_at_the_gateway(gateway: TestClient, key: dict[s
     assert (bill["tenant"], bill["currency"]) == ("acme", "EUR")
 
 
-def test_a_final_invoice_is_read_at_the_gateway_by_its_tenant_alone(
-    gateway: TestClient, key: dict[str, str], cluster: Any, stranger: Any
+def test_only_its_tenant_reads_a_final_invoice_at_the_gateway(
+    gateway: TestClient, key: dict[str, str], cluster: Any, other_tenant: Any
 ) -> None:
     draft = cluster.admin("POST", "/invoices", {"tenant": "acme", "from": MARCH, "to": APRIL})
     cluster.admin("POST", f"/invoices/{draft['id']}/finalize")
     path = f"/v1/invoices/{draft['id']}"
     assert gateway.get(path, headers=key).json()["state"] == "final"
-    assert gateway.get(path, headers={"Authorization": f"Bearer {stranger.key}"}).status_code == 404
+    assert gateway.get(path, headers={"Authorization": f"Bearer {other_tenant.key}"}).status_code == 404
 
 
 def test_a_tenant_lists_its_own_invoices_without_drafts(
-    gateway: TestClient, key: dict[str, str], cluster: Any, stranger: Any
+    gateway: TestClient, key: dict[str, str], cluster: Any, other_tenant: Any
 ) -> None:
     months = [f"2026-0{month}-01T00:00:00Z" for month in range(1, 6)]
     ids = []
@@ -68,23 +68,23 @@ def test_a_tenant_lists_its_own_invoices_without_drafts(
     void = gateway.get("/v1/invoices?state=void", headers=key).json()["items"]
     assert [item["id"] for item in void] == ids[:1]
     assert gateway.get("/v1/invoices?state=draft", headers=key).json()["items"] == []
-    headers = {"Authorization": f"Bearer {stranger.key}"}
+    headers = {"Authorization": f"Bearer {other_tenant.key}"}
     assert gateway.get("/v1/invoices", headers=headers).json()["items"] == []
     assert gateway.get("/v1/invoices?tenant=acme", headers=headers).status_code == 422
 
 
 @pytest.mark.parametrize("path", ["/v1/usage", "/v1/bill", "/v1/invoices", f"/v1/invoices/{'0' * 32}"])
-def test_it_needs_a_key(gateway: TestClient, path: str) -> None:
+def test_usage_and_invoices_need_a_key(gateway: TestClient, path: str) -> None:
     assert gateway.get(path).status_code == 401
 
 
-def test_nothing_of_an_administrator_is_there(gateway: TestClient) -> None:
+def test_the_gateway_has_no_admin_routes(gateway: TestClient) -> None:
     headers = {"Authorization": "Bearer admin-key-of-the-tests"}
     for path in ("/admin/v1/usage", "/admin/v1/prices", "/admin/v1/invoices"):
         assert gateway.get(path, headers=headers).status_code == 404
 
 
-def test_only_a_few_reports_run_at_once(
+def test_only_a_few_reports_run_concurrently(
     gateway: TestClient, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard, going, most, enough = threading.Lock(), 0, 0, threading.Event()

@@ -1,4 +1,4 @@
-"""True of every route: credentials come first, HEAD goes where GET goes, Allow is whole, waiting ends."""
+"""Every route: credentials come first, HEAD works like GET, Allow is complete, slow clients time out."""
 
 import re
 import socket
@@ -29,7 +29,7 @@ def database_url(sqlite_url: str) -> str:
 
 
 def operations(app: FastAPI) -> list[tuple[str, str]]:
-    """Return every documented operation that needs a credential, with a path that fits nothing."""
+    """Return every documented operation that needs a credential, with invalid path parameters."""
     return [
         (method.upper(), re.sub(r"\{[^}]*\}", "%00no", path))
         for path, methods in app.openapi()["paths"].items()
@@ -57,14 +57,14 @@ def test_requests_without_valid_credentials_get_401_before_any_other_error(
                     assert answer.headers["x-request-id"]
 
 
-def test_a_path_that_does_not_exist_is_not_told_to_strangers(client: TestClient, cluster: Any) -> None:
-    for path in ("/admin/v1/nowhere", "/v1/nowhere", "/v2/models/nowhere/at/all/x"):
+def test_unknown_paths_are_401_without_credentials(client: TestClient, cluster: Any) -> None:
+    for path in ("/admin/v1/unknown", "/v1/unknown", "/v2/models/unknown/at/all/x"):
         assert client.get(path).status_code == 401
     admin = {"Authorization": "Bearer admin-key-of-the-tests"}
-    assert client.get("/admin/v1/nowhere", headers=admin).status_code == 404
+    assert client.get("/admin/v1/unknown", headers=admin).status_code == 404
 
 
-def test_a_body_too_long_is_413_for_who_may_call(client: TestClient) -> None:
+def test_a_body_too_long_is_413_with_valid_credentials(client: TestClient) -> None:
     headers = {"Authorization": "Bearer admin-key-of-the-tests", "Content-Type": "application/json"}
     answer = client.post("/admin/v1/tenants", content=_TOO_LONG, headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "BodyTooLarge")
@@ -102,17 +102,17 @@ def test_head_is_answered_as_get_without_a_body(client: TestClient, path: str) -
     assert head.headers["content-type"] == get.headers["content-type"]
 
 
-def test_a_slash_too_many_is_not_redirected_by_the_callers_host(client: TestClient) -> None:
+def test_a_trailing_slash_is_not_redirected(client: TestClient) -> None:
     answer = client.get("/healthz/", headers={"Host": "elsewhere.example"}, follow_redirects=False)
     assert answer.status_code == 404
 
 
-# --- over real connections: nobody is waited for without end -----------------------------------------
+# --- over real connections: slow clients time out -----------------------------------------
 
 
 @contextmanager
 def served(app: FastAPI) -> Iterator[int]:
-    """Serve with the protocol of a process; give the port."""
+    """Serve with the HTTP protocol class of a process; yield the port."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, http=HeaderTimeoutProtocol, log_config=None))
@@ -130,7 +130,7 @@ def served(app: FastAPI) -> Iterator[int]:
 
 
 def answer_to(port: int, sent: bytes) -> bytes:
-    """Return all that comes until the server closes; fails when it waits for more than 20 s."""
+    """Return all bytes until the server closes the connection; fail after 20 s without any."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(sent)
         found = b""
@@ -141,14 +141,14 @@ def answer_to(port: int, sent: bytes) -> bytes:
 
 @pytest.fixture
 def port(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A control plane process that waits for half a second."""
+    """A control plane that waits half a second for headers and bodies."""
     monkeypatch.setattr(http_protocol, "HEADER_SECONDS", 0.5)
     with served(create_app(settings.model_copy(update={"body_seconds": 0.5}))) as port:
         yield port
 
 
 def request(method: str, path: str, *headers: str) -> bytes:
-    """Return a request's head."""
+    """Return a request's first line and headers."""
     lines = [f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]
     return "\r\n".join(lines).encode()
 
@@ -166,7 +166,7 @@ JSON = "Content-Type: application/json"
         request("POST", "/admin/v1/tenants", ADMIN, JSON, "Transfer-Encoding: chunked"),
     ],
 )
-def test_a_body_that_never_comes_is_408_and_the_connection_ends(port: int, head: bytes) -> None:
+def test_a_body_that_does_not_arrive_is_408_and_the_connection_closes(port: int, head: bytes) -> None:
     for begun in (head, head + (b'{"na' if b"Content-Length" in head else b'4\r\n{"na\r\n')):
         answer = answer_to(port, begun)
         assert answer.startswith(b"HTTP/1.1 408 "), answer
@@ -183,11 +183,11 @@ def test_a_body_that_never_comes_is_408_and_the_connection_ends(port: int, head:
         request("GET", "/healthz") + b"GET /healthz HTTP/1.1\r\nHos",
     ],
 )
-def test_headers_that_never_come_end_the_connection(port: int, begun: bytes) -> None:
+def test_headers_that_do_not_arrive_close_the_connection(port: int, begun: bytes) -> None:
     assert answer_to(port, begun).count(b"200 OK") == begun.count(b"\r\n\r\n")
 
 
-def test_a_connection_is_not_kept_by_dripping_a_body_nobody_reads(port: int) -> None:
+def test_a_slow_unread_body_does_not_keep_the_connection_open(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(request("GET", "/healthz", "Content-Length: 1000"))
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
@@ -201,7 +201,7 @@ def test_a_connection_is_not_kept_by_dripping_a_body_nobody_reads(port: int) -> 
     raise AssertionError("the connection was kept")
 
 
-def test_a_kept_connection_answers_request_after_request(port: int) -> None:
+def test_a_kept_connection_answers_several_requests(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         for _ in range(3):
             connection.sendall(request("GET", "/healthz"))

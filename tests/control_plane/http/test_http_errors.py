@@ -1,4 +1,4 @@
-"""Every answer that is no success has one shape; no body is read beyond its limit."""
+"""Every error has the same format; no body is read beyond its limit."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +25,7 @@ def database_url(sqlite_url: str) -> str:
 
 @pytest.fixture
 def echo() -> Iterator[TestClient]:
-    """A small application behind the same middleware, that reads bodies or fails."""
+    """A small application behind the same middleware; its routes read bodies or fail."""
     app = FastAPI()
     errors.install_error_handlers(app)
     app.add_middleware(
@@ -52,7 +52,7 @@ def echo() -> Iterator[TestClient]:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/nowhere", 404, "NotFound"),
+        ("GET", "/unknown", 404, "NotFound"),
         ("DELETE", "/healthz", 405, "MethodNotAllowed"),
         ("GET", "/admin/v1/tenants/Not-A-Label", 422, "InvalidField"),
         ("GET", "/admin/v1/tenants?limit=0", 422, "InvalidField"),
@@ -68,7 +68,7 @@ def test_errors_have_one_shape(client: TestClient, method: str, path: str, statu
     assert response.headers["x-request-id"]
 
 
-def test_malformed_json_is_told_from_a_wrong_field(client: TestClient) -> None:
+def test_malformed_json_differs_from_an_invalid_field(client: TestClient) -> None:
     headers = _ADMIN | {"Content-Type": "application/json"}
     malformed = client.post("/admin/v1/tenants", content=b'{"name": ', headers=headers)
     assert (malformed.status_code, malformed.json()["error"]["code"]) == (400, "MalformedJson")
@@ -95,7 +95,7 @@ MISSHAPEN: list[tuple[str, str, Any, str | None, str]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "param", "message"), MISSHAPEN)
-def test_what_does_not_fit_is_named_in_words_of_json(
+def test_invalid_fields_are_explained_in_terms_of_json(
     client: TestClient, method: str, path: str, body: Any, param: str | None, message: str
 ) -> None:
     response = client.request(method, f"/admin/v1/{path}", json=body, headers=_ADMIN)
@@ -103,14 +103,14 @@ def test_what_does_not_fit_is_named_in_words_of_json(
     assert (response.status_code, error["param"], error["message"]) == (422, param, message)
 
 
-def test_a_body_that_is_not_called_json_is_told_the_header(client: TestClient) -> None:
+def test_a_body_without_the_json_content_type_is_415_with_the_header(client: TestClient) -> None:
     for kind in ({"Content-Type": "application/x-www-form-urlencoded"}, {}):
         response = client.post("/admin/v1/tenants", content=b'{"name": "acme"}', headers=_ADMIN | kind)
         assert (response.status_code, response.json()["error"]["code"]) == (415, "UnsupportedMediaType")
         assert "Content-Type: application/json" in response.json()["error"]["message"]
 
 
-def test_a_fault_of_ours_shows_no_traceback(echo: TestClient) -> None:
+def test_an_internal_error_shows_no_traceback(echo: TestClient) -> None:
     response = echo.get("/fail", headers={"X-Request-Id": "abc-1"})
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "server_error"
@@ -124,18 +124,18 @@ def test_a_request_id_is_echoed(client: TestClient, given: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "two words", 'quote"'])
-def test_an_odd_request_id_is_replaced(client: TestClient, given: str) -> None:
+def test_an_invalid_request_id_is_replaced(client: TestClient, given: str) -> None:
     made = client.get("/healthz", headers={"X-Request-Id": given}).headers["x-request-id"]
     assert made not in {"", given}
 
 
-def test_an_announced_long_body_is_refused_unread(echo: TestClient) -> None:
+def test_a_body_with_too_large_a_content_length_is_refused(echo: TestClient) -> None:
     response = echo.post("/read", content=b"x" * (_LIMIT + 1))
     assert (response.status_code, response.json()["error"]["code"]) == (413, "BodyTooLarge")
     assert echo.post("/read", content=b"x" * _LIMIT).json() == _LIMIT
 
 
-def test_a_streamed_long_body_is_refused_when_it_passes_the_limit(echo: TestClient) -> None:
+def test_a_streamed_body_is_refused_when_it_exceeds_the_limit(echo: TestClient) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(3):
             yield b"x" * 50
@@ -149,7 +149,7 @@ def test_health_readiness_and_metrics_need_no_key(client: TestClient) -> None:
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").status_code == 200
     client.get("/admin/v1/tenants/nobody", headers=_ADMIN)
-    client.get("/nowhere")
+    client.get("/unknown")
     metrics = client.get("/metrics").text
     assert 'hmi_requests_total{code="200",route="/healthz"} 1.0' in metrics
     assert 'hmi_requests_total{code="404",route="/admin/v1/tenants/{tenant}"} 1.0' in metrics
@@ -163,7 +163,7 @@ def test_two_applications_do_not_share_metrics(client: TestClient, settings: Set
         assert 'route="/healthz"' not in second.get("/metrics").text
 
 
-def test_an_absent_database_is_told_from_a_broken_request(settings: Settings) -> None:
+def test_an_unavailable_database_is_503(settings: Settings) -> None:
     absent = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/none"})
     with TestClient(create_app(absent), raise_server_exceptions=False) as started:
         assert started.get("/healthz").status_code == 200

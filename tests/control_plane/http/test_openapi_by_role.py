@@ -1,4 +1,4 @@
-"""The API's description and the metrics: who is shown what, and where."""
+"""The API's description by role, and the port of the metrics."""
 
 import json
 import re
@@ -20,15 +20,15 @@ ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """The same with an admin key that is known here."""
+    """The same settings with this file's admin key."""
     return settings.model_copy(update={"admin_key": SecretStr(ADMIN_KEY)})
 
 
 @pytest.fixture
 def strict(settings: Settings) -> Iterator[TestClient]:
     """A process whose description needs a key, as on a cluster."""
-    told = settings.model_copy(update={"openapi_is_public": False})
-    with TestClient(create_app(told), raise_server_exceptions=False) as started:
+    changed = settings.model_copy(update={"openapi_is_public": False})
+    with TestClient(create_app(changed), raise_server_exceptions=False) as started:
         yield started
 
 
@@ -40,7 +40,7 @@ def _tenant(client: TestClient) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_where_a_key_is_needed_strangers_are_shown_nothing(
+def test_where_a_key_is_needed_the_description_is_401_without_one(
     strict: TestClient, path: str, method: str
 ) -> None:
     for headers in ({}, {"Authorization": "Bearer hmi_wrong"}, {"Authorization": f"Basic {ADMIN_KEY}"}):
@@ -52,7 +52,7 @@ def test_where_a_key_is_needed_strangers_are_shown_nothing(
     assert strict.request(method, path, headers=_tenant(strict)).status_code == 200
 
 
-def test_a_tenant_is_shown_what_its_key_opens(strict: TestClient) -> None:
+def test_a_tenant_gets_only_the_paths_that_its_key_opens(strict: TestClient) -> None:
     key = _tenant(strict)
     whole = strict.get("/openapi.json", headers=ADMIN).json()
     part = strict.get("/openapi.json", headers=key).json()
@@ -69,7 +69,7 @@ def _parameters(path: str) -> list[str]:
     return [piece.partition("}")[0].partition(":")[0] for piece in path.split("{")[1:]]
 
 
-def test_a_tenants_part_is_whole_and_names_nothing_else(strict: TestClient) -> None:
+def test_a_tenants_description_has_all_its_components_and_no_others(strict: TestClient) -> None:
     whole = strict.get("/openapi.json", headers=ADMIN).json()
     part = strict.get("/openapi.json", headers=_tenant(strict)).json()
     text = json.dumps(part)
@@ -90,10 +90,10 @@ def test_on_one_machine_no_key_is_needed(client: TestClient) -> None:
     assert set(client.get("/openapi.json", headers=_tenant(client)).json()["paths"]) < set(whole["paths"])
 
 
-def test_a_gateway_has_no_administrators(settings: Settings) -> None:
-    told = settings.model_copy(update={"openapi_is_public": False, "admin_key": None})
+def test_a_gateway_works_without_an_admin_key(settings: Settings) -> None:
+    changed = settings.model_copy(update={"openapi_is_public": False, "admin_key": None})
 
-    with TestClient(create_app(told, Part.GATEWAY)) as gateway:
+    with TestClient(create_app(changed, Part.GATEWAY)) as gateway:
         assert gateway.get("/openapi.json", headers=ADMIN).status_code == 401
 
 
@@ -107,11 +107,11 @@ def _free_port() -> int:
 
 
 @pytest.mark.parametrize("part", list(Part))
-def test_metrics_have_a_port_of_their_own(settings: Settings, part: Part) -> None:
+def test_metrics_can_have_their_own_port(settings: Settings, part: Part) -> None:
     port = _free_port()
-    told = settings.model_copy(update={"metrics_port": port, "host": "127.0.0.1"})
+    changed = settings.model_copy(update={"metrics_port": port, "host": "127.0.0.1"})
 
-    with TestClient(create_app(told, part)) as started:
+    with TestClient(create_app(changed, part)) as started:
         assert started.get("/metrics").status_code in (401, 404)
         answer = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
         assert answer.headers["content-type"].startswith("text/plain")
@@ -123,7 +123,7 @@ def test_metrics_have_a_port_of_their_own(settings: Settings, part: Part) -> Non
         httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
 
 
-def test_without_a_port_metrics_are_beside_the_api(client: TestClient) -> None:
+def test_without_a_metrics_port_the_api_serves_metrics(client: TestClient) -> None:
     assert "hmi_requests_total" in client.get("/metrics").text
 
 

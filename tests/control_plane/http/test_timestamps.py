@@ -1,4 +1,4 @@
-"""Moments in requests: RFC 3339 or a date, read alike by every endpoint and by the command line."""
+"""Timestamps in requests: RFC 3339 or a date, parsed alike by every endpoint and the command line."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,7 @@ NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
         ("2028-02-29", datetime(2028, 2, 29, tzinfo=UTC)),
     ],
 )
-def test_a_moment_is_rfc_3339_or_a_date(text: str, moment: datetime) -> None:
+def test_a_timestamp_is_rfc_3339_or_a_date(text: str, moment: datetime) -> None:
     assert parse_timestamp(text) == moment
     assert parse_timestamp(text).tzinfo is UTC
 
@@ -43,7 +43,7 @@ NO_MOMENTS: list[Any] = [
 
 
 @pytest.mark.parametrize("value", NO_MOMENTS)
-def test_anything_else_is_refused_with_what_is_expected(value: Any) -> None:
+def test_other_values_are_refused_with_the_expected_format(value: Any) -> None:
     with pytest.raises(ValueError, match=r"RFC 3339 timestamp .* or a date|between the years"):
         parse_timestamp(value)
 
@@ -63,7 +63,7 @@ def test_a_month_after_is_the_same_day_or_the_last_one(moment: str, later: str) 
     assert month_after(parse_timestamp(moment)) == parse_timestamp(later)
 
 
-def test_every_endpoint_reads_moments_alike(cluster: Any) -> None:
+def test_every_endpoint_parses_timestamps_alike(cluster: Any) -> None:
     admin = {"Authorization": "Bearer admin-key-of-the-tests"}
     cluster.internal("PUT", "/tenants/acme")
     tenant = {"Authorization": f"Bearer {cluster.admin('POST', '/tenants/acme/keys', {})['key']}"}

@@ -36,7 +36,7 @@ def make_event() -> Callable[..., UsageEvent]:
 
 @pytest.fixture
 def ledger_ids(database: Database) -> Callable[[], list[str]]:
-    """A reader of the ids in the ledger, in order; a double would show."""
+    """Returns the ids of all recorded events in order, duplicates included."""
 
     def read() -> list[str]:
         with database.read() as session:
@@ -47,5 +47,5 @@ def ledger_ids(database: Database) -> Callable[[], list[str]]:
 
 @pytest.fixture
 def spool_folder(tmp_path: Path) -> Path:
-    """Where the spool lies."""
+    """The spool's folder."""
     return tmp_path / "usage"

@@ -1,4 +1,4 @@
-"""The flusher: from the spool to the ledger exactly once, through crashes and outages."""
+"""The flusher moves events to the catalog exactly once, despite crashes and outages."""
 
 import asyncio
 import shutil
@@ -23,14 +23,14 @@ MakeEvent = Callable[..., UsageEvent]
 
 
 def opened(folder: Path) -> SegmentFolder:
-    """Return a folder of segments, taken."""
+    """Return an opened folder of segments."""
     segments = SegmentFolder(folder)
     segments.open()
     return segments
 
 
 def flusher_of(segments: SegmentFolder, database: Database, interval: float = 0.001) -> Flusher:
-    """Return a flusher with metrics of its own."""
+    """Return a flusher with its own metrics."""
     return Flusher(segments, database, MeteringMetrics(CollectorRegistry()), interval=interval)
 
 
@@ -39,7 +39,7 @@ def append(segments: SegmentFolder, *events: UsageEvent) -> None:
     segments.append([encode_line(to_cloud_event(event)) for event in events])
 
 
-def test_events_reach_the_ledger_and_leave_the_spool(
+def test_events_are_moved_from_the_spool_to_the_catalog(
     database: Database, spool_folder: Path, make_event: MakeEvent, ledger_ids: Callable[[], list[str]]
 ) -> None:
     segments = opened(spool_folder)
@@ -72,7 +72,7 @@ def test_the_same_event_counts_once(
     segments.close()
 
 
-def test_what_a_dead_process_left_is_replayed(
+def test_segments_of_a_killed_process_are_flushed(
     database: Database, spool_folder: Path, make_event: MakeEvent, ledger_ids: Callable[[], list[str]]
 ) -> None:
     first = opened(spool_folder)
@@ -142,7 +142,7 @@ def _cut_last(segments: SegmentFolder, size: int) -> None:
     newest.write_bytes(newest.read_bytes()[:size])
 
 
-def test_while_the_database_is_away_events_wait(
+def test_while_the_database_is_down_events_wait(
     sqlite_url: str,
     spool_folder: Path,
     tmp_path: Path,
@@ -199,7 +199,7 @@ def test_a_failed_flush_keeps_the_segment(spool_folder: Path, tmp_path: Path, ma
     database.close()
 
 
-def test_a_damaged_segment_is_kept_for_a_person(
+def test_a_damaged_segment_is_kept_for_inspection(
     database: Database, spool_folder: Path, make_event: MakeEvent, ledger_ids: Callable[[], list[str]]
 ) -> None:
     segments = opened(spool_folder)

@@ -1,4 +1,4 @@
-"""Byte-hours: what runtimes have ready is counted once for each hour, whoever counts it and how often."""
+"""Byte-hours: loaded adapters are recorded once for each hour, however many processes record them."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ _WRITERS = 8
 
 @pytest.fixture
 def counted(database: Database) -> Callable[..., dict[str, int]]:
-    """Counts one hour, in which ``tenant`` has used byte-hours by adapter."""
+    """Records one hour; returns the byte-hours of ``tenant`` by adapter."""
 
     def count(hour: datetime, tenant: str = "acme") -> dict[str, int]:
         record_loaded_hour(database, hour, utc_now())
@@ -60,7 +60,7 @@ def test_an_adapter_counts_at_each_runtime_that_has_it_ready(served: Any, counte
     assert counted(hour, "globex") == {"spam": _BYTES}
 
 
-def test_what_became_ready_meanwhile_waits_for_the_next_hour(served: Any, counted: Any) -> None:
+def test_an_adapter_loaded_during_the_hour_counts_from_the_next(served: Any, counted: Any) -> None:
     hour = utc_now()
     assert set(counted(hour)) == {"spam", "topic"}
     served.adapter("late")
@@ -70,7 +70,7 @@ def test_what_became_ready_meanwhile_waits_for_the_next_hour(served: Any, counte
     assert counted(hour + timedelta(hours=1)) == {"spam": 2 * _BYTES, "topic": 2 * _BYTES, "late": _BYTES}
 
 
-def test_what_is_gone_counts_no_more(served: Any, counted: Any, database: Database) -> None:
+def test_unloaded_adapters_are_not_counted(served: Any, counted: Any, database: Database) -> None:
     served.beat("r1", gone=["acme/topic@1"])
     with database.write() as session:
         runtimes.mark_lost(session, silent_for=timedelta(0))
@@ -78,7 +78,7 @@ def test_what_is_gone_counts_no_more(served: Any, counted: Any, database: Databa
     assert counted(utc_now()) == {"spam": _BYTES}  # at r1, which has come back; r2 is lost
 
 
-def test_an_hour_counted_by_many_at_once_counts_once(
+def test_an_hour_recorded_concurrently_counts_once(
     served: Any, counted: Any, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "ADAPTERS_PER_TRANSACTION", 2)
@@ -93,7 +93,7 @@ def test_an_hour_counted_by_many_at_once_counts_once(
     assert counted(hour) == expected
 
 
-def test_the_sweeper_counts_each_hour_and_it_is_billed(
+def test_the_sweeper_records_each_hour_and_it_is_billed(
     served: Any, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sweep_at(minutes: int, by: Sweeper) -> None:

@@ -1,4 +1,4 @@
-"""The spool: what was acknowledged is read back, whatever happens to the last write."""
+"""The spool: acknowledged events are read back, whatever happens to the last write."""
 
 import asyncio
 import os
@@ -32,13 +32,13 @@ def line(event: UsageEvent) -> bytes:
 
 
 def opened(folder: Path, **options: int) -> SegmentFolder:
-    """Return a folder of segments, taken."""
+    """Return an opened folder of segments."""
     segments = SegmentFolder(folder, **options)
     segments.open()
     return segments
 
 
-def test_an_event_survives_the_way_to_cloud_events_and_back(make_event: MakeEvent) -> None:
+def test_an_event_is_unchanged_after_conversion_to_cloud_events_and_back(make_event: MakeEvent) -> None:
     for event in (
         make_event(1),
         make_event(2, adapter=None, version=3, request_id="r", tenant_id="tenant_1"),
@@ -50,7 +50,7 @@ def test_an_event_survives_the_way_to_cloud_events_and_back(make_event: MakeEven
         assert from_cloud_event(text) == event
 
 
-def test_events_of_a_request_have_ids_of_their_own(make_event: MakeEvent) -> None:
+def test_events_of_a_request_have_distinct_ids(make_event: MakeEvent) -> None:
     parts = [
         request_events(
             *("r1", make_event(1).time, "acme", name),
@@ -75,7 +75,7 @@ def test_events_of_a_request_have_ids_of_their_own(make_event: MakeEvent) -> Non
     cut=st.floats(0, 1),
     noise=st.binary(max_size=40),
 )
-def test_a_crash_at_any_byte_of_the_last_write_drops_nothing_else(
+def test_a_crash_at_any_byte_of_the_last_write_loses_only_that_write(
     make_event: MakeEvent, sizes: list[int], cut: float, noise: bytes
 ) -> None:
     numbers = iter(range(100))
@@ -91,7 +91,9 @@ def test_a_crash_at_any_byte_of_the_last_write_drops_nothing_else(
     assert contents.damaged == 0
 
 
-def test_damage_before_good_lines_is_told_from_a_torn_end(spool_folder: Path, make_event: MakeEvent) -> None:
+def test_damage_before_valid_lines_differs_from_an_incomplete_end(
+    spool_folder: Path, make_event: MakeEvent
+) -> None:
     spool_folder.mkdir()
     good, bad = line(make_event(1)), line(make_event(2)).replace(b"acme", b"evil")
     segment = spool_folder / "1.events"
@@ -102,7 +104,7 @@ def test_damage_before_good_lines_is_told_from_a_torn_end(spool_folder: Path, ma
     assert contents.torn == len(bad) + len(b"torn")
 
 
-def test_a_failed_write_leaves_nothing_behind(
+def test_a_failed_write_is_not_read_back(
     spool_folder: Path, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segments = opened(spool_folder)
@@ -132,7 +134,7 @@ def test_segments_are_sealed_at_their_size(spool_folder: Path, make_event: MakeE
     segments.close()
 
 
-def test_room_that_was_not_used_is_no_damage(spool_folder: Path, make_event: MakeEvent) -> None:
+def test_unused_preallocated_space_is_not_damage(spool_folder: Path, make_event: MakeEvent) -> None:
     segments = opened(spool_folder)
     for number in range(3):
         segments.append([line(make_event(number))])
@@ -148,7 +150,9 @@ def test_room_that_was_not_used_is_no_damage(spool_folder: Path, make_event: Mak
     segments.close()
 
 
-def test_an_append_beyond_the_room_is_read_back(spool_folder: Path, make_event: MakeEvent) -> None:
+def test_an_append_beyond_the_preallocated_space_is_read_back(
+    spool_folder: Path, make_event: MakeEvent
+) -> None:
     segments = opened(spool_folder)
     events = [make_event(number) for number in range(2_000)]
     segments.append([line(event) for event in events])
@@ -158,7 +162,7 @@ def test_an_append_beyond_the_room_is_read_back(spool_folder: Path, make_event: 
     segments.close()
 
 
-def test_a_full_disk_does_not_keep_sealed_events(
+def test_a_full_disk_does_not_prevent_flushing_sealed_segments(
     spool_folder: Path, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segments = opened(spool_folder)
@@ -176,7 +180,7 @@ def test_a_full_disk_does_not_keep_sealed_events(
     segments.close()
 
 
-def test_a_folder_holds_no_more_than_its_limit(spool_folder: Path, make_event: MakeEvent) -> None:
+def test_a_folder_stores_no_more_than_its_limit(spool_folder: Path, make_event: MakeEvent) -> None:
     one = line(make_event(1))
     segments = opened(spool_folder, limit_bytes=len(one) * 5)
     for _ in range(5):
@@ -196,7 +200,9 @@ def test_a_folder_holds_no_more_than_its_limit(spool_folder: Path, make_event: M
     segments.close()
 
 
-def test_what_waits_from_before_counts_towards_the_limit(spool_folder: Path, make_event: MakeEvent) -> None:
+def test_events_of_an_earlier_process_count_towards_the_limit(
+    spool_folder: Path, make_event: MakeEvent
+) -> None:
     one = line(make_event(1))
     first = opened(spool_folder)
     first.append([one] * 5)
@@ -207,7 +213,7 @@ def test_what_waits_from_before_counts_towards_the_limit(spool_folder: Path, mak
     second.close()
 
 
-def test_a_disk_that_was_full_is_tried_before_it_is_called_usable(
+def test_a_spool_is_usable_again_only_after_a_write_succeeds(
     spool_folder: Path, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segments = opened(spool_folder)
@@ -226,7 +232,7 @@ def test_a_disk_that_was_full_is_tried_before_it_is_called_usable(
     segments.close()
 
 
-def test_an_append_makes_no_file_and_an_idle_spool_leaves_none(
+def test_an_append_creates_no_file_and_an_unused_spool_leaves_none(
     spool_folder: Path, make_event: MakeEvent
 ) -> None:
     segments = opened(spool_folder)
@@ -240,7 +246,7 @@ def test_an_append_makes_no_file_and_an_idle_spool_leaves_none(
     assert [path.name for path in spool_folder.iterdir()] == ["lock"]
 
 
-def test_one_process_has_the_folder(spool_folder: Path) -> None:
+def test_only_one_process_can_open_the_folder(spool_folder: Path) -> None:
     first = opened(spool_folder)
     with pytest.raises(SpoolInUseError):
         opened(spool_folder)
@@ -248,7 +254,7 @@ def test_one_process_has_the_folder(spool_folder: Path) -> None:
     opened(spool_folder).close()
 
 
-def test_what_waits_shares_one_sync(
+def test_waiting_appends_share_one_sync(
     spool_folder: Path, make_event: MakeEvent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syncs: list[int] = []

@@ -20,7 +20,7 @@ END = START + timedelta(days=60)
 
 @pytest.fixture
 def ledger(database: Database, make_event: Callable[..., UsageEvent]) -> Database:
-    """A ledger with an event every six hours: two tenants, two adapters, two meters."""
+    """A catalog with an event every six hours: two tenants, two adapters, two meters."""
     with database.write() as session:
         for name in ("acme", "bolt"):
             ensure_tenant(session, name)
@@ -84,7 +84,7 @@ def test_groups_split_and_filters_select(ledger: Database) -> None:
         (UsageInterval.MONTH, "2026-01-01T00"),
     ],
 )
-def test_windows_start_at_full_units_in_utc(ledger: Database, bucket: UsageInterval, first: str) -> None:
+def test_intervals_start_at_full_units_in_utc(ledger: Database, bucket: UsageInterval, first: str) -> None:
     lines = all_lines(ledger, bucket=bucket, meter=Meter.ROWS)
     assert lines[0].start == f"{first}:00:00Z"
     assert sum(line.quantity for line in lines) == 80
@@ -104,7 +104,7 @@ def test_a_window_is_half_open(ledger: Database) -> None:
     assert sum(line.quantity for line in page.lines) == 1
 
 
-def test_quantities_of_a_tenant_come_by_adapter_and_meter(ledger: Database) -> None:
+def test_a_tenants_usage_is_summed_by_adapter_and_meter(ledger: Database) -> None:
     acme = id_of(ledger, "acme")
     with ledger.read() as session:
         found = {(q.adapter, q.meter): q.quantity for q in sum_usage(session, acme, START, END)}
@@ -122,9 +122,7 @@ def test_a_wrong_cursor_or_window_is_refused(ledger: Database, cursor: str) -> N
             build_report(session, UsageQuery(END, START))
 
 
-def test_over_http_a_tenant_sees_its_own_use_and_an_administrator_everyones(
-    ledger: Database, cluster: Any
-) -> None:
+def test_a_tenant_reads_its_own_usage_and_an_administrator_all(ledger: Database, cluster: Any) -> None:
     cluster.internal("PUT", "/tenants/acme")
     key = cluster.admin("POST", "/tenants/acme/keys", {"name": "test"})["key"]
     window = {"from": START.isoformat(), "to": END.isoformat(), "meter": "rows"}
