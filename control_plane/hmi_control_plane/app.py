@@ -20,6 +20,10 @@ from hmi_control_plane.api import admin as admin_api
 from hmi_control_plane.api import billing as billing_api
 from hmi_control_plane.api import internal as internal_api
 from hmi_control_plane.api import usage as usage_api
+from hmi_control_plane.api.admin import catalog as admin_catalog
+from hmi_control_plane.api.admin import tenants as admin_tenants
+from hmi_control_plane.api.internal import artifacts, resources, runs
+from hmi_control_plane.api.internal import runtimes as internal_runtimes
 from hmi_control_plane.api.internal.runtimes import ChangeSignal
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth.authenticator import Authenticator
@@ -94,21 +98,30 @@ class ControlPlanePart:
 
     def include_routers(self, app: FastAPI) -> None:
         """Add the routes."""
-        database, authenticator = self._shared.database, self._shared.authenticator
-        admin = self._require_admin
-        app.include_router(usage_api.build_admin_router(database, admin))
-        app.include_router(billing_api.build_admin_router(database, admin, currency=self._settings.currency))
-        app.include_router(admin_api.build(database, admin, authenticator.forget, self._changes.notify))
-        app.include_router(
-            internal_api.build(
-                database,
-                RoleGuard(self._callers),
-                self._changes,
-                self._files,
-                artifact_limit_bytes=self._settings.artifact_limit_bytes,
-                wait_limit_seconds=self._settings.desired_wait_limit_seconds,
+        settings, database, notify = self._settings, self._shared.database, self._changes.notify
+        admin = APIRouter(
+            prefix=admin_api.PREFIX, tags=["admin"], dependencies=[Depends(self._require_admin)]
+        )
+        admin.include_router(admin_tenants.build(database, self._shared.authenticator.forget))
+        admin.include_router(admin_catalog.build(database, notify))
+        guard, changes, files = RoleGuard(self._callers), self._changes, self._files
+        internal = APIRouter(prefix=internal_api.PREFIX, tags=["internal"])
+        internal.include_router(resources.build(database, guard, changes, files))
+        internal.include_router(runs.build(database, guard, changes))
+        internal.include_router(
+            internal_runtimes.build(
+                database, guard, changes, wait_limit_seconds=settings.desired_wait_limit_seconds
             )
         )
+        internal.include_router(
+            artifacts.build(database, guard, files, limit_bytes=settings.artifact_limit_bytes)
+        )
+        app.include_router(usage_api.build_admin_router(database, self._require_admin))
+        app.include_router(
+            billing_api.build_admin_router(database, self._require_admin, currency=settings.currency)
+        )
+        app.include_router(admin)
+        app.include_router(internal)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

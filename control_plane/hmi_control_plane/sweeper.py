@@ -77,12 +77,6 @@ class Sweeper:
         """Make ``run`` return after the current sweeps."""
         self._stopping.set()
 
-    def sweep(self) -> None:
-        """Run all sweeps once."""
-        self.sweep_fleet()
-        self.sweep_store()
-        self.sweep_usage()
-
     def sweep_fleet(self) -> None:
         """Mark silent runtimes as lost, and place adapters that lack replicas."""
         lost = self._mark_lost()

@@ -36,7 +36,8 @@ from hmi_control_plane.catalog import (
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import upgrade
 from hmi_control_plane.catalog.paging import PageRequest, list_page
-from hmi_control_plane.catalog.tables import Runtime
+from hmi_control_plane.catalog.resources import get_resource
+from hmi_control_plane.catalog.tables import DomainRow, Runtime
 
 NAMESPACE = "bench"
 DOMAIN = "domain"
@@ -223,7 +224,7 @@ class Catalog:
             run = runs.create_run(session, domain_run())
             versions.complete_run(session, run.id, domain_result())
         with self._database.read() as session:
-            current = domains.build_view(session, domains.get_domain(session, NAMESPACE, DOMAIN)).current
+            current = domains.build_view(session, get_resource(session, DomainRow, NAMESPACE, DOMAIN)).current
         if current is None:
             raise RuntimeError("the Domain's run made no version")
         return current

@@ -20,7 +20,13 @@ from hmi_api.internal.catalog import (
 from hmi_api.names import adapter_key
 from hmi_control_plane.catalog import artifacts, placement, runs
 from hmi_control_plane.catalog.database import utc_now
-from hmi_control_plane.catalog.resources import current_version, take_over, update_row
+from hmi_control_plane.catalog.resources import (
+    current_version,
+    find_resource,
+    get_resource,
+    take_over,
+    update_row,
+)
 from hmi_control_plane.catalog.tables import (
     AdapterRow,
     AdapterVersion,
@@ -30,7 +36,7 @@ from hmi_control_plane.catalog.tables import (
     Runtime,
 )
 from hmi_control_plane.catalog.tenants import get_tenant, require_same_tenant
-from hmi_control_plane.http.errors import Conflict, NotFound
+from hmi_control_plane.http.errors import Conflict
 
 _ETAG_LENGTH = 16
 
@@ -53,7 +59,7 @@ def declare_adapter(session: Session, namespace: str, name: str, record: Adapter
     """
     get_tenant(session, record.tenant)
     placement.lock(session)
-    row = find_adapter(session, namespace, name)
+    row = find_resource(session, AdapterRow, namespace, name)
     if row is not None and not take_over(session, row, record, ("tenant", "domain", "task_type")):
         delete_adapter(session, namespace, name)
         row = None
@@ -155,21 +161,6 @@ def _scheduled_and_loaded(
     return scheduled, reports
 
 
-def get_adapter(session: Session, namespace: str, name: str) -> AdapterRow:
-    """Return the TaskAdapter declared as ``namespace/name``; raises NotFound (UnknownAdapter)."""
-    row = find_adapter(session, namespace, name)
-    if row is None:
-        raise NotFound("UnknownAdapter", f"There is no TaskAdapter {namespace}/{name}.")
-    return row
-
-
-def find_adapter(session: Session, namespace: str, name: str) -> AdapterRow | None:
-    """Return the TaskAdapter declared as ``namespace/name``, or None."""
-    return session.scalar(
-        select(AdapterRow).where(AdapterRow.namespace == namespace, AdapterRow.name == name)
-    )
-
-
 def delete_adapter(session: Session, namespace: str, name: str, *, uid: str | None = None) -> None:
     """Delete a TaskAdapter, its versions, placements, runs and artifacts; idempotent.
 
@@ -177,7 +168,7 @@ def delete_adapter(session: Session, namespace: str, name: str, *, uid: str | No
     next desired state; nothing here waits for them.
     """
     placement.lock(session)
-    row = find_adapter(session, namespace, name)
+    row = find_resource(session, AdapterRow, namespace, name)
     if row is None or uid not in (None, row.uid):
         return
     digests = _take_out_of_service(session, row)
@@ -193,7 +184,7 @@ def record_revocation(session: Session, namespace: str, name: str, revocation: R
     ``revoked_at`` keeps the time of the first call. Raises NotFound (UnknownAdapter).
     """
     placement.lock(session)
-    row = get_adapter(session, namespace, name)
+    row = get_resource(session, AdapterRow, namespace, name)
     row.revoked_at = row.revoked_at or utc_now()
     if not revocation.withdraw:
         return
@@ -206,7 +197,7 @@ def record_revocation(session: Session, namespace: str, name: str, revocation: R
 
 def delete_revocation(session: Session, namespace: str, name: str) -> None:
     """Record that a TaskAdapter may use its Domain again. Raises NotFound (UnknownAdapter)."""
-    row = get_adapter(session, namespace, name)
+    row = get_resource(session, AdapterRow, namespace, name)
     row.revoked_at = None
     row.withdrawn = None
 

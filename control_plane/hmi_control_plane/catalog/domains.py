@@ -10,10 +10,10 @@ from hmi_api.names import domain_key
 from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.database import utc_now
-from hmi_control_plane.catalog.resources import current_version, take_over, update_row
+from hmi_control_plane.catalog.resources import current_version, find_resource, take_over, update_row
 from hmi_control_plane.catalog.tables import AdapterRow, DomainRow, DomainVersion, DomainVersionTable
 from hmi_control_plane.catalog.tenants import get_tenant, require_same_tenant
-from hmi_control_plane.http.errors import Conflict, NotFound
+from hmi_control_plane.http.errors import Conflict
 
 _MAX_NAMED_ADAPTERS = 5
 
@@ -25,7 +25,7 @@ def declare_domain(session: Session, namespace: str, name: str, record: DomainRe
     NotFound (UnknownTenant), Conflict (TenantChanged, DomainInUse).
     """
     get_tenant(session, record.tenant)
-    row = find_domain(session, domain_key(namespace, name))
+    row = find_resource(session, DomainRow, namespace, name)
     if row is not None and not take_over(session, row, record, ("tenant", "base_uri")):
         delete_domain(session, namespace, name)
         row = None
@@ -85,26 +85,13 @@ def build_version_views(session: Session, rows: Sequence[DomainVersion]) -> dict
     }
 
 
-def get_domain(session: Session, namespace: str, name: str) -> DomainRow:
-    """Return the Domain declared as ``namespace/name``; raises NotFound (UnknownDomain)."""
-    row = find_domain(session, domain_key(namespace, name))
-    if row is None:
-        raise NotFound("UnknownDomain", f"There is no Domain {namespace}/{name}.")
-    return row
-
-
-def find_domain(session: Session, key: str) -> DomainRow | None:
-    """Return the Domain called ``namespace/name``, or None."""
-    return session.scalar(select(DomainRow).where(DomainRow.key == key))
-
-
 def delete_domain(session: Session, namespace: str, name: str, *, uid: str | None = None) -> None:
     """Delete a Domain, its versions, and their artifacts unless something else needs them; idempotent.
 
     With ``uid``, delete it only if it was declared for that object. Raises Conflict (DomainInUse) while
     TaskAdapters that are not withdrawn use it. Child Domains keep the tables that they inherit.
     """
-    row = find_domain(session, domain_key(namespace, name))
+    row = find_resource(session, DomainRow, namespace, name)
     if row is None or uid not in (None, row.uid):
         return
     users = session.scalars(

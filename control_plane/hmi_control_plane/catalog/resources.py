@@ -1,7 +1,7 @@
 """What Domains and TaskAdapters have in common: rows that are declared, and their versions."""
 
 from collections.abc import Sequence
-from typing import overload
+from typing import TypeVar, overload
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
@@ -9,9 +9,25 @@ from sqlalchemy.orm import Session
 from hmi_api.internal.catalog import AdapterRecord, DomainRecord
 from hmi_control_plane.catalog.runs import adopt_runs
 from hmi_control_plane.catalog.tables import AdapterRow, AdapterVersion, DomainRow, DomainVersion
+from hmi_control_plane.http.errors import NotFound
 
 ResourceRow = DomainRow | AdapterRow
+ResourceT = TypeVar("ResourceT", bound=DomainRow | AdapterRow)
 Version = DomainVersion | AdapterVersion
+
+
+def find_resource(session: Session, kind: type[ResourceT], namespace: str, name: str) -> ResourceT | None:
+    """Return the resource declared as ``namespace/name``, or None."""
+    return session.scalar(select(kind).where(kind.namespace == namespace, kind.name == name))
+
+
+def get_resource(session: Session, kind: type[ResourceT], namespace: str, name: str) -> ResourceT:
+    """Return the resource; raises NotFound (UnknownDomain, UnknownAdapter)."""
+    row = find_resource(session, kind, namespace, name)
+    if row is None:
+        reason, word = ("UnknownDomain", "Domain") if kind is DomainRow else ("UnknownAdapter", "TaskAdapter")
+        raise NotFound(reason, f"There is no {word} {namespace}/{name}.")
+    return row
 
 
 def take_over(

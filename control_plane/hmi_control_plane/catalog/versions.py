@@ -22,15 +22,13 @@ from hmi_api.internal.runs import (
     RunState,
     RunView,
 )
-from hmi_api.names import domain_key
 from hmi_control_plane.catalog import artifacts, placement
-from hmi_control_plane.catalog.adapters import find_adapter
 from hmi_control_plane.catalog.database import utc_now
-from hmi_control_plane.catalog.domains import find_domain
 from hmi_control_plane.catalog.resources import (
     ResourceRow,
     Version,
     current_version,
+    find_resource,
     next_version,
     versions_of,
 )
@@ -64,9 +62,8 @@ def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
         artifacts.discard(session, [ref.digest for ref in result.artifacts])
         return RunView.model_validate(row)
     spec = RunView.model_validate(row).spec
-    resource = _find_resource(
-        session, DomainRow if isinstance(spec, DomainRunSpec) else AdapterRow, spec.namespace, spec.name
-    )
+    kind: type[ResourceRow] = DomainRow if isinstance(spec, DomainRunSpec) else AdapterRow
+    resource = find_resource(session, kind, spec.namespace, spec.name)
     if resource is None or resource.uid != row.uid:
         artifacts.discard(session, [ref.digest for ref in result.artifacts])
         gone = RunFailure(
@@ -105,7 +102,7 @@ def find_earlier_version(
     session: Session, kind: type[ResourceRow], namespace: str, name: str, wanted: PublishAgain
 ) -> EarlierVersion | None:
     """Return the newest version that was made from the wanted spec and passed its gate, or None."""
-    found = _version_of_spec(session, _find_resource(session, kind, namespace, name), wanted)
+    found = _version_of_spec(session, find_resource(session, kind, namespace, name), wanted)
     if found is None:
         return None
     refs = artifacts.load_refs(session, _artifact_digests(session, found))
@@ -120,7 +117,7 @@ def publish_again(
     If it is the current version already, nothing changes, so that the call is idempotent.
     """
     placement.lock(session)
-    row = _find_resource(session, kind, namespace, name)
+    row = find_resource(session, kind, namespace, name)
     old = _version_of_spec(session, row, wanted)
     if row is None or old is None or old.version < version:
         return None
@@ -137,14 +134,6 @@ def publish_again(
     artifacts.retain(session, digests)
     _make_current(session, row, new)
     return new.version
-
-
-def _find_resource(
-    session: Session, kind: type[ResourceRow], namespace: str, name: str
-) -> ResourceRow | None:
-    if kind is DomainRow:
-        return find_domain(session, domain_key(namespace, name))
-    return find_adapter(session, namespace, name)
 
 
 def _publish_domain(

@@ -10,7 +10,7 @@ from importlib.metadata import version as version_of
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from hmi_control_plane.auth.authenticator import Identity
 from hmi_control_plane.gateway.failures import InferenceFailed, not_loaded, unknown_version
@@ -40,16 +40,10 @@ from hmi_control_plane.gateway.routes import Route
 _JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 
 
-class _ModelConvertor(Convertor[str]):
+class _ModelConvertor(PathConvertor):
     """``adapter`` or ``tenant/adapter`` in a path, without the protocol's suffixes."""
 
     regex = r"[^/]+(?:/(?!(?:infer|ready|versions)(?:/|$))[^/]+)?"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
 
 
 register_url_convertor("model", _ModelConvertor())

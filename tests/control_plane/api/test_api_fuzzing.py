@@ -37,7 +37,7 @@ def app(settings: Settings) -> FastAPI:
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[httpx.Client]:
     """A client of the application, on a real socket."""
-    with served(app) as url, httpx.Client(base_url=url, trust_env=False) as made:
+    with served(app) as url, httpx.Client(base_url=url, timeout=60, trust_env=False) as made:
         yield made
 
 

@@ -70,7 +70,9 @@ class Party:
     def __init__(self, plane: str, token: str) -> None:
         self.plane, self.token, self.open = plane, token, contextlib.ExitStack()
         headers = {"Authorization": f"Bearer {token}"}
-        self.client = self.open.enter_context(httpx.Client(base_url=plane, headers=headers, trust_env=False))
+        self.client = self.open.enter_context(
+            httpx.Client(base_url=plane, headers=headers, timeout=60, trust_env=False)
+        )
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self.client.request(method, f"/internal/v1{path}", **options)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import Connection, select, text
 
 from hmi_control_plane.api.billing_schemas import InvoiceBody
 from hmi_control_plane.billing import invoices
 from hmi_control_plane.catalog.database import Database
-from hmi_control_plane.catalog.migrate import downgrade, upgrade
+from hmi_control_plane.catalog.migrate import config, upgrade
 from hmi_control_plane.catalog.tables import UsageEventRow
 from hmi_control_plane.catalog.tenants import find_billed_tenant
 from hmi_control_plane.http.errors import Conflict
@@ -142,7 +143,7 @@ def test_the_migration_marks_invoiced_events_and_not_late_ones(old_database: Dat
     with old_database.write() as session:
         invoices.void(session, "march", JUNE)
     assert rows_of(old_database, MARCH, APRIL) == 10
-    downgrade(old_database.url, "0005")
+    command.downgrade(config(old_database.url), "0005")
 
 
 def test_an_event_that_was_invoiced_in_part_is_split(old_database: Database) -> None:

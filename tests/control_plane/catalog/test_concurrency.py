@@ -139,9 +139,15 @@ def test_sweepers_of_several_processes_do_each_job_once(cluster: Any, settings: 
         )
         for _ in range(4)
     ]
+
+    def sweep(sweeper: Sweeper) -> None:
+        sweeper.sweep_fleet()
+        sweeper.sweep_store()
+        sweeper.sweep_usage()
+
     with ThreadPoolExecutor(len(sweepers)) as pool:
         for _ in range(8):
-            list(pool.map(Sweeper.sweep, sweepers))
+            list(pool.map(sweep, sweepers))
     for name in names[1:]:
         assert cluster.view(name)["scheduledOn"] == ["r2", "r3"]
     with database.read() as session:

@@ -16,6 +16,7 @@ from hmi_api.internal.runtimes import AdapterVersionRef, Heartbeat
 from hmi_control_plane.catalog import adapters, desired_state, runs, runtimes, tenants, versions
 from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.catalog.paging import PageRequest, list_page
+from hmi_control_plane.catalog.resources import find_resource, get_resource
 from hmi_control_plane.catalog.tables import (
     AdapterRow,
     AdapterVersion,
@@ -73,7 +74,7 @@ def _populate(cluster: Any, database: Database, first: int, last: int) -> None:
     """Insert adapters as if they had been declared, trained, placed and loaded one by one."""
     cluster.adapter("model")
     with database.write() as session:
-        model = adapters.find_adapter(session, "acme", "model")
+        model = find_resource(session, AdapterRow, "acme", "model")
         assert model is not None
         placed = session.get_one(Placement, ("r1", "acme/model"))
         run = session.query(TrainingRun).filter_by(uid=model.uid).one()
@@ -169,7 +170,9 @@ def _register_one_more(cluster: Any, database: Database, name: str) -> dict[str,
         beat = Heartbeat(incarnation="one", ready=[AdapterVersionRef(adapter=f"acme/{name}", version=1)])
         assert runtimes.heartbeat(session, "r1", beat).reply.known
     with step("view", write=False) as session:
-        assert adapters.build_view(session, adapters.get_adapter(session, "acme", name)).loaded_on == ["r1"]
+        assert adapters.build_view(session, get_resource(session, AdapterRow, "acme", name)).loaded_on == [
+            "r1"
+        ]
     with step("tenant", write=True) as session:
         tenants.ensure_tenant(session, "acme")
     with step("page", write=False) as session:

@@ -228,7 +228,7 @@ def test_an_outage_loses_no_runtime(with_adapter: Any, database: Database, tmp_p
         nonlocal seconds
         for _ in range(round(length / 2)):
             seconds += 2.0
-            sweeper.sweep()
+            sweeper.sweep_fleet()
 
     def silent_for(length: float) -> None:
         with database.write() as session:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -14,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from hmi_control_plane.auth.authenticator import NewKey
 from hmi_control_plane.catalog import tenants
 from hmi_control_plane.catalog.database import Database
-from hmi_control_plane.catalog.migrate import downgrade, upgrade
+from hmi_control_plane.catalog.migrate import config, upgrade
 from hmi_control_plane.catalog.tables import Meter
 from hmi_control_plane.metering.events import UsageEvent, to_cloud_event
 from hmi_control_plane.metering.flusher import Flusher, MeteringMetrics
@@ -248,7 +249,7 @@ def test_the_migration_gives_existing_rows_their_tenants_id(old_database: Databa
         "first": ids["globex"],
         "last": gone["initech"],
     }
-    downgrade(old_database.url, "0003")
+    command.downgrade(config(old_database.url), "0003")
 
 
 def stored(moment: datetime) -> str:

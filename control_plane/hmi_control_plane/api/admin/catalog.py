@@ -20,6 +20,7 @@ from hmi_control_plane.api.admin.schemas import (
 from hmi_control_plane.catalog import adapters, domains, runtimes
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.paging import list_page
+from hmi_control_plane.catalog.resources import get_resource
 from hmi_control_plane.catalog.tables import AdapterRow, Artifact, DomainRow, Runtime, TrainingRun
 from hmi_control_plane.http.parameters import Name, RuntimeId
 
@@ -75,7 +76,7 @@ def _add_deletions(router: APIRouter, database: Database, notify: Callable[[], N
     def delete_adapter(namespace: Name, name: Name) -> None:
         """Delete a TaskAdapter from the catalog; if its object still exists, it is trained again."""
         with database.write() as session:
-            adapters.get_adapter(session, namespace, name)
+            get_resource(session, AdapterRow, namespace, name)
             adapters.delete_adapter(session, namespace, name)
         notify()
 
@@ -83,7 +84,7 @@ def _add_deletions(router: APIRouter, database: Database, notify: Callable[[], N
     def delete_domain(namespace: Name, name: Name) -> None:
         """Delete a Domain from the catalog; 409 while TaskAdapters use it."""
         with database.write() as session:
-            domains.get_domain(session, namespace, name)
+            get_resource(session, DomainRow, namespace, name)
             domains.delete_domain(session, namespace, name)
 
 

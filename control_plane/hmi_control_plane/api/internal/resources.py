@@ -28,7 +28,7 @@ from hmi_control_plane.auth.guards import RoleGuard
 from hmi_control_plane.catalog import adapters, clusters, domains, tenants, versions
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.paging import Page, PageRequest, list_page
-from hmi_control_plane.catalog.resources import ResourceRow
+from hmi_control_plane.catalog.resources import ResourceRow, get_resource
 from hmi_control_plane.catalog.tables import AdapterRow, DomainRow
 from hmi_control_plane.http.parameters import Name
 
@@ -119,7 +119,7 @@ def _add_domains(router: APIRouter, database: Database) -> None:
     def read_domain(namespace: Name, name: Name) -> DomainView:
         """Read a Domain and its current version."""
         with database.read() as session:
-            return domains.build_view(session, domains.get_domain(session, namespace, name))
+            return domains.build_view(session, get_resource(session, DomainRow, namespace, name))
 
     @router.delete("/domains/{namespace}/{name}", **NO_CONTENT)
     def delete_domain(namespace: Name, name: Name, uid: OnlyUid = None) -> None:
@@ -156,7 +156,7 @@ def _add_adapters(router: APIRouter, database: Database, changes: ChangeSignal) 
     def read_adapter(namespace: Name, name: Name) -> AdapterView:
         """Read a TaskAdapter, its current version, and where it is scheduled and loaded."""
         with database.read() as session:
-            return adapters.build_view(session, adapters.get_adapter(session, namespace, name))
+            return adapters.build_view(session, get_resource(session, AdapterRow, namespace, name))
 
     @router.delete("/adapters/{namespace}/{name}", **NO_CONTENT)
     def delete_adapter(namespace: Name, name: Name, uid: OnlyUid = None) -> None:
