@@ -283,6 +283,22 @@ async def test_what_was_deleted_before_our_eyes_is_not_adopted(
     assert "POST /runs" in reborn.calls
 
 
+async def test_only_the_leader_deletes_what_the_catalog_has_of_a_deleted_object(
+    reborn: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = {reborn.catalog.adapters[TOPIC.key].record.uid, reborn.catalog.domains[DOMAIN.key].record.uid}
+    monkeypatch.setattr(reborn.store, "was_deleted", gone.__contains__)
+
+    def refuse() -> None:
+        raise NotReady("NotLeader", "Another replica is the leader.")
+
+    engine = Reconciler(Ports(reborn.store, reborn.plane.client(), reborn.jobs, refuse))
+    for ref in (TOPIC, DOMAIN):
+        with pytest.raises(NotReady, match="NotLeader"):
+            await engine.reconcile(ref)
+    assert not [call for call in reborn.calls if call.startswith("DELETE")]
+
+
 async def test_another_base_model_is_no_change_of_an_immutable_field_but_another_domain(
     reborn: Here, domain_body: dict[str, Any]
 ) -> None:
@@ -328,6 +344,8 @@ async def test_rows_of_which_nobody_can_say_that_their_objects_are_gone_keep_a_d
     ready = find_condition((await reborn.status(DOMAIN)).conditions, "Ready")
     assert ready is not None
     assert ready.reason == (trouble.reason if trouble else "DomainInUse")
+    assert ready.message.startswith("It cannot be deleted yet: ")
+    assert ready.message.endswith(" The deletion is retried.")
 
 
 async def test_a_guests_serving_ends_with_the_grace_time_and_its_domain_then_goes(
