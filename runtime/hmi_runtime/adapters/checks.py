@@ -6,7 +6,7 @@ import torch
 
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.adapters.weights import POOLINGS, AdapterWeights, Head, LayerAdapter
+from hmi_runtime.adapters.weights import POOLINGS, AdapterWeights, LayerAdapter
 from hmi_runtime.models.architecture import MATRICES, EncoderConfig
 
 Shape = tuple[int, ...]
@@ -40,11 +40,12 @@ def check_adapter(
             f"The adapter was trained on layers {trained_on}, not {layers_digest}; train it again here.",
         )
     _check_depth(weights, config, split)
-    for name, found, expected in _shapes(weights, config):
-        if found != expected:
+    expected = dict(_expected_shapes(weights, config))
+    for name, tensor in weights.named_tensors():
+        if tensor.shape != expected[name]:
             raise InvalidInput(
                 "AdapterShape",
-                f"{name} has shape {list(found)}, the base model needs {list(expected)}; "
+                f"{name} has shape {list(tensor.shape)}, the base model needs {list(expected[name])}; "
                 "use an adapter made for this base model.",
             )
     _check_labels(weights)
@@ -88,42 +89,35 @@ def _check_labels(weights: AdapterWeights) -> None:
         )
 
 
-def _shapes(weights: AdapterWeights, config: EncoderConfig) -> Iterator[tuple[str, Shape, Shape]]:
-    """Yield each tensor's name, the shape it has and the shape it must have."""
+def _expected_shapes(weights: AdapterWeights, config: EncoderConfig) -> Iterator[tuple[str, Shape]]:
+    """Yield the name of each tensor and the shape that it must have."""
     for index, layer in weights.layers.items():
         yield from _layer_shapes(f"layers.{index}", layer, config)
-    yield from _head_shapes(weights.head, config.width)
+    labels, inner = weights.head.weight.shape[0], config.width
+    if weights.head.dense is not None:
+        # One shape for every dense layer: those of many tenants are multiplied as one batch.
+        yield "head.dense.weight", (config.width, config.width)
+        yield "head.dense.bias", (config.width,)
+    elif weights.head.pooling == "first_and_mean":
+        inner = 2 * config.width
+    yield "head.weight", (labels, inner)
+    yield "head.bias", (labels,)
 
 
-def _layer_shapes(
-    prefix: str, layer: LayerAdapter, config: EncoderConfig
-) -> Iterator[tuple[str, Shape, Shape]]:
+def _layer_shapes(prefix: str, layer: LayerAdapter, config: EncoderConfig) -> Iterator[tuple[str, Shape]]:
     for matrix, lora in layer.lora.items():
         if matrix not in MATRICES:
             raise InvalidInput("AdapterShape", f"{prefix}.{matrix} is not a matrix of an encoder layer.")
         out, inner = config.matrix_shape(matrix)
-        yield f"{prefix}.{matrix}.lora_a", tuple(lora.a.shape), (lora.rank, inner)
-        yield f"{prefix}.{matrix}.lora_b", tuple(lora.b.shape), (out, lora.rank)
-    for matrix, bias in layer.bias.items():
-        yield f"{prefix}.{matrix}.bias", tuple(bias.shape), config.matrix_shape(matrix)[:1]
-    for norm, (weight, bias) in layer.norms.items():
-        yield f"{prefix}.{norm}.weight", tuple(weight.shape), (config.width,)
-        yield f"{prefix}.{norm}.bias", tuple(bias.shape), (config.width,)
+        yield f"{prefix}.{matrix}.lora_a", (lora.rank, inner)
+        yield f"{prefix}.{matrix}.lora_b", (out, lora.rank)
+    for matrix in layer.bias:
+        yield f"{prefix}.{matrix}.bias", config.matrix_shape(matrix)[:1]
+    for norm in layer.norms:
+        yield f"{prefix}.{norm}.weight", (config.width,)
+        yield f"{prefix}.{norm}.bias", (config.width,)
     for place, bottleneck in layer.bottlenecks.items():
-        width = bottleneck.width
-        yield f"{prefix}.{place}.down", tuple(bottleneck.down.shape), (width, config.width)
-        yield f"{prefix}.{place}.down_bias", tuple(bottleneck.down_bias.shape), (width,)
-        yield f"{prefix}.{place}.up", tuple(bottleneck.up.shape), (config.width, width)
-        yield f"{prefix}.{place}.up_bias", tuple(bottleneck.up_bias.shape), (config.width,)
-
-
-def _head_shapes(head: Head, width: int) -> Iterator[tuple[str, Shape, Shape]]:
-    labels = head.weight.shape[0]
-    inner = 2 * width if head.pooling == "first_and_mean" else width
-    if head.dense is not None:
-        # One shape for every dense layer: those of many tenants are multiplied as one batch.
-        yield "head.dense.weight", tuple(head.dense.weight.shape), (width, width)
-        yield "head.dense.bias", tuple(head.dense.bias.shape), (width,)
-        inner = width
-    yield "head.weight", tuple(head.weight.shape), (labels, inner)
-    yield "head.bias", tuple(head.bias.shape), (labels,)
+        yield f"{prefix}.{place}.down", (bottleneck.width, config.width)
+        yield f"{prefix}.{place}.down_bias", (bottleneck.width,)
+        yield f"{prefix}.{place}.up", (config.width, bottleneck.width)
+        yield f"{prefix}.{place}.up_bias", (config.width,)

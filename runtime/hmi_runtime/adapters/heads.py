@@ -16,7 +16,6 @@ from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.slot_pool import BARE, SlotPool
 from hmi_runtime.adapters.weights import Head, Pooling
-from hmi_runtime.models.architecture import activate
 
 _INITIAL_STD = 0.02
 _DEFAULT_POOLING: dict[TaskType, Pooling] = {
@@ -50,7 +49,7 @@ def run_head(head: Head, hidden: Tensor, mask: Tensor) -> Tensor:
     x = pool_states(head.pooling, hidden[None], mask[None])[0]
     if head.dense is not None:
         dense = functional.linear(x, head.dense.weight, head.dense.bias)
-        x = torch.tanh(dense) if head.dense.activation == "tanh" else activate(head.dense.activation, dense)
+        x = _ACTIVATIONS[head.dense.activation](dense)
     return functional.linear(x, head.weight, head.bias)
 
 
@@ -102,19 +101,16 @@ def run_heads(pool: SlotPool, hidden: Tensor, mask: Tensor, slots: Sequence[int]
     """
     if BARE in slots:
         raise InvalidInput("AdapterMissing", "A row names no adapter, so it has no head; name one.")
-    poolings = [pool.traits[slot].pooling for slot in slots]
-    token_rows = [row for row, pooling in enumerate(poolings) if pooling == "token"]
-    pooled_rows = [row for row, pooling in enumerate(poolings) if pooling != "token"]
+    by_token = [pool.traits[slot].pooling == "token" for slot in slots]
     logits: dict[int, Tensor] = {}
-    if pooled_rows:
-        index = torch.tensor(pooled_rows, device=hidden.device)
-        inputs = pool_states("first_and_mean", hidden[index], mask[index])[:, None]  # (n, 1, 2D)
-        scores = _scores(pool, inputs, [slots[row] for row in pooled_rows])  # (n, 1, most labels)
-        logits.update(zip(pooled_rows, scores[:, 0], strict=True))
-    if token_rows:
-        index = torch.tensor(token_rows, device=hidden.device)
-        scores = _scores(pool, hidden[index], [slots[row] for row in token_rows])  # (n, T, most labels)
-        logits.update(zip(token_rows, scores, strict=True))
+    for per_token in set(by_token):
+        rows = [row for row, is_token in enumerate(by_token) if is_token is per_token]
+        index = torch.tensor(rows, device=hidden.device)
+        inputs = hidden[index]  # (n, T, D)
+        if not per_token:
+            inputs = pool_states("first_and_mean", inputs, mask[index])[:, None]  # (n, 1, 2D)
+        scores = _scores(pool, inputs, [slots[row] for row in rows])  # (n, T or 1, most labels)
+        logits.update(zip(rows, scores if per_token else scores[:, 0], strict=True))
     return [logits[row][..., : pool.traits[slot].labels] for row, slot in enumerate(slots)]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, LayerAdapter
-from hmi_runtime.models.architecture import Sublayer, activate
+from hmi_runtime.models.architecture import ACTIVATIONS, Sublayer
 from hmi_runtime.models.encoder import EncoderLayer, PlainSteps, UpperLayers
 
 _BARE = LayerAdapter()
@@ -63,5 +63,5 @@ class _Steps(PlainSteps):
 
 def _bottleneck(bottleneck: Bottleneck, read: Tensor, output: Tensor) -> Tensor:
     x = read if bottleneck.placement == "parallel" else output
-    narrow = activate(bottleneck.activation, functional.linear(x, bottleneck.down, bottleneck.down_bias))
+    narrow = ACTIVATIONS[bottleneck.activation](functional.linear(x, bottleneck.down, bottleneck.down_bias))
     return functional.linear(narrow, bottleneck.up, bottleneck.up_bias)

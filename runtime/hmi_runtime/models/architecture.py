@@ -195,11 +195,6 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return x * cosine.to(x.dtype) + torch.cat((-right, left), dim=-1) * sine.to(x.dtype)
 
 
-def activate(name: str, x: Tensor) -> Tensor:
-    """Apply the activation of that name; ``KeyError`` for one that is not known."""
-    return ACTIVATIONS[name](x)
-
-
 @dataclass(frozen=True)
 class Family:
     """How a family's checkpoints name their tensors and sizes."""

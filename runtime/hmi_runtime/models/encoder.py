@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from hmi_runtime.models.architecture import (
+    ACTIVATIONS,
     SUBLAYER_OUTPUT,
     AttentionContext,
     EncoderConfig,
     Sublayer,
-    activate,
     rotation,
 )
 from hmi_runtime.models.families import architecture_of
@@ -73,7 +73,7 @@ class PlainSteps:
 
     def activate(self, x: Tensor) -> Tensor:
         """Return the layer's activation of ``x``."""
-        return activate(self.config.activation, x)
+        return ACTIVATIONS[self.config.activation](x)
 
     def add_residual(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
         """Return ``residual`` plus the sublayer's output, (B, T, D)."""

@@ -31,21 +31,20 @@ class Encoding:
     """One tokenised text, special tokens included.
 
     ``offsets`` are character ranges in the text (of each word, for pre-split words); special tokens have
-    (0, 0) and ``word_ids`` None. ``truncated``: tokens were cut off at the limit.
+    (0, 0) and ``word_ids`` None.
     """
 
     ids: list[int]
     offsets: list[tuple[int, int]]
     word_ids: list[int | None]
-    truncated: bool
 
-    def cut(self, max_length: int, side: Literal["left", "right"] = "right") -> "Encoding":
+    def cut(self, max_length: int | None, side: Literal["left", "right"] = "right") -> "Encoding":
         """Return the encoding truncated to ``max_length`` tokens; the first and last special token stay.
 
-        ``side`` is the end at which tokens are cut off.
+        ``side`` is the end at which tokens are cut off; ``max_length`` None cuts nothing.
         """
         length = len(self.ids)
-        if length <= max_length:
+        if max_length is None or length <= max_length:
             return self
         if side == "right":
             kept = [*range(max_length - 1), length - 1]
@@ -55,7 +54,6 @@ class Encoding:
             [self.ids[place] for place in kept],
             [self.offsets[place] for place in kept],
             [self.word_ids[place] for place in kept],
-            truncated=True,
         )
 
     def first_tokens(self) -> list[tuple[int, int]]:
@@ -102,11 +100,11 @@ class Tokenizer:
         self._byte_level = '"ByteLevel"' in json.dumps(json.loads(self._backend.to_str())["pre_tokenizer"])
 
     def encode(self, texts: Sequence[str], max_length: int | None) -> list[Encoding]:
-        """Tokenise texts, each cut to ``max_length`` tokens (special ones included); None cuts nothing."""
+        """Tokenise texts, each truncated to ``max_length`` tokens (None: not), special ones included."""
         encoded = [_read(encoding) for encoding in self._backend.encode_batch(list(texts))]
         if self._byte_level:
             encoded = [_without_spaces(one, text) for one, text in zip(encoded, texts, strict=True)]
-        return [one if max_length is None else one.cut(max_length) for one in encoded]
+        return [one.cut(max_length) for one in encoded]
 
     def encode_words(self, rows: Sequence[Sequence[str]], max_length: int | None) -> list[Encoding]:
         """Tokenise rows of words; ``word_ids`` tell which word each token came from.
@@ -117,8 +115,8 @@ class Tokenizer:
             joined = self.encode([" ".join(words) for words in rows], max_length)
             return [_by_word(one, words) for one, words in zip(joined, rows, strict=True)]
         batch = [list(words) for words in rows]
-        encoded = [_read(encoding) for encoding in self._backend.encode_batch(batch, is_pretokenized=True)]
-        return [one if max_length is None else one.cut(max_length) for one in encoded]
+        encoded = self._backend.encode_batch(batch, is_pretokenized=True)
+        return [_read(encoding).cut(max_length) for encoding in encoded]
 
     def _special(self, name: str) -> int:
         value = getattr(self._tokenizer, name)
@@ -143,7 +141,7 @@ def _read(encoding: Any) -> Encoding:
         None if special else word
         for word, special in zip(encoding.word_ids, encoding.special_tokens_mask, strict=True)
     ]
-    return Encoding(list(encoding.ids), list(encoding.offsets), words, truncated=False)
+    return Encoding(list(encoding.ids), list(encoding.offsets), words)
 
 
 def _without_spaces(encoding: Encoding, text: str) -> Encoding:
@@ -154,7 +152,7 @@ def _without_spaces(encoding: Encoding, text: str) -> Encoding:
         begin = start + len(piece) - len(piece.lstrip())
         offsets.append((begin, max(begin, start + len(piece.rstrip()))))
         words.append(word if piece.strip() else None)
-    return Encoding(encoding.ids, offsets, words, encoding.truncated)
+    return Encoding(encoding.ids, offsets, words)
 
 
 def _by_word(encoding: Encoding, words: Sequence[str]) -> Encoding:
@@ -166,4 +164,4 @@ def _by_word(encoding: Encoding, words: Sequence[str]) -> Encoding:
         number = bisect_right(starts, start) - 1
         numbers.append(None if piece is None else number)
         offsets.append((0, 0) if piece is None else (start - starts[number], end - starts[number]))
-    return Encoding(encoding.ids, offsets, numbers, encoding.truncated)
+    return Encoding(encoding.ids, offsets, numbers)

@@ -56,11 +56,11 @@ def test_bridging_a_mixed_batch_equals_every_rows_own_finish(
 def text(
     words: tuple[str, ...] | None, content: str, word_ids: list[int | None], offsets: list[tuple[int, int]]
 ) -> Text:
-    return Text(content, words, Encoding([0] * len(word_ids), offsets, word_ids, truncated=False))
+    return Text(content, words, Encoding([0] * len(word_ids), offsets, word_ids))
 
 
 def test_the_first_sub_token_decides_a_word() -> None:
-    firsts = Encoding([0] * 7, [(0, 0)] * 7, [None, 0, 0, 1, 2, 2, None], truncated=False).first_tokens()
+    firsts = Encoding([0] * 7, [(0, 0)] * 7, [None, 0, 0, 1, 2, 2, None]).first_tokens()
     assert firsts == [(1, 0), (3, 1), (4, 2)]
     made = text(None, "loose spokes, bent", [None, 0, 1, 1, 2, 3, None],
                 [(0, 0), (0, 5), (6, 9), (9, 12), (12, 13), (14, 18), (0, 0)])  # fmt: skip
