@@ -24,8 +24,8 @@ def check_adapter(
 ) -> None:
     """Raise ``InvalidInput`` unless ``weights`` can be served by layers ``split``.. of ``config``.
 
-    Reasons: AdapterForAnotherBase, AdapterForAnotherDomain (only where digests are given and the adapter
-    names one), AdapterBelowSplit, AdapterShape, AdapterLabels, AdapterNotFinite.
+    Reasons: AdapterForAnotherBase, AdapterForAnotherDomain (only if digests are given and the adapter names
+    one), AdapterBelowSplit, AdapterShape, AdapterLabels, AdapterNotFinite.
     """
     if base_digest is not None and weights.base_digest != base_digest:
         raise InvalidInput(
@@ -84,8 +84,8 @@ def _check_labels(weights: AdapterWeights) -> None:
     if per_token != (weights.head.pooling == "token") or weights.head.pooling not in POOLINGS:
         raise InvalidInput(
             "AdapterShape",
-            f"A head that reads {weights.head.pooling!r} cannot answer a {weights.task} task; "
-            "token tasks read every token, sequence tasks pool.",
+            f"A head with pooling {weights.head.pooling!r} does not fit a {weights.task} task; "
+            "token tasks need 'token', sequence tasks another pooling.",
         )
 
 

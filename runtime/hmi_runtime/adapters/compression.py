@@ -1,8 +1,8 @@
 """Compression: a fully tuned copy of the upper layers becomes a LoRA.
 
 Each matrix's difference from the base is cut to rank r so that the *logits* on the task's rows change
-least. The difference is multiplied from both sides by roots of what matters (``Importance``), cut by
-singular value decomposition (the best approximation of that rank, Eckart and Young, 1936), and divided by
+least. The difference is multiplied from both sides by the roots in ``Importance``, cut by singular value
+decomposition (the best approximation of that rank, Eckart and Young, 1936), and divided by
 the roots again. The effect that the cut removes at the mean input is added to the bias. Biases and norms
 are kept whole (a few kilobytes). Training continues after the cut in ``hmi_runtime.training``.
 

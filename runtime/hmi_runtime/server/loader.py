@@ -72,7 +72,7 @@ class AdapterLoader:
             events=pipeline_events,
         )
         self._artifact_users: Counter[str] = Counter()
-        # Weak: layers and tables live while an active adapter or a batch in progress uses their Domain.
+        # Weak: layers and tables are freed once no active adapter and no batch uses their Domain.
         self._domains: weakref.WeakValueDictionary[tuple[str, int], LoadedDomain] = (
             weakref.WeakValueDictionary()
         )

@@ -50,7 +50,7 @@ class FairQueue(Generic[T]):
     def push(self, tenant: str, bucket: int, cost: float, item: T) -> None:
         """Queue an item; its tenant is charged ``cost`` when it is taken."""
         queue = self._queues.get(tenant)
-        if queue is None:  # starts level with the tenant that is served now: idle time earns no credit
+        if queue is None:  # starts with the current clock: idle time earns no credit
             queue = self._queues[tenant] = _TenantQueue(self._clock)
         queue.buckets.setdefault(bucket, deque()).append((self._arrivals, cost, item))
         self._tenants.setdefault(bucket, set()).add(tenant)
@@ -104,7 +104,7 @@ def bucket_of(length: int) -> int:
 
 
 class Item(Protocol):
-    """What is queued: rows of one text."""
+    """Rows of one text in the queue."""
 
     @property
     def tenant(self) -> str:

@@ -12,7 +12,7 @@ from hmi_runtime.tables.lookup import TreeLookup
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What may share a batch: rows on one base model, split at one layer."""
+    """Base model and split of an engine; rows with equal keys may share a batch."""
 
     base_digest: str
     split: int

@@ -12,7 +12,7 @@ Window = tuple[int, int, int]
 
 
 def lookup_reference(lookup: TreeLookup, windows: Tensor) -> Tensor:
-    """Return the outputs (N, 3, D) that ``lookup`` should give for ``windows`` (N, 3) int64."""
+    """Return the outputs (N, 3, D) that ``lookup`` should return for ``windows`` (N, 3) int64."""
     rows = [_table_rows(table) for table in lookup.tables]
     return torch.stack([_look_up_one(lookup, rows, tuple(window)) for window in windows.tolist()])
 

@@ -35,7 +35,7 @@ class ExportedHead(StrEnum):
     WHOLE = "whole"
     """In the PEFT folder's own tensors: ``peft`` gives the same logits."""
     BESIDE = "beside"
-    """In ``hmi_head.safetensors``: ``peft`` gives the hidden states, the head is applied by hand."""
+    """In ``hmi_head.safetensors``: ``peft`` gives the hidden states, and the user applies the head."""
 
 
 def export_peft(weights: AdapterWeights, family: str, folder: Path, base_name: str = "") -> ExportedHead:
@@ -77,7 +77,7 @@ def export_peft(weights: AdapterWeights, family: str, folder: Path, base_name: s
 
 @dataclass
 class _Contents:
-    """What goes into the folder."""
+    """The contents of the folder."""
 
     ranks: dict[str, int] = field(default_factory=dict)  # by module path
     tensors: dict[str, Tensor] = field(default_factory=dict)  # by parameter path

@@ -1,4 +1,4 @@
-"""Where transformers' task models keep their heads, family by family.
+"""The heads of transformers' task models, by family.
 
 Sequence heads: BERT has a pooler (dense, tanh) and a classifier; RoBERTa a classifier of two layers
 (dense, tanh, out_proj); DistilBERT a pre_classifier (ReLU) and a classifier. All read the first token.
@@ -24,7 +24,7 @@ class HeadLayout:
     dense: str | None = None
     activation: Literal["tanh", "relu"] = "tanh"
     saved: tuple[str, ...] = ("classifier",)
-    """What PEFT's ``modules_to_save`` must name to keep all of it."""
+    """The modules that PEFT's ``modules_to_save`` must name to save all of the head."""
 
 
 _TOKEN = HeadLayout(output="classifier")
@@ -47,7 +47,7 @@ PEFT_FAMILIES = frozenset(_SEQUENCE)
 
 
 def head_layout(family: str, task: TaskType) -> HeadLayout:
-    """Return where the task model of a family keeps its head.
+    """Return the layout of the head of a family's task model.
 
     Raises ``InvalidInput`` AdapterUnsupported for a family not of ``PEFT_FAMILIES``.
     """
