@@ -68,6 +68,8 @@ TEXT_TYPES = {str, SecretStr, Path}
 
 
 def _types(annotation: Any) -> set[Any]:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _types(annotation.__origin__)
     inner = [part for part in typing.get_args(annotation) if part is not type(None)]
     return {annotation} if not inner else {part for one in inner for part in _types(one)}
 
