@@ -46,13 +46,13 @@ def write_json(path: Path, **content: Any) -> None:
     path.write_text(json.dumps({"machine": machine(), **content}, indent=1) + "\n")
 
 
-def table(rows: Iterable[Mapping[str, object]], header: Sequence[str] = ()) -> str:
-    """Return a Markdown table of ``rows``, whose keys are the header; numbers have three significant digits.
+def table(rows: Iterable[Mapping[str, object]]) -> str:
+    """Return a Markdown table of ``rows``, at least one, whose keys are the header.
 
-    ``header`` is the header of a table without rows.
+    Numbers have three significant digits.
     """
     shown = list(rows)
-    names = list(shown[0]) if shown else list(header)
+    names = list(shown[0])
     lines = [names, ["---"] * len(names), *[[_cell(row[name]) for name in names] for row in shown]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

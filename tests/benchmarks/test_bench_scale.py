@@ -52,7 +52,7 @@ def test_one_more_adapter_takes_the_same_number_of_statements(tmp_path: Path) ->
     catalog = Catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
     few, many = catalog.measure([3, 60])
     catalog.close()
-    assert few.statements == many.statements
+    assert few.total.statements == many.total.statements
     assert [step.name for step in few.steps] == [step.name for step in many.steps]
 
 

@@ -140,23 +140,19 @@ def chosen(outcomes: list[Outcome]) -> list[Outcome]:
     return list(best.values())
 
 
-_HEADER = [
-    "task",
-    "full fine-tuning",
-    "adapters, unsplit, no teacher",
-    "hPLM, no bridge, no teacher",
-    "hPLM, no teacher",
-    "hPLM",
-    "loss of the hPLM",
+_BETWEEN = {
+    "unsplit": "adapters, unsplit, no teacher",
+    "bridgeless": "hPLM, no bridge, no teacher",
+    "untaught": "hPLM, no teacher",
+}
+_LOSS = "loss of the hPLM"
+_PARTS_OF_LOSS = (
     "by freezing the lower layers",
     "by windows",
     "by the bridge (negative: a gain)",
     "by the teacher",
     "by compression to a LoRA",
-    "hPLM, int8 upper layers",
-    "rank",
-]
-_LOSS = 5  # index of the loss among a row's columns
+)
 
 
 def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
@@ -168,23 +164,26 @@ def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
     best = chosen(outcomes)
     figures = {task: row for task, row in _by_task(best).items() if {"full", "hplm"} <= row.keys()}
     rows = {task: _row(methods) for task, methods in figures.items()}
-    means = [_mean(column) for column in zip(*rows.values(), strict=True)]
+    columns = next(iter(rows.values()), {})
+    means = {name: _mean([row[name] for row in rows.values()]) for name in columns}
     results.write_json(
         out / "accuracy.json",
         preset=asdict(preset),
         chosen=[asdict(outcome) for outcome in best],
-        mean_loss=means[_LOSS] if means else None,
+        mean_loss=means.get(_LOSS),
     )
-    if figures:
-        series = {
-            "full fine-tuning": [row["full"]["test"] for row in figures.values()],
-            "hPLM": [row["hplm"]["test"] for row in figures.values()],
-        }
-        title = "Test accuracy, or F1 of whole entities"
-        results.grouped_bars(out / "accuracy.png", title, "per cent", list(figures), series)
-    shown = {**rows, "**mean**": means} if means else rows
-    rows_by_name = [dict(zip(_HEADER, [task, *map(_cell, row)], strict=True)) for task, row in shown.items()]
-    return results.table(rows_by_name, _HEADER)
+    if not rows:
+        return "No task has results of both full fine-tuning and the hPLM yet."
+    series = {
+        "full fine-tuning": [row["full"]["test"] for row in figures.values()],
+        "hPLM": [row["hplm"]["test"] for row in figures.values()],
+    }
+    title = "Test accuracy, or F1 of whole entities"
+    results.grouped_bars(out / "accuracy.png", title, "per cent", list(figures), series)
+    return results.table(
+        {"task": task, **{name: _cell(value) for name, value in row.items()}}
+        for task, row in {**rows, "**mean**": means}.items()
+    )
 
 
 def _by_task(outcomes: list[Outcome]) -> dict[str, dict[str, dict[str, float]]]:
@@ -206,28 +205,22 @@ def _by_task(outcomes: list[Outcome]) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
-def _row(methods: dict[str, dict[str, float]]) -> list[float | None]:
-    """Return the columns of one task; the five parts of the loss add up to the loss."""
+def _row(methods: dict[str, dict[str, float]]) -> dict[str, float | None]:
+    """Return the columns of one task; the parts of the loss add up to the loss."""
     full, hplm = methods["full"], methods["hplm"]
-    between = [methods.get(name) for name in ("unsplit", "bridgeless", "untaught")]
-    steps = [full["test"], *(_whole(method) for method in between), hplm["whole"], hplm["test"]]
-    return [
-        full["test"],
-        *(method["test"] if method else None for method in between),
-        hplm["test"],
-        full["test"] - hplm["test"],
-        *(
-            before - after if before is not None and after is not None else None
-            for before, after in pairwise(steps)
-        ),
-        hplm["int8"],
-        hplm["rank"],
-    ]
-
-
-def _whole(method: dict[str, float] | None) -> float | None:
-    """Return a method's test metric before compression to a LoRA, if it has run."""
-    return method["whole"] if method else None
+    between = {title: methods.get(name) for name, title in _BETWEEN.items()}
+    whole = [method["whole"] if method else None for method in between.values()]
+    steps = [full["test"], *whole, hplm["whole"], hplm["test"]]
+    losses = [b - a if b is not None and a is not None else None for b, a in pairwise(steps)]
+    return {
+        "full fine-tuning": full["test"],
+        **{title: method["test"] if method else None for title, method in between.items()},
+        "hPLM": hplm["test"],
+        _LOSS: full["test"] - hplm["test"],
+        **dict(zip(_PARTS_OF_LOSS, losses, strict=True)),
+        "hPLM, int8 upper layers": hplm["int8"],
+        "rank": hplm["rank"],
+    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

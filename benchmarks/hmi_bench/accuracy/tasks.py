@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.training.labelled_data import LabelledRows, Rows, TaggedRows
+from hmi_runtime.training.labelled_data import LabelledRows, Rows, TaggedRows, labels_in
 
 SPLITS = ("train", "validation", "test")
 
@@ -58,7 +58,7 @@ def corpus(tasks: Iterable[Task], domain: str) -> list[str]:
 def _read_task(folder: Path, relative: Path, domains: dict[str, str]) -> Task:
     name, parent = relative.as_posix(), relative.parent.as_posix()
     splits = [_read_rows(folder / f"{split}.jsonl") for split in SPLITS]
-    labels = sorted({label for rows in splits for answers in rows.answers() for label in answers})
+    labels = sorted(set().union(*map(labels_in, splits)))
     return Task(name, domains.get(name, parent if parent != "." else name), labels, *splits)
 
 

@@ -220,7 +220,7 @@ def _plot(out: Path, figures: ScaleFigures) -> None:
             "fetch, verify and check on the runtime": (counts, [1000 * r.load for r in registering]),
             "all of the catalog's calls": (
                 [cost.count for cost in figures.catalog],
-                [1000 * cost.seconds for cost in figures.catalog],
+                [1000 * cost.total.seconds for cost in figures.catalog],
             ),
         },
     )
@@ -273,9 +273,9 @@ def _catalog_table(costs: Sequence[CatalogCost]) -> str:
     return results.table(
         {
             "adapters": cost.count,
-            "ms in all": 1000 * cost.seconds,
-            "of them busy": 1000 * cost.busy,
-            "SQL statements in all": cost.statements,
+            "ms in all": 1000 * cost.total.seconds,
+            "of them busy": 1000 * cost.total.busy,
+            "SQL statements in all": cost.total.statements,
             **{
                 f"ms (SQL) to {step.name}": f"{1000 * step.seconds:.1f} ({step.statements})"
                 for step in cost.steps

@@ -7,8 +7,9 @@ only referred to, since the catalog does not read them.
 import hashlib
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -67,32 +68,15 @@ class Step:
 
 @dataclass(frozen=True)
 class CatalogCost:
-    """The cost of registering one more adapter in a catalog of ``count``."""
+    """The cost of registering one more adapter in a catalog of ``count``: each call, and all of them."""
 
     count: int
     steps: list[Step]
-
-    @property
-    def seconds(self) -> float:
-        """Sum over all calls."""
-        return sum(step.seconds for step in self.steps)
-
-    @property
-    def busy(self) -> float:
-        """Sum over all calls."""
-        return sum(step.busy for step in self.steps)
-
-    @property
-    def statements(self) -> int:
-        """Sum over all calls."""
-        return sum(step.statements for step in self.steps)
+    total: Step
 
 
-@dataclass
-class _Samples:
-    seconds: list[float] = field(default_factory=list)
-    busy: list[float] = field(default_factory=list)
-    statements: list[int] = field(default_factory=list)
+Samples = dict[str, list[tuple[float, float, int]]]
+"""Seconds, processor seconds and statements of each call, by the call's name."""
 
 
 class Catalog:
@@ -108,7 +92,11 @@ class Catalog:
         self._domain = self._make_domain()
         for number in range(RUNTIMES):
             with self._database.write() as session:
-                runtimes.register(session, f"runtime-{number}", _registration(number))
+                name = f"runtime-{number}"
+                registration = RuntimeRegistration(
+                    url=f"http://{name}", device="cpu", capacity_bytes=CAPACITY, incarnation=name
+                )
+                runtimes.register(session, name, registration)
         placement.place_missing_replicas(self._database)
 
     def close(self) -> None:
@@ -121,19 +109,20 @@ class Catalog:
         for count in counts:
             measured = min(MEASURED, count - self._registered)
             self._fill(count - measured)
-            samples: dict[str, _Samples] = {}
+            samples: Samples = defaultdict(list)
             for _ in range(measured):
                 self._register_one(samples)
-            steps = [
-                Step(
-                    name,
-                    statistics.median(sample.seconds),
-                    statistics.median(sample.busy),
-                    max(sample.statements),
-                )
-                for name, sample in samples.items()
-            ]
-            found.append(CatalogCost(count, steps))
+            steps = []
+            for name, calls in samples.items():
+                seconds, busy, statements = zip(*calls, strict=True)
+                steps.append(Step(name, statistics.median(seconds), statistics.median(busy), max(statements)))
+            total = Step(
+                "in all",
+                sum(step.seconds for step in steps),
+                sum(step.busy for step in steps),
+                sum(step.statements for step in steps),
+            )
+            found.append(CatalogCost(count, steps, total))
         return found
 
     def _fill(self, count: int) -> None:
@@ -148,7 +137,7 @@ class Catalog:
                     run = runs.create_run(session, adapter_run(number, _tenant(number), self._domain))
                     versions.complete_run(session, run.id, adapter_result(number, self._domain))
 
-    def _register_one(self, samples: dict[str, _Samples]) -> None:
+    def _register_one(self, samples: Samples) -> None:
         """Add one adapter, call by call, until its runtime has reported it as ready."""
         number = self._next()
         before = self._revisions()
@@ -192,14 +181,12 @@ class Catalog:
                 desired_state.delete_acknowledged_removals(session, runtime_id, since)
         return state
 
-    def _timed(self, samples: dict[str, _Samples], name: str, work: Callable[[], T]) -> T:
+    def _timed(self, samples: Samples, name: str, work: Callable[[], T]) -> T:
         """Do ``work`` and record its time and its statements."""
-        sample = samples.setdefault(name, _Samples())
         statements, started, worked = self._statements, time.perf_counter(), time.thread_time()
         done = work()
-        sample.seconds.append(time.perf_counter() - started)
-        sample.busy.append(time.thread_time() - worked)
-        sample.statements.append(self._statements - statements)
+        seconds, busy = time.perf_counter() - started, time.thread_time() - worked
+        samples[name].append((seconds, busy, self._statements - statements))
         return done
 
     def _write(self, work: Callable[[Session], T]) -> T:
@@ -240,11 +227,6 @@ def measure_catalog(folder: Path, counts: Sequence[int]) -> list[CatalogCost]:
         return catalog.measure(sorted(counts))
     finally:
         catalog.close()
-
-
-def _registration(number: int) -> RuntimeRegistration:
-    name = f"runtime-{number}"
-    return RuntimeRegistration(url=f"http://{name}", device="cpu", capacity_bytes=CAPACITY, incarnation=name)
 
 
 def domain_record() -> DomainRecord:

@@ -16,6 +16,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from hmi_runtime.adapters.heads import pool_states
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -91,14 +93,8 @@ class PeftMixed:
         hidden = self._model(
             input_ids=batch.ids, attention_mask=batch.mask.long(), adapter_names=self._names
         ).last_hidden_state  # (B, T, D)
-        pooled = pool(hidden, batch.mask)  # (B, 2D)
+        pooled = pool_states("first_and_mean", hidden, batch.mask)  # (B, 2D)
         return [self._heads[row](pooled[row]) for row in range(len(batch))]
-
-
-def pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return first token and mean side by side (B, 2D) of ``hidden`` (B, T, D)."""
-    weight = mask[:, :, None].to(hidden.dtype)  # (B, T, 1)
-    return torch.cat([hidden[:, 0], (hidden * weight).sum(1) / weight.sum(1)], dim=1)
 
 
 class Swapping:
@@ -125,7 +121,7 @@ class Swapping:
             self._bring_in(row % len(self._stored))
             ids, mask = batch.ids[row : row + 1, :length], batch.mask[row : row + 1, :length]
             hidden = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # (1, T, D)
-            logits.append(self._heads[row % len(self._heads)](pool(hidden, mask))[0])
+            logits.append(self._heads[row % len(self._heads)](pool_states("first_and_mean", hidden, mask))[0])
         return logits
 
     def _bring_in(self, tenant: int) -> None:
@@ -146,7 +142,7 @@ class _Classifier(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        logits: Tensor = self.head(pool(hidden, mask))
+        logits: Tensor = self.head(pool_states("first_and_mean", hidden, mask))
         return logits
 
 

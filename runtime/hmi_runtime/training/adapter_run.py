@@ -1,11 +1,11 @@
 """A task adapter's training run: read rows, train or import, evaluate against the gate, publish."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
 from hmi_api.artifacts import ArtifactKind
 from hmi_api.errors import InvalidInput
 from hmi_api.internal.runs import AdapterRunSpec, RunResult
-from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.task_adapter import TaskData, check_gate_fits
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.peft.importer import import_peft
@@ -18,6 +18,7 @@ from hmi_runtime.training.file_selection import DataUse, SourceStats
 from hmi_runtime.training.labelled_data import (
     Rows,
     TaggedRows,
+    TrainValidationSplit,
     check_labels_known,
     label_names,
     read_labelled,
@@ -52,7 +53,9 @@ def run_adapter(run: AdapterRunSpec, stages: Stages, context: RunContext) -> Run
         base_digest=backbone.base.digest,
         layers_digest=backbone.layers_digest,
     )
-    _check_limits(weights, context.limits)
+    context.limits.check("rank", weights.rank, "The adapter has")
+    context.limits.check("bottleneck", weights.bottleneck_width, "The adapter has")
+    context.limits.check("labels", len(weights.labels), "The adapter has")
     context.announce("publishing", metrics)
     folder = stages.fresh_folder("adapter")
     weights.save(folder)
@@ -80,33 +83,26 @@ def run_adapter(run: AdapterRunSpec, stages: Stages, context: RunContext) -> Run
     )
 
 
-def _check_limits(weights: AdapterWeights, limits: AdapterLimits) -> None:
-    """Raise ``InvalidInput`` AdapterTooLarge for an adapter that no runtime would load."""
-    limits.check("rank", weights.rank, "The adapter has")
-    limits.check("bottleneck", weights.bottleneck_width, "The adapter has")
-    limits.check("labels", len(weights.labels), "The adapter has")
-
-
 def _trained(
     run: AdapterRunSpec, data: TaskData, backbone: Backbone, stages: Stages, context: RunContext
 ) -> tuple[AdapterWeights, dict[str, float], GateResult]:
     """Train an adapter and check it against the gate on held-out rows."""
     context.announce("corpus")
-    parts, labels = _rows(run, data, context)
+    split, evaluation, labels = _rows(run, data, context)
     context.limits.check("labels", len(labels), "The training rows have")
     folder, record = stages.folder / "fitted", stages.record("training")
     if record is None:
         fitted = train_adapter(
             backbone,
-            parts.train,
-            parts.validation,
+            split.train,
+            split.validation,
             stages.folder,
             labels=labels,
             method=run.spec.method,
             limits=context.limits,
             training=run.spec.training,
             metric=run.spec.gate.metric if run.spec.gate is not None else None,
-            unlabelled=_unlabelled(run, data, parts, context),
+            unlabelled=_unlabelled(run, data, (split.train, split.validation, evaluation), context),
             checkpoint_seconds=context.checkpoint_seconds,
             progress_of=context.progress_callback,
         )
@@ -119,24 +115,17 @@ def _trained(
     measured = evaluate(
         backbone,
         weights,
-        parts.evaluation,
+        evaluation,
         stages.folder / "features",
         max_length=run.spec.training.max_length,
     )
-    return weights, {**record, **measured}, check_gate(run.spec.gate, measured, len(parts.evaluation))
+    return weights, {**record, **measured}, check_gate(run.spec.gate, measured, len(evaluation))
 
 
-@dataclass(frozen=True)
-class _SplitRows:
-    """Rows for training, for choosing epoch and rank, and for evaluating the gate."""
-
-    train: Rows
-    validation: Rows
-    evaluation: Rows
-
-
-def _rows(run: AdapterRunSpec, data: TaskData, context: RunContext) -> tuple[_SplitRows, tuple[str, ...]]:
-    """Read the rows; return them and the labels.
+def _rows(
+    run: AdapterRunSpec, data: TaskData, context: RunContext
+) -> tuple[TrainValidationSplit, Rows, tuple[str, ...]]:
+    """Read the rows; return training and validation rows, rows for the gate, and the labels.
 
     A tenth of the training rows is held out to choose epoch and rank. The gate is evaluated on the task's
     evaluation rows, which are used for nothing else, or on that tenth if there are none.
@@ -146,28 +135,30 @@ def _rows(run: AdapterRunSpec, data: TaskData, context: RunContext) -> tuple[_Sp
     rows = read_labelled(data.train, task.type, stats)
     try:
         labels = label_names(rows, task.labels)
-        held = train_validation_split(rows)
-        stats.held_out = len(held.validation)
+        split = train_validation_split(rows)
+        stats.held_out = len(split.validation)
     finally:  # the report shows what was read, also if it is refused
         context.record_data_read([stats.report()])
         context.announce("corpus")
     if data.evaluation is None:
-        return _SplitRows(held.train, held.validation, held.validation), labels
+        return split, split.validation, labels
     stats = SourceStats(DataUse.EVALUATION)
     evaluation = read_labelled(data.evaluation, task.type, stats)
     context.record_data_read([stats.report()])
     check_labels_known(evaluation, labels)
     if isinstance(evaluation, TaggedRows) and isinstance(rows, TaggedRows):
         evaluation = replace(evaluation, scheme=rows.scheme)
-    return _SplitRows(held.train, held.validation, evaluation), labels
+    return split, evaluation, labels
 
 
-def _unlabelled(run: AdapterRunSpec, data: TaskData, parts: _SplitRows, context: RunContext) -> list[str]:
+def _unlabelled(
+    run: AdapterRunSpec, data: TaskData, labelled: Iterable[Rows], context: RunContext
+) -> list[str]:
     """Return the texts for the teacher to label; none of them is a training, validation or evaluation row."""
     teacher = run.spec.training.teacher
     if teacher is None or data.unlabelled is None:
         return []
-    known = {text for rows in (parts.train, parts.validation, parts.evaluation) for text in rows.inputs()}
+    known = {text for rows in labelled for text in rows.inputs()}
     all_stats: list[SourceStats] = []
     texts = read_texts([data.unlabelled], DataUse.UNLABELLED, all_stats)
     drawn = sample_texts(texts, teacher.unlabelled_rows, without=known)

@@ -161,7 +161,9 @@ class _DomainRun:
         if record is None:
             plot, pad_id = self.run.spec.plot, self.base.config.pad_id
             report_progress = self.context.progress_callback("table")
-            folder, ancestors = self.stages.fresh_folder("table"), self._ancestors()
+            folder = self.stages.fresh_folder("table")
+            refs = self.run.parent.tables if self.run.parent is not None else []
+            ancestors = [PlotTable.load(self.context.store.fetch(ref, self.context.cache)) for ref in refs]
             report = build_table(
                 folder,
                 dataset.batches(dataset.training_rows, _TABLE_BATCH, pad_id),
@@ -188,7 +190,3 @@ class _DomainRun:
             record = {"table": ref.model_dump(mode="json"), "entries": report.entries, "coverage": coverage}
             self.stages.finish("table", record)
         return record
-
-    def _ancestors(self) -> list[PlotTable]:
-        refs = self.run.parent.tables if self.run.parent is not None else []
-        return [PlotTable.load(self.context.store.fetch(ref, self.context.cache)) for ref in refs]

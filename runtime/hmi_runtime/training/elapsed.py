@@ -1,4 +1,4 @@
-"""The time that a run has worked, over all processes that worked on it: what its tenant is billed for."""
+"""The working time of a run over all its processes, which its tenant is billed for."""
 
 import json
 import logging
@@ -19,8 +19,8 @@ _LOG = logging.getLogger(__name__)
 class ElapsedTime:
     """A context manager that measures time and adds it to the total in the work folder.
 
-    A background thread writes the total every ``every_seconds``, since a process can be killed in a stage
-    that reports nothing for minutes. A kill loses at most that much time. No artifact depends on it.
+    A background thread writes the total every ``every_seconds``, so that a kill loses at most that much time.
+    No artifact depends on it.
     """
 
     def __init__(
@@ -29,14 +29,14 @@ class ElapsedTime:
         self._path = folder / ELAPSED_FILE
         self._every_seconds = every_seconds
         self._clock = clock
-        self._before = _read(self._path)
+        self._before: float = json.loads(self._path.read_bytes())["seconds"] if self._path.is_file() else 0.0
         self._started = clock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._save_periodically, name="elapsed time", daemon=True)
 
     @property
     def seconds(self) -> float:
-        """Seconds of work on the run so far."""
+        """Seconds of work on the run so far, of earlier processes too."""
         return self._before + self._clock() - self._started
 
     def __enter__(self) -> Self:
@@ -58,10 +58,4 @@ class ElapsedTime:
         try:
             write_atomically(self._path, json.dumps({"seconds": self.seconds}).encode())
         except OSError as error:  # a full disk fails the run where it writes results, not here
-            _LOG.warning("the elapsed time could not be kept: %s", error)
-
-
-def _read(path: Path) -> float:
-    if not path.is_file():
-        return 0.0
-    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+            _LOG.warning("the elapsed time could not be saved: %s", error)

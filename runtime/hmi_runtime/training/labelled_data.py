@@ -199,6 +199,11 @@ def label_problem(label: str) -> str | None:
     return f"has the label {label!r}, which must {problem}" if problem else None
 
 
+def labels_in(rows: Rows) -> set[str]:
+    """Return the labels of all rows."""
+    return {label for answers in rows.answers() for label in answers}
+
+
 def label_names(rows: Rows, declared: Sequence[str]) -> tuple[str, ...]:
     """Return the labels of a task in the order of its scores.
 
@@ -207,7 +212,7 @@ def label_names(rows: Rows, declared: Sequence[str]) -> tuple[str, ...]:
     LabelMalformed, TooManyLabels, and TagMalformed for tags that follow no scheme.
     """
     _check_declared(declared)
-    seen = {label for answers in rows.answers() for label in answers}
+    seen = labels_in(rows)
     for label in sorted(seen):
         if why := label_problem(label):
             raise InvalidInput("LabelMalformed", f"A row {why}; correct it.")
@@ -256,7 +261,7 @@ def _number(label: str) -> float | None:
 
 def check_labels_known(rows: Rows, labels: Sequence[str]) -> None:
     """Raise ``InvalidInput`` LabelUnknown when a row has a label that is not among ``labels``."""
-    seen = {label for answers in rows.answers() for label in answers}
+    seen = labels_in(rows)
     unknown = seen - set(labels)
     if not unknown:
         return

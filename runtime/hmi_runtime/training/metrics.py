@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hmi_api.resources.task_adapter import Gate
-from hmi_api.tag_schemes import TagScheme, entities, scheme_or_plain
+from hmi_api.tag_schemes import TagScheme, entities
 
 
 def accuracy(truth: Sequence[str], predicted: Sequence[str]) -> float:
@@ -24,18 +24,11 @@ def macro_f1(truth: Sequence[str], predicted: Sequence[str]) -> float:
     return sum(scores) / len(scores) if scores else 0.0
 
 
-def entity_f1(
-    truth: Sequence[Sequence[str]],
-    predicted: Sequence[Sequence[str]],
-    scheme: TagScheme | None = None,
-) -> float:
+def entity_f1(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], scheme: TagScheme) -> float:
     """Return the F1 of whole entities over rows of tags; type and both ends must be right.
 
-    Counts of all types and rows are added up, as in seqeval's strict mode. If ``scheme`` is absent, it is the
-    one that the tags follow.
+    Counts of all types and rows are added up, as in seqeval's strict mode.
     """
-    if scheme is None:
-        scheme = scheme_or_plain({tag for rows in (truth, predicted) for row in rows for tag in row}, truth)
     right = ours = theirs = 0
     for row, guess in zip(truth, predicted, strict=True):
         wanted, found = set(entities(row, scheme)), set(entities(guess, scheme))

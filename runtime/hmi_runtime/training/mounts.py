@@ -10,12 +10,13 @@ from typing import TypeVar
 
 from hmi_api.errors import InvalidInput
 from hmi_api.internal.runs import DomainRunSpec, RunFailure, RunProgress, RunResult, RunSpec
-from hmi_api.resources.common import DataRead, DataSource
+from hmi_api.resources.common import DataSource
 from hmi_api.resources.data_addresses import SCHEMES_BY_MOUNT, mounted
 from hmi_api.resources.task_adapter import ImportSource, TaskData
 from hmi_runtime.training.report import Reporter
 
 SourceT = TypeVar("SourceT", DataSource, ImportSource)
+ReportT = TypeVar("ReportT", RunProgress, RunResult, RunFailure)
 
 
 def resolve_mounts(run: RunSpec, mounts: Path | None) -> RunSpec:
@@ -72,31 +73,30 @@ class MountPathTranslator:
 class TranslatingReporter:
     """A reporter that replaces the Job's paths in progress, failures and results by addresses."""
 
-    def __init__(self, reporter: Reporter, names: MountPathTranslator) -> None:
+    def __init__(self, reporter: Reporter, translate: MountPathTranslator) -> None:
         self._reporter = reporter
-        self._names = names
+        self._translate = translate
 
     def progress(self, progress: RunProgress) -> None:
-        self._reporter.progress(progress.model_copy(update={"data": self._named(progress.data)}))
+        self._reporter.progress(self._translated(progress))
 
     def complete(self, result: RunResult) -> None:
-        text = result.model_dump_json(by_alias=True)
-        self._reporter.complete(RunResult.model_validate_json(self._names(text)))
+        self._reporter.complete(self._translated(result))
 
     def fail(self, failure: RunFailure) -> None:
-        changes = {"message": self._names(failure.message), "data": self._named(failure.data)}
-        self._reporter.fail(failure.model_copy(update=changes))
+        self._reporter.fail(self._translated(failure))
 
-    def _named(self, data: list[DataRead]) -> list[DataRead]:
-        return [read.model_copy(update={"uri": self._names(read.uri)}) for read in data]
+    def _translated(self, report: ReportT) -> ReportT:
+        text = report.model_dump_json(by_alias=True)
+        return type(report).model_validate_json(self._translate(text))
 
 
 class TranslatingFormatter(logging.Formatter):
     """Formats log records by ``form``, and replaces the Job's paths by addresses."""
 
-    def __init__(self, form: str, names: MountPathTranslator) -> None:
+    def __init__(self, form: str, translate: MountPathTranslator) -> None:
         super().__init__(form)
-        self._names = names
+        self._translate = translate
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._names(super().format(record))
+        return self._translate(super().format(record))

@@ -1,4 +1,4 @@
-"""Reporting of a run: to the control plane, or as JSON lines on standard output."""
+"""Reports of a run: to the control plane, or as JSON lines on standard output."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ _LOG_SECONDS = 10.0
 
 
 class Reporter(Protocol):
-    """Where a run's progress, result or failure is reported."""
+    """Reports a run's progress, result or failure."""
 
     def progress(self, progress: RunProgress) -> None:
         """Report progress; a report may be dropped."""
@@ -89,7 +89,7 @@ class ControlPlaneReporter:
         self._client.fail_run(failure)
 
     def _log(self, progress: RunProgress) -> None:
-        """Log each stage as it begins, and its progress now and then, for whoever reads the Job's log."""
+        """Log the start of each stage, and its progress every ten seconds."""
         if progress.stage == self._logged_stage and self._clock() < self._next_log:
             return
         self._logged_stage, self._next_log = progress.stage, self._clock() + _LOG_SECONDS

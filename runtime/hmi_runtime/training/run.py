@@ -1,7 +1,7 @@
-"""One training run from start to end: execute it and report its result or failure.
+"""Execute one training run and report its result or failure.
 
-The result of a finished run stays in the work folder until the control plane has accepted it. A program that
-is started again on that folder reports it without training again.
+The result of a finished run stays in the work folder. A program that is started again on that folder reports
+it again without training.
 """
 
 import ctypes
@@ -29,8 +29,8 @@ _LOG = logging.getLogger(__name__)
 def execute_run(run: RunSpec, context: RunContext) -> RunResult | RunFailure:
     """Execute ``run``, report its result or failure, and return it.
 
-    An error that the user can correct fails with its own reason. Any other is logged with its traceback and
-    fails as InternalError, which can be retried. Raises only what reporting raises.
+    An error that the user can correct is reported with its own reason. Any other error is logged with its
+    traceback and reported as InternalError, which can be retried. Raises only what reporting raises.
     """
     try:
         result = _result(run, context)
@@ -43,8 +43,7 @@ def execute_run(run: RunSpec, context: RunContext) -> RunResult | RunFailure:
         )
         _LOG.error("the run failed: %s", error)
     except ValidationError as error:
-        # The result cannot be reported, for example because a metric is not finite. A retry would give the
-        # same.
+        # The result cannot be reported, for example because a metric is not finite. A retry gives the same.
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or error.title
         failure = RunFailure(reason="ResultInvalid", message=f"{where} of the result: {problem['msg']}.")
@@ -53,7 +52,7 @@ def execute_run(run: RunSpec, context: RunContext) -> RunResult | RunFailure:
         _LOG.exception("the run failed unexpectedly")
         failure = RunFailure(
             reason="InternalError",
-            message=f"Training stopped on {type(error).__name__}; its log says more. Try the run again.",
+            message=f"Training stopped on {type(error).__name__}; see its log. Try the run again.",
             retryable=True,
         )
     else:
@@ -69,7 +68,7 @@ def execute_run(run: RunSpec, context: RunContext) -> RunResult | RunFailure:
 
 def _result(run: RunSpec, context: RunContext) -> RunResult:
     path = context.folder / RESULT_FILE
-    stages = Stages(context.folder, run_digest(run))
+    stages = Stages(context.folder, hashlib.sha256(run.model_dump_json(by_alias=True).encode()).hexdigest())
     if path.is_file():
         return RunResult.model_validate_json(path.read_bytes())
     run = resolve_mounts(run, context.mounts)
@@ -83,13 +82,8 @@ def _result(run: RunSpec, context: RunContext) -> RunResult:
     return result
 
 
-def run_digest(run: RunSpec) -> str:
-    """Return the SHA-256 of a run's specification."""
-    return hashlib.sha256(run.model_dump_json(by_alias=True).encode()).hexdigest()
-
-
 def load_run_spec(path: Path, kind: str) -> RunSpec:
-    """Read a run's specification from a JSON file; raise pydantic's ``ValidationError`` if it is invalid."""
+    """Read a run's specification from a JSON file. Raises pydantic's ``ValidationError`` if it is invalid."""
     model: type[RunSpec] = DomainRunSpec if kind == "domain" else AdapterRunSpec
     return model.model_validate_json(path.read_bytes())
 
@@ -102,8 +96,8 @@ def return_large_blocks_to_os() -> bool:
     """Make malloc return blocks of 4 MiB and more to the system when they are freed; return whether it did.
 
     The length of batches varies from step to step. By default glibc raises its threshold when the first large
-    tensor is freed and keeps everything up to 32 MiB in its heap, where long-lived blocks prevent that it
-    shrinks: a Domain's run grew from 2 to 5 GB in an hour. A fixed threshold costs some page faults a step.
+    tensor is freed, and keeps blocks of up to 32 MiB in its heap. Long-lived blocks prevent the heap from
+    shrinking: a Domain's run grew from 2 to 5 GB in an hour. A fixed threshold costs some page faults a step.
     Without glibc nothing happens.
     """
     if sys.platform != "linux":

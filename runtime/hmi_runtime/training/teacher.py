@@ -28,7 +28,7 @@ from hmi_runtime.training.token_dataset import RowIndices, TokenRows, hash_fract
 TEMPERATURE = 2.0
 """Divides the logits of both models, so that less likely labels have weight too."""
 HARD_LABEL_WEIGHT = 0.5
-"""Weight of the cross entropy to the labels beside the soft-label loss, for labelled rows."""
+"""Weight of the cross entropy to the labels, relative to the soft-label loss, for labelled rows."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def soft_label_loss(ours: Tensor, theirs: Tensor, lengths: Tensor) -> Tensor:
 
 
 def sample_texts(texts: Iterable[str], rows: int, *, without: Collection[str] = ()) -> list[str]:
-    """Return at most ``rows`` distinct ``texts``, none of ``without``; their order does not matter.
+    """Return at most ``rows`` distinct ``texts``, none of ``without``; the same ones in any order.
 
     At most twice as many are in memory.
     """
@@ -120,11 +120,11 @@ def label_with_teacher(
     checkpoint_seconds: float = 30.0,
     progress: Progress = lambda step, steps, metrics: None,
 ) -> SoftLabelDataset:
-    """Fine-tune a whole model on ``train``; return its soft labels of those rows and of ``unlabelled``.
+    """Fine-tune a whole model on ``train``; return its soft labels for those rows and for ``unlabelled``.
 
-    The soft labels are those of its best epoch on ``validation``. ``teacher_dir`` holds its checkpoints and
-    then the soft labels, which trainings of the same task can share; ``features_dir`` holds the rows'
-    features. Files that are there are used again.
+    They are those of the best epoch on ``validation``. ``teacher_dir`` contains the checkpoints and then the
+    soft labels, which trainings of the same task can share; ``features_dir`` contains the rows' features.
+    Existing files are used again.
     """
     base = backbone.base
     length = min(training.max_length, base.config.positions)
@@ -147,7 +147,7 @@ def label_with_teacher(
             progress=progress,
         )
         RowFile.write(path, ids, model, width=labels, pad_id=pad_id, per_token=per_token)
-    if tuning.exists():  # four times the model's size, and not needed any more
+    if tuning.exists():  # four times the model's size
         shutil.rmtree(tuning)
     features = backbone.features(ids, features_dir / f"taught-{rows_digest(backbone.layers_digest, ids)}.f16")
     return SoftLabelDataset(features, train, RowFile.open(path, ids, labels, per_token=per_token))

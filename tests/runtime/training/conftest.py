@@ -1,4 +1,4 @@
-"""A tiny random base model with a word-level tokenizer, and rows of a made-up trade."""
+"""A tiny random base model with a word-level tokenizer, and rows about bicycle repairs."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ WriteLines = Callable[[str, list[dict[str, Any]]], Path]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """The same bits on every machine, and no fight over cores."""
+    """Use one thread: the same bits on every machine, and no competition for cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -35,7 +35,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def base_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of four layers; BERT unless told."""
+    """A random model of four layers; BERT by default."""
     folder = tmp_path_factory.mktemp("base")
     vocabulary = {word: index for index, word in enumerate([*SPECIAL_TOKENS, *WORDS])}
     tokenizer = BackendTokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
@@ -75,7 +75,7 @@ def write_lines(tmp_path: Path) -> WriteLines:
 
 @pytest.fixture
 def labelled_rows(sentences: list[str]) -> list[dict[str, Any]]:
-    """Whether a sentence speaks of the front or the rear: a task that one word decides."""
+    """Rows labelled by their last word, front or rear."""
     return [
         {"text": f"{sentence} {side}", "label": side} for sentence in sentences for side in ("front", "rear")
     ]
@@ -83,7 +83,7 @@ def labelled_rows(sentences: list[str]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def tagged_rows(sentences: list[str]) -> list[dict[str, Any]]:
-    """Every colour is an entity, and so is the bicycle at the end."""
+    """Rows in which every colour and the last word, bike, is an entity."""
     rows = []
     for sentence in sentences:
         words = [*sentence.split(), "red", "bike"]

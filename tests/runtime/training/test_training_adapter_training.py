@@ -1,4 +1,4 @@
-"""Fitting an adapter: every method learns, what is evaluated is what is served, and kills change nothing."""
+"""Training an adapter: every method learns, evaluation equals serving, and a kill changes nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ METHODS = [
 
 
 class Killed(Exception):
-    """Stands for the end of a process between two steps."""
+    """Simulates a process that is killed between two steps."""
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +85,14 @@ def test_a_token_task(method: Method, backbone: Backbone, items: TaggedRows, tmp
         final_norm = fitted.tuned.body.final_norm  # type: ignore[attr-defined]
         base_norm = backbone.encoder.final_norm
         assert (final_norm is None) == (base_norm is None)
-        if base_norm is not None:  # adapters have no place for it, so it must not have learnt
+        if base_norm is not None:  # adapters cannot store it, so it must not be trained
             assert torch.equal(final_norm.weight, base_norm.weight)
     measured = evaluate(backbone, fitted.weights, parts.validation, tmp_path, max_length=16)
     assert measured["entity_f1"] > 0.3
     assert set(measured) == {"accuracy", "macro_f1", "entity_f1"}
 
 
-def test_what_is_evaluated_is_what_a_row_alone_is_given(
+def test_evaluated_logits_equal_those_of_a_single_row(
     backbone: Backbone, sides: LabelledRows, tmp_path: Path
 ) -> None:
     weights = quick_adapter(backbone, sides, tmp_path)
@@ -115,7 +115,7 @@ def quick_adapter(backbone: Backbone, rows: Rows, folder: Path) -> AdapterWeight
 
 @pytest.mark.parametrize("killed_at", [1, 13, 20, 28])
 @pytest.mark.parametrize("method", [METHODS[0], METHODS[3]], ids=["compressed", "bottleneck"])
-def test_a_killed_fit_goes_on_to_the_same_bits(
+def test_a_killed_training_resumes_to_the_same_bits(
     killed_at: int, method: Method, backbone: Backbone, sides: LabelledRows, tmp_path: Path
 ) -> None:
     parts = train_validation_split(sides)
@@ -150,7 +150,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(
         assert torch.equal(tensor, again), name
 
 
-def test_features_are_kept_and_exact_to_half_precision(
+def test_features_are_cached_and_exact_to_half_precision(
     backbone: Backbone, sides: LabelledRows, tmp_path: Path
 ) -> None:
     rows = task_dataset(backbone, sides, ("front", "rear"), 16, tmp_path)
@@ -166,7 +166,7 @@ def test_features_are_kept_and_exact_to_half_precision(
         assert torch.allclose(states, expected, atol=2e-3, rtol=2e-3)
 
 
-def test_the_unsplit_base_is_a_foundation_too(base: BaseModel, sentences: list[str]) -> None:
+def test_the_unsplit_base_is_a_backbone_too(base: BaseModel, sentences: list[str]) -> None:
     unsplit = Backbone.from_unsplit_base(base, 2)
     ids = torch.from_numpy(np.array(base.tokenizer.encode(sentences[:1], 16)[0].ids))[None]
     mask = torch.ones_like(ids, dtype=torch.bool)
@@ -174,18 +174,18 @@ def test_the_unsplit_base_is_a_foundation_too(base: BaseModel, sentences: list[s
     assert torch.equal(unsplit.new_extractor()(ids, mask), expected)
 
 
-def test_the_first_token_of_a_word_carries_its_tag(base: BaseModel) -> None:
+def test_the_first_token_of_a_word_has_its_tag(base: BaseModel) -> None:
     rows = TaggedRows.of([["the", "red", "bike"], ["chain"]], [["O", "B-ITEM", "I-ITEM"], ["O"]])
     examples = make_examples(rows, ("O", "B-ITEM", "I-ITEM"), base.tokenizer, 4)
     assert [list(row) for row in examples.targets] == [[IGNORED, 0, 1, IGNORED], [IGNORED, 0, IGNORED]]
     predicted = [np.array([0, 0, 1, 2]), np.array([2, 1, 1])]
-    # The third word was cut off, so it counts as O and the entity has the wrong end; "chain" is one too many.
+    # The third word was cut off, so it counts as O and the entity has a wrong end; "chain" is a false entity.
     assert examples.score(predicted, Metric.ENTITY_F1) == 0.0
     assert examples.score(predicted, Metric.ACCURACY) == pytest.approx(2 / 4)
 
 
 def test_a_word_without_tokens_shifts_no_other_words_tag(base: BaseModel) -> None:
-    words = ["Meet", "\u200b", "John", "Smith", "today"]  # the second is nothing to the tokeniser
+    words = ["Meet", "\u200b", "John", "Smith", "today"]  # the tokeniser ignores the second word
     rows = TaggedRows.of([words], [["O", "O", "B-PER", "I-PER", "O"]])
     examples = make_examples(rows, ("O", "B-PER", "I-PER"), base.tokenizer, 16)
     perfect = [np.where(row == IGNORED, 0, row) for row in examples.targets]
@@ -193,7 +193,9 @@ def test_a_word_without_tokens_shifts_no_other_words_tag(base: BaseModel) -> Non
     assert examples.score(perfect, Metric.ACCURACY) == 1.0
 
 
-def test_rows_with_labels_the_adapter_lacks(backbone: Backbone, sides: LabelledRows, tmp_path: Path) -> None:
+def test_rows_with_unknown_labels_are_refused(
+    backbone: Backbone, sides: LabelledRows, tmp_path: Path
+) -> None:
     weights = quick_adapter(backbone, sides, tmp_path)
     with pytest.raises(InvalidInput) as caught:
         evaluate(backbone, weights, LabelledRows(["the chain"], ["middle"]), tmp_path)

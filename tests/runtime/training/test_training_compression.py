@@ -1,4 +1,4 @@
-"""What a cut took, a few steps win back; and they change nothing else."""
+"""The distillation after compression restores predictions and changes nothing else."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ TASKS = [TaskType.SEQUENCE_CLASSIFICATION, TaskType.TOKEN_CLASSIFICATION]
 
 @dataclass(frozen=True)
 class Rows:
-    """Random states; what they are labelled with nobody asks."""
+    """Random states without labels."""
 
     states: Tensor  # (R, T, D)
     mask: Tensor  # (R, T)
@@ -39,7 +39,7 @@ class Rows:
         return self.states[numbers], self.mask[numbers]
 
     def loss(self, logits: Tensor, numbers: RowIndices) -> Tensor:
-        raise AssertionError("settling asks for no labels")
+        raise AssertionError("the distillation uses no labels")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def setup(request: pytest.FixtureRequest) -> Setup:
     mask = torch.arange(6) < torch.randint(2, 7, (64, 1), generator=generator)
     head = HeadModule(config.width, 3, task)
     with torch.no_grad():
-        head.weight.mul_(30)  # so that answers are sure enough to be worth imitating
+        head.weight.mul_(30)  # so that predictions differ clearly between labels
     return Setup(UpperLayers(random_encoder(config), SPLIT), TaskModel(tuned, head), Rows(states, mask))
 
 
@@ -81,17 +81,17 @@ def fresh(setup: Setup) -> UpperLayers:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_settling_brings_answers_nearer_to_the_tuned_model(setup: Setup, task: TaskType) -> None:
+def test_distillation_brings_predictions_closer_to_the_tuned_model(setup: Setup, task: TaskType) -> None:
     cut = setup.cut(4)
-    settled = distill_compressed(fresh(setup), cut, setup.tuned, setup.rows)
-    assert setup.distance(settled) < 0.8 * setup.distance(cut)
-    assert {index: layer.lora.keys() for index, layer in settled.items()} == {
+    distilled = distill_compressed(fresh(setup), cut, setup.tuned, setup.rows)
+    assert setup.distance(distilled) < 0.8 * setup.distance(cut)
+    assert {index: layer.lora.keys() for index, layer in distilled.items()} == {
         index: layer.lora.keys() for index, layer in cut.items()
     }
-    assert all(matrix.rank == 4 for layer in settled.values() for matrix in layer.lora.values())
+    assert all(matrix.rank == 4 for layer in distilled.values() for matrix in layer.lora.values())
 
 
-def test_settling_leaves_the_tuned_model_and_the_cut_alone(setup: Setup) -> None:
+def test_distillation_does_not_change_the_tuned_model_or_the_compressed_adapter(setup: Setup) -> None:
     cut = setup.cut(4)
     kept = [matrix.b.clone() for layer in cut.values() for matrix in layer.lora.values()]
     before = {name: tensor.clone() for name, tensor in setup.tuned.state_dict().items()}
@@ -118,7 +118,7 @@ def test_a_seed_gives_the_same_adapter(setup: Setup) -> None:
             assert torch.equal(matrix.b, second[index].lora[name].b)
 
 
-def test_an_adapter_that_is_held_is_what_was_given(setup: Setup) -> None:
+def test_an_attached_adapter_computes_the_same_and_exports_the_same(setup: Setup) -> None:
     cut, upper = setup.cut(4), fresh(setup)
     attach_adapter(upper, cut)
     states, mask = setup.rows.batch(range(5))

@@ -94,7 +94,7 @@ def test_the_result_is_reported_again_until_it_is_accepted(plane: Plane) -> None
     assert plane.run.state is RunState.SUCCEEDED
 
 
-def test_a_run_of_the_other_kind_is_wrong_usage(plane: Plane) -> None:
+def test_a_run_of_another_kind_is_wrong_usage(plane: Plane) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["adapter"])
     assert caught.value.code == 2

@@ -1,4 +1,4 @@
-"""Rows come from every format and address, and a bad one is named by file and line."""
+"""Rows are read from every format and address; errors name file and line."""
 
 import bz2
 import gzip
@@ -35,7 +35,7 @@ def refused(path: Path | str, **more: str) -> InvalidInput:
     return caught.value
 
 
-def test_json_lines_text_and_csv_say_the_same(tmp_path: Path) -> None:
+def test_json_lines_text_and_csv_give_the_same_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('\ufeff{"text": "one"}\n\n{"text": "two, or so"}\n', encoding="utf-8")
     (tmp_path / "a.txt").write_text("one\n\ntwo, or so\n")
     (tmp_path / "a.csv").write_text('id,text\n1,one\n2,"two, or so"\n')
@@ -62,7 +62,7 @@ def test_a_list_of_words_is_text(tmp_path: Path) -> None:
     assert texts(tmp_path / "a.jsonl", text_field="tokens") == ["one two"]
 
 
-def test_a_missing_field_is_answered_with_those_there_are(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_field_names_the_fields(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"body": "one", "id": 1}\n')
     error = refused(tmp_path / "a.jsonl")
     assert error.reason == "FieldMissing"
@@ -71,7 +71,7 @@ def test_a_missing_field_is_answered_with_those_there_are(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("ending", ["gz", "bz2", "xz"])
-def test_a_compressed_file_that_is_cut_off_or_is_none_is_named(ending: str, tmp_path: Path) -> None:
+def test_the_error_of_a_damaged_compressed_file_names_it(ending: str, tmp_path: Path) -> None:
     pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[ending]
     whole = pack("".join(f"a line of text, number {n * n * n}\n" for n in range(400)).encode())
     for content in (whole[: len(whole) // 2], b"this was never compressed\n"):
@@ -109,18 +109,18 @@ def test_bad_rows_have_a_reason_and_a_place(
 
 
 @pytest.mark.parametrize("uri", ["nowhere/at/all.jsonl", "nosuchscheme://bucket/a.jsonl"])
-def test_an_address_that_leads_nowhere(uri: str, tmp_path: Path) -> None:
+def test_an_address_without_a_file_is_not_found(uri: str, tmp_path: Path) -> None:
     assert refused(tmp_path / uri if "://" not in uri else uri).reason == "CorpusNotFound"
 
 
-def test_a_folder_without_files_of_the_format(tmp_path: Path) -> None:
+def test_a_folder_without_files_of_the_format_is_empty(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text\none\n")
     error = refused(tmp_path)
     assert error.reason == "CorpusEmpty"
     assert ".jsonl" in error.message
 
 
-def test_the_spool_gives_rows_back_and_holds_some_out(
+def test_a_token_dataset_returns_its_rows_and_holds_some_out(
     base: BaseModel, sentences: list[str], tmp_path: Path
 ) -> None:
     dataset = TokenDataset.write(tmp_path / "dataset", sentences, base.tokenizer, 8)
@@ -171,7 +171,7 @@ def test_held_out_texts_are_never_trained_on(rows: list[str]) -> None:
         ('{"text": "a", "label": "x"}', TaskType.TEXT_GENERATION, "TaskUnsupported"),
     ],
 )
-def test_bad_labelled_rows(rows: str, task: TaskType, reason: str, tmp_path: Path) -> None:
+def test_bad_labelled_rows_have_a_reason(rows: str, task: TaskType, reason: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(rows + "\n")
     with pytest.raises(InvalidInput) as caught:
         read_labelled(DataSource(uri=str(tmp_path / "a.jsonl")), task)
@@ -201,7 +201,9 @@ def test_whole_numbers_are_labels(tmp_path: Path) -> None:
         assert list(rows.labels) == ["0", "1"]
 
 
-def test_spool_lengths_match_rows(base: BaseModel, sentences: list[str], tmp_path: Path) -> None:
+def test_lengths_of_a_token_dataset_match_its_rows(
+    base: BaseModel, sentences: list[str], tmp_path: Path
+) -> None:
     dataset = TokenDataset.write(tmp_path / "dataset", sentences, base.tokenizer, 32)
     assert dataset.lengths.tolist() == [len(dataset.row(number)) for number in range(len(dataset))]
     batches = list(dataset.batches(np.arange(len(dataset)), 7, base.config.pad_id))

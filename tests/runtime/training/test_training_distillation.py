@@ -1,4 +1,4 @@
-"""Distillation: what it minimises, in what order, and that a killed run gives the same bits."""
+"""Distillation: its loss, the order of rows, and that a killed run resumes to the same bits."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from hmi_runtime.training.token_dataset import TokenDataset
 
 
 class Killed(Exception):
-    """Stands for the end of a process between two steps."""
+    """Simulates a process that is killed between two steps."""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def perturbed(base: BaseModel) -> DomainLayers:
     return layers
 
 
-def test_given_windows_are_represented_as_the_texts_they_come_from(
+def test_windows_are_represented_like_the_texts_that_they_come_from(
     base: BaseModel, dataset: TokenDataset
 ) -> None:
     layers = perturbed(base)
@@ -60,7 +60,7 @@ def test_given_windows_are_represented_as_the_texts_they_come_from(
     assert torch.allclose(found[mask], expected[mask], atol=1e-5)
 
 
-def test_the_loss_is_the_one_written_out(base: BaseModel, dataset: TokenDataset) -> None:
+def test_the_loss_equals_its_formula(base: BaseModel, dataset: TokenDataset) -> None:
     layers, encoder = perturbed(base), base.encoder()
     ids, mask = dataset.batch([1, 7, 8], base.config.pad_id)
     found = Distiller(encoder, layers).loss(ids, mask, trigrams(ids, mask))
@@ -103,7 +103,7 @@ def test_training_lowers_the_loss_on_held_out_rows(
 
 @pytest.mark.parametrize("back_off", [False, True])
 @pytest.mark.parametrize("killed_at", [1, 4, 9])
-def test_a_killed_training_goes_on_to_the_same_bits(
+def test_a_killed_training_resumes_to_the_same_bits(
     back_off: bool, killed_at: int, base: BaseModel, dataset: TokenDataset, tmp_path: Path
 ) -> None:
     config = DomainTraining(steps=10, batch_size=7, seed=3)
@@ -124,7 +124,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(
         assert torch.equal(parameter, resumed.get_parameter(name)), name
 
 
-def test_another_seed_gives_other_layers(base: BaseModel, dataset: TokenDataset, tmp_path: Path) -> None:
+def test_layers_depend_on_the_seed(base: BaseModel, dataset: TokenDataset, tmp_path: Path) -> None:
     made = []
     for seed in (0, 0, 1):
         layers = start(base)
@@ -135,7 +135,7 @@ def test_another_seed_gives_other_layers(base: BaseModel, dataset: TokenDataset,
     assert not torch.equal(made[0], made[2])
 
 
-def test_backing_off_keeps_the_centre_and_cuts_a_share() -> None:
+def test_backing_off_keeps_the_centre_and_shortens_a_share_of_windows() -> None:
     windows = torch.arange(3 * 4000).view(40, 100, 3)
     cut = back_off_at_random(windows, torch.Generator().manual_seed(0))
     assert torch.equal(cut[..., 1], windows[..., 1])
@@ -153,7 +153,7 @@ def test_backing_off_keeps_the_centre_and_cuts_a_share() -> None:
 @given(
     rows=st.integers(1, 70), batch=st.integers(1, 9), epochs=st.integers(1, 3), seed=st.integers(0, 2**31 - 1)
 )
-def test_every_row_comes_once_an_epoch(rows: int, batch: int, epochs: int, seed: int) -> None:
+def test_every_row_occurs_once_an_epoch(rows: int, batch: int, epochs: int, seed: int) -> None:
     numbers = np.arange(100, 100 + rows)
     order = BatchSampler(numbers, numbers % 7, batch, seed)
     for epoch in range(epochs):

@@ -1,4 +1,4 @@
-"""The time that a run is billed for: all of it, whatever became of the processes that worked on it."""
+"""The billed time of a run includes all of its processes, also failed and killed ones."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ with ElapsedTime(Path(sys.argv[1]), every_seconds=0.05):
 
 
 class Clock:
-    """Stands where it is put."""
+    """A clock that is set by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -29,19 +29,19 @@ class Clock:
 
 
 def spend(folder: Path, seconds: float) -> float:
-    """Work so long in a process of its own clock; return the sum."""
+    """Work for ``seconds`` of fake time; return the run's total."""
     clock = Clock()
-    with ElapsedTime(folder, clock=clock) as spent:
+    with ElapsedTime(folder, clock=clock) as elapsed:
         clock.now += seconds
-        return spent.seconds
+        return elapsed.seconds
 
 
-def test_what_was_spent_before_is_added_to(tmp_path: Path) -> None:
+def test_time_of_earlier_processes_is_added(tmp_path: Path) -> None:
     assert spend(tmp_path, 95) == 95
     assert spend(tmp_path, 5) == 100
 
 
-def test_what_was_spent_on_work_that_failed_counts(tmp_path: Path) -> None:
+def test_time_of_failed_work_counts(tmp_path: Path) -> None:
     def fail() -> None:
         clock = Clock()
         with ElapsedTime(tmp_path, clock=clock):
@@ -53,7 +53,7 @@ def test_what_was_spent_on_work_that_failed_counts(tmp_path: Path) -> None:
     assert spend(tmp_path, 2) == 42
 
 
-def test_a_killed_process_has_kept_its_time(tmp_path: Path) -> None:
+def test_time_of_a_killed_process_counts(tmp_path: Path) -> None:
     begun = time.monotonic()
     child = subprocess.Popen([sys.executable, "-c", _KILL_ME, str(tmp_path)])
     while not (tmp_path / ELAPSED_FILE).exists() or ElapsedTime(tmp_path).seconds < 0.5:
@@ -64,8 +64,6 @@ def test_a_killed_process_has_kept_its_time(tmp_path: Path) -> None:
     assert 0.5 <= ElapsedTime(tmp_path).seconds < time.monotonic() - begun
 
 
-def test_a_folder_that_takes_nothing_more_ends_no_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failed_save_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert spend(tmp_path / "gone", 3) == 3
-    assert "could not be kept" in caplog.text
+    assert "could not be saved" in caplog.text

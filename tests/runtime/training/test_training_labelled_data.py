@@ -1,4 +1,4 @@
-"""Labels are checked and ordered, and rows held out by label, before anything is trained."""
+"""Labels are checked and ordered, and rows are held out by label, before training."""
 
 import json
 from collections import Counter
@@ -52,20 +52,20 @@ def test_labels_become_text_and_numbers_are_ordered_by_value(
     assert label_names(rows, []) == expected
 
 
-def test_a_number_with_a_fraction_is_no_class(tmp_path: Path) -> None:
+def test_a_number_with_a_fraction_is_no_label(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [{"text": "a", "label": 0.37}])
     with pytest.raises(InvalidInput, match=r"line 1.*fraction.*write a class"):
         read_labelled(source, TaskType.SEQUENCE_CLASSIFICATION)
 
 
-def test_numbers_in_place_of_tags_are_told_where_their_names_are(tmp_path: Path) -> None:
+def test_the_error_of_numeric_tags_says_where_their_names_are(tmp_path: Path) -> None:
     rows = [{"tokens": ["a", "b"], "ner_tags": [0, 3]}]
     source = write(tmp_path / "a.jsonl", rows).model_copy(update={"tags_field": "ner_tags"})
     with pytest.raises(InvalidInput, match=r"line 1.*B-PER.*features\['ner_tags'\]\.feature\.names"):
         read_labelled(source, TaskType.TOKEN_CLASSIFICATION)
 
 
-def test_declared_names_that_no_row_has_are_told_apart_from_one_that_is_missing() -> None:
+def test_the_error_differs_if_no_row_has_a_declared_label() -> None:
     numbers = LabelledRows(["a", "b"], ["0", "1"])
     assert "Add them" not in refused(numbers, ["no", "yes"]).message
     assert "the same names in both" in refused(numbers, ["no", "yes"]).message
@@ -138,7 +138,7 @@ def test_two_rows_of_two_labels_cannot_be_held_out() -> None:
     assert "at least two different texts of a label" in raised.value.message
 
 
-def test_a_text_with_two_labels_stays_whole_and_costs_no_label_its_only_text() -> None:
+def test_rows_of_one_text_stay_together_and_every_label_stays_in_training() -> None:
     rows = LabelledRows(["x", "x", "y", "z", "w"], ["a", "b", "a", "a", "a"])
     parts = train_validation_split(rows, 0.9)
     assert "b" in parts.train.labels

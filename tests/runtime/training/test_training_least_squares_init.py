@@ -1,4 +1,4 @@
-"""Where distillation starts: the least squares it solves, and what that is worth."""
+"""The initial gates and positions of distillation: the least-squares problem, and the loss after it."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def batches(seed: int, count: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def gated(parts: Tensor, mask: Tensor, gates: Tensor, positions: Tensor) -> Tensor:
-    """What a student with these gates says of the real tokens, (N, D)."""
+    """The states of a student with these gates for the real tokens, (N, D)."""
     composed: Tensor = compose(parts * gates) + positions[: mask.shape[1]]
     return composed[mask]
 
@@ -40,7 +40,7 @@ def test_contributions_add_up_to_what_is_composed() -> None:
     assert torch.allclose(contributions(parts).sum(dim=2), compose(parts))
 
 
-def test_a_teacher_that_is_gated_itself_is_found() -> None:
+def test_the_gates_of_a_gated_teacher_are_found() -> None:
     random = torch.Generator().manual_seed(1)
     gates = torch.randn(3, WIDTH, generator=random)
     positions = torch.randn(POSITIONS, WIDTH, generator=random)
@@ -49,7 +49,7 @@ def test_a_teacher_that_is_gated_itself_is_found() -> None:
         point.add(parts, gated(parts, mask, gates, positions), mask)
     found_gates, found_positions = point.solve()
     assert torch.allclose(found_gates, gates, atol=0.01)
-    # Those seen often; one that is never seen gets the mean of the others.
+    # A position that never occurs gets the mean of the others.
     assert torch.allclose(found_positions[:4], positions[:4], atol=0.05)
     assert found_positions[POSITIONS - 1].abs().max() < positions.abs().max()
 
@@ -85,7 +85,7 @@ def test_a_part_that_is_always_zero_gets_no_weight() -> None:
 
 
 @pytest.mark.parametrize("back_off", [False, True])
-def test_it_is_nearer_to_the_base_before_the_first_step(
+def test_the_loss_before_the_first_step_is_lower(
     back_off: bool, base: BaseModel, sentences: list[str], tmp_path: Path
 ) -> None:
     encoder, dataset = base.encoder(), TokenDataset.write(tmp_path / "corpus", sentences, base.tokenizer, 16)

@@ -1,4 +1,4 @@
-"""What runtimes would not load is not trained: the reason is final, and it comes first."""
+"""Adapters that no runtime would load are refused before training, with a final failure."""
 
 import io
 import json
@@ -31,24 +31,24 @@ def too_large(runs: Runs, domain: Any, train: Path, limits: AdapterLimits, **spe
 
 
 @pytest.mark.parametrize(
-    ("method", "told"),
+    ("method", "message"),
     [
         ({"size": 5}, "rank 5; .* at most 4.*slots.maxRank.*HMI_MAX_RANK"),
         ({"size": 5, "fit": "Direct"}, "rank 5"),
         ({"type": "Bottleneck", "size": 7}, "bottleneck width 7; .* at most 6.*HMI_MAX_BOTTLENECK"),
     ],
 )
-def test_a_size_that_no_runtime_holds_is_refused_before_training(
-    runs: Runs, sides: Path, method: dict[str, Any], told: str
+def test_a_size_larger_than_a_slot_is_refused_before_training(
+    runs: Runs, sides: Path, method: dict[str, Any], message: str
 ) -> None:
     failure = too_large(runs, runs.version(), sides, SMALL, method=method)
-    assert re.search(told, failure.message)
+    assert re.search(message, failure.message)
 
 
-def test_more_labels_than_a_runtime_holds_are_refused_before_training(
+def test_more_labels_than_a_slot_has_are_refused_before_training(
     runs: Runs, write_lines: Any, sentences: list[str]
 ) -> None:
-    """The rows say how many there are, where the task names none."""
+    """The labels are counted in the rows if the task names none."""
     rows = [{"text": text, "label": f"class-{number % 3}"} for number, text in enumerate(sentences)]
     failure = too_large(runs, runs.version(), write_lines("rows.jsonl", rows), SMALL)
     assert "3 labels; the runtimes of this installation serve at most 2" in failure.message
@@ -60,7 +60,7 @@ def test_more_labels_than_a_runtime_holds_are_refused_before_training(
     [({}, 4), ({"fit": "Direct"}, 4), ({"type": "Bottleneck"}, 6)],
     ids=["compressed", "direct", "bottleneck"],
 )
-def test_a_size_that_is_not_asked_for_fits(
+def test_a_size_that_the_spec_leaves_open_fits(
     runs: Runs, sides: Path, method: dict[str, Any], largest: int
 ) -> None:
     run = runs.adapter_spec(runs.version(), sides, method=method)
@@ -69,7 +69,7 @@ def test_a_size_that_is_not_asked_for_fits(
     assert max(weights.rank, weights.bottleneck_width) == largest
 
 
-def test_an_import_that_no_runtime_holds_is_refused(
+def test_an_import_larger_than_a_slot_is_refused(
     runs: Runs, write_lines: Any, tagged_rows: list[dict[str, Any]]
 ) -> None:
     domain = runs.version()
@@ -89,10 +89,10 @@ def test_an_import_that_no_runtime_holds_is_refused(
     assert "The adapter has 3 labels" in failure.message
 
 
-def test_what_an_import_means_is_read_in_a_run(
+def test_an_import_that_cannot_be_used_is_a_final_failure(
     runs: Runs, write_lines: Any, tagged_rows: list[dict[str, Any]]
 ) -> None:
-    """A pattern, a base model's name: both end the run at once, and are not tried again."""
+    """An invalid pattern, and another base model's name."""
     domain = runs.version()
     data = {"train": {"uri": str(write_lines("tags.jsonl", tagged_rows))}}
     task = {"type": "TokenClassification"}

@@ -1,4 +1,4 @@
-"""What a training process gives back, in processes of their own: malloc learns as it goes."""
+"""Freed memory returns to the system; tested in new processes, since malloc adapts over time."""
 
 import subprocess
 import sys
@@ -17,10 +17,10 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
 
-torch.empty(31 << 20, dtype=torch.uint8).fill_(1)  # freed at once: malloc learns that this is no rare size
+torch.empty(31 << 20, dtype=torch.uint8).fill_(1)  # freed at once: malloc raises its threshold
 before = resident()
 kept = []
-for step in range(20):  # what is kept lies between what is not, as an optimiser's state does
+for step in range(20):  # kept blocks lie between freed ones, like an optimiser's state
     batch = torch.empty((5 << 20) + 4096 * step, dtype=torch.uint8).fill_(1)
     kept.append((batch, torch.empty(64 << 10, dtype=torch.uint8).fill_(1)))
 kept = [small for _, small in kept]
@@ -30,7 +30,7 @@ print((resident() - before) >> 20)
 
 
 def grown(how: str) -> int:
-    """Return the MiB that the process has grown by, though nearly all is freed."""
+    """Return the MiB that the process has grown by, although nearly all of it is freed."""
     ended = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=False)
     if ended.returncode and "not glibc" in ended.stderr:
         pytest.skip("malloc is not glibc's here")
@@ -38,6 +38,6 @@ def grown(how: str) -> int:
     return int(ended.stdout)
 
 
-def test_large_blocks_go_back_when_they_are_freed() -> None:
+def test_large_blocks_return_to_the_system_when_freed() -> None:
     assert grown("set") < 20
-    assert grown("unset") > 60  # else this test shows nothing
+    assert grown("unset") > 60  # otherwise this test proves nothing

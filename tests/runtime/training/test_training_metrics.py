@@ -1,4 +1,4 @@
-"""Metrics against cases worked out by hand and against seqeval, and the gate that reads them."""
+"""Metrics compared with cases computed by hand and with seqeval, and the gate."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from seqeval.scheme import IOB2
 
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.task_adapter import Gate, Metric, TaskType, check_gate_fits
-from hmi_api.tag_schemes import TagScheme
+from hmi_api.tag_schemes import TagScheme, scheme_or_plain
 from hmi_runtime.training.examples import IGNORED, Examples
 from hmi_runtime.training.labelled_data import LabelledRows, TaggedRows
 from hmi_runtime.training.metrics import accuracy, check_gate, entity_f1, macro_f1
@@ -24,7 +24,7 @@ def test_accuracy() -> None:
     assert accuracy([], []) == 0.0
 
 
-def test_macro_f1_weighs_labels_alike() -> None:
+def test_macro_f1_weighs_labels_equally() -> None:
     # a: 2 right of 3 found and 2 wanted -> 0.8; b: 0 right -> 0; c: 1 of 1 -> 1.
     assert macro_f1(["a", "a", "b", "c"], ["a", "a", "a", "c"]) == pytest.approx((0.8 + 0 + 1) / 3)
 
@@ -33,27 +33,27 @@ def test_entity_f1_counts_whole_entities_over_all_rows() -> None:
     truth = [["B-x", "I-x", "O", "B-y"], ["O", "B-x"]]
     guess = [["B-x", "O", "O", "B-y"], ["B-x", "B-x"]]
     # wanted 3, found 4, right 2 (the first entity's end is wrong)
-    assert entity_f1(truth, guess) == pytest.approx(2 * 2 / (3 + 4))
-    assert entity_f1([["O"]], [["O"]]) == 0.0
+    assert entity_f1(truth, guess, TagScheme.IOB2) == pytest.approx(2 * 2 / (3 + 4))
+    assert entity_f1([["O"]], [["O"]], TagScheme.IOB2) == 0.0
 
 
-@pytest.mark.parametrize("label", ["a", "O"])  # a row's label may be called what a token's absence is
-def test_agreement_of_rows_is_the_share_that_are_told_alike(label: str) -> None:
+@pytest.mark.parametrize("label", ["a", "O"])  # a row's label may be O, which means no entity for tokens
+def test_agreement_of_rows_is_the_share_with_equal_labels(label: str) -> None:
     rows = LabelledRows(["", "", "", ""], [label, label, "b", "b"])
     examples = Examples([], [np.array([0])] * 4, rows, [label, "b"])
     ours, theirs = ([np.array([label]) for label in labels] for labels in ([0, 1, 1, 0], [0, 1, 0, 0]))
     assert examples.agreement(ours, theirs) == 0.75
 
 
-def test_agreement_of_tokens_counts_what_either_takes_for_something() -> None:
+def test_agreement_of_tokens_ignores_those_that_are_o_in_both() -> None:
     targets = [np.array([IGNORED, 0, 0, IGNORED]), np.array([0, 0])]
     examples = Examples([], targets, TaggedRows.of([], []), ["O", "B-x", "I-x"])
     ours = [np.array([1, 1, 0, 2]), np.array([0, 2])]
     theirs = [np.array([2, 1, 0, 0]), np.array([1, 2])]
-    # Of four scored tokens one is O to both; of the three others one is told differently.
+    # Of four scored tokens one is O in both; of the three others one differs.
     assert examples.agreement(ours, theirs) == pytest.approx(2 / 3)
-    nothing = [np.zeros(4, np.int64), np.zeros(2, np.int64)]
-    assert examples.agreement(nothing, nothing) == 1.0
+    outside = [np.zeros(4, np.int64), np.zeros(2, np.int64)]
+    assert examples.agreement(outside, outside) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,12 @@ def test_agreement_of_tokens_counts_what_either_takes_for_something() -> None:
     ],
 )
 def test_entity_f1_reads_every_scheme(truth: str, guess: str, expected: float) -> None:
-    assert entity_f1([truth.split()], [guess.split()]) == expected
+    scheme = scheme_or_plain({*truth.split(), *guess.split()}, [truth.split()])
+    assert entity_f1([truth.split()], [guess.split()], scheme) == expected
 
 
 @given(st.lists(tags, max_size=5), st.lists(tags, min_size=5, max_size=5))
-def test_entity_f1_is_that_of_seqevals_strict_mode(truth: list[list[str]], guesses: list[list[str]]) -> None:
+def test_entity_f1_equals_seqevals_strict_mode(truth: list[list[str]], guesses: list[list[str]]) -> None:
     pairs = [
         (row, guess[: len(row)] + ["O"] * (len(row) - len(guess)))
         for row, guess in zip(truth, guesses, strict=False)
@@ -85,7 +86,7 @@ def test_entity_f1_is_that_of_seqevals_strict_mode(truth: list[list[str]], guess
     assert entity_f1(rows, guess, TagScheme.IOB2) == pytest.approx(float(expected))
 
 
-def test_a_gate_is_held_against_its_metric() -> None:
+def test_a_gate_is_compared_with_its_metric() -> None:
     gate = Gate(metric=Metric.ACCURACY, minimum=0.8)
     assert check_gate(gate, {"accuracy": 0.8, "macro_f1": 0.1}, 10).passed
     assert check_gate(None, {}, 0).passed
@@ -107,7 +108,9 @@ def test_a_gate_is_held_against_its_metric() -> None:
         ),
     ],
 )
-def test_gates_that_can_never_be_measured(gate: Gate, task: TaskType, has_data: bool, reason: str) -> None:
+def test_gates_that_cannot_be_measured_are_refused(
+    gate: Gate, task: TaskType, has_data: bool, reason: str
+) -> None:
     with pytest.raises(InvalidInput) as caught:
         check_gate_fits(gate, task, has_data=has_data)
     assert caught.value.reason == reason

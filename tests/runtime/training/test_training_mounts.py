@@ -1,4 +1,4 @@
-"""Rows behind addresses of a cluster: mounted ConfigMaps and claims, and servers that fail now and then."""
+"""Rows at addresses of a cluster: mounted ConfigMaps and claims, and servers that fail at times."""
 
 import gzip
 import io
@@ -69,7 +69,7 @@ def mounts(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_mounted_addresses_become_paths_and_others_stay(mounts: Path) -> None:
+def test_mounted_addresses_become_paths_and_others_do_not_change(mounts: Path) -> None:
     run = resolve_mounts(domain_run("configmap://texts/a.txt", "pvc://corpora/hotel", "s3://b/c"), mounts)
     assert isinstance(run, DomainRunSpec)
     assert [source.uri for source in run.spec.corpus] == [
@@ -81,7 +81,7 @@ def test_mounted_addresses_become_paths_and_others_stay(mounts: Path) -> None:
     assert list(read_texts(sources)) == ["one", "two"]
 
 
-def test_an_adapters_rows_and_its_import_are_found_too(mounts: Path) -> None:
+def test_addresses_of_an_adapters_rows_and_import_become_paths(mounts: Path) -> None:
     data = {
         "train": {"uri": "configmap://texts/a.txt"},
         "evaluation": {"uri": "pvc://corpora/hotel/b.txt"},
@@ -108,46 +108,46 @@ def test_an_adapters_rows_and_its_import_are_found_too(mounts: Path) -> None:
         ("configmap:///a.txt", "AddressMalformed"),
     ],
 )
-def test_addresses_that_lead_nowhere_are_refused(mounts: Path, uri: str, reason: str) -> None:
+def test_addresses_without_a_file_are_refused(mounts: Path, uri: str, reason: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         resolve_mounts(domain_run(uri), mounts)
     assert raised.value.reason == reason
     assert uri in raised.value.message
 
 
-def test_what_is_told_names_addresses_and_no_paths_of_the_job(mounts: Path) -> None:
-    said: list[object] = []
+def test_reports_and_logs_name_addresses_instead_of_paths(mounts: Path) -> None:
+    texts: list[object] = []
 
-    class Told(LineReporter):
+    class Recorder(LineReporter):
         def complete(self, result: RunResult) -> None:
-            said.append(result.gate_message)
+            texts.append(result.gate_message)
 
         def fail(self, failure: RunFailure) -> None:
-            said.append(failure.message)
+            texts.append(failure.message)
 
     names = MountPathTranslator(mounts)
-    reporter = TranslatingReporter(Told(), names)
+    reporter = TranslatingReporter(Recorder(), names)
     path = f"{mounts}/claims/corpora/hotel/b.jsonl"
     reporter.fail(RunFailure(reason="RowMalformed", message=f"Row 3 of {path} (and {mounts}/other) is none."))
     reporter.complete(
         RunResult(artifacts=[], base_digest="b", gate_message=f"{mounts}/configmaps/texts/a.txt")
     )
     record = logging.makeLogRecord({"msg": "%s has no rows", "args": (path,)})
-    said.append(TranslatingFormatter("%(message)s", names).format(record))
-    assert said == [
+    texts.append(TranslatingFormatter("%(message)s", names).format(record))
+    assert texts == [
         f"Row 3 of pvc://corpora/hotel/b.jsonl (and {mounts}/other) is none.",
         "configmap://texts/a.txt",
         "pvc://corpora/hotel/b.jsonl has no rows",
     ]
 
 
-def test_where_nothing_is_mounted_the_user_is_told() -> None:
+def test_without_mounts_the_error_says_what_to_give() -> None:
     with pytest.raises(InvalidInput, match="in a cluster only"):
         resolve_mounts(domain_run("configmap://texts/a.txt"), None)
 
 
 class FlakyServer:
-    """Serves files with byte ranges; the next answers can be made to fail."""
+    """Serves files with byte ranges; the next answers can be set to fail."""
 
     def __init__(self) -> None:
         self.files = {"/a.txt": ROWS, "/a.txt.gz": gzip.compress(ROWS)}
@@ -210,7 +210,7 @@ def read(uri: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
 @pytest.mark.parametrize("failures", [[], [503, 503], [0], [0, 500, 0]], ids=str)
-def test_rows_are_read_whole_from_a_server_that_fails_now_and_then(
+def test_all_rows_are_read_from_a_server_that_fails_at_times(
     server: FlakyServer, name: str, failures: list[int]
 ) -> None:
     server.failures = list(failures)
@@ -218,7 +218,7 @@ def test_rows_are_read_whole_from_a_server_that_fails_now_and_then(
 
 
 @pytest.mark.parametrize("failures", [[], [503, 0]], ids=str)
-def test_all_files_of_an_archive_are_read_from_a_server_that_fails_now_and_then(
+def test_all_files_of_an_archive_are_read_from_a_server_that_fails_at_times(
     server: FlakyServer, failures: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = io.BytesIO()
@@ -233,7 +233,7 @@ def test_all_files_of_an_archive_are_read_from_a_server_that_fails_now_and_then(
         read(f"{server.url}/a.zip")
 
 
-def test_a_server_that_stays_away_is_no_fault_of_the_users(server: FlakyServer) -> None:
+def test_an_unavailable_server_is_retryable(server: FlakyServer) -> None:
     server.failures = [503] * 100
     with pytest.raises(NotReady) as raised:
         read(f"{server.url}/a.txt")
@@ -242,7 +242,7 @@ def test_a_server_that_stays_away_is_no_fault_of_the_users(server: FlakyServer) 
 
 
 @pytest.mark.parametrize(("failures", "name"), [([], "absent.txt"), ([403] * 100, "a.txt")])
-def test_what_is_absent_or_forbidden_is_not_asked_for_again(
+def test_missing_and_forbidden_files_are_not_requested_again(
     server: FlakyServer, failures: list[int], name: str
 ) -> None:
     server.failures = list(failures)
@@ -260,7 +260,7 @@ def test_an_adapters_folder_is_fetched_from_a_server(server: FlakyServer, tmp_pa
     assert {name: (folder / name).read_bytes() for name in files} == files
 
 
-def test_an_endpoint_that_does_not_answer_may_pass() -> None:
+def test_an_endpoint_without_an_answer_is_transient() -> None:
     exceptions = pytest.importorskip("botocore.exceptions")
     error = exceptions.EndpointConnectionError(endpoint_url="http://store")
     assert remote.is_transient(error)

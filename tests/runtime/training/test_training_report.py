@@ -1,4 +1,4 @@
-"""Progress is reported now and then, and never delays training."""
+"""Progress is reported at most once a second, and never delays training."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Whole runs: what is published, what fails and why, and that a kill at any moment changes nothing."""
+"""Whole runs: results, failures with their reasons, and that a kill at any moment changes nothing."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_a_domain_run_publishes_layers_and_their_table(runs: Runs) -> None:
     assert events[-1]["event"] == "complete"
 
 
-def test_a_finished_run_is_handed_in_again_without_work(runs: Runs) -> None:
+def test_a_finished_run_is_reported_again_without_work(runs: Runs) -> None:
     first = succeeded(runs.do(runs.domain_spec(), "domain"))
     runs.corpus.unlink()
     runs.lines.truncate(0)
@@ -79,20 +79,20 @@ def test_a_child_with_steps_starts_from_its_parents_layers(runs: Runs) -> None:
         ({"baseModel": {"uri": "nowhere"}}, "BaseModelNotFound"),
     ],
 )
-def test_what_the_user_can_mend_fails_with_its_reason(more: dict[str, Any], reason: str, runs: Runs) -> None:
+def test_errors_of_the_user_fail_with_their_reason(more: dict[str, Any], reason: str, runs: Runs) -> None:
     ended = failed(runs.do(runs.domain_spec(**more), "domain"))
     assert ended.reason == reason
     assert not ended.retryable
 
 
 @pytest.mark.parametrize("more", [{"split": 1}, {"bridge": {"heads": 4, "headSize": 8}}])
-def test_a_parent_that_does_not_fit(more: dict[str, Any], runs: Runs) -> None:
+def test_a_parent_that_does_not_fit_is_refused(more: dict[str, Any], runs: Runs) -> None:
     parent = runs.version()
     ended = failed(runs.do(runs.domain_spec(parent, **more), "child"))
     assert ended.reason == "ParentMismatch"
 
 
-def test_what_nobody_expected_can_be_tried_again_and_shows_no_traceback(
+def test_unexpected_errors_are_retryable_and_report_no_traceback(
     runs: Runs, caplog: pytest.LogCaptureFixture
 ) -> None:
     (runs.folder / "domain" / "corpus").mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_what_nobody_expected_can_be_tried_again_and_shows_no_traceback(
     assert "Traceback" in caplog.text
 
 
-def test_a_result_that_cannot_be_told_is_final(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_result_is_a_final_failure(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_domain(*_: Any) -> RunResult:
         return RunResult(artifacts=[], base_digest="sha256:b", metrics={"accuracy": float("nan")})
 
@@ -114,7 +114,7 @@ def test_a_result_that_cannot_be_told_is_final(runs: Runs, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("on_miss", ["Compute", "Backoff"])
-def test_an_adapter_run_publishes_what_serves(on_miss: str, runs: Runs, sides: Path) -> None:
+def test_an_adapter_run_publishes_an_adapter(on_miss: str, runs: Runs, sides: Path) -> None:
     domain = runs.version(plot={"minFrequency": 1, "onMiss": on_miss})
     gate = {"metric": "macro_f1", "minimum": 0.2}
     result = succeeded(runs.do(runs.adapter_spec(domain, sides, gate=gate), "adapter"))
@@ -135,7 +135,7 @@ def test_a_token_task_run(runs: Runs, write_lines: Any, tagged_rows: list[dict[s
     assert "entity_f1" in result.metrics
 
 
-def test_a_run_says_what_it_read(
+def test_a_run_reports_what_it_read(
     runs: Runs, write_lines: Any, tagged_rows: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -159,7 +159,7 @@ def test_a_run_says_what_it_read(
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.jsonl.gz", "a.jsonl.bz2", "a.jsonl.xz", "a.jsonl.lzma"])
-def test_damaged_data_fails_a_run_for_good(name: str, runs: Runs) -> None:
+def test_damaged_data_is_a_final_failure(name: str, runs: Runs) -> None:
     path = runs.folder / name
     path.write_bytes(b"no such thing\n" * 9)
     for ended in (
@@ -169,14 +169,14 @@ def test_damaged_data_fails_a_run_for_good(name: str, runs: Runs) -> None:
         assert (ended.reason, ended.retryable) == ("CorpusNotText", False)
 
 
-def test_a_run_that_fails_says_what_it_read(runs: Runs, write_lines: Any) -> None:
+def test_a_failed_run_reports_what_it_read(runs: Runs, write_lines: Any) -> None:
     train = write_lines("train.jsonl", [{"text": f"text {n}", "label": "x"} for n in range(3)])
     ended = failed(runs.do(runs.adapter_spec(runs.version(), train), "adapter"))
     assert ended.reason == "OneLabelOnly"
     assert [(read.rows, read.labels) for read in ended.data] == [(3, {"x": 3})]
 
 
-def test_a_domain_says_what_it_read_after_a_resumption_too(runs: Runs) -> None:
+def test_a_resumed_domain_run_reports_what_it_read(runs: Runs) -> None:
     result = succeeded(runs.do(runs.domain_spec(), "domain"))
     (runs.folder / "domain" / "result.json").unlink()
     again = succeeded(runs.do(runs.domain_spec(), "domain"))
@@ -185,7 +185,7 @@ def test_a_domain_says_what_it_read_after_a_resumption_too(runs: Runs) -> None:
     assert result.data[0].use == "corpus"
 
 
-def test_a_gate_that_is_missed_is_a_result(runs: Runs, sides: Path, write_lines: Any) -> None:
+def test_a_run_that_misses_its_gate_has_a_result(runs: Runs, sides: Path, write_lines: Any) -> None:
     evaluation = write_lines("test.jsonl", [{"text": "the chain is on", "label": "rear"}] * 3)
     spec = runs.adapter_spec(
         runs.version(),
@@ -204,7 +204,7 @@ def test_a_gate_that_is_missed_is_a_result(runs: Runs, sides: Path, write_lines:
         assert "3 held-out rows" in result.gate_message
 
 
-def test_a_teacher_labels_what_nobody_did(runs: Runs, sides: Path, write_lines: Any) -> None:
+def test_a_teacher_labels_unlabelled_texts(runs: Runs, sides: Path, write_lines: Any) -> None:
     others = write_lines(
         "others.jsonl", [{"text": f"the chain is on {n}"} for n in ("front", "rear", "hill")]
     )
@@ -240,14 +240,14 @@ def test_a_teacher_labels_what_nobody_did(runs: Runs, sides: Path, write_lines: 
         ([], {"data": None, "source": {"uri": "nowhere"}}, "SourceNotFound"),
     ],
 )
-def test_adapter_runs_that_cannot_work(
+def test_adapter_runs_fail_with_their_reason(
     rows: list[dict[str, Any]], more: dict[str, Any], reason: str, runs: Runs, write_lines: Any
 ) -> None:
     train = write_lines("train.jsonl", rows)
     assert failed(runs.do(runs.adapter_spec(runs.version(), train, **more), "adapter")).reason == reason
 
 
-def test_a_domain_that_is_not_in_the_store_yet_can_be_tried_again(runs: Runs, sides: Path) -> None:
+def test_a_domain_missing_from_the_store_is_retryable(runs: Runs, sides: Path) -> None:
     domain = runs.version()
     runs.store.delete(domain.layers)
     ended = failed(runs.do(runs.adapter_spec(domain, sides), "adapter"))
@@ -255,7 +255,7 @@ def test_a_domain_that_is_not_in_the_store_yet_can_be_tried_again(runs: Runs, si
 
 
 @pytest.mark.parametrize(("kind", "killed_at"), [("domain", 3), ("adapter", 5)])
-def test_a_killed_program_goes_on_to_the_same_digests(
+def test_a_killed_program_resumes_to_the_same_digests(
     kind: str, killed_at: int, runs: Runs, sides: Path
 ) -> None:
     run: RunSpec = runs.domain_spec()
@@ -285,7 +285,7 @@ def test_a_killed_program_goes_on_to_the_same_digests(
 
 
 class Interrupts:
-    """Takes its time over a stage's progress, and then ends the program, as a signal would."""
+    """Delays a stage's progress report, and then ends the program, as a signal does."""
 
     def __init__(self, stage: str, seconds: float) -> None:
         self._stage = stage
@@ -304,7 +304,7 @@ class Interrupts:
 
 
 @pytest.mark.parametrize("kind", ["domain", "adapter"])
-def test_every_process_of_a_run_counts_in_its_seconds(kind: str, runs: Runs, sides: Path) -> None:
+def test_a_runs_seconds_include_all_its_processes(kind: str, runs: Runs, sides: Path) -> None:
     run: RunSpec = runs.domain_spec()
     if kind == "adapter":
         run = runs.adapter_spec(runs.version(), sides)
@@ -327,7 +327,7 @@ def program(kind: str, spec: Path, runs: Runs) -> list[str]:
     return [sys.executable, "-m", "hmi_runtime.training", kind, *options]
 
 
-def test_an_exported_adapter_comes_back_by_import(
+def test_an_exported_adapter_can_be_imported(
     runs: Runs, write_lines: Any, tagged_rows: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     domain = runs.version()
@@ -366,13 +366,13 @@ def test_a_pickle_is_never_imported(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize("artifact", ["layers/" + "0" * 64, "adapter/" + "0" * 64])
-def test_exporting_what_is_not_there(artifact: str, tmp_path: Path) -> None:
+def test_exporting_a_missing_artifact_fails(artifact: str, tmp_path: Path) -> None:
     options = ["--artifacts", str(tmp_path / "artifacts"), "--out", str(tmp_path / "out")]
     assert main(["export", "--artifact", artifact, *options]) != 0
     assert not (tmp_path / "out").exists()
 
 
-def test_a_specification_that_is_wrong_is_wrong_usage(tmp_path: Path) -> None:
+def test_an_invalid_specification_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"kind": "domain", "nonsense": 1}')
     with pytest.raises(SystemExit) as caught:
         main(["domain", "--spec", str(tmp_path / "run.json"), "--work-dir", "w", "--artifacts", "a"])

@@ -1,4 +1,4 @@
-"""Which files of a folder or an archive are read, and that no file takes memory or time without bound."""
+"""Which files of a folder or archive are read, and that memory and time are bounded."""
 
 import bz2
 import gzip
@@ -52,7 +52,7 @@ both = pytest.mark.parametrize("made", [as_folder, as_archive])
 
 
 @both
-def test_all_files_of_the_format_are_read_and_the_others_named(made: Made, tmp_path: Path) -> None:
+def test_all_files_of_the_format_are_read_and_others_are_reported(made: Made, tmp_path: Path) -> None:
     files = {
         "b.txt": "two\n",
         "sub/a.txt": "three\n",
@@ -103,7 +103,7 @@ def test_files_are_read_by_the_split_that_they_are_named_for(
 
 
 @both
-def test_without_a_split_of_its_own_a_use_falls_back(made: Made, tmp_path: Path) -> None:
+def test_without_files_of_the_wanted_split_others_are_read(made: Made, tmp_path: Path) -> None:
     path = made(tmp_path, {"dev.txt": "one\n", "rows.txt": "two\n"})
     assert read(path, DataUse.EVALUATION)[0] == ["one"]
     rows, reading = read(path, DataUse.TRAIN)
@@ -112,7 +112,7 @@ def test_without_a_split_of_its_own_a_use_falls_back(made: Made, tmp_path: Path)
 
 
 @both
-def test_files_of_other_splits_alone_are_refused_by_name(made: Made, tmp_path: Path) -> None:
+def test_a_folder_with_files_of_other_splits_only_is_refused(made: Made, tmp_path: Path) -> None:
     path = made(tmp_path, {"test.txt": "one\n"})
     error = refused(path)
     assert error.reason == "CorpusEmpty"
@@ -120,7 +120,7 @@ def test_files_of_other_splits_alone_are_refused_by_name(made: Made, tmp_path: P
     assert read(path, DataUse.EVALUATION)[0] == ["one"]
 
 
-def test_a_file_that_is_named_itself_is_read_whatever_its_name(tmp_path: Path) -> None:
+def test_a_source_that_is_one_file_is_read_whatever_its_name(tmp_path: Path) -> None:
     folder = as_folder(tmp_path, {"test.txt": "one\n", "README": "two\n"})
     assert read(folder / "test.txt")[0] == ["one"]
     assert read(folder / "README")[0] == ["two"]
@@ -139,7 +139,7 @@ def test_a_file_that_is_named_itself_is_read_whatever_its_name(tmp_path: Path) -
         ("the_test_of_time.jsonl", None),
     ],
 )
-def test_the_split_that_a_name_tells(name: str, split: str | None) -> None:
+def test_file_names_can_name_a_split(name: str, split: str | None) -> None:
     assert split_from_name(name) == split
 
 
@@ -152,7 +152,7 @@ def test_the_split_that_a_name_tells(name: str, split: str | None) -> None:
         ("a.txt.lzma", lambda data: lzma.compress(data, lzma.FORMAT_ALONE)),
     ],
 )
-def test_damaged_and_foreign_bytes_are_the_files_fault(
+def test_damaged_and_foreign_bytes_are_errors_of_the_user(
     name: str, pack: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     whole = pack("".join(f"{number**7 % 9973 / 7}\n" for number in range(5000)).encode())
@@ -222,7 +222,7 @@ def test_an_archive_with_damaged_or_encrypted_entries_is_refused(tmp_path: Path)
         ("a.xlsx", "CSV"),
     ],
 )
-def test_kinds_that_are_not_read_are_refused_with_a_cure(name: str, cure: str, tmp_path: Path) -> None:
+def test_unsupported_kinds_of_files_are_refused_with_advice(name: str, cure: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PAR1\0")
     error = refused(tmp_path / name)
     assert error.reason == "CorpusNotText"
@@ -239,7 +239,7 @@ def test_archives_in_archives_are_not_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.bz2", "a.txt.xz", "a.zip"])
-def test_a_bomb_is_refused_soon(name: str, tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_refused_early(name: str, tmp_path: Path) -> None:
     huge = b"a" * 9999 + b"\n"
     path = tmp_path / name
     if name == "a.zip":
@@ -257,9 +257,7 @@ def test_a_bomb_is_refused_soon(name: str, tmp_path: Path) -> None:
     assert reading.rows * len(huge) < 40 << 20
 
 
-def test_more_files_than_a_source_may_have_are_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_source_with_too_many_files_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(source_files, "MOST_FILES", 10)
     many = {f"{number}.txt": "one\n" for number in range(11)}
     for made in (as_folder, as_archive):
@@ -286,7 +284,7 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
     assert reading.skipped == ["again (not Text)"]
 
 
-def test_folders_that_are_too_deep_are_refused_and_not_left_out(tmp_path: Path) -> None:
+def test_folders_that_are_too_deep_are_refused_and_not_skipped(tmp_path: Path) -> None:
     deepest = "/".join("d" * (source_files.DEEPEST_FOLDER - 1))
     assert read(as_folder(tmp_path, {f"{deepest}/a.txt": "one\n"}))[0] == ["one"]
     error = refused(as_folder(tmp_path, {f"{deepest}/d/a.txt": "two\n"}))
@@ -294,7 +292,7 @@ def test_folders_that_are_too_deep_are_refused_and_not_left_out(tmp_path: Path) 
     assert "10 deep" in error.message
 
 
-def test_labelled_rows_are_bounded_since_they_are_held_in_memory(
+def test_labelled_rows_are_bounded_since_they_are_kept_in_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(labelled, "MOST_LABELLED_CHARACTERS", 1000)
@@ -318,7 +316,7 @@ def test_a_git_lfs_pointer_is_no_data(tmp_path: Path) -> None:
         assert "git lfs pull" in refused(tmp_path / name, format_=format_).message
 
 
-def test_blank_lines_without_end_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_too_many_blank_lines_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(corpus, "MOST_BLANK_LINES", 100)
     for name, format_ in (("a.txt", "Text"), ("a.csv", "CSV")):
         (tmp_path / name).write_text("text\n" + "\n" * 200)
@@ -358,7 +356,7 @@ def test_a_bad_csv_row_is_named_by_the_line_in_which_it_begins(
     assert words in error.message
 
 
-def test_a_csv_row_or_cell_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_endless_csv_row_or_cell_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(corpus, "LONGEST_LINE", 1000)
     monkeypatch.setattr(corpus, "LONGEST_ROW", 5000)
     for content in (
@@ -375,7 +373,7 @@ def test_a_csv_row_or_cell_without_end_is_refused(monkeypatch: pytest.MonkeyPatc
             assert "a.csv, line " in error.message
 
 
-def test_every_source_of_a_corpus_says_what_was_read(tmp_path: Path) -> None:
+def test_every_source_of_a_corpus_reports_what_was_read(tmp_path: Path) -> None:
     folder = as_folder(tmp_path, {"a.txt": "one\ntwo\n", "README.md": "x\n"})
     readings: list[SourceStats] = []
     sources = [

@@ -1,4 +1,4 @@
-"""Learning from a teacher: what is imitated, which texts are drawn, and that kills change nothing."""
+"""Training with a teacher: the loss, the sampled texts, and that a kill does not change the result."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,13 +29,13 @@ from hmi_runtime.training.teacher import (
     soft_label_loss,
 )
 
-TAUGHT = AdapterTraining(
+WITH_TEACHER = AdapterTraining(
     epochs=1, batch_size=16, learning_rate=1e-2, max_length=16, teacher=Teacher(epochs=2, learning_rate=1e-2)
 )
 
 
 class Killed(Exception):
-    """Stands for the end of a process between two steps."""
+    """Simulates a process that is killed between two steps."""
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def rows(
     return LabelledRows([row["text"] for row in labelled_rows], [row["label"] for row in labelled_rows])
 
 
-def slow_imitation(ours: Tensor, theirs: Tensor) -> float:
-    """KL of each pair of (N, n), written as its formula says, and the mean of them."""
+def slow_divergence(ours: Tensor, theirs: Tensor) -> float:
+    """The mean KL divergence of the pairs of (N, n), computed by its formula."""
     total = 0.0
     for a, b in zip(ours, theirs, strict=True):
         p, q = (b / TEMPERATURE).softmax(-1), (a / TEMPERATURE).softmax(-1)
@@ -62,38 +62,40 @@ def slow_imitation(ours: Tensor, theirs: Tensor) -> float:
     return total / len(ours)
 
 
-def test_imitation_of_rows_is_the_divergence() -> None:
+def test_the_soft_label_loss_is_the_divergence() -> None:
     ours, theirs = torch.randn(5, 3), torch.randn(5, 3)
     assert float(soft_label_loss(ours, theirs, torch.ones(5))) == pytest.approx(
-        slow_imitation(ours, theirs), 1e-4
+        slow_divergence(ours, theirs), 1e-4
     )
     assert float(soft_label_loss(theirs, theirs, torch.ones(5))) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_padding_is_not_imitated() -> None:
+def test_padding_does_not_count_in_the_soft_label_loss() -> None:
     ours, theirs = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
     lengths = torch.tensor([4, 1])
     real = torch.cat([ours[0], ours[1, :1]]), torch.cat([theirs[0], theirs[1, :1]])
-    assert float(soft_label_loss(ours, theirs, lengths)) == pytest.approx(slow_imitation(*real), 1e-4)
+    assert float(soft_label_loss(ours, theirs, lengths)) == pytest.approx(slow_divergence(*real), 1e-4)
 
 
 @pytest.mark.parametrize("per_token", [False, True])
-def test_soft_targets_are_what_the_teacher_said(per_token: bool, tmp_path: Path) -> None:
+def test_soft_labels_are_the_teachers_logits(per_token: bool, tmp_path: Path) -> None:
     ids = [np.arange(1, n + 1) for n in (3, 1, 2)]
 
-    def said(tokens: Tensor, mask: Tensor) -> Tensor:
+    def teacher(tokens: Tensor, mask: Tensor) -> Tensor:
         every = torch.stack([tokens, tokens * 2], dim=-1).float()  # (B, T, 2)
         return every if per_token else every.sum(1)
 
-    path = tmp_path / "said.f16"
-    RowFile.write(path, ids, said, width=2, pad_id=0, per_token=per_token)
+    path = tmp_path / "logits.f16"
+    RowFile.write(path, ids, teacher, width=2, pad_id=0, per_token=per_token)
     found, mask = RowFile.open(path, ids, 2, per_token=per_token).batch([2, 0])
     tokens, token_mask = TokenInputs(ids, pad_id=0).batch([2, 0])
-    assert torch.equal(found if per_token else found[:, 0], said(tokens, token_mask))
+    assert torch.equal(found if per_token else found[:, 0], teacher(tokens, token_mask))
     assert torch.equal(mask, token_mask if per_token else torch.ones(2, 1, dtype=torch.bool))
 
 
-def lesson(backbone: Backbone, rows: Rows, sentences: list[str], folder: Path) -> SoftLabelDataset:
+def soft_label_dataset(
+    backbone: Backbone, rows: Rows, sentences: list[str], folder: Path
+) -> SoftLabelDataset:
     labels = sorted({label for answers in rows.answers() for label in answers})
     examples = make_examples(rows, labels, backbone.base.tokenizer, 16)
     ids = [
@@ -101,7 +103,7 @@ def lesson(backbone: Backbone, rows: Rows, sentences: list[str], folder: Path) -
         *(np.array(one.ids, np.int64) for one in backbone.base.tokenizer.encode(sentences, 16)),
     ]
 
-    def said(tokens: Tensor, mask: Tensor) -> Tensor:
+    def teacher(tokens: Tensor, mask: Tensor) -> Tensor:
         every = torch.stack([(tokens % (n + 2)).float() for n in range(len(labels))], dim=-1)
         return every if examples.is_token else every[:, 1]
 
@@ -109,32 +111,32 @@ def lesson(backbone: Backbone, rows: Rows, sentences: list[str], folder: Path) -
     features = RowFile.write(
         folder / "f", ids, backbone.new_extractor(), width=width, pad_id=0, per_token=True
     )
-    soft = RowFile.write(folder / "s", ids, said, width=len(labels), pad_id=0, per_token=examples.is_token)
+    soft = RowFile.write(folder / "s", ids, teacher, width=len(labels), pad_id=0, per_token=examples.is_token)
     return SoftLabelDataset(features, examples, soft)
 
 
-def test_labels_count_where_there_are_any(
+def test_labelled_rows_have_a_cross_entropy_too(
     backbone: Backbone, rows: Rows, sentences: list[str], tmp_path: Path
 ) -> None:
-    taught = lesson(backbone, rows, sentences, tmp_path)
+    dataset = soft_label_dataset(backbone, rows, sentences, tmp_path)
     known, unknown = [0, 3], [len(rows), len(rows) + 5]
     for numbers in (known, unknown, [*known, *unknown]):
-        _, mask = taught.batch(numbers)
-        soft = taught.soft_labels(numbers)
+        _, mask = dataset.batch(numbers)
+        soft = dataset.soft_labels(numbers)
         logits = torch.randn(soft.shape)
         expected = soft_label_loss(logits, soft, mask.sum(1))
         labelled = [place for place, number in enumerate(numbers) if number < len(rows)]
         if labelled:
-            targets = taught.labelled.targets_of([numbers[place] for place in labelled])
+            targets = dataset.labelled.targets_of([numbers[place] for place in labelled])
             ours = logits[labelled]
             padded = torch.full(ours.shape[:-1], IGNORED)
             padded[..., : targets.shape[-1]] = targets
             expected += HARD_LABEL_WEIGHT * len(labelled) / len(numbers) * cross_entropy(ours, padded)
-        assert float(taught.loss(logits, numbers)) == pytest.approx(float(expected), 1e-5)
+        assert float(dataset.loss(logits, numbers)) == pytest.approx(float(expected), 1e-5)
 
 
 @given(st.lists(st.text(max_size=3), max_size=40), st.integers(0, 10), st.randoms())
-def test_the_same_texts_are_drawn_in_any_order(texts: list[str], rows: int, random: Any) -> None:
+def test_the_same_texts_are_sampled_in_any_order(texts: list[str], rows: int, random: Any) -> None:
     without = set(texts[:3])
     drawn = sample_texts(texts, rows, without=without)
     shuffled = random.sample(texts, len(texts))
@@ -146,12 +148,12 @@ def test_the_same_texts_are_drawn_in_any_order(texts: list[str], rows: int, rand
 def test_what_the_teacher_knows_of_unlabelled_texts_is_learnt(
     backbone: Backbone, labelled_rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    training = TAUGHT.model_copy(update={"batch_size": 8})
+    training = WITH_TEACHER.model_copy(update={"batch_size": 8})
     few = LabelledRows([r["text"] for r in labelled_rows[:60]], [r["label"] for r in labelled_rows[:60]])
     others = [row["text"] for row in labelled_rows[60:]]
     labels = ("front", "rear")
     examples = make_examples(few, labels, backbone.base.tokenizer, 16)
-    taught = label_with_teacher(
+    dataset = label_with_teacher(
         backbone,
         examples,
         examples,
@@ -162,8 +164,8 @@ def test_what_the_teacher_knows_of_unlabelled_texts_is_learnt(
         teacher_dir=tmp_path / "teacher",
         features_dir=tmp_path,
     )
-    numbers = list(range(len(taught.lengths)))
-    said = taught.soft_labels(numbers).argmax(-1)
+    numbers = list(range(len(dataset.lengths)))
+    said = dataset.soft_labels(numbers).argmax(-1)
     truth = torch.tensor([labels.index(row["label"]) for row in labelled_rows])
     assert (said == truth).float().mean() > 0.8
     assert len(numbers) == len(labelled_rows)
@@ -178,14 +180,14 @@ def fit(
         parts.train,
         parts.validation,
         folder,
-        training=TAUGHT,
+        training=WITH_TEACHER,
         unlabelled=sentences,
         checkpoint_seconds=0.0,
         progress_of=lambda stage: no_progress(stage) if stage == "settling" else progress,
     )
 
 
-def test_a_killed_lesson_goes_on_to_the_same_bits(
+def test_a_killed_training_with_a_teacher_resumes_to_the_same_bits(
     backbone: Backbone, rows: Rows, sentences: list[str], tmp_path: Path
 ) -> None:
     calls = 0
@@ -195,7 +197,7 @@ def test_a_killed_lesson_goes_on_to_the_same_bits(
         calls += 1
 
     whole = fit(backbone, rows, sentences, tmp_path / "whole", count)
-    for fatal in (3, calls - 2):  # while the teacher learns, and while the adapter does
+    for fatal in (3, calls - 2):  # during the training of the teacher, and of the adapter
         left = fatal
 
         def die(step: int, steps: int, metrics: dict[str, float]) -> None:
