@@ -28,7 +28,7 @@ from hmi_cli.manifests import Manifest, in_apply_order, load
 from hmi_cli.render.inference import read_predictions
 from hmi_cli.render.resources import ready_status
 from hmi_cli.system.home import HomeFolder
-from hmi_cli.system.supervisor import tethered
+from hmi_operator.embedded.child_process import tethered
 
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 40.0

@@ -1,21 +1,14 @@
-"""Keeps one child process running: restarts it when it ends, stops it gracefully.
-
-The operator's subprocess Jobs (``hmi_operator.embedded``) are another case and share only ``tether``: a Job
-runs once, and a run that outlives a restart of the operator is found again and continues.
-"""
+"""Keeps one child process running: restarts it when it ends, stops it gracefully."""
 
 import asyncio
-import contextlib
 import logging
-import os
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hmi_operator.embedded import tether
+from hmi_operator.embedded.child_process import child_process
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +25,6 @@ class Backoff:
     def delay(self, failures: int) -> float:
         """Return the seconds to wait after this many consecutive failures, from 1."""
         return float(min(self.longest_s, self.first_s * 2 ** min(failures - 1, 30)))
-
-
-def tethered(command: list[str]) -> list[str]:
-    """Return a command line that runs ``command`` and stops it when the calling process ends."""
-    return [sys.executable, tether.__file__, str(os.getpid()), *command]
 
 
 class Supervisor:
@@ -85,34 +73,14 @@ class Supervisor:
             await asyncio.sleep(delay)
 
     async def _run_once(self) -> int:
-        with self._log.open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *tethered(self._command),
-                env=self._environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # A session of its own: Ctrl-C reaches only the parent, which then stops the child.
-                start_new_session=True,
-            )
-        self._pid_file.write_text(f"{process.pid}\n")
         try:
-            return await process.wait()
+            async with child_process(
+                self._command, self._environment, self._log, grace_seconds=self._grace_s
+            ) as process:
+                self._pid_file.write_text(f"{process.pid}\n")
+                return await process.wait()
         finally:
-            if process.returncode is None:
-                await self._stop(process)
             self._pid_file.unlink(missing_ok=True)
-
-    async def _stop(self, process: asyncio.subprocess.Process) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), self._grace_s)
-        except TimeoutError:
-            logger.warning("the %s did not end within %.0f s and was killed", self.name, self._grace_s)
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
 
 
 def _describe_exit(code: int) -> str:

@@ -21,11 +21,11 @@ from pathlib import Path
 
 from hmi_api.internal.runs import RunView
 from hmi_api.internal.trainer import EXIT_DONE, EXIT_FAILED, RESULT_FILE, TrainingSettings
+from hmi_operator.embedded.child_process import child_process
 from hmi_operator.embedded.files import write_json
 from hmi_operator.planning import JobView
 
 logger = logging.getLogger(__name__)
-_TETHER = Path(__file__).with_name("tether.py")
 _ORPHAN_POLL_SECONDS = 0.2
 _SWEEP_SECONDS = 3600.0
 _NOT_FOR_CHILDREN = {"HMI_ADMIN_KEY", "HMI_API_KEY"}
@@ -149,36 +149,12 @@ class SubprocessJobs:
             asyncio.get_running_loop().call_soon(self.on_exit, job.run)
 
     async def _run_process(self, job: _Job) -> int:
-        folder = self.work_dir(job.run)
-        log = await asyncio.to_thread(_open_log, folder)
-        command = [sys.executable, str(_TETHER), str(os.getpid()), *self._program, job.run.spec.kind]
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                env=self._environment_of(job.run),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C reaches the parent only, which then stops it gracefully
-            )
-        finally:
-            os.close(log)
-        try:
+        folder, environment = self.work_dir(job.run), self._environment_of(job.run)
+        log = await asyncio.to_thread(_create_log, folder)
+        command = [*self._program, job.run.spec.kind]
+        async with child_process(command, environment, log, grace_seconds=self._grace) as process:
             write_pid_file(folder / PROCESS_FILE, process.pid)
             return await process.wait()
-        except asyncio.CancelledError:
-            await self._end(process)
-            raise
-
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        if process.returncode is not None:
-            return
-        send(process.pid, signal.SIGTERM)
-        try:
-            await asyncio.wait_for(process.wait(), self._grace)
-        except TimeoutError:
-            send(process.pid, signal.SIGKILL)
-            await process.wait()
 
     async def _stop_orphan(self, work_dir: Path) -> None:
         """Stop a process of an earlier owner: two must never write to one folder."""
@@ -195,9 +171,11 @@ class SubprocessJobs:
         return {**inherited, **self._environment, **own}
 
 
-def _open_log(folder: Path) -> int:
+def _create_log(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    return os.open(folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = folder / LOG_FILE
+    log.touch(0o600)
+    return log
 
 
 _STARTED_FIELD = 19  # of /proc/PID/stat, counted after the name: clock ticks since boot
