@@ -182,8 +182,8 @@ class Observer:
     async def _dependents(self, domain: Domain, lineage: tuple[DomainKey, ...]) -> tuple[Dependent, ...]:
         """Return what names a Domain that is being deleted.
 
-        Once one dependent blocks the deletion, the catalog is not asked about the others that may depend on
-        the Domain: there may be thousands.
+        Once one dependent blocks the deletion, the views of others that may depend on the Domain are not
+        read: there may be thousands.
         """
         found: list[Dependent] = []
         blocked = False
@@ -192,7 +192,7 @@ class Observer:
             if resource is None:
                 continue
             if blocked and may_depend_on(domain, resource, lineage):
-                found.append(Dependent(resource, asked=False))
+                found.append(Dependent(resource, view_read=False))
                 continue
             found.append(Dependent(resource, await self._read_view(resource)))
             blocked = blocked or blocks_deletion(domain, found[-1], lineage)

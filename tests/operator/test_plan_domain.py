@@ -311,7 +311,7 @@ def test_deleting_erases_unless_something_stands_on_it() -> None:
     plan = plan_domain(gone, ObservedDomain(now=NOW, tenant=TENANT, run=run))
     assert kinds(plan.actions) == [StopRun, DeleteContents, RemoveFinalizer]
     held = plan_domain(
-        gone, ObservedDomain(now=NOW, tenant=TENANT, dependents=(Dependent(adapter(), asked=False),))
+        gone, ObservedDomain(now=NOW, tenant=TENANT, dependents=(Dependent(adapter(), view_read=False),))
     )
     assert held.actions == ()
     assert reason(held.status.conditions, "Ready") == ("False", "InUse")

@@ -109,9 +109,9 @@ def blocks_deletion(domain: Domain, dependent: Dependent, lineage: Iterable[Doma
     resource, view = dependent.resource, dependent.view
     published = _is_declared_on(view, domain) and view.current is not None
     if is_foreign(domain, resource):
-        return isinstance(resource, TaskAdapter) and (published or not dependent.asked)
+        return isinstance(resource, TaskAdapter) and (published or not dependent.view_read)
     if may_depend_on(domain, resource, lineage):
-        return not dependent.asked or _is_declared_on(view, domain)
+        return not dependent.view_read or _is_declared_on(view, domain)
     if _is_ancestor(resource, lineage) and resource.metadata.deletion_timestamp is not None:
         return False
     return published

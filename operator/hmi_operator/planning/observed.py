@@ -84,32 +84,38 @@ class Dependent:
     resource: Domain | TaskAdapter
     view: DomainView | AdapterView | None = None
     """The catalog's view of it."""
-    asked: bool = True
-    """Whether the catalog was asked for the view; not if another dependent blocks the deletion anyway."""
+    view_read: bool = True
+    """Whether the view was read; not if another dependent blocks the deletion anyway."""
 
     def __str__(self) -> str:
         metadata = self.resource.metadata
         return f"{self.resource.kind} {metadata.namespace}/{metadata.name}"
 
 
-@dataclass(frozen=True)
-class ObservedDomain:
+@dataclass(frozen=True, kw_only=True)
+class _Observed:
+    """What the plans of both kinds depend on."""
+
+    now: datetime
+    tenant: Tenant
+    run: RunView | None = None
+    job: JobView | None = None
+    environment: Environment = Environment()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedDomain(_Observed):
     """What a Domain's plan depends on.
 
     Read ``run`` before ``view``: then the view has the version of a run that succeeded.
     """
 
-    now: datetime
-    tenant: Tenant
     view: DomainView | None = None
-    run: RunView | None = None
-    job: JobView | None = None
     parent: DomainDependency | None = None
     lineage: tuple[DomainKey, ...] = ()
     """Keys of the Domain and its parents, to the root, a missing one or the first that repeats."""
     dependents: tuple[Dependent, ...] = ()
     """While the Domain is deleted, what names it; else some TaskAdapters that it is not shared with."""
-    environment: Environment = Environment()
 
     @property
     def current(self) -> DomainVersionView | None:
@@ -117,17 +123,12 @@ class ObservedDomain:
         return self.view.current if self.view else None
 
 
-@dataclass(frozen=True)
-class ObservedAdapter:
+@dataclass(frozen=True, kw_only=True)
+class ObservedAdapter(_Observed):
     """What a TaskAdapter's plan depends on; read ``run`` before ``view``."""
 
-    now: datetime
-    tenant: Tenant
     domain: DomainDependency
     view: AdapterView | None = None
-    run: RunView | None = None
-    job: JobView | None = None
-    environment: Environment = Environment()
 
     @property
     def current(self) -> AdapterVersionView | None:
