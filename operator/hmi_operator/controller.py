@@ -42,26 +42,20 @@ class Pace:
     """After failures; the pause doubles from one second."""
 
 
+@dataclass(eq=False)
 class Controller:
-    """Reconciles each resource when it is enqueued, when its plan asks for it, and periodically.
+    """Reconciles each resource when it is enqueued, after the time that its plan gives, and periodically.
 
     Never reconciles one resource twice at the same time.
     """
 
-    def __init__(
-        self,
-        reconciler: ResourceReconciler,
-        store: ResourceStore,
-        *,
-        workers: int = 4,
-        pace: Pace | None = None,
-        on_reconciled: ReconcileListener | None = None,
-    ) -> None:
-        self._reconciler = reconciler
-        self._store = store
-        self._workers = workers
-        self._pace = pace or Pace()
-        self._on_reconciled = on_reconciled
+    reconciler: ResourceReconciler
+    store: ResourceStore
+    workers: int = 4
+    pace: Pace = Pace()
+    on_reconciled: ReconcileListener = lambda ref, seconds, succeeded: None
+
+    def __post_init__(self) -> None:
         self._queue = WorkQueue()
         self._failures: dict[ResourceRef, int] = {}
         self._polled: set[ResourceRef] = set()
@@ -79,7 +73,7 @@ class Controller:
         """Work until ``stop`` is set, then finish what is in progress; if cancelled, drop it."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                for _ in range(self._workers):
+                for _ in range(self.workers):
                     tasks.create_task(self._work())
                 await stop.wait()
                 self._queue.shut_down()
@@ -91,15 +85,14 @@ class Controller:
             started = time.perf_counter()
             failures = self._failures.get(ref, 0)
             requeue_after = await self._reconcile(ref)
-            if self._on_reconciled is not None:
-                succeeded = self._failures.get(ref, 0) <= failures
-                self._on_reconciled(ref, time.perf_counter() - started, succeeded)
+            succeeded = self._failures.get(ref, 0) <= failures
+            self.on_reconciled(ref, time.perf_counter() - started, succeeded)
             self._queue.done(ref, requeue_after)
 
     async def _reconcile(self, ref: ResourceRef) -> float | None:
         """Reconcile one resource; return after how many seconds to requeue it, None if it is gone."""
         try:
-            result = await self._reconciler.reconcile(ref)
+            result = await self.reconciler.reconcile(ref)
         except HmiError as error:
             logger.warning("%s: %s", ref, error)
             return self._backoff(ref)
@@ -110,16 +103,16 @@ class Controller:
         self._failures.pop(ref, None)
         for other in result.enqueue:
             self._queue.add(other)
-        return self._pause(ref, result.requeue_after, self._store.count())
+        return self._pause(ref, result.requeue_after, self.store.count())
 
     def _pause(self, ref: ResourceRef, wanted: float | None, count: int) -> float | None:
-        """Return when to requeue a reconciled resource: as its plan asks, within the pace."""
-        if self._store.get(ref) is None:
+        """Return when to requeue a reconciled resource: as its plan says, within the pace."""
+        if self.store.get(ref) is None:
             self._polled.discard(ref)
             return None
         if wanted == 0:
             return 0.0
-        pace = self._pace
+        pace = self.pace
         resync = max(pace.resync_seconds, count / pace.resyncs_per_second)
         if wanted is None:
             self._polled.discard(ref)
@@ -129,4 +122,4 @@ class Controller:
 
     def _backoff(self, ref: ResourceRef) -> float:
         self._failures[ref] = self._failures.get(ref, 0) + 1
-        return float(min(2 ** min(self._failures[ref] - 1, 10), self._pace.longest_pause_seconds))
+        return float(min(2 ** min(self._failures[ref] - 1, 10), self.pace.longest_pause_seconds))

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.internal.catalog import ClusterClaimed
@@ -64,6 +64,7 @@ async def find_orphans(
             return
 
 
+@dataclass
 class OrphanCollector:
     """Claims the catalog for one cluster, and deletes its orphans.
 
@@ -71,24 +72,16 @@ class OrphanCollector:
     ``on_deleted`` is called with each deleted orphan.
     """
 
-    def __init__(
-        self,
-        ports: Ports,
-        *,
-        grace: OrphanGrace | None = None,
-        on_deleted: Callable[[Orphan], None] = lambda orphan: None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._ports = ports
-        self._grace = grace or OrphanGrace()
-        self._on_deleted = on_deleted
-        self._clock = clock
-        self._missed_since: dict[Orphan, float] = {}
+    ports: Ports
+    grace: OrphanGrace = OrphanGrace()
+    on_deleted: Callable[[Orphan], None] = lambda orphan: None
+    clock: Callable[[], float] = time.monotonic
+    _missed_since: dict[Orphan, float] = field(default_factory=dict, init=False)
 
     async def claim(self) -> ClusterClaimed | None:
         """Claim the catalog; None if it does not answer. Raises ``InvalidInput`` OtherCluster."""
         try:
-            return await self._ports.control_plane.claim(await self._ports.store.identity())
+            return await self.ports.control_plane.claim(await self.ports.store.identity())
         except InvalidInput:
             raise
         except HmiError as error:
@@ -107,11 +100,11 @@ class OrphanCollector:
 
     async def run(self) -> None:
         """Renew the claim and delete orphans until cancelled. Raises ``InvalidInput`` OtherCluster."""
-        next_collection = self._clock()
+        next_collection = self.clock()
         while True:
             claimed = await self.claim()
-            if claimed is not None and self._clock() >= next_collection:
-                next_collection = self._clock() + COLLECT_SECONDS
+            if claimed is not None and self.clock() >= next_collection:
+                next_collection = self.clock() + COLLECT_SECONDS
                 try:
                     await self.collect(claimed)
                 except HmiError as error:
@@ -120,28 +113,28 @@ class OrphanCollector:
 
     async def collect(self, claimed: ClusterClaimed) -> None:
         """Delete the orphans whose grace period is over. Raises ``HmiError`` as the ports do."""
-        if claimed.inherited and claimed.known_seconds < self._grace.inherited_seconds:
+        if claimed.inherited and claimed.known_seconds < self.grace.inherited_seconds:
             return
-        now = self._clock()
+        now = self.clock()
         # TaskAdapters first: the catalog deletes no Domain that TaskAdapters depend on.
-        found = [orphan async for orphan in find_orphans(self._ports, "TaskAdapter")]
-        found += [orphan async for orphan in find_orphans(self._ports, "Domain")]
+        found = [orphan async for orphan in find_orphans(self.ports, "TaskAdapter")]
+        found += [orphan async for orphan in find_orphans(self.ports, "Domain")]
         self._missed_since = {orphan: self._missed_since.get(orphan, now) for orphan in found}
         for orphan in found:
-            if now - self._missed_since[orphan] >= self._grace.seconds:
+            if now - self._missed_since[orphan] >= self.grace.seconds:
                 await self._delete(orphan)
 
     async def _delete(self, orphan: Orphan) -> None:
         ref = orphan.ref
         try:
-            if not await self._ports.store.is_absent(ref):
+            if not await self.ports.store.is_absent(ref):
                 return
-            self._ports.require_leadership()
-            await self._ports.jobs.delete_all(orphan.uid, ref.namespace)
-            await self._ports.control_plane.delete(ref.kind, ref.key, orphan.uid)
+            self.ports.require_leadership()
+            await self.ports.jobs.delete_all(orphan.uid, ref.namespace)
+            await self.ports.control_plane.delete(ref.kind, ref.key, orphan.uid)
         except HmiError as error:
             logger.warning("%s: its orphaned record could not be deleted: %s", ref, error)
             return
         self._missed_since.pop(orphan, None)
         logger.info("%s: deleted from the catalog, as its object is gone", ref)
-        self._on_deleted(orphan)
+        self.on_deleted(orphan)

@@ -6,7 +6,8 @@ Bodies are parsed in threads, within bounds, so that a large one does not block 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -26,8 +27,9 @@ from hmi_operator.embedded.store import FileResourceStore
 from hmi_operator.planning import Environment
 from hmi_operator.ports import ResourceRef
 
+ResultT = TypeVar("ResultT")
 MAX_BODY_BYTES = 3 * 1024 * 1024
-"""As an API server's own limit on an object."""
+"""The limit of an API server on an object."""
 BODY_BOUNDS = Bounds(size=MAX_BODY_BYTES, values=100_000, documents=1)
 READ_AT_ONCE = 2
 """Bodies that are parsed at the same time; this leaves threads for disk access."""
@@ -58,7 +60,7 @@ def router(
     """Return the routes over ``store``; ``auth`` is a FastAPI dependency that authenticates.
 
     PATCH and PUT create an object or replace what was applied (status stays), POST creates only; bodies are
-    JSON or YAML. ``?dryRun=All`` checks without keeping, ``?watch=true`` streams events as JSON lines.
+    JSON or YAML. ``?dryRun=All`` checks without saving, ``?watch=true`` streams events as JSON lines.
     ``environment`` is the reconciler's.
     """
     reader = _BodyReader()
@@ -97,7 +99,7 @@ def _add_writing(
         namespace: str, plural: str, request: Request, dry_run: Annotated[bool, Depends(_dry_run)]
     ) -> Response:
         """Create an object; 409 if it exists."""
-        resource = await reader.resource(request, _kind(plural), namespace, None)
+        resource = await reader.read(request, partial(_resource, _kind(plural), namespace, None))
         warnings = _admitted(resource, store, environment)
         made, _ = await store.apply(resource, must_be_new=True, dry_run=dry_run)
         return JSONResponse(dump(made), 201, headers=warnings)
@@ -112,7 +114,7 @@ def _add_writing(
         dry_run: Annotated[bool, Depends(_dry_run)],
     ) -> Response:
         """Create or update an object; 201 if it is new."""
-        resource = await reader.resource(request, _kind(plural), namespace, name)
+        resource = await reader.read(request, partial(_resource, _kind(plural), namespace, name))
         warnings = _admitted(resource, store, environment)
         made, is_new = await store.apply(resource, dry_run=dry_run)
         return JSONResponse(dump(made), 201 if is_new else 200, headers=warnings)
@@ -127,7 +129,7 @@ def _add_writing(
 def _add_namespaces(routes: APIRouter, store: FileResourceStore, reader: "_BodyReader") -> None:
     @routes.get("/api/v1/namespaces")
     async def list_namespaces() -> Response:
-        """List the namespaces that were applied or that hold an object."""
+        """List the namespaces that were applied or that contain an object."""
         items = [_namespace_body(namespace) for namespace in await store.namespaces()]
         return JSONResponse(_list_body("v1", "NamespaceList", store.resource_version, items))
 
@@ -145,7 +147,7 @@ def _add_namespaces(routes: APIRouter, store: FileResourceStore, reader: "_BodyR
         name: str, request: Request, dry_run: Annotated[bool, Depends(_dry_run)]
     ) -> Response:
         """Set a namespace's labels, which name its tenant."""
-        namespace = await reader.namespace(request, name)
+        namespace = await reader.read(request, partial(_namespace, name))
         is_new = await store.apply_namespace(namespace, dry_run=dry_run)
         return JSONResponse(_namespace_body(namespace), 201 if is_new else 200)
 
@@ -173,17 +175,11 @@ class _BodyReader:
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(READ_AT_ONCE)
 
-    async def resource(self, request: Request, kind: KindName, namespace: str, name: str | None) -> Resource:
-        """Return the resource in a request's body, which the URL must name. Raises ``ApiError``."""
+    async def read(self, request: Request, parse: Callable[[bytes], ResultT]) -> ResultT:
+        """Return what ``parse``, which runs in a thread, makes of a request's body. Raises ``ApiError``."""
         body = await _bytes(request)
         async with self._slots:
-            return await asyncio.to_thread(_resource, body, kind, namespace, name)
-
-    async def namespace(self, request: Request, name: str) -> Namespace:
-        """Return the namespace in a request's body. Raises ``ApiError``."""
-        body = await _bytes(request)
-        async with self._slots:
-            return await asyncio.to_thread(_namespace, body, name)
+            return await asyncio.to_thread(parse, body)
 
 
 async def _bytes(request: Request) -> bytes:
@@ -191,7 +187,9 @@ async def _bytes(request: Request) -> bytes:
     async for chunk in request.stream():
         chunks += chunk
         if len(chunks) > MAX_BODY_BYTES:
-            raise errors.too_large(MAX_BODY_BYTES)
+            raise errors.ApiError(
+                413, "RequestEntityTooLarge", f"The body is longer than {MAX_BODY_BYTES} bytes."
+            )
     return bytes(chunks)
 
 
@@ -211,7 +209,7 @@ def _parse_manifest(body: Any) -> Resource | Namespace:
         raise errors.invalid(error.message) from error
 
 
-def _resource(content: bytes, kind: KindName, namespace: str, name: str | None) -> Resource:
+def _resource(kind: KindName, namespace: str, name: str | None, content: bytes) -> Resource:
     """Parse an object; the URL supplies a namespace that the body leaves out, and must match otherwise."""
     body = _object(content)
     if isinstance(body, dict) and isinstance(body.get("metadata"), dict):
@@ -227,7 +225,7 @@ def _resource(content: bytes, kind: KindName, namespace: str, name: str | None) 
     return resource
 
 
-def _namespace(content: bytes, name: str) -> Namespace:
+def _namespace(name: str, content: bytes) -> Namespace:
     namespace = _parse_manifest(_object(content))
     if not isinstance(namespace, Namespace) or namespace.metadata.name != name:
         raise errors.bad_request(f"The body must be the Namespace {name}.")

@@ -48,8 +48,3 @@ def invalid(message: str) -> ApiError:
 def bad_request(message: str) -> ApiError:
     """Return the error for a malformed request."""
     return ApiError(400, "BadRequest", message)
-
-
-def too_large(limit: int) -> ApiError:
-    """Return the error for a body over ``limit`` bytes."""
-    return ApiError(413, "RequestEntityTooLarge", f"The body is longer than {limit} bytes.")

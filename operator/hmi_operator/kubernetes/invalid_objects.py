@@ -5,6 +5,7 @@ reports the problem, and a deletion still works: what belongs to an object is fo
 """
 
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,30 +27,24 @@ _CONDITIONS = TypeAdapter(list[Condition])
 RETRY_SECONDS = 5.0
 
 
+@dataclass(frozen=True)
 class InvalidObjectReconciler:
     """Passes valid resources to the reconciler, and reports in the status why others are invalid."""
 
-    def __init__(
-        self,
-        reconciler: Reconciler,
-        ports: Ports,
-        cache: ResourceCache,
-        client: KubernetesClient,
-    ) -> None:
-        self._reconciler = reconciler
-        self._ports = ports
-        self._cache = cache
-        self._client = client
+    reconciler: Reconciler
+    ports: Ports
+    cache: ResourceCache
+    client: KubernetesClient
 
     async def reconcile(self, ref: ResourceRef) -> ReconcileResult:
         """Reconcile one resource, or report why it cannot be parsed."""
-        found = self._cache.invalid(ref)
+        found = self.cache.invalid(ref)
         if found is None:
-            return await self._reconciler.reconcile(ref)
-        present = await read_object(self._client, ref)
+            return await self.reconciler.reconcile(ref)
+        present = await read_object(self.client, ref)
         if present is None or present["metadata"]["uid"] != found.uid:
             return ReconcileResult()
-        self._ports.require_leadership()
+        self.ports.require_leadership()
         try:
             if "deletionTimestamp" in present["metadata"]:
                 await self._delete(ref, present)
@@ -79,17 +74,17 @@ class InvalidObjectReconciler:
         }
         if any(status.get(name) != value for name, value in wanted.items()):
             patch = {"metadata": _precondition(present), "status": wanted}
-            await patch_object(self._client, found.ref, patch, status=True)
+            await patch_object(self.client, found.ref, patch, status=True)
 
     async def _delete(self, ref: ResourceRef, present: Manifest) -> None:
         finalizers = present["metadata"].get("finalizers") or []
         if FINALIZER not in finalizers:
             return
-        await self._ports.jobs.delete_all(present["metadata"]["uid"], ref.namespace)
-        await self._ports.control_plane.delete(ref.kind, ref.key)
+        await self.ports.jobs.delete_all(present["metadata"]["uid"], ref.namespace)
+        await self.ports.control_plane.delete(ref.kind, ref.key)
         left = [name for name in finalizers if name != FINALIZER]
         patch = {"metadata": {**_precondition(present), "finalizers": left}}
-        await patch_object(self._client, ref, patch)
+        await patch_object(self.client, ref, patch)
 
 
 def _precondition(present: Manifest) -> dict[str, Any]:

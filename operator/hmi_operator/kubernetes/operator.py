@@ -57,7 +57,7 @@ class Operator:
     namespaces: Sequence[str] = ()
     """The namespaces to watch; empty for all."""
     workers: int = 8
-    pace: Pace | None = None
+    pace: Pace = field(default_factory=Pace)
     grace_seconds: float = 10.0
     """How long reconciliations in progress may take after ``stop`` is set."""
     environment: Environment = CLUSTER

@@ -1,4 +1,4 @@
-"""The validating webhook: refuses at ``kubectl apply`` what the planner would refuse afterwards.
+"""The validating webhook: rejects at ``kubectl apply`` what the planner would reject afterwards.
 
 kopf parses the reviews and calls the handlers in ``handlers``; here are their decisions and the HTTPS
 server. The rules are ``hmi_operator.admission``'s; the planner applies them too, where no webhook was called.
@@ -34,25 +34,18 @@ CERTIFICATE_SECONDS = 10.0
 UNPROCESSABLE = 422
 
 
+@dataclass(frozen=True)
 class AdmissionReviewer:
-    """Decides whether an object may be created or updated.
+    """Decides whether an object may be created or updated."""
 
-    ``declared`` returns the declared resource of a name. ``problem`` returns why the cache is not complete,
-    or None; meanwhile nothing is refused because of other resources, since the planner validates again.
-    """
-
-    def __init__(
-        self,
-        declared: Find,
-        problem: Callable[[], str | None] = lambda: None,
-        environment: Environment = CLUSTER,
-    ) -> None:
-        self._declared = declared
-        self._problem = problem
-        self._environment = environment
+    find: Find
+    problem: Callable[[], str | None] = lambda: None
+    """Returns why the cache is not complete, or None. While it is not, no object is rejected because of
+    others: the planner validates again."""
+    environment: Environment = CLUSTER
 
     def review(self, new_body: Mapping[str, Any], old_body: Mapping[str, Any] | None) -> AdmissionDecision:
-        """Return why the new object is refused, if it is, and warnings."""
+        """Return why the new object is rejected, if it is, and warnings."""
         if new_body.get("metadata", {}).get("deletionTimestamp") is not None:
             return AdmissionDecision()
         try:
@@ -61,12 +54,12 @@ class AdmissionReviewer:
             return AdmissionDecision(explained(error))
         try:
             old = _parse(old_body) if old_body is not None else None
-        except ValidationError:  # created when fewer things were refused; its correction must be possible
+        except ValidationError:  # created under weaker rules; its correction must be possible
             old = None
-        problem = self._problem()
+        problem = self.problem()
         if problem is None:
-            return decide_admission(new, old, self._declared, self._environment)
-        alone = decide_admission(new, old, lambda _: None, self._environment)
+            return decide_admission(new, old, self.find, self.environment)
+        alone = decide_admission(new, old, lambda _: None, self.environment)
         return AdmissionDecision(alone.rejection, (f"Not checked against other resources: {problem}.",))
 
 

@@ -18,8 +18,7 @@ from hmi_api.resources.common import Resources
 from hmi_api.resources.domain import BaseModelRef, DomainSpec, OnMiss
 from hmi_api.resources.task_adapter import TaskAdapterSpec
 from hmi_api.security.address_policy import AddressPolicySettings
-from hmi_operator.kubernetes import jobs
-from hmi_operator.kubernetes.jobs import TrainerSettings
+from hmi_operator.kubernetes.jobs import TrainerSettings, manifest
 from hmi_operator.kubernetes.jobs.manifest import merged_resources
 from hmi_operator.kubernetes.jobs.naming import labels_of
 
@@ -72,13 +71,13 @@ def adapter_run(**spec: Any) -> RunView:
 
 def build_training_job(made: RunView, settings: TrainerSettings, *, crashes: int = 0) -> dict[str, Any]:
     """Return the Job as the client sends it."""
-    found: dict[str, Any] = as_json(jobs.build_training_job(made, settings, crashes=crashes))
+    found: dict[str, Any] = as_json(manifest.build_training_job(made, settings, crashes=crashes))
     return found
 
 
 def build_checkpoint_claim(made: RunView, settings: TrainerSettings) -> dict[str, Any] | None:
     """Return the claim as the client sends it."""
-    found: dict[str, Any] | None = as_json(jobs.build_checkpoint_claim(made, settings))
+    found: dict[str, Any] | None = as_json(manifest.build_checkpoint_claim(made, settings))
     return found
 
 

@@ -12,7 +12,6 @@ How they fit together::
 """
 
 from hmi_operator.kubernetes.jobs.job_watch import JobCache, watch_jobs
-from hmi_operator.kubernetes.jobs.manifest import build_checkpoint_claim, build_training_job
 from hmi_operator.kubernetes.jobs.settings import TrainerSettings
 from hmi_operator.kubernetes.jobs.training_jobs import KubernetesTrainingJobs
 
@@ -20,7 +19,5 @@ __all__ = [
     "JobCache",
     "KubernetesTrainingJobs",
     "TrainerSettings",
-    "build_checkpoint_claim",
-    "build_training_job",
     "watch_jobs",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from kubernetes.aio.client import V1ContainerState, V1ContainerStateTerminated, V1Job, V1JobStatus, V1Pod
+from kubernetes.aio.client import V1ContainerState, V1Job, V1JobStatus, V1Pod
 
 from hmi_api.internal.runs import RunPod
 from hmi_api.names import API_VERSION, PLURALS
@@ -48,7 +48,7 @@ class JobStatus:
     finished_at: datetime | None
     succeeded: bool
     failure: str
-    """Why the Job failed for good, such as ``BackoffLimitExceeded``; empty when it did not."""
+    """Why the Job failed for good, such as ``BackoffLimitExceeded``; else empty."""
     deadline_seconds: int
     memory_limit: str
 
@@ -107,7 +107,7 @@ class PodStatus:
     created_at: datetime | None
     phase: str
     unschedulable: str
-    """The scheduler's message when no node takes the pod; else empty."""
+    """The scheduler's message if no node fits the pod; else empty."""
     scheduled: bool
     waiting_reason: str
     waiting_message: str
@@ -147,17 +147,13 @@ class PodStatus:
             ended_reason=(status.reason if status else None) or (ended.reason if ended else None) or "",
             ended_message=(status.message if status else None) or (ended.message if ended else None) or "",
             exit_code=ended.exit_code if ended else None,
-            run_pod=_run_pod(metadata.uid or "", running_since, ended),
+            run_pod=RunPod(
+                uid=metadata.uid or "",
+                started_at=running_since or (ended.started_at if ended else None),
+                finished_at=ended.finished_at if ended else None,
+            ),
             controller_uid=controllers[0] if controllers else None,
         )
-
-
-def _run_pod(uid: str, running_since: datetime | None, ended: V1ContainerStateTerminated | None) -> RunPod:
-    return RunPod(
-        uid=uid,
-        started_at=running_since or (ended.started_at if ended else None),
-        finished_at=ended.finished_at if ended else None,
-    )
 
 
 def _deaths(failed: int, ends: Container[str]) -> int:
@@ -177,7 +173,7 @@ def resource_of_labels(job: V1Job) -> ResourceRef | None:
 
 
 def is_owned(job: V1Job) -> bool:
-    """Whether a resource of HMI controls a Job; its labels anyone can write."""
+    """Whether a resource of HMI controls a Job; anyone can write its labels."""
     owners = metadata_of(job).owner_references or []
     return any(owner.controller and owner.api_version == API_VERSION for owner in owners)
 
@@ -230,11 +226,11 @@ def problem_of(job: JobStatus, newest: PodStatus | None, warnings: Sequence[str]
     if job.failure == _TOO_LONG:
         message = (
             f"Job {job.name} took longer than the {job.deadline_seconds} seconds that this installation "
-            "allows. Ask for less (steps, epochs, rows), or have the installation's trainer deadline raised."
+            "allows. Train less (steps, epochs, rows), or have the installation's trainer deadline raised."
         )
         return PodProblem(Reason.DEADLINE_EXCEEDED, message, final=True)
     if newest is None:
-        return _not_created(warnings)
+        return refusal_of(warnings[0]) if warnings else None
     if newest.phase == "Failed":
         return _died(job, newest)
     if newest.phase == "Pending":
@@ -245,8 +241,8 @@ def problem_of(job: JobStatus, newest: PodStatus | None, warnings: Sequence[str]
 def _pending(pod: PodStatus, warnings: Sequence[str]) -> PodProblem | None:
     if pod.unschedulable:
         message = (
-            f"No node takes pod {pod.name}: {_short(pod.unschedulable)} "
-            "Ask for less in spec.resources, or add nodes; it starts by itself then."
+            f"No node fits pod {pod.name}: {_short(pod.unschedulable)} "
+            "Lower spec.resources, or add nodes; it starts by itself then."
         )
         return PodProblem(Reason.UNSCHEDULABLE, message)
     if pod.waiting_reason in _IMAGE_REASONS:
@@ -283,7 +279,7 @@ def _died(job: JobStatus, pod: PodStatus) -> PodProblem:
         message = f"Pod {pod.name} was evicted: {_short(pod.ended_message)} It resumes from its checkpoint."
         return PodProblem(Reason.EVICTED, message)
     code = f" with code {pod.exit_code}" if pod.exit_code is not None else ""
-    last = _last_line(pod.ended_message)
+    last = next((line for line in reversed(pod.ended_message.splitlines()) if line.strip()), "")
     said = f" Its last message: {_short(last)}" if last else ""
     message = (
         f"The training process ended{code}.{said} {tries} Read kubectl -n {job.namespace} logs {pod.name}."
@@ -291,25 +287,16 @@ def _died(job: JobStatus, pod: PodStatus) -> PodProblem:
     return PodProblem(Reason.PROCESS_DIED, message)
 
 
-def _not_created(warnings: Sequence[str]) -> PodProblem | None:
-    return refusal_of(warnings[0]) if warnings else None
-
-
-def refusal_of(words: str) -> PodProblem:
+def refusal_of(text: str) -> PodProblem:
     """Return the problem in the API server's message about an object that it did not admit."""
-    if "exceeded quota" in words or "must specify" in words:
+    if "exceeded quota" in text or "must specify" in text:
         message = (
-            f"The namespace's ResourceQuota does not allow it: {_short(words)} "
-            "Ask for less in spec.resources, free some, or have the quota raised."
+            f"The namespace's ResourceQuota does not allow it: {_short(text)} "
+            "Lower spec.resources, free some, or have the quota raised."
         )
         return PodProblem(Reason.QUOTA_EXCEEDED, message)
-    message = f"The cluster does not admit the training Job: {_short(words)} Correct the spec or the policy."
+    message = f"The cluster does not admit the training Job: {_short(text)} Correct the spec or the policy."
     return PodProblem(Reason.JOB_REFUSED, message)
-
-
-def _last_line(words: str) -> str:
-    """Return the last line of a log that is not blank."""
-    return next((line for line in reversed(words.splitlines()) if line.strip()), "")
 
 
 def _explains_itself(pod: PodStatus) -> bool:
@@ -317,7 +304,7 @@ def _explains_itself(pod: PodStatus) -> bool:
     return pod.waiting_reason in _IMAGE_REASONS | _CONFIG_REASONS
 
 
-def _short(words: str) -> str:
-    plain = " ".join(words.split())
+def _short(text: str) -> str:
+    plain = " ".join(text.split())
     cut = plain if len(plain) <= _SHOWN_CHARACTERS else plain[: _SHOWN_CHARACTERS - 3] + "..."
     return cut if cut.endswith((".", "!", "?")) else f"{cut}."

@@ -41,9 +41,9 @@ def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int 
     """Return the Job of a run. Pure: the same run and settings, the same Job.
 
     ``crashes`` are those of the run's earlier Jobs. The Job's own controller starts a pod again that died,
-    ever more slowly, until the run has died as often as the plan allows; pods that were evicted or preempted
-    do not count. Raises ``InvalidInput`` AddressMalformed, or JobRefused where the installation's own parts
-    of a pod are not as Kubernetes defines them.
+    ever more slowly, until the run has died as often as the planner allows; evicted or preempted pods do
+    not count. Raises ``InvalidInput`` AddressMalformed, or JobRefused if the installation's own parts of
+    a pod are not as Kubernetes defines them.
     """
     labels = labels_of(run, settings.trainer_instance)
     manifest = {
@@ -68,17 +68,17 @@ def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int 
     try:
         return V1Job.model_validate(manifest)
     except ValidationError as error:
-        problems = "; ".join(f"{_path(one['loc'])}: {one['msg']}" for one in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise InvalidInput(
             Reason.JOB_REFUSED, f"The settings of training Jobs are wrong: {problems}."
         ) from error
 
 
 def build_checkpoint_claim(run: RunView, settings: TrainerSettings) -> V1PersistentVolumeClaim | None:
-    """Return the claim of a run's work volume; None when the installation keeps no checkpoints.
+    """Return the claim of a run's work volume; None if the installation keeps no checkpoints.
 
-    It belongs to the resource and not to the Job: a Job that somebody deletes is made anew and goes on. When
-    the run has ended it is made the Job's.
+    The resource owns it, not the Job: if somebody deletes the Job, a new one continues. After the end of the
+    run, the Job owns it.
     """
     if not settings.trainer_checkpoint_size:
         return None
@@ -124,7 +124,7 @@ def merged_resources(own: Resources, defaults: Resources) -> dict[str, dict[str,
 
 
 def sources_of(run: RunView) -> list[DataSource | ImportSource]:
-    """Return everything that a run reads of the tenant's."""
+    """Return the tenant's data that a run reads."""
     if isinstance(run.spec, DomainRunSpec):
         return list(run.spec.spec.corpus)
     spec = run.spec.spec
@@ -289,17 +289,12 @@ def _data_volumes(uris: Iterable[str]) -> tuple[list[dict[str, Any]], list[dict[
     volumes: list[dict[str, Any]] = []
     mounts: list[dict[str, Any]] = []
     for number, (kind, name) in enumerate(sorted(named)):
-        volumes.append({"name": f"data-{number}", **_source(kind, name)})
+        source = (
+            {"configMap": {"name": name}}
+            if kind is MountKind.CONFIG_MAP
+            else {"persistentVolumeClaim": {"claimName": name, "readOnly": True}}
+        )
+        volumes.append({"name": f"data-{number}", **source})
         path = f"{MOUNTS_DIR}/{kind.value}/{name}"
         mounts.append({"name": f"data-{number}", "mountPath": path, "readOnly": True})
     return volumes, mounts
-
-
-def _source(kind: MountKind, name: str) -> dict[str, Any]:
-    if kind is MountKind.CONFIG_MAP:
-        return {"configMap": {"name": name}}
-    return {"persistentVolumeClaim": {"claimName": name, "readOnly": True}}
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
+from cachetools import TTLCache
+
 from hmi_api.security.address_policy import NAT64, PUBLIC_V6, Network, not_public
 from hmi_operator.kubernetes.client import Conflict, KubernetesClient, Manifest, find
 from hmi_operator.kubernetes.jobs.naming import COMPONENT, MANAGED_BY, TRAINER
@@ -18,6 +20,7 @@ from hmi_operator.kubernetes.jobs.settings import TrainerSettings
 
 BELIEVED_SECONDS = 60.0
 """How long a policy that was read is assumed to be unchanged."""
+_REMEMBERED = 10_000
 _DNS_PORT = 53
 _INSTANCE = "app.kubernetes.io/instance"
 
@@ -30,8 +33,8 @@ def policy_name(settings: TrainerSettings) -> str:
 def build_network_policy(namespace: str, settings: TrainerSettings) -> Manifest:
     """Return the policy of a namespace's training pods.
 
-    They may ask for names, connect to the control plane, to public addresses and to what the installation
-    lists. Nobody connects to them.
+    They may use DNS, and connect to the control plane, to public addresses and to what the installation
+    lists. Nothing may connect to them.
     """
     labels = {_INSTANCE: settings.trainer_instance, COMPONENT: TRAINER}
     own_namespace = {"kubernetes.io/metadata.name": settings.namespace}
@@ -79,15 +82,14 @@ class TrainingNetwork:
     ) -> None:
         self._api = client.custom_objects
         self._settings = settings
-        self._clock = clock
-        self._seen: dict[str, float] = {}
+        self._believed: TTLCache[str, None] = TTLCache(_REMEMBERED, BELIEVED_SECONDS, timer=clock)
 
     async def ensure(self, namespace: str) -> None:
-        """Create or update a namespace's policy, where the installation wants one.
+        """Create or update a namespace's policy, if the installation wants one.
 
-        Raises ``ApiError`` when the operator may not: no Job must be created then.
+        Raises ``ApiError`` if the operator may not: no Job must be created then.
         """
-        if not self._settings.trainer_network_policy or self._is_recent(namespace):
+        if not self._settings.trainer_network_policy or namespace in self._believed:
             return
         wanted = build_network_policy(namespace, self._settings)
         name = policy_name(self._settings)
@@ -102,10 +104,7 @@ class TrainingNetwork:
         except Conflict as conflict:
             if conflict.reason != "AlreadyExists":  # another replica was faster
                 raise
-        self._seen[namespace] = self._clock()
-
-    def _is_recent(self, namespace: str) -> bool:
-        return self._clock() - self._seen.get(namespace, float("-inf")) < BELIEVED_SECONDS
+        self._believed[namespace] = None
 
 
 def _public_blocks(cluster_networks: Iterable[Network]) -> list[dict[str, Any]]:
