@@ -82,9 +82,7 @@ async def test_a_dry_run_keeps_nothing(http: httpx.AsyncClient, domain_body: dic
     assert (await http.get(HOTEL)).status_code == 404
 
 
-async def test_lists_by_namespace_and_everywhere(
-    http: httpx.AsyncClient, domain_body: dict[str, Any]
-) -> None:
+async def test_lists_of_a_namespace_and_of_all(http: httpx.AsyncClient, domain_body: dict[str, Any]) -> None:
     for namespace in ("shop", "town"):
         domain_body["metadata"]["namespace"] = namespace
         await http.post(f"{ROOT}/namespaces/{namespace}/domains", json=domain_body)
@@ -106,7 +104,9 @@ async def test_the_address_gives_the_namespace_that_the_body_leaves_out(
     ("path", "code", "reason"),
     [(HOTEL, 404, "NotFound"), (f"{ROOT}/gadgets", 404, "NotFound")],
 )
-async def test_what_is_not_there(http: httpx.AsyncClient, path: str, code: int, reason: str) -> None:
+async def test_missing_objects_and_paths_are_not_found(
+    http: httpx.AsyncClient, path: str, code: int, reason: str
+) -> None:
     answer = await http.get(path)
     body = answer.json()
     assert (answer.status_code, body["kind"], body["reason"]) == (code, "Status", reason)
@@ -143,7 +143,7 @@ async def test_bad_bodies_are_refused_in_words(http: httpx.AsyncClient, domain_b
     ],
     ids=lambda value: str(value)[:12],
 )
-async def test_what_would_take_long_to_read_is_refused_at_once(
+async def test_a_body_that_would_take_long_to_parse_is_rejected_at_once(
     http: httpx.AsyncClient, body: str | bytes, words: str
 ) -> None:
     for address in (HOTEL, "/api/v1/namespaces/shop"):
@@ -154,7 +154,7 @@ async def test_what_would_take_long_to_read_is_refused_at_once(
         assert words in answer.json()["message"]
 
 
-async def test_reading_a_large_body_does_not_hold_up_other_requests(
+async def test_reading_a_large_body_does_not_delay_other_requests(
     app: FastAPI, http: httpx.AsyncClient, domain_body: dict[str, Any]
 ) -> None:
     domain_body["spec"]["corpus"] = [
@@ -194,7 +194,7 @@ async def test_reading_a_large_body_does_not_hold_up_other_requests(
         ),
     ],
 )
-async def test_what_a_cluster_refuses_is_refused_here(
+async def test_a_manifest_that_a_cluster_rejects_is_rejected_here(
     http: httpx.AsyncClient,
     domain_body: dict[str, Any],
     adapter_body: dict[str, Any],
@@ -212,7 +212,7 @@ async def test_what_a_cluster_refuses_is_refused_here(
         assert words in answer.json()["message"]
 
 
-async def test_what_comes_later_is_warned_of(
+async def test_a_missing_domain_is_a_warning(
     http: httpx.AsyncClient, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     topic = f"{ROOT}/namespaces/shop/taskadapters/topic"
@@ -290,7 +290,7 @@ async def test_a_namespace_names_its_tenant(http: httpx.AsyncClient, store: File
     assert (await http.get("/api/v1/namespaces/shop")).status_code == 404
 
 
-async def test_strangers_are_turned_away(app: FastAPI) -> None:
+async def test_unauthenticated_requests_are_rejected(app: FastAPI) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hmi") as stranger:
         for method, path in (("GET", f"{ROOT}/domains"), ("PUT", HOTEL), ("DELETE", HOTEL)):
             assert (await stranger.request(method, path)).status_code == 401
@@ -309,7 +309,7 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
     listener.close()
 
 
-async def test_watching_tells_what_is_there_and_then_what_happens(
+async def test_a_watch_sends_present_objects_and_then_changes(
     app: FastAPI, store: FileResourceStore, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     headers = {"Authorization": "Bearer admin"}
@@ -335,7 +335,7 @@ async def test_the_api_describes_itself(http: httpx.AsyncClient) -> None:
     assert set(paths[ROOT + "/namespaces/{namespace}/{plural}/{name}"]) == {"get", "put", "patch", "delete"}
 
 
-async def test_an_adapter_that_no_runtime_holds_is_refused(
+async def test_an_adapter_larger_than_the_limits_is_rejected(
     store: FileResourceStore, adapter_body: dict[str, Any]
 ) -> None:
     app = FastAPI()

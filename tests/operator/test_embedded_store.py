@@ -49,7 +49,7 @@ async def test_a_status_write_keeps_the_spec_and_an_apply_keeps_the_status(
     assert (found.status.phase, found.metadata.generation) == ("Ready", 2)
 
 
-async def test_a_status_for_another_uid_goes_nowhere(tmp_path: Path, domain_body: dict[str, Any]) -> None:
+async def test_a_status_for_another_uid_is_not_written(tmp_path: Path, domain_body: dict[str, Any]) -> None:
     store = FileResourceStore(tmp_path)
     uid = await applied(store, domain_body)
     await store.write_status(REF, uid, DomainStatus(phase="Ready"))

@@ -49,7 +49,7 @@ def test_a_run_that_succeeded_leaves_its_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "kept"), [(1, KEPT_AFTER_FAILURE_SECONDS), (-9, KEPT_FOR_RESUMPTION_SECONDS)]
 )
-def test_what_a_run_leaves_otherwise_is_kept_for_a_while(code: int, kept: float, tmp_path: Path) -> None:
+def test_files_of_an_unfinished_run_are_kept_for_a_while(code: int, kept: float, tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path)
     clean_up_after(folder, code)
     assert "features" in names(folder)

@@ -151,7 +151,7 @@ def test_a_parent_that_is_not_applied_yet_is_waited_for_and_one_of_another_base_
         assert health(child, plan.status) == expected
 
 
-def test_what_is_refused_has_failed_whoever_refuses_it() -> None:
+def test_a_rejected_resource_is_failed_whichever_part_rejects_it() -> None:
     wanted = adapter(serving={"canary_percent": 5})
     assert health(wanted, plan_adapter(wanted, observed_adapter(wanted)).status) == "Failed"
     error = InvalidInput("NameTaken", "Rename it.")
@@ -160,7 +160,7 @@ def test_what_is_refused_has_failed_whoever_refuses_it() -> None:
 
 
 @pytest.mark.parametrize("wanted", [adapter(), domain()], ids=["TaskAdapter", "Domain"])
-def test_what_is_applied_in_an_excluded_namespace_says_so_and_starts_nothing(wanted: Any) -> None:
+def test_a_resource_in_an_excluded_namespace_is_rejected_and_starts_nothing(wanted: Any) -> None:
     around = Environment(excluded=frozenset({"shop"}))
     if isinstance(wanted, Domain):
         plan: Plan[Any] = plan_domain(wanted, observed_domain(wanted, environment=around))
@@ -182,7 +182,7 @@ def test_a_suspended_change_rests_and_the_version_before_counts() -> None:
     assert (reconciling.status.value, reconciling.reason) == ("False", "Suspended")
 
 
-def test_what_is_deleted_speaks_of_the_deletions_generation() -> None:
+def test_the_status_of_a_deleted_resource_has_the_deletions_generation() -> None:
     wanted = adapter()
     wanted.metadata.deletion_timestamp, wanted.metadata.generation = DELETED, 4
     assert health(wanted, plan_adapter(wanted, observed_adapter(adapter())).status) == "Terminating"

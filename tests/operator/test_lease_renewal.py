@@ -102,7 +102,7 @@ def in_passing_time(story: Callable[[OneLease, Lease], Awaitable[None]]) -> None
         pytest.param(dict.fromkeys(range(2, 8), fails), id="six in a row fail"),
     ],
 )
-def test_a_leader_goes_on_through_passing_trouble(troubles: dict[int, PodProblem]) -> None:
+def test_a_leader_survives_short_outages(troubles: dict[int, PodProblem]) -> None:
     async def story(server: OneLease, lease: Lease) -> None:
         server.troubles = troubles
         keeping = asyncio.create_task(lease.keep())
@@ -116,7 +116,7 @@ def test_a_leader_goes_on_through_passing_trouble(troubles: dict[int, PodProblem
 
 
 @pytest.mark.parametrize("trouble", [hangs, fails])
-def test_who_cannot_have_the_lease_says_so_until_the_api_server_answers(trouble: PodProblem) -> None:
+def test_a_replica_that_cannot_reach_the_lease_is_not_ready(trouble: PodProblem) -> None:
     async def story(server: OneLease, lease: Lease) -> None:
         assert lease.problem() is None
         server.troubles = {-1: trouble}
@@ -135,7 +135,7 @@ def test_who_cannot_have_the_lease_says_so_until_the_api_server_answers(trouble:
     in_passing_time(story)
 
 
-def test_a_standby_is_well_while_another_leads() -> None:
+def test_a_standby_is_ready_while_another_replica_leads() -> None:
     async def story(server: OneLease, lease: Lease) -> None:
         clock = asyncio.get_running_loop().time
         standby = Lease(cast(Any, server), "hmi-system", "two", seconds=SECONDS, clock=clock)
@@ -148,7 +148,7 @@ def test_a_standby_is_well_while_another_leads() -> None:
     in_passing_time(story)
 
 
-def test_a_standby_says_who_leads_at_first_now_and_then_and_when_that_changes(
+def test_a_standby_logs_the_leader_at_first_periodically_and_at_changes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)

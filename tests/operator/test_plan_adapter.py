@@ -56,7 +56,7 @@ def test_an_adapter_on_a_published_domain_is_trained_on_its_layers() -> None:
         ({"domain_ref": {"name": "bikes"}}, "ImmutableField"),
     ],
 )
-def test_what_cannot_work_is_refused(spec: dict[str, Any], expected: str) -> None:
+def test_an_invalid_spec_is_rejected(spec: dict[str, Any], expected: str) -> None:
     plan = plan_adapter(adapter(**spec), observed_adapter(adapter()))
     assert reason(plan.status.conditions, "Accepted") == ("False", expected)
     assert plan.actions == ()
@@ -94,7 +94,7 @@ def test_a_gate_that_is_not_reached_leaves_the_old_version_and_its_numbers() -> 
     assert (plan.status.version, plan.status.metrics, plan.status.phase) == (4, {"accuracy": 0.9}, "Degraded")
 
 
-def test_a_first_version_that_misses_its_gate_shows_what_was_measured() -> None:
+def test_a_first_version_that_misses_its_gate_shows_its_metrics() -> None:
     result = RunResult(artifacts=[], base_digest="b", gate_passed=False, metrics={"accuracy": 0.4})
     run = run_of(adapter(), ADAPTER_DIGEST, RunState.SUCCEEDED, result=result)
     plan = plan_adapter(adapter(), observed_adapter(adapter(), run=run))
@@ -215,9 +215,7 @@ def test_an_earlier_version_serves_until_the_new_one_is_loaded(
         ({"loaded_on": ["r1"]}, False),
     ],
 )
-def test_it_is_looked_at_again_until_nothing_earlier_serves(
-    observed: dict[str, Any], looks_again: bool
-) -> None:
+def test_it_is_polled_until_no_earlier_version_serves(observed: dict[str, Any], looks_again: bool) -> None:
     current = adapter_version(ADAPTER_DIGEST, version=2)
     plan = plan_adapter(adapter(), observed_adapter(adapter(), current=current, **observed))
     assert (plan.requeue_after is not None) is looks_again
@@ -267,7 +265,7 @@ def test_loaded_speaks_of_the_version_of_this_generation_only() -> None:
 
 
 @pytest.mark.parametrize(("running", "said"), [(0, "No runtime is running"), (2, "No runtime has room")])
-def test_what_no_runtime_can_take_says_whether_any_is_running(running: int, said: str) -> None:
+def test_the_message_says_whether_any_runtime_is_running(running: int, said: str) -> None:
     observed = observed_adapter(adapter(), current=adapter_version(ADAPTER_DIGEST))
     assert observed.view is not None
     observed = replace(observed, view=observed.view.model_copy(update={"runtimes": running}))
@@ -278,7 +276,7 @@ def test_what_no_runtime_can_take_says_whether_any_is_running(running: int, said
     assert (plan.status.phase, plan.status.replicas) == ("NoRuntime", 0)
 
 
-def test_replicas_without_a_runtime_are_told_and_not_waited_for() -> None:
+def test_replicas_without_a_runtime_are_reported_and_not_waited_for() -> None:
     wanted = adapter(serving={"replicas": 3})
     observed = observed_adapter(wanted, current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
     plan = plan_adapter(wanted, observed)
@@ -289,7 +287,7 @@ def test_replicas_without_a_runtime_are_told_and_not_waited_for() -> None:
     assert reason(plan.status.conditions, "Reconciling") == ("False", "UpToDate")
 
 
-def test_what_was_read_is_said_of_a_run_a_missed_gate_and_a_version() -> None:
+def test_the_data_of_a_run_a_missed_gate_and_a_version_is_reported() -> None:
     read = DataRead(
         use="train", uri="/t", rows=7, file_count=1, files=["a.jsonl"], labels={"a": 7}, label_count=1
     )
@@ -305,7 +303,7 @@ def test_what_was_read_is_said_of_a_run_a_missed_gate_and_a_version() -> None:
         assert found.message == "train: 7 rows of 1 files (a.jsonl); 1 labels (a 7)."
 
 
-def test_an_adapter_that_no_runtime_holds_is_refused_before_it_is_trained() -> None:
+def test_an_adapter_larger_than_the_limits_is_rejected_before_training() -> None:
     wanted = adapter(method={"size": 64})
     environment = Environment(limits=AdapterLimits(max_rank=32))
     plan = plan_adapter(wanted, observed_adapter(wanted, environment=environment))

@@ -44,7 +44,7 @@ def test_a_cluster_reads_four_kinds_of_addresses(uri: str) -> None:
         ("pvc://corpora/../other", "AddressMalformed"),
     ],
 )
-def test_other_addresses_are_refused_on_a_cluster_and_the_user_is_told_which(uri: str, why: str) -> None:
+def test_other_addresses_are_rejected_on_a_cluster_by_field(uri: str, why: str) -> None:
     wanted = domain(corpus=[{"uri": "s3://b/c"}, {"uri": uri}])
     plan = plan_domain(wanted, replace(observed_domain(wanted), environment=CLUSTER))
     accepted = plan.status.conditions[0]
@@ -80,7 +80,7 @@ def test_on_one_machine_any_address_may_be_tried() -> None:
         ({"data": None, "source": {"uri": "lora"}}, "spec.source.uri"),
     ],
 )
-def test_a_task_adapters_addresses_are_looked_at_too(origin: dict[str, Any], field: str) -> None:
+def test_a_task_adapters_addresses_are_checked_too(origin: dict[str, Any], field: str) -> None:
     wanted = adapter(**origin)
     plan = plan_adapter(wanted, replace(observed_adapter(wanted), environment=CLUSTER))
     accepted = plan.status.conditions[0]

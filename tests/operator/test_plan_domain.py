@@ -47,7 +47,7 @@ from hmi_operator.planning.actions import (
 from hmi_operator.planning.training import MAX_ATTEMPTS, MAX_CRASHES, backoff
 
 
-def test_the_finalizer_comes_before_anything_is_made() -> None:
+def test_the_finalizer_is_added_before_anything_is_created() -> None:
     bare = domain()
     bare.metadata.finalizers.clear()
     assert kinds(plan_domain(bare, observed_domain(bare)).actions) == [AddFinalizer]
@@ -211,7 +211,7 @@ def test_a_run_without_a_process_is_resumed_a_few_times_and_then_failed() -> Non
     assert stop.failure.reason == "ProcessDied"
 
 
-def test_a_run_that_waits_for_its_turn_says_so() -> None:
+def test_a_queued_run_is_reported_as_queued() -> None:
     run = run_of(domain(), DIGEST, RunState.PENDING)
     plan = plan_domain(domain(), observed_domain(domain(), run=run, job=JobView(alive=True, queued=True)))
     assert reason(plan.status.conditions, "CorpusReady") == ("Unknown", "Queued")
@@ -252,7 +252,7 @@ def test_a_server_that_is_away_for_long_does_not_fail_a_domain_for_good(reason: 
         assert kinds(plan_domain(domain(), later).actions) == [StartRun]
 
 
-def test_what_was_read_is_in_status_and_conditions() -> None:
+def test_the_data_that_was_read_is_in_status_and_conditions() -> None:
     read = DataRead(use="corpus", uri="/c", rows=7, file_count=1, files=["a.jsonl"])
     progress = RunProgress(stage="training", step=1, total=9, data=[read])
     running = run_of(domain(), DIGEST, RunState.RUNNING, progress=progress)
@@ -276,13 +276,13 @@ def test_what_was_read_is_in_status_and_conditions() -> None:
             assert found.message == "corpus: 7 rows of 1 files (a.jsonl)."
 
 
-def test_a_changed_spec_stops_the_old_run_and_starts_one_of_its_own() -> None:
+def test_a_changed_spec_stops_the_old_run_and_starts_another() -> None:
     run = run_of(domain(), "sha256:old", RunState.RUNNING)
     plan = plan_domain(domain(), observed_domain(domain(), run=run, job=JobView(alive=True)))
     assert kinds(plan.actions) == [StopRun, StartRun]
 
 
-def test_what_changes_no_result_trains_nothing() -> None:
+def test_a_change_without_effect_on_the_result_trains_nothing() -> None:
     observed = observed_domain(domain(), current=domain_version(DIGEST))
     shared = domain(sharing=Sharing(namespaces=["*"]), resources={"limits": {"cpu": "2"}})
     assert plan_domain(shared, observed).actions == ()
@@ -295,7 +295,7 @@ def test_the_retrain_annotation_trains_the_same_spec_again() -> None:
     assert PublishAgainOrStartRun in kinds(plan_domain(again, observed).actions)
 
 
-def test_suspending_starts_nothing_new_and_what_serves_goes_on() -> None:
+def test_suspending_starts_nothing_and_the_published_version_serves() -> None:
     plan = plan_domain(
         domain(suspend=True), observed_domain(domain(suspend=True), current=domain_version("old"))
     )
@@ -304,7 +304,7 @@ def test_suspending_starts_nothing_new_and_what_serves_goes_on() -> None:
     assert is_true(plan.status.conditions, "Ready")
 
 
-def test_deleting_erases_unless_something_stands_on_it() -> None:
+def test_deleting_waits_for_dependents() -> None:
     gone = domain()
     gone.metadata.deletion_timestamp = "2026-11-21T12:00:00Z"
     run = run_of(gone, DIGEST, RunState.RUNNING)

@@ -34,7 +34,7 @@ def planned(job: JobView, **spec: Any) -> Any:
     return plan_domain(wanted, observed_domain(wanted, run=run, job=job))
 
 
-def test_what_keeps_a_process_back_shows_up_to_training_and_in_ready() -> None:
+def test_a_pod_problem_shows_in_conditions_up_to_training_and_in_ready() -> None:
     plan = planned(JobView(True, queued=True, problem=GPU))
     for type_ in ("CorpusReady", "Trained", "Ready"):
         assert reason(plan.status.conditions, type_) == ("False", "Unschedulable")
@@ -64,7 +64,7 @@ def test_the_last_death_fails_the_run_with_its_cause() -> None:
     assert (stop.failure.reason, stop.failure.retryable) == ("OOMKilled", False)
 
 
-def test_what_cannot_pass_is_not_tried_again() -> None:
+def test_a_final_problem_is_not_retried() -> None:
     late = PodProblem("DeadlineExceeded", "Ask for less.", final=True)
     (stop,) = planned(JobView(False, crashes=1, ended_at=NOW, problem=late)).actions
     assert isinstance(stop, StopRun)
@@ -72,7 +72,9 @@ def test_what_cannot_pass_is_not_tried_again() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "actions"), [(1, []), (BLOCKED_SECONDS, [ResumeRun])])
-def test_what_was_not_admitted_is_asked_for_again_now_and_then(seconds: float, actions: list[type]) -> None:
+def test_a_job_that_was_not_admitted_is_created_again_periodically(
+    seconds: float, actions: list[type]
+) -> None:
     refused_at = NOW - timedelta(seconds=seconds)
     plan = planned(JobView(False, ended_at=refused_at, problem=PodProblem("QuotaExceeded", "Raise it.")))
     assert kinds(plan.actions) == actions
@@ -90,7 +92,7 @@ def test_other_resources_leave_a_process_at_work_alone() -> None:
 
 
 @pytest.mark.parametrize(("resources", "actions"), [(Resources(), []), (MORE, [StartRun])])
-def test_a_run_that_ran_out_of_memory_is_made_again_with_other_resources(
+def test_a_run_that_ran_out_of_memory_is_retried_with_other_resources(
     resources: Resources, actions: list[type]
 ) -> None:
     wanted = domain(resources=resources)

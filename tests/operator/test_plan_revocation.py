@@ -78,7 +78,7 @@ CAUSES = [(hotel(), "NotShared"), (hotel("bar", deleted=True), "DomainTerminatin
 
 
 @pytest.mark.parametrize(("owner", "cause"), CAUSES, ids=["unshared", "deleted"])
-def test_serving_ends_after_a_grace_time_that_is_told(owner: Domain, cause: str) -> None:
+def test_serving_ends_after_a_grace_time_that_the_status_shows(owner: Domain, cause: str) -> None:
     noticed = plan_adapter(guest(), observed(owner))
     (action,) = noticed.actions
     assert isinstance(action, Revoke)
@@ -138,7 +138,7 @@ def served_guest(**view: Any) -> Dependent:
     return Dependent(guest(), observed(hotel(), timedelta(), **view).view)
 
 
-def test_the_owner_sees_who_is_still_served_and_until_when() -> None:
+def test_the_owner_sees_which_adapters_are_still_served_and_until_when() -> None:
     owner = hotel()
     plan = plan_domain(owner, observed_domain(owner, dependents=(served_guest(),)))
     assert told(plan) == (

@@ -94,7 +94,7 @@ async def here(tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[s
     return here
 
 
-async def test_one_look_holds_declares_and_starts_and_is_told_once(here: Here) -> None:
+async def test_one_reconciliation_adds_the_finalizer_declares_and_starts(here: Here) -> None:
     outcome = await here.look(TOPIC)
     assert here.calls == [f"GET {ROW}", f"PUT {ROW}", "POST /runs"]
     found = here.store.get(TOPIC)
@@ -108,7 +108,7 @@ async def test_one_look_holds_declares_and_starts_and_is_told_once(here: Here) -
     assert outcome.requeue_after
 
 
-async def test_a_second_look_finds_nothing_to_do(here: Here) -> None:
+async def test_a_second_reconciliation_does_nothing(here: Here) -> None:
     await here.look(TOPIC)
     run = (await here.status(TOPIC)).run_ref
     await here.look(TOPIC)
@@ -117,7 +117,7 @@ async def test_a_second_look_finds_nothing_to_do(here: Here) -> None:
     assert len(here.catalog.runs) == 2, "the Domain's and its own"
 
 
-async def test_what_the_new_process_lacks_is_told_and_seen_to_at_once(here: Here) -> None:
+async def test_a_problem_of_a_new_job_is_in_the_first_status(here: Here) -> None:
     here.jobs.refused = PodProblem("QuotaExceeded", "The quota is used up.")
     outcome = await here.look(TOPIC)
     assert outcome.requeue_after == 0.0

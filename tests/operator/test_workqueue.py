@@ -42,7 +42,7 @@ async def test_first_come_first_served_and_each_once() -> None:
     assert len(queue) == 0
 
 
-async def test_what_is_in_hand_comes_again_when_it_is_put_down() -> None:
+async def test_a_resource_added_while_it_is_processed_is_queued_again() -> None:
     queue = WorkQueue()
     queue.add(ref("a"))
     assert await taken(queue) == "a"
@@ -54,14 +54,14 @@ async def test_what_is_in_hand_comes_again_when_it_is_put_down() -> None:
     assert len(queue) == 0
 
 
-async def test_news_goes_before_what_comes_by_a_timer() -> None:
+async def test_events_precede_timers() -> None:
     queue = WorkQueue()
     await come_by_timer(queue, "old-1", "old-2")
     queue.add(ref("new"))
     assert [await taken(queue) for _ in range(3)] == ["new", "old-1", "old-2"]
 
 
-async def test_news_of_what_came_by_a_timer_moves_it_up() -> None:
+async def test_an_event_moves_up_a_resource_whose_timer_fired() -> None:
     queue = WorkQueue()
     await come_by_timer(queue, "old-1", "old-2")
     queue.add(ref("old-2"))
@@ -69,7 +69,7 @@ async def test_news_of_what_came_by_a_timer_moves_it_up() -> None:
     assert [await taken(queue) for _ in range(2)] == ["old-2", "old-1"]
 
 
-async def test_what_comes_by_a_timer_has_its_share_however_much_news_there_is() -> None:
+async def test_timers_have_their_share_however_many_events_there_are() -> None:
     queue = WorkQueue()
     await come_by_timer(queue, "old")
     for number in range(2 * TIMER_SHARE):
@@ -77,7 +77,7 @@ async def test_what_comes_by_a_timer_has_its_share_however_much_news_there_is() 
     assert "old" in [await taken(queue) for _ in range(TIMER_SHARE)]
 
 
-async def test_what_is_to_come_again_at_once_counts_as_news() -> None:
+async def test_an_immediate_requeue_counts_as_an_event() -> None:
     queue = WorkQueue()
     await come_by_timer(queue, "old")
     queue.add(ref("a"))

@@ -31,7 +31,7 @@ def heard(body: dict[str, Any], version: int, uid: str = "u1", **metadata: Any) 
     return body | {"metadata": body["metadata"] | own | metadata}
 
 
-def test_a_domain_wakes_what_stands_on_it_when_its_spec_changes(
+def test_a_domain_enqueues_its_dependents_when_its_spec_changes(
     cache: ResourceCache, woken: list[ResourceRef], domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     cache.observe("TaskAdapter", heard(adapter_body, 1))
@@ -56,7 +56,7 @@ def test_our_finalizer_is_no_news_and_its_loss_is(
     assert woken == [ADAPTER]
 
 
-def test_what_goes_wakes_the_domain_that_it_stood_on(
+def test_a_deleted_resource_enqueues_the_domain_that_it_named(
     cache: ResourceCache, woken: list[ResourceRef], adapter_body: dict[str, Any]
 ) -> None:
     cache.observe("TaskAdapter", heard(adapter_body, 1))
@@ -66,7 +66,7 @@ def test_what_goes_wakes_the_domain_that_it_stood_on(
     assert cache.dependents(DomainKey("shop/hotel")) == []
 
 
-def test_the_end_of_a_namesake_that_was_there_before_is_no_end(
+def test_the_deletion_of_an_earlier_object_of_the_name_is_ignored(
     cache: ResourceCache, domain_body: dict[str, Any]
 ) -> None:
     cache.observe("Domain", heard(domain_body, 5, uid="new"))
@@ -74,7 +74,7 @@ def test_the_end_of_a_namesake_that_was_there_before_is_no_end(
     assert cache.get(DOMAIN) is not None
 
 
-def test_only_what_is_read_of_the_metadata_is_kept(cache: ResourceCache, domain_body: dict[str, Any]) -> None:
+def test_only_metadata_that_is_read_is_cached(cache: ResourceCache, domain_body: dict[str, Any]) -> None:
     notes = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "hmi.dev/retrain": "1"}
     cache.observe("Domain", heard(domain_body, 1, annotations=notes))
     found = cache.get(DOMAIN)
@@ -83,7 +83,7 @@ def test_only_what_is_read_of_the_metadata_is_kept(cache: ResourceCache, domain_
     assert not found.metadata.model_extra
 
 
-def test_what_is_kept_as_text_is_what_was_heard(
+def test_a_packed_object_is_unpacked_unchanged(
     cache: ResourceCache, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     ready = {"type": "Ready", "status": "True", "reason": "Serving"} | {
@@ -98,7 +98,7 @@ def test_what_is_kept_as_text_is_what_was_heard(
         assert cache.get(ResourceRef.of(expected)) == expected
 
 
-def test_a_complete_list_ends_what_it_does_not_have(
+def test_objects_missing_from_a_complete_list_are_dropped(
     cache: ResourceCache, woken: list[ResourceRef], domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     cache.observe("Domain", heard(domain_body, 1))
@@ -112,7 +112,7 @@ def test_a_complete_list_ends_what_it_does_not_have(
     assert cache.get(ADAPTER) is not None
 
 
-def test_what_went_while_a_list_was_read_does_not_come_back(
+def test_an_object_deleted_during_a_list_does_not_return(
     cache: ResourceCache, domain_body: dict[str, Any]
 ) -> None:
     cache.observe("Domain", heard(domain_body, 1))
@@ -131,7 +131,7 @@ def test_a_status_that_cannot_be_read_counts_as_none(
     assert found.status.phase == "Pending"
 
 
-def test_a_spec_that_cannot_be_read_is_remembered_with_what_is_wrong(
+def test_an_invalid_spec_is_cached_with_its_problem(
     cache: ResourceCache, woken: list[ResourceRef], domain_body: dict[str, Any]
 ) -> None:
     cache.observe("Domain", heard(domain_body, 1))

@@ -102,7 +102,7 @@ def test_status_is_a_subresource_with_conditions_by_type(applied: KubeServer) ->
         ("taskadapter.spec.data.train.uri", "Where the rows are"),
     ],
 )
-def test_explain_tells_what_a_field_is(applied: KubeServer, field: str, text: str) -> None:
+def test_explain_describes_fields(applied: KubeServer, field: str, text: str) -> None:
     assert text in applied.kubectl("explain", field)
 
 
@@ -150,14 +150,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("body", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-def test_a_wrong_spec_is_refused_with_what_to_do(
+def test_a_wrong_spec_is_rejected_with_what_to_do(
     applied: KubeServer, body: dict[str, Any], message: str
 ) -> None:
     said = dry_run(applied, body)
     assert message in said
 
 
-def test_what_may_change_may_change(applied: KubeServer) -> None:
+def test_mutable_fields_can_change(applied: KubeServer) -> None:
     for body in (
         changed(DOMAIN, "spec.training", {"steps": 7}),
         changed(DOMAIN, "spec.suspend", True),

@@ -47,7 +47,7 @@ def test_every_address_names_a_key_that_is_there(
     assert named == keys
 
 
-def test_what_they_declare_is_what_one_machine_trains(resources: list[Manifest]) -> None:
+def test_both_kinds_are_trained_as_on_one_machine(resources: list[Manifest]) -> None:
     declared = list(yaml.safe_load_all((EXAMPLES / "tree.yaml").read_text()))
     made = {one.metadata.name: one for one in resources if isinstance(one, Domain)}
     assert set(made) == {body["metadata"]["name"] for body in declared}

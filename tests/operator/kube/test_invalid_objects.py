@@ -34,7 +34,7 @@ async def here(newer: KubeServer, namespace: str) -> AsyncIterator[Cluster]:
         yield found
 
 
-async def test_what_cannot_be_read_says_so_until_it_can_and_can_be_deleted(
+async def test_an_invalid_object_is_reported_until_it_is_valid_and_can_be_deleted(
     here: Cluster, served: Any, domain_body: dict[str, Any]
 ) -> None:
     async def coloured() -> dict[str, Any] | None:

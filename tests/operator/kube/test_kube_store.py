@@ -70,7 +70,7 @@ def ready(message: str = "") -> Condition:
     )
 
 
-async def test_what_has_not_changed_is_not_written(listed: Store) -> None:
+async def test_an_unchanged_status_is_not_written(listed: Store) -> None:
     status = DomainStatus(phase="Ready", conditions=[ready()], metrics={"loss": 1.0})
     await listed.store.write_status(listed.ref, listed.uid, status)
     await listed.store.write_status(listed.ref, listed.uid, status)
@@ -86,7 +86,7 @@ async def test_fields_that_are_no_more_are_removed(listed: Store) -> None:
     assert status["metrics"] == {"b": 3}
 
 
-async def test_a_write_that_meets_another_version_is_made_anew_on_it(listed: Store) -> None:
+async def test_a_write_that_conflicts_is_repeated_on_the_new_version(listed: Store) -> None:
     foreign = {"type": "acme.com/Seen", "status": "True", "reason": "R"} | {
         "lastTransitionTime": "2026-01-01T00:00:00Z"
     }
@@ -107,14 +107,14 @@ async def test_a_write_that_meets_another_version_is_made_anew_on_it(listed: Sto
     assert found["metadata"]["labels"] == {"a": "b"}
 
 
-async def test_a_status_for_another_uid_goes_nowhere(listed: Store, domain_body: dict[str, Any]) -> None:
+async def test_a_status_for_another_uid_is_not_written(listed: Store, domain_body: dict[str, Any]) -> None:
     await listed.here.delete(DOMAINS, "hotel")
     await listed.here.apply(domain_body)
     await listed.store.write_status(listed.ref, listed.uid, DomainStatus(phase="Ready"))
     assert await listed.status() == {"observedGeneration": -1, "phase": "Pending"}, "as it was created"
 
 
-async def test_what_is_gone_is_forgotten_when_it_is_written_to(listed: Store) -> None:
+async def test_a_write_to_a_deleted_object_removes_it_from_the_cache(listed: Store) -> None:
     await listed.here.delete(DOMAINS, "hotel")
     await listed.store.write_status(listed.ref, listed.uid, DomainStatus(phase="Ready"))
     assert listed.store.get(listed.ref) is None
@@ -129,7 +129,7 @@ async def test_taking_the_last_finalizer_off_a_deleted_resource_forgets_it(liste
     assert listed.store.get(listed.ref) is None
 
 
-async def test_hearing_of_an_own_write_wakes_nobody_and_of_anothers_does(listed: Store) -> None:
+async def test_an_own_write_enqueues_nothing_and_anothers_does(listed: Store) -> None:
     await listed.store.write_status(listed.ref, listed.uid, DomainStatus(phase="Ready"))
     written = await listed.here.get(DOMAINS, "hotel")
     assert written is not None

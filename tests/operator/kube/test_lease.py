@@ -123,7 +123,7 @@ async def test_the_same_replica_takes_its_own_lease_after_a_restart(here: Cluste
     assert await looks(lease_of(here, clock, "first"))
 
 
-async def test_keeping_renews_it_until_it_is_taken(here: Cluster) -> None:
+async def test_keep_renews_the_lease_until_it_is_taken(here: Cluster) -> None:
     first = Lease(here.client, here.namespace, "first", seconds=2.0)
     await first.acquire()
     keeping = asyncio.create_task(first.keep())

@@ -147,7 +147,7 @@ async def finish_deletion(kube: KubeServer, there: Cluster) -> None:
     kube.kubectl("replace", "--raw", f"{path}/finalize", "-f", "-", stdin=body)
 
 
-async def test_a_namespace_that_is_deleted_goes_and_comes_back_and_no_other_is_troubled(
+async def test_a_deleted_namespace_ends_and_returns_without_affecting_others(
     here: Cluster,
     kubeconfig: KubeServer,
     served: Any,
@@ -182,7 +182,7 @@ async def test_a_namespace_that_is_deleted_goes_and_comes_back_and_no_other_is_t
             assert one.well
 
 
-async def test_a_namespace_without_rights_is_told_and_keeps_no_other_back(
+async def test_a_namespace_without_rights_is_reported_and_delays_no_other(
     here: Cluster,
     kubeconfig: KubeServer,
     served: Any,

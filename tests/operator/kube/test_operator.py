@@ -66,7 +66,7 @@ async def test_transition_times_stay_while_a_condition_stays(
         assert later["status"]["version"] == 2
 
 
-async def test_progress_of_a_training_run_is_told(
+async def test_progress_of_a_training_run_is_reported(
     here: Cluster, served: Any, domain_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace) as one:
@@ -78,12 +78,11 @@ async def test_progress_of_a_training_run_is_told(
         assert found["status"]["runRef"] == one.jobs.started[0]
 
 
-async def test_deleting_erases_and_a_domain_waits_for_what_stands_on_it(
+async def test_deleting_a_domain_waits_for_its_dependents(
     here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace) as one:
-        await here.apply(domain_body)
-        await here.apply(adapter_body)
+        await here.apply_all(domain_body, adapter_body)
         await here.reached(TASK_ADAPTERS, "topic", is_ready)
         await here.delete(DOMAINS, "hotel")
         held = await here.reached(DOMAINS, "hotel", has_phase("Terminating"))
@@ -95,7 +94,7 @@ async def test_deleting_erases_and_a_domain_waits_for_what_stands_on_it(
         assert held["metadata"]["uid"] in one.jobs.erased
 
 
-async def test_a_deletion_says_why_it_waits_for_the_control_plane_and_goes_on_when_it_is_back(
+async def test_a_deletion_waits_for_the_control_plane_and_says_so(
     here: Cluster, served: Any, domain_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace):
@@ -111,7 +110,7 @@ async def test_a_deletion_says_why_it_waits_for_the_control_plane_and_goes_on_wh
         await here.gone(DOMAINS, "hotel")
 
 
-async def test_what_serves_keeps_its_status_while_the_control_plane_is_away(
+async def test_a_served_adapter_keeps_its_status_while_the_control_plane_is_away(
     here: Cluster, served: Any, domain_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace):
@@ -127,7 +126,7 @@ async def test_what_serves_keeps_its_status_while_the_control_plane_is_away(
         assert reason(after, "Ready") in ("Serving", "PreviousVersion")
 
 
-async def test_an_edited_status_is_put_right(here: Cluster, served: Any, domain_body: dict[str, Any]) -> None:
+async def test_an_edited_status_is_corrected(here: Cluster, served: Any, domain_body: dict[str, Any]) -> None:
     async with replica(served, here.namespace):
         await here.apply(domain_body)
         before = await here.reached(DOMAINS, "hotel", is_ready)
@@ -164,8 +163,7 @@ async def test_a_restart_writes_nothing_and_trains_nothing_again(
     here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace):
-        await here.apply(domain_body)
-        await here.apply(adapter_body)
+        await here.apply_all(domain_body, adapter_body)
         await here.reached(TASK_ADAPTERS, "topic", is_ready)
         await here.reached(DOMAINS, "hotel", is_ready)
     before = [await here.get(DOMAINS, "hotel"), await here.get(TASK_ADAPTERS, "topic")]
@@ -212,7 +210,7 @@ async def test_a_namespaces_label_names_its_tenant(
     assert served.catalog.tenants == {"acme"}
 
 
-async def test_a_resource_that_is_deleted_and_made_anew_is_another(
+async def test_a_resource_that_is_deleted_and_created_again_is_another(
     here: Cluster, served: Any, domain_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace):
@@ -236,7 +234,7 @@ async def test_a_replica_is_not_ready_while_it_cannot_have_the_lease(here: Clust
         await until(lambda: _true(lambda: one.operator.problem() is None))
 
 
-async def test_the_lease_is_given_back_at_the_end(here: Cluster, served: Any) -> None:
+async def test_the_lease_is_released_at_the_end(here: Cluster, served: Any) -> None:
     async with replica(served, here.namespace, name="first", seconds=60.0) as one:
         await until(lambda: _true(lambda: one.operator.leads))
     async with replica(served, here.namespace, name="second", seconds=60.0) as other:

@@ -56,7 +56,7 @@ async def test_the_same_files_applied_again_are_adopted_without_training(
     assert set(served.catalog.created_runs) == runs
 
 
-async def test_what_is_not_applied_again_is_erased_with_an_event(
+async def test_a_record_without_an_object_is_deleted_with_an_event(
     here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     await leave_behind(here, served, domain_body, adapter_body)
@@ -75,7 +75,7 @@ async def test_what_is_not_applied_again_is_erased_with_an_event(
         await until(told)
 
 
-async def test_a_domain_is_not_held_by_what_was_deleted_before_it_was_held(
+async def test_a_domain_is_not_blocked_by_adapters_deleted_without_a_finalizer(
     here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     await leave_behind(here, served, domain_body, adapter_body)

@@ -17,8 +17,7 @@ async def test_a_deletion_without_an_operator_waits_until_it_is_released(
     here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace, seconds=2.0) as one:
-        await here.apply(domain_body)
-        await here.apply(adapter_body)
+        await here.apply_all(domain_body, adapter_body)
         await here.reached(TASK_ADAPTERS, "topic", is_ready)
         # The operator is still there, as at the start of an uninstallation.
         releasing = Lease(here.client, here.namespace, "release", seconds=2.0)
@@ -35,7 +34,7 @@ async def test_a_deletion_without_an_operator_waits_until_it_is_released(
     await here.gone(DOMAINS, "hotel")
 
 
-async def test_what_was_released_is_taken_up_again_by_a_new_installation(
+async def test_a_new_installation_continues_with_released_resources(
     here: Cluster, served: Any, domain_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace):

@@ -76,7 +76,7 @@ async def test_a_leader_that_was_stopped_finds_that_it_leads_no_more(
     assert leader.running.poll() is None
 
 
-async def test_a_leader_that_is_asked_to_end_gives_the_lease_back(
+async def test_a_leader_that_is_stopped_releases_the_lease(
     here: Cluster, two: tuple[Process, Process], domain_body: dict[str, Any]
 ) -> None:
     leader, standby = two

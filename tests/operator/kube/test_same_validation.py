@@ -312,13 +312,13 @@ _SETTINGS = settings(
 
 @_SETTINGS
 @given(body=_objects(DOMAIN, Domain))
-def test_of_any_domain_both_say_the_same(api: Asked, body: Object) -> None:
+def test_both_validate_any_domain_alike(api: Asked, body: Object) -> None:
     agree(api, body)
 
 
 @_SETTINGS
 @given(body=_objects(ADAPTER, TaskAdapter))
-def test_of_any_adapter_both_say_the_same(api: Asked, body: Object) -> None:
+def test_both_validate_any_adapter_alike(api: Asked, body: Object) -> None:
     agree(api, body)
 
 
@@ -328,7 +328,7 @@ def test_of_any_adapter_both_say_the_same(api: Asked, body: Object) -> None:
         st.sampled_from(["cpu", "memory"]), st.from_regex(r"\A[+-]?[0-9.]{0,3}[a-zA-Z]{0,2}[0-9]?\Z")
     )
 )
-def test_of_any_quantity_both_say_the_same(api: Asked, amounts: dict[str, str]) -> None:
+def test_both_validate_any_quantity_alike(api: Asked, amounts: dict[str, str]) -> None:
     agree(
         api, changed(DOMAIN, "spec.resources", {"requests": amounts, "limits": {"cpu": "1", "memory": "1Gi"}})
     )
@@ -336,14 +336,14 @@ def test_of_any_quantity_both_say_the_same(api: Asked, amounts: dict[str, str]) 
 
 @_SETTINGS
 @given(schedule=st.from_regex(r"\A(([*0-9,/-]{1,4}|[a-z]{3}) ){4}([*0-9,/-]{1,3})\Z"))
-def test_of_any_schedule_both_say_the_same(api: Asked, schedule: str) -> None:
+def test_both_validate_any_schedule_alike(api: Asked, schedule: str) -> None:
     agree(api, changed(DOMAIN, "spec.plot.refresh.schedule", schedule))
 
 
 # --- objects of before ----------------------------------------------------------------------------
 
 
-def test_what_was_kept_before_a_rule_can_still_be_changed(kube: KubeServer) -> None:
+def test_an_object_stored_before_a_rule_can_still_be_changed(kube: KubeServer) -> None:
     """The API server holds a rule only against what changes (from Kubernetes 1.30)."""
     loose: Object = json.loads(kube.kubectl("get", "crd", "taskadapters.hmi.dev", "-o", "json"))
     task = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"][

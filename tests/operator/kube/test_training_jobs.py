@@ -138,7 +138,7 @@ async def test_a_run_is_started_once_whoever_starts_it(
     assert claim["metadata"]["name"] == job["metadata"]["name"]
 
 
-async def test_the_pods_of_a_job_are_told_with_the_kubelets_times_and_no_others(
+async def test_the_pods_of_a_job_are_reported_with_the_kubelets_times(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made_run()
@@ -192,7 +192,7 @@ async def test_a_job_that_ended_without_a_result_is_replaced_and_its_deaths_are_
     assert (again["metadata"]["annotations"]["hmi.dev/crashes"], again["spec"]["backoffLimit"]) == ("1", 2)
 
 
-async def test_what_a_quota_forbids_is_told_and_tried_again(
+async def test_a_job_over_quota_is_reported_and_retried(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quota = {
@@ -214,7 +214,7 @@ async def test_what_a_quota_forbids_is_told_and_tried_again(
         await _until_admitted(jobs, run)
 
 
-async def test_what_no_api_server_admits_is_final(
+async def test_a_job_that_no_api_server_admits_is_final(
     kube: KubeServer, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = DomainSpec.model_validate(_DOMAIN | {"resources": {"limits": {"memory": "much"}}})
@@ -228,7 +228,7 @@ async def test_what_no_api_server_admits_is_final(
         assert (view.problem.reason, view.problem.final) == ("JobRefused", True)
 
 
-async def test_warning_events_say_why_a_pod_is_not_made(
+async def test_warning_events_say_why_a_pod_is_not_created(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made_run()
@@ -246,7 +246,7 @@ async def test_warning_events_say_why_a_pod_is_not_made(
 @pytest.mark.parametrize(
     ("state", "seconds"), [(RunState.SUCCEEDED, 600), (RunState.FAILED, 3600)], ids=["succeeded", "failed"]
 )
-async def test_the_volume_of_a_run_that_ended_goes_with_its_job_and_is_not_left_terminating(
+async def test_the_volume_of_an_ended_run_is_deleted_with_its_job(
     kube: KubeServer,
     namespace: str,
     made_run: Callable[..., RunView],
@@ -265,7 +265,7 @@ async def test_the_volume_of_a_run_that_ended_goes_with_its_job_and_is_not_left_
     assert (owner["kind"], owner["uid"]) == ("Job", job["metadata"]["uid"])
 
 
-async def test_the_volume_of_a_run_whose_job_is_gone_is_deleted(
+async def test_the_volume_of_a_run_without_a_job_is_deleted(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made_run()
@@ -360,7 +360,7 @@ async def _until_admitted(jobs: KubernetesTrainingJobs, run: RunView) -> None:
     raise AssertionError("the Job was never admitted")
 
 
-async def test_the_network_policy_is_there_before_the_job_and_is_put_right(
+async def test_the_network_policy_exists_before_the_job_and_is_corrected(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with at_work(kube, monkeypatch) as (jobs, _):
@@ -379,7 +379,7 @@ async def test_the_network_policy_is_there_before_the_job_and_is_put_right(
     assert policy["spec"] == wanted["spec"]
 
 
-async def test_no_network_policy_is_made_where_none_is_wanted(
+async def test_no_network_policy_is_created_if_it_is_disabled(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with at_work(kube, monkeypatch, trainer_network_policy=False) as (jobs, _):

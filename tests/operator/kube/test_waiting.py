@@ -31,8 +31,7 @@ async def test_waiting_for_a_change_ends_when_the_new_version_is_loaded(
     adapter_body: dict[str, Any],
 ) -> None:
     async with replica(served, here.namespace) as one:
-        await here.apply(domain_body)
-        await here.apply(adapter_body)
+        await here.apply_all(domain_body, adapter_body)
         assert await waits(kubeconfig, here, ADAPTER, for_="condition=Loaded")
         one.jobs.held = True
         adapter_body["spec"]["training"] = {"epochs": 7}
@@ -71,7 +70,7 @@ async def test_an_earlier_spec_is_published_again_without_training(
         assert len(one.jobs.started) == 3, "the Domain, and two specs of the TaskAdapter"
 
 
-async def test_what_no_operator_has_seen_is_in_progress(
+async def test_a_resource_that_no_operator_has_seen_is_in_progress(
     kubeconfig: KubeServer, here: Cluster, domain_body: dict[str, Any]
 ) -> None:
     made = await here.apply(domain_body)
@@ -87,8 +86,7 @@ async def test_a_task_adapter_is_scaled_by_kubectl(
     adapter_body: dict[str, Any],
 ) -> None:
     async with replica(served, here.namespace):
-        await here.apply(domain_body)
-        await here.apply(adapter_body)
+        await here.apply_all(domain_body, adapter_body)
         await here.reached(TASK_ADAPTERS, "topic", is_ready)
         await kubectl(kubeconfig, here, "scale", "ta/topic", "--replicas=3")
         key = f"{here.namespace}/topic"

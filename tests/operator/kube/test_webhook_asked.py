@@ -64,7 +64,7 @@ async def asked(kubeconfig: KubeServer, tmp_path: Path) -> AsyncIterator[KubeSer
     assert not running.is_alive()
 
 
-async def test_kubectl_apply_is_told_what_to_do(asked: KubeServer) -> None:
+async def test_kubectl_apply_shows_what_to_do(asked: KubeServer) -> None:
     relative = _DOMAIN | {"spec": {**_DOMAIN["spec"], "corpus": [{"uri": "data/rows.txt"}]}}  # type: ignore[dict-item]
     said = await _until_asked(asked, relative)
     assert "spec.corpus[0].uri is data/rows.txt" in said

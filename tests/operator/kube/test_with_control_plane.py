@@ -75,12 +75,11 @@ def says(type_: str, reason: str) -> Any:
     return check
 
 
-async def test_ready_follows_what_runtimes_say(
+async def test_ready_follows_the_runtimes_reports(
     here: Cluster, served: ControlPlane, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace):
-        await here.apply(domain_body)
-        await here.apply(adapter_body)
+        await here.apply_all(domain_body, adapter_body)
         await here.reached(DOMAINS, "hotel", is_ready)
         alone = await here.reached(TASK_ADAPTERS, "topic", says("Scheduled", "NoRuntime"))
         assert not is_ready(alone)
@@ -116,8 +115,7 @@ async def test_ready_stays_while_the_next_version_is_loaded(
     key = f"{here.namespace}/topic"
     async with replica(served, here.namespace):
         await served.register()
-        await here.apply(domain_body)
-        await here.apply(adapter_body)
+        await here.apply_all(domain_body, adapter_body)
         await here.reached(TASK_ADAPTERS, "topic", says("Scheduled", "Placed"))
         await served.heartbeat(ready=[version_ref(key, 1)])
         first = await here.reached(TASK_ADAPTERS, "topic", is_ready)

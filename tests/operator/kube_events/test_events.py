@@ -91,7 +91,7 @@ DONE = ("Trained", "True", "Succeeded", "")
         "another message alone",
     ],
 )
-def test_what_turns_is_told_once(
+def test_a_changed_condition_makes_one_event(
     old: list[tuple[str, str, str, str]],
     new: list[tuple[str, str, str, str]],
     told: list[tuple[str, str, str]],

@@ -106,7 +106,7 @@ def test_names_are_short_and_fit_for_dns(name: str) -> None:
     [{"uid": "other"}, {"spec_digest": "sha256:other"}, {"attempt": 1}],
     ids=["an object applied anew", "another spec", "another attempt"],
 )
-def test_the_name_tells_apart_what_must_run_apart(change: dict[str, Any]) -> None:
+def test_runs_of_other_objects_specs_and_attempts_have_other_names(change: dict[str, Any]) -> None:
     first, other = (build_training_job(made, SETTINGS)["metadata"]["name"] for made in (run(), run(**change)))
     assert first != other
 
@@ -157,7 +157,7 @@ def test_it_meets_the_restricted_pod_security_standard() -> None:
     }
 
 
-def test_it_holds_no_token_but_one_for_the_control_plane() -> None:
+def test_its_only_token_is_for_the_control_plane() -> None:
     job = build_training_job(run(), SETTINGS)
     assert pod(job)["automountServiceAccountToken"] is False
     assert pod(job)["serviceAccountName"] == "default"
@@ -195,7 +195,7 @@ def test_deaths_are_counted_over_jobs_and_disruptions_are_not() -> None:
     assert spec["podReplacementPolicy"] == "Failed"
 
 
-def test_work_is_kept_on_a_claim_or_on_the_pods_own_disk() -> None:
+def test_the_work_folder_is_on_a_claim_or_on_the_pods_disk() -> None:
     job = build_training_job(run(), SETTINGS)
     assert pod(job)["volumes"][0]["persistentVolumeClaim"]["claimName"] == job["metadata"]["name"]
     without = SETTINGS.model_copy(update={"trainer_checkpoint_size": ""})
@@ -271,7 +271,7 @@ def test_the_resources_own_numbers_go_before_defaults(
     assert merged_resources(Resources(**own), defaults) == {"requests": requests, "limits": limits}
 
 
-def test_where_it_may_run_is_the_installations_to_say() -> None:
+def test_the_installation_sets_selectors_tolerations_and_pull_secrets() -> None:
     settings = SETTINGS.model_copy(
         update={
             "trainer_node_selector": {"pool": "train"},
@@ -288,7 +288,7 @@ def test_where_it_may_run_is_the_installations_to_say() -> None:
     )
 
 
-def test_what_the_platform_adds_is_in_the_pod() -> None:
+def test_the_installations_additions_are_in_the_pod() -> None:
     affinity: dict[str, Any] = {"nodeAffinity": {}}
     settings = SETTINGS.model_copy(
         update={

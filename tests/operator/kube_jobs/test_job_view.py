@@ -139,7 +139,7 @@ def test_a_job_is_read_as_a_process(made: JobStatus, alive: bool, queued: bool, 
     ],
     ids=["unschedulable", "no image", "no secret", "out of memory", "evicted", "died", "last message"],
 )
-def test_a_user_is_told_why_it_does_not_run(found: PodStatus, reason: str, tells: str) -> None:
+def test_the_problem_says_why_the_job_does_not_run(found: PodStatus, reason: str, tells: str) -> None:
     trouble = job_view(job(active=1), [found]).problem
     assert trouble is not None
     assert (trouble.reason, trouble.final) == (reason, False)
@@ -155,7 +155,7 @@ def test_the_newest_pod_speaks() -> None:
     assert trouble.reason == "ImagePullBackOff"
 
 
-def test_nothing_is_wrong_with_what_runs() -> None:
+def test_a_running_job_has_no_problem() -> None:
     assert job_view(job(active=1, ready=1, failed=1), [ended("OOMKilled", 137)]).problem is None
     assert not wants_pods(job(active=1, ready=1))
 
@@ -179,7 +179,7 @@ def test_a_missing_config_map_tells_through_the_pods_warnings() -> None:
     assert '"texts" not found' in trouble.message
 
 
-def test_what_took_too_long_is_not_tried_again() -> None:
+def test_a_job_past_its_deadline_is_not_retried() -> None:
     late = job(conditions=condition("Failed", reason="DeadlineExceeded"))
     trouble = job_view(late, ()).problem
     assert trouble is not None
@@ -198,7 +198,7 @@ def test_the_cache_follows_a_watch_and_wakes_the_resource() -> None:
     assert cache.job("shop", "r1") is None
 
 
-def test_a_job_of_which_nothing_is_new_wakes_nobody() -> None:
+def test_an_unchanged_job_enqueues_nothing() -> None:
     cache, ref = JobCache(), ResourceRef("Domain", "shop", "hotel")
     assert cache.on_job("ADDED", as_job(job_body())) is None, "who made it knows that it is there"
     assert cache.job("shop", "r1") is not None

@@ -78,12 +78,12 @@ def test_it_selects_the_training_pods_of_its_installation_alone() -> None:
     assert not selector.items() <= {"app": "of-the-tenant"}.items()
 
 
-def test_nobody_connects_to_training_pods() -> None:
+def test_nothing_may_connect_to_training_pods() -> None:
     assert _spec()["policyTypes"] == ["Ingress", "Egress"]
     assert "ingress" not in _spec()
 
 
-def test_names_are_asked_for_and_the_control_plane_is_reached() -> None:
+def test_dns_and_the_control_plane_are_allowed() -> None:
     names, control_plane, *_ = _spec()["egress"]
 
     assert names == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
@@ -103,7 +103,7 @@ def test_the_outside_is_open(address: str) -> None:
     assert _lets_through(_spec(), ip_address(address))
 
 
-def test_what_the_installation_lists_is_opened_or_closed() -> None:
+def test_networks_that_the_installation_lists_are_opened_or_closed() -> None:
     spec = _spec(LISTED)
 
     for address in ("10.7.1.1", "fd00:7::1", "1.1.1.1"):
@@ -141,7 +141,7 @@ def test_policy_and_process_agree_on_every_address() -> None:
         assert _lets_through(spec, address) == policy.allows(address), address
 
 
-def test_what_is_public_is_what_the_registries_say() -> None:
+def test_public_addresses_are_those_of_the_registries() -> None:
     chance = random.Random(32)  # noqa: S311 -- the same in every run
     for _ in range(5_000):
         address = IPv4Address(chance.getrandbits(32))

@@ -75,7 +75,7 @@ def warnings(by: AdmissionReviewer, asked: dict[str, Any]) -> list[str]:
     return list(answer.get("warnings", []))
 
 
-def test_what_can_work_is_let_through_in_silence() -> None:
+def test_a_valid_spec_is_admitted_without_warnings() -> None:
     assert warnings(reviewer(), review(domain())) == []
     assert warnings(reviewer(domain()), review(adapter())) == []
 
@@ -101,7 +101,7 @@ def test_what_can_work_is_let_through_in_silence() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_work_is_refused_with_what_to_do(body: dict[str, Any], tells: str) -> None:
+def test_an_invalid_spec_is_rejected_with_what_to_do(body: dict[str, Any], tells: str) -> None:
     others = [
         domain("hotel"),
         domain("desk", baseModel={"uri": "wheel://other"}),
@@ -130,7 +130,7 @@ def test_nothing_new_is_put_on_a_domain_that_is_being_deleted(body: dict[str, An
 
 
 @pytest.mark.parametrize("body", [domain(parentRef={"name": "desk"}), adapter()], ids=["parent", "domain"])
-def test_what_comes_later_is_only_warned_of(body: dict[str, Any]) -> None:
+def test_a_missing_domain_is_only_a_warning(body: dict[str, Any]) -> None:
     (warning,) = warnings(reviewer(), review(body))
     assert "There is no Domain" in warning
 
@@ -143,11 +143,11 @@ def test_what_comes_later_is_only_warned_of(body: dict[str, Any]) -> None:
         (adapter(), adapter(task={"type": "TokenClassification"}), "spec.task.type"),
     ],
 )
-def test_what_cannot_change_does_not(old: dict[str, Any], new: dict[str, Any], field: str) -> None:
+def test_an_immutable_field_cannot_change(old: dict[str, Any], new: dict[str, Any], field: str) -> None:
     assert f"{field} cannot change" in refusal(reviewer(), review(new, old))
 
 
-def test_deletions_and_status_writes_are_never_held_up() -> None:
+def test_deletions_and_status_writes_are_always_admitted() -> None:
     bad = domain(corpus=[{"uri": "data/rows.txt"}])
     going = bad | {"metadata": bad["metadata"] | {"deletionTimestamp": "2026-11-21T12:00:00Z"}}
     for asked in (
@@ -159,26 +159,26 @@ def test_deletions_and_status_writes_are_never_held_up() -> None:
         assert warnings(reviewer(), asked) == []
 
 
-def test_an_unchanged_spec_is_let_through_whatever_it_says() -> None:
+def test_an_unchanged_spec_is_admitted_even_if_invalid() -> None:
     bad = domain(corpus=[{"uri": "data/rows.txt"}])
     held = bad | {"metadata": bad["metadata"] | {"finalizers": ["hmi.dev/cleanup"]}}
     assert warnings(reviewer(), review(held, bad)) == []
 
 
-def test_before_others_are_known_nothing_is_held_against_them() -> None:
+def test_before_the_cache_is_complete_other_resources_cause_no_rejection() -> None:
     by = reviewer(domain(namespace="elsewhere"), trouble="the API server's resources are not listed yet")
     assert "not listed yet" in warnings(by, review(adapter()))[0]
     assert "spec.data.train.uri" in refusal(by, review(adapter(data={"train": {"uri": "/rows"}})))
 
 
 @pytest.mark.parametrize("body", [domain(namespace="kube-system"), adapter(namespace="kube-system")])
-def test_nothing_is_made_in_a_namespace_of_the_clusters_own(body: dict[str, Any]) -> None:
+def test_nothing_is_created_in_an_excluded_namespace(body: dict[str, Any]) -> None:
     by = AdmissionReviewer({}.get, environment=replace(CLUSTER, excluded=frozenset({"kube-system"})))
     assert "creates nothing in namespace kube-system" in refusal(by, review(body))
     assert answered(by, review(domain()))["allowed"] is True
 
 
-def test_an_adapter_that_no_runtime_holds_is_refused() -> None:
+def test_an_adapter_larger_than_the_limits_is_rejected() -> None:
     environment = replace(CLUSTER, limits=AdapterLimits(max_rank=32))
     by = AdmissionReviewer(lambda _: None, environment=environment)
     assert "at most 32" in refusal(by, review(adapter(method={"size": 64})))
