@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from hmi_api.errors import HmiError, InvalidInput
-from hmi_api.internal.catalog import ClusterClaimed
+from hmi_api.internal.catalog import RegisteredCluster
 from hmi_api.names import DomainKey, KindName
 from hmi_operator.ports import Ports, ResourceRef
 
 logger = logging.getLogger(__name__)
 
 OTHER_CLUSTER = "OtherCluster"
-CLAIM_SECONDS = 30.0
-"""How often the claim is renewed: well within the control plane's timeout."""
+REGISTRATION_SECONDS = 30.0
+"""How often the registration is renewed: well within the control plane's timeout."""
 COLLECT_SECONDS = 300.0
 """How often the catalog is searched for orphans."""
 _RETRY_SECONDS = 5.0
@@ -31,7 +31,7 @@ class OrphanGrace:
     seconds: float = 3600.0
     """After its object was first missed."""
     inherited_seconds: float = 24 * 3600.0
-    """After this cluster first claimed a catalog that had records before: when a cluster is rebuilt, its
+    """After this cluster was registered with a catalog that had records: when a cluster is rebuilt, its
     objects come later than its operator."""
 
 
@@ -66,7 +66,7 @@ async def find_orphans(
 
 @dataclass
 class OrphanCollector:
-    """Claims the catalog for one cluster, and deletes its orphans.
+    """Registers this cluster with the catalog, and deletes its orphans.
 
     Before each deletion the object is requested by name from the store; a failed request deletes nothing.
     ``on_deleted`` is called with each deleted orphan.
@@ -78,42 +78,45 @@ class OrphanCollector:
     clock: Callable[[], float] = time.monotonic
     _missed_since: dict[Orphan, float] = field(default_factory=dict, init=False)
 
-    async def claim(self) -> ClusterClaimed | None:
-        """Claim the catalog; None if it does not answer. Raises ``InvalidInput`` OtherCluster."""
+    async def register(self) -> RegisteredCluster | None:
+        """Register this cluster with the catalog; None if it does not answer.
+
+        Raises ``InvalidInput`` OtherCluster if the catalog belongs to another cluster.
+        """
         try:
-            return await self.ports.control_plane.claim(await self.ports.store.identity())
+            return await self.ports.control_plane.register_cluster(await self.ports.store.identity())
         except InvalidInput:
             raise
         except HmiError as error:
-            logger.warning("the catalog could not be claimed for this cluster: %s", error)
+            logger.warning("this cluster could not be registered with the catalog: %s", error)
             return None
 
-    async def claim_until_taken(self) -> None:
-        """Claim the catalog; wait while it belongs to another cluster."""
+    async def register_until_accepted(self) -> None:
+        """Register this cluster with the catalog; wait while it belongs to another one."""
         while True:
             try:
-                await self.claim()
+                await self.register()
                 return
             except InvalidInput as refused:
                 logger.error("nothing is reconciled: %s", refused)
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def run(self) -> None:
-        """Renew the claim and delete orphans until cancelled. Raises ``InvalidInput`` OtherCluster."""
+        """Renew the registration and delete orphans until cancelled. Raises ``InvalidInput`` OtherCluster."""
         next_collection = self.clock()
         while True:
-            claimed = await self.claim()
-            if claimed is not None and self.clock() >= next_collection:
+            registered = await self.register()
+            if registered is not None and self.clock() >= next_collection:
                 next_collection = self.clock() + COLLECT_SECONDS
                 try:
-                    await self.collect(claimed)
+                    await self.collect(registered)
                 except HmiError as error:
                     logger.warning("the catalog could not be compared with the cluster: %s", error)
-            await asyncio.sleep(CLAIM_SECONDS if claimed is not None else _RETRY_SECONDS)
+            await asyncio.sleep(REGISTRATION_SECONDS if registered is not None else _RETRY_SECONDS)
 
-    async def collect(self, claimed: ClusterClaimed) -> None:
+    async def collect(self, registered: RegisteredCluster) -> None:
         """Delete the orphans whose grace period is over. Raises ``HmiError`` as the ports do."""
-        if claimed.inherited and claimed.known_seconds < self.grace.inherited_seconds:
+        if registered.inherited and registered.known_seconds < self.grace.inherited_seconds:
             return
         now = self.clock()
         # TaskAdapters first: the catalog deletes no Domain that TaskAdapters depend on.

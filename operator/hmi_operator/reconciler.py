@@ -122,7 +122,7 @@ class Reconciler:
         return await self._carry_out(resource, plan, replan)
 
     async def _add_finalizer(self, resource: ResourceT, actions: tuple[Action, ...]) -> ResourceT | None:
-        """Add the finalizer; return the resource, or None if it changed so that it must be observed anew."""
+        """Add the finalizer; return the resource, or None if it changed so that it must be observed again."""
         for action in actions:
             await self._act(resource, action)
         present = self._ports.store.get(ResourceRef.of(resource))
@@ -280,7 +280,7 @@ class Reconciler:
         await self._ports.control_plane.delete("TaskAdapter", ResourceRef.of(adapter).key)
 
     async def _delete_jobs(self, resource: Domain | TaskAdapter) -> None:
-        """Delete a resource's Jobs if its namespace permits; the results of a Job that stays are refused."""
+        """Delete a resource's Jobs if its namespace permits; the results of a Job that stays are rejected."""
         try:
             await self._ports.jobs.delete_all(resource.metadata.uid, resource.metadata.namespace)
         except HmiError as error:

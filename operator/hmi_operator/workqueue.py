@@ -6,7 +6,7 @@ from collections import OrderedDict
 from hmi_operator.ports import ResourceRef
 
 TIMER_SHARE = 8
-"""When both kinds wait, every so many-th place goes to a resource whose timer fired."""
+"""While both kinds wait, one resource in so many is one whose timer fired."""
 
 
 class WorkQueue:

@@ -1,4 +1,4 @@
-"""How often resources come again though nothing was heard: more rarely the more there are."""
+"""How often resources are reconciled without an event: the more there are, the less often."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +16,7 @@ PACE = Pace(resync_seconds=15, resyncs_per_second=5, per_second=20)
 
 
 class Reconciler:
-    """Looks at resources, each of which wants to be asked again after some seconds, or not at all."""
+    """Counts reconciliations; each resource wants to be requeued after some seconds, or never."""
 
     def __init__(self, wanted: float | None, count: int) -> None:
         self.wanted = wanted
@@ -45,7 +45,7 @@ class Store:
 
 @pytest.fixture
 async def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """After how long anything was asked to be done later, in order."""
+    """The delays of timers, in order."""
     loop, asked = asyncio.get_running_loop(), list[float]()
     later: Callable[..., asyncio.TimerHandle] = loop.call_later
 

@@ -17,7 +17,7 @@ PodProblem = Callable[[], Awaitable[None]]
 
 
 class PassingTime(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next moment at which something is to be done."""
+    """A loop whose clock jumps to the time of the next timer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ async def taken(queue: WorkQueue) -> str:
 
 
 async def come_by_timer(queue: WorkQueue, *names: str) -> None:
-    """Let resources that were looked at before stand in line because their time has come."""
+    """Queue resources whose timers fired."""
     before = len(queue)
     for name in names:
         queue.add(ref(name))

@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from hmi_api.internal.catalog import ClusterClaimed
+from hmi_api.internal.catalog import RegisteredCluster
 from hmi_control_plane.catalog import placement
 from hmi_control_plane.catalog.database import utc_now
 from hmi_control_plane.catalog.tables import AdapterRow, Cluster, DomainRow
@@ -15,7 +15,7 @@ CLAIM_EXPIRES_AFTER = timedelta(minutes=2)
 """After this time without a call of its operator, a cluster's catalog can be claimed by another cluster."""
 
 
-def claim_catalog(session: Session, uid: str) -> ClusterClaimed:
+def claim_catalog(session: Session, uid: str) -> RegisteredCluster:
     """Claim this catalog for the operator of the cluster ``uid``.
 
     Raises Conflict (OtherCluster) while another cluster's operator uses it: each of two operators would take
@@ -41,7 +41,7 @@ def claim_catalog(session: Session, uid: str) -> ClusterClaimed:
         session.add(row)
     row.seen_at = now
     session.flush()
-    return ClusterClaimed(known_seconds=(now - row.first_seen_at).total_seconds(), inherited=row.inherited)
+    return RegisteredCluster(known_seconds=(now - row.first_seen_at).total_seconds(), inherited=row.inherited)
 
 
 def _has_resources(session: Session) -> bool:

@@ -10,9 +10,9 @@
     POST   /adapters/etags                           AdapterKeys                      -> AdapterETags
     PUT    /adapters/{namespace}/{name}/revocation   Revocation; starts the grace     -> 204
     DELETE /adapters/{namespace}/{name}/revocation   the Domain may be used again     -> 204
-    PUT    /cluster                                  ClusterClaim; 409 OtherCluster   -> ClusterClaimed
-    GET    /domains?cursor=                          -> DeclaredPage
-    GET    /adapters?domain=namespace/name&cursor=   -> DeclaredPage
+    PUT    /cluster                                  ClusterRegistration, or 409      -> RegisteredCluster
+    GET    /domains?cursor=                          -> RecordPage
+    GET    /adapters?domain=namespace/name&cursor=   -> RecordPage
 
 A catalog belongs to one cluster, named by the uid of its namespace ``kube-system``. When objects are deleted
 while HMI does not run, their rows stay behind: the operator finds these orphans by listing and deletes them,
@@ -169,30 +169,30 @@ class AdapterETags(WireModel):
     etags: dict[str, str] = Field(description="By namespace/name, as in their views.")
 
 
-class ClusterClaim(WireModel):
-    """Claims this catalog for the operator's cluster."""
+class ClusterRegistration(WireModel):
+    """Registers the operator's cluster as the owner of this catalog."""
 
     uid: Uid = Field(min_length=1, description="uid of the cluster's namespace kube-system.")
 
 
-class ClusterClaimed(WireModel):
-    """The claim is accepted."""
+class RegisteredCluster(WireModel):
+    """The registration was accepted."""
 
-    known_seconds: float = Field(description="Since the first claim of this cluster.")
+    known_seconds: float = Field(description="Since the first registration of this cluster.")
     inherited: bool = Field(description="Whether there were Domains or TaskAdapters before that.")
 
 
-class Declared(WireModel):
+class RecordKey(WireModel):
     """A Domain or TaskAdapter in the catalog."""
 
     key: ResourceKey = Field(description="namespace/name.")
     uid: Uid = Field(description="uid of the object that it was declared for.")
 
 
-class DeclaredPage(WireModel):
+class RecordPage(WireModel):
     """A page of the catalog, in a stable order."""
 
-    items: list[Declared]
+    items: list[RecordKey]
     next_cursor: str | None = Field(default=None, description="Asks for the next page; None at the end.")
 
 

@@ -24,13 +24,13 @@ from hmi_api.internal.catalog import (
     AdapterKeys,
     AdapterRecord,
     AdapterView,
-    ClusterClaim,
-    ClusterClaimed,
-    DeclaredPage,
+    ClusterRegistration,
     DomainRecord,
     DomainView,
     PublishAgain,
     PublishedAgain,
+    RecordPage,
+    RegisteredCluster,
     Revocation,
 )
 from hmi_api.internal.retry import RetryPolicy, Unavailable
@@ -137,18 +137,18 @@ class ControlPlaneClient:
         """Take back a revocation; do nothing if the TaskAdapter is gone."""
         await self._request("DELETE", f"/adapters/{key}/revocation", ignore=(404,))
 
-    async def claim(self, cluster: str) -> ClusterClaimed | None:
-        """Claim the catalog for this cluster; None if the control plane is too old to know the call.
+    async def register_cluster(self, cluster: str) -> RegisteredCluster | None:
+        """Register this cluster with the catalog; None if the control plane is too old to know the call.
 
         Raises ``InvalidInput`` OtherCluster if the catalog belongs to another cluster.
         """
-        return await self._find(ClusterClaimed, "PUT", "/cluster", ClusterClaim(uid=cluster))
+        return await self._find(RegisteredCluster, "PUT", "/cluster", ClusterRegistration(uid=cluster))
 
     async def list_records(
         self, kind: KindName, cursor: str | None = None, *, domain: DomainKey | None = None
-    ) -> DeclaredPage:
+    ) -> RecordPage:
         """List a page of the resources in the catalog; of TaskAdapters only those on ``domain``, if given."""
-        return await self._get(DeclaredPage, "GET", f"/{_PATHS[kind]}{_query(cursor=cursor, domain=domain)}")
+        return await self._get(RecordPage, "GET", f"/{_PATHS[kind]}{_query(cursor=cursor, domain=domain)}")
 
     async def publish_again(self, kind: KindName, key: str, wanted: PublishAgain) -> int | None:
         """Publish the declared spec's earlier version again; return its new number, None if none is left."""

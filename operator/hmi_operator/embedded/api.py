@@ -101,8 +101,8 @@ def _add_writing(
         """Create an object; 409 if it exists."""
         resource = await reader.read(request, partial(_resource, _kind(plural), namespace, None))
         warnings = _admitted(resource, store, environment)
-        made, _ = await store.apply(resource, must_be_new=True, dry_run=dry_run)
-        return JSONResponse(dump(made), 201, headers=warnings)
+        saved, _ = await store.apply(resource, must_be_new=True, dry_run=dry_run)
+        return JSONResponse(dump(saved), 201, headers=warnings)
 
     @routes.put(_NAMESPACED + "/{name}")
     @routes.patch(_NAMESPACED + "/{name}")
@@ -116,8 +116,8 @@ def _add_writing(
         """Create or update an object; 201 if it is new."""
         resource = await reader.read(request, partial(_resource, _kind(plural), namespace, name))
         warnings = _admitted(resource, store, environment)
-        made, is_new = await store.apply(resource, dry_run=dry_run)
-        return JSONResponse(dump(made), 201 if is_new else 200, headers=warnings)
+        saved, is_new = await store.apply(resource, dry_run=dry_run)
+        return JSONResponse(dump(saved), 201 if is_new else 200, headers=warnings)
 
     @routes.delete(_NAMESPACED + "/{name}")
     async def delete(namespace: str, plural: str, name: str) -> Response:

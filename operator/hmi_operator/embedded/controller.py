@@ -18,7 +18,7 @@ class EmbeddedController:
     """Reconciles the resources of a store until it is stopped.
 
     A resource is reconciled when it changes, when its Domain changes, when its training process ends, when
-    its plan asks for it, and periodically: every 15 s if there are few.
+    the time of its plan is over, and periodically: every 15 s if there are few.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class EmbeddedController:
 
         Raises ``InvalidInput`` OtherCluster if the catalog belongs to another store.
         """
-        await self._orphans.claim()
+        await self._orphans.register()
         self._jobs.on_exit = self._on_exit
         with self._store.watchers.listening(self._on_event):
             for resource in await self._store.resources():

@@ -204,8 +204,8 @@ class FileResourceStore:
             if old is None or old.metadata.uid != uid or old.metadata.deletion_timestamp is not None:
                 return
             if finalizer not in old.metadata.finalizers:
-                held = _with_metadata(old, finalizers=[*old.metadata.finalizers, finalizer])
-                self._notify(EventType.MODIFIED, await self._save(held), spec_changed=False)
+                new = _with_metadata(old, finalizers=[*old.metadata.finalizers, finalizer])
+                self._notify(EventType.MODIFIED, await self._save(new), spec_changed=False)
 
     async def remove_finalizer(self, ref: ResourceRef, uid: str, finalizer: str) -> None:
         """Remove a finalizer; a resource that is being deleted disappears with its last one."""
@@ -219,14 +219,14 @@ class FileResourceStore:
     # --- namespaces -------------------------------------------------------------------------------
 
     async def namespace(self, name: str) -> Namespace | None:
-        """Return a namespace that was applied or that holds a resource, or None."""
+        """Return a namespace that was applied or that contains a resource, or None."""
         if name in self._namespaces:
             return self._namespaces[name]
         used = any(ref.namespace == name for ref in self._resources)
         return Namespace(metadata=NamespaceMeta(name=name)) if used else None
 
     async def namespaces(self) -> list[Namespace]:
-        """Return every namespace that was applied or that holds a resource."""
+        """Return every namespace that was applied or that contains a resource."""
         names = sorted({*self._namespaces, *(ref.namespace for ref in self._resources)})
         return [found for name in names if (found := await self.namespace(name)) is not None]
 

@@ -1,8 +1,8 @@
 """Runs a command that dies with the process that started it.
 
 Run as a file, ``python tether.py PARENT_PID COMMAND...``, so that only the standard library is
-loaded. It asks the kernel for a signal when the parent dies (PR_SET_PDEATHSIG, Linux only), and then becomes
-the command with the same process id.
+loaded. It requests a signal from the kernel for when the parent dies (PR_SET_PDEATHSIG, Linux only), and then
+becomes the command with the same process id.
 """
 
 import ctypes

@@ -175,7 +175,7 @@ class Operator:
 
     async def _reconcile(self, stop: asyncio.Event) -> None:
         orphans = OrphanCollector(self._ports, grace=self.orphan_grace, on_deleted=self.events.record_orphan)
-        await _run_until(stop, orphans.claim_until_taken())
+        await _run_until(stop, orphans.register_until_accepted())
         if stop.is_set():
             return
         poller = EtagPoller(self.control_plane, self._enqueue)
@@ -207,7 +207,7 @@ class Operator:
                 await controller.run(stop)
                 for task in beside:
                     task.cancel()
-        except* InvalidInput as lost:  # the catalog belongs to another cluster now; claim it again
+        except* InvalidInput as lost:  # the catalog belongs to another cluster now
             logger.error("reconciliation has ended: %s", lost.exceptions[0])
         finally:
             self._controller = None

@@ -323,7 +323,7 @@ def _write_loaded(writer: ConditionWriter, view: AdapterView, current: AdapterVe
     meanwhile = _describe_versions(view.earlier)
     if view.loaded_on:
         sentences = [
-            f"Version {current.version} is held by {', '.join(view.loaded_on)}.",
+            f"Version {current.version} is loaded by {', '.join(view.loaded_on)}.",
             *_describe_missing(view),
             *meanwhile,
         ]

@@ -32,7 +32,7 @@ _DOWNLOAD_SECONDS = 20
 
 
 class NoAssets(Exception):
-    """There is no API server to test against; says what was tried and the command that gets one."""
+    """There is no API server to test against; the message names the command that installs one."""
 
 
 def kube_assets() -> Path:

@@ -39,7 +39,7 @@ class KubeServer:
         return self.folder / "kubeconfig"
 
     def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
-        """Run kubectl and return what it says; with ``check`` False, what it complains about too."""
+        """Run kubectl and return its output; with ``check`` False, standard error too."""
         done = subprocess.run(
             [self.assets / "kubectl", "--kubeconfig", self.kubeconfig, *arguments],
             input=stdin,

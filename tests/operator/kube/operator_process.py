@@ -25,7 +25,7 @@ class Process:
     running: "subprocess.Popen[bytes]"
 
     async def answers(self, path: str) -> str | None:
-        """Return what a probe says, None when it does not answer or is not well."""
+        """Return the text of a probe; None if it does not answer or fails."""
         async with httpx.AsyncClient() as http:
             try:
                 answer = await http.get(self.url + path, timeout=5)
@@ -54,7 +54,7 @@ class Process:
 
 
 def metric_in(said: str, name: str) -> float:
-    """Return the sum of a metric over its labels, in what a process says of itself."""
+    """Return the sum of one of the process's metrics over its labels."""
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", said, re.MULTILINE))
 
 

@@ -1,4 +1,4 @@
-"""What stands around the operator while it is measured: a control plane, a runtime, trainings that succeed.
+"""The environment of the operator while it is measured: a control plane, a runtime, runs that succeed.
 
 Each does as little as it can, so that the operator is what is measured: nothing here polls.
 """
@@ -98,7 +98,7 @@ def _await_listening(port: int, running: "subprocess.Popen[bytes]", log: Path) -
 
 @dataclass
 class FakeRuntime:
-    """Stands in for a runtime: what is placed on it is ready at once, and said so in a heartbeat."""
+    """A fake runtime: adapters that are placed on it are ready at once, as its heartbeats report."""
 
     http: aiohttp.ClientSession
     incarnation: str = "i1"
@@ -244,7 +244,7 @@ async def watched(
 
 
 class _TooOld(Exception):
-    """The API server does not know any more what happened since the version that was asked for."""
+    """The API server has no events any more from the requested version on."""
 
 
 async def _listed_then_watched(
@@ -268,7 +268,7 @@ async def _listed_then_watched(
 async def all_are(
     client: KubernetesClient, kind: Kind, namespace: str, count: int, condition: Callable[[Manifest], bool]
 ) -> None:
-    """Wait until so many objects are as wanted."""
+    """Wait until so many objects satisfy a condition."""
     wanted: set[str] = set()
     async for manifest in watched(client, kind, namespace):
         name = manifest["metadata"]["name"]

@@ -1,4 +1,4 @@
-"""What the operator knows of a cluster, as it hears of it; no API server is needed."""
+"""The cache of a cluster's resources, fed with watch events; no API server is needed."""
 
 from typing import Any
 

@@ -43,7 +43,7 @@ def changed(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def dry_run(kube: KubeServer, body: dict[str, Any]) -> str:
-    """Return what ``kubectl apply --dry-run=server`` says."""
+    """Return the output of ``kubectl apply --dry-run=server``."""
     return kube.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(body), check=False)
 
 

@@ -17,7 +17,7 @@ COLOUR = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/col
 
 @pytest.fixture
 def newer(kubeconfig: KubeServer) -> Iterator[KubeServer]:
-    """An API server whose Domains have a field that is not known here."""
+    """An API server whose Domains have a field that this operator does not know."""
 
     def patch(operation: dict[str, Any]) -> None:
         text = json.dumps([operation | {"path": COLOUR}])

@@ -1,4 +1,4 @@
-"""Uninstalling: resources that no operator looks after any more can be deleted."""
+"""Uninstallation: resources without an operator can be deleted."""
 
 import asyncio
 from typing import Any

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def two(here: Cluster, served: Any, tmp_path: Path) -> AsyncIterator[tuple[Process, Process]]:
-    """A replica that leads and one that stands by."""
+    """A leader and a standby."""
     with (
         process(served, here.namespace, "one", tmp_path) as one,
         process(served, here.namespace, "two", tmp_path) as two,

@@ -45,7 +45,7 @@ ADAPTER: Object = {
 
 
 class Asked:
-    """An API server that is asked what it says of an object, without keeping it."""
+    """An API server that validates objects without storing them."""
 
     def __init__(self, kube: KubeServer) -> None:
         context = ssl.create_default_context(cafile=str(kube.folder / "ca.crt"))

@@ -62,7 +62,7 @@ SLACK, SLACK_BYTES = 60, 64 << 20
 
 @pytest.fixture
 def kubeconfig(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> KubeServer:
-    """The cluster that was asked for, else the tests' own API server, named by KUBECONFIG."""
+    """The requested cluster, else the tests' own API server, named by KUBECONFIG."""
     if CLUSTER is None:
         own: KubeServer = request.getfixturevalue("kube")
         monkeypatch.setenv("KUBECONFIG", str(own.kubeconfig))

@@ -1,4 +1,4 @@
-"""What is told of a change of status."""
+"""The Events of a change of status."""
 
 import pytest
 from kube_models import as_json

@@ -104,7 +104,7 @@ def test_names_are_short_and_fit_for_dns(name: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [{"uid": "other"}, {"spec_digest": "sha256:other"}, {"attempt": 1}],
-    ids=["an object applied anew", "another spec", "another attempt"],
+    ids=["an object applied again", "another spec", "another attempt"],
 )
 def test_runs_of_other_objects_specs_and_attempts_have_other_names(change: dict[str, Any]) -> None:
     first, other = (build_training_job(made, SETTINGS)["metadata"]["name"] for made in (run(), run(**change)))

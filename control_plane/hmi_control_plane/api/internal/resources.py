@@ -9,14 +9,14 @@ from hmi_api.internal.catalog import (
     AdapterKeys,
     AdapterRecord,
     AdapterView,
-    ClusterClaim,
-    ClusterClaimed,
-    Declared,
-    DeclaredPage,
+    ClusterRegistration,
     DomainRecord,
     DomainView,
     PublishAgain,
     PublishedAgain,
+    RecordKey,
+    RecordPage,
+    RegisteredCluster,
     Revocation,
 )
 from hmi_api.internal.storable import ResourceKey, Uid
@@ -90,7 +90,7 @@ def _add_revocations(router: APIRouter, database: Database, changes: ChangeSigna
 
 def _add_cluster(router: APIRouter, database: Database) -> None:
     @router.put("/cluster")
-    def claim_catalog(claim: ClusterClaim) -> ClusterClaimed:
+    def claim_catalog(claim: ClusterRegistration) -> RegisteredCluster:
         """Claim this catalog for a cluster's operator; 409 while another cluster's operator uses it."""
         with database.write() as session:
             return clusters.claim_catalog(session, claim.uid)
@@ -110,7 +110,7 @@ def _add_domains(router: APIRouter, database: Database) -> None:
             domains.declare_domain(session, namespace, name, record)
 
     @router.get("/domains")
-    def list_domains(cursor: Cursor = None) -> DeclaredPage:
+    def list_domains(cursor: Cursor = None) -> RecordPage:
         """List the Domains of the catalog."""
         with database.read() as session:
             return _declared(list_page(session, DomainRow, DomainRow.key, PageRequest(cursor=cursor)))
@@ -146,7 +146,7 @@ def _add_adapters(router: APIRouter, database: Database, changes: ChangeSignal) 
     def list_adapters(
         cursor: Cursor = None,
         domain: Annotated[ResourceKey | None, Query(description="Only those on this Domain.")] = None,
-    ) -> DeclaredPage:
+    ) -> RecordPage:
         """List the TaskAdapters of the catalog."""
         with database.read() as session:
             page = PageRequest(cursor=cursor)
@@ -166,6 +166,6 @@ def _add_adapters(router: APIRouter, database: Database, changes: ChangeSignal) 
         changes.notify()
 
 
-def _declared(page: Page[DomainRow] | Page[AdapterRow]) -> DeclaredPage:
-    items = [Declared(key=f"{row.namespace}/{row.name}", uid=row.uid) for row in page.items]
-    return DeclaredPage(items=items, next_cursor=page.next_cursor)
+def _declared(page: Page[DomainRow] | Page[AdapterRow]) -> RecordPage:
+    items = [RecordKey(key=f"{row.namespace}/{row.name}", uid=row.uid) for row in page.items]
+    return RecordPage(items=items, next_cursor=page.next_cursor)

@@ -141,7 +141,7 @@ def _failure_rules() -> list[dict[str, Any]]:
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         on_exit("Ignore", EXIT_TRY_AGAIN),
-        on_exit("FailJob", EXIT_FAILED, EXIT_USAGE),  # it has told the control plane why
+        on_exit("FailJob", EXIT_FAILED, EXIT_USAGE),  # the trainer has reported why
     ]
 
 

@@ -25,7 +25,7 @@ def job_name(run: RunView) -> str:
     """Return the name of a run's Job and work volume: the same for every replica.
 
     It is made from the resource's uid, the spec's digest and the attempt: a resource that was deleted and
-    applied anew never meets its namesake's Job.
+    applied again does not get the earlier object's Job.
     """
     identity = f"{run.uid}/{run.spec_digest}/{run.attempt}/{run.id}"
     tail = hashlib.sha256(identity.encode()).hexdigest()[:_HASH_DIGITS]

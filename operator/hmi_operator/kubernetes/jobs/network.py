@@ -1,9 +1,9 @@
 """The NetworkPolicy of training pods: where they may connect to, in each namespace in which they run.
 
-The trainer checks the addresses that it is given (``hmi_runtime.outbound``); the policy holds whatever the
+The trainer checks the addresses that it is given (``hmi_runtime.outbound``); the policy applies whatever the
 process does. Both follow ``hmi_api.security.address_policy``, from the same tables. A
 NetworkPolicy knows no names: a host that is listed by name needs its network listed too, or an egress rule of
-its own where it is a pod.
+its own if it is a pod.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""A real API server asks the webhook; what it refuses is what ``kubectl apply`` says."""
+"""A real API server calls the webhook; ``kubectl apply`` prints its rejections."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""A watched namespace that is deleted, and made anew, while the operator works with the chart's rights."""
+"""A watched namespace is deleted and created again, while the operator has only the chart's permissions."""
 
 import asyncio
 import json
@@ -128,7 +128,7 @@ async def job_of(there: Cluster) -> Manifest:
 
 
 async def heard_of(one: AtWork, there: Cluster, job: Manifest) -> None:
-    """Wait until what becomes of a Job is heard, and not only read when it is looked at."""
+    """Wait until a Job's changes come by the watch, not only by reads."""
     name = job["metadata"]["name"]
     await there.api.merge_patch(JOBS, there.namespace, name, {"status": {"active": 1}}, "status")
 
