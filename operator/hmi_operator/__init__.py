@@ -1,6 +1,6 @@
-"""Reconciliation: from what tenants declare to training runs, catalog entries and status.
+"""Reconciliation: from what tenants declare to training runs, catalog records and status.
 
-Belongs here: the pure plan, the engine that carries plans out through ports, the client of the control
-plane's internal API, and the embedded default's ends of those ports (``local``). Forbidden here: torch,
-the catalog database, and imports of the control plane, the runtime or the command line.
+Belongs here: the pure planner (``planning``), the reconciler, and its ports on Kubernetes (``kubernetes``)
+and on one machine (``embedded``). Forbidden here: torch, the catalog database, and imports of the control
+plane, the runtime or the command line.
 """

@@ -3,9 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from hmi_api.errors import HmiError
 from hmi_operator.ports import ResourceRef, ResourceStore
@@ -16,14 +15,6 @@ logger = logging.getLogger(__name__)
 
 ReconcileListener = Callable[[ResourceRef, float, bool], None]
 """Called after each reconciliation with the resource, its duration in seconds and whether it succeeded."""
-
-
-class ResourceReconciler(Protocol):
-    """The reconciler, or a wrapper of it."""
-
-    async def reconcile(self, ref: ResourceRef) -> ReconcileResult:
-        """Bring one resource a step nearer to its spec. Raises ``HmiError``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,8 @@ class Controller:
     Never reconciles one resource twice at the same time.
     """
 
-    reconciler: ResourceReconciler
+    reconcile: Callable[[ResourceRef], Awaitable[ReconcileResult]]
+    """Brings one resource a step nearer to its spec. Raises ``HmiError``."""
     store: ResourceStore
     workers: int = 4
     pace: Pace = Pace()
@@ -92,7 +84,7 @@ class Controller:
     async def _reconcile(self, ref: ResourceRef) -> float | None:
         """Reconcile one resource; return after how many seconds to requeue it, None if it is gone."""
         try:
-            result = await self.reconciler.reconcile(ref)
+            result = await self.reconcile(ref)
         except HmiError as error:
             logger.warning("%s: %s", ref, error)
             return self._backoff(ref)

@@ -58,14 +58,10 @@ class EtagPoller:
             batch = keys[start : start + MAX_ETAGS]
             etags = await self._control_plane.adapter_etags(batch)
             for key in batch:
-                self._compare(key, etags.get(key))
-
-    def _compare(self, key: str, etag: str | None) -> None:
-        recorded = self._etags.get(key)
-        if recorded is None or recorded == etag:
-            return
-        if etag is None:
-            del self._etags[key]
-        else:
-            self._etags[key] = etag  # enqueue once for each change, even if reconciling fails
-        self._enqueue(ResourceRef.from_key("TaskAdapter", key))
+                if key not in self._etags or self._etags[key] == (etag := etags.get(key)):
+                    continue
+                if etag is None:
+                    del self._etags[key]
+                else:
+                    self._etags[key] = etag  # enqueue once for each change, even if reconciling fails
+                self._enqueue(ResourceRef.from_key("TaskAdapter", key))

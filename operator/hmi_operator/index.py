@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from hmi_api.names import DomainKey
 from hmi_api.resources.domain import Domain
-from hmi_api.resources.task_adapter import TaskAdapter
+from hmi_api.resources.kinds import Resource
 from hmi_operator.ports import ResourceRef
 
 
@@ -15,7 +15,7 @@ class DependentsIndex:
         self._dependents: dict[DomainKey, set[ResourceRef]] = defaultdict(set)
         self._domain_of: dict[ResourceRef, DomainKey] = {}
 
-    def put(self, resource: Domain | TaskAdapter) -> None:
+    def put(self, resource: Resource) -> None:
         """Add a resource, or move it to the Domain that it names now."""
         ref = ResourceRef.of(resource)
         self.remove(ref)

@@ -12,6 +12,7 @@ from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.runs import RUN_ID, RunPod, RunView
 from hmi_api.names import DomainKey
 from hmi_api.resources.domain import Domain
+from hmi_api.resources.kinds import Resource
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.planning import (
     Dependent,
@@ -151,7 +152,7 @@ class Observer:
             self._recorded_pods[run.id] = job.pods
         return job
 
-    async def _run_of(self, resource: Domain | TaskAdapter) -> RunView | None:
+    async def _run_of(self, resource: Resource) -> RunView | None:
         """Return the run that the status names, if it was made for this very object.
 
         The status is not trusted: its author could name another tenant's run. If it is lost or wrong, the
@@ -163,7 +164,7 @@ class Observer:
         run = await self._ports.control_plane.run(run_id)
         return run if run is not None and is_run_of(run, resource) else None
 
-    def _is_of_deleted(self, resource: Domain | TaskAdapter, view: DomainView | AdapterView) -> bool:
+    def _is_of_deleted(self, resource: Resource, view: DomainView | AdapterView) -> bool:
         """Return whether the catalog's entry is of an earlier object of this name that was deleted."""
         uid = view.record.uid
         return uid != resource.metadata.uid and self._ports.store.was_deleted(uid)
@@ -208,7 +209,7 @@ class Observer:
         found = [self._ports.store.get(ref) for ref in refs[:_SHOWN_UNSHARED]]
         return tuple([Dependent(one, await self._read_view(one)) for one in found if one is not None])
 
-    async def _read_view(self, resource: Domain | TaskAdapter) -> DomainView | AdapterView | None:
+    async def _read_view(self, resource: Resource) -> DomainView | AdapterView | None:
         if isinstance(resource, Domain):
             return await self.domains.read(resource.key)
         return await self._ports.control_plane.adapter(ResourceRef.of(resource).key)

@@ -11,6 +11,7 @@ from hmi_api.internal.runs import RunCreate, RunState, RunView
 from hmi_api.names import FINALIZER, DomainKey
 from hmi_api.resources.common import CommonStatus
 from hmi_api.resources.domain import Domain
+from hmi_api.resources.kinds import Resource
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.observer import Observer
 from hmi_operator.orphans import find_orphans
@@ -48,7 +49,7 @@ _UNKNOWN_TENANT = "UnknownTenant"
 REJECTED_SECONDS = 60.0
 """After how long a resource that the control plane rejected is reconciled again."""
 
-StatusListener = Callable[[Domain | TaskAdapter, CommonStatus, CommonStatus], None]
+StatusListener = Callable[[Resource, CommonStatus, CommonStatus], None]
 ResourceT = TypeVar("ResourceT", Domain, TaskAdapter)
 ObservedT = TypeVar("ObservedT", ObservedDomain, ObservedAdapter)
 
@@ -134,7 +135,7 @@ class Reconciler:
 
     async def _carry_out(
         self,
-        resource: Domain | TaskAdapter,
+        resource: Resource,
         plan: Plan[Status],
         replan: Callable[[RunView, JobView | None], Plan[Status]],
     ) -> ReconcileResult:
@@ -169,7 +170,7 @@ class Reconciler:
         return ReconcileResult(requeue_after, await self._affected(resource, old, status, gone=gone))
 
     async def _affected(
-        self, resource: Domain | TaskAdapter, old: Status, new: Status, *, gone: bool
+        self, resource: Resource, old: Status, new: Status, *, gone: bool
     ) -> tuple[ResourceRef, ...]:
         """Return the dependents of a Domain that changed, and what a deleted resource depended on."""
         below: list[ResourceRef] = []
@@ -180,7 +181,7 @@ class Reconciler:
             return tuple(below)
         return (*below, ResourceRef.from_key("Domain", above))
 
-    async def _write(self, resource: Domain | TaskAdapter, old: Status, new: Status) -> None:
+    async def _write(self, resource: Resource, old: Status, new: Status) -> None:
         self._ports.require_leadership()
         await self._ports.store.write_status(ResourceRef.of(resource), resource.metadata.uid, new)
         self._on_status_change(resource, old, new)
@@ -194,7 +195,7 @@ class Reconciler:
 
     # --- actions ----------------------------------------------------------------------------------------
 
-    async def _act(self, resource: Domain | TaskAdapter, action: Action) -> RunView | None:
+    async def _act(self, resource: Resource, action: Action) -> RunView | None:
         """Take one action as the leader; return the run that it started, if any."""
         self._ports.require_leadership()
         ref, uid = ResourceRef.of(resource), resource.metadata.uid
@@ -257,7 +258,7 @@ class Reconciler:
 
     # --- deletion ---------------------------------------------------------------------------------------
 
-    async def _delete_contents(self, resource: Domain | TaskAdapter) -> None:
+    async def _delete_contents(self, resource: Resource) -> None:
         """Delete what belongs to a resource. Raises ``HmiError`` as the ports do."""
         # Jobs first: a live one could publish into what is being deleted.
         await self._ports.jobs.delete_all(resource.metadata.uid, resource.metadata.namespace)
@@ -268,7 +269,7 @@ class Reconciler:
         if isinstance(resource, Domain):
             self._observer.domains.forget(resource.key)
 
-    async def _revoke(self, resource: Domain | TaskAdapter, action: Revoke) -> None:
+    async def _revoke(self, resource: Resource, action: Revoke) -> None:
         """Revoke a TaskAdapter's use of its Domain; stop its training if its versions are withdrawn."""
         if action.revocation.withdraw:
             await self._delete_jobs(resource)
@@ -279,7 +280,7 @@ class Reconciler:
         await self._delete_jobs(adapter)
         await self._ports.control_plane.delete("TaskAdapter", ResourceRef.of(adapter).key)
 
-    async def _delete_jobs(self, resource: Domain | TaskAdapter) -> None:
+    async def _delete_jobs(self, resource: Resource) -> None:
         """Delete a resource's Jobs if its namespace permits; the results of a Job that stays are rejected."""
         try:
             await self._ports.jobs.delete_all(resource.metadata.uid, resource.metadata.namespace)

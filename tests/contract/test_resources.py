@@ -199,16 +199,16 @@ async def test_what_is_gone_is_neither_revoked_nor_restored(plane: Any) -> None:
 
 
 async def test_one_cluster_has_the_catalog(plane: Any) -> None:
-    claimed = await plane.client.claim("one")
+    claimed = await plane.client.register_cluster("one")
     assert not claimed.inherited
-    again = await plane.client.claim("one")
+    again = await plane.client.register_cluster("one")
     assert again.known_seconds >= claimed.known_seconds
     with pytest.raises(InvalidInput) as caught:
-        await plane.client.claim("two")
+        await plane.client.register_cluster("two")
     assert caught.value.reason == "OtherCluster"
 
 
 async def test_a_cluster_inherits_what_was_declared_before_it_came(plane: Any) -> None:
     await plane.declare_domain()
     for _ in range(2):
-        assert (await plane.client.claim("one")).inherited
+        assert (await plane.client.register_cluster("one")).inherited

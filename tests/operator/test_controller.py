@@ -72,7 +72,7 @@ async def test_the_pause_grows_with_their_number(
     wanted: float | None, looked_at: int, there_are: int, pause: float, pauses: list[float]
 ) -> None:
     engine, stop = Reconciler(wanted, looked_at), asyncio.Event()
-    reconciler = Controller(engine, Store(there_are), workers=1, pace=PACE)  # type: ignore[arg-type]
+    reconciler = Controller(engine.reconcile, Store(there_are), workers=1, pace=PACE)  # type: ignore[arg-type]
     for number in range(looked_at):
         reconciler.enqueue(ResourceRef("TaskAdapter", "shop", f"task-{number}"))
     running = asyncio.create_task(reconciler.run(stop))

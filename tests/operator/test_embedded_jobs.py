@@ -69,7 +69,7 @@ async def test_the_end_of_a_process_is_reported_and_counted(tmp_path: Path) -> N
     view = await jobs.observe(run)
     assert view is not None
     assert (view.alive, view.crashes) == (False, 1)
-    assert jobs.log_file(run).read_text() == "hello\n"
+    assert (jobs.work_dir(run) / "run.log").read_text() == "hello\n"
 
 
 async def test_the_administrator_s_key_stays_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,8 +78,8 @@ async def test_the_administrator_s_key_stays_here(tmp_path: Path, monkeypatch: p
     jobs = SubprocessJobs(tmp_path, {}, program=program)
     run = a_run("run-1")
     await jobs.start(run)
-    await until(lambda: jobs.log_file(run).exists() and jobs.log_file(run).read_text())
-    assert jobs.log_file(run).read_text() == "False\n"
+    await until(lambda: (jobs.work_dir(run) / "run.log").exists() and (jobs.work_dir(run) / "run.log").read_text())
+    assert (jobs.work_dir(run) / "run.log").read_text() == "False\n"
     await jobs.close()
 
 

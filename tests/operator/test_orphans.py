@@ -10,7 +10,7 @@ from fake_control_plane import FakeControlPlane
 from reconciler_fakes import Jobs
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_api.internal.catalog import AdapterRecord, ClusterClaimed, DomainRecord
+from hmi_api.internal.catalog import AdapterRecord, RegisteredCluster, DomainRecord
 from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.embedded import FileResourceStore
 from hmi_operator.orphans import Orphan, OrphanCollector, OrphanGrace
@@ -19,7 +19,7 @@ from hmi_operator.ports import Ports, ResourceRef
 pytestmark = pytest.mark.anyio
 
 GRACE = OrphanGrace(seconds=100.0, inherited_seconds=1000.0)
-KNOWN = ClusterClaimed(known_seconds=5.0, inherited=False)
+KNOWN = RegisteredCluster(known_seconds=5.0, inherited=False)
 HOTEL = ResourceRef("Domain", "shop", "hotel")
 TOPIC = ResourceRef("TaskAdapter", "shop", "topic")
 
@@ -72,7 +72,7 @@ class Here:
     def catalog(self) -> FakeCatalog:
         return self.plane.catalog
 
-    async def round_after(self, seconds: float, claimed: ClusterClaimed = KNOWN) -> set[str]:
+    async def round_after(self, seconds: float, claimed: RegisteredCluster = KNOWN) -> set[str]:
         """Move the clock and collect orphans; return the keys in the catalog afterwards."""
         self.now[0] += seconds
         await self.keeper.collect(claimed)
@@ -153,12 +153,12 @@ async def test_namespaces_that_are_not_looked_after_are_left_alone(here: Here) -
 
 
 async def test_a_rebuilt_cluster_has_longer(here: Here) -> None:
-    await here.round_after(0, ClusterClaimed(known_seconds=0, inherited=True))
-    assert await here.round_after(999, ClusterClaimed(known_seconds=999, inherited=True)) == {
+    await here.round_after(0, RegisteredCluster(known_seconds=0, inherited=True))
+    assert await here.round_after(999, RegisteredCluster(known_seconds=999, inherited=True)) == {
         HOTEL.key,
         TOPIC.key,
     }
-    late = ClusterClaimed(known_seconds=1001, inherited=True)
+    late = RegisteredCluster(known_seconds=1001, inherited=True)
     assert await here.round_after(2, late) == {HOTEL.key, TOPIC.key}, "missed only now"
     assert await here.round_after(101, late) == set()
 

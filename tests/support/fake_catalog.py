@@ -17,14 +17,14 @@ from hmi_api.internal.catalog import (
     AdapterRecord,
     AdapterVersionView,
     AdapterView,
-    Declared,
-    DeclaredPage,
     DomainRecord,
     DomainVersionView,
     DomainView,
     EarlierVersion,
     LoadError,
     PublishAgain,
+    RecordKey,
+    RecordPage,
     Revocation,
 )
 from hmi_api.internal.client import Refused
@@ -136,7 +136,7 @@ class FakeCatalog:
                 self._fail(run, RunFailure(reason="ResourceDeleted", message="The resource was deleted."))
         self._on_change()
 
-    def page(self, table: dict[str, Any], cursor: str | None, domain: str | None) -> DeclaredPage:
+    def page(self, table: dict[str, Any], cursor: str | None, domain: str | None) -> RecordPage:
         """Return a page of the resources, of TaskAdapters those on ``domain`` alone."""
 
         def position(key: str) -> str:
@@ -144,9 +144,9 @@ class FakeCatalog:
 
         names = [key for key, row in table.items() if domain in (None, getattr(row.record, "domain", None))]
         left = sorted((key for key in names if position(key) > (cursor or "")), key=position)
-        items = [Declared(key=key, uid=table[key].record.uid) for key in left[: self.page_items]]
+        items = [RecordKey(key=key, uid=table[key].record.uid) for key in left[: self.page_items]]
         has_more = len(left) > len(items)
-        return DeclaredPage(items=items, next_cursor=position(items[-1].key) if has_more else None)
+        return RecordPage(items=items, next_cursor=position(items[-1].key) if has_more else None)
 
     def domain_view(self, key: str) -> DomainView:
         """Return a Domain with its current version."""

@@ -29,11 +29,11 @@ from hmi_api.internal.catalog import (
     AdapterETags,
     AdapterKeys,
     AdapterRecord,
-    ClusterClaim,
-    ClusterClaimed,
+    ClusterRegistration,
     DomainRecord,
     PublishAgain,
     PublishedAgain,
+    RegisteredCluster,
     Revocation,
 )
 from hmi_api.internal.client import ONE_ATTEMPT, PREFIX, ControlPlaneClient, Refused, check_status
@@ -241,7 +241,7 @@ class FakeControlPlane:
                 )
         raise Refused(404, "NotFound", f"There is no {request}.")
 
-    def claim(self, wanted: ClusterClaim) -> ClusterClaimed:
+    def claim(self, wanted: ClusterRegistration) -> RegisteredCluster:
         """Claim the catalog for a cluster."""
         if self.cluster not in (None, wanted.uid):
             raise Refused(409, "OtherCluster", f"This catalog is in use by cluster {self.cluster}.")
@@ -249,7 +249,7 @@ class FakeControlPlane:
             self._claimed_at = time.monotonic()
             self._inherited = bool(self.catalog.domains or self.catalog.adapters)
         self.cluster = wanted.uid
-        return ClusterClaimed(known_seconds=time.monotonic() - self._claimed_at, inherited=self._inherited)
+        return RegisteredCluster(known_seconds=time.monotonic() - self._claimed_at, inherited=self._inherited)
 
 
 class _ClientInMemory(ControlPlaneClient):
@@ -341,7 +341,7 @@ def _route(method: str, path: str, type_: type[BaseModel] | None, handler: _Hand
 
 
 _ROUTES: list[tuple[re.Pattern[str], Any, _Handler]] = [
-    _route("PUT", "/cluster", ClusterClaim, lambda plane, call, body: plane.claim(body)),
+    _route("PUT", "/cluster", ClusterRegistration, lambda plane, call, body: plane.claim(body)),
     _route("PUT", "/tenants/{tenant}", None, lambda plane, call: plane.catalog.tenants.add(call.tenant)),
     _route("POST", "/adapters/etags", AdapterKeys, _etags),
     _route("GET", "/{kind}", None, lambda plane, call: plane.catalog.page(

@@ -38,6 +38,13 @@ _ROOT = f"/apis/{GROUP}/{VERSION}"
 _NAMESPACED = _ROOT + "/namespaces/{namespace}/{plural}"
 
 
+def _dry_run(request: Request) -> bool:
+    return request.query_params.get("dryRun") == "All"
+
+
+DryRun = Annotated[bool, Depends(_dry_run)]
+
+
 class _StatusRoute(APIRoute):
     """Turns ``ApiError`` into a Kubernetes ``Status``; the application handles other errors."""
 
@@ -95,9 +102,7 @@ def _add_writing(
     routes: APIRouter, store: FileResourceStore, reader: "_BodyReader", environment: Environment
 ) -> None:
     @routes.post(_NAMESPACED)
-    async def create(
-        namespace: str, plural: str, request: Request, dry_run: Annotated[bool, Depends(_dry_run)]
-    ) -> Response:
+    async def create(namespace: str, plural: str, request: Request, dry_run: DryRun) -> Response:
         """Create an object; 409 if it exists."""
         resource = await reader.read(request, partial(_resource, _kind(plural), namespace, None))
         warnings = _admitted(resource, store, environment)
@@ -106,13 +111,7 @@ def _add_writing(
 
     @routes.put(_NAMESPACED + "/{name}")
     @routes.patch(_NAMESPACED + "/{name}")
-    async def apply(
-        namespace: str,
-        plural: str,
-        name: str,
-        request: Request,
-        dry_run: Annotated[bool, Depends(_dry_run)],
-    ) -> Response:
+    async def apply(namespace: str, plural: str, name: str, request: Request, dry_run: DryRun) -> Response:
         """Create or update an object; 201 if it is new."""
         resource = await reader.read(request, partial(_resource, _kind(plural), namespace, name))
         warnings = _admitted(resource, store, environment)
@@ -143,9 +142,7 @@ def _add_namespaces(routes: APIRouter, store: FileResourceStore, reader: "_BodyR
 
     @routes.put("/api/v1/namespaces/{name}")
     @routes.patch("/api/v1/namespaces/{name}")
-    async def apply_namespace(
-        name: str, request: Request, dry_run: Annotated[bool, Depends(_dry_run)]
-    ) -> Response:
+    async def apply_namespace(name: str, request: Request, dry_run: DryRun) -> Response:
         """Set a namespace's labels, which name its tenant."""
         namespace = await reader.read(request, partial(_namespace, name))
         is_new = await store.apply_namespace(namespace, dry_run=dry_run)
@@ -163,10 +160,6 @@ def _kind(plural: str) -> KindName:
     if kind is None:
         raise errors.not_found(GROUP, plural)
     return kind
-
-
-def _dry_run(request: Request) -> bool:
-    return request.query_params.get("dryRun") == "All"
 
 
 class _BodyReader:
@@ -261,11 +254,8 @@ async def _watch(store: FileResourceStore, kind: KindName, namespace: str | None
         for resource in await store.resources(kind, namespace):
             yield _event_line("ADDED", resource)
         async for event in events:
-            matches = event.resource.kind == kind and namespace in (
-                None,
-                event.resource.metadata.namespace,
-            )
-            if matches:
+            in_namespace = namespace in (None, event.resource.metadata.namespace)
+            if event.resource.kind == kind and in_namespace:
                 yield _event_line(event.type, event.resource)
 
 

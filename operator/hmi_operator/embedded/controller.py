@@ -33,7 +33,9 @@ class EmbeddedController:
         self._store = store
         self._jobs = jobs
         ports = Ports(store, control_plane, jobs)
-        self._controller = Controller(Reconciler(ports, environment=environment), store, workers=workers)
+        self._controller = Controller(
+            Reconciler(ports, environment=environment).reconcile, store, workers=workers
+        )
         self._orphans = OrphanCollector(ports)
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -78,10 +78,6 @@ class SubprocessJobs:
         """Return the folder of a run: checkpoints, unfinished files, ``run.log`` and ``process.json``."""
         return self._runs / run.uid / run.id
 
-    def log_file(self, run: RunView) -> Path:
-        """Return where a run's output goes."""
-        return self.work_dir(run) / LOG_FILE
-
     async def start(self, run: RunView) -> None:
         """Start the run's process, or queue it; do nothing if it is alive or queued."""
         job = self._jobs.setdefault(run.id, _Job(run))
@@ -91,15 +87,12 @@ class SubprocessJobs:
     async def observe(self, run: RunView) -> JobView | None:
         """Return the run's process; None if it never had one here."""
         job = self._jobs.get(run.id)
-        if job is not None:
-            return JobView(job.alive, job.crashes, job.ended_at, queued=job.alive and not job.started)
-        return None
+        if job is None:
+            return None
+        return JobView(job.alive, job.crashes, job.ended_at, queued=job.alive and not job.started)
 
     async def stop(self, run_id: str, namespace: str) -> None:
         """Stop the run's process, if it has one, and wait until it is gone."""
-        await self._stop(run_id)
-
-    async def _stop(self, run_id: str) -> None:
         job = self._jobs.pop(run_id, None)
         if job is not None and job.task is not None:
             job.task.cancel()
@@ -108,7 +101,7 @@ class SubprocessJobs:
     async def delete_all(self, uid: str, namespace: str) -> None:
         """Stop the processes of a resource's runs and delete their folders; idempotent."""
         for run_id in [run_id for run_id, job in self._jobs.items() if job.run.uid == uid]:
-            await self._stop(run_id)
+            await self.stop(run_id, namespace)
         folder = self._runs / uid
         for file in list(folder.glob(f"*/{PROCESS_FILE}")):
             await self._stop_orphan(file.parent)

@@ -166,7 +166,7 @@ class FileResourceStore:
             if old is not None and must_be_new:
                 raise errors.already_exists(PLURALS[ref.kind], ref.name)
             new = _created(resource) if old is None else _replaced(old, resource)
-            if dry_run or (old is not None and _same(old, new)):
+            if dry_run or (old is not None and (old.spec, old.metadata) == (new.spec, new.metadata)):
                 return new, old is None
             saved = await self._save(new)
             self._notify(EventType.ADDED if old is None else EventType.MODIFIED, saved, spec_changed=True)
@@ -333,10 +333,6 @@ def _incoming_metadata(resource: Resource) -> ObjectMeta:
     return resource.metadata.model_copy(
         update={"uid": "", "resource_version": "", "deletion_timestamp": None, "finalizers": []}
     )
-
-
-def _same(old: Resource, new: Resource) -> bool:
-    return old.spec == new.spec and old.metadata == new.metadata
 
 
 def _with_metadata(resource: Resource, **changes: Any) -> Resource:

@@ -5,9 +5,10 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from cachetools import LRUCache
@@ -23,9 +24,8 @@ from hmi_api.resources.conditions import (
     DomainCondition,
     find_condition,
 )
-from hmi_api.resources.domain import Domain
+from hmi_api.resources.kinds import Resource
 from hmi_api.resources.reasons import Reason
-from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.kubernetes.client import (
     MERGE_PATCH,
     Conflict,
@@ -73,9 +73,9 @@ class EventMessage:
 def events_of(old: CommonStatus, new: CommonStatus) -> list[EventMessage]:
     """Return the Events for a change of status: one for each problem, and one for progress. Pure.
 
-    A condition makes an Event when its status or reason changed. Conditions that only wait for an earlier
-    step make none, nor does Ready where it repeats another condition; Reconciling and Stalled always repeat.
-    Of several steps that succeeded at once, only the last makes an Event.
+    A condition creates an Event when its status or reason changed. Conditions that only wait for an earlier
+    step create none, nor does Ready if it repeats another condition; Reconciling and Stalled always repeat.
+    Of several steps that succeeded at once, only the last creates an Event.
     """
     changed = [
         condition
@@ -149,21 +149,24 @@ class EventRecorder:
         self._instance = instance
         self._namespace = namespace
         self._clock = clock
-        self._queue: deque[tuple[Domain | TaskAdapter, EventMessage] | Orphan] = deque(maxlen=LONGEST_QUEUE)
+        self._queue: deque[tuple[str, Callable[[], Awaitable[None]]]] = deque(maxlen=LONGEST_QUEUE)
+        """Names of resources, and functions that create an Event on them."""
         self._waiting = asyncio.Event()
         self._series: LRUCache[tuple[str, EventMessage], _Series] = LRUCache(_REMEMBERED)
         self._allowances: LRUCache[str, _Allowance] = LRUCache(_REMEMBERED)
 
-    def record(self, resource: Domain | TaskAdapter, old: CommonStatus, new: CommonStatus) -> None:
+    def record(self, resource: Resource, old: CommonStatus, new: CommonStatus) -> None:
         """Enqueue the Events for a status that was written."""
         for message in events_of(old, new):
             if self._is_allowed(resource.metadata.uid):
-                self._queue.append((resource, message))
-                self._waiting.set()
+                self._enqueue(resource.metadata.name, partial(self._send, resource, message))
 
     def record_orphan(self, orphan: Orphan) -> None:
         """Enqueue an Event about a catalog record that was deleted because its object is gone."""
-        self._queue.append(orphan)
+        self._enqueue(orphan.ref.name, partial(self._send_orphan, orphan))
+
+    def _enqueue(self, name: str, send: Callable[[], Awaitable[None]]) -> None:
+        self._queue.append((name, send))
         self._waiting.set()
 
     async def run(self) -> None:
@@ -171,18 +174,14 @@ class EventRecorder:
         while True:
             await self._waiting.wait()
             while self._queue:
-                await self._send_or_log(self._queue.popleft())
+                await self._send_or_log(*self._queue.popleft())
             self._waiting.clear()
 
-    async def _send_or_log(self, queued: tuple[Domain | TaskAdapter, EventMessage] | Orphan) -> None:
-        name = queued.ref.name if isinstance(queued, Orphan) else queued[0].metadata.name
+    async def _send_or_log(self, name: str, send: Callable[[], Awaitable[None]]) -> None:
         try:
-            if isinstance(queued, Orphan):
-                await self._send_orphan(queued)
-            else:
-                await self._send(*queued)
+            await send()
         except HmiError as error:
-            logger.warning("an Event on %s was refused: %s", name, error)
+            logger.warning("an Event on %s was rejected: %s", name, error)
         except Exception:
             # An Event must not stop the work that it reports.
             logger.exception("an Event on %s could not be created", name)
@@ -195,7 +194,7 @@ class EventRecorder:
         self._allowances[uid] = _Allowance(left - allowed, now)
         return allowed
 
-    async def _send(self, resource: Domain | TaskAdapter, message: EventMessage) -> None:
+    async def _send(self, resource: Resource, message: EventMessage) -> None:
         key, now = (resource.metadata.uid, message), self._clock()
         namespace = resource.metadata.namespace
         series = self._series.get(key)
@@ -230,12 +229,12 @@ class EventRecorder:
             except Conflict:
                 return  # an earlier attempt succeeded, although its answer was lost
             except HmiError as error:
-                logger.info("an Event on %s was refused in %s: %s", ref, namespace, error)
+                logger.info("an Event on %s was rejected in %s: %s", ref, namespace, error)
             else:
                 return
 
 
-def build_event(resource: Domain | TaskAdapter, message: EventMessage, instance: str) -> EventsV1Event:
+def build_event(resource: Resource, message: EventMessage, instance: str) -> EventsV1Event:
     """Return an Event on a resource."""
     metadata = resource.metadata
     regarding = V1ObjectReference(

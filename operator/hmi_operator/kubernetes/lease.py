@@ -15,7 +15,7 @@ from hmi_operator.kubernetes.client import Conflict, KubernetesClient, find, mic
 logger = logging.getLogger(__name__)
 
 _SEIZING = 20
-"""Attempts to take a Lease from a holder that renews it at the same time."""
+"""Attempts to take a Lease from a replica that renews it at the same time."""
 _AFTER_EXIT_SECONDS = 60.0
 _STANDBY_LOG_SECONDS = 600.0
 """How often a standby logs again which replica leads."""
@@ -43,7 +43,7 @@ class _Seen:
 class Lease:
     """One replica's view of the Lease ``name``.
 
-    The replica holds it for ``seconds`` from when its last successful renewal was *sent*, less a safety
+    The replica leads for ``seconds`` from when its last successful renewal was *sent*, less a safety
     margin. Another replica waits at least ``seconds`` from when it read that renewal. ``held`` therefore
     becomes false before any other replica can take over, even in a process that was suspended.
     """
@@ -63,6 +63,11 @@ class Lease:
         self._name = name
         self._identity = identity
         self._seconds = seconds
+        self.every = seconds / 4
+        """Seconds between two renewals, or between two reads of another replica's lease."""
+        self._retry_seconds = seconds / 12
+        self._longest_try = seconds * _ACTED_ON / 2
+        """Seconds after which a hanging renewal is abandoned, early enough for another to succeed."""
         self._clock = clock
         self._seen: _Seen | None = None
         self._logged: tuple[str, float] = ("", float("-inf"))
@@ -79,21 +84,6 @@ class Lease:
     def seconds_left(self) -> float:
         """Seconds for which it may act without another renewal; 0 when it may not act."""
         return max(self._held_until - self._clock(), 0.0)
-
-    @property
-    def every(self) -> float:
-        """Seconds between two renewals, or between two reads of another replica's lease."""
-        return self._seconds / 4
-
-    @property
-    def _again(self) -> float:
-        """Seconds until a failed renewal is tried again."""
-        return self._seconds / 12
-
-    @property
-    def _longest_try(self) -> float:
-        """Seconds after which a hanging renewal is abandoned, early enough for another to succeed."""
-        return self._seconds * _ACTED_ON / 2
 
     def problem(self) -> str | None:
         """Return why this replica could neither keep the Lease nor take it over, or None.
@@ -140,7 +130,7 @@ class Lease:
         pause = self.every
         while self.held:
             await asyncio.sleep(min(pause, self.seconds_left))
-            pause = self.every if await self._renew() else self._again
+            pause = self.every if await self._renew() else self._retry_seconds
         self._held_until = float("-inf")
         logger.warning("leader: %s has lost the lease", self._identity)
 
@@ -165,7 +155,7 @@ class Lease:
         await self._attempt()
 
     async def release(self) -> None:
-        """Give the Lease back, so that another replica need not wait until it expires."""
+        """Release the Lease, so that another replica need not wait until it expires."""
         if not self.held:
             return
         self._held_until = float("-inf")
@@ -178,9 +168,9 @@ class Lease:
                 spec.renew_time = spec.renew_time and micro_time(spec.renew_time)
                 lease.spec = spec
                 await self._replace(lease)
-                logger.info("leader: %s gave the lease back", self._identity)
+                logger.info("leader: %s released the lease", self._identity)
         except HmiError as error:
-            logger.warning("leader: the lease could not be given back and will expire: %s", error)
+            logger.warning("leader: the lease could not be released and will expire: %s", error)
 
     async def _renew(self) -> bool:
         """Try once to renew the Lease, for no longer than it is held; return whether it was renewed."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -27,6 +28,20 @@ Probe = Callable[[], str | None]
 
 
 @asynccontextmanager
+async def serve_application(
+    application: web.Application, host: str, port: int, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """Serve an application while the block runs; yields the port. Raises ``OSError``."""
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listening_socket(host, port), ssl_context=tls).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
 async def serve_probes(
     host: str, port: int, *, alive: Probe, ready: Probe, registry: CollectorRegistry
 ) -> AsyncIterator[int]:
@@ -46,14 +61,8 @@ async def serve_probes(
     app.router.add_get("/healthz", answering(alive))
     app.router.add_get("/readyz", answering(ready))
     app.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        site = web.SockSite(runner, listening_socket(host, port))
-        await site.start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    async with serve_application(app, host, port) as listening:
+        yield listening
 
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -81,7 +90,7 @@ class OperatorMetrics:
             registry=self.registry,
         )
         self._leader = Gauge(
-            "hmi_operator_leader", "1 where this replica is the leader.", registry=self.registry
+            "hmi_operator_leader", "1 if this replica is the leader.", registry=self.registry
         )
         self._queue = Gauge(
             "hmi_reconcile_queue_length", "Resources in the work queue.", registry=self.registry
@@ -131,7 +140,7 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(form: Literal["text", "json"], level: str) -> None:
     """Log to standard error; of libraries only warnings and errors.
 
-    kopf logs each refused admission as an error of its handler, which is no error of the operator.
+    kopf logs each rejected admission as an error of its handler, which is no error of the operator.
     """
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -186,7 +186,7 @@ class Operator:
             on_adapter_view=poller.record,
         )
         controller = Controller(
-            InvalidObjectReconciler(reconciler, self._ports, self._cache, self.client),
+            InvalidObjectReconciler(reconciler, self._ports, self._cache, self.client).reconcile,
             self._ports.store,
             workers=self.workers,
             pace=self.pace,

@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from hmi_api.names import KindName
 from hmi_api.resources.kinds import KINDS, Resource
 from hmi_api.resources.manifests import explained
-from hmi_api.servers import listening_socket
 from hmi_operator.admission import AdmissionDecision, Find, decide_admission
+from hmi_operator.kubernetes.observability import serve_application
 from hmi_operator.planning import CLUSTER, Environment
 
 logger = logging.getLogger(__name__)
@@ -105,19 +105,15 @@ async def serve_reviews(
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     loaded = _load(tls, address)
-    runner = web.AppRunner(_application(call), access_log=None)
-    await runner.setup()
     renewing = asyncio.create_task(
         _renew(tls, address, loaded, certificate_seconds), name="webhook certificate"
     )
     try:
-        site = web.SockSite(runner, listening_socket(address.host, address.port), ssl_context=tls)
-        await site.start()
-        yield runner.addresses[0][1]
+        async with serve_application(_application(call), address.host, address.port, tls=tls) as port:
+            yield port
     finally:
         renewing.cancel()
         await asyncio.wait({renewing})
-        await runner.cleanup()
 
 
 def _application(call: kopf.WebhookFn) -> web.Application:

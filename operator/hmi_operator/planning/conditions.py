@@ -18,9 +18,8 @@ from hmi_api.resources.conditions import (
     find_condition,
     set_condition,
 )
-from hmi_api.resources.domain import Domain
+from hmi_api.resources.kinds import Resource
 from hmi_api.resources.reasons import Reason
-from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.planning.observed import ObservedAdapter, ObservedDomain, PodProblem
 from hmi_operator.planning.training import Decision, TrainingPhase
 
@@ -36,7 +35,7 @@ class ConditionWriter:
         self._now = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     @classmethod
-    def of(cls, resource: Domain | TaskAdapter, now: datetime) -> "ConditionWriter":
+    def of(cls, resource: Resource, now: datetime) -> "ConditionWriter":
         """Return a writer that continues a resource's present conditions."""
         return cls(resource.status.conditions, generation=resource.metadata.generation, now=now)
 
@@ -98,7 +97,7 @@ class ConditionWriter:
 
 
 def common_status(
-    resource: Domain | TaskAdapter,
+    resource: Resource,
     observed: ObservedDomain | ObservedAdapter,
     writer: ConditionWriter,
     phase: str,

@@ -13,6 +13,7 @@ from hmi_api.internal.runs import RunFailure, RunView
 from hmi_api.names import FINALIZER, DomainKey
 from hmi_api.resources.conditions import DomainCondition, Phase
 from hmi_api.resources.domain import Domain
+from hmi_api.resources.kinds import Resource
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.planning.actions import (
@@ -32,7 +33,7 @@ _SHOWN_DEPENDENTS = 5
 
 
 def plan_deletion(
-    resource: Domain | TaskAdapter,
+    resource: Resource,
     status: StatusT,
     run: RunView | None,
     now: datetime,
@@ -63,17 +64,13 @@ def plan_deletion(
     return Plan(_terminating(resource, status, Reason.TERMINATING, message, now), tuple(actions))
 
 
-def delayed_status(
-    resource: Domain | TaskAdapter, status: StatusT, error: HmiError, now: datetime
-) -> StatusT:
+def delayed_status(resource: Resource, status: StatusT, error: HmiError, now: datetime) -> StatusT:
     """Return the status of a resource that cannot be deleted now because of ``error``."""
     message = f"It cannot be deleted yet: {error.message} The deletion is retried."
     return _terminating(resource, status, error.reason, message, now)
 
 
-def _terminating(
-    resource: Domain | TaskAdapter, status: StatusT, reason: str, message: str, now: datetime
-) -> StatusT:
+def _terminating(resource: Resource, status: StatusT, reason: str, message: str, now: datetime) -> StatusT:
     writer = ConditionWriter.of(resource, now)
     writer.false(DomainCondition.READY, reason, message)
     writer.reconciling(reason, message)
@@ -89,12 +86,12 @@ def _terminating(
 # --- dependents ---------------------------------------------------------------------------------------------
 
 
-def is_foreign(domain: Domain, resource: Domain | TaskAdapter) -> bool:
+def is_foreign(domain: Domain, resource: Resource) -> bool:
     """Return whether a resource is in another namespace than a Domain."""
     return resource.metadata.namespace != domain.metadata.namespace
 
 
-def may_depend_on(domain: Domain, resource: Domain | TaskAdapter, lineage: Iterable[DomainKey]) -> bool:
+def may_depend_on(domain: Domain, resource: Resource, lineage: Iterable[DomainKey]) -> bool:
     """Return whether a resource that names a Domain has access to it; ``lineage`` is the Domain's."""
     return domain.is_shared_with(resource.metadata.namespace) and not _is_ancestor(resource, lineage)
 
@@ -142,5 +139,5 @@ def _is_declared_on(
     return depends_on == domain.key
 
 
-def _is_ancestor(resource: Domain | TaskAdapter, lineage: Iterable[DomainKey]) -> bool:
+def _is_ancestor(resource: Resource, lineage: Iterable[DomainKey]) -> bool:
     return isinstance(resource, Domain) and resource.key in lineage

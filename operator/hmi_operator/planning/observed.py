@@ -15,7 +15,7 @@ from hmi_api.names import DomainKey, Tenant
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.data_addresses import CLUSTER_SCHEMES
 from hmi_api.resources.domain import Domain
-from hmi_api.resources.task_adapter import TaskAdapter
+from hmi_api.resources.kinds import Resource
 from hmi_api.security.address_policy import AddressPolicy
 
 
@@ -81,7 +81,7 @@ class DomainDependency:
 class Dependent:
     """A resource that names a Domain."""
 
-    resource: Domain | TaskAdapter
+    resource: Resource
     view: DomainView | AdapterView | None = None
     """The catalog's view of it."""
     view_read: bool = True

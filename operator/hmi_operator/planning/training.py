@@ -16,8 +16,8 @@ from hmi_api.internal.runs import (
 )
 from hmi_api.names import Digest
 from hmi_api.resources.domain import Domain
+from hmi_api.resources.kinds import Resource
 from hmi_api.resources.reasons import Reason
-from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.planning.actions import Action, PublishAgainOrStartRun, ResumeRun, StartRun, StopRun
 from hmi_operator.planning.observed import JobView, ObservedAdapter, ObservedDomain, PodProblem
 
@@ -71,7 +71,7 @@ class Decision:
 class _Training:
     """What a decision depends on."""
 
-    resource: Domain | TaskAdapter
+    resource: Resource
     observed: ObservedDomain | ObservedAdapter
     wanted: Digest
     """Digest of what should be published."""
@@ -107,7 +107,7 @@ def is_active(run: RunView | None) -> bool:
     return run is not None and run.state in _ACTIVE
 
 
-def is_run_of(run: RunView, resource: Domain | TaskAdapter) -> bool:
+def is_run_of(run: RunView, resource: Resource) -> bool:
     """Return whether a run was created for this very object."""
     metadata, kind = resource.metadata, "domain" if isinstance(resource, Domain) else "adapter"
     made_for = (run.uid, run.spec.kind, run.spec.namespace, run.spec.name)
@@ -115,7 +115,7 @@ def is_run_of(run: RunView, resource: Domain | TaskAdapter) -> bool:
 
 
 def decide_training(
-    resource: Domain | TaskAdapter,
+    resource: Resource,
     observed: ObservedDomain | ObservedAdapter,
     wanted: Digest,
     run_spec: DomainRunSpec | AdapterRunSpec,

@@ -10,6 +10,7 @@ from hmi_api.resources.common import check_tenant
 from hmi_api.resources.conditions import SUMMARIES, DomainCondition, Phase, find_condition
 from hmi_api.resources.data_addresses import CLUSTER_KINDS, addresses_of, check_address, scheme_of
 from hmi_api.resources.domain import Domain
+from hmi_api.resources.kinds import Resource
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.task_adapter import TaskAdapter, TaskType, check_gate_fits
 from hmi_operator.planning.actions import StatusT
@@ -65,7 +66,7 @@ def write_rejection(writer: ConditionWriter, rejection: Rejection) -> None:
         writer.stalled(*rejection)
 
 
-def _excluded(resource: Domain | TaskAdapter, environment: Environment) -> Rejection | None:
+def _excluded(resource: Resource, environment: Environment) -> Rejection | None:
     namespace = resource.metadata.namespace
     if namespace not in environment.excluded:
         return None
@@ -113,7 +114,7 @@ def _terminating(dependency: DomainDependency | None, depends_on: str | None) ->
     )
 
 
-def _unreachable_address(resource: Domain | TaskAdapter, environment: Environment) -> Rejection | None:
+def _unreachable_address(resource: Resource, environment: Environment) -> Rejection | None:
     """Reject an address that a trainer could not read."""
     if environment.schemes is None:
         return None
@@ -132,7 +133,7 @@ def _unreachable_address(resource: Domain | TaskAdapter, environment: Environmen
     return None
 
 
-def _invalid_tenant(tenant: Tenant, resource: Domain | TaskAdapter) -> Rejection | None:
+def _invalid_tenant(tenant: Tenant, resource: Resource) -> Rejection | None:
     return _failed(lambda: check_tenant(tenant, resource.metadata.namespace))
 
 
@@ -154,9 +155,7 @@ def _repeated_labels(adapter: TaskAdapter) -> Rejection | None:
     return Reason.LABELS_REPEATED, f"spec.task.labels names {named} more than once; name each label once."
 
 
-def rejected_status(
-    resource: Domain | TaskAdapter, status: StatusT, error: InvalidInput, now: datetime
-) -> StatusT:
+def rejected_status(resource: Resource, status: StatusT, error: InvalidInput, now: datetime) -> StatusT:
     """Return the planned ``status`` with the control plane's rejection instead of the planned conditions.
 
     Transition times continue the resource's present conditions: a lasting rejection keeps its time.
