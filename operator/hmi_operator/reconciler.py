@@ -212,7 +212,9 @@ class Reconciler:
             case PublishAgainOrStartRun():
                 return await self._publish_again_or_start(ref, action.request)
             case ResumeRun():
-                await self._resume(action.run_id)
+                run = await self._ports.control_plane.run(action.run_id)
+                if run is not None:
+                    await self._ports.jobs.start(run)
             case StopRun():
                 await self._ports.jobs.stop(action.run_id, ref.namespace)
                 await self._ports.control_plane.fail_run(action.run_id, action.failure)
@@ -223,7 +225,9 @@ class Reconciler:
             case DeleteContents():
                 await self._delete_contents(resource)
             case Withdraw():
-                await self._withdraw(action.adapter)
+                await self._delete_jobs(action.adapter)
+                withdrawn = ResourceRef.of(action.adapter)
+                await self._ports.control_plane.delete(withdrawn.kind, withdrawn.key)
         return None
 
     async def _declare(self, ref: ResourceRef, record: DomainRecord | AdapterRecord) -> None:
@@ -242,11 +246,6 @@ class Reconciler:
         if run.state in (RunState.PENDING, RunState.RUNNING):
             await self._ports.jobs.start(run)
         return run
-
-    async def _resume(self, run_id: str) -> None:
-        run = await self._ports.control_plane.run(run_id)
-        if run is not None:
-            await self._ports.jobs.start(run)
 
     async def _publish_again_or_start(self, ref: ResourceRef, request: RunCreate) -> RunView | None:
         wanted = PublishAgain(uid=request.uid, spec_digest=request.spec_digest)
@@ -274,11 +273,6 @@ class Reconciler:
         if action.revocation.withdraw:
             await self._delete_jobs(resource)
         await self._ports.control_plane.revoke(ResourceRef.of(resource).key, action.revocation)
-
-    async def _withdraw(self, adapter: TaskAdapter) -> None:
-        """Delete what belongs to a TaskAdapter whose object stays."""
-        await self._delete_jobs(adapter)
-        await self._ports.control_plane.delete("TaskAdapter", ResourceRef.of(adapter).key)
 
     async def _delete_jobs(self, resource: Resource) -> None:
         """Delete a resource's Jobs if its namespace permits; the results of a Job that stays are rejected."""

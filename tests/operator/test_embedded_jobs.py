@@ -57,7 +57,7 @@ async def test_the_next_run_waits_for_its_place(jobs: SubprocessJobs) -> None:
     assert await jobs.observe(first) is None
 
 
-async def test_the_end_of_a_process_is_reported_and_counted(tmp_path: Path) -> None:
+async def test_an_end_is_told_and_counted(tmp_path: Path) -> None:
     jobs = SubprocessJobs(
         tmp_path, {"WORD": "hello"}, program=(sys.executable, "-c", "import os; print(os.environ['WORD'])")
     )
@@ -69,7 +69,7 @@ async def test_the_end_of_a_process_is_reported_and_counted(tmp_path: Path) -> N
     view = await jobs.observe(run)
     assert view is not None
     assert (view.alive, view.crashes) == (False, 1)
-    assert (jobs.work_dir(run) / "run.log").read_text() == "hello\n"
+    assert jobs.log_file(run).read_text() == "hello\n"
 
 
 async def test_the_administrator_s_key_stays_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,12 +78,12 @@ async def test_the_administrator_s_key_stays_here(tmp_path: Path, monkeypatch: p
     jobs = SubprocessJobs(tmp_path, {}, program=program)
     run = a_run("run-1")
     await jobs.start(run)
-    await until(lambda: (jobs.work_dir(run) / "run.log").exists() and (jobs.work_dir(run) / "run.log").read_text())
-    assert (jobs.work_dir(run) / "run.log").read_text() == "False\n"
+    await until(lambda: jobs.log_file(run).exists() and jobs.log_file(run).read_text())
+    assert jobs.log_file(run).read_text() == "False\n"
     await jobs.close()
 
 
-async def test_delete_all_stops_processes_and_removes_folders(jobs: SubprocessJobs) -> None:
+async def test_erasing_ends_and_removes_everything_of_a_resource(jobs: SubprocessJobs) -> None:
     run = a_run("run-1")
     await jobs.start(run)
     await until((jobs.work_dir(run) / "began").exists)
@@ -107,7 +107,7 @@ async def test_an_orphan_of_an_earlier_owner_is_ended_before_its_run_starts_agai
         assert orphan.poll() == -signal.SIGTERM
 
 
-async def test_a_program_that_cannot_start_counts_as_a_crash(tmp_path: Path) -> None:
+async def test_a_program_that_cannot_start_is_a_crash_and_not_the_end_of_everything(tmp_path: Path) -> None:
     (tmp_path / "uid-hotel").write_text("a file where the folder should be")
     jobs = SubprocessJobs(tmp_path, {}, program=("true",))
     ended: list[RunView] = []

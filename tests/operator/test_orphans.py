@@ -10,7 +10,7 @@ from fake_control_plane import FakeControlPlane
 from reconciler_fakes import Jobs
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
-from hmi_api.internal.catalog import AdapterRecord, RegisteredCluster, DomainRecord
+from hmi_api.internal.catalog import AdapterRecord, DomainRecord, RegisteredCluster
 from hmi_api.resources.manifests import parse_manifest
 from hmi_operator.embedded import FileResourceStore
 from hmi_operator.orphans import Orphan, OrphanCollector, OrphanGrace
@@ -237,8 +237,8 @@ async def test_another_cluster_ends_the_collector_and_is_waited_for_at_the_start
     with pytest.raises(InvalidInput, match="OtherCluster"):
         await here.keeper.run()
     with pytest.raises(Stopped):
-        await here.keeper.claim_until_taken()
+        await here.keeper.register_until_accepted()
     assert set(slept) == {5.0}
     here.plane.cluster = None
-    await here.keeper.claim_until_taken()
+    await here.keeper.register_until_accepted()
     assert here.plane.cluster == await here.store.identity()

@@ -78,6 +78,10 @@ class SubprocessJobs:
         """Return the folder of a run: checkpoints, unfinished files, ``run.log`` and ``process.json``."""
         return self._runs / run.uid / run.id
 
+    def log_file(self, run: RunView) -> Path:
+        """Return the file of a run's output."""
+        return self.work_dir(run) / LOG_FILE
+
     async def start(self, run: RunView) -> None:
         """Start the run's process, or queue it; do nothing if it is alive or queued."""
         job = self._jobs.setdefault(run.id, _Job(run))

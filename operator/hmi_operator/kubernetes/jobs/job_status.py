@@ -210,7 +210,8 @@ def wants_warnings(job: JobStatus, pods: Sequence[PodStatus]) -> str | None:
     newest = newest_of(pods)
     if newest is None:
         return job.uid if not job.active else None
-    stuck = newest.phase == "Pending" and newest.scheduled and not _explains_itself(newest)
+    explained = newest.waiting_reason in _IMAGE_REASONS | _CONFIG_REASONS
+    stuck = newest.phase == "Pending" and newest.scheduled and not explained
     return newest.uid if stuck else None
 
 
@@ -297,11 +298,6 @@ def refusal_of(text: str) -> PodProblem:
         return PodProblem(Reason.QUOTA_EXCEEDED, message)
     message = f"The cluster does not admit the training Job: {_short(text)} Correct the spec or the policy."
     return PodProblem(Reason.JOB_REFUSED, message)
-
-
-def _explains_itself(pod: PodStatus) -> bool:
-    """Whether the pod's own status says why it waits."""
-    return pod.waiting_reason in _IMAGE_REASONS | _CONFIG_REASONS
 
 
 def _short(text: str) -> str:

@@ -62,7 +62,13 @@ def build_training_job(run: RunView, settings: TrainerSettings, *, crashes: int 
             "ttlSecondsAfterFinished": settings.trainer_succeeded_ttl_seconds,
             "podReplacementPolicy": "Failed",  # two pods never write one work volume
             "podFailurePolicy": {"rules": _failure_rules()},
-            "template": {"metadata": _pod_metadata(labels, settings), "spec": _pod(run, settings)},
+            "template": {
+                "metadata": {
+                    "labels": settings.trainer_pod_labels | labels,
+                    "annotations": settings.trainer_pod_annotations,
+                },
+                "spec": _pod(run, settings),
+            },
         },
     }
     try:
@@ -145,25 +151,18 @@ def _failure_rules() -> list[dict[str, Any]]:
     ]
 
 
-def _pod_metadata(labels: dict[str, str], settings: TrainerSettings) -> dict[str, Any]:
-    """Return a training pod's labels and annotations; HMI's own labels win."""
-    metadata: dict[str, Any] = {"labels": settings.trainer_pod_labels | labels}
-    if settings.trainer_pod_annotations:
-        metadata["annotations"] = dict(settings.trainer_pod_annotations)
-    return metadata
-
-
 def _pod(run: RunView, settings: TrainerSettings) -> dict[str, Any]:
     sources = sources_of(run)
     volumes, mounts = _own_volumes(job_name(run), settings)
     data, data_mounts = _data_volumes(source.uri for source in sources)
+    secrets = dict.fromkeys(source.secret_ref.name for source in sources if source.secret_ref is not None)
     container = {
         "name": CONTAINER,
         "image": settings.trainer_image,
         "imagePullPolicy": settings.trainer_image_pull_policy,
         "command": ["python", "-m", "hmi_runtime.training", run.spec.kind],
         "env": _environment(run, settings),
-        "envFrom": [{"secretRef": {"name": name}} for name in _secrets(sources)],
+        "envFrom": [{"secretRef": {"name": name}} for name in secrets],
         "resources": merged_resources(run.spec.spec.resources, settings.trainer_default_resources),
         "volumeMounts": mounts + data_mounts + list(settings.trainer_extra_volume_mounts),
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -241,12 +240,6 @@ def _outbound(settings: TrainerSettings) -> dict[str, str]:
     }
     both = proxies | {name.upper(): value for name, value in proxies.items()}
     return both | {"AWS_EC2_METADATA_DISABLED": "true"}  # the node's credentials are not the tenant's to use
-
-
-def _secrets(sources: Iterable[DataSource | ImportSource]) -> list[str]:
-    """Return the Secrets with credentials, each once, in the order in which they are named."""
-    names = [source.secret_ref.name for source in sources if source.secret_ref is not None]
-    return list(dict.fromkeys(names))
 
 
 def _own_volumes(claim: str, settings: TrainerSettings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
