@@ -99,6 +99,11 @@ class Cluster:
         changed = await self.api.merge_patch(kind, self.namespace, name, body)
         return changed or await self.api.create(kind, self.namespace, body)
 
+    async def apply_all(self, *bodies: dict[str, Any]) -> None:
+        """Apply several objects, in order."""
+        for body in bodies:
+            await self.apply(body)
+
     async def get(self, kind: Kind, name: str) -> Manifest | None:
         return await self.api.get(kind, self.namespace, name)
 
