@@ -9,7 +9,7 @@ import pytest
 from kubernetes.aio.client import V1Lease
 
 from hmi_api.errors import NotReady
-from hmi_operator.kubernetes.client import NotFound, metadata_of
+from hmi_operator.kubernetes.client import ApiServerNotFound, metadata_of
 from hmi_operator.kubernetes.lease import Lease
 
 SECONDS = 12.0
@@ -52,7 +52,7 @@ class OneLease:
         if trouble is not None:
             await trouble()
         if self.kept is None:
-            raise NotFound(404, "NotFound", "There is no such Lease.")
+            raise ApiServerNotFound(404, "NotFound", "There is no such Lease.")
         return self.kept.model_copy(deep=True)
 
     async def create_namespaced_lease(self, namespace: str, body: V1Lease) -> V1Lease:

@@ -51,7 +51,7 @@ _TRANSIENT = {408, 429, 500, 502, 503, 504}
 _WATCH = "WATCH"
 
 
-class ApiError(HmiError):
+class ApiServerError(HmiError):
     """The API server refused a request and would refuse it again; ``code`` is the HTTP status."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
@@ -59,11 +59,11 @@ class ApiError(HmiError):
         self.code = code
 
 
-class NotFound(ApiError):
+class ApiServerNotFound(ApiServerError):
     """404: there is no such object."""
 
 
-class Conflict(ApiError):
+class ApiServerConflict(ApiServerError):
     """409: the object exists already, or has changed since it was read. Read it and try again."""
 
 
@@ -78,9 +78,9 @@ class _Retryable(Exception):
 class BoundedApiClient(ApiClient):
     """An ``ApiClient`` whose requests time out, are repeated while a failure may pass, and are counted.
 
-    A create that succeeded although its answer was lost is a ``Conflict`` when it is repeated. Raises
-    ``NotReady`` when the API server cannot be reached or cannot answer after all attempts, ``Conflict``,
-    ``NotFound``, or ``ApiError`` for any other refusal.
+    A create that succeeded although its answer was lost is an ``ApiServerConflict`` when it is repeated.
+    Raises ``NotReady`` when the API server cannot be reached or cannot answer after all attempts,
+    ``ApiServerConflict``, ``ApiServerNotFound``, or ``ApiServerError`` for any other refusal.
     """
 
     def __init__(self, configuration: Configuration, observe: RequestObserver | None = None) -> None:
@@ -197,7 +197,7 @@ async def find(request: Awaitable[ObjectT]) -> ObjectT | None:
     """Return what a request returns; None when there is no such object."""
     try:
         return await request
-    except NotFound:
+    except ApiServerNotFound:
         return None
 
 
@@ -244,7 +244,7 @@ def plural_of(path: str) -> str:
     return parts[0] if parts else ""
 
 
-def _error_of(code: int, body: bytes) -> ApiError:
+def _error_of(code: int, body: bytes) -> ApiServerError:
     """Return the error that a Kubernetes ``Status`` describes, or a plain one for any other body."""
     try:
         status = json.loads(body)
@@ -252,7 +252,7 @@ def _error_of(code: int, body: bytes) -> ApiError:
     except (ValueError, KeyError, TypeError):
         reason, message = "Refused", f"The API server answered {code}."
     if code == HTTPStatus.NOT_FOUND:
-        return NotFound(code, reason, message)
+        return ApiServerNotFound(code, reason, message)
     if code == HTTPStatus.CONFLICT:
-        return Conflict(code, reason, message)
-    return ApiError(code, reason, message)
+        return ApiServerConflict(code, reason, message)
+    return ApiServerError(code, reason, message)

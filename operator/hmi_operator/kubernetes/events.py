@@ -28,7 +28,7 @@ from hmi_api.resources.kinds import Resource
 from hmi_api.resources.reasons import Reason
 from hmi_operator.kubernetes.client import (
     MERGE_PATCH,
-    Conflict,
+    ApiServerConflict,
     KubernetesClient,
     find,
     metadata_of,
@@ -209,7 +209,7 @@ class EventRecorder:
         event = build_event(resource, message, self._instance)
         try:
             await self._api.create_namespaced_event(namespace, event)
-        except Conflict:
+        except ApiServerConflict:
             return  # an earlier attempt succeeded, although its answer was lost
         self._series[key] = _Series(str(metadata_of(event).name), now)
 
@@ -226,7 +226,7 @@ class EventRecorder:
             event = build_orphan_event(orphan, regarding, self._instance)
             try:
                 await self._api.create_namespaced_event(namespace, event)
-            except Conflict:
+            except ApiServerConflict:
                 return  # an earlier attempt succeeded, although its answer was lost
             except HmiError as error:
                 logger.info("an Event on %s was rejected in %s: %s", ref, namespace, error)

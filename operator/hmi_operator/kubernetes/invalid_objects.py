@@ -15,7 +15,7 @@ from hmi_api.names import FINALIZER
 from hmi_api.resources.conditions import Condition, Phase
 from hmi_api.resources.reasons import Reason
 from hmi_operator.kubernetes.cache import ResourceCache
-from hmi_operator.kubernetes.client import Conflict, KubernetesClient, Manifest
+from hmi_operator.kubernetes.client import ApiServerConflict, KubernetesClient, Manifest
 from hmi_operator.kubernetes.objects import InvalidObject, patch_object, read_object
 from hmi_operator.planning.conditions import ConditionWriter
 from hmi_operator.ports import Ports, ResourceRef
@@ -50,7 +50,7 @@ class InvalidObjectReconciler:
                 await self._delete(ref, present)
             else:
                 await self._report(found, present)
-        except Conflict:
+        except ApiServerConflict:
             return ReconcileResult(RETRY_SECONDS, enqueue=(ref,))
         return ReconcileResult()
 

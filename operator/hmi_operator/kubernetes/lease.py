@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from kubernetes.aio.client import V1Lease, V1LeaseSpec, V1ObjectMeta
 
 from hmi_api.errors import HmiError, NotReady
-from hmi_operator.kubernetes.client import Conflict, KubernetesClient, find, micro_time
+from hmi_operator.kubernetes.client import ApiServerConflict, KubernetesClient, find, micro_time
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Lease:
             try:
                 if await self._take(by_force=True):
                     break
-            except Conflict:
+            except ApiServerConflict:
                 continue  # the holder renewed it in between
         else:
             raise NotReady("Contended", f"The lease {self._namespace}/{self._name} could not be taken.")
@@ -186,7 +186,7 @@ class Lease:
         """Take or renew the Lease if it is free, expired or ours; return whether it is ours now."""
         try:
             taken = await self._take()
-        except Conflict:
+        except ApiServerConflict:
             logger.debug("leader: another replica was faster")
             taken = self.held
         except HmiError as error:

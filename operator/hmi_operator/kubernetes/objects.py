@@ -76,7 +76,7 @@ async def patch_object(
 ) -> Manifest | None:
     """Apply a JSON merge patch to an object or its status; return the object, or None when it is gone.
 
-    Raises ``Conflict`` when the patch names another resourceVersion or uid than the present one.
+    Raises ``ApiServerConflict`` when the patch names another resourceVersion or uid than the present one.
     """
     api = client.custom_objects
     send = api.patch_namespaced_custom_object_status if status else api.patch_namespaced_custom_object

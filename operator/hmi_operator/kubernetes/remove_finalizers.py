@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hmi_api.errors import NotReady
 from hmi_api.names import FINALIZER, PLURALS, KindName
-from hmi_operator.kubernetes.client import Conflict, KubernetesClient, Manifest
+from hmi_operator.kubernetes.client import ApiServerConflict, KubernetesClient, Manifest
 from hmi_operator.kubernetes.lease import Lease
 from hmi_operator.kubernetes.objects import list_objects, patch_object, read_object, ref_of
 
@@ -48,7 +48,7 @@ async def _remove_finalizer(client: KubernetesClient, kind: KindName, manifest: 
         patch = {"metadata": {"finalizers": left, "resourceVersion": metadata["resourceVersion"]}}
         try:
             await patch_object(client, ref, patch)
-        except Conflict:
+        except ApiServerConflict:
             present = await read_object(client, ref)
             continue
         logger.info("%s has no finalizer of HMI any more", ref)

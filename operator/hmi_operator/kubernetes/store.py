@@ -7,7 +7,7 @@ from hmi_api.errors import NotReady
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.resources.kinds import Resource
 from hmi_operator.kubernetes.cache import ResourceCache
-from hmi_operator.kubernetes.client import Conflict, KubernetesClient, Manifest, find, metadata_of
+from hmi_operator.kubernetes.client import ApiServerConflict, KubernetesClient, Manifest, find, metadata_of
 from hmi_operator.kubernetes.objects import (
     list_objects,
     patch_object,
@@ -138,7 +138,7 @@ class KubeResourceStore:
             body = made | {"metadata": {**made.get("metadata", {}), **precondition}}
             try:
                 answer = await patch_object(self._client, ref, body, status=status)
-            except Conflict:
+            except ApiServerConflict:
                 logger.info("%s was changed meanwhile; the write is repeated on the new version", ref)
                 await self._refresh(ref)
                 continue

@@ -30,7 +30,7 @@ from scale_parts import (
     simulated_services,
 )
 
-from hmi_operator.kubernetes.client import Conflict
+from hmi_operator.kubernetes.client import ApiServerConflict
 
 ADAPTERS = int(os.environ.get("HMI_SCALE", "25"))
 CLUSTER = os.environ.get("HMI_SCALE_CLUSTER")
@@ -81,7 +81,7 @@ async def create_adapters(here: Cluster, body: dict[str, Any]) -> None:
             metadata = {"name": f"task-{number}", "namespace": here.namespace}
             try:
                 await here.api.create(TASK_ADAPTERS, here.namespace, body | {"metadata": metadata})
-            except Conflict:  # the answer to the first try was lost
+            except ApiServerConflict:  # the answer to the first try was lost
                 continue
 
     async with asyncio.TaskGroup() as tasks:

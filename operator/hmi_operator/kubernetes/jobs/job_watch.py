@@ -13,7 +13,7 @@ from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.watch import Watch
 
 from hmi_api.errors import HmiError, NotReady
-from hmi_operator.kubernetes.client import WATCH_SECONDS, ApiError, KubernetesClient, list_pages
+from hmi_operator.kubernetes.client import WATCH_SECONDS, ApiServerError, KubernetesClient, list_pages
 from hmi_operator.kubernetes.jobs.job_status import JobStatus, is_owned, resource_of_labels
 from hmi_operator.kubernetes.jobs.naming import RUN_LABEL
 from hmi_operator.ports import ResourceRef
@@ -93,7 +93,7 @@ async def watch_jobs(
                     handle(event["type"], event["object"])
             refused = False
         except HmiError as error:
-            if isinstance(error, ApiError):
+            if isinstance(error, ApiServerError):
                 version = ""
             if not (refused or _is_expired(error)):
                 logger.warning("Jobs of %s are not watched now: %s", namespace or "the cluster", error)
@@ -115,7 +115,7 @@ async def _events(client: KubernetesClient, namespace: str | None, version: str)
             async for event in watch.stream(request, *arguments, **options):
                 yield event
     except ApiException as error:
-        raise ApiError(error.status, "Expired", str(error.reason)) from error
+        raise ApiServerError(error.status, "Expired", str(error.reason)) from error
     except (aiohttp.ClientError, TimeoutError) as error:
         message = f"A watch was interrupted ({type(error).__name__})."
         raise NotReady("ApiServerUnavailable", message) from error
@@ -147,4 +147,4 @@ def _list_request(
 
 def _is_expired(error: HmiError) -> bool:
     """Whether a watch only has to start again from a new list."""
-    return isinstance(error, ApiError) and error.code == HTTPStatus.GONE
+    return isinstance(error, ApiServerError) and error.code == HTTPStatus.GONE

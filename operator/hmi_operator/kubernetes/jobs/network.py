@@ -14,7 +14,7 @@ from typing import Any
 from cachetools import TTLCache
 
 from hmi_api.security.address_policy import NAT64, PUBLIC_V6, Network, not_public
-from hmi_operator.kubernetes.client import Conflict, KubernetesClient, Manifest, find
+from hmi_operator.kubernetes.client import ApiServerConflict, KubernetesClient, Manifest, find
 from hmi_operator.kubernetes.jobs.naming import COMPONENT, MANAGED_BY, TRAINER
 from hmi_operator.kubernetes.jobs.settings import TrainerSettings
 
@@ -87,7 +87,7 @@ class TrainingNetwork:
     async def ensure(self, namespace: str) -> None:
         """Create or update a namespace's policy, if the installation wants one.
 
-        Raises ``ApiError`` if the operator may not: no Job must be created then.
+        Raises ``ApiServerError`` if the operator may not: no Job must be created then.
         """
         if not self._settings.trainer_network_policy or namespace in self._believed:
             return
@@ -101,7 +101,7 @@ class TrainingNetwork:
             elif present["spec"] != wanted["spec"]:
                 wanted["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
                 await find(self._api.replace_namespaced_custom_object(*kind, name, wanted))
-        except Conflict as conflict:
+        except ApiServerConflict as conflict:
             if conflict.reason != "AlreadyExists":  # another replica was faster
                 raise
         self._believed[namespace] = None

@@ -16,8 +16,8 @@ from hmi_api.internal.runs import RunPod, RunState, RunView
 from hmi_api.resources.reasons import Reason
 from hmi_operator.kubernetes.client import (
     MERGE_PATCH,
-    ApiError,
-    Conflict,
+    ApiServerConflict,
+    ApiServerError,
     KubernetesClient,
     find,
     list_items,
@@ -122,9 +122,9 @@ class KubernetesTrainingJobs:
                 await self._delete(job)
         try:
             await self._create(run, crashes)
-        except Conflict:
+        except ApiServerConflict:
             raise  # with something that passes, such as two changes of one quota
-        except ApiError as refused:
+        except ApiServerError as refused:
             self._refuse(run, refusal_of(refused.message), final=refused.code in _WRONG)
         except InvalidInput as wrong:
             self._refuse(run, PodProblem(Reason.JOB_REFUSED, wrong.message), final=True)
@@ -195,7 +195,7 @@ class KubernetesTrainingJobs:
         await self._ensure_claim(run)
         try:
             created = await self._client.batch.create_namespaced_job(run.spec.namespace, job)
-        except Conflict as conflict:
+        except ApiServerConflict as conflict:
             if conflict.reason != _EXISTS:
                 raise
             await self._read(run)  # another replica was faster, or the answer to an earlier attempt was lost
@@ -210,7 +210,7 @@ class KubernetesTrainingJobs:
             return
         try:
             await self._client.core.create_namespaced_persistent_volume_claim(run.spec.namespace, claim)
-        except Conflict as conflict:
+        except ApiServerConflict as conflict:
             if conflict.reason != _EXISTS:
                 raise
             logger.debug("run %s keeps the work volume that it has", run.id)
@@ -243,7 +243,7 @@ class KubernetesTrainingJobs:
             pods = await self._pods(job)
             about = wants_warnings(job, pods)
             warnings = await self._warnings(job.namespace, about) if about else []
-        except ApiError as refused:
+        except ApiServerError as refused:
             # Details for the status must not stop the work.
             logger.warning("run %s: why it does not run could not be read: %s", job.run_id, refused)
             pods, warnings = [], []
@@ -264,7 +264,7 @@ class KubernetesTrainingJobs:
             return known[1]
         try:
             pods = await self._pods(job)
-        except ApiError as refused:
+        except ApiServerError as refused:
             logger.warning("run %s: its pods could not be read: %s", job.run_id, refused)
             return ()
         # Labels anyone can write; the Job controls its own pods.
@@ -289,7 +289,7 @@ class KubernetesTrainingJobs:
         """Return the result of work in a namespace; None where the namespace is gone or being deleted."""
         try:
             return await work
-        except ApiError as refused:
+        except ApiServerError as refused:
             if refused.code not in _NO_ACCESS:
                 raise
             found = await find(self._client.core.read_namespace(namespace))
