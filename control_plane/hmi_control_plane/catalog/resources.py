@@ -25,8 +25,11 @@ def get_resource(session: Session, kind: type[ResourceT], namespace: str, name: 
     """Return the resource; raises NotFound (UnknownDomain, UnknownAdapter)."""
     row = find_resource(session, kind, namespace, name)
     if row is None:
-        reason, word = ("UnknownDomain", "Domain") if kind is DomainRow else ("UnknownAdapter", "TaskAdapter")
-        raise NotFound(reason, f"There is no {word} {namespace}/{name}.")
+        word = "Domain" if kind is DomainRow else "TaskAdapter"
+        raise NotFound(
+            "UnknownDomain" if kind is DomainRow else "UnknownAdapter",
+            f"There is no {word} {namespace}/{name}.",
+        )
     return row
 
 

@@ -193,15 +193,15 @@ def _path(request: Request) -> str:
     return path
 
 
-_UNAVAILABLE = (503, "DatabaseUnavailable", "The catalog database did not answer; try again.")
-_DATABASE_ERRORS: dict[type[Exception], tuple[int, str, str]] = {
+_UNAVAILABLE = RequestFailed(503, "DatabaseUnavailable", "The catalog database did not answer; try again.")
+_DATABASE_ERRORS: dict[type[Exception], RequestFailed] = {
     # The types of hmi_api.internal.storable normally refuse such values earlier, by field. Retries fail.
-    DataError: (
+    DataError: RequestFailed(
         422,
         "ValueNotStorable",
         "A value cannot be stored: it contains a NUL, is too long or too large.",
     ),
-    IntegrityError: (
+    IntegrityError: RequestFailed(
         409,
         "ConcurrentWrite",
         "Another request wrote the same record at the same time; try again.",
@@ -209,14 +209,14 @@ _DATABASE_ERRORS: dict[type[Exception], tuple[int, str, str]] = {
     OperationalError: _UNAVAILABLE,
     PoolTimeoutError: _UNAVAILABLE,
 }
-"""Status, reason and message by the error of the database."""
+"""The error response by the error of the database."""
 
 
 def _on_database_error(request: Request, error: Exception) -> JSONResponse:
     failure = next(found for kind, found in _DATABASE_ERRORS.items() if isinstance(error, kind))
     level = logging.ERROR if failure is _UNAVAILABLE else logging.WARNING
-    log.log(level, "%s %s: %s", request.method, request.url.path, failure[1], exc_info=error)
-    return hmi_error_response(_path(request), RequestFailed(*failure))
+    log.log(level, "%s %s: %s", request.method, request.url.path, failure.reason, exc_info=error)
+    return hmi_error_response(_path(request), failure)
 
 
 def _on_unexpected(request: Request, _error: Exception) -> JSONResponse:
