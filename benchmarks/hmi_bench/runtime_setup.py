@@ -83,7 +83,7 @@ class PublishedDomain:
 def publish_domain(
     base: BaseModel, store: ArtifactStore, texts: Sequence[str], *, other_entries: int = 50_000
 ) -> PublishedDomain:
-    """Publish a Domain split at half, with a table that holds every window of ``texts``.
+    """Publish a Domain split at half, with a table that contains every window of ``texts``.
 
     It also has ``other_entries`` random windows with random values, so that lookups search a table of
     realistic size.

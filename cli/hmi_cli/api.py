@@ -46,7 +46,7 @@ class ResourceApi:
         )
 
     def delete(self, kind: Kind, namespace: str, name: str) -> None:
-        """Request the deletion of an object, which goes on in the background."""
+        """Request the deletion of an object, which continues in the background."""
         self._client.request("DELETE", resource_path(kind, namespace, name))
 
     def find_deleting(self, kind: Kind, namespace: str, name: str) -> Object | None:

@@ -51,7 +51,7 @@ def print_warning(message: str) -> None:
 
 
 def _print(begins: str, style: str, message: str) -> None:
-    message = message.encode(errors="backslashreplace").decode()  # may hold bytes that are not UTF-8
+    message = message.encode(errors="backslashreplace").decode()  # may contain bytes that are not UTF-8
     # If standard error is closed, the exit code still says that the command failed.
     with contextlib.suppress(OSError):
         console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -2,8 +2,8 @@
 
 An artifact is a folder in the artifact store: a ``manifest.json`` and the files it lists. It is named by
 the SHA-256 of the manifest's bytes, and the manifest names the SHA-256 of every file, so one digest
-covers all. Tensors are safetensors; nothing is ever pickled. This module holds the types and what names are
-allowed: others read and write the bytes.
+covers all. Tensors are safetensors; nothing is ever pickled. This module has the types and the rules for
+names; others read and write the bytes.
 """
 
 from enum import StrEnum
@@ -19,7 +19,7 @@ _SUFFIXES = frozenset({".safetensors", ".json"})
 
 
 class ArtifactKind(StrEnum):
-    """What an artifact holds."""
+    """What an artifact contains."""
 
     LAYERS = "Layers"  # a domain's window-local lower layers, gates, positions and bridge
     TABLE = "Table"  # a domain's PLOT: window keys and their values

@@ -1,4 +1,4 @@
-"""API keys: their form, and from a key to its tenant without asking the database at every request.
+"""API keys: their form, and the tenant of a key without a database query at every request.
 
 A key is ``hmi_{id}_{secret}``. The id is public and finds the row; the secret is 256 random bits, so a plain
 SHA-256 of it withstands any search and can be checked on every request, as a slow password hash could not.

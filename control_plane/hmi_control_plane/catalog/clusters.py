@@ -11,12 +11,12 @@ from hmi_control_plane.catalog.database import utc_now
 from hmi_control_plane.catalog.tables import AdapterRow, Cluster, DomainRow
 from hmi_control_plane.http.errors import Conflict
 
-CLAIM_EXPIRES_AFTER = timedelta(minutes=2)
-"""After this time without a call of its operator, a cluster's catalog can be claimed by another cluster."""
+REGISTRATION_EXPIRES_AFTER = timedelta(minutes=2)
+"""After this time without a call of its operator, another cluster can be registered with its catalog."""
 
 
-def claim_catalog(session: Session, uid: str) -> RegisteredCluster:
-    """Claim this catalog for the operator of the cluster ``uid``.
+def register_cluster(session: Session, uid: str) -> RegisteredCluster:
+    """Register the operator of the cluster ``uid`` as the only user of this catalog.
 
     Raises Conflict (OtherCluster) while another cluster's operator uses it: each of two operators would take
     the other's resources for deleted ones.
@@ -26,12 +26,12 @@ def claim_catalog(session: Session, uid: str) -> RegisteredCluster:
     row = session.scalar(select(Cluster))
     if row is not None and row.uid != uid:
         silent = now - row.seen_at
-        if silent < CLAIM_EXPIRES_AFTER:
+        if silent < REGISTRATION_EXPIRES_AFTER:
             raise Conflict(
                 "OtherCluster",
                 f"This catalog is in use by cluster {row.uid}, whose operator last called "
                 f"{silent.total_seconds():.0f} s ago. Give each cluster its own database; if that cluster is "
-                f"gone, wait until {CLAIM_EXPIRES_AFTER.total_seconds():.0f} s have passed.",
+                f"gone, wait until {REGISTRATION_EXPIRES_AFTER.total_seconds():.0f} s have passed.",
             )
         session.delete(row)
         session.flush()

@@ -1,4 +1,4 @@
-"""Training runs: their life, the pods that may report on them, and the artifacts that they may publish."""
+"""Training runs: their states, the pods that may report on them, and the artifacts that they may publish."""
 
 import secrets
 import time

@@ -91,7 +91,7 @@ def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
 
 
 @dataclass(frozen=True)
-class EarlierVersion:
+class PublishableVersion:
     """A version that can be published again, and the artifacts that it needs."""
 
     version: int
@@ -100,13 +100,13 @@ class EarlierVersion:
 
 def find_earlier_version(
     session: Session, kind: type[ResourceRow], namespace: str, name: str, wanted: PublishAgain
-) -> EarlierVersion | None:
+) -> PublishableVersion | None:
     """Return the newest version that was made from the wanted spec and passed its gate, or None."""
     found = _version_of_spec(session, find_resource(session, kind, namespace, name), wanted)
     if found is None:
         return None
     refs = artifacts.load_refs(session, _artifact_digests(session, found))
-    return EarlierVersion(found.version, list(refs.values()))
+    return PublishableVersion(found.version, list(refs.values()))
 
 
 def publish_again(

@@ -69,7 +69,7 @@ class ResidentBytes(WireModel):
 
 
 class Heartbeat(WireModel):
-    """A runtime's report, every few seconds; the lists hold changes since the last acknowledged one."""
+    """A runtime's report, every few seconds; the lists contain changes since the last acknowledged one."""
 
     incarnation: Uid
     ready: list[AdapterVersionRef] = Field(default_factory=list, description="Versions that are ready now.")

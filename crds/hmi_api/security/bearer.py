@@ -1,7 +1,7 @@
 """The bearer token that a part of HMI sends to the others: a static one, or one from a file.
 
-On Kubernetes the file holds a projected service-account token, which the kubelet replaces before it expires,
-so the file is read again every few seconds.
+On Kubernetes the file contains a projected service-account token. The kubelet replaces it before it
+expires, so the file is read again every few seconds.
 """
 
 import logging
@@ -34,7 +34,7 @@ class TokenSource:
         reread_seconds: float = REREAD_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take either the token or the file that holds it."""
+        """Take either the token or the file that contains it."""
         if (token is None) == (file is None):
             raise ValueError("give a token or a file")
         self._token = token

@@ -180,7 +180,7 @@ class TokenReviewer:
         pending = self._pending.get(digest)
         if pending is None:
             pending = self._pending[digest] = asyncio.create_task(self._review(digest, token))
-            pending.add_done_callback(lambda task: self._finish(digest, task))
+            pending.add_done_callback(lambda task: self._forget_review(digest, task))
         # Shielded: the first caller may disconnect while others wait for the same review.
         return await asyncio.shield(pending)
 
@@ -189,7 +189,7 @@ class TokenReviewer:
         if self._api is not None:
             await self._api.api_client.close()
 
-    def _finish(self, digest: bytes, task: "asyncio.Task[Caller | None]") -> None:
+    def _forget_review(self, digest: bytes, task: "asyncio.Task[Caller | None]") -> None:
         del self._pending[digest]
         if not task.cancelled():
             task.exception()  # marks it as retrieved; every waiting caller may have disconnected

@@ -30,7 +30,7 @@ _IDENTITY = (b"", b"identity")
 class BodyLimit:
     """Bounds of a request's body.
 
-    ``bytes`` holds for the body as it is sent, and for what it is unpacked to. ``seconds`` is the time for
+    ``bytes`` limits the body as it is sent and as it is unpacked. ``seconds`` is the time for
     all of it, or with ``each_part`` for every next part, where bodies are long by nature. ``gzip`` says
     whether one may come packed.
     """

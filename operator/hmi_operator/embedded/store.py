@@ -193,7 +193,7 @@ class FileResourceStore:
                 return
             new = old.model_copy(update={"status": status})
             new = _with_metadata(new, resource_version=self._next_version())
-            await _finish(asyncio.to_thread(self._folder.write_status, ref, new))
+            await _complete_write(asyncio.to_thread(self._folder.write_status, ref, new))
             self._resources[ref] = new
             self._notify(EventType.MODIFIED, new, spec_changed=False)
 
@@ -237,7 +237,7 @@ class FileResourceStore:
             old = self._namespaces.get(name)
             if dry_run or old == namespace:
                 return old is None
-            await _finish(asyncio.to_thread(self._folder.write_namespace, namespace))
+            await _complete_write(asyncio.to_thread(self._folder.write_namespace, namespace))
             self._namespaces[name] = namespace
             for ref, resource in self._resources.items():
                 if ref.namespace == name:
@@ -251,7 +251,7 @@ class FileResourceStore:
         for resource in await self.resources(namespace=name):
             await self.delete(ResourceRef.of(resource))
         async with self._lock:
-            await _finish(asyncio.to_thread(self._folder.remove_namespace, name))
+            await _complete_write(asyncio.to_thread(self._folder.remove_namespace, name))
             self._namespaces.pop(name, None)
 
     # --- internal ----------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ class FileResourceStore:
     async def _save(self, resource: Resource) -> Resource:
         new = _with_metadata(resource, resource_version=self._next_version())
         ref = ResourceRef.of(new)
-        await _finish(asyncio.to_thread(self._folder.write_spec, ref, new))
+        await _complete_write(asyncio.to_thread(self._folder.write_spec, ref, new))
         self._resources[ref] = new
         self._index.put(new)
         return new
@@ -269,7 +269,7 @@ class FileResourceStore:
             saved = await self._save(resource)
             self._notify(EventType.MODIFIED, saved, spec_changed=True)
             return saved
-        await _finish(asyncio.to_thread(self._folder.remove, ref))
+        await _complete_write(asyncio.to_thread(self._folder.remove, ref))
         self._resources.pop(ref, None)
         self._index.remove(ref)
         self._next_version()
@@ -284,7 +284,7 @@ class FileResourceStore:
         self.watchers.notify(Event(type_, resource, spec_changed))
 
 
-async def _finish(writing: Coroutine[Any, Any, ResultT]) -> ResultT:
+async def _complete_write(writing: Coroutine[Any, Any, ResultT]) -> ResultT:
     """Finish a write even if the caller is cancelled, so that memory matches the disk."""
     task = asyncio.ensure_future(writing)
     try:

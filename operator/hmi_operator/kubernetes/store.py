@@ -65,7 +65,7 @@ class KubeResourceStore:
     async def is_absent(self, ref: ResourceRef) -> bool:
         """Whether the API server has no object of that name now.
 
-        Asked with a list, because a read answers 404 also where the whole resource type is gone.
+        Lists the object, because a read answers 404 also when the whole resource type is gone.
         """
         fields = f"metadata.name={ref.name}"
         found = list_objects(self._client, ref.kind, [ref.namespace], field_selector=fields)

@@ -42,7 +42,7 @@ _ACTIVE = (RunState.PENDING, RunState.RUNNING)
 
 
 class TrainingPhase(Enum):
-    """Where the training for a spec digest stands."""
+    """The state of the training for a spec digest."""
 
     UP_TO_DATE = auto()
     SUSPENDED = auto()

@@ -212,7 +212,7 @@ class Family:
     keys: Mapping[str, str]
     """Canonical size -> key in config.json."""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Path under a layer -> the modules whose rows it holds, one block after another."""
+    """Path under a layer -> the modules whose rows it contains, one block after another."""
     further_sizes: Callable[[RawConfig], dict[str, Any]] = lambda raw: {}
     """Sizes that only this family has. Raises ``InvalidInput`` BaseModelUnsupported."""
     norm_eps: float = 1e-12

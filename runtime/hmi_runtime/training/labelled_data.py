@@ -310,28 +310,28 @@ def train_validation_split(rows: Rows, share: float = VALIDATION_SHARE) -> Train
     for group in groups:
         strata[min(group.labels, key=lambda label: (left[label], label))].append(group)
     wanted = _shares({label: len(members) for label, members in strata.items()}, share)
-    held: set[int] = set()
+    held_out: set[int] = set()
 
     def hold_out(group: _Group) -> bool:
         possible = all(left[label] > 1 for label in group.labels)
         if possible:
             left.subtract(group.labels)
-            held.update(group.numbers)
+            held_out.update(group.numbers)
         return possible
 
     for label in sorted(strata):
         for group in strata[label]:
             if wanted[label] and hold_out(group):
                 wanted[label] -= 1
-    if not held and not any(hold_out(group) for group in groups):  # no stratum could spare a text
+    if not held_out and not any(hold_out(group) for group in groups):  # no stratum could spare a text
         raise InvalidInput(
             "TooFewRows",
             "No row can be held out to choose the epoch by: each label has one text only. Give at least two "
             "different texts of a label; some ten of each are better.",
         )
     return TrainValidationSplit(
-        train=rows.take(number for number in range(len(rows)) if number not in held),
-        validation=rows.take(sorted(held)),
+        train=rows.take(number for number in range(len(rows)) if number not in held_out),
+        validation=rows.take(sorted(held_out)),
     )
 
 

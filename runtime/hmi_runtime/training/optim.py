@@ -72,7 +72,7 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 class BatchSampler:
     """Assigns rows to steps.
 
-    Each epoch is shuffled anew. Rows are then sorted by length within pools of many batches, so that a batch
+    Each epoch is shuffled again. Rows are then sorted by length within pools of many batches, so that a batch
     has rows of similar length and little padding, and the batches are shuffled. Only one epoch's order is in
     memory, 8 bytes a row.
     """

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from hmi_control_plane.catalog.clusters import CLAIM_EXPIRES_AFTER
+from hmi_control_plane.catalog.clusters import REGISTRATION_EXPIRES_AFTER
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Cluster
 
@@ -101,7 +101,9 @@ def test_a_catalog_belongs_to_one_cluster_at_a_time(
     cluster.declare_domain("trade")
     with database.write() as session:
         seen_at = session.get_one(Cluster, "first").seen_at
-        session.execute(update(Cluster).values(seen_at=seen_at - CLAIM_EXPIRES_AFTER - timedelta(seconds=1)))
+        session.execute(
+            update(Cluster).values(seen_at=seen_at - REGISTRATION_EXPIRES_AFTER - timedelta(seconds=1))
+        )
     taken = cluster.internal("PUT", "/cluster", {"uid": "second"})
     assert taken["inherited"] is True
     assert 0 <= taken["knownSeconds"] < 60

@@ -90,10 +90,10 @@ def _add_revocations(router: APIRouter, database: Database, changes: ChangeSigna
 
 def _add_cluster(router: APIRouter, database: Database) -> None:
     @router.put("/cluster")
-    def claim_catalog(claim: ClusterRegistration) -> RegisteredCluster:
-        """Claim this catalog for a cluster's operator; 409 while another cluster's operator uses it."""
+    def register_cluster(cluster: ClusterRegistration) -> RegisteredCluster:
+        """Register a cluster's operator with this catalog; 409 while another cluster's operator uses it."""
         with database.write() as session:
-            return clusters.claim_catalog(session, claim.uid)
+            return clusters.register_cluster(session, cluster.uid)
 
     @router.put("/tenants/{tenant}", **NO_CONTENT)
     def ensure_tenant(tenant: Name) -> None:

@@ -41,7 +41,7 @@ class JobCache:
         """Store a Job from a watch; return the resource to enqueue.
 
         None when the Job is not of this operator or its status is known already. A Job that was only created
-        enqueues nothing: its creator knows of it.
+        enqueues nothing: its creator knows that it exists.
         """
         status = JobStatus.of(job)
         if status is None or not is_owned(job):

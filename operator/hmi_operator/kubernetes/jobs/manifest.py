@@ -231,7 +231,7 @@ def _environment(run: RunView, settings: TrainerSettings) -> list[dict[str, Any]
 
 
 def _outbound(settings: TrainerSettings) -> dict[str, str]:
-    """Return how a Job calls the world outside; the installation's ``extra_env`` may say otherwise."""
+    """Return the variables for a Job's connections to the outside; ``extra_env`` overrides them."""
     proxies = {
         "http_proxy": settings.trainer_http_proxy,
         "https_proxy": settings.trainer_https_proxy,

@@ -1,4 +1,4 @@
-"""Training runs as Kubernetes Jobs: the engine's ``TrainingJobs`` on an API server."""
+"""Training runs as Kubernetes Jobs: the reconciler's port ``TrainingJobs`` on an API server."""
 
 import asyncio
 import logging

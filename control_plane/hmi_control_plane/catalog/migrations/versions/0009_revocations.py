@@ -1,4 +1,4 @@
-"""Since when a TaskAdapter may not stand on its Domain, and what requests are told once it is withdrawn.
+"""Since when a TaskAdapter may not use its Domain, and the error that requests get once it is withdrawn.
 
 Revision: 0009. Follows: 0008.
 """
