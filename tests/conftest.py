@@ -104,13 +104,13 @@ class TokenReviews:
     audiences: dict[str, list[str]] = field(default_factory=dict)
     pods: dict[str, str] = field(default_factory=dict)
     status: int = 201
-    asked: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
 
     def answer(self, review: Any) -> dict[str, Any]:
         """Return the review with its status."""
         token = review["spec"]["token"]
-        self.asked.append(token)
+        self.tokens.append(token)
         audiences = self.audiences.get(token, ["hmi-control-plane"])
         meant = [audience for audience in audiences if audience in review["spec"]["audiences"]]
         if token not in self.accounts or not meant:

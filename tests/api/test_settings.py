@@ -271,7 +271,7 @@ def test_an_option_of_two_lines_is_refused() -> None:
     assert trimmed_option(None) is None
 
 
-def test_what_is_trimmed() -> None:
+def test_white_space_is_trimmed_and_control_characters_are_refused() -> None:
     assert trimmed("\u00a0 a b \n") == "a b"
     assert trimmed("\ufeffa\n") == "a"
     assert json.loads(trimmed('{"a": 1}\n')) == {"a": 1}
@@ -280,7 +280,7 @@ def test_what_is_trimmed() -> None:
             trimmed(inside)
 
 
-def test_a_process_reads_what_another_wrote_as_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_written_for_a_child_process_are_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {
         "run_id": "r1",
         "work_dir": Path("/work"),

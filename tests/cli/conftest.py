@@ -35,7 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=[server.serve(sockets=[listener])])
     thread.start()
-    # What is bound takes connections only once the server has started; until then clients wait.
+    # A bound socket accepts connections only once the server has started; until then clients wait.
     listener.listen()
     home.write_url(url_of(listener))
     yield Served(home, url_of(listener), store, loop)

@@ -32,7 +32,7 @@ Hold = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often, and be told at once why something stays."""
+    """Poll often, and report at once why a resource is kept."""
     monkeypatch.setattr(deletion, "POLL_S", 0.02)
     monkeypatch.setattr(deletion, "PATIENCE_S", 0.0)
 
@@ -52,14 +52,14 @@ def apply(hmi: Run, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def hold(served: Served) -> Iterator[Hold]:
-    """Hold a Domain as the reconciler does, and have its status say why where it is in use."""
-    held: list[tuple[ResourceRef, str]] = []
+    """Add a finalizer to a Domain as the reconciler does, and report in its status why it is in use."""
+    finalized: list[tuple[ResourceRef, str]] = []
 
     def holding(name: str, *, in_use: bool = False) -> None:
         ref = ResourceRef("Domain", "shop", name)
         uid = served.store.get(ref).metadata.uid
         served.do(served.store.add_finalizer(ref, uid, FINALIZER))
-        held.append((ref, uid))
+        finalized.append((ref, uid))
         if in_use:
             conditions = set_condition(
                 [], "Ready", ConditionStatus.FALSE, "InUse", IN_USE, now="2026-01-01T00:00:00Z"
@@ -68,7 +68,7 @@ def hold(served: Served) -> Iterator[Hold]:
             served.do(served.store.write_status(ref, uid, status))
 
     yield holding
-    for ref, uid in held:
+    for ref, uid in finalized:
         served.do(served.store.remove_finalizer(ref, uid, FINALIZER))
 
 

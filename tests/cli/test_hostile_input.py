@@ -86,7 +86,7 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line in this process; returns the exit code and what was said on standard error."""
+    """Run a command line in this process; returns the exit code and standard error."""
 
     def run(*arguments: str) -> tuple[int, str]:
         code = main(list(arguments))
@@ -257,11 +257,11 @@ def test_an_unusable_proxy_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch
     assert "nonsense" in said
 
 
-# --- what is printed cannot be written: each in a process of its own ------------------------------
+# --- output cannot be written: each in a process of its own ------------------------------
 
 
 def hmi(*arguments: str, redirect: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a shell line that redirects what it prints."""
+    """Run the command in a shell line that redirects its output."""
     line = f'"{sys.executable}" -m hmi_cli.main "$@" {redirect}'
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", line, "hmi", *arguments],
@@ -314,7 +314,7 @@ def test_a_terminal_without_unicode_causes_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# --- what the help names is accepted, and hints can be pasted ------------------------------------
+# --- commands of the help are accepted, and hints can be pasted ------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ STATES = [
 
 
 def shown(*, terminal: bool) -> str:
-    """Show all states and return what was written."""
+    """Show all states and return the output."""
     console = Console(file=StringIO(), force_terminal=terminal, width=120)
     with open_progress(console) as show:
         for state in STATES:

@@ -30,12 +30,12 @@ def test_a_named_tenant_takes_precedence_over_the_key_in_the_environment(
 def test_without_an_admin_key_other_figures_are_not_shown_instead(
     hmi: Run, served: Served, key: str, tmp_path: Path, command: str
 ) -> None:
-    nowhere = ("--home", str(tmp_path), "--server", served.url)
-    code, out, err = hmi(*nowhere, command, "seaview", "--key", key)
+    empty_home = ("--home", str(tmp_path), "--server", served.url)
+    code, out, err = hmi(*empty_home, command, "seaview", "--key", key)
     assert (code, out) == (1, "")
     assert "no admin key" in err
     assert "leave TENANT out" in err
-    assert hmi(*nowhere, command, "--key", key)[0] == 0
+    assert hmi(*empty_home, command, "--key", key)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One installation on a real cluster, for the story and the faults."""
+"""One installation on a real cluster, for the tests of the main job and of faults."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What helps to understand a failure later: the cluster's state, events and logs."""
+"""Records for the analysis of a failure: the cluster's state, events and logs."""
 
 import subprocess
 

@@ -13,7 +13,7 @@ import yaml
 Object = dict[str, Any]
 Found = TypeVar("Found")
 
-_BETWEEN_LOOKS_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _COMMAND_SECONDS = 90.0
 
 
@@ -72,13 +72,13 @@ class Kubectl:
 
 
 def wait_for(
-    look: Callable[[], Found | None], limit_s: float, what: str, explain: Callable[[], object] = lambda: ""
+    find: Callable[[], Found | None], limit_s: float, what: str, explain: Callable[[], object] = lambda: ""
 ) -> Found:
     """Poll until something is found, and return it; fail after ``limit_s`` seconds with an explanation."""
     ends = time.monotonic() + limit_s
-    while not (found := look()):
+    while not (found := find()):
         assert time.monotonic() < ends, f"{what}: not within {limit_s:.0f} s. {explain()}"
-        time.sleep(_BETWEEN_LOOKS_SECONDS)  # between two looks at the condition
+        time.sleep(_POLL_SECONDS)  # between two checks of the condition
     return found
 
 

@@ -58,12 +58,12 @@ class Resources:
     ) -> Object:
         """Wait until an object meets a condition, and return it."""
 
-        def look() -> Object | None:
+        def find() -> Object | None:
             found = self.get(kind, namespace, name)
             return found if wanted(found) else None
 
         return wait_for(
-            look, limit_s, f"{name}: {what}", lambda: conditions_of(self.get(kind, namespace, name))
+            find, limit_s, f"{name}: {what}", lambda: conditions_of(self.get(kind, namespace, name))
         )
 
     def ready(self, kind: str, namespace: str, name: str, limit_s: float) -> Object:

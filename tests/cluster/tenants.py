@@ -24,7 +24,7 @@ _STOP_FILE = "/tmp/stop"  # noqa: S108 -- in the client's own pod
 
 @dataclass
 class Tenants:
-    """Administers tenants as the README says, and asks as them from a pod, through the gateway's Service.
+    """Administers tenants as the README says, and sends their requests from a pod to the gateway's Service.
 
     ``requests`` and ``rows`` count what was answered with 200, by tenant and adapter: what the ledger must
     say beside what it said before.

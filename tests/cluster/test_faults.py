@@ -1,4 +1,4 @@
-"""Faults of a cluster: each shows in the status of what it affects, and everything else keeps working."""
+"""Faults of a cluster: each shows in the status of affected resources, and everything else keeps working."""
 
 import copy
 from collections.abc import Iterator

@@ -69,7 +69,7 @@ def test_helm_test_passes(installation: Installation) -> None:
 
 
 @pytest.mark.timeout(TRAINING_SECONDS + 300)
-def test_what_tenants_declare_becomes_ready(examples: Resources) -> None:
+def test_declared_resources_become_ready(examples: Resources) -> None:
     found = examples.all(NAMESPACES)
     assert {one["metadata"]["name"] for one in found} >= {name for _, name in MODELS}
     for one in found:
@@ -240,8 +240,8 @@ def test_a_new_installation_adopts_the_existing_resources(
         tenants.await_usage(tenant)
     assert installation.kubectl.text("get", BOTH, "-A").count("True") == len(versions)
     # The catalog still has what was deleted while no operator ran.
-    erased = administration.call("DELETE", "/admin/v1/adapters/velotel/mail-desk")
-    assert erased.status == 204, erased.text
+    deleted = administration.call("DELETE", "/admin/v1/adapters/velotel/mail-desk")
+    assert deleted.status == 204, deleted.text
     wait_for(lambda: tenants.status_of("velotel", "mail-desk") == 404, SETTLED_SECONDS, "404")
 
 

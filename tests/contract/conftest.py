@@ -233,7 +233,7 @@ def real_address(real_server: tuple[str, Path]) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def fake_server() -> Iterator[tuple[str, list[FakeControlPlane]]]:
-    """A server for the whole session that asks the last of these fakes."""
+    """A server for the whole session that serves the newest of these fakes."""
     fakes: list[FakeControlPlane] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

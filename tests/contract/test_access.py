@@ -1,4 +1,4 @@
-"""Who may call the internal API, and what a body of the wrong shape gets."""
+"""Callers that the internal API accepts, and its errors for bodies of the wrong shape."""
 
 from typing import Any
 

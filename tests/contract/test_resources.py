@@ -29,7 +29,7 @@ async def declared(plane: Any, kind: str, **options: Any) -> dict[str, str]:
             return found
 
 
-async def test_what_was_declared_is_read_back(plane: Any) -> None:
+async def test_declared_resources_are_read_back(plane: Any) -> None:
     await plane.declare_domain(parent="shop/root", generation=7)
     view = await plane.domain()
     assert (view.record.parent, view.record.generation, view.current) == ("shop/root", 7, None)
@@ -47,7 +47,7 @@ async def test_a_record_of_an_unknown_tenant_is_refused(plane: Any) -> None:
         assert (caught.value.status, caught.value.reason) == (404, "UnknownTenant")
 
 
-async def test_what_is_not_in_the_catalog_is_none(plane: Any) -> None:
+async def test_an_unknown_resource_is_none(plane: Any) -> None:
     assert await plane.client.domain(HOTEL) is None
     assert await plane.client.adapter(TOPIC) is None
 
@@ -84,7 +84,7 @@ async def test_a_resource_does_not_change_its_tenant(plane: Any) -> None:
         assert (caught.value.status, caught.value.reason) == (409, "TenantChanged")
 
 
-async def test_a_new_object_takes_over_what_serves(plane: Any) -> None:
+async def test_a_new_object_takes_over_versions_and_runs(plane: Any) -> None:
     await plane.published_domain()
     await plane.published_adapter()
     run = await plane.adapter_run()
@@ -95,7 +95,7 @@ async def test_a_new_object_takes_over_what_serves(plane: Any) -> None:
     assert (await plane.client.run(run.id)).uid == "new-topic", "no run is repeated"
 
 
-async def test_an_object_that_differs_in_kind_replaces_what_was_there(plane: Any) -> None:
+async def test_an_object_with_another_task_type_or_base_model_starts_without_versions(plane: Any) -> None:
     await plane.published_domain()
     await plane.published_adapter()
     await plane.declare_adapter(uid="new-topic", task_type=TaskType.TOKEN_CLASSIFICATION)
@@ -192,7 +192,7 @@ async def test_the_run_of_a_withdrawn_task_adapter_fails_for_that_reason(plane: 
     assert (failure.reason, failure.message) == (OVER.reason, OVER.message)
 
 
-async def test_what_is_gone_is_neither_revoked_nor_restored(plane: Any) -> None:
+async def test_revoking_or_restoring_an_unknown_task_adapter_does_nothing(plane: Any) -> None:
     await plane.client.revoke(TOPIC, GRACE)
     await plane.client.restore(TOPIC)
     assert await plane.client.adapter(TOPIC) is None
@@ -208,7 +208,7 @@ async def test_one_cluster_has_the_catalog(plane: Any) -> None:
     assert caught.value.reason == "OtherCluster"
 
 
-async def test_a_cluster_inherits_what_was_declared_before_it_came(plane: Any) -> None:
+async def test_a_cluster_inherits_earlier_records(plane: Any) -> None:
     await plane.declare_domain()
     for _ in range(2):
         assert (await plane.client.register_cluster("one")).inherited

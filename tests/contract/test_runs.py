@@ -34,7 +34,7 @@ async def test_a_run_of_an_unknown_tenant_is_refused(plane: Any) -> None:
     assert (caught.value.status, caught.value.reason) == (404, "UnknownTenant")
 
 
-async def test_a_run_that_is_not_there(plane: Any) -> None:
+async def test_an_unknown_run_is_none_and_404_to_its_trainer(plane: Any) -> None:
     assert await plane.client.run("00ff") is None
     await plane.client.record_pods("00ff", [])
     await plane.client.fail_run("00ff", EMPTY)

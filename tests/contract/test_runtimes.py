@@ -47,7 +47,7 @@ async def test_a_published_adapter_is_placed_with_its_domain(placed: Any) -> Non
     assert serving.domain_version == domain.current.version
 
 
-async def test_without_a_runtime_nothing_is_scheduled_until_one_comes(plane: Any) -> None:
+async def test_adapters_are_scheduled_when_the_first_runtime_registers(plane: Any) -> None:
     await plane.published_domain()
     view = await plane.published_adapter()
     assert (view.scheduled_on, view.runtimes) == ([], 0)
@@ -67,7 +67,7 @@ async def test_as_many_runtimes_as_replicas(placed: Any) -> None:
     assert len((await placed.adapter()).scheduled_on) == 1
 
 
-async def test_nothing_new_after_the_revision_that_was_read(placed: Any) -> None:
+async def test_the_current_revision_has_no_changes(placed: Any) -> None:
     revision = (await desired(placed)).revision
     state = await desired(placed, revision)
     assert (state.revision, state.full) == (revision, False)
@@ -87,13 +87,13 @@ async def test_only_changes_after_a_revision(placed: Any) -> None:
     fourth = await desired(placed, third.revision)
     assert (fourth.removed_adapters, fourth.adapters) == (["shop/tone"], [])
     assert versions(await desired(placed)) == {TOPIC: 2}
-    # Whoever missed all of it reads each change, or everything.
+    # A runtime that missed all of it reads each change, or the full state.
     behind = await desired(placed, first)
     assert versions(behind) == {TOPIC: 2}
     assert behind.full or behind.removed_adapters == ["shop/tone"]
 
 
-async def test_whoever_is_behind_acknowledged_removals_reads_everything(placed: Any) -> None:
+async def test_a_revision_older_than_acknowledged_removals_gets_the_full_state(placed: Any) -> None:
     await placed.published_adapter("shop/tone")
     before = (await desired(placed)).revision
     await placed.client.delete("TaskAdapter", "shop/tone")
@@ -103,7 +103,7 @@ async def test_whoever_is_behind_acknowledged_removals_reads_everything(placed: 
     assert (again.full, versions(again), again.removed_adapters) == (True, {TOPIC: 1}, [])
 
 
-async def test_a_revision_that_was_never_given_reads_everything(placed: Any) -> None:
+async def test_an_unknown_revision_gets_the_full_state(placed: Any) -> None:
     assert (await desired(placed, 2**60)).full
 
 
@@ -149,7 +149,7 @@ async def test_a_newer_domain_version_of_the_same_layers_takes_over(placed: Any)
 # --- reports ----------------------------------------------------------------------------------------
 
 
-async def test_what_a_runtime_reports_is_read(placed: Any) -> None:
+async def test_the_view_has_what_a_runtime_reports(placed: Any) -> None:
     reply = await placed.beat(failed={f"{TOPIC}@1": BROKEN})
     assert (reply.known, reply.only_here) == (True, 0)
     view = await placed.adapter()
@@ -234,7 +234,7 @@ async def test_a_report_of_an_adapter_that_is_gone_is_ignored(placed: Any) -> No
     assert (await placed.adapter()).loaded_on == [], "it is another one"
 
 
-async def test_a_runtime_that_is_not_registered_is_told_to_register(placed: Any) -> None:
+async def test_an_unregistered_runtime_is_unknown_until_it_registers(placed: Any) -> None:
     since = (await desired(placed)).revision
     for _ in range(2):
         await placed.client.deregister_runtime("r1")
@@ -246,7 +246,7 @@ async def test_a_runtime_that_is_not_registered_is_told_to_register(placed: Any)
     assert (state.full, versions(state)) == (True, {TOPIC: 1})
 
 
-async def test_a_draining_runtime_waits_for_what_it_alone_has_loaded(placed: Any) -> None:
+async def test_a_draining_runtime_waits_for_adapters_that_only_it_has_loaded(placed: Any) -> None:
     await placed.beat(ready=[f"{TOPIC}@1"])
     assert (await placed.beat(draining=True)).only_here == 0, "there is no other"
     await placed.register("r2")

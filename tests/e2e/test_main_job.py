@@ -252,7 +252,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_watching_prints_what_there_is(hmi: Embedded) -> None:
+def test_watching_first_prints_existing_resources(hmi: Embedded) -> None:
     with subprocess.Popen(
         hmi.command("get", "ta", "-A", "-w"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as watching:

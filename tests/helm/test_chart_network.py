@@ -1,4 +1,4 @@
-"""NetworkPolicies, Services, budgets and volumes name what exists."""
+"""NetworkPolicies, Services, budgets and volumes name existing objects."""
 
 import itertools
 import json

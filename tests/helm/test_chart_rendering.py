@@ -1,4 +1,4 @@
-"""The chart renders, its values are checked, and a real API server takes what it renders."""
+"""The chart renders, its values are checked, and a real API server accepts the objects."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the images are made of: locked, non-root, and no torch where none is needed."""
+"""The images: locked packages, no root user, and torch only in those that need it."""
 
 import re
 import tomllib

@@ -16,7 +16,7 @@ PROGRAM = Path(__file__).with_name("training_program.py")
 
 
 class Served:
-    """The fake control plane, its address, and what the training program does."""
+    """The fake control plane, its address, and the behaviour of the training program."""
 
     def __init__(self, plane: FakeControlPlane, url: str, folder: Path) -> None:
         self.plane = plane
@@ -33,7 +33,7 @@ class Served:
         }
 
     def train(self, name: str, *behaviours: str) -> None:
-        """Set what the runs of a resource do, one after another; the last also does for all later ones."""
+        """Set the behaviours of a resource's runs, one after another; the last applies to all later ones."""
         (self.behaviours / name).write_text(" ".join(behaviours))
 
 

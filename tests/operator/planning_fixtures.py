@@ -1,4 +1,4 @@
-"""Resources, and what is observed of them, for tests of planning; built without the planner."""
+"""Resources, and observations of them, for tests of planning; built without the planner."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -12,7 +12,7 @@ class Jobs:
     """Processes that start and never end, unless ``refused`` says why they cannot be started."""
 
     started: set[str] = field(default_factory=set)
-    erased: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
     closed: set[str] = field(default_factory=set)
     refused: PodProblem | None = None
     pods: tuple[RunPod, ...] = ()
@@ -32,4 +32,4 @@ class Jobs:
     async def delete_all(self, uid: str, namespace: str) -> None:
         if namespace in self.closed:
             raise NotReady("Forbidden", "There are no rights in that namespace.")
-        self.erased.append(uid)
+        self.deleted.append(uid)

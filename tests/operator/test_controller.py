@@ -46,15 +46,15 @@ class Store:
 @pytest.fixture
 async def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The delays of timers, in order."""
-    loop, asked = asyncio.get_running_loop(), list[float]()
+    loop, delays = asyncio.get_running_loop(), list[float]()
     later: Callable[..., asyncio.TimerHandle] = loop.call_later
 
     def call_later(delay: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
-        asked.append(delay)
+        delays.append(delay)
         return later(delay, *arguments, **options)
 
     monkeypatch.setattr(loop, "call_later", call_later)
-    return asked
+    return delays
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ async def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     ],
     ids=["few", "many", "one that waits", "many that wait", "no longer than a resync"],
 )
-async def test_the_pause_grows_with_their_number(
+async def test_the_pause_grows_with_the_number_of_resources(
     wanted: float | None, looked_at: int, there_are: int, pause: float, pauses: list[float]
 ) -> None:
     engine, stop = Reconciler(wanted, looked_at), asyncio.Event()

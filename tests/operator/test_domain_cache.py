@@ -49,13 +49,13 @@ async def test_a_domain_is_requested_once_for_a_while(
     assert len(plane.requests) == 2
 
 
-async def test_that_there_is_none_is_cached_too(plane: FakeControlPlane, views: DomainCache) -> None:
+async def test_a_missing_domain_is_cached_too(plane: FakeControlPlane, views: DomainCache) -> None:
     assert await views.get(KEY) is None
     assert await views.get(KEY) is None
     assert len(plane.requests) == 1
 
 
-async def test_dependents_see_what_the_domain_was_planned_from(
+async def test_a_read_domain_is_cached_for_its_dependents(
     plane: FakeControlPlane, views: DomainCache
 ) -> None:
     assert await views.get(KEY) is None

@@ -1,4 +1,4 @@
-"""The resource API over HTTP: what a kubectl user expects of it."""
+"""The resource API over HTTP: it behaves as kubectl users expect."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ REF = ResourceRef("Domain", "shop", "hotel")
 
 
 def must_be_admin(request: Request) -> None:
-    """Stands for the embedder's own check."""
+    """Replaces the embedding process's own check."""
     if request.headers.get("authorization") != "Bearer admin":
         raise HTTPException(401)
 
@@ -56,7 +56,7 @@ async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_apply_creates_changes_and_leaves_alone(
+async def test_apply_creates_changes_and_keeps_unchanged_objects(
     http: httpx.AsyncClient, domain_body: dict[str, Any]
 ) -> None:
     text = yaml.safe_dump(domain_body)
@@ -93,7 +93,7 @@ async def test_lists_of_a_namespace_and_of_all(http: httpx.AsyncClient, domain_b
     assert (await http.get(f"{ROOT}/taskadapters")).json()["items"] == []
 
 
-async def test_the_address_gives_the_namespace_that_the_body_leaves_out(
+async def test_a_body_without_a_namespace_gets_that_of_its_path(
     http: httpx.AsyncClient, domain_body: dict[str, Any]
 ) -> None:
     del domain_body["metadata"]["namespace"]
@@ -112,7 +112,9 @@ async def test_missing_objects_and_paths_are_not_found(
     assert (answer.status_code, body["kind"], body["reason"]) == (code, "Status", reason)
 
 
-async def test_bad_bodies_are_refused_in_words(http: httpx.AsyncClient, domain_body: dict[str, Any]) -> None:
+async def test_invalid_bodies_are_refused_with_a_message(
+    http: httpx.AsyncClient, domain_body: dict[str, Any]
+) -> None:
     typo = json.loads(json.dumps(domain_body))
     typo["spec"]["corpus"][0]["textfield"] = "x"
     cases: list[tuple[Any, int, str]] = [
@@ -237,7 +239,7 @@ async def test_a_label_that_names_no_tenant_is_refused_by_label_and_namespace(
     assert "Namespace shop has the label hmi.dev/tenant: 'Acme_Corp'" in answer.json()["message"]
 
 
-async def test_immutable_fields_stay(
+async def test_immutable_fields_cannot_change(
     http: httpx.AsyncClient, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     await http.put(HOTEL, json=domain_body)
@@ -291,9 +293,9 @@ async def test_a_namespace_names_its_tenant(http: httpx.AsyncClient, store: File
 
 
 async def test_unauthenticated_requests_are_rejected(app: FastAPI) -> None:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hmi") as stranger:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hmi") as anonymous:
         for method, path in (("GET", f"{ROOT}/domains"), ("PUT", HOTEL), ("DELETE", HOTEL)):
-            assert (await stranger.request(method, path)).status_code == 401
+            assert (await anonymous.request(method, path)).status_code == 401
 
 
 @asynccontextmanager

@@ -85,7 +85,7 @@ def condition(status: Any, type_: str) -> Any:
 
 
 @pytest.mark.anyio
-async def test_an_adapter_applied_before_its_domain_is_served_in_the_end(
+async def test_an_adapter_applied_before_its_domain_becomes_ready(
     served: Any, tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     async with running(served, tmp_path) as system:
@@ -100,7 +100,7 @@ async def test_an_adapter_applied_before_its_domain_is_served_in_the_end(
 
 
 @pytest.mark.anyio
-async def test_what_was_reached_is_there_after_a_restart_and_nothing_is_trained_again(
+async def test_a_restart_keeps_the_status_and_trains_nothing_again(
     served: Any, tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     async with running(served, tmp_path) as system:
@@ -166,7 +166,7 @@ async def test_a_retrained_domain_moves_its_adapters(
 
 
 @pytest.mark.anyio
-async def test_a_run_killed_at_any_moment_is_taken_up_again(
+async def test_a_run_killed_at_any_moment_is_resumed(
     served: Any, tmp_path: Path, domain_body: dict[str, Any]
 ) -> None:
     served.train("hotel", "hang", "succeed")
@@ -179,13 +179,13 @@ async def test_a_run_killed_at_any_moment_is_taken_up_again(
         await system.reached(DOMAIN, lambda status: status.phase == "Retrying")
     async with running(served, tmp_path) as system:
         await system.reached(DOMAIN, ready)
-        # The log is what is left of a run that has succeeded.
+        # Only the log of a run that has succeeded is kept.
         assert started[0].with_name("run.log").read_text().count("started") == 2
     assert len(served.catalog.created_runs) == 1
 
 
 @pytest.mark.anyio
-async def test_stopping_ends_the_training_processes_and_starting_goes_on(
+async def test_stopping_ends_training_processes_and_a_restart_resumes_them(
     served: Any, tmp_path: Path, domain_body: dict[str, Any]
 ) -> None:
     served.train("hotel", "hang", "succeed")
@@ -198,7 +198,7 @@ async def test_stopping_ends_the_training_processes_and_starting_goes_on(
 
 
 @pytest.mark.anyio
-async def test_a_failure_says_why_and_the_others_go_on(
+async def test_a_failed_resource_reports_its_reason_and_others_become_ready(
     served: Any, tmp_path: Path, domain_body: dict[str, Any]
 ) -> None:
     served.train("hotel", "fail")
@@ -214,7 +214,7 @@ async def test_a_failure_says_why_and_the_others_go_on(
 
 
 @pytest.mark.anyio
-async def test_deleting_erases_everything_but_waits_for_what_stands_on_it(
+async def test_a_deleted_domain_waits_for_its_dependents_and_then_leaves_nothing(
     served: Any, tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     async with running(served, tmp_path) as system:
@@ -239,7 +239,7 @@ async def test_deleting_erases_everything_but_waits_for_what_stands_on_it(
 
 
 @pytest.mark.anyio
-async def test_a_control_plane_that_is_away_for_a_while_costs_nothing_but_time(
+async def test_requests_are_repeated_while_the_control_plane_is_unavailable(
     served: Any, tmp_path: Path, domain_body: dict[str, Any]
 ) -> None:
     failing = served.plane.fail(503, times=6)
@@ -251,7 +251,7 @@ async def test_a_control_plane_that_is_away_for_a_while_costs_nothing_but_time(
 
 
 @pytest.mark.anyio
-async def test_what_the_control_plane_refuses_is_said_in_the_status(
+async def test_a_refusal_by_the_control_plane_is_in_the_status(
     served: Any, tmp_path: Path, domain_body: dict[str, Any]
 ) -> None:
     served.plane.fail(409, "NameTaken", request="PUT /domains/shop/hotel", times=100)
@@ -263,7 +263,7 @@ async def test_what_the_control_plane_refuses_is_said_in_the_status(
 
 
 @pytest.mark.anyio
-async def test_the_same_manifests_in_a_new_folder_adopt_what_the_catalog_has(
+async def test_the_same_manifests_in_a_new_folder_adopt_the_catalogs_records(
     served: Any, tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     async with running(served, tmp_path / "old") as system:

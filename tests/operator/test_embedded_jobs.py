@@ -42,7 +42,7 @@ def pid_of(jobs: SubprocessJobs, run: RunView) -> int | None:
     return read_pid_file(jobs.work_dir(run) / "process.json")
 
 
-async def test_the_next_run_waits_for_its_place(jobs: SubprocessJobs) -> None:
+async def test_a_run_beyond_the_limit_waits(jobs: SubprocessJobs) -> None:
     first, second = a_run("run-1"), a_run("run-2")
     await jobs.start(first)
     await jobs.start(first)
@@ -57,7 +57,7 @@ async def test_the_next_run_waits_for_its_place(jobs: SubprocessJobs) -> None:
     assert await jobs.observe(first) is None
 
 
-async def test_an_end_is_told_and_counted(tmp_path: Path) -> None:
+async def test_the_end_of_a_process_is_reported_and_counted_as_a_crash(tmp_path: Path) -> None:
     jobs = SubprocessJobs(
         tmp_path, {"WORD": "hello"}, program=(sys.executable, "-c", "import os; print(os.environ['WORD'])")
     )
@@ -72,7 +72,9 @@ async def test_an_end_is_told_and_counted(tmp_path: Path) -> None:
     assert jobs.log_file(run).read_text() == "hello\n"
 
 
-async def test_the_administrator_s_key_stays_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_training_processes_do_not_get_the_admin_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HMI_ADMIN_KEY", "k")
     program = (sys.executable, "-c", "import os; print('HMI_ADMIN_KEY' in os.environ)")
     jobs = SubprocessJobs(tmp_path, {}, program=program)
@@ -83,7 +85,7 @@ async def test_the_administrator_s_key_stays_here(tmp_path: Path, monkeypatch: p
     await jobs.close()
 
 
-async def test_erasing_ends_and_removes_everything_of_a_resource(jobs: SubprocessJobs) -> None:
+async def test_deleting_a_resource_ends_its_process_and_removes_its_folder(jobs: SubprocessJobs) -> None:
     run = a_run("run-1")
     await jobs.start(run)
     await until((jobs.work_dir(run) / "began").exists)
@@ -95,7 +97,7 @@ async def test_erasing_ends_and_removes_everything_of_a_resource(jobs: Subproces
     assert not jobs.work_dir(run).parent.exists()
 
 
-async def test_an_orphan_of_an_earlier_owner_is_ended_before_its_run_starts_again(
+async def test_a_process_left_by_an_earlier_owner_is_ended_before_its_run_starts_again(
     jobs: SubprocessJobs,
 ) -> None:
     run = a_run("run-1")
@@ -107,7 +109,7 @@ async def test_an_orphan_of_an_earlier_owner_is_ended_before_its_run_starts_agai
         assert orphan.poll() == -signal.SIGTERM
 
 
-async def test_a_program_that_cannot_start_is_a_crash_and_not_the_end_of_everything(tmp_path: Path) -> None:
+async def test_a_program_that_cannot_start_counts_as_a_crash(tmp_path: Path) -> None:
     (tmp_path / "uid-hotel").write_text("a file where the folder should be")
     jobs = SubprocessJobs(tmp_path, {}, program=("true",))
     ended: list[RunView] = []
@@ -119,7 +121,7 @@ async def test_a_program_that_cannot_start_is_a_crash_and_not_the_end_of_everyth
     assert (view.alive, view.crashes) == (False, 1)
 
 
-def test_a_number_that_now_names_another_process_is_not_ours(tmp_path: Path) -> None:
+def test_a_process_id_that_was_reused_is_not_ours(tmp_path: Path) -> None:
     file = tmp_path / "process.json"
     write_pid_file(file, os.getpid())
     assert read_pid_file(file) == os.getpid()

@@ -22,7 +22,7 @@ async def applied(store: FileResourceStore, body: dict[str, Any]) -> str:
     return resource.metadata.uid
 
 
-async def test_everything_is_there_after_a_restart(tmp_path: Path, domain_body: dict[str, Any]) -> None:
+async def test_resources_are_read_again_after_a_restart(tmp_path: Path, domain_body: dict[str, Any]) -> None:
     store = FileResourceStore(tmp_path)
     domain_body["metadata"]["ownerReferences"] = [{"kind": "X"}]
     uid = await applied(store, domain_body)
@@ -82,7 +82,7 @@ async def test_a_file_that_cannot_be_read_does_not_stop_the_others(
     assert "unknown.json" in caplog.text
 
 
-async def test_the_index_follows_what_is_declared(
+async def test_the_index_follows_applied_and_deleted_resources(
     tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     store = FileResourceStore(tmp_path)

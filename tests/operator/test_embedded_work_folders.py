@@ -59,7 +59,7 @@ def test_files_of_an_unfinished_run_are_kept_for_a_while(code: int, kept: float,
     assert names(folder) == ["run.log"]
 
 
-def test_runs_of_before_are_tidied_too(tmp_path: Path) -> None:
+def test_folders_of_earlier_processes_are_cleaned_up_too(tmp_path: Path) -> None:
     old = folder_of_run(tmp_path, "old", age=KEPT_AFTER_FAILURE_SECONDS + HOUR)
     (old / "result.json").write_text("{}")
     os.utime(old / "result.json", (0, 0))
@@ -70,7 +70,7 @@ def test_runs_of_before_are_tidied_too(tmp_path: Path) -> None:
     assert "checkpoint.safetensors" in names(resumable)
 
 
-def test_folders_in_use_are_left(tmp_path: Path) -> None:
+def test_folders_in_use_are_kept(tmp_path: Path) -> None:
     busy = folder_of_run(tmp_path, "busy")
     alive = folder_of_run(tmp_path, "alive")
     write_pid_file(alive / "process.json", os.getpid())
@@ -81,7 +81,7 @@ def test_folders_in_use_are_left(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("code", "left"), [(0, False), (1, True)])
-async def test_a_process_s_end_tidies_its_folder(code: int, left: bool, tmp_path: Path) -> None:
+async def test_the_folder_is_cleaned_up_when_its_process_ends(code: int, left: bool, tmp_path: Path) -> None:
     program = (
         "import os, pathlib, sys; pathlib.Path(os.environ['HMI_WORK_DIR'], 'rows').touch(); sys.exit({})"
     )
@@ -97,7 +97,7 @@ async def test_a_process_s_end_tidies_its_folder(code: int, left: bool, tmp_path
 
 
 @pytest.mark.anyio
-async def test_tidying_begins_at_once(tmp_path: Path) -> None:
+async def test_cleanup_begins_at_once(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, age=10 * KEPT_FOR_RESUMPTION_SECONDS)
     jobs = SubprocessJobs(tmp_path, {})
     task = asyncio.create_task(jobs.clean_up())
@@ -108,7 +108,7 @@ async def test_tidying_begins_at_once(tmp_path: Path) -> None:
     await asyncio.wait({task})
 
 
-def test_an_orphans_folder_is_left(tmp_path: Path) -> None:
+def test_the_folder_of_a_running_orphan_is_kept(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, age=10 * KEPT_FOR_RESUMPTION_SECONDS)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as orphan:
         write_pid_file(folder / "process.json", orphan.pid)

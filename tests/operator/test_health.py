@@ -1,4 +1,4 @@
-"""What kstatus, and so Flux and other tools, say of a resource through its life."""
+"""The kstatus of a resource in all its states, as Flux and other tools read it."""
 
 from typing import Any
 
@@ -173,7 +173,7 @@ def test_a_resource_in_an_excluded_namespace_is_rejected_and_starts_nothing(want
     assert (plan.actions, health(wanted, plan.status)) == ((), "Failed")
 
 
-def test_a_suspended_change_rests_and_the_version_before_counts() -> None:
+def test_a_suspended_change_is_current_while_the_previous_version_serves() -> None:
     wanted = adapter(suspend=True)
     plan = plan_adapter(wanted, observed_adapter(wanted, current=OLD, loaded_on=["r1"]))
     assert health(wanted, plan.status) == "Current"

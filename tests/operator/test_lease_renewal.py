@@ -13,7 +13,7 @@ from hmi_operator.kubernetes.client import ApiServerNotFound, metadata_of
 from hmi_operator.kubernetes.lease import Lease
 
 SECONDS = 12.0
-PodProblem = Callable[[], Awaitable[None]]
+Fault = Callable[[], Awaitable[None]]
 
 
 class PassingTime(asyncio.SelectorEventLoop):
@@ -33,12 +33,12 @@ class PassingTime(asyncio.SelectorEventLoop):
 
 
 class OneLease:
-    """An API server with one Lease in it; ``troubles`` befall requests by their number, from 0."""
+    """An API server with one Lease in it; ``faults`` are called for requests by their number, from 0."""
 
     def __init__(self) -> None:
         self.kept: V1Lease | None = None
-        self.troubles: dict[int, PodProblem] = {}
-        self.asked = 0
+        self.faults: dict[int, Fault] = {}
+        self.requests = 0
         self.renewed_at: list[float] = []
 
     @property
@@ -47,10 +47,10 @@ class OneLease:
         return self
 
     async def read_namespaced_lease(self, name: str, namespace: str) -> V1Lease:
-        trouble = self.troubles.get(self.asked, self.troubles.get(-1))
-        self.asked += 1
-        if trouble is not None:
-            await trouble()
+        fault = self.faults.get(self.requests, self.faults.get(-1))
+        self.requests += 1
+        if fault is not None:
+            await fault()
         if self.kept is None:
             raise ApiServerNotFound(404, "NotFound", "There is no such Lease.")
         return self.kept.model_copy(deep=True)
@@ -79,22 +79,22 @@ async def fails() -> None:
     raise NotReady("Unavailable", "The API server is overloaded.")
 
 
-def in_passing_time(story: Callable[[OneLease, Lease], Awaitable[None]]) -> None:
-    """Tell a story of a leader, from when it has the lease."""
+def run_in_fake_time(scenario: Callable[[OneLease, Lease], Awaitable[None]]) -> None:
+    """Run a scenario that begins when the leader has the lease."""
 
-    async def tell() -> None:
+    async def run() -> None:
         server: Any = OneLease()
         clock = asyncio.get_running_loop().time
         lease = Lease(server, "hmi-system", "one", seconds=SECONDS, clock=clock)
         await lease.acquire()
-        await story(server, lease)
+        await scenario(server, lease)
 
     with asyncio.Runner(loop_factory=PassingTime) as runner:
-        runner.run(tell())
+        runner.run(run())
 
 
 @pytest.mark.parametrize(
-    "troubles",
+    "faults",
     [
         pytest.param({}, id="nothing"),
         pytest.param({1: hangs}, id="one request hangs"),
@@ -102,24 +102,24 @@ def in_passing_time(story: Callable[[OneLease, Lease], Awaitable[None]]) -> None
         pytest.param(dict.fromkeys(range(2, 8), fails), id="six in a row fail"),
     ],
 )
-def test_a_leader_survives_short_outages(troubles: dict[int, PodProblem]) -> None:
-    async def story(server: OneLease, lease: Lease) -> None:
-        server.troubles = troubles
+def test_a_leader_survives_short_outages(faults: dict[int, Fault]) -> None:
+    async def scenario(server: OneLease, lease: Lease) -> None:
+        server.faults = faults
         keeping = asyncio.create_task(lease.keep())
         await asyncio.sleep(10 * SECONDS)
         assert not keeping.done()
         assert lease.held
-        assert server.asked > max(troubles, default=0)
+        assert server.requests > max(faults, default=0)
         keeping.cancel()
 
-    in_passing_time(story)
+    run_in_fake_time(scenario)
 
 
-@pytest.mark.parametrize("trouble", [hangs, fails])
-def test_a_replica_that_cannot_reach_the_lease_is_not_ready(trouble: PodProblem) -> None:
-    async def story(server: OneLease, lease: Lease) -> None:
+@pytest.mark.parametrize("fault", [hangs, fails])
+def test_a_replica_that_cannot_reach_the_lease_is_not_ready(fault: Fault) -> None:
+    async def scenario(server: OneLease, lease: Lease) -> None:
         assert lease.problem() is None
-        server.troubles = {-1: trouble}
+        server.faults = {-1: fault}
         await lease.keep()
         waiting = asyncio.create_task(lease.acquire())
         assert lease.problem() is None, "a short outage is none"
@@ -128,15 +128,15 @@ def test_a_replica_that_cannot_reach_the_lease_is_not_ready(trouble: PodProblem)
         assert said is not None
         assert said.startswith("the lease hmi-system/hmi-operator could not be read or renewed for")
         waiting.cancel()
-        server.troubles = {}
+        server.faults = {}
         await lease.acquire()
         assert lease.problem() is None
 
-    in_passing_time(story)
+    run_in_fake_time(scenario)
 
 
 def test_a_standby_is_ready_while_another_replica_leads() -> None:
-    async def story(server: OneLease, lease: Lease) -> None:
+    async def scenario(server: OneLease, lease: Lease) -> None:
         clock = asyncio.get_running_loop().time
         standby = Lease(cast(Any, server), "hmi-system", "two", seconds=SECONDS, clock=clock)
         tasks = [asyncio.create_task(lease.keep()), asyncio.create_task(standby.acquire())]
@@ -145,7 +145,7 @@ def test_a_standby_is_ready_while_another_replica_leads() -> None:
         for task in tasks:
             task.cancel()
 
-    in_passing_time(story)
+    run_in_fake_time(scenario)
 
 
 def test_a_standby_logs_the_leader_at_first_periodically_and_at_changes(
@@ -153,7 +153,7 @@ def test_a_standby_logs_the_leader_at_first_periodically_and_at_changes(
 ) -> None:
     caplog.set_level(logging.INFO)
 
-    async def story(server: OneLease, lease: Lease) -> None:
+    async def scenario(server: OneLease, lease: Lease) -> None:
         standby = Lease(
             cast(Any, server), "hmi-system", "two", seconds=SECONDS, clock=asyncio.get_running_loop().time
         )
@@ -167,22 +167,22 @@ def test_a_standby_logs_the_leader_at_first_periodically_and_at_changes(
         for task in (keeping, waiting):
             task.cancel()
 
-    in_passing_time(story)
-    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("standby")]
-    assert [message.split(";")[0] for message in told] == [
+    run_in_fake_time(scenario)
+    logged = [record.getMessage() for record in caplog.records if record.getMessage().startswith("standby")]
+    assert [message.split(";")[0] for message in logged] == [
         *["standby: two does nothing while one leads"] * 3,
         "standby: two does nothing while three leads",
     ]
-    assert told[0].endswith("kubectl -n hmi-system logs one")
+    assert logged[0].endswith("kubectl -n hmi-system logs one")
 
 
-@pytest.mark.parametrize("trouble", [hangs, fails])
-def test_a_leader_whose_renewals_all_fail_stops_before_another_may_start(trouble: PodProblem) -> None:
-    async def story(server: OneLease, lease: Lease) -> None:
-        server.troubles = {-1: trouble}
+@pytest.mark.parametrize("fault", [hangs, fails])
+def test_a_leader_whose_renewals_all_fail_stops_before_another_may_start(fault: Fault) -> None:
+    async def scenario(server: OneLease, lease: Lease) -> None:
+        server.faults = {-1: fault}
         await lease.keep()
         assert not lease.held
         assert asyncio.get_running_loop().time() - server.renewed_at[-1] < SECONDS
-        assert server.asked > 2, "it is tried more than once"
+        assert server.requests > 2, "it is tried more than once"
 
-    in_passing_time(story)
+    run_in_fake_time(scenario)

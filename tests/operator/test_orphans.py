@@ -1,4 +1,4 @@
-"""Rows of the catalog whose objects are gone: when they are erased, and when they must not be."""
+"""Catalog records whose objects are gone: when they are deleted, and when they must not be."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,17 +43,17 @@ def topic(uid: str = "u-topic", domain: str = HOTEL.key) -> StoredAdapter:
 
 
 class Store(FileResourceStore):
-    """A store that may not be asked, and may not look after everything."""
+    """A store that can fail, and that can be limited to some namespaces."""
 
-    trouble: HmiError | None = None
+    error: HmiError | None = None
     covered: frozenset[str] | None = None
 
     def covers(self, namespace: str) -> bool:
         return self.covered is None or namespace in self.covered
 
     async def is_absent(self, ref: ResourceRef) -> bool:
-        if self.trouble is not None:
-            raise self.trouble
+        if self.error is not None:
+            raise self.error
         return await super().is_absent(ref)
 
 
@@ -64,8 +64,8 @@ class Here:
     store: Store
     plane: FakeControlPlane
     jobs: Jobs
-    keeper: OrphanCollector
-    told: list[Orphan]
+    collector: OrphanCollector
+    reported: list[Orphan]
     now: list[float] = field(default_factory=lambda: [0.0])
 
     @property
@@ -75,7 +75,7 @@ class Here:
     async def round_after(self, seconds: float, claimed: RegisteredCluster = KNOWN) -> set[str]:
         """Move the clock and collect orphans; return the keys in the catalog afterwards."""
         self.now[0] += seconds
-        await self.keeper.collect(claimed)
+        await self.collector.collect(claimed)
         return {*self.catalog.domains, *self.catalog.adapters}
 
 
@@ -86,23 +86,23 @@ def here(tmp_path: Path) -> Here:
     plane.catalog.domains[HOTEL.key] = hotel()
     plane.catalog.adapters[TOPIC.key] = topic()
     plane.catalog.page_items = 1
-    now, told = [0.0], list[Orphan]()
-    keeper = OrphanCollector(
-        Ports(store, plane.client(), jobs), grace=GRACE, on_deleted=told.append, clock=lambda: now[0]
+    now, reported = [0.0], list[Orphan]()
+    collector = OrphanCollector(
+        Ports(store, plane.client(), jobs), grace=GRACE, on_deleted=reported.append, clock=lambda: now[0]
     )
-    return Here(store, plane, jobs, keeper, told, now)
+    return Here(store, plane, jobs, collector, reported, now)
 
 
-async def test_orphans_are_erased_after_their_grace_and_told_of(here: Here) -> None:
+async def test_orphans_are_deleted_after_their_grace_and_reported(here: Here) -> None:
     assert await here.round_after(0) == {HOTEL.key, TOPIC.key}
     assert await here.round_after(99) == {HOTEL.key, TOPIC.key}
-    assert here.told == []
+    assert here.reported == []
     assert await here.round_after(2) == set()
-    assert here.told == [Orphan(TOPIC, "u-topic"), Orphan(HOTEL, "u-hotel")]
-    assert here.jobs.erased == ["u-topic", "u-hotel"]
+    assert here.reported == [Orphan(TOPIC, "u-topic"), Orphan(HOTEL, "u-hotel")]
+    assert here.jobs.deleted == ["u-topic", "u-hotel"]
 
 
-async def test_what_comes_back_within_its_grace_is_kept(
+async def test_a_resource_applied_again_within_its_grace_is_kept(
     here: Here, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     await here.round_after(0)
@@ -110,12 +110,12 @@ async def test_what_comes_back_within_its_grace_is_kept(
         await here.store.apply(parse_manifest(body))
     assert await here.round_after(500) == {HOTEL.key, TOPIC.key}
     await here.store.delete(TOPIC)  # it had no finalizer yet
-    assert await here.round_after(0) == {HOTEL.key, TOPIC.key}, "its grace begins anew"
+    assert await here.round_after(0) == {HOTEL.key, TOPIC.key}, "its grace starts again"
     assert await here.round_after(101) == {HOTEL.key}
 
 
 @pytest.mark.parametrize("failing_page", [0, 1])
-async def test_a_list_that_failed_erases_nothing(here: Here, failing_page: int) -> None:
+async def test_a_failed_list_deletes_nothing(here: Here, failing_page: int) -> None:
     here.catalog.adapters["shop/tone"] = replace(topic("u-tone"), order=1)
     await here.round_after(0)
     if failing_page == 0:
@@ -127,18 +127,16 @@ async def test_a_list_that_failed_erases_nothing(here: Here, failing_page: int) 
     assert len(here.catalog.adapters) == 2
 
 
-@pytest.mark.parametrize(
-    "trouble", [NotReady("ApiServerUnavailable", "Away."), InvalidInput("Refused", "403")]
-)
-async def test_a_store_that_cannot_be_asked_erases_nothing(here: Here, trouble: HmiError) -> None:
+@pytest.mark.parametrize("error", [NotReady("ApiServerUnavailable", "Away."), InvalidInput("Refused", "403")])
+async def test_a_store_that_does_not_answer_deletes_nothing(here: Here, error: HmiError) -> None:
     await here.round_after(0)
-    here.store.trouble = trouble
+    here.store.error = error
     assert await here.round_after(500) == {HOTEL.key, TOPIC.key}
-    here.store.trouble = None
+    here.store.error = None
     assert await here.round_after(1) == set(), "it is tried again"
 
 
-async def test_a_file_that_cannot_be_read_is_no_absence(here: Here, tmp_path: Path) -> None:
+async def test_a_resource_with_an_unreadable_file_is_kept(here: Here, tmp_path: Path) -> None:
     file = tmp_path / "shop" / "taskadapters" / "topic.json"
     file.parent.mkdir(parents=True)
     file.write_text("{")
@@ -146,13 +144,13 @@ async def test_a_file_that_cannot_be_read_is_no_absence(here: Here, tmp_path: Pa
     assert TOPIC.key in await here.round_after(500)
 
 
-async def test_namespaces_that_are_not_looked_after_are_left_alone(here: Here) -> None:
+async def test_records_of_namespaces_that_are_not_watched_are_kept(here: Here) -> None:
     here.store.covered = frozenset({"zoo"})
     await here.round_after(0)
     assert await here.round_after(500) == {HOTEL.key, TOPIC.key}
 
 
-async def test_a_rebuilt_cluster_has_longer(here: Here) -> None:
+async def test_a_rebuilt_cluster_has_a_longer_grace(here: Here) -> None:
     await here.round_after(0, RegisteredCluster(known_seconds=0, inherited=True))
     assert await here.round_after(999, RegisteredCluster(known_seconds=999, inherited=True)) == {
         HOTEL.key,
@@ -163,7 +161,7 @@ async def test_a_rebuilt_cluster_has_longer(here: Here) -> None:
     assert await here.round_after(101, late) == set()
 
 
-async def test_what_was_adopted_meanwhile_is_not_erased(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_record_adopted_meanwhile_is_not_deleted(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     await here.round_after(0)
 
     async def is_absent(ref: ResourceRef) -> bool:
@@ -175,23 +173,23 @@ async def test_what_was_adopted_meanwhile_is_not_erased(here: Here, monkeypatch:
     assert TOPIC.key in await here.round_after(500)
 
 
-async def test_who_may_not_act_any_more_erases_nothing(tmp_path: Path, here: Here) -> None:
+async def test_a_replica_that_lost_the_lease_deletes_nothing(tmp_path: Path, here: Here) -> None:
     def require_leadership() -> None:
         raise NotReady("LeaseLost", "Another replica works.")
 
     now = [0.0]
-    keeper = OrphanCollector(
+    collector = OrphanCollector(
         Ports(here.store, here.plane.client(), Jobs(), require_leadership),
         grace=GRACE,
         clock=lambda: now[0],
     )
-    await keeper.collect(KNOWN)
+    await collector.collect(KNOWN)
     now[0] = 500.0
-    await keeper.collect(KNOWN)
+    await collector.collect(KNOWN)
     assert set(here.catalog.adapters) == {TOPIC.key}
 
 
-async def test_a_store_keeps_its_identity_and_no_other_has_it(tmp_path: Path) -> None:
+async def test_each_store_has_its_own_lasting_identity(tmp_path: Path) -> None:
     first = await FileResourceStore(tmp_path / "a").identity()
     assert await FileResourceStore(tmp_path / "a").identity() == first
     assert await FileResourceStore(tmp_path / "b").identity() != first
@@ -216,29 +214,29 @@ def slept(here: Here, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
-async def test_the_claim_is_renewed_and_orphans_are_collected_every_five_minutes(
+async def test_the_registration_is_renewed_and_orphans_are_collected_every_five_minutes(
     here: Here, slept: list[float]
 ) -> None:
     here.plane.cluster = await here.store.identity()
     here.plane.drop(request="PUT /cluster")
     here.plane.drop(request="GET /domains")
     with pytest.raises(Stopped):
-        await here.keeper.run()
-    assert slept == [5.0, *[30.0] * 24], "a claim that failed is repeated sooner"
+        await here.collector.run()
+    assert slept == [5.0, *[30.0] * 24], "a failed registration is repeated sooner"
     assert here.plane.calls().count("PUT /cluster") == 25
-    assert here.plane.calls().count("GET /domains") == 3, "a collection that failed is repeated at its time"
+    assert here.plane.calls().count("GET /domains") == 3, "a failed collection is repeated at its usual time"
     assert here.catalog.domains == {}
 
 
-async def test_another_cluster_ends_the_collector_and_is_waited_for_at_the_start(
+async def test_another_clusters_registration_ends_the_collector_and_delays_a_start(
     here: Here, slept: list[float]
 ) -> None:
     here.plane.cluster = "another"
     with pytest.raises(InvalidInput, match="OtherCluster"):
-        await here.keeper.run()
+        await here.collector.run()
     with pytest.raises(Stopped):
-        await here.keeper.register_until_accepted()
+        await here.collector.register_until_accepted()
     assert set(slept) == {5.0}
     here.plane.cluster = None
-    await here.keeper.register_until_accepted()
+    await here.collector.register_until_accepted()
     assert here.plane.cluster == await here.store.identity()

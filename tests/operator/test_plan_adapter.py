@@ -1,4 +1,4 @@
-"""What is planned for a TaskAdapter, situation by situation."""
+"""The plan of a TaskAdapter, situation by situation."""
 
 from dataclasses import replace
 from typing import Any
@@ -199,15 +199,15 @@ def test_an_earlier_version_serves_until_the_new_one_is_loaded(
 ) -> None:
     current = adapter_version(ADAPTER_DIGEST, version=2)
     plan = plan_adapter(adapter(), observed_adapter(adapter(), current=current, **observed))
-    told = find_condition(plan.status.conditions, "Loaded")
-    assert told is not None
-    assert (told.status.value, told.reason, told.message) == (*loaded, message)
+    condition = find_condition(plan.status.conditions, "Loaded")
+    assert condition is not None
+    assert (condition.status.value, condition.reason, condition.message) == (*loaded, message)
     assert reason(plan.status.conditions, "Ready") == ready
     assert (plan.status.phase, plan.status.version) == (phase, 2)
 
 
 @pytest.mark.parametrize(
-    ("observed", "looks_again"),
+    ("observed", "polled"),
     [
         ({"scheduled_on": ["r1"]}, True),
         ({"scheduled_on": ["r1"], "earlier": [ON_R1]}, True),
@@ -215,10 +215,12 @@ def test_an_earlier_version_serves_until_the_new_one_is_loaded(
         ({"loaded_on": ["r1"]}, False),
     ],
 )
-def test_it_is_polled_until_no_earlier_version_serves(observed: dict[str, Any], looks_again: bool) -> None:
+def test_the_adapter_is_polled_until_no_earlier_version_serves(
+    observed: dict[str, Any], polled: bool
+) -> None:
     current = adapter_version(ADAPTER_DIGEST, version=2)
     plan = plan_adapter(adapter(), observed_adapter(adapter(), current=current, **observed))
-    assert (plan.requeue_after is not None) is looks_again
+    assert (plan.requeue_after is not None) is polled
 
 
 def test_new_layers_give_a_new_run_while_the_old_adapter_serves() -> None:
@@ -244,7 +246,7 @@ def test_a_refreshed_table_with_the_same_layers_trains_nothing() -> None:
     assert plan.status.domain == "hotel/2"
 
 
-def test_loaded_speaks_of_the_version_of_this_generation_only() -> None:
+def test_loaded_is_about_the_version_of_this_generation_only() -> None:
     """Or ``kubectl wait --for=condition=Loaded`` would return while only the version before is loaded."""
     wanted = adapter()
     wanted.metadata.generation = 2

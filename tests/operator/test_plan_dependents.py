@@ -1,4 +1,4 @@
-"""What a Domain that is being deleted waits for, and what it does not wait for, case by case."""
+"""Which dependents block the deletion of a Domain and which do not, case by case."""
 
 from dataclasses import replace
 from typing import Any
@@ -79,7 +79,7 @@ def planned(wanted: Domain, *dependents: Dependent, lineage: tuple[DomainKey, ..
     return plan_domain(wanted, observed)
 
 
-def is_held(plan: Plan[Any]) -> bool:
+def is_blocked(plan: Plan[Any]) -> bool:
     in_use = reason(plan.status.conditions, "Ready") == ("False", "InUse")
     assert in_use is (plan.actions == ())
     return in_use
@@ -95,7 +95,7 @@ def test_the_first_five_dependents_are_named_and_the_rest_counted(count: int, en
 
 
 @pytest.mark.parametrize(
-    ("shared_with", "dependent", "held"),
+    ("shared_with", "dependent", "blocked"),
     [
         ([], Dependent(adapter_of("shop"), ON_IT), True),
         ([], Dependent(adapter_of("shop"), view_read=False), True),
@@ -117,48 +117,51 @@ def test_the_first_five_dependents_are_named_and_the_rest_counted(count: int, en
         ([], Dependent(child_of("bar"), domain_view(None, published=True)), False),
     ],
 )
-def test_what_stands_on_a_domain_at_home_or_is_served_on_it_elsewhere_holds_it(
-    shared_with: list[str], dependent: Dependent, held: bool
+def test_dependents_that_block_the_deletion_of_a_domain(
+    shared_with: list[str], dependent: Dependent, blocked: bool
 ) -> None:
-    assert is_held(planned(gone(sharing=Sharing(namespaces=shared_with)), dependent)) is held
+    assert is_blocked(planned(gone(sharing=Sharing(namespaces=shared_with)), dependent)) is blocked
 
 
 @pytest.mark.parametrize(
-    ("deleted", "published", "held"),
+    ("deleted", "published", "blocked"),
     [(True, False, False), (True, True, False), (False, False, False), (False, True, True)],
 )
 def test_domains_that_are_one_anothers_parents_do_not_wait_for_one_another(
-    deleted: bool, published: bool, held: bool
+    deleted: bool, published: bool, blocked: bool
 ) -> None:
     other = child_of("shop", "inn", deleted=deleted)
     lineage = (KEY, other.key, KEY)
     dependent = Dependent(other, domain_view(KEY, published=published))
     plan = planned(gone(parent_ref=ObjectRef(name="inn")), dependent, lineage=lineage)
-    assert is_held(plan) is held
+    assert is_blocked(plan) is blocked
 
 
 def test_a_domain_that_is_its_own_parent_can_be_deleted() -> None:
     itself = gone(parent_ref=ObjectRef(name="hotel"))
     own = Dependent(itself, domain_view(KEY, published=True))
-    assert not is_held(planned(itself, own, lineage=(KEY, KEY)))
+    assert not is_blocked(planned(itself, own, lineage=(KEY, KEY)))
 
 
-def test_what_the_catalog_has_of_an_intruder_is_withdrawn_before_the_domain_is_erased() -> None:
-    intruder = adapter_of("bar")
-    known, unknown = Dependent(intruder, adapter_view(KEY, published=False)), Dependent(adapter_of("zoo"))
+def test_an_adapter_without_access_is_withdrawn_before_its_domain_is_deleted() -> None:
+    without_access = adapter_of("bar")
+    known, unknown = (
+        Dependent(without_access, adapter_view(KEY, published=False)),
+        Dependent(adapter_of("zoo")),
+    )
     plan = planned(gone(), known, unknown)
     assert kinds(plan.actions) == [Withdraw, DeleteContents, RemoveFinalizer]
     withdraw = plan.actions[0]
     assert isinstance(withdraw, Withdraw)
-    assert withdraw.adapter is intruder
+    assert withdraw.adapter is without_access
 
 
-def test_nothing_is_withdrawn_while_others_hold_the_domain() -> None:
+def test_nothing_is_withdrawn_while_others_block_the_deletion() -> None:
     known = Dependent(adapter_of("bar"), adapter_view(KEY, published=False))
-    assert is_held(planned(gone(), known, Dependent(adapter_of("shop"), ON_IT)))
+    assert is_blocked(planned(gone(), known, Dependent(adapter_of("shop"), ON_IT)))
 
 
-def test_nothing_new_is_accepted_on_a_domain_that_is_being_deleted() -> None:
+def test_new_resources_on_a_domain_that_is_being_deleted_are_rejected() -> None:
     dependency = DomainDependency(KEY, gone(), domain_version(DIGEST))
     observed = observed_adapter(adapter(), domain=dependency, view=None)
     plan = plan_adapter(adapter(), observed)
@@ -171,7 +174,7 @@ def test_nothing_new_is_accepted_on_a_domain_that_is_being_deleted() -> None:
     assert domain_plan.actions == ()
 
 
-def test_what_stood_on_a_domain_before_its_deletion_serves_on_until_it_is_deleted() -> None:
+def test_an_adapter_of_a_domain_that_is_being_deleted_stays_ready() -> None:
     before = observed_adapter(adapter(), current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
     plan = plan_adapter(
         adapter(), replace(before, domain=DomainDependency(KEY, gone(), domain_version(DIGEST)))

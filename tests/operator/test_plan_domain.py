@@ -1,4 +1,4 @@
-"""What is planned for a Domain, situation by situation."""
+"""The plan of a Domain, situation by situation."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -85,7 +85,7 @@ def test_a_new_domain_is_declared_and_trained() -> None:
         ),
     ],
 )
-def test_an_unfit_parent_is_refused_with_its_reason(
+def test_an_unsuitable_parent_is_refused_with_its_reason(
     parent: DomainDependency, lineage: tuple[DomainKey, ...], expected: str
 ) -> None:
     child = domain(parent_ref=ObjectRef(name="desk"))
@@ -187,7 +187,7 @@ def test_a_run_that_failed_before_it_read_anything_has_not_read_the_corpus() -> 
     assert reason(plan.status.conditions, "Trained")[0] == "Unknown"
 
 
-def test_bad_rows_are_the_corpus_s_fault_whenever_they_are_found() -> None:
+def test_invalid_rows_set_the_corpus_condition_at_every_stage() -> None:
     failure = RunFailure(reason="RowMalformed", message="Line 7 is no JSON.")
     progress = RunProgress(stage="training", step=3, total=9)
     run = run_of(domain(), DIGEST, RunState.FAILED, progress=progress, failure=failure)
@@ -218,7 +218,7 @@ def test_a_queued_run_is_reported_as_queued() -> None:
     assert plan.status.phase == "Pending"
 
 
-def test_a_passing_failure_is_tried_again_with_growing_waits_and_an_end() -> None:
+def test_a_retryable_failure_is_retried_with_growing_waits_up_to_a_limit() -> None:
     waits = []
     for attempt in range(MAX_ATTEMPTS):
         failure = RunFailure(reason="StoreAway", message="No answer.", retryable=True)
@@ -240,7 +240,7 @@ def test_a_passing_failure_is_tried_again_with_growing_waits_and_an_end() -> Non
 
 
 @pytest.mark.parametrize("reason", ["SourceAway", "BaseModelSourceAway"])
-def test_a_server_that_is_away_for_long_does_not_fail_a_domain_for_good(reason: str) -> None:
+def test_an_unavailable_data_server_is_retried_without_limit(reason: str) -> None:
     failure = RunFailure(reason=reason, message="It did not answer.", retryable=True)
     for attempt in (MAX_ATTEMPTS, 500):
         run = run_of(domain(), DIGEST, RunState.FAILED, failure=failure, attempt=attempt)

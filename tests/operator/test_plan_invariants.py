@@ -1,4 +1,4 @@
-"""What is true of a plan in every situation."""
+"""Invariants of plans in generated situations."""
 
 from datetime import timedelta
 from typing import Any

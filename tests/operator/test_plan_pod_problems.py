@@ -1,4 +1,4 @@
-"""What a plan makes of a training process that cannot run, or dies."""
+"""The plan for a training process that cannot run or that crashes."""
 
 from datetime import timedelta
 from typing import Any
@@ -43,7 +43,7 @@ def test_a_pod_problem_shows_in_conditions_up_to_training_and_in_ready() -> None
     assert plan.requeue_after == BLOCKED_SECONDS
 
 
-def test_a_task_adapters_training_shows_it() -> None:
+def test_a_pod_problem_shows_in_a_task_adapters_conditions() -> None:
     wanted = adapter()
     run = run_of(wanted, ADAPTER_DIGEST, RunState.PENDING)
     plan = plan_adapter(
@@ -52,13 +52,13 @@ def test_a_task_adapters_training_shows_it() -> None:
     assert reason(plan.status.conditions, "Trained") == ("False", "Unschedulable")
 
 
-def test_a_death_that_is_tried_again_names_its_cause() -> None:
+def test_a_retried_crash_names_its_cause() -> None:
     plan = planned(JobView(True, crashes=1, queued=True, problem=MEMORY))
     assert plan.status.phase == "Retrying"
     assert reason(plan.status.conditions, "Trained") == ("False", "OOMKilled")
 
 
-def test_the_last_death_fails_the_run_with_its_cause() -> None:
+def test_the_last_crash_fails_the_run_with_its_cause() -> None:
     (stop,) = planned(JobView(False, crashes=4, ended_at=NOW, problem=MEMORY)).actions
     assert isinstance(stop, StopRun)
     assert (stop.failure.reason, stop.failure.retryable) == ("OOMKilled", False)
@@ -81,18 +81,18 @@ def test_a_job_that_was_not_admitted_is_created_again_periodically(
     assert reason(plan.status.conditions, "Trained") == ("False", "QuotaExceeded")
 
 
-def test_other_resources_replace_a_process_that_is_kept_back() -> None:
+def test_changed_resources_replace_a_process_that_cannot_start() -> None:
     (stop,) = planned(JobView(True, queued=True, problem=GPU), resources=MORE).actions
     assert isinstance(stop, StopRun)
     assert stop.failure.reason == "Superseded"
 
 
-def test_other_resources_leave_a_process_at_work_alone() -> None:
+def test_changed_resources_do_not_stop_a_running_process() -> None:
     assert planned(JobView(True), resources=MORE).actions == ()
 
 
 @pytest.mark.parametrize(("resources", "actions"), [(Resources(), []), (MORE, [StartRun])])
-def test_a_run_that_ran_out_of_memory_is_retried_with_other_resources(
+def test_a_run_that_ran_out_of_memory_is_retried_with_changed_resources(
     resources: Resources, actions: list[type]
 ) -> None:
     wanted = domain(resources=resources)

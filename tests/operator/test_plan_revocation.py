@@ -1,4 +1,4 @@
-"""How serving ends for a TaskAdapter that may not stand on another namespace's Domain any more."""
+"""How serving ends for a TaskAdapter that may not use another namespace's Domain any more."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -68,7 +68,7 @@ def observed(owner: Domain, passed: timedelta | None = None, **view: Any) -> Obs
     return replace(made, view=seen, domain=dependency, now=NOW + (passed or timedelta()))
 
 
-def told(plan: Plan[Any], type_: str = "Accepted") -> str:
+def message_of(plan: Plan[Any], type_: str = "Accepted") -> str:
     found = find_condition(plan.status.conditions, type_)
     assert found is not None
     return found.message
@@ -87,7 +87,7 @@ def test_serving_ends_after_a_grace_time_that_the_status_shows(owner: Domain, ca
 
     within = plan_adapter(guest(), observed(owner, GRACE - timedelta(seconds=1)))
     assert within.actions == ()
-    assert f"It is served until {UNTIL}." in told(within)
+    assert f"It is served until {UNTIL}." in message_of(within)
     assert reason(within.status.conditions, "Ready")[0] == "True"
     assert within.requeue_after == 1
 
@@ -101,12 +101,12 @@ def test_serving_ends_after_a_grace_time_that_the_status_shows(owner: Domain, ca
     gone = {"withdrawn": True, "current": None, "loaded_on": []}
     after = plan_adapter(guest(), observed(owner, GRACE * 2, **gone))
     assert after.actions == ()
-    assert "withdrawn" in told(after)
+    assert "withdrawn" in message_of(after)
     assert after.status.phase == "Failed"
     assert reason(after.status.conditions, "Ready")[0] == "False"
 
 
-def test_a_status_cannot_prolong_it() -> None:
+def test_an_edited_status_does_not_prolong_the_grace_time() -> None:
     forged = guest()
     late = observed(hotel(), GRACE)
     plan = plan_adapter(forged, observed(hotel(), timedelta()))
@@ -119,7 +119,7 @@ def test_a_status_cannot_prolong_it() -> None:
 
 
 @pytest.mark.parametrize("withdrawn", [False, True])
-def test_sharing_again_restores_it(withdrawn: bool) -> None:
+def test_sharing_again_ends_the_revocation(withdrawn: bool) -> None:
     current = None if withdrawn else adapter_version(GUEST_DIGEST)
     plan = plan_adapter(guest(), observed(hotel("bar"), GRACE * 2, withdrawn=withdrawn, current=current))
     assert kinds(plan.actions)[0] is Restore
@@ -128,7 +128,7 @@ def test_sharing_again_restores_it(withdrawn: bool) -> None:
     assert reason(plan.status.conditions, "Accepted") == ("True", "Accepted")
 
 
-def test_at_home_nothing_is_revoked() -> None:
+def test_adapters_of_the_domains_own_namespace_are_not_revoked() -> None:
     at_home = observed_adapter(adapter(), current=adapter_version(ADAPTER_DIGEST), loaded_on=["r1"])
     going = DomainDependency(KEY, hotel(deleted=True), domain_version(DIGEST))
     assert plan_adapter(adapter(), replace(at_home, domain=going)).actions == ()
@@ -141,18 +141,18 @@ def served_guest(**view: Any) -> Dependent:
 def test_the_owner_sees_which_adapters_are_still_served_and_until_when() -> None:
     owner = hotel()
     plan = plan_domain(owner, observed_domain(owner, dependents=(served_guest(),)))
-    assert told(plan) == (
+    assert message_of(plan) == (
         f"Not shared any more, and served for a grace time: TaskAdapter bar/topic (served until {UNTIL})."
     )
     withdrawn = served_guest(withdrawn=True, current=None)
-    assert told(plan_domain(owner, observed_domain(owner, dependents=(withdrawn,)))) == ""
+    assert message_of(plan_domain(owner, observed_domain(owner, dependents=(withdrawn,)))) == ""
 
 
-def test_a_domain_that_is_deleted_waits_for_a_guest_no_longer_than_the_grace() -> None:
+def test_a_deleted_domain_waits_for_other_namespaces_no_longer_than_the_grace() -> None:
     owner = hotel("bar", deleted=True)
     waiting = plan_domain(owner, observed_domain(owner, dependents=(served_guest(),)))
     assert waiting.actions == ()
-    assert f"TaskAdapter bar/topic (served until {UNTIL})" in told(waiting, "Ready")
+    assert f"TaskAdapter bar/topic (served until {UNTIL})" in message_of(waiting, "Ready")
     withdrawn = served_guest(withdrawn=True, current=None)
     going = plan_domain(owner, observed_domain(owner, dependents=(withdrawn,)))
     assert kinds(going.actions) == [DeleteContents, RemoveFinalizer], (

@@ -1,4 +1,4 @@
-"""What one reconciliation of a resource does, and how few requests it makes."""
+"""The effects of one reconciliation of a resource, and its number of requests."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -56,15 +56,15 @@ class Here:
         ]
         self.catalog.finish_run(run.id)
 
-    async def look(self, ref: ResourceRef) -> ReconcileResult:
+    async def reconcile(self, ref: ResourceRef) -> ReconcileResult:
         """Reconcile a resource; only the requests and writes of this time are kept."""
         self.plane.requests.clear()
         self.written.clear()
         return await self.engine.reconcile(ref)
 
-    async def look_at(self, ref: ResourceRef) -> Any:
+    async def reconcile_status(self, ref: ResourceRef) -> Any:
         """Reconcile a resource; return its status."""
-        await self.look(ref)
+        await self.reconcile(ref)
         return await self.status(ref)
 
     async def status(self, ref: ResourceRef) -> Any:
@@ -94,8 +94,8 @@ async def here(tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[s
     return here
 
 
-async def test_one_reconciliation_adds_the_finalizer_declares_and_starts(here: Here) -> None:
-    outcome = await here.look(TOPIC)
+async def test_one_reconciliation_adds_the_finalizer_declares_and_starts_a_run(here: Here) -> None:
+    outcome = await here.reconcile(TOPIC)
     assert here.calls == [f"GET {ROW}", f"PUT {ROW}", "POST /runs"]
     found = here.store.get(TOPIC)
     assert found is not None
@@ -109,9 +109,9 @@ async def test_one_reconciliation_adds_the_finalizer_declares_and_starts(here: H
 
 
 async def test_a_second_reconciliation_does_nothing(here: Here) -> None:
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     run = (await here.status(TOPIC)).run_ref
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     assert here.calls == [f"GET /runs/{run}", f"GET {ROW}"]
     assert here.written == []
     assert len(here.catalog.runs) == 2, "the Domain's and its own"
@@ -119,27 +119,29 @@ async def test_a_second_reconciliation_does_nothing(here: Here) -> None:
 
 async def test_a_problem_of_a_new_job_is_in_the_first_status(here: Here) -> None:
     here.jobs.refused = PodProblem("QuotaExceeded", "The quota is used up.")
-    outcome = await here.look(TOPIC)
+    outcome = await here.reconcile(TOPIC)
     assert outcome.requeue_after == 0.0
     status = await here.status(TOPIC)
     assert status.run_ref in here.catalog.runs
 
 
-async def test_a_run_that_was_there_and_has_ended_is_looked_at_with_what_it_published(here: Here) -> None:
+async def test_a_run_that_has_already_ended_is_planned_again_with_its_version(here: Here) -> None:
     def publish(request: Request) -> None:
         run = here.catalog.create_run(RunCreate.model_validate_json(request.body))
         here.catalog.finish_run(run.id)
 
     here.plane.before("POST /runs", publish)
-    outcome = await here.look(TOPIC)
+    outcome = await here.reconcile(TOPIC)
     assert outcome.requeue_after == 0.0
     assert (await here.status(TOPIC)).run_ref in here.catalog.runs
-    assert len(here.catalog.runs) == 2, "the view that the first look saw is too old to start another"
+    assert len(here.catalog.runs) == 2, (
+        "the view that the first reconciliation read is too old to start another"
+    )
 
 
 @pytest.mark.parametrize("active", [RunState.RUNNING, RunState.SUCCEEDED])
-async def test_a_status_that_names_anothers_run_is_not_believed(here: Here, active: RunState) -> None:
-    await here.look(TONE)
+async def test_a_status_that_names_another_resources_run_is_not_trusted(here: Here, active: RunState) -> None:
+    await here.reconcile(TONE)
     theirs = (await here.status(TONE)).run_ref
     here.catalog.report_progress(theirs, RunProgress(stage="training", step=1, total=2))
     if active is RunState.SUCCEEDED:
@@ -149,9 +151,9 @@ async def test_a_status_that_names_anothers_run_is_not_believed(here: Here, acti
         assert found is not None
         status = found.status.model_copy(update={"run_ref": forged})
         await here.store.write_status(TOPIC, found.metadata.uid, status)
-        await here.look(TOPIC)
-        asked = [call for call in here.calls if call.startswith("GET /runs/")]
-        assert asked == ([f"GET /runs/{theirs}"] if forged == theirs else []), "no other is requested"
+        await here.reconcile(TOPIC)
+        requested = [call for call in here.calls if call.startswith("GET /runs/")]
+        assert requested == ([f"GET /runs/{theirs}"] if forged == theirs else []), "no other is requested"
         own = (await here.status(TOPIC)).run_ref
         assert here.catalog.runs[own].spec.name == TOPIC.name
         assert here.catalog.runs[theirs].state is active
@@ -161,51 +163,51 @@ async def test_a_status_that_names_anothers_run_is_not_believed(here: Here, acti
     forging = found.status.model_copy(update={"run_ref": theirs})
     await here.store.write_status(TOPIC, found.metadata.uid, forging)
     await here.store.delete(TOPIC)
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     assert here.catalog.runs[theirs].state is active
-    assert theirs in here.jobs.started, "its process goes on"
+    assert theirs in here.jobs.started, "its process keeps running"
 
 
-async def test_the_control_plane_is_told_of_a_runs_pods_once_for_each_change(here: Here) -> None:
+async def test_the_pods_of_a_run_are_reported_once_for_each_change(here: Here) -> None:
     here.jobs.pods = (RunPod(uid="p1"),)
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     run = (await here.status(TOPIC)).run_ref
     assert here.catalog.pods == {run: list(here.jobs.pods)}
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     assert f"PUT /runs/{run}/pods" not in here.calls
     here.jobs.pods = (RunPod(uid="p1"), RunPod(uid="p2"))
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     assert here.catalog.pods == {run: list(here.jobs.pods)}
 
 
 async def test_a_status_that_lost_its_run_finds_it_again(here: Here) -> None:
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     found = here.store.get(TOPIC)
     assert found is not None
     run = found.status.run_ref
     await here.store.write_status(
         TOPIC, found.metadata.uid, found.status.model_copy(update={"run_ref": None})
     )
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     assert (await here.status(TOPIC)).run_ref == run
 
 
-async def test_a_tenant_is_made_where_the_catalog_does_not_know_it(here: Here) -> None:
+async def test_a_missing_tenant_is_created(here: Here) -> None:
     here.catalog.tenants.clear()
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     assert here.calls == [f"GET {ROW}", f"PUT {ROW}", "PUT /tenants/shop", f"PUT {ROW}", "POST /runs"]
 
 
-async def test_what_stands_on_a_domain_sees_the_version_that_woke_it(here: Here) -> None:
+async def test_dependents_are_planned_with_the_version_that_enqueued_them(here: Here) -> None:
     for ref in (TOPIC, TONE):
-        await here.look(ref)
+        await here.reconcile(ref)
     row = here.catalog.domains[DOMAIN.key]
     assert row.current is not None
     row.current = row.current.model_copy(update={"version": 2})
-    outcome = await here.look(DOMAIN)
+    outcome = await here.reconcile(DOMAIN)
     assert set(outcome.enqueue) == {TOPIC, TONE}
     for ref in outcome.enqueue:
-        await here.look(ref)
+        await here.reconcile(ref)
         assert f"GET /domains/{DOMAIN.key}" not in here.calls
         ready = find_condition((await here.status(ref)).conditions, "DomainReady")
         assert ready is not None
@@ -213,142 +215,145 @@ async def test_what_stands_on_a_domain_sees_the_version_that_woke_it(here: Here)
 
 
 @pytest.mark.parametrize("closed", [set(), {"zoo"}])
-async def test_a_domain_goes_though_another_tenant_names_it_without_being_allowed_to(
+async def test_an_adapter_without_access_does_not_block_the_deletion_of_a_domain(
     here: Here, domain_body: dict[str, Any], adapter_body: dict[str, Any], closed: set[str]
 ) -> None:
     here.jobs.closed = closed
-    secret, intruder = ResourceRef("Domain", "shop", "secret"), ResourceRef("TaskAdapter", "zoo", "topic")
-    adapter_body["metadata"]["namespace"] = intruder.namespace
+    secret, other_tenants = (
+        ResourceRef("Domain", "shop", "secret"),
+        ResourceRef("TaskAdapter", "zoo", "topic"),
+    )
+    adapter_body["metadata"]["namespace"] = other_tenants.namespace
     adapter_body["spec"]["domainRef"] = {"name": secret.name, "namespace": secret.namespace}
     domain_body["metadata"]["name"] = secret.name
     await here.store.apply(parse_manifest(adapter_body))
-    await here.look(intruder)
-    assert intruder.key in here.catalog.adapters, "the Domain was not there yet"
+    await here.reconcile(other_tenants)
+    assert other_tenants.key in here.catalog.adapters, "the Domain was not there yet"
     await here.store.apply(parse_manifest(domain_body))
-    await here.look(secret)
-    await here.look(intruder)
-    accepted = find_condition((await here.status(intruder)).conditions, "Accepted")
+    await here.reconcile(secret)
+    await here.reconcile(other_tenants)
+    accepted = find_condition((await here.status(other_tenants)).conditions, "Accepted")
     assert accepted is not None
     assert accepted.reason == "NotShared"
     await here.store.delete(secret)
-    outcome = await here.look(secret)
+    outcome = await here.reconcile(secret)
     assert here.store.get(secret) is None
-    assert (secret.key in here.catalog.domains, intruder.key in here.catalog.adapters) == (False, False)
-    assert intruder in outcome.enqueue
-    await here.look(intruder)
-    assert (await here.status(intruder)).phase == "Waiting"
+    assert (secret.key in here.catalog.domains, other_tenants.key in here.catalog.adapters) == (False, False)
+    assert other_tenants in outcome.enqueue
+    await here.reconcile(other_tenants)
+    assert (await here.status(other_tenants)).phase == "Waiting"
 
 
 async def both_published(here: Here) -> None:
     """Have both TaskAdapters published, as after their runs."""
     for ref in (TOPIC, TONE):
-        await here.look(ref)
+        await here.reconcile(ref)
         here.publish(ref)
-        await here.look(ref)
+        await here.reconcile(ref)
 
 
 @pytest.fixture
-async def reborn(
+async def rebuilt(
     here: Here, tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> Here:
     """The same manifests in another store, on the catalog and with the runs of the first."""
     await both_published(here)
-    store = FileResourceStore(tmp_path / "rebuilt")
+    store = FileResourceStore(tmp_path / "second")
     for body in (adapter_body, domain_body):
         await store.apply(parse_manifest(body))
     return replace(here, store=store, engine=Reconciler(Ports(store, here.plane.client(), here.jobs)))
 
 
-async def test_the_same_manifests_in_another_cluster_adopt_what_the_catalog_has(reborn: Here) -> None:
-    runs = list(reborn.catalog.created_runs)
+async def test_the_same_manifests_in_another_cluster_adopt_the_catalogs_records(rebuilt: Here) -> None:
+    runs = list(rebuilt.catalog.created_runs)
     for ref in (TOPIC, DOMAIN, TOPIC):
-        await reborn.look(ref)
-    assert reborn.catalog.created_runs == runs, "nothing is trained again"
-    for ref, rows in ((DOMAIN, reborn.catalog.domains), (TOPIC, reborn.catalog.adapters)):
-        found = reborn.store.get(ref)
+        await rebuilt.reconcile(ref)
+    assert rebuilt.catalog.created_runs == runs, "nothing is trained again"
+    for ref, rows in ((DOMAIN, rebuilt.catalog.domains), (TOPIC, rebuilt.catalog.adapters)):
+        found = rebuilt.store.get(ref)
         assert found is not None
         assert (rows[ref.key].record.uid, found.status.version) == (found.metadata.uid, 1)
 
 
-async def test_what_was_deleted_before_our_eyes_is_not_adopted(
-    reborn: Here, monkeypatch: pytest.MonkeyPatch
+async def test_an_object_whose_deletion_was_seen_is_not_adopted(
+    rebuilt: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone = {reborn.catalog.adapters[TOPIC.key].record.uid}
-    monkeypatch.setattr(reborn.store, "was_deleted", gone.__contains__)
-    await reborn.look(DOMAIN)
-    await reborn.look(TOPIC)
-    row = reborn.catalog.adapters[TOPIC.key]
+    gone = {rebuilt.catalog.adapters[TOPIC.key].record.uid}
+    monkeypatch.setattr(rebuilt.store, "was_deleted", gone.__contains__)
+    await rebuilt.reconcile(DOMAIN)
+    await rebuilt.reconcile(TOPIC)
+    row = rebuilt.catalog.adapters[TOPIC.key]
     assert row.current is None
     assert row.record.uid not in gone
-    assert "POST /runs" in reborn.calls
+    assert "POST /runs" in rebuilt.calls
 
 
-async def test_only_the_leader_deletes_what_the_catalog_has_of_a_deleted_object(
-    reborn: Here, monkeypatch: pytest.MonkeyPatch
+async def test_only_the_leader_deletes_the_records_of_a_deleted_object(
+    rebuilt: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone = {reborn.catalog.adapters[TOPIC.key].record.uid, reborn.catalog.domains[DOMAIN.key].record.uid}
-    monkeypatch.setattr(reborn.store, "was_deleted", gone.__contains__)
+    gone = {rebuilt.catalog.adapters[TOPIC.key].record.uid, rebuilt.catalog.domains[DOMAIN.key].record.uid}
+    monkeypatch.setattr(rebuilt.store, "was_deleted", gone.__contains__)
 
     def refuse() -> None:
         raise NotReady("NotLeader", "Another replica is the leader.")
 
-    engine = Reconciler(Ports(reborn.store, reborn.plane.client(), reborn.jobs, refuse))
+    engine = Reconciler(Ports(rebuilt.store, rebuilt.plane.client(), rebuilt.jobs, refuse))
     for ref in (TOPIC, DOMAIN):
         with pytest.raises(NotReady, match="NotLeader"):
             await engine.reconcile(ref)
-    assert not [call for call in reborn.calls if call.startswith("DELETE")]
+    assert not [call for call in rebuilt.calls if call.startswith("DELETE")]
 
 
-async def test_another_base_model_is_no_change_of_an_immutable_field_but_another_domain(
-    reborn: Here, domain_body: dict[str, Any]
+async def test_a_new_object_with_another_base_model_is_another_domain(
+    rebuilt: Here, domain_body: dict[str, Any]
 ) -> None:
     other = ResourceRef("Domain", "shop", "inn")
-    row = copy.deepcopy(reborn.catalog.domains[DOMAIN.key])
+    row = copy.deepcopy(rebuilt.catalog.domains[DOMAIN.key])
     row.record = row.record.model_copy(update={"uid": "uid-of-the-first-inn"})
-    reborn.catalog.domains[other.key] = row
+    rebuilt.catalog.domains[other.key] = row
     domain_body["metadata"]["name"] = other.name
     domain_body["spec"]["baseModel"] = {"uri": "wheel://another"}
-    await reborn.store.apply(parse_manifest(domain_body))
-    await reborn.look(other)
-    accepted = find_condition((await reborn.status(other)).conditions, "Accepted")
+    await rebuilt.store.apply(parse_manifest(domain_body))
+    await rebuilt.reconcile(other)
+    accepted = find_condition((await rebuilt.status(other)).conditions, "Accepted")
     assert accepted is not None
     assert accepted.status == "True"
-    assert "POST /runs" in reborn.calls
+    assert "POST /runs" in rebuilt.calls
 
 
-async def test_a_domain_is_not_kept_by_rows_whose_objects_are_gone(reborn: Here) -> None:
-    await reborn.look(DOMAIN)
-    await reborn.store.delete(TOPIC)  # before anybody held it
-    await reborn.store.delete(DOMAIN)
-    await reborn.look(DOMAIN)
-    assert reborn.store.get(DOMAIN) is None
-    assert (reborn.catalog.domains, reborn.catalog.adapters) == ({}, {})
+async def test_records_without_objects_do_not_block_the_deletion_of_a_domain(rebuilt: Here) -> None:
+    await rebuilt.reconcile(DOMAIN)
+    await rebuilt.store.delete(TOPIC)  # before it had a finalizer
+    await rebuilt.store.delete(DOMAIN)
+    await rebuilt.reconcile(DOMAIN)
+    assert rebuilt.store.get(DOMAIN) is None
+    assert (rebuilt.catalog.domains, rebuilt.catalog.adapters) == ({}, {})
 
 
-@pytest.mark.parametrize("trouble", [NotReady("ApiServerUnavailable", "Away."), None])
-async def test_rows_of_which_nobody_can_say_that_their_objects_are_gone_keep_a_domain(
-    reborn: Here, monkeypatch: pytest.MonkeyPatch, trouble: HmiError | None
+@pytest.mark.parametrize("error", [NotReady("ApiServerUnavailable", "Away."), None])
+async def test_records_whose_objects_may_exist_block_the_deletion_of_a_domain(
+    rebuilt: Here, monkeypatch: pytest.MonkeyPatch, error: HmiError | None
 ) -> None:
     async def is_absent(ref: ResourceRef) -> bool:
-        if trouble is not None:
-            raise trouble
+        if error is not None:
+            raise error
         return False
 
-    monkeypatch.setattr(reborn.store, "is_absent", is_absent)
-    await reborn.look(DOMAIN)
-    await reborn.store.delete(TOPIC)
-    await reborn.store.delete(DOMAIN)
+    monkeypatch.setattr(rebuilt.store, "is_absent", is_absent)
+    await rebuilt.reconcile(DOMAIN)
+    await rebuilt.store.delete(TOPIC)
+    await rebuilt.store.delete(DOMAIN)
     with pytest.raises(HmiError):
-        await reborn.look(DOMAIN)
-    assert set(reborn.catalog.adapters) == {TOPIC.key, TONE.key}
-    ready = find_condition((await reborn.status(DOMAIN)).conditions, "Ready")
+        await rebuilt.reconcile(DOMAIN)
+    assert set(rebuilt.catalog.adapters) == {TOPIC.key, TONE.key}
+    ready = find_condition((await rebuilt.status(DOMAIN)).conditions, "Ready")
     assert ready is not None
-    assert ready.reason == (trouble.reason if trouble else "DomainInUse")
+    assert ready.reason == (error.reason if error else "DomainInUse")
     assert ready.message.startswith("It cannot be deleted yet: ")
     assert ready.message.endswith(" The deletion is retried.")
 
 
-async def test_a_guests_serving_ends_with_the_grace_time_and_its_domain_then_goes(
+async def test_an_adapter_of_another_namespace_is_withdrawn_after_the_grace_time_and_its_domain_deleted(
     here: Here, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     guest = ResourceRef("TaskAdapter", "zoo", "topic")
@@ -359,22 +364,22 @@ async def test_a_guests_serving_ends_with_the_grace_time_and_its_domain_then_goe
         await here.store.delete(ref)
     for body in (domain_body, adapter_body):
         await here.store.apply(parse_manifest(body))
-    await here.look(guest)
+    await here.reconcile(guest)
     here.publish(guest)
-    await here.look(guest)
+    await here.reconcile(guest)
 
     await here.store.delete(DOMAIN)
-    assert guest in (await here.look(DOMAIN)).enqueue
-    assert (await here.look(guest)).requeue_after == 0.0
-    assert (await here.look(guest)).requeue_after > 0.0
-    waiting = find_condition((await here.look_at(DOMAIN)).conditions, "Ready")
+    assert guest in (await here.reconcile(DOMAIN)).enqueue
+    assert (await here.reconcile(guest)).requeue_after == 0.0
+    assert (await here.reconcile(guest)).requeue_after > 0.0
+    waiting = find_condition((await here.reconcile_status(DOMAIN)).conditions, "Ready")
     assert waiting is not None
     assert "TaskAdapter zoo/topic (served until " in waiting.message
 
     here.catalog.adapters[guest.key].revoked_at = datetime.now(UTC) - timedelta(hours=1)
-    await here.look(guest)
+    await here.reconcile(guest)
     assert here.catalog.adapters[guest.key].withdrawn
-    await here.look(DOMAIN)
+    await here.reconcile(DOMAIN)
     assert here.store.get(DOMAIN) is None
     assert here.catalog.adapters[guest.key].withdrawn, "the row stays, to answer requests with the reason"
 
@@ -389,10 +394,10 @@ async def test_domains_that_name_one_another_as_parent_can_all_be_deleted(
         await here.store.apply(parse_manifest(body))
         here.catalog.domains[ref.key] = copy.deepcopy(here.catalog.domains[DOMAIN.key])
     for ref in refs:
-        await here.look(ref)
+        await here.reconcile(ref)
         await here.store.delete(ref)
     for ref in refs:
-        await here.look(ref)
+        await here.reconcile(ref)
         assert here.store.get(ref) is None
 
 
@@ -401,25 +406,25 @@ async def changed(here: Here, adapter_body: dict[str, Any], epochs: int) -> None
     await here.store.apply(parse_manifest(body))
 
 
-async def test_a_first_spec_asks_for_no_earlier_version(here: Here) -> None:
-    await here.look(TOPIC)
+async def test_a_first_spec_requests_no_earlier_version(here: Here) -> None:
+    await here.reconcile(TOPIC)
     assert f"POST {ROW}/publish-again" not in here.calls
 
 
-async def test_a_spec_that_is_declared_again_is_published_again_and_not_trained(
+async def test_an_earlier_spec_is_published_again_without_training(
     here: Here, adapter_body: dict[str, Any]
 ) -> None:
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     here.publish(TOPIC)
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     await changed(here, adapter_body, 7)
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     assert here.calls == [f"GET {ROW}", f"PUT {ROW}", f"POST {ROW}/publish-again", "POST /runs"]
     here.publish(TOPIC)
-    await here.look(TOPIC)
+    await here.reconcile(TOPIC)
     runs = set(here.catalog.runs)
     await here.store.apply(parse_manifest(adapter_body))
-    outcome = await here.look(TOPIC)
+    outcome = await here.reconcile(TOPIC)
     assert here.calls[-2:] == [f"PUT {ROW}", f"POST {ROW}/publish-again"]
     assert (set(here.catalog.runs), outcome.requeue_after) == (runs, 0.0)
     current = here.catalog.adapters[TOPIC.key].current

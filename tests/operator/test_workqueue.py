@@ -1,4 +1,4 @@
-"""The line of resources: who comes when, and never twice."""
+"""The work queue: the order of resources, each queued once."""
 
 import asyncio
 
@@ -29,7 +29,7 @@ async def come_by_timer(queue: WorkQueue, *names: str) -> None:
         found = await queue.get()
         assert found is not None
         queue.done(found, 1e-9)
-    while len(queue) < before + len(names):  # noqa: ASYNC110 -- a timer tells nobody when it is over
+    while len(queue) < before + len(names):  # noqa: ASYNC110 -- a timer signals nothing when it fires
         await asyncio.sleep(0)
 
 
@@ -69,7 +69,7 @@ async def test_an_event_moves_up_a_resource_whose_timer_fired() -> None:
     assert [await taken(queue) for _ in range(2)] == ["old-2", "old-1"]
 
 
-async def test_timers_have_their_share_however_many_events_there_are() -> None:
+async def test_timers_get_a_share_of_the_queue_despite_many_events() -> None:
     queue = WorkQueue()
     await come_by_timer(queue, "old")
     for number in range(2 * TIMER_SHARE):
@@ -86,7 +86,7 @@ async def test_an_immediate_requeue_counts_as_an_event() -> None:
     assert [await taken(queue) for _ in range(2)] == ["a", "old"]
 
 
-async def test_a_closed_line_lets_every_waiter_go() -> None:
+async def test_shutting_the_queue_down_releases_every_waiter() -> None:
     queue = WorkQueue()
     waiters = [asyncio.create_task(queue.get()) for _ in range(3)]
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A training program that obeys a test: what it does is in a file named like its resource, in BEHAVIOURS."""
+"""A training program for tests: a file named like its resource, in BEHAVIOURS, says how it behaves."""
 
 import hashlib
 import json

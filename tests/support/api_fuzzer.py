@@ -1,4 +1,4 @@
-"""Runs schemathesis against an application on a real socket, seeded: a run finds what the last one found."""
+"""Runs schemathesis against an application on a real socket, seeded: every run sends the same requests."""
 
 import contextlib
 import copy
@@ -43,7 +43,7 @@ def served(app: FastAPI) -> Iterator[str]:
 
 @dataclass
 class Fuzzer:
-    """What schemathesis gets: credentials and real names, which it uses in some of its requests."""
+    """Input for schemathesis: credentials and real names, which it uses in some of its requests."""
 
     folder: Path
     credentials: Mapping[str, str]
@@ -98,7 +98,7 @@ class Fuzzer:
 
 @dataclass(frozen=True)
 class FuzzReport:
-    """What schemathesis found."""
+    """The findings of schemathesis."""
 
     status: int
     text: str

@@ -1,4 +1,4 @@
-"""The artifacts of the fake control plane: uploads of runs, and what was made of them."""
+"""The artifacts of the fake control plane: uploads of runs, and the artifacts made of them."""
 
 from small_artifacts import manifest_of
 

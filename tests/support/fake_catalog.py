@@ -1,4 +1,4 @@
-"""The catalog of the fake control plane: what the internal API does, in dictionaries.
+"""The catalog of the fake control plane: the internal API over dictionaries.
 
 It raises ``Refused`` with the status and the reason of the real one. ``tests/contract`` compares both.
 """
@@ -69,7 +69,7 @@ class StoredAdapter:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a runtime last said of one version: loaded, or why not; ``order`` grows from report to report."""
+    """A runtime's last report on one version: loaded, or why not; ``order`` grows from report to report."""
 
     runtime: str
     version: int
@@ -97,7 +97,7 @@ class FakeCatalog:
     # --- resources ------------------------------------------------------------------------------------
 
     def declare(self, table: dict[str, Any], key: str, record: DomainRecord | AdapterRecord) -> None:
-        """Declare a resource; one of another uid takes over what serves, or replaces it."""
+        """Declare a resource; one of another uid takes over the versions, or replaces the resource."""
         self._require_tenant(record.tenant)
         row = table.get(key)
         if row is not None and row.record.uid != record.uid:
@@ -297,7 +297,7 @@ class FakeCatalog:
         """Record the pods of a run's Job."""
         self.pods[self.run(run_id).id] = pods
 
-    # --- what tests do in a trainer's place --------------------------------------------------------------
+    # --- calls that tests make in a trainer's place ---------------------------------------------------
 
     def finish_run(self, run_id: str, **changes: Any) -> RunView:
         """Complete a run with artifacts of its own and a metric that passes every gate."""
@@ -399,7 +399,7 @@ def _found(table: dict[str, Any], key: str, kind: str) -> Any:
 
 
 def _is_same_resource(old: Any, new: Any) -> bool:
-    """Return whether an object of another uid takes over what the catalog has of an earlier one."""
+    """Return whether an object of another uid takes over the records of an earlier one."""
     names = ("tenant", "domain", "task_type") if isinstance(new, AdapterRecord) else ("tenant", "base_uri")
     return all(getattr(old, name) == getattr(new, name) for name in names)
 

@@ -87,9 +87,9 @@ class Answer:
 
 @dataclass
 class Fault:
-    """What happens to the next ``left`` requests that match ``pattern``.
+    """A fault for the next ``left`` requests that match ``pattern``.
 
-    ``action`` is called first; ``answer`` is given in place of the true one, after ``until`` is set.
+    ``action`` is called first; ``answer`` replaces the real response, after ``until`` is set.
     """
 
     pattern: re.Pattern[str]
@@ -109,7 +109,7 @@ class FakeControlPlane:
         """The uid of the cluster that has claimed the catalog; None lets any cluster claim it."""
         self.requests: list[Request] = []
         self.lock = threading.RLock()
-        """Held while a request is handled: a test that holds it makes several changes at once."""
+        """Locked while a request is handled: a test that locks it makes several changes at once."""
         self._claimed_at, self._inherited = 0.0, False
         self._faults: list[Fault] = []
 

@@ -1,4 +1,4 @@
-"""The runtimes of the fake control plane: placements, their revisions, and what runtimes report."""
+"""The runtimes of the fake control plane: placements, their revisions, and the reports of runtimes."""
 
 from dataclasses import dataclass, field
 from itertools import count
@@ -134,7 +134,7 @@ class FakeRuntimes:
         }
 
     def place(self) -> None:
-        """Place each TaskAdapter on as many runtimes as it has replicas; note what changed for whom."""
+        """Place each TaskAdapter on as many runtimes as it has replicas; record each runtime's changes."""
         known = {self._name(key, row) for key, row in self.catalog.adapters.items()}
         for runtime in self.registered.values():
             runtime.reports = {key: one for key, one in runtime.reports.items() if key[0] in known}

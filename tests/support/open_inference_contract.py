@@ -57,7 +57,7 @@ class Live(_Object):
 
 
 class ServerReady(_Object):
-    """``GET /v2/health/ready``: the protocol names its field live; ready is what everybody else calls it."""
+    """``GET /v2/health/ready``: the protocol names its field live; other servers name it ready."""
 
     live: bool
     ready: bool
@@ -99,7 +99,7 @@ class InferResponse(_Object):
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of the protocol, and what a success looks like."""
+    """One operation of the protocol, and the shape of its success."""
 
     method: str
     path: str

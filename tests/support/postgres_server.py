@@ -173,6 +173,6 @@ def _await_server(server: PostgresServer, process: "subprocess.Popen[bytes]", lo
         except psycopg.OperationalError as error:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise NotStarted(f"the server did not start: {log.read_text()[-500:]}") from error
-            time.sleep(0.02)  # between two looks at the condition
+            time.sleep(0.02)  # between two checks of the condition
         else:
             return

@@ -22,7 +22,7 @@ class RecordingProxy:
     """Response bodies by URL; 404 for all others."""
     tunnels: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Where ``CONNECT host:port`` leads, by that ``host:port``; 502 for all others."""
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     credentials: list[str | None] = field(default_factory=list)
 
 
@@ -59,7 +59,7 @@ def recording_proxy() -> Iterator[RecordingProxy]:
             self.close_connection = True
 
         def _record(self) -> None:
-            proxy.asked.append(f"{self.command} {self.path}")
+            proxy.requests.append(f"{self.command} {self.path}")
             proxy.credentials.append(self.headers["Proxy-Authorization"])
 
         def log_message(self, format: str, *args: object) -> None:

@@ -1,4 +1,4 @@
-"""Artifacts of one small file, for tests in which nothing reads what is in them."""
+"""Artifacts of one small file, for tests that do not read their content."""
 
 import tempfile
 from pathlib import Path

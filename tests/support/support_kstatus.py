@@ -10,7 +10,7 @@ Health = Literal["Terminating", "InProgress", "Failed", "Current"]
 
 
 def health_of(manifest: Mapping[str, Any]) -> Health:
-    """Return what kstatus says of an object. An object that it does not know is ``Current``."""
+    """Return the kstatus of an object. An object that it does not know is ``Current``."""
     metadata, status = manifest["metadata"], manifest.get("status") or {}
     if metadata.get("deletionTimestamp"):
         return "Terminating"

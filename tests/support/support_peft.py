@@ -38,7 +38,7 @@ MODELS: dict[str, tuple[type[PreTrainedModel], Any]] = {
 
 
 def make_model(kind: str, folder: Path) -> tuple[PreTrainedModel, BaseModel]:
-    """Return a random task model and the base model it stands on, saved in ``folder``."""
+    """Return a random task model and its base model, saved in ``folder``."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model_class, config = MODELS[kind]

@@ -15,7 +15,7 @@ _REASON = re.compile("[A-Z][A-Za-z0-9]+")
 
 @dataclass
 class Code:
-    """What is known of the names of all files together."""
+    """The names that all files define."""
 
     positions: dict[str, int] = field(default_factory=dict)
     """Where a function, method or class takes a reason, by its name; -1 where by keyword alone."""
@@ -54,7 +54,7 @@ def reason_literals() -> dict[str, str]:
 
 
 def _within(node: ast.expr) -> Iterator[str]:
-    """Yield what a table gives; a set holds words that are read of others."""
+    """Yield the values of a table; a set contains reasons of other programs."""
     for value in node.values if isinstance(node, ast.Dict) else ():
         if isinstance(value, ast.Constant) and isinstance(value.value, str):
             yield value.value

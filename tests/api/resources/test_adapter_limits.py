@@ -79,7 +79,7 @@ def test_every_part_has_the_same_limits(monkeypatch: pytest.MonkeyPatch) -> None
         ]
 
     assert len({tuple(limits.as_environment().items()) for limits in of_all_parts()}) == 1
-    told = {"HMI_MAX_RANK": "64", "HMI_MAX_BOTTLENECK": "0", "HMI_MAX_LABELS": "1000"}
-    for name, value in told.items():
+    expected = {"HMI_MAX_RANK": "64", "HMI_MAX_BOTTLENECK": "0", "HMI_MAX_LABELS": "1000"}
+    for name, value in expected.items():
         monkeypatch.setenv(name, value)
-    assert all(limits.as_environment() == told for limits in of_all_parts())
+    assert all(limits.as_environment() == expected for limits in of_all_parts())

@@ -74,8 +74,8 @@ def test_names_columns_and_subresource(plural: str) -> None:
     scaled = {"scale": scale} if plural == "taskadapters" else {}
     assert version["subresources"] == {"status": {}} | scaled
     columns = [column["name"] for column in version["additionalPrinterColumns"]]
-    standing = "Parent" if plural == "domains" else "Domain"
-    assert columns == ["Phase", "Ready", standing, "Version", "Progress", "Reason", "Message", "Age"]
+    reference = "Parent" if plural == "domains" else "Domain"
+    assert columns == ["Phase", "Ready", reference, "Version", "Progress", "Reason", "Message", "Age"]
     wide = [column["name"] for column in version["additionalPrinterColumns"] if column.get("priority")]
     assert wide == ["Reason", "Message"]
     schema = schema_of(plural)

@@ -28,8 +28,8 @@ def test_every_reason_in_the_code_is_in_the_reference() -> None:
     found = reason_literals()
     assert {"TenantChanged", "NameTaken", "InvalidField", "InternalError", "BodyTooLarge"} <= set(found)
     unknown = set(found) - OF_THE_PLAN - OF_FAILURES - OF_KUBERNETES
-    told = [f"{found[reason]}: {reason}" for reason in sorted(unknown)]
-    assert not told, "add these to hmi_api.resources.reasons, then `make crds`: " + "; ".join(told)
+    missing = [f"{found[reason]}: {reason}" for reason in sorted(unknown)]
+    assert not missing, "add these to hmi_api.resources.reasons, then `make crds`: " + "; ".join(missing)
 
 
 def test_the_reference_lists_no_unused_reason() -> None:

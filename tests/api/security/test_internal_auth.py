@@ -31,7 +31,7 @@ ACCOUNTS = ServiceAccounts(
 
 
 class Clock:
-    """Time that stands until it is moved, in seconds."""
+    """A clock that only the test moves, in seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -109,7 +109,7 @@ async def test_an_accepted_token_is_cached_for_a_minute(
     token_reviews.accounts["t"] = ACCOUNTS.operator
     for _ in range(2):
         assert await reviewer.authenticate("t") == Caller(Role.OPERATOR)
-    assert token_reviews.asked == ["t"]
+    assert token_reviews.tokens == ["t"]
     assert token_reviews.authorizations == ["Bearer own-token"]
     clock.seconds += 61
     del token_reviews.accounts["t"]
@@ -124,7 +124,7 @@ async def test_a_token_is_not_cached_beyond_its_expiry(
     assert await reviewer.authenticate(token) == Caller(Role.RUNTIME)
     clock.seconds += 11
     await reviewer.authenticate(token)
-    assert len(token_reviews.asked) == 2
+    assert len(token_reviews.tokens) == 2
 
 
 async def test_an_unknown_token_is_cached_for_seconds_only(
@@ -132,7 +132,7 @@ async def test_an_unknown_token_is_cached_for_seconds_only(
 ) -> None:
     for _ in range(3):
         assert await reviewer.authenticate("new") is None
-    assert len(token_reviews.asked) == 1
+    assert len(token_reviews.tokens) == 1
     token_reviews.accounts["new"] = ACCOUNTS.gateway
     clock.seconds += 6
     assert await reviewer.authenticate("new") == Caller(Role.GATEWAY)
@@ -149,15 +149,15 @@ async def test_the_cache_is_bounded(reviewer: TokenReviewer, token_reviews: Any)
     for number in range(5):
         await reviewer.authenticate(f"t{number}")
     await reviewer.authenticate("t4")
-    assert len(token_reviews.asked) == 5
+    assert len(token_reviews.tokens) == 5
     await reviewer.authenticate("t0")
-    assert len(token_reviews.asked) == 6
+    assert len(token_reviews.tokens) == 6
 
 
 async def test_a_very_long_token_is_not_reviewed(reviewer: TokenReviewer, token_reviews: Any) -> None:
     assert await reviewer.authenticate("x" * 20_000) is None
     assert await reviewer.authenticate("") is None
-    assert token_reviews.asked == []
+    assert token_reviews.tokens == []
 
 
 @pytest.mark.parametrize("status", [403, 500])

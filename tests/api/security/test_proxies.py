@@ -56,7 +56,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize(("variables", "url", "proxy"), CHOICES)
-def test_the_proxy_is_the_one_that_curl_takes(variables: dict[str, str], url: str, proxy: str | None) -> None:
+def test_the_proxy_is_the_one_that_curl_uses(variables: dict[str, str], url: str, proxy: str | None) -> None:
     assert Proxies.from_environment(variables).for_url(url) == proxy
 
 
@@ -122,15 +122,15 @@ def test_s3_uses_the_proxy_for_its_endpoint(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Part:
-    """Another part of HMI, on loopback: answers everything with 404; keeps what it was asked."""
+    """Another part of HMI, on loopback: answers everything with 404; records the requests."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         part = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                part.asked.append(f"{self.command} {self.path}")
+                part.requests.append(f"{self.command} {self.path}")
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 body = json.dumps({"error": {"code": "NotFound", "message": "no"}}).encode()
                 self.send_response(404)
@@ -225,7 +225,7 @@ def unused_proxy(
     http = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), proxy.url)
     name_proxies(monkeypatch, http if request.param == "http" else {"ALL_PROXY": "socks5h://127.0.0.1:9"})
     yield
-    assert proxy.asked == []
+    assert proxy.requests == []
 
 
 @pytest.mark.anyio
@@ -235,7 +235,7 @@ async def test_internal_calls_use_no_proxy(caller: str, part: Part) -> None:
     with contextlib.suppress(HmiError, httpx.HTTPStatusError):  # the part has nothing to say
         await INNER[caller](part.url)
 
-    assert part.asked
+    assert part.requests
 
 
 @pytest.mark.usefixtures("unused_proxy")
@@ -252,7 +252,7 @@ def test_a_trainer_uses_no_proxy_for_the_control_plane(
 
     assert train(["domain"]) == 1  # the control plane knows no such run
 
-    assert part.asked == ["GET /internal/v1/runs/r1"]
+    assert part.requests == ["GET /internal/v1/runs/r1"]
 
 
 @pytest.mark.usefixtures("unused_proxy")
@@ -268,7 +268,7 @@ def test_the_command_uses_no_proxy_for_this_machine(part: Part, tmp_path: Path) 
         with session.admin() as client, pytest.raises(CliError):
             client.request("GET", "/v1/models")
 
-    assert part.asked == ["GET /v1/models"] * 2
+    assert part.requests == ["GET /v1/models"] * 2
 
 
 def test_a_server_is_on_this_machine_in_every_spelling() -> None:
@@ -285,7 +285,7 @@ def test_the_command_uses_the_proxy_for_another_machine(
     proxy.answers["http://hmi.example/v1/models"] = b'{"data": []}'
     with Client("http://hmi.example", "key") as client:
         assert client.request("GET", "/v1/models") == {"data": []}
-    assert proxy.asked == ["GET http://hmi.example/v1/models"]
+    assert proxy.requests == ["GET http://hmi.example/v1/models"]
 
     name_proxies(monkeypatch, {"ALL_PROXY": "socks5h://127.0.0.1:9"})
     with pytest.raises(CliError, match="socks5h://"):

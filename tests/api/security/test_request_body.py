@@ -15,7 +15,7 @@ LIMIT = 1000
 
 @dataclass
 class Refused(Exception):
-    """What the middleware was told to raise."""
+    """The error that the middleware is configured to raise."""
 
     status: int
     message: str
@@ -27,10 +27,10 @@ class Body:
     def __init__(self, parts: Sequence[bytes | None], *, ends: bool = True) -> None:
         self.left = list(parts)
         self.ends = ends
-        self.asked = 0
+        self.received = 0
 
     async def receive(self) -> Message:
-        self.asked += 1
+        self.received += 1
         if not self.left:
             return {"type": "http.disconnect"}
         part = self.left.pop(0)
@@ -40,7 +40,7 @@ class Body:
 
 
 def read(body: Body, limit: BodyLimit, **headers: str) -> bytes:
-    """Return what a handler reads behind the middleware."""
+    """Return the body that a handler reads behind the middleware."""
     found = bytearray()
 
     async def handler(_scope: Scope, receive: Receive, _send: Send) -> None:
@@ -75,7 +75,7 @@ def test_a_body_within_bounds_is_read_unchanged() -> None:
 def test_a_long_body_is_refused_announced_or_not() -> None:
     announced = Body([b"x"])
     assert refused(announced, BodyLimit(LIMIT), content_length="1001") == 413
-    assert announced.asked == 0
+    assert announced.received == 0
     assert refused(Body([b"x" * 600, b"x" * 600]), BodyLimit(LIMIT)) == 413
 
 
@@ -107,7 +107,7 @@ def test_nothing_is_limited_after_the_body() -> None:
 
     async def handler(_scope: Scope, receive: Receive, _send: Send) -> None:
         await receive()
-        body.left = [None]  # who waits for the caller to hang up may wait long
+        body.left = [None]  # waiting for the caller to disconnect has no time limit
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(receive(), 0.2)
 

@@ -108,9 +108,9 @@ def test_an_invalid_cursor_is_refused(client: TestClient, cursor: str) -> None:
 def test_administrators_can_delete_orphans(cluster: Any, client: TestClient) -> None:
     cluster.domain()
     cluster.adapter("spam")
-    held = client.delete("/admin/v1/domains/acme/trade", headers=_ADMIN)
-    assert (held.status_code, held.json()["error"]["code"]) == (409, "DomainInUse")
-    assert "acme/spam" in held.json()["error"]["message"]
+    refused = client.delete("/admin/v1/domains/acme/trade", headers=_ADMIN)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "DomainInUse")
+    assert "acme/spam" in refused.json()["error"]["message"]
     cluster.admin("DELETE", "/adapters/acme/spam")
     cluster.admin("DELETE", "/domains/acme/trade")
     assert not cluster.admin("GET", "/adapters")["items"]

@@ -79,7 +79,7 @@ def test_no_request_causes_a_500(
     tenants = {path: methods for path, methods in paths.items() if not _is_inner(path)}
     others = {path: methods for path, methods in paths.items() if _is_inner(path)}
     methods_aside = replace(fuzzer, checks="not_a_server_error,response_schema_conformance")
-    # Tenants first: what is made up for administrators deletes tenants and revokes keys.
+    # Tenants first: generated requests of administrators delete tenants and revoke keys.
     for part, tried in ((tenants, fuzzer), (others, fuzzer), (upload, methods_aside)):
         report = tried.run(str(client.base_url), openapi | {"paths": part})
 

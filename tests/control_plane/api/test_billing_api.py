@@ -79,7 +79,7 @@ def test_a_tenant_does_not_see_a_draft_that_was_voided(cluster: Any, tenant_head
 
 
 def finalize(cluster: Any, currency: str) -> Any:
-    """Draft and finalize an invoice for what acme used so far; return the answer of the second."""
+    """Draft and finalize an invoice for acme's usage so far; return the second response."""
     wanted = {"tenant": "acme", "from": MARCH, "to": datetime.now(UTC).isoformat(), "currency": currency}
     invoice = cluster.admin("POST", "/invoices", wanted)["id"]
     answer = cluster.client.post(f"/admin/v1/invoices/{invoice}/finalize", headers=ADMIN)

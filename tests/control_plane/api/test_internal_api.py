@@ -177,14 +177,14 @@ def test_all_versions_with_the_same_layers_are_replaced_by_the_newest_table(clus
     cluster.adapter("first")
     late = cluster.domain_run("trade", spec="1", attempt=1)
     cluster.publish_domain("trade", spec="2", layers="other")
-    # Late, so it does not become current; but adapters of its layers may stand on it from now on.
+    # Late, so it does not become current; but adapters trained on its layers can use it from now on.
     cluster.complete_domain(late, layers="same", table="late")
     cluster.declare_adapter("second")
     run = cluster.adapter_run("second")
     layers = cluster.desired()["domains"][0]["version"]["layers"]["digest"]
     cluster.complete_adapter(run, layersDigest=layers)
-    held = [item["version"]["version"] for item in cluster.desired()["domains"]]
-    assert held == [1, 3]
+    versions = [item["version"]["version"] for item in cluster.desired()["domains"]]
+    assert versions == [1, 3]
     cluster.publish_domain("trade", spec="4", layers="same")
     assert [item["version"]["version"] for item in cluster.desired()["domains"]] == [4]
     assert {item["domainVersion"] for item in cluster.desired()["adapters"]} == {4}

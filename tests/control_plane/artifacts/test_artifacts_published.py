@@ -26,7 +26,7 @@ def shared_store(settings: Settings) -> ArtifactStore:
     return ArtifactStore(settings.artifacts)
 
 
-def test_runtimes_fetch_what_a_trainer_published(
+def test_runtimes_fetch_a_published_artifact(
     parties: dict[str, Any], run: str, content: Path, settings: Settings, tmp_path: Path
 ) -> None:
     acme = parties["acme"].store(run)
@@ -55,7 +55,7 @@ def test_nothing_is_visible_before_the_commit(
     manifest = manifest_text(tmp_path, ref)
     answer = parties["acme"].call("POST", f"/artifacts/{run}", json={"manifest": manifest}).json()
     assert answer["artifact"] is None
-    assert len(answer["missing"]) == 1  # what was uploaded is not asked for again; twins are one file
+    assert len(answer["missing"]) == 1  # uploaded files are not requested again; twins are one file
 
 
 def manifest_text(tmp_path: Path, ref: ArtifactRef) -> str:

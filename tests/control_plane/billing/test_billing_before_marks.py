@@ -139,7 +139,7 @@ def test_the_migration_marks_invoiced_events_and_not_late_ones(old_database: Dat
     assert [(part["adapter"], part["amount"]) for part in line["parts"]] == [("spam", "0.04")]
     assert "adapters" not in shown["rounding"]
     assert body(old_database, "april")["lines"][0]["parts"][0]["note"] == LATE
-    # A void lets go of exactly what the invoice billed.
+    # A void releases exactly the events that the invoice billed.
     with old_database.write() as session:
         invoices.void(session, "march", JUNE)
     assert rows_of(old_database, MARCH, APRIL) == 10

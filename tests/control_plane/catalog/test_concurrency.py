@@ -93,15 +93,15 @@ def test_a_long_poll_waits_for_a_change(cluster: Any) -> None:
     cluster.declare_adapter("spam")
     run = cluster.adapter_run("spam")
     since = cluster.desired()["revision"]
-    asked = Event()
+    requested = Event()
 
     def poll() -> Any:
-        asked.set()
+        requested.set()
         return cluster.desired(since=since, wait=30)
 
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(poll)
-        asked.wait(timeout=30)
+        requested.wait(timeout=30)
         cluster.complete_adapter(run)
         assert [item["key"] for item in answer.result(timeout=30)["adapters"]] == ["acme/spam"]
 

@@ -48,7 +48,7 @@ CHANGES: dict[str, Act] = {
     "another resource of that name": lambda one: one.declare_adapter("one", uid="another"),
 }
 NO_CHANGES: dict[str, Act] = {
-    "a look": lambda one: one.view("one"),
+    "a read": lambda one: one.view("one"),
     "a heartbeat": lambda one: one.beat("r1"),
     "the same report": lambda one: one.beat("r1", ready=["acme/one@1"]),
     "another adapter": lambda one: one.beat("r1", ready=["acme/two@1"]),

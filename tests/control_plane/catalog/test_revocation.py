@@ -8,7 +8,7 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import Artifact
 
 TOKEN = {"Authorization": "Bearer internal-token-of-the-tests"}
-TOLD = {"reason": "NotShared", "message": "Domain acme/trade is not shared with namespace bolt any more."}
+REVOKED = {"reason": "NotShared", "message": "Domain acme/trade is not shared with namespace bolt any more."}
 
 
 def guest(cluster: Any) -> None:
@@ -20,7 +20,7 @@ def guest(cluster: Any) -> None:
 
 
 def revoke(cluster: Any, *, withdraw: bool) -> Any:
-    cluster.internal("PUT", "/adapters/bolt/spam/revocation", TOLD | {"withdraw": withdraw})
+    cluster.internal("PUT", "/adapters/bolt/spam/revocation", REVOKED | {"withdraw": withdraw})
     return cluster.view("spam", tenant="bolt")
 
 
@@ -46,12 +46,12 @@ def test_a_withdrawn_adapter_is_unloaded_and_requests_get_the_reason(
     assert cluster.desired(since=since)["removedAdapters"] == ["bolt/spam"]
     cluster.beat(gone=["bolt/spam@1"])
     key = cluster.admin("POST", "/tenants/bolt/keys", {"name": "k"})["key"]
-    asked = {"model": "spam", "input": ["text"]}
-    answer = client.post("/classify", json=asked, headers={"Authorization": f"Bearer {key}"})
+    body = {"model": "spam", "input": ["text"]}
+    answer = client.post("/classify", json=body, headers={"Authorization": f"Bearer {key}"})
     assert answer.status_code == 409, answer.text
     error = answer.json()["error"]
     assert error["code"] == "NotShared"
-    assert TOLD["message"] in error["message"]
+    assert REVOKED["message"] in error["message"]
     with database.read() as session:
         adapters = session.query(Artifact).filter(Artifact.kind == "Adapter").all()
         assert [row.refcount for row in adapters] == [0]
@@ -84,5 +84,5 @@ def test_a_run_that_completes_after_the_withdrawal_publishes_nothing(cluster: An
 
 def test_revoking_an_unknown_adapter_is_404(client: TestClient) -> None:
     for method in ("PUT", "DELETE"):
-        answer = client.request(method, "/internal/v1/adapters/a/b/revocation", json=TOLD, headers=TOKEN)
+        answer = client.request(method, "/internal/v1/adapters/a/b/revocation", json=REVOKED, headers=TOKEN)
         assert answer.status_code == 404

@@ -57,7 +57,7 @@ def test_an_earlier_version_is_listed_until_the_runtime_serves_the_current_one(
         return view["loadedOn"], [f"{one['runtime']}@{one['version']}" for one in view["earlier"]]
 
     assert serving() == ([], ["r1@1", "r2@1"])
-    with_adapter.beat("r1", ready=["acme/spam@2"])  # version 1 is let go a moment later
+    with_adapter.beat("r1", ready=["acme/spam@2"])  # version 1 is unloaded a moment later
     assert serving() == (["r1"], ["r2@1"])
     failure = {"adapter": "acme/spam", "version": 2, "reason": "DigestMismatch", "message": "Train again."}
     with_adapter.beat("r2", failed=[failure])
@@ -67,7 +67,7 @@ def test_an_earlier_version_is_listed_until_the_runtime_serves_the_current_one(
     assert serving() == (["r1"], [])
 
 
-@pytest.mark.parametrize("way", ["fell silent", "was drained", "started anew"])
+@pytest.mark.parametrize("way", ["fell silent", "was drained", "restarted"])
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_view_lists_no_lost_runtime(way: str, version: int, with_adapter: Any, database: Database) -> None:
     with_adapter.beat("r1", ready=["acme/spam@1"])
@@ -80,7 +80,7 @@ def test_a_view_lists_no_lost_runtime(way: str, version: int, with_adapter: Any,
             _silence(database, "r1")
         case "was drained":
             with_adapter.internal("DELETE", "/runtimes/r1")
-        case "started anew":
+        case "restarted":
             with_adapter.runtime("r1", incarnation="two")
     view = with_adapter.view("spam")
     assert (view["loadedOn"], view["earlier"]) == ([], [])
@@ -192,7 +192,7 @@ def test_a_lost_runtime_without_placements_is_deleted(with_adapter: Any, databas
 
 def test_a_draining_runtime_gets_the_number_of_adapters_that_only_it_serves(with_adapter: Any) -> None:
     with_adapter.beat("r1", ready=["acme/spam@1"])
-    assert with_adapter.beat("r1", draining=True).get("onlyHere", 0) == 0  # nobody else could serve it
+    assert with_adapter.beat("r1", draining=True).get("onlyHere", 0) == 0  # no other runtime could serve it
     with_adapter.runtime("r2")
     assert with_adapter.beat("r1", draining=True)["onlyHere"] == 1
     assert with_adapter.view("spam")["scheduledOn"] == ["r1", "r2"]

@@ -146,7 +146,7 @@ async def test_a_connection_that_was_idle_for_long_is_not_used() -> None:
 @pytest.mark.parametrize(
     ("pieces", "times"),
     [
-        ((), 2),  # of which nothing came is asked again, once
+        ((), 2),  # without any response is repeated, once
         ((OK[:20],), 2),
         ((OK[:-1],), 1),
         ((b"what?\r\n\r\n",), 1),
@@ -187,7 +187,7 @@ async def test_a_connect_timeout_counts_as_no_connection() -> None:
     await connections.close()
 
 
-@pytest.mark.parametrize("url", ["", "nowhere", "ftp://host/", "http://", "http://host:port/"])
+@pytest.mark.parametrize("url", ["", "not-a-url", "ftp://host/", "http://", "http://host:port/"])
 async def test_an_invalid_url_is_an_error(url: str) -> None:
     async with connected() as connections:
         with pytest.raises(ConnectionBrokenError):
@@ -195,20 +195,20 @@ async def test_an_invalid_url_is_an_error(url: str) -> None:
 
 
 async def test_a_cancelled_requests_response_is_not_read_by_the_next() -> None:
-    asked, go_on = asyncio.Event(), asyncio.Event()
+    requested, proceed = asyncio.Event(), asyncio.Event()
 
     async def slowly(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.set()
-        await go_on.wait()
+        requested.set()
+        await proceed.wait()
         writer.write(OK)
 
     async with serving(slowly) as server, connected() as connections:
         waiting = asyncio.create_task(connections.post(server.url, "t", b"first"))
-        await asked.wait()
+        await requested.wait()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        go_on.set()
+        proceed.set()
         assert (await connections.post(server.url, "t", b"second")).body == b"hi"
         assert server.connections == 2
 

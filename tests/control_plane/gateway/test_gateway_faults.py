@@ -68,7 +68,7 @@ def test_a_restarted_runtime_is_reached_at_its_new_address(
 ) -> None:
     assert acme.classify(model="spam", input="yes").status_code == 200
     restarted = network.add("r1-again")
-    runtime.status = 500  # what the gateway knows leads to where nobody answers any more
+    runtime.status = 500  # the cached route leads to a runtime that does not answer any more
     cluster.runtime("r1", incarnation="two", url="http://r1-again:9000")
     cluster.beat("r1", incarnation="two", ready=["acme/spam@1"])
     assert acme.classify(model="spam", input="yes").status_code == 200

@@ -67,14 +67,14 @@ def test_a_key_of_a_deleted_tenant_reaches_no_model_of_a_new_one_with_its_name(
     runtime.tenant_ids["acme/spam"] = new_id
     # The route in memory is the old tenant's, too: the runtime refuses, and the route is read again.
     assert acme.classify(model="spam", input="yes").status_code == 503
-    asked = len(runtime.requests)
+    before = len(runtime.requests)
     for method, path, body in PATHS:
         assert acme.call(method, path, json=body).status_code == 404, path
     assert acme.call("GET", "/v1/models").json()["data"] == []
-    assert len(runtime.requests) == asked
+    assert len(runtime.requests) == before
     for method, path, body in PATHS:
         assert client.request(method, path, json=body, headers=new).status_code == 200, path
-    assert {request.tenant_id for request in runtime.requests[asked:]} == {new_id}
+    assert {request.tenant_id for request in runtime.requests[before:]} == {new_id}
 
 
 def test_a_new_tenants_key_does_not_use_the_route_of_the_deleted_tenant(

@@ -122,12 +122,12 @@ def test_a_report_that_finds_no_slot_is_503(
     entered, let_go = threading.Semaphore(0), threading.Event()
     report = usage_api.build_report
 
-    def held(*arguments: Any) -> Any:
+    def blocked(*arguments: Any) -> Any:
         entered.release()
         let_go.wait(20)
         return report(*arguments)
 
-    monkeypatch.setattr("hmi_control_plane.api.usage.build_report", held)
+    monkeypatch.setattr("hmi_control_plane.api.usage.build_report", blocked)
     callers = [
         threading.Thread(target=gateway.get, args=("/v1/usage",), kwargs={"headers": key}) for _ in range(4)
     ]

@@ -65,7 +65,7 @@ def test_an_adapter_loaded_during_the_hour_counts_from_the_next(served: Any, cou
     assert set(counted(hour)) == {"spam", "topic"}
     served.adapter("late")
     served.beat("r2", ready=["acme/late@1", "acme/topic@1"])
-    # As a process started anew would count the hour, or another replica.
+    # As a restarted process or another replica would count the hour.
     assert counted(hour) == {"spam": 2 * _BYTES, "topic": _BYTES}
     assert counted(hour + timedelta(hours=1)) == {"spam": 2 * _BYTES, "topic": 2 * _BYTES, "late": _BYTES}
 

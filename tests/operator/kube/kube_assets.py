@@ -36,7 +36,7 @@ class NoAssets(Exception):
 
 
 def kube_assets() -> Path:
-    """Return a folder that holds what is needed. Raises ``NoAssets``."""
+    """Return a folder that contains the needed programs. Raises ``NoAssets``."""
     tried = []
     places: list[Callable[[], Path]] = [_from_environment, _beside_checkout, _from_cache, _downloaded]
     for place in places:

@@ -120,7 +120,7 @@ def _server_flags(folder: Path, etcd: str, port: int, key: Path) -> list[str]:
         f"--service-account-signing-key-file={key}",
         "--service-cluster-ip-range=10.96.0.0/24",
         "--allow-privileged=true",
-        # Nobody makes default service accounts here, and nothing is run under them.
+        # No controller creates default service accounts here, and no pod runs under them.
         "--disable-admission-plugins=ServiceAccount",
     ]
 
@@ -185,4 +185,4 @@ def _await_ready(server: KubeServer, authority: Path, started: list["subprocess.
             if dead or time.monotonic() > deadline:
                 logs = [file.read_text()[-2000:] for file in server.folder.glob("*.log")]
                 raise RuntimeError("the API server did not start: " + "\n".join(logs)) from error
-            time.sleep(0.05)  # between two looks at the condition
+            time.sleep(0.05)  # between two checks of the condition

@@ -43,17 +43,17 @@ async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
 
 @dataclass
 class PromptJobs:
-    """Training Jobs for tests: each run succeeds as soon as it is started, unless ``held`` is set."""
+    """Training Jobs for tests: each run succeeds as soon as it is started, unless ``paused`` is set."""
 
     url: str
     token: str
-    held: bool = False
+    paused: bool = False
     started: list[str] = field(default_factory=list)
-    erased: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
 
     async def start(self, run: RunView) -> None:
         self.started.append(run.id)
-        await asyncio.to_thread(self._train, run, finish=not self.held)
+        await asyncio.to_thread(self._train, run, finish=not self.paused)
 
     async def finish(self, run: RunView) -> None:
         await asyncio.to_thread(self._train, run, finish=True)
@@ -65,7 +65,7 @@ class PromptJobs:
         self.started.remove(run_id)
 
     async def delete_all(self, uid: str, namespace: str) -> None:
-        self.erased.append(uid)
+        self.deleted.append(uid)
 
     def _train(self, run: RunView, *, finish: bool) -> None:
         is_domain = run.spec.kind == "domain"
@@ -92,7 +92,7 @@ class Cluster:
         return Objects(self.client)
 
     async def apply(self, body: dict[str, Any]) -> Manifest:
-        """Create an object, or change what of it is given."""
+        """Create an object, or change the given fields."""
         kind = KINDS[body["kind"]]
         name = body["metadata"]["name"]
         body = body | {"metadata": body["metadata"] | {"namespace": self.namespace}}
@@ -110,18 +110,18 @@ class Cluster:
     async def reached(self, kind: Kind, name: str, condition: Callable[[Manifest], bool]) -> Manifest:
         """Wait until the object is as wanted."""
 
-        async def look() -> Manifest | None:
+        async def find() -> Manifest | None:
             found = await self.get(kind, name)
             return found if found is not None and condition(found) else None
 
-        found: Manifest = await until(look)
+        found: Manifest = await until(find)
         return found
 
     async def gone(self, kind: Kind, name: str) -> None:
-        async def look() -> bool:
+        async def find() -> bool:
             return await self.get(kind, name) is None
 
-        await until(look)
+        await until(find)
 
     async def delete(self, kind: Kind, name: str) -> None:
         await self.api.delete(kind, self.namespace, name)
@@ -157,7 +157,7 @@ async def replica(
     grace: OrphanGrace | None = None,
     clock: Callable[[], float] = boot_clock,
 ) -> AsyncIterator[Replica]:
-    """Run a replica that looks after one namespace, and others besides."""
+    """Run a replica that watches one namespace, and others besides."""
     async with (
         ControlPlaneClient(served.url, served.token) as control_plane,
         connect() as client,

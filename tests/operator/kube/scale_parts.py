@@ -1,6 +1,6 @@
 """The environment of the operator while it is measured: a control plane, a runtime, runs that succeed.
 
-Each does as little as it can, so that the operator is what is measured: nothing here polls.
+Each does as little as possible, so that the operator is measured: nothing here polls.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ def _await_listening(port: int, running: "subprocess.Popen[bytes]", log: Path) -
         except OSError as error:
             if running.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the control plane did not start: {log.read_text()[-2000:]}") from error
-            time.sleep(0.05)  # between two looks at the condition
+            time.sleep(0.05)  # between two checks of the condition
 
 
 # --- a runtime and the trainings -----------------------------------------------------------------------
@@ -238,7 +238,7 @@ async def watched(
     Listed in pages first and watched from there: the API server breaks off a watch that begins with many.
     """
     while True:
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError, HmiError, _TooOld):  # it begins anew
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, HmiError, _TooOld):  # it starts again
             async for item in _listed_then_watched(Objects(client), kind, namespace, labels):
                 yield item
 
@@ -294,14 +294,14 @@ def processor_seconds() -> dict[str, float]:
         pid = int(folder.name)
         parents[pid], names[pid] = int(fields[1]), command
         times[pid] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-    spent: dict[str, float] = defaultdict(float)
+    seconds_by_process: dict[str, float] = defaultdict(float)
     own = os.times()
-    spent["harness"] = own.user + own.system
+    seconds_by_process["harness"] = own.user + own.system
     for pid, seconds in times.items():
         child = _child_above(pid, parents)
         if child is not None:
-            spent[_named(names[child])] += seconds
-    return dict(spent)
+            seconds_by_process[_named(names[child])] += seconds
+    return dict(seconds_by_process)
 
 
 def _child_above(pid: int, parents: dict[int, int]) -> int | None:

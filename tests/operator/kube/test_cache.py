@@ -14,69 +14,72 @@ ADAPTER = ResourceRef("TaskAdapter", "shop", "topic")
 
 
 @pytest.fixture
-def woken() -> list[ResourceRef]:
+def enqueued() -> list[ResourceRef]:
     return []
 
 
 @pytest.fixture
-def cache(woken: list[ResourceRef]) -> ResourceCache:
+def cache(enqueued: list[ResourceRef]) -> ResourceCache:
     made = ResourceCache()
-    made.on_change = woken.append
+    made.on_change = enqueued.append
     return made
 
 
-def heard(body: dict[str, Any], version: int, uid: str = "u1", **metadata: Any) -> dict[str, Any]:
-    """Return an object as the API server tells of it."""
+def watched(body: dict[str, Any], version: int, uid: str = "u1", **metadata: Any) -> dict[str, Any]:
+    """Return an object as a watch delivers it."""
     own = {"resourceVersion": str(version), "uid": uid, "managedFields": [{"manager": "kubectl"}]}
     return body | {"metadata": body["metadata"] | own | metadata}
 
 
 def test_a_domain_enqueues_its_dependents_when_its_spec_changes(
-    cache: ResourceCache, woken: list[ResourceRef], domain_body: dict[str, Any], adapter_body: dict[str, Any]
+    cache: ResourceCache,
+    enqueued: list[ResourceRef],
+    domain_body: dict[str, Any],
+    adapter_body: dict[str, Any],
 ) -> None:
-    cache.observe("TaskAdapter", heard(adapter_body, 1))
-    cache.observe("Domain", heard(domain_body, 2))
-    assert woken == [ADAPTER, DOMAIN, ADAPTER]
-    woken.clear()
-    cache.observe("Domain", heard(domain_body, 3) | {"status": {"phase": "Odd"}})
-    assert woken == [DOMAIN]
-    cache.observe_deleted("Domain", heard(domain_body, 4))
-    assert woken == [DOMAIN, DOMAIN, ADAPTER]
+    cache.observe("TaskAdapter", watched(adapter_body, 1))
+    cache.observe("Domain", watched(domain_body, 2))
+    assert enqueued == [ADAPTER, DOMAIN, ADAPTER]
+    enqueued.clear()
+    cache.observe("Domain", watched(domain_body, 3) | {"status": {"phase": "Odd"}})
+    assert enqueued == [DOMAIN]
+    cache.observe_deleted("Domain", watched(domain_body, 4))
+    assert enqueued == [DOMAIN, DOMAIN, ADAPTER]
 
 
-def test_our_finalizer_is_no_news_and_its_loss_is(
-    cache: ResourceCache, woken: list[ResourceRef], adapter_body: dict[str, Any]
+def test_adding_our_finalizer_enqueues_nothing_and_its_removal_does(
+    cache: ResourceCache, enqueued: list[ResourceRef], adapter_body: dict[str, Any]
 ) -> None:
-    cache.observe("TaskAdapter", heard(adapter_body, 1))
-    woken.clear()
-    cache.observe("TaskAdapter", heard(adapter_body, 2, finalizers=[FINALIZER]))
-    cache.observe("TaskAdapter", heard(adapter_body, 3, finalizers=[FINALIZER, "example.com/another"]))
-    assert woken == []
-    cache.observe("TaskAdapter", heard(adapter_body, 4, finalizers=["example.com/another"]))
-    assert woken == [ADAPTER]
+    cache.observe("TaskAdapter", watched(adapter_body, 1))
+    enqueued.clear()
+    cache.observe("TaskAdapter", watched(adapter_body, 2, finalizers=[FINALIZER]))
+    cache.observe("TaskAdapter", watched(adapter_body, 3, finalizers=[FINALIZER, "example.com/another"]))
+    assert enqueued == []
+    cache.observe("TaskAdapter", watched(adapter_body, 4, finalizers=["example.com/another"]))
+    assert enqueued == [ADAPTER]
 
 
-def test_a_deleted_resource_enqueues_the_domain_that_it_named(
-    cache: ResourceCache, woken: list[ResourceRef], adapter_body: dict[str, Any]
+def test_a_deleted_resource_enqueues_its_domain(
+    cache: ResourceCache, enqueued: list[ResourceRef], adapter_body: dict[str, Any]
 ) -> None:
-    cache.observe("TaskAdapter", heard(adapter_body, 1))
-    woken.clear()
-    cache.observe_deleted("TaskAdapter", heard(adapter_body, 2))
-    assert woken == [ADAPTER, DOMAIN]
+    cache.observe("TaskAdapter", watched(adapter_body, 1))
+    enqueued.clear()
+    cache.observe_deleted("TaskAdapter", watched(adapter_body, 2))
+    assert enqueued == [ADAPTER, DOMAIN]
     assert cache.dependents(DomainKey("shop/hotel")) == []
 
 
 def test_the_deletion_of_an_earlier_object_of_the_name_is_ignored(
     cache: ResourceCache, domain_body: dict[str, Any]
 ) -> None:
-    cache.observe("Domain", heard(domain_body, 5, uid="new"))
-    cache.observe_deleted("Domain", heard(domain_body, 4, uid="old"))
+    cache.observe("Domain", watched(domain_body, 5, uid="new"))
+    cache.observe_deleted("Domain", watched(domain_body, 4, uid="old"))
     assert cache.get(DOMAIN) is not None
 
 
 def test_only_metadata_that_is_read_is_cached(cache: ResourceCache, domain_body: dict[str, Any]) -> None:
     notes = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "hmi.dev/retrain": "1"}
-    cache.observe("Domain", heard(domain_body, 1, annotations=notes))
+    cache.observe("Domain", watched(domain_body, 1, annotations=notes))
     found = cache.get(DOMAIN)
     assert found is not None
     assert found.metadata.annotations == {"hmi.dev/retrain": "1"}
@@ -91,7 +94,7 @@ def test_a_packed_object_is_unpacked_unchanged(
     }
     status = {"phase": "Ready", "conditions": [ready], "metrics": {"loss": 1}, "version": 2}
     for kind, body in ((DOMAIN.kind, domain_body), (ADAPTER.kind, adapter_body)):
-        manifest = heard(body, 1, labels={"a": "b"}, finalizers=["hmi.dev/cleanup"]) | {"status": status}
+        manifest = watched(body, 1, labels={"a": "b"}, finalizers=["hmi.dev/cleanup"]) | {"status": status}
         cache.observe(kind, manifest)
         expected = parse(kind, manifest)
         assert not isinstance(expected, InvalidObject)
@@ -99,12 +102,15 @@ def test_a_packed_object_is_unpacked_unchanged(
 
 
 def test_objects_missing_from_a_complete_list_are_dropped(
-    cache: ResourceCache, woken: list[ResourceRef], domain_body: dict[str, Any], adapter_body: dict[str, Any]
+    cache: ResourceCache,
+    enqueued: list[ResourceRef],
+    domain_body: dict[str, Any],
+    adapter_body: dict[str, Any],
 ) -> None:
-    cache.observe("Domain", heard(domain_body, 1))
-    cache.observe("TaskAdapter", heard(adapter_body, 1))
+    cache.observe("Domain", watched(domain_body, 1))
+    cache.observe("TaskAdapter", watched(adapter_body, 1))
     with cache.listing("Domain"):
-        later = heard(domain_body, 3, uid="u3")
+        later = watched(domain_body, 3, uid="u3")
         later["metadata"]["name"] = "inn"
         cache.observe("Domain", later)  # it came while the list was read, and is not in it
     assert cache.get(DOMAIN) is None
@@ -115,46 +121,49 @@ def test_objects_missing_from_a_complete_list_are_dropped(
 def test_an_object_deleted_during_a_list_does_not_return(
     cache: ResourceCache, domain_body: dict[str, Any]
 ) -> None:
-    cache.observe("Domain", heard(domain_body, 1))
+    cache.observe("Domain", watched(domain_body, 1))
     with cache.listing("Domain") as take:
-        cache.observe_deleted("Domain", heard(domain_body, 2))
-        take(heard(domain_body, 1))
+        cache.observe_deleted("Domain", watched(domain_body, 2))
+        take(watched(domain_body, 1))
     assert cache.get(DOMAIN) is None
 
 
 def test_a_status_that_cannot_be_read_counts_as_none(
     cache: ResourceCache, domain_body: dict[str, Any]
 ) -> None:
-    cache.observe("Domain", heard(domain_body, 1) | {"status": {"phase": 7}})
+    cache.observe("Domain", watched(domain_body, 1) | {"status": {"phase": 7}})
     found = cache.get(DOMAIN)
     assert found is not None
     assert found.status.phase == "Pending"
 
 
 def test_an_invalid_spec_is_cached_with_its_problem(
-    cache: ResourceCache, woken: list[ResourceRef], domain_body: dict[str, Any]
+    cache: ResourceCache, enqueued: list[ResourceRef], domain_body: dict[str, Any]
 ) -> None:
-    cache.observe("Domain", heard(domain_body, 1))
-    newer = heard(domain_body, 2)
+    cache.observe("Domain", watched(domain_body, 1))
+    newer = watched(domain_body, 2)
     newer["spec"] = newer["spec"] | {"colour": "red"}
     cache.observe("Domain", newer)
     assert cache.get(DOMAIN) is None
-    unreadable = cache.invalid(DOMAIN)
-    assert unreadable is not None
-    assert "colour is not a field" in unreadable.problem
-    cache.observe("Domain", heard(domain_body, 3))
+    invalid = cache.invalid(DOMAIN)
+    assert invalid is not None
+    assert "colour is not a field" in invalid.problem
+    cache.observe("Domain", watched(domain_body, 3))
     assert cache.invalid(DOMAIN) is None
-    assert DOMAIN in woken
+    assert DOMAIN in enqueued
 
 
-def test_another_tenant_wakes_everything_in_the_namespace(
-    cache: ResourceCache, woken: list[ResourceRef], domain_body: dict[str, Any], adapter_body: dict[str, Any]
+def test_a_new_tenant_label_enqueues_all_resources_of_the_namespace(
+    cache: ResourceCache,
+    enqueued: list[ResourceRef],
+    domain_body: dict[str, Any],
+    adapter_body: dict[str, Any],
 ) -> None:
-    cache.observe("Domain", heard(domain_body, 1))
-    cache.observe("TaskAdapter", heard(adapter_body, 1))
-    woken.clear()
+    cache.observe("Domain", watched(domain_body, 1))
+    cache.observe("TaskAdapter", watched(adapter_body, 1))
+    enqueued.clear()
     cache.put_namespace("shop", {"team": "a"})
-    assert woken == []
+    assert enqueued == []
     cache.put_namespace("shop", {"hmi.dev/tenant": "acme"})
-    assert sorted(woken, key=str) == [DOMAIN, ADAPTER]
+    assert sorted(enqueued, key=str) == [DOMAIN, ADAPTER]
     assert cache.tenant("shop") == "acme"

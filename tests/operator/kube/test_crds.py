@@ -1,4 +1,4 @@
-"""The resource types on a real API server: what it takes, what it refuses and how it shows them."""
+"""The resource types on a real API server: what it accepts and refuses, and how it shows them."""
 
 import copy
 import json
@@ -97,7 +97,7 @@ def test_status_is_a_subresource_with_conditions_by_type(applied: KubeServer) ->
     [
         ("domain.spec.plot.onMiss", "Compute"),
         ("domain.spec.sharing.namespaces", "Namespaces besides its own"),
-        ("taskadapter.spec.gate", "What it must reach"),
+        ("taskadapter.spec.gate", "Least metric for serving"),
         ("taskadapter.status.conditions.reason", "CamelCase"),
         ("taskadapter.spec.data.train.uri", "Where the rows are"),
     ],

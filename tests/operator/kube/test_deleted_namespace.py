@@ -119,11 +119,11 @@ async def at_work(served: Any, home: str, *others: str) -> AsyncIterator[AtWork]
 async def job_of(there: Cluster) -> Manifest:
     """Wait for the training Job of a namespace."""
 
-    async def look() -> Manifest | None:
+    async def find() -> Manifest | None:
         found = [job async for job in there.api.list(JOBS, there.namespace)]
         return found[0] if found else None
 
-    found: Manifest = await until(look)
+    found: Manifest = await until(find)
     return found
 
 
@@ -132,11 +132,11 @@ async def heard_of(one: AtWork, there: Cluster, job: Manifest) -> None:
     name = job["metadata"]["name"]
     await there.api.merge_patch(JOBS, there.namespace, name, {"status": {"active": 1}}, "status")
 
-    async def look() -> bool:
-        facts = one.training.job(there.namespace, job["metadata"]["labels"]["hmi.dev/run"])
-        return facts is not None and facts.active == 1
+    async def find() -> bool:
+        status = one.training.job(there.namespace, job["metadata"]["labels"]["hmi.dev/run"])
+        return status is not None and status.active == 1
 
-    await until(look)
+    await until(find)
 
 
 async def finish_deletion(kube: KubeServer, there: Cluster) -> None:
@@ -193,7 +193,7 @@ async def test_a_namespace_without_rights_is_reported_and_delays_no_other(
     monkeypatch.setattr("hmi_operator.kubernetes.jobs.job_watch.RETRY_SECONDS", 0.2)
     monkeypatch.setattr(
         "hmi_operator.kubernetes.jobs.training_jobs._MARGIN_SECONDS", 0.0
-    )  # nobody ends Jobs here
+    )  # no controller deletes Jobs here
     async with cluster(kube, f"{here.namespace}-b") as there:
         give_rights(kube, here.namespace, here.namespace)
         monkeypatch.setenv("KUBECONFIG", log_in_as_operator(kube, here.namespace))

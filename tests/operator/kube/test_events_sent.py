@@ -41,7 +41,7 @@ def events(kube: KubeServer, name: str) -> list[dict[str, Any]]:
     return [event for event in json.loads(said)["items"] if event["regarding"]["name"] == name]
 
 
-async def test_conditions_that_turn_are_events_and_repeats_are_counted(
+async def test_changed_conditions_become_events_and_repeats_are_counted(
     kube: KubeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
@@ -58,10 +58,10 @@ async def test_conditions_that_turn_are_events_and_repeats_are_counted(
             if len(await asyncio.to_thread(events, kube, "busy")) == BURST:
                 break
         sending.cancel()
-    told = {event["reason"]: event for event in events(kube, "hotel")}
-    assert set(told) == {"OOMKilled", "Evicted"}
-    assert told["OOMKilled"]["type"] == "Warning"
-    assert told["OOMKilled"]["note"] == "It is OOMKilled."
-    assert told["OOMKilled"]["series"]["count"] == 2
+    sent = {event["reason"]: event for event in events(kube, "hotel")}
+    assert set(sent) == {"OOMKilled", "Evicted"}
+    assert sent["OOMKilled"]["type"] == "Warning"
+    assert sent["OOMKilled"]["note"] == "It is OOMKilled."
+    assert sent["OOMKilled"]["series"]["count"] == 2
     assert "It is Evicted." in kube.kubectl("-n", _NAMESPACE, "get", "events")
     assert len(events(kube, "busy")) == BURST

@@ -26,7 +26,7 @@ def resources(objects: list[dict[str, object]]) -> list[Manifest]:
     return [parse_manifest(body) for body in objects if body["kind"] != "ConfigMap"]
 
 
-def test_every_address_names_a_key_that_is_there(
+def test_every_address_names_an_existing_key(
     objects: list[dict[str, object]], resources: list[Manifest]
 ) -> None:
     keys = {
@@ -57,7 +57,7 @@ def test_both_kinds_are_trained_as_on_one_machine(resources: list[Manifest]) -> 
         assert local.spec.model_dump(exclude={"corpus"}) == remote.spec.model_dump(exclude={"corpus"})
 
 
-def test_the_api_server_takes_them_all(kube: KubeServer, objects: list[dict[str, object]]) -> None:
+def test_the_api_server_accepts_all_examples(kube: KubeServer, objects: list[dict[str, object]]) -> None:
     said = kube.kubectl("apply", "-k", str(EXAMPLES))
     assert len(said.splitlines()) == len(objects)
     kube.kubectl("apply", "-k", str(EXAMPLES))  # and a second time, as from a pipeline

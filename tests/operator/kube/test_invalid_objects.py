@@ -46,12 +46,14 @@ async def test_an_invalid_object_is_reported_until_it_is_valid_and_can_be_delete
     domain_body["metadata"]["finalizers"] = [FINALIZER]
     await until(coloured)
     async with replica(served, here.namespace) as one:
-        told = await here.reached(DOMAINS, "hotel", lambda found: condition(found, "Accepted") is not None)
-        accepted = condition(told, "Accepted")
+        reported = await here.reached(
+            DOMAINS, "hotel", lambda found: condition(found, "Accepted") is not None
+        )
+        accepted = condition(reported, "Accepted")
         assert accepted is not None
         assert accepted.reason == "Unreadable"
         assert "spec.colour is not a field" in accepted.message
-        assert told["status"]["phase"] == "Failed"
+        assert reported["status"]["phase"] == "Failed"
         domain_body["spec"]["colour"] = None
         await here.apply(domain_body)
         await here.reached(DOMAINS, "hotel", is_ready)
@@ -60,5 +62,5 @@ async def test_an_invalid_object_is_reported_until_it_is_valid_and_can_be_delete
         await here.reached(DOMAINS, "hotel", lambda found: found["status"]["phase"] == "Degraded")
         await here.delete(DOMAINS, "hotel")
         await here.gone(DOMAINS, "hotel")
-        assert told["metadata"]["uid"] in one.jobs.erased
+        assert reported["metadata"]["uid"] in one.jobs.deleted
         assert served.catalog.domains == {}

@@ -23,15 +23,15 @@ pytestmark = pytest.mark.anyio
 
 @dataclass
 class Store:
-    """A store over a listed namespace, and what it asks of the API server."""
+    """A store over a listed namespace, and its requests to the API server."""
 
     here: Cluster
     store: KubeResourceStore
     cache: ResourceCache
     ref: ResourceRef
     uid: str
-    asked: Counter[str]
-    woken: list[ResourceRef] = field(default_factory=list)
+    requests: Counter[str]
+    enqueued: list[ResourceRef] = field(default_factory=list)
 
     async def status(self) -> dict[str, Any]:
         found = await self.here.get(DOMAINS, "hotel")
@@ -43,20 +43,20 @@ class Store:
 @pytest.fixture
 async def listed(kubeconfig: KubeServer, namespace: str, domain_body: dict[str, Any]) -> AsyncIterator[Store]:
     """A store that has listed one Domain."""
-    asked: Counter[str] = Counter()
+    requests: Counter[str] = Counter()
 
     def count(method: str, _: str, code: int) -> None:
-        asked[f"{method} {code}"] += 1
+        requests[f"{method} {code}"] += 1
 
     async with cluster(kubeconfig, namespace) as here, connect(count) as client:
         made = await here.apply(domain_body)
         cache = ResourceCache()
         await list_all(client, cache, [namespace])
-        asked.clear()
+        requests.clear()
         store = KubeResourceStore(client, cache)
         ref = ResourceRef("Domain", namespace, "hotel")
-        found = Store(here, store, cache, ref, made["metadata"]["uid"], asked)
-        cache.on_change = found.woken.append
+        found = Store(here, store, cache, ref, made["metadata"]["uid"], requests)
+        cache.on_change = found.enqueued.append
         yield found
 
 
@@ -74,10 +74,10 @@ async def test_an_unchanged_status_is_not_written(listed: Store) -> None:
     status = DomainStatus(phase="Ready", conditions=[ready()], metrics={"loss": 1.0})
     await listed.store.write_status(listed.ref, listed.uid, status)
     await listed.store.write_status(listed.ref, listed.uid, status)
-    assert listed.asked == {"PATCH 200": 1}
+    assert listed.requests == {"PATCH 200": 1}
 
 
-async def test_fields_that_are_no_more_are_removed(listed: Store) -> None:
+async def test_removed_fields_are_removed_from_the_stored_status(listed: Store) -> None:
     full = DomainStatus(phase="Training", run_ref="run-1", progress="training 1/2", metrics={"a": 1, "b": 2})
     await listed.store.write_status(listed.ref, listed.uid, full)
     await listed.store.write_status(listed.ref, listed.uid, DomainStatus(phase="Ready", metrics={"b": 3}))
@@ -97,7 +97,7 @@ async def test_a_write_that_conflicts_is_repeated_on_the_new_version(listed: Sto
         DOMAINS, listed.ref.namespace, "hotel", {"status": {"conditions": [foreign]}}, "status"
     )
     await listed.store.write_status(listed.ref, listed.uid, DomainStatus(phase="Ready", conditions=[ready()]))
-    assert listed.asked["PATCH 409"] == 1
+    assert listed.requests["PATCH 409"] == 1
     status = await listed.status()
     assert [one["type"] for one in status["conditions"]] == ["Ready", "acme.com/Seen"]
     await listed.store.add_finalizer(listed.ref, listed.uid, FINALIZER)
@@ -121,7 +121,9 @@ async def test_a_write_to_a_deleted_object_removes_it_from_the_cache(listed: Sto
     await listed.store.remove_finalizer(listed.ref, listed.uid, FINALIZER)
 
 
-async def test_taking_the_last_finalizer_off_a_deleted_resource_forgets_it(listed: Store) -> None:
+async def test_removing_the_last_finalizer_of_a_deleted_resource_removes_it_from_the_cache(
+    listed: Store,
+) -> None:
     await listed.store.add_finalizer(listed.ref, listed.uid, FINALIZER)
     await listed.here.delete(DOMAINS, "hotel")
     await listed.store.remove_finalizer(listed.ref, listed.uid, FINALIZER)
@@ -129,17 +131,17 @@ async def test_taking_the_last_finalizer_off_a_deleted_resource_forgets_it(liste
     assert listed.store.get(listed.ref) is None
 
 
-async def test_an_own_write_enqueues_nothing_and_anothers_does(listed: Store) -> None:
+async def test_only_writes_of_others_enqueue(listed: Store) -> None:
     await listed.store.write_status(listed.ref, listed.uid, DomainStatus(phase="Ready"))
     written = await listed.here.get(DOMAINS, "hotel")
     assert written is not None
     listed.cache.observe("Domain", written)
-    assert listed.woken == []
+    assert listed.enqueued == []
     wrong = {"status": {"phase": "Failed"}}
     edited = await listed.here.api.merge_patch(DOMAINS, listed.ref.namespace, "hotel", wrong, "status")
     assert edited is not None
     listed.cache.observe("Domain", edited)
-    assert listed.woken == [listed.ref]
+    assert listed.enqueued == [listed.ref]
     listed.cache.observe("Domain", written)  # late, and older
     found = listed.store.get(listed.ref)
     assert found is not None

@@ -1,4 +1,4 @@
-"""Who of several replicas may act, on a real API server and with clocks that a test moves."""
+"""Which of several replicas may act, on a real API server and with clocks that a test moves."""
 
 import asyncio
 from dataclasses import dataclass
@@ -47,8 +47,8 @@ async def holder(here: Cluster) -> Any:
     return found["spec"]["holderIdentity"]
 
 
-async def looks(lease: Lease) -> bool:
-    """Say whether one attempt gets the lease: ``acquire`` returns at once or not at all."""
+async def acquires(lease: Lease) -> bool:
+    """Return whether one attempt gets the lease: ``acquire`` returns at once or not at all."""
     try:
         async with asyncio.timeout(lease.every):
             await lease.acquire()
@@ -57,38 +57,36 @@ async def looks(lease: Lease) -> bool:
     return True
 
 
-async def test_one_replica_has_it_and_another_waits_until_it_has_run_out(here: Cluster, clock: Clock) -> None:
+async def test_a_second_replica_waits_until_the_lease_expires(here: Cluster, clock: Clock) -> None:
     first, second = lease_of(here, clock, "first"), lease_of(here, clock, "second")
     await first.acquire()
     assert first.held
-    assert not await looks(second)
+    assert not await acquires(second)
     clock.now += SECONDS * 0.9
     assert not first.held, "the first stops before the second may start"
-    assert not await looks(second)
+    assert not await acquires(second)
     clock.now += SECONDS * 0.1
-    assert await looks(second)
+    assert await acquires(second)
     assert (second.held, await holder(here)) == (True, "second")
     found = await here.get(LEASES, "hmi-operator")
     assert found is not None
     assert found["spec"]["leaseTransitions"] == 1
 
 
-async def test_a_replica_that_was_stopped_does_not_act_and_does_not_take_it_back(
-    here: Cluster, clock: Clock
-) -> None:
+async def test_a_suspended_replica_neither_acts_nor_takes_the_lease_back(here: Cluster, clock: Clock) -> None:
     first, second = lease_of(here, clock, "first"), lease_of(here, clock, "second")
     await first.acquire()
-    assert not await looks(second)
+    assert not await acquires(second)
     clock.now += SECONDS
-    assert await looks(second)
+    assert await acquires(second)
     with pytest.raises(NotReady):
         first.require_held()
     await first.keep()
-    assert not await looks(first)
+    assert not await acquires(first)
     assert await holder(here) == "second"
 
 
-async def test_the_engine_does_nothing_without_the_lease(
+async def test_the_reconciler_does_nothing_without_the_lease(
     here: Cluster, clock: Clock, served: Any, domain_body: dict[str, Any]
 ) -> None:
     made = await here.apply(domain_body)
@@ -108,19 +106,19 @@ async def test_the_engine_does_nothing_without_the_lease(
     assert served.catalog.tenants == set()
 
 
-async def test_a_lease_that_is_given_back_is_free_at_once(here: Cluster, clock: Clock) -> None:
+async def test_a_released_lease_is_free_at_once(here: Cluster, clock: Clock) -> None:
     first, second = lease_of(here, clock, "first"), lease_of(here, clock, "second")
     await first.acquire()
     await first.release()
     assert not first.held
-    assert await looks(second)
+    assert await acquires(second)
     await first.release()
-    assert await holder(here) == "second", "what is not held is not given back"
+    assert await holder(here) == "second", "a lease that was lost is not released"
 
 
 async def test_the_same_replica_takes_its_own_lease_after_a_restart(here: Cluster, clock: Clock) -> None:
     await lease_of(here, clock, "first").acquire()
-    assert await looks(lease_of(here, clock, "first"))
+    assert await acquires(lease_of(here, clock, "first"))
 
 
 async def test_keep_renews_the_lease_until_it_is_taken(here: Cluster) -> None:
@@ -128,7 +126,7 @@ async def test_keep_renews_the_lease_until_it_is_taken(here: Cluster) -> None:
     await first.acquire()
     keeping = asyncio.create_task(first.keep())
     second = Lease(here.client, here.namespace, "second", seconds=2.0)
-    assert not await looks(second)
+    assert not await acquires(second)
     await second.seize()
     async with asyncio.timeout(10):
         await keeping

@@ -70,7 +70,7 @@ async def test_progress_of_a_training_run_is_reported(
     here: Cluster, served: Any, domain_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace) as one:
-        one.jobs.held = True
+        one.jobs.paused = True
         await here.apply(domain_body)
         found = await here.reached(DOMAINS, "hotel", lambda found: "progress" in found.get("status", {}))
         assert found["status"]["progress"] == "training 120/400"
@@ -85,16 +85,16 @@ async def test_deleting_a_domain_waits_for_its_dependents(
         await here.apply_all(domain_body, adapter_body)
         await here.reached(TASK_ADAPTERS, "topic", is_ready)
         await here.delete(DOMAINS, "hotel")
-        held = await here.reached(DOMAINS, "hotel", has_phase("Terminating"))
-        assert reason(held, "Ready") == "InUse"
+        domain_object = await here.reached(DOMAINS, "hotel", has_phase("Terminating"))
+        assert reason(domain_object, "Ready") == "InUse"
         await here.delete(TASK_ADAPTERS, "topic")
         await here.gone(TASK_ADAPTERS, "topic")
         await here.gone(DOMAINS, "hotel")
         assert (served.catalog.domains, served.catalog.adapters) == ({}, {})
-        assert held["metadata"]["uid"] in one.jobs.erased
+        assert domain_object["metadata"]["uid"] in one.jobs.deleted
 
 
-async def test_a_deletion_waits_for_the_control_plane_and_says_so(
+async def test_a_deletion_waits_for_the_control_plane_and_reports_it(
     here: Cluster, served: Any, domain_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace):
@@ -102,10 +102,10 @@ async def test_a_deletion_waits_for_the_control_plane_and_says_so(
         await here.reached(DOMAINS, "hotel", is_ready)
         failing = served.plane.fail(503, times=1_000_000)
         await here.delete(DOMAINS, "hotel")
-        held = await here.reached(
+        domain_object = await here.reached(
             DOMAINS, "hotel", lambda found: reason(found, "Ready") == "ControlPlaneUnavailable"
         )
-        assert held["status"]["phase"] == "Terminating"
+        assert domain_object["status"]["phase"] == "Terminating"
         failing.left = 0
         await here.gone(DOMAINS, "hotel")
 
@@ -140,7 +140,7 @@ async def test_an_edited_status_is_corrected(here: Cluster, served: Any, domain_
         assert len(served.catalog.created_runs) == 1
 
 
-async def test_conditions_of_others_are_left_alone(
+async def test_conditions_of_other_controllers_are_kept(
     here: Cluster, served: Any, domain_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace):
@@ -148,7 +148,7 @@ async def test_conditions_of_others_are_left_alone(
         foreign = {
             "type": "acme.com/Approved",
             "status": "True",
-            "reason": "Asked",
+            "reason": "Requested",
             "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z",
         }
@@ -169,7 +169,7 @@ async def test_a_restart_writes_nothing_and_trains_nothing_again(
     before = [await here.get(DOMAINS, "hotel"), await here.get(TASK_ADAPTERS, "topic")]
     async with replica(served, here.namespace, name="replica-2") as again:
         await until(lambda: _true(lambda: again.operator.leads))
-        for name in ("inn", "motel"):  # what comes later in the line is through once these are
+        for name in ("inn", "motel"):  # later entries of the queue are done once these are
             later = copy.deepcopy(domain_body)
             later["metadata"]["name"] = name
             await here.apply(later)
@@ -225,7 +225,7 @@ async def test_a_resource_that_is_deleted_and_created_again_is_another(
         assert len(served.catalog.created_runs) == 2
 
 
-async def test_a_replica_is_not_ready_while_it_cannot_have_the_lease(here: Cluster, served: Any) -> None:
+async def test_a_replica_is_not_ready_while_it_cannot_acquire_the_lease(here: Cluster, served: Any) -> None:
     later = 0.0
     async with replica(served, here.namespace, seconds=4.0, clock=lambda: boot_clock() + later) as one:
         await until(lambda: _true(lambda: one.operator.leads and one.operator.problem() is None))

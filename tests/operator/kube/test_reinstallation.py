@@ -1,4 +1,4 @@
-"""HMI that comes back to a catalog: manifests applied again are adopted, and what is gone is erased."""
+"""A new installation on an existing catalog: manifests are adopted, and records without objects deleted."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ async def leave_behind(here: Cluster, served: Any, *bodies: dict[str, Any]) -> N
         for kind, name in BOTH:
             await here.reached(kind, name, is_ready)
     for kind, name in BOTH:
-        # As the chart's hook lets go of everything.
+        # As the chart's hook removes all finalizers.
         await here.api.merge_patch(kind, here.namespace, name, {"metadata": {"finalizers": []}})
         await here.delete(kind, name)
         await here.gone(kind, name)
@@ -62,17 +62,17 @@ async def test_a_record_without_an_object_is_deleted_with_an_event(
     await leave_behind(here, served, domain_body, adapter_body)
     async with replica(served, here.namespace, name="replica-2", grace=OrphanGrace(seconds=0.0)):
 
-        async def erased() -> bool:
+        async def deleted() -> bool:
             return not served.catalog.domains and not served.catalog.adapters
 
-        await until(erased)
+        await until(deleted)
 
-        async def told() -> set[str]:
+        async def orphan_events() -> set[str]:
             events = here.api.list(EVENTS, here.namespace, fieldSelector="reason=OrphanErased")
             found = {event["regarding"]["name"] async for event in events}
             return found if found == {"topic", "hotel"} else set()
 
-        await until(told)
+        await until(orphan_events)
 
 
 async def test_a_domain_is_not_blocked_by_adapters_deleted_without_a_finalizer(
@@ -87,7 +87,7 @@ async def test_a_domain_is_not_blocked_by_adapters_deleted_without_a_finalizer(
         assert (served.catalog.domains, served.catalog.adapters) == ({}, {})
 
 
-async def test_nothing_is_done_while_the_catalog_is_another_clusters(
+async def test_nothing_is_reconciled_while_the_catalog_belongs_to_another_cluster(
     here: Cluster, served: Any, domain_body: dict[str, Any]
 ) -> None:
     served.plane.cluster = "another"
@@ -104,15 +104,15 @@ async def test_nothing_is_done_while_the_catalog_is_another_clusters(
         await here.reached(DOMAINS, "hotel", is_ready)
 
 
-async def test_a_deletion_that_was_seen_makes_another_resource(
+async def test_a_resource_created_after_a_seen_deletion_is_a_new_one(
     here: Cluster, served: Any, domain_body: dict[str, Any], adapter_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace) as one:
         await apply(here, domain_body, adapter_body)
         first = await here.reached(TASK_ADAPTERS, "topic", is_ready)
         uid = first["metadata"]["uid"]
-        # By force, so that nothing is erased before the object is gone.
-        one.jobs.held = True
+        # By force, so that nothing is deleted before the object is gone.
+        one.jobs.paused = True
         refusing = served.plane.fail(409, "NotNow", request="DELETE /adapters/", times=1_000_000)
         await here.delete(TASK_ADAPTERS, "topic")
         await here.reached(TASK_ADAPTERS, "topic", has_phase("Terminating"))

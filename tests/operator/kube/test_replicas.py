@@ -40,14 +40,14 @@ async def holder(here: Cluster) -> str:
     return str(found["spec"]["holderIdentity"]) if found else ""
 
 
-async def held(here: Cluster, domain_body: dict[str, Any], name: str) -> None:
+async def apply_and_wait(here: Cluster, domain_body: dict[str, Any], name: str) -> None:
     """Apply a Domain and wait until a replica has taken it up."""
     body = domain_body | {"metadata": {"name": name}}
     await here.apply(body)
     await here.reached(DOMAINS, name, lambda found: "finalizers" in found["metadata"])
 
 
-async def test_the_other_takes_over_when_the_leader_is_killed(
+async def test_the_standby_takes_over_when_the_leader_is_killed(
     here: Cluster, two: tuple[Process, Process], domain_body: dict[str, Any]
 ) -> None:
     leader, standby = two
@@ -55,20 +55,20 @@ async def test_the_other_takes_over_when_the_leader_is_killed(
     assert not await standby.leads()
     assert await standby.ready()
     assert await standby.answers("/healthz") == "ok"
-    await held(here, domain_body, "hotel")
+    await apply_and_wait(here, domain_body, "hotel")
     leader.running.send_signal(signal.SIGKILL)
     await until(standby.leads)
     assert await holder(here) == standby.name
-    await held(here, domain_body, "inn")
+    await apply_and_wait(here, domain_body, "inn")
 
 
-async def test_a_leader_that_was_stopped_finds_that_it_leads_no_more(
+async def test_a_suspended_leader_does_not_lead_after_it_resumes(
     here: Cluster, two: tuple[Process, Process], domain_body: dict[str, Any]
 ) -> None:
     leader, standby = two
     leader.running.send_signal(signal.SIGSTOP)
     await until(standby.leads)
-    await held(here, domain_body, "hotel")
+    await apply_and_wait(here, domain_body, "hotel")
     leader.running.send_signal(signal.SIGCONT)
     await until(leader.ready)
     assert not await leader.leads()
@@ -83,13 +83,13 @@ async def test_a_leader_that_is_stopped_releases_the_lease(
     leader.running.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(leader.running.wait, 30) == 0
     await until(standby.leads)
-    await held(here, domain_body, "hotel")
+    await apply_and_wait(here, domain_body, "hotel")
 
-    async def looked() -> str | None:  # counted when a look has ended, which is after what it wrote
+    async def metrics() -> str | None:  # a reconciliation is counted when it has ended, after its writes
         said = await standby.answers("/metrics")
         return said if said and 'hmi_reconcile_seconds_count{kind="Domain"}' in said else None
 
-    said: str = await until(looked)
+    said: str = await until(metrics)
     assert "hmi_reconcile_queue_length" in said
     assert 'hmi_kube_requests_total{code="200",kind="domains",method="PATCH"}' in said
 

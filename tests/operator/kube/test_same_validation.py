@@ -1,6 +1,6 @@
 """One validation: a real API server and HMI's own check refuse and take the same objects, alike.
 
-The API server is asked as kubectl asks it: strictly, so that unknown fields are refused.
+Requests to the API server are strict, as kubectl's are, so that unknown fields are refused.
 """
 
 import copy
@@ -44,7 +44,7 @@ ADAPTER: Object = {
 }
 
 
-class Asked:
+class StrictApi:
     """An API server that validates objects without storing them."""
 
     def __init__(self, kube: KubeServer) -> None:
@@ -66,10 +66,10 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def api(kube: KubeServer) -> Iterator[Asked]:
-    asked = Asked(kube)
-    yield asked
-    asked.http.close()
+def api(kube: KubeServer) -> Iterator[StrictApi]:
+    api = StrictApi(kube)
+    yield api
+    api.http.close()
 
 
 def locally(body: Object) -> tuple[Object | None, str]:
@@ -79,7 +79,7 @@ def locally(body: Object) -> tuple[Object | None, str]:
         return None, error.message
 
 
-def agree(api: Asked, body: Object) -> Object | None:
+def agree(api: StrictApi, body: Object) -> Object | None:
     """Check that both say the same of an object; return it with its defaults where it is taken."""
     theirs, why = api.create(body)
     ours, reason = locally(body)
@@ -226,16 +226,16 @@ def _ids(rows: list[tuple[Object, str, Any]]) -> list[str]:
 
 
 @pytest.mark.parametrize(("body", "path", "value"), TAKEN, ids=_ids(TAKEN))
-def test_both_take_it_with_the_same_defaults(api: Asked, body: Object, path: str, value: Any) -> None:
+def test_both_accept_it_with_the_same_defaults(api: StrictApi, body: Object, path: str, value: Any) -> None:
     assert agree(api, changed(body, path, value)) is not None
 
 
 @pytest.mark.parametrize(("body", "path", "value"), REFUSED, ids=_ids(REFUSED))
-def test_both_refuse_it(api: Asked, body: Object, path: str, value: Any) -> None:
+def test_both_refuse_it(api: StrictApi, body: Object, path: str, value: Any) -> None:
     assert agree(api, changed(body, path, value)) is None
 
 
-def test_a_message_of_a_rule_is_the_same_on_both(api: Asked) -> None:
+def test_a_message_of_a_rule_is_the_same_on_both(api: StrictApi) -> None:
     body = changed(DOMAIN, "spec.sharing.namespaces", ["team-*"])
     message = "patterns such as team-* match nothing"
     assert message in api.create(body)[1]
@@ -312,13 +312,13 @@ _SETTINGS = settings(
 
 @_SETTINGS
 @given(body=_objects(DOMAIN, Domain))
-def test_both_validate_any_domain_alike(api: Asked, body: Object) -> None:
+def test_both_validate_any_domain_alike(api: StrictApi, body: Object) -> None:
     agree(api, body)
 
 
 @_SETTINGS
 @given(body=_objects(ADAPTER, TaskAdapter))
-def test_both_validate_any_adapter_alike(api: Asked, body: Object) -> None:
+def test_both_validate_any_adapter_alike(api: StrictApi, body: Object) -> None:
     agree(api, body)
 
 
@@ -328,7 +328,7 @@ def test_both_validate_any_adapter_alike(api: Asked, body: Object) -> None:
         st.sampled_from(["cpu", "memory"]), st.from_regex(r"\A[+-]?[0-9.]{0,3}[a-zA-Z]{0,2}[0-9]?\Z")
     )
 )
-def test_both_validate_any_quantity_alike(api: Asked, amounts: dict[str, str]) -> None:
+def test_both_validate_any_quantity_alike(api: StrictApi, amounts: dict[str, str]) -> None:
     agree(
         api, changed(DOMAIN, "spec.resources", {"requests": amounts, "limits": {"cpu": "1", "memory": "1Gi"}})
     )
@@ -336,7 +336,7 @@ def test_both_validate_any_quantity_alike(api: Asked, amounts: dict[str, str]) -
 
 @_SETTINGS
 @given(schedule=st.from_regex(r"\A(([*0-9,/-]{1,4}|[a-z]{3}) ){4}([*0-9,/-]{1,3})\Z"))
-def test_both_validate_any_schedule_alike(api: Asked, schedule: str) -> None:
+def test_both_validate_any_schedule_alike(api: StrictApi, schedule: str) -> None:
     agree(api, changed(DOMAIN, "spec.plot.refresh.schedule", schedule))
 
 
@@ -344,7 +344,7 @@ def test_both_validate_any_schedule_alike(api: Asked, schedule: str) -> None:
 
 
 def test_an_object_stored_before_a_rule_can_still_be_changed(kube: KubeServer) -> None:
-    """The API server holds a rule only against what changes (from Kubernetes 1.30)."""
+    """The API server checks a rule only on changed fields (from Kubernetes 1.30)."""
     loose: Object = json.loads(kube.kubectl("get", "crd", "taskadapters.hmi.dev", "-o", "json"))
     task = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"][
         "task"

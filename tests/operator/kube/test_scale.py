@@ -1,7 +1,7 @@
 """Many TaskAdapters at once: all work for each is bounded, and so is the operator's memory.
 
 Between a real API server and the real control plane, on PostgreSQL, with a runtime that serves whatever is
-placed on it and trainings that succeed at once. With as many as are asked for; and on a cluster's own nodes,
+placed on it and trainings that succeed at once. Their number is a variable; and on a cluster's own nodes,
 fake ones with the taint ``kwok.x-k8s.io/node``, where Jobs get pods and a controller ends them::
 
     HMI_SCALE=5000 pytest -s tests/operator/kube/test_scale.py
@@ -168,16 +168,16 @@ async def _become_ready(
 
 
 async def _take_over(operator: Process) -> None:
-    """Let an operator that was started look at everything; nothing is to be done."""
+    """Let a started operator reconcile everything; there is nothing to do."""
     began = time.monotonic()
     async with asyncio.timeout(LIMIT_SECONDS):
         while True:
             if await operator.metric("hmi_reconcile_seconds_count") > ADAPTERS:
                 break
-            await asyncio.sleep(0.5)  # between two looks at another process
+            await asyncio.sleep(0.5)  # between two checks of another process
     requests = await operator.metric("hmi_kube_requests_total")
     print(
-        f"restart: all looked at after {time.monotonic() - began:.0f} s, {requests:.0f} requests to the API "
+        f"restart: all reconciled after {time.monotonic() - began:.0f} s, {requests:.0f} requests to the API "
         f"server, at most {operator.peak_bytes() / 2**20:.0f} MiB"
     )
     assert requests < SLACK + ADAPTERS / 50, "pages of lists, and the lease meanwhile; nothing for each"

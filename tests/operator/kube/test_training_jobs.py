@@ -1,4 +1,4 @@
-"""Training Jobs on a real API server; what the missing controllers and kubelets would do, the tests do."""
+"""Training Jobs on a real API server; the tests do the work of the missing controllers and kubelets."""
 
 import asyncio
 import json
@@ -88,7 +88,7 @@ def set_status(kube: KubeServer, kind: str, body: dict[str, Any], **status: Any)
 
 
 def let_go(kube: KubeServer, namespace: str) -> None:
-    """Do what the garbage collector does about Jobs that are deleted with what they own."""
+    """Delete the objects that deleted Jobs own, as the garbage collector does."""
     ending = [job for job in listed(kube, namespace, "jobs") if "deletionTimestamp" in job["metadata"]]
     for job in ending:
         kube.kubectl(
@@ -122,7 +122,7 @@ def _ended(began: str, ended: str) -> dict[str, Any]:
     return {"startedAt": began, "finishedAt": ended, "exitCode": 0, "reason": "Completed"}
 
 
-async def test_a_run_is_started_once_whoever_starts_it(
+async def test_two_operators_create_one_job_for_a_run(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made_run()
@@ -146,7 +146,7 @@ async def test_the_pods_of_a_job_are_reported_with_the_kubelets_times(
     async with at_work(kube, monkeypatch) as (jobs, cache):
         await jobs.start(run)
         (job,) = listed(kube, namespace, "jobs")
-        for name, owned in (("own", True), ("intruder", False)):
+        for name, owned in (("own", True), ("foreign", False)):
             kube.apply(_pod(job, name, owned=owned))
         pods = {body["metadata"]["name"]: body for body in listed(kube, namespace, "pods")}
         for state in ({"running": {"startedAt": began}}, {"terminated": _ended(began, ended)}):
@@ -166,11 +166,11 @@ async def test_the_pods_of_a_job_are_reported_with_the_kubelets_times(
             assert view is not None
             finished = None if ready else datetime.fromisoformat(ended)
             uid = pods["own"]["metadata"]["uid"]
-            told = RunPod(uid=uid, started_at=datetime.fromisoformat(began), finished_at=finished)
-            assert view.pods == (told,)
+            expected = RunPod(uid=uid, started_at=datetime.fromisoformat(began), finished_at=finished)
+            assert view.pods == (expected,)
 
 
-async def test_a_job_that_ended_without_a_result_is_replaced_and_its_deaths_are_kept(
+async def test_a_job_that_ended_without_a_result_is_replaced_and_its_crashes_still_count(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made_run()
@@ -228,7 +228,7 @@ async def test_a_job_that_no_api_server_admits_is_final(
         assert (view.problem.reason, view.problem.final) == ("JobRefused", True)
 
 
-async def test_warning_events_say_why_a_pod_is_not_created(
+async def test_warning_events_explain_why_a_pod_is_not_created(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made_run()
@@ -277,7 +277,7 @@ async def test_the_volume_of_a_run_without_a_job_is_deleted(
         assert all("deletionTimestamp" in claim["metadata"] for claim in listed(kube, namespace, "pvc"))
 
 
-async def test_the_log_of_a_job_that_failed_stays_when_its_run_is_given_up(
+async def test_the_log_of_a_failed_job_is_kept_when_its_run_ends(
     kube: KubeServer, namespace: str, made_run: Callable[..., RunView], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made_run()
@@ -305,7 +305,7 @@ async def test_ending_a_run_deletes_its_job_and_volume(
     async with at_work(kube, monkeypatch) as (jobs, _cache):
         await jobs.start(run)
         await (jobs.stop(run.id, namespace) if by == "run" else jobs.delete_all(run.uid, namespace))
-        # No garbage collector is here to finish it; that it was asked to is what counts.
+        # There is no garbage collector here to finish the deletion; the request is what counts.
         assert all("deletionTimestamp" in job["metadata"] for job in listed(kube, namespace, "jobs"))
         assert all("deletionTimestamp" in claim["metadata"] for claim in listed(kube, namespace, "pvc"))
         let_go(kube, namespace)

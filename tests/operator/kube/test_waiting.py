@@ -33,7 +33,7 @@ async def test_waiting_for_a_change_ends_when_the_new_version_is_loaded(
     async with replica(served, here.namespace) as one:
         await here.apply_all(domain_body, adapter_body)
         assert await waits(kubeconfig, here, ADAPTER, for_="condition=Loaded")
-        one.jobs.held = True
+        one.jobs.paused = True
         adapter_body["spec"]["training"] = {"epochs": 7}
         await here.apply(adapter_body)
         assert await waits(kubeconfig, here, ADAPTER, for_="condition=Ready"), "the version before serves"
@@ -104,7 +104,7 @@ async def test_kubectl_get_shows_progress_and_wide_the_message(
     kubeconfig: KubeServer, here: Cluster, served: Any, domain_body: dict[str, Any]
 ) -> None:
     async with replica(served, here.namespace) as one:
-        one.jobs.held = True
+        one.jobs.paused = True
         await here.apply(domain_body)
         await here.reached(DOMAINS, "hotel", lambda found: "progress" in found.get("status", {}))
         table = await kubectl(kubeconfig, here, "get", "dom")

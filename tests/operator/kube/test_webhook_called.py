@@ -19,7 +19,7 @@ from hmi_operator.kubernetes.handlers import build_registry, build_settings
 from hmi_operator.kubernetes.webhook import AdmissionReviewer, WebhookAddress, webhook_server
 
 pytestmark = pytest.mark.anyio
-_NAME = "webhook-asked"
+_NAME = "webhook-called"
 _STOP_SECONDS = 30.0
 _DOMAIN = {
     "apiVersion": "hmi.dev/v1alpha1",
@@ -30,8 +30,8 @@ _DOMAIN = {
 
 
 @pytest.fixture
-async def asked(kubeconfig: KubeServer, tmp_path: Path) -> AsyncIterator[KubeServer]:
-    """An API server that asks this process about Domains of one namespace."""
+async def called(kubeconfig: KubeServer, tmp_path: Path) -> AsyncIterator[KubeServer]:
+    """An API server that calls this process's webhook for Domains of one namespace."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "tls.crt"))
@@ -64,25 +64,25 @@ async def asked(kubeconfig: KubeServer, tmp_path: Path) -> AsyncIterator[KubeSer
     assert not running.is_alive()
 
 
-async def test_kubectl_apply_shows_what_to_do(asked: KubeServer) -> None:
+async def test_kubectl_apply_shows_what_to_do(called: KubeServer) -> None:
     relative = _DOMAIN | {"spec": {**_DOMAIN["spec"], "corpus": [{"uri": "data/rows.txt"}]}}  # type: ignore[dict-item]
-    said = await _until_asked(asked, relative)
+    said = await _until_called(called, relative)
     assert "spec.corpus[0].uri is data/rows.txt" in said
     assert "configmap://NAME/KEY" in said
     child = _DOMAIN | {"spec": {**_DOMAIN["spec"], "parentRef": {"name": "desk"}}}  # type: ignore[dict-item]
-    assert "Warning: There is no Domain webhook-asked/desk" in await _applied(asked, child)
+    assert "Warning: There is no Domain webhook-called/desk" in await _applied(called, child)
     assert "deleted" in await asyncio.to_thread(
-        asked.kubectl, "-n", _NAME, "delete", "domain", "hotel", "--wait=false"
+        called.kubectl, "-n", _NAME, "delete", "domain", "hotel", "--wait=false"
     )
 
 
-async def _until_asked(kube: KubeServer, body: dict[str, Any]) -> str:
+async def _until_called(kube: KubeServer, body: dict[str, Any]) -> str:
     """Apply without keeping until the API server has taken notice of the webhook."""
     for _ in range(100):
         said = await _applied(kube, body, "--dry-run=server")
         if "denied the request" in said:
             return said
-    raise AssertionError("the webhook was never asked")
+    raise AssertionError("the webhook was never called")
 
 
 async def _applied(kube: KubeServer, body: dict[str, Any], *flags: str) -> str:

@@ -1,4 +1,4 @@
-"""The operator between a real API server and the real control plane: what its conditions say of serving."""
+"""The operator between a real API server and the real control plane: its conditions about serving."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ TOKEN = "the-internal-token-of-this-test"
 
 @dataclass
 class ControlPlane:
-    """The real control plane, and what a runtime would say to it."""
+    """The real control plane, and the reports of a simulated runtime."""
 
     url: str
     token: str = TOKEN
@@ -84,9 +84,9 @@ async def test_ready_follows_the_runtimes_reports(
         alone = await here.reached(TASK_ADAPTERS, "topic", says("Scheduled", "NoRuntime"))
         assert not is_ready(alone)
         assert alone["status"]["phase"] == "NoRuntime"
-        told = condition(alone, "Scheduled")
-        assert told is not None
-        assert told.message == "No runtime is running; start one (runtime pools may be scaled to zero)."
+        scheduled = condition(alone, "Scheduled")
+        assert scheduled is not None
+        assert scheduled.message == "No runtime is running; start one (runtime pools may be scaled to zero)."
 
         await served.register()
         await here.reached(TASK_ADAPTERS, "topic", says("Scheduled", "Placed"))

@@ -34,7 +34,7 @@ DONE = ("Trained", "True", "Succeeded", "")
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         ([], [ACCEPTED], [("Normal", "Accepted", "Condition Accepted is True.")]),
         ([ACCEPTED], [ACCEPTED], []),
@@ -69,8 +69,8 @@ DONE = ("Trained", "True", "Succeeded", "")
         ),
         (
             [],
-            [("Ready", "False", "Terminating", "It is being erased.")],
-            [("Normal", "Terminating", "It is being erased.")],
+            [("Ready", "False", "Terminating", "It is being deleted.")],
+            [("Normal", "Terminating", "It is being deleted.")],
         ),
         ([STUCK], [(*STUCK[:3], "2 nodes do not take it.")], []),
     ],
@@ -79,12 +79,12 @@ DONE = ("Trained", "True", "Succeeded", "")
         "nothing new",
         "work begins",
         "of progress, the last",
-        "progress and trouble",
+        "progress and a problem",
         "what says nothing is silent",
         "it is kept back",
         "it is done",
         "what only waits is silent",
-        "one cause is told once",
+        "one cause is reported once",
         "another cause",
         "a retry",
         "a deletion is no fault",
@@ -94,15 +94,15 @@ DONE = ("Trained", "True", "Succeeded", "")
 def test_a_changed_condition_makes_one_event(
     old: list[tuple[str, str, str, str]],
     new: list[tuple[str, str, str, str]],
-    told: list[tuple[str, str, str]],
+    expected: list[tuple[str, str, str]],
 ) -> None:
-    assert [(one.type, one.reason, one.note) for one in events_of(status(*old), status(*new))] == told
+    assert [(one.type, one.reason, one.note) for one in events_of(status(*old), status(*new))] == expected
 
 
-def test_the_whole_way_of_a_domain_is_a_short_story() -> None:
+def test_a_domain_has_one_event_for_each_change_of_its_state() -> None:
     wanted = domain()
     running = observed_domain(wanted, run=run_of(wanted, DIGEST, RunState.RUNNING), job=JobView(True))
-    worlds = [
+    observations = [
         observed_domain(wanted),
         running,
         observed_domain(
@@ -111,18 +111,18 @@ def test_the_whole_way_of_a_domain_is_a_short_story() -> None:
         running,
         observed_domain(wanted, current=domain_version(DIGEST), run=running.run),
     ]
-    story, before = [], wanted.status
-    for world in worlds:
-        after = plan_domain(wanted.model_copy(update={"status": before}), world).status
-        story += [one.reason for one in events_of(before, after)]
+    reasons, before = [], wanted.status
+    for observed in observations:
+        after = plan_domain(wanted.model_copy(update={"status": before}), observed).status
+        reasons += [one.reason for one in events_of(before, after)]
         before = after
-    assert story == ["Accepted", "Running", "OOMKilled", "Running", "Serving"]
+    assert reasons == ["Accepted", "Running", "OOMKilled", "Running", "Serving"]
 
 
 def test_an_event_names_the_resource_and_fits_the_api() -> None:
     resource = domain()
-    told = EventMessage("Warning", "OOMKilled", "Raise the limit.")
-    body = as_json(build_event(resource, told, "hmi-operator-0"))
+    message = EventMessage("Warning", "OOMKilled", "Raise the limit.")
+    body = as_json(build_event(resource, message, "hmi-operator-0"))
     assert body["regarding"]["uid"] == resource.metadata.uid
     assert body["regarding"]["kind"] == "Domain"
     assert body["metadata"]["name"].startswith("hotel.")

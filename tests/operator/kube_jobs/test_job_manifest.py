@@ -91,7 +91,7 @@ def container(job: dict[str, Any]) -> dict[str, Any]:
     return dict(found)
 
 
-def test_it_is_plain_json_and_the_same_every_time() -> None:
+def test_the_job_is_plain_json_and_the_same_every_time() -> None:
     assert json.loads(json.dumps(build_training_job(run(), SETTINGS))) == build_training_job(run(), SETTINGS)
 
 
@@ -111,7 +111,7 @@ def test_runs_of_other_objects_specs_and_attempts_have_other_names(change: dict[
     assert first != other
 
 
-def test_it_is_labelled_as_the_installation_s() -> None:
+def test_the_job_has_the_installations_labels() -> None:
     settings = SETTINGS.model_copy(update={"trainer_instance": "press"})
     claim = build_checkpoint_claim(run(), settings)
     assert claim is not None
@@ -124,7 +124,7 @@ def test_it_is_labelled_as_the_installation_s() -> None:
     ("made", "kind", "name"),
     [(run(), "Domain", "hotel"), (adapter_run(source={"uri": "s3://b/a"}), "TaskAdapter", "topic")],
 )
-def test_it_belongs_to_the_resource(made: RunView, kind: str, name: str) -> None:
+def test_the_job_is_owned_by_the_resource(made: RunView, kind: str, name: str) -> None:
     claim = build_checkpoint_claim(made, SETTINGS)
     assert claim is not None
     job = build_training_job(made, SETTINGS)
@@ -146,7 +146,7 @@ def test_it_belongs_to_the_resource(made: RunView, kind: str, name: str) -> None
     assert container(job)["command"] == ["python", "-m", "hmi_runtime.training", made.spec.kind]
 
 
-def test_it_meets_the_restricted_pod_security_standard() -> None:
+def test_the_pod_meets_the_restricted_pod_security_standard() -> None:
     job = build_training_job(run(), SETTINGS)
     assert pod(job)["securityContext"]["runAsNonRoot"] is True
     assert pod(job)["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -157,7 +157,7 @@ def test_it_meets_the_restricted_pod_security_standard() -> None:
     }
 
 
-def test_its_only_token_is_for_the_control_plane() -> None:
+def test_the_pods_only_token_is_for_the_control_plane() -> None:
     job = build_training_job(run(), SETTINGS)
     assert pod(job)["automountServiceAccountToken"] is False
     assert pod(job)["serviceAccountName"] == "default"
@@ -181,7 +181,7 @@ def test_threads_are_those_of_the_container_and_not_of_the_node() -> None:
     assert threads["valueFrom"]["resourceFieldRef"]["resource"] == "limits.cpu"
 
 
-def test_deaths_are_counted_over_jobs_and_disruptions_are_not() -> None:
+def test_crashes_are_counted_over_jobs_and_disruptions_are_not() -> None:
     spec = build_training_job(run(), SETTINGS)["spec"]
     assert spec["backoffLimit"] == 3
     assert build_training_job(run(), SETTINGS, crashes=3)["spec"]["backoffLimit"] == 0
@@ -229,7 +229,7 @@ def test_config_maps_and_claims_are_mounted_once_and_read_only() -> None:
 @pytest.mark.parametrize(
     "uri", ["configmap://", "configmap://Upper/a", "pvc://claim/../etc", "configmap://a/b/c"]
 )
-def test_addresses_that_name_nothing_are_refused(uri: str) -> None:
+def test_addresses_without_a_key_or_claim_are_refused(uri: str) -> None:
     with pytest.raises(InvalidInput, match="correct it") as raised:
         build_training_job(run(corpus=[{"uri": uri}]), SETTINGS)
     assert raised.value.reason == "AddressMalformed"
@@ -264,7 +264,7 @@ def test_secrets_reach_the_container_once_each_and_are_never_read() -> None:
     ],
     ids=["defaults", "a request above the default limit", "a lower limit", "a GPU", "a GPU as a request"],
 )
-def test_the_resources_own_numbers_go_before_defaults(
+def test_the_resources_own_requests_and_limits_precede_defaults(
     own: dict[str, Any], requests: dict[str, str], limits: dict[str, str]
 ) -> None:
     defaults = Resources(requests={"cpu": "1"}, limits={"cpu": "2", "memory": "4Gi"})
@@ -327,8 +327,11 @@ def test_jobs_know_the_largest_adapters_that_runtimes_serve() -> None:
     limits = {"max_rank": 64, "max_bottleneck": 0, "max_labels": 1000}
     job = build_training_job(run(), SETTINGS.model_copy(update=limits))
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    told = {entry["name"]: entry.get("value") for entry in container["env"]}
-    assert told.items() >= {"HMI_MAX_RANK": "64", "HMI_MAX_BOTTLENECK": "0", "HMI_MAX_LABELS": "1000"}.items()
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert (
+        variables.items()
+        >= {"HMI_MAX_RANK": "64", "HMI_MAX_BOTTLENECK": "0", "HMI_MAX_LABELS": "1000"}.items()
+    )
 
 
 def test_a_secret_of_the_tenants_changes_neither_proxies_nor_the_policy_of_addresses() -> None:
@@ -343,7 +346,7 @@ def test_a_secret_of_the_tenants_changes_neither_proxies_nor_the_policy_of_addre
     secret = [{"uri": "https://example.org/a.txt", "secretRef": {"name": "s"}}]
     made = container(build_training_job(run(corpus=secret), settings))
 
-    assert made["envFrom"] == [{"secretRef": {"name": "s"}}]  # what is in `env` goes before it
+    assert made["envFrom"] == [{"secretRef": {"name": "s"}}]  # `env` takes precedence over it
     environment = {entry["name"]: entry.get("value") for entry in made["env"]}
     for name in ("http_proxy", "all_proxy"):
         assert environment[name] == environment[name.upper()] == ""

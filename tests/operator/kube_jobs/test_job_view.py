@@ -1,4 +1,4 @@
-"""What a Job and its pods say of a run's process."""
+"""The state of a run's process, read from its Job and pods."""
 
 from typing import Any
 
@@ -38,9 +38,9 @@ def as_job(body: dict[str, Any]) -> V1Job:
 
 
 def job(**changes: Any) -> JobStatus:
-    facts = JobStatus.of(as_job(job_body(**changes)))
-    assert facts is not None
-    return facts
+    status = JobStatus.of(as_job(job_body(**changes)))
+    assert status is not None
+    return status
 
 
 def pod(
@@ -140,19 +140,19 @@ def test_a_job_is_read_as_a_process(made: JobStatus, alive: bool, queued: bool, 
     ids=["unschedulable", "no image", "no secret", "out of memory", "evicted", "died", "last message"],
 )
 def test_the_problem_says_why_the_job_does_not_run(found: PodStatus, reason: str, tells: str) -> None:
-    trouble = job_view(job(active=1), [found]).problem
-    assert trouble is not None
-    assert (trouble.reason, trouble.final) == (reason, False)
-    assert tells in trouble.message
+    problem = job_view(job(active=1), [found]).problem
+    assert problem is not None
+    assert (problem.reason, problem.final) == (reason, False)
+    assert tells in problem.message
 
 
-def test_the_newest_pod_speaks() -> None:
+def test_the_newest_pod_determines_the_problem() -> None:
     later = pod(
         state={"waiting": {"reason": "ErrImagePull"}}, conditions=SCHEDULED, made="2026-11-21T13:00:00Z"
     )
-    trouble = job_view(job(active=1, failed=1), [later, ended("OOMKilled", 137)]).problem
-    assert trouble is not None
-    assert trouble.reason == "ImagePullBackOff"
+    problem = job_view(job(active=1, failed=1), [later, ended("OOMKilled", 137)]).problem
+    assert problem is not None
+    assert problem.reason == "ImagePullBackOff"
 
 
 def test_a_running_job_has_no_problem() -> None:
@@ -160,34 +160,34 @@ def test_a_running_job_has_no_problem() -> None:
     assert not wants_pods(job(active=1, ready=1))
 
 
-def test_a_quota_tells_through_the_jobs_warnings() -> None:
+def test_an_exceeded_quota_is_read_from_the_jobs_warnings() -> None:
     made = job()
     assert wants_warnings(made, []) == "job-uid"
     words = 'Error creating: pods "x" is forbidden: exceeded quota: small, requested: cpu=2, used: cpu=0'
-    trouble = job_view(made, [], [words]).problem
-    assert trouble is not None
-    assert trouble.reason == "QuotaExceeded"
-    assert "requested: cpu=2" in trouble.message
+    problem = job_view(made, [], [words]).problem
+    assert problem is not None
+    assert problem.reason == "QuotaExceeded"
+    assert "requested: cpu=2" in problem.message
 
 
-def test_a_missing_config_map_tells_through_the_pods_warnings() -> None:
+def test_a_missing_config_map_is_read_from_the_pods_warnings() -> None:
     waiting = pod(state={"waiting": {"reason": "ContainerCreating"}}, conditions=SCHEDULED)
     assert wants_warnings(job(active=1), [waiting]) == "pod-uid"
-    trouble = job_view(job(active=1), [waiting], ['MountVolume failed: configmap "texts" not found']).problem
-    assert trouble is not None
-    assert trouble.reason == "VolumeNotMounted"
-    assert '"texts" not found' in trouble.message
+    problem = job_view(job(active=1), [waiting], ['MountVolume failed: configmap "texts" not found']).problem
+    assert problem is not None
+    assert problem.reason == "VolumeNotMounted"
+    assert '"texts" not found' in problem.message
 
 
 def test_a_job_past_its_deadline_is_not_retried() -> None:
     late = job(conditions=condition("Failed", reason="DeadlineExceeded"))
-    trouble = job_view(late, ()).problem
-    assert trouble is not None
-    assert trouble.final
-    assert "60 seconds" in trouble.message
+    problem = job_view(late, ()).problem
+    assert problem is not None
+    assert problem.final
+    assert "60 seconds" in problem.message
 
 
-def test_the_cache_follows_a_watch_and_wakes_the_resource() -> None:
+def test_the_cache_follows_a_watch_and_enqueues_the_resource() -> None:
     cache = JobCache()
     assert cache.on_job("ADDED", as_job(job_body(active=1))) == ResourceRef("Domain", "shop", "hotel")
     known = cache.job("shop", "r1")
@@ -200,7 +200,7 @@ def test_the_cache_follows_a_watch_and_wakes_the_resource() -> None:
 
 def test_an_unchanged_job_enqueues_nothing() -> None:
     cache, ref = JobCache(), ResourceRef("Domain", "shop", "hotel")
-    assert cache.on_job("ADDED", as_job(job_body())) is None, "who made it knows that it is there"
+    assert cache.on_job("ADDED", as_job(job_body())) is None, "its creator knows that it exists"
     assert cache.job("shop", "r1") is not None
     assert cache.on_job("MODIFIED", as_job(job_body(active=1))) == ref
     assert cache.on_job("MODIFIED", as_job(job_body(active=1))) is None
@@ -217,7 +217,7 @@ def test_an_older_jobs_deletion_does_not_hide_the_one_in_its_place() -> None:
     assert cache.job("shop", "r1") is not None
 
 
-def test_jobs_that_only_wear_our_labels_are_not_ours() -> None:
+def test_jobs_with_our_labels_but_another_owner_are_ignored() -> None:
     body = job_body()
     body["metadata"]["ownerReferences"] = []
     assert JobCache().on_job("ADDED", as_job(body)) is None

@@ -1,4 +1,4 @@
-"""The NetworkPolicy of training pods, by what it selects and lets through."""
+"""The NetworkPolicy of training pods, by the pods that it selects and the connections that it allows."""
 
 import random
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -68,7 +68,7 @@ def _lets_through(spec: dict[str, Any], address: Ip) -> bool:
     )
 
 
-def test_it_selects_the_training_pods_of_its_installation_alone() -> None:
+def test_the_policy_selects_only_training_pods_of_its_installation() -> None:
     spec = DomainRunSpec.model_construct(kind="domain", namespace="shop", name="orders")
     run = RunView.model_construct(id="run", uid="uid", spec=spec)
     selector = _spec()["podSelector"]["matchLabels"]
@@ -94,12 +94,12 @@ def test_dns_and_the_control_plane_are_allowed() -> None:
 
 
 @pytest.mark.parametrize("address", OF_THE_INSIDE)
-def test_the_inside_is_closed(address: str) -> None:
+def test_internal_addresses_are_blocked(address: str) -> None:
     assert not _lets_through(_spec(), ip_address(address))
 
 
 @pytest.mark.parametrize("address", OF_THE_OUTSIDE)
-def test_the_outside_is_open(address: str) -> None:
+def test_public_addresses_are_allowed(address: str) -> None:
     assert _lets_through(_spec(), ip_address(address))
 
 
@@ -113,7 +113,7 @@ def test_networks_that_the_installation_lists_are_opened_or_closed() -> None:
     assert spec["egress"][-1] == LISTED.trainer_egress[0]
 
 
-def test_exceptions_lie_within_their_blocks() -> None:
+def test_exceptions_are_within_their_blocks() -> None:
     for rule in _spec(LISTED)["egress"]:
         for peer in rule.get("to", []):
             block = peer.get("ipBlock", {})
@@ -154,7 +154,7 @@ def test_public_addresses_are_those_of_the_registries() -> None:
             assert wide.is_global, wide
 
 
-def test_a_listed_network_does_not_open_more_than_itself() -> None:
+def test_a_listed_network_allows_only_its_own_addresses() -> None:
     policy = AddressPolicy(allowed_networks=(ip_network("10.7.0.0/16"),))
 
     policy.check_host("10.7.0.1")

@@ -41,36 +41,36 @@ def adapter(namespace: str = "shop", **spec: Any) -> dict[str, Any]:
     }
 
 
-def reviewer(*declared: dict[str, Any], trouble: str | None = None) -> AdmissionReviewer:
+def reviewer(*declared: dict[str, Any], not_ready: str | None = None) -> AdmissionReviewer:
     models: list[Domain | TaskAdapter] = [Domain.model_validate(body) for body in declared]
     known = {ResourceRef.of(model): model for model in models}
-    return AdmissionReviewer(known.get, lambda: trouble)
+    return AdmissionReviewer(known.get, lambda: not_ready)
 
 
 def review(body: dict[str, Any] | None, old: dict[str, Any] | None = None, **request: Any) -> dict[str, Any]:
     kind = (body or old or {})["kind"]
     resource = {"group": "hmi.dev", "version": "v1alpha1", "resource": f"{kind.lower()}s"}
-    asked = {"uid": "u1", "operation": "UPDATE" if old else "CREATE", "object": body, "oldObject": old}
-    asked |= {"resource": resource, "userInfo": {"username": "anne"}}
-    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": asked | request}
+    request_body = {"uid": "u1", "operation": "UPDATE" if old else "CREATE", "object": body, "oldObject": old}
+    request_body |= {"resource": resource, "userInfo": {"username": "anne"}}
+    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request_body | request}
 
 
-def answered(by: AdmissionReviewer, asked: dict[str, Any]) -> dict[str, Any]:
+def answered(by: AdmissionReviewer, request_body: dict[str, Any]) -> dict[str, Any]:
     call: Any = kopf_webhook(by)
-    response: dict[str, Any] = asyncio.run(call(asked))["response"]
+    response: dict[str, Any] = asyncio.run(call(request_body))["response"]
     return response
 
 
-def refusal(by: AdmissionReviewer, asked: dict[str, Any]) -> str:
-    answer = answered(by, asked)
+def refusal(by: AdmissionReviewer, request_body: dict[str, Any]) -> str:
+    answer = answered(by, request_body)
     assert answer["uid"] == "u1"
     assert answer["allowed"] is False, answer
     assert answer["status"]["code"] == 422
     return str(answer["status"]["message"])
 
 
-def warnings(by: AdmissionReviewer, asked: dict[str, Any]) -> list[str]:
-    answer = answered(by, asked)
+def warnings(by: AdmissionReviewer, request_body: dict[str, Any]) -> list[str]:
+    answer = answered(by, request_body)
     assert answer["allowed"] is True, answer
     return list(answer.get("warnings", []))
 
@@ -89,7 +89,7 @@ def test_a_valid_spec_is_admitted_without_warnings() -> None:
         (domain(bridge={"heads": 4, "haed": 1}), "spec.bridge.haed is not a field"),
         (domain(parentRef={"name": "private", "namespace": "other"}), "not shared with namespace shop"),
         (domain(parentRef={"name": "desk"}), "base model"),
-        (adapter(namespace="stranger"), "not shared with namespace stranger"),
+        (adapter(namespace="unshared"), "not shared with namespace unshared"),
         (adapter(task={"type": "TextGeneration"}), "TextGeneration is not served"),
         (adapter(serving={"canaryPercent": 10}), "canaryPercent"),
         (
@@ -121,7 +121,7 @@ def test_a_cycle_over_several_domains_is_refused() -> None:
 @pytest.mark.parametrize(
     "body", [domain("suite", parentRef={"name": "hotel"}), adapter()], ids=["child", "adapter"]
 )
-def test_nothing_new_is_put_on_a_domain_that_is_being_deleted(body: dict[str, Any]) -> None:
+def test_a_new_resource_on_a_domain_that_is_being_deleted_is_rejected(body: dict[str, Any]) -> None:
     going = domain()
     going["metadata"]["deletionTimestamp"] = "2026-11-21T12:00:00Z"
     assert "shop/hotel is being deleted" in refusal(reviewer(going), review(body))
@@ -150,13 +150,13 @@ def test_an_immutable_field_cannot_change(old: dict[str, Any], new: dict[str, An
 def test_deletions_and_status_writes_are_always_admitted() -> None:
     bad = domain(corpus=[{"uri": "data/rows.txt"}])
     going = bad | {"metadata": bad["metadata"] | {"deletionTimestamp": "2026-11-21T12:00:00Z"}}
-    for asked in (
+    for request_body in (
         review(None, bad, operation="DELETE"),
         review(bad, domain(), subResource="status"),
         review(going, bad),
         review(going | {"spec": {"nonsense": 1}}, bad),
     ):
-        assert warnings(reviewer(), asked) == []
+        assert warnings(reviewer(), request_body) == []
 
 
 def test_an_unchanged_spec_is_admitted_even_if_invalid() -> None:
@@ -166,7 +166,7 @@ def test_an_unchanged_spec_is_admitted_even_if_invalid() -> None:
 
 
 def test_before_the_cache_is_complete_other_resources_cause_no_rejection() -> None:
-    by = reviewer(domain(namespace="elsewhere"), trouble="the API server's resources are not listed yet")
+    by = reviewer(domain(namespace="elsewhere"), not_ready="the API server's resources are not listed yet")
     assert "not listed yet" in warnings(by, review(adapter()))[0]
     assert "spec.data.train.uri" in refusal(by, review(adapter(data={"train": {"uri": "/rows"}})))
 

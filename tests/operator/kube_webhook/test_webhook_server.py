@@ -29,7 +29,7 @@ REFUSED = DELETION | {
 
 
 def issue(folder: Path) -> ssl.SSLContext:
-    """Write a certificate of a new authority; return what trusts it."""
+    """Write a certificate of a new authority; return a TLS context that trusts it."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     for name, blob in (("tls.crt", certificate.cert_chain_pems[0]), ("tls.key", certificate.private_key_pem)):
@@ -49,7 +49,7 @@ def address(folder: Path) -> WebhookAddress:
     return WebhookAddress(folder / "tls.crt", folder / "tls.key", host="127.0.0.1", port=0)
 
 
-async def test_a_review_is_answered_and_nonsense_is_not(tmp_path: Path) -> None:
+async def test_a_review_is_answered_and_an_invalid_body_is_refused(tmp_path: Path) -> None:
     trusting = issue(tmp_path)
     async with serve_reviews(address(tmp_path), ANSWER) as port:
         answer = await answered(port, trusting, json.dumps({"request": DELETION}).encode())
@@ -71,7 +71,7 @@ async def test_a_replaced_certificate_is_served_without_a_restart(tmp_path: Path
         await _until_trusted(port, trusting)
 
 
-async def test_without_a_certificate_it_does_not_start(tmp_path: Path) -> None:
+async def test_the_server_does_not_start_without_a_certificate(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"."):
         async with serve_reviews(address(tmp_path), ANSWER):
             pass

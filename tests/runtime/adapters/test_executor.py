@@ -184,6 +184,6 @@ def test_slot_bytes_equal_the_pools_memory_per_slot(upper: UpperLayers) -> None:
     assert total(4) - total(3) == SlotPool.slot_bytes(CONFIG, SPLIT, LIMITS)
 
 
-@pytest.mark.parametrize(("size", "held"), [(0, 0), (1, 8), (8, 8), (9, 16), (17, 20), (20, 20)])
-def test_ranks_are_padded_to_buckets(size: int, held: int) -> None:
-    assert bucket(size, 20) == held
+@pytest.mark.parametrize(("size", "padded"), [(0, 0), (1, 8), (8, 8), (9, 16), (17, 20), (20, 20)])
+def test_ranks_are_padded_to_buckets(size: int, padded: int) -> None:
+    assert bucket(size, 20) == padded

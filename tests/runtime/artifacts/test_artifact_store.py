@@ -55,7 +55,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_what_is_fetched_is_what_was_published(root: str, content: Path, tmp_path: Path) -> None:
+def test_a_fetched_artifact_equals_the_published_one(root: str, content: Path, tmp_path: Path) -> None:
     ref = publish(ArtifactStore(root), content)
     copy = ArtifactStore(root).fetch(ref, tmp_path / "cache")
     fetched = files_of(copy)
@@ -258,9 +258,9 @@ def test_threads_share_one_download(root: str, content: Path, tmp_path: Path) ->
     ref = publish(ArtifactStore(root), content)
     store = CountingStore(root)
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(store.fetch, ref, tmp_path / "cache") for _ in range(8)]
+        fetches = [pool.submit(store.fetch, ref, tmp_path / "cache") for _ in range(8)]
         store.go_on.set()
-        copies = {future.result(10) for future in asked}
+        copies = {future.result(10) for future in fetches}
     assert store.downloads == 1
     assert len(copies) == 1
     assert list(load_file(copies.pop() / "t.safetensors")) == ["values"]
@@ -271,10 +271,10 @@ def test_processes_that_fetch_at_once_share_one_complete_copy(content: Path, tmp
     ref = publish(ArtifactStore(root), content)
     stores = [CountingStore(root) for _ in range(4)]  # each with its own locks, as in separate processes
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(store.fetch, ref, tmp_path / "cache") for store in stores]
+        fetches = [pool.submit(store.fetch, ref, tmp_path / "cache") for store in stores]
         for store in stores:
             store.go_on.set()
-        assert len({future.result(10) for future in asked}) == 1
+        assert len({future.result(10) for future in fetches}) == 1
     assert [entry.name for entry in (tmp_path / "cache" / "table").iterdir()] == [ref.digest[7:]]
 
 

@@ -32,8 +32,8 @@ def _versitygw() -> str | None:
     folders = [os.environ.get("KUBEBUILDER_ASSETS", ""), os.environ.get("PATH", "")]
     cluster = Path(__file__).parents[4] / "shared" / "kube" / "cluster"
     if cluster.is_file() and not shutil.which("versitygw", path=os.pathsep.join(folders)):
-        asked = subprocess.run([cluster, "assets"], capture_output=True, text=True, check=False)
-        folders += asked.stdout.split()[-1:]
+        listed = subprocess.run([cluster, "assets"], capture_output=True, text=True, check=False)
+        folders += listed.stdout.split()[-1:]
     return shutil.which("versitygw", path=os.pathsep.join(folders))
 
 
@@ -94,7 +94,7 @@ def publish(store: ArtifactStore, folder: Path) -> ArtifactRef:
     return store.publish(ArtifactKind.TABLE, folder, base_digest=BASE)
 
 
-def test_what_is_fetched_is_what_was_published(root: str, content: Path, tmp_path: Path) -> None:
+def test_a_fetched_artifact_equals_the_published_one(root: str, content: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as pool:  # at once, as runs with the same content may
         refs = set(pool.map(lambda _: publish(ArtifactStore(root), content), range(3)))
     (ref,) = refs

@@ -167,7 +167,7 @@ def test_the_least_recently_used_is_evicted_first_but_not_while_in_use(made: Fix
         made.use_once(name)
     assert made.acquire("a0").wait() is None  # in use now, and the most recent
     made.use_once("new")
-    assert [held.key for held in made.cache.loaded()] == [
+    assert [loaded.key for loaded in made.cache.loaded()] == [
         f"tenant/{name}" for name in ("a2", "a3", "a4", "a0", "new")
     ]
     assert made.counts.seen["host to disk"] == 1
@@ -194,9 +194,9 @@ def test_pinned_adapters_are_not_evicted_and_use_at_most_half(made: Fixture) -> 
     made.register(*(f"a{number}" for number in range(9)))
     for name in ("p0", "p1", "p2", *(f"a{number}" for number in range(9))):
         assert made.use_once(name) is None
-    resident = {held.key for held in made.cache.loaded()}
-    assert {"tenant/p0", "tenant/p1"} <= resident
-    assert "tenant/p2" not in resident
+    kept = {loaded.key for loaded in made.cache.loaded()}
+    assert {"tenant/p0", "tenant/p1"} <= kept
+    assert "tenant/p2" not in kept
 
 
 def test_a_broken_adapter_fails_alone_and_is_not_read_again_immediately(made: Fixture) -> None:

@@ -100,7 +100,7 @@ def test_failures_of_the_hub_are_transient(error: Exception, hub: Raise) -> None
     ],
     ids=repr,
 )
-def test_what_only_the_user_can_fix_is_permanent(error: Exception, cure: str, hub: Raise) -> None:
+def test_errors_that_need_the_user_are_permanent(error: Exception, cure: str, hub: Raise) -> None:
     hub(error)
     found = failure(revision="v1")
     assert isinstance(found, InvalidInput)
@@ -109,10 +109,10 @@ def test_what_only_the_user_can_fix_is_permanent(error: Exception, cure: str, hu
 
 
 def test_a_partly_cached_model_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
+    attempts = []
 
     def download(*_: object, local_files_only: bool = False, **__: object) -> str:
-        asked.append(local_files_only)
+        attempts.append(local_files_only)
         if not local_files_only:
             raise httpx2.ConnectError("refused")
         (tmp_path / "config.json").write_text("{}")  # the download ended before the weights
@@ -120,7 +120,7 @@ def test_a_partly_cached_model_is_downloaded(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr(source, "snapshot_download", download)
     assert isinstance(failure(), NotReady)
-    assert asked == [True, False]
+    assert attempts == [True, False]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Every family is read so that it computes what transformers computes."""
+"""Every family gives the outputs that transformers gives."""
 
 import json
 from collections.abc import Callable

@@ -15,7 +15,7 @@ def test_http_data_is_read_through_the_proxy(install: Install, proxy: RecordingP
     install(CLUSTER, {"proxy.example": ["127.0.0.1"]}, proxies={"HTTP_PROXY": host})
 
     assert read_all("http://data.example/rows.jsonl") == [{"text": "a row"}]
-    assert "GET http://data.example/rows.jsonl" in proxy.asked
+    assert "GET http://data.example/rows.jsonl" in proxy.requests
     assert set(proxy.credentials) == {"Basic dXNlcjp3b3Jk"}
 
 
@@ -31,7 +31,7 @@ def test_https_data_is_read_through_a_tunnel_of_the_proxy(
     install(CLUSTER, {}, proxies={"HTTPS_PROXY": proxy.url})
 
     assert read_all("https://data.example/rows.jsonl") == [{"text": "a row"}]
-    assert set(proxy.asked) == {"CONNECT data.example:443"}
+    assert set(proxy.requests) == {"CONNECT data.example:443"}
 
 
 @pytest.mark.parametrize("uri", REFUSED_URLS)
@@ -42,7 +42,7 @@ def test_internal_addresses_are_not_requested_through_a_proxy(
 
     with pytest.raises(InvalidInput, match="AddressNotAllowed"):
         read_all(uri)
-    assert proxy.asked == []
+    assert proxy.requests == []
 
 
 def test_hosts_in_no_proxy_are_still_checked(install: Install, proxy: RecordingProxy, server: Server) -> None:
@@ -56,7 +56,7 @@ def test_hosts_in_no_proxy_are_still_checked(install: Install, proxy: RecordingP
     assert read_all(f"http://near.example:{server.port}/rows.jsonl") == [{"text": "a row"}]
     with pytest.raises(InvalidInput, match="AddressNotAllowed"):
         read_all("http://evil.near.example/rows.jsonl")
-    assert proxy.asked == []
+    assert proxy.requests == []
 
 
 def test_an_unsupported_kind_of_proxy_is_named(install: Install) -> None:

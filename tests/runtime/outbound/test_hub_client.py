@@ -57,7 +57,7 @@ def test_the_hub_is_called_through_the_proxy(install: Install, proxy: RecordingP
 
     with _hub(guard) as client:
         assert client.get("http://hub.example/model").content == b"weights"
-    assert proxy.asked == ["GET http://hub.example/model"]
+    assert proxy.requests == ["GET http://hub.example/model"]
 
 
 def test_the_hubs_library_uses_the_guarded_client(

@@ -76,7 +76,7 @@ def test_s3_is_called_through_the_proxy(
 
     with pytest.raises(HmiError):
         read_all("s3://bucket/rows.jsonl")
-    assert any("s3.example" in asked for asked in proxy.asked)
+    assert any("s3.example" in line for line in proxy.requests)
 
 
 @pytest.mark.parametrize(

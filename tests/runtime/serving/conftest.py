@@ -1,4 +1,4 @@
-"""A small random base model, and ``World``, which publishes Domains and adapters for it to serve."""
+"""A small random base model, and ``ReferenceModels``, which publishes Domains and adapters on it."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +45,7 @@ SENTENCES = [
 
 
 @dataclass
-class World:
+class ReferenceModels:
     """Publishes Domain versions and adapters, and computes the right answers by the references."""
 
     folder: Path
@@ -210,8 +210,8 @@ def tiny_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture
-def world(tmp_path: Path, tiny_base: BaseModel) -> World:
-    return World(tmp_path, tiny_base, ArtifactStore(str(tmp_path / "store")))
+def models(tmp_path: Path, tiny_base: BaseModel) -> ReferenceModels:
+    return ReferenceModels(tmp_path, tiny_base, ArtifactStore(str(tmp_path / "store")))
 
 
 @pytest.fixture
@@ -240,8 +240,10 @@ def metrics() -> RuntimeMetrics:
 
 
 @pytest.fixture
-def loader(world: World, settings: RuntimeSettings, metrics: RuntimeMetrics) -> Iterator[AdapterLoader]:
+def loader(
+    models: ReferenceModels, settings: RuntimeSettings, metrics: RuntimeMetrics
+) -> Iterator[AdapterLoader]:
     with ThreadPoolExecutor(2) as loaders:
-        made = AdapterLoader(settings, world.store, loaders, cache_events=metrics, pipeline_events=metrics)
+        made = AdapterLoader(settings, models.store, loaders, cache_events=metrics, pipeline_events=metrics)
         yield made
         made.pipeline.drain(5.0)

@@ -63,7 +63,7 @@ def test_applying_changes_leads_to_the_desired_state(
     states: list[tuple[bool, dict[str, int], list[str]]],
 ) -> None:
     records = AdapterRecords()
-    held: dict[str, int] = {}
+    loaded_versions: dict[str, int] = {}
     truth: dict[str, int] = {}
     for revision, (full, versions, removed) in enumerate(states, start=1):
         changes = records.apply(
@@ -76,12 +76,12 @@ def test_applying_changes_leads_to_the_desired_state(
         )
         truth = dict(versions) if full else {k: v for k, v in truth.items() if k not in removed} | versions
         for key in changes.remove:
-            del held[key]
+            del loaded_versions[key]
             records.remove(key)
         for adapter in changes.load:
-            assert held.get(adapter.key) != adapter.version  # nothing is loaded twice
-            held[adapter.key] = adapter.version
-        assert held == truth
+            assert loaded_versions.get(adapter.key) != adapter.version  # nothing is loaded twice
+            loaded_versions[adapter.key] = adapter.version
+        assert loaded_versions == truth
         assert all(records.is_desired(serving(key, version)) for key, version in truth.items())
         assert not any(records.is_desired(serving(key, 1)) for key in KEYS if key not in truth)
         assert records.revision == revision
@@ -192,7 +192,7 @@ def test_an_adapter_that_is_removed_and_reported_leaves_no_record() -> None:
     assert not records._records
 
 
-def test_what_changes_while_a_heartbeat_is_in_flight_is_in_the_next_one() -> None:
+def test_changes_during_a_heartbeat_are_in_the_next_one() -> None:
     records = AdapterRecords()
     one, other = serving("a/x", 1), serving("a/y", 1)
     desire(records, one, other)

@@ -72,7 +72,7 @@ def test_a_tenants_items_of_one_bucket_keep_their_order(items: list[Item]) -> No
             assert [i for i in out if i.tenant == tenant and bucket_of(i.length) == bucket] == mine
 
 
-def test_buckets_grow_with_length_and_hold_like_lengths() -> None:
+def test_buckets_grow_with_length_and_contain_similar_lengths() -> None:
     numbers = [bucket_of(length) for length in range(1, 2000)]
     assert numbers == sorted(numbers)
     for length in range(8, 2000):
@@ -101,7 +101,7 @@ def test_a_flood_of_other_lengths_starves_nobody() -> None:
 
 @settings(deadline=None)
 @given(lengths=st.lists(st.integers(4, 120), min_size=40, max_size=40))
-def test_tenants_who_always_want_more_are_served_alike(lengths: list[int]) -> None:
+def test_tenants_with_full_queues_get_equal_shares(lengths: list[int]) -> None:
     queue: FairQueue[tuple[str, int]] = FairQueue()
     for length in lengths:
         for tenant in "abc":
@@ -131,7 +131,7 @@ def once():  # type: ignore[no-untyped-def]
     return lambda _: next(answers, False)
 
 
-def test_a_batch_goes_when_it_is_full_or_its_first_row_has_waited() -> None:
+def test_a_batch_starts_when_it_is_full_or_its_first_row_has_waited() -> None:
     now = [0.0]
     batcher: Batcher[Item] = Batcher(BatchLimits(max_rows=4), max_wait=5.0, clock=lambda: now[0])
     out: list[list[Item] | None] = []
@@ -150,7 +150,7 @@ def test_a_batch_goes_when_it_is_full_or_its_first_row_has_waited() -> None:
     assert [len(batch or []) for batch in out] == [4, 2]
 
 
-def test_a_closed_batcher_hands_out_what_it_has_and_ends() -> None:
+def test_a_closed_batcher_returns_its_rows_and_ends() -> None:
     batcher: Batcher[Item] = Batcher(BatchLimits(), max_wait=60.0)
     batcher.put(Item("a", 10))
     batcher.close()

@@ -35,7 +35,7 @@ def domains() -> list[DomainLayers]:
 
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
-def test_bridging_a_mixed_batch_equals_every_rows_own_finish(
+def test_bridging_a_mixed_batch_equals_bridging_each_row(
     domains: list[DomainLayers], data: st.DataObject
 ) -> None:
     chosen = data.draw(st.lists(st.integers(0, len(domains) - 1), min_size=1, max_size=6, unique=True))

@@ -48,14 +48,14 @@ def head(weights: AdapterWeights, value: float) -> AdapterWeights:
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize("spoil", [lora, bias, norm, bottleneck, head])
 def test_an_adapter_that_is_not_finite_is_not_loaded(  # type: ignore[no-untyped-def]
-    world, loader: AdapterLoader, spoil: Callable[[AdapterWeights, float], AdapterWeights], value: float
+    models, loader: AdapterLoader, spoil: Callable[[AdapterWeights, float], AdapterWeights], value: float
 ) -> None:
-    domain = world.domain("bikes/repair")
-    wanted = world.adapter("acme/topic", domain, bottleneck=spoil is bottleneck)
-    weights = spoil(world.adapters["acme/topic@1"], value)
-    folder = world.folder / "spoilt"
+    domain = models.domain("bikes/repair")
+    wanted = models.adapter("acme/topic", domain, bottleneck=spoil is bottleneck)
+    weights = spoil(models.adapters["acme/topic@1"], value)
+    folder = models.folder / "spoilt"
     weights.save(folder)
-    artifact = world.store.publish(
+    artifact = models.store.publish(
         ArtifactKind.ADAPTER, folder, base_digest=weights.base_digest, layers_digest=weights.layers_digest
     )
     with pytest.raises(InvalidInput, match=r"AdapterNotFinite: \S+ has values"):

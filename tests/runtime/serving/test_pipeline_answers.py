@@ -28,11 +28,11 @@ def infer(loader: AdapterLoader, rows: list[InferRow]) -> list[RowResult]:
 
 
 @pytest.fixture
-def served(world, loader) -> dict[str, AdapterServing]:  # type: ignore[no-untyped-def]
+def served(models, loader) -> dict[str, AdapterServing]:  # type: ignore[no-untyped-def]
     """Adapters of three tenants on three domains, two with bridges of one shape and one with none."""
-    bike = world.domain("bikes/repair", seed=1)
-    hotel = world.domain("hotels/desk", seed=2)
-    plain = world.domain("plain/none", seed=3, bridge_heads=0, table=False)
+    bike = models.domain("bikes/repair", seed=1)
+    hotel = models.domain("hotels/desk", seed=2)
+    plain = models.domain("plain/none", seed=3, bridge_heads=0, table=False)
     made = {
         "acme/topic": (bike, {"seed": 1, "labels": 3}),
         "acme/guard": (bike, {"seed": 2, "labels": 2}),
@@ -43,20 +43,20 @@ def served(world, loader) -> dict[str, AdapterServing]:  # type: ignore[no-untyp
     }
     adapters = {}
     for key, (domain, options) in made.items():
-        adapters[key] = world.adapter(key, domain, **options)
+        adapters[key] = models.adapter(key, domain, **options)
         serve(loader, adapters[key], domain)
     return adapters
 
 
-def assert_right(world, adapter: AdapterServing, text: str, result: RowResult) -> None:  # type: ignore[no-untyped-def]
+def assert_right(models, adapter: AdapterServing, text: str, result: RowResult) -> None:  # type: ignore[no-untyped-def]
     assert result.error is None, result.error
-    expected = world.probabilities(adapter, text)
+    expected = models.probabilities(adapter, text)
     if adapter.task_type is TaskType.TOKEN_CLASSIFICATION:
         for token in result.tokens:
             assert text[token.start : token.end] == token.text
         best = expected.max(-1)
         firsts = [token.label for token in result.tokens]
-        encoding = world.base.tokenizer.encode([text], 64)[0]
+        encoding = models.base.tokenizer.encode([text], 64)[0]
         places = [
             p for p, w in enumerate(encoding.word_ids) if w is not None and w not in encoding.word_ids[:p]
         ]
@@ -70,11 +70,11 @@ def assert_right(world, adapter: AdapterServing, text: str, result: RowResult) -
 
 
 @pytest.mark.parametrize("tiny_base", FAMILIES, indirect=True)
-def test_a_mixed_batch_equals_the_reference_row_by_row(world, loader, served) -> None:  # type: ignore[no-untyped-def]
+def test_a_mixed_batch_equals_the_reference_row_by_row(models, loader, served) -> None:  # type: ignore[no-untyped-def]
     rows = [InferRow(adapter=key, text=text) for text in SENTENCES for key in served]
     results = infer(loader, rows)
     for row, result in zip(rows, results, strict=True):
-        assert_right(world, served[row.adapter], row.text or "", result)
+        assert_right(models, served[row.adapter], row.text or "", result)
 
 
 def test_a_mixed_batch_equals_the_same_rows_one_by_one(loader, served) -> None:  # type: ignore[no-untyped-def]
@@ -124,25 +124,25 @@ def test_a_bad_row_fails_alone(loader, served, row: InferRow, status: int, reaso
     assert (bad.error.status, bad.error.reason) == (status, reason)
 
 
-def test_more_adapters_than_slots_are_served_by_eviction(world, loader, metrics) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    adapters = [world.adapter(f"tenant-{n}/task", domain, seed=n) for n in range(20)]  # of 8 slots
+def test_more_adapters_than_slots_are_served_by_eviction(models, loader, metrics) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    adapters = [models.adapter(f"tenant-{n}/task", domain, seed=n) for n in range(20)]  # of 8 slots
     for adapter in adapters:
         serve(loader, adapter, domain)
     rows = [InferRow(adapter=adapter.key, text=SENTENCES[0]) for adapter in adapters * 2]
     for row, result in zip(rows, infer(loader, rows), strict=True):
-        assert_right(world, next(a for a in adapters if a.key == row.adapter), row.text or "", result)
+        assert_right(models, next(a for a in adapters if a.key == row.adapter), row.text or "", result)
     evictions = metrics.registry.get_sample_value(
         "hmi_adapter_evictions_total", {"from": "device", "to": "host"}
     )
     assert evictions >= 12
 
 
-def test_a_damaged_adapter_fails_alone_and_recovers(world, loader, served) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair", seed=1)
-    adapter = world.adapter("acme/broken", domain, seed=9)
+def test_a_damaged_adapter_fails_alone_and_recovers(models, loader, served) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair", seed=1)
+    adapter = models.adapter("acme/broken", domain, seed=9)
     serve(loader, adapter, domain)
-    stored = world.folder / "store" / adapter.artifact.uri / "adapter.safetensors"
+    stored = models.folder / "store" / adapter.artifact.uri / "adapter.safetensors"
     whole = stored.read_bytes()
     loader.disk.delete(adapter.artifact.digest)
     stored.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -154,29 +154,29 @@ def test_a_damaged_adapter_fails_alone_and_recovers(world, loader, served) -> No
     stored.write_bytes(whole)
     loader.cache.register(AdapterId.of(adapter), adapter.artifact)
     recovered, _ = infer(loader, rows)
-    assert_right(world, adapter, "a wheel", recovered)
+    assert_right(models, adapter, "a wheel", recovered)
 
 
-def test_another_tenants_adapter_of_the_same_name_does_not_answer(world, loader) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    adapter = world.adapter("acme/spam", domain).model_copy(update={"tenant_id": "tenant_1"})
+def test_another_tenants_adapter_of_the_same_name_does_not_answer(models, loader) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    adapter = models.adapter("acme/spam", domain).model_copy(update={"tenant_id": "tenant_1"})
     loader.activate(loader.load(adapter, domain))
     rows = [InferRow(adapter=adapter.key, text="a wheel")]
-    asked = {
+    results = {
         tenant_id: loader.pipeline.submit(rows, tenant_id=tenant_id).result(timeout=60)[0]
         for tenant_id in ("tenant_1", "tenant_2", None)
     }
-    assert asked["tenant_1"].error is None
-    assert asked[None].error is None
-    assert asked["tenant_2"].error is not None
-    assert (asked["tenant_2"].error.status, asked["tenant_2"].error.reason) == (503, "NotLoaded")
+    assert results["tenant_1"].error is None
+    assert results[None].error is None
+    assert results["tenant_2"].error is not None
+    assert (results["tenant_2"].error.status, results["tenant_2"].error.reason) == (503, "NotLoaded")
 
 
-def test_an_adapter_created_again_answers_with_its_new_weights(world, loader) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
+def test_an_adapter_created_again_answers_with_its_new_weights(models, loader) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
     for seed in (1, 2):  # both have version 1
-        adapter = world.adapter("acme/spam", domain, seed=seed)
+        adapter = models.adapter("acme/spam", domain, seed=seed)
         loader.activate(loader.load(adapter, domain))
         (result,) = infer(loader, [InferRow(adapter=adapter.key, text="a wheel")])
-        expected = world.probabilities(adapter, "a wheel")
+        expected = models.probabilities(adapter, "a wheel")
         torch.testing.assert_close(torch.tensor(result.scores), expected, atol=1e-4, rtol=1e-4)

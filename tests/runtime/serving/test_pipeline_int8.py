@@ -16,14 +16,14 @@ def settings(settings: RuntimeSettings, request: pytest.FixtureRequest) -> Runti
     return settings.model_copy(update={"precision": getattr(request, "param", "int8")})
 
 
-def test_int8_answers_are_close_to_the_reference(world, loader: AdapterLoader) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    adapters = [world.adapter(f"tenant-{number}/task", domain, seed=number) for number in range(3)]
+def test_int8_answers_are_close_to_the_reference(models, loader: AdapterLoader) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    adapters = [models.adapter(f"tenant-{number}/task", domain, seed=number) for number in range(3)]
     for adapter in adapters:
         loader.activate(loader.load(adapter, domain))
     rows = [InferRow(adapter=adapter.key, text="the chain slips on a hill") for adapter in adapters]
     for adapter, result in zip(adapters, loader.pipeline.submit(rows).result(timeout=60), strict=True):
-        expected = world.probabilities(adapter, "the chain slips on a hill")
+        expected = models.probabilities(adapter, "the chain slips on a hill")
         torch.testing.assert_close(torch.tensor(result.scores), expected, atol=0.03, rtol=0)
 
 
@@ -32,14 +32,14 @@ def test_int8_answers_are_close_to_the_reference(world, loader: AdapterLoader) -
 def test_auto_chooses_int8_where_it_runs(
     here: bool,
     taken: str,
-    world: Any,
+    models: Any,
     loader: AdapterLoader,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("hmi_runtime.adapters.quantization.supports_int8", lambda device: here)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
-    domain = world.domain("bikes/repair")
-    loader.activate(loader.load(world.adapter("tenant/task", domain), domain))
+    domain = models.domain("bikes/repair")
+    loader.activate(loader.load(models.adapter("tenant/task", domain), domain))
     engine = loader.pipeline.engine(EngineKey(domain.version.base_digest, domain.version.split))
     assert engine is not None
     assert engine.executor.precision == taken

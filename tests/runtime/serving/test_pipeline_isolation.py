@@ -30,19 +30,19 @@ def settings(settings: RuntimeSettings) -> RuntimeSettings:
 
 
 @pytest.fixture
-def served(world) -> dict[str, AdapterServing]:  # type: ignore[no-untyped-def]
+def served(models) -> dict[str, AdapterServing]:  # type: ignore[no-untyped-def]
     """Six tenants on two domains, one of them with bottlenecks."""
-    domains = [world.domain("bikes/repair", seed=1), world.domain("hotels/desk", seed=2, table=False)]
+    domains = [models.domain("bikes/repair", seed=1), models.domain("hotels/desk", seed=2, table=False)]
     return {
-        key: world.adapter(key, domains[seed % 2], seed=seed, labels=2 + seed, bottleneck=key == "inn/mood")
+        key: models.adapter(key, domains[seed % 2], seed=seed, labels=2 + seed, bottleneck=key == "inn/mood")
         for seed, key in enumerate(TENANTS)
     }
 
 
 @pytest.fixture(autouse=True)
-def loaded(world, loader: AdapterLoader, served: dict[str, AdapterServing]) -> list[LoadedAdapter]:  # type: ignore[no-untyped-def]
+def loaded(models, loader: AdapterLoader, served: dict[str, AdapterServing]) -> list[LoadedAdapter]:  # type: ignore[no-untyped-def]
     """The adapters, loaded and active."""
-    loaded = [loader.load(adapter, world.domains[adapter.domain]) for adapter in served.values()]
+    loaded = [loader.load(adapter, models.domains[adapter.domain]) for adapter in served.values()]
     for adapter in loaded:
         loader.activate(adapter)
     return loaded
@@ -68,18 +68,18 @@ def infer(loader: AdapterLoader) -> dict[str, RowResult]:
     return dict(zip(TENANTS, loader.pipeline.submit(rows).result(LIMIT), strict=True))
 
 
-def assert_right(world, adapter: AdapterServing, result: RowResult) -> None:  # type: ignore[no-untyped-def]
+def assert_right(models, adapter: AdapterServing, result: RowResult) -> None:  # type: ignore[no-untyped-def]
     assert result.error is None, result.error
-    expected = world.probabilities(adapter, TEXT)
+    expected = models.probabilities(adapter, TEXT)
     torch.testing.assert_close(torch.tensor(result.scores), expected, atol=2e-3, rtol=0)
 
 
-def assert_only_faulty_fails(world, served, results: dict[str, RowResult], status: int, reason: str) -> None:  # type: ignore[no-untyped-def]
+def assert_only_faulty_fails(models, served, results: dict[str, RowResult], status: int, reason: str) -> None:  # type: ignore[no-untyped-def]
     error = results.pop(FAULTY).error
     assert error is not None
     assert (error.status, error.reason) == (status, reason)
     for key, result in results.items():
-        assert_right(world, served[key], result)
+        assert_right(models, served[key], result)
 
 
 def slot_of(loader: AdapterLoader, key: str) -> tuple[SlotPool, int]:
@@ -103,12 +103,12 @@ def make_head_not_a_number(pool: SlotPool, slot: int) -> None:
 
 
 def test_a_row_that_raises_fails_alone_and_is_named_in_the_log(  # type: ignore[no-untyped-def]
-    world, loader, served, batches, caplog: pytest.LogCaptureFixture
+    models, loader, served, batches, caplog: pytest.LogCaptureFixture
 ) -> None:
     infer(loader)
     make_it_raise(*slot_of(loader, FAULTY))
     batches.clear()
-    assert_only_faulty_fails(world, served, infer(loader), 500, "InferenceFailed")
+    assert_only_faulty_fails(models, served, infer(loader), 500, "InferenceFailed")
     assert batches == [6, 1, 1, 1, 1, 1, 1]
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert FAULTY in record.getMessage()
@@ -117,17 +117,17 @@ def test_a_row_that_raises_fails_alone_and_is_named_in_the_log(  # type: ignore[
 
 @pytest.mark.parametrize("poison", [make_lora_infinite, make_head_not_a_number])
 def test_values_that_are_not_finite_affect_only_their_row(  # type: ignore[no-untyped-def]
-    world, loader, served, batches, poison: Callable[[SlotPool, int], None]
+    models, loader, served, batches, poison: Callable[[SlotPool, int], None]
 ) -> None:
     infer(loader)
     poison(*slot_of(loader, FAULTY))
     batches.clear()
-    assert_only_faulty_fails(world, served, infer(loader), 500, "AdapterOutputInvalid")
+    assert_only_faulty_fails(models, served, infer(loader), 500, "AdapterOutputInvalid")
     assert batches == [6]
 
 
 def test_a_batch_too_large_for_memory_is_answered_row_by_row(  # type: ignore[no-untyped-def]
-    world, loader, served, metrics, monkeypatch: pytest.MonkeyPatch
+    models, loader, served, metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute = Engine.compute
 
@@ -138,14 +138,14 @@ def test_a_batch_too_large_for_memory_is_answered_row_by_row(  # type: ignore[no
 
     monkeypatch.setattr(Engine, "compute", out_of_memory)
     for key, result in infer(loader).items():
-        assert_right(world, served[key], result)
+        assert_right(models, served[key], result)
         assert result.table_lookups == result.prompt_tokens
     assert metrics.registry.get_sample_value("hmi_batch_size_count") == len(TENANTS)
     assert metrics.registry.get_sample_value("hmi_padding_tokens_total") == 0
 
 
 def test_a_row_that_cannot_be_staged_fails_alone(  # type: ignore[no-untyped-def]
-    world, loader, served, monkeypatch: pytest.MonkeyPatch
+    models, loader, served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Engine.stage
 
@@ -155,18 +155,18 @@ def test_a_row_that_cannot_be_staged_fails_alone(  # type: ignore[no-untyped-def
         return stage(engine, rows)
 
     monkeypatch.setattr(Engine, "stage", refuse_faulty)
-    assert_only_faulty_fails(world, served, infer(loader), 500, "InferenceFailed")
+    assert_only_faulty_fails(models, served, infer(loader), 500, "InferenceFailed")
 
 
 def test_an_adapter_that_always_fails_is_refused_and_no_longer_breaks_batches(  # type: ignore[no-untyped-def]
-    world, loader, served, batches, metrics
+    models, loader, served, batches, metrics
 ) -> None:
     infer(loader)
     make_it_raise(*slot_of(loader, FAULTY))
     for _ in range(3):
         infer(loader)
     batches.clear()
-    assert_only_faulty_fails(world, served, infer(loader), 503, "AdapterQuarantined")
+    assert_only_faulty_fails(models, served, infer(loader), 503, "AdapterQuarantined")
     assert batches == [5]
     assert metrics.registry.get_sample_value("hmi_adapter_quarantines_total") == 1
 

@@ -46,9 +46,9 @@ def settings(settings: RuntimeSettings) -> RuntimeSettings:
 
 
 @pytest.fixture
-def adapter(world, loader: AdapterLoader) -> LoadedAdapter:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    loaded = loader.load(world.adapter("acme/topic", domain), domain)
+def adapter(models, loader: AdapterLoader) -> LoadedAdapter:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    loaded = loader.load(models.adapter("acme/topic", domain), domain)
     loader.activate(loaded)
     return loaded
 
@@ -93,7 +93,7 @@ def test_a_late_request_gets_an_error_without_being_computed(
     assert late.drain(LIMIT)
 
 
-def test_draining_answers_what_is_under_way_and_takes_nothing_new(pipeline: Pipeline, gate: Gate) -> None:
+def test_draining_answers_accepted_rows_and_refuses_new_ones(pipeline: Pipeline, gate: Gate) -> None:
     under_way = [pipeline.submit([ROW, ROW]) for _ in range(3)]
     assert gate.reached.wait(LIMIT)
     drained: list[bool] = []
@@ -109,7 +109,7 @@ def test_draining_answers_what_is_under_way_and_takes_nothing_new(pipeline: Pipe
     assert all(row.error is None for future in under_way for row in future.result(LIMIT))
 
 
-def test_a_batch_that_fails_is_answered_and_the_next_one_goes_on(
+def test_after_a_failed_batch_the_next_one_is_computed(
     pipeline: Pipeline, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate.open.set()

@@ -22,12 +22,12 @@ def settings(settings: RuntimeSettings) -> RuntimeSettings:
 
 
 @pytest.fixture
-def served(world: Any, loader: AdapterLoader) -> AdapterLoader:
+def served(models: Any, loader: AdapterLoader) -> AdapterLoader:
     """A runtime with a sequence task and a token task."""
-    domain = world.domain("bikes/repair")
+    domain = models.domain("bikes/repair")
     adapters: list[AdapterServing] = [
-        world.adapter("acme/topic", domain, labels=3),
-        world.adapter("acme/names", domain, seed=3, labels=5, task=TaskType.TOKEN_CLASSIFICATION),
+        models.adapter("acme/topic", domain, labels=3),
+        models.adapter("acme/names", domain, seed=3, labels=5, task=TaskType.TOKEN_CLASSIFICATION),
     ]
     for adapter in adapters:
         loader.activate(loader.load(adapter, domain))

@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 class ControlPlane(FakeControlPlane):
-    """The fake control plane, with what a test wants to be served."""
+    """The fake control plane, with the adapters that a test declares."""
 
     def serve(self, *adapters: AdapterServing, domains: tuple[DomainServing, ...]) -> None:
         """Publish these, and delete all other TaskAdapters, in one step."""
@@ -144,16 +144,16 @@ def control_plane() -> ControlPlane:
 def runtime(control_plane: ControlPlane, settings: RuntimeSettings) -> Iterator[Runtime]:
     with serving(control_plane.app, lifespan="off") as url:
         port = free_port()
-        told = settings.model_copy(
+        own = settings.model_copy(
             update={"control_plane_url": url, "runtime_url": f"http://127.0.0.1:{port}"}
         )
-        with serving(RuntimeProcess(told).app, port) as runtime_url:
+        with serving(RuntimeProcess(own).app, port) as runtime_url:
             yield Runtime(runtime_url)
 
 
-def test_it_loads_what_is_wanted_and_says_so(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    control_plane.serve(world.adapter("acme/topic", domain), domains=(domain,))
+def test_a_desired_adapter_is_loaded_and_reported(models, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    control_plane.serve(models.adapter("acme/topic", domain), domains=(domain,))
     eventually(lambda: control_plane.runtimes.loaded() == {"acme/topic@1"}, "the adapter is ready")
     eventually(lambda: runtime.get("/readyz").status_code == 200, "the runtime is ready")
     assert runtime.first("acme/topic") == 1
@@ -170,14 +170,14 @@ def test_it_loads_what_is_wanted_and_says_so(world, control_plane, runtime) -> N
 def test_metrics_have_a_port_of_their_own(control_plane: ControlPlane, settings: RuntimeSettings) -> None:
     port, metrics_port = free_port(), free_port()
     with serving(control_plane.app, lifespan="off") as url:
-        told = settings.model_copy(
+        own = settings.model_copy(
             update={
                 "control_plane_url": url,
                 "runtime_url": f"http://127.0.0.1:{port}",
                 "metrics_port": metrics_port,
             }
         )
-        with serving(RuntimeProcess(told).app, port) as runtime_url:
+        with serving(RuntimeProcess(own).app, port) as runtime_url:
             runtime = Runtime(runtime_url)
             for path in ("/metrics", "/openapi.json", "/docs"):
                 assert runtime.get(path).status_code == 404
@@ -186,9 +186,9 @@ def test_metrics_have_a_port_of_their_own(control_plane: ControlPlane, settings:
         assert name in text
 
 
-def test_versions_change_over_without_dropping_a_request(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
-    old, new = world.domain("bikes/repair", 1, seed=1), world.domain("bikes/repair", 2, seed=2)
-    control_plane.serve(world.adapter("acme/topic", old), domains=(old,))
+def test_versions_change_over_without_dropping_a_request(models, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
+    old, new = models.domain("bikes/repair", 1, seed=1), models.domain("bikes/repair", 2, seed=2)
+    control_plane.serve(models.adapter("acme/topic", old), domains=(old,))
     eventually(lambda: control_plane.runtimes.loaded() == {"acme/topic@1"}, "version 1 is ready")
     seen: list[object] = []
     stop = threading.Event()
@@ -200,7 +200,7 @@ def test_versions_change_over_without_dropping_a_request(world, control_plane, r
     asking = threading.Thread(target=ask)
     asking.start()
     eventually(lambda: seen, "version 1 answers")
-    control_plane.serve(world.adapter("acme/topic", new, version=2, seed=7), domains=(old, new))
+    control_plane.serve(models.adapter("acme/topic", new, version=2, seed=7), domains=(old, new))
     eventually(
         lambda: control_plane.runtimes.loaded() == {"acme/topic@2"}, "version 2 is ready and version 1 gone"
     )
@@ -210,24 +210,24 @@ def test_versions_change_over_without_dropping_a_request(world, control_plane, r
     assert seen == sorted(seen)  # type: ignore[type-var]
 
 
-def test_an_adapter_made_anew_under_its_name_is_reported_again(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    control_plane.serve(world.adapter("acme/topic", domain, seed=1), domains=(domain,))
+def test_an_adapter_created_again_under_its_name_is_reported_again(models, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    control_plane.serve(models.adapter("acme/topic", domain, seed=1), domains=(domain,))
     eventually(lambda: control_plane.runtimes.loaded() == {"acme/topic@1"}, "the first one is ready")
-    told = len(control_plane.beats())
-    second = world.adapter("acme/topic", domain, seed=2)
+    before = len(control_plane.beats())
+    second = models.adapter("acme/topic", domain, seed=2)
     control_plane.serve(second, domains=(domain,))
-    eventually(lambda: any(beat.ready for beat in control_plane.beats(told)), "the second one is ready")
-    copies = world.folder / "cache" / "adapter"
+    eventually(lambda: any(beat.ready for beat in control_plane.beats(before)), "the second one is ready")
+    copies = models.folder / "cache" / "adapter"
     kept = {second.artifact.digest.removeprefix("sha256:")}
     eventually(lambda: {path.name for path in copies.iterdir()} == kept, "the first one's copy is gone")
     assert runtime.first("acme/topic") == 1
     assert control_plane.runtimes.loaded() == {"acme/topic@1"}
 
 
-def test_a_removed_adapter_is_gone_with_its_bytes(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    kept, removed = world.adapter("acme/a", domain, seed=1), world.adapter("zeta/b", domain, seed=2)
+def test_a_removed_adapter_is_unloaded_and_its_copy_deleted(models, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    kept, removed = models.adapter("acme/a", domain, seed=1), models.adapter("zeta/b", domain, seed=2)
     control_plane.serve(kept, removed, domains=(domain,))
     eventually(lambda: len(control_plane.runtimes.loaded()) == 2, "both are ready")
     assert runtime.first("zeta/b") == 1
@@ -236,14 +236,14 @@ def test_a_removed_adapter_is_gone_with_its_bytes(world, control_plane, runtime)
     assert runtime.first("zeta/b") == "NotLoaded"
     assert runtime.first("acme/a") == 1
     assert "zeta" not in runtime.get("/internal/v1/stats").json()["tenants"]
-    copies = {path.name for path in (world.folder / "cache" / "adapter").iterdir()}
+    copies = {path.name for path in (models.folder / "cache" / "adapter").iterdir()}
     assert copies == {kept.artifact.digest.removeprefix("sha256:")}
 
 
-def test_a_broken_adapter_is_reported_and_the_rest_serves(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    good, bad = world.adapter("acme/good", domain, seed=1), world.adapter("acme/bad", domain, seed=2)
-    stored = world.folder / "store" / bad.artifact.uri / "adapter.safetensors"
+def test_a_damaged_adapter_is_reported_and_others_are_served(models, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    good, bad = models.adapter("acme/good", domain, seed=1), models.adapter("acme/bad", domain, seed=2)
+    stored = models.folder / "store" / bad.artifact.uri / "adapter.safetensors"
     stored.write_bytes(stored.read_bytes()[:-8])
     control_plane.serve(bad, good, domains=(domain,))
     eventually(lambda: control_plane.runtimes.loaded() == {"acme/good@1"}, "the good one is ready")
@@ -254,10 +254,10 @@ def test_a_broken_adapter_is_reported_and_the_rest_serves(world, control_plane, 
     eventually(lambda: runtime.get("/readyz").status_code == 200, "the runtime is ready all the same")
 
 
-def test_an_adapter_too_large_for_a_slot_is_reported_and_never_ready(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    good = world.adapter("acme/good", domain, seed=1)
-    large = world.adapter("acme/large", domain, seed=2, labels=9)  # slots have room for 8
+def test_an_adapter_too_large_for_a_slot_is_reported_and_never_ready(models, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    good = models.adapter("acme/good", domain, seed=1)
+    large = models.adapter("acme/large", domain, seed=2, labels=9)  # slots have room for 8
     control_plane.serve(large, good, domains=(domain,))
     eventually(control_plane.failures, "the large one is reported")
     failure = control_plane.failures()[0]
@@ -268,9 +268,9 @@ def test_an_adapter_too_large_for_a_slot_is_reported_and_never_ready(world, cont
     assert runtime.first("acme/large") == "NotLoaded"
 
 
-def test_a_control_plane_that_forgot_is_told_everything_again(world, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    control_plane.serve(world.adapter("acme/topic", domain), domains=(domain,))
+def test_a_runtime_unknown_to_the_control_plane_registers_again(models, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    control_plane.serve(models.adapter("acme/topic", domain), domains=(domain,))
     eventually(lambda: control_plane.runtimes.loaded() == {"acme/topic@1"}, "the adapter is ready")
     control_plane.runtimes.deregister("runtime-0")
     eventually(lambda: control_plane.runtimes.loaded() == {"acme/topic@1"}, "it is reported again")
@@ -278,9 +278,9 @@ def test_a_control_plane_that_forgot_is_told_everything_again(world, control_pla
     assert runtime.first("acme/topic") == 1
 
 
-def test_it_goes_on_serving_while_the_control_plane_is_away(world, control_plane, settings) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    control_plane.serve(world.adapter("acme/topic", domain), domains=(domain,))
+def test_a_runtime_keeps_serving_without_the_control_plane(models, control_plane, settings) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    control_plane.serve(models.adapter("acme/topic", domain), domains=(domain,))
     plane_port, port = free_port(), free_port()
     urls = {"control_plane_url": f"http://127.0.0.1:{plane_port}", "runtime_url": f"http://127.0.0.1:{port}"}
     process = RuntimeProcess(settings.model_copy(update=urls))
@@ -293,7 +293,7 @@ def test_it_goes_on_serving_while_the_control_plane_is_away(world, control_plane
         assert runtime.get("/readyz").status_code == 200
 
 
-def test_only_the_internal_token_opens_it(runtime) -> None:  # type: ignore[no-untyped-def]
+def test_requests_need_the_internal_token(runtime) -> None:  # type: ignore[no-untyped-def]
     refused = runtime.infer({"adapter": "a/b", "text": "x"}, token="something-else")
     assert refused.status_code == 401
     assert refused.json()["error"]["type"] == "authentication_error"
@@ -309,7 +309,7 @@ def test_a_body_beyond_the_limit_is_refused(control_plane, settings) -> None:  #
         assert Runtime(url).infer({"adapter": "a/b", "text": "x" * 2000}).status_code == 413
 
 
-def test_a_body_that_never_comes_is_408_and_a_stranger_is_told_401(control_plane, settings) -> None:  # type: ignore[no-untyped-def]
+def test_a_missing_body_is_408_with_the_token_and_401_without(control_plane, settings) -> None:  # type: ignore[no-untyped-def]
     port = free_port()
     process = RuntimeProcess(settings.model_copy(update={"body_seconds": 0.3}))
 
@@ -325,9 +325,9 @@ def test_a_body_that_never_comes_is_408_and_a_stranger_is_told_401(control_plane
         assert answer("something-else").startswith(b"HTTP/1.1 401 ")
 
 
-def test_sigterm_drains_deregisters_and_ends(world, control_plane, settings) -> None:  # type: ignore[no-untyped-def]
-    domain = world.domain("bikes/repair")
-    control_plane.serve(world.adapter("acme/topic", domain), domains=(domain,))
+def test_sigterm_drains_deregisters_and_ends(models, control_plane, settings) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    control_plane.serve(models.adapter("acme/topic", domain), domains=(domain,))
     port = free_port()
     with serving(control_plane.app, lifespan="off") as plane:
         environment = {

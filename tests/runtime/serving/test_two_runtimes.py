@@ -80,7 +80,7 @@ class Runtime(Served):
         super().__init__(server)
 
     def terminate(self) -> None:
-        """Do what SIGTERM does, which a thread cannot receive."""
+        """Drain as after SIGTERM, which a thread cannot receive."""
         self._loop.call_soon_threadsafe(self.server.handle_exit, signal.SIGTERM, None)
 
 
@@ -182,7 +182,7 @@ class System:
 
 
 @pytest.fixture
-def system(world: Any, settings: RuntimeSettings, sqlite_url: str, tmp_path: Path) -> Iterator[System]:
+def system(models: Any, settings: RuntimeSettings, sqlite_url: str, tmp_path: Path) -> Iterator[System]:
     """A control plane without runtimes; ``bikes/repair`` and ``acme/topic`` are published."""
     plane = Settings(
         database_url=sqlite_url,
@@ -205,9 +205,9 @@ def system(world: Any, settings: RuntimeSettings, sqlite_url: str, tmp_path: Pat
 
 
 @pytest.fixture
-def published(world: Any, system: System) -> System:
-    domain = world.domain("bikes/repair")
-    system.publish(domain, world.adapter("acme/topic", domain))
+def published(models: Any, system: System) -> System:
+    domain = models.domain("bikes/repair")
+    system.publish(domain, models.adapter("acme/topic", domain))
     return system
 
 
@@ -262,7 +262,7 @@ def test_a_model_is_ready_once_it_is_loaded_and_recovers_from_a_broken_store(
     hidden = store.parent / "hidden"
     (store / "adapter").rename(hidden)
     published.start("r1")
-    eventually(lambda: published.view()["loadError"], "the failure is told")
+    eventually(lambda: published.view()["loadError"], "the failure is reported")
     view = published.view()
     assert (view["scheduledOn"], view["loadedOn"]) == (["r1"], [])
     assert view["loadError"]["reason"] == "ArtifactMissing"
@@ -275,9 +275,9 @@ def test_a_model_is_ready_once_it_is_loaded_and_recovers_from_a_broken_store(
     assert published.classify().status_code == 200
 
 
-def test_a_model_gets_the_requested_replicas(world: Any, system: System) -> None:
-    domain = world.domain("bikes/repair")
+def test_a_model_gets_the_requested_replicas(models: Any, system: System) -> None:
+    domain = models.domain("bikes/repair")
     system.start("r1")
     system.start("r2")
-    system.publish(domain, world.adapter("acme/topic", domain), replicas=2)
+    system.publish(domain, models.adapter("acme/topic", domain), replicas=2)
     eventually(lambda: system.view()["loadedOn"] == ["r1", "r2"], "both have it")

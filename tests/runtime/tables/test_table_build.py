@@ -76,7 +76,7 @@ def test_all_windows_are_counted_including_those_at_the_edges(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(TableDtype.FLOAT16, 4e-3), (TableDtype.INT8, 2e-2)])
-def test_values_are_what_the_layers_compute(tmp_path: Path, dtype: TableDtype, tolerance: float) -> None:
+def test_values_equal_the_layers_outputs(tmp_path: Path, dtype: TableDtype, tolerance: float) -> None:
     table, _ = build(tmp_path, dtype=dtype)
     outputs = table.gather(torch.arange(table.entries))
     truth = layers().window_outputs(unpack(table.keys, VOCABULARY))
@@ -116,12 +116,12 @@ def test_windows_of_an_ancestor_with_the_same_layers_are_left_out(tmp_path: Path
 
 def test_backoff_tables_contain_bigrams_and_unigrams(tmp_path: Path) -> None:
     table, report = build(tmp_path, on_miss=OnMiss.BACKOFF)
-    held = counted(table)
-    assert held[(ABSENT, 5, ABSENT)] == 4
-    assert held[(5, 6, ABSENT)] == held[(ABSENT, 5, 6)] == 3
-    assert held[(5, 6, 7)] == 2
-    assert held.keys() >= true_counts(CORPUS).keys()
-    assert report.entries == report.unigrams + report.bigrams + report.trigrams == len(held)
+    counts = counted(table)
+    assert counts[(ABSENT, 5, ABSENT)] == 4
+    assert counts[(5, 6, ABSENT)] == counts[(ABSENT, 5, 6)] == 3
+    assert counts[(5, 6, 7)] == 2
+    assert counts.keys() >= true_counts(CORPUS).keys()
+    assert report.entries == report.unigrams + report.bigrams + report.trigrams == len(counts)
     assert report.unigrams == len({token for row in CORPUS for token in row})
 
 
@@ -131,9 +131,9 @@ def test_backoff_limits_each_form_to_its_share(tmp_path: Path) -> None:
 
 
 def test_progress_ends_with_all_rows(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    table, _ = build(tmp_path, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (table.entries, table.entries)
+    reported: list[tuple[int, int]] = []
+    table, _ = build(tmp_path, progress=lambda done, total: reported.append((done, total)))
+    assert reported[-1] == (table.entries, table.entries)
 
 
 @settings(deadline=None, max_examples=40)

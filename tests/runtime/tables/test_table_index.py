@@ -20,7 +20,7 @@ def vocabulary_and_windows(draw: st.DrawFn) -> tuple[int, list[list[int]]]:
 
 
 @given(vocabulary_and_windows())
-def test_unpacking_gives_back_what_was_packed(case: tuple[int, list[list[int]]]) -> None:
+def test_unpacking_reverses_packing(case: tuple[int, list[list[int]]]) -> None:
     size, windows = case
     keys = pack(torch.tensor(windows), size)
     assert unpack(keys, size).tolist() == windows
@@ -41,13 +41,14 @@ def test_a_vocabulary_too_small_or_too_large_for_keys_is_refused(size: int) -> N
 
 @settings(deadline=None)
 @given(
-    held=st.sets(ANY_KEY | st.integers(0, 50), max_size=200), asked=st.lists(ANY_KEY | st.integers(-3, 60))
+    stored=st.sets(ANY_KEY | st.integers(0, 50), max_size=200),
+    queries=st.lists(ANY_KEY | st.integers(-3, 60)),
 )
-def test_the_index_finds_what_a_dict_finds(held: set[int], asked: list[int]) -> None:
-    keys = list(held)
+def test_the_index_finds_the_same_keys_as_a_dict(stored: set[int], queries: list[int]) -> None:
+    keys = list(stored)
     index = HashIndex.build(torch.tensor(keys, dtype=torch.int64))
     reference = {key: row for row, key in enumerate(keys)}
-    wanted = asked + keys
+    wanted = queries + keys
     expected = [reference.get(key, -1) for key in wanted]
     assert index.find(torch.tensor(wanted, dtype=torch.int64)).tolist() == expected
 
@@ -62,10 +63,10 @@ def test_keys_inserted_in_turns_are_all_found(turns: list[set[int]]) -> None:
         rows = range(len(reference), len(reference) + len(new))
         index.insert(torch.tensor(new, dtype=torch.int64), torch.tensor(list(rows), dtype=torch.int32))
         reference.update(zip(new, rows, strict=True))
-    asked = torch.arange(10_000)
-    assert index.find(asked).tolist() == [reference.get(key, -1) for key in range(10_000)]
+    queries = torch.arange(10_000)
+    assert index.find(queries).tolist() == [reference.get(key, -1) for key in range(10_000)]
     index.clear()
-    assert index.find(asked).unique().tolist() == [-1]
+    assert index.find(queries).unique().tolist() == [-1]
 
 
 def test_keys_that_differ_in_few_bits_spread_evenly() -> None:

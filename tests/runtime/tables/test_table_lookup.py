@@ -87,8 +87,8 @@ class Tree:
         for source, (share, same) in enumerate(zip(self.shares, self.same_layers, strict=True)):
             own = source == 0 or same
             windows = all_windows()
-            held = windows[torch.rand(len(windows)) < share]
-            tables.append(table_of(held, OWN if own else OTHER, self.dtype, layers(0 if own else 1)))
+            stored = windows[torch.rand(len(windows)) < share]
+            tables.append(table_of(stored, OWN if own else OTHER, self.dtype, layers(0 if own else 1)))
         return TreeLookup(
             tables,
             layers(),
@@ -152,7 +152,7 @@ def test_a_mixed_batch_equals_each_row_alone(tree: Tree, seed: int, rows: int, l
         torch.testing.assert_close(batch.outputs[row][mask[row]], alone, rtol=0, atol=1e-5)
 
 
-def test_a_batch_composes_to_what_the_layers_represent() -> None:
+def test_a_composed_batch_equals_the_layers_outputs() -> None:
     torch.manual_seed(0)
     lookup = Tree([0.5], [True], None, OnMiss.COMPUTE, 100).lookup()
     ids = torch.randint(VOCABULARY, (3, 7))
@@ -178,10 +178,10 @@ def test_a_window_missed_twice_is_computed_once() -> None:
 def test_threads_that_share_a_lookup_all_get_the_right_outputs() -> None:
     torch.manual_seed(0)
     lookup = compute_tree(0.2, recent_rows=20).lookup(MissSketch())
-    asked = [draw_windows(20) for _ in range(40)]
+    batches = [draw_windows(20) for _ in range(40)]
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda windows: lookup.lookup(windows).outputs, asked))
-    for windows, outputs in zip(asked, answers, strict=True):
+        answers = list(pool.map(lambda windows: lookup.lookup(windows).outputs, batches))
+    for windows, outputs in zip(batches, answers, strict=True):
         torch.testing.assert_close(outputs, layers().window_outputs(windows), rtol=0, atol=1e-5)
 
 
@@ -233,11 +233,11 @@ def test_backoff_tries_left_bigram_right_bigram_unigram_and_then_the_parent() ->
 @pytest.mark.parametrize("on_miss", list(OnMiss))
 def test_misses_are_counted_as_trigrams_and_again_if_recently_computed(on_miss: OnMiss) -> None:
     misses = MissSketch()
-    held, missed = torch.tensor([[3, 4, 5]]), torch.tensor([[6, 7, 8]])
-    table = table_of(held, OWN, None, layers())
+    stored, missed = torch.tensor([[3, 4, 5]]), torch.tensor([[6, 7, 8]])
+    table = table_of(stored, OWN, None, layers())
     lookup = TreeLookup([table], layers(), layers_digest=OWN, on_miss=on_miss, misses=misses)
     for _ in range(3):
-        lookup.lookup(torch.cat([held, missed, missed]))
+        lookup.lookup(torch.cat([stored, missed, missed]))
     keys, counts = misses.frequent(10)
     assert unpack(torch.from_numpy(keys), VOCABULARY).tolist() == missed.tolist()
     assert counts.tolist() == [6]

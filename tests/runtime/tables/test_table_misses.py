@@ -54,15 +54,16 @@ def test_an_empty_sketch_has_no_frequent_keys() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(
-    rows=st.integers(0, 9), asked=st.lists(st.sets(st.integers(0, 30), min_size=1, max_size=12), max_size=30)
+    rows=st.integers(0, 9),
+    batches=st.lists(st.sets(st.integers(0, 30), min_size=1, max_size=12), max_size=30),
 )
-def test_recent_windows_return_only_what_was_added(rows: int, asked: list[set[int]]) -> None:
+def test_recent_windows_return_only_added_windows(rows: int, batches: list[set[int]]) -> None:
     recent = RecentWindows(2 * rows * 3 * 2 * 4, 2, torch.device("cpu"))
-    for turn in asked:
+    for turn in batches:
         keys = torch.tensor(sorted(turn))
-        held, outputs = recent.find(keys)
-        assert torch.equal(outputs, keys[held, None, None].expand(-1, 3, 2).float())
-        fresh = keys[~held]
+        found, outputs = recent.find(keys)
+        assert torch.equal(outputs, keys[found, None, None].expand(-1, 3, 2).float())
+        fresh = keys[~found]
         recent.add(fresh, fresh[:, None, None].expand(-1, 3, 2).float())
         known, _ = recent.find(keys)
         assert int(known.sum()) >= min(len(fresh), rows)
@@ -73,7 +74,7 @@ def test_a_window_that_is_found_again_stays_longer() -> None:
     recent.add(torch.tensor([100]), torch.full((1, 3, 1), 100.0))
     for key in range(40):
         recent.add(torch.tensor([key]), torch.full((1, 3, 1), float(key)))
-        held, outputs = recent.find(torch.tensor([100]))
-        assert held.tolist() == [True]
+        found, outputs = recent.find(torch.tensor([100]))
+        assert found.tolist() == [True]
         assert outputs.unique().tolist() == [100.0]
     assert recent.find(torch.tensor([0, 5]))[0].tolist() == [False, False]

@@ -128,11 +128,11 @@ def test_a_token_dataset_returns_its_rows_and_holds_some_out(
     assert len(dataset) == len(again) == len(sentences)
     for number, encoding in enumerate(base.tokenizer.encode(sentences, 8)):
         assert again.row(number).tolist() == encoding.ids
-    held, kept = set(again.held_out_rows.tolist()), set(again.training_rows.tolist())
-    assert held
+    held_out, kept = set(again.held_out_rows.tolist()), set(again.training_rows.tolist())
+    assert held_out
     assert kept
-    assert not held & kept
-    assert held | kept == set(range(len(sentences)))
+    assert not held_out & kept
+    assert held_out | kept == set(range(len(sentences)))
     ids, mask = again.batch([0, 8], base.config.pad_id)
     assert ids[0][mask[0]].tolist() == again.row(0).tolist()
 

@@ -149,8 +149,8 @@ def test_rare_tags_are_held_out_as_often_as_common_ones() -> None:
     words = [[f"word{n}", "rest"] for n in range(100)]
     tags = [["B-RARE" if n < 10 else "B-COMMON", "O"] for n in range(100)]
     parts = train_validation_split(TaggedRows.of(words, tags))
-    held = Counter(row[0] for row in parts.validation.answers())
-    assert held == {"B-RARE": 1, "B-COMMON": 9}
+    held_out = Counter(row[0] for row in parts.validation.answers())
+    assert held_out == {"B-RARE": 1, "B-COMMON": 9}
 
 
 @given(

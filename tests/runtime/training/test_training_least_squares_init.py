@@ -35,7 +35,7 @@ def gated(parts: Tensor, mask: Tensor, gates: Tensor, positions: Tensor) -> Tens
     return composed[mask]
 
 
-def test_contributions_add_up_to_what_is_composed() -> None:
+def test_contributions_add_up_to_the_composed_vector() -> None:
     parts = torch.randn(2, 5, 3, 4, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(contributions(parts).sum(dim=2), compose(parts))
 

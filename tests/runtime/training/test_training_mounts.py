@@ -141,7 +141,7 @@ def test_reports_and_logs_name_addresses_instead_of_paths(mounts: Path) -> None:
     ]
 
 
-def test_without_mounts_the_error_says_what_to_give() -> None:
+def test_the_error_for_missing_mounts_says_what_to_set() -> None:
     with pytest.raises(InvalidInput, match="in a cluster only"):
         resolve_mounts(domain_run("configmap://texts/a.txt"), None)
 

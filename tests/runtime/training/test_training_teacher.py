@@ -145,7 +145,7 @@ def test_the_same_texts_are_sampled_in_any_order(texts: list[str], rows: int, ra
     assert not without & set(drawn)
 
 
-def test_what_the_teacher_knows_of_unlabelled_texts_is_learnt(
+def test_the_adapter_learns_the_teachers_answers_to_unlabelled_texts(
     backbone: Backbone, labelled_rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     training = WITH_TEACHER.model_copy(update={"batch_size": 8})

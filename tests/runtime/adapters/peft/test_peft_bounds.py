@@ -129,9 +129,9 @@ def test_a_file_that_is_too_large_is_refused(
     assert f"{name} has" in refused.message
 
 
-@pytest.mark.parametrize("told", [0, 10, None])
+@pytest.mark.parametrize("size", [0, 10, None])
 def test_downloads_stop_at_the_size_limit(
-    tmp_path: Path, told: int | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server may not send a file's size, or a wrong one."""
     memory = MemoryFileSystem()
@@ -140,7 +140,7 @@ def test_downloads_stop_at_the_size_limit(
     info = MemoryFileSystem.info
 
     def lie(self: MemoryFileSystem, path: str, **options: Any) -> dict[str, Any]:
-        return {**info(self, path, **options), "size": told}
+        return {**info(self, path, **options), "size": size}
 
     monkeypatch.setattr(MemoryFileSystem, "info", lie)
     with pytest.raises(InvalidInput, match=f"AdapterNotPeft: {TENSORS} has"):
