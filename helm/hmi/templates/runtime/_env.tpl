@@ -1,9 +1,9 @@
-{{/* The disk budget and a quarter more, for what is just being fetched. */}}
+{{/* The disk budget and a quarter more, for artifacts that are being fetched. */}}
 {{- define "hmi.cacheSize" -}}
 {{- div (mul 5 (include "hmi.bytes" .budgets.disk)) 4 -}}
 {{- end }}
 
-{{/* What a runtime is told. Call with (list $ pool). */}}
+{{/* Variables of a runtime. Call with (list $ pool). */}}
 {{- define "hmi.runtimeEnv" -}}
 {{- $root := index . 0 -}}
 {{- $pool := index . 1 -}}
