@@ -43,11 +43,11 @@ def commands(example: str) -> list[str]:
 
 
 def run(hmi: Embedded, line: str) -> str:
-    """Run a command with ``.venv/bin`` on the path. A command that watches: wait until nothing changes."""
+    """Run a command with ``.venv/bin`` on the path. Stop one that watches when nothing changes any more."""
     if line.endswith(" -w"):
         namespace = shlex.split(line)[shlex.split(line).index("-n") + 1]
         wait_for(lambda: settled(hmi, namespace), READY_SECONDS, hmi.log)
-        line = line.removesuffix(" -w")
+        line = f"timeout 5 {line} || [ $? = 124 ]"
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HMI_HOME": str(hmi.home),
