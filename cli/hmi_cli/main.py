@@ -42,7 +42,7 @@ def options(
         str | None,
         typer.Option(
             envvar="HMI_SERVER",
-            help="Server to ask, such as http://127.0.0.1:8080.",
+            help="Address of the server, such as http://127.0.0.1:8080.",
             callback=trimmed_option,
         ),
     ] = None,

@@ -96,7 +96,7 @@ def _parse(content: bytes, origin: str, folder: Path) -> Iterator[Manifest | Usa
     try:
         documents = read_documents(content, BOUNDS)
     except InvalidInput as error:
-        yield UsageError(f"{origin} is not YAML that can be applied: {error.message}")
+        yield UsageError(f"{origin} cannot be read as YAML: {error.message}")
         return
     for body in _bodies(documents):
         try:

@@ -184,11 +184,11 @@ def test_names_are_escaped_in_paths(run: Run, word: str) -> None:
 
 MANIFESTS: list[tuple[bytes, str]] = [
     (b"a: \xff\n", "line 1 has bytes that are not UTF-8"),
-    (b"\x00", "is not YAML that can be applied"),
+    (b"\x00", "cannot be read as YAML"),
     (b"[" * 100_000, "nested too deeply"),
     (b"- " * 100_000, "nested too deeply"),
     (b"a: &a [*a]", "contains itself"),
-    (b"a: [", "is not YAML that can be applied"),
+    (b"a: [", "cannot be read as YAML"),
     (GOOD.encode() + b"kind: Domain\n", 'the key "kind" is written twice, on lines 2 and 4'),
     (b"{kind: List, items: " * 50 + b"}" * 50, "no objects"),
     (b"5", "has a document that is not an object"),

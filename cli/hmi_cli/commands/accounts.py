@@ -9,7 +9,7 @@ from hmi_cli.context import OutputOption, get_context
 from hmi_cli.render.accounts import keys_table, tenants_table
 from hmi_cli.render.output import format_answer
 
-tenants = typer.Typer(help="Tenants: who is metered and billed.", no_args_is_help=True)
+tenants = typer.Typer(help="Tenants: usage is metered and billed by tenant.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of a tenant.", no_args_is_help=True)
 
 Tenant = Annotated[str, typer.Argument(help="Name of the tenant.")]

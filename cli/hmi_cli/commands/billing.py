@@ -24,12 +24,12 @@ class Bucket(StrEnum):
 Start = Annotated[
     str | None,
     typer.Option(
-        "--from", help="First moment: a date, or RFC 3339 with a zone. The start of this month when absent."
+        "--from", help="Start of the period: a date, or RFC 3339 with a zone. Default: start of this month."
     ),
 ]
 End = Annotated[
     str | None,
-    typer.Option("--to", help="Moment after the last. When absent: now, or for a bill a month after --from."),
+    typer.Option("--to", help="End of the period, exclusive. Default: now; for bills a month after --from."),
 ]
 
 

@@ -84,5 +84,5 @@ def _client(session: CommandContext, key: str | None, tenant: str | None) -> Cli
         return session.client(key)
     raise UsageError(
         "name the tenant",
-        hint="--tenant NAME where you administer; else a tenant's API key, with --key or HMI_API_KEY",
+        hint="--tenant NAME if you are the administrator; otherwise an API key, with --key or HMI_API_KEY",
     )

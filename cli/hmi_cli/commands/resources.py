@@ -29,7 +29,7 @@ Files = Annotated[
 Recursive = Annotated[bool, typer.Option("--recursive", "-R", help="Go through the folders below, too.")]
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace; default when absent.")]
 AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="Every namespace.")]
-TypeArgument = Annotated[str, typer.Argument(metavar="TYPE", help="dom, ta, all, or TYPE/NAME.")]
+OneType = Annotated[str, typer.Argument(metavar="TYPE", help="dom, ta, or TYPE/NAME.")]
 Name = Annotated[str | None, typer.Argument(help="Name of one resource.")]
 
 
@@ -40,7 +40,9 @@ def find_kind(word: str) -> Kind:
         if lowered in (kind.plural, kind.singular, kind.short):
             return kind
     known = ", ".join(f"{kind.plural} ({kind.short})" for kind in KINDS.values())
-    raise UsageError(f'there is no resource type "{word}"', hint=f"known types: {known}, all")
+    raise UsageError(
+        f'there is no resource type "{word}"', hint=f"known types: {known}; `hmi get` takes all too"
+    )
 
 
 def find_kinds(word: str) -> tuple[Kind, ...]:
@@ -119,7 +121,7 @@ def namespace_of(manifest: Manifest, given: str | None) -> str:
 
 def get(
     context: typer.Context,
-    target: TypeArgument,
+    target: Annotated[str, typer.Argument(metavar="TYPE", help="dom, ta, all, or TYPE/NAME.")],
     name: Name = None,
     namespace: Namespace = None,
     all_namespaces: AllNamespaces = False,
@@ -165,7 +167,7 @@ def _show(
         typer.echo("\n\n".join(tables))
     else:
         where = f"in namespace {scope}" if scope else "in any namespace"
-        typer.echo(f"No resources found {where}." + (" -A looks in all of them." if scope else ""), err=True)
+        typer.echo(f"No resources found {where}." + (" -A shows all namespaces." if scope else ""), err=True)
 
 
 def _watch(api: ResourceApi, kind: Kind, scope: str | None, name: str | None, output: Output | None) -> None:
@@ -184,9 +186,7 @@ def _watch(api: ResourceApi, kind: Kind, scope: str | None, name: str | None, ou
         header = False
 
 
-def describe(
-    context: typer.Context, target: TypeArgument, name: Name = None, namespace: Namespace = None
-) -> None:
+def describe(context: typer.Context, target: OneType, name: Name = None, namespace: Namespace = None) -> None:
     """Show the spec, status and conditions of resources."""
     word, name = split_target(target, name)
     kind, scope = find_kind(word), namespace or DEFAULT_NAMESPACE

@@ -31,7 +31,9 @@ def require_token(expected: SecretStr, what: str) -> Callable[[Request], Awaitab
     async def check(request: Request) -> None:
         shown = (bearer(request) or "").encode()
         if not hmac.compare_digest(shown, expected_bytes):
-            raise Unauthorized("InvalidToken", f"Send the {what} as Authorization: Bearer.")
+            raise Unauthorized(
+                "InvalidToken", f"The {what} is missing or wrong; send it as Authorization: Bearer."
+            )
 
     return check
 
@@ -108,7 +110,9 @@ class RoleGuard:
         token = bearer(request)
         caller = await self._authenticator.authenticate(token) if token is not None else None
         if caller is None:
-            raise Unauthorized("InvalidToken", "Send the internal token as Authorization: Bearer.")
+            raise Unauthorized(
+                "InvalidToken", "The internal token is missing or wrong; send it as Authorization: Bearer."
+            )
         if not caller.may_act_as(roles):
             raise Forbidden("RoleNotAllowed", f"Callers in the role {caller.role} may not call this.")
         return caller

@@ -197,7 +197,7 @@ ANSWERS: Mapping[str, str] = {
     # Of every process
     "MissingApiKey": "Send an API key as Authorization: Bearer.",
     "InvalidApiKey": "Check the key, or request a new one.",
-    "InvalidToken": "For HMI's own parts: send the internal token or a service account's.",
+    "InvalidToken": "Send the administrator's key. Between HMI's parts: the internal or a pod's token.",
     "RoleNotAllowed": "For HMI's own parts: only another part may make this call.",
     "OtherNamespace": "For training Jobs: a run of another namespace cannot be reached.",
     "TokenWithoutPod": "For training Jobs: only a pod of the run's Job may report on it.",
