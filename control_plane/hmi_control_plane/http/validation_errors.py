@@ -7,6 +7,8 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 
+from hmi_api.resources.common import DNS_LABEL, DNS_LABEL_WORDS
+
 _EXPECTED = {
     "string_type": "a string",
     "list_type": "a list",
@@ -96,5 +98,7 @@ def _message(field: str, errors: Sequence[PydanticError]) -> str:
             return f"{field} is not a known field."
         case "value_error":
             return f"{field}: {specific['ctx']['error']}."
+        case "string_pattern_mismatch" if specific["ctx"]["pattern"].startswith(DNS_LABEL):
+            return f"{field}: {DNS_LABEL_WORDS}."
     text = _SUBJECT.sub("must ", specific["msg"]).replace(" after validation", "")
     return f"{field} {text}." if text.startswith("must ") else f"{field}: {text}."

@@ -13,6 +13,9 @@ from hmi_api.resources.cel import rule, rules
 from hmi_api.resources.conditions import Condition
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+DNS_LABEL_WORDS = (
+    "a name has at most 63 lower-case letters, digits and dashes, with a letter or digit first and last"
+)
 NAMED_IN_SENTENCE = 8
 """How many files or labels a message names."""
 DnsLabel = Annotated[str, Field(pattern=DNS_LABEL, max_length=63)]

@@ -17,7 +17,7 @@ from jsonschema.validators import Draft202012Validator, extend
 
 from hmi_api.errors import InvalidInput
 from hmi_api.resources.cel import broken
-from hmi_api.resources.common import DNS_LABEL
+from hmi_api.resources.common import DNS_LABEL, DNS_LABEL_WORDS
 from hmi_api.resources.crd import structural_schema
 from hmi_api.resources.kinds import KINDS
 
@@ -174,10 +174,10 @@ _TYPE_WORDS = {
     "array": "a list",
     "quantity": "a whole number, or text in quotes",
 }
-_ENDS = "with a letter or digit first and last"
 _PATTERN_WORDS = {
-    DNS_LABEL: f"a name has at most 63 lower-case letters, digits and dashes, {_ENDS}",
-    _LABEL_VALUE: f"a label has at most 63 letters, digits, dots, dashes and underscores, {_ENDS}",
+    DNS_LABEL: DNS_LABEL_WORDS,
+    _LABEL_VALUE: "a label has at most 63 letters, digits, dots, dashes and underscores, "
+    "with a letter or digit first and last",
 }
 _BOUND_WORDS = {
     "minimum": "must be at least {}",

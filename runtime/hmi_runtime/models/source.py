@@ -99,7 +99,9 @@ def resolve_base(uri: str, revision: str | None = None) -> Path:
 
 def _folder(path: Path, uri: str) -> Path:
     if not (path / "config.json").is_file():
-        raise InvalidInput("BaseModelNotFound", f"{uri} is not a folder with a config.json.")
+        raise InvalidInput(
+            "BaseModelNotFound", f"{uri} is not a folder with a config.json; correct baseModel.uri."
+        )
     return path.resolve()
 
 

@@ -89,7 +89,8 @@ def field_value(row: Row, name: str) -> object:
     if scheme_of(row.place) in ("http", "https"):  # it may be an error page of any server: not shown
         raise InvalidInput("FieldMissing", f"{problem}. Correct the address, or name one it has.")
     there = ", ".join(sorted(row.fields)) or "none"
-    raise InvalidInput("FieldMissing", f"{problem}; its fields are: {there}. Name one of them.")
+    advice = "Add the field, or name one of these in the spec (labelField, textField, ...)."
+    raise InvalidInput("FieldMissing", f"{problem}; its fields are: {there}. {advice}")
 
 
 def text_of(row: Row, source: DataSource) -> str:

@@ -51,6 +51,8 @@ def test_each_api_has_its_own_credential(cluster: Any, client: TestClient) -> No
 def test_tenants_are_created_changed_and_deleted(cluster: Any, client: TestClient) -> None:
     made = cluster.admin("POST", "/tenants", {"name": "acme", "displayName": "Acme"})
     assert made["displayName"] == "Acme"
+    refused = client.post("/admin/v1/tenants", json={"name": "Acme Corp"}, headers=_ADMIN)
+    assert "name: a name has at most 63 lower-case letters" in refused.json()["error"]["message"]
     again = client.post("/admin/v1/tenants", json={"name": "acme"}, headers=_ADMIN)
     assert (again.status_code, again.json()["error"]["code"]) == (409, "TenantExists")
     cluster.admin("PATCH", "/tenants/acme", {"displayName": "Acme Corp"})
