@@ -55,16 +55,17 @@ class TagScheme(StrEnum):
 
 _PATTERNS = {
     TagScheme.IOB2: "BI*",
-    TagScheme.IOE2: "I*E",
+    TagScheme.IOE2: "(?<!I)I*E",
     TagScheme.IOBES: "BI*E|S",
     TagScheme.BILOU: "BI*L|U",
     TagScheme.IOB1: "(?<=[BI])BI+|(?<=[BI])B(?!b)|I+",
-    TagScheme.IOE1: "I+E(?=[IE])|(?<=E)E(?=[IE])|I+(?![IE])",
+    TagScheme.IOE1: "(?<!I)I+E(?=[IE])|(?<=E)E(?=[IE])|(?<!I)I+(?![IE])",
     TagScheme.IOB: "[BI]I*",
     TagScheme.IOE: "I*E|I+",
 }
 """The entities of a scheme in the prefixes of a stretch of tags of one type. A small letter may follow the
-stretch: the prefix of the next tag, which is of another type."""
+stretch: the prefix of the next tag, which is of another type. ``(?<!I)`` keeps the time linear: without it,
+a run of I that is no entity is read again from each of its tags."""
 _COMPILED = {scheme: re.compile(pattern) for scheme, pattern in _PATTERNS.items()}
 _PREFIXES = {scheme: set("BIESLU").intersection(pattern) for scheme, pattern in _PATTERNS.items()}
 _BY_PREFIXES = (TagScheme.IOB2, TagScheme.IOE2, TagScheme.IOBES, TagScheme.BILOU)

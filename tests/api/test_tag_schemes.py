@@ -1,5 +1,7 @@
 """Entities are those that seqeval finds in its strict mode."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +51,15 @@ def test_entities_are_those_of_seqevals_strict_mode(scheme: TagScheme, data: st.
 )
 def test_entities_by_scheme(row: str, scheme: TagScheme, expected: list[tuple[int, int, str]]) -> None:
     assert entities(row.split(), scheme) == expected
+
+
+@pytest.mark.parametrize("scheme", TagScheme)
+def test_a_long_row_is_read_in_linear_time(scheme: TagScheme) -> None:
+    row = ["I-P"] * 200_000  # quadratic, one of these took minutes
+    for last in ("I-P", "E-P", "B-P", "L-P"):
+        started = time.process_time()
+        entities([*row, last], scheme)
+        assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize(
