@@ -55,8 +55,10 @@ class Proxies:
         """
         target = urlsplit(url)
         named = self.https if target.scheme == "https" else self.http
+        if not named:  # before the port, which may be invalid: the connection then fails with a message
+            return None
         host, port = (target.hostname or "").rstrip("."), target.port or _DEFAULT_PORTS.get(target.scheme)
-        if not named or any(_covers(entry, host, port) for entry in self.exceptions):
+        if any(_covers(entry, host, port) for entry in self.exceptions):
             return None
         proxy = named if "://" in named else f"http://{named}"
         parts = urlsplit(proxy)

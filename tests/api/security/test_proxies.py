@@ -52,6 +52,8 @@ CHOICES = [
     ({"HTTPS_PROXY": "http://user:word@p:3128/\n"}, HTTPS, "http://user:word@p:3128/"),
     ({"ALL_PROXY": "socks5h://p:1", "NO_PROXY": "data.example"}, HTTPS, None),
     ({}, HTTPS, None),
+    ({}, "http://data.example:99999/rows", None),
+    ({"https_proxy": "http://p:1"}, "http://data.example:port/rows", None),
 ]
 
 
