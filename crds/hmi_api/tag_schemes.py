@@ -24,6 +24,7 @@ labels that are not tags, such as parts of speech: a stretch of one label is an 
 import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 from hmi_api.errors import InvalidInput
 
@@ -141,6 +142,7 @@ def entities(tags: Sequence[str], scheme: TagScheme) -> list[Span]:
     return found
 
 
+@lru_cache(maxsize=1024)  # the gateway reads the same few labels for each word
 def _tag(label: str) -> _Tag:
     found = _TAG.fullmatch(label)
     return (found[1], found[2] or UNTYPED) if found else _NONE
