@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE1, IOE2, Token, Tokens
 
@@ -25,6 +25,7 @@ def of_seqeval(tags: list[str], scheme: type[Token]) -> list[tuple[int, int, str
 
 
 @pytest.mark.parametrize("scheme", SEQEVAL)
+@settings(deadline=None)  # the first example may wait for a busy machine
 @given(data=st.data())
 def test_entities_are_those_of_seqevals_strict_mode(scheme: TagScheme, data: st.DataObject) -> None:
     theirs, prefixes = SEQEVAL[scheme]
