@@ -150,7 +150,9 @@ class Dispatcher:
         try:
             reply = await self._client.infer(runtime.url, request)
         except RuntimeUnavailableError as error:
-            log.warning("request %s: runtime %s failed: %s", request.request_id, runtime.id, error)
+            log.warning(
+                "request %s: runtime %s at %s failed: %s", request.request_id, runtime.id, runtime.url, error
+            )
             for index in indices:
                 if _is_unanswered(results[index]):
                     results[index] = RowResult(error=_UNAVAILABLE)

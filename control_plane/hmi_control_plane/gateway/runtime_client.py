@@ -122,13 +122,13 @@ class RuntimeClient:
         body = request.model_dump_json(by_alias=True, exclude_none=True).encode()
         response = await self._network.post(f"{url.rstrip('/')}{INFER_PATH}", token, body)
         if response.status != 200:
-            raise RuntimeUnavailableError(f"{url} answered {response.status}")
+            raise RuntimeUnavailableError(f"it answered {response.status}")
         try:
             reply = InferReply.model_validate_json(response.body)
         except ValidationError as error:
-            raise RuntimeUnavailableError(f"{url} sent an invalid InferReply: {error}") from error
+            raise RuntimeUnavailableError(f"it sent an invalid InferReply: {error}") from error
         if len(reply.results) != len(request.rows):
-            raise RuntimeUnavailableError(f"{url} answered {len(reply.results)} of {len(request.rows)} rows")
+            raise RuntimeUnavailableError(f"it answered {len(reply.results)} of {len(request.rows)} rows")
         return reply
 
     async def close(self) -> None:

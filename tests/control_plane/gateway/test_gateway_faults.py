@@ -38,6 +38,16 @@ def test_a_stopped_runtime_is_503_with_retry_after(acme: Any, runtime: Any) -> N
     assert response.json()["error"]["code"] == "RuntimeUnavailable"
 
 
+@pytest.mark.parametrize("failure", [{"refuses": 1}, {"breaks": 1}, {"status": 500}])
+def test_the_log_names_the_address_of_a_runtime_that_fails(
+    acme: Any, runtime: Any, second: Any, failure: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in failure.items():
+        setattr(runtime, name, value)
+    assert acme.classify(model="spam", input="yes").status_code == 200
+    assert "runtime r1 at http://r1:9000 failed" in caplog.text
+
+
 def test_another_runtime_answers_when_one_fails(acme: Any, runtime: Any, second: Any) -> None:
     runtime.status = 500
     for _ in range(3):
