@@ -22,7 +22,7 @@ Cursor = Annotated[
 ]
 
 
-def _page_request(limit: Limit = 100, cursor: Cursor = None) -> PageRequest:
+async def _page_request(limit: Limit = 100, cursor: Cursor = None) -> PageRequest:
     return PageRequest(limit, cursor)
 
 
