@@ -52,6 +52,8 @@ ONE_ATTEMPT = RetryPolicy(first_wait=0.0, longest_wait=0.0, attempts=1)
 _PATHS: dict[KindName, str] = {"Domain": "domains", "TaskAdapter": "adapters"}
 _TRY_LATER = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 _NOT_ALLOWED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+_TIMEOUT_SECONDS = 10.0
+_CONNECTIONS = 32
 _KEEP_SECONDS = 4.0
 """How long an idle connection is kept: less than the control plane keeps it."""
 
@@ -70,25 +72,14 @@ class ControlPlaneClient:
     """Asynchronous client for the operator and for runtimes.
 
     ``url`` is the control plane's address, and ``token`` a token or where it is read from. A request takes at
-    most ``timeout_seconds`` and is repeated by ``retry``. Use it in ``async with``, or call ``close`` at the
-    end.
+    most 10 s and is repeated by ``retry``. Use it in ``async with``, or call ``close`` at the end.
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str | TokenSource,
-        *,
-        retry: RetryPolicy = FEW_ATTEMPTS,
-        timeout_seconds: float = 10.0,
-        connections: int = 32,
-    ) -> None:
+    def __init__(self, url: str, token: str | TokenSource, *, retry: RetryPolicy = FEW_ATTEMPTS) -> None:
         self.url = url
         self._root = url.rstrip("/") + PREFIX
         self._token = TokenSource(token) if isinstance(token, str) else token
         self._retry = retry
-        self._timeout_seconds = timeout_seconds
-        self._connections = connections
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -219,7 +210,7 @@ class ControlPlaneClient:
     ) -> bytes:
         """Return the body of a successful answer; nothing for a status in ``ignore``."""
         content = body.model_dump_json(by_alias=True).encode() if body is not None else None
-        limit = aiohttp.ClientTimeout(total=self._timeout_seconds + more_seconds)
+        limit = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS + more_seconds)
 
         async def send() -> bytes:
             return await self._send(method, path, content, limit)
@@ -237,7 +228,7 @@ class ControlPlaneClient:
         self, method: str, path: str, content: bytes | None, limit: aiohttp.ClientTimeout
     ) -> bytes:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_SECONDS)
+            connector = aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=_KEEP_SECONDS)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         try:
             headers = {"Authorization": f"Bearer {self._token.current()}"}
