@@ -58,11 +58,23 @@ class StrictApi:
         answer = self.http.post(
             f"/apis/hmi.dev/v1alpha1/namespaces/default/{plural}",
             params={"dryRun": "All", "fieldValidation": "Strict"},
-            content=json.dumps(body),
+            content=json.dumps(_as_kubectl_sends(body)),
             headers={"Content-Type": "application/json"},
         )
         found = answer.json()
         return (found, "") if answer.is_success else (None, str(found["message"]))
+
+
+def _as_kubectl_sends(body: Object) -> Any:
+    """Return an object as kubectl converts it from YAML: a whole float becomes an integer.
+
+    Otherwise the API server refuses ``replicas: 1.0``, because its scale subresource reads an integer there.
+    """
+    return json.loads(json.dumps(body), parse_float=lambda text: _whole(float(text)))
+
+
+def _whole(number: float) -> int | float:
+    return int(number) if number.is_integer() else number
 
 
 @pytest.fixture(scope="module")
