@@ -67,7 +67,7 @@ def test_a_file_may_contain_many_objects_and_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a: [1", "is not YAML"),
+        ("a: [1", "cannot be read as YAML"),
         ("just words", "not an object"),
         ("kind: Domain", "not an object"),
         ("{apiVersion: v1, kind: Domain, metadata: {}}", "no metadata.name"),

@@ -198,7 +198,7 @@ def describe(context: typer.Context, target: OneType, name: Name = None, namespa
 
 
 @dataclass(frozen=True)
-class ResourceRef:
+class DeletionTarget:
     """One resource to delete."""
 
     kind: Kind
@@ -249,18 +249,18 @@ def delete(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _target_of_arguments(target: str, name: str | None, namespace: str | None) -> ResourceRef:
+def _target_of_arguments(target: str, name: str | None, namespace: str | None) -> DeletionTarget:
     word, name = split_target(target, name)
     if not name:
         raise UsageError(
             "name the resource to delete", hint=f"hmi delete {quote(target)} NAME [-n NAMESPACE]"
         )
-    return ResourceRef(find_kind(word), namespace or DEFAULT_NAMESPACE, name)
+    return DeletionTarget(find_kind(word), namespace or DEFAULT_NAMESPACE, name)
 
 
 def _targets_of_files(
     names: list[str], namespace: str | None, *, recursive: bool
-) -> tuple[list[ResourceRef], bool]:
+) -> tuple[list[DeletionTarget], bool]:
     """Return the resources that files name, dependents first, and whether all documents were valid."""
     manifests, complete = read_manifests(names, recursive=recursive)
     found = []
@@ -272,7 +272,7 @@ def _targets_of_files(
                 typer.echo(f"{title} stays: only Domains and TaskAdapters are deleted", err=True)
                 continue
             scope = namespace_of(manifest, namespace)
-            found.append(ResourceRef(find_kind(kind), scope, manifest.body["metadata"]["name"]))
+            found.append(DeletionTarget(find_kind(kind), scope, manifest.body["metadata"]["name"]))
         except UsageError as error:
             print_error(error, f"{title} ({manifest.origin})")
             complete = False
@@ -280,8 +280,8 @@ def _targets_of_files(
 
 
 def _mark_all(
-    api: ResourceApi, targets: list[ResourceRef], *, ignore_not_found: bool
-) -> tuple[list[ResourceRef], bool]:
+    api: ResourceApi, targets: list[DeletionTarget], *, ignore_not_found: bool
+) -> tuple[list[DeletionTarget], bool]:
     """Request the deletion of each; return those that existed, and whether no request failed.
 
     All are marked before the first wait, since a Domain is deleted only after its dependents.
@@ -303,10 +303,10 @@ def _mark_all(
 
 
 def _wait_until_deleted(
-    api: ResourceApi, marked: list[ResourceRef], limit_s: float
-) -> dict[ResourceRef, Object]:
+    api: ResourceApi, marked: list[DeletionTarget], limit_s: float
+) -> dict[DeletionTarget, Object]:
     """Print which are deleted and what blocks the others; return those that are left after the limit."""
-    started, left, printed = time.monotonic(), dict[ResourceRef, Object](), dict[ResourceRef, str]()
+    started, left, printed = time.monotonic(), dict[DeletionTarget, Object](), dict[DeletionTarget, str]()
     while True:
         left = _find_left(api, list(left) or marked)
         waited = time.monotonic() - started
@@ -320,7 +320,7 @@ def _wait_until_deleted(
         time.sleep(min(POLL_S, limit_s - waited))
 
 
-def _find_left(api: ResourceApi, targets: list[ResourceRef]) -> dict[ResourceRef, Object]:
+def _find_left(api: ResourceApi, targets: list[DeletionTarget]) -> dict[DeletionTarget, Object]:
     """Print which of these are deleted; return the current objects of the others."""
     left = {}
     for target in targets:
@@ -338,7 +338,7 @@ def _blocked_by(item: Object) -> str:
     return str(ready.get("message") or "") if ready and phase == Phase.TERMINATING else ""
 
 
-def _deletion_state(target: ResourceRef, item: Object) -> str:
+def _deletion_state(target: DeletionTarget, item: Object) -> str:
     """Return how far the deletion of an object is, with what blocks it."""
     why = _blocked_by(item)
     return f"marked for deletion in namespace {target.namespace}" + (f": {why}" if why else "")

@@ -46,7 +46,7 @@ DryRun = Annotated[bool, Depends(_dry_run)]
 
 
 class _StatusRoute(APIRoute):
-    """Turns ``ApiError`` into a Kubernetes ``Status``; the application handles other errors."""
+    """Turns ``ResourceApiError`` into a Kubernetes ``Status``; the application handles other errors."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         handle = super().get_route_handler()
@@ -54,7 +54,7 @@ class _StatusRoute(APIRoute):
         async def answer(request: Request) -> Response:
             try:
                 response: Response = await handle(request)
-            except errors.ApiError as error:
+            except errors.ResourceApiError as error:
                 return JSONResponse(error.status(), error.code)
             return response
 
@@ -169,7 +169,7 @@ class _BodyReader:
         self._slots = asyncio.Semaphore(READ_AT_ONCE)
 
     async def read(self, request: Request, parse: Callable[[bytes], ResultT]) -> ResultT:
-        """Return what ``parse``, which runs in a thread, makes of a request's body. Raises ``ApiError``."""
+        """Return what ``parse``, which runs in a thread, makes of a body. Raises ``ResourceApiError``."""
         body = await _bytes(request)
         async with self._slots:
             return await asyncio.to_thread(parse, body)
@@ -180,7 +180,7 @@ async def _bytes(request: Request) -> bytes:
     async for chunk in request.stream():
         chunks += chunk
         if len(chunks) > MAX_BODY_BYTES:
-            raise errors.ApiError(
+            raise errors.ResourceApiError(
                 413, "RequestEntityTooLarge", f"The body is longer than {MAX_BODY_BYTES} bytes."
             )
     return bytes(chunks)
@@ -230,7 +230,7 @@ def _namespace(name: str, content: bytes) -> Namespace:
 
 
 def _admitted(resource: Resource, store: FileResourceStore, environment: Environment) -> dict[str, str]:
-    """Return warnings as response headers. Raises ``ApiError`` if admission rejects the resource."""
+    """Return warnings as response headers. Raises ``ResourceApiError`` if admission rejects the resource."""
     decision = decide_admission(resource, store.get(ResourceRef.of(resource)), store.get, environment)
     if decision.rejection is not None:
         raise errors.invalid(decision.rejection)

@@ -5,7 +5,7 @@ from typing import Any
 from hmi_api.errors import InvalidInput
 
 
-class ApiError(InvalidInput):
+class ResourceApiError(InvalidInput):
     """A rejected request; ``code`` is the HTTP status."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
@@ -25,26 +25,26 @@ class ApiError(InvalidInput):
         }
 
 
-def not_found(plural: str, name: str) -> ApiError:
+def not_found(plural: str, name: str) -> ResourceApiError:
     """Return the error for an object that does not exist."""
-    return ApiError(404, "NotFound", f'{plural} "{name}" not found')
+    return ResourceApiError(404, "NotFound", f'{plural} "{name}" not found')
 
 
-def already_exists(plural: str, name: str) -> ApiError:
+def already_exists(plural: str, name: str) -> ResourceApiError:
     """Return the error for an object that already exists."""
-    return ApiError(409, "AlreadyExists", f'{plural} "{name}" already exists')
+    return ResourceApiError(409, "AlreadyExists", f'{plural} "{name}" already exists')
 
 
-def conflict(plural: str, name: str, why: str) -> ApiError:
+def conflict(plural: str, name: str, why: str) -> ResourceApiError:
     """Return the error for a request that contradicts the object's state."""
-    return ApiError(409, "Conflict", f'Operation cannot be fulfilled on {plural} "{name}": {why}')
+    return ResourceApiError(409, "Conflict", f'Operation cannot be fulfilled on {plural} "{name}": {why}')
 
 
-def invalid(message: str) -> ApiError:
+def invalid(message: str) -> ResourceApiError:
     """Return the error for an invalid object."""
-    return ApiError(422, "Invalid", message)
+    return ResourceApiError(422, "Invalid", message)
 
 
-def bad_request(message: str) -> ApiError:
+def bad_request(message: str) -> ResourceApiError:
     """Return the error for a malformed request."""
-    return ApiError(400, "BadRequest", message)
+    return ResourceApiError(400, "BadRequest", message)

@@ -157,7 +157,7 @@ class FileResourceStore:
     ) -> tuple[Resource, bool]:
         """Create a resource or replace its spec, labels and annotations; return it and whether it is new.
 
-        Raises ``ApiError``: AlreadyExists, Conflict (it is being deleted, or its version differs) or
+        Raises ``ResourceApiError``: AlreadyExists, Conflict (it is being deleted, or its version differs) or
         Invalid (an immutable field was changed).
         """
         async with self._lock:
@@ -173,7 +173,7 @@ class FileResourceStore:
             return saved, old is None
 
     async def delete(self, ref: ResourceRef) -> Resource:
-        """Mark a resource as deleted; it disappears with its last finalizer. Raises ``ApiError`` NotFound."""
+        """Mark a resource as deleted; it disappears with its last finalizer. Raises NotFound."""
         async with self._lock:
             old = self._resources.get(ref)
             if old is None:
@@ -245,7 +245,7 @@ class FileResourceStore:
             return old is None
 
     async def delete_namespace(self, name: str) -> None:
-        """Delete all resources of a namespace and its labels. Raises ``ApiError`` NotFound."""
+        """Delete all resources of a namespace and its labels. Raises ``ResourceApiError`` NotFound."""
         if await self.namespace(name) is None:
             raise errors.not_found("namespaces", name)
         for resource in await self.resources(namespace=name):

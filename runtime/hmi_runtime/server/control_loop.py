@@ -14,7 +14,7 @@ from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.retry import RetryPolicy
 from hmi_api.internal.runtimes import AdapterServing, AdapterVersionRef, Heartbeat, RuntimeRegistration
 from hmi_runtime.cache.adapter_cache import AdapterId
-from hmi_runtime.server.adapter_records import AdapterRecords
+from hmi_runtime.server.adapter_states import AdapterStates
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import resident_bytes
 from hmi_runtime.server.settings import RuntimeSettings
@@ -50,7 +50,7 @@ class ControlLoop:
         self._loader = loader
         self._threads = threads
         self._incarnation = uuid.uuid4().hex
-        self._records = AdapterRecords()
+        self._states = AdapterStates()
         self._load_queue: asyncio.Queue[AdapterServing] = asyncio.Queue()
         self._loading = 0
         self._report_due = asyncio.Event()
@@ -122,8 +122,8 @@ class ControlLoop:
                 incarnation=self._incarnation,
             ),
         )
-        self._records.revision = 0
-        self._records.report_all_again()
+        self._states.revision = 0
+        self._states.report_all_again()
         self._registered = True
         self._report_due.set()
         log.info("registered as %s", settings.runtime_id)
@@ -147,7 +147,7 @@ class ControlLoop:
     async def _heartbeat(self) -> None:
         self._report_due.clear()
         draining = self.draining
-        report = self._records.next_report()
+        report = self._states.next_report()
         used = self._loader.cache.host_used + self._loader.mapped_bytes
         reply = await self._control_plane.heartbeat(
             self._settings.runtime_id,
@@ -163,7 +163,7 @@ class ControlLoop:
             ),
         )
         if reply.known:
-            self._records.acknowledge(report)
+            self._states.acknowledge(report)
             if draining:
                 self._draining_reported.set()
                 if not reply.only_here:
@@ -180,15 +180,15 @@ class ControlLoop:
 
     async def _follow_desired_state(self) -> None:
         state = await self._control_plane.desired_state(
-            self._settings.runtime_id, self._records.revision, self._settings.poll_seconds
+            self._settings.runtime_id, self._states.revision, self._settings.poll_seconds
         )
         if state is None:  # the control plane does not know this runtime
             await self._register()
             return
-        changes = self._records.apply(state)
+        changes = self._states.apply(state)
         for key in changes.remove:
             self._loader.pipeline.deactivate(key)
-            self._unload(self._records.remove(key))
+            self._unload(self._states.remove(key))
         for adapter in changes.load:
             self._load_queue.put_nowait(adapter)
         if changes.remove or changes.load:
@@ -198,7 +198,7 @@ class ControlLoop:
         self._check_state_applied()
 
     def _retire(self, version: AdapterId) -> None:
-        self._unload(self._records.retire(version))
+        self._unload(self._states.retire(version))
 
     def _unload(self, adapter: LoadedAdapter | None) -> None:
         if adapter is not None:
@@ -212,7 +212,7 @@ class ControlLoop:
             adapter = await self._load_queue.get()
             self._loading += 1
             try:
-                if self._records.is_desired(adapter):
+                if self._states.is_desired(adapter):
                     await self._load(adapter)
             finally:
                 self._loading -= 1
@@ -220,7 +220,7 @@ class ControlLoop:
 
     async def _load(self, adapter: AdapterServing) -> None:
         loop = asyncio.get_running_loop()
-        domain = self._records.domain_of(adapter)
+        domain = self._states.domain_of(adapter)
         try:
             if domain is None:
                 raise NotReady(
@@ -239,10 +239,10 @@ class ControlLoop:
 
     def _serve(self, adapter: AdapterServing, loaded: LoadedAdapter) -> None:
         """Route rows to a loaded version and retire the previous one, unless it is no longer desired."""
-        if not self._records.is_desired(adapter):
+        if not self._states.is_desired(adapter):
             return
         self._loader.activate(loaded)
-        replaced = self._records.record_loaded(loaded)
+        replaced = self._states.record_loaded(loaded)
         if replaced is not None:
             asyncio.get_running_loop().call_later(_REPLACED_GRACE, self._retire, replaced)
         self._report_due.set()
@@ -250,9 +250,9 @@ class ControlLoop:
     def _handle_failure(self, adapter: AdapterServing, error: HmiError) -> None:
         """Report why an adapter could not be loaded and retry later; an older version keeps serving."""
         log.warning("%s@%d: %s", adapter.key, adapter.version, error)
-        if not self._records.is_desired(adapter):
+        if not self._states.is_desired(adapter):
             return
-        attempts = self._records.record_failure(adapter, error)
+        attempts = self._states.record_failure(adapter, error)
         self._report_due.set()
         delay = _LOAD_RETRY.wait(attempts)
         asyncio.get_running_loop().call_later(delay, self._load_queue.put_nowait, adapter)

@@ -1,4 +1,4 @@
-"""What a runtime knows about each adapter: one record, from which loads, routing and reports follow. Pure."""
+"""The state of each adapter in a runtime, from which loads, routing and reports follow. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class _Change(Enum):
 
 
 @dataclass(slots=True)
-class AdapterRecord:
+class AdapterState:
     """The state of one adapter."""
 
     desired: AdapterServing | None = None  # the version that the control plane has scheduled here
@@ -31,7 +31,7 @@ class AdapterRecord:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the record can be deleted."""
+        """Whether the state can be deleted."""
         return not (self.desired or self.serving or self.replaced or self.unreported)
 
     def set_failure(self, failure: LoadFailure | None) -> None:
@@ -57,42 +57,42 @@ class Report:
     failed: Sequence[LoadFailure]
 
 
-class AdapterRecords:
-    """The records of all adapters, and the desired state that they follow. Not thread-safe."""
+class AdapterStates:
+    """The states of all adapters, and the desired state that they follow. Not thread-safe."""
 
     def __init__(self) -> None:
         self.revision = 0
-        self._records: dict[str, AdapterRecord] = {}
+        self._states: dict[str, AdapterState] = {}
         self._domains: dict[tuple[str, int], DomainServing] = {}
         self._to_report: set[str] = set()
 
     # --- desired state ------------------------------------------------------------------------------
 
-    def apply(self, state: DesiredState) -> Changes:
+    def apply(self, new: DesiredState) -> Changes:
         """Store a desired state and return what it changes; a full one replaces all before it."""
-        desired = {adapter.key: adapter for adapter in state.adapters}
-        domains = {(domain.key, domain.version.version): domain for domain in state.domains}
-        self._domains = domains if state.full else self._domains | domains
+        desired = {adapter.key: adapter for adapter in new.adapters}
+        domains = {(domain.key, domain.version.version): domain for domain in new.domains}
+        self._domains = domains if new.full else self._domains | domains
         removed = [
             key
-            for key in (self._records if state.full else state.removed_adapters)
-            if key not in desired and key in self._records and self._records[key].desired
+            for key in (self._states if new.full else new.removed_adapters)
+            if key not in desired and key in self._states and self._states[key].desired
         ]
         load = []
         for key, adapter in desired.items():
-            record = self._records.setdefault(key, AdapterRecord())
-            if record.desired != adapter:
-                record.desired = adapter
+            state = self._states.setdefault(key, AdapterState())
+            if state.desired != adapter:
+                state.desired = adapter
                 load.append(adapter)
         for key in removed:
-            self._records[key].desired = None
-        self.revision = state.revision
+            self._states[key].desired = None
+        self.revision = new.revision
         return Changes(load, removed)
 
     def is_desired(self, adapter: AdapterServing) -> bool:
         """Return whether exactly this version of an adapter is still desired."""
-        record = self._records.get(adapter.key)
-        return record is not None and record.desired == adapter
+        state = self._states.get(adapter.key)
+        return state is not None and state.desired == adapter
 
     def domain_of(self, adapter: AdapterServing) -> DomainServing | None:
         """Return the version of its Domain that an adapter needs; None if it was not announced."""
@@ -102,56 +102,56 @@ class AdapterRecords:
 
     def record_loaded(self, loaded: LoadedAdapter) -> AdapterId | None:
         """Let a desired version serve; return the version that it replaces, to be retired later."""
-        record = self._records[loaded.id.key]
-        old, record.serving = record.serving, loaded
-        record.replaced.pop(loaded.id, None)
-        record.attempts = 0
-        record.set_failure(None)
-        for other in [other for other in record.unreported if str(other) == str(loaded.id)]:
-            if record.unreported[other] is _Change.GONE:
-                del record.unreported[other]
+        state = self._states[loaded.id.key]
+        old, state.serving = state.serving, loaded
+        state.replaced.pop(loaded.id, None)
+        state.attempts = 0
+        state.set_failure(None)
+        for other in [other for other in state.unreported if str(other) == str(loaded.id)]:
+            if state.unreported[other] is _Change.GONE:
+                del state.unreported[other]
         self._report(loaded.id, _Change.READY)
         if old is None or old.id == loaded.id:
             return None
-        record.replaced[old.id] = old
+        state.replaced[old.id] = old
         return old.id
 
     def record_failure(self, adapter: AdapterServing, error: HmiError) -> int:
         """Record why a desired version could not be loaded; return the number of attempts so far."""
-        record = self._records[adapter.key]
-        record.set_failure(
+        state = self._states[adapter.key]
+        state.set_failure(
             LoadFailure(
                 adapter=adapter.key, version=adapter.version, reason=error.reason, message=error.message
             )
         )
-        record.attempts += 1
+        state.attempts += 1
         self._to_report.add(adapter.key)
-        return record.attempts
+        return state.attempts
 
     def retire(self, version: AdapterId) -> LoadedAdapter | None:
         """Remove a replaced version and return it to be unloaded; None if it serves again or is gone."""
-        record = self._records.get(version.key)
-        loaded = None if record is None else record.replaced.pop(version, None)
-        if record is None or loaded is None:
+        state = self._states.get(version.key)
+        loaded = None if state is None else state.replaced.pop(version, None)
+        if state is None or loaded is None:
             return None
-        self._forget_version(record, version)
+        self._forget_version(state, version)
         return loaded
 
     def remove(self, key: str) -> LoadedAdapter | None:
         """End an adapter that is desired no more; return the version that served, to be unloaded."""
-        record = self._records[key]
-        record.attempts = 0
-        record.set_failure(None)
-        loaded, record.serving = record.serving, None
+        state = self._states[key]
+        state.attempts = 0
+        state.set_failure(None)
+        loaded, state.serving = state.serving, None
         if loaded is not None:
-            self._forget_version(record, loaded.id)
+            self._forget_version(state, loaded.id)
         self._drop_if_empty(key)
         return loaded
 
-    def _forget_version(self, record: AdapterRecord, version: AdapterId) -> None:
+    def _forget_version(self, state: AdapterState, version: AdapterId) -> None:
         """Report a version as gone, unless an adapter created again under its name and version serves."""
-        if record.serving is not None and str(record.serving.id) == str(version):
-            record.unreported.pop(version, None)
+        if state.serving is not None and str(state.serving.id) == str(version):
+            state.unreported.pop(version, None)
             self._drop_if_empty(version.key)
         else:
             self._report(version, _Change.GONE)
@@ -162,44 +162,44 @@ class AdapterRecords:
         """Return the changes since the last report that was acknowledged."""
         ready, gone, failed = set(), set(), []
         for key in self._to_report:
-            record = self._records[key]
-            ready |= {version for version, change in record.unreported.items() if change is _Change.READY}
-            gone |= {version for version, change in record.unreported.items() if change is _Change.GONE}
-            if record.failure is not None and not record.failure_reported:
-                failed.append(record.failure)
+            state = self._states[key]
+            ready |= {version for version, change in state.unreported.items() if change is _Change.READY}
+            gone |= {version for version, change in state.unreported.items() if change is _Change.GONE}
+            if state.failure is not None and not state.failure_reported:
+                failed.append(state.failure)
         return Report(frozenset(ready), frozenset(gone), failed)
 
     def acknowledge(self, report: Report) -> None:
         """Mark a report as received by the control plane; what changed meanwhile stays unreported."""
         for versions, change in ((report.ready, _Change.READY), (report.gone, _Change.GONE)):
             for version in versions:
-                record = self._records.get(version.key)
-                if record is not None and record.unreported.get(version) is change:
-                    del record.unreported[version]
+                state = self._states.get(version.key)
+                if state is not None and state.unreported.get(version) is change:
+                    del state.unreported[version]
         for failure in report.failed:
-            record = self._records.get(failure.adapter)
-            if record is not None and record.failure == failure:
-                record.failure_reported = True
+            state = self._states.get(failure.adapter)
+            if state is not None and state.failure == failure:
+                state.failure_reported = True
         for key in list(self._to_report):
-            record = self._records[key]
-            if not record.unreported and record.failure_reported:
+            state = self._states[key]
+            if not state.unreported and state.failure_reported:
                 self._to_report.discard(key)
             self._drop_if_empty(key)
 
     def report_all_again(self) -> None:
         """Report everything again, to a control plane that does not know this runtime."""
-        for key, record in list(self._records.items()):
-            loaded = [*record.replaced, *([record.serving.id] if record.serving else [])]
-            record.unreported = dict.fromkeys(loaded, _Change.READY)
-            record.failure_reported = record.failure is None
+        for key, state in list(self._states.items()):
+            loaded = [*state.replaced, *([state.serving.id] if state.serving else [])]
+            state.unreported = dict.fromkeys(loaded, _Change.READY)
+            state.failure_reported = state.failure is None
             self._to_report.add(key)
             self._drop_if_empty(key)
 
     def _report(self, version: AdapterId, change: _Change) -> None:
-        self._records[version.key].unreported[version] = change
+        self._states[version.key].unreported[version] = change
         self._to_report.add(version.key)
 
     def _drop_if_empty(self, key: str) -> None:
-        if self._records[key].is_empty:
-            del self._records[key]
+        if self._states[key].is_empty:
+            del self._states[key]
             self._to_report.discard(key)

@@ -1,4 +1,4 @@
-"""The records of adapters: what is loaded and removed, and what is reported to the control plane."""
+"""The states of adapters: what is loaded and removed, and what is reported to the control plane."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +9,7 @@ from hmi_api.errors import NotReady
 from hmi_api.internal.runtimes import AdapterServing, DesiredState
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.cache.adapter_cache import AdapterId
-from hmi_runtime.server.adapter_records import AdapterRecords, Report
+from hmi_runtime.server.adapter_states import AdapterStates, Report
 from hmi_runtime.serving.loaded import EngineKey, LoadedAdapter
 
 KEYS = ["a/x", "a/y", "b/x", "c/z"]
@@ -39,14 +39,14 @@ def loaded(adapter: AdapterServing) -> LoadedAdapter:
     )
 
 
-def desire(records: AdapterRecords, *adapters: AdapterServing) -> None:
+def desire(states: AdapterStates, *adapters: AdapterServing) -> None:
     """Schedule exactly these, and remove the others."""
-    state = DesiredState(revision=records.revision + 1, full=True, adapters=list(adapters))
-    for key in records.apply(state).remove:
-        records.remove(key)
+    state = DesiredState(revision=states.revision + 1, full=True, adapters=list(adapters))
+    for key in states.apply(state).remove:
+        states.remove(key)
 
 
-STATES = st.lists(
+DESIRED_STATES = st.lists(
     st.builds(
         lambda full, versions, removed: (full, versions, [key for key in removed if key not in versions]),
         st.booleans(),
@@ -58,15 +58,15 @@ STATES = st.lists(
 
 
 @settings(deadline=None)
-@given(states=STATES)
+@given(desired_states=DESIRED_STATES)
 def test_applying_changes_leads_to_the_desired_state(
-    states: list[tuple[bool, dict[str, int], list[str]]],
+    desired_states: list[tuple[bool, dict[str, int], list[str]]],
 ) -> None:
-    records = AdapterRecords()
+    states = AdapterStates()
     loaded_versions: dict[str, int] = {}
     truth: dict[str, int] = {}
-    for revision, (full, versions, removed) in enumerate(states, start=1):
-        changes = records.apply(
+    for revision, (full, versions, removed) in enumerate(desired_states, start=1):
+        changes = states.apply(
             DesiredState(
                 revision=revision,
                 full=full,
@@ -77,14 +77,14 @@ def test_applying_changes_leads_to_the_desired_state(
         truth = dict(versions) if full else {k: v for k, v in truth.items() if k not in removed} | versions
         for key in changes.remove:
             del loaded_versions[key]
-            records.remove(key)
+            states.remove(key)
         for adapter in changes.load:
             assert loaded_versions.get(adapter.key) != adapter.version  # nothing is loaded twice
             loaded_versions[adapter.key] = adapter.version
         assert loaded_versions == truth
-        assert all(records.is_desired(serving(key, version)) for key, version in truth.items())
-        assert not any(records.is_desired(serving(key, 1)) for key in KEYS if key not in truth)
-        assert records.revision == revision
+        assert all(states.is_desired(serving(key, version)) for key, version in truth.items())
+        assert not any(states.is_desired(serving(key, 1)) for key in KEYS if key not in truth)
+        assert states.revision == revision
 
 
 class Reports(RuleBasedStateMachine):
@@ -92,7 +92,7 @@ class Reports(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.records = AdapterRecords()
+        self.states = AdapterStates()
         self.desired: dict[str, AdapterServing] = {}
         self.in_memory: set[AdapterId] = set()
         self.serves: dict[str, AdapterId] = {}
@@ -105,7 +105,7 @@ class Reports(RuleBasedStateMachine):
     @rule(key=KEY, version=st.integers(1, 2), digest=st.sampled_from("AB"))
     def desire(self, key: str, version: int, digest: str) -> None:
         self.desired[key] = serving(key, version, f"sha256:{digest}")
-        desire(self.records, *self.desired.values())
+        desire(self.states, *self.desired.values())
 
     @rule(key=KEY)
     def load(self, key: str) -> None:
@@ -114,21 +114,21 @@ class Reports(RuleBasedStateMachine):
             self.in_memory.add(one.id)
             self.serves[key] = one.id
             self.failures.pop(key, None)
-            old = self.records.record_loaded(one)
+            old = self.states.record_loaded(one)
             self.replaced += [old] if old else []
 
     @rule(key=KEY, reason=st.sampled_from(["One", "Other"]))
     def fail(self, key: str, reason: str) -> None:
         if key in self.desired:
-            self.records.record_failure(self.desired[key], NotReady(reason, "m"))
+            self.states.record_failure(self.desired[key], NotReady(reason, "m"))
             self.failures[key] = reason
 
     @rule(key=KEY)
     def remove(self, key: str) -> None:
         if self.desired.pop(key, None):
-            state = DesiredState(revision=self.records.revision + 1, full=False, removed_adapters=[key])
-            assert self.records.apply(state).remove == [key]
-            gone = self.records.remove(key)
+            state = DesiredState(revision=self.states.revision + 1, full=False, removed_adapters=[key])
+            assert self.states.apply(state).remove == [key]
+            gone = self.states.remove(key)
             assert (gone.id if gone else None) == self.serves.pop(key, None)
             self.in_memory -= {gone.id} if gone else set()
             self.failures.pop(key, None)
@@ -138,17 +138,17 @@ class Reports(RuleBasedStateMachine):
         if self.replaced:
             one = self.replaced.pop(0)
             expected = one in self.in_memory and self.serves.get(one.key) != one
-            assert (self.records.retire(one) is not None) == expected
+            assert (self.states.retire(one) is not None) == expected
             self.in_memory -= {one} if expected else set()
 
     @rule()
     def register_again(self) -> None:
         self.known, self.known_failures, self.sent = set(), {}, None
-        self.records.report_all_again()
+        self.states.report_all_again()
 
     @rule()
     def receive_heartbeat(self) -> None:
-        self.sent = self.records.next_report()
+        self.sent = self.states.next_report()
         self.known = (self.known | set(map(str, self.sent.ready))) - set(map(str, self.sent.gone))
         for failure in self.sent.failed:
             assert failure.reason == self.failures[failure.adapter]
@@ -157,7 +157,7 @@ class Reports(RuleBasedStateMachine):
     @rule()
     def receive_answer(self) -> None:
         if self.sent is not None:
-            self.records.acknowledge(self.sent)
+            self.states.acknowledge(self.sent)
             self.sent = None
 
     @rule()
@@ -167,7 +167,7 @@ class Reports(RuleBasedStateMachine):
         self.receive_answer()
         assert set(map(str, self.serves.values())) <= self.known <= set(map(str, self.in_memory))
         assert self.known_failures.items() >= self.failures.items()
-        rest = self.records.next_report()
+        rest = self.states.next_report()
         assert not (rest.ready | rest.gone)
         assert not rest.failed
 
@@ -182,36 +182,36 @@ TestReports = Reports.TestCase
 TestReports.settings = settings(deadline=None, stateful_step_count=50)
 
 
-def test_an_adapter_that_is_removed_and_reported_leaves_no_record() -> None:
-    records = AdapterRecords()
+def test_an_adapter_that_is_removed_and_reported_leaves_no_state() -> None:
+    states = AdapterStates()
     adapter = serving("a/x", 1)
-    desire(records, adapter)
-    records.record_loaded(loaded(adapter))
-    desire(records)
-    records.acknowledge(records.next_report())
-    assert not records._records
+    desire(states, adapter)
+    states.record_loaded(loaded(adapter))
+    desire(states)
+    states.acknowledge(states.next_report())
+    assert not states._states
 
 
 def test_changes_during_a_heartbeat_are_in_the_next_one() -> None:
-    records = AdapterRecords()
+    states = AdapterStates()
     one, other = serving("a/x", 1), serving("a/y", 1)
-    desire(records, one, other)
-    records.record_loaded(loaded(one))
-    records.record_failure(other, NotReady("Before", "m"))
-    report = records.next_report()
-    desire(records, other)
-    records.record_failure(other, NotReady("After", "m"))
-    records.acknowledge(report)
-    following = records.next_report()
+    desire(states, one, other)
+    states.record_loaded(loaded(one))
+    states.record_failure(other, NotReady("Before", "m"))
+    report = states.next_report()
+    desire(states, other)
+    states.record_failure(other, NotReady("After", "m"))
+    states.acknowledge(report)
+    following = states.next_report()
     assert following.gone == {AdapterId.of(one)}
     assert [failure.reason for failure in following.failed] == ["After"]
 
 
 def test_a_version_that_serves_again_is_not_retired() -> None:
-    records = AdapterRecords()
+    states = AdapterStates()
     first, second = serving("a/x", 1, "sha256:1"), serving("a/x", 2, "sha256:2")
     for version in (first, second, first):
-        desire(records, version)
-        records.record_loaded(loaded(version))
-    assert records.retire(AdapterId.of(first)) is None
-    assert records.retire(AdapterId.of(second)) is not None
+        desire(states, version)
+        states.record_loaded(loaded(version))
+    assert states.retire(AdapterId.of(first)) is None
+    assert states.retire(AdapterId.of(second)) is not None
