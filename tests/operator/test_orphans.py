@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,7 +211,8 @@ def slept(here: Here, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         if here.now[0] > 700.0:
             raise Stopped
 
-    monkeypatch.setattr("hmi_operator.orphans.asyncio.sleep", sleep)
+    # The name in the module alone: servers of other tests sleep in threads of this process.
+    monkeypatch.setattr("hmi_operator.orphans.asyncio", SimpleNamespace(sleep=sleep))
     return waits
 
 
