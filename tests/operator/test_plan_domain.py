@@ -175,7 +175,10 @@ def test_a_failure_is_copied_into_the_condition_of_its_stage(stage: str, type_: 
     plan = plan_domain(domain(), observed_domain(domain(), run=run))
     found = find_condition(plan.status.conditions, type_)
     assert found is not None
-    assert (found.status, found.reason, found.message) == ("False", "BaseModelNotFound", "Check the uri.")
+    assert (found.status, found.reason) == ("False", "BaseModelNotFound")
+    assert (
+        found.message == "Check the uri. To train again, change the spec or the annotation hmi.dev/retrain."
+    )
     assert (plan.actions, plan.status.phase) == ((), "Failed")
 
 

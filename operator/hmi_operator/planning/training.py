@@ -14,7 +14,7 @@ from hmi_api.internal.runs import (
     RunState,
     RunView,
 )
-from hmi_api.names import Digest
+from hmi_api.names import RETRAIN_ANNOTATION, Digest
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.kinds import Resource
 from hmi_api.resources.reasons import Reason
@@ -232,7 +232,8 @@ def _decide_failed(state: _Training, run: RunView) -> Decision:
     attempts_left = run.attempt + 1 < MAX_ATTEMPTS or failure.reason in RETRIED_WITHOUT_LIMIT
     may_retry = superseded or mended or (failure.retryable and attempts_left)
     if not may_retry:
-        return Decision(TrainingPhase.FAILED, run=run, message=failure.message)
+        message = f"{failure.message} To train again, change the spec or the annotation {RETRAIN_ANNOTATION}."
+        return Decision(TrainingPhase.FAILED, run=run, message=message)
     if state.suspended:
         return Decision(TrainingPhase.SUSPENDED, run=run)
     wait = (
