@@ -11,10 +11,12 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_u
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
 
+from hmi_api.internal.retry import RetryPolicy
 from hmi_control_plane.catalog.tables.columns import Base
 
 _BEGIN = "hmi_begin"
 _BUSY_TIMEOUT_MS = 15_000
+_SQLITE_BUSY = RetryPolicy(first_wait=0.005, longest_wait=0.1, patience=_BUSY_TIMEOUT_MS / 1000)
 _CONNECT_SECONDS = "5"
 _UNANSWERED_MS = "10000"
 # Together more than the server has threads, so that no thread waits for a connection.
@@ -124,13 +126,18 @@ def _libpq_timeouts(url: str) -> dict[str, str]:
 def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     # Without this, the driver would begin transactions by itself, and only before writes.
     connection.isolation_level = None
+    # SQLite does not wait when several connections change a new file to WAL at once.
+    _SQLITE_BUSY.run(lambda: connection.execute("PRAGMA journal_mode=WAL"), should_retry=_is_busy)
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=FULL",  # an acknowledged event must survive a power cut
         f"busy_timeout={_BUSY_TIMEOUT_MS}",
         "foreign_keys=ON",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
 
 
 def _begin_sqlite(connection: Connection) -> None:
