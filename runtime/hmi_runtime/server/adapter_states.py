@@ -100,12 +100,22 @@ class AdapterStates:
 
     # --- loading and unloading ----------------------------------------------------------------------
 
+    def serving(self, key: str) -> LoadedAdapter | None:
+        """Return the loaded version that answers for a key; None if there is none."""
+        state = self._states.get(key)
+        return None if state is None else state.serving
+
     def record_loaded(self, loaded: LoadedAdapter) -> AdapterId | None:
-        """Let a desired version serve; return the version that it replaces, to be retired later."""
+        """Let a desired version serve; return the version that it replaces, to be retired later.
+
+        A version that only moves to another table of its Domain is not reported again.
+        """
         state = self._states[loaded.id.key]
         old, state.serving = state.serving, loaded
         state.replaced.pop(loaded.id, None)
         state.attempts = 0
+        if old is not None and old.id == loaded.id and state.failure is None:
+            return None
         state.set_failure(None)
         for other in [other for other in state.unreported if str(other) == str(loaded.id)]:
             if state.unreported[other] is _Change.GONE:
@@ -117,14 +127,20 @@ class AdapterStates:
         return old.id
 
     def record_failure(self, adapter: AdapterServing, error: HmiError) -> int:
-        """Record why a desired version could not be loaded; return the number of attempts so far."""
+        """Record why a desired version could not be loaded; return the number of attempts so far.
+
+        Not reported while this very version serves, on an older table of its Domain: to gateways the report
+        would mean that it does not serve.
+        """
         state = self._states[adapter.key]
+        state.attempts += 1
+        if state.serving is not None and state.serving.id == AdapterId.of(adapter):
+            return state.attempts
         state.set_failure(
             LoadFailure(
                 adapter=adapter.key, version=adapter.version, reason=error.reason, message=error.message
             )
         )
-        state.attempts += 1
         self._to_report.add(adapter.key)
         return state.attempts
 

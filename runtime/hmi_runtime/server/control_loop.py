@@ -227,7 +227,8 @@ class ControlLoop:
                     "DomainNotAnnounced",
                     f"{adapter.domain}@{adapter.domain_version} was not sent to this runtime yet.",
                 )
-            loaded = await loop.run_in_executor(self._threads, self._loader.load, adapter, domain)
+            serving = self._states.serving(adapter.key)
+            loaded = await loop.run_in_executor(self._threads, self._loader.load, adapter, domain, serving)
         except HmiError as error:
             self._handle_failure(adapter, error)
         except Exception:  # one broken adapter fails alone, whatever the cause
@@ -248,7 +249,10 @@ class ControlLoop:
         self._report_due.set()
 
     def _handle_failure(self, adapter: AdapterServing, error: HmiError) -> None:
-        """Report why an adapter could not be loaded and retry later; an older version keeps serving."""
+        """Report why an adapter could not be loaded and retry later.
+
+        An older version keeps serving, or this version on an older table of its Domain.
+        """
         log.warning("%s@%d: %s", adapter.key, adapter.version, error)
         if not self._states.is_desired(adapter):
             return

@@ -6,6 +6,7 @@ import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,13 +86,18 @@ class AdapterLoader:
 
     # --- adapters -----------------------------------------------------------------------------------
 
-    def load(self, adapter: AdapterServing, domain: DomainServing) -> LoadedAdapter:
+    def load(
+        self, adapter: AdapterServing, domain: DomainServing, serving: LoadedAdapter | None = None
+    ) -> LoadedAdapter:
         """Fetch an adapter's artifact, check it, and load its Domain.
 
-        Raise ``HmiError`` with the reason why the adapter cannot be served.
+        If ``serving`` is the same version on the same layers, only the Domain is loaded: a refreshed table
+        changes nothing of its adapters. Raise ``HmiError`` with the reason why the adapter cannot be served.
         """
         engine = self._engine(domain.version)
         loaded_domain = self._domain(domain, engine)
+        if serving is not None and serving.is_valid_on(adapter, loaded_domain):
+            return replace(serving, domain=loaded_domain, pinned=adapter.pinned)
         weights = self._read(adapter.artifact)
         check_adapter(
             weights,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hmi_api.artifacts import ArtifactRef
+from hmi_api.internal.runtimes import AdapterServing
 from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import TagScheme
 from hmi_runtime.cache.adapter_cache import AdapterId
@@ -52,3 +53,14 @@ class LoadedAdapter:
     tenant_id: str = ""
     """The owner's id; empty if the control plane is older than the field."""
     pinned: bool = False
+
+    def is_valid_on(self, adapter: AdapterServing, domain: LoadedDomain) -> bool:
+        """Return whether this is the desired version, checked before on the layers of ``domain``."""
+        return (
+            self.id == AdapterId.of(adapter)
+            and self.artifact == adapter.artifact
+            and (self.task, self.labels) == (adapter.task_type, tuple(adapter.labels))
+            and self.tenant_id == adapter.tenant_id
+            and self.domain.key == domain.key
+            and self.domain.layers_digest == domain.layers_digest
+        )

@@ -1,6 +1,6 @@
 """A small random base model, and ``ReferenceModels``, which publishes Domains and adapters on it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +88,16 @@ class ReferenceModels:
         )
         return self.domains[key]
 
+    def refreshed(self, domain: DomainServing, sentences: Sequence[str]) -> DomainServing:
+        """Publish a Domain's next version: the same layers, and a table of the windows of ``sentences``."""
+        view, key = domain.version, domain.key
+        made = self.layers[key, view.version]
+        tables = [self._table(made, view.layers, sentences)]
+        self.layers[key, view.version + 1] = made
+        next_view = view.model_copy(update={"version": view.version + 1, "tables": tables})
+        self.domains[key] = DomainServing(key=key, version=next_view)
+        return self.domains[key]
+
     def adapter(
         self,
         key: str,
@@ -172,10 +182,12 @@ class ReferenceModels:
             last = run_row(upper, weights, hidden, mask[0])
             return run_head(weights.head, last, mask[0]).softmax(-1)
 
-    def _table(self, layers: DomainLayers, ref: ArtifactRef) -> ArtifactRef:
-        encoding = self.base.tokenizer.encode([SENTENCES[0]], 64)[0]
-        ids = torch.tensor([encoding.ids])
-        windows = trigrams(ids, torch.ones_like(ids, dtype=torch.bool))[0].unique(dim=0)
+    def _table(
+        self, layers: DomainLayers, ref: ArtifactRef, sentences: Sequence[str] = SENTENCES[:1]
+    ) -> ArtifactRef:
+        rows = [torch.tensor([one.ids]) for one in self.base.tokenizer.encode(list(sentences), 64)]
+        found = [trigrams(ids, torch.ones_like(ids, dtype=torch.bool))[0] for ids in rows]
+        windows = torch.cat(found).unique(dim=0)
         vocabulary = self.base.config.vocab_size
         with torch.no_grad():
             outputs = layers.window_outputs(windows)

@@ -121,7 +121,8 @@ class Reports(RuleBasedStateMachine):
     def fail(self, key: str, reason: str) -> None:
         if key in self.desired:
             self.states.record_failure(self.desired[key], NotReady(reason, "m"))
-            self.failures[key] = reason
+            if self.serves.get(key) != AdapterId.of(self.desired[key]):  # else it serves on an older table
+                self.failures[key] = reason
 
     @rule(key=KEY)
     def remove(self, key: str) -> None:
@@ -215,3 +216,17 @@ def test_a_version_that_serves_again_is_not_retired() -> None:
         states.record_loaded(loaded(version))
     assert states.retire(AdapterId.of(first)) is None
     assert states.retire(AdapterId.of(second)) is not None
+
+
+def test_a_version_that_moves_to_another_table_is_not_reported_again() -> None:
+    states = AdapterStates()
+    adapter = serving("a/x", 1)
+    desire(states, adapter)
+    states.record_loaded(loaded(adapter))
+    states.acknowledge(states.next_report())
+    moved = adapter.model_copy(update={"domain_version": 2})
+    desire(states, moved)
+    assert states.record_failure(moved, NotReady("TableBudgetFull", "m")) == 1
+    assert states.record_loaded(loaded(moved)) is None
+    report = states.next_report()
+    assert not [*report.ready, *report.gone, *report.failed]

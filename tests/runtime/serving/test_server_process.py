@@ -64,7 +64,8 @@ class ControlPlane(FakeControlPlane):
     def _publish_domain(self, domain: DomainServing) -> None:
         version, (namespace, name) = domain.version, domain.key.split("/")
         row = self.catalog.domains.get(domain.key)
-        if row is not None and version.layers in [one.layers for one in row.versions]:
+        published = [(one.layers, one.tables) for one in row.versions] if row is not None else []
+        if (version.layers, version.tables) in published:
             return
         self.catalog.tenants.add(namespace)
         digest = version.layers.digest
