@@ -23,9 +23,9 @@ Keys = NDArray[np.int64]
 _MERGE_AT = 1 << 20  # keys collected before they are merged into the counts
 # Backoff's shares of the budget. Unigrams are added first: a window without one must be computed. What a
 # share does not use is left for the next.
-_UNIGRAM_SHARE = 0.2
-_BIGRAM_SHARE = 0.3
-_FILL_AT_ONCE = 2048  # windows; bounds the activations
+UNIGRAM_SHARE = 0.2
+BIGRAM_SHARE = 0.3
+FILL_AT_ONCE = 2048  # windows; bounds the activations
 _COUNT_LIMIT = 20_000_000  # different windows of a corpus in memory at once, 16 bytes each
 
 
@@ -148,8 +148,8 @@ def build_table(
     exact = on_miss is OnMiss.COMPUTE
     same_layers = [table for table in ancestors if exact and table.layers_digest == layers_digest]
     selection = _Selection(max_entries, min_frequency, same_layers)
-    unigrams = selection.add(counter.unigrams, _UNIGRAM_SHARE)
-    bigrams = selection.add(counter.bigrams, _UNIGRAM_SHARE + _BIGRAM_SHARE)
+    unigrams = selection.add(counter.unigrams, UNIGRAM_SHARE)
+    bigrams = selection.add(counter.bigrams, UNIGRAM_SHARE + BIGRAM_SHARE)
     trigram_entries = selection.add(counter.trigrams, 1.0)
     keys, counts = selection.by_frequency()
     writer = TableWriter(
@@ -210,8 +210,8 @@ def _fill(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     device = layers.word.device
-    for start in range(0, len(keys), _FILL_AT_ONCE):
-        piece = torch.from_numpy(keys[start : start + _FILL_AT_ONCE])
+    for start in range(0, len(keys), FILL_AT_ONCE):
+        piece = torch.from_numpy(keys[start : start + FILL_AT_ONCE])
         writer.write(start, layers.window_outputs(unpack(piece, vocab_size).to(device)).float())
         if progress is not None:
-            progress(min(start + _FILL_AT_ONCE, len(keys)), len(keys))
+            progress(min(start + FILL_AT_ONCE, len(keys)), len(keys))

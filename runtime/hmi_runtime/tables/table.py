@@ -265,6 +265,13 @@ class TableWriter:
         if scales is not None:
             self._arrays["scales"][rows] = scales.cpu().numpy()
 
+    def put_encoded(self, rows: Tensor, values: Tensor, scales: Tensor | None) -> None:
+        """Write encoded values (N, 3, D), with scales (N, 3) for int8, to ``rows`` (N,) int64."""
+        places = rows.cpu().numpy()
+        self._arrays["values"][places] = values.cpu().numpy()
+        if scales is not None:
+            self._arrays["scales"][places] = scales.cpu().numpy()
+
     def close(self) -> None:
         """Flush everything to the file."""
         flush(self._arrays)
