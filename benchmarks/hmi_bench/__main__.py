@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         "--method", action="append", default=[], choices=METHODS, help="only these; repeatable"
     )
     accuracy.set_defaults(run=_accuracy)
-    serving = commands.add_parser("serving", help="this runtime, PEFT, model swapping and ONNX Runtime")
+    serving = commands.add_parser(
+        "serving", help="this runtime, PEFT, model swapping, ONNX Runtime and OpenVINO"
+    )
     serving.add_argument("--batch", type=int, action="append", help="batch size; may be repeated")
     serving.add_argument("--rounds", type=int, default=7)
     serving.set_defaults(run=_serving)

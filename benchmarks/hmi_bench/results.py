@@ -16,22 +16,25 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
+FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+"""Instruction sets, by their names in /proc/cpuinfo, that decide which kernels are fast."""
 _COLOURS = ["#6366f1", "#10b981", "#f97316", "#64748b", "#e11d48", "#0ea5e9"]
 
 
 def machine() -> dict[str, Any]:
     """Describe the machine; figures of different machines cannot be compared."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
+    described = {
+        name.strip(): value.strip()
+        for name, _, value in (
+            line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line
+        )
+    }
+    flags = set(described.get("flags", "").split())
     return {
         "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "processor": model,
+        "processor": described.get("model name", platform.processor()),
+        "features": [feature for feature in FEATURES if feature in flags],
+        "kernels": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "threads": torch.get_num_threads(),

@@ -4,12 +4,14 @@ import logging
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 from transformers import BertConfig
 
 from hmi_bench import results
-from hmi_bench.serving.hmi import BERT_BASE, HierarchicalRuntime, Shared
+from hmi_bench.serving.hmi import BERT_BASE, HierarchicalRuntime, Shared, system_name
+from hmi_bench.serving.openvino import OpenVinoWhole
 from hmi_bench.serving.systems import (
     OnnxWhole,
     PeftMixed,
@@ -19,15 +21,17 @@ from hmi_bench.serving.systems import (
 )
 from hmi_bench.texts import text_lengths
 from hmi_bench.timing import Timing, time_in_turns
+from hmi_runtime.adapters.executor import Precision
 
 log = logging.getLogger(__name__)
 
-LIMIT = "HMI float32, no adapters (the limit)"
-OURS = "HMI float32, LoRA 16 a row"
-OURS_INT8 = "HMI int8, LoRA 16 a row"
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+RANK = 16
 PEFT = "PEFT mixed batch"
 SWAPPING = "model swapping"
+ONNX_FLOAT32 = "ONNX Runtime, one whole model, float32"
 ONNX_INT8 = "ONNX Runtime, one whole model, int8"
+OPENVINO_INT8 = "OpenVINO, one whole model, int8 by NNCF"
 
 
 def run_serving(out: Path, *, batch_sizes: tuple[int, ...], rounds: int, threads: int) -> str:
@@ -70,12 +74,13 @@ def make_systems(rows: int, threads: int) -> list[ServingSystem]:
     shared = Shared.make()
     config = BertConfig(num_hidden_layers=BERT_BASE.layers)
     return [
-        HierarchicalRuntime(shared, rank=None, rows=rows),
-        HierarchicalRuntime(shared, rank=16, rows=rows),
-        HierarchicalRuntime(shared, rank=32, rows=rows),
-        HierarchicalRuntime(shared, rank=16, rows=rows, found=0.9),
-        HierarchicalRuntime(shared, rank=None, rows=rows, precision="int8"),
-        HierarchicalRuntime(shared, rank=16, rows=rows, precision="int8"),
+        *(
+            HierarchicalRuntime(shared, rank=rank, rows=rows, precision=precision)
+            for precision in PRECISIONS
+            for rank in (None, RANK)
+        ),
+        HierarchicalRuntime(shared, rank=2 * RANK, rows=rows),
+        HierarchicalRuntime(shared, rank=RANK, rows=rows, found=0.9),
         PeftMixed(config, 16, rows),
         PeftMixed(config, 16, rows, first_layer=BERT_BASE.layers // 2),
         # With eight sets of weights, every row's weights come from memory, not from the CPU's cache.
@@ -83,24 +88,40 @@ def make_systems(rows: int, threads: int) -> list[ServingSystem]:
         Swapping(config, 8, resident=True),
         OnnxWhole(config, int8=False, threads=threads),
         OnnxWhole(config, int8=True, threads=threads),
+        OpenVinoWhole(config, precision="float32", threads=threads),
+        OpenVinoWhole(config, precision="bfloat16", threads=threads),
+        OpenVinoWhole(config, precision="int8", threads=threads),
     ]
 
 
 def _ratios(timings: list[Timing], best: dict[str, Timing], largest: int) -> dict[str, float]:
-    """Return ratios of systems, each at its best batch size; the limit is compared at ``largest``."""
+    """Return ratios of systems, each at its best batch size; response times are compared at ``largest``."""
     rate = {name: _rows_a_second(timing) for name, timing in best.items()}
     at_largest = {t.name: t.median for t in timings if t.size == largest}
-    ours = (OURS, OURS_INT8)
+    ours = {precision: system_name(precision, RANK) for precision in PRECISIONS}
+    fastest = max(ours.values(), key=lambda name: rate[name])
+    over = {
+        precision: at_largest[name] / at_largest[system_name(precision, None)] - 1
+        for precision, name in ours.items()
+    }
     return {
-        f"time over the limit, rank 16, batch {largest}": at_largest[OURS] / at_largest[LIMIT] - 1,
+        **{
+            f"time over the limit, {precision}, rank {RANK}, batch {largest}": share
+            for precision, share in over.items()
+        },
         **{
             f"throughput, {name} / {peer}": rate[name] / rate[peer]
-            for name in ours
+            for name in dict.fromkeys([ours["float32"], fastest])
             for peer in (PEFT, SWAPPING)
         },
-        f"throughput, {OURS_INT8} / {ONNX_INT8}": rate[OURS_INT8] / rate[ONNX_INT8],
-        f"response time of a batch of {largest}, {SWAPPING} / {OURS}": at_largest[SWAPPING]
-        / at_largest[OURS],
+        f"throughput, {ours['float32']} / {ONNX_FLOAT32}": rate[ours["float32"]] / rate[ONNX_FLOAT32],
+        f"throughput, {fastest} / {ONNX_INT8}": rate[fastest] / rate[ONNX_INT8],
+        f"throughput, {fastest} / {OPENVINO_INT8}": rate[fastest] / rate[OPENVINO_INT8],
+        **{
+            f"response time of a batch of {largest}, {SWAPPING} / {name}": at_largest[SWAPPING]
+            / at_largest[name]
+            for name in dict.fromkeys([ours["float32"], fastest])
+        },
     }
 
 

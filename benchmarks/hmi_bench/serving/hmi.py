@@ -50,6 +50,13 @@ class Shared:
         return cls(encoder, layers.requires_grad_(False).eval(), UpperLayers(encoder, split))
 
 
+def system_name(precision: Precision, rank: int | None, found: float = 1.0) -> str:
+    """Return the name of a variant in tables; see ``HierarchicalRuntime``."""
+    adapters = f"LoRA {rank} a row" if rank else "no adapters (the limit)"
+    missing = "" if found == 1.0 else f", {1 - found:.0%} of windows computed"
+    return f"HMI {precision}, {adapters}{missing}"
+
+
 class HierarchicalRuntime:
     """The runtime's computation for one batch. ``rank`` None is the limit: the same without adapters.
 
@@ -65,9 +72,7 @@ class HierarchicalRuntime:
         precision: Precision = "float32",
         found: float = 1.0,
     ) -> None:
-        adapters = f"LoRA {rank} a row" if rank else "no adapters (the limit)"
-        missing = "" if found == 1.0 else f", {1 - found:.0%} of windows computed"
-        self.name = f"HMI {precision}, {adapters}{missing}"
+        self.name = system_name(precision, rank, found)
         self._shared = shared
         self._found = found
         pool = SlotPool(shared.upper, rows, SlotLimits(max_rank=rank or 8, dense_heads=False))

@@ -132,7 +132,7 @@ class Swapping:
                 parameter.data.copy_(stored)
 
 
-class _Classifier(nn.Module):
+class Classifier(nn.Module):
     """A whole encoder and a head, as one graph."""
 
     def __init__(self, config: BertConfig) -> None:
@@ -153,7 +153,7 @@ class OnnxWhole:
         self.name = f"ONNX Runtime, one whole model, {'int8' if int8 else 'float32'}"
         torch.manual_seed(0)
         with tempfile.TemporaryDirectory() as folder:
-            path = _export(_Classifier(config).eval(), Path(folder) / "model.onnx")
+            path = _export(Classifier(config).eval(), Path(folder) / "model.onnx")
             if int8:
                 quantised = Path(folder) / "int8.onnx"
                 # It warns about every product that stays in float, which are those without weights.
