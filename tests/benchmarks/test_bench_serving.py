@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import BertConfig
 
+from hmi_bench.serving.onnx import OnnxWhole
 from hmi_bench.serving.openvino import OpenVinoWhole
-from hmi_bench.serving.systems import Classifier, OnnxWhole, make_batch
+from hmi_bench.serving.systems import Classifier, make_batch
 
 TINY = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128)
 

@@ -11,14 +11,10 @@ from transformers import BertConfig
 
 from hmi_bench import results
 from hmi_bench.serving.hmi import BERT_BASE, HierarchicalRuntime, Shared, system_name
+from hmi_bench.serving.onnx import OnnxWhole
 from hmi_bench.serving.openvino import OpenVinoWhole
-from hmi_bench.serving.systems import (
-    OnnxWhole,
-    PeftMixed,
-    ServingSystem,
-    Swapping,
-    make_batch,
-)
+from hmi_bench.serving.peft import PeftMixed
+from hmi_bench.serving.systems import ServingSystem, Swapping, make_batch
 from hmi_bench.texts import text_lengths
 from hmi_bench.timing import Timing, time_in_turns
 from hmi_runtime.adapters.executor import Precision
