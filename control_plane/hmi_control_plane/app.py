@@ -52,6 +52,7 @@ from hmi_control_plane.metering.flusher import Flusher, MeteringMetrics
 from hmi_control_plane.metering.spool import Spool
 from hmi_control_plane.settings import Part, Settings
 from hmi_control_plane.sweeper import Sweeper
+from hmi_control_plane.window_counts.merging import WindowCountMerger
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class ControlPlanePart:
         self._changes = ChangeSignal()
         self._callers = settings.caller_authenticator()
         self._files = ArtifactFiles(settings.artifacts)
+        self._windows = WindowCountMerger(shared.database, settings.window_counts)
         self._sweeper = Sweeper(
             shared.database,
             ArtifactGarbageCollector(shared.database, settings.artifacts),
@@ -94,6 +96,7 @@ class ControlPlanePart:
             forgotten_after=timedelta(seconds=settings.runtime_forgotten_after_seconds),
             every_seconds=settings.sweep_every_seconds,
             notify=self._changes.notify,
+            window_counts=self._windows,
         )
 
     def include_routers(self, app: FastAPI) -> None:
@@ -107,7 +110,7 @@ class ControlPlanePart:
         guard, changes, files = RoleGuard(self._callers), self._changes, self._files
         internal = APIRouter(prefix=internal_api.PREFIX, tags=["internal"])
         internal.include_router(resources.build(database, guard, changes, files))
-        internal.include_router(runs.build(database, guard, changes))
+        internal.include_router(runs.build(database, guard, changes, self._windows))
         internal.include_router(
             internal_runtimes.build(
                 database, guard, changes, wait_limit_seconds=settings.desired_wait_limit_seconds

@@ -1,5 +1,6 @@
 """Settings of the control plane and the gateway, read from environment variables when created."""
 
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,32 @@ class GatewaySettings(BaseModel):
         default=2.0, description="How long a model's route is cached before it is read again."
     )
     cached_routes: PositiveInt = Field(default=200_000, description="Routes kept in memory.")
+
+
+class WindowCountSettings(BaseModel):
+    """How long the windows that traffic looks up are kept, how many of them, and who may read them."""
+
+    days: PositiveInt = Field(
+        default=30, description="Days, in UTC, for which counts are kept; today is one."
+    )
+    least_tenants: PositiveInt = Field(
+        default=3,
+        description="A run sees a window that its Domain's own tenant did not ask for only if this many "
+        "other tenants did.",
+    )
+    windows_per_day: PositiveInt = Field(
+        default=50_000, description="Windows kept for one tenant, Domain and day: the most frequent."
+    )
+    windows_per_domain: PositiveInt = Field(
+        default=1_000_000, description="Windows kept for one Domain, summed over tenants and days."
+    )
+    merge_seconds: PositiveSeconds = Field(
+        default=30.0, description="How often runtimes' reports are merged into the counts."
+    )
+
+    def first_day(self, now: datetime) -> date:
+        """Return the first day whose counts are still kept."""
+        return now.date() - timedelta(days=self.days - 1)
 
 
 class Part(StrEnum):
@@ -121,6 +148,9 @@ class Settings(DatabaseSettings, InternalAuthSettings):
         description="How long a gateway uses cached keys and routes while the database is down.",
     )
     gateway: GatewaySettings = Field(default_factory=GatewaySettings, description="Limits of inference.")
+    window_counts: WindowCountSettings = Field(
+        default_factory=WindowCountSettings, description="Counts of the windows that traffic looks up."
+    )
     usage_flush_seconds: PositiveSeconds = Field(
         default=1.0, description="How often spooled usage events are moved to the catalog."
     )

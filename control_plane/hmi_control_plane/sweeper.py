@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from starlette.concurrency import run_in_threadpool
 
@@ -14,6 +14,7 @@ from hmi_control_plane.catalog import placement, runs, runtimes
 from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.metering import records
+from hmi_control_plane.window_counts.merging import WindowCountMerger
 
 _UPLOADS_EVERY_SECONDS = 600.0
 """Listing the store is too expensive for every sweep, above all in an object store."""
@@ -38,6 +39,7 @@ class Sweeper:
         forgotten_after: timedelta,
         every_seconds: float,
         notify: Callable[[], None],
+        window_counts: WindowCountMerger | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
@@ -47,6 +49,7 @@ class Sweeper:
         self._forgotten_after = forgotten_after
         self._every_seconds = every_seconds
         self._notify = notify
+        self._window_counts = window_counts
         self._clock = clock
         self._stopping = asyncio.Event()
         self._watching_since: float | None = None
@@ -54,6 +57,8 @@ class Sweeper:
         self._placed_once = False
         self._uploads_swept_at = float("-inf")
         self._recorded_hour: datetime | None = None
+        self._windows_merged_at = float("-inf")
+        self._windows_deleted_on: date | None = None
 
     async def run(self) -> None:
         """Sweep until ``stop``; a failed sweep is repeated."""
@@ -61,6 +66,9 @@ class Sweeper:
             tasks.create_task(self._repeat("fleet", self.sweep_fleet), name="sweep the fleet")
             tasks.create_task(self._repeat("store", self.sweep_store), name="sweep the store")
             tasks.create_task(self._repeat("usage", self.sweep_usage), name="sweep the usage")
+            tasks.create_task(
+                self._repeat("window counts", self.sweep_window_counts), name="sweep the window counts"
+            )
 
     async def _repeat(self, what: str, sweep: Callable[[], None]) -> None:
         while not self._stopping.is_set():
@@ -103,6 +111,18 @@ class Sweeper:
         if hour != self._recorded_hour:
             records.record_loaded_hour(self._database, hour, now)
             self._recorded_hour = hour
+
+    def sweep_window_counts(self) -> None:
+        """Merge runtimes' reports of windows from time to time, and once a day delete old counts."""
+        if self._window_counts is None:
+            return
+        if self._clock() - self._windows_merged_at >= self._window_counts.settings.merge_seconds:
+            self._window_counts.merge()
+            self._windows_merged_at = self._clock()
+        today = utc_now().date()
+        if today != self._windows_deleted_on:
+            self._window_counts.delete_old()
+            self._windows_deleted_on = today
 
     def _mark_lost(self) -> list[str]:
         """Mark runtimes as lost that sent no heartbeat while heartbeats could be recorded.

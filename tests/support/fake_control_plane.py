@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 import aiohttp
 import httpx
 from fake_runtimes import FakeRuntimes
+from fake_window_counts import FakeWindowCounts
 from pydantic import BaseModel, ValidationError
 
 from hmi_api.errors import error_body
@@ -48,6 +49,7 @@ from hmi_api.internal.runs import (
     RunResult,
 )
 from hmi_api.internal.runtimes import Heartbeat, RuntimeRegistration
+from hmi_api.internal.window_counts import DEFAULT_WINDOWS_READ, WindowCountReport
 
 TOKEN = "internal-token-of-the-tests"
 _NAME = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -105,6 +107,7 @@ class FakeControlPlane:
     def __init__(self) -> None:
         self.runtimes = FakeRuntimes()
         self.catalog = self.runtimes.catalog
+        self.windows = FakeWindowCounts(self.catalog)
         self.cluster: str | None = None
         """The uid of the cluster that has claimed the catalog; None lets any cluster claim it."""
         self.requests: list[Request] = []
@@ -301,7 +304,10 @@ def _table(plane: FakeControlPlane, call: _Call) -> dict[str, Any]:
 
 def _view(plane: FakeControlPlane, call: _Call) -> BaseModel:
     if call.kind == "domains":
-        return plane.catalog.domain_view(call.key)
+        view = plane.catalog.domain_view(call.key)
+        has_version = view.current is not None and call.query("lookups") == "true"
+        lookups = plane.windows.lookups_of(call.key, view.current.version) if has_version else None
+        return view.model_copy(update={"lookups": lookups})
     return plane.catalog.adapter_view(call.key, running=len(plane.runtimes.running))
 
 
@@ -359,6 +365,8 @@ _ROUTES: list[tuple[re.Pattern[str], Any, _Handler]] = [
     _route("GET", "/runs/{run}", None, lambda plane, call: plane.catalog.run(call.run)),
     _route("PUT", "/runs/{run}/pods", RunPods,
         lambda plane, call, body: plane.catalog.record_pods(call.run, body.pods)),
+    _route("GET", "/runs/{run}/window-counts", None, lambda plane, call: plane.windows.read(
+        call.run, int(call.query("most") or DEFAULT_WINDOWS_READ))),
     _route("POST", "/runs/{run}/progress", RunProgress,
         lambda plane, call, body: plane.catalog.report_progress(call.run, body)),
     _route("POST", "/runs/{run}/complete", RunResult,
@@ -374,6 +382,8 @@ _ROUTES: list[tuple[re.Pattern[str], Any, _Handler]] = [
         lambda plane, call: plane.runtimes.deregister(call.runtime)),
     _route("POST", "/runtimes/{runtime}/heartbeat", Heartbeat,
         lambda plane, call, body: plane.runtimes.heartbeat(call.runtime, body)),
+    _route("POST", "/runtimes/{runtime}/window-counts", WindowCountReport,
+        lambda plane, call, body: plane.windows.record(body)),
     _route("GET", "/runtimes/{runtime}/desired", None, lambda plane, call: plane.runtimes.desired_state(
         call.runtime, int(call.query("since") or 0))),
 ]  # fmt: skip

@@ -32,6 +32,8 @@ class AdvisoryLock(IntEnum):
     """Changes of placements."""
     BILLING = 0x484D4A
     """Changes of prices and invoices."""
+    WINDOW_COUNTS = 0x484D4B
+    """Merging of reports into the counts of windows."""
     MIGRATION = 0x484D494D
     """Schema migrations."""
 

@@ -6,12 +6,19 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hmi_api.internal.catalog import DomainRecord, DomainVersionView, DomainView
+from hmi_api.internal.window_counts import DomainLookups
 from hmi_api.names import domain_key
 from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_control_plane.catalog import artifacts, runs
 from hmi_control_plane.catalog.database import utc_now
 from hmi_control_plane.catalog.resources import current_version, find_resource, take_over, update_row
-from hmi_control_plane.catalog.tables import AdapterRow, DomainRow, DomainVersion, DomainVersionTable
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
+    DomainLookupsRow,
+    DomainRow,
+    DomainVersion,
+    DomainVersionTable,
+)
 from hmi_control_plane.catalog.tenants import get_tenant, require_same_tenant
 from hmi_control_plane.http.errors import Conflict
 
@@ -44,14 +51,21 @@ def declare_domain(session: Session, namespace: str, name: str, record: DomainRe
     session.flush()
 
 
-def build_view(session: Session, row: DomainRow) -> DomainView:
-    """Return the view of a row with its current version."""
+def build_view(session: Session, row: DomainRow, *, lookups: bool = False) -> DomainView:
+    """Return the view of a row with its current version; with ``lookups`` also what traffic looked up."""
     version = current_version(session, row)
     views = build_version_views(session, [version]) if version is not None else {}
     return DomainView(
         record=DomainRecord.model_validate(row),
         current=views[version.id] if version is not None else None,
+        lookups=load_lookups(session, version) if lookups and version is not None else None,
     )
+
+
+def load_lookups(session: Session, version: DomainVersion) -> DomainLookups:
+    """Return how many windows were looked up in a version since it was published."""
+    row = session.get(DomainLookupsRow, version.id)
+    return DomainLookups.of(row.lookups, row.hits) if row is not None else DomainLookups.of(0, 0)
 
 
 def build_version_views(session: Session, rows: Sequence[DomainVersion]) -> dict[int, DomainVersionView]:

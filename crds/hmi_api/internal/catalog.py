@@ -3,7 +3,7 @@
     PUT    /tenants/{tenant}                         create the tenant                -> 204
     PUT    /domains/{namespace}/{name}               DomainRecord                     -> 204
     PUT    /adapters/{namespace}/{name}              AdapterRecord                    -> 204
-    GET    /domains/{namespace}/{name}               -> DomainView, or 404
+    GET    /domains/{namespace}/{name}?lookups=true  -> DomainView, or 404
     GET    /adapters/{namespace}/{name}              -> AdapterView, or 404
     DELETE both, ?uid=                               delete; idempotent               -> 204
     POST   both/publish-again                        PublishAgain; idempotent         -> PublishedAgain
@@ -38,6 +38,7 @@ from hmi_api.internal.storable import (
     WireModel,
     Word,
 )
+from hmi_api.internal.window_counts import DomainLookups
 from hmi_api.resources.common import DataRead
 from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_api.resources.task_adapter import TaskType
@@ -92,6 +93,9 @@ class DomainView(WireModel):
 
     record: DomainRecord
     current: DomainVersionView | None = None
+    lookups: DomainLookups | None = Field(
+        default=None, description="Of the current version; only if the request asks for it."
+    )
 
 
 class AdapterVersionView(WireModel):

@@ -42,6 +42,7 @@ from hmi_api.internal.runs import (
     RunView,
 )
 from hmi_api.internal.runtimes import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
+from hmi_api.internal.window_counts import WindowCountReport
 from hmi_api.names import DomainKey, KindName, Tenant
 from hmi_api.security.bearer import TokenSource
 
@@ -105,8 +106,9 @@ class ControlPlaneClient:
         await self._request("PUT", f"/{_PATHS[kind]}/{key}", record)
 
     async def domain(self, key: str) -> DomainView | None:
-        """Return a Domain as the catalog has it; None if it is not there."""
-        return await self._find(DomainView, "GET", f"/domains/{key}")
+        """Return a Domain as the catalog has it, with its lookups; None if it is not there."""
+        # A control plane that is older than the parameter ignores it and leaves the lookups out.
+        return await self._find(DomainView, "GET", f"/domains/{key}?lookups=true")
 
     async def adapter(self, key: str) -> AdapterView | None:
         """Return a TaskAdapter as the catalog has it; None if it is not there."""
@@ -172,6 +174,16 @@ class ControlPlaneClient:
     async def heartbeat(self, runtime_id: str, beat: Heartbeat) -> HeartbeatReply:
         """Report what changed on a runtime."""
         return await self._get(HeartbeatReply, "POST", f"/runtimes/{runtime_id}/heartbeat", beat)
+
+    async def report_window_counts(self, runtime_id: str, report: WindowCountReport) -> bool:
+        """Report the windows that were looked up; False if the control plane is too old to know the call."""
+        try:
+            await self._request("POST", f"/runtimes/{runtime_id}/window-counts", report)
+        except Refused as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return False
+            raise
+        return True
 
     async def desired_state(self, runtime_id: str, since: int, wait: float) -> DesiredState | None:
         """Return the desired state after revision ``since``; None if the runtime is not registered.

@@ -27,6 +27,7 @@ from hmi_api.internal.runs import (
     RunResult,
     RunView,
 )
+from hmi_api.internal.window_counts import DEFAULT_WINDOWS_READ, WindowCounts
 from hmi_api.security.bearer import BearerAuth, TokenSource
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,16 @@ class TrainerClient:
     def run(self) -> RunView:
         """Return the run."""
         return RunView.model_validate_json(self._request("GET", self._run_path))
+
+    def window_counts(self, most: int = DEFAULT_WINDOWS_READ) -> WindowCounts:
+        """Return the windows that traffic of the run's Domain looked up, at most ``most``.
+
+        Raises ``Refused`` NoDomainRun for the run of a TaskAdapter, RunFinished when the run is over.
+        """
+        path = f"{self._run_path}/window-counts?most={most}"
+        return WindowCounts.model_validate_json(
+            self._request("GET", path, policy=self._transfers, timeout=_TRANSFER)
+        )
 
     def report_progress(self, progress: RunProgress) -> None:
         """Report progress, in one attempt of at most 2 s."""

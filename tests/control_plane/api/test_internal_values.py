@@ -3,6 +3,7 @@
 Whatever is sent, on both databases: never 5xx, which a client takes for a passing fault and sends again.
 """
 
+import base64
 import copy
 import json
 import sys
@@ -21,6 +22,11 @@ NUMBERS = {
     "NaN": float("nan"),
     "infinite": float("inf"),
     "negative": -1,
+}
+ARRAYS = {
+    "half a number": base64.b64encode(bytes(4)).decode(),
+    "two numbers": base64.b64encode(bytes(16)).decode(),
+    "minus one": base64.b64encode(b"\xff" * 8).decode(),
 }
 FREE_TEXT = {"NUL": NUL, "half a surrogate pair": HALF}
 
@@ -76,6 +82,13 @@ def heartbeat() -> dict[str, Any]:
         "freeBytes": 1,
         "queueDepth": 1,
     }
+
+
+def window_counts() -> dict[str, Any]:
+    one = base64.b64encode(b"\x01" + bytes(7)).decode()
+    domain = {"domain": "acme/trade", "version": 1, "layersDigest": "sha256:l", "lookups": 1, "hits": 1}
+    tenants = [{"tenantId": "tenant_1", "keys": one, "counts": one}]
+    return {"incarnation": "one", "sequence": 1, "domains": [domain | {"tenants": tenants}]}
 
 
 def adapter_record() -> dict[str, Any]:
@@ -170,6 +183,23 @@ def cases() -> Iterator[Any]:
                 ("resident", 0, "bytes"): NUMBERS,
                 ("freeBytes",): NUMBERS,
                 ("queueDepth",): NUMBERS,
+            },
+        ),
+        (
+            "POST",
+            "/runtimes/r1/window-counts",
+            window_counts(),
+            {
+                ("incarnation",): TEXTS,
+                ("sequence",): NUMBERS,
+                ("domains", 0, "domain"): TEXTS,
+                ("domains", 0, "version"): NUMBERS,
+                ("domains", 0, "layersDigest"): TEXTS,
+                ("domains", 0, "lookups"): NUMBERS,
+                ("domains", 0, "hits"): NUMBERS,
+                ("domains", 0, "tenants", 0, "tenantId"): TEXTS,
+                ("domains", 0, "tenants", 0, "keys"): TEXTS | ARRAYS,
+                ("domains", 0, "tenants", 0, "counts"): TEXTS | ARRAYS,
             },
         ),
         ("POST", "/artifacts/RUN", {"manifest": "{}"}, {("manifest",): FREE_TEXT}),

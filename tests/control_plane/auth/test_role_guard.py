@@ -116,6 +116,7 @@ ROUTES = [
     ("POST", "/runs", {"operator"}),
     ("PUT", "/runs/RUN/pods", {"operator"}),
     ("GET", "/runs/RUN", {"operator", "acme's trainer"}),
+    ("GET", "/runs/RUN/window-counts", {"operator", "acme's trainer"}),
     ("POST", "/runs/RUN/progress", {"operator", "acme's trainer"}),
     ("POST", "/runs/RUN/complete", {"operator", "acme's trainer"}),
     ("POST", "/runs/RUN/fail", {"operator", "acme's trainer"}),
@@ -124,6 +125,7 @@ ROUTES = [
     ("GET", f"/artifacts/RUN/{'0' * 64}/manifest.json", {"acme's trainer"}),
     ("PUT", "/runtimes/r1", {"runtime"}),
     ("POST", "/runtimes/r1/heartbeat", {"runtime"}),
+    ("POST", "/runtimes/r1/window-counts", {"runtime"}),
     ("GET", "/runtimes/r1/desired", {"runtime"}),
     ("DELETE", "/runtimes/r1", {"runtime"}),
 ]

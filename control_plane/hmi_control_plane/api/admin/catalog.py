@@ -41,7 +41,7 @@ def _add_resources(router: APIRouter, database: Database) -> None:
         with database.read() as session:
 
             def named(row: DomainRow) -> NamedDomain:
-                view = domains.build_view(session, row)
+                view = domains.build_view(session, row, lookups=True)
                 return NamedDomain(namespace=row.namespace, name=row.name, domain=view)
 
             return listing(list_page(session, DomainRow, DomainRow.key, page, tenant=tenant), named)

@@ -115,11 +115,17 @@ def _add_domains(router: APIRouter, database: Database) -> None:
         with database.read() as session:
             return _declared(list_page(session, DomainRow, DomainRow.key, PageRequest(cursor=cursor)))
 
-    @router.get("/domains/{namespace}/{name}")
-    def read_domain(namespace: Name, name: Name) -> DomainView:
-        """Read a Domain and its current version."""
+    # Defaults are left out: an operator of an older version refuses fields that it does not know.
+    @router.get("/domains/{namespace}/{name}", response_model_exclude_defaults=True)
+    def read_domain(
+        namespace: Name,
+        name: Name,
+        lookups: Annotated[bool, Query(description="Include what traffic looked up.")] = False,
+    ) -> DomainView:
+        """Read a Domain, its current version, and on request what traffic looked up in it."""
         with database.read() as session:
-            return domains.build_view(session, get_resource(session, DomainRow, namespace, name))
+            row = get_resource(session, DomainRow, namespace, name)
+            return domains.build_view(session, row, lookups=lookups)
 
     @router.delete("/domains/{namespace}/{name}", **NO_CONTENT)
     def delete_domain(namespace: Name, name: Name, uid: OnlyUid = None) -> None:

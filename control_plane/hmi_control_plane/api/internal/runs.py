@@ -1,9 +1,12 @@
 """Training runs, as the operator creates them and trainers report on them."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from hmi_api.internal.runs import RunCreate, RunFailure, RunPods, RunProgress, RunResult, RunView
+from hmi_api.internal.window_counts import DEFAULT_WINDOWS_READ, MAX_WINDOWS_READ, WindowCounts
 from hmi_api.security.internal_auth import Caller, Role
 from hmi_control_plane.api import NO_CONTENT
 from hmi_control_plane.api.internal.runtimes import ChangeSignal
@@ -13,6 +16,10 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.tables import TrainingRun
 from hmi_control_plane.http.errors import Forbidden
 from hmi_control_plane.http.parameters import RunId
+from hmi_control_plane.window_counts.merging import WindowCountMerger
+from hmi_control_plane.window_counts.reading import read_window_counts
+
+Most = Annotated[int, Query(ge=1, le=MAX_WINDOWS_READ, description="Most windows, the most frequent first.")]
 
 
 def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
@@ -27,11 +34,31 @@ def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:
     return run
 
 
-def build(database: Database, guard: RoleGuard, changes: ChangeSignal) -> APIRouter:
+def build(
+    database: Database, guard: RoleGuard, changes: ChangeSignal, windows: WindowCountMerger
+) -> APIRouter:
     """Return the routes under ``/runs``."""
     router = APIRouter()
     router.include_router(_operator_routes(database, guard))
     router.include_router(_trainer_routes(database, guard, changes))
+    router.include_router(_window_routes(database, guard, windows))
+    return router
+
+
+def _window_routes(database: Database, guard: RoleGuard, windows: WindowCountMerger) -> APIRouter:
+    router = APIRouter(prefix="/runs", route_class=guard.only(Role.OPERATOR, Role.TRAINER))
+
+    @router.get("/{run_id}/window-counts")
+    def read_windows(
+        run_id: RunId, caller: AdmittedCaller, most: Most = DEFAULT_WINDOWS_READ
+    ) -> WindowCounts:
+        """Read the windows that traffic of the run's Domain looked up, as far as the run may know them."""
+        with database.read() as session:
+            run_of(session, run_id, caller)
+        windows.merge()  # so that the run sees what has been reported until now
+        with database.read() as session:
+            return read_window_counts(session, run_of(session, run_id, caller), windows.settings, most)
+
     return router
 
 

@@ -10,12 +10,14 @@ from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 
 from hmi_api.internal.runtimes import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
+from hmi_api.internal.window_counts import WindowCountReport
 from hmi_api.security.internal_auth import Role
 from hmi_control_plane.api import NO_CONTENT
 from hmi_control_plane.auth.guards import RoleGuard
 from hmi_control_plane.catalog import desired_state, placement, runtimes
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.http.parameters import RuntimeId
+from hmi_control_plane.window_counts.reports import record_report
 
 
 class ChangeSignal:
@@ -74,6 +76,12 @@ def build(
         if outcome.fleet_changed:
             place_and_notify()
         return outcome.reply
+
+    @router.post("/{runtime_id}/window-counts", **NO_CONTENT)
+    def report_window_counts(runtime_id: RuntimeId, report: WindowCountReport) -> None:
+        """Record the windows that a runtime looked up since its report before."""
+        with database.write() as session:
+            record_report(session, report)
 
     @router.delete("/{runtime_id}", **NO_CONTENT)
     def deregister(runtime_id: RuntimeId) -> None:

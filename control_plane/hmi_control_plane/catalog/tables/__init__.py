@@ -26,6 +26,12 @@ from hmi_control_plane.catalog.tables.runtimes import (
 )
 from hmi_control_plane.catalog.tables.tenants import ApiKey, DeletedTenant, Tenant, new_tenant_id
 from hmi_control_plane.catalog.tables.usage import Meter, UsageEventRow
+from hmi_control_plane.catalog.tables.window_counts import (
+    DomainLookupsRow,
+    PendingWindowReport,
+    WindowCountRow,
+    WindowReporter,
+)
 
 __all__ = [
     "IS_CURRENT",
@@ -37,6 +43,7 @@ __all__ = [
     "Base",
     "Cluster",
     "DeletedTenant",
+    "DomainLookupsRow",
     "DomainPlacement",
     "DomainRow",
     "DomainVersion",
@@ -47,6 +54,7 @@ __all__ = [
     "LoadReport",
     "LoadState",
     "Meter",
+    "PendingWindowReport",
     "Placement",
     "Price",
     "RunArtifact",
@@ -55,5 +63,7 @@ __all__ = [
     "Tenant",
     "TrainingRun",
     "UsageEventRow",
+    "WindowCountRow",
+    "WindowReporter",
     "new_tenant_id",
 ]

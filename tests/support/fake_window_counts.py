@@ -1,0 +1,89 @@
+"""The windows that traffic looked up, as the fake control plane keeps them: plain dictionaries."""
+
+from collections import Counter, defaultdict
+
+import numpy as np
+from fake_catalog import FakeCatalog
+
+from hmi_api.internal.client import Refused
+from hmi_api.internal.window_counts import DomainLookups, WindowArray, WindowCountReport, WindowCounts
+
+LEAST_TENANTS, DAYS = 3, 30
+
+
+def window_array(counts: dict[int, int]) -> WindowArray:
+    """Return windows as they travel."""
+    numbers = (list(counts), list(counts.values()))
+    keys, found = (np.array(some, dtype="<i8").tobytes() for some in numbers)
+    return WindowArray(keys=keys, counts=found)
+
+
+def window_dict(windows: WindowArray) -> dict[int, int]:
+    """Return windows and counts, in the order in which they travelled."""
+    keys, counts = (np.frombuffer(some, "<i8").tolist() for some in (windows.keys, windows.counts))
+    return dict(zip(keys, counts, strict=True))
+
+
+class FakeWindowCounts:
+    """Counts by Domain, layers and tenant. The fake's tenant ids are the tenants' names."""
+
+    def __init__(self, catalog: FakeCatalog) -> None:
+        self._catalog = catalog
+        self._sequences: dict[str, int] = {}
+        self._windows: dict[tuple[str, str], dict[str, Counter[int]]] = defaultdict(
+            lambda: defaultdict(Counter)
+        )
+        self._lookups: dict[tuple[str, int], tuple[int, int]] = defaultdict(lambda: (0, 0))
+
+    def record(self, report: WindowCountReport) -> None:
+        """Count a report, unless it was counted before."""
+        if report.sequence <= self._sequences.get(report.incarnation, -1):
+            return
+        self._sequences[report.incarnation] = report.sequence
+        for one in report.domains:
+            row = self._catalog.domains.get(one.domain)
+            versions = row.versions if row else []
+            if (one.version, one.layers_digest) not in {(v.version, v.layers.digest) for v in versions}:
+                continue
+            lookups, hits = self._lookups[one.domain, one.version]
+            self._lookups[one.domain, one.version] = (lookups + one.lookups, hits + one.hits)
+            for tenant in one.tenants:
+                if tenant.tenant_id in self.tenant_ids():
+                    self._windows[one.domain, one.layers_digest][tenant.tenant_id].update(window_dict(tenant))
+
+    def tenant_ids(self) -> set[str]:
+        """Return the ids of all tenants."""
+        return {f"tenant_{name}" for name in self._catalog.tenants}
+
+    def lookups_of(self, key: str, version: int) -> DomainLookups:
+        """Return the statistics of a Domain's version."""
+        return DomainLookups.of(*self._lookups[key, version])
+
+    def read(self, run_id: str, most: int) -> WindowCounts:
+        """Return what a run may read, by the rule of the real one."""
+        spec = self._catalog.run(run_id).spec
+        if spec.kind != "domain":
+            raise Refused(400, "NoDomainRun", f"Run {run_id} trains a TaskAdapter.")
+        self._catalog.require_open(run_id)
+        key = f"{spec.namespace}/{spec.name}"
+        view = self._catalog.domain_view(key)
+        limits = {"least_tenants": LEAST_TENANTS, "days": DAYS}
+        if view.current is None:
+            return WindowCounts(layers_digest="", **limits)
+        digest = view.current.layers.digest
+        by_tenant = dict(self._windows[key, digest])
+        admitted = Counter(by_tenant.pop(f"tenant_{view.record.tenant}", {}))
+        for window in {window for counts in by_tenant.values() for window in counts}:
+            askers = [counts[window] for counts in by_tenant.values() if window in counts]
+            if len(askers) >= LEAST_TENANTS:
+                admitted[window] += sum(askers)
+        ordered = sorted(admitted.items(), key=lambda item: (-item[1], item[0]))
+        array = window_array(dict(ordered[:most]))
+        return WindowCounts(
+            **array.model_dump(),
+            layers_digest=digest,
+            total=sum(admitted.values()),
+            admitted=len(admitted),
+            statistics=self.lookups_of(key, view.current.version),
+            **limits,
+        )
