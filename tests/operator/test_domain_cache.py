@@ -8,6 +8,7 @@ from fake_control_plane import FakeControlPlane
 from planning_fixtures import DIGEST, domain_version
 
 from hmi_api.internal.catalog import DomainRecord, DomainView
+from hmi_api.internal.window_counts import DomainLookups
 from hmi_api.names import DomainKey
 from hmi_operator.observer import DOMAIN_CACHE_SECONDS, DomainCache
 
@@ -35,7 +36,7 @@ def publish(plane: FakeControlPlane) -> DomainView:
     """Publish the Domain; return its view."""
     record = DomainRecord(uid="u", tenant="acme", generation=1, spec_digest=DIGEST, base_uri="wheel://m")
     plane.catalog.domains[KEY] = StoredDomain(record, current=domain_version(DIGEST))
-    return plane.catalog.domain_view(KEY)
+    return plane.catalog.domain_view(KEY).model_copy(update={"lookups": DomainLookups.of(0, 0)})
 
 
 async def test_a_domain_is_requested_once_for_a_while(
