@@ -14,6 +14,7 @@ from hmi_bench.accuracy.full_fine_tuning import Recipe
 from hmi_bench.accuracy.tasks import Task, corpus
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
+from hmi_runtime.adapters.kernels import default_kernel
 from hmi_runtime.adapters.quantization import calibration_sample
 from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights
@@ -150,7 +151,7 @@ def _int8_logits(backbone: Backbone, weights: AdapterWeights) -> BatchFunction:
     pool = SlotPool(upper, 1, limits)
     pool.write(0, weights)
     sample = calibration_sample(backbone.encoder, backbone.split)
-    executor = UpperExecutor(upper, pool, "int8", sample=sample)
+    executor = UpperExecutor(upper, pool, default_kernel("int8"), sample=sample)
 
     def logits(features: Tensor, mask: Tensor) -> Tensor:
         slots = [0] * len(features)

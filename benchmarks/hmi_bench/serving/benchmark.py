@@ -4,7 +4,6 @@ import logging
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import torch
 from transformers import BertConfig
@@ -17,11 +16,13 @@ from hmi_bench.serving.peft import PeftMixed
 from hmi_bench.serving.systems import ServingSystem, Swapping, make_batch
 from hmi_bench.texts import text_lengths
 from hmi_bench.timing import Timing, time_in_turns
-from hmi_runtime.adapters.executor import Precision
+from hmi_runtime.adapters.kernels import Precision, available_kernels
 
 log = logging.getLogger(__name__)
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PRECISIONS: tuple[Precision, ...] = tuple(
+    dict.fromkeys(kernel.precision for kernel in available_kernels(torch.device("cpu")))
+)
 RANK = 16
 PEFT = "PEFT mixed batch"
 SWAPPING = "model swapping"

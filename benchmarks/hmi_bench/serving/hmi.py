@@ -13,8 +13,9 @@ from hmi_api.resources.domain import OnMiss
 from hmi_api.resources.task_adapter import TaskType
 from hmi_bench.runtime_setup import make_table
 from hmi_bench.serving.systems import Batch
-from hmi_runtime.adapters.executor import Precision, UpperExecutor
+from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
+from hmi_runtime.adapters.kernels import Precision, default_kernel
 from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
 from hmi_runtime.models.architecture import MATRICES, NORMS, EncoderConfig
@@ -81,7 +82,7 @@ class HierarchicalRuntime:
             pool.write(slot, adapter)
         self.bytes_a_tenant = weights[0].nbytes if rank else 0
         self._rank = rank
-        self._executor = UpperExecutor(shared.upper, pool, precision)
+        self._executor = UpperExecutor(shared.upper, pool, default_kernel(precision))
 
     def prepare(self, batch: Batch) -> None:
         """Build a table that contains ``found`` of the batch's windows among many others."""

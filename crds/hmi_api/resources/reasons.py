@@ -175,7 +175,7 @@ LOADING: Mapping[str, str] = {
     "HostBudgetFull": "Raise the runtime's HMI_HOST_BUDGET.",
     "DiskBudgetFull": "Raise the runtime's HMI_DISK_BUDGET.",
     "TableBudgetFull": "Raise the runtime's HMI_TABLE_BUDGET, or add runtimes.",
-    "Int8Unsupported": "Set the runtime's precision to float32: its CPU kernels have no int8.",
+    "PrecisionUnsupported": "Set the runtime's HMI_PRECISION to auto or float32: its CPU lacks this one.",
 }
 """Why a runtime does not have an adapter: in the condition Loaded, and in answers."""
 DECLARING: Mapping[str, str] = {

@@ -14,19 +14,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hmi_runtime.adapters.kernels import FLOAT32, Kernel, check_available
 from hmi_runtime.adapters.quantization import FloatLayer, FrozenLayer, quantise_layers
-from hmi_runtime.adapters.slot_pool import BottleneckTraits, SlotPool, SlotTraits
+from hmi_runtime.adapters.slot_pool import BottleneckTraits, SlotLimits, SlotPool, SlotTraits
 from hmi_runtime.models.architecture import SUBLAYER_OUTPUT, Sublayer
 from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
 
 Kind = TypeVar("Kind", bound=int | BottleneckTraits)
-Precision = Literal["float32", "int8"]
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": torch.ops.aten.gelu_.default,
     "gelu_new": partial(torch.ops.aten.gelu_.default, approximate="tanh"),
@@ -133,22 +133,24 @@ class UpperExecutor:
         self,
         upper: UpperLayers,
         pool: SlotPool,
-        precision: Precision = "float32",
+        kernel: Kernel = FLOAT32,
         *,
         sample: Tensor | None = None,
     ) -> None:
         """Prepare ``upper``, which is on the pool's device.
 
-        ``int8`` quantises the frozen matrices, on CPUs only. ``sample`` (B, T, D), unpadded inputs of the
-        upper layers, makes it more accurate (see ``quantise_layers``).
+        ``kernel`` multiplies the frozen matrices. ``sample`` (B, T, D), unpadded inputs of the upper layers,
+        makes int8 more accurate (see ``quantise_layers``). Raises ``InvalidInput`` PrecisionUnsupported
+        unless the kernel is one of the device's ``available_kernels``.
         """
+        check_available(kernel, pool.device)
         self.pool = pool
-        self.precision = precision
+        self.kernel = kernel
         self._upper = upper
         self._layers = [layer for layer in upper.layers if isinstance(layer, EncoderLayer)]
         self._frozen: Sequence[FrozenLayer] = (
             quantise_layers(self._layers, sample)
-            if precision == "int8"
+            if kernel.precision == "int8"
             else [FloatLayer(layer) for layer in self._layers]
         )
         self._workspace = Workspace(pool.device)
@@ -182,6 +184,16 @@ class UpperExecutor:
         if plan.in_order:
             return x
         return torch.empty_like(x).index_copy_(0, order, x)
+
+
+def trial_executor(upper: UpperLayers, kernel: Kernel, sample: Tensor | None = None) -> UpperExecutor:
+    """Return an executor for rows without an adapter, to time ``kernel`` and to compare its states.
+
+    ``sample`` (B, T, D) is as in ``UpperExecutor``.
+    """
+    device = next(upper.parameters()).device
+    pool = SlotPool(upper, 0, SlotLimits(max_rank=1, max_labels=1, dense_heads=False), device)
+    return UpperExecutor(upper, pool, kernel, sample=sample)
 
 
 def _add_norms(magnitude: Tensor, x: Tensor) -> None:

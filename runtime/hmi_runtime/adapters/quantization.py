@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from hmi_api.errors import InvalidInput
 from hmi_runtime.models.architecture import MATRICES, EncoderConfig
 from hmi_runtime.models.encoder import Encoder, EncoderLayer, PlainSteps
 
@@ -145,14 +144,8 @@ def quantise_layers(layers: Sequence[EncoderLayer], sample: Tensor | None = None
     """Quantise the upper layers.
 
     ``sample`` (B, T, D) are typical inputs of the first, unpadded; without it, random states after that
-    layer's norm are used, which costs a little accuracy. Raises ``InvalidInput`` Int8Unsupported unless
-    ``supports_int8``.
+    layer's norm are used, which costs a little accuracy. Requires ``supports_int8``.
     """
-    if not all(supports_int8(layer.query.weight.device) for layer in layers):
-        raise InvalidInput(
-            "Int8Unsupported",
-            "int8 upper layers run on CPUs with oneDNN only; set the precision to float32.",
-        )
     first = layers[0]
     states = _random_states(first) if sample is None else sample.float()
     mask = torch.ones(states.shape[:2], dtype=torch.bool)

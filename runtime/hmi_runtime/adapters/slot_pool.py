@@ -29,6 +29,8 @@ class SlotLimits:
     max_bottleneck: int = 0
     max_labels: int = 32
     dense_heads: bool = True
+    dtype: torch.dtype = torch.float32
+    """Of every tensor in the slot; the executor's kernel determines it."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class SlotPool:
         self.limits = limits or SlotLimits()
         self.traits: list[SlotTraits] = [SlotTraits() for _ in range(slots + 1)]
         self._tensors = {
-            name: torch.zeros(shape[0], slots + 1, *shape[1:], device=device)
+            name: torch.zeros(shape[0], slots + 1, *shape[1:], dtype=self.limits.dtype, device=device)
             for name, shape in _slot_shapes(config, split, self.limits).items()
         }
         for name in MATRICES:
@@ -91,7 +93,8 @@ class SlotPool:
     @staticmethod
     def slot_bytes(config: EncoderConfig, split: int, limits: SlotLimits) -> int:
         """Return the bytes one slot takes, for turning a byte budget into a number of slots."""
-        return 4 * sum(torch.Size(shape).numel() for shape in _slot_shapes(config, split, limits).values())
+        values = sum(torch.Size(shape).numel() for shape in _slot_shapes(config, split, limits).values())
+        return values * limits.dtype.itemsize
 
     def tensor(self, name: str) -> Tensor:
         """Return one pool tensor, (layers, slots + 1, ...); see ``_slot_shapes`` for names."""

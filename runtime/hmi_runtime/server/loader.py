@@ -18,6 +18,7 @@ from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.executor import UpperExecutor
+from hmi_runtime.adapters.kernels import Kernel, default_kernel
 from hmi_runtime.adapters.quantization import calibration_sample, is_int8_faster
 from hmi_runtime.adapters.slot_pool import SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, copy_to_host
@@ -25,8 +26,9 @@ from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.cache.adapter_cache import AdapterCache, AdapterId
 from hmi_runtime.cache.disk import DiskTier
 from hmi_runtime.cache.tiers import CacheEvents
+from hmi_runtime.models.architecture import EncoderConfig
 from hmi_runtime.models.domain_layers import DomainLayers
-from hmi_runtime.models.encoder import Encoder, UpperLayers
+from hmi_runtime.models.encoder import UpperLayers
 from hmi_runtime.models.source import load_base
 from hmi_runtime.server.settings import RuntimeSettings
 from hmi_runtime.serving.engine import Engine
@@ -249,7 +251,7 @@ class AdapterLoader:
                     "base model %s split at %d loaded, its upper layers in %s",
                     version.base.uri,
                     version.split,
-                    engine.executor.precision,
+                    engine.executor.kernel.name,
                 )
             return engine
 
@@ -257,7 +259,8 @@ class AdapterLoader:
         base = load_base(version.base.uri, version.base.revision, expected_digest=version.base_digest)
         encoder = base.encoder().to(self._device)
         upper = UpperLayers(encoder, version.split)
-        limits = self._settings.slot_limits
+        kernel = self._choose_kernel(base.config)
+        limits = replace(self._settings.slot_limits, dtype=kernel.slot_dtype)
         slot_bytes = SlotPool.slot_bytes(base.config, version.split, limits)
         slots = min(self._settings.device_slots, self._settings.device_budget // slot_bytes)
         if slots < 1:
@@ -266,21 +269,22 @@ class AdapterLoader:
                 "Not one adapter slot fits in HMI_DEVICE_BUDGET; raise it, or lower HMI_MAX_RANK.",
             )
         pool = SlotPool(upper, slots, limits, self._device)
+        sample = calibration_sample(encoder, upper.split) if kernel.precision == "int8" else None
         return Engine(
             key=key,
             base=base,
             encoder=encoder,
-            executor=self._make_executor(encoder, upper, pool),
+            executor=UpperExecutor(upper, pool, kernel, sample=sample),
             slots=self.cache.add_slots(slots, pool),
             slot_bytes=slot_bytes,
             device=self._device,
         )
 
-    def _make_executor(self, encoder: Encoder, upper: UpperLayers, pool: SlotPool) -> UpperExecutor:
+    def _choose_kernel(self, config: EncoderConfig) -> Kernel:
         precision = self._settings.precision
-        if precision == "float32" or (precision == "auto" and not is_int8_faster(upper.config, self._device)):
-            return UpperExecutor(upper, pool)
-        return UpperExecutor(upper, pool, "int8", sample=calibration_sample(encoder, upper.split))
+        if precision == "auto":
+            precision = "int8" if is_int8_faster(config, self._device) else "float32"
+        return default_kernel(precision, self._device)
 
     def _lock(self, key: object) -> threading.Lock:
         with self._guard:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.adapters.executor import Precision, UpperExecutor
+from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
+from hmi_runtime.adapters.kernels import Precision, default_kernel
 from hmi_runtime.adapters.quantization import calibration_sample
 from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
@@ -97,7 +98,9 @@ def test_a_rows_answer_hardly_depends_on_its_batch(precision: Precision) -> None
     pool = SlotPool(upper, 12, SlotLimits(max_rank=32, max_labels=8, dense_heads=False))
     for slot in range(pool.slots):
         pool.write(slot, adapter(slot))
-    executor = UpperExecutor(upper, pool, precision, sample=calibration_sample(encoder, SPLIT))
+    executor = UpperExecutor(
+        upper, pool, default_kernel(precision), sample=calibration_sample(encoder, SPLIT)
+    )
     alone = [answers(executor, [number])[0] for number in range(ROWS)]
     assert sum(bool(row.max() < 0.95) for row in alone) > ROWS / 2  # else probabilities could hardly change
 

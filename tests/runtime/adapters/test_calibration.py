@@ -3,6 +3,7 @@
 import torch
 
 from hmi_runtime.adapters.executor import UpperExecutor
+from hmi_runtime.adapters.kernels import default_kernel
 from hmi_runtime.adapters.quantization import calibration_sample
 from hmi_runtime.adapters.slot_pool import BARE, SlotPool
 from hmi_runtime.models.encoder import UpperLayers
@@ -27,7 +28,9 @@ def test_int8_with_a_sample_stays_near_float32() -> None:
     pool = SlotPool(upper, 1)
     cosines = []
     for sample in (None, calibration_sample(encoder, 3)):
-        out = UpperExecutor(upper, pool, "int8", sample=sample).run(hidden, mask, [BARE, BARE])
+        out = UpperExecutor(upper, pool, default_kernel("int8"), sample=sample).run(
+            hidden, mask, [BARE, BARE]
+        )
         cosines.append(torch.cosine_similarity(out, truth, dim=-1).mean().item())
     assert cosines[1] > 0.997
     assert cosines[1] > cosines[0]

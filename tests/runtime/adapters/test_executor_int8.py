@@ -9,6 +9,7 @@ from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters import quantization as quantized
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import pool_states
+from hmi_runtime.adapters.kernels import default_kernel
 from hmi_runtime.adapters.quantization import (
     calibration_sample,
     is_int8_faster,
@@ -86,7 +87,7 @@ def test_int8_is_close_to_float32_on_real_weights(
     pool.write(0, lora_adapter(upper))
     slots = [slot] * len(TEXTS)
     exact = UpperExecutor(upper, pool).run(*batch, slots)
-    found = UpperExecutor(upper, pool, "int8", sample=sample).run(*batch, slots)
+    found = UpperExecutor(upper, pool, default_kernel("int8"), sample=sample).run(*batch, slots)
     mask = batch[1]
     sentences = torch.cosine_similarity(
         pool_states("mean", exact, mask), pool_states("mean", found, mask), dim=-1
@@ -106,7 +107,7 @@ def test_int8_is_close_to_float32_of_every_architecture(architecture: str) -> No
     pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
     sample = calibration_sample(encoder, 2)
     exact = UpperExecutor(upper, pool).run(hidden, mask, [BARE, BARE])
-    found = UpperExecutor(upper, pool, "int8", sample=sample).run(hidden, mask, [BARE, BARE])
+    found = UpperExecutor(upper, pool, default_kernel("int8"), sample=sample).run(hidden, mask, [BARE, BARE])
     assert torch.cosine_similarity(exact, found, dim=-1)[mask].min() > 0.995
 
 
@@ -115,7 +116,7 @@ def test_huge_values_in_one_row_do_not_change_the_others(
 ) -> None:
     pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
     pool.write(0, lora_adapter(upper, size=1e4))
-    executor = UpperExecutor(upper, pool, "int8")
+    executor = UpperExecutor(upper, pool, default_kernel("int8"))
     alone = executor.run(*batch, [BARE] * 4)
     beside = executor.run(*batch, [BARE, 0, BARE, 0])
     assert torch.equal(beside[[0, 2]], alone[[0, 2]])

@@ -9,8 +9,9 @@ from support_encoders import ARCHITECTURES, random_encoder
 
 from hmi_api.internal.inference import InferRow
 from hmi_api.resources.task_adapter import TaskType
-from hmi_runtime.adapters.executor import Precision, UpperExecutor
+from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
+from hmi_runtime.adapters.kernels import Precision, default_kernel
 from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Dense, Head, LayerAdapter, LoraMatrix
 from hmi_runtime.cache.adapter_cache import AdapterId
@@ -114,7 +115,7 @@ def test_an_overflow_in_the_upper_layers_gives_nan(
     mask = torch.ones(3, LENGTH, dtype=torch.bool)
     if padded:
         mask[:, 3:] = False
-    executor = UpperExecutor(upper, pool, precision)
+    executor = UpperExecutor(upper, pool, default_kernel(precision))
     alone = executor.run(hidden, mask, [0, 0, 0])
 
     found = executor.run(hidden, mask, [0, 1, 0])

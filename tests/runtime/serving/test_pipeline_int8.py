@@ -36,10 +36,11 @@ def test_auto_chooses_int8_where_it_runs(
     loader: AdapterLoader,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hmi_runtime.adapters.quantization.supports_int8", lambda device: here)
+    if not here:
+        monkeypatch.setattr("hmi_runtime.adapters.quantization._exact_weight_levels", lambda: None)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
     domain = models.domain("bikes/repair")
     loader.activate(loader.load(models.adapter("tenant/task", domain), domain))
     engine = loader.pipeline.engine(EngineKey(domain.version.base_digest, domain.version.split))
     assert engine is not None
-    assert engine.executor.precision == taken
+    assert engine.executor.kernel.precision == taken
