@@ -6,6 +6,7 @@
 #   make check    formatting, lint, types, layers, the documentation site and the tests: what CI runs
 #   make e2e      the main job and faults on a real cluster (KUBECONFIG, ../shared/kube/cluster or kind)
 #   make bench    the measurements of docs/benchmarks.md (BENCH_DATA=folder of tasks for accuracy)
+#   make gpu      the runtime on this machine's GPU, offline, with what is installed; at most eight minutes
 #   make docs     build the documentation site into build/site
 #   make crds     write crds/*.yaml and docs/resources.md from the types
 #   make clean    remove what the other targets made
@@ -37,7 +38,7 @@ CHECKED := $(CODE) tests examples scripts benchmarks
 
 export HMI_PIP_ARGS
 
-.PHONY: help demo test test-avx2 check docs e2e format bench crds clean
+.PHONY: help demo test test-avx2 check docs e2e format bench gpu crds clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -73,6 +74,10 @@ format: $(DEV)
 bench: $(DEV)
 	PYTHONPATH=benchmarks $(BIN)/python -m hmi_bench run \
 	  $(if $(BENCH_DATA),--data "$(BENCH_DATA)" --domains benchmarks/domains.json) $(ARGS)
+
+# Installs nothing: it uses .venv if there is one, else the machine's own Python with its CUDA build of PyTorch.
+gpu:
+	PYTHONPATH=crds:runtime:benchmarks timeout 480 $(or $(wildcard $(BIN)/python),$(PYTHON)) -m hmi_bench gpu $(ARGS)
 
 docs: $(DEV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -1,4 +1,4 @@
-"""``python -m hmi_bench accuracy|serving|fanout|scale|gateway|run``: see docs/benchmarks.md."""
+"""``python -m hmi_bench accuracy|serving|fanout|scale|gateway|gpu|run``: see docs/benchmarks.md."""
 
 import argparse
 import logging
@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     gateway.add_argument("--requests", type=int, default=2_000, help="at each rate")
     gateway.add_argument("--rate", type=float, action="append", help="requests a second; may be repeated")
     gateway.set_defaults(run=_gateway)
+    gpu = commands.add_parser("gpu", help="agreement, peers, 10,000 adapters and copies, on a GPU")
+    gpu.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the program")
+    gpu.set_defaults(run=_gpu)
     everything = commands.add_parser("run", help="all of them, one after another")
     everything.add_argument("--quick", action="store_true", help="fewer rounds, at most 1,000 adapters")
     everything.add_argument("--data", type=Path, help="folder of task folders; no accuracy without it")
@@ -141,6 +144,12 @@ def _gateway(arguments: argparse.Namespace) -> str:
     return run_gateway(
         arguments.out, requests=arguments.requests, rates=arguments.rate or (25.0, 50.0, 100.0)
     )
+
+
+def _gpu(arguments: argparse.Namespace) -> str:
+    from hmi_bench.gpu.benchmark import GpuPlan, run_gpu  # noqa: PLC0415 - each benchmark imports only its own peers
+
+    return run_gpu(arguments.out, GpuPlan(device=arguments.device))
 
 
 def _everything(arguments: argparse.Namespace) -> str:

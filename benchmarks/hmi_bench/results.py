@@ -9,12 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import torch
-
-mpl.use("Agg")
-
-from matplotlib import pyplot as plt
 
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 """Instruction sets, by their names in /proc/cpuinfo, that decide which kernels are fast."""
@@ -102,6 +97,11 @@ def lines(
 @contextmanager
 def _axes(path: Path, title: str, size: tuple[float, float]) -> Iterator[Any]:
     """Yield the axes of a new figure, and write the figure to ``path``."""
+    import matplotlib as mpl  # noqa: PLC0415 - machines that draw nothing need not have it
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     yield axes
     axes.set_title(title)

@@ -12,7 +12,7 @@ from torch import Tensor
 from hmi_api.resources.domain import OnMiss
 from hmi_api.resources.task_adapter import TaskType
 from hmi_bench.runtime_setup import make_table
-from hmi_bench.serving.systems import Batch
+from hmi_bench.serving.systems import CPU, Batch
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
 from hmi_runtime.adapters.kernels import Precision, default_kernel
@@ -42,13 +42,13 @@ class Shared:
     upper: UpperLayers
 
     @classmethod
-    def make(cls, config: EncoderConfig = BERT_BASE) -> "Shared":
+    def make(cls, config: EncoderConfig = BERT_BASE, *, device: torch.device = CPU) -> "Shared":
         """Make a random base model, split in the middle, and a Domain's layers with the default bridge."""
         torch.manual_seed(0)
-        encoder = Encoder(config).requires_grad_(False).eval()
+        encoder = Encoder(config).requires_grad_(False).eval().to(device)
         split = config.layers // 2
         layers = DomainLayers.from_encoder(encoder, split, bridge_heads=4, bridge_head_size=24)
-        return cls(encoder, layers.requires_grad_(False).eval(), UpperLayers(encoder, split))
+        return cls(encoder, layers.requires_grad_(False).eval().to(device), UpperLayers(encoder, split))
 
 
 def system_name(precision: Precision, rank: int | None, found: float = 1.0) -> str:
@@ -76,13 +76,16 @@ class HierarchicalRuntime:
         self.name = system_name(precision, rank, found)
         self._shared = shared
         self._found = found
-        pool = SlotPool(shared.upper, rows, SlotLimits(max_rank=rank or 8, dense_heads=False))
+        self._device = shared.encoder.word.weight.device
+        kernel = default_kernel(precision, self._device)
+        limits = SlotLimits(max_rank=rank or 8, dense_heads=False, dtype=kernel.slot_dtype)
+        pool = SlotPool(shared.upper, rows, limits, self._device)
         weights = [random_adapter(shared.upper, rank or 8, 2 + row % 14, seed=row) for row in range(rows)]
         for slot, adapter in enumerate(weights):
             pool.write(slot, adapter)
         self.bytes_a_tenant = weights[0].nbytes if rank else 0
         self._rank = rank
-        self._executor = UpperExecutor(shared.upper, pool, default_kernel(precision))
+        self._executor = UpperExecutor(shared.upper, pool, kernel)
 
     def prepare(self, batch: Batch) -> None:
         """Build a table that contains ``found`` of the batch's windows among many others."""
@@ -108,11 +111,12 @@ class HierarchicalRuntime:
         domains = torch.zeros(len(batch), dtype=torch.int64)
         windows = trigrams(batch.ids, batch.mask)  # (B, T, 3)
         parts = lookup_many([self._lookup], domains, windows, batch.mask).outputs  # (B, T, 3, D)
-        hidden = self._shared.layers.combine_windows(parts, batch.mask)  # (B, T, D)
+        parts, mask = parts.to(self._device), batch.mask.to(self._device)
+        hidden = self._shared.layers.combine_windows(parts, mask)  # (B, T, D)
         slots = list(range(len(batch)))
         run_slots = slots if self._rank else [BARE] * len(batch)
-        hidden = self._executor.run(hidden, batch.mask, run_slots)  # (B, T, D)
-        return run_heads(self._executor.pool, hidden, batch.mask, slots)
+        hidden = self._executor.run(hidden, mask, run_slots)  # (B, T, D)
+        return [row.cpu() for row in run_heads(self._executor.pool, hidden, mask, slots)]
 
 
 def random_adapter(upper: UpperLayers, rank: int, labels: int, *, seed: int) -> AdapterWeights:
