@@ -5,10 +5,11 @@ import logging
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from hmi_api.internal.trainer import TrainingPrecision
 from hmi_bench.accuracy.benchmark import METHODS
 from hmi_bench.base_models import CHOICES, MINILM
 
@@ -36,6 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     accuracy.add_argument("--data", type=Path, required=True, help="folder of task folders")
     _add_accuracy_options(accuracy)
     accuracy.add_argument("--base", default=MINILM)
+    accuracy.add_argument(
+        "--training-precision",
+        choices=get_args(TrainingPrecision),
+        default="auto",
+        help="of the hPLM's training steps; full fine-tuning is in float32",
+    )
     accuracy.add_argument("--task", action="append", default=[], help="only tasks whose path begins so")
     accuracy.add_argument(
         "--method", action="append", default=[], choices=METHODS, help="only these; repeatable"
@@ -104,6 +111,7 @@ def _accuracy(arguments: argparse.Namespace) -> str:
         domains=arguments.domains,
         only_tasks=arguments.task,
         only_methods=arguments.method,
+        training_precision=arguments.training_precision,
     )
 
 

@@ -10,12 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
+from hmi_api.internal.trainer import TrainingPrecision
 from hmi_api.resources.task_adapter import TaskType
 from hmi_bench import results
 from hmi_bench.accuracy.full_fine_tuning import Recipe, evaluate, full_finetune
 from hmi_bench.accuracy.hierarchical import Hierarchical
 from hmi_bench.accuracy.tasks import Task, read_tasks
 from hmi_runtime.models.source import load_base
+from hmi_runtime.training.precision import step_precision
 
 log = logging.getLogger(__name__)
 METHODS = ("full", "unsplit", "bridgeless", "untaught", "hplm")
@@ -241,17 +243,26 @@ def run_accuracy(
     domains: Path | None,
     only_tasks: list[str],
     only_methods: list[str],
+    training_precision: TrainingPrecision = "auto",
 ) -> str:
     """Run the missing cells of a preset's study on the tasks under ``data``; return the report's table.
 
     ``domains`` is a JSON file that maps task paths to domains. ``only_*`` limit the cells that are run now,
     so that several processes can share a study; the report includes all cells on file.
+    ``training_precision`` is that of the training steps of all methods but full fine-tuning.
     """
     preset = PRESETS[preset_name]
     folder = out / f"accuracy-{preset.name}"
     tasks = read_tasks(data, json.loads(domains.read_text()) if domains else {})
     base = load_base(base_uri)
-    hierarchical = Hierarchical(base, tasks, preset.distillation_steps, preset.unlabelled_rows, folder)
+    hierarchical = Hierarchical(
+        base,
+        tasks,
+        preset.distillation_steps,
+        preset.unlabelled_rows,
+        folder,
+        step_precision(training_precision),
+    )
 
     def full(task: Task, recipe: Recipe, seed: int) -> tuple[float, int, float, dict[str, float]]:
         metric, epoch, model = full_finetune(base, task, recipe, seed)

@@ -25,6 +25,7 @@ from hmi_runtime.training.backbone import Backbone, BatchFunction
 from hmi_runtime.training.distillation import distill
 from hmi_runtime.training.examples import default_metric
 from hmi_runtime.training.fine_tuning import score
+from hmi_runtime.training.precision import FLOAT32, PRECISION_METRIC, StepPrecision
 from hmi_runtime.training.teacher import sample_texts
 from hmi_runtime.training.token_dataset import TokenDataset
 
@@ -41,6 +42,7 @@ class Hierarchical:
     steps: int
     unlabelled_rows: int
     folder: Path
+    precision: StepPrecision = FLOAT32
     bridge_heads: int = 4
 
     def hplm(self, task: Task, recipe: Recipe, seed: int) -> Tested:
@@ -93,6 +95,7 @@ class Hierarchical:
                 DomainTraining(steps=self.steps),
                 checkpoint_path=work / "distillation.safetensors",
                 fresh=True,
+                precision=self.precision,
             )
             part = work / "layers.part"
             part.mkdir(exist_ok=True)
@@ -128,6 +131,7 @@ class Hierarchical:
             ),
             unlabelled=unlabelled or (),
             teacher_dir=self.folder / "teachers" / str(seed),
+            precision=self.precision,
         )
         rows = task_dataset(backbone, task.test, task.labels, recipe.max_length, work / "features")
         served = adapter_logits(backbone.upper(), trained.weights)
@@ -140,6 +144,7 @@ class Hierarchical:
             "test_int8": int8,
             "rank": trained.metrics["rank"],
             "energy_kept": trained.metrics["energy_kept"],
+            PRECISION_METRIC: trained.metrics[PRECISION_METRIC],
         }
         return trained.metrics["validation"], int(trained.metrics["best_epoch"]), test, detail
 

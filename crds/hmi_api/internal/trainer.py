@@ -1,6 +1,7 @@
 """How a trainer is started and what its exit status says: read by the trainer, written by the operator."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -13,6 +14,7 @@ EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_TRY_AGAIN = 0, 1, 2, 75
 """Done; failed and reported; wrong usage; the control plane did not answer."""
 RESULT_FILE = "result.json"
 """In the work folder of a finished run: its result."""
+TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 
 
 class TrainingSettings(AdapterLimits, AddressPolicySettings):
@@ -46,6 +48,11 @@ class TrainingSettings(AdapterLimits, AddressPolicySettings):
         ge=0,
         description="CPU threads; 0 for all cores. A run gives the same bits only on "
         "the same number of threads.",
+    )
+    training_precision: TrainingPrecision = Field(
+        default="auto",
+        description="Type of a training step's matrix products: bfloat16 (half the time on CPUs with "
+        "AVX512-BF16, slower on others), float32, or auto: bfloat16 where the CPU has it.",
     )
     training_checkpoint_seconds: float = Field(
         default=30.0, ge=0, description="Least time between checkpoints."

@@ -104,6 +104,7 @@ def _trained(
             metric=run.spec.gate.metric if run.spec.gate is not None else None,
             unlabelled=_unlabelled(run, data, (split.train, split.validation, evaluation), context),
             checkpoint_seconds=context.checkpoint_seconds,
+            precision=context.precision,
             progress_of=context.progress_callback,
         )
         fitted.weights.save(stages.fresh_folder(folder.name))

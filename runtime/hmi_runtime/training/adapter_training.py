@@ -46,6 +46,7 @@ from hmi_runtime.training.fine_tuning import (
 )
 from hmi_runtime.training.labelled_data import Rows, check_labels_known, label_names
 from hmi_runtime.training.optim import Progress
+from hmi_runtime.training.precision import FLOAT32, PRECISION_METRIC, StepPrecision
 from hmi_runtime.training.teacher import label_with_teacher
 
 DIRECT_LORA_RANK = 16
@@ -84,6 +85,7 @@ def train_adapter(
     unlabelled: Sequence[str] = (),
     teacher_dir: Path | None = None,
     checkpoint_seconds: float = 30.0,
+    precision: StepPrecision = FLOAT32,
     progress_of: Callable[[str], Progress] = no_progress,
 ) -> TrainedAdapter:
     """Train an adapter and a head on ``train``; epoch and rank are chosen on ``validation``.
@@ -116,6 +118,7 @@ def train_adapter(
             teacher_dir=(teacher_dir or work_dir) / f"teacher-{examples.digest()}",
             features_dir=features_dir,
             checkpoint_seconds=checkpoint_seconds,
+            precision=precision,
             progress=progress_of("teaching"),
         )
     else:
@@ -131,9 +134,14 @@ def train_adapter(
         metric,
         folder=folder,
         checkpoint_seconds=checkpoint_seconds,
+        precision=precision,
         progress=progress_of("training"),
     )
-    measured = {"validation": best["metric"], "best_epoch": best["epoch"]}
+    measured = {
+        "validation": best["metric"],
+        "best_epoch": best["epoch"],
+        PRECISION_METRIC: best[PRECISION_METRIC],
+    }
     if method.effective_fit is Fit.COMPRESSED:
         weights_by_matrix = importance(model.body, model, _sample(train_set))
         compressor = _Compressor(backbone, model, weights_by_matrix, chosen_on, metric)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from hmi_api.durable_files import replace_durably, write_atomically
 from hmi_api.errors import InvalidInput
+from hmi_runtime.training.precision import FLOAT32, StepPrecision
 
-_STEP, _NOTES = "step", "notes"
+_STEP, _NOTES, _PRECISION = "step", "notes", "precision"
 
 
 class Stages:
@@ -72,7 +73,8 @@ class Stages:
 class Checkpoint:
     """The checkpoint of a training loop: trained parameters of ``module`` and state of ``optimizer``.
 
-    ``every_seconds`` is the least time between two saves; 0 saves after every step.
+    ``every_seconds`` is the least time between two saves; 0 saves after every step. ``precision`` is that of
+    the steps; ``restore`` can change it to that of the saved ones.
     """
 
     path: Path
@@ -80,6 +82,7 @@ class Checkpoint:
     optimizer: torch.optim.Optimizer
     every_seconds: float = 30.0
     clock: Callable[[], float] = time.monotonic
+    precision: StepPrecision = FLOAT32
     _saved_at: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +101,8 @@ class Checkpoint:
                 _, index, key = name.split(".")
                 state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        # Checkpoints without the entry come from versions that trained in float32 only.
+        self.precision = self.precision.resumed(metadata.get(_PRECISION, FLOAT32.name))
         notes: dict[str, float] = json.loads(metadata[_NOTES])
         return int(metadata[_STEP]), notes
 
@@ -113,7 +118,8 @@ class Checkpoint:
         }
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        save_tensors(self.path, tensors, {_STEP: str(step), _NOTES: json.dumps(notes)})
+        metadata = {_STEP: str(step), _NOTES: json.dumps(notes), _PRECISION: self.precision.name}
+        save_tensors(self.path, tensors, metadata)
         self._saved_at = self.clock()
 
 

@@ -20,6 +20,7 @@ from hmi_runtime.artifacts.store import ArtifactStore, Store
 from hmi_runtime.outbound.guard import configure
 from hmi_runtime.training.mounts import MountPathTranslator, TranslatingFormatter, TranslatingReporter
 from hmi_runtime.training.peft import export_artifact
+from hmi_runtime.training.precision import step_precision
 from hmi_runtime.training.report import ControlPlaneReporter, LineReporter, Reporter
 from hmi_runtime.training.run import execute_run, load_run_spec
 from hmi_runtime.training.run_context import RunContext
@@ -131,6 +132,7 @@ def _execute(
         settings.training_checkpoint_seconds,
         mounts=settings.mounts,
         limits=settings.limits(),
+        precision=step_precision(settings.training_precision),
     )
     return EXIT_FAILED if isinstance(execute_run(run, context), RunFailure) else EXIT_DONE
 

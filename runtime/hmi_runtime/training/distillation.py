@@ -28,6 +28,7 @@ from hmi_runtime.training.optim import (
     optimizer_step,
     set_learning_rate,
 )
+from hmi_runtime.training.precision import FLOAT32, StepPrecision
 from hmi_runtime.training.token_dataset import TokenDataset
 
 SPLIT_WEIGHT = 0.5
@@ -62,9 +63,13 @@ class Distiller:
         at_split = represent_windows(self._layers, windows, mask)  # (B, T, D)
         return [state[mask] for state in (at_split, *self._upper.hidden_states(at_split, mask))]
 
-    def loss(self, ids: Tensor, mask: Tensor, windows: Tensor) -> Tensor:
-        """Return the distillation loss, a scalar."""
-        return distillation_loss(self.student_states(windows, mask), self.teacher_states(ids, mask))
+    def loss(self, ids: Tensor, mask: Tensor, windows: Tensor, precision: StepPrecision = FLOAT32) -> Tensor:
+        """Return the distillation loss, a float32 scalar; ``precision`` is that of the models' products."""
+        with precision.products():
+            teacher = self.teacher_states(ids, mask)
+        with precision.products():
+            student = self.student_states(windows, mask)
+        return distillation_loss([state.float() for state in student], [state.float() for state in teacher])
 
 
 def distillation_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -105,9 +110,10 @@ def distill(
     checkpoint_path: Path,
     checkpoint_seconds: float = 30.0,
     fresh: bool = False,
+    precision: StepPrecision = FLOAT32,
     progress: Progress = lambda step, steps, metrics: None,
-) -> None:
-    """Train ``layers`` in place on the dataset's training rows.
+) -> StepPrecision:
+    """Train ``layers`` in place on the dataset's training rows; return the precision of the last steps.
 
     ``back_off``: a share of the windows is trained without one or both neighbours. ``fresh``: the layers are
     the base's own, so gates and positions are initialised by least squares. Resumes from ``checkpoint_path``
@@ -117,7 +123,7 @@ def distill(
     optimizer = make_optimizer(layers, training)
     rows = dataset.training_rows
     order = BatchSampler(rows, dataset.lengths[rows], training.batch_size, training.seed)
-    checkpoint = Checkpoint(checkpoint_path, layers, optimizer, checkpoint_seconds)
+    checkpoint = Checkpoint(checkpoint_path, layers, optimizer, checkpoint_seconds, precision=precision)
     warmup = min(WARMUP_STEPS, max(1, training.steps // 4))
     layers.requires_grad_(True).train()
     first, notes = checkpoint.restore()
@@ -136,12 +142,13 @@ def distill(
     for step in range(first, training.steps):
         ids, mask, windows = batch(step)
         set_learning_rate(optimizer, step, training.steps, warmup)
-        loss = distiller.loss(ids, mask, windows)
+        loss = distiller.loss(ids, mask, windows, checkpoint.precision)
         optimizer_step(loss, layers, optimizer)
         notes["loss"] = moving_average(notes.get("loss"), loss.item())
         checkpoint.save_when_due(step + 1, notes)
         progress(step + 1, training.steps, notes)
     layers.requires_grad_(False).eval()
+    return checkpoint.precision
 
 
 def _init_gates_and_positions(

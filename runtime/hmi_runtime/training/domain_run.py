@@ -24,6 +24,7 @@ from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.data_reader import read_texts
 from hmi_runtime.training.distillation import distill, evaluate_distillation
 from hmi_runtime.training.file_selection import DataUse, SourceStats
+from hmi_runtime.training.precision import PRECISION_METRIC, StepPrecision
 from hmi_runtime.training.run_context import RunContext
 from hmi_runtime.training.token_dataset import TokenDataset
 
@@ -107,14 +108,14 @@ class _DomainRun:
         record = self.stages.record("training")
         if record is None:
             layers = self._starting_layers()
+            metrics: dict[str, float] = {}
             if self.run.parent is not None and self.run.spec.training.steps == 0:
                 ref = self.run.parent.layers
             else:
-                ref = self._distilled(layers, dataset)
-            record = {
-                "layers": ref.model_dump(mode="json"),
-                "metrics": evaluate_distillation(self.encoder, layers, dataset),
-            }
+                metrics[PRECISION_METRIC] = self._distilled(layers, dataset).bits
+                ref = self._published(layers)
+            metrics |= evaluate_distillation(self.encoder, layers, dataset)
+            record = {"layers": ref.model_dump(mode="json"), "metrics": metrics}
             self.stages.finish("training", record)
         return record
 
@@ -139,8 +140,8 @@ class _DomainRun:
             )
         return layers
 
-    def _distilled(self, layers: DomainLayers, dataset: TokenDataset) -> ArtifactRef:
-        distill(
+    def _distilled(self, layers: DomainLayers, dataset: TokenDataset) -> StepPrecision:
+        return distill(
             self.encoder,
             layers,
             dataset,
@@ -148,9 +149,12 @@ class _DomainRun:
             back_off=self.run.spec.plot.on_miss is OnMiss.BACKOFF,
             checkpoint_path=self.stages.folder / CHECKPOINT_FILE,
             checkpoint_seconds=self.context.checkpoint_seconds,
+            precision=self.context.precision,
             fresh=self.run.parent is None,
             progress=self.context.progress_callback("training"),
         )
+
+    def _published(self, layers: DomainLayers) -> ArtifactRef:
         folder = self.stages.fresh_folder("layers")
         layers.save(folder)
         return self.context.store.publish(ArtifactKind.LAYERS, folder, base_digest=self.base.digest)

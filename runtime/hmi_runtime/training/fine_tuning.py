@@ -36,6 +36,7 @@ from hmi_runtime.training.optim import (
     optimizer_step,
     set_learning_rate,
 )
+from hmi_runtime.training.precision import FLOAT32, PRECISION_METRIC, StepPrecision
 from hmi_runtime.training.token_dataset import RowIndices
 
 WARMUP_SHARE = 0.1
@@ -109,9 +110,11 @@ class TaskModel(nn.Module, Generic[BodyT]):
         self.body = body
         self.head = head
 
-    def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """Return logits, (B, n) or (B, T, n)."""
-        logits: Tensor = self.head(self.body(inputs, mask), mask)
+    def forward(self, inputs: Tensor, mask: Tensor, precision: StepPrecision = FLOAT32) -> Tensor:
+        """Return float32 logits, (B, n) or (B, T, n); ``precision`` is that of the body's products."""
+        with precision.products():
+            states = self.body(inputs, mask)  # (B, T, D)
+        logits: Tensor = self.head(states.float(), mask)
         return logits
 
 
@@ -124,11 +127,13 @@ def fine_tune(
     *,
     folder: Path,
     checkpoint_seconds: float = 30.0,
+    precision: StepPrecision = FLOAT32,
     progress: Progress = lambda step, steps, metrics: None,
 ) -> dict[str, float]:
     """Train the parameters of ``model`` that require a gradient; load the best epoch's weights at the end.
 
-    Returns that epoch, from 1, and its metric on ``validation``. Resumes from the checkpoint in ``folder``.
+    Returns that epoch, from 1, its metric on ``validation``, and the precision of the last steps in bits.
+    Validation is in float32. Resumes from the checkpoint in ``folder``.
     """
     lengths = train.lengths
     order = BatchSampler(np.arange(len(lengths)), lengths, training.batch_size, training.seed)
@@ -136,7 +141,9 @@ def fine_tune(
     warmup = max(1, math.ceil(steps * WARMUP_SHARE))
     trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
     optimizer = make_adamw([(trained, training.learning_rate)])
-    checkpoint = Checkpoint(folder / "tuning.safetensors", model, optimizer, checkpoint_seconds)
+    checkpoint = Checkpoint(
+        folder / "tuning.safetensors", model, optimizer, checkpoint_seconds, precision=precision
+    )
     best = _BestEpoch(folder / "best.safetensors", model)
     first, notes = checkpoint.restore()
     for step in range(first, steps):
@@ -144,7 +151,7 @@ def fine_tune(
         set_learning_rate(optimizer, step, steps, warmup)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(training.seed, _DROPOUT, step))
-            logits = model.train()(*train.batch(numbers))
+            logits = model.train()(*train.batch(numbers), checkpoint.precision)
         loss = train.loss(logits, numbers)
         optimizer_step(loss, model, optimizer)
         notes["loss"] = moving_average(notes.get("loss"), loss.item())
@@ -156,7 +163,7 @@ def fine_tune(
         checkpoint.save_when_due(step + 1, notes)
         progress(step + 1, steps, notes)
     model.eval()
-    return best.restore()
+    return {**best.restore(), PRECISION_METRIC: checkpoint.precision.bits}
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

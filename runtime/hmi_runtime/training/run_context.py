@@ -11,6 +11,7 @@ from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.common import DataRead
 from hmi_runtime.artifacts.store import Store
 from hmi_runtime.training.optim import Progress
+from hmi_runtime.training.precision import FLOAT32, StepPrecision
 from hmi_runtime.training.report import Reporter
 
 SOURCES_SHOWN = 10
@@ -32,6 +33,8 @@ class RunContext:
     """What the run has read so far, one entry a source, for the first ``SOURCES_SHOWN`` sources."""
     limits: AdapterLimits = field(default_factory=AdapterLimits)
     """The largest adapters that runtimes serve."""
+    precision: StepPrecision = FLOAT32
+    """The precision of training steps."""
 
     @property
     def cache(self) -> Path:

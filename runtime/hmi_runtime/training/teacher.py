@@ -23,6 +23,7 @@ from hmi_runtime.training.backbone import Backbone, RowFile
 from hmi_runtime.training.examples import Examples, rows_digest
 from hmi_runtime.training.fine_tuning import TaskDataset, TaskModel, cross_entropy, fine_tune
 from hmi_runtime.training.optim import Progress
+from hmi_runtime.training.precision import FLOAT32, StepPrecision
 from hmi_runtime.training.token_dataset import RowIndices, TokenRows, hash_fraction, pad_rows
 
 TEMPERATURE = 2.0
@@ -118,6 +119,7 @@ def label_with_teacher(
     teacher_dir: Path,
     features_dir: Path,
     checkpoint_seconds: float = 30.0,
+    precision: StepPrecision = FLOAT32,
     progress: Progress = lambda step, steps, metrics: None,
 ) -> SoftLabelDataset:
     """Fine-tune a whole model on ``train``; return its soft labels for those rows and for ``unlabelled``.
@@ -144,6 +146,7 @@ def label_with_teacher(
             metric,
             folder=tuning,
             checkpoint_seconds=checkpoint_seconds,
+            precision=precision,
             progress=progress,
         )
         RowFile.write(path, ids, model, width=labels, pad_id=pad_id, per_token=per_token)

@@ -19,6 +19,7 @@ from hmi_api.tag_schemes import TagScheme
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.tables.table import PlotTable
 from hmi_runtime.training.cli import main
+from hmi_runtime.training.precision import PRECISION_METRIC, multiplies_bfloat16, step_precision
 from hmi_runtime.training.run import execute_run
 from hmi_runtime.training.run_context import RunContext
 
@@ -263,7 +264,7 @@ def test_a_killed_program_resumes_to_the_same_digests(
         run = runs.adapter_spec(runs.version(), sides)
     spec = runs.folder / "run.json"
     spec.write_text(run.model_dump_json(by_alias=True))
-    whole = succeeded(runs.do(run, "whole"))
+    whole = succeeded(runs.do(run, "whole", precision=step_precision("auto")))
     child = subprocess.Popen(
         program(kind, spec, runs),
         stdout=subprocess.PIPE,
@@ -282,6 +283,7 @@ def test_a_killed_program_resumes_to_the_same_digests(
     resumed = RunResult.model_validate_json((runs.folder / "killed" / "result.json").read_bytes())
     assert resumed.artifacts == whole.artifacts
     assert resumed.metrics == whole.metrics
+    assert resumed.metrics[PRECISION_METRIC] == (16.0 if multiplies_bfloat16() else 32.0)
 
 
 class Interrupts:

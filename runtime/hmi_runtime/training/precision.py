@@ -1,0 +1,103 @@
+"""The precision of training's matrix products: float32, or bfloat16 where the CPU has instructions for it.
+
+In bfloat16, the matrix products of a training step and of its gradients read bfloat16 and add in float32
+(Micikevicius et al., "Mixed precision training", 2018; bfloat16 has the range of float32, so losses are not
+scaled). Weights, residual sums, norms, softmax, heads, losses and the optimiser's state stay float32.
+
+So does all that is not such a step: initial gates, features, soft labels, the choice of the best epoch, and
+metrics, which are those of what is served. Compression is in float32 with the distillation after it, which
+learns differences that are smaller than bfloat16's rounding.
+"""
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from hmi_api.internal.trainer import TrainingPrecision
+
+PRECISION_METRIC = "training_precision_bits"
+"""Metric of a run: 16 where its training steps used bfloat16, else 32."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepPrecision:
+    """The type of a training step's matrix products."""
+
+    dtype: torch.dtype
+    forced: bool = False
+    """Whether the operator named it; if not, the CPU or a checkpoint decides."""
+
+    @property
+    def name(self) -> str:
+        """``float32`` or ``bfloat16``."""
+        return "bfloat16" if self.dtype is torch.bfloat16 else "float32"
+
+    @property
+    def bits(self) -> float:
+        """The value of ``PRECISION_METRIC``."""
+        return 16.0 if self.dtype is torch.bfloat16 else 32.0
+
+    def products(self) -> AbstractContextManager[object]:
+        """Return a context in which matrix products have this precision.
+
+        Use one context for a forward pass with gradients and another for one without: autocast keeps the
+        weights that it converted until its context ends, with or without their gradient.
+        """
+        if self.dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast("cpu", dtype=self.dtype)
+
+    def resumed(self, recorded: str) -> "StepPrecision":
+        """Return the precision to continue a checkpoint with that was made in the ``recorded`` one.
+
+        A forced precision stays. Otherwise a checkpoint continues in its own precision where this CPU
+        is fast in it, else in float32, which every CPU is. A change is logged: the result then differs from
+        that of a run without an interruption.
+        """
+        if recorded == self.name:
+            return self
+        if self.forced or recorded != FLOAT32.name:
+            _LOG.warning(
+                "the checkpoint was made in %s, training continues in %s: the result differs from that of a "
+                "run without an interruption",
+                recorded,
+                self.name,
+            )
+            return self
+        _LOG.info("the checkpoint was made in %s, training continues in it", recorded)
+        return FLOAT32
+
+
+FLOAT32 = StepPrecision(torch.float32)
+BFLOAT16 = StepPrecision(torch.bfloat16)
+
+
+def multiplies_bfloat16() -> bool:
+    """Return whether the CPU has instructions for products of bfloat16 that torch and oneDNN use.
+
+    These are AVX512-BF16, which CPUs with AMX have too. On all of them products are faster than in float32,
+    so nothing is timed: the answer, and with it the result of a training, is the same at every start.
+    Without the instructions oneDNN emulates bfloat16 on AVX-512, slower than float32.
+    """
+    return (
+        bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"  # ATEN_CPU_CAPABILITY can forbid it
+        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # and so can ONEDNN_MAX_CPU_ISA
+    )
+
+
+def step_precision(setting: TrainingPrecision) -> StepPrecision:
+    """Return the precision that ``setting`` names, or this CPU's for ``auto``; log it."""
+    fast = multiplies_bfloat16()
+    if setting == "auto":
+        chosen = BFLOAT16 if fast else FLOAT32
+        _LOG.info("training steps multiply in %s, as this CPU does it fastest", chosen.name)
+        return chosen
+    chosen = StepPrecision((BFLOAT16 if setting == "bfloat16" else FLOAT32).dtype, forced=True)
+    _LOG.info("training steps multiply in %s, as HMI_TRAINING_PRECISION says", chosen.name)
+    if chosen.dtype is torch.bfloat16 and not fast:
+        _LOG.warning("this CPU has no AVX512-BF16: training in bfloat16 is slower than in float32")
+    return chosen
