@@ -145,7 +145,9 @@ def serving(
     """Run the loader and pipeline of a runtime process, without its HTTP server."""
     counts = metrics or RuntimeMetrics()
     with ThreadPoolExecutor(settings.loader_threads, thread_name_prefix="load") as loaders:
-        loader = AdapterLoader(settings, store, loaders, cache_events=counts, pipeline_events=counts)
+        loader = AdapterLoader(
+            settings, store, loaders, cache_events=counts, pipeline_events=counts, table_events=counts
+        )
         try:
             yield loader
         finally:

@@ -184,7 +184,7 @@ def process_memory() -> int:
 
 def _shared_bytes(loader: AdapterLoader, base: BaseModel) -> int:
     slots = sum(engine.slots.slots * engine.slot_bytes for engine in loader.pipeline.engines())
-    return whole_model_bytes(base) + loader.mapped_bytes + slots
+    return whole_model_bytes(base) + loader.table_memory.host_bytes + slots
 
 
 def _take(free: threading.Semaphore) -> None:

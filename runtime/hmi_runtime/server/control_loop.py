@@ -79,6 +79,7 @@ class ControlLoop:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._poll())
             tasks.create_task(self._send_heartbeats())
+            tasks.create_task(self._share_table_memory())
             for _ in range(self._settings.loader_threads):
                 tasks.create_task(self._load_from_queue())
 
@@ -144,11 +145,21 @@ class ControlLoop:
             except TimeoutError:
                 pass  # nothing has changed: report that this runtime is alive
 
+    async def _share_table_memory(self) -> None:
+        """Let tables that are looked up more have more of the memory, now and then."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+            try:
+                await loop.run_in_executor(self._threads, self._loader.table_memory.rebalance)
+            except (HmiError, OSError):
+                log.exception("the tables' memory could not be shared again")
+
     async def _heartbeat(self) -> None:
         self._report_due.clear()
         draining = self.draining
         report = self._states.next_report()
-        used = self._loader.cache.host_used + self._loader.mapped_bytes
+        used = self._loader.cache.host_used + self._loader.table_memory.host_bytes
         reply = await self._control_plane.heartbeat(
             self._settings.runtime_id,
             Heartbeat(

@@ -36,10 +36,11 @@ from hmi_runtime.serving.loaded import EngineKey, LoadedAdapter, LoadedDomain
 from hmi_runtime.serving.pipeline import Pipeline
 from hmi_runtime.serving.worker import PipelineEvents
 from hmi_runtime.tables.lookup import TreeLookup
-from hmi_runtime.tables.table import PlotTable
+from hmi_runtime.tables.memory import TableMemory
+from hmi_runtime.tables.tiers import TableEvents, TieredTable
 
 log = logging.getLogger(__name__)
-M = TypeVar("M", DomainLayers, PlotTable)
+M = TypeVar("M", DomainLayers, TieredTable)
 
 
 class AdapterLoader:
@@ -57,6 +58,7 @@ class AdapterLoader:
         *,
         cache_events: CacheEvents,
         pipeline_events: PipelineEvents,
+        table_events: TableEvents | None = None,
     ) -> None:
         self._settings = settings
         self._device = torch.device(settings.device)
@@ -80,7 +82,13 @@ class AdapterLoader:
             weakref.WeakValueDictionary()
         )
         self._layers: weakref.WeakValueDictionary[str, DomainLayers] = weakref.WeakValueDictionary()
-        self._tables: weakref.WeakValueDictionary[str, PlotTable] = weakref.WeakValueDictionary()
+        self._tables: weakref.WeakValueDictionary[str, TieredTable] = weakref.WeakValueDictionary()
+        self.table_memory = TableMemory(
+            settings.table_budget,
+            device=self._device,
+            device_budget=settings.device_table_budget,
+            events=table_events,
+        )
         self._mapped_bytes: Counter[str] = Counter()
         # Re-entrant: a finalizer may run on a thread that has it. Never acquire the cache's lock under it.
         self._guard = threading.RLock()
@@ -133,6 +141,8 @@ class AdapterLoader:
         if adapter.id not in self.cache:
             with self._guard:
                 self._artifact_users[adapter.artifact.digest] += 1
+            if adapter.pinned:
+                self.table_memory.pin(adapter.domain.tables, 1)
         self.cache.register(adapter.id, adapter.artifact, pinned=adapter.pinned)
         self.pipeline.activate(adapter)
         if adapter.pinned:
@@ -149,6 +159,8 @@ class AdapterLoader:
             if last:
                 del self._artifact_users[digest]
         self.cache.unregister(adapter.id)
+        if adapter.pinned:
+            self.table_memory.pin(adapter.domain.tables, -1)
         if last:
             self.disk.delete(digest)
 
@@ -180,52 +192,46 @@ class AdapterLoader:
                 layers = self._share(
                     self._layers,
                     view.layers,
-                    lambda path: DomainLayers.load(path, engine.encoder).to(self._device),
+                    lambda path: self._load_layers(path, view.layers, engine),
                 )
-                tables = [self._share(self._tables, ref, PlotTable.load) for ref in view.tables]
+                tables = [self._share(self._tables, ref, self.table_memory.open) for ref in view.tables]
                 lookup = TreeLookup(tables, layers, layers_digest=view.layers.digest, on_miss=view.on_miss)
-                domain = LoadedDomain(serving.key, view.version, lookup)
+                domain = LoadedDomain(serving.key, view.version, lookup, tuple(tables))
                 self._domains[key] = domain
                 log.info("domain %s@%d loaded, %d tables", serving.key, view.version, len(tables))
             return domain
 
+    def _load_layers(self, path: Path, ref: ArtifactRef, engine: Engine) -> DomainLayers:
+        self.table_memory.reserve(ref.digest, ref.bytes)
+        try:
+            layers = DomainLayers.load(path, engine.encoder).to(self._device)
+        except BaseException:
+            self.table_memory.release(ref.digest)
+            raise
+        weakref.finalize(layers, self.table_memory.release, ref.digest)
+        return layers
+
     def _share(
         self, loaded: "weakref.WeakValueDictionary[str, M]", ref: ArtifactRef, load: Callable[[Path], M]
     ) -> M:
-        """Return an artifact's object from ``loaded``, where the first caller puts it."""
+        """Return an artifact's object from ``loaded``, where the first caller puts it.
+
+        Its files stay on the local disk while the object lives.
+        """
         with self._lock(ref.digest):
             found = loaded.get(ref.digest)
             if found is None:
-                path = self._map(ref)
+                path = self.disk.acquire(ref)
                 try:
                     found = load(path)
                 except BaseException:
-                    self._unmap(ref)
+                    self.disk.release(ref.digest)
                     raise
+                with self._guard:
+                    self._mapped_bytes[ref.digest] = ref.bytes
                 loaded[ref.digest] = found
                 weakref.finalize(found, self._unmap, ref)
             return found
-
-    def _map(self, ref: ArtifactRef) -> Path:
-        """Count an artifact against the table budget and fetch it to disk, where it stays while mapped.
-
-        Raise ``NotReady`` (TableBudgetFull) if the budget does not suffice.
-        """
-        with self._guard:
-            used = self._mapped_bytes.total()
-            if used + ref.bytes > self._settings.table_budget:
-                raise NotReady(
-                    "TableBudgetFull",
-                    f"{ref.uri} takes {ref.bytes} bytes, {used} of {self._settings.table_budget} are in use; "
-                    "raise HMI_TABLE_BUDGET, or place it on another runtime.",
-                )
-            self._mapped_bytes[ref.digest] = ref.bytes
-        try:
-            return self.disk.acquire(ref)
-        except BaseException:
-            with self._guard:
-                del self._mapped_bytes[ref.digest]
-            raise
 
     def _unmap(self, ref: ArtifactRef) -> None:
         with self._guard:
@@ -234,7 +240,7 @@ class AdapterLoader:
 
     @property
     def mapped_bytes(self) -> int:
-        """Bytes of the loaded layers and tables."""
+        """Bytes on the local disk of the loaded layers and tables."""
         with self._guard:
             return self._mapped_bytes.total()
 

@@ -15,13 +15,14 @@ from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.serving.staging import StagedBatch
 from hmi_runtime.serving.worker import PipelineEvents
 from hmi_runtime.tables.lookup import LookupSource
+from hmi_runtime.tables.tiers import TableEvents
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BATCH_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128)
 
 
-class RuntimeMetrics(CacheEvents, PipelineEvents):
-    """Counts the events of the cache and the pipeline, in a separate registry. Thread-safe."""
+class RuntimeMetrics(CacheEvents, PipelineEvents, TableEvents):
+    """Counts the events of the cache, the pipeline and the tables, in a separate registry. Thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -39,6 +40,20 @@ class RuntimeMetrics(CacheEvents, PipelineEvents):
         )
         self._stage_seconds = seconds("hmi_stage_seconds", "Seconds of a batch in a stage.", ["stage"])
         self._lookups = counter("hmi_plot_lookups_total", "Windows looked up in tables.", ["level", "result"])
+        self._table_rows = counter(
+            "hmi_table_rows_total",
+            "Windows found in tables, by the tier that the row was read from.",
+            ["tier"],
+        )
+        self._table_reads = counter(
+            "hmi_table_read_bytes_total",
+            "Bytes of tables' rows read from the local disk, or from the page cache in front of it.",
+        )
+        self._table_admissions = counter(
+            "hmi_table_admissions_total",
+            "Rows of tables copied to a tier because they are looked up often.",
+            ["tier"],
+        )
         self._tokens = counter("hmi_tokens_total", "Tokens computed.", ["direction"])
         self._padding = counter("hmi_padding_tokens_total", "Padding tokens computed.")
         self._loads = counter(
@@ -74,6 +89,20 @@ class RuntimeMetrics(CacheEvents, PipelineEvents):
     def evicted(self, source: Tier, target: Tier) -> None:
         """Count an eviction."""
         self._evictions.labels(source.value, target.value).inc()
+
+    # --- events of the tables -----------------------------------------------------------------------
+
+    def rows_found(self, tier: Tier, rows: int) -> None:
+        """Count windows found in a tier."""
+        self._table_rows.labels(tier.value).inc(rows)
+
+    def bytes_read(self, count: int) -> None:
+        """Count bytes read from the local disk."""
+        self._table_reads.inc(count)
+
+    def rows_admitted(self, tier: Tier, rows: int) -> None:
+        """Count rows copied to a tier."""
+        self._table_admissions.labels(tier.value).inc(rows)
 
     # --- events of the pipeline ---------------------------------------------------------------------
 
@@ -137,7 +166,8 @@ def resident_bytes(loader: AdapterLoader) -> list[ResidentBytes]:
         ResidentBytes(kind="adapter", tier="device", bytes=sum(_device_bytes(loader).values())),
         ResidentBytes(kind="adapter", tier="host", bytes=loader.cache.host_used),
         ResidentBytes(kind="adapter", tier="disk", bytes=max(0, loader.disk.used - mapped)),
-        ResidentBytes(kind="table", tier="host", bytes=mapped),
+        ResidentBytes(kind="table", tier="device", bytes=loader.table_memory.device_bytes),
+        ResidentBytes(kind="table", tier="host", bytes=loader.table_memory.host_bytes),
         ResidentBytes(kind="table", tier="disk", bytes=mapped),
     ]
 

@@ -42,6 +42,7 @@ class RuntimeProcess:
             self._cache_threads,
             cache_events=metrics,
             pipeline_events=metrics,
+            table_events=metrics,
         )
         self._callers = settings.caller_authenticator()
         self._control_plane = ControlPlaneClient(

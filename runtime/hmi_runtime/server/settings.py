@@ -51,7 +51,11 @@ class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings
     disk_budget: PositiveInt = Field(default=20 * _GIB, description="Bytes the local copies may take.")
     host_budget: PositiveInt = Field(default=2 * _GIB, description="Bytes of adapters in host memory.")
     table_budget: PositiveInt = Field(
-        default=8 * _GIB, description="Bytes of mapped lookup tables and layers."
+        default=8 * _GIB,
+        description="Bytes of lookup tables and layers in host memory; rows that do not fit stay on disk.",
+    )
+    device_table_budget: NonNegativeInt = Field(
+        default=0, description="Bytes of lookup tables' most frequent rows in a GPU's memory; 0: none."
     )
     device_budget: PositiveInt = Field(
         default=_GIB, description="Device memory for the slots of one base model, in bytes."

@@ -9,6 +9,7 @@ from hmi_api.tag_schemes import TagScheme
 from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.tables.lookup import TreeLookup
+from hmi_runtime.tables.tiers import TieredTable
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class LoadedDomain:
     key: str
     version: int
     lookup: TreeLookup
+    tables: tuple[TieredTable, ...] = ()
+    """The tables of ``lookup``, where they share a runtime's memory."""
 
     @property
     def layers(self) -> DomainLayers:

@@ -21,7 +21,7 @@ from hmi_api.resources.domain import OnMiss
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.windows import ABSENT, check_vocabulary, pack, unpack
 from hmi_runtime.tables.misses import MissSketch, RecentWindows
-from hmi_runtime.tables.table import PlotTable
+from hmi_runtime.tables.table import LookupTable
 
 _COMPUTE_AT_ONCE = 4096  # windows; bounds the activations of a batch that misses everything
 _DEFAULT_RECENT_BYTES = 32 << 20
@@ -63,7 +63,7 @@ class LookupStep:
     """Look up one form of the windows that are still missing in one table."""
 
     source: LookupSource
-    table: PlotTable
+    table: LookupTable
     form: WindowForm
 
 
@@ -75,7 +75,7 @@ _SOURCES = {  # of the Domain's own table, of an ancestor's
 }
 
 
-def plan_steps(tables: Sequence[PlotTable], layers_digest: str, on_miss: OnMiss) -> list[LookupStep]:
+def plan_steps(tables: Sequence[LookupTable], layers_digest: str, on_miss: OnMiss) -> list[LookupStep]:
     """Return the lookup steps for ``tables``, the Domain's own first, then its ancestors', nearest first.
 
     Raises ``InvalidInput`` TableOfOtherLayers when the own table was not made by ``layers_digest``.
@@ -117,7 +117,7 @@ class TreeLookup:
 
     def __init__(
         self,
-        tables: Sequence[PlotTable],
+        tables: Sequence[LookupTable],
         layers: DomainLayers,
         *,
         layers_digest: str,
@@ -189,7 +189,9 @@ class TreeLookup:
         if self._steps:
             step = self._steps[0]
             rows = step.table.find(self._keys(windows, step.form))
-            outputs = step.table.gather(rows.clamp_min(0))
+            if mask is not None:
+                rows.masked_fill_(~mask, -1)
+            outputs = step.table.gather(rows)
             sources.masked_fill_(rows >= 0, step.source)
         else:
             outputs = torch.empty(len(windows), 3, self._width, device=self._device)

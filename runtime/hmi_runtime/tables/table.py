@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -71,6 +72,43 @@ def flush(arrays: Mapping[str, NDArray[np.generic]]) -> None:
             array.flush()
 
 
+def values_offset(path: Path) -> int:
+    """Return the place of the first row's values in a table's file, in bytes."""
+    with path.open("rb") as source:
+        length = int.from_bytes(source.read(8), "little")
+        header = json.loads(source.read(length))
+    return 8 + length + int(header["values"]["data_offsets"][0])
+
+
+def decode(values: Tensor, scales: Tensor | None, rows: Tensor) -> Tensor:
+    """Return ``values`` (N, 3, D) as stored of ``rows`` (N,) as float32; ``scales`` (E, 3) are all rows'.
+
+    Row -1 gives arbitrary outputs.
+    """
+    if scales is None:
+        return values.float()
+    picked = scales.index_select(0, rows.clamp_min(0).to(scales.device)).to(values.device)
+    return values * picked[:, :, None]  # int8 x float32 in one pass
+
+
+class LookupTable(Protocol):
+    """What a lookup needs of a table."""
+
+    @property
+    def entries(self) -> int:
+        """Number of windows."""
+
+    @property
+    def layers_digest(self) -> str:
+        """Digest of the layers that made it."""
+
+    def find(self, keys: Tensor) -> Tensor:
+        """Return the row (N,) int64 of each key (N,) int64, -1 for a miss."""
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the outputs (N, 3, D) float32 of ``rows`` (N,) int64; of row -1 arbitrary ones."""
+
+
 @dataclass(frozen=True)
 class PlotTable:
     """Windows' keys and outputs.
@@ -125,12 +163,12 @@ class PlotTable:
         return self.index.find(keys)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Return the outputs (N, 3, D) float32 of ``rows`` (N,) int64, on the device of the values."""
-        rows = rows.to(self.values.device)
-        picked = self.values.index_select(0, rows)  # (N, 3, D)
-        if self.scales is None:
-            return picked.float()
-        return picked * self.scales.index_select(0, rows)[:, :, None]  # int8 x float32 in one pass
+        """Return the outputs (N, 3, D) float32 of ``rows`` (N,) int64, on the device of the values.
+
+        Row -1 gives arbitrary outputs.
+        """
+        picked = self.values.index_select(0, rows.clamp_min(0).to(self.values.device))  # (N, 3, D)
+        return decode(picked, self.scales, rows)
 
     def save(self, folder: Path) -> None:
         """Write the table into ``folder``, which must exist."""

@@ -256,6 +256,13 @@ def loader(
     models: ReferenceModels, settings: RuntimeSettings, metrics: RuntimeMetrics
 ) -> Iterator[AdapterLoader]:
     with ThreadPoolExecutor(2) as loaders:
-        made = AdapterLoader(settings, models.store, loaders, cache_events=metrics, pipeline_events=metrics)
+        made = AdapterLoader(
+            settings,
+            models.store,
+            loaders,
+            cache_events=metrics,
+            pipeline_events=metrics,
+            table_events=metrics,
+        )
         yield made
         made.pipeline.drain(5.0)

@@ -1,0 +1,195 @@
+"""The memory that a runtime's tables share: each gets a part of the budget by how much it is looked up."""
+
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hmi_api.errors import NotReady
+from hmi_runtime.tables.tiers import TableEvents, TieredTable
+
+_LEAST_PART = 4
+"""A table that nobody looks up keeps a fourth of what it would have if all got the same."""
+_LOOKUPS_BETWEEN = 100_000
+_LEAST_CHANGE = 0.05  # of the budget; smaller changes of shares are not worth moving rows
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one table could use: bytes for all its rows, how much it is looked up, whether it is pinned."""
+
+    wanted: int
+    lookups: float
+    pinned: bool = False
+
+
+def share_budget(demands: Sequence[Demand], available: int) -> list[int]:
+    """Return the bytes of each table: together at most ``available``, each at most what it wants.
+
+    Every table gets a least part first, then pinned tables all that they want, in their order. What is left
+    is divided in proportion to lookups; what a table does not need of its part is divided again.
+    """
+    available = max(0, available)
+    least = available // (_LEAST_PART * max(1, len(demands)))
+    shares = [min(demand.wanted, least) for demand in demands]
+    left = available - sum(shares)
+    for number, demand in enumerate(demands):
+        if demand.pinned:
+            more = min(demand.wanted - shares[number], left)
+            shares[number] += more
+            left -= more
+    needy = [number for number, demand in enumerate(demands) if shares[number] < demand.wanted]
+    while needy and left >= len(needy):
+        total = sum(demands[number].lookups + 1 for number in needy)
+        parts = {number: int(left * (demands[number].lookups + 1) / total) for number in needy}
+        full = [number for number in needy if shares[number] + parts[number] >= demands[number].wanted]
+        for number in full or needy:
+            more = min(demands[number].wanted - shares[number], parts[number], left)
+            shares[number] += more
+            left -= more
+        if not full:
+            break
+        needy = [number for number in needy if number not in full]
+    return shares
+
+
+class TableMemory:
+    """The budgets for tables and layers of one runtime. Thread-safe.
+
+    Layers and the indexes of tables are in memory as a whole and must fit; rows take what is left, and those
+    that do not fit stay on the local disk. Tables are held weakly: one that nobody uses frees its part at
+    the next ``rebalance``.
+    """
+
+    def __init__(
+        self,
+        budget: int,
+        *,
+        device: torch.device | None = None,
+        device_budget: int = 0,
+        events: TableEvents | None = None,
+    ) -> None:
+        """Share ``budget`` bytes of host memory, and ``device_budget`` of ``device`` if that is a GPU."""
+        self._budget = budget
+        self._device = device or torch.device("cpu")
+        self._device_budget = device_budget if self._device.type == "cuda" else 0
+        self._events = events
+        self._reserved: dict[str, int] = {}
+        self._tables: list[weakref.ref[TieredTable]] = []
+        self._lookups: weakref.WeakKeyDictionary[TieredTable, float] = weakref.WeakKeyDictionary()
+        self._shared_among: set[int] = set()
+        # Re-entrant: a finalizer may release on a thread that has it. No table's lock is taken under it.
+        self._guard = threading.RLock()
+        self._sharing = threading.Lock()
+
+    @property
+    def budget(self) -> int:
+        """Bytes of host memory for tables and layers."""
+        return self._budget
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of host memory in use."""
+        with self._guard:
+            fixed = self._fixed_bytes()
+        return fixed + sum(table.held_bytes[0] for table in self._live())
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of rows in the device's memory."""
+        return sum(table.held_bytes[1] for table in self._live())
+
+    def reserve(self, key: str, size: int) -> None:
+        """Take ``size`` bytes for what is in memory as a whole; raise ``NotReady`` TableBudgetFull."""
+        with self._guard:
+            self._check_room(size, key)
+            self._reserved[key] = size
+        self.rebalance(changed=True)
+
+    def release(self, key: str) -> None:
+        """Give back what ``reserve`` took, for the next ``rebalance``; a finalizer may call it."""
+        with self._guard:
+            self._reserved.pop(key, None)
+
+    def open(self, folder: Path) -> TieredTable:
+        """Open the table in ``folder`` and give it a share.
+
+        Raises ``Damaged`` TableInvalid, and ``NotReady`` TableBudgetFull if not even its index fits.
+        """
+        most = max(self._budget, self._device_budget)
+        table = TieredTable(folder, most_bytes=most, device=self._device, events=self._events)
+        with self._guard:
+            self._check_room(table.fixed_bytes, "the table's index")
+            self._tables.append(weakref.ref(table))
+            self._lookups[table] = 0.0
+        self.rebalance(changed=True)
+        return table
+
+    def pin(self, tables: Sequence[TieredTable], by: int) -> None:
+        """Count ``by`` more users that want ``tables`` in memory as far as they fit; negative: fewer."""
+        with self._guard:
+            for table in tables:
+                table.pins += by
+        self.rebalance(changed=True)
+
+    def rebalance(self, *, changed: bool = False) -> None:
+        """Divide the budget again if tables came or went, or were looked up often enough since the last time.
+
+        May read and copy many rows; lookups continue meanwhile. Call it now and then, on a thread that may
+        wait.
+        """
+        with self._sharing:
+            tables = self._live()
+            counted = [table.take_lookups() for table in tables]
+            changed = changed or {id(table) for table in tables} != self._shared_among
+            with self._guard:
+                for table, lookups in zip(tables, counted, strict=True):
+                    self._lookups[table] = self._lookups.get(table, 0.0) + lookups
+                seen = [self._lookups[table] for table in tables]
+                if not changed and sum(seen) < _LOOKUPS_BETWEEN:
+                    return
+                available = self._budget - self._fixed_bytes()
+            demands = [
+                Demand(table.entries * table.row_bytes, lookups, table.pins > 0)
+                for table, lookups in zip(tables, seen, strict=True)
+            ]
+            host = share_budget(demands, available)
+            held = [table.share for table in tables]
+            least = _LEAST_CHANGE * self._budget
+            if changed or any(abs(new - old) > least for new, (old, _) in zip(host, held, strict=True)):
+                device = share_budget(demands, self._device_budget)
+                self._set_shares(tables, host, device)
+            with self._guard:
+                for table, weight in zip(tables, seen, strict=True):
+                    self._lookups[table] = weight / 2  # so that what was long ago counts less
+            self._shared_among = {id(table) for table in tables}
+
+    @staticmethod
+    def _set_shares(tables: Sequence[TieredTable], host: Sequence[int], device: Sequence[int]) -> None:
+        """Set all shares, those that become smaller first, so that the budget is kept meanwhile."""
+        grows = [new > table.share[0] for table, new in zip(tables, host, strict=True)]
+        for growing in (False, True):
+            for table, grow, on_host, on_device in zip(tables, grows, host, device, strict=True):
+                if grow is growing:
+                    table.set_share(on_host, on_device)
+
+    def _live(self) -> list[TieredTable]:
+        with self._guard:
+            found = [table for reference in self._tables if (table := reference()) is not None]
+            self._tables = [weakref.ref(table) for table in found]
+            return found
+
+    def _fixed_bytes(self) -> int:
+        return sum(self._reserved.values()) + sum(table.fixed_bytes for table in self._live())
+
+    def _check_room(self, size: int, what: str) -> None:
+        used = self._fixed_bytes()
+        if used + size > self._budget:
+            raise NotReady(
+                "TableBudgetFull",
+                f"{what} takes {size} bytes; layers and indexes have {used} of {self._budget} already. Raise "
+                "HMI_TABLE_BUDGET, or place the Domain on another runtime.",
+            )

@@ -1,0 +1,101 @@
+"""Tables share a budget by demand, and never take more than it."""
+
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hmi_api.errors import NotReady
+from hmi_runtime.tables.memory import Demand, TableMemory, share_budget
+from hmi_runtime.tables.table import PlotTable
+
+demands = st.lists(
+    st.builds(
+        Demand,
+        wanted=st.integers(0, 10_000),
+        lookups=st.floats(0, 1e9, allow_nan=False),
+        pinned=st.booleans(),
+    ),
+    max_size=6,
+)
+
+
+@given(demands=demands, available=st.integers(-10, 20_000))
+def test_shares_stay_within_the_budget_and_leave_nothing_that_is_wanted(
+    demands: list[Demand], available: int
+) -> None:
+    shares = share_budget(demands, available)
+    wanted = sum(demand.wanted for demand in demands)
+    assert all(0 <= share <= demand.wanted for share, demand in zip(shares, demands, strict=True))
+    assert sum(shares) <= max(0, available)
+    assert sum(shares) >= min(wanted, max(0, available)) - 2 * len(demands)  # rounding
+
+
+@given(demands=demands, available=st.integers(0, 20_000))
+def test_a_table_that_is_looked_up_more_has_no_less(demands: list[Demand], available: int) -> None:
+    shares = share_budget(demands, available)
+    for one, share in zip(demands, shares, strict=True):
+        for other, others in zip(demands, shares, strict=True):
+            if one.pinned == other.pinned is False and one.lookups > other.lookups and share < one.wanted:
+                assert share >= others - 1
+
+
+def test_pinned_tables_come_first_and_others_keep_a_little() -> None:
+    free, pinned = Demand(1000, 1e6), Demand(900, 0, pinned=True)
+    assert share_budget([free, pinned], 1000) == [125, 875]
+    assert share_budget([free, pinned], 2000) == [1000, 900]
+
+
+def save_table(folder: Path, entries: int, start: int = 0) -> Path:
+    folder.mkdir()
+    keys = torch.arange(start, start + entries)
+    outputs = torch.randn(entries, 3, 64)
+    PlotTable.from_outputs(keys, outputs, vocab_size=50, layers_digest="sha256:a").save(folder)
+    return folder
+
+
+def test_tables_that_fit_together_are_whole_and_others_share(tmp_path: Path) -> None:
+    memory = TableMemory(1_200_000)
+    first = memory.open(save_table(tmp_path / "a", 2000))
+    assert first.held_bytes[0] == 2000 * first.row_bytes
+    second = memory.open(save_table(tmp_path / "b", 2000))
+    assert memory.host_bytes <= 1_200_000
+    assert 0 < second.held_bytes[0] < 2000 * second.row_bytes
+    rows = torch.arange(2000)
+    for table in (first, second):
+        assert torch.equal(table.gather(rows), table.whole.gather(rows))
+    del table, second
+    gc.collect()
+    memory.rebalance()
+    assert first.held_bytes[0] == 2000 * first.row_bytes
+
+
+def test_memory_goes_to_the_table_that_is_looked_up(tmp_path: Path) -> None:
+    memory = TableMemory(600_000)
+    first, second = (memory.open(save_table(tmp_path / name, 2000)) for name in "ab")
+    rows = torch.arange(2000)
+    for _ in range(60):
+        second.gather(rows)
+    memory.rebalance()
+    assert second.held_bytes[0] > 2 * first.held_bytes[0] > 0
+    assert memory.host_bytes <= 600_000
+    memory.pin([first], 1)
+    assert first.share[0] > second.share[0]
+    memory.pin([first], -1)
+    assert first.share[0] < second.share[0]
+
+
+def test_layers_and_indexes_must_fit(tmp_path: Path) -> None:
+    memory = TableMemory(100_000)
+    memory.reserve("layers", 60_000)
+    with pytest.raises(NotReady, match="TableBudgetFull"):
+        memory.reserve("more layers", 60_000)
+    with pytest.raises(NotReady, match="TableBudgetFull"):
+        memory.open(save_table(tmp_path / "a", 2000))
+    memory.release("layers")
+    table = memory.open(save_table(tmp_path / "b", 2000))  # 768,000 bytes of rows
+    assert memory.host_bytes <= 100_000
+    assert torch.equal(table.gather(torch.arange(2000)), table.whole.gather(torch.arange(2000)))
