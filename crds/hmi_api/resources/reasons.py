@@ -174,7 +174,7 @@ LOADING: Mapping[str, str] = {
     "DeviceBudgetFull": "Raise the runtime's HMI_DEVICE_BUDGET, or lower its HMI_MAX_RANK.",
     "HostBudgetFull": "Raise the runtime's HMI_HOST_BUDGET.",
     "DiskBudgetFull": "Raise the runtime's HMI_DISK_BUDGET.",
-    "TableBudgetFull": "Raise the runtime's HMI_TABLE_BUDGET, or add runtimes.",
+    "TableBudgetFull": "Raise the runtime's HMI_TABLE_BUDGET: layers and tables' indexes do not fit.",
     "PrecisionUnsupported": "Set the runtime's HMI_PRECISION to auto or float32: its CPU lacks this one.",
 }
 """Why a runtime does not have an adapter: in the condition Loaded, and in answers."""

@@ -90,6 +90,7 @@ class AdapterLoader:
             events=table_events,
         )
         self._mapped_bytes: Counter[str] = Counter()
+        self._pinned_tables: dict[AdapterId, tuple[TieredTable, ...]] = {}
         # Re-entrant: a finalizer may run on a thread that has it. Never acquire the cache's lock under it.
         self._guard = threading.RLock()
         self._locks: defaultdict[object, threading.Lock] = defaultdict(threading.Lock)
@@ -141,8 +142,7 @@ class AdapterLoader:
         if adapter.id not in self.cache:
             with self._guard:
                 self._artifact_users[adapter.artifact.digest] += 1
-            if adapter.pinned:
-                self.table_memory.pin(adapter.domain.tables, 1)
+        self._pin_tables(adapter)
         self.cache.register(adapter.id, adapter.artifact, pinned=adapter.pinned)
         self.pipeline.activate(adapter)
         if adapter.pinned:
@@ -159,10 +159,21 @@ class AdapterLoader:
             if last:
                 del self._artifact_users[digest]
         self.cache.unregister(adapter.id)
-        if adapter.pinned:
-            self.table_memory.pin(adapter.domain.tables, -1)
+        with self._guard:
+            unpinned = self._pinned_tables.pop(adapter.id, ())
+        self.table_memory.pin(unpinned, -1)
         if last:
             self.disk.delete(digest)
+
+    def _pin_tables(self, adapter: LoadedAdapter) -> None:
+        """Let the tables of a pinned adapter's Domain come first in the tables' memory."""
+        pinned = adapter.domain.tables if adapter.pinned else ()
+        with self._guard:
+            before = self._pinned_tables.pop(adapter.id, ())
+            if pinned:
+                self._pinned_tables[adapter.id] = pinned
+        self.table_memory.pin(pinned, 1)
+        self.table_memory.pin(before, -1)
 
     @property
     def loaded_versions(self) -> int:

@@ -81,6 +81,7 @@ class TableMemory:
         self._tables: list[weakref.ref[TieredTable]] = []
         self._lookups: weakref.WeakKeyDictionary[TieredTable, float] = weakref.WeakKeyDictionary()
         self._shared_among: set[int] = set()
+        self._pins_changed = False
         # Re-entrant: a finalizer may release on a thread that has it. No table's lock is taken under it.
         self._guard = threading.RLock()
         self._sharing = threading.Lock()
@@ -129,11 +130,11 @@ class TableMemory:
         return table
 
     def pin(self, tables: Sequence[TieredTable], by: int) -> None:
-        """Count ``by`` more users that want ``tables`` in memory as far as they fit; negative: fewer."""
+        """Count ``by`` more (or fewer) users that want ``tables`` in memory, for the next ``rebalance``."""
         with self._guard:
             for table in tables:
                 table.pins += by
-        self.rebalance(changed=True)
+            self._pins_changed |= bool(tables)
 
     def rebalance(self, *, changed: bool = False) -> None:
         """Divide the budget again if tables came or went, or were looked up often enough since the last time.
@@ -146,6 +147,8 @@ class TableMemory:
             counted = [table.take_lookups() for table in tables]
             changed = changed or {id(table) for table in tables} != self._shared_among
             with self._guard:
+                changed |= self._pins_changed
+                self._pins_changed = False
                 for table, lookups in zip(tables, counted, strict=True):
                     self._lookups[table] = self._lookups.get(table, 0.0) + lookups
                 seen = [self._lookups[table] for table in tables]

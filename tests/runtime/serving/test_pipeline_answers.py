@@ -1,5 +1,7 @@
 """The pipeline's answers equal the references, row by row, whatever else is in the batch."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from support_encoders import FAMILIES
@@ -8,7 +10,9 @@ from hmi_api.internal.inference import InferRow, RowResult
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.cache.adapter_cache import AdapterId
+from hmi_runtime.cache.tiers import Tier
 from hmi_runtime.server.loader import AdapterLoader
+from hmi_runtime.server.metrics import resident_bytes
 
 SENTENCES = [
     "the chain slips on a hill",
@@ -75,6 +79,35 @@ def test_a_mixed_batch_equals_the_reference_row_by_row(models, loader, served) -
     results = infer(loader, rows)
     for row, result in zip(rows, results, strict=True):
         assert_right(models, served[row.adapter], row.text or "", result)
+
+
+def test_a_domain_larger_than_the_budget_for_tables_gives_the_same_answers(  # type: ignore[no-untyped-def]
+    models, settings, metrics
+) -> None:
+    domain = models.domain("bikes/repair")
+    (table,) = domain.version.tables
+    budget = domain.version.layers.bytes + table.bytes // 2
+    adapter = models.adapter("acme/topic", domain, pinned=True)
+    with ThreadPoolExecutor(2) as threads:
+        loader = AdapterLoader(
+            settings.model_copy(update={"table_budget": budget}),
+            models.store,
+            threads,
+            cache_events=metrics,
+            pipeline_events=metrics,
+            table_events=metrics,
+        )
+        serve(loader, adapter, domain)
+        results = infer(loader, [InferRow(adapter="acme/topic", text=text) for text in SENTENCES])
+        resident = {(one.kind, one.tier): one.bytes for one in resident_bytes(loader)}
+        loader.pipeline.drain(5.0)
+    for text, result in zip(SENTENCES, results, strict=True):
+        assert_right(models, adapter, text, result)
+    found = {tier: metrics.registry.get_sample_value("hmi_table_rows_total", {"tier": tier}) for tier in Tier}
+    assert found[Tier.HOST] > 0 < found[Tier.DISK]
+    assert found[Tier.HOST] + found[Tier.DISK] == metrics.sources["bikes/repair@1"]["own_trigram"]
+    assert metrics.registry.get_sample_value("hmi_table_read_bytes_total") > 0
+    assert 0 < resident["table", "host"] <= budget < resident["table", "disk"]
 
 
 def test_a_mixed_batch_equals_the_same_rows_one_by_one(loader, served) -> None:  # type: ignore[no-untyped-def]

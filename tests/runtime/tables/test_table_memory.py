@@ -83,8 +83,10 @@ def test_memory_goes_to_the_table_that_is_looked_up(tmp_path: Path) -> None:
     assert second.held_bytes[0] > 2 * first.held_bytes[0] > 0
     assert memory.host_bytes <= 600_000
     memory.pin([first], 1)
+    memory.rebalance()
     assert first.share[0] > second.share[0]
     memory.pin([first], -1)
+    memory.rebalance()
     assert first.share[0] < second.share[0]
 
 
