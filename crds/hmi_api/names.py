@@ -12,6 +12,10 @@ TENANT_LABEL = f"{GROUP}/tenant"
 FINALIZER = f"{GROUP}/cleanup"
 RETRAIN_ANNOTATION = f"{GROUP}/retrain"
 """A new value trains again although the spec is the same, for example after rows were corrected in place."""
+REFRESH_ANNOTATION = f"{GROUP}/refresh"
+"""A new value refreshes a Domain's table at once, if ``plot.refresh`` is set."""
+TABLE_VERSION_ANNOTATION = f"{GROUP}/table-version"
+"""The version of a Domain whose table is served while the annotation is there; nothing is refreshed then."""
 
 KindName = Literal["Domain", "TaskAdapter"]
 PLURALS: dict[KindName, str] = {"Domain": "domains", "TaskAdapter": "taskadapters"}

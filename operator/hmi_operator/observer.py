@@ -9,7 +9,8 @@ from cachetools import LRUCache
 
 from hmi_api.internal.catalog import AdapterView, DomainView
 from hmi_api.internal.client import ControlPlaneClient
-from hmi_api.internal.runs import RUN_ID, RunPod, RunView
+from hmi_api.internal.refreshes import Refreshes
+from hmi_api.internal.runs import RUN_ID, RunPod, RunState, RunView
 from hmi_api.names import DomainKey
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.kinds import Resource
@@ -23,6 +24,8 @@ from hmi_operator.planning import (
     ObservedDomain,
 )
 from hmi_operator.planning.deletion import blocks_deletion, may_depend_on
+from hmi_operator.planning.observed import is_refresh
+from hmi_operator.planning.refresh import wants_refreshes
 from hmi_operator.planning.training import is_run_of
 from hmi_operator.planning.validation import lineage_of
 from hmi_operator.ports import Ports, ResourceRef
@@ -100,6 +103,9 @@ class Observer:
     async def observe_domain(self, domain: Domain) -> ObservedDomain:
         """Return what a Domain's plan depends on. Raises ``HmiError`` as the ports do."""
         run = await self._run_of(domain)  # before the view, which then has what the run published
+        refreshes, refresh_run = await self._refreshes_of(domain, run)
+        if run is not None and is_refresh(run):
+            run = None
         job = await self.job_of(run)
         view = await self.domains.read(domain.key)
         if view is not None and self._is_of_deleted(domain, view):
@@ -114,11 +120,31 @@ class Observer:
             view=view,
             run=run,
             job=job,
+            refreshes=refreshes,
+            refresh_run=refresh_run,
+            refresh_job=await self.job_of(refresh_run),
             parent=await self._dependency(domain.parent_key) if domain.parent_key else None,
             lineage=lineage,
             dependents=await (self._dependents(domain, lineage) if deleted else self._unshared(domain)),
             environment=self._environment,
         )
+
+    async def _refreshes_of(
+        self, domain: Domain, run: RunView | None
+    ) -> tuple[Refreshes | None, RunView | None]:
+        """Return a Domain's tables, and its last refresh run if that has not succeeded.
+
+        ``run`` is the one that the status names. For a Domain that is not refreshed nothing is read.
+        """
+        if not wants_refreshes(domain) and not (run is not None and is_refresh(run)):
+            return None, None
+        found = await self._ports.control_plane.refreshes(domain.key)
+        last = found.last_run if found is not None else None
+        if last is None or last.state == RunState.SUCCEEDED:
+            return found, None
+        if run is None or run.id != last.run_id:
+            run = await self._ports.control_plane.run(last.run_id)
+        return found, run if run is not None and is_run_of(run, domain) else None
 
     async def observe_adapter(self, adapter: TaskAdapter) -> ObservedAdapter:
         """Return what a TaskAdapter's plan depends on. Raises ``HmiError`` as the ports do."""

@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
-from hmi_api.errors import HmiError, InvalidInput
+from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.internal.catalog import AdapterRecord, AdapterView, DomainRecord, PublishAgain
+from hmi_api.internal.refreshes import RestoreTable as RestoreTableRequest
 from hmi_api.internal.runs import RunCreate, RunState, RunView
 from hmi_api.names import FINALIZER, DomainKey
 from hmi_api.resources.common import CommonStatus
-from hmi_api.resources.domain import Domain
+from hmi_api.resources.domain import Domain, DomainStatus
 from hmi_api.resources.kinds import Resource
 from hmi_api.resources.task_adapter import TaskAdapter
 from hmi_operator.observer import Observer
@@ -34,6 +35,7 @@ from hmi_operator.planning.actions import (
     PublishAgainOrStartRun,
     RemoveFinalizer,
     Restore,
+    RestoreTable,
     ResumeRun,
     Revoke,
     StartRun,
@@ -118,7 +120,7 @@ class Reconciler:
             resource, plan = present, make_plan(present, observed)
 
         def replan(run: RunView, job: JobView | None) -> Plan[Status]:
-            return make_plan(resource, replace(observed, run=run, job=job))
+            return make_plan(resource, observed.with_run(run, job))
 
         return await self._carry_out(resource, plan, replan)
 
@@ -174,7 +176,8 @@ class Reconciler:
     ) -> tuple[ResourceRef, ...]:
         """Return the dependents of a Domain that changed, and what a deleted resource depended on."""
         below: list[ResourceRef] = []
-        if isinstance(resource, Domain) and (gone or (old.version, old.phase) != (new.version, new.phase)):
+        changed = (old.version, old.phase) != (new.version, new.phase)
+        if isinstance(resource, Domain) and (gone or (changed and not _only_table_changed(old, new))):
             below = self._ports.store.dependents(resource.key)
         above = resource.parent_key if isinstance(resource, Domain) else resource.domain_key
         if not gone or above is None:
@@ -211,10 +214,10 @@ class Reconciler:
                 return await self._start(action.request)
             case PublishAgainOrStartRun():
                 return await self._publish_again_or_start(ref, action.request)
+            case RestoreTable():
+                await self._restore_table(resource, action.version)
             case ResumeRun():
-                run = await self._ports.control_plane.run(action.run_id)
-                if run is not None:
-                    await self._ports.jobs.start(run)
+                await self._resume(action.run_id)
             case StopRun():
                 await self._ports.jobs.stop(action.run_id, ref.namespace)
                 await self._ports.control_plane.fail_run(action.run_id, action.failure)
@@ -247,6 +250,11 @@ class Reconciler:
             await self._ports.jobs.start(run)
         return run
 
+    async def _resume(self, run_id: str) -> None:
+        run = await self._ports.control_plane.run(run_id)
+        if run is not None:
+            await self._ports.jobs.start(run)
+
     async def _publish_again_or_start(self, ref: ResourceRef, request: RunCreate) -> RunView | None:
         wanted = PublishAgain(uid=request.uid, spec_digest=request.spec_digest)
         version = await self._ports.control_plane.publish_again(ref.kind, ref.key, wanted)
@@ -254,6 +262,14 @@ class Reconciler:
             return await self._start(request)
         logger.info("%s: an earlier version of the same spec is published again as version %d", ref, version)
         return None
+
+    async def _restore_table(self, resource: Resource, version: int) -> None:
+        wanted = RestoreTableRequest(uid=resource.metadata.uid, version=version)
+        ref = ResourceRef.of(resource)
+        served = await self._ports.control_plane.restore_table(ref.key, wanted)
+        if served is None:
+            raise NotReady("ArtifactMissing", f"The table of version {version} of {ref} is not in the store.")
+        logger.info("%s: version %d has the table of version %d", ref, served, version)
 
     # --- deletion ---------------------------------------------------------------------------------------
 
@@ -294,3 +310,11 @@ class Reconciler:
                 self._ports.require_leadership()
                 logger.info("%s: deleted from the catalog with its Domain; its object is gone", ref)
                 await self._ports.control_plane.delete(ref.kind, ref.key, orphan.uid)
+
+
+def _only_table_changed(old: Status, new: Status) -> bool:
+    """Return whether a Domain's new version has the layers of the old one: its dependents do not change."""
+    if not isinstance(new, DomainStatus) or new.refresh is None or old.phase != new.phase:
+        return False
+    kept = [table.version for table in new.refresh.tables]
+    return old.version in kept and new.version in kept

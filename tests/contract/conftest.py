@@ -16,6 +16,7 @@ from small_artifacts import publish
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.internal.catalog import AdapterRecord, AdapterView, DomainRecord, DomainView, LoadError
 from hmi_api.internal.client import ONE_ATTEMPT, ControlPlaneClient
+from hmi_api.internal.refreshes import RefreshResult
 from hmi_api.internal.runs import RunCreate, RunResult, RunView
 from hmi_api.internal.runtimes import (
     AdapterVersionRef,
@@ -81,6 +82,35 @@ class Contract:
         fields = {"baseModel": {"uri": "wheel://m"}, "corpus": [{"uri": "corpus.jsonl"}], "split": 3}
         body = {"kind": "domain", "namespace": namespace, "name": name, "spec": fields}
         return await self._run(namespace, name, spec, body | {"parent": changes.pop("parent", None)}, changes)
+
+    async def refresh_run(self, key: str = HOTEL, *, plot: Any = None, **changes: Any) -> RunView:
+        """Create a run that refreshes the table of a Domain's current version."""
+        namespace, name = key.split("/")
+        current = (await self.domain(key)).current
+        assert current is not None
+        fields = {"baseModel": {"uri": "wheel://m"}, "corpus": [{"uri": "corpus.jsonl"}], "plot": plot or {}}
+        start = {
+            "current": current.model_dump(mode="json", by_alias=True),
+            "cause": "Schedule",
+            "hitRate": 0.4,
+        }
+        refresh = start | changes.pop("refresh", {})
+        body = {"kind": "domain", "namespace": namespace, "name": name, "spec": fields, "refresh": refresh}
+        return await self._run(namespace, name, f"refresh-{current.version}", body, changes)
+
+    def finish_refresh(self, run: RunView, content: str = "", **changes: Any) -> RunView:
+        """Publish the table of a refresh run and complete it; return the run."""
+        table = self.publish(run, ArtifactKind.TABLE, f'"table {content or run.id}"'.encode())
+        result = RunResult(
+            artifacts=[table],
+            base_digest="sha256:b",
+            layers_digest=run.spec.refresh.current.layers.digest,
+            entries=6,
+            coverage=0.7,
+            refresh=RefreshResult(windows_in=3, windows_out=2),
+        )
+        self.trainer(run).complete_run(result.model_copy(update=changes))
+        return self.trainer(run).run()
 
     async def adapter_run(self, key: str = TOPIC, *, spec: str = "1", **changes: Any) -> RunView:
         """Create a TaskAdapter's run on the current version of its Domain."""

@@ -28,6 +28,15 @@ from hmi_api.internal.catalog import (
     Revocation,
 )
 from hmi_api.internal.client import Refused
+from hmi_api.internal.refreshes import (
+    Refreshes,
+    RefreshResult,
+    RefreshRun,
+    RefreshSpec,
+    RestoreTable,
+    TableChange,
+    TableVersion,
+)
 from hmi_api.internal.runs import (
     DomainRunSpec,
     RunCreate,
@@ -51,6 +60,22 @@ class StoredDomain:
     current: DomainVersionView | None = None
     last_version: int = 0
     order: int = 0
+    changes: dict[int, TableChange] = field(default_factory=dict)
+    """By version: how its table came from the one before it."""
+    created: dict[int, datetime] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> list[DomainVersionView]:
+        """The versions with the layers and the spec of the current one, the newest first."""
+        current = self.current
+        if current is None:
+            return []
+        same = [
+            one
+            for one in self.versions
+            if (one.layers, one.spec_digest) == (current.layers, current.spec_digest)
+        ]
+        return same[::-1]
 
 
 @dataclass
@@ -85,6 +110,8 @@ class FakeCatalog:
         self.domains: dict[str, StoredDomain] = {}
         self.adapters: dict[str, StoredAdapter] = {}
         self.runs: dict[str, RunView] = {}
+        self.refresh_runs: dict[str, datetime] = {}
+        """When each refresh run was created, the oldest first."""
         self.created_runs: list[str] = []
         """Ids of all runs that were ever created: those of deleted resources are in ``runs`` no more."""
         self.pods: dict[str, list[RunPod]] = {}
@@ -212,6 +239,8 @@ class FakeCatalog:
                 return run
         run_id = f"{len(self.created_runs) + 1:024x}"
         self.created_runs.append(run_id)
+        if isinstance(wanted.spec, DomainRunSpec) and wanted.spec.refresh is not None:
+            self.refresh_runs[run_id] = datetime.now(UTC)
         fields = wanted.model_dump(exclude={"tenant", "spec"})
         return self._save(RunView(id=run_id, state=RunState.PENDING, spec=wanted.spec, **fields))
 
@@ -248,8 +277,11 @@ class FakeCatalog:
             return self._fail(run, gone)
         if isinstance(row, StoredAdapter) and row.withdrawn is not None:
             return self._fail(run, RunFailure(reason=row.withdrawn.reason, message=row.withdrawn.message))
+        if isinstance(row, StoredDomain) and isinstance(spec, DomainRunSpec) and spec.refresh is not None:
+            return self._complete_refresh(row, run, spec.refresh, result)
         if isinstance(row, StoredDomain):
             version, passed = self._domain_version(row, run, result), True
+            row.created[version.version] = datetime.now(UTC)
         else:
             version, passed = self._adapter_version(row, run, result), result.gate_passed
         row.last_version += 1
@@ -278,9 +310,89 @@ class FakeCatalog:
         if found[-1] != row.current:
             row.last_version += 1
             row.current = found[-1].model_copy(update={"version": row.last_version})
+            if isinstance(row, StoredDomain):
+                row.created[row.last_version] = datetime.now(UTC)
             row.versions.append(row.current)
             self._on_change()
         return int(row.current.version)
+
+    def refreshes(self, key: str) -> Refreshes:
+        """Return the kept tables of a Domain and its last refresh run."""
+        row = _found(self.domains, key, "Domain")
+        tables = [
+            TableVersion(
+                version=one.version,
+                table=one.tables[0].digest if one.tables else "",
+                entries=one.entries,
+                created_at=row.created[one.version],
+                change=row.changes.get(one.version),
+            )
+            for one in row.tables
+        ]
+        runs = [self.runs[run_id] for run_id in self.refresh_runs if run_id in self.runs]
+        own = [run for run in runs if run.uid == row.record.uid]
+        return Refreshes(tables=tables, last_run=self._refresh_run(own[-1]) if own else None)
+
+    def restore_table(self, key: str, wanted: RestoreTable) -> int | None:
+        """Publish the table of a kept version again."""
+        row = _found(self.domains, key, "Domain")
+        old = next((one for one in row.tables if one.version == wanted.version), None)
+        if old is None or row.record.uid != wanted.uid:
+            return None
+        if any(ref.digest not in self.artifacts.files for ref in _refs_of(old)):
+            return None
+        if old.tables != row.current.tables:
+            copy = old.model_copy(update={"version": row.last_version + 1})
+            self._publish_table(row, copy, TableChange(restored=old.version))
+        return int(row.current.version)
+
+    def _refresh_run(self, run: RunView) -> RefreshRun:
+        assert isinstance(run.spec, DomainRunSpec)
+        assert run.spec.refresh is not None
+        return RefreshRun(
+            run_id=run.id,
+            version=run.spec.refresh.current.version,
+            attempt=run.attempt,
+            state=run.state.value,
+            request=run.spec.refresh.request,
+            created_at=self.refresh_runs[run.id],
+        )
+
+    def _complete_refresh(
+        self, row: StoredDomain, run: RunView, refresh: RefreshSpec, result: RunResult
+    ) -> RunView:
+        current, spec = row.current, run.spec
+        assert isinstance(spec, DomainRunSpec)
+        if current is None or current.version != refresh.current.version:
+            return self._fail(run, RunFailure(reason="Superseded", message="Another version was published."))
+        table = next(_of_kind(result, ArtifactKind.TABLE), None)
+        if table is not None:
+            if result.layers_digest != current.layers.digest or result.refresh is None:
+                raise Refused(400, "IncompleteResult", "A refresh names its layers and what it changed.")
+            inherited = spec.parent.tables if spec.parent else current.tables[1:]
+            version = current.model_copy(
+                update={
+                    "version": row.last_version + 1,
+                    "tables": [table, *inherited],
+                    "entries": result.entries or 0,
+                    "coverage": result.coverage or 0.0,
+                }
+            )
+            change = TableChange(
+                cause=refresh.cause, hit_rate_before=refresh.hit_rate, **result.refresh.model_dump()
+            )
+            self._publish_table(row, version, change)
+            limit = spec.spec.plot.refresh.history_limit if spec.spec.plot.refresh else 5
+            for old in row.tables[limit:]:
+                row.versions.remove(old)
+        return self._save(run.model_copy(update={"state": RunState.SUCCEEDED, "result": result}))
+
+    def _publish_table(self, row: StoredDomain, version: DomainVersionView, change: TableChange) -> None:
+        row.last_version = version.version
+        row.changes[version.version], row.created[version.version] = change, datetime.now(UTC)
+        row.versions.append(version)
+        row.current = version
+        self._on_change()
 
     def require_open(self, run_id: str) -> None:
         """Refuse if a run is over and may not publish."""
@@ -290,14 +402,32 @@ class FakeCatalog:
     def artifacts_of(self, run_id: str) -> set[str]:
         """Return the digests of the artifacts that a run uses: those of its Domain or its parent."""
         spec = self.run(run_id).spec
-        used = spec.parent if isinstance(spec, DomainRunSpec) else spec.domain
-        return {ref.digest for ref in _refs_of(used)} if used else set()
+        if isinstance(spec, DomainRunSpec):
+            used = [spec.parent, spec.refresh.current if spec.refresh else None]
+        else:
+            used = [spec.domain]
+        return {ref.digest for version in used if version is not None for ref in _refs_of(version)}
 
     def record_pods(self, run_id: str, pods: list[RunPod]) -> None:
         """Record the pods of a run's Job."""
         self.pods[self.run(run_id).id] = pods
 
     # --- calls that tests make in a trainer's place ---------------------------------------------------
+
+    def finish_refresh(self, run_id: str, **changes: Any) -> RunView:
+        """Complete a refresh run with a table of its own."""
+        spec = self.run(run_id).spec
+        assert isinstance(spec, DomainRunSpec)
+        assert spec.refresh is not None
+        result = RunResult(
+            artifacts=[self.artifacts.store(ArtifactKind.TABLE, f"table of {run_id}".encode())],
+            base_digest="sha256:b",
+            layers_digest=spec.refresh.current.layers.digest,
+            entries=6,
+            coverage=0.7,
+            refresh=RefreshResult(windows_in=3, windows_out=2),
+        )
+        return self.complete_run(run_id, result.model_copy(update=changes))
 
     def finish_run(self, run_id: str, **changes: Any) -> RunView:
         """Complete a run with artifacts of its own and a metric that passes every gate."""

@@ -38,6 +38,7 @@ from hmi_api.internal.catalog import (
     Revocation,
 )
 from hmi_api.internal.client import ONE_ATTEMPT, PREFIX, ControlPlaneClient, Refused, check_status
+from hmi_api.internal.refreshes import RestoredTable, RestoreTable
 from hmi_api.internal.retry import RetryPolicy, Unavailable
 from hmi_api.internal.runs import (
     RUN_ID,
@@ -358,6 +359,9 @@ _ROUTES: list[tuple[re.Pattern[str], Any, _Handler]] = [
         _table(plane, call), call.key, call.query("uid"))),
     _route("POST", "/{kind}/{key}/publish-again", PublishAgain, lambda plane, call, body: PublishedAgain(
         version=plane.catalog.publish_again(_table(plane, call), call.key, body))),
+    _route("GET", "/domains/{key}/refreshes", None, lambda plane, call: plane.catalog.refreshes(call.key)),
+    _route("POST", "/domains/{key}/restore-table", RestoreTable, lambda plane, call, body: RestoredTable(
+        version=plane.catalog.restore_table(call.key, body))),
     _route("PUT", "/adapters/{key}/revocation", Revocation,
         lambda plane, call, body: plane.catalog.revoke(call.key, body)),
     _route("DELETE", "/adapters/{key}/revocation", None, lambda plane, call: plane.catalog.restore(call.key)),

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.errors import InvalidInput, NotReady
 from hmi_api.internal.runs import (
+    AdapterRunSpec,
     DomainRunSpec,
     RunCreate,
     RunFailure,
@@ -36,6 +37,8 @@ from hmi_control_plane.metering.records import record_training
 
 FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED})
 RESOURCE_DELETED = "ResourceDeleted"
+REFRESH_KIND = "refresh"
+"""``TrainingRun.kind`` of runs that refresh a table; of others the kind of their specification."""
 
 
 def create_run(session: Session, wanted: RunCreate) -> RunView:
@@ -50,7 +53,7 @@ def create_run(session: Session, wanted: RunCreate) -> RunView:
         "spec_digest": wanted.spec_digest,
         "attempt": wanted.attempt,
         "tenant": wanted.tenant,
-        "kind": wanted.spec.kind,
+        "kind": REFRESH_KIND if _refreshes(wanted.spec) else wanted.spec.kind,
         "namespace": wanted.spec.namespace,
         "name": wanted.spec.name,
         "state": RunState.PENDING.value,
@@ -125,6 +128,10 @@ def adopt_runs(session: Session, old_uid: str, new_uid: str) -> None:
 def to_json(model: WireModel) -> dict[str, Any]:
     """Return the JSON in which a type of the internal API is stored, as in a request body."""
     return model.model_dump(mode="json", by_alias=True)
+
+
+def _refreshes(spec: DomainRunSpec | AdapterRunSpec) -> bool:
+    return isinstance(spec, DomainRunSpec) and spec.refresh is not None
 
 
 def _fail(row: TrainingRun, failure: RunFailure) -> None:
@@ -265,5 +272,8 @@ def require_published(session: Session, run: TrainingRun, refs: list[ArtifactRef
 
 def _used_artifacts(run: TrainingRun) -> list[ArtifactRef]:
     spec = RunView.model_validate(run).spec
-    domain = spec.parent if isinstance(spec, DomainRunSpec) else spec.domain
-    return [domain.layers, *domain.tables] if domain is not None else []
+    if isinstance(spec, DomainRunSpec):
+        used = [spec.parent, spec.refresh.current if spec.refresh is not None else None]
+    else:
+        used = [spec.domain]
+    return [ref for version in used if version is not None for ref in (version.layers, *version.tables)]

@@ -5,7 +5,6 @@ So numbers only grow, for runtimes and for readers of answers.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
@@ -24,12 +23,19 @@ from hmi_api.internal.runs import (
 )
 from hmi_control_plane.catalog import artifacts, placement
 from hmi_control_plane.catalog.database import utc_now
+from hmi_control_plane.catalog.publishing import (
+    add_tables,
+    artifact_digests,
+    columns_of_run,
+    make_current,
+    publish_copy,
+)
+from hmi_control_plane.catalog.refreshes import publish_refresh
 from hmi_control_plane.catalog.resources import (
     ResourceRow,
     Version,
     current_version,
     find_resource,
-    next_version,
     versions_of,
 )
 from hmi_control_plane.catalog.runs import FINAL, RESOURCE_DELETED, fail_run, get_run, to_json
@@ -38,11 +44,14 @@ from hmi_control_plane.catalog.tables import (
     AdapterVersion,
     DomainRow,
     DomainVersion,
-    DomainVersionTable,
     Tenant,
     TrainingRun,
 )
 from hmi_control_plane.metering.records import record_training
+
+_ANOTHER_VERSION = RunFailure(
+    reason="Superseded", message="Another version of the Domain was published while its table was refreshed."
+)
 
 
 def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
@@ -73,7 +82,11 @@ def complete_run(session: Session, run_id: str, result: RunResult) -> RunView:
     if isinstance(resource, AdapterRow) and resource.withdrawn is not None:
         artifacts.discard(session, [ref.digest for ref in result.artifacts])
         return fail_run(session, run_id, RunFailure.model_validate(resource.withdrawn))
-    if isinstance(resource, DomainRow) and isinstance(spec, DomainRunSpec):
+    if isinstance(resource, DomainRow) and isinstance(spec, DomainRunSpec) and spec.refresh is not None:
+        if not publish_refresh(session, resource, row, spec, spec.refresh, result):
+            artifacts.discard(session, [ref.digest for ref in result.artifacts])
+            return fail_run(session, run_id, _ANOTHER_VERSION)
+    elif isinstance(resource, DomainRow) and isinstance(spec, DomainRunSpec):
         _publish_domain(session, resource, row, spec, result)
     elif isinstance(resource, AdapterRow) and isinstance(spec, AdapterRunSpec):
         _publish_adapter(session, resource, row, spec, result)
@@ -105,7 +118,7 @@ def find_earlier_version(
     found = _version_of_spec(session, find_resource(session, kind, namespace, name), wanted)
     if found is None:
         return None
-    refs = artifacts.load_refs(session, _artifact_digests(session, found))
+    refs = artifacts.load_refs(session, artifact_digests(session, found))
     return PublishableVersion(found.version, list(refs.values()))
 
 
@@ -123,17 +136,7 @@ def publish_again(
         return None
     if old.version == row.current_version:
         return old.version
-    columns = {column.key for column in type(old).__table__.columns} - {"id"}
-    copied = {column: getattr(old, column) for column in columns}
-    new = type(old)(**copied | {"version": next_version(session, row), "created_at": utc_now()})
-    digests = _artifact_digests(session, old)
-    session.add(new)
-    session.flush()
-    if isinstance(new, DomainVersion):
-        _add_tables(session, new, digests[1:])
-    artifacts.retain(session, digests)
-    _make_current(session, row, new)
-    return new.version
+    return publish_copy(session, row, old).version
 
 
 def _publish_domain(
@@ -152,7 +155,7 @@ def _publish_domain(
     _require_recorded(session, [layers, *chain])
     version = DomainVersion(
         domain_id=domain.id,
-        **_columns_of_run(session, domain, run, result),
+        **columns_of_run(session, domain, run, result),
         base_uri=spec.spec.base_model.uri,
         base_revision=spec.spec.base_model.revision,
         base_digest=result.base_digest,
@@ -165,11 +168,11 @@ def _publish_domain(
     session.add(version)
     session.flush()
     digests = [layers.digest, *(ref.digest for ref in chain)]
-    _add_tables(session, version, digests[1:])
+    add_tables(session, version, digests[1:])
     artifacts.retain(session, digests)
     before = current_version(session, domain)
     if not _is_superseded(run, domain.spec_digest, before):
-        _make_current(session, domain, version)
+        make_current(session, domain, version)
 
 
 def _publish_adapter(
@@ -185,7 +188,7 @@ def _publish_adapter(
         _require_layers(session, adapter.domain, layers_digest)
     version = AdapterVersion(
         adapter_id=adapter.id,
-        **_columns_of_run(session, adapter, run, result),
+        **columns_of_run(session, adapter, run, result),
         artifact_digest=artifact.digest if artifact else None,
         layers_digest=layers_digest,
         labels=result.labels,
@@ -197,29 +200,7 @@ def _publish_adapter(
         artifacts.retain(session, [artifact.digest])
     before = current_version(session, adapter)
     if result.gate_passed and not _is_superseded(run, adapter.spec_digest, before):
-        _make_current(session, adapter, version)
-
-
-def _columns_of_run(
-    session: Session, row: ResourceRow, run: TrainingRun, result: RunResult
-) -> dict[str, Any]:
-    """Return the columns that versions of both kinds take from the run that made them."""
-    return {
-        "version": next_version(session, row),
-        "spec_digest": run.spec_digest,
-        "metrics": result.metrics,
-        "data_read": [read.model_dump(mode="json", by_alias=True) for read in result.data],
-        "run_id": run.id,
-        "created_at": utc_now(),
-    }
-
-
-def _make_current(session: Session, row: ResourceRow, version: Version) -> None:
-    row.current_version = version.version
-    if isinstance(version, DomainVersion):
-        placement.move_to_domain_version(session, version)
-    elif isinstance(row, AdapterRow):
-        placement.update_placements(session, [row])
+        make_current(session, adapter, version)
 
 
 def _is_superseded(run: TrainingRun, declared: str, current: Version | None) -> bool:
@@ -272,22 +253,3 @@ def _version_of_spec(session: Session, row: ResourceRow | None, wanted: PublishA
         return session.scalar(adapters.where(of_spec).order_by(AdapterVersion.version.desc()).limit(1))
     of_spec = DomainVersion.spec_digest == wanted.spec_digest
     return session.scalar(versions_of(row).where(of_spec).order_by(DomainVersion.version.desc()).limit(1))
-
-
-def _artifact_digests(session: Session, version: Version) -> list[str]:
-    """Return the digests of a version's artifacts; a Domain's layers first, then its chain of tables."""
-    if isinstance(version, AdapterVersion):
-        return [version.artifact_digest] if version.artifact_digest is not None else []
-    tables = session.scalars(
-        select(DomainVersionTable.artifact_digest)
-        .where(DomainVersionTable.domain_version_id == version.id)
-        .order_by(DomainVersionTable.position)
-    )
-    return [version.layers_digest, *tables]
-
-
-def _add_tables(session: Session, version: DomainVersion, digests: list[str]) -> None:
-    session.add_all(
-        DomainVersionTable(domain_version_id=version.id, position=position, artifact_digest=digest)
-        for position, digest in enumerate(digests)
-    )

@@ -33,6 +33,7 @@ from hmi_api.internal.catalog import (
     RegisteredCluster,
     Revocation,
 )
+from hmi_api.internal.refreshes import Refreshes, RestoredTable, RestoreTable
 from hmi_api.internal.retry import RetryPolicy, Unavailable
 from hmi_api.internal.runs import (
     RunCreate,
@@ -147,6 +148,18 @@ class ControlPlaneClient:
         """Publish the declared spec's earlier version again; return its new number, None if none is left."""
         # An older control plane does not know this call: 404 during an upgrade.
         answer = await self._find(PublishedAgain, "POST", f"/{_PATHS[kind]}/{key}/publish-again", wanted)
+        return answer.version if answer else None
+
+    async def refreshes(self, key: str) -> Refreshes | None:
+        """Return a Domain's tables and its last refresh run; None if the control plane does not know it.
+
+        A control plane that is too old to know the call gives None, too.
+        """
+        return await self._find(Refreshes, "GET", f"/domains/{key}/refreshes")
+
+    async def restore_table(self, key: str, wanted: RestoreTable) -> int | None:
+        """Put back the table of a kept version; return the version that has it now, None if it is gone."""
+        answer = await self._find(RestoredTable, "POST", f"/domains/{key}/restore-table", wanted)
         return answer.version if answer else None
 
     async def create_run(self, request: RunCreate) -> RunView:

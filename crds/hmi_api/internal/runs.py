@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.refreshes import RefreshResult, RefreshSpec
 from hmi_api.internal.storable import (
     Count,
     DigestText,
@@ -67,6 +68,11 @@ class DomainRunSpec(WireModel):
     name: str
     spec: DomainSpec
     parent: DomainVersionView | None = Field(default=None, description="Layers and tables to start from.")
+    refresh: RefreshSpec | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,  # parts of an earlier version do not know the field
+        description="Build the next table of this version from traffic, and train nothing.",
+    )
 
 
 class AdapterRunSpec(WireModel):
@@ -102,7 +108,9 @@ class RunCreate(WireModel):
 class RunProgress(WireModel):
     """Progress of a run."""
 
-    stage: Word = Field(description="corpus, teaching, training, settling, table, evaluation or publishing.")
+    stage: Word = Field(
+        description="corpus, traffic, teaching, training, settling, table, evaluation or publishing."
+    )
     step: LargeCount
     total: LargeCount
     metrics: Metrics = Field(default_factory=dict)
@@ -125,6 +133,9 @@ class RunResult(WireModel):
     data: list[DataRead] = Field(default_factory=list, description="What was read, source by source.")
     entries: LargeCount | None = None
     coverage: Finite | None = None
+    refresh: RefreshResult | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="Refresh runs: what changed."
+    )
     training_seconds: Annotated[Finite, Field(ge=0, le=1e9)] = 0.0
 
 

@@ -43,6 +43,7 @@ class DomainCondition(DocumentedEnum):
     TRAINED = "Trained", "The lower layers and the bridge are distilled."
     TABLE_BUILT = "TableBuilt", "The lookup table is built and measured."
     PUBLISHED = "Published", "The declared spec has a version in the catalog."
+    REFRESHED = "Refreshed", "With plot.refresh: the table is refreshed when it is time; the last one worked."
     READY = "Ready", "A version, this one or an earlier one, can be used by TaskAdapters and child Domains."
     RECONCILING = _RECONCILING
     STALLED = _STALLED

@@ -41,8 +41,11 @@ def crd_file_name(plural: str) -> str:
 
 def crds() -> dict[str, Schema]:
     """Return the definitions by file name."""
-    parent = _column("Parent", ".spec.parentRef.name")
-    domain = _column("Domain", ".spec.domainRef.name")
+    parent = [
+        _column("Parent", ".spec.parentRef.name"),
+        _column("Hit Rate", ".status.hitRate", type_="number"),
+    ]
+    domain = [_column("Domain", ".spec.domainRef.name")]
     return {
         crd_file_name(DOMAIN.plural): _definition(
             DOMAIN, parent, "A node of the knowledge tree.", {"status": {}}
@@ -81,7 +84,7 @@ def structural_schema(type_: type[BaseModel]) -> Schema:
     return made
 
 
-def _definition(kind: Kind, own_column: Schema, description: str, subresources: Schema) -> Schema:
+def _definition(kind: Kind, own_columns: list[Schema], description: str, subresources: Schema) -> Schema:
     names = {
         "kind": kind.name,
         "listKind": f"{kind.name}List",
@@ -99,7 +102,7 @@ def _definition(kind: Kind, own_column: Schema, description: str, subresources: 
         "additionalPrinterColumns": [
             _column("Phase", ".status.phase"),
             _column("Ready", f"{_READY}.status"),
-            own_column,
+            *own_columns,
             _column("Version", ".status.version", type_="integer"),
             _column("Progress", ".status.progress"),
             _column("Reason", f"{_READY}.reason") | {"priority": 1},

@@ -102,8 +102,12 @@ class DomainTraining(ApiModel):
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Same seed and data, same result.")
 
 
+DEFAULT_HISTORY = 5
+"""Versions of a table that are kept, the current one included."""
+
+
 class Refresh(ApiModel):
-    """When a table is rebuilt from the windows that traffic looked up."""
+    """When a table is rebuilt from the windows that traffic looked up: either field is enough."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -122,10 +126,21 @@ class Refresh(ApiModel):
     schedule: str | None = Field(
         default=None,
         max_length=253,
-        description='Cron schedule of five fields, UTC, such as "0 3 * * *", or @daily; never when absent.',
+        description='When to refresh: five fields of cron, UTC, such as "0 3 * * *", or @daily.',
     )
     min_miss_rate: float = Field(
-        default=0.05, ge=0, le=1, description="Least share of misses among lookups for a refresh."
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Refresh, whatever the schedule, when a larger share of at least 10,000 lookups missed, "
+        "at most every 10 minutes; 1 for on schedule only.",
+    )
+    history_limit: int = Field(
+        default=DEFAULT_HISTORY,
+        ge=1,
+        le=100,
+        exclude_if=lambda value: value == DEFAULT_HISTORY,  # earlier versions do not know the field
+        description="Versions of the table that are kept, the current one included, to be put back.",
     )
 
 
@@ -147,7 +162,11 @@ class Plot(ApiModel):
         description="For a window that no table contains. Compute: run the layers for it (exact). "
         "Backoff: use its bigram or unigram, from this table or a parent's (approximate).",
     )
-    refresh: Refresh = Field(default_factory=Refresh, description="When the table is rebuilt from traffic.")
+    refresh: Refresh | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,  # earlier versions do not know null
+        description="When the table is rebuilt from traffic; never when absent.",
+    )
 
 
 class Sharing(ApiModel):
@@ -209,13 +228,46 @@ class DomainSpec(ApiModel):
     )
 
 
+class TableStatus(ApiModel):
+    """A version of the table that is kept."""
+
+    version: int = Field(description="Version of the Domain that has it.")
+    entries: int = Field(description="Windows in the table.")
+    created: str = Field(description="When the version was published, RFC 3339, UTC.")
+    cause: str | None = Field(
+        default=None, description="Schedule, MissRate or Request of the refresh that made it."
+    )
+    windows_in: int | None = Field(default=None, description="Windows that the refresh added.")
+    windows_out: int | None = Field(default=None, description="Windows that the refresh removed.")
+    hit_rate_before: float | None = Field(
+        default=None, description="Share of lookups that hit the table before it."
+    )
+    restored: int | None = Field(default=None, description="Version whose table was put back.")
+
+
+class RefreshStatus(ApiModel):
+    """The refreshes of a table."""
+
+    last_refresh: str | None = Field(default=None, description="When the table was last refreshed.")
+    next_time: str | None = Field(default=None, description="When it is refreshed next, by schedule.")
+    schedule: str | None = Field(default=None, description="The schedule that nextTime follows.")
+    tables: list[TableStatus] = Field(default_factory=list, description="Kept versions, newest first.")
+
+
 class DomainStatus(CommonStatus):
     """What the reconciler reports of a Domain."""
 
     entries: int | None = Field(default=None, description="Windows in the table.")
     coverage: float | None = Field(
-        default=None, description="Share of the held-out corpus's windows that the table contains, 0 to 1."
+        default=None,
+        description="Share of the held-out corpus's windows that the table contains, 0 to 1; after a "
+        "refresh, of the windows of counted traffic.",
     )
+    hit_rate: float | None = Field(
+        default=None,
+        description="Share of the windows looked up since this version was published that a table had.",
+    )
+    refresh: RefreshStatus | None = Field(default=None, description="Refreshes, if plot.refresh is set.")
 
 
 class Domain(CustomResource):

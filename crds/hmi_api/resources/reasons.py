@@ -61,6 +61,13 @@ class Reason(DocumentedEnum):
     JOB_REFUSED = "JobRefused", "Read the API server's message; correct the spec or the policy."
     SUPERSEDED = "Superseded", "Nothing: the run of a newer spec has replaced this one."
     SUCCEEDED = "Succeeded", "Nothing: this step is done."
+    # Refreshed
+    REFRESH_WAITS = "RefreshWaits", "Nothing: the table is refreshed when it is time."
+    TABLE_REFRESHED = "TableRefreshed", "Nothing: the table follows the traffic."
+    TABLE_RESTORED = "TableRestored", "Nothing: an earlier table was put back."
+    TABLE_PINNED = "TablePinned", "Remove the annotation hmi.dev/table-version to refresh again."
+    TABLE_NOT_KEPT = "TableNotKept", "Name a version of status.refresh.tables in hmi.dev/table-version."
+    NO_REFRESH = "NoRefresh", "Set spec.plot.refresh to have the table follow the traffic."
     # Reconciling and Stalled; where they are True, the reason is that of the step that they report
     UP_TO_DATE = "UpToDate", "Nothing: the declared spec is in effect."
     PROGRESSING = "Progressing", "Nothing: work continues; see the condition Reconciling."
@@ -117,6 +124,8 @@ TRAINING: Mapping[str, str] = {
     "LayersIncomplete": "Train the Domain again: its artifact is damaged.",
     "LayersNotFinite": "Train the Domain again with a lower training.learningRate.",
     "TableInvalid": "Train the Domain again: its table is damaged.",
+    "TrafficUnknown": "Give the training program a control plane: it knows what traffic looked up.",
+    "RefreshOutdated": "Nothing: the Domain was trained again while its table was refreshed.",
     "TableOfOtherLayers": "Train the Domain again: its table was made by other layers.",
     # Imported adapters
     "SourceNotFound": "Give a folder with adapter_config.json and adapter_model.safetensors.",

@@ -5,7 +5,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hmi_api.names import API_VERSION, RETRAIN_ANNOTATION, TENANT_LABEL
+from hmi_api.names import (
+    API_VERSION,
+    REFRESH_ANNOTATION,
+    RETRAIN_ANNOTATION,
+    TABLE_VERSION_ANNOTATION,
+    TENANT_LABEL,
+)
 from hmi_api.resources.conditions import DocumentedEnum, DomainCondition, Phase, TaskAdapterCondition
 from hmi_api.resources.crd import structural_schema
 from hmi_api.resources.kinds import KINDS
@@ -28,6 +34,13 @@ is published again under the next number, with its metrics. For a TaskAdapter th
 `sharing`, `resources`, `suspend` and `plot.refresh`) on the same layers of its parent; in both, the same
 value of `{RETRAIN_ANNOTATION}`. HMI does not check whether the rows at an address have changed. A version
 that the artifact store has lost is trained again.
+
+With `plot.refresh`, a Domain's table follows its traffic: each refresh publishes a version with the same
+layers and another table, and no TaskAdapter changes. It starts at a time of `schedule`; or when misses passed
+`minMissRate`; or at once when the annotation `{REFRESH_ANNOTATION}` gets a new value. Any of the three
+suffices, and none starts one before traffic was counted. `status.refresh.tables` lists the last tables. The
+annotation `{TABLE_VERSION_ANNOTATION}`, with the number of one of them, puts that table back; while it is
+there, nothing is refreshed.
 
 `hmi apply` checks a manifest against the schema and the rules of the CRD. It refuses what `kubectl apply`
 refuses, fills in the same defaults and reads YAML in the same way:

@@ -4,7 +4,7 @@ from typing import Any
 
 from hmi_api.names import RETRAIN_ANNOTATION, Digest, digest_json
 from hmi_api.resources.common import ApiModel, Resources
-from hmi_api.resources.domain import Domain, OnMiss, Refresh, Sharing
+from hmi_api.resources.domain import Domain, OnMiss, Sharing
 from hmi_api.resources.task_adapter import Serving, TaskAdapter
 
 
@@ -13,7 +13,7 @@ def domain_run_digest(domain: Domain, parent_layers: str | None) -> Digest:
 
     Fields that do not affect the result, such as sharing and resources, are left out.
     """
-    plot = domain.spec.plot.model_copy(update={"refresh": Refresh()})
+    plot = domain.spec.plot.model_copy(update={"refresh": None})
     trained = domain.spec.model_copy(
         update={"plot": plot, "sharing": Sharing(), "resources": Resources(), "suspend": False}
     )

@@ -24,6 +24,7 @@ from hmi_api.resources.conditions import (
     DomainCondition,
     find_condition,
 )
+from hmi_api.resources.domain import DomainStatus
 from hmi_api.resources.kinds import Resource
 from hmi_api.resources.reasons import Reason
 from hmi_operator.kubernetes.client import (
@@ -35,6 +36,7 @@ from hmi_operator.kubernetes.client import (
     micro_time,
 )
 from hmi_operator.orphans import Orphan
+from hmi_operator.planning.refresh import describe_change
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,16 @@ LONGEST_QUEUE = 1000
 _REMEMBERED = 4096
 _LONGEST_NOTE = 1024
 _REPEAT = SUMMARIES - {DomainCondition.READY}
-_SILENT = {Reason.WAITING, Reason.STARTING, Reason.LOADING, Reason.NOT_LIMITED, Reason.NO_GATE}
+_SILENT = {
+    Reason.WAITING,
+    Reason.STARTING,
+    Reason.LOADING,
+    Reason.NOT_LIMITED,
+    Reason.NO_GATE,
+    Reason.REFRESH_WAITS,
+    Reason.TABLE_REFRESHED,  # the table's own Event says it, each time
+    Reason.NO_REFRESH,
+}
 _NO_FAULT = {
     Reason.RUNNING,
     Reason.QUEUED,
@@ -91,7 +102,21 @@ def events_of(old: CommonStatus, new: CommonStatus) -> list[EventMessage]:
         note = condition.message or f"Condition {condition.type} is {condition.status}."
         messages[cause] = EventMessage(_type_of(condition), condition.reason, note[:_LONGEST_NOTE])
     last = next((one for one in reversed(messages.values()) if one.type == "Normal"), None)
-    return [one for one in messages.values() if one.type != "Normal" or one is last]
+    steps = [one for one in messages.values() if one.type != "Normal" or one is last]
+    return [*steps, *_table_events(old, new)]
+
+
+def _table_events(old: CommonStatus, new: CommonStatus) -> list[EventMessage]:
+    """Return the Event for a table that was refreshed or put back."""
+    if not isinstance(old, DomainStatus) or not isinstance(new, DomainStatus) or new.refresh is None:
+        return []
+    tables, before = new.refresh.tables, old.version
+    if not tables or before is None or tables[0].version <= before:
+        return []
+    reason = Reason.TABLE_REFRESHED if tables[0].restored is None else Reason.TABLE_RESTORED
+    if tables[0].cause is None and tables[0].restored is None:  # it was trained
+        return []
+    return [EventMessage("Normal", reason.value, describe_change(tables[0]))]
 
 
 def _has_changed(condition: Condition, before: Sequence[Condition]) -> bool:

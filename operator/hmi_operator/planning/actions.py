@@ -51,6 +51,13 @@ class PublishAgainOrStartRun(Action):
 
 
 @dataclass(frozen=True)
+class RestoreTable(Action):
+    """Publish the table of a kept version of the Domain again."""
+
+    version: int
+
+
+@dataclass(frozen=True)
 class ResumeRun(Action):
     """Start a Job for a run that has none; it resumes from the run's checkpoint."""
 

@@ -24,10 +24,12 @@ from hmi_operator.planning.conditions import (
 )
 from hmi_operator.planning.deletion import blocks_deletion, plan_deletion, withdrawals
 from hmi_operator.planning.observed import ObservedDomain
+from hmi_operator.planning.refresh import RefreshPlan, plan_refresh, stop_refresh
 from hmi_operator.planning.revocation import describe_dependent, describe_still_served
 from hmi_operator.planning.training import Decision, TrainingPhase, decide_training
 from hmi_operator.planning.validation import Rejection, validate_domain, write_rejection
 
+_HIT_RATE_STEP = 0.01
 _TRAINING = [
     DomainCondition.CORPUS_READY.value,
     DomainCondition.TRAINED.value,
@@ -135,15 +137,27 @@ class _DomainPlanner:
             write_stages(writer, _TRAINING, _STAGES, decision)
         write_summary(writer, _TRAINING, decision.phase)
         self._write_ready(up_to_date)
+        refresh = (
+            plan_refresh(self._domain, self._observed, current, writer)
+            if up_to_date and current is not None
+            else RefreshPlan(
+                self._domain.status.refresh, stop_refresh(self._observed, "the spec was changed")
+            )
+        )
+        run = decision.run or (refresh.decision.run if refresh.decision else None)
         status = self._status(training_phase_name(decision.phase, serves=current is not None))
         status = status.model_copy(
             update={
-                "run_ref": decision.run.id if decision.run else None,
-                "progress": progress_text(decision),
+                "run_ref": run.id if run else None,
+                "progress": progress_text(refresh.decision or decision),
                 "data": data_read(decision, status.data),
+                "refresh": refresh.status,
             }
         )
-        return Plan(status, declare + decision.actions, decision.requeue_after)
+        waits = [
+            seconds for seconds in (decision.requeue_after, refresh.requeue_after) if seconds is not None
+        ]
+        return Plan(status, (*declare, *refresh.actions, *decision.actions), min(waits, default=None))
 
     def _plan_waiting(self, declare: tuple[Action, ...], why: tuple[str, str]) -> Plan[DomainStatus]:
         write_waiting(self._writer, _TRAINING, *why)
@@ -178,7 +192,23 @@ class _DomainPlanner:
             **common_status(self._domain, self._observed, self._writer, phase, artifact),
             entries=current.entries if current else None,
             coverage=current.coverage if current else None,
+            hit_rate=self._hit_rate(),
+            refresh=self._domain.status.refresh,
         )
+
+    def _hit_rate(self) -> float | None:
+        """Return the current version's hit rate; the last one unless it changed by a percent or more.
+
+        It changes with every request, and each change of a status is a write.
+        """
+        lookups = self._observed.view.lookups if self._observed.view else None
+        if lookups is None or lookups.hit_rate is None or self._current is None:
+            return None
+        before = self._domain.status
+        same = before.version == self._current.version and before.hit_rate is not None
+        if same and abs(lookups.hit_rate - (before.hit_rate or 0.0)) < _HIT_RATE_STEP:
+            return before.hit_rate
+        return round(lookups.hit_rate, 3)
 
 
 def _spec_to_train(spec: DomainSpec, parent: DomainVersionView | None) -> DomainSpec:

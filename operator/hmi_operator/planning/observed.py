@@ -1,6 +1,6 @@
 """What a plan depends on: collected by the operator before planning, never changed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from hmi_api.internal.catalog import (
@@ -10,7 +10,8 @@ from hmi_api.internal.catalog import (
     DomainVersionView,
     DomainView,
 )
-from hmi_api.internal.runs import RunPod, RunView
+from hmi_api.internal.refreshes import Refreshes
+from hmi_api.internal.runs import DomainRunSpec, RunPod, RunView
 from hmi_api.names import DomainKey, Tenant
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.data_addresses import CLUSTER_SCHEMES
@@ -111,6 +112,11 @@ class ObservedDomain(_Observed):
     """
 
     view: DomainView | None = None
+    refreshes: Refreshes | None = None
+    """Its kept tables and last refresh run, if its plan may depend on them and the control plane has them."""
+    refresh_run: RunView | None = None
+    """The last refresh run, while it is active, or failed."""
+    refresh_job: JobView | None = None
     parent: DomainDependency | None = None
     lineage: tuple[DomainKey, ...] = ()
     """Keys of the Domain and its parents, to the root, a missing one or the first that repeats."""
@@ -121,6 +127,12 @@ class ObservedDomain(_Observed):
     def current(self) -> DomainVersionView | None:
         """The published version."""
         return self.view.current if self.view else None
+
+    def with_run(self, run: RunView, job: JobView | None) -> "ObservedDomain":
+        """Return this with a run that was just started, of training or of a refresh."""
+        if is_refresh(run):
+            return replace(self, refresh_run=run, refresh_job=job)
+        return replace(self, run=run, job=job)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,3 +146,12 @@ class ObservedAdapter(_Observed):
     def current(self) -> AdapterVersionView | None:
         """The published version."""
         return self.view.current if self.view else None
+
+    def with_run(self, run: RunView, job: JobView | None) -> "ObservedAdapter":
+        """Return this with a run that was just started."""
+        return replace(self, run=run, job=job)
+
+
+def is_refresh(run: RunView) -> bool:
+    """Return whether a run refreshes a table, and trains nothing."""
+    return isinstance(run.spec, DomainRunSpec) and run.spec.refresh is not None

@@ -126,11 +126,15 @@ def decide_training(
         return Decision(TrainingPhase.UP_TO_DATE, _stop_superseded(run, wanted))
     if run is None or run.spec_digest != wanted:
         return _begin(state)
-    if run.state in _ACTIVE:
-        return _decide_active(state, run)
-    if run.state is RunState.FAILED:
-        return _decide_failed(state, run)
+    if run.state is not RunState.SUCCEEDED:
+        return decide_run(resource, observed, run)
     return _decide_succeeded(state, run)
+
+
+def decide_run(resource: Resource, observed: ObservedDomain | ObservedAdapter, run: RunView) -> Decision:
+    """Return what to do about a run that has not succeeded: ``observed`` has its Job."""
+    state = _Training(resource, observed, Digest(run.spec_digest), run.spec)
+    return _decide_active(state, run) if run.state in _ACTIVE else _decide_failed(state, run)
 
 
 def _begin(state: _Training) -> Decision:

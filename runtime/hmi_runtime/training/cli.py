@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.internal.runs import RunFailure, RunSpec
 from hmi_api.internal.trainer import EXIT_DONE, EXIT_FAILED, EXIT_TRY_AGAIN, EXIT_USAGE, TrainingSettings
 from hmi_api.internal.trainer_client import TrainerClient
+from hmi_api.internal.window_counts import WindowCounts
 from hmi_api.settings import load_settings, trim_environment
 from hmi_runtime.artifacts.http_store import HttpArtifactStore
 from hmi_runtime.artifacts.store import ArtifactStore, Store
@@ -117,11 +118,18 @@ def _run_from_control_plane(
             parser.error(f"run {view.id} is of kind {view.spec.kind}, not {options.command}")
         # Without a store of its own, the program reaches artifacts through the control plane.
         store = ArtifactStore(settings.artifacts) if settings.artifacts else HttpArtifactStore(client)
-        return _execute(view.spec, settings, work_dir, store, ControlPlaneReporter(client))
+        return _execute(
+            view.spec, settings, work_dir, store, ControlPlaneReporter(client), client.window_counts
+        )
 
 
 def _execute(
-    run: RunSpec, settings: TrainingSettings, work_dir: Path, store: Store, reporter: Reporter
+    run: RunSpec,
+    settings: TrainingSettings,
+    work_dir: Path,
+    store: Store,
+    reporter: Reporter,
+    window_counts: Callable[[int], WindowCounts] | None = None,
 ) -> int:
     if settings.mounts is not None:
         reporter = TranslatingReporter(reporter, MountPathTranslator(settings.mounts))
@@ -131,6 +139,7 @@ def _execute(
         reporter,
         settings.training_checkpoint_seconds,
         mounts=settings.mounts,
+        window_counts=window_counts,
         limits=settings.limits(),
         precision=step_precision(settings.training_precision),
     )

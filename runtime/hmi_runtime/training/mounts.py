@@ -22,10 +22,14 @@ ReportT = TypeVar("ReportT", RunProgress, RunResult, RunFailure)
 def resolve_mounts(run: RunSpec, mounts: Path | None) -> RunSpec:
     """Return the run with every ``configmap://`` and ``pvc://`` address as a path below ``mounts``.
 
+    A refresh reads no data, and nothing is mounted for it.
+
     Raises ``InvalidInput``: AddressMalformed; CorpusNotFound if nothing is mounted (``mounts`` None), or if
     the ConfigMap or claim has no such key or path.
     """
     if isinstance(run, DomainRunSpec):
+        if run.refresh is not None:
+            return run
         corpus = [_at_mount(source, mounts) for source in run.spec.corpus]
         return run.model_copy(update={"spec": run.spec.model_copy(update={"corpus": corpus})})
     spec = run.spec

@@ -21,6 +21,7 @@ from hmi_runtime.training.checkpoint import Stages
 from hmi_runtime.training.domain_run import run_domain
 from hmi_runtime.training.elapsed import ElapsedTime
 from hmi_runtime.training.mounts import resolve_mounts
+from hmi_runtime.training.refresh_run import run_refresh
 from hmi_runtime.training.run_context import RunContext
 
 _LOG = logging.getLogger(__name__)
@@ -73,7 +74,9 @@ def _result(run: RunSpec, context: RunContext) -> RunResult:
         return RunResult.model_validate_json(path.read_bytes())
     run = resolve_mounts(run, context.mounts)
     with ElapsedTime(stages.folder) as elapsed:
-        if isinstance(run, DomainRunSpec):
+        if isinstance(run, DomainRunSpec) and run.refresh is not None:
+            result = run_refresh(run, run.refresh, stages, context)
+        elif isinstance(run, DomainRunSpec):
             result = run_domain(run, stages, context)
         else:
             result = run_adapter(run, stages, context)

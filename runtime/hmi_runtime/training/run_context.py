@@ -2,11 +2,12 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hmi_api.internal.runs import RunProgress
+from hmi_api.internal.window_counts import WindowCounts
 from hmi_api.resources.adapter_limits import AdapterLimits
 from hmi_api.resources.common import DataRead
 from hmi_runtime.artifacts.store import Store
@@ -31,6 +32,8 @@ class RunContext:
     """Where the ConfigMaps and volume claims that the run names are mounted; None outside a cluster."""
     data: list[DataRead] = field(default_factory=list)
     """What the run has read so far, one entry a source, for the first ``SOURCES_SHOWN`` sources."""
+    window_counts: Callable[[int], WindowCounts] | None = None
+    """Reads what traffic looked up, at most so many windows; None without a control plane."""
     limits: AdapterLimits = field(default_factory=AdapterLimits)
     """The largest adapters that runtimes serve."""
     precision: StepPrecision = FLOAT32

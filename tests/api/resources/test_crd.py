@@ -74,8 +74,8 @@ def test_names_columns_and_subresource(plural: str) -> None:
     scaled = {"scale": scale} if plural == "taskadapters" else {}
     assert version["subresources"] == {"status": {}} | scaled
     columns = [column["name"] for column in version["additionalPrinterColumns"]]
-    reference = "Parent" if plural == "domains" else "Domain"
-    assert columns == ["Phase", "Ready", reference, "Version", "Progress", "Reason", "Message", "Age"]
+    own = ["Parent", "Hit Rate"] if plural == "domains" else ["Domain"]
+    assert columns == ["Phase", "Ready", *own, "Version", "Progress", "Reason", "Message", "Age"]
     wide = [column["name"] for column in version["additionalPrinterColumns"] if column.get("priority")]
     assert wide == ["Reason", "Message"]
     schema = schema_of(plural)

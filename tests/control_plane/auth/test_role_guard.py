@@ -113,6 +113,8 @@ ROUTES = [
     ("POST", "/adapters/etags", {"operator"}),
     ("POST", "/adapters/acme/spam/publish-again", {"operator"}),
     ("POST", "/domains/acme/trade/publish-again", {"operator"}),
+    ("GET", "/domains/acme/trade/refreshes", {"operator"}),
+    ("POST", "/domains/acme/trade/restore-table", {"operator"}),
     ("POST", "/runs", {"operator"}),
     ("PUT", "/runs/RUN/pods", {"operator"}),
     ("GET", "/runs/RUN", {"operator", "acme's trainer"}),

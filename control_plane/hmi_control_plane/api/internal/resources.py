@@ -19,13 +19,14 @@ from hmi_api.internal.catalog import (
     RegisteredCluster,
     Revocation,
 )
+from hmi_api.internal.refreshes import Refreshes, RestoredTable, RestoreTable
 from hmi_api.internal.storable import ResourceKey, Uid
 from hmi_api.security.internal_auth import Role
 from hmi_control_plane.api import NO_CONTENT
 from hmi_control_plane.api.internal.runtimes import ChangeSignal
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.auth.guards import RoleGuard
-from hmi_control_plane.catalog import adapters, clusters, domains, tenants, versions
+from hmi_control_plane.catalog import adapters, clusters, domains, refreshes, tenants, versions
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.paging import Page, PageRequest, list_page
 from hmi_control_plane.catalog.resources import ResourceRow, get_resource
@@ -44,7 +45,31 @@ def build(database: Database, guard: RoleGuard, changes: ChangeSignal, files: Ar
     _add_adapters(router, database, changes)
     _add_revocations(router, database, changes)
     _add_publish_again(router, database, changes, files)
+    _add_refreshes(router, database, changes, files)
     return router
+
+
+def _add_refreshes(
+    router: APIRouter, database: Database, changes: ChangeSignal, files: ArtifactFiles
+) -> None:
+    @router.get("/domains/{namespace}/{name}/refreshes")
+    def read_refreshes(namespace: Name, name: Name) -> Refreshes:
+        """Read the kept tables of a Domain's current layers, and its last refresh run."""
+        with database.read() as session:
+            return refreshes.list_refreshes(session, get_resource(session, DomainRow, namespace, name))
+
+    @router.post("/domains/{namespace}/{name}/restore-table")
+    def restore_table(namespace: Name, name: Name, wanted: RestoreTable) -> RestoredTable:
+        """Publish the table of a kept version again."""
+        with database.read() as session:
+            row = get_resource(session, DomainRow, namespace, name)
+            needed = refreshes.restorable_artifacts(session, row, wanted)
+        if needed is None or not all(files.is_whole(ref) for ref in needed):
+            return RestoredTable()
+        with database.write() as session:
+            number = refreshes.restore_table(session, namespace, name, wanted)
+        changes.notify()
+        return RestoredTable(version=number)
 
 
 def _add_publish_again(

@@ -55,6 +55,8 @@ class DomainVersion(Base):
     data_read: Mapped[list[dict[str, Any]] | None] = mapped_column(Json)
     """What training read, as ``DataRead``; None of versions from before it was kept."""
     run_id: Mapped[str | None] = mapped_column(String(32))
+    change: Mapped[dict[str, Any] | None] = mapped_column(NullableJson)
+    """How it came from the version before it, as ``TableChange``; None of a version that was trained."""
     created_at: Mapped[datetime]
 
 

@@ -130,9 +130,9 @@ def merged_resources(own: Resources, defaults: Resources) -> dict[str, dict[str,
 
 
 def sources_of(run: RunView) -> list[DataSource | ImportSource]:
-    """Return the tenant's data that a run reads."""
+    """Return the tenant's data that a run reads: none for a refresh."""
     if isinstance(run.spec, DomainRunSpec):
-        return list(run.spec.spec.corpus)
+        return list(run.spec.spec.corpus) if run.spec.refresh is None else []
     spec = run.spec.spec
     data = spec.data
     named = [data.train, data.evaluation, data.unlabelled] if data else []

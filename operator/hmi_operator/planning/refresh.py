@@ -1,0 +1,331 @@
+"""When a Domain's table is refreshed from traffic, or an earlier table put back.
+
+A refresh is due at a time of ``schedule``, when misses passed ``minMissRate``, or when the annotation
+``hmi.dev/refresh`` has a new value; each of them suffices. Its run is identified by the version whose table
+it refreshes and a number, so that whoever leads starts the same run. While the annotation
+``hmi.dev/table-version`` names a kept version, that version's table is served and nothing is refreshed.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.refreshes import RefreshCause, RefreshRun, RefreshSpec, TableVersion
+from hmi_api.internal.runs import DomainRunSpec, RunCreate, RunFailure, RunState, RunView
+from hmi_api.names import REFRESH_ANNOTATION, TABLE_VERSION_ANNOTATION, digest_json
+from hmi_api.resources.conditions import DomainCondition
+from hmi_api.resources.domain import Domain, RefreshStatus, TableStatus
+from hmi_api.resources.reasons import Reason
+from hmi_operator.planning.actions import Action, RestoreTable, StartRun, StopRun
+from hmi_operator.planning.conditions import ConditionWriter
+from hmi_operator.planning.observed import ObservedDomain
+from hmi_operator.planning.schedule import Schedule
+from hmi_operator.planning.training import Decision, TrainingPhase, decide_run, is_active
+
+LEAST_LOOKUPS = 10_000
+"""Lookups of windows in the current table before its miss rate can start a refresh."""
+LEAST_PAUSE = timedelta(minutes=10)
+"""Between two refreshes for the miss rate; doubled for each that changed nothing, up to ``LONGEST_PAUSE``."""
+LONGEST_PAUSE = timedelta(days=1)
+CHECK_SECONDS = 60.0
+"""How often the miss rate and the schedule are checked without an event."""
+_LONGEST_REQUEST = 100
+_WHY = {
+    RefreshCause.SCHEDULE: "plot.refresh.schedule names this time",
+    RefreshCause.MISS_RATE: "more lookups missed than plot.refresh.minMissRate",
+    RefreshCause.REQUEST: f"{REFRESH_ANNOTATION} has a new value",
+}
+
+
+@dataclass(frozen=True)
+class RefreshPlan:
+    """The part of a Domain's plan that is about refreshes."""
+
+    status: RefreshStatus | None
+    actions: tuple[Action, ...] = ()
+    decision: Decision | None = None
+    """About the active or failed run, if there is one."""
+    requeue_after: float | None = None
+
+
+def plan_refresh(
+    domain: Domain, observed: ObservedDomain, current: DomainVersionView, writer: ConditionWriter
+) -> RefreshPlan:
+    """Return what to do about the table of a Domain whose declared spec is published; write ``Refreshed``."""
+    return _RefreshPlanner(domain, observed, current, writer).plan()
+
+
+def wants_refreshes(domain: Domain) -> bool:
+    """Return whether a Domain's plan depends on its tables and refresh runs."""
+    annotated = TABLE_VERSION_ANNOTATION in domain.metadata.annotations
+    return domain.spec.plot.refresh is not None or annotated or domain.status.refresh is not None
+
+
+def stop_refresh(observed: ObservedDomain, why: str) -> tuple[Action, ...]:
+    """Return the action that stops an active refresh, if there is one."""
+    run = observed.refresh_run
+    if run is None or not is_active(run):
+        return ()
+    failure = RunFailure(reason=Reason.SUPERSEDED.value, message=f"The refresh was stopped: {why}.")
+    return (StopRun(run.id, failure, why=why),)
+
+
+class _RefreshPlanner:
+    def __init__(
+        self,
+        domain: Domain,
+        observed: ObservedDomain,
+        current: DomainVersionView,
+        writer: ConditionWriter,
+    ) -> None:
+        self._domain = domain
+        self._observed = observed
+        self._current = current
+        self._writer = writer
+        self._spec = domain.spec.plot.refresh
+        self._known = observed.refreshes
+        self._run = observed.refresh_run
+        self._request = domain.metadata.annotations.get(REFRESH_ANNOTATION, "")[:_LONGEST_REQUEST]
+
+    def plan(self) -> RefreshPlan:
+        if not wants_refreshes(self._domain) or self._known is None:
+            return RefreshPlan(None, self._stop("the Domain is not refreshed"))
+        pinned = self._domain.metadata.annotations.get(TABLE_VERSION_ANNOTATION)
+        if pinned is not None:
+            return self._plan_pinned(pinned)
+        if self._spec is None:
+            self._write_off()
+            return RefreshPlan(self._status(None), self._stop("plot.refresh was removed"))
+        if self._run is not None and is_active(self._run):
+            return self._plan_active(self._run)
+        return self._plan_waiting()
+
+    # --- putting back -------------------------------------------------------------------------------
+
+    def _plan_pinned(self, wanted: str) -> RefreshPlan:
+        tables = self._known.tables if self._known else []
+        found = next((table for table in tables if str(table.version) == wanted), None)
+        stop = self._stop(f"{TABLE_VERSION_ANNOTATION} is set")
+        if found is None:
+            kept = ", ".join(str(table.version) for table in tables) or "none"
+            message = f"{TABLE_VERSION_ANNOTATION} names version {wanted!r:.40}; kept are {kept}."
+            self._writer.false(DomainCondition.REFRESHED, Reason.TABLE_NOT_KEPT, message)
+            return RefreshPlan(self._status(None), stop)
+        served = self._current.tables[0].digest if self._current.tables else ""
+        if found.table != served:
+            restore = RestoreTable(found.version, why=f"{TABLE_VERSION_ANNOTATION} names it")
+            return RefreshPlan(self._status(None), (*stop, restore), requeue_after=0.0)
+        message = f"The table of version {found.version} is kept while {TABLE_VERSION_ANNOTATION} is set."
+        self._writer.true(DomainCondition.REFRESHED, Reason.TABLE_PINNED, message)
+        return RefreshPlan(self._status(None), stop)
+
+    # --- runs ---------------------------------------------------------------------------------------
+
+    def _plan_active(self, run: RunView) -> RefreshPlan:
+        if _refreshed_version(run) != self._current.version:
+            return RefreshPlan(
+                self._status(None), self._stop("another version was published"), requeue_after=0.0
+            )
+        decision = decide_run(self._domain, self._observed_run(), run)
+        return self._plan_run(decision, self._next_time())
+
+    def _plan_run(self, decision: Decision, next_time: datetime | None) -> RefreshPlan:
+        self._write_decision(decision)
+        return RefreshPlan(self._status(next_time), decision.actions, decision, decision.requeue_after)
+
+    def _plan_waiting(self) -> RefreshPlan:
+        next_time = self._next_time()
+        failed = self._run is not None and self._run.state is RunState.FAILED
+        if self._run is not None and failed and _refreshed_version(self._run) == self._current.version:
+            decision = decide_run(self._domain, self._observed_run(), self._run)
+            if decision.phase is not TrainingPhase.FAILED:  # it is tried again
+                return self._plan_run(decision, next_time)
+        if self._domain.spec.suspend:
+            self._writer.unknown(DomainCondition.REFRESHED, Reason.SUSPENDED, "spec.suspend is true.")
+            return RefreshPlan(self._status(next_time))
+        cause = self._cause(next_time)
+        if cause is not None and self._lookups > 0:
+            start = StartRun(self._new_run(cause), why=_WHY[cause])
+            self._writer.unknown(DomainCondition.REFRESHED, Reason.STARTING, "A refresh is being started.")
+            return RefreshPlan(self._status(next_time), (start,), requeue_after=0.0)
+        if cause is RefreshCause.SCHEDULE:  # nobody asked for anything: wait for the time after this
+            next_time = self._scheduled_after(self._observed.now)
+        self._write_waiting()
+        return RefreshPlan(self._status(next_time), requeue_after=self._pause(next_time))
+
+    def _cause(self, next_time: datetime | None) -> RefreshCause | None:
+        last, now = self._last_run, self._observed.now
+        if self._request and (last is None or last.request != self._request):
+            return RefreshCause.REQUEST
+        if next_time is not None and now >= next_time:
+            return RefreshCause.SCHEDULE
+        return RefreshCause.MISS_RATE if self._missed_enough() and now >= self._rested_at() else None
+
+    def _missed_enough(self) -> bool:
+        lookups = self._observed.view.lookups if self._observed.view else None
+        if lookups is None or lookups.lookups < LEAST_LOOKUPS or self._spec is None:
+            return False
+        return lookups.misses > self._spec.min_miss_rate * lookups.lookups
+
+    def _rested_at(self) -> datetime:
+        """Return from when on the miss rate may start a refresh again."""
+        last = self._last_run
+        published = (
+            self._known.tables[0].created_at if self._known and self._known.tables else self._observed.now
+        )
+        if last is None or last.version != self._current.version:
+            return published + LEAST_PAUSE
+        pause = min(LEAST_PAUSE * (1 << min(last.attempt + 1, 16)), LONGEST_PAUSE)
+        return max(published + LEAST_PAUSE, last.created_at + pause)
+
+    def _new_run(self, cause: RefreshCause) -> RunCreate:
+        last = self._last_run
+        tried = last is not None and last.version == self._current.version
+        lookups = self._observed.view.lookups if self._observed.view else None
+        refresh = RefreshSpec(
+            current=self._current,
+            cause=cause,
+            request=self._request,
+            hit_rate=lookups.hit_rate if lookups else None,
+        )
+        return self._create(refresh, last.attempt + 1 if last is not None and tried else 0)
+
+    def _create(self, refresh: RefreshSpec, attempt: int) -> RunCreate:
+        metadata, parent = self._domain.metadata, self._observed.parent
+        return RunCreate(
+            uid=metadata.uid,
+            tenant=self._observed.tenant,
+            spec_digest=digest_json({"refresh": refresh.current.version}),
+            attempt=attempt,
+            spec=DomainRunSpec(
+                namespace=metadata.namespace,
+                name=metadata.name,
+                spec=self._domain.spec,
+                parent=parent.current if parent else None,
+                refresh=refresh,
+            ),
+        )
+
+    def _stop(self, why: str) -> tuple[Action, ...]:
+        return stop_refresh(self._observed, why)
+
+    def _observed_run(self) -> ObservedDomain:
+        return replace(self._observed, run=self._run, job=self._observed.refresh_job)
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def _next_time(self) -> datetime | None:
+        """Return the next scheduled time: the one in the status, unless a refresh was made since."""
+        status, last = self._domain.status.refresh, self._last_run
+        if self._spec is None or self._spec.schedule is None:
+            return None
+        if status is None or status.schedule != self._spec.schedule or status.next_time is None:
+            return self._scheduled_after(self._observed.now)
+        next_time = datetime.fromisoformat(status.next_time)
+        done = last is not None and last.created_at >= next_time
+        return self._scheduled_after(last.created_at) if last is not None and done else next_time
+
+    def _scheduled_after(self, moment: datetime) -> datetime | None:
+        schedule = self._spec.schedule if self._spec else None
+        return Schedule.parse(schedule).next_after(moment) if schedule else None
+
+    def _pause(self, next_time: datetime | None) -> float:
+        left = (next_time - self._observed.now).total_seconds() if next_time else CHECK_SECONDS
+        return min(max(left, 1.0), CHECK_SECONDS)
+
+    # --- status -------------------------------------------------------------------------------------
+
+    @property
+    def _lookups(self) -> int:
+        lookups = self._observed.view.lookups if self._observed.view else None
+        return lookups.lookups if lookups is not None else 0
+
+    @property
+    def _last_run(self) -> RefreshRun | None:
+        return self._known.last_run if self._known is not None else None
+
+    def _write_decision(self, decision: Decision) -> None:
+        writer, type_ = self._writer, DomainCondition.REFRESHED
+        if decision.problem is not None:
+            writer.false(type_, decision.problem.reason, decision.problem.message)
+        elif decision.phase is TrainingPhase.RETRYING:
+            writer.unknown(type_, Reason.RETRYING, decision.message)
+        elif decision.phase is TrainingPhase.SUSPENDED:
+            writer.unknown(type_, Reason.SUSPENDED, "spec.suspend is true: nothing new is started.")
+        else:
+            reason = Reason.QUEUED if decision.phase is TrainingPhase.QUEUED else Reason.RUNNING
+            run = f" {decision.run.id}" if decision.run else ""
+            writer.unknown(type_, reason, f"Refresh run{run} is {reason.value.lower()}.")
+
+    def _write_waiting(self) -> None:
+        writer, failed = self._writer, self._run
+        failure = failed.failure if failed is not None else None
+        if failure is not None and failed is not None and _refreshed_version(failed) == self._current.version:
+            message = f"The last refresh failed: {failure.message} It is tried again when it is time."
+            writer.false(DomainCondition.REFRESHED, failure.reason, message)
+            return
+        newest = self._known.tables[0].change if self._known and self._known.tables else None
+        if newest is not None and newest.cause is not None:
+            writer.true(DomainCondition.REFRESHED, Reason.TABLE_REFRESHED, describe_change(self._tables()[0]))
+        else:
+            writer.true(DomainCondition.REFRESHED, Reason.REFRESH_WAITS, "The table was not refreshed yet.")
+
+    def _write_off(self) -> None:
+        message = "spec.plot.refresh is absent: the table stays as it is."
+        self._writer.unknown(DomainCondition.REFRESHED, Reason.NO_REFRESH, message)
+
+    def _status(self, next_time: datetime | None) -> RefreshStatus:
+        tables = self._tables()
+        refreshed = next((table.created for table in tables if table.cause is not None), None)
+        before = self._domain.status.refresh
+        return RefreshStatus(
+            last_refresh=refreshed or (before.last_refresh if before else None),
+            next_time=_text(next_time) if next_time is not None else None,
+            schedule=self._spec.schedule if self._spec else None,
+            tables=tables,
+        )
+
+    def _tables(self) -> list[TableStatus]:
+        return [_table_status(table) for table in (self._known.tables if self._known else [])]
+
+
+def describe_change(table: TableStatus) -> str:
+    """Return what made a version of a table, in a sentence."""
+    if table.restored is not None:
+        return f"Version {table.version} has the table of version {table.restored} again."
+    if table.windows_in is None or table.windows_out is None:
+        return f"Version {table.version} was trained."
+    before = (
+        f"; {table.hit_rate_before:.1%} of lookups hit the table before"
+        if table.hit_rate_before is not None
+        else ""
+    )
+    return (
+        f"Version {table.version} has a refreshed table ({table.cause}): {table.windows_in:,} windows came "
+        f"in, {table.windows_out:,} left, {table.entries:,} in all{before}."
+    )
+
+
+def _table_status(table: TableVersion) -> TableStatus:
+    change = table.change
+    refreshed = change is not None and change.cause is not None
+    rate = change.hit_rate_before if change is not None else None
+    return TableStatus(
+        version=table.version,
+        entries=table.entries,
+        created=_text(table.created_at),
+        cause=change.cause.value if change is not None and change.cause is not None else None,
+        windows_in=change.windows_in if change is not None and refreshed else None,
+        windows_out=change.windows_out if change is not None and refreshed else None,
+        hit_rate_before=round(rate, 4) if rate is not None else None,
+        restored=change.restored if change is not None else None,
+    )
+
+
+def _refreshed_version(run: RunView) -> int | None:
+    refresh = run.spec.refresh if isinstance(run.spec, DomainRunSpec) else None
+    return refresh.current.version if refresh is not None else None
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
