@@ -33,7 +33,7 @@ class MergedModel:
     def __init__(self, base: BaseModel, adapter: AdapterWeights, device: torch.device) -> None:
         self._base = base
         self.encoder = merge(base.encoder(), adapter).to(device)
-        head = adapter.head
+        head = adapter.as_float32().head
         self._head = replace(head, weight=head.weight.to(device), bias=head.bias.to(device))
         self._device = device
 
@@ -52,7 +52,7 @@ def merge(encoder: Encoder, adapter: AdapterWeights) -> Encoder:
     Raises ``ValueError`` for bottlenecks, which are layers of their own and cannot be merged.
     """
     with torch.no_grad():
-        for index, changes in adapter.layers.items():
+        for index, changes in adapter.as_float32().layers.items():
             if changes.bottlenecks:
                 raise ValueError("a bottleneck cannot be merged into a matrix")
             layer = encoder.layers[index]

@@ -2,10 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
 from hmi_bench.accuracy.benchmark import METHODS, Outcome, Preset, chosen, run_study, write_report
 from hmi_bench.accuracy.full_fine_tuning import Recipe
+from hmi_bench.accuracy.halving import changes_by_halving
 from hmi_bench.accuracy.tasks import Task
+from hmi_runtime.training.backbone import BatchFunction
+from hmi_runtime.training.examples import IGNORED, Examples
+from hmi_runtime.training.fine_tuning import TaskDataset
 from hmi_runtime.training.labelled_data import LabelledRows, Rows, TaggedRows
+from hmi_runtime.training.teacher import TokenInputs
 
 PRESET = Preset("small", 10, 10, 1, (0.1, 0.2), (0.3, 0.6), 1, 0)
 BEST_RATE = {"short": 0.2, "tags": 0.1}
@@ -65,6 +75,39 @@ def test_the_parts_of_a_loss_add_up_to_it(tmp_path: Path) -> None:
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1:7] == ["90.0", "87.0", "79.0", "84.0", "86.0", "4.0"]
     assert cells[7:12] == ["2.0", "8.0", "-5.0", "-2.0", "1.0"]
+
+
+def test_what_half_precision_changes_has_a_table_of_its_own(tmp_path: Path) -> None:
+    outcome = an_outcome("hplm", 0.86)
+    outcome.detail.update(
+        stored_bytes=742_000.0,
+        float32_bytes=1_418_000.0,
+        predictions=450,
+        predictions_changed_by_halving=2,
+        probability_changed_by_halving=0.0021,
+    )
+    row = write_report([outcome], PRESET, tmp_path).splitlines()[-1]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["short", "hplm", "742", "0.523", "450", "2", "2.1e-03"]
+
+
+def test_half_precision_is_compared_on_scored_tokens_only() -> None:
+    rows = TaggedRows.of([["a", "b"], ["c"]], [["O", "X"], ["O"]])
+    ids = [np.array([1, 5, 6, 2]), np.array([1, 7, 2])]
+    targets = [np.array([IGNORED, 0, 1, IGNORED]), np.array([IGNORED, 0, IGNORED])]
+    examples = Examples(ids, targets, rows, ["O", "X"], [np.array([0, 1]), np.array([0])])
+    dataset = TaskDataset(TokenInputs(ids, 0), examples)
+    trained = torch.tensor([[9.0, 0.0], [2.0, 0.0], [0.1, 0.0], [0.0, 9.0]])  # (T, n)
+
+    def logits(of_tokens: Tensor) -> BatchFunction:
+        return lambda tokens, mask: of_tokens[: tokens.shape[1]].expand(len(tokens), -1, -1)
+
+    stored = trained.clone()
+    stored[0], stored[2] = torch.tensor([0.0, 9.0]), torch.tensor([0.0, 0.1])
+    found = changes_by_halving(logits(stored), logits(trained), dataset)
+    assert (found.predictions, found.other_predictions) == (3, 1)
+    expected = torch.tensor([0.1, 0.0]).softmax(-1)
+    assert found.probability == pytest.approx(float(expected[0] - expected[1]), abs=1e-6)
 
 
 def test_figures_of_methods_that_have_not_run_are_dashes(tmp_path: Path) -> None:

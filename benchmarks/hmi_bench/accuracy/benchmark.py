@@ -148,6 +148,7 @@ _BETWEEN = {
     "untaught": "hPLM, no teacher",
 }
 _LOSS = "loss of the hPLM"
+_PROBABILITY = "probability_changed_by_halving"
 _PARTS_OF_LOSS = (
     "by freezing the lower layers",
     "by windows",
@@ -161,7 +162,7 @@ def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
     """Write ``accuracy.json`` and ``accuracy.png`` under ``out`` and return the tables.
 
     Tasks are shown once full fine-tuning and the hPLM have run; other missing figures are a dash. Figures are
-    means over seeds, in per cent.
+    means over seeds, in per cent. A second table shows what half precision changes, for every adapter.
     """
     best = chosen(outcomes)
     figures = {task: row for task, row in _by_task(best).items() if {"full", "hplm"} <= row.keys()}
@@ -174,17 +175,38 @@ def write_report(outcomes: list[Outcome], preset: Preset, out: Path) -> str:
         chosen=[asdict(outcome) for outcome in best],
         mean_loss=means.get(_LOSS),
     )
+    halving = _halving_table(best)
     if not rows:
-        return "No task has results of both full fine-tuning and the hPLM yet."
+        return "No task has results of both full fine-tuning and the hPLM yet." + halving
     series = {
         "full fine-tuning": [row["full"]["test"] for row in figures.values()],
         "hPLM": [row["hplm"]["test"] for row in figures.values()],
     }
     title = "Test accuracy, or F1 of whole entities"
     results.grouped_bars(out / "accuracy.png", title, "per cent", list(figures), series)
-    return results.table(
+    accuracies = results.table(
         {"task": task, **{name: _cell(value) for name, value in row.items()}}
         for task, row in {**rows, "**mean**": means}.items()
+    )
+    return accuracies + halving
+
+
+def _halving_table(outcomes: list[Outcome]) -> str:
+    """Return the table of what storing each adapter in half precision changes on test rows."""
+    adapters = [outcome for outcome in outcomes if _PROBABILITY in outcome.detail]
+    if not adapters:
+        return ""
+    return "\n\nAdapters as stored, compared with float32:\n\n" + results.table(
+        {
+            "task": outcome.task,
+            "method": outcome.method,
+            "kB": outcome.detail["stored_bytes"] / 1e3,
+            "of float32": f"{outcome.detail['stored_bytes'] / outcome.detail['float32_bytes']:.3f}",
+            "predictions": int(outcome.detail["predictions"]),
+            "other predictions": int(outcome.detail["predictions_changed_by_halving"]),
+            "largest change of a probability": f"{outcome.detail[_PROBABILITY]:.1e}",
+        }
+        for outcome in adapters
     )
 
 

@@ -11,6 +11,7 @@ from hmi_api.names import digest_bytes
 from hmi_api.resources.domain import DomainTraining
 from hmi_api.resources.task_adapter import AdapterTraining, Teacher
 from hmi_bench.accuracy.full_fine_tuning import Recipe
+from hmi_bench.accuracy.halving import changes_by_halving
 from hmi_bench.accuracy.tasks import Task, corpus
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
@@ -134,12 +135,19 @@ class Hierarchical:
             precision=self.precision,
         )
         rows = task_dataset(backbone, task.test, task.labels, recipe.max_length, work / "features")
-        served = adapter_logits(backbone.upper(), trained.weights)
+        stored = trained.weights.as_stored()
+        served = adapter_logits(backbone.upper(), stored)
         test, before_the_cut, int8 = (
             score(logits, rows, default_metric(task.type)).metric
-            for logits in (served, trained.tuned or served, _int8_logits(backbone, trained.weights))
+            for logits in (served, trained.tuned or served, _int8_logits(backbone, stored))
         )
+        halving = changes_by_halving(served, adapter_logits(backbone.upper(), trained.weights), rows)
         detail = {
+            "stored_bytes": float(stored.nbytes),
+            "float32_bytes": float(trained.weights.nbytes),
+            "predictions": halving.predictions,
+            "predictions_changed_by_halving": halving.other_predictions,
+            "probability_changed_by_halving": halving.probability,
             "test_before_the_cut": before_the_cut,
             "test_int8": int8,
             "rank": trained.metrics["rank"],

@@ -51,12 +51,12 @@ class Population:
             random_adapter(upper, rank, _LABELS, seed=0),
             base_digest=domain.base.digest,
             layers_digest=domain.layers_digest,
-        )
+        ).as_stored()
         self.artifact_bytes = self.publish(0).artifact.bytes
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one adapter's tensors."""
+        """Bytes of one adapter's tensors in host memory."""
         return self._template.nbytes
 
     def weights(self, number: int) -> AdapterWeights:

@@ -80,7 +80,9 @@ class HierarchicalRuntime:
         kernel = default_kernel(precision, self._device)
         limits = SlotLimits(max_rank=rank or 8, dense_heads=False, dtype=kernel.slot_dtype)
         pool = SlotPool(shared.upper, rows, limits, self._device)
-        weights = [random_adapter(shared.upper, rank or 8, 2 + row % 14, seed=row) for row in range(rows)]
+        weights = [
+            random_adapter(shared.upper, rank or 8, 2 + row % 14, seed=row).as_stored() for row in range(rows)
+        ]
         for slot, adapter in enumerate(weights):
             pool.write(slot, adapter)
         self.bytes_a_tenant = weights[0].nbytes if rank else 0

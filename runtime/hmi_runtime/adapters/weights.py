@@ -3,14 +3,19 @@
 An adapter is plain data: no base weights and no modules. Its file is ``adapter.safetensors``. Everything but
 tensors (task, labels, digests, activations) is JSON in the file's header, so that one digest covers all, and
 is repeated in the artifact's manifest (``AdapterWeights.config``).
+
+Tensors are float32 where an adapter is trained or computed with (``as_float32``). In its file and in the
+runtime's host memory, matrices are float16 (``as_stored``, ``half_precision``). Files of earlier versions of
+HMI have float32 matrices; they are read and served as they are.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,10 +23,13 @@ from torch import Tensor, nn
 from hmi_api.errors import Damaged, InvalidInput
 from hmi_api.resources.task_adapter import TaskType
 from hmi_api.tag_schemes import TagScheme, scheme_or_plain
+from hmi_runtime.adapters.half_precision import halved, halved_factors
 from hmi_runtime.models.architecture import MATRICES, NORMS, SUBLAYERS, Sublayer
 
 ADAPTER_FILE = "adapter.safetensors"
 FORMAT_VERSION = 1
+STORED_TYPES = (torch.float32, torch.float16)
+"""Types of the tensors in a file."""
 BottleneckPlacement = Literal["parallel", "sequential"]
 Pooling = Literal["first", "mean", "first_and_mean", "token"]
 POOLINGS: tuple[Pooling, ...] = ("first", "mean", "first_and_mean", "token")
@@ -32,8 +40,8 @@ POOLINGS: tuple[Pooling, ...] = ("first", "mean", "first_and_mean", "token")
 class LoraMatrix:
     """A low-rank difference ``b @ a`` of one matrix (Hu et al., 2021); its scale is folded into ``b``."""
 
-    a: Tensor  # (r, d_in) float32
-    b: Tensor  # (d_out, r) float32
+    a: Tensor  # (r, d_in)
+    b: Tensor  # (d_out, r)
 
     @property
     def rank(self) -> int:
@@ -49,7 +57,7 @@ class Bottleneck:
     (Houlsby et al., 2019) reads the sublayer's output and adds to it, before the residual sum.
     """
 
-    down: Tensor  # (w, D) float32
+    down: Tensor  # (w, D)
     down_bias: Tensor  # (w,)
     up: Tensor  # (D, w)
     up_bias: Tensor  # (D,)
@@ -173,15 +181,34 @@ class AdapterWeights:
             "tagScheme": self.tag_scheme.value if self.tag_scheme is not None else None,
         }
 
+    def as_stored(self) -> Self:
+        """Return the adapter as its file has it, in host memory: matrices float16, vectors float32.
+
+        A matrix that float16 cannot hold stays float32. See ``half_precision``.
+        """
+        layers = {index: _stored_layer(layer) for index, layer in self.layers.items()}
+        head, dense = self.head, self.head.dense
+        if dense is not None:
+            dense = replace(dense, weight=halved(dense.weight), bias=_float32(dense.bias))
+        head = replace(head, weight=halved(head.weight), bias=_float32(head.bias), dense=dense)
+        return replace(self, layers=layers, head=head)
+
+    def as_float32(self) -> Self:
+        """Return the adapter with every tensor in float32, to compute with; it shares those that are."""
+        return _map_tensors(self, Tensor.float)
+
     def save(self, folder: Path) -> None:
-        """Write ``adapter.safetensors`` into ``folder``, float32; the same adapter gives the same bytes."""
+        """Write ``adapter.safetensors``, ``as_stored``, into ``folder``; the same adapter gives equal bytes.
+
+        An adapter that was loaded from a file of this version gives that file's bytes.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: t.detach().float().cpu().contiguous() for name, t in self.named_tensors()}
+        tensors = dict(self.as_stored().named_tensors())
         save_file(tensors, folder / ADAPTER_FILE, metadata={"hmi": json.dumps(self.config(), sort_keys=True)})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read ``adapter.safetensors`` from ``folder``.
+        """Read ``adapter.safetensors`` from ``folder``; tensors have the file's types, ``STORED_TYPES``.
 
         Raises ``Damaged`` (AdapterUnreadable) when it is missing, truncated or lacks tensors, and
         ``InvalidInput`` (AdapterFormat) when a newer version of HMI wrote it. ``checks.check_adapter`` checks
@@ -198,6 +225,7 @@ class AdapterWeights:
                     f"{path.name} has format {config['formatVersion']}, this version reads "
                     f"{FORMAT_VERSION}; update HMI or train the adapter again.",
                 )
+            _check_types(path.name, tensors)
             return cls(
                 task=TaskType(config["task"]),
                 labels=tuple(config["labels"]),
@@ -212,6 +240,38 @@ class AdapterWeights:
                 "AdapterUnreadable",
                 f"{path.name} cannot be read ({error}); fetch it again or train the adapter again.",
             ) from error
+
+
+def _check_types(file: str, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in STORED_TYPES:
+            raise InvalidInput(
+                "AdapterFormat",
+                f"{name} in {file} is of type {tensor.dtype}, this version reads float32 and float16; "
+                "update HMI or train the adapter again.",
+            )
+
+
+def _stored_layer(layer: LayerAdapter) -> LayerAdapter:
+    return LayerAdapter(
+        lora={name: LoraMatrix(*halved_factors(lora.a, lora.b)) for name, lora in layer.lora.items()},
+        bias={name: _float32(bias) for name, bias in layer.bias.items()},
+        norms={name: (_float32(weight), _float32(bias)) for name, (weight, bias) in layer.norms.items()},
+        bottlenecks={
+            place: replace(
+                bottleneck,
+                down=halved(bottleneck.down),
+                down_bias=_float32(bottleneck.down_bias),
+                up=halved(bottleneck.up),
+                up_bias=_float32(bottleneck.up_bias),
+            )
+            for place, bottleneck in layer.bottlenecks.items()
+        },
+    )
+
+
+def _float32(vector: Tensor) -> Tensor:
+    return vector.detach().float().cpu().contiguous()
 
 
 def _layer_tensors(prefix: str, layer: LayerAdapter) -> Iterator[tuple[str, Tensor]]:
@@ -291,16 +351,26 @@ V = TypeVar("V")
 def copy_to_host(value: V, *, pinned: bool = False) -> V:
     """Return ``value``, dataclasses and mappings of tensors, with every tensor copied to host memory.
 
-    ``pinned`` copies to page-locked memory, from which a GPU can copy asynchronously.
+    ``pinned`` copies to page-locked memory, from which a GPU can copy asynchronously. Tensors are on the CPU.
     """
-    copied: object = value
+    return _map_tensors(value, lambda tensor: _copied(tensor).pin_memory() if pinned else _copied(tensor))
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """Return a copy, made by one thread: torch would start a team of them for each thread that loads."""
+    return torch.from_numpy(tensor.numpy().copy())
+
+
+def _map_tensors(value: V, change: Callable[[Tensor], Tensor]) -> V:
+    """Return ``value``, dataclasses, mappings and tuples of tensors, with ``change`` of every tensor."""
+    changed: object = value
     if isinstance(value, Tensor):
-        copied = value.clone().pin_memory() if pinned else value.clone()
+        changed = change(value)
     elif isinstance(value, Mapping):
-        copied = {key: copy_to_host(item, pinned=pinned) for key, item in value.items()}
+        changed = {key: _map_tensors(item, change) for key, item in value.items()}
     elif isinstance(value, tuple):
-        copied = tuple(copy_to_host(item, pinned=pinned) for item in value)
+        changed = tuple(_map_tensors(item, change) for item in value)
     elif is_dataclass(value) and not isinstance(value, type):
         items = {field.name: getattr(value, field.name) for field in fields(value)}
-        copied = replace(value, **{name: copy_to_host(item, pinned=pinned) for name, item in items.items()})
-    return copied  # type: ignore[return-value]  # the same shape as went in
+        changed = replace(value, **{name: _map_tensors(item, change) for name, item in items.items()})
+    return changed  # type: ignore[return-value]  # the same shape as went in

@@ -58,7 +58,7 @@ _SAMPLE_BATCH = 64
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """An adapter and its metrics on the validation rows."""
+    """An adapter, in float32, and its metrics on the validation rows."""
 
     weights: AdapterWeights
     metrics: Mapping[str, float]
@@ -163,6 +163,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Return all metrics of the task for the adapter on the base's float32 layers, measured on ``rows``.
 
+    The gate measures the adapter that was saved and loaded, so as it is served.
+
     Raises ``InvalidInput`` LabelUnknown.
     """
     check_labels_known(rows, weights.labels)
@@ -192,11 +194,12 @@ def _with_features(backbone: Backbone, examples: Examples, folder: Path) -> Task
 
 
 def adapter_logits(upper: UpperLayers, weights: AdapterWeights) -> BatchFunction:
-    """Return the function from features to logits that an adapter computes."""
+    """Return the function from features to logits that an adapter, stored or not, computes in float32."""
+    whole = weights.as_float32()
 
     def logits(features: Tensor, mask: Tensor) -> Tensor:
-        x = run_layers(upper, weights.layers, features, mask)
-        return torch.stack([run_head(weights.head, row, seen) for row, seen in zip(x, mask, strict=True)])
+        x = run_layers(upper, whole.layers, features, mask)
+        return torch.stack([run_head(whole.head, row, seen) for row, seen in zip(x, mask, strict=True)])
 
     return logits
 

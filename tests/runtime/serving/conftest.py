@@ -119,7 +119,7 @@ class ReferenceModels:
         ref = self.store.publish(
             ArtifactKind.ADAPTER, folder, base_digest=self.base.digest, layers_digest=weights.layers_digest
         )
-        self.adapters[f"{key}@{version}"] = weights
+        self.adapters[f"{key}@{version}"] = weights.as_stored().as_float32()
         return AdapterServing(
             key=key,
             version=version,

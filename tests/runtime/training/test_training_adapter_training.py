@@ -71,6 +71,7 @@ def test_every_method_learns_a_sequence_task(
     assert fitted.metrics["validation"] > 0.8
     measured = evaluate(backbone, fitted.weights, parts.validation, tmp_path, max_length=16)
     assert measured["accuracy"] == pytest.approx(fitted.metrics["validation"])
+    assert_half_precision_keeps_predictions(backbone, fitted.weights, sides, tmp_path)
     if method.type is MethodType.LORA and method.size is not None:
         assert fitted.weights.rank == method.size
 
@@ -90,6 +91,28 @@ def test_a_token_task(method: Method, backbone: Backbone, items: TaggedRows, tmp
     measured = evaluate(backbone, fitted.weights, parts.validation, tmp_path, max_length=16)
     assert measured["entity_f1"] > 0.3
     assert set(measured) == {"accuracy", "macro_f1", "entity_f1"}
+    assert_half_precision_keeps_predictions(backbone, fitted.weights, items, tmp_path)
+
+
+def assert_half_precision_keeps_predictions(
+    backbone: Backbone, trained: AdapterWeights, rows: Rows, folder: Path
+) -> None:
+    """An adapter as it is stored predicts what it predicts in float32; probabilities differ by rounding."""
+    stored = trained.as_stored()
+    assert stored.nbytes < 0.6 * trained.nbytes
+    dataset = task_dataset(backbone, rows, trained.labels, 16, folder)
+    batch = dataset.features.batch(range(len(dataset.examples)))
+    with torch.no_grad():
+        ours, theirs = (
+            adapter_logits(backbone.upper(), weights)(*batch)[batch[1] if dataset.examples.is_token else ...]
+            for weights in (stored, trained)
+        )  # (N, n)
+    ours, theirs = ours.softmax(-1), theirs.softmax(-1)
+    assert (ours - theirs).abs().amax() < 2e-3
+    best = theirs.topk(2).values  # (N, 2)
+    no_tie = best[:, 0] - best[:, 1] > 4e-3  # (N,)
+    assert no_tie.float().mean() > 0.98
+    assert torch.equal(ours[no_tie].argmax(-1), theirs[no_tie].argmax(-1))
 
 
 def test_evaluated_logits_equal_those_of_a_single_row(

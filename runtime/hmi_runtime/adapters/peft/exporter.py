@@ -5,6 +5,9 @@ default sequence head reads the first token *and* the mean, which no task model 
 folder has the LoRA for the plain encoder (``AutoModel``), and the head is a separate file,
 ``hmi_head.safetensors`` (``weight`` (n, 2D), ``bias`` (n,), over the first token's state and the mean over
 unpadded tokens; labels and pooling in its header).
+
+Tensors are float32, as ``peft`` itself saves them: code that multiplies the head's weight with float32 states
+would fail on half precision.
 """
 
 import json

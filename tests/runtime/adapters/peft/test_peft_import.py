@@ -98,6 +98,28 @@ def test_an_imported_adapter_gives_pefts_logits(tmp_path: Path, kind: str, optio
     assert_same_logits(our_logits(base, weights), expected, per_token=tokens)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_import_gives_the_same_answers_once_it_is_stored(tmp_path: Path, dtype: torch.dtype) -> None:
+    model, base = make_model("bert", tmp_path / "base")
+    settings = LoraConfig(task_type="SEQ_CLS", target_modules=ALL_DENSE["bert"], r=4, lora_alpha=8)
+    tuned = get_peft_model(model, settings)
+    tune(tuned)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype).float()
+    expected = peft_logits(tuned)
+    tuned.save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path)
+
+    import_peft(tmp_path / "adapter", base, 0, SEQUENCE).save(tmp_path / "stored")
+    stored = AdapterWeights.load(tmp_path / "stored")
+
+    assert stored.layers[0].lora["query"].a.dtype == torch.float16
+    for found, logits in zip(our_logits(base, stored.as_float32()), expected, strict=True):
+        torch.testing.assert_close(found.softmax(-1), logits.softmax(-1), atol=1e-3, rtol=0)
+
+
 def restore_embeddings(model: nn.Module, base: BaseModel) -> None:
     norm = next(p for name, p in model.named_parameters() if name.endswith("embeddings.LayerNorm.bias"))
     norm.data.copy_(base.encoder().embedding_norm.bias)
@@ -266,6 +288,20 @@ def test_an_exported_adapter_is_imported_unchanged(tmp_path: Path) -> None:
     assert {name for name, _ in found.named_tensors()} == set(expected)
     for name, tensor in found.named_tensors():
         torch.testing.assert_close(tensor, expected[name])
+
+
+def test_a_stored_adapter_is_exported_in_float32_and_stored_again_as_it_was(tmp_path: Path) -> None:
+    """As peft saves its own: users' code may multiply the tensors with float32 states."""
+    _, base = make_model("bert", tmp_path / "base")
+    stored = own_adapter(base, sequence_head(), TaskType.SEQUENCE_CLASSIFICATION).as_stored()
+    export_peft(stored, "bert", tmp_path / "out")
+    exported = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in exported.values()} == {torch.float32}
+    found = import_peft(tmp_path / "out", base, 1, SEQUENCE).as_stored()
+    expected = dict(stored.named_tensors())
+    for name, tensor in found.named_tensors():
+        assert tensor.dtype == expected[name].dtype
+        assert torch.equal(tensor, expected[name])
 
 
 def test_a_head_without_a_task_model_is_saved_in_its_own_file(tmp_path: Path) -> None:
