@@ -15,7 +15,7 @@ from hmi_bench.base_models import CHOICES, MINILM
 
 _DEFAULT_OUT = Path(".bench")
 _QUICK_SCALE = ["--count", "1", "--count", "100", "--count", "1000", "--host", "200", "--disk", "500",
-                "--requests", "1000"]  # fmt: skip
+                "--requests", "1000", "--registered", "10000"]  # fmt: skip
 
 
 def main() -> None:
@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     scale.add_argument("--disk", type=int, help="adapters that fit on the local disk; default: 5000")
     scale.add_argument("--clients", type=int, help="clients that send one request at a time; default: 32")
     scale.add_argument("--requests", type=int, help="requests at each number of adapters; default: 2000")
+    scale.add_argument(
+        "--registered", type=int, help="adapters registered without their weights; default: 100000"
+    )
     scale.add_argument("--exponent", type=float, help="of the Zipf law of popularity; default: 1")
     scale.set_defaults(run=_scale)
     gateway = commands.add_parser("gateway", help="the time that the gateway adds to a request")
@@ -132,7 +135,8 @@ def _scale(arguments: argparse.Namespace) -> str:
     from hmi_bench.scale.benchmark import ScalePlan, run_scale  # noqa: PLC0415 - each benchmark imports only its own peers
 
     plan = ScalePlan(**_given(arguments, ScalePlan))
-    catalog_counts = tuple(count for count in plan.catalog_counts if count <= max(plan.counts))
+    most = max(plan.counts)
+    catalog_counts = tuple(count for count in plan.catalog_counts if count <= most) or (most,)
     return run_scale(arguments.out, replace(plan, catalog_counts=catalog_counts))
 
 

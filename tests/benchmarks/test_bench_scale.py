@@ -26,6 +26,7 @@ TINY = ScalePlan(
     disk=16,
     clients=4,
     requests=80,
+    registered=200,
     texts=4,
     other_entries=50,
 )
@@ -44,6 +45,8 @@ def test_tiers_keep_to_their_budgets_and_cold_requests_are_counted(tmp_path: Pat
     assert 0 < many["hit_rates"]["host"] < 1
     assert written["memory"]["resident"] == 24
     assert "24 hPLMs in one memory" in tables
+    assert written["registered"]["adapters"] == 200
+    assert written["registered"]["answer_of_many"] > 0
     assert (tmp_path / "scale-throughput.png").exists()
     assert (tmp_path / "scale-registration.png").exists()
 

@@ -21,6 +21,7 @@ from hmi_bench.scale.memory import (
     tier_states,
 )
 from hmi_bench.scale.population import Population, Registering, require_disk
+from hmi_bench.scale.registered import Registered, measure_registered
 from hmi_bench.scale.traffic import Answered, Latency, Source, WatchedStore, run_traffic, zipf_requests
 from hmi_bench.texts import TextMaker, draw_lengths
 from hmi_runtime.server.loader import AdapterLoader
@@ -45,6 +46,7 @@ class ScalePlan:
     exponent: float = 1.0
     clients: int = 32
     requests: int = 2_000
+    registered: int = 100_000
     texts: int = 256
     other_entries: int = 50_000
     device: str = "cpu"
@@ -72,6 +74,7 @@ class ScaleFigures:
     stages: list[Stage]
     catalog: list[CatalogCost]
     memory: MemoryFigures
+    registered: Registered
 
 
 def measure_scale(plan: ScalePlan) -> ScaleFigures:
@@ -93,7 +96,8 @@ def measure_scale(plan: ScalePlan) -> ScaleFigures:
         settings = _settings(plan, folder, population)
         stages = _grow(plan, settings, store, population, texts)
         memory = measure_memory(settings, population)
-    return ScaleFigures(stages, catalog, memory)
+        registered = measure_registered(settings, population, texts, plan.registered)
+    return ScaleFigures(stages, catalog, memory, registered)
 
 
 def _grow(
@@ -188,6 +192,7 @@ def run_scale(out: Path, plan: ScalePlan) -> str:
         stages=[asdict(stage) for stage in figures.stages],
         catalog=[asdict(cost) for cost in figures.catalog],
         memory={**asdict(memory), "hplms": memory.hplms, "whole_models": memory.whole_models},
+        registered=asdict(figures.registered),
     )
     _plot(out, figures)
     parts = {
@@ -196,6 +201,7 @@ def run_scale(out: Path, plan: ScalePlan) -> str:
         "One more adapter on the runtime": _registering_table(figures.stages),
         "One more adapter in the catalog": _catalog_table(figures.catalog),
         f"{memory.adapters:,} hPLMs in one memory": _memory_table(memory),
+        "Many registered adapters": _registered_table(figures.registered),
     }
     return "\n\n".join(f"### {title}\n\n{table}" for title, table in parts.items())
 
@@ -237,6 +243,7 @@ def _traffic_table(stages: Sequence[Stage]) -> str:
                 "p50 ms, in memory": _milliseconds(stage.warm.p50),
                 "p99 ms, in memory": _milliseconds(stage.warm.p99),
                 "cold requests": _share(cold / (cold + stage.warm.requests)),
+                "p50 ms, from disk": _milliseconds(stage.disk.p50),
                 "p99 ms, from disk": _cold(stage.disk),
                 "p99 ms, from the store": _cold(stage.store),
                 "found in a slot": _share(stage.hit_rates["device"]),
@@ -297,6 +304,20 @@ def _memory_table(memory: MemoryFigures) -> str:
     ]
     table = results.table({"item": item, "how known": how, "GB": size / 1e9} for item, how, size in rows)
     return f"{table}\n\nWhole models take {memory.ratio:.1f} times the memory of hPLMs."
+
+
+def _registered_table(registered: Registered) -> str:
+    return results.table(
+        [
+            {
+                "adapters registered": registered.adapters,
+                "ms to register one": 1000 * registered.seconds_each,
+                "kB of memory each": registered.bytes_each / 1e3,
+                "ms of a request, one adapter registered": 1000 * registered.answer_of_one,
+                "ms of a request, all registered": 1000 * registered.answer_of_many,
+            }
+        ]
+    )
 
 
 def _cold(latency: Latency) -> str:
