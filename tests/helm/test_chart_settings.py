@@ -210,6 +210,18 @@ def test_a_pool_inherits_the_defaults(helm: Helm) -> None:
     assert "volumeClaimTemplates" in pools["gpu"]["spec"]
 
 
+def test_a_pool_s_precision_is_measured_unless_it_is_set(helm: Helm) -> None:
+    chart = helm.render("production")
+    assert [_pod_environment(chart, "runtime", number=n)["HMI_PRECISION"] for n in (0, 1)] == ["int8", "auto"]
+    assert [_pod_environment(chart, "runtime", number=n)["HMI_POOL"] for n in (0, 1)] == ["cpu", "gpu"]
+
+
+def test_int8_is_refused_for_a_pool_of_gpus(helm: Helm) -> None:
+    refused = helm.template("--set", "runtime.pools.gpu.device=cuda,runtime.defaults.precision=int8")
+    assert refused.returncode != 0
+    assert "runtime.pools.gpu: precision int8 runs on CPUs only, and the device is cuda" in refused.stderr
+
+
 def test_training_pods_get_what_the_values_set(helm: Helm) -> None:
     settings = _pod_environment(helm.render("production"), "operator")
 

@@ -38,6 +38,7 @@ from hmi_api.internal.catalog import (
     Revocation,
 )
 from hmi_api.internal.client import ONE_ATTEMPT, PREFIX, ControlPlaneClient, Refused, check_status
+from hmi_api.internal.precision import EngineReports, PrecisionRequest
 from hmi_api.internal.refreshes import RestoredTable, RestoreTable
 from hmi_api.internal.retry import RetryPolicy, Unavailable
 from hmi_api.internal.runs import (
@@ -388,6 +389,10 @@ _ROUTES: list[tuple[re.Pattern[str], Any, _Handler]] = [
         lambda plane, call, body: plane.runtimes.heartbeat(call.runtime, body)),
     _route("POST", "/runtimes/{runtime}/window-counts", WindowCountReport,
         lambda plane, call, body: plane.windows.record(body)),
+    _route("POST", "/runtimes/{runtime}/precision-choices", PrecisionRequest,
+        lambda plane, call, body: plane.runtimes.record_precision(body)),
+    _route("PUT", "/runtimes/{runtime}/engines", EngineReports,
+        lambda plane, call, body: plane.runtimes.report_engines(call.runtime, body)),
     _route("GET", "/runtimes/{runtime}/desired", None, lambda plane, call: plane.runtimes.desired_state(
         call.runtime, int(call.query("since") or 0))),
 ]  # fmt: skip

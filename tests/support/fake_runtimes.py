@@ -7,6 +7,7 @@ from fake_catalog import FakeCatalog, LoadReport, StoredAdapter
 
 from hmi_api.internal.catalog import LoadError
 from hmi_api.internal.client import Refused
+from hmi_api.internal.precision import EngineReports, PrecisionChoice, PrecisionRequest, RecordedPrecision
 from hmi_api.internal.runtimes import (
     AdapterServing,
     DesiredState,
@@ -27,6 +28,7 @@ class StoredRuntime:
     """Removals up to this revision are not known any more."""
     draining: bool = False
     loads_at_once: bool = False
+    engines: EngineReports | None = None
     adapters: dict[str, tuple[int, AdapterServing]] = field(default_factory=dict)
     domains: dict[tuple[str, int], tuple[int, DomainServing]] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
@@ -40,6 +42,8 @@ class FakeRuntimes:
     def __init__(self) -> None:
         self.catalog = FakeCatalog(self.place, self.reports_of)
         self.registered: dict[str, StoredRuntime] = {}
+        self.choices: dict[str, PrecisionChoice] = {}
+        """Recorded precisions, by their key as JSON."""
         self._revisions = count(1)
         self._orders = count(1)
 
@@ -70,6 +74,19 @@ class FakeRuntimes:
         """Remove a runtime."""
         self.registered.pop(name, None)
         self.place()
+
+    def record_precision(self, request: PrecisionRequest) -> RecordedPrecision:
+        """Return the recorded choice; record the proposal if there is none."""
+        key = request.key.model_dump_json()
+        if request.proposal is not None:
+            self.choices.setdefault(key, request.proposal)
+        return RecordedPrecision(choice=self.choices.get(key))
+
+    def report_engines(self, name: str, reports: EngineReports) -> None:
+        """Record what a runtime computes in."""
+        runtime = self.registered.get(name)
+        if runtime is not None and runtime.registration.incarnation == reports.incarnation:
+            runtime.engines = reports
 
     def heartbeat(self, name: str, beat: Heartbeat) -> HeartbeatReply:
         """Record what a runtime reports."""

@@ -1,4 +1,4 @@
-"""``hmi apply | get | describe | delete``: resources, as kubectl users expect them."""
+"""``hmi apply | get | describe | delete``: resources, as kubectl users expect them; runtimes too."""
 
 import time
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from hmi_api.names import GROUP
 from hmi_api.resources.conditions import Phase
 from hmi_api.resources.kinds import KINDS, Kind
 from hmi_cli.api import Object, ResourceApi, object_path, title_of
+from hmi_cli.commands.runtimes import describe_runtimes, get_runtimes, is_runtime
 from hmi_cli.context import finite, get_context
 from hmi_cli.errors import EXIT_FAILED, EXIT_USAGE, ApiError, CliError, UsageError, print_error
 from hmi_cli.manifests import Manifest, in_apply_order, parse
@@ -29,7 +30,7 @@ Files = Annotated[
 Recursive = Annotated[bool, typer.Option("--recursive", "-R", help="Go through the folders below, too.")]
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace; default when absent.")]
 AllNamespaces = Annotated[bool, typer.Option("--all-namespaces", "-A", help="Every namespace.")]
-OneType = Annotated[str, typer.Argument(metavar="TYPE", help="dom, ta, or TYPE/NAME.")]
+OneType = Annotated[str, typer.Argument(metavar="TYPE", help="dom, ta, runtime, or TYPE/NAME.")]
 Name = Annotated[str | None, typer.Argument(help="Name of one resource.")]
 
 
@@ -121,7 +122,7 @@ def namespace_of(manifest: Manifest, given: str | None) -> str:
 
 def get(
     context: typer.Context,
-    target: Annotated[str, typer.Argument(metavar="TYPE", help="dom, ta, all, or TYPE/NAME.")],
+    target: Annotated[str, typer.Argument(metavar="TYPE", help="dom, ta, runtime, all, or TYPE/NAME.")],
     name: Name = None,
     namespace: Namespace = None,
     all_namespaces: AllNamespaces = False,
@@ -134,6 +135,11 @@ def get(
         raise UsageError(
             "a resource cannot be named across all namespaces", hint="give its namespace with -n"
         )
+    if is_runtime(word):
+        if watch:
+            raise UsageError("runtimes cannot be watched", hint="hmi get runtimes shows them once")
+        get_runtimes(get_context(context), name, output)
+        return
     kinds = find_kinds(word)
     if watch and len(kinds) > 1:
         raise UsageError("only one type can be watched at a time", hint="hmi get dom -w, or hmi get ta -w")
@@ -187,8 +193,11 @@ def _watch(api: ResourceApi, kind: Kind, scope: str | None, name: str | None, ou
 
 
 def describe(context: typer.Context, target: OneType, name: Name = None, namespace: Namespace = None) -> None:
-    """Show the spec, status and conditions of resources."""
+    """Show the spec, status and conditions of resources, or what runtimes compute in, and why."""
     word, name = split_target(target, name)
+    if is_runtime(word):
+        describe_runtimes(get_context(context), name)
+        return
     kind, scope = find_kind(word), namespace or DEFAULT_NAMESPACE
     with get_context(context).resources() as api:
         items = [api.get(kind, scope, name)] if name else api.list(kind, scope)

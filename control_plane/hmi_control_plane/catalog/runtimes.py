@@ -8,6 +8,7 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
+from hmi_api.internal.precision import EngineReports
 from hmi_api.internal.runtimes import Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_api.names import adapter_key
 from hmi_control_plane.catalog import placement
@@ -39,6 +40,7 @@ def register(session: Session, runtime_id: str, registration: RuntimeRegistratio
         row.free_bytes = registration.capacity_bytes
         row.queue_depth = 0
         row.resident = []
+        row.engines = []
     row.url = registration.url
     row.device = registration.device
     row.capacity_bytes = registration.capacity_bytes
@@ -84,6 +86,15 @@ def heartbeat(session: Session, runtime_id: str, beat: Heartbeat) -> HeartbeatOu
         only_here=_only_here(session, runtime_id) if beat.draining else 0,
     )
     return HeartbeatOutcome(reply, fleet_changed=fleet_changed)
+
+
+def record_engines(session: Session, runtime_id: str, reports: EngineReports) -> None:
+    """Record what a runtime computes in; do nothing for an unknown incarnation, which registers again."""
+    row = session.get(Runtime, runtime_id)
+    if row is None or row.incarnation != reports.incarnation:
+        return
+    row.pool, row.processor = reports.pool, reports.processor
+    row.engines = [to_json(engine) for engine in reports.engines]
 
 
 def deregister(session: Session, runtime_id: str) -> None:

@@ -33,6 +33,7 @@ from hmi_api.internal.catalog import (
     RegisteredCluster,
     Revocation,
 )
+from hmi_api.internal.precision import EngineReports, PrecisionRequest, RecordedPrecision
 from hmi_api.internal.refreshes import Refreshes, RestoredTable, RestoreTable
 from hmi_api.internal.retry import RetryPolicy, Unavailable
 from hmi_api.internal.runs import (
@@ -205,6 +206,15 @@ class ControlPlaneClient:
         """
         path = f"/runtimes/{runtime_id}/desired{_query(since=since, wait=wait)}"
         return await self._find(DesiredState, "GET", path, more_seconds=wait)
+
+    async def record_precision(self, runtime_id: str, request: PrecisionRequest) -> RecordedPrecision | None:
+        """Return the choice that is recorded then; None if the control plane is too old to know the call."""
+        path = f"/runtimes/{runtime_id}/precision-choices"
+        return await self._find(RecordedPrecision, "POST", path, request)
+
+    async def report_engines(self, runtime_id: str, reports: EngineReports) -> None:
+        """Report what a runtime computes in; an older control plane ignores it."""
+        await self._request("PUT", f"/runtimes/{runtime_id}/engines", reports, ignore=(404,))
 
     async def deregister_runtime(self, runtime_id: str) -> None:
         """Remove a runtime that has drained."""

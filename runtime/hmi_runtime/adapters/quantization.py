@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from hmi_runtime.models.architecture import MATRICES, EncoderConfig
+from hmi_runtime.models.architecture import MATRICES
 from hmi_runtime.models.encoder import Encoder, EncoderLayer, PlainSteps
 
 _TOP = 255
@@ -174,15 +174,6 @@ class _Recorder(PlainSteps):
 def supports_int8(device: torch.device) -> bool:
     """Return whether int8 layers run on ``device``: a CPU where torch has oneDNN with exact products."""
     return device.type == "cpu" and _exact_weight_levels() is not None
-
-
-def is_int8_faster(config: EncoderConfig, device: torch.device) -> bool:
-    """Return whether int8 layers are faster on ``device`` than float32, and as accurate.
-
-    Speed was measured with AVX2, on which wider kernels improve; accuracy with the families like BERT.
-    """
-    vectors = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    return vectors and not config.gated and supports_int8(device)
 
 
 def _random_states(layer: EncoderLayer) -> Tensor:

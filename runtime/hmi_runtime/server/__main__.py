@@ -18,9 +18,9 @@ def main() -> None:
     try:
         trim_environment(os.environ)
         settings = load_settings(RuntimeSettings)
+        serve(settings)
     except InvalidInput as error:
         sys.exit("The runtime cannot start:\n  " + error.message.replace("\n", "\n  "))
-    serve(settings)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def render_metrics(loader: AdapterLoader, metrics: RuntimeMetrics) -> bytes:
         metrics.resident.labels(entry.kind, entry.tier).set(entry.bytes)
     metrics.queue.set(loader.pipeline.unanswered)
     metrics.adapters.set(loader.loaded_versions)
+    for engine in loader.pipeline.engines():
+        metrics.show_precision(engine.precision)
     return generate_latest(metrics.registry)
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 
 from hmi_api.errors import HmiError, NotReady
 from hmi_api.internal.client import ControlPlaneClient
+from hmi_api.internal.precision import MAX_ENGINES, EngineReport, EngineReports
 from hmi_api.internal.retry import RetryPolicy
 from hmi_api.internal.runtimes import AdapterServing, AdapterVersionRef, Heartbeat, RuntimeRegistration
 from hmi_runtime.cache.adapter_cache import AdapterId
@@ -54,6 +55,7 @@ class ControlLoop:
         self._load_queue: asyncio.Queue[AdapterServing] = asyncio.Queue()
         self._loading = 0
         self._report_due = asyncio.Event()
+        self._reported_engines: list[EngineReport] = []
         self._registered = False
         self._state_read = False
         self._state_applied = False
@@ -125,6 +127,7 @@ class ControlLoop:
         )
         self._states.revision = 0
         self._states.report_all_again()
+        self._reported_engines = []
         self._registered = True
         self._report_due.set()
         log.info("registered as %s", settings.runtime_id)
@@ -175,6 +178,7 @@ class ControlLoop:
         )
         if reply.known:
             self._states.acknowledge(report)
+            await self._report_engines()
             if draining:
                 self._draining_reported.set()
                 if not reply.only_here:
@@ -182,6 +186,24 @@ class ControlLoop:
         else:
             log.warning("the control plane no longer knows this runtime: registering again")
             await self._register()
+
+    async def _report_engines(self) -> None:
+        """Report the engines if they have changed. An older control plane does not know this call."""
+        engines = [engine.precision for engine in self._loader.pipeline.engines()]
+        if engines == self._reported_engines:
+            return
+        reports = EngineReports(
+            incarnation=self._incarnation,
+            pool=self._settings.pool,
+            processor=self._loader.chooser.processor,
+            engines=engines[:MAX_ENGINES],
+        )
+        try:
+            await self._control_plane.report_engines(self._settings.runtime_id, reports)
+        except HmiError as error:  # not worth another heartbeat: the next one reports again
+            log.warning("the engines could not be reported: %s", error)
+        else:
+            self._reported_engines = engines
 
     # --- desired state ------------------------------------------------------------------------------
 

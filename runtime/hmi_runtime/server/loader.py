@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,18 +19,20 @@ from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.executor import UpperExecutor
-from hmi_runtime.adapters.kernels import Kernel, default_kernel
-from hmi_runtime.adapters.quantization import calibration_sample, is_int8_faster
+from hmi_runtime.adapters.quantization import calibration_sample
 from hmi_runtime.adapters.slot_pool import SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, copy_to_host
 from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.cache.adapter_cache import AdapterCache, AdapterId
 from hmi_runtime.cache.disk import DiskTier
 from hmi_runtime.cache.tiers import CacheEvents
-from hmi_runtime.models.architecture import EncoderConfig
 from hmi_runtime.models.domain_layers import DomainLayers
-from hmi_runtime.models.encoder import UpperLayers
-from hmi_runtime.models.source import load_base
+from hmi_runtime.models.encoder import Encoder, UpperLayers
+from hmi_runtime.models.source import BaseModel, load_base
+from hmi_runtime.precision.chooser import FrozenLayers, KernelChooser
+from hmi_runtime.precision.processor import processor_fingerprint
+from hmi_runtime.precision.records import ChoiceFile, PoolRecords
+from hmi_runtime.precision.sample import domain_sample
 from hmi_runtime.server.settings import RuntimeSettings
 from hmi_runtime.serving.engine import Engine
 from hmi_runtime.serving.loaded import EngineKey, LoadedAdapter, LoadedDomain
@@ -59,7 +62,9 @@ class AdapterLoader:
         cache_events: CacheEvents,
         pipeline_events: PipelineEvents,
         table_events: TableEvents | None = None,
+        records: PoolRecords | None = None,
     ) -> None:
+        """``records`` has the pool's choices of precision; None: there is no control plane."""
         self._settings = settings
         self._device = torch.device(settings.device)
         self.disk = DiskTier(settings.cache_dir, settings.disk_budget, store.fetch, cache_events)
@@ -76,6 +81,14 @@ class AdapterLoader:
             tokenizer_threads=settings.tokenizer_threads,
             events=pipeline_events,
         )
+        self.chooser = KernelChooser(
+            device=self._device,
+            requested=settings.precision,
+            pool=settings.pool,
+            processor=processor_fingerprint(self._device),
+            records=records,
+            file=ChoiceFile(settings.cache_dir / "precision.json"),
+        )
         self._artifact_users: Counter[str] = Counter()
         # Weak: layers and tables are freed once no active adapter and no batch uses their Domain.
         self._domains: weakref.WeakValueDictionary[tuple[str, int], LoadedDomain] = (
@@ -91,6 +104,8 @@ class AdapterLoader:
         )
         self._mapped_bytes: Counter[str] = Counter()
         self._pinned_tables: dict[AdapterId, tuple[TieredTable, ...]] = {}
+        self._bases: dict[str, tuple[BaseModel, Encoder]] = {}
+        """By digest. Engines are kept, and so are their base models."""
         # Re-entrant: a finalizer may run on a thread that has it. Never acquire the cache's lock under it.
         self._guard = threading.RLock()
         self._locks: defaultdict[object, threading.Lock] = defaultdict(threading.Lock)
@@ -105,8 +120,9 @@ class AdapterLoader:
         If ``serving`` is the same version on the same layers, only the Domain is loaded: a refreshed table
         changes nothing of its adapters. Raise ``HmiError`` with the reason why the adapter cannot be served.
         """
-        engine = self._engine(domain.version)
-        loaded_domain = self._domain(domain, engine)
+        base, encoder = self._base(domain.version)
+        loaded_domain = self._domain(domain, encoder)
+        engine = self._engine(domain.version, base, encoder, loaded_domain)
         if serving is not None and serving.is_valid_on(adapter, loaded_domain):
             return replace(serving, domain=loaded_domain, pinned=adapter.pinned)
         weights = self._read(adapter.artifact)
@@ -194,7 +210,7 @@ class AdapterLoader:
 
     # --- domains ------------------------------------------------------------------------------------
 
-    def _domain(self, serving: DomainServing, engine: Engine) -> LoadedDomain:
+    def _domain(self, serving: DomainServing, encoder: Encoder) -> LoadedDomain:
         view = serving.version
         key = (serving.key, view.version)
         with self._lock(key):
@@ -203,7 +219,7 @@ class AdapterLoader:
                 layers = self._share(
                     self._layers,
                     view.layers,
-                    lambda path: self._load_layers(path, view.layers, engine),
+                    lambda path: self._load_layers(path, view.layers, encoder),
                 )
                 tables = [self._share(self._tables, ref, self.table_memory.open) for ref in view.tables]
                 lookup = TreeLookup(tables, layers, layers_digest=view.layers.digest, on_miss=view.on_miss)
@@ -212,10 +228,10 @@ class AdapterLoader:
                 log.info("domain %s@%d loaded, %d tables", serving.key, view.version, len(tables))
             return domain
 
-    def _load_layers(self, path: Path, ref: ArtifactRef, engine: Engine) -> DomainLayers:
+    def _load_layers(self, path: Path, ref: ArtifactRef, encoder: Encoder) -> DomainLayers:
         self.table_memory.reserve(ref.digest, ref.bytes)
         try:
-            layers = DomainLayers.load(path, engine.encoder).to(self._device)
+            layers = DomainLayers.load(path, encoder).to(self._device)
         except BaseException:
             self.table_memory.release(ref.digest)
             raise
@@ -257,28 +273,42 @@ class AdapterLoader:
 
     # --- engines ------------------------------------------------------------------------------------
 
-    def _engine(self, version: DomainVersionView) -> Engine:
+    def _base(self, version: DomainVersionView) -> tuple[BaseModel, Encoder]:
+        """Return a base model; engines of any split share its encoder."""
+        with self._lock(version.base_digest):
+            found = self._bases.get(version.base_digest)
+            if found is None:
+                base = load_base(version.base.uri, version.base.revision, expected_digest=version.base_digest)
+                found = self._bases[version.base_digest] = base, base.encoder().to(self._device)
+            return found
+
+    def _engine(
+        self, version: DomainVersionView, base: BaseModel, encoder: Encoder, domain: LoadedDomain
+    ) -> Engine:
         key = EngineKey(version.base_digest, version.split)
         with self._lock(key):
             engine = self.pipeline.engine(key)
             if engine is None:
-                engine = self._make_engine(key, version)
+                engine = self._make_engine(key, base, encoder, domain)
                 self.pipeline.add_engine(engine)
-                log.info(
-                    "base model %s split at %d loaded, its upper layers in %s",
-                    version.base.uri,
-                    version.split,
-                    engine.executor.kernel.name,
-                )
             return engine
 
-    def _make_engine(self, key: EngineKey, version: DomainVersionView) -> Engine:
-        base = load_base(version.base.uri, version.base.revision, expected_digest=version.base_digest)
-        encoder = base.encoder().to(self._device)
-        upper = UpperLayers(encoder, version.split)
-        kernel = self._choose_kernel(base.config)
+    def _make_engine(self, key: EngineKey, base: BaseModel, encoder: Encoder, domain: LoadedDomain) -> Engine:
+        """Return an engine; its precision is measured on the windows of ``domain``."""
+        upper = UpperLayers(encoder, key.split)
+        calibration = partial(calibration_sample, encoder, key.split)
+        kernel, precision = self.chooser.choose(
+            FrozenLayers(
+                base_uri=base.uri,
+                base_digest=key.base_digest,
+                encoder=encoder,
+                upper=upper,
+                calibration=calibration,
+                sample=partial(domain_sample, domain),
+            )
+        )
         limits = replace(self._settings.slot_limits, dtype=kernel.slot_dtype)
-        slot_bytes = SlotPool.slot_bytes(base.config, version.split, limits)
+        slot_bytes = SlotPool.slot_bytes(base.config, key.split, limits)
         slots = min(self._settings.device_slots, self._settings.device_budget // slot_bytes)
         if slots < 1:
             raise NotReady(
@@ -286,22 +316,17 @@ class AdapterLoader:
                 "Not one adapter slot fits in HMI_DEVICE_BUDGET; raise it, or lower HMI_MAX_RANK.",
             )
         pool = SlotPool(upper, slots, limits, self._device)
-        sample = calibration_sample(encoder, upper.split) if kernel.precision == "int8" else None
+        sample = calibration() if kernel.precision == "int8" else None
         return Engine(
             key=key,
             base=base,
             encoder=encoder,
             executor=UpperExecutor(upper, pool, kernel, sample=sample),
+            precision=precision,
             slots=self.cache.add_slots(slots, pool),
             slot_bytes=slot_bytes,
             device=self._device,
         )
-
-    def _choose_kernel(self, config: EncoderConfig) -> Kernel:
-        precision = self._settings.precision
-        if precision == "auto":
-            precision = "int8" if is_int8_faster(config, self._device) else "float32"
-        return default_kernel(precision, self._device)
 
     def _lock(self, key: object) -> threading.Lock:
         with self._guard:

@@ -9,6 +9,7 @@ from typing import Self
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import BaseModel, Field
 
+from hmi_api.internal.precision import EngineReport
 from hmi_api.internal.runtimes import ResidentBytes
 from hmi_runtime.cache.tiers import CacheEvents, Tier
 from hmi_runtime.server.loader import AdapterLoader
@@ -72,8 +73,25 @@ class RuntimeMetrics(CacheEvents, PipelineEvents, TableEvents):
         self.resident = gauge("hmi_resident_bytes", "Bytes in a tier.", ["kind", "tier"])
         self.queue = gauge("hmi_queue_rows", "Rows accepted that have no result yet.")
         self.adapters = gauge("hmi_registered_adapters", "Adapter versions loaded.")
+        engine = ["base", "split", "precision", "kernel"]
+        self._precision = gauge(
+            "hmi_runtime_precision", "1 for what a base model's upper layers are computed in.", engine
+        )
+        self._candidates = gauge(
+            "hmi_runtime_precision_candidate_milliseconds",
+            "Least time of one layer when candidates were measured.",
+            engine,
+        )
         self.requests = counter("hmi_requests_total", "Requests answered.", ["route", "code"])
         self.request_seconds = seconds("hmi_request_seconds", "Seconds of a request in this runtime.")
+
+    def show_precision(self, report: EngineReport) -> None:
+        """Show what an engine computes in, and the times of all candidates."""
+        engine = (report.base, str(report.split))
+        self._precision.labels(*engine, report.choice.precision, report.choice.kernel).set(1)
+        for one in report.choice.candidates:
+            if one.milliseconds is not None:
+                self._candidates.labels(*engine, one.precision, one.kernel).set(one.milliseconds)
 
     # --- events of the cache ------------------------------------------------------------------------
 
@@ -190,6 +208,8 @@ def runtime_stats(loader: AdapterLoader, metrics: RuntimeMetrics) -> RuntimeStat
             {
                 "base": engine.base.uri,
                 "split": engine.key.split,
+                "precision": engine.precision.choice.precision,
+                "kernel": engine.precision.choice.kernel,
                 "slots": engine.slots.slots,
                 "slot_bytes": engine.slot_bytes,
                 "in_slots": len(engine.slots.loaded()),

@@ -18,6 +18,8 @@ from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_api.servers import serving_metrics
 from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.outbound.guard import configure
+from hmi_runtime.precision.candidates import check_setting
+from hmi_runtime.precision.records import ControlPlaneRecords
 from hmi_runtime.server.app import InternalAuth, body_error, build_app, render_metrics
 from hmi_runtime.server.control_loop import ControlLoop
 from hmi_runtime.server.loader import AdapterLoader
@@ -36,6 +38,10 @@ class RuntimeProcess:
         self._version_threads = ThreadPoolExecutor(settings.loader_threads, thread_name_prefix="load-version")
         self._cache_threads = ThreadPoolExecutor(settings.loader_threads, thread_name_prefix="load-cache")
         metrics = RuntimeMetrics()
+        self._control_plane = ControlPlaneClient(
+            settings.control_plane_url, settings.token_source(), retry=ONE_ATTEMPT
+        )
+        self._records = ControlPlaneRecords(self._control_plane, settings.runtime_id)
         self._loader = AdapterLoader(
             settings,
             ArtifactStore(settings.artifacts),
@@ -43,11 +49,9 @@ class RuntimeProcess:
             cache_events=metrics,
             pipeline_events=metrics,
             table_events=metrics,
+            records=self._records,
         )
         self._callers = settings.caller_authenticator()
-        self._control_plane = ControlPlaneClient(
-            settings.control_plane_url, settings.token_source(), retry=ONE_ATTEMPT
-        )
         self._control = ControlLoop(settings, self._control_plane, self._loader, self._version_threads)
         self._metrics = metrics
         self.app = build_app(
@@ -72,6 +76,7 @@ class RuntimeProcess:
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        self._records.use_loop(asyncio.get_running_loop())
         control = asyncio.create_task(self._control.run())
         control.add_done_callback(_exit_if_failed)
         host = self._settings.listen_address[0]
@@ -118,7 +123,11 @@ def build_server(settings: RuntimeSettings) -> uvicorn.Server:
 
 
 def serve(settings: RuntimeSettings) -> None:
-    """Run a runtime process until SIGTERM or SIGINT."""
+    """Run a runtime process until SIGTERM or SIGINT.
+
+    Raises ``InvalidInput`` PrecisionUnsupported if this machine cannot run the precision of the settings.
+    """
+    check_setting(settings.precision, torch.device(settings.device))
     configure(settings.address_policy())
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -3,13 +3,15 @@
 import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from hmi_api.internal.precision import PrecisionSetting
 from hmi_api.resources.adapter_limits import AdapterLimits
+from hmi_api.resources.common import DNS_LABEL
 from hmi_api.security.address_policy import AddressPolicySettings
 from hmi_api.security.internal_auth import InternalAuthSettings
 from hmi_api.security.request_body import BODY_SECONDS
@@ -71,8 +73,15 @@ class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings
     )
 
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N.")
-    precision: Literal["auto", "float32", "int8"] = Field(
-        default="auto", description="Precision of the frozen upper layers; auto is int8 where that is faster."
+    precision: PrecisionSetting = Field(
+        default="auto",
+        description="Precision of the frozen upper layers; auto is the fastest that is accurate enough.",
+    )
+    pool: str = Field(
+        default="default",
+        pattern=DNS_LABEL,
+        max_length=63,
+        description="Name of the runtimes that share a choice of precision.",
     )
     threads: NonNegativeInt = Field(default=0, description="Threads of one matrix product; 0 for one a core.")
     tokenizer_threads: PositiveInt = Field(default=1, description="Threads that tokenise.")

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from hmi_api.errors import Damaged
 from hmi_api.internal.inference import RowResult
+from hmi_api.internal.precision import EngineReport
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
@@ -121,6 +122,7 @@ class Engine:
     base: BaseModel
     encoder: Encoder  # its word embeddings are shared by all Domains
     executor: UpperExecutor
+    precision: EngineReport  # what the executor computes in, and why
     slots: SlotTier[AdapterWeights]
     slot_bytes: int
     device: torch.device

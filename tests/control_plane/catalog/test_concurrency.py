@@ -5,13 +5,14 @@ from datetime import timedelta
 from threading import Event
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
+from hmi_api.internal.precision import PrecisionChoice, PrecisionKey
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.catalog import tenants
+from hmi_control_plane.catalog import precision_choices, tenants
 from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database, utc_now
-from hmi_control_plane.catalog.tables import Artifact, Runtime, Tenant
+from hmi_control_plane.catalog.tables import Artifact, RecordedChoice, Runtime, Tenant
 from hmi_control_plane.settings import Settings
 from hmi_control_plane.sweeper import Sweeper
 
@@ -85,6 +86,25 @@ def test_a_run_requested_concurrently_is_created_once(cluster: Any) -> None:
     with ThreadPoolExecutor(_WRITERS) as pool:
         found = list(pool.map(lambda _: cluster.domain_run("trade")["id"], range(_WRITERS)))
     assert len(set(found)) == 1
+
+
+def test_the_first_of_concurrent_choices_of_precision_is_kept(database: Database) -> None:
+    key = PrecisionKey(pool="cpu", requested="auto", base_digest="sha256:b", split=3, processor="avx2")
+
+    def propose(number: int) -> str:
+        with database.write() as session:
+            own = PrecisionChoice(precision="int8", kernel=f"kernel-{number}")
+            found = precision_choices.record(session, f"r{number}", key, own)
+        assert found is not None
+        return found.kernel
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        taken = set(pool.map(propose, range(_WRITERS)))
+    assert len(taken) == 1
+    with database.read() as session:
+        kept = session.scalars(select(RecordedChoice)).one()
+        assert {kept.choice["kernel"]} == taken
+        assert kept.runtime_id == kept.choice["kernel"].replace("kernel-", "r")
 
 
 def test_a_long_poll_waits_for_a_change(cluster: Any) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support_encoders import ARCHITECTURES, POST_NORM, PRE_NORM_ROTARY, random_encoder
+from support_encoders import ARCHITECTURES, random_encoder
 from torch import Tensor
 
 from hmi_api.resources.task_adapter import TaskType
@@ -12,13 +12,12 @@ from hmi_runtime.adapters.heads import pool_states
 from hmi_runtime.adapters.kernels import default_kernel
 from hmi_runtime.adapters.quantization import (
     calibration_sample,
-    is_int8_faster,
     quantise_layers,
     supports_int8,
 )
 from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
-from hmi_runtime.models.architecture import MATRICES, EncoderConfig
+from hmi_runtime.models.architecture import MATRICES
 from hmi_runtime.models.encoder import Encoder, UpperLayers
 from hmi_runtime.models.source import BaseModel, load_base
 
@@ -153,23 +152,6 @@ CPU = torch.device("cpu")
 def test_int8_runs_on_cpus_only() -> None:
     assert supports_int8(CPU)
     assert not supports_int8(torch.device("cuda"))
-
-
-@pytest.mark.parametrize(
-    ("config", "capability", "pays"),
-    [
-        (POST_NORM, "AVX2", True),
-        (POST_NORM, "AVX512", True),
-        (POST_NORM, "DEFAULT", False),
-        (POST_NORM, "SVE256", False),
-        (PRE_NORM_ROTARY, "AVX2", False),
-    ],
-)
-def test_int8_is_chosen_only_where_it_was_measured_to_be_faster(
-    config: EncoderConfig, capability: str, pays: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert is_int8_faster(config, CPU) is pays
 
 
 @pytest.mark.parametrize(

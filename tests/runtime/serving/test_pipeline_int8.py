@@ -1,11 +1,17 @@
 """A runtime with int8 upper layers gives nearly the answers of the float32 reference."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from hmi_api.internal.inference import InferRow
+from hmi_runtime.adapters.executor import UpperExecutor, trial_executor
+from hmi_runtime.adapters.kernels import FLOAT32, Kernel
+from hmi_runtime.adapters.quantization import supports_int8
+from hmi_runtime.models.encoder import UpperLayers
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.settings import RuntimeSettings
 from hmi_runtime.serving.engine import EngineKey
@@ -28,19 +34,25 @@ def test_int8_answers_are_close_to_the_reference(models, loader: AdapterLoader) 
 
 
 @pytest.mark.parametrize("settings", ["auto"], indirect=True)
-@pytest.mark.parametrize(("here", "taken"), [(True, "int8"), (False, "float32")])
-def test_auto_chooses_int8_where_it_runs(
-    here: bool,
-    taken: str,
-    models: Any,
-    loader: AdapterLoader,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if not here:
-        monkeypatch.setattr("hmi_runtime.adapters.quantization._exact_weight_levels", lambda: None)
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+@pytest.mark.parametrize("fastest", ["float32", "int8"])
+def test_auto_takes_the_fastest_and_says_so(fastest: str, models: Any, loader: AdapterLoader) -> None:
+    def seconds(kernels: Sequence[Kernel], *_: object) -> list[float]:
+        return [1.0 if one.precision == fastest else 2.0 for one in kernels]
+
+    def in_float32(upper: UpperLayers, *_: object) -> UpperExecutor:
+        return trial_executor(upper, FLOAT32)
+
+    if not supports_int8(torch.device("cpu")):
+        pytest.skip("this machine has one way to compute")
+    kernels = [FLOAT32, Kernel("int8", "onednn")]
+    loader.chooser = replace(
+        loader.chooser, measure_seconds=seconds, kernels=lambda device: kernels, trial=in_float32
+    )
     domain = models.domain("bikes/repair")
     loader.activate(loader.load(models.adapter("tenant/task", domain), domain))
     engine = loader.pipeline.engine(EngineKey(domain.version.base_digest, domain.version.split))
     assert engine is not None
-    assert engine.executor.kernel.precision == taken
+    assert (engine.precision.choice.precision, engine.precision.source) == (fastest, "Measured")
+    assert engine.executor.kernel.precision == fastest
+    assert engine.precision.choice.sample == "windows of bikes/repair@1"
+    assert not engine.precision.recorded  # there is no control plane

@@ -1,6 +1,7 @@
 """The runtime process with the fake control plane."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from fake_control_plane import TOKEN, FakeControlPlane
 from serving import serving
 
@@ -20,6 +22,7 @@ from hmi_api.internal.catalog import AdapterRecord, DomainRecord
 from hmi_api.internal.inference import InferReply
 from hmi_api.internal.runs import RunCreate, RunResult
 from hmi_api.internal.runtimes import AdapterServing, DomainServing, Heartbeat, LoadFailure
+from hmi_runtime.adapters.kernels import available_kernels
 from hmi_runtime.server.process import RuntimeProcess
 from hmi_runtime.server.settings import RuntimeSettings
 
@@ -185,6 +188,60 @@ def test_metrics_have_a_port_of_their_own(control_plane: ControlPlane, settings:
             text = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
     for name in ("hmi_batch_size", "hmi_queue_rows", "hmi_registered_adapters"):
         assert name in text
+
+
+def test_a_restarted_runtime_takes_the_pool_s_precision(models, control_plane, settings) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    control_plane.serve(models.adapter("acme/topic", domain), domains=(domain,))
+    names = [one.name for one in available_kernels(torch.device("cpu"))]
+    if len(names) < 2:
+        pytest.skip("this machine has one way to compute")
+    with serving(control_plane.app, lifespan="off") as plane:
+        first = _served_precision(control_plane, settings, plane)
+        assert first in names
+        # As if another replica had been first with another choice.
+        precision, kernel = next(name for name in names if name != first).split("/")
+        ((key, choice),) = control_plane.runtimes.choices.items()
+        wanted = choice.model_copy(update={"precision": precision, "kernel": kernel})
+        control_plane.runtimes.choices[key] = wanted
+        assert _served_precision(control_plane, settings, plane) == f"{precision}/{kernel}"
+        # A control plane that does not know these calls changes nothing for its runtimes.
+        control_plane.fail(404, request="(POST|PUT) /runtimes/runtime-0/(precision|engines)", times=99)
+        assert _served_precision(control_plane, settings, plane, reported=False) == f"{precision}/{kernel}"
+
+
+def _served_precision(
+    control_plane: ControlPlane, settings: RuntimeSettings, plane: str, *, reported: bool = True
+) -> str:
+    """Run a runtime until it serves; return the precision/kernel that it shows."""
+    port = free_port()
+    urls = {"control_plane_url": plane, "runtime_url": f"http://127.0.0.1:{port}"}
+    with serving(RuntimeProcess(settings.model_copy(update={**urls, "precision": "auto"})).app, port) as url:
+        eventually(lambda: control_plane.runtimes.loaded() == {"acme/topic@1"}, "the adapter is ready")
+        (engine,) = Runtime(url).get("/internal/v1/stats").json()["engines"]
+        shown = f"{engine['precision']}/{engine['kernel']}"
+        labels = f'kernel="{engine["kernel"]}",precision="{engine["precision"]}",split="2"'
+        metrics = Runtime(url).get("/metrics").text
+        assert re.search(rf'hmi_runtime_precision{{base="[^"]+",{re.escape(labels)}}} 1.0', metrics)
+        if reported:
+            stored = control_plane.runtimes.registered["runtime-0"]
+            eventually(lambda: stored.engines is not None, "the engines are reported")
+            (report,) = stored.engines.engines
+            assert f"{report.choice.precision}/{report.choice.kernel}" == shown
+            assert (stored.engines.pool, report.recorded) == ("default", True)
+    return shown
+
+
+def test_a_precision_that_cannot_run_ends_the_process_with_advice() -> None:
+    environment = {**os.environ, "HMI_CONTROL_PLANE_URL": "http://127.0.0.1:9", "HMI_INTERNAL_TOKEN": TOKEN}
+    environment |= {"HMI_PRECISION": "int8", "HMI_DEVICE": "cuda:99"}
+    command = [sys.executable, "-m", "hmi_runtime.server"]
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert ended.returncode == 1
+    assert "HMI_PRECISION is int8, which this machine cannot run" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_versions_change_over_without_dropping_a_request(models, control_plane, runtime) -> None:  # type: ignore[no-untyped-def]

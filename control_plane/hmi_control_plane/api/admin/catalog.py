@@ -1,4 +1,7 @@
-"""Lists of the catalog: Domains, adapters, artifacts, runs, runtimes, placements; and deletion of orphans."""
+"""Lists of the catalog: Domains, adapters, artifacts, runs, runtimes, placements, choices of precision.
+
+Also deletes orphans, and choices that are to be measured again.
+"""
 
 from collections.abc import Callable
 
@@ -12,17 +15,25 @@ from hmi_control_plane.api.admin.schemas import (
     NamedDomain,
     Paging,
     PlacementBody,
+    PrecisionChoiceBody,
     RunBody,
     RuntimeBody,
     TenantFilter,
     listing,
 )
-from hmi_control_plane.catalog import adapters, domains, runtimes
+from hmi_control_plane.catalog import adapters, domains, precision_choices, runtimes
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.paging import list_page
 from hmi_control_plane.catalog.resources import get_resource
-from hmi_control_plane.catalog.tables import AdapterRow, Artifact, DomainRow, Runtime, TrainingRun
-from hmi_control_plane.http.parameters import Name, RuntimeId
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
+    Artifact,
+    DomainRow,
+    RecordedChoice,
+    Runtime,
+    TrainingRun,
+)
+from hmi_control_plane.http.parameters import ChoiceId, Name, RuntimeId
 
 
 def build(database: Database, notify: Callable[[], None]) -> APIRouter:
@@ -100,3 +111,16 @@ def _add_runtimes(router: APIRouter, database: Database) -> None:
         """List the placements on a runtime, by adapter."""
         with database.read() as session:
             return listing(runtimes.list_placements(session, runtime_id, page), PlacementBody.model_validate)
+
+    @router.get("/precision-choices")
+    def list_precision_choices(page: Paging) -> Listing[PrecisionChoiceBody]:
+        """List the recorded choices of precision and kernel, in the order in which they were recorded."""
+        with database.read() as session:
+            found = list_page(session, RecordedChoice, RecordedChoice.id, page)
+            return listing(found, PrecisionChoiceBody.model_validate)
+
+    @router.delete("/precision-choices/{choice_id}", **NO_CONTENT)
+    def delete_precision_choice(choice_id: ChoiceId) -> None:
+        """Delete a recorded choice; the next runtime of the pool that starts measures again."""
+        with database.write() as session:
+            precision_choices.delete_choice(session, choice_id)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.internal.catalog import AdapterView, DomainView
+from hmi_api.internal.precision import EngineReport, PrecisionChoice
 from hmi_api.internal.runs import RunView
 from hmi_api.internal.runtimes import ResidentBytes
 from hmi_api.internal.storable import Text, WireModel
@@ -157,10 +158,27 @@ class RuntimeBody(WireModel):
     free_bytes: int = Field(description="As last reported.")
     queue_depth: int
     resident: list[ResidentBytes]
+    pool: str = Field(description="Empty until it has loaded a base model.")
+    processor: str
+    engines: list[EngineReport] = Field(description="Precision of each base model's upper layers.")
     draining: bool
     lost: bool
     registered_at: datetime
     heartbeat_at: datetime
+
+
+class PrecisionChoiceBody(WireModel):
+    """A recorded choice of precision and kernel."""
+
+    id: int
+    pool: str
+    requested: str = Field(description="HMI_PRECISION of the pool's runtimes.")
+    base_digest: str
+    split: int
+    processor: str
+    choice: PrecisionChoice
+    runtime_id: str = Field(description="The runtime that measured.")
+    chosen_at: datetime
 
 
 class PlacementBody(WireModel):

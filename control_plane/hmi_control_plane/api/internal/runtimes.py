@@ -9,12 +9,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 
+from hmi_api.internal.precision import EngineReports, PrecisionRequest, RecordedPrecision
 from hmi_api.internal.runtimes import DesiredState, Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_api.internal.window_counts import WindowCountReport
 from hmi_api.security.internal_auth import Role
 from hmi_control_plane.api import NO_CONTENT
 from hmi_control_plane.auth.guards import RoleGuard
-from hmi_control_plane.catalog import desired_state, placement, runtimes
+from hmi_control_plane.catalog import desired_state, placement, precision_choices, runtimes
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.http.parameters import RuntimeId
 from hmi_control_plane.window_counts.reports import record_report
@@ -82,6 +83,22 @@ def build(
         """Record the windows that a runtime looked up since its report before."""
         with database.write() as session:
             record_report(session, report)
+
+    @router.post("/{runtime_id}/precision-choices")
+    def record_precision(runtime_id: RuntimeId, request: PrecisionRequest) -> RecordedPrecision:
+        """Read the choice of a runtime's pool; record the proposal if there is none."""
+        with database.read() as session:
+            found = precision_choices.find(session, request.key)
+        if found is None and request.proposal is not None:
+            with database.write() as session:
+                found = precision_choices.record(session, runtime_id, request.key, request.proposal)
+        return RecordedPrecision(choice=found)
+
+    @router.put("/{runtime_id}/engines", **NO_CONTENT)
+    def report_engines(runtime_id: RuntimeId, reports: EngineReports) -> None:
+        """Record what a runtime computes in."""
+        with database.write() as session:
+            runtimes.record_engines(session, runtime_id, reports)
 
     @router.delete("/{runtime_id}", **NO_CONTENT)
     def deregister(runtime_id: RuntimeId) -> None:

@@ -22,6 +22,7 @@ from hmi_control_plane.catalog.tables.runtimes import (
     LoadReport,
     LoadState,
     Placement,
+    RecordedChoice,
     Runtime,
 )
 from hmi_control_plane.catalog.tables.tenants import ApiKey, DeletedTenant, Tenant, new_tenant_id
@@ -57,6 +58,7 @@ __all__ = [
     "PendingWindowReport",
     "Placement",
     "Price",
+    "RecordedChoice",
     "RunArtifact",
     "RunPodRow",
     "Runtime",

@@ -4,10 +4,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, text
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from hmi_control_plane.catalog.tables.columns import Base, Json
+from hmi_control_plane.catalog.tables.columns import Base, Json, RowId
 
 
 class Runtime(Base):
@@ -25,6 +25,10 @@ class Runtime(Base):
     free_bytes: Mapped[int] = mapped_column(BigInteger)
     queue_depth: Mapped[int] = mapped_column(default=0)
     resident: Mapped[list[dict[str, Any]]] = mapped_column(Json, default=list)
+    pool: Mapped[str] = mapped_column(String(63), default="", server_default="")
+    processor: Mapped[str] = mapped_column(Text, default="", server_default="")
+    engines: Mapped[list[dict[str, Any]]] = mapped_column(Json, default=list, server_default="[]")
+    """The precision of each base model's layers, as last reported (``EngineReport``)."""
     draining: Mapped[bool] = mapped_column(default=False)
     lost: Mapped[bool] = mapped_column(default=False)
     placed_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -33,6 +37,24 @@ class Runtime(Base):
     """Incremented by every change of the desired state. The lock on this row keeps commits in that order."""
     forgotten_revision: Mapped[int] = mapped_column(BigInteger)
     """Removals up to this revision are deleted: a runtime that is behind it must read everything."""
+
+
+class RecordedChoice(Base):
+    """The precision and kernel that the runtimes of a pool use for a base model on one kind of processor."""
+
+    __tablename__ = "precision_choices"
+    __table_args__ = (UniqueConstraint("pool", "requested", "base_digest", "split", "processor"),)
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    pool: Mapped[str] = mapped_column(String(63))
+    requested: Mapped[str] = mapped_column(String(100))
+    base_digest: Mapped[str] = mapped_column(String(80))
+    split: Mapped[int]
+    processor: Mapped[str] = mapped_column(String(400))
+    choice: Mapped[dict[str, Any]] = mapped_column(Json)
+    runtime_id: Mapped[str] = mapped_column(String(128))
+    """The runtime that measured; it may be gone."""
+    chosen_at: Mapped[datetime]
 
 
 class LoadState(StrEnum):

@@ -3,10 +3,13 @@
 {{- div (mul 5 (include "hmi.bytes" .budgets.disk)) 4 -}}
 {{- end }}
 
-{{/* Variables of a runtime. Call with (list $ pool). */}}
+{{/* Variables of a runtime. Call with (list $ pool name). */}}
 {{- define "hmi.runtimeEnv" -}}
 {{- $root := index . 0 -}}
 {{- $pool := index . 1 -}}
+{{- if and (hasPrefix "cuda" $pool.device) (eq $pool.precision "int8") -}}
+{{- fail (printf "runtime.pools.%s: precision int8 runs on CPUs only, and the device is %s; set the pool's precision to auto, float32 or bfloat16" (index . 2) $pool.device) -}}
+{{- end -}}
 - name: POD_IP
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
 - name: HMI_RUNTIME_ID
@@ -18,6 +21,7 @@
 - {name: HMI_CONTROL_PLANE_URL, value: {{ include "hmi.controlPlaneUrl" $root }}}
 - {name: HMI_CACHE_DIR, value: /var/lib/hmi/cache}
 - {name: HMI_DEVICE, value: {{ $pool.device | quote }}}
+- {name: HMI_POOL, value: {{ index . 2 | quote }}}
 - {name: HMI_PRECISION, value: {{ $pool.precision }}}
 - {name: HMI_THREADS, value: {{ $pool.threads | quote }}}
 - {name: HMI_DEVICE_BUDGET, value: {{ include "hmi.bytes" $pool.budgets.device | quote }}}
