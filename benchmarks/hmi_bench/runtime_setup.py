@@ -127,13 +127,15 @@ def publish_domain(
 def runtime_settings(folder: Path, **settings: Any) -> RuntimeSettings:
     """Return the settings of a runtime whose store and local copies are in ``folder``.
 
-    The control plane's address and token are not used.
+    It computes on as many cores as the benchmark has threads. The control plane's address and token are not
+    used.
     """
     return RuntimeSettings(
         control_plane_url="http://127.0.0.1:9",
         internal_token="no-control-plane-in-a-benchmark",
         artifacts=str(folder / "store"),
         cache_dir=folder / "cache",
+        threads=torch.get_num_threads(),
         **settings,
     )
 

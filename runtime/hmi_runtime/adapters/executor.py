@@ -9,6 +9,7 @@ of the batch, in place and without copies, and costs nothing for rows outside it
 as shapes in the batch (rank buckets, bottleneck shapes), not as many as rows.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -154,6 +155,12 @@ class UpperExecutor:
             else [FloatLayer(layer) for layer in self._layers]
         )
         self._workspace = Workspace(pool.device)
+
+    def for_another_thread(self) -> "UpperExecutor":
+        """Return an executor over the same weights and slots, with working buffers of its own."""
+        other = copy.copy(self)
+        other._workspace = Workspace(self.pool.device)
+        return other
 
     @torch.inference_mode()
     def run(self, hidden: Tensor, mask: Tensor, slots: Sequence[int]) -> Tensor:

@@ -268,7 +268,11 @@ class AdapterCache(Generic[W]):
 
 
 class SlotTier(Generic[W]):
-    """The device tier of one engine: assigns slots to batches and writes them on the caller's thread."""
+    """The device tier of one engine: assigns slots to batches and writes them on the caller's thread.
+
+    Thread-safe. Batches acquire their slots one after another, so two that wait cannot hold what the other
+    needs, and no batch reads a slot that another one is still writing.
+    """
 
     def __init__(
         self,
@@ -281,6 +285,7 @@ class SlotTier(Generic[W]):
         self._index = index
         self._pool = pool
         self._events = events
+        self._acquiring = threading.Lock()
 
     @property
     def max_at_once(self) -> int:
@@ -302,11 +307,15 @@ class SlotTier(Generic[W]):
         are new.
 
         Waits for running batches while every slot is in use; slots in use are never written. The caller must
-        have acquired the adapters in host memory and must call ``release`` later. One thread per engine calls
-        this.
+        have acquired the adapters in host memory, must call ``release`` later, and must not call this again
+        before.
         """
         if len(adapters) > self.max_at_once:
             raise ValueError(f"{len(adapters)} adapters requested, {self.max_at_once} slots at once")
+        with self._acquiring:
+            return self._acquire(adapters)
+
+    def _acquire(self, adapters: Sequence[AdapterId]) -> AcquiredSlots[W]:
         acquired: AcquiredSlots[W] = AcquiredSlots({}, {})
         for adapter in adapters:
             slot, is_new = self._assign(adapter)

@@ -79,6 +79,7 @@ class AdapterLoader:
             self.cache,
             settings.pipeline_limits,
             tokenizer_threads=settings.tokenizer_threads,
+            cores=settings.cores,
             events=pipeline_events,
         )
         self.chooser = KernelChooser(

@@ -25,6 +25,7 @@ from hmi_runtime.server.control_loop import ControlLoop
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.serving.cores import available_cores
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,5 @@ def serve(settings: RuntimeSettings) -> None:
     """
     check_setting(settings.precision, torch.device(settings.device))
     configure(settings.address_policy())
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or available_cores())  # of threads that load models
     build_server(settings).run()

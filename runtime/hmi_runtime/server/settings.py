@@ -17,6 +17,7 @@ from hmi_api.security.internal_auth import InternalAuthSettings
 from hmi_api.security.request_body import BODY_SECONDS
 from hmi_runtime.adapters.slot_pool import SlotLimits
 from hmi_runtime.serving.batching import BatchLimits
+from hmi_runtime.serving.cores import Cores, available_cores
 from hmi_runtime.serving.pipeline import PipelineLimits
 
 _GIB = 1 << 30
@@ -83,7 +84,9 @@ class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings
         max_length=63,
         description="Name of the runtimes that share a choice of precision.",
     )
-    threads: NonNegativeInt = Field(default=0, description="Threads of one matrix product; 0 for one a core.")
+    threads: NonNegativeInt = Field(
+        default=0, description="Cores that compute; 0 for all that the process may use."
+    )
     tokenizer_threads: PositiveInt = Field(default=1, description="Threads that tokenise.")
     loader_threads: PositiveInt = Field(default=4, description="Threads that fetch and read artifacts.")
 
@@ -136,6 +139,11 @@ class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings
     def slot_limits(self) -> SlotLimits:
         """The largest adapter that a slot has room for."""
         return SlotLimits(self.max_rank, self.max_bottleneck, self.max_labels, self.dense_heads)
+
+    @property
+    def cores(self) -> Cores:
+        """The cores that compute. An accelerator runs one batch at a time."""
+        return Cores(self.threads or available_cores(), 1 if self.device.startswith("cuda") else None)
 
     @property
     def pipeline_limits(self) -> PipelineLimits:

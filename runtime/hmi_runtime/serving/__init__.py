@@ -1,7 +1,8 @@
 """From requests to results: tokenise, look up, batch, execute.
 
 Belongs here: batch formation (``batching``, pure), tokenising and prefetching (``preparation``), staging, the
-engine of a base model with its two threads, and the ``Pipeline`` that connects them. While one batch is
-computing, the next one is staged, and the one after that is tokenised and its adapters are prefetched.
+engine of a base model with its threads, how they share the cores, and the ``Pipeline`` that connects them.
+While batches are computing, the next one is staged, and the one after that is tokenised and its adapters are
+prefetched.
 Forbidden here: HTTP, the control plane, files, how bytes are cached or adapters applied.
 """

@@ -194,9 +194,9 @@ class BatchQueue(Generic[I]):
 
 
 class Batcher(Generic[I]):
-    """The queue of an engine: any thread puts items in, one thread takes batches out.
+    """The queue of an engine. Thread-safe: any thread puts items in, several take batches out.
 
-    Continuous micro-batching with a latency bound. A batch is formed as soon as the engine is free and either
+    Continuous micro-batching with a latency bound. A batch is formed as soon as a thread is free and either
     ``max_rows`` are queued or the oldest item has waited ``max_wait`` seconds; later items go into the next
     batch.
     """
@@ -230,6 +230,8 @@ class Batcher(Generic[I]):
             batch = self._queue.take_batch()
             # Items that are left have waited since before this batch, so the next one goes without a wait.
             self._waiting_since = self._waiting_since if self._queue.rows else None
+            if self._queue.rows:
+                self._changed.notify()
             return batch
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
 """The engine of one base model at one split: Domain bridges, upper layers, adapters and heads of a batch."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -115,7 +116,7 @@ def bridge_batched(
 class Engine:
     """Base model, upper layers and slot pool that run batches on one device.
 
-    One thread calls ``stage`` for the next batch while another calls ``compute`` for the batch before.
+    Thread-safe: several threads ``stage`` and ``compute`` batches at once.
     """
 
     key: EngineKey
@@ -126,6 +127,10 @@ class Engine:
     slots: SlotTier[AdapterWeights]
     slot_bytes: int
     device: torch.device
+    _idle: list[UpperExecutor] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._idle.append(self.executor)
 
     def stage(self, rows: Sequence[BatchRow]) -> StagedBatch:
         """Acquire slots, look up windows and pad.
@@ -165,8 +170,9 @@ class Engine:
         hidden = bridge(layers, shared.domain_of.to(self.device), outputs, mask)  # (U, T, D)
         place = batch.representation_of.to(self.device)  # (B,)
         hidden, mask = hidden[place], mask[place]  # (B, T, D), (B, T)
-        hidden = self.executor.run(hidden, mask, batch.slots)  # (B, T, D)
-        logits = run_heads(self.executor.pool, hidden, mask, batch.slots)
+        with self._idle_executor() as executor:
+            hidden = executor.run(hidden, mask, batch.slots)  # (B, T, D)
+            logits = run_heads(executor.pool, hidden, mask, batch.slots)
         hits = [shared.hits[place] for place in batch.representation_of.tolist()]
         return [
             row_result(row, row_logits, row_hits)
@@ -176,6 +182,21 @@ class Engine:
     def release(self, batch: StagedBatch) -> None:
         """Release the slots that the batch acquired."""
         self.slots.release(batch.acquired)
+
+    @contextmanager
+    def _idle_executor(self) -> Iterator[UpperExecutor]:
+        """Take an executor that no other thread uses: the last one used, with buffers in the CPU's cache.
+
+        There are as many as batches have computed at once.
+        """
+        try:
+            executor = self._idle.pop()
+        except IndexError:
+            executor = self.executor.for_another_thread()
+        try:
+            yield executor
+        finally:
+            self._idle.append(executor)
 
 
 def row_result(row: BatchRow, logits: Tensor, hits: int) -> RowResult:

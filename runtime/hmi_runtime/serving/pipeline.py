@@ -12,6 +12,7 @@ from hmi_api.internal.inference import InferRow, RowResult
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.cache.adapter_cache import AdapterCache
 from hmi_runtime.serving.batching import Batcher, BatchLimits
+from hmi_runtime.serving.cores import Cores
 from hmi_runtime.serving.engine import Engine
 from hmi_runtime.serving.loaded import EngineKey, LoadedAdapter
 from hmi_runtime.serving.preparation import AdapterPrefetch, group_rows
@@ -47,11 +48,14 @@ class Pipeline:
         limits: PipelineLimits,
         *,
         tokenizer_threads: int = 1,
+        cores: Cores | None = None,
         events: PipelineEvents,
     ) -> None:
+        """``cores`` compute the batches of all engines; one core when absent."""
         self._cache = cache
         self._limits = limits
         self._events = events
+        self._cores = cores or Cores(1)
         # Read without a lock: assigning and removing an item are atomic.
         self._adapters: dict[str, LoadedAdapter] = {}
         self._workers: dict[EngineKey, EngineWorker] = {}
@@ -69,7 +73,9 @@ class Pipeline:
         rows = min(limits.max_rows, engine.slots.max_at_once)
         limits = replace(limits, max_rows=rows)
         batcher: Batcher[RowGroup] = Batcher(limits, self._limits.max_wait)
-        worker = EngineWorker(engine, batcher, rows, self._set_result, self._events, self._quarantine)
+        worker = EngineWorker(
+            engine, batcher, rows, self._set_result, self._events, self._quarantine, self._cores
+        )
         self._workers[engine.key] = worker
         worker.start()
 

@@ -1,4 +1,4 @@
-"""Staging: rows become the tensors of one batch. It runs while the batch before is computing."""
+"""Staging: rows become the tensors of one batch. It runs while other batches are computing."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -51,6 +51,11 @@ class StagedBatch:
     acquired: AcquiredSlots[AdapterWeights]
     failed: Sequence[tuple[BatchRow, HmiError]]  # rows whose adapter could not be written to a slot
     staging_seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens to compute, padding included."""
+        return 0 if self.representations is None else len(self.rows) * self.representations.mask.shape[1]
 
 
 def single(batch: StagedBatch, number: int) -> StagedBatch:

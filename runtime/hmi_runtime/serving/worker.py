@@ -1,7 +1,6 @@
-"""The two threads of an engine: one stages the next batch while the other computes this one."""
+"""The threads of an engine: each stages a batch and computes it, while others do the same with theirs."""
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from hmi_api.errors import Damaged, HmiError, InvalidInput, NotReady
 from hmi_api.internal.inference import RowResult
 from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.serving.batching import Batcher
+from hmi_runtime.serving.cores import Cores
 from hmi_runtime.serving.engine import Engine
 from hmi_runtime.serving.requests import DEADLINE_REASON, RowGroup, row_error
 from hmi_runtime.serving.staging import BatchRow, StagedBatch, single
@@ -89,6 +89,8 @@ OnResult = Callable[[BatchRow, RowResult], None]
 class EngineWorker:
     """Takes row groups from a batcher, stages and computes them, and gives every row its result.
 
+    There is one thread more than batches that may compute at once: while those compute, one batch is staged.
+
     If a batch fails, for whatever reason, each of its rows is tried once more alone, so that one bad row
     does not fail the others. Adapters whose rows keep failing are quarantined.
     """
@@ -101,6 +103,7 @@ class EngineWorker:
         on_result: OnResult,
         events: PipelineEvents,
         quarantine: Quarantine,
+        cores: Cores,
     ) -> None:
         self.engine = engine
         self.batcher = batcher
@@ -108,33 +111,40 @@ class EngineWorker:
         self._on_result = on_result
         self._events = events
         self._quarantine = quarantine
-        # One batch is computing and one is staged; a second staged batch would only add latency.
-        self._staged: queue.Queue[StagedBatch | None] = queue.Queue(maxsize=1)
+        self._cores = cores
         name = engine.key.base_digest.removeprefix("sha256:")[:8]
         self._threads = [
-            threading.Thread(target=self._stage_batches, name=f"stage-{name}", daemon=True),
-            threading.Thread(target=self._compute_batches, name=f"compute-{name}", daemon=True),
+            threading.Thread(target=self._run_batches, name=f"batch-{number}-{name}", daemon=True)
+            for number in range(cores.batches + 1)
         ]
 
     def start(self) -> None:
-        """Start both threads."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Compute what is queued, then end both threads; return after ``timeout`` seconds at the latest."""
+        """Compute what is queued, then end the threads; return after ``timeout`` seconds at the latest."""
         self.batcher.close()
         until = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _stage_batches(self) -> None:
+    def _run_batches(self) -> None:
+        self._cores.stage_alone()
         with torch.inference_mode():
-            while (groups := self.batcher.take()) is not None:
-                rows = self._runnable_rows(groups)
-                if rows:
-                    self._stage(rows)
-        self._staged.put(None)
+            while self._run_next():
+                pass
+
+    def _run_next(self) -> bool:
+        """Run the next batch; return False after the last. A waiting thread refers to no batch or table."""
+        groups = self.batcher.take()
+        if groups is None:
+            return False
+        rows = self._runnable_rows(groups)
+        if rows:
+            self._run(rows)
+        return True
 
     def _runnable_rows(self, groups: list[RowGroup]) -> list[BatchRow]:
         """Return the rows to compute; abandoned and quarantined ones get their error here."""
@@ -153,7 +163,7 @@ class EngineWorker:
                     rows.append(row)
         return rows
 
-    def _stage(self, rows: list[BatchRow]) -> None:
+    def _run(self, rows: list[BatchRow]) -> None:
         try:
             batch = self.engine.stage(rows)
         except Exception as failure:  # noqa: BLE001  # the thread continues; these rows get an error
@@ -161,24 +171,23 @@ class EngineWorker:
         else:
             for row, slot_error in batch.failed:
                 self._set_error(row, slot_error)
-            self._staged.put(batch)
+            self._compute(batch)
             return
         if len(rows) == 1:
             self._record_failure(rows[0], error)
             self._set_error(rows[0], error)
             return
         for row in rows:
-            self._stage([row])
+            self._run([row])
 
-    def _compute_batches(self) -> None:
-        with torch.inference_mode():
-            while (batch := self._staged.get()) is not None:
-                try:
-                    results = self._results(batch)
-                finally:
-                    self.engine.release(batch)
-                for row, result in zip(batch.rows, results, strict=True):
-                    self._on_result(row, result)
+    def _compute(self, batch: StagedBatch) -> None:
+        try:
+            with self._cores.share(batch.tokens):
+                results = self._results(batch)
+        finally:
+            self.engine.release(batch)
+        for row, result in zip(batch.rows, results, strict=True):
+            self._on_result(row, result)
 
     def _results(self, batch: StagedBatch) -> list[RowResult]:
         """Return one result for each row of a batch; computed row by row if the batch fails."""

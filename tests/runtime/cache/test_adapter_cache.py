@@ -276,6 +276,57 @@ def test_a_slot_in_use_by_a_running_batch_is_never_assigned_again(made: Fixture)
     assert {pool.slots[slot].name for slot in second.slots.values()} == {"a2", "a3"}
 
 
+def test_batches_on_many_threads_share_slots_that_suffice_for_one_of_them(made: Fixture) -> None:
+    pool = Pool()
+    tier = made.cache.add_slots(4, pool)
+    names = [f"a{number}" for number in range(5)]
+    made.register(*names)
+    for name in names:
+        assert made.acquire(name).wait() is None
+
+    def work(seed: int) -> None:
+        random = Random(seed)  # noqa: S311 (which adapter is no secret)
+        for _ in range(200):
+            wanted = random.sample(names, 2)
+            with tier.acquired([adapter(name) for name in wanted]) as acquired:
+                for name, slot in zip(wanted, acquired.slots.values(), strict=True):
+                    assert pool.slots[slot].name == name
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(work, seed) for seed in range(4)]:
+            done.result(LIMIT)
+
+
+def test_a_batch_waits_until_another_one_has_written_an_adapter_to_its_slot(made: Fixture) -> None:
+    writing, finish = threading.Event(), threading.Event()
+
+    class SlowPool(Pool):
+        def write(self, slot: int, weights: Block) -> None:
+            writing.set()
+            assert finish.wait(LIMIT)
+            super().write(slot, weights)
+
+    pool = SlowPool()
+    tier = made.cache.add_slots(4, pool)
+    made.register("a0")
+    assert made.acquire("a0").wait() is None
+    seen: list[bool] = []
+
+    def use() -> None:
+        with tier.acquired([adapter("a0")]) as acquired:
+            seen.append(acquired.slots[adapter("a0")] in pool.slots)
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    threads[0].start()
+    assert writing.wait(LIMIT)
+    threads[1].start()
+    threads[1].join(0.02)
+    finish.set()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert seen == [True, True]
+
+
 def test_many_threads_do_not_exceed_the_budget(made: Fixture) -> None:
     names = [f"a{number}" for number in range(30)]
     made.register(*names)

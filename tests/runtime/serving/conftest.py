@@ -233,6 +233,7 @@ def settings(tmp_path: Path) -> RuntimeSettings:
         internal_token=TOKEN,
         artifacts=str(tmp_path / "store"),
         cache_dir=tmp_path / "cache",
+        threads=3,
         precision="float32",
         device_slots=8,
         max_rank=8,

@@ -156,3 +156,22 @@ def test_a_closed_batcher_returns_its_rows_and_ends() -> None:
     batcher.close()
     assert batcher.take() == [Item("a", 10)]
     assert batcher.take() is None
+
+
+def test_rows_that_a_batch_leaves_go_to_the_next_thread_at_once() -> None:
+    batcher: Batcher[Item] = Batcher(BatchLimits(max_rows=2), max_wait=60.0)
+    out: list[list[Item]] = []
+    both = threading.Barrier(3)
+
+    def take() -> None:
+        out.append(batcher.take() or [])
+        both.wait(LIMIT)  # takes nothing more until every thread has a batch
+
+    takers = [threading.Thread(target=take) for _ in range(2)]
+    for taker in takers:
+        taker.start()
+    for number in range(3):
+        batcher.put(Item("a", 10, number=number))
+    batcher.put(Item("a", 10, number=3))
+    both.wait(LIMIT)
+    assert sorted(len(batch) for batch in out) == [2, 2]

@@ -42,7 +42,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 @pytest.fixture
 def settings(settings: RuntimeSettings) -> RuntimeSettings:
-    return settings.model_copy(update={"max_queue": 10, "request_timeout_seconds": 10.0})
+    """One batch at a time, so that rows wait while the gate is closed."""
+    return settings.model_copy(update={"threads": 1, "max_queue": 10, "request_timeout_seconds": 10.0})
 
 
 @pytest.fixture
