@@ -45,6 +45,16 @@ class ResourceApi:
             headers={"Content-Type": "application/apply-patch+yaml"},
         )
 
+    def annotate(self, kind: Kind, namespace: str, name: str, annotation: str, value: str | None) -> Object:
+        """Set an annotation of an object, or remove it if ``value`` is None; return the object."""
+        patch = {"metadata": {"annotations": {annotation: value}}}
+        return self._client.request(
+            "PATCH",
+            resource_path(kind, namespace, name),
+            content=json.dumps(patch),
+            headers={"Content-Type": "application/merge-patch+json"},
+        )
+
     def delete(self, kind: Kind, namespace: str, name: str) -> None:
         """Request the deletion of an object, which continues in the background."""
         self._client.request("DELETE", resource_path(kind, namespace, name))

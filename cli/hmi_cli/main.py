@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from hmi_api.names import API_VERSION
-from hmi_cli.commands import accounts, billing, inference, local, resources
+from hmi_cli.commands import accounts, billing, inference, local, resources, tables
 from hmi_cli.context import CommandContext, trimmed_option
 from hmi_cli.errors import EXIT_FAILED, CliError, UsageError, print_error
 from hmi_cli.system.home import HomeFolder
@@ -61,6 +61,7 @@ def options(
 
 for command in (
     *(resources.apply, resources.get, resources.describe, resources.delete),
+    *(tables.refresh, tables.rollback),
     *(inference.classify, inference.models, billing.usage, billing.bill, local.up, local.demo),
 ):
     app.command()(command)

@@ -348,3 +348,38 @@ async def test_an_adapter_larger_than_the_limits_is_rejected(
         answer = await http.patch(path + adapter_body["metadata"]["name"], json=adapter_body)
         assert answer.status_code == 422
         assert "at most 32" in answer.json()["message"]
+
+
+MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
+
+
+async def test_a_merge_patch_changes_parts_of_an_object(
+    http: httpx.AsyncClient, domain_body: dict[str, Any]
+) -> None:
+    before = (await http.put(HOTEL, json=domain_body)).json()
+    patch = {
+        "metadata": {"annotations": {"hmi.dev/refresh": "now"}},
+        "spec": {"plot": {"maxEntries": 7}},
+        "status": {"phase": "Ready"},
+    }
+    answer = await http.patch(HOTEL, content=json.dumps(patch), headers=MERGE_PATCH)
+    assert answer.status_code == 200
+    after = answer.json()
+    assert after["metadata"]["annotations"] == {"hmi.dev/refresh": "now"}
+    assert after["spec"]["plot"]["maxEntries"] == 7
+    assert after["spec"]["corpus"] == before["spec"]["corpus"]
+    assert after["status"] == before["status"]
+    removed = {"metadata": {"annotations": {"hmi.dev/refresh": None}}}
+    after = (await http.patch(HOTEL, content=json.dumps(removed), headers=MERGE_PATCH)).json()
+    assert not after["metadata"].get("annotations")
+
+
+async def test_a_merge_patch_is_checked_as_an_object_is(
+    http: httpx.AsyncClient, domain_body: dict[str, Any]
+) -> None:
+    assert (await http.patch(HOTEL, content="{}", headers=MERGE_PATCH)).status_code == 404
+    await http.put(HOTEL, json=domain_body)
+    wrong = [("[]", 400), ('{"spec": {"nonsense": 1}}', 422), ('{"metadata": {"name": "inn"}}', 400)]
+    wrong.append(('{"metadata": {"resourceVersion": "1234567"}}', 409))
+    for body, code in wrong:
+        assert (await http.patch(HOTEL, content=body, headers=MERGE_PATCH)).status_code == code

@@ -5,6 +5,7 @@ from typing import Any
 
 from hmi_api.resources.common import DataRead
 from hmi_api.resources.conditions import SUMMARIES, DomainCondition
+from hmi_api.resources.domain import TableStatus
 from hmi_api.resources.kinds import DOMAIN, Kind
 from hmi_cli.render.output import NONE, age, amount, dump_yaml, format_table
 
@@ -27,15 +28,19 @@ def resource_table(kind: Kind, items: Sequence[Object], *, wide: bool, namespace
 
 def columns(kind: Kind, *, wide: bool) -> list[str]:
     """Return the headers after NAME."""
-    own = ["ENTRIES", "COVERAGE"] if kind is DOMAIN else ["DOMAIN", "METRIC"]
+    own = ["ENTRIES", "COVERAGE", "HIT-RATE"] if kind is DOMAIN else ["DOMAIN", "METRIC"]
     return ["PHASE", "READY", *own, "VERSION", "PROGRESS", *(["REASON"] if wide else []), "AGE"]
 
 
 def _cells(kind: Kind, item: Object, *, wide: bool) -> list[str]:
     status = item.get("status") or {}
     if kind is DOMAIN:
-        entries, coverage = status.get("entries"), status.get("coverage")
-        own = [NONE if entries is None else str(entries), NONE if coverage is None else f"{coverage:.0%}"]
+        entries = status.get("entries")
+        shares = [status.get("coverage"), status.get("hitRate")]
+        own = [
+            NONE if entries is None else str(entries),
+            *(NONE if share is None else f"{share:.0%}" for share in shares),
+        ]
     else:
         ref = (item.get("spec") or {}).get("domainRef") or {}
         domain = "/".join(str(ref[part]) for part in ("namespace", "name") if ref.get(part))
@@ -136,6 +141,7 @@ def _status(item: Object) -> Iterator[str]:
         "domain",
         "entries",
         "coverage",
+        "hitRate",
         "progress",
         "runRef",
         "observedGeneration",
@@ -146,9 +152,20 @@ def _status(item: Object) -> Iterator[str]:
         yield f"  {'artifact:':<20}{artifact['digest']} ({amount(artifact['bytes'])})"
     for name, value in sorted((status.get("metrics") or {}).items()):
         yield f"  {name + ':':<20}{value:.4f}"
+    yield from _refresh(status.get("refresh") or {})
     for read in status.get("data") or []:
         yield f"  {'data read:':<20}{read['uri']}"
         yield f"  {'':<20}{DataRead.model_validate(read).sentence()}"
+
+
+def _refresh(refresh: Object) -> Iterator[str]:
+    """Yield when a Domain's table is refreshed, and the tables that are kept."""
+    for title, key in (("last refresh:", "lastRefresh"), ("next refresh:", "nextTime")):
+        if refresh.get(key):
+            yield f"  {title:<20}{refresh[key]}"
+    for at, table in enumerate(refresh.get("tables") or []):
+        text = TableStatus.model_validate(table).sentence()
+        yield f"  {'tables:' if at == 0 else '':<20}{text}"
 
 
 def _conditions(item: Object) -> Iterator[str]:

@@ -244,6 +244,22 @@ class TableStatus(ApiModel):
     )
     restored: int | None = Field(default=None, description="Version whose table was put back.")
 
+    def sentence(self) -> str:
+        """Return what made this version of the table, in words."""
+        if self.restored is not None:
+            return f"Version {self.version} has the table of version {self.restored} again."
+        if self.windows_in is None or self.windows_out is None:
+            return f"Version {self.version} was trained."
+        before = (
+            f"; {self.hit_rate_before:.1%} of lookups hit the table before"
+            if self.hit_rate_before is not None
+            else ""
+        )
+        return (
+            f"Version {self.version} has a refreshed table ({self.cause}): {self.windows_in:,} windows came "
+            f"in, {self.windows_out:,} left, {self.entries:,} in all{before}."
+        )
+
 
 class RefreshStatus(ApiModel):
     """The refreshes of a table."""

@@ -28,6 +28,7 @@ from hmi_operator.planning import Environment
 from hmi_operator.ports import ResourceRef
 
 ResultT = TypeVar("ResultT")
+MERGE_PATCH = "application/merge-patch+json"
 MAX_BODY_BYTES = 3 * 1024 * 1024
 """The limit of an API server on an object."""
 BODY_BOUNDS = Bounds(size=MAX_BODY_BYTES, values=100_000, documents=1)
@@ -67,7 +68,8 @@ def router(
     """Return the routes over ``store``; ``auth`` is a FastAPI dependency that authenticates.
 
     PATCH and PUT create an object or replace what was applied (status stays), POST creates only; bodies are
-    JSON or YAML. ``?dryRun=All`` checks without saving, ``?watch=true`` streams events as JSON lines.
+    JSON or YAML. PATCH with a JSON merge patch changes parts of an object. ``?dryRun=All`` checks without
+    saving, ``?watch=true`` streams events as JSON lines.
     ``environment`` is the reconciler's.
     """
     reader = _BodyReader()
@@ -112,8 +114,16 @@ def _add_writing(
     @routes.put(_NAMESPACED + "/{name}")
     @routes.patch(_NAMESPACED + "/{name}")
     async def apply(namespace: str, plural: str, name: str, request: Request, dry_run: DryRun) -> Response:
-        """Create or update an object; 201 if it is new."""
-        resource = await reader.read(request, partial(_resource, _kind(plural), namespace, name))
+        """Create or update an object; 201 if it is new. A JSON merge patch changes parts of one."""
+        kind = _kind(plural)
+        if request.headers.get("Content-Type", "").startswith(MERGE_PATCH):
+            present = store.get(ResourceRef(kind, namespace, name))
+            if present is None:
+                raise errors.not_found(f"{plural}.{GROUP}", name)
+            parse = partial(_patched, present)
+        else:
+            parse = partial(_resource, kind, namespace, name)
+        resource = await reader.read(request, parse)
         warnings = _admitted(resource, store, environment)
         saved, is_new = await store.apply(resource, dry_run=dry_run)
         return JSONResponse(dump(saved), 201 if is_new else 200, headers=warnings)
@@ -204,7 +214,10 @@ def _parse_manifest(body: Any) -> Resource | Namespace:
 
 def _resource(kind: KindName, namespace: str, name: str | None, content: bytes) -> Resource:
     """Parse an object; the URL supplies a namespace that the body leaves out, and must match otherwise."""
-    body = _object(content)
+    return _checked(kind, namespace, name, _object(content))
+
+
+def _checked(kind: KindName, namespace: str, name: str | None, body: Any) -> Resource:
     if isinstance(body, dict) and isinstance(body.get("metadata"), dict):
         body["metadata"].setdefault("namespace", namespace)
     resource = _parse_manifest(body)
@@ -216,6 +229,30 @@ def _resource(kind: KindName, namespace: str, name: str | None, content: bytes) 
             f"The body is {metadata.namespace}/{metadata.name}, the address {namespace}/{name or ''}."
         )
     return resource
+
+
+def _patched(present: Resource, content: bytes) -> Resource:
+    """Return an object after a JSON merge patch of its spec or metadata; 409 if it changed meanwhile."""
+    patch = _object(content)
+    if not isinstance(patch, dict):
+        raise errors.bad_request("A merge patch is an object.")
+    body = {name: value for name, value in dump(present).items() if name != "status"}
+    metadata = present.metadata
+    merged = _merged(body, {name: value for name, value in patch.items() if name != "status"})
+    return _checked(present.kind, metadata.namespace, metadata.name, merged)
+
+
+def _merged(target: Any, patch: Any) -> Any:
+    """Return a JSON value after a merge patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merged(merged.get(name), value)
+    return merged
 
 
 def _namespace(name: str, content: bytes) -> Namespace:

@@ -36,7 +36,6 @@ from hmi_operator.kubernetes.client import (
     micro_time,
 )
 from hmi_operator.orphans import Orphan
-from hmi_operator.planning.refresh import describe_change
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ def _table_events(old: CommonStatus, new: CommonStatus) -> list[EventMessage]:
     reason = Reason.TABLE_REFRESHED if tables[0].restored is None else Reason.TABLE_RESTORED
     if tables[0].cause is None and tables[0].restored is None:  # it was trained
         return []
-    return [EventMessage("Normal", reason.value, describe_change(tables[0]))]
+    return [EventMessage("Normal", reason.value, tables[0].sentence())]
 
 
 def _has_changed(condition: Condition, before: Sequence[Condition]) -> bool:

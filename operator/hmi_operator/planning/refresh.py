@@ -266,7 +266,7 @@ class _RefreshPlanner:
             return
         newest = self._known.tables[0].change if self._known and self._known.tables else None
         if newest is not None and newest.cause is not None:
-            writer.true(DomainCondition.REFRESHED, Reason.TABLE_REFRESHED, describe_change(self._tables()[0]))
+            writer.true(DomainCondition.REFRESHED, Reason.TABLE_REFRESHED, self._tables()[0].sentence())
         else:
             writer.true(DomainCondition.REFRESHED, Reason.REFRESH_WAITS, "The table was not refreshed yet.")
 
@@ -287,23 +287,6 @@ class _RefreshPlanner:
 
     def _tables(self) -> list[TableStatus]:
         return [_table_status(table) for table in (self._known.tables if self._known else [])]
-
-
-def describe_change(table: TableStatus) -> str:
-    """Return what made a version of a table, in a sentence."""
-    if table.restored is not None:
-        return f"Version {table.version} has the table of version {table.restored} again."
-    if table.windows_in is None or table.windows_out is None:
-        return f"Version {table.version} was trained."
-    before = (
-        f"; {table.hit_rate_before:.1%} of lookups hit the table before"
-        if table.hit_rate_before is not None
-        else ""
-    )
-    return (
-        f"Version {table.version} has a refreshed table ({table.cause}): {table.windows_in:,} windows came "
-        f"in, {table.windows_out:,} left, {table.entries:,} in all{before}."
-    )
 
 
 def _table_status(table: TableVersion) -> TableStatus:

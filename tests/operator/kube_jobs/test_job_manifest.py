@@ -13,6 +13,7 @@ from kube_models import as_json
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import InvalidInput
 from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.refreshes import RefreshCause, RefreshSpec
 from hmi_api.internal.runs import AdapterRunSpec, DomainRunSpec, RunState, RunView
 from hmi_api.resources.common import Resources
 from hmi_api.resources.domain import BaseModelRef, DomainSpec, OnMiss
@@ -378,3 +379,14 @@ def _parsed(environment: dict[str, Any]) -> dict[str, Any]:
         for name, value in environment.items()
         if name.startswith("HMI_DATA_")
     }
+
+
+def test_a_refresh_has_a_name_of_its_own_and_needs_no_data() -> None:
+    made = run(corpus=[{"uri": "configmap://rows/a.txt", "secretRef": {"name": "keys"}}])
+    refresh = RefreshSpec(current=VERSION, cause=RefreshCause.SCHEDULE)
+    spec = made.spec.model_copy(update={"refresh": refresh})
+    job = build_training_job(made.model_copy(update={"spec": spec}), SETTINGS)
+    assert job["metadata"]["name"].startswith("refresh-hotel-")
+    assert container(job)["command"][-1] == "domain"
+    assert not container(job).get("envFrom")
+    assert not [one for one in pod(job)["volumes"] if "configMap" in one]

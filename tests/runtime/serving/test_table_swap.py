@@ -7,10 +7,11 @@ from concurrent.futures import Future
 import pytest
 import torch
 
-from hmi_api.errors import NotReady
+from hmi_api.errors import HmiError
 from hmi_api.internal.inference import InferRow, RowResult
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_runtime.server.loader import AdapterLoader
+from hmi_runtime.tables.table import TABLE_FILE
 
 TEXTS = ["the chain slips on a hill", "my room key lost", "the rooms . my keys slipsing on the chain", "lost"]
 ROUNDING = 2e-3
@@ -89,12 +90,13 @@ def test_an_adapter_of_other_layers_is_read_and_checked(models, loader) -> None:
         loader.load(adapter.model_copy(update={"domain_version": 2}), other, serving)
 
 
-def test_a_table_without_room_leaves_the_old_one_in_place(models, loader, settings) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_table_leaves_the_old_one_in_place(models, loader) -> None:  # type: ignore[no-untyped-def]
     old = models.domain("bikes/repair", seed=1)
     adapter = models.adapter("acme/topic", old)
     loader.activate(loader.load(adapter, old))
-    loader._settings = settings.model_copy(update={"table_budget": loader.mapped_bytes})
     new = models.refreshed(old, TEXTS)
-    with pytest.raises(NotReady, match="HMI_TABLE_BUDGET"):
+    stored = models.folder / "store" / new.version.tables[0].uri / TABLE_FILE
+    stored.write_bytes(stored.read_bytes()[:-8])
+    with pytest.raises(HmiError, match="ArtifactTruncated"):
         swap(loader, {"acme/topic": adapter}, new)
     assert not [one.error for one in submit(loader, ["acme/topic"]).result(60) if one.error]

@@ -4,6 +4,7 @@ import hashlib
 
 from hmi_api.internal.runs import RunView
 from hmi_api.names import API_VERSION, GROUP
+from hmi_operator.planning.observed import is_refresh
 from hmi_operator.ports import ResourceRef
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -29,7 +30,8 @@ def job_name(run: RunView) -> str:
     """
     identity = f"{run.uid}/{run.spec_digest}/{run.attempt}/{run.id}"
     tail = hashlib.sha256(identity.encode()).hexdigest()[:_HASH_DIGITS]
-    head = f"{run.spec.kind}-{run.spec.name}"[: _LONGEST_NAME - _HASH_DIGITS - 1].rstrip("-.")
+    work = "refresh" if is_refresh(run) else run.spec.kind
+    head = f"{work}-{run.spec.name}"[: _LONGEST_NAME - _HASH_DIGITS - 1].rstrip("-.")
     return f"{head}-{tail}"
 
 
