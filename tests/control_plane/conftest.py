@@ -189,15 +189,24 @@ class Cluster:
         return self.internal("GET", f"/adapters/{tenant}/{name}")
 
     def runtime(
-        self, runtime_id: str = "r1", *, incarnation: str = "one", capacity: int = 10_000, url: str = ""
+        self,
+        runtime_id: str = "r1",
+        *,
+        incarnation: str = "one",
+        capacity: int = 10_000,
+        url: str = "",
+        host: int | None = None,
+        tables: int | None = None,
     ) -> None:
-        """Register a runtime."""
+        """Register a runtime, with separate budgets if ``host`` and ``tables`` are given."""
         body = {
             "url": url or f"http://{runtime_id}:9000",
             "device": "cpu",
             "capacityBytes": capacity,
             "incarnation": incarnation,
         }
+        if host is not None and tables is not None:
+            body |= {"capacityBytes": host + tables, "hostBytes": host, "tableBytes": tables}
         self.internal("PUT", f"/runtimes/{runtime_id}", body)
 
     def beat(self, runtime_id: str = "r1", *, incarnation: str = "one", **fields: Any) -> Any:

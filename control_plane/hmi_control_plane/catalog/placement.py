@@ -12,7 +12,7 @@ from sqlalchemy import case, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from hmi_control_plane.catalog.database import AdvisoryLock, Database, acquire_lock
-from hmi_control_plane.catalog.placement_policy import Candidate, PlacementRequest, choose_runtimes
+from hmi_control_plane.catalog.placement_policy import Candidate, PlacementRequest, Room, choose_runtimes
 from hmi_control_plane.catalog.tables import (
     IS_CURRENT,
     AdapterRow,
@@ -107,7 +107,7 @@ def _move_on_runtime(
 ) -> None:
     runtime = session.get_one(Runtime, runtime_id, populate_existing=True)
     runtime.desired_revision += 1
-    runtime.placed_bytes += new_bytes - sum(row.bytes for row in old)
+    _add_table_bytes(runtime, new_bytes - sum(row.bytes for row in old))
     session.add(
         DomainPlacement(
             runtime_id=runtime_id,
@@ -127,6 +127,26 @@ def _move_on_runtime(
     )
     for row in old:
         session.delete(row)
+
+
+def _add_table_bytes(runtime: Runtime, size: int) -> None:
+    runtime.placed_bytes += size
+    runtime.placed_table_bytes += size
+
+
+def _candidate(runtime: Runtime, *, has_domain: bool) -> Candidate:
+    adapters = runtime.placed_bytes - runtime.placed_table_bytes
+    tables = runtime.placed_table_bytes
+    host, table = runtime.host_capacity_bytes, runtime.table_capacity_bytes
+    shares_capacity = host is None or table is None
+    return Candidate(
+        id=runtime.id,
+        host=Room(runtime.capacity_bytes - tables if host is None or table is None else host, adapters),
+        tables=Room(runtime.capacity_bytes - adapters if host is None or table is None else table, tables),
+        load=runtime.queue_depth,
+        has_domain=has_domain,
+        holds_tables_in_part=not shares_capacity,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +225,7 @@ class _PlacementBatch:
             replicas=wanted,
         )
         candidates = [
-            Candidate(
-                id=runtime.id,
-                capacity_bytes=runtime.capacity_bytes,
-                placed_bytes=runtime.placed_bytes,
-                load=runtime.queue_depth,
-                has_domain=(runtime.id, needs.domain_version_id) in self._domains,
-            )
+            _candidate(runtime, has_domain=(runtime.id, needs.domain_version_id) in self._domains)
             for runtime in self._runtimes.values()
             if runtime.id not in taken and self._is_active(runtime.id)
         ]
@@ -259,7 +273,7 @@ class _PlacementBatch:
             )
             self._session.add(row)
             self._domains[runtime_id, domain_version_id] = row
-            self._runtimes[runtime_id].placed_bytes += size
+            _add_table_bytes(self._runtimes[runtime_id], size)
         row.adapters += 1
 
     def _remove_domain(self, placement: Placement) -> None:
@@ -268,7 +282,7 @@ class _PlacementBatch:
         row = self._domains[placement.runtime_id, placement.domain_version_id]
         row.adapters -= 1
         if row.adapters == 0:
-            self._runtimes[placement.runtime_id].placed_bytes -= row.bytes
+            _add_table_bytes(self._runtimes[placement.runtime_id], -row.bytes)
             del self._domains[placement.runtime_id, placement.domain_version_id]
             if row in self._session.new:
                 self._session.expunge(row)

@@ -32,7 +32,13 @@ def register(session: Session, runtime_id: str, registration: RuntimeRegistratio
     if row is None:
         # Revisions start at the current time, so that an id that is registered again sees only new ones.
         revision = time.time_ns() // 1_000_000
-        row = Runtime(id=runtime_id, desired_revision=revision, forgotten_revision=revision, placed_bytes=0)
+        row = Runtime(
+            id=runtime_id,
+            desired_revision=revision,
+            forgotten_revision=revision,
+            placed_bytes=0,
+            placed_table_bytes=0,
+        )
         session.add(row)
     restarted = row.incarnation != registration.incarnation
     if restarted:
@@ -44,6 +50,8 @@ def register(session: Session, runtime_id: str, registration: RuntimeRegistratio
     row.url = registration.url
     row.device = registration.device
     row.capacity_bytes = registration.capacity_bytes
+    row.host_capacity_bytes = registration.host_bytes
+    row.table_capacity_bytes = registration.table_bytes
     row.incarnation = registration.incarnation
     row.heartbeat_at = now
     row.draining = False

@@ -6,9 +6,9 @@ GET    /runtimes/{id}/desired?since=N&wait=S     -> DesiredState (long poll)
 DELETE /runtimes/{id}                            the runtime has drained          -> 204
 """
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import Field, SerializerFunctionWrapHandler, StrictBool, model_serializer
 
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.internal.catalog import DomainVersionView
@@ -31,6 +31,19 @@ class RuntimeRegistration(WireModel):
     device: Text = Field(max_length=200, description="cpu or cuda, with its name.")
     capacity_bytes: LargeCount = Field(description="What adapters and tables may take.")
     incarnation: Uid = Field(description="New at every start; what was recorded of an older one is void.")
+    host_bytes: LargeCount | None = Field(
+        default=None, description="What adapters may take in host memory; absent: it shares the capacity."
+    )
+    table_bytes: LargeCount | None = Field(
+        default=None,
+        description="What tables and layers may take in host memory; tables that need more are partly on "
+        "disk. Absent: they must fit, and share the capacity with adapters.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_absent(self, to_fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out absent fields, which a control plane of an older version refuses even as null."""
+        return {name: value for name, value in to_fields(self).items() if value is not None}
 
 
 class AdapterVersionRef(WireModel):

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import Executor
 
 from hmi_api.errors import HmiError, NotReady
-from hmi_api.internal.client import ControlPlaneClient
+from hmi_api.internal.client import ControlPlaneClient, Refused
 from hmi_api.internal.precision import MAX_ENGINES, EngineReport, EngineReports
 from hmi_api.internal.retry import RetryPolicy
 from hmi_api.internal.runtimes import AdapterServing, AdapterVersionRef, Heartbeat, RuntimeRegistration
@@ -116,15 +116,20 @@ class ControlLoop:
 
     async def _register(self) -> None:
         settings = self._settings
-        await self._control_plane.register_runtime(
-            settings.runtime_id,
-            RuntimeRegistration(
-                url=settings.runtime_url,
-                device=settings.device,
-                capacity_bytes=self._capacity,
-                incarnation=self._incarnation,
-            ),
+        registration = RuntimeRegistration(
+            url=settings.runtime_url,
+            device=settings.device,
+            capacity_bytes=self._capacity,
+            incarnation=self._incarnation,
+            host_bytes=settings.host_budget,
+            table_bytes=settings.table_budget,
         )
+        try:
+            await self._control_plane.register_runtime(settings.runtime_id, registration)
+        except Refused:
+            # A control plane of an older version refuses fields that it does not know.
+            together = registration.model_copy(update={"host_bytes": None, "table_bytes": None})
+            await self._control_plane.register_runtime(settings.runtime_id, together)
         self._states.revision = 0
         self._states.report_all_again()
         self._reported_engines = []

@@ -182,6 +182,29 @@ def test_placed_bytes_are_the_sum_of_the_placements(with_adapter: Any) -> None:
     assert placed() == 0
 
 
+def test_layers_and_tables_are_counted_against_their_own_budget(cluster: Any) -> None:
+    cluster.runtime("r1", host=100, tables=500)  # the domain has 1,050 bytes
+    cluster.runtime("r2", host=100, tables=2_000)
+    cluster.domain()
+    cluster.adapter("spam")
+    assert cluster.view("spam")["scheduledOn"] == ["r2"]
+    listed = {item["id"]: item for item in cluster.admin("GET", "/runtimes")["items"]}
+    assert (listed["r2"]["placedBytes"], listed["r2"]["placedTableBytes"]) == (1060, 1050)
+    assert (listed["r2"]["hostCapacityBytes"], listed["r2"]["tableCapacityBytes"]) == (100, 2000)
+    cluster.internal("DELETE", "/runtimes/r2")
+    assert cluster.view("spam")["scheduledOn"] == ["r1"], "a table may be larger than the budget"
+
+
+def test_a_runtime_that_gives_one_capacity_is_full_when_adapters_and_tables_fill_it(cluster: Any) -> None:
+    cluster.runtime("r1", capacity=1_055)
+    cluster.runtime("r2", capacity=1_000_000)
+    cluster.domain()
+    cluster.adapter("spam")
+    assert cluster.view("spam")["scheduledOn"] == ["r2"]
+    listed = {item["id"]: item for item in cluster.admin("GET", "/runtimes")["items"]}
+    assert listed["r2"].get("tableCapacityBytes") is None
+
+
 def test_a_lost_runtime_without_placements_is_deleted(with_adapter: Any, database: Database) -> None:
     with_adapter.runtime("r2")
     _silence(database, "r1")

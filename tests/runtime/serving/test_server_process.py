@@ -19,9 +19,16 @@ from fake_control_plane import TOKEN, FakeControlPlane
 from serving import serving
 
 from hmi_api.internal.catalog import AdapterRecord, DomainRecord
+from hmi_api.internal.client import Refused
 from hmi_api.internal.inference import InferReply
 from hmi_api.internal.runs import RunCreate, RunResult
-from hmi_api.internal.runtimes import AdapterServing, DomainServing, Heartbeat, LoadFailure
+from hmi_api.internal.runtimes import (
+    AdapterServing,
+    DomainServing,
+    Heartbeat,
+    LoadFailure,
+    RuntimeRegistration,
+)
 from hmi_runtime.adapters.kernels import available_kernels
 from hmi_runtime.server.process import RuntimeProcess
 from hmi_runtime.server.settings import RuntimeSettings
@@ -334,6 +341,28 @@ def test_a_runtime_unknown_to_the_control_plane_registers_again(models, control_
     eventually(lambda: control_plane.runtimes.loaded() == {"acme/topic@1"}, "it is reported again")
     assert len([call for call in control_plane.calls() if call == "PUT /runtimes/runtime-0"]) == 2
     assert runtime.first("acme/topic") == 1
+
+
+def test_a_control_plane_that_knows_one_capacity_is_told_one(
+    models, control_plane, settings, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
+    known = control_plane.runtimes.register
+
+    def register_as_before(name: str, registration: RuntimeRegistration) -> None:
+        if "tableBytes" in registration.model_dump(by_alias=True):
+            raise Refused(422, "InvalidField", "tableBytes: extra inputs are not permitted")
+        known(name, registration)
+
+    monkeypatch.setattr(control_plane.runtimes, "register", register_as_before)
+    domain = models.domain("bikes/repair")
+    control_plane.serve(models.adapter("acme/topic", domain), domains=(domain,))
+    with serving(control_plane.app, lifespan="off") as url:
+        port = free_port()
+        urls = {"control_plane_url": url, "runtime_url": f"http://127.0.0.1:{port}"}
+        with serving(RuntimeProcess(settings.model_copy(update=urls)).app, port):
+            eventually(lambda: control_plane.runtimes.loaded() == {"acme/topic@1"}, "the adapter is ready")
+    (registration,) = control_plane.bodies("PUT /runtimes/[^/]+", RuntimeRegistration)[1:]
+    assert registration.capacity_bytes == settings.host_budget + settings.table_budget
 
 
 def test_a_runtime_keeps_serving_without_the_control_plane(models, control_plane, settings) -> None:  # type: ignore[no-untyped-def]

@@ -154,7 +154,14 @@ class RuntimeBody(WireModel):
     url: str
     device: str
     capacity_bytes: int
+    host_capacity_bytes: int | None = Field(
+        default=None, description="What adapters may take of it; absent: adapters and tables share it."
+    )
+    table_capacity_bytes: int | None = Field(
+        default=None, description="What tables and layers may take of it in memory."
+    )
     placed_bytes: int = Field(description="Bytes of all placements; may exceed the capacity.")
+    placed_table_bytes: int = Field(default=0, description="The part of them that is tables and layers.")
     free_bytes: int = Field(description="As last reported.")
     queue_depth: int
     resident: list[ResidentBytes]

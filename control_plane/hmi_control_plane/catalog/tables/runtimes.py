@@ -19,6 +19,9 @@ class Runtime(Base):
     url: Mapped[str] = mapped_column(Text)
     device: Mapped[str] = mapped_column(String(200))
     capacity_bytes: Mapped[int] = mapped_column(BigInteger)
+    host_capacity_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """What adapters may take; None if the runtime gave one capacity for adapters and tables."""
+    table_capacity_bytes: Mapped[int | None] = mapped_column(BigInteger)
     incarnation: Mapped[str] = mapped_column(String(64))
     registered_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime] = mapped_column(index=True)
@@ -33,6 +36,8 @@ class Runtime(Base):
     lost: Mapped[bool] = mapped_column(default=False)
     placed_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     """Bytes of everything placed here: adapters, and each domain's layers and tables once."""
+    placed_table_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    """The part of ``placed_bytes`` that is layers and tables."""
     desired_revision: Mapped[int] = mapped_column(BigInteger)
     """Incremented by every change of the desired state. The lock on this row keeps commits in that order."""
     forgotten_revision: Mapped[int] = mapped_column(BigInteger)
