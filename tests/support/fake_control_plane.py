@@ -163,6 +163,10 @@ class FakeControlPlane:
         """Drop the connections of the next requests, unanswered."""
         return self._add(Fault(re.compile(request), times, Answer(0)))
 
+    def lose_answer(self, request: str = "") -> Fault:
+        """Handle the next such request, and drop its connection before the answer."""
+        return self._add(Fault(re.compile(request), 1, Answer(0), action=self._handle))
+
     def hold(self, request: str = "") -> threading.Event:
         """Handle the next such request at once, but keep its answer until the event is set."""
         event = threading.Event()

@@ -15,8 +15,8 @@ from hmi_control_plane.catalog.runs import require_open
 from hmi_control_plane.catalog.tables import DomainRow, Tenant, TrainingRun, WindowCountRow
 from hmi_control_plane.http.errors import NotFound
 from hmi_control_plane.settings import WindowCountSettings
-from hmi_control_plane.window_counts.admission import admit_windows
 from hmi_control_plane.window_counts.arrays import KeyCounts
+from hmi_control_plane.window_counts.privacy import readable_windows
 
 
 def read_window_counts(
@@ -38,7 +38,7 @@ def read_window_counts(
     limits = {"least_tenants": settings.least_tenants, "days": settings.days}
     if version is None:
         return WindowCounts(layers_digest="", **limits)
-    admitted = _admitted(session, domain, version.layers_digest, settings)
+    admitted = _readable(session, domain, version.layers_digest, settings)
     order = admitted.by_frequency()[:most]
     return WindowCounts(
         keys=admitted.keys[order].astype("<i8").tobytes(),
@@ -51,7 +51,7 @@ def read_window_counts(
     )
 
 
-def _admitted(
+def _readable(
     session: Session, domain: DomainRow, layers_digest: str, settings: WindowCountSettings
 ) -> KeyCounts:
     owner = session.scalar(select(Tenant.id).where(Tenant.name == domain.tenant))
@@ -66,4 +66,6 @@ def _admitted(
     for tenant_id, data in rows:
         by_tenant[tenant_id].append(KeyCounts.from_bytes(data))
     own = by_tenant.pop(owner, []) if owner is not None else []
-    return admit_windows(own, [KeyCounts.merge(days) for days in by_tenant.values()], settings.least_tenants)
+    return readable_windows(
+        own, [KeyCounts.merge(days) for days in by_tenant.values()], settings.least_tenants
+    )

@@ -25,6 +25,8 @@ DEFAULT_WINDOWS_READ = 200_000
 """How many windows a run reads unless it says otherwise."""
 MAX_REPORTED_WINDOWS = 1 << 17
 """The largest number of windows in one report."""
+MAX_REPORTED_DOMAINS = 10_000
+"""The largest number of versions of Domains in one report."""
 _BYTES = 8
 
 
@@ -91,7 +93,7 @@ class WindowCountReport(WireModel):
 
     incarnation: Uid
     sequence: LargeCount
-    domains: list[DomainWindows] = Field(max_length=10_000)
+    domains: list[DomainWindows] = Field(max_length=MAX_REPORTED_DOMAINS)
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:

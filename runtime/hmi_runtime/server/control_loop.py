@@ -19,7 +19,9 @@ from hmi_runtime.server.adapter_states import AdapterStates
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import resident_bytes
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.server.window_reports import WindowReporter
 from hmi_runtime.serving.loaded import LoadedAdapter
+from hmi_runtime.serving.window_counts import WindowCounter
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +47,16 @@ class ControlLoop:
         control_plane: ControlPlaneClient,
         loader: AdapterLoader,
         threads: Executor,
+        windows: WindowCounter,
     ) -> None:
         self._settings = settings
         self._control_plane = control_plane
         self._loader = loader
         self._threads = threads
         self._incarnation = uuid.uuid4().hex
+        self._windows = WindowReporter(
+            control_plane, settings.runtime_id, self._incarnation, windows, settings.window_counts_seconds
+        )
         self._states = AdapterStates()
         self._load_queue: asyncio.Queue[AdapterServing] = asyncio.Queue()
         self._loading = 0
@@ -82,11 +88,13 @@ class ControlLoop:
             tasks.create_task(self._poll())
             tasks.create_task(self._send_heartbeats())
             tasks.create_task(self._share_table_memory())
+            tasks.create_task(self._windows.run())
             for _ in range(self._settings.loader_threads):
                 tasks.create_task(self._load_from_queue())
 
     async def deregister(self) -> None:
-        """Tell the control plane that this runtime is gone. A failure is only logged."""
+        """Report the last windows, and that this runtime is gone. A failure is only logged."""
+        await self._windows.report_last()
         try:
             await self._control_plane.deregister_runtime(self._settings.runtime_id)
         except HmiError as error:

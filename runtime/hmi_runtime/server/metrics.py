@@ -14,6 +14,7 @@ from hmi_api.internal.runtimes import ResidentBytes
 from hmi_runtime.cache.tiers import CacheEvents, Tier
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.serving.staging import StagedBatch
+from hmi_runtime.serving.window_counts import WindowCounter
 from hmi_runtime.serving.worker import PipelineEvents
 from hmi_runtime.tables.lookup import LookupSource
 from hmi_runtime.tables.tiers import TableEvents
@@ -55,6 +56,14 @@ class RuntimeMetrics(CacheEvents, PipelineEvents, TableEvents):
             "Rows of tables copied to a tier because they are looked up often.",
             ["tier"],
         )
+        self._windows_counted = counter(
+            "hmi_windows_counted_total", "Windows counted for the refresh of tables, once for each tenant."
+        )
+        windows_dropped = counter(
+            "hmi_windows_dropped_total", "Counted windows that will not be reported, because of the bounds."
+        )
+        self.windows = WindowCounter(windows_dropped.inc)
+        """Which windows traffic looked up, until they are reported."""
         self._tokens = counter("hmi_tokens_total", "Tokens computed.", ["direction"])
         self._padding = counter("hmi_padding_tokens_total", "Padding tokens computed.")
         self._loads = counter(
@@ -123,6 +132,10 @@ class RuntimeMetrics(CacheEvents, PipelineEvents, TableEvents):
         self._table_admissions.labels(tier.value).inc(rows)
 
     # --- events of the pipeline ---------------------------------------------------------------------
+
+    def staged(self, batch: StagedBatch) -> None:
+        """Count the windows of a batch."""
+        self._windows_counted.inc(self.windows.add(batch))
 
     def computed(self, batch: StagedBatch, compute_seconds: float) -> None:
         """Count a batch."""

@@ -53,7 +53,9 @@ class RuntimeProcess:
             records=self._records,
         )
         self._callers = settings.caller_authenticator()
-        self._control = ControlLoop(settings, self._control_plane, self._loader, self._version_threads)
+        self._control = ControlLoop(
+            settings, self._control_plane, self._loader, self._version_threads, metrics.windows
+        )
         self._metrics = metrics
         self.app = build_app(
             self._loader,

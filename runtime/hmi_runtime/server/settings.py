@@ -107,6 +107,9 @@ class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings
     heartbeat_seconds: PositiveFloat = Field(
         default=2.0, description="Seconds between heartbeats if nothing changes."
     )
+    window_counts_seconds: PositiveFloat = Field(
+        default=30.0, description="Seconds between reports of the windows that traffic looked up."
+    )
     poll_seconds: NonNegativeFloat = Field(
         default=20.0, description="Seconds that a poll for a desired state stays open."
     )

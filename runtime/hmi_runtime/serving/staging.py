@@ -38,6 +38,7 @@ class Representations:
     domain_of: Tensor  # (U,) int64 into ``domains``
     hits: Sequence[int]  # windows of each text that were not computed
     sources: Tensor  # (U, T) int8: the ``LookupSource`` of each window
+    ids: Tensor  # (U, T) int64: the tokens, on the host
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +73,7 @@ def single(batch: StagedBatch, number: int) -> StagedBatch:
         domain_of=torch.zeros(1, dtype=torch.int64),
         hits=[shared.hits[place]],
         sources=shared.sources[span],
+        ids=shared.ids[span],
     )
     return replace(
         batch,
@@ -110,4 +112,5 @@ def look_up(pairs: Sequence[tuple[LoadedDomain, Text]], pad_id: int) -> Represen
     domains = list(dict.fromkeys(domain for domain, _ in pairs))
     domain_of = torch.tensor([domains.index(domain) for domain, _ in pairs])  # (U,)
     found = lookup_many([domain.lookup for domain in domains], domain_of, trigrams(ids, mask), mask)
-    return Representations(found.outputs, mask, domains, domain_of, found.row_hits().tolist(), found.sources)
+    hits = found.row_hits().tolist()
+    return Representations(found.outputs, mask, domains, domain_of, hits, found.sources, ids)

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 class PipelineEvents(Protocol):
     """Receives what a pipeline does, for metrics. Called from its threads: be quick and thread-safe."""
 
+    def staged(self, batch: StagedBatch) -> None:
+        """The windows of a batch were looked up."""
+
     def computed(self, batch: StagedBatch, compute_seconds: float) -> None:
         """A batch was computed."""
 
@@ -169,6 +172,7 @@ class EngineWorker:
         except Exception as failure:  # noqa: BLE001  # the thread continues; these rows get an error
             error = _logged(rows, failure)
         else:
+            self._events.staged(batch)
             for row, slot_error in batch.failed:
                 self._set_error(row, slot_error)
             self._compute(batch)

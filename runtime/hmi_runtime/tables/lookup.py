@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from hmi_api.errors import InvalidInput
 from hmi_api.resources.domain import OnMiss
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.windows import ABSENT, check_vocabulary, pack, unpack
-from hmi_runtime.tables.misses import MissSketch, RecentWindows
+from hmi_runtime.tables.misses import RecentWindows
 from hmi_runtime.tables.table import LookupTable
 
 _COMPUTE_AT_ONCE = 4096  # windows; bounds the activations of a batch that misses everything
@@ -111,8 +110,8 @@ class TreeLookup:
     """Lookup for one Domain version: its own table, its ancestors' tables, then its own lower layers.
 
     With ``Compute``, outputs equal ``DomainLayers.window_outputs`` to the rounding of the tables' type,
-    whatever the tables contain. Thread-safe: tables are read-only, and a lock guards the rest (recently
-    computed windows, counts of misses).
+    whatever the tables contain. Thread-safe: tables are read-only, and a lock guards the recently computed
+    windows.
     """
 
     def __init__(
@@ -123,19 +122,17 @@ class TreeLookup:
         layers_digest: str,
         on_miss: OnMiss,
         recent_bytes: int = _DEFAULT_RECENT_BYTES,
-        misses: MissSketch | None = None,
     ) -> None:
         """``tables``: the own one first, then ancestors', nearest first. ``layers`` compute misses.
 
-        ``recent_bytes`` bounds the cache of computed windows. ``misses``, if given, counts the windows that
-        are in no table as a trigram. Raises ``InvalidInput`` TableOfOtherLayers, VocabularyTooLarge.
+        ``recent_bytes`` bounds the cache of computed windows. Raises ``InvalidInput`` TableOfOtherLayers,
+        VocabularyTooLarge.
         """
         check_vocabulary(layers.config.encoder.vocab_size)
         self.tables = list(tables)
         self.layers = layers
         self.layers_digest = layers_digest
         self.on_miss = on_miss
-        self.misses = misses
         self._vocab_size = layers.config.encoder.vocab_size
         self._width = layers.config.encoder.width
         self._device = layers.word.device
@@ -162,8 +159,6 @@ class TreeLookup:
             pending = pending[~hit]
         if len(pending):
             self._compute_misses(windows[pending], pending, outputs, sources)
-        if self.misses is not None:
-            self._count_misses(self.misses, windows, sources)
         return LookupResult(outputs, sources)
 
     def coverage(self, batches: Iterable[Tensor]) -> float:
@@ -225,14 +220,6 @@ class TreeLookup:
     def _compute(self, windows: Tensor) -> Tensor:
         pieces = torch.split(windows.to(self._device), _COMPUTE_AT_ONCE)
         return torch.cat([self.layers.window_outputs(piece) for piece in pieces]).float()
-
-    def _count_misses(self, misses: MissSketch, windows: Tensor, sources: Tensor) -> None:
-        hit = (sources == LookupSource.OWN_TRIGRAM) | (sources == LookupSource.ANCESTOR_TRIGRAM)
-        missed = ~hit & (sources != LookupSource.PADDING)
-        if missed.any():
-            keys = self._keys(windows[missed], WindowForm.TRIGRAM).numpy()
-            with self._lock:
-                misses.add(*np.unique(keys, return_counts=True))
 
 
 def _put(target: Tensor, places: Tensor, values: Tensor) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hmi_control_plane.app import create_app
 from hmi_control_plane.settings import Part
-from hmi_control_plane.window_counts.admission import admit_windows
 from hmi_control_plane.window_counts.arrays import KeyCounts
+from hmi_control_plane.window_counts.privacy import readable_windows
 
 windows = st.dictionaries(st.integers(0, 15), st.integers(1, 100), max_size=10)
 
@@ -37,7 +37,7 @@ def reference(own: dict[int, int], others: list[dict[int, int]], least: int) -> 
 def test_nothing_that_fewer_others_asked_for_is_admitted(
     own: dict[int, int], others: list[dict[int, int]], least: int
 ) -> None:
-    found = admit_windows([key_counts(own)], [key_counts(counts) for counts in others], least)
+    found = readable_windows([key_counts(own)], [key_counts(counts) for counts in others], least)
     admitted = dict(zip(found.keys.tolist(), found.counts.tolist(), strict=True))
     for window, counted in admitted.items():
         askers = sum(window in counts for counts in others)
@@ -54,7 +54,7 @@ def test_a_tenants_text_changes_nothing_where_too_few_others_share_it(
     """What one more tenant asked for is seen only in windows that enough tenants asked for."""
 
     def admitted(asking: list[dict[int, int]]) -> dict[int, int]:
-        found = admit_windows([key_counts(own)], [key_counts(counts) for counts in asking], least)
+        found = readable_windows([key_counts(own)], [key_counts(counts) for counts in asking], least)
         return dict(zip(found.keys.tolist(), found.counts.tolist(), strict=True))
 
     before, after = admitted(others), admitted([*others, text])

@@ -29,6 +29,7 @@ from hmi_api.internal.runtimes import (
     LoadFailure,
     RuntimeRegistration,
 )
+from hmi_api.internal.window_counts import WindowCountReport
 from hmi_runtime.adapters.kernels import available_kernels
 from hmi_runtime.server.process import RuntimeProcess
 from hmi_runtime.server.settings import RuntimeSettings
@@ -176,6 +177,23 @@ def test_a_desired_adapter_is_loaded_and_reported(models, control_plane, runtime
     for name in ("hmi_batch_size", "hmi_plot_lookups_total", "hmi_adapter_loads_total", "hmi_resident_bytes"):
         assert name in text
     assert runtime.get("/healthz").status_code == 200
+
+
+def test_looked_up_windows_are_reported_when_the_runtime_stops(models, control_plane, settings) -> None:  # type: ignore[no-untyped-def]
+    port = free_port()
+    domain = models.domain("bikes/repair")
+    control_plane.serve(models.adapter("acme/topic", domain), domains=(domain,))
+    with serving(control_plane.app, lifespan="off") as url:
+        address = {"control_plane_url": url, "runtime_url": f"http://127.0.0.1:{port}"}
+        with serving(RuntimeProcess(settings.model_copy(update=address)).app, port) as runtime_url:
+            runtime = Runtime(runtime_url)
+            eventually(lambda: runtime.first("acme/topic") == 1, "the adapter answers")
+            assert "hmi_windows_counted_total 4.0" in runtime.get("/metrics").text
+    (report,) = control_plane.bodies("POST /runtimes/[^/]+/window-counts", WindowCountReport)
+    (counted,) = report.domains
+    assert (counted.domain, counted.lookups, counted.hits) == ("bikes/repair", 4, 0)
+    (tenant,) = counted.tenants
+    assert (tenant.tenant_id, tenant.windows) == ("tenant_acme", 4)
 
 
 def test_metrics_have_a_port_of_their_own(control_plane: ControlPlane, settings: RuntimeSettings) -> None:

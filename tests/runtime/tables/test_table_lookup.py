@@ -16,7 +16,6 @@ from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder
 from hmi_runtime.models.windows import ABSENT, pack, trigrams, unpack
 from hmi_runtime.tables.lookup import LookupSource, TreeLookup, lookup_many
-from hmi_runtime.tables.misses import MissSketch
 from hmi_runtime.tables.reference import lookup_reference
 from hmi_runtime.tables.table import PlotTable
 
@@ -82,7 +81,7 @@ class Tree:
     on_miss: OnMiss
     recent_rows: int
 
-    def lookup(self, misses: MissSketch | None = None) -> TreeLookup:
+    def lookup(self) -> TreeLookup:
         tables = []
         for source, (share, same) in enumerate(zip(self.shares, self.same_layers, strict=True)):
             own = source == 0 or same
@@ -95,7 +94,6 @@ class Tree:
             layers_digest=OWN,
             on_miss=self.on_miss,
             recent_bytes=self.recent_rows * 3 * SIZES.width * 4,
-            misses=misses,
         )
 
 
@@ -177,7 +175,7 @@ def test_a_window_missed_twice_is_computed_once() -> None:
 
 def test_threads_that_share_a_lookup_all_get_the_right_outputs() -> None:
     torch.manual_seed(0)
-    lookup = compute_tree(0.2, recent_rows=20).lookup(MissSketch())
+    lookup = compute_tree(0.2, recent_rows=20).lookup()
     batches = [draw_windows(20) for _ in range(40)]
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda windows: lookup.lookup(windows).outputs, batches))
@@ -228,19 +226,6 @@ def test_backoff_tries_left_bigram_right_bigram_unigram_and_then_the_parent() ->
     sources, outputs = sources_and_outputs([torch.tensor([[7, 7, 7]])])
     assert sources == [LookupSource.ANCESTOR_TRIGRAM]
     torch.testing.assert_close(outputs, layers(1).window_outputs(window))
-
-
-@pytest.mark.parametrize("on_miss", list(OnMiss))
-def test_misses_are_counted_as_trigrams_and_again_if_recently_computed(on_miss: OnMiss) -> None:
-    misses = MissSketch()
-    stored, missed = torch.tensor([[3, 4, 5]]), torch.tensor([[6, 7, 8]])
-    table = table_of(stored, OWN, None, layers())
-    lookup = TreeLookup([table], layers(), layers_digest=OWN, on_miss=on_miss, misses=misses)
-    for _ in range(3):
-        lookup.lookup(torch.cat([stored, missed, missed]))
-    keys, counts = misses.frequent(10)
-    assert unpack(torch.from_numpy(keys), VOCABULARY).tolist() == missed.tolist()
-    assert counts.tolist() == [6]
 
 
 def test_the_own_table_must_be_made_by_the_domains_layers() -> None:

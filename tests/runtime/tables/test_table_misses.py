@@ -1,55 +1,10 @@
-"""The sketch of misses never counts too low, seldom too high, and lists the most frequent keys."""
+"""The cache of computed windows returns what was added, and forgets what is not found again."""
 
-import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmi_runtime.tables.misses import MissSketch, RecentWindows
-
-
-def count(sketch: MissSketch, keys: np.ndarray, batch: int = 64) -> None:
-    for start in range(0, len(keys), batch):
-        sketch.add(*np.unique(keys[start : start + batch], return_counts=True))
-
-
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10_000), width=st.sampled_from([8, 64, 256]), kinds=st.integers(1, 500))
-def test_estimates_are_never_too_low(seed: int, width: int, kinds: int) -> None:
-    keys = np.random.default_rng(seed).integers(0, kinds, 2000)
-    sketch = MissSketch(width=width, depth=3, candidates=32)
-    count(sketch, keys)
-    distinct, true = np.unique(keys, return_counts=True)
-    assert sketch.total == len(keys)
-    assert np.all(sketch.estimate(distinct) >= true)
-
-
-def test_estimates_are_seldom_above_the_error_bound() -> None:
-    """The bound fails for a key with probability exp(-4) at most; conservative update does better."""
-    keys = np.random.default_rng(0).zipf(1.2, 50_000) % (1 << 40)
-    sketch = MissSketch(width=512, depth=4)
-    count(sketch, keys)
-    distinct, true = np.unique(keys, return_counts=True)
-    above = sketch.estimate(distinct) - true > np.e / 512 * sketch.total
-    assert above.mean() <= np.exp(-4)
-
-
-def test_the_most_frequent_keys_come_first() -> None:
-    random = np.random.default_rng(1)
-    frequent = np.repeat(np.arange(10), np.arange(300, 200, -10))
-    keys = np.concatenate([frequent, random.integers(1000, 1_000_000, 5000)])
-    random.shuffle(keys)
-    sketch = MissSketch(width=1 << 14, candidates=64)
-    count(sketch, keys)
-    keys_found, estimates = sketch.frequent(10)
-    assert keys_found.tolist() == list(range(10))
-    assert estimates.tolist() == list(range(300, 200, -10))
-
-
-def test_an_empty_sketch_has_no_frequent_keys() -> None:
-    sketch = MissSketch()
-    sketch.add(np.empty(0, np.int64), np.empty(0, np.int64))
-    assert len(sketch.frequent(5)[0]) == 0
+from hmi_runtime.tables.misses import RecentWindows
 
 
 @settings(deadline=None, max_examples=50)

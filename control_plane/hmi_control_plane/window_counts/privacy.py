@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hmi_control_plane.window_counts.arrays import KeyCounts, windows_by_number_of_parts
 
 
-def admit_windows(own: Sequence[KeyCounts], others: Sequence[KeyCounts], least_tenants: int) -> KeyCounts:
+def readable_windows(own: Sequence[KeyCounts], others: Sequence[KeyCounts], least_tenants: int) -> KeyCounts:
     """Return the windows that a run may read, and their counts.
 
     ``own`` are windows of the Domain's own tenant, which count in full. ``others`` has one element for each
