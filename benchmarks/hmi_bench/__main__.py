@@ -1,4 +1,4 @@
-"""``python -m hmi_bench accuracy|serving|fanout|scale|gateway|gpu|run``: see docs/benchmarks.md."""
+"""``python -m hmi_bench accuracy|serving|training|fanout|scale|gateway|gpu|run``: see docs/benchmarks.md."""
 
 import argparse
 import logging
@@ -54,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--batch", type=int, action="append", help="batch size; may be repeated")
     serving.add_argument("--rounds", type=int, default=7)
     serving.set_defaults(run=_serving)
+    training = commands.add_parser("training", help="training steps in float32 and bfloat16")
+    training.add_argument("--base", choices=CHOICES, default="minilm", help="all but minilm are random")
+    training.add_argument("--rounds", type=int, default=15)
+    training.set_defaults(run=_training)
     fanout = commands.add_parser("fanout", help="six tasks over one text, in one request and otherwise")
     _add_runtime_options(fanout)
     fanout.add_argument(
@@ -125,6 +129,12 @@ def _serving(arguments: argparse.Namespace) -> str:
     return run_serving(arguments.out, batch_sizes=batches, rounds=arguments.rounds, threads=arguments.threads)
 
 
+def _training(arguments: argparse.Namespace) -> str:
+    from hmi_bench.training import run_training  # noqa: PLC0415 - each benchmark imports only its own peers
+
+    return run_training(arguments.out, base_name=arguments.base, rounds=arguments.rounds)
+
+
 def _fanout(arguments: argparse.Namespace) -> str:
     from hmi_bench.fanout import FanoutPlan, run_fanout  # noqa: PLC0415 - each benchmark imports only its own peers
 
@@ -171,6 +181,7 @@ def _everything(arguments: argparse.Namespace) -> str:
     quick = arguments.quick
     benchmarks = [
         ["serving", *(["--rounds", "3"] if quick else [])],
+        ["training", *(["--rounds", "5"] if quick else [])],
         ["gateway", *(["--requests", "500"] if quick else [])],
         ["fanout", *on_runtime, *(["--rounds", "7"] if quick else [])],
         ["scale", *on_runtime, *(_QUICK_SCALE if quick else [])],

@@ -17,7 +17,7 @@ import torch
 
 from hmi_api.internal.trainer import TrainingPrecision
 
-PRECISION_METRIC = "training_precision_bits"
+PRECISION_METRIC = "precision_bits"
 """Metric of a run: 16 where its training steps used bfloat16, else 32."""
 _LOG = logging.getLogger(__name__)
 
