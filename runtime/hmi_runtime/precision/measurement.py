@@ -28,9 +28,9 @@ Trial = Callable[[UpperLayers, Kernel, Tensor], UpperExecutor]
 """Makes an executor for rows without an adapter; the tensor (B, T, D) is what int8 is fitted to."""
 
 TIMING_SECONDS = 0.5
-"""After this time no further round of timing begins."""
-ROUNDS = 7
-"""Rounds at most, after one that is not counted: it makes buffers and wakes threads."""
+"""After this time no further round of timing begins, once there were ``ROUNDS[0]``."""
+ROUNDS = (3, 7)
+"""Fewest and most rounds, after one that is not counted: it makes buffers and wakes threads."""
 
 MIN_COSINE = 0.995
 MIN_AGREEMENT = 0.95
@@ -65,15 +65,30 @@ def time_kernels(
     clock: Callable[[], float] = time.perf_counter,
     trial: Trial = trial_executor,
 ) -> list[float]:
-    """Return the least seconds that each kernel takes for the last layer on ``hidden`` (B, T, D)."""
+    """Return the least seconds that each kernel takes for the last layer on ``hidden`` (B, T, D).
+
+    On a CPU on one core, as under load, when each batch has one.
+    """
     last = UpperLayers(encoder, encoder.config.layers - 1)
     executors = [trial(last, kernel, hidden) for kernel in kernels]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _least_seconds(executors, hidden, clock)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _least_seconds(
+    executors: Sequence[UpperExecutor], hidden: Tensor, clock: Callable[[], float]
+) -> list[float]:
     for executor in executors:
         _run_seconds(executor, hidden, clock)  # not counted
     seconds = [float("inf")] * len(executors)
     until = clock() + TIMING_SECONDS
-    for round_ in range(ROUNDS):
-        if round_ and clock() >= until:
+    fewest, most = ROUNDS
+    for round_ in range(most):
+        if round_ >= fewest and clock() >= until:
             break
         for number, executor in enumerate(executors):
             seconds[number] = min(seconds[number], _run_seconds(executor, hidden, clock))

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -297,7 +297,7 @@ class AdapterLoader:
     def _make_engine(self, key: EngineKey, base: BaseModel, encoder: Encoder, domain: LoadedDomain) -> Engine:
         """Return an engine; its precision is measured on the windows of ``domain``."""
         upper = UpperLayers(encoder, key.split)
-        calibration = partial(calibration_sample, encoder, key.split)
+        calibration = cache(partial(calibration_sample, encoder, key.split))
         kernel, precision = self.chooser.choose(
             FrozenLayers(
                 base_uri=base.uri,
