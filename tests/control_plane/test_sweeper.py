@@ -11,7 +11,9 @@ import pytest
 
 from hmi_control_plane.artifact_files import ArtifactFiles
 from hmi_control_plane.catalog.database import Database
+from hmi_control_plane.settings import WindowCountSettings
 from hmi_control_plane.sweeper import Sweeper
+from hmi_control_plane.window_counts.merging import WindowCountMerger
 
 pytestmark = pytest.mark.anyio
 
@@ -95,3 +97,35 @@ async def test_runtimes_are_marked_lost_while_the_store_does_not_answer(
         answers.set()
         at_work.stop()
         await running
+
+
+def test_reports_of_windows_are_merged_from_time_to_time_and_old_counts_deleted(
+    database: Database, tmp_path: Path
+) -> None:
+    now = [1000.0]
+    calls: list[str] = []
+
+    class Merger(WindowCountMerger):
+        def merge(self) -> int:
+            calls.append("merge")
+            return super().merge()
+
+        def delete_old(self) -> None:
+            calls.append("delete")
+            super().delete_old()
+
+    at_work = Sweeper(
+        database,
+        Eraser(lambda: None),
+        ArtifactFiles(str(tmp_path)),
+        lost_after=timedelta(0),
+        forgotten_after=timedelta(hours=1),
+        every_seconds=0.01,
+        notify=lambda: None,
+        window_counts=Merger(database, WindowCountSettings(merge_seconds=30)),
+        clock=lambda: now[0],
+    )
+    for _ in range(4):
+        at_work.sweep_window_counts()
+        now[0] += 10
+    assert calls == ["merge", "delete", "merge"]

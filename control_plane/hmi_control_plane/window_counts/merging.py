@@ -83,7 +83,7 @@ class WindowCountMerger:
     def _merge_some(self, session: Session) -> int:
         query = select(PendingWindowReport).order_by(PendingWindowReport.id).limit(_REPORTS_AT_ONCE)
         rows = session.scalars(query).all()
-        found = [(row.received_at.date(), domain) for row in rows for domain in load_report(row).domains]
+        found = [(row.received_at.date(), domain) for row in rows for domain in load_report(row)]
         # Locked in this order before anything is written, as deletions of tenants and Domains lock them.
         tenants = _known_tenants(session, {part.tenant_id for _, one in found for part in one.tenants})
         versions = _known_versions(session, [one for _, one in found])

@@ -4,14 +4,18 @@ A report is stored as it came, in one small transaction: however many runtimes r
 tenants, the counts themselves are written only when ``merging`` merges the reports that have come in.
 """
 
+import logging
 import zlib
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from hmi_api.internal.window_counts import WindowCountReport
+from hmi_api.internal.window_counts import DomainWindows, WindowCountReport
 from hmi_control_plane.catalog.database import insert_missing, utc_now
 from hmi_control_plane.catalog.tables import PendingWindowReport, WindowReporter
 from hmi_control_plane.window_counts.arrays import KeyCounts
+
+log = logging.getLogger(__name__)
 
 
 def record_report(session: Session, report: WindowCountReport) -> None:
@@ -34,9 +38,13 @@ def record_report(session: Session, report: WindowCountReport) -> None:
     session.add(PendingWindowReport(received_at=now, data=_compressed(report)))
 
 
-def load_report(row: PendingWindowReport) -> WindowCountReport:
-    """Return a stored report."""
-    return WindowCountReport.model_validate_json(zlib.decompress(row.data))
+def load_report(row: PendingWindowReport) -> list[DomainWindows]:
+    """Return what a stored report counted; nothing if another version of HMI stored it in another form."""
+    try:
+        return WindowCountReport.model_validate_json(zlib.decompress(row.data)).domains
+    except (ValidationError, zlib.error) as error:
+        log.error("a stored report of windows cannot be read and is dropped: %s", error)
+        return []
 
 
 def _compressed(report: WindowCountReport) -> bytes:

@@ -56,13 +56,13 @@ class RuntimeMetrics(CacheEvents, PipelineEvents, TableEvents):
             "Rows of tables copied to a tier because they are looked up often.",
             ["tier"],
         )
-        self._windows_counted = counter(
+        windows_counted = counter(
             "hmi_windows_counted_total", "Windows counted for the refresh of tables, once for each tenant."
         )
         windows_dropped = counter(
             "hmi_windows_dropped_total", "Counted windows that will not be reported, because of the bounds."
         )
-        self.windows = WindowCounter(windows_dropped.inc)
+        self.windows = WindowCounter(on_counted=windows_counted.inc, on_dropped=windows_dropped.inc)
         """Which windows traffic looked up, until they are reported."""
         self._tokens = counter("hmi_tokens_total", "Tokens computed.", ["direction"])
         self._padding = counter("hmi_padding_tokens_total", "Padding tokens computed.")
@@ -135,7 +135,7 @@ class RuntimeMetrics(CacheEvents, PipelineEvents, TableEvents):
 
     def staged(self, batch: StagedBatch) -> None:
         """Count the windows of a batch."""
-        self._windows_counted.inc(self.windows.add(batch))
+        self.windows.add(batch)
 
     def computed(self, batch: StagedBatch, compute_seconds: float) -> None:
         """Count a batch."""

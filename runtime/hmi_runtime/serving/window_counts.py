@@ -69,11 +69,18 @@ class WindowCounter:
     """Counts windows of staged batches until they are taken for a report. Thread-safe.
 
     Call ``merge`` every few seconds, so that ``add`` need not. At most ``room`` windows are kept between two
-    reports, 24 bytes each. ``on_dropped`` receives how many lookups will not be reported because their
-    windows did not fit.
+    reports, 24 bytes each. ``on_counted`` receives how many windows a merge has counted, and ``on_dropped``
+    how many of these will not be reported because they did not fit.
     """
 
-    def __init__(self, on_dropped: Callable[[int], object] = lambda _: None, *, room: int = 1 << 18) -> None:
+    def __init__(
+        self,
+        *,
+        on_counted: Callable[[int], object] = lambda _: None,
+        on_dropped: Callable[[int], object] = lambda _: None,
+        room: int = 1 << 18,
+    ) -> None:
+        self._on_counted = on_counted
         self._on_dropped = on_dropped
         self._room = room
         self._noted: list[_Noted] = []
@@ -82,14 +89,14 @@ class WindowCounter:
         self._counts = _Counts()
         self._counts_lock = threading.Lock()
 
-    def add(self, batch: StagedBatch) -> int:
-        """Count the windows of a batch, soon; return how many there are.
+    def add(self, batch: StagedBatch) -> None:
+        """Count the windows of a batch in the next ``merge``.
 
         A text counts once for each tenant that asked for it, however many of the tenant's rows share it.
         """
         shared = batch.representations
         if shared is None:
-            return 0
+            return
         noted = _Noted(
             ids=shared.ids,
             mask=shared.mask,
@@ -106,7 +113,6 @@ class WindowCounter:
             is_full = self._noted_tokens >= _NOTED_TOKENS
         if is_full:
             self.merge()
-        return int(np.count_nonzero(shared.mask.numpy()))
 
     def take(self, most: int = 1 << 15, most_of_tenant: int = 1 << 13) -> list[DomainWindows]:
         """Return the most frequent windows, at most ``most``, and count them no more.
@@ -136,6 +142,7 @@ class WindowCounter:
         if not noted:
             return
         looked_up = _windows_of(noted)
+        self._on_counted(int(looked_up.counts.sum()))
         with self._counts_lock:
             counts = self._counts
             _add_lookups(counts, looked_up)

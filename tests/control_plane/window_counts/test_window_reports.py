@@ -1,5 +1,6 @@
 """Reports of windows: each counted once, within bounds, for as long as is set, until Domain or tenant go."""
 
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -159,6 +160,16 @@ def test_the_statistics_are_in_the_admin_list_and_in_the_view_only_on_request(tr
     assert listed["domain"]["lookups"] == {"lookups": 4, "hits": 3, "hitRate": 0.75}
     # An operator of an older version refuses fields that it does not know.
     assert set(traffic.cluster.internal("GET", "/domains/acme/trade")) == {"record", "current"}
+
+
+def test_a_stored_report_that_cannot_be_read_stops_no_others(traffic: Any, database: Database) -> None:
+    with database.write() as session:
+        for data in (b"not compressed", zlib.compress(b"{}")):
+            session.add(PendingWindowReport(received_at=utc_now(), data=data))
+    traffic.sent({"acme": {1: 1}})
+    traffic.merge()
+    assert traffic.windows(traffic.run()) == {1: 1}
+    assert rows(database, PendingWindowReport) == 0
 
 
 def test_a_run_reads_only_its_own_domain_and_only_while_it_is_open(traffic: Any) -> None:

@@ -188,7 +188,10 @@ def test_looked_up_windows_are_reported_when_the_runtime_stops(models, control_p
         with serving(RuntimeProcess(settings.model_copy(update=address)).app, port) as runtime_url:
             runtime = Runtime(runtime_url)
             eventually(lambda: runtime.first("acme/topic") == 1, "the adapter answers")
-            assert "hmi_windows_counted_total 4.0" in runtime.get("/metrics").text
+            eventually(
+                lambda: "hmi_windows_counted_total 4.0" in runtime.get("/metrics").text,
+                "the windows are counted",
+            )
     (report,) = control_plane.bodies("POST /runtimes/[^/]+/window-counts", WindowCountReport)
     (counted,) = report.domains
     assert (counted.domain, counted.lookups, counted.hits) == ("bikes/repair", 4, 0)
