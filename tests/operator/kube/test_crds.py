@@ -80,7 +80,7 @@ def test_short_names_and_the_category_show_the_columns(applied: KubeServer) -> N
     columns = ["NAMESPACE", "NAME", "PHASE", "READY", "DOMAIN", "VERSION", "PROGRESS"]
     assert head == [*columns, "REASON", "MESSAGE", "AGE"]
     head = applied.kubectl("get", "dom").splitlines()[0].split()
-    assert head == ["NAME", "PHASE", "READY", "PARENT", "VERSION", "PROGRESS", "AGE"]
+    assert head == ["NAME", "PHASE", "READY", "PARENT", "HIT", "RATE", "VERSION", "PROGRESS", "AGE"]
 
 
 def test_status_is_a_subresource_with_conditions_by_type(applied: KubeServer) -> None:
