@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from fastapi import APIRouter, Depends, FastAPI
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 from sqlalchemy import make_url
 from starlette.concurrency import run_in_threadpool
 
@@ -87,7 +87,12 @@ class ControlPlanePart:
         self._changes = ChangeSignal()
         self._callers = settings.caller_authenticator()
         self._files = ArtifactFiles(settings.artifacts)
-        self._windows = WindowCountMerger(shared.database, settings.window_counts)
+        cut = Counter(
+            "hmi_windows_cut_total",
+            "Counts of windows deleted because a tenant's day or a Domain had too many.",
+            registry=shared.registry,
+        )
+        self._windows = WindowCountMerger(shared.database, settings.window_counts, on_cut=cut.inc)
         self._sweeper = Sweeper(
             shared.database,
             ArtifactGarbageCollector(shared.database, settings.artifacts),

@@ -1,7 +1,7 @@
 """Merges runtimes' reports into the counts by Domain, tenant and day, within bounds."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import NamedTuple
@@ -56,11 +56,20 @@ class _Version:
 
 
 class WindowCountMerger:
-    """Merges stored reports into the counts, and deletes counts that are too old."""
+    """Merges stored reports into the counts, and deletes counts that are too old.
 
-    def __init__(self, database: Database, settings: WindowCountSettings) -> None:
+    ``on_cut`` receives how many windows were deleted because a tenant's day or a Domain had too many.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: WindowCountSettings,
+        on_cut: Callable[[int], object] = lambda _: None,
+    ) -> None:
         self.settings = settings
         self._database = database
+        self._on_cut = on_cut
 
     def merge(self) -> int:
         """Merge all stored reports, a few in each transaction; return how many there were."""
@@ -112,14 +121,9 @@ class WindowCountMerger:
         for key, data in _stored(session, parts):
             parts[key].append(KeyCounts.from_bytes(data))
         merged = {key: KeyCounts.merge(some) for key, some in parts.items()}
-        _store(
-            session,
-            {
-                key: one.most_frequent(self.settings.windows_per_day)
-                for key, one in merged.items()
-                if len(one)
-            },
-        )
+        kept = {key: one.most_frequent(self.settings.windows_per_day) for key, one in merged.items()}
+        _store(session, {key: one for key, one in kept.items() if len(one)})
+        self._on_cut(sum(len(merged[key]) - len(one) for key, one in kept.items()))
         for domain_id in sorted({key.domain_id for key in merged}):
             self._trim(session, domain_id)
 
@@ -131,8 +135,10 @@ class WindowCountMerger:
             return
         room = int(_TRIMMED_SHARE * self.settings.windows_per_domain)
         limit = max(1, fair_limit(sizes.values(), room))
-        rows = _stored(session, [key for key, windows in sizes.items() if windows > limit])
+        longer = [key for key, windows in sizes.items() if windows > limit]
+        rows = _stored(session, longer)
         _store(session, {key: KeyCounts.from_bytes(data).most_frequent(limit) for key, data in rows})
+        self._on_cut(sum(sizes[key] - limit for key in longer))
 
 
 _KEY_COLUMNS = (

@@ -90,9 +90,11 @@ class Traffic:
         found = DomainLookups.model_validate(view["lookups"])
         return found.lookups, found.hits, found.hit_rate
 
-    def merge(self, **settings: int) -> None:
-        """Merge all reports with these bounds."""
-        WindowCountMerger(self.database, WindowCountSettings(**settings)).merge()
+    def merge(self, **settings: int) -> int:
+        """Merge all reports with these bounds; return how many windows did not fit."""
+        cut: list[int] = []
+        WindowCountMerger(self.database, WindowCountSettings(**settings), on_cut=cut.append).merge()
+        return sum(cut)
 
 
 @pytest.fixture

@@ -78,13 +78,13 @@ def test_most_limits_the_windows_to_the_most_frequent(traffic: Any) -> None:
 
 def test_a_tenants_day_is_bounded_to_its_most_frequent_windows(traffic: Any) -> None:
     traffic.sent({"acme": {1: 1, 2: 5, 3: 3}})
-    traffic.merge(windows_per_day=2)
+    assert traffic.merge(windows_per_day=2) == 1
     assert traffic.windows(traffic.run()) == {2: 5, 3: 3}
 
 
 def test_a_domain_is_bounded_and_the_longest_rows_are_cut(traffic: Any, database: Database) -> None:
     traffic.sent({"acme": {key: 100 + key for key in range(50)}, "bolt": {1: 1, 2: 1}})
-    traffic.merge(windows_per_domain=20)
+    assert traffic.merge(windows_per_domain=20) == 50 - 16
     with database.read() as session:
         sizes = sorted(session.scalars(select(WindowCountRow.windows)))
     assert sizes == [2, 16]  # nine tenths of the room: the short row stays whole
