@@ -38,6 +38,9 @@ class Cores:
     def __init__(self, total: int, batches: int | None = None) -> None:
         """``batches`` is ``total`` when absent; 1 is for an accelerator, which runs one batch at a time."""
         self.batches = batches or total
+        # An accelerator computes while the next batch is staged. A CPU has no core left for that, and a batch
+        # that is formed later is larger.
+        self.threads = self.batches if batches is None else self.batches + 1
         self._total = total
         self._free = total
         self._computing = 0
@@ -66,6 +69,6 @@ class Cores:
                 self._computing -= 1
                 self._changed.notify()
 
-    def stage_alone(self) -> None:
+    def limit_staging(self) -> None:
         """Limit torch's operations of this thread outside of ``share`` to its part of the cores."""
-        torch.set_num_threads(max(1, self._total // (self.batches + 1)))
+        torch.set_num_threads(max(1, self._total // self.threads))

@@ -1,4 +1,4 @@
-"""Staging: rows become the tensors of one batch. It runs while other batches are computing."""
+"""Staging: rows become the tensors of one batch. Other batches compute meanwhile."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -92,7 +92,7 @@ OnResult = Callable[[BatchRow, RowResult], None]
 class EngineWorker:
     """Takes row groups from a batcher, stages and computes them, and gives every row its result.
 
-    There is one thread more than batches that may compute at once: while those compute, one batch is staged.
+    ``cores.threads`` threads do so. A waiting row goes to the first that is free.
 
     If a batch fails, for whatever reason, each of its rows is tried once more alone, so that one bad row
     does not fail the others. Adapters whose rows keep failing are quarantined.
@@ -118,7 +118,7 @@ class EngineWorker:
         name = engine.key.base_digest.removeprefix("sha256:")[:8]
         self._threads = [
             threading.Thread(target=self._run_batches, name=f"batch-{number}-{name}", daemon=True)
-            for number in range(cores.batches + 1)
+            for number in range(cores.threads)
         ]
 
     def start(self) -> None:
@@ -134,7 +134,7 @@ class EngineWorker:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _run_batches(self) -> None:
-        self._cores.stage_alone()
+        self._cores.limit_staging()
         with torch.inference_mode():
             while self._run_next():
                 pass

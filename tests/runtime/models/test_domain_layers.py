@@ -143,3 +143,14 @@ def test_upper_layers_continue_after_the_split(architecture: str) -> None:
     upper = UpperLayers(base, 2)
     for ours, theirs in zip(upper.hidden_states(states[2], mask), states[3:], strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("heads", [0, 2])
+@pytest.mark.parametrize("lengths", [[7], [9, 4, 1], [12] * 5])
+def test_packed_layers_bridge_as_the_trained_ones(heads: int, lengths: list[int]) -> None:
+    trained, packed = layers(heads=heads), layers(heads=heads).pack()
+    ids, mask = texts(lengths, max(lengths))
+    with torch.no_grad():
+        expected, found = trained.represent(ids, mask), packed.represent(ids, mask)
+    torch.testing.assert_close(found[mask], expected[mask], atol=1e-5, rtol=1e-5)
+    assert packed.state_dict().keys() == trained.state_dict().keys()
