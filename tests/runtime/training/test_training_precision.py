@@ -7,6 +7,7 @@ import pytest
 import torch
 from support_encoders import FAMILIES
 from torch import Tensor
+from torch.nn import functional
 
 from hmi_api.internal.trainer import TrainingSettings
 from hmi_api.resources.domain import DomainTraining
@@ -78,6 +79,17 @@ def test_the_gradient_is_near_that_of_float32(base: BaseModel, dataset: TokenDat
     assert near.item() == pytest.approx(loss.item(), rel=0.02)
     assert torch.cosine_similarity(ours, exact, dim=0) > 0.99
     assert not torch.equal(ours, exact)
+
+
+def test_attention_and_everything_outside_stay_float32() -> None:
+    x = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    with BFLOAT16.products():
+        product = functional.linear(x, torch.eye(4))
+        attended = functional.scaled_dot_product_attention(product, x, x, attn_mask=torch.zeros(1, 1, 1, 3))
+    assert (product.dtype, attended.dtype) == (torch.bfloat16, torch.float32)
+    exact = functional.scaled_dot_product_attention(product.float(), x, x)
+    assert torch.equal(attended, exact)
+    assert functional.linear(x, torch.eye(4)).dtype == torch.float32
 
 
 def test_distillation_in_bfloat16_learns_as_much(
