@@ -1,4 +1,4 @@
-"""``python -m hmi_bench accuracy|serving|training|fanout|scale|gateway|gpu|run``: see docs/benchmarks.md."""
+"""``python -m hmi_bench NAME``, or ``run`` for all of them: see docs/benchmarks.md."""
 
 import argparse
 import logging
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     gateway.add_argument("--requests", type=int, default=2_000, help="at each rate")
     gateway.add_argument("--rate", type=float, action="append", help="requests a second; may be repeated")
     gateway.set_defaults(run=_gateway)
+    _add_refresh(commands)
     gpu = commands.add_parser("gpu", help="agreement, peers, 10,000 adapters and copies, on a GPU")
     gpu.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the program")
     gpu.set_defaults(run=_gpu)
@@ -94,6 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_runtime_options(everything)
     everything.set_defaults(run=_everything)
     return parser
+
+
+def _add_refresh(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    refresh = commands.add_parser("refresh", help="the cost of refreshing a table, and a topic that shifts")
+    refresh.add_argument("--windows", type=int, help="windows of the timed tables; default: 100,000")
+    refresh.add_argument("--before", type=Path, help="texts on the old topic; default: the demonstration's")
+    refresh.add_argument("--after", type=Path, help="texts on the new topic")
+    refresh.set_defaults(run=_refresh)
 
 
 def _add_accuracy_options(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +177,12 @@ def _gateway(arguments: argparse.Namespace) -> str:
     )
 
 
+def _refresh(arguments: argparse.Namespace) -> str:
+    from hmi_bench.refresh import RefreshPlan, run_refresh  # noqa: PLC0415 - each benchmark imports only its own peers
+
+    return run_refresh(arguments.out, RefreshPlan(**_given(arguments, RefreshPlan)))
+
+
 def _gpu(arguments: argparse.Namespace) -> str:
     from hmi_bench.gpu.benchmark import GpuPlan, run_gpu  # noqa: PLC0415 - each benchmark imports only its own peers
 
@@ -185,6 +200,7 @@ def _everything(arguments: argparse.Namespace) -> str:
         ["gateway", *(["--requests", "500"] if quick else [])],
         ["fanout", *on_runtime, *(["--rounds", "7"] if quick else [])],
         ["scale", *on_runtime, *(_QUICK_SCALE if quick else [])],
+        ["refresh", *(["--windows", "20000"] if quick else [])],
     ]
     if arguments.data is not None:
         domains = ["--domains", str(arguments.domains)] if arguments.domains else []
