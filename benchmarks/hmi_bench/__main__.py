@@ -80,10 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     scale.add_argument("--exponent", type=float, help="of the Zipf law of popularity; default: 1")
     scale.set_defaults(run=_scale)
-    gateway = commands.add_parser("gateway", help="the time that the gateway adds to a request")
-    gateway.add_argument("--requests", type=int, default=2_000, help="at each rate")
-    gateway.add_argument("--rate", type=float, action="append", help="requests a second; may be repeated")
-    gateway.set_defaults(run=_gateway)
+    _add_churn(commands)
+    _add_gateway(commands)
     _add_refresh(commands)
     gpu = commands.add_parser("gpu", help="agreement, peers, 10,000 adapters and copies, on a GPU")
     gpu.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the program")
@@ -103,6 +101,24 @@ def _add_refresh(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     refresh.add_argument("--before", type=Path, help="texts on the old topic; default: the demonstration's")
     refresh.add_argument("--after", type=Path, help="texts on the new topic")
     refresh.set_defaults(run=_refresh)
+
+
+def _add_gateway(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    gateway = commands.add_parser("gateway", help="the time that the gateway adds to a request")
+    gateway.add_argument("--requests", type=int, default=2_000, help="at each rate")
+    gateway.add_argument("--rate", type=float, action="append", help="requests a second; may be repeated")
+    gateway.set_defaults(run=_gateway)
+
+
+def _add_churn(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    churn = commands.add_parser("churn", help="every answer checked while adapters come, change and go")
+    churn.add_argument("--rows", type=int, help="rows to answer and check; default: 1000000")
+    churn.add_argument("--adapters", type=int, help="default: 500")
+    churn.add_argument("--cached", type=int, help="adapters that host memory holds; default: 20")
+    churn.add_argument("--slots", type=int, help="default: 40")
+    churn.add_argument("--clients", type=int, help="default: 32")
+    churn.add_argument("--precision", choices=["float32", "int8"], help="default: float32")
+    churn.set_defaults(run=_churn)
 
 
 def _add_accuracy_options(parser: argparse.ArgumentParser) -> None:
@@ -159,6 +175,12 @@ def _scale(arguments: argparse.Namespace) -> str:
     return run_scale(arguments.out, replace(plan, catalog_counts=catalog_counts))
 
 
+def _churn(arguments: argparse.Namespace) -> str:
+    from hmi_bench.churn.benchmark import ChurnPlan, run_churn  # noqa: PLC0415 - each benchmark imports only its own peers
+
+    return run_churn(arguments.out, ChurnPlan(**_given(arguments, ChurnPlan)))
+
+
 def _given(arguments: argparse.Namespace, plan: type[Any]) -> dict[str, Any]:
     """Return the given options that are fields of ``plan``."""
     options = {field.name: getattr(arguments, field.name, None) for field in fields(plan)}
@@ -201,6 +223,7 @@ def _everything(arguments: argparse.Namespace) -> str:
         ["fanout", *on_runtime, *(["--rounds", "7"] if quick else [])],
         ["scale", *on_runtime, *(_QUICK_SCALE if quick else [])],
         ["refresh", *(["--windows", "20000"] if quick else [])],
+        ["churn", *(["--rows", "20000"] if quick else [])],
     ]
     if arguments.data is not None:
         domains = ["--domains", str(arguments.domains)] if arguments.domains else []

@@ -58,7 +58,7 @@ class PublishedDomain:
         version = self.serving.version
         return version.layers.bytes + sum(table.bytes for table in version.tables)
 
-    def publish(self, key: str, weights: AdapterWeights) -> AdapterServing:
+    def publish(self, key: str, weights: AdapterWeights, version: int = 1) -> AdapterServing:
         """Publish an adapter and return its entry of a desired state; ``key`` is tenant/adapter."""
         with TemporaryDirectory() as folder:
             weights.save(Path(folder))
@@ -71,7 +71,7 @@ class PublishedDomain:
             )
         return AdapterServing(
             key=key,
-            version=1,
+            version=version,
             task_type=weights.task,
             labels=list(weights.labels),
             artifact=ref,
@@ -96,7 +96,7 @@ def publish_domain(
     with TemporaryDirectory() as folder:
         layers.save(Path(folder))
         layers_ref = store.publish(ArtifactKind.LAYERS, Path(folder), base_digest=base.digest)
-    windows = _windows(base, texts)  # (W, 3)
+    windows = distinct_windows(base, texts)  # (W, 3)
     with torch.inference_mode():
         outputs = torch.cat(
             [layers.window_outputs(piece) for piece in torch.split(windows, _COMPUTED_AT_ONCE)]
@@ -183,7 +183,7 @@ def make_table(
     )
 
 
-def _windows(base: BaseModel, texts: Sequence[str]) -> Tensor:
+def distinct_windows(base: BaseModel, texts: Sequence[str]) -> Tensor:
     """Return the distinct windows (W, 3) of ``texts``."""
     found = []
     for encoding in base.tokenizer.encode(texts, _LONGEST_TEXT):
