@@ -160,11 +160,12 @@ class Hierarchical:
 def _int8_logits(backbone: Backbone, weights: AdapterWeights) -> BatchFunction:
     """Return the function from features to the adapter's logits, by the runtime's int8 executor."""
     upper = backbone.upper()
-    limits = SlotLimits(max_rank=weights.rank, max_labels=len(weights.labels))
+    kernel = default_kernel("int8")
+    limits = SlotLimits(max_rank=weights.rank, max_labels=len(weights.labels), dtype=kernel.slot_dtype)
     pool = SlotPool(upper, 1, limits)
     pool.write(0, weights)
     sample = calibration_sample(backbone.encoder, backbone.split)
-    executor = UpperExecutor(upper, pool, default_kernel("int8"), sample=sample)
+    executor = UpperExecutor(upper, pool, kernel, sample=sample)
 
     def logits(features: Tensor, mask: Tensor) -> Tensor:
         slots = [0] * len(features)

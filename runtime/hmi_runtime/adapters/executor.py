@@ -4,30 +4,27 @@ The frozen matrices are multiplied once for all rows. What belongs to a row (LoR
 norms) is gathered from the slots and added by batched products, in place. ``reference`` computes the same
 row by row; ``tests/runtime/adapters/test_executor.py`` compares the two.
 
-Rows are sorted so that adapters of equal shape are adjacent. Every product then runs on a contiguous range
-of the batch, in place and without copies, and costs nothing for rows outside it. There are as many ranges
-as shapes in the batch (rank buckets, bottleneck shapes), not as many as rows.
+Activations have the kernel's type; norms are computed in float32. No sum over a row depends on which other
+rows are in the batch or on padding, so in bfloat16 and int8 a row's states are the same bits in every batch.
 """
 
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hmi_runtime.adapters.kernels import FLOAT32, Kernel, check_available
-from hmi_runtime.adapters.quantization import FloatLayer, FrozenLayer, quantise_layers
-from hmi_runtime.adapters.slot_pool import BottleneckTraits, SlotLimits, SlotPool, SlotTraits
-from hmi_runtime.models.architecture import SUBLAYER_OUTPUT, Sublayer
+from hmi_runtime.adapters.batch_plan import BatchPlan, LoraShape, RowRange, plan_batch
+from hmi_runtime.adapters.frozen import PRODUCTS
+from hmi_runtime.adapters.kernels import FLOAT32, Kernel, check_available, freeze_layers
+from hmi_runtime.adapters.slot_pool import BottleneckTraits, SlotLimits, SlotPool
+from hmi_runtime.models.architecture import SUBLAYER_OUTPUT, Sublayer, merge_heads, mix_tokens
 from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
 
-Kind = TypeVar("Kind", bound=int | BottleneckTraits)
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": torch.ops.aten.gelu_.default,
     "gelu_new": partial(torch.ops.aten.gelu_.default, approximate="tanh"),
@@ -35,6 +32,8 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,
     "silu": partial(functional.silu, inplace=True),
 }
+_SCORES_AT_ONCE = 2**20
+"""Attention scores computed at a time: few enough to stay in the CPU's cache."""
 
 
 class Workspace:
@@ -45,82 +44,21 @@ class Workspace:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
 
-    def buffer(self, name: str, *shape: int) -> Tensor:
-        """Return a float32 tensor of ``shape``, not initialised; valid until the next call for ``name``."""
+    def buffer(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+        """Return a tensor of ``shape``, not initialised; valid until the next call for ``name``."""
         size = math.prod(shape)
-        found = self._buffers.get(name)
+        found = self._buffers.get((name, dtype))
         if found is None or found.numel() < size:
-            found = torch.empty(size, device=self._device)
-            self._buffers[name] = found
+            found = torch.empty(size, dtype=dtype, device=self._device)
+            self._buffers[name, dtype] = found
         return found[:size].view(shape)
 
     def gather(self, name: str, source: Tensor, index: Tensor) -> Tensor:
         """Return ``source[index]`` along the first dimension, in that name's buffer."""
-        out = self.buffer(name, index.shape[0], *source.shape[1:])
+        out = self.buffer(name, source.dtype, index.shape[0], *source.shape[1:])
         return torch.index_select(source, 0, index, out=out)
-
-
-@dataclass(frozen=True)
-class RowRange(Generic[Kind]):
-    """Rows start..stop of a batch, which have one kind of LoRA or bottlenecks."""
-
-    start: int
-    stop: int
-    kind: Kind
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """``order[i]`` is the caller's row that runs as row i; ``places[i]`` is its slot's index in the pool."""
-
-    order: tuple[int, ...]
-    places: tuple[int, ...]
-    lora: tuple[RowRange[int], ...]  # by rank bucket
-    bottlenecks: tuple[RowRange[BottleneckTraits], ...]
-    own_bias: bool
-    own_norms: bool
-
-    @property
-    def in_order(self) -> bool:
-        """Whether the caller's rows are already in this order."""
-        return self.order == tuple(range(len(self.order)))
-
-
-def plan_batch(places: Sequence[int], traits: Sequence[SlotTraits]) -> BatchPlan:
-    """Return the plan for a batch whose row i has its adapter at index ``places[i]`` of the pool.
-
-    ``traits[p]`` describes the adapter at index p. Reads no tensors; O(rows), whatever the number of slots.
-    """
-    order = sorted(range(len(places)), key=lambda row: (_kind(traits[places[row]]), row))
-    kinds = [traits[places[row]] for row in order]
-    return BatchPlan(
-        order=tuple(order),
-        places=tuple(places[row] for row in order),
-        lora=_ranges([kind.rank for kind in kinds]),
-        bottlenecks=_ranges([kind.bottleneck for kind in kinds]),
-        own_bias=any(kind.own_bias for kind in kinds),
-        own_norms=any(kind.own_norms for kind in kinds),
-    )
-
-
-def _kind(traits: SlotTraits) -> tuple[int, int, str, tuple[tuple[str, str], ...]]:
-    """Return the sort key of rows: by rank, then by bottleneck."""
-    if traits.bottleneck is None:
-        return traits.rank, 0, "", ()
-    return traits.rank, traits.bottleneck.width, traits.bottleneck.activation, traits.bottleneck.placements
-
-
-def _ranges(kinds: Sequence[Kind | None]) -> tuple[RowRange[Kind], ...]:
-    """Return the runs of equal neighbours; rows of kind 0 or None are in no range."""
-    ranges, start = [], 0
-    for kind, members in groupby(kinds):
-        stop = start + len(list(members))
-        if kind:
-            ranges.append(RowRange(start, stop, kind))
-        start = stop
-    return tuple(ranges)
 
 
 class UpperExecutor:
@@ -140,20 +78,19 @@ class UpperExecutor:
     ) -> None:
         """Prepare ``upper``, which is on the pool's device.
 
-        ``kernel`` multiplies the frozen matrices. ``sample`` (B, T, D), unpadded inputs of the upper layers,
-        makes int8 more accurate (see ``quantise_layers``). Raises ``InvalidInput`` PrecisionUnsupported
-        unless the kernel is one of the device's ``available_kernels``.
+        ``kernel`` multiplies the frozen matrices; the pool's slots must have its ``slot_dtype``. ``sample``
+        (B, T, D), unpadded inputs of the upper layers, makes int8 more accurate (see ``quantise_layers``).
+        Raises ``InvalidInput`` PrecisionUnsupported unless the kernel is one of the device's
+        ``available_kernels``.
         """
         check_available(kernel, pool.device)
+        if pool.limits.dtype != kernel.slot_dtype:
+            raise ValueError(f"{kernel.name} needs slots of {kernel.slot_dtype}, not {pool.limits.dtype}")
         self.pool = pool
         self.kernel = kernel
         self._upper = upper
         self._layers = [layer for layer in upper.layers if isinstance(layer, EncoderLayer)]
-        self._frozen: Sequence[FrozenLayer] = (
-            quantise_layers(self._layers, sample)
-            if kernel.precision == "int8"
-            else [FloatLayer(layer) for layer in self._layers]
-        )
+        self._frozen = freeze_layers(self._layers, kernel, sample)
         self._workspace = Workspace(pool.device)
 
     def for_another_thread(self) -> "UpperExecutor":
@@ -164,27 +101,27 @@ class UpperExecutor:
 
     @torch.inference_mode()
     def run(self, hidden: Tensor, mask: Tensor, slots: Sequence[int]) -> Tensor:
-        """Return the last hidden states (B, T, D).
+        """Return the last hidden states (B, T, D) float32.
 
         ``hidden`` (B, T, D) float32 is what enters the first upper layer, ``mask`` (B, T) bool is False on
         padding, ``slots[i]`` is row i's slot (``BARE``: no adapter). States at padding are undefined.
 
-        A row becomes NaN throughout when the sum of squares of its queries, keys, norm inputs or ReLU inputs
-        is not finite. The kernels do not ensure that: on AVX-512, attention without a mask turns NaN queries
-        into zeros.
+        A row becomes NaN throughout when the sum of squares of its queries, keys, values, norm inputs or
+        ReLU inputs is not finite, or with a kernel that rounds inputs to integers, when an input is not. The
+        kernels do not ensure that.
         """
         plan = plan_batch([self.pool.index(slot) for slot in slots], self.pool.traits)
         order = torch.tensor(plan.order, device=hidden.device)
-        x = hidden.contiguous() if plan.in_order else hidden.index_select(0, order)
+        x = hidden.to(self.kernel.dtype)
+        x = x.contiguous() if plan.in_order else x.index_select(0, order)
         kept = mask if plan.in_order else mask.index_select(0, order)
-        # On an accelerator this test would synchronise with the device.
-        unpadded = mask.device.type == "cpu" and bool(mask.all())
-        contexts = self._upper.architecture.contexts(kept, x.dtype, unpadded=unpadded)[self.pool.split :]
+        contexts = self._upper.architecture.contexts(kept, x.dtype)[self.pool.split :]
         places = torch.tensor(plan.places, device=hidden.device)
-        magnitude = x.new_zeros(len(x))  # (B,)
+        magnitude = torch.zeros(len(x), device=hidden.device)  # (B,)
         for index, context in enumerate(contexts):
             steps = _Steps(self, index, plan, places, magnitude)
             x = self._upper.architecture.layer(steps, x, context)
+        x = x.float()
         _add_norms(magnitude, x)
         x = self._upper.apply_final_norm(x)
         x.masked_fill_(~torch.isfinite(magnitude)[:, None, None], torch.nan)
@@ -199,12 +136,12 @@ def trial_executor(upper: UpperLayers, kernel: Kernel, sample: Tensor | None = N
     ``sample`` (B, T, D) is as in ``UpperExecutor``.
     """
     device = next(upper.parameters()).device
-    pool = SlotPool(upper, 0, SlotLimits(max_rank=1, max_labels=1, dense_heads=False), device)
-    return UpperExecutor(upper, pool, kernel, sample=sample)
+    limits = SlotLimits(max_rank=1, max_labels=1, dense_heads=False, dtype=kernel.slot_dtype)
+    return UpperExecutor(upper, SlotPool(upper, 0, limits, device), kernel, sample=sample)
 
 
 def _add_norms(magnitude: Tensor, x: Tensor) -> None:
-    """Add the Euclidean norm of every row of ``x`` (B, T, D) to ``magnitude`` (B,), in place.
+    """Add the Euclidean norm of every row of ``x`` (B, ...) to ``magnitude`` (B,), in place.
 
     If it is finite, so are the values, products of two such rows and their variances. It takes one pass over
     ``x``; testing each value would take several.
@@ -213,11 +150,7 @@ def _add_norms(magnitude: Tensor, x: Tensor) -> None:
 
 
 class _Steps:
-    """``LayerSteps`` of one layer over one batch.
-
-    ``add_residual`` returns a buffer of its sublayer, valid until the next layer's sublayer of that kind; a
-    norm returns a new tensor.
-    """
+    """``LayerSteps`` of one layer over one batch."""
 
     def __init__(
         self, executor: UpperExecutor, index: int, plan: BatchPlan, places: Tensor, magnitude: Tensor
@@ -234,26 +167,29 @@ class _Steps:
 
     def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value, each (B, T, D), of ``x`` (B, T, D)."""
-        query, key, value = (self._buffer(name, x, x.shape[-1]) for name in ("query", "key", "value"))
-        outputs = {"query": query, "key": key, "value": value}
-        operand = self._frozen.prepare("query", x)
-        for name, out in outputs.items():
-            out.copy_(self._bias(name))
-            self._frozen.add_product(name, operand, out.flatten(0, 1))
-        for rows in self._plan.lora:
-            low = self._lora_a(rows, "qkv", x)  # (n, T, 3r)
-            for name, part in zip(outputs, torch.split(low, rows.kind, dim=-1), strict=True):
-                self._add_lora_b(rows, name, part, outputs[name])
-        for out in (query, key):  # attention propagates NaN from values, but not from these
-            _add_norms(self._magnitude, out)
+        out = self._multiply("qkv", x)  # (B, T, 3D)
+        query, key, value = out.chunk(3, dim=-1)
+        _add_norms(self._magnitude, out)  # a key of -inf would only hide its token
         return query, key, value
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the heads' attention, (B, T, D), of queries, keys and values (B, H, T, D/H).
+
+        On CPUs by batched products, which for short texts take a third of the time of torch's attention.
+        """
+        if bias is None or query.device.type != "cpu":
+            return mix_tokens(query, key, value, bias)
+        batch, heads, length, _ = query.shape
+        rows = max(1, _SCORES_AT_ONCE // (heads * length * length))
+        parts = [
+            _mix_rows(*(part[start : start + rows] for part in (query, key, value, bias)))
+            for start in range(0, batch, rows)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def ffn_up(self, x: Tensor) -> Tensor:
         """Return ``ffn_up`` of ``x`` (B, T, D) with every row's bias and LoRA, (B, T, F or 2F)."""
-        out = self._buffer("widened", x, self.config.matrix_shape("ffn_up")[0])
-        out.copy_(self._bias("ffn_up"))
-        self._add_matrix("ffn_up", x, out)
-        return out
+        return self._multiply("ffn_up", x)
 
     def activate(self, x: Tensor) -> Tensor:
         """Activate ``x`` in place."""
@@ -264,13 +200,8 @@ class _Steps:
     def add_residual(self, sublayer: Sublayer, residual: Tensor, read: Tensor, inner: Tensor) -> Tensor:
         """Return residual + matrix(inner) + bottleneck, (B, T, D)."""
         matrix = SUBLAYER_OUTPUT[sublayer]
-        out = self._buffer(sublayer, residual, residual.shape[-1])
-        bias = self._bias(matrix)
-        torch.add(residual, bias, out=out)
         sequential = [r for r in self._plan.bottlenecks if (sublayer, "sequential") in r.kind.placements]
-        for rows in sequential:  # these read the sublayer's output without the residual, which is added last
-            out[rows.start : rows.stop] = bias[rows.start : rows.stop] if bias.dim() == 3 else bias
-        self._add_matrix(matrix, inner, out)
+        out = self._multiply(matrix, inner, residual, alone=sequential)
         for rows in self._plan.bottlenecks:
             if any(sublayer == at for at, _ in rows.kind.placements):
                 self._bottleneck(rows, sublayer, out if rows in sequential else read, out)
@@ -282,55 +213,80 @@ class _Steps:
         """Return ``x`` (B, T, D) after a norm, with each row's own parameters."""
         _add_norms(self._magnitude, x)
         norm = self._layer.get_submodule(name)
-        if not self._plan.own_norms:
-            return functional.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)  # type: ignore[arg-type]
-        rows = self._pool.tensor(name)[self._index].index_select(0, self._places)  # (B, 2, D)
-        y = functional.layer_norm(x, x.shape[-1:], eps=norm.eps)  # type: ignore[arg-type]
-        return torch.addcmul(rows[:, 1:], y, rows[:, :1], out=y)
+        y = functional.layer_norm(x.float(), x.shape[-1:], eps=norm.eps)  # type: ignore[arg-type]
+        if self._plan.own_norms:
+            rows = self._pool.tensor(name)[self._index].index_select(0, self._places)  # (B, 2, D)
+            weight, bias = rows[:, :1], rows[:, 1:]
+        else:
+            weight, bias = norm.weight, norm.bias  # type: ignore[assignment]
+        return torch.addcmul(bias, y, weight, out=y).to(x.dtype)
 
-    def _add_matrix(self, matrix: str, x: Tensor, out: Tensor) -> None:
-        """Add the frozen product and every row's LoRA to ``out``."""
-        operand = self._frozen.prepare(matrix, x)
-        self._frozen.add_product(matrix, operand, out.flatten(0, 1))
+    def _multiply(
+        self,
+        product: str,
+        x: Tensor,
+        residual: Tensor | None = None,
+        alone: Sequence[RowRange[BottleneckTraits]] = (),
+    ) -> Tensor:
+        """Return a product of ``x`` (B, T, d_in) with every row's bias and LoRA, (B, T, d_out).
+
+        ``residual`` (B, T, d_out) is added to all rows but those in ``alone``.
+        """
+        batch, length, _ = x.shape
+        operand = self._frozen.prepare(product, x.reshape(batch * length, -1))
+        added = None if residual is None else residual.reshape(batch * length, -1)
+        out = self._frozen.multiply(product, operand, added).view(batch, length, -1)
+        for span in alone:
+            part = operand[span.start * length : span.stop * length]
+            out[span.start : span.stop] = self._frozen.multiply(product, part).view(-1, length, out.shape[-1])
+        if self._frozen.rounds_inputs and self._plan.without_lora:
+            _add_norms(self._magnitude[: self._plan.without_lora], x[: self._plan.without_lora])
         for rows in self._plan.lora:
-            self._add_lora_b(rows, matrix, self._lora_a(rows, matrix, x), out)
+            self._add_lora(rows, product, x, out)
+        return out
 
-    def _lora_a(self, rows: RowRange[int], name: str, x: Tensor) -> Tensor:
-        """Return ``x @ a.T`` of a range of rows, (n, T, r), or (n, T, 3r) for ``qkv``."""
-        pool = self._pool.tensor(f"{name}.lora_a")[self._index].narrow(-2, 0, rows.kind)
-        a = self._gather("lora", pool, rows).flatten(1, -2)  # (n, r, d_in)
-        low = self._workspace.buffer("low", a.shape[0], x.shape[1], a.shape[1])
-        return torch.bmm(x[rows.start : rows.stop], a.transpose(1, 2), out=low)
-
-    def _add_lora_b(self, rows: RowRange[int], matrix: str, low: Tensor, out: Tensor) -> None:
-        """Add ``low @ b.T`` to a range of rows of ``out``."""
-        pool = self._pool.tensor(f"{matrix}.lora_b")[self._index].narrow(-2, 0, rows.kind)
-        out[rows.start : rows.stop].baddbmm_(low, self._gather("lora", pool, rows))
+    def _add_lora(self, rows: RowRange[LoraShape], product: str, x: Tensor, out: Tensor) -> None:
+        """Add LoRA and the biases of a range of rows to ``out`` (B, T, d_out), a product of ``x``."""
+        span, taken = slice(rows.start, rows.stop), rows.kind.rows
+        matrices = PRODUCTS[product]
+        a = self._gather("a", f"{product}.lora_a", rows, taken).flatten(1, -2)  # (n, m * r, d_in)
+        low = torch.bmm(x[span], a.transpose(1, 2))  # (n, T, m * r)
+        low = low.view(*low.shape[:2], len(matrices), -1)  # (n, T, m, r)
+        if self._frozen.rounds_inputs:  # a value that is not finite is in every sum, whatever ``a`` is
+            _add_norms(self._magnitude[span], low)
+        if rows.kind.own_bias:
+            low[..., 0] = 1
+        parts = out[span].chunk(len(matrices), -1)  # (n, T, d_out) each
+        for place, matrix in enumerate(matrices):
+            parts[place].baddbmm_(low[:, :, place], self._gather("b", f"{matrix}.lora_b", rows, taken))
 
     def _bottleneck(
         self, rows: RowRange[BottleneckTraits], place: Sublayer, read: Tensor, out: Tensor
     ) -> None:
         """Add the bottlenecks of a range of rows to ``out``."""
-        span, width = slice(rows.start, rows.stop), rows.kind.width
-        down, down_bias, up = (
-            self._gather(part, self._pool.tensor(f"{place}.{part}")[self._index].narrow(1, 0, width), rows)
-            for part in ("down", "down_bias", "up")
-        )  # (n, w, D), (n, w), (n, w, D)
+        span, width = slice(rows.start, rows.stop), slice(rows.kind.width)
+        down = self._gather("down", f"{place}.down", rows, width)  # (n, w, D)
+        down_bias = self._gather("down_bias", f"{place}.down_bias", rows)[:, width]  # (n, w)
+        up = self._gather("up", f"{place}.up", rows, width)  # (n, w, D)
         narrow = torch.baddbmm(down_bias[:, None], read[span], down.transpose(1, 2))  # (n, T, w)
         _add_norms(self._magnitude[span], narrow)
         _IN_PLACE[rows.kind.activation](narrow)
         out[span].baddbmm_(narrow, up)
-        up_bias = self._gather("up_bias", self._pool.tensor(f"{place}.up_bias")[self._index], rows)
-        out[span].add_(up_bias[:, None])
+        out[span].add_(self._gather("up_bias", f"{place}.up_bias", rows)[:, None])
 
-    def _bias(self, matrix: str) -> Tensor:
-        """Return biases to broadcast over (B, T, d_out): the base's (d_out,), or rows' (B, 1, d_out)."""
-        if not self._plan.own_bias:
-            return self._layer.get_parameter(f"{matrix}.bias")
-        return self._pool.tensor(f"{matrix}.bias")[self._index].index_select(0, self._places)[:, None]
-
-    def _gather(self, name: str, source: Tensor, rows: RowRange[Any]) -> Tensor:
+    def _gather(self, name: str, tensor: str, rows: RowRange[Any], taken: slice | None = None) -> Tensor:
+        """Return a pool tensor's values for a range of rows, (n, ...), of those only ``taken`` of axis -2."""
+        source = self._pool.tensor(tensor)[self._index]
+        if taken is not None:
+            source = source[..., taken, :]
         return self._workspace.gather(name, source, self._places[rows.start : rows.stop])
 
-    def _buffer(self, name: str, like: Tensor, width: int) -> Tensor:
-        return self._workspace.buffer(name, like.shape[0], like.shape[1], width)
+
+def _mix_rows(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Return attention (n, T, D) of queries, keys and values (n, H, T, D/H), ``bias`` (n, 1, 1 or T, T)."""
+    count, heads, length, width = query.shape
+    q, k, v = (part.reshape(-1, length, width) for part in (query, key, value))  # (n * H, T, D/H)
+    hidden = bias.expand(count, heads, -1, -1).flatten(0, 1)  # (n * H, 1 or T, T)
+    scores = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=width**-0.5)  # (n * H, T, T)
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
+    return merge_heads(torch.bmm(weights, v).view(count, heads, length, width))

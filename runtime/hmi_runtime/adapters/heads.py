@@ -134,7 +134,7 @@ def _dense(pool: SlotPool, inputs: Tensor, slots: Sequence[int]) -> Tensor:
         places = torch.tensor([slots[row] for row in rows], device=inputs.device)
         start = width if pooling == "mean" else 0
         read = inputs[index, :, start : start + width]  # (n, T, D)
-        weight = pool.tensor("head.dense.weight")[0].index_select(0, places)  # (n, D, D)
+        weight = pool.tensor("head.dense.weight")[0].index_select(0, places).float()  # (n, D, D)
         bias = pool.tensor("head.dense.bias")[0].index_select(0, places)  # (n, D)
         before = torch.baddbmm(bias[:, None], read, weight.transpose(1, 2))  # (n, T, D)
         before.masked_fill_(~before.isfinite(), torch.nan)  # tanh and ReLU would hide infinities

@@ -8,13 +8,17 @@
 whose ``SlotLimits.dtype`` is the kernel's ``slot_dtype``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 import torch
+from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.adapters.quantization import supports_int8
+from hmi_runtime.adapters.frozen import FrozenLayer, OneDnnLayer, TorchLayer
+from hmi_runtime.adapters.quantization import quantise_layers, supports_int8
+from hmi_runtime.models.encoder import EncoderLayer
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Library = Literal["torch", "onednn"]
@@ -42,21 +46,57 @@ class Kernel:
         return cls(precision, library)  # type: ignore[arg-type]
 
     @property
-    def slot_dtype(self) -> torch.dtype:
-        """The type of an adapter's tensors in its slot."""
+    def dtype(self) -> torch.dtype:
+        """The type of activations between products: bfloat16 where the precision and the CPU allow it."""
+        if self.precision == "bfloat16" or (self.precision == "int8" and has_bfloat16()):
+            return torch.bfloat16
         return torch.float32
+
+    @property
+    def slot_dtype(self) -> torch.dtype:
+        """The type of an adapter's matrices in its slot: that of activations, so that none is converted."""
+        return self.dtype
 
 
 FLOAT32 = Kernel("float32", "torch")
 """The kernel that runs everywhere; others are compared with it."""
 
 
+def has_bfloat16() -> bool:
+    """Return whether this CPU multiplies bfloat16 in one instruction, not by way of float32.
+
+    ``ATEN_CPU_CAPABILITY`` takes part, so that an older CPU can be imitated.
+    """
+    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return wide and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
 def available_kernels(device: torch.device) -> tuple[Kernel, ...]:
     """Return the kernels that run on ``device``, the default of each precision first."""
+    if device.type != "cpu":
+        return FLOAT32, Kernel("bfloat16", "torch")
     kernels = [FLOAT32]
+    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        kernels.insert(0, Kernel("float32", "onednn"))
+        if has_bfloat16():
+            kernels.append(Kernel("bfloat16", "onednn"))
     if supports_int8(device):
         kernels.append(Kernel("int8", "onednn"))
     return tuple(kernels)
+
+
+@torch.no_grad()
+def freeze_layers(
+    layers: Sequence[EncoderLayer], kernel: Kernel, sample: Tensor | None = None
+) -> Sequence[FrozenLayer]:
+    """Return the products of ``layers`` by ``kernel``, one of the device's ``available_kernels``.
+
+    ``sample`` (B, T, D), unpadded inputs of the first, is for int8 (see ``quantise_layers``).
+    """
+    if kernel.precision == "int8":
+        return quantise_layers(layers, sample, kernel.dtype)
+    kind = OneDnnLayer if kernel.library == "onednn" else TorchLayer
+    return [kind(layer, kernel.dtype) for layer in layers]
 
 
 def default_kernel(precision: Precision, device: torch.device | str = "cpu") -> Kernel:

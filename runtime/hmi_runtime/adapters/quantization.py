@@ -1,72 +1,33 @@
-"""The frozen matrices of a layer in float32 and, on CPUs, in int8. Adapters always stay float32.
+"""The frozen matrices of a layer in int8, on CPUs with oneDNN.
 
-``FloatLayer`` and ``Int8Layer`` have one interface. Both add to an output that the caller has initialised,
-so that adding a bias or a residual takes no extra pass, and both prepare an input once for all matrices that
-read it.
-
-In int8, weights are symmetric per output channel. Activations are quantised on the fly with one step *per
-token*, so that large values in one row do not reduce the precision of others. A row depends on the other rows
-by rounding alone: float32 sums differ in their last bits with a batch's shape, and a value between two levels
-may then round to the other one. A few channels of BERT's hidden states are many times larger than the rest;
-where a matrix reads hidden states, each channel's scale is divided out of the states and multiplied into
-the weights (SmoothQuant, Xiao et al., 2023), by ranges seen on a calibration sample.
+Weights are symmetric per output channel. No step depends on other rows. What a norm puts out has a fixed step
+for every matrix, measured on a calibration sample, so that a product's epilogue does the scaling; values
+outside of the sample's range are clamped. Other inputs, which adapters can make much larger than the base
+does, have one step per token. A few channels of
+BERT's hidden states are many times larger than the rest; where a matrix reads hidden states, each channel's
+scale is divided out of the states and multiplied into the weights (SmoothQuant, Xiao et al., 2023).
 ``tests/runtime/adapters/test_executor_int8.py`` compares int8 with float32.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from hmi_runtime.models.architecture import MATRICES
+from hmi_runtime.adapters.frozen import PRODUCTS, stacked_bias, stacked_weight
 from hmi_runtime.models.encoder import Encoder, EncoderLayer, PlainSteps
 
 _TOP = 255
 """Largest quantised activation (uint8)."""
+_OF_NORMS = ("qkv", "ffn_up")
+"""Products that read hidden states after a norm: their channels are scaled, and their step is fixed."""
 _WHOLE_NUMBERS = 2.0**23
 _TINY = torch.finfo(torch.float32).tiny
 _ROWS, _LENGTH = 16, 32
-
-
-class FrozenLayer(Protocol):
-    """The six matrices of one layer."""
-
-    def prepare(self, matrix: str, x: Tensor) -> Any:
-        """Return ``x`` (B, T, d_in) as an operand of ``add_product``.
-
-        Valid for ``matrix`` and all others with the same input (query, key and value).
-        """
-        ...
-
-    def add_product(self, matrix: str, x: Any, out: Tensor) -> None:
-        """Add ``x @ weight.T`` to ``out`` (B * T, d_out), contiguous float32, for a prepared ``x``."""
-        ...
-
-
-class FloatLayer:
-    """The six matrices in the model's own precision. The reference for ``Int8Layer``."""
-
-    def __init__(self, layer: EncoderLayer) -> None:
-        self._weights = {name: layer.get_parameter(f"{name}.weight").detach().t() for name in MATRICES}
-
-    def prepare(self, matrix: str, x: Tensor) -> Tensor:
-        """Return ``x`` as (B * T, d_in)."""
-        return x.flatten(0, -2)
-
-    def add_product(self, matrix: str, x: Tensor, out: Tensor) -> None:
-        """Add ``x @ weight.T`` to ``out`` in place."""
-        torch.addmm(out, x, self._weights[matrix], out=out)
-
-
-class Operand(NamedTuple):
-    """Quantised activations: ``x ~ step * (levels - zero)``, with scaled channels."""
-
-    levels: Tensor  # (N, d_in) uint8
-    step: Tensor  # (N, 1) float32
-    zero: int
 
 
 class _Packed(NamedTuple):
@@ -77,74 +38,102 @@ class _Packed(NamedTuple):
 
 @dataclass(frozen=True)
 class _Input:
-    """Quantisation parameters of a matrix's input, from the calibration sample."""
+    """How a product's input becomes bytes: ``x / channels ~ step * (byte - zero)``."""
 
-    zero: int  # zero point: low where values are mostly positive, as after GELU
-    scales: Tensor | None = None  # (d_in,) of each channel
+    step: float
+    zero: int
+    channels: Tensor | None = None  # (d_in,) scale of each channel
     shrink: Tensor | None = None  # (d_in,) their reciprocals
 
     @classmethod
     def from_sample(cls, states: Tensor, weight: Tensor | None = None) -> Self:
         """Measure sample ``states`` (B, T, d_in); with a ``weight`` (d_out, d_in), scale the channels."""
-        scales = _channel_scales(states, weight) if weight is not None else None
-        shrink = scales.reciprocal() if scales is not None else None
+        channels = _channel_scales(states, weight) if weight is not None else None
+        shrink = channels.reciprocal() if channels is not None else None
         scaled = states if shrink is None else states * shrink
-        above, below = scaled.amax(dim=-1).clamp_min(_TINY), (-scaled.amin(dim=-1)).clamp_min(0)  # (B, T)
-        share = float((below / (above + below)).mean())
-        return cls(max(1, min(_TOP - 1, round(share * _TOP))), scales, shrink)
+        above, below = max(float(scaled.max()), _TINY), max(float(-scaled.min()), 0.0)
+        zero = max(1, min(_TOP - 1, round(_TOP * below / (above + below))))
+        return cls(max(above / (_TOP - zero), below / zero), zero, channels, shrink)
 
     def scale_weight(self, weight: Tensor) -> Tensor:
         """Return ``weight`` (d_out, d_in) multiplied by the channel scales that inputs are divided by."""
-        return weight if self.scales is None else weight * self.scales
+        return weight if self.channels is None else weight * self.channels
 
+    def to_bytes(self, x: Tensor) -> Tensor:
+        """Return ``x`` (N, d_in) as uint8, clamped and rounded to the nearest; NaN becomes any byte."""
+        scaled = x.float() if self.shrink is None else x.float() * self.shrink
+        quantised = torch.quantize_per_tensor(scaled, self.step, self.zero, torch.quint8)
+        # The bytes themselves; int_repr() would copy them.
+        return torch.empty(0, dtype=torch.uint8).set_(quantised.untyped_storage(), 0, x.shape, x.stride())
 
-class Int8Layer:
-    """The six matrices of one layer in int8."""
-
-    def __init__(self, layer: EncoderLayer, read: Mapping[str, Tensor]) -> None:
-        """Quantise ``layer``; ``read`` are sample inputs (B, T, d_in) of every matrix, without padding."""
-        weights = {name: layer.get_parameter(f"{name}.weight").detach() for name in MATRICES}
-        attention = torch.cat([weights[name] for name in ("query", "key", "value")])  # (3D, D)
-        hidden = _Input.from_sample(read["query"], attention)
-        self._inputs = {
-            "query": hidden,
-            "key": hidden,
-            "value": hidden,
-            "attention_output": _Input.from_sample(read["attention_output"]),
-            "ffn_up": _Input.from_sample(read["ffn_up"], weights["ffn_up"]),
-            "ffn_down": _Input.from_sample(read["ffn_down"]),
-        }
-        self._packed = {
-            name: _pack(self._inputs[name].scale_weight(weight)) for name, weight in weights.items()
-        }
-
-    def prepare(self, matrix: str, x: Tensor) -> Operand:
-        """Quantise ``x`` (B, T, d_in) for ``matrix`` and those with the same input."""
-        seen = self._inputs[matrix]
-        flat = x.flatten(0, -2)  # (N, d_in)
-        if seen.shrink is not None:
-            flat = flat * seen.shrink
-        above = flat.amax(dim=1, keepdim=True).div_(_TOP - seen.zero)  # (N, 1)
-        below = flat.amin(dim=1, keepdim=True).div_(-seen.zero)  # (N, 1)
+    def to_bytes_by_token(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``x`` (N, d_in) as uint8 and the step (N, 1) float32 of each token."""
+        x = x.float()
+        above = x.amax(dim=1, keepdim=True).div_(_TOP - self.zero)  # (N, 1)
+        below = x.amin(dim=1, keepdim=True).div_(-self.zero)  # (N, 1)
         step = torch.maximum(above, below).clamp_min_(_TINY)
         # Above 2**23 float32 has integers only, so this sum rounds, and the last byte of its bits is the
         # level: several times faster than rounding and converting. (A whole row is added because a broadcast
         # scalar is not vectorised.)
-        offset = flat.new_full((flat.shape[1],), _WHOLE_NUMBERS + seen.zero)
-        levels = torch.addcmul(offset, flat, step.reciprocal()).view(torch.int32).to(torch.uint8)
-        return Operand(levels, step, seen.zero)
+        offset = x.new_full((x.shape[1],), _WHOLE_NUMBERS + self.zero)
+        return torch.addcmul(offset, x, step.reciprocal()).view(torch.int32).to(torch.uint8), step
 
-    def add_product(self, matrix: str, x: Operand, out: Tensor) -> None:
-        """Add ``x @ weight.T`` to ``out`` (N, d_out) in place, the product in int8."""
-        out.addcmul_(_product(x.levels, x.zero, self._packed[matrix]), x.step)
+
+class Int8Layer:
+    """The products of one layer in int8."""
+
+    rounds_inputs = True
+
+    def __init__(self, layer: EncoderLayer, read: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        """Quantise ``layer``; ``read`` are sample inputs (B, T, d_in) by product, without padding.
+
+        Activations between products have ``dtype``, float32 or bfloat16.
+        """
+        self.dtype = dtype
+        self._biases = {name: stacked_bias(layer, name).float() for name in PRODUCTS}
+        self._inputs: dict[str, _Input] = {}
+        self._packed: dict[str, _Packed] = {}
+        for name in PRODUCTS:
+            weight = stacked_weight(layer, name)
+            self._inputs[name] = _Input.from_sample(read[name], weight if name in _OF_NORMS else None)
+            self._packed[name] = _pack(self._inputs[name].scale_weight(weight))
+
+    def prepare(self, product: str, x: Tensor) -> "Operand":
+        """Return ``x`` (N, d_in) as bytes."""
+        if product in _OF_NORMS:
+            return Operand(self._inputs[product].to_bytes(x))
+        return Operand(*self._inputs[product].to_bytes_by_token(x))
+
+    def multiply(self, product: str, x: "Operand", residual: Tensor | None = None) -> Tensor:
+        """Return ``x @ weight.T + bias + residual``."""
+        seen, packed, bias = self._inputs[product], self._packed[product], self._biases[product]
+        if x.steps is None:
+            return _product(x.levels, seen.step, seen.zero, packed, bias, residual, self.dtype)
+        y = _product(x.levels, 1.0, seen.zero, packed)  # (N, d_out) float32
+        y = torch.addcmul(bias, y, x.steps, out=y)
+        return (y if residual is None else y.add_(residual)).to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Activations as bytes."""
+
+    levels: Tensor  # (N, d_in) uint8
+    steps: Tensor | None = None  # (N, 1) float32 where each token has its own
+
+    def __getitem__(self, rows: slice) -> "Operand":
+        """Return the operand of some rows."""
+        return Operand(self.levels[rows], None if self.steps is None else self.steps[rows])
 
 
 @torch.no_grad()
-def quantise_layers(layers: Sequence[EncoderLayer], sample: Tensor | None = None) -> list[Int8Layer]:
-    """Quantise the upper layers.
+def quantise_layers(
+    layers: Sequence[EncoderLayer], sample: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> list[Int8Layer]:
+    """Quantise the upper layers. Requires ``supports_int8``.
 
     ``sample`` (B, T, D) are typical inputs of the first, unpadded; without it, random states after that
-    layer's norm are used, which costs a little accuracy. Requires ``supports_int8``.
+    layer's norm are used, which costs a little accuracy. Activations between products have ``dtype``.
     """
     first = layers[0]
     states = _random_states(first) if sample is None else sample.float()
@@ -154,7 +143,8 @@ def quantise_layers(layers: Sequence[EncoderLayer], sample: Tensor | None = None
     for layer in layers:
         steps = _Recorder(layer)
         states = layer.architecture.layer(steps, states, contexts[layer.index])
-        quantised.append(Int8Layer(layer, steps.read))
+        read = {name: steps.read[matrices[0]] for name, matrices in PRODUCTS.items()}
+        quantised.append(Int8Layer(layer, read, dtype))
     return quantised
 
 
@@ -198,14 +188,27 @@ def _pack(weight: Tensor) -> _Packed:
     return _Packed(packed, scales, torch.zeros(len(scales), dtype=torch.int64))
 
 
-def _product(levels: Tensor, zero: int, packed: _Packed) -> Tensor:
-    """Return ``(levels - zero) @ weight.T`` as (N, d_out) float32."""
-    product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        *(levels, 1.0, zero),
-        *(packed.weight, packed.scales, packed.zeros, None),  # no bias: the output already has it
-        *(1.0, 0, torch.float32),
-        *("none", [], ""),  # no operation after the product
-    )
+def _product(
+    levels: Tensor,
+    step: float,
+    zero: int,
+    packed: _Packed,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return ``step * (levels - zero) @ weight.T + bias + residual`` as (N, d_out) of ``dtype``."""
+    product: Tensor
+    if residual is None:
+        product = torch.ops.onednn.qlinear_pointwise(
+            *(levels, step, zero, *packed, bias, 1.0, 0, dtype),
+            *("none", [], ""),  # no operation after the product
+        )
+    else:
+        product = torch.ops.onednn.qlinear_pointwise.binary(
+            *(levels, step, zero, *packed, residual, bias, 1.0, 0, dtype),
+            *(1.0, 0, "add", 1.0, "none", [], ""),
+        )
     return product
 
 
@@ -219,6 +222,10 @@ def _exact_weight_levels() -> int | None:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
     try:
+        with warnings.catch_warnings():
+            # torch warns once that its quantised tensors will go; only the bytes of one are used here.
+            warnings.simplefilter("ignore")
+            torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
         return next((levels for levels in (127, 63) if _is_exact(levels)), None)
     except (RuntimeError, AttributeError):  # oneDNN has no such product for this kind of CPU
         return None
@@ -231,7 +238,7 @@ def _is_exact(level: int) -> bool:
         torch.ones(size),
         torch.zeros(size, dtype=torch.int64),
     )
-    found = _product(torch.full((size, size), _TOP, dtype=torch.uint8), 0, weight)
+    found = _product(torch.full((size, size), _TOP, dtype=torch.uint8), 1.0, 0, weight)
     return bool((found == _TOP * level * size).all())
 
 

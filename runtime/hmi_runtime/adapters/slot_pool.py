@@ -1,8 +1,14 @@
 """Device slots: pre-allocated tensors with the adapters that batches can use.
 
 Every tensor has a leading layer dimension and a slot dimension, with one extra slot: the last one is *bare*
-and has the base's own biases and norms, for rows without an adapter. Matrices are stored rank-major, so that
-a prefix of a slot is the operand for any smaller rank, and padding is zeros.
+and has the base's own norms, for rows without an adapter. Matrices are stored rank-major, so that a prefix of
+a slot is the operand for any smaller rank, and padding is zeros.
+
+Row 0 of every ``lora_b`` is the difference between the adapter's bias and the base's, row 0 of every
+``lora_a`` is zero, and ranks follow from row 1 on. An executor that writes ones into the column of row 0 of
+``x @ a.T`` then adds LoRA and bias in one product.
+
+Matrices have ``SlotLimits.dtype``; norms and heads, which are small, stay float32.
 """
 
 from dataclasses import dataclass
@@ -11,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
+from hmi_runtime.adapters.frozen import FUSED
 from hmi_runtime.adapters.weights import AdapterWeights, BottleneckPlacement, Head, LayerAdapter
 from hmi_runtime.models.architecture import MATRICES, NORMS, SUBLAYERS, EncoderConfig, Sublayer
 from hmi_runtime.models.encoder import UpperLayers
@@ -30,7 +37,7 @@ class SlotLimits:
     max_labels: int = 32
     dense_heads: bool = True
     dtype: torch.dtype = torch.float32
-    """Of every tensor in the slot; the executor's kernel determines it."""
+    """Of matrices, as the executor's kernel needs it (``Kernel.slot_dtype``)."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +88,10 @@ class SlotPool:
         self.limits = limits or SlotLimits()
         self.traits: list[SlotTraits] = [SlotTraits() for _ in range(slots + 1)]
         self._tensors = {
-            name: torch.zeros(shape[0], slots + 1, *shape[1:], dtype=self.limits.dtype, device=device)
+            name: torch.zeros(shape[0], slots + 1, *shape[1:], dtype=_dtype(name, self.limits), device=device)
             for name, shape in _slot_shapes(config, split, self.limits).items()
         }
-        for name in MATRICES:
-            self._tensors[f"{name}.bias"][:] = _stacked(upper, f"{name}.bias")[:, None]  # (layers, 1, d_out)
+        self._base_bias = {name: _stacked(upper, f"{name}.bias") for name in MATRICES}  # (layers, d_out)
         for name in NORMS:
             for row, kind in enumerate(("weight", "bias")):
                 self._tensors[name][:, :, row] = _stacked(upper, f"{name}.{kind}")[:, None]  # (layers, 1, D)
@@ -93,8 +99,10 @@ class SlotPool:
     @staticmethod
     def slot_bytes(config: EncoderConfig, split: int, limits: SlotLimits) -> int:
         """Return the bytes one slot takes, for turning a byte budget into a number of slots."""
-        values = sum(torch.Size(shape).numel() for shape in _slot_shapes(config, split, limits).values())
-        return values * limits.dtype.itemsize
+        return sum(
+            torch.Size(shape).numel() * _dtype(name, limits).itemsize
+            for name, shape in _slot_shapes(config, split, limits).items()
+        )
 
     def tensor(self, name: str) -> Tensor:
         """Return one pool tensor, (layers, slots + 1, ...); see ``_slot_shapes`` for names."""
@@ -135,7 +143,7 @@ class SlotPool:
             raise IndexError(f"slot {slot} of {self.slots}")
         self.traits[slot] = SlotTraits()
         for name, tensor in self._tensors.items():
-            if name in _OF_BASE:
+            if name in NORMS:
                 tensor[:, slot] = tensor[:, self.slots]  # of the bare slot
             else:
                 tensor[:, slot].zero_()
@@ -143,10 +151,10 @@ class SlotPool:
     def _write_layer(self, layer: int, slot: int, changes: LayerAdapter) -> None:
         for name, lora in changes.lora.items():
             a, b = self._lora_slot(name, layer, slot)
-            a[: lora.rank] = lora.a
-            b[: lora.rank] = lora.b.t()
+            a[1 : lora.rank + 1] = lora.a
+            b[1 : lora.rank + 1] = lora.b.t()
         for name, bias in changes.bias.items():
-            self._tensors[f"{name}.bias"][layer, slot] = bias
+            self._lora_slot(name, layer, slot)[1][0] = bias.to(self.device) - self._base_bias[name][layer]
         for name, (weight, bias) in changes.norms.items():
             self._tensors[name][layer, slot, 0], self._tensors[name][layer, slot, 1] = weight, bias
         for place, bottleneck in changes.bottlenecks.items():
@@ -157,10 +165,10 @@ class SlotPool:
             self._tensors[f"{place}.up_bias"][layer, slot] = bottleneck.up_bias
 
     def _lora_slot(self, name: str, layer: int, slot: int) -> tuple[Tensor, Tensor]:
-        """Return the slot's views of one matrix: a (max_rank, d_in) and b (max_rank, d_out)."""
+        """Return the slot's views of one matrix: a (max_rank + 1, d_in) and b (max_rank + 1, d_out)."""
         b = self._tensors[f"{name}.lora_b"][layer, slot]
-        if name in _FUSED:
-            return self._tensors["qkv.lora_a"][layer, slot, _FUSED.index(name)], b
+        if name in FUSED:
+            return self._tensors["qkv.lora_a"][layer, slot, FUSED.index(name)], b
         return self._tensors[f"{name}.lora_a"][layer, slot], b
 
     def _write_head(self, slot: int, head: Head) -> None:
@@ -175,10 +183,12 @@ class SlotPool:
             self._tensors["head.dense.bias"][0, slot] = head.dense.bias
 
 
-_FUSED = ("query", "key", "value")
-"""Matrices with the same input: their ``a`` are stored together and multiplied as one."""
-_OF_BASE = {*(f"{name}.bias" for name in MATRICES), *NORMS}
-"""Tensors that have the base's values unless the adapter has its own; the others are zero."""
+_FLOAT32 = {*NORMS, "head.weight", "head.bias", "head.dense.bias"}
+"""Tensors that are float32 in every slot."""
+
+
+def _dtype(name: str, limits: SlotLimits) -> torch.dtype:
+    return torch.float32 if name in _FLOAT32 else limits.dtype
 
 
 def _stacked(upper: UpperLayers, parameter: str) -> Tensor:
@@ -189,13 +199,12 @@ def _stacked(upper: UpperLayers, parameter: str) -> Tensor:
 def _slot_shapes(config: EncoderConfig, split: int, limits: SlotLimits) -> dict[str, tuple[int, ...]]:
     """Return the pool's tensors: layers first, then one slot's shape."""
     depth, width, rank = config.layers - split, config.width, limits.max_rank
-    shapes: dict[str, tuple[int, ...]] = {"qkv.lora_a": (depth, len(_FUSED), rank, width)}
+    shapes: dict[str, tuple[int, ...]] = {"qkv.lora_a": (depth, len(FUSED), rank + 1, width)}
     for name in MATRICES:
         out, inner = config.matrix_shape(name)
-        if name not in _FUSED:
-            shapes[f"{name}.lora_a"] = (depth, rank, inner)
-        shapes[f"{name}.lora_b"] = (depth, rank, out)
-        shapes[f"{name}.bias"] = (depth, out)
+        if name not in FUSED:
+            shapes[f"{name}.lora_a"] = (depth, rank + 1, inner)
+        shapes[f"{name}.lora_b"] = (depth, rank + 1, out)
     for name in NORMS:
         shapes[name] = (depth, 2, width)
     if limits.max_bottleneck:

@@ -105,6 +105,13 @@ class LayerSteps(Protocol):
         """Return query, key and value, each (B, T, D), of ``x`` (B, T, D)."""
         ...
 
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Return softmax(query @ key.T / sqrt(D/H) + bias) @ value of every head, side by side, (B, T, D).
+
+        ``query``, ``key`` and ``value`` are (B, H, T, D/H), ``bias`` as in ``AttentionContext``.
+        """
+        ...
+
     def ffn_up(self, x: Tensor) -> Tensor:
         """Return ``ffn_up`` of ``x`` (B, T, D), (B, T, F), or (B, T, 2F) where the encoder is gated."""
         ...
@@ -154,8 +161,12 @@ def attend(steps: LayerSteps, x: Tensor, context: AttentionContext) -> Tensor:
     query, key, value = (split_heads(part, heads) for part in steps.attention_inputs(x))  # (B, H, T, D/H)
     if context.rotation is not None:
         query, key = rotate(query, *context.rotation), rotate(key, *context.rotation)
-    mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=context.bias)
-    return merge_heads(mixed)
+    return steps.mix(query, key, value, context.bias)
+
+
+def mix_tokens(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Return attention (B, T, D) by torch's kernel; see ``LayerSteps.mix``."""
+    return merge_heads(functional.scaled_dot_product_attention(query, key, value, attn_mask=bias))
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

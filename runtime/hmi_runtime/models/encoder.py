@@ -11,6 +11,7 @@ from hmi_runtime.models.architecture import (
     AttentionContext,
     EncoderConfig,
     Sublayer,
+    mix_tokens,
     rotation,
 )
 from hmi_runtime.models.families import architecture_of
@@ -66,6 +67,10 @@ class PlainSteps:
     def attention_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value, each (B, T, D)."""
         return self.matrix("query", x), self.matrix("key", x), self.matrix("value", x)
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the heads' attention, (B, T, D)."""
+        return mix_tokens(query, key, value, bias)
 
     def ffn_up(self, x: Tensor) -> Tensor:
         """Return ``ffn_up`` of ``x`` (B, T, D)."""

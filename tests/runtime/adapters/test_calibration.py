@@ -5,7 +5,7 @@ import torch
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.kernels import default_kernel
 from hmi_runtime.adapters.quantization import calibration_sample
-from hmi_runtime.adapters.slot_pool import BARE, SlotPool
+from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
 from hmi_runtime.models.encoder import UpperLayers
 from hmi_runtime.models.source import load_base
 
@@ -25,12 +25,11 @@ def test_int8_with_a_sample_stays_near_float32() -> None:
     with torch.no_grad():
         hidden = encoder.hidden_states(ids, mask)[3]
         truth = upper(hidden, mask)
-    pool = SlotPool(upper, 1)
+    kernel = default_kernel("int8")
+    pool = SlotPool(upper, 1, SlotLimits(dtype=kernel.slot_dtype))
     cosines = []
     for sample in (None, calibration_sample(encoder, 3)):
-        out = UpperExecutor(upper, pool, default_kernel("int8"), sample=sample).run(
-            hidden, mask, [BARE, BARE]
-        )
+        out = UpperExecutor(upper, pool, kernel, sample=sample).run(hidden, mask, [BARE, BARE])
         cosines.append(torch.cosine_similarity(out, truth, dim=-1).mean().item())
     assert cosines[1] > 0.997
     assert cosines[1] > cosines[0]

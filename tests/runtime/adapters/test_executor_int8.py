@@ -1,5 +1,7 @@
 """The int8 upper layers: close to float32 on real weights, each row independent of the others."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support_encoders import ARCHITECTURES, random_encoder
@@ -22,6 +24,8 @@ from hmi_runtime.models.encoder import Encoder, UpperLayers
 from hmi_runtime.models.source import BaseModel, load_base
 
 SPLIT = 3
+INT8 = default_kernel("int8")
+LIMITS = SlotLimits(max_rank=8, dense_heads=False, dtype=INT8.slot_dtype)
 TEXTS = [
     "The enzyme inhibits the receptor strongly in rats, and the effect grows with the dose.",
     "How do I get my card back from the machine that swallowed it this morning?",
@@ -82,17 +86,19 @@ def lora_adapter(upper: UpperLayers, size: float = 0.02) -> AdapterWeights:
 def test_int8_is_close_to_float32_on_real_weights(
     upper: UpperLayers, batch: tuple[Tensor, Tensor], sample: Tensor, slot: int
 ) -> None:
-    pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
+    pool = SlotPool(upper, 1, LIMITS)
     pool.write(0, lora_adapter(upper))
     slots = [slot] * len(TEXTS)
-    exact = UpperExecutor(upper, pool).run(*batch, slots)
-    found = UpperExecutor(upper, pool, default_kernel("int8"), sample=sample).run(*batch, slots)
+    reference = SlotPool(upper, 1, replace(LIMITS, dtype=torch.float32))
+    reference.write(0, lora_adapter(upper))
+    exact = UpperExecutor(upper, reference).run(*batch, slots)
+    found = UpperExecutor(upper, pool, INT8, sample=sample).run(*batch, slots)
     mask = batch[1]
     sentences = torch.cosine_similarity(
         pool_states("mean", exact, mask), pool_states("mean", found, mask), dim=-1
     )
     tokens = torch.cosine_similarity(exact, found, dim=-1)[mask]
-    assert sentences.mean() >= 0.999
+    assert sentences.mean() >= 0.9985
     assert tokens.mean() >= 0.998
 
 
@@ -103,19 +109,19 @@ def test_int8_is_close_to_float32_of_every_architecture(architecture: str) -> No
     mask = torch.tensor([[True] * 9, [True] * 4 + [False] * 5])
     ids = torch.randint(3, 40, mask.shape, generator=torch.Generator().manual_seed(2))
     hidden = encoder.hidden_states(ids, mask)[2]
-    pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
+    pool = SlotPool(upper, 1, LIMITS)
     sample = calibration_sample(encoder, 2)
-    exact = UpperExecutor(upper, pool).run(hidden, mask, [BARE, BARE])
-    found = UpperExecutor(upper, pool, default_kernel("int8"), sample=sample).run(hidden, mask, [BARE, BARE])
+    exact = upper(hidden, mask)
+    found = UpperExecutor(upper, pool, INT8, sample=sample).run(hidden, mask, [BARE, BARE])
     assert torch.cosine_similarity(exact, found, dim=-1)[mask].min() > 0.995
 
 
 def test_huge_values_in_one_row_do_not_change_the_others(
     upper: UpperLayers, batch: tuple[Tensor, Tensor]
 ) -> None:
-    pool = SlotPool(upper, 1, SlotLimits(max_rank=8, dense_heads=False))
+    pool = SlotPool(upper, 1, LIMITS)
     pool.write(0, lora_adapter(upper, size=1e4))
-    executor = UpperExecutor(upper, pool, default_kernel("int8"))
+    executor = UpperExecutor(upper, pool, INT8)
     alone = executor.run(*batch, [BARE] * 4)
     beside = executor.run(*batch, [BARE, 0, BARE, 0])
     assert torch.equal(beside[[0, 2]], alone[[0, 2]])
@@ -133,16 +139,30 @@ def test_products_of_representable_values_are_exact() -> None:
     levels = torch.randint(0, 256, (10, 64), generator=seed).to(torch.uint8)
     levels[0] = 255
     expected = (levels.float() - 9) @ weight.t()
-    assert torch.equal(_product(levels, 9, _pack(weight)).round(), expected)
+    assert torch.equal(_product(levels, 1.0, 9, _pack(weight)).round(), expected)
+
+
+def test_inputs_are_rounded_to_the_nearest_byte_and_clamped() -> None:
+    """By the formula ``clamp(round(x / channels / step) + zero, 0, 255)``."""
+    states = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1, 1, 32)
+    for weight in (None, torch.randn(16, 32)):
+        seen = quantized._Input.from_sample(states, weight)
+        x = states.flatten(0, 1) * 1.5
+        scaled = x if seen.channels is None else x / seen.channels
+        expected = (scaled / seen.step).round().add(seen.zero).clamp(0, 255)
+        found = seen.to_bytes(x)
+        assert found.dtype == torch.uint8
+        assert (found - expected).abs().max() <= 1  # a reciprocal can round to the neighbour
+        assert (found == expected).float().mean() > 0.99
+        assert found.min() == 0
+        assert found.max() == 255
 
 
 def test_quantising_is_repeatable(upper: UpperLayers, batch: tuple[Tensor, Tensor]) -> None:
     layers = list(upper.layers)
-    first, second = quantise_layers(layers[:1]), quantise_layers(layers[:1])  # type: ignore[arg-type]
+    first, second = (quantise_layers(layers[:1])[0] for _ in range(2))  # type: ignore[arg-type]
     rows = batch[0].flatten(0, 1)
-    out = [torch.zeros(len(rows), upper.config.width) for _ in range(2)]
-    for quantised, into in zip((first[0], second[0]), out, strict=True):
-        quantised.add_product("query", quantised.prepare("query", batch[0]), into)
+    out = [layer.multiply("ffn_up", layer.prepare("ffn_up", rows)) for layer in (first, second)]
     assert torch.equal(*out)
 
 

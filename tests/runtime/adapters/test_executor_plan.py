@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmi_runtime.adapters.executor import plan_batch
+from hmi_runtime.adapters.batch_plan import LoraShape, plan_batch
 from hmi_runtime.adapters.slot_pool import BottleneckTraits, SlotTraits
 
 PARALLEL = BottleneckTraits(8, "relu", (("attention", "parallel"), ("ffn", "parallel")))
@@ -26,11 +26,12 @@ def test_every_row_is_in_exactly_the_ranges_of_its_kind(
     assert sorted(plan.order) == list(range(len(places)))
     assert [places[row] for row in plan.order] == list(plan.places)
     for position, place in enumerate(plan.places):
-        ranks = [r.kind for r in plan.lora if r.start <= position < r.stop]
+        shapes = [r.kind for r in plan.lora if r.start <= position < r.stop]
         kinds = [r.kind for r in plan.bottlenecks if r.start <= position < r.stop]
-        assert ranks == ([traits[place].rank] if traits[place].rank else [])
+        shape = LoraShape(traits[place].rank, traits[place].own_bias)
+        assert shapes == ([shape] if shape.rank or shape.own_bias else [])
+        assert bool(shapes) == (position >= plan.without_lora)
         assert kinds == ([traits[place].bottleneck] if traits[place].bottleneck else [])
-    assert plan.own_bias == any(traits[place].own_bias for place in places)
     assert plan.own_norms == any(traits[place].own_norms for place in places)
 
 

@@ -37,9 +37,9 @@ def test_every_available_kernel_can_be_tried() -> None:
         assert torch.cosine_similarity(found, expected, dim=-1).min() > 0.995, kernel
 
 
-def test_float32_is_available_everywhere_and_first() -> None:
-    assert available_kernels(CPU)[0] == FLOAT32
-    assert available_kernels(torch.device("cuda"))[0] == FLOAT32
+def test_float32_is_available_everywhere() -> None:
+    assert FLOAT32 in available_kernels(CPU)
+    assert FLOAT32 in available_kernels(torch.device("cuda"))
     assert default_kernel("float32", "cuda") == FLOAT32
 
 

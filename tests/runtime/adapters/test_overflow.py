@@ -11,7 +11,7 @@ from hmi_api.internal.inference import InferRow
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.heads import run_heads
-from hmi_runtime.adapters.kernels import Precision, default_kernel
+from hmi_runtime.adapters.kernels import Kernel, available_kernels
 from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Dense, Head, LayerAdapter, LoraMatrix
 from hmi_runtime.cache.adapter_cache import AdapterId
@@ -25,6 +25,7 @@ from hmi_runtime.serving.staging import BatchRow
 SPLIT = 1
 LENGTH = 5
 LIMITS = SlotLimits(max_rank=8, max_bottleneck=4, max_labels=3)
+KERNELS = available_kernels(torch.device("cpu"))
 
 Change = Callable[[EncoderConfig], LayerAdapter]
 
@@ -97,17 +98,17 @@ def adapter(
     )
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
 @pytest.mark.parametrize("padded", [False, True], ids=["no padding", "padding"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_overflow_in_the_upper_layers_gives_nan(
-    change: str, architecture: str, padded: bool, precision: Precision
+    change: str, architecture: str, padded: bool, kernel: Kernel
 ) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     upper = UpperLayers(random_encoder(ARCHITECTURES[architecture]), SPLIT)
-    pool = SlotPool(upper, 2, LIMITS)
+    pool = SlotPool(upper, 2, replace(LIMITS, dtype=kernel.slot_dtype))
     good, bad = adapter(upper.config), adapter(upper.config, CHANGES[change](upper.config))
     pool.write(0, good)
     pool.write(1, bad)
@@ -115,7 +116,7 @@ def test_an_overflow_in_the_upper_layers_gives_nan(
     mask = torch.ones(3, LENGTH, dtype=torch.bool)
     if padded:
         mask[:, 3:] = False
-    executor = UpperExecutor(upper, pool, default_kernel(precision))
+    executor = UpperExecutor(upper, pool, kernel)
     alone = executor.run(hidden, mask, [0, 0, 0])
 
     found = executor.run(hidden, mask, [0, 1, 0])
