@@ -254,4 +254,8 @@ def calibration_sample(encoder: Encoder, split: int, seed: int = 0) -> Tensor:
     ids[:, 0], ids[:, -1] = config.cls_id, config.sep_id
     ids = ids.to(encoder.word.weight.device)
     with torch.inference_mode():
-        return encoder.hidden_states(ids, torch.ones_like(ids, dtype=torch.bool))[split]
+        states = encoder.embed(ids)
+        contexts = encoder.architecture.contexts(torch.ones_like(ids, dtype=torch.bool), states.dtype)
+        for layer, context in zip(list(encoder.layers)[:split], contexts[:split], strict=True):
+            states = layer(states, context)
+        return states

