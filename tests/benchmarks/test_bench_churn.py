@@ -125,3 +125,4 @@ def test_a_refusal_is_right_only_while_the_adapter_is_forgotten() -> None:
     history.begin("a/b", None)
     assert not checker.check(row, 0, 0.0, refusal)
     assert checker.wrong_count == 1
+    assert checker.refused == {"NotLoaded": 2}

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _LONGEST = 20  # tokens of a text
 _FAN_OUT_CLIENTS = 2
 _COMPARED_AT_ONCE = 512
+_RETRY_AFTER = 0.1  # seconds
 _TIMEOUT = 300.0
 """Seconds; a busy machine must not be mistaken for a row without an answer."""
 
@@ -114,6 +115,7 @@ def measure_churn(plan: ChurnPlan, folder: Path) -> tuple[ChurnFigures, list[str
         dense_heads=False,
         max_bottleneck=0,
         request_timeout_seconds=_TIMEOUT,
+        failed_load_retry_seconds=_RETRY_AFTER,
     )
     with serving(settings, store, metrics) as loader:
         changer = Changer(loader, domains, keys, history, grace=plan.grace, seed=0)
@@ -202,7 +204,7 @@ def _table(figures: ChurnFigures) -> str:
     rows = {
         "rows answered and compared with the reference": f"{figures.answered:,}",
         "of them wrong": f"{figures.wrong:,}",
-        "rows refused while an adapter was forgotten": f"{sum(figures.refused.values()):,}",
+        **{f"rows refused: {reason}": f"{count:,}" for reason, count in sorted(figures.refused.items())},
         **{name: f"{count:,}" for name, count in figures.changes.items()},
         "versions in all, each with answers of its own": f"{figures.generations:,}",
         "loads to host memory": f"{figures.loads:,}",
