@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     scale.add_argument("--exponent", type=float, help="of the Zipf law of popularity; default: 1")
     scale.set_defaults(run=_scale)
+    _add_tables(commands)
     _add_churn(commands)
     _add_gateway(commands)
     _add_refresh(commands)
@@ -124,6 +125,18 @@ def _add_churn(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _add_accuracy_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=["quick", "standard", "full"], default="quick")
     parser.add_argument("--domains", type=Path, help="JSON file that maps task paths to domains")
+
+
+def _add_tables(commands: Any) -> None:
+    tables = commands.add_parser("tables", help="a table with a tenth of it in memory, and with all of it")
+    tables.add_argument("--windows", type=int, help="of the table; default: 2,000,000, 9.2 GB twice on disk")
+    tables.add_argument("--share", type=float, help="part of the rows that is in memory; default: 0.1")
+    tables.add_argument("--precision", choices=["float32", "bfloat16", "int8"], help="default: int8")
+    tables.add_argument("--batches", type=int, help="of a round; default: 12")
+    tables.add_argument("--rounds", type=int, help="default: 5")
+    tables.add_argument("--folder", type=Path, help="where to write the table; default: a temporary folder")
+    tables.add_argument("--keep", action="store_true", help="leave the table there for the next run")
+    tables.set_defaults(run=_tables)
 
 
 def _add_runtime_options(parser: argparse.ArgumentParser) -> None:
@@ -189,6 +202,12 @@ def _given(arguments: argparse.Namespace, plan: type[Any]) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None
     }
+
+
+def _tables(arguments: argparse.Namespace) -> str:
+    from hmi_bench.tables import TablesPlan, run_tables  # noqa: PLC0415 - each benchmark imports only its own peers
+
+    return run_tables(arguments.out, TablesPlan(**_given(arguments, TablesPlan)))
 
 
 def _gateway(arguments: argparse.Namespace) -> str:
