@@ -1,12 +1,15 @@
 """``hmi refresh`` and ``hmi rollback``, and how ``hmi`` shows a Domain's tables."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from served_command import Run, Served
 
 from hmi_api.resources.domain import RefreshStatus, TableStatus
+from hmi_cli.demo.report import print_refresh
 from hmi_operator.ports import ResourceRef
 
 REF = ResourceRef("Domain", "default", "hotel")
@@ -113,3 +116,12 @@ def test_tables_and_hit_rate_are_shown(hmi: Run, apply: Any) -> None:
         "Version 3 has a refreshed table (Schedule): 1,000 windows came in, 7 left, 1,200 in all; "
         "71.2% of lookups hit the table before." in text
     )
+
+
+def test_the_demonstration_shows_what_a_refresh_changed() -> None:
+    shown = io.StringIO()
+    tables = [table.model_dump(by_alias=True) for table in TABLES[1:]]
+    item = {"status": {"refresh": {"tables": tables}}}
+    print_refresh(Console(file=shown, width=200), item, 0.712, None)
+    assert "1,000 windows came in, 7 left" in shown.getvalue()
+    assert "71.2% before, - after" in shown.getvalue()

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hmi_api.resources.conditions import DomainCondition
+from hmi_api.resources.domain import TableStatus
 from hmi_cli.api import AdminApi
 from hmi_cli.client import Client
 from hmi_cli.demo.progress import title
@@ -16,7 +18,7 @@ from hmi_cli.demo.traffic import HeldOutResult
 from hmi_cli.errors import CliError
 from hmi_cli.render.inference import Prediction, shorten
 from hmi_cli.render.output import amount
-from hmi_cli.render.resources import blocking
+from hmi_cli.render.resources import blocking, condition
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Figures:
     shared: Counter[str] = field(default_factory=Counter)
     """Bytes of tables and layers, which all tenants share, by tier."""
     lookups: Counter[str] = field(default_factory=Counter)
-    """Windows that were looked up, by Domain (namespace/name)."""
+    """Windows that were looked up, by Domain (namespace/name) and by version (namespace/name@version)."""
     hits: Counter[str] = field(default_factory=Counter)
     """Windows that a table contained."""
 
@@ -55,9 +57,9 @@ def _add(figures: Figures, stats: dict[str, Any]) -> None:
         if entry["kind"] == "table":
             figures.shared[entry["tier"]] += entry["bytes"]
     for key, domain in stats["domains"].items():
-        name = key.partition("@")[0]
-        figures.lookups[name] += domain["lookups"]
-        figures.hits[name] += round(domain["lookups"] * domain["hit_rate"])
+        for name in (key.partition("@")[0], key):
+            figures.lookups[name] += domain["lookups"]
+            figures.hits[name] += round(domain["lookups"] * domain["hit_rate"])
 
 
 MESSAGE_SHOWN = 48
@@ -136,6 +138,23 @@ def print_domains(console: Console, domains: Sequence[Object], figures: Figures)
             _figure(figures.hit_rate(name), ".1%"),
         )
     console.print(table)
+
+
+def print_refresh(console: Console, item: Object, before: float | None, after: float | None) -> None:
+    """Print what a refresh of a Domain's table changed, and the hit rates of the same messages."""
+    change = TableStatus.model_validate(item["status"]["refresh"]["tables"][0])
+    console.print(f"  {change.sentence()}", soft_wrap=True)
+    console.print(
+        f"  hits of the same messages: {_figure(before, '.1%')} before, {_figure(after, '.1%')} after; no "
+        "model was trained or loaded again\n",
+        soft_wrap=True,
+    )
+
+
+def refresh_message(item: Object) -> str:
+    """Return why a Domain's table is not refreshed."""
+    found = condition(item, DomainCondition.REFRESHED)
+    return f"{found['reason']}: {found.get('message', '')}" if found else "no condition says why"
 
 
 def print_resident(console: Console, figures: Figures) -> None:

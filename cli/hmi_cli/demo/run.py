@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from hmi_api.names import tenant_of
+from hmi_api.names import REFRESH_ANNOTATION, tenant_of
 from hmi_api.resources.kinds import DOMAIN
 from hmi_cli.api import AdminApi, ResourceApi
 from hmi_cli.client import Client
@@ -22,7 +22,7 @@ from hmi_cli.context import called_as
 from hmi_cli.demo import report
 from hmi_cli.demo.progress import open_progress, wait_until_settled
 from hmi_cli.demo.report import read_figures
-from hmi_cli.demo.traffic import HeldOutResult, read_held_out, send_all
+from hmi_cli.demo.traffic import HeldOutResult, HeldOutSet, read_held_out, send_all
 from hmi_cli.errors import ApiError, CliError
 from hmi_cli.manifests import Manifest, in_apply_order, load
 from hmi_cli.render.inference import read_predictions
@@ -41,6 +41,13 @@ PRICES = {
 }
 """Prices of one unit, in the installation's currency."""
 KEY_NAME = "demonstration"
+WINDOW_COUNTS = {
+    "HMI_WINDOW_COUNTS_SECONDS": "1",
+    "HMI_WINDOW_COUNTS__MERGE_SECONDS": "1",
+    "HMI_WINDOW_COUNTS__LEAST_TENANTS": "1",
+}
+"""So that looked-up windows count at once, and those of one tenant that does not own the Domain, too."""
+REFRESH_LIMIT_S = 90.0
 USAGE_LIMIT_S = 20.0
 POLL_S = 0.5
 Object = dict[str, Any]
@@ -68,7 +75,12 @@ def run_system(home: HomeFolder, port: int) -> Iterator[RunningSystem]:
     command = [sys.executable, "-m", "hmi_cli.main", "--home", str(home.path), "up", "--port", str(port)]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            tethered(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            tethered(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**WINDOW_COUNTS, **os.environ},
         )
     try:
         yield RunningSystem(home, _wait_for_url(home, process), process)
@@ -229,10 +241,53 @@ def _show_traffic(
     figures = read_figures(api, running.home.internal_token())
     domains = [item for item in items if item["kind"] == DOMAIN.name and ready_status(item) == "True"]
     report.print_domains(console, domains, figures)
+    refreshed = _show_refresh(console, running, api, domains, adapters, keys, sets)
     report.print_resident(console, figures)
     usage = _wait_for_usage(api, sum(len(result.predictions) for result in results))
     report.print_bills(console, usage, [api.bill(tenant, {}) for tenant in keys])
-    return fanned and bool(results) and all(result.complete for result in results)
+    return fanned and refreshed and bool(results) and all(result.complete for result in results)
+
+
+def _show_refresh(
+    console: Console,
+    running: RunningSystem,
+    admin: AdminApi,
+    domains: list[Object],
+    adapters: dict[tuple[str, str], Object],
+    keys: dict[str, str],
+    sets: list[HeldOutSet],
+) -> bool:
+    """Refresh the table of the first Domain that may be, and send its messages again; return the success."""
+    found = next((one for one in domains if (one["spec"].get("plot") or {}).get("refresh")), None)
+    if found is None:
+        return True
+    namespace, name = (found["metadata"][field] for field in ("namespace", "name"))
+    key, before = f"{namespace}/{name}", int(found["status"]["version"])
+    console.print(f"Refreshing the table of {key} from this traffic …")
+    with Client(running.url, running.home.read_admin_key()) as client:
+        item = _refreshed(ResourceApi(client), namespace, name, before)
+    version = int(item["status"]["version"])
+    if version == before:
+        console.print(f"[red]not refreshed[/red]  {report.refresh_message(item)}", soft_wrap=True)
+        return False
+    ref = {"name": name, "namespace": namespace}
+    users = {user for user, one in adapters.items() if one["spec"]["domainRef"] == ref}
+    asyncio.run(send_all(running.url, keys, [one for one in sets if (one.tenant, one.model) in users]))
+    figures = read_figures(admin, running.home.internal_token())
+    rates = [figures.hit_rate(f"{key}@{number}") for number in (before, version)]
+    report.print_refresh(console, item, *rates)
+    return True
+
+
+def _refreshed(api: ResourceApi, namespace: str, name: str, version: int) -> Object:
+    """Request a refresh; return the Domain once it has another version than ``version``, or after a limit."""
+    ends = time.monotonic() + REFRESH_LIMIT_S
+    api.annotate(DOMAIN, namespace, name, REFRESH_ANNOTATION, str(time.time_ns()))
+    while True:
+        item = api.get(DOMAIN, namespace, name)
+        if int(item["status"]["version"]) != version or time.monotonic() > ends:
+            return item
+        time.sleep(POLL_S)
 
 
 def _wait_for_usage(api: AdminApi, rows: int) -> list[Object]:
