@@ -13,6 +13,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from hmi_api.resources.kinds import DOMAIN as DOMAIN_KIND
+from hmi_api.resources.kinds import TASK_ADAPTER, Kind
+from hmi_cli.api import AdminApi, ResourceApi
+from hmi_cli.client import Client
+from hmi_cli.system.home import HomeFolder
+
 WORDS = "the a chain brake wheel room key lost breakfast is on in my and slips squeals cold late please fix"
 OLD = ["the chain slips", "my brake squeals please fix", "a wheel is on the brake", "please fix my chain"]
 NEW = ["the room is cold", "my key is lost please", "breakfast is late and cold", "a cold room and lost key"]
@@ -71,41 +77,40 @@ def apply(hmi: Embedded, folder: Path) -> None:
 
 def test_a_topic_that_shifts_a_refresh_and_a_rollback(hmi: Embedded, tmp_path: Path) -> None:
     apply(hmi, tmp_path)
-    wait_for(lambda: hmi.condition("ta/topic", "default", "Ready").get("status") == "True", LIMIT_S, hmi.log)
-    key = hmi.hmi("key", "create", "default").stdout.strip()
+    home = HomeFolder(hmi.home)
     url = (hmi.home / "url").read_text().strip()
+    with Client(url, home.read_admin_key()) as client, httpx.Client(trust_env=False, timeout=60) as http:
+        resources = ResourceApi(client)
 
-    def ask(texts: list[str]) -> list[list[float]]:
-        answer = httpx.post(
-            f"{url}/classify",
-            json={"model": "topic", "input": texts},
-            headers={"Authorization": f"Bearer {key}"},
-            trust_env=False,
-            timeout=60,
-        )
-        assert answer.status_code == 200, answer.text
-        return [row["probs"] for row in answer.json()["data"]]
+        def status(kind: Kind = DOMAIN_KIND, name: str = "desk") -> dict[str, Any]:
+            found: dict[str, Any] = resources.get(kind, "default", name)["status"]
+            return found
 
-    def status() -> dict[str, Any]:
-        found: dict[str, Any] = hmi.json("get", "dom/desk")["status"]
-        return found
+        wait_for(lambda: status(TASK_ADAPTER, "topic").get("phase") == "Ready", LIMIT_S, hmi.log)
+        key = AdminApi(client).create_key("default", "test")["key"]
 
-    before = ask(OLD + NEW)
-    hmi.hmi("refresh", "desk")
-    during = []
-    wait_for(lambda: during.append(ask(OLD + NEW)) or status()["version"] == 2, LIMIT_S, hmi.log)
-    (refreshed, trained) = status()["refresh"]["tables"]
-    assert refreshed["cause"] == "Request"
-    assert refreshed["windowsIn"] > 0
-    assert refreshed["hitRateBefore"] < 0.9
-    assert trained["entries"] + refreshed["windowsIn"] - refreshed["windowsOut"] == refreshed["entries"]
-    assert "refreshed table" in hmi.hmi("describe", "dom", "desk").stdout
-    wait_for(lambda: during.append(ask(NEW)) or status().get("hitRate") == 1.0, LIMIT_S, hmi.log)
-    for answers in [ask(OLD + NEW), *(one for one in during if len(one) == len(before))]:
-        assert answers == [pytest.approx(probs, abs=ROUNDING) for probs in before]
-    assert hmi.json("get", "ta/topic")["status"]["version"] == 1
-    hmi.hmi("rollback", "desk")
-    wait_for(lambda: status()["version"] == 3, LIMIT_S, hmi.log)
-    assert status()["entries"] == trained["entries"]
-    assert status()["refresh"]["tables"][0]["restored"] == 1
-    assert ask(NEW) == [pytest.approx(probs, abs=ROUNDING) for probs in before[len(OLD) :]]
+        def ask(texts: list[str]) -> list[list[float]]:
+            body = {"model": "topic", "input": texts}
+            answer = http.post(f"{url}/classify", json=body, headers={"Authorization": f"Bearer {key}"})
+            assert answer.status_code == 200, answer.text
+            return [row["probs"] for row in answer.json()["data"]]
+
+        before = ask(OLD + NEW)
+        during = []
+        hmi.hmi("refresh", "desk")
+        wait_for(lambda: during.append(ask(OLD + NEW)) or status()["version"] == 2, LIMIT_S, hmi.log)
+        refreshed, trained = status()["refresh"]["tables"]
+        assert refreshed["cause"] == "Request"
+        assert refreshed["windowsIn"] > 0
+        assert refreshed["hitRateBefore"] < 0.9
+        assert trained["entries"] + refreshed["windowsIn"] - refreshed["windowsOut"] == refreshed["entries"]
+        assert "refreshed table" in hmi.hmi("describe", "dom", "desk").stdout
+        wait_for(lambda: during.append(ask(OLD + NEW)) or status().get("hitRate") == 1.0, LIMIT_S, hmi.log)
+        for answers in during:
+            assert answers == [pytest.approx(probs, abs=ROUNDING) for probs in before]
+        assert status(TASK_ADAPTER, "topic")["version"] == 1
+        hmi.hmi("rollback", "desk")
+        wait_for(lambda: status()["version"] == 3, LIMIT_S, hmi.log)
+        assert status()["entries"] == trained["entries"]
+        assert status()["refresh"]["tables"][0]["restored"] == 1
+        assert ask(NEW) == [pytest.approx(probs, abs=ROUNDING) for probs in before[len(OLD) :]]
