@@ -51,7 +51,7 @@ class TrainingSettings(AdapterLimits, AddressPolicySettings):
     )
     training_precision: TrainingPrecision = Field(
         default="auto",
-        description="Type of a training step's matrix products: bfloat16 (half the time on CPUs with "
+        description="Type of a training step's matrix products: bfloat16 (0.4 of the time on CPUs with "
         "AVX512-BF16, slower on others), float32, or auto: bfloat16 where the CPU has it.",
     )
     training_checkpoint_seconds: float = Field(

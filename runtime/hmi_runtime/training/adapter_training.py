@@ -105,6 +105,7 @@ def train_adapter(
     examples = _examples(backbone, train, names, training.max_length)
     chosen_on = task_dataset(backbone, validation, names, training.max_length, features_dir)
     metric = metric or default_metric(examples.task)
+    precision = precision.for_task(TaskType(examples.task))
     train_set: TrainingSet
     if training.teacher is not None:
         train_set = label_with_teacher(

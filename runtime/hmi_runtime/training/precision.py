@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from hmi_api.internal.trainer import TrainingPrecision
+from hmi_api.resources.task_adapter import TaskType
 
 PRECISION_METRIC = "precision_bits"
 """Metric of a run: 16 where its training steps used bfloat16, else 32."""
@@ -57,6 +58,16 @@ class StepPrecision:
         else:
             with torch.autocast("cpu", dtype=self.dtype), _Float32Attention():
                 yield
+
+    def for_task(self, task: TaskType) -> "StepPrecision":
+        """Return the precision for an adapter of ``task``: float32 for tokens, unless another one is forced.
+
+        On the one entity task that was measured in both, bfloat16 had a lower F1 (docs/benchmarks.md).
+        """
+        if self.forced or task is not TaskType.TOKEN_CLASSIFICATION or self == FLOAT32:
+            return self
+        _LOG.info("training steps of token classification multiply in float32")
+        return FLOAT32
 
     def resumed(self, recorded: str) -> "StepPrecision":
         """Return the precision to continue a checkpoint with that was made in the ``recorded`` one.

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from hmi_api.internal.trainer import TrainingSettings
 from hmi_api.resources.domain import DomainTraining
-from hmi_api.resources.task_adapter import AdapterTraining, Fit, Method, MethodType, Teacher
+from hmi_api.resources.task_adapter import AdapterTraining, Fit, Method, MethodType, TaskType, Teacher
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.models.windows import trigrams
@@ -227,6 +227,13 @@ def test_the_setting_decides_or_else_the_cpu(
     monkeypatch.setattr(precision_module, "multiplies_bfloat16", lambda: fast)
     assert step_precision(TrainingSettings().training_precision) == expected
     assert ("slower than in float32" in caplog.text) == warned
+
+
+def test_token_classification_is_in_float32_unless_bfloat16_is_forced() -> None:
+    tokens, rows = TaskType.TOKEN_CLASSIFICATION, TaskType.SEQUENCE_CLASSIFICATION
+    assert BFLOAT16.for_task(tokens) == FLOAT32
+    assert BFLOAT16.for_task(rows) == BFLOAT16
+    assert FORCED_BFLOAT16.for_task(tokens) == FORCED_BFLOAT16
 
 
 def test_a_cpu_restricted_to_avx2_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
