@@ -26,7 +26,7 @@ from hmi_bench.runtime_setup import publish_domain, runtime_settings, serving
 from hmi_bench.scale.population import Population
 from hmi_bench.scale.traffic import WatchedStore, run_traffic, zipf_requests
 from hmi_bench.serving.hmi import HierarchicalRuntime, Shared, random_adapter
-from hmi_bench.serving.systems import ServingSystem, Swapping, make_batch
+from hmi_bench.serving.systems import ServingSystem, StoredModels, Swapping, make_batch
 from hmi_bench.texts import TextMaker, draw_lengths, text_lengths
 from hmi_bench.timing import seconds_of, time_in_turns
 from hmi_runtime.adapters.executor import UpperExecutor
@@ -122,7 +122,8 @@ def measure_peers(plan: GpuPlan, shared: Shared) -> list[dict[str, Any]]:
         from hmi_bench.serving.peft import PeftMixed  # noqa: PLC0415 - may not be installed beside a GPU
 
         systems.append(PeftMixed(config, plan.rank, rows, device=device, dtype=dtype))
-    systems.append(Swapping(config, 8, resident=False, device=device, dtype=dtype))
+    stored = StoredModels(config, 8, device=device, dtype=dtype)
+    systems.append(Swapping(stored, resident=False))
     table = []
     for size in plan.batch_sizes:
         batch = make_batch(text_lengths(size), config.vocab_size, seed=size)

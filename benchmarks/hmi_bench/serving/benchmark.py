@@ -13,7 +13,7 @@ from hmi_bench.serving.hmi import BERT_BASE, HierarchicalRuntime, Shared, system
 from hmi_bench.serving.onnx import OnnxWhole
 from hmi_bench.serving.openvino import OpenVinoWhole
 from hmi_bench.serving.peft import PeftMixed
-from hmi_bench.serving.systems import ServingSystem, Swapping, make_batch
+from hmi_bench.serving.systems import ServingSystem, StoredModels, Swapping, make_batch
 from hmi_bench.texts import text_lengths
 from hmi_bench.timing import Timing, time_in_turns
 from hmi_runtime.adapters.kernels import Precision, available_kernels
@@ -70,6 +70,8 @@ def make_systems(rows: int, threads: int) -> list[ServingSystem]:
     """Return all systems, with enough tenants for ``rows`` different ones."""
     shared = Shared.make()
     config = BertConfig(num_hidden_layers=BERT_BASE.layers)
+    # With eight sets of weights, every row's weights come from memory, not from the CPU's cache.
+    stored = StoredModels(config, 8)
     return [
         *(
             HierarchicalRuntime(shared, rank=rank, rows=rows, precision=precision)
@@ -80,9 +82,8 @@ def make_systems(rows: int, threads: int) -> list[ServingSystem]:
         HierarchicalRuntime(shared, rank=RANK, rows=rows, found=0.9),
         PeftMixed(config, 16, rows),
         PeftMixed(config, 16, rows, first_layer=BERT_BASE.layers // 2),
-        # With eight sets of weights, every row's weights come from memory, not from the CPU's cache.
-        Swapping(config, 8, resident=False),
-        Swapping(config, 8, resident=True),
+        Swapping(stored, resident=False),
+        Swapping(stored, resident=True),
         OnnxWhole(config, int8=False, threads=threads),
         OnnxWhole(config, int8=True, threads=threads),
         OpenVinoWhole(config, precision="float32", threads=threads),

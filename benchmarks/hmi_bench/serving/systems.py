@@ -54,28 +54,45 @@ def make_batch(lengths: Sequence[int], vocab_size: int, seed: int) -> Batch:
     return Batch(ids.masked_fill(~mask, 0), mask)
 
 
-class Swapping:
-    """``resident=False`` copies each tenant's weights in; ``resident=True`` only runs its model."""
+class StoredModels:
+    """The fine-tuned weights of ``count`` tenants, which ``Swapping`` serves from. Their values are equal.
+
+    They rest on the device if ``resident``, else in host memory, pinned where the device is a GPU.
+    """
 
     def __init__(
         self,
         config: BertConfig,
-        models: int,
+        count: int,
         *,
-        resident: bool,
+        resident: bool = False,
         device: torch.device = CPU,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.name = "one model a tenant, all resident" if resident else "model swapping"
         torch.manual_seed(0)
+        self.config, self.device, self.dtype = config, device, dtype
+        model = BertModel(config, add_pooling_layer=False)
+        rest = device if resident else CPU
+        first = [p.detach().to(rest, dtype) for p in model.parameters()]
+        pinned = rest.type == "cpu" and device.type == "cuda"
+        # Distinct memory for each tenant, as distinct models have; the values do not change the time.
+        self.tenants = [[p.pin_memory() if pinned else p.clone() for p in first] for _ in range(count)]
+
+
+class Swapping:
+    """``resident=False`` copies each tenant's weights in; ``resident=True`` only runs its model."""
+
+    def __init__(self, stored: StoredModels, *, resident: bool) -> None:
+        self.name = "one model a tenant, all resident" if resident else "model swapping"
+        config, device, dtype = stored.config, stored.device, stored.dtype
         self._resident = resident
         self._device = device
+        self._stored = stored.tenants
         self._model = BertModel(config, add_pooling_layer=False).eval().to(device, dtype)
         self._parameters = list(self._model.parameters())
-        # Distinct memory for each tenant, as distinct models have; their values do not change the time.
-        self._stored = [[self._store(p) for p in self._parameters] for _ in range(models)]
         self._heads = [
-            nn.Linear(2 * config.hidden_size, 2 + index % 14).to(device, dtype) for index in range(models)
+            nn.Linear(2 * config.hidden_size, 2 + index % 14).to(device, dtype)
+            for index in range(len(self._stored))
         ]
         self.bytes_a_tenant = sum(p.numel() * p.element_size() for p in self._parameters)
 
@@ -93,12 +110,6 @@ class Swapping:
             hidden = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # (1, T, D)
             logits.append(self._heads[row % len(self._heads)](pool_states("first_and_mean", hidden, mask))[0])
         return [row.cpu() for row in logits]
-
-    def _store(self, parameter: Tensor) -> Tensor:
-        """Return a copy where the tenant's weights rest: on the device, or in (pinned) host memory."""
-        if self._resident or self._device.type == "cpu":
-            return parameter.detach().clone()
-        return parameter.detach().cpu().pin_memory()
 
     def _bring_in(self, tenant: int) -> None:
         for parameter, stored in zip(self._parameters, self._stored[tenant], strict=True):
