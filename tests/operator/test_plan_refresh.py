@@ -102,6 +102,22 @@ def test_the_first_refresh_waits_for_the_schedules_next_time() -> None:
     assert reason(plan.status.conditions, "Ready") == ("True", "Serving")
 
 
+@pytest.mark.parametrize("schedule", ["0 0 31 2 *", "30-10 * * * *"])
+def test_a_schedule_that_names_no_time_is_a_condition_and_requests_still_count(schedule: str) -> None:
+    plot = {"refresh": {"schedule": schedule, "minMissRate": 1}}
+    of = wanted(plot)
+    plan = plan_domain(of, seen(of))
+    assert not plan.actions
+    assert plan.status.refresh is not None
+    assert plan.status.refresh.next_time is None
+    assert reason(plan.status.conditions, "Refreshed") == ("False", "ScheduleInvalid")
+    assert reason(plan.status.conditions, "Ready") == ("True", "Serving")
+    requested = wanted(plot, refresh="now")
+    assert [
+        spec.refresh.cause for spec in started(plan_domain(requested, seen(requested))) if spec.refresh
+    ] == ["Request"]
+
+
 def test_a_refresh_is_started_once_at_its_time_whoever_leads() -> None:
     of = wanted(DAILY)
     of = after(of, plan_domain(of, seen(of)))

@@ -67,6 +67,7 @@ class Reason(DocumentedEnum):
     TABLE_RESTORED = "TableRestored", "Nothing: an earlier table was put back."
     TABLE_PINNED = "TablePinned", "Remove the annotation hmi.dev/table-version to refresh again."
     TABLE_NOT_KEPT = "TableNotKept", "Name a version of status.refresh.tables in hmi.dev/table-version."
+    SCHEDULE_INVALID = "ScheduleInvalid", "Correct spec.plot.refresh.schedule: its ranges or its day."
     NO_REFRESH = "NoRefresh", "Set spec.plot.refresh to have the table follow the traffic."
     # Reconciling and Stalled; where they are True, the reason is that of the step that they report
     UP_TO_DATE = "UpToDate", "Nothing: the declared spec is in effect."

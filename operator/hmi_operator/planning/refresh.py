@@ -19,7 +19,7 @@ from hmi_api.resources.reasons import Reason
 from hmi_operator.planning.actions import Action, RestoreTable, StartRun, StopRun
 from hmi_operator.planning.conditions import ConditionWriter
 from hmi_operator.planning.observed import ObservedDomain
-from hmi_operator.planning.schedule import Schedule
+from hmi_operator.planning.schedule import next_after
 from hmi_operator.planning.training import Decision, TrainingPhase, decide_run, is_active
 
 LEAST_LOOKUPS = 10_000
@@ -150,7 +150,7 @@ class _RefreshPlanner:
             return RefreshPlan(self._status(next_time), (start,), requeue_after=0.0)
         if cause is RefreshCause.SCHEDULE:  # nobody asked for anything: wait for the time after this
             next_time = self._scheduled_after(self._observed.now)
-        self._write_waiting()
+        self._write_waiting(next_time)
         return RefreshPlan(self._status(next_time), requeue_after=self._pause(next_time))
 
     def _cause(self, next_time: datetime | None) -> RefreshCause | None:
@@ -227,7 +227,7 @@ class _RefreshPlanner:
 
     def _scheduled_after(self, moment: datetime) -> datetime | None:
         schedule = self._spec.schedule if self._spec else None
-        return Schedule.parse(schedule).next_after(moment) if schedule else None
+        return next_after(schedule, moment) if schedule else None
 
     def _pause(self, next_time: datetime | None) -> float:
         left = (next_time - self._observed.now).total_seconds() if next_time else CHECK_SECONDS
@@ -257,8 +257,15 @@ class _RefreshPlanner:
             run = f" {decision.run.id}" if decision.run else ""
             writer.unknown(type_, reason, f"Refresh run{run} is {reason.value.lower()}.")
 
-    def _write_waiting(self) -> None:
+    def _write_waiting(self, next_time: datetime | None) -> None:
         writer, failed = self._writer, self._run
+        if self._spec is not None and self._spec.schedule is not None and next_time is None:
+            message = (
+                f'spec.plot.refresh.schedule "{self._spec.schedule}" names no time: a range falls, or the '
+                "day never comes. The table is refreshed for misses and on request only."
+            )
+            writer.false(DomainCondition.REFRESHED, Reason.SCHEDULE_INVALID, message)
+            return
         failure = failed.failure if failed is not None else None
         if failure is not None and failed is not None and _refreshed_version(failed) == self._current.version:
             message = f"The last refresh failed: {failure.message} It is tried again when it is time."
