@@ -152,6 +152,8 @@ TRAINING: Mapping[str, str] = {
     "RunFinished": "Nothing: the run has ended, and later reports are ignored.",
     "UnknownRun": "Nothing: the run's resource was deleted.",
     "ResultInvalid": "Tell the administrator: the training program's result was malformed.",
+    "NoDomainRun": "Tell the administrator: the run of a TaskAdapter requested counts of windows.",
+    "WindowsInvalid": "Tell the administrator: a runtime's counts of windows were malformed.",
     "IncompleteResult": "Tell the administrator: the run published less than it must.",
     "InternalError": "Nothing at first: it is tried again. If it lasts, read the run's log.",
     # Artifacts
