@@ -27,10 +27,12 @@ async def tenants(plane: Any) -> dict[str, str]:
     return ids
 
 
-async def report(plane: Any, windows: dict[str, dict[int, int]], **fields: Any) -> WindowCountReport:
-    current = (await plane.domain()).current
+async def report(
+    plane: Any, windows: dict[str, dict[int, int]], domain: str = HOTEL, **fields: Any
+) -> WindowCountReport:
+    current = (await plane.domain(domain)).current
     one = DomainWindows(
-        domain=HOTEL,
+        domain=domain,
         version=current.version,
         layers_digest=current.layers.digest,
         lookups=10,
@@ -59,6 +61,24 @@ async def test_a_run_reads_the_owners_windows_and_those_of_three_others(
     assert (found.statistics.lookups, found.statistics.misses) == (10, 6)
     assert (found.statistics.hit_rate, found.statistics.miss_rate) == (0.4, 0.6)
     assert list(window_dict(plane.trainer(run).window_counts(most=1))) == [7]
+
+
+async def test_a_run_reads_what_children_with_the_same_layers_look_up(
+    plane: Any, tenants: dict[str, str]
+) -> None:
+    """What several ask for is the Domain's; what one refreshed child alone asks for is that child's."""
+    await plane.published_domain(spec="2", name="layers")
+    asked = {"shop/suite": {5: 20, 6: 20}, "shop/lodge": {5: 30, 7: 20}, "shop/own": {5: 1, 8: 20}}
+    for number, (key, windows) in enumerate(asked.items(), start=1):
+        await plane.declare_domain(key, parent=HOTEL)
+        layers = "others" if key == "shop/own" else "layers"
+        plane.finish(await plane.domain_run(key), name=layers)
+        counted = await report(plane, {tenants["shop"]: windows}, key, sequence=number)
+        assert await plane.client.report_window_counts("r1", counted)
+    await plane.refresh_run("shop/suite", plot={"refresh": {}})
+    found = plane.trainer(await plane.refresh_run()).window_counts()
+    assert window_dict(found) == {5: 50, 7: 20}
+    assert found.belongs_to_child == (6).to_bytes(8, "little")
 
 
 async def test_a_new_version_begins_without_lookups(plane: Any, tenants: dict[str, str]) -> None:

@@ -49,7 +49,9 @@ class Cluster:
         assert response.is_success, response.text
         return response.json() if response.content else None
 
-    def declare_domain(self, name: str, *, tenant: str = "acme", spec: str = "1", uid: str = "") -> None:
+    def declare_domain(
+        self, name: str, *, tenant: str = "acme", spec: str = "1", uid: str = "", parent: str | None = None
+    ) -> None:
         """Declare a Domain in the namespace with its tenant's name."""
         self.internal("PUT", f"/tenants/{tenant}")
         record = {
@@ -58,13 +60,21 @@ class Cluster:
             "generation": 1,
             "specDigest": digest_of(spec),
             "baseUri": "wheel://base",
+            "parent": parent,
         }
         self.internal("PUT", f"/domains/{tenant}/{name}", record)
 
     def domain_run(
-        self, name: str, *, tenant: str = "acme", spec: str = "1", attempt: int = 0, uid: str = ""
+        self,
+        name: str,
+        *,
+        tenant: str = "acme",
+        spec: str = "1",
+        attempt: int = 0,
+        uid: str = "",
+        refreshed: bool = False,
     ) -> Any:
-        """Create a Domain's training run."""
+        """Create a Domain's training run; ``refreshed`` says that the Domain has ``plot.refresh``."""
         body = {
             "uid": uid or f"dom-{tenant}-{name}",
             "tenant": tenant,
@@ -78,17 +88,26 @@ class Cluster:
                     "baseModel": {"uri": "wheel://base"},
                     "corpus": [{"uri": "corpus.jsonl"}],
                     "split": 3,
+                    "plot": {"minFrequency": 2, **({"refresh": {}} if refreshed else {})},
                 },
             },
         }
         return self.internal("POST", "/runs", body)
 
     def publish_domain(
-        self, name: str, *, tenant: str = "acme", spec: str = "1", layers: str = "", size: int = 1000
+        self,
+        name: str,
+        *,
+        tenant: str = "acme",
+        spec: str = "1",
+        layers: str = "",
+        size: int = 1000,
+        parent: str | None = None,
+        refreshed: bool = False,
     ) -> Any:
         """Train a Domain; ``layers`` names the layers artifact. Return its view."""
-        self.declare_domain(name, tenant=tenant, spec=spec)
-        run = self.domain_run(name, tenant=tenant, spec=spec)
+        self.declare_domain(name, tenant=tenant, spec=spec, parent=parent)
+        run = self.domain_run(name, tenant=tenant, spec=spec, refreshed=refreshed)
         key = f"{tenant}-{name}-{spec}"
         self.complete_domain(run, layers=layers or f"layers-{key}", table=f"table-{key}", size=size)
         return self.internal("GET", f"/domains/{tenant}/{name}")

@@ -375,7 +375,9 @@ _ROUTES: list[tuple[re.Pattern[str], Any, _Handler]] = [
     _route("PUT", "/runs/{run}/pods", RunPods,
         lambda plane, call, body: plane.catalog.record_pods(call.run, body.pods)),
     _route("GET", "/runs/{run}/window-counts", None, lambda plane, call: plane.windows.read(
-        call.run, int(call.query("most") or DEFAULT_WINDOWS_READ))),
+        call.run,
+        int(call.query("most") or DEFAULT_WINDOWS_READ),
+        children=call.query("children") == "true")),
     _route("POST", "/runs/{run}/progress", RunProgress,
         lambda plane, call, body: plane.catalog.report_progress(call.run, body)),
     _route("POST", "/runs/{run}/complete", RunResult,

@@ -59,7 +59,7 @@ class FakeWindowCounts:
         """Return the statistics of a Domain's version."""
         return DomainLookups.of(*self._lookups[key, version])
 
-    def read(self, run_id: str, most: int) -> WindowCounts:
+    def read(self, run_id: str, most: int, *, children: bool = False) -> WindowCounts:
         """Return what a run may read, by the rule of the real one."""
         spec = self._catalog.run(run_id).spec
         if spec.kind != "domain":
@@ -71,19 +71,56 @@ class FakeWindowCounts:
         if view.current is None:
             return WindowCounts(layers_digest="", **limits)
         digest = view.current.layers.digest
-        by_tenant = dict(self._windows[key, digest])
-        admitted = Counter(by_tenant.pop(f"tenant_{view.record.tenant}", {}))
-        for window in {window for counts in by_tenant.values() for window in counts}:
-            askers = [counts[window] for counts in by_tenant.values() if window in counts]
-            if len(askers) >= LEAST_TENANTS:
-                admitted[window] += sum(askers)
+        owner = f"tenant_{view.record.tenant}"
+        domains = [key, *(self._children(key, digest) if children else [])]
+        by_domain = {one: self._admitted(domains, one, digest, owner) for one in domains}
+        admitted = sum(by_domain.values(), Counter[int]())
+        theirs = []
+        for child in domains[1:]:
+            least = self._takes_in_from(child, view.record.tenant)
+            for window, count in by_domain[child].items():
+                if least is not None and admitted[window] == count >= least:
+                    theirs.append(window)
+        for window in theirs:
+            del admitted[window]
         ordered = sorted(admitted.items(), key=lambda item: (-item[1], item[0]))
         array = window_array(dict(ordered[:most]))
         return WindowCounts(
             **array.model_dump(),
+            belongs_to_child=np.array(sorted(theirs), dtype="<i8").tobytes(),
             layers_digest=digest,
             total=sum(admitted.values()),
             admitted=len(admitted),
             statistics=self.lookups_of(key, view.current.version),
             **limits,
         )
+
+    def _admitted(self, domains: list[str], key: str, digest: str, owner: str) -> Counter[int]:
+        """Return what may be read of one of ``domains``; other tenants are counted over all of them."""
+        found: Counter[int] = Counter()
+        for tenant, counts in self._windows[key, digest].items():
+            for window, count in counts.items():
+                others = {
+                    who
+                    for one in domains
+                    for who, some in self._windows[one, digest].items()
+                    if who != owner and window in some
+                }
+                if tenant == owner or len(others) >= LEAST_TENANTS:
+                    found[window] += count
+        return found
+
+    def _children(self, parent: str, digest: str) -> list[str]:
+        """Return the children with these layers; the fake does not look at their own children."""
+        views = {key: self._catalog.domain_view(key) for key in self._catalog.domains}
+        return sorted(
+            key
+            for key, view in views.items()
+            if view.record.parent == parent and view.current and view.current.layers.digest == digest
+        )
+
+    def _takes_in_from(self, child: str, tenant: str) -> int | None:
+        record = self._catalog.domain_view(child).record
+        runs = [run for run in self._catalog.runs.values() if run.uid == record.uid]
+        plot = runs[-1].spec.spec.plot if runs and record.tenant == tenant else None
+        return plot.min_frequency if plot is not None and plot.refresh is not None else None

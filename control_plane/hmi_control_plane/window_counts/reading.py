@@ -1,4 +1,4 @@
-"""Reading the counted windows of a Domain, for its run."""
+"""Reading the counted windows of a Domain and its children, for the Domain's run."""
 
 from collections import defaultdict
 
@@ -16,13 +16,17 @@ from hmi_control_plane.catalog.tables import DomainRow, Tenant, TrainingRun, Win
 from hmi_control_plane.http.errors import NotFound
 from hmi_control_plane.settings import WindowCountSettings
 from hmi_control_plane.window_counts.arrays import KeyCounts
-from hmi_control_plane.window_counts.privacy import readable_windows
+from hmi_control_plane.window_counts.children import Child, children_sharing_layers
+from hmi_control_plane.window_counts.privacy import Place, split_by_place
 
 
 def read_window_counts(
-    session: Session, run: TrainingRun, settings: WindowCountSettings, most: int
+    session: Session, run: TrainingRun, settings: WindowCountSettings, most: int, *, children: bool = False
 ) -> WindowCounts:
     """Return the ``most`` frequent windows of a run's Domain that the run may read.
+
+    With ``children``, those of children with the same layers are counted too. Windows that one of them alone
+    looked up, and takes in by itself, are returned apart, without their counts.
 
     Raises InvalidInput (NoDomainRun), Conflict (RunFinished), NotFound (UnknownDomain) if the Domain was
     deleted or replaced since.
@@ -38,11 +42,14 @@ def read_window_counts(
     limits = {"least_tenants": settings.least_tenants, "days": settings.days}
     if version is None:
         return WindowCounts(layers_digest="", **limits)
-    admitted = _readable(session, domain, version.layers_digest, settings)
+    found = children_sharing_layers(session, domain, version.layers_digest) if children else []
+    places = _read_places(session, domain, version.layers_digest, found, settings)
+    admitted, theirs = split_by_place(places, settings.least_tenants)
     order = admitted.by_frequency()[:most]
     return WindowCounts(
         keys=admitted.keys[order].astype("<i8").tobytes(),
         counts=admitted.counts[order].astype("<i8").tobytes(),
+        belongs_to_child=theirs.most_frequent(most).keys.astype("<i8").tobytes(),
         layers_digest=version.layers_digest,
         total=int(admitted.counts.sum()),
         admitted=len(admitted),
@@ -51,13 +58,25 @@ def read_window_counts(
     )
 
 
-def _readable(
-    session: Session, domain: DomainRow, layers_digest: str, settings: WindowCountSettings
-) -> KeyCounts:
+def _read_places(
+    session: Session,
+    domain: DomainRow,
+    layers_digest: str,
+    children: list[Child],
+    settings: WindowCountSettings,
+) -> list[Place]:
+    """Return what was looked up in a Domain and in each of its children."""
     owner = session.scalar(select(Tenant.id).where(Tenant.name == domain.tenant))
+    alone = Child(frozenset({domain.id}), None)
+    return [_read_place(session, child, layers_digest, owner, settings) for child in [alone, *children]]
+
+
+def _read_place(
+    session: Session, place: Child, layers_digest: str, owner: str | None, settings: WindowCountSettings
+) -> Place:
     rows = session.execute(
         select(WindowCountRow.tenant_id, WindowCountRow.data).where(
-            WindowCountRow.domain_id == domain.id,
+            WindowCountRow.domain_id.in_(place.domain_ids),
             WindowCountRow.layers_digest == layers_digest,
             WindowCountRow.day >= settings.first_day(utc_now()),
         )
@@ -65,7 +84,6 @@ def _readable(
     by_tenant: dict[str, list[KeyCounts]] = defaultdict(list)
     for tenant_id, data in rows:
         by_tenant[tenant_id].append(KeyCounts.from_bytes(data))
-    own = by_tenant.pop(owner, []) if owner is not None else []
-    return readable_windows(
-        own, [KeyCounts.merge(days) for days in by_tenant.values()], settings.least_tenants
-    )
+    merged = {tenant: KeyCounts.merge(parts) for tenant, parts in by_tenant.items()}
+    own = merged.pop(owner or "", None)
+    return Place(KeyCounts.merge([] if own is None else [own]), merged, place.takes_in_from)

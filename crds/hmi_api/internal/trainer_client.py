@@ -79,11 +79,12 @@ class TrainerClient:
         return RunView.model_validate_json(self._request("GET", self._run_path))
 
     def window_counts(self, most: int = DEFAULT_WINDOWS_READ) -> WindowCounts:
-        """Return the windows that traffic of the run's Domain looked up, at most ``most``.
+        """Return the windows that traffic of the run's Domain and its children looked up, at most ``most``.
 
         Raises ``Refused`` NoDomainRun for the run of a TaskAdapter, RunFinished when the run is over.
         """
-        path = f"{self._run_path}/window-counts?most={most}"
+        # A control plane that is older than ``children`` ignores it and counts the Domain alone.
+        path = f"{self._run_path}/window-counts?most={most}&children=true"
         return WindowCounts.model_validate_json(
             self._request("GET", path, policy=self._transfers, timeout=_TRANSFER)
         )

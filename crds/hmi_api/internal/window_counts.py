@@ -1,13 +1,16 @@
 """Types of the internal API for the windows that traffic looks up: how often, in which Domain, for whom.
 
     POST   /runtimes/{id}/window-counts              WindowCountReport; idempotent    -> 204
-    GET    /runs/{id}/window-counts?most=N           -> WindowCounts, or 404
+    GET    /runs/{id}/window-counts?most=N&children=true
+                                                     -> WindowCounts, or 404
 
 A window is three token ids. Its key is the number that ``hmi_runtime.models.windows.pack`` makes of them, so
 keys of base models with different vocabularies must not be mixed: counts belong to a layers digest.
 
 Runtimes report which tenant asked for a window. A run is never told: the control plane gives it the windows
-of its Domain's own tenant, and of other tenants only those that several of them asked for.
+of its Domain's own tenant, and of other tenants only those that several of them asked for. With ``children``
+it gets what the Domain's children with the same layers looked up, too: trainers of an older version refuse
+fields that they do not know, so they do not ask.
 """
 
 import base64
@@ -128,6 +131,8 @@ class DomainLookups(WireModel):
 class WindowCounts(WindowArray):
     """The windows of a Domain's traffic that a run of this Domain may read, the most frequent first.
 
+    With children, the traffic of children whose current version has the same layers is counted as well.
+
     The traffic of the Domain's own tenant counts in full. A window of other tenants is included only if at
     least ``least_tenants`` of them asked for it. Counts cover the last ``days`` days.
     """
@@ -135,6 +140,11 @@ class WindowCounts(WindowArray):
     layers_digest: DigestText = Field(description="Of the Domain's current version; '' if it has none.")
     least_tenants: Count
     days: Count
+    belongs_to_child: Int64Array = Field(
+        default=b"",
+        description="With children: keys (M,) int64, little-endian, of admitted windows that one child alone "
+        "looked up, and that its own next refresh takes in; not among ``keys``. At most ``most``.",
+    )
     total: LargeCount = Field(default=0, description="Sum of the counts of all admitted windows.")
     admitted: LargeCount = Field(default=0, description="Admitted windows; more than N if ``most`` cut some.")
     statistics: DomainLookups | None = Field(

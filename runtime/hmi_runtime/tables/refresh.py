@@ -8,10 +8,14 @@ up in the time for which counts are kept.
 
 The next table stores the reduced priors, rounded, but not to 0: a window of the corpus leaves only when
 others need the room. A window that only traffic knows has the prior 0, and leaves when traffic forgot it.
+
+Lookups of children with the same layers count as a Domain's own, except that they do not reduce its priors.
+So a window that several children look up moves to their parent, and their next refreshes leave it out. One
+that a single child looks up leaves the parent for that child.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +38,9 @@ class Traffic:
     keys: Keys
     counts: Keys
     lookups_since: int
-    """Lookups of any window since the present table was published."""
+    """Lookups of any window, in the table's own Domain, since the present table was published."""
+    belongs_to_child: Keys = field(default_factory=lambda: np.empty(0, np.int64))
+    """Keys (M,) int64 of windows that one child Domain alone looked up, and stores itself."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +74,16 @@ def refresh_table(
     ``layers`` are those that made ``present``; only windows that come in are computed. The same arguments
     give the same file, byte for byte. A window comes in if traffic looked it up at least ``min_frequency``
     times. One goes if its score is 0, or if ``max_entries`` others have a higher one (of equal ones, those in
-    the table stay). Under ``Compute``, windows of ancestors with the same layers are left out; under
-    ``Backoff`` each looked-up window counts for its bigrams and its unigram, too, and these keep their shares
-    of the table. ``progress`` is called with (rows written, total rows).
+    the table stay). Under ``Compute``, windows of ancestors with the same layers are left out, and those that
+    belong to a child; under ``Backoff`` each looked-up window counts for its bigrams and its unigram, too,
+    and these keep their shares of the table. ``progress`` is called with (rows written, total rows).
     """
     vocab_size = present.vocab_size
     exact = on_miss is OnMiss.COMPUTE
     relatives = [one for one in ancestors if not exact or one.layers_digest == present.layers_digest]
     looked_up = traffic if exact else _with_shorter(traffic, vocab_size)
-    candidates = _Candidates.of(present, looked_up, min_frequency, relatives if exact else ())
+    elsewhere = traffic.belongs_to_child if exact else np.empty(0, np.int64)
+    candidates = _Candidates.of(present, looked_up, min_frequency, relatives if exact else (), elsewhere)
     chosen = candidates.choose(max_entries, vocab_size, shares=not exact)
     keys, priors = candidates.keys[chosen], candidates.priors[chosen]
     writer = TableWriter(
@@ -116,7 +123,12 @@ class _Candidates:
 
     @classmethod
     def of(
-        cls, present: PlotTable, traffic: Traffic, min_frequency: int, ancestors: Sequence[PlotTable]
+        cls,
+        present: PlotTable,
+        traffic: Traffic,
+        min_frequency: int,
+        ancestors: Sequence[PlotTable],
+        belongs_to_child: Keys,
     ) -> "_Candidates":
         own, counts = present.keys.numpy(), present.counts.numpy()
         total = int(counts.sum())
@@ -131,6 +143,7 @@ class _Candidates:
         in_present = np.zeros(len(keys), dtype=np.bool_)
         in_present[places[: len(own)]] = True
         wanted = priors + lookups > 0
+        wanted &= ~np.isin(keys, belongs_to_child, assume_unique=True)
         for table in ancestors:
             wanted &= table.find(torch.from_numpy(keys)).numpy() < 0
         return cls(keys[wanted], priors[wanted], (priors + lookups)[wanted], in_present[wanted])

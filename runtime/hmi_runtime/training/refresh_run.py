@@ -65,13 +65,14 @@ class _RefreshRun:
         if self.stages.record("traffic") is None:
             self.context.announce("traffic")
             counts = self._window_counts()
-            keys, numbers = (np.frombuffer(one, dtype="<i8") for one in (counts.keys, counts.counts))
-            np.savez(path, keys=keys, counts=numbers)
+            arrays = (counts.keys, counts.counts, counts.belongs_to_child)
+            keys, numbers, theirs = (np.frombuffer(one, dtype="<i8") for one in arrays)
+            np.savez(path, keys=keys, counts=numbers, belongs_to_child=theirs)
             lookups = counts.statistics.lookups if counts.statistics is not None else 0
             self.stages.finish("traffic", {"lookups": lookups, "windows": len(keys)})
         record = self.stages.record("traffic") or {}
         with np.load(path) as saved:
-            return Traffic(saved["keys"], saved["counts"], int(record["lookups"]))
+            return Traffic(saved["keys"], saved["counts"], int(record["lookups"]), saved["belongs_to_child"])
 
     def _window_counts(self) -> WindowCounts:
         if self.context.window_counts is None:
@@ -87,7 +88,10 @@ class _RefreshRun:
         return counts
 
     def _table(self, traffic: Traffic) -> dict[str, Any]:
-        """Build and publish the table; return its record, whose table is None if no window changed."""
+        """Build and publish the table; return its record.
+
+        Its table is None if no window changed and the parent's tables are those that are read already.
+        """
         plot, current = self.run.spec.plot, self.refresh.current
         present, layers, ancestors = self._load()
         report_progress = self.context.progress_callback("table")
@@ -112,7 +116,7 @@ class _RefreshRun:
             "in": report.windows_in,
             "out": report.windows_out,
         }
-        if report.windows_in or report.windows_out:
+        if report.windows_in or report.windows_out or self._inherited() != current.tables[1:]:
             ref = self.context.store.publish(
                 ArtifactKind.TABLE,
                 folder,
@@ -130,16 +134,20 @@ class _RefreshRun:
 
     def _load(self) -> tuple[PlotTable, DomainLayers, list[PlotTable]]:
         """Return the current table, the layers that made it, and the tables of the ancestors."""
-        current, parent = self.refresh.current, self.run.parent
+        current = self.refresh.current
         store, cache = self.context.store, self.context.cache
         layers = DomainLayers.load(store.fetch(current.layers, cache), self.base.encoder())
         if not current.tables:
             raise Damaged("TableInvalid", "The current version has no table; build the Domain's table again.")
-        inherited = parent.tables if parent is not None else current.tables[1:]
         present, *ancestors = (
-            PlotTable.load(store.fetch(ref, cache)) for ref in [current.tables[0], *inherited]
+            PlotTable.load(store.fetch(ref, cache)) for ref in [current.tables[0], *self._inherited()]
         )
         return present, layers, ancestors
+
+    def _inherited(self) -> list[ArtifactRef]:
+        """Return the ancestors' tables that the next version reads: the parent's present ones."""
+        parent = self.run.parent
+        return parent.tables if parent is not None else self.refresh.current.tables[1:]
 
     def _check(self, table: PlotTable, report: RefreshReport, layers: DomainLayers) -> None:
         """Check, before it is published, that a runtime can use the table and that it fits its budget."""

@@ -1,5 +1,6 @@
 """A refreshed table: what comes in and goes, what is copied, and that it is the same each time."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,49 @@ def test_windows_of_an_ancestor_with_the_same_layers_stay_out(tmp_path: Path) ->
     assert not counted(table).keys() & counted(parent).keys()
     assert NEW in counted(table)
     assert report.coverage == 1
+
+
+def test_windows_that_belong_to_a_child_leave_and_do_not_come_in(tmp_path: Path) -> None:
+    present, _ = build(tmp_path / "present")
+    theirs = traffic({SEEN: 1, NEW: 1}).keys
+    seen = replace(traffic({(1, 5, 6): 3}), belongs_to_child=theirs)
+    table, report = refresh(tmp_path / "next", present, seen)
+    assert counted(present).keys() - counted(table).keys() == {SEEN}
+    assert (report.windows_in, report.windows_out) == (0, 1)
+    # An approximate answer may need any window of an ancestor.
+    backoff, _ = build(tmp_path / "backoff", on_miss=OnMiss.BACKOFF)
+    table, _ = refresh(tmp_path / "same", backoff, seen, on_miss=OnMiss.BACKOFF)
+    assert SEEN in counted(table)
+
+
+def test_each_window_of_a_tree_is_stored_once(tmp_path: Path) -> None:
+    """A parent and two children: what both look up moves to the parent, the rest to the child that asks."""
+    both, first, second = (9, 10, 11), (12, 13, 14), SEEN
+    parent, _ = build(tmp_path / "parent")
+    empty, _ = build(tmp_path / "empty", min_frequency=9)
+    asked = [traffic({both: 4, first: 3}), traffic({both: 5, second: 2})]
+    children = [
+        refresh(tmp_path / f"before{at}", empty, seen, ancestors=[parent])[0] for at, seen in enumerate(asked)
+    ]
+    before = [hits(seen, [child, parent]) for child, seen in zip(children, asked, strict=True)]
+    assert before == [7, 7]
+    shared = replace(traffic({both: 9}), belongs_to_child=traffic({first: 1, second: 1}).keys)
+    parent, _ = refresh(tmp_path / "shared", parent, shared)
+    children = [
+        refresh(tmp_path / f"after{at}", child, seen, ancestors=[parent])[0]
+        for at, (child, seen) in enumerate(zip(children, asked, strict=True))
+    ]
+    stored = [counted(table).keys() & {both, first, second} for table in (parent, *children)]
+    assert stored == [{both}, {first}, {second}]
+    assert [hits(seen, [child, parent]) for child, seen in zip(children, asked, strict=True)] == before
+    for table in (parent, *children):
+        exact = layers().window_outputs(unpack(table.keys, VOCABULARY))
+        torch.testing.assert_close(table.values.float(), exact, rtol=0, atol=4e-3)
+
+
+def hits(seen: Traffic, tables: list[PlotTable]) -> int:
+    found = torch.stack([table.find(torch.from_numpy(seen.keys)) >= 0 for table in tables if table.entries])
+    return int(seen.counts[found.any(dim=0).numpy()].sum())
 
 
 def test_backoff_counts_shorter_windows_and_keeps_their_shares(tmp_path: Path) -> None:

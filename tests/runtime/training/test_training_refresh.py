@@ -22,12 +22,12 @@ TEXT = "the blue pump creaks on my hill road again today"
 class Counts:
     """What traffic looked up, and how often a run read it."""
 
-    def __init__(self, layers_digest: str, windows: dict[int, int], lookups: int = 100) -> None:
+    def __init__(self, layers_digest: str, windows: dict[int, int], lookups: int = 100, **more: Any) -> None:
         self.reads: list[int] = []
         statistics = DomainLookups.of(lookups, lookups // 2)
         limits = {"least_tenants": 3, "days": 30, "statistics": statistics}
         fields = window_array(windows).model_dump()
-        self._counts = WindowCounts(**fields, **limits, layers_digest=layers_digest)
+        self._counts = WindowCounts(**fields, **limits, **more, layers_digest=layers_digest)
 
     def __call__(self, most: int) -> WindowCounts:
         self.reads.append(most)
@@ -129,7 +129,25 @@ def test_a_childs_refresh_uses_its_parents_present_tables(
     spec = refresh_spec(runs, child, parent=parent, training={"steps": 0})
     result = succeeded(runs.do(spec, "refresh", window_counts=counts))
     assert result.coverage == 1.0
-    assert result.artifacts == []  # the parent has all of them
+    assert result.refresh is not None
+    assert result.refresh.windows_in == 0  # the parent has all of them
+    assert len(result.artifacts) == 1  # and the child's next version reads the parent's present table
+    unchanged = refresh_spec(runs, child, parent=current, training={"steps": 0})
+    nothing = Counts(current.layers.digest, {}, lookups=0)
+    assert succeeded(runs.do(unchanged, "unchanged", window_counts=nothing)).artifacts == []
+
+
+def test_windows_that_belong_to_a_child_leave_its_parent(
+    runs: Runs, current: DomainVersionView, base: BaseModel
+) -> None:
+    before = PlotTable.load(runs.store.fetch(current.tables[0], runs.folder / "cache"))
+    theirs = before.keys[:2]
+    counts = Counts(current.layers.digest, {}, belongs_to_child=theirs.numpy().astype("<i8").tobytes())
+    result = succeeded(runs.do(refresh_spec(runs, current), "refresh", window_counts=counts))
+    assert result.refresh is not None
+    assert (result.refresh.windows_in, result.refresh.windows_out) == (0, 2)
+    table = PlotTable.load(runs.store.fetch(result.artifacts[0], runs.folder / "cache"))
+    assert bool((table.find(theirs) < 0).all())
 
 
 @pytest.mark.parametrize("reason", ["TrafficUnknown", "RefreshOutdated"])

@@ -48,16 +48,21 @@ def build(
 def _window_routes(database: Database, guard: RoleGuard, windows: WindowCountMerger) -> APIRouter:
     router = APIRouter(prefix="/runs", route_class=guard.only(Role.OPERATOR, Role.TRAINER))
 
-    @router.get("/{run_id}/window-counts")
+    # Defaults are left out: a trainer of an older version refuses fields that it does not know.
+    @router.get("/{run_id}/window-counts", response_model_exclude_defaults=True)
     def read_windows(
-        run_id: RunId, caller: AdmittedCaller, most: Most = DEFAULT_WINDOWS_READ
+        run_id: RunId,
+        caller: AdmittedCaller,
+        most: Most = DEFAULT_WINDOWS_READ,
+        children: Annotated[bool, Query(description="Include children with the same layers.")] = False,
     ) -> WindowCounts:
         """Read the windows that traffic of the run's Domain looked up, as far as the run may know them."""
         with database.read() as session:
             run_of(session, run_id, caller)
         windows.merge()  # so that the run sees what has been reported until now
         with database.read() as session:
-            return read_window_counts(session, run_of(session, run_id, caller), windows.settings, most)
+            run = run_of(session, run_id, caller)
+            return read_window_counts(session, run, windows.settings, most, children=children)
 
     return router
 

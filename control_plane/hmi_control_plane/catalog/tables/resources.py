@@ -13,7 +13,11 @@ class DomainRow(Base):
     """A Domain as it was last declared."""
 
     __tablename__ = "domains"
-    __table_args__ = (UniqueConstraint("namespace", "name"), Index(None, "tenant", "key"))
+    __table_args__ = (
+        UniqueConstraint("namespace", "name"),
+        Index(None, "tenant", "key"),
+        Index(None, "parent"),
+    )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     namespace: Mapped[str] = mapped_column(String(63))
