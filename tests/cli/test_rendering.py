@@ -90,6 +90,23 @@ def test_describe_shows_spec_and_every_condition_with_its_message() -> None:
     assert text.index("Accepted") < text.index("GatePassed")
 
 
+def test_describe_shows_the_levels_of_the_tree_and_what_sharing_saves() -> None:
+    levels = [
+        {"domain": "bikes/road", "entries": 1204, "bytes": 4096},
+        {"domain": "bikes/all", "bytes": 2048},
+    ]
+    shared = {"domains": 3, "savedBytesAtMost": 8192}
+    domain = {"metadata": {"name": "road"}, "status": {"levels": levels, "shared": shared}}
+    lines = [line.strip() for line in describe(DOMAIN, domain).splitlines()]
+    at = next(at for at, line in enumerate(lines) if line.startswith("looks up in:"))
+    sizes = [amount(size) for size in (4096, 2048, 8192)]
+    assert lines[at : at + 3] == [
+        f"looks up in:        bikes/road: 1,204 windows, {sizes[0]}",
+        f"bikes/all: {sizes[1]}",
+        f"shared with:        3 Domains below, which saves at most {sizes[2]}",
+    ]
+
+
 def test_describe_shows_the_data_read() -> None:
     read = {"use": "train", "uri": "s3://rows/a", "rows": 3, "fileCount": 1, "files": ["a.jsonl"]}
     text = describe(TASK_ADAPTER, ADAPTER | {"status": {**ADAPTER["status"], "data": [read]}})

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from fake_window_counts import window_array, window_dict
 
+from hmi_api.artifacts import ArtifactKind
 from hmi_api.internal.client import Refused
 from hmi_api.internal.window_counts import DomainWindows, TenantWindows, WindowCountReport
 
@@ -79,6 +80,24 @@ async def test_a_run_reads_what_children_with_the_same_layers_look_up(
     found = plane.trainer(await plane.refresh_run()).window_counts()
     assert window_dict(found) == {5: 50, 7: 20}
     assert found.belongs_to_child == (6).to_bytes(8, "little")
+
+
+async def test_the_tree_shows_levels_and_who_shares_them(plane: Any, tenants: dict[str, str]) -> None:
+    parent = (await plane.published_domain(spec="2", name="layers")).current
+    for key, layers in (("shop/suite", "layers"), ("shop/own", "others")):
+        await plane.declare_domain(key, parent=HOTEL)
+        run = await plane.domain_run(key, parent=parent.model_dump(mode="json", by_alias=True))
+        made = [plane.publish(run, ArtifactKind.LAYERS, f'"Layers {layers}"'.encode())]
+        made.append(plane.publish(run, ArtifactKind.TABLE, f'"Table {key}"'.encode()))
+        plane.finish(run, artifacts=made, entries=7)
+    counted = await report(plane, {}, "shop/suite", sequence=1)
+    assert await plane.client.report_window_counts("r1", counted)
+    plane.trainer(await plane.domain_run(spec="3")).window_counts()  # merges what was reported
+    top, child = (await plane.domain()).tree, (await plane.domain("shop/suite")).tree
+    assert (top.below, top.lookups, child.below, child.lookups) == (1, 10, 0, 0)
+    assert [(level.domain, level.entries) for level in child.levels] == [("shop/suite", 7), (HOTEL, 5)]
+    assert child.levels[1] == top.levels[0]
+    assert top.levels[0].bytes == parent.tables[0].bytes > 0
 
 
 async def test_a_new_version_begins_without_lookups(plane: Any, tenants: dict[str, str]) -> None:

@@ -8,11 +8,12 @@ import pytest
 from planning_fixtures import NOW, domain, domain_version, kinds, observed_domain, reason
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.internal.catalog import DomainTree, TableLevel
 from hmi_api.internal.refreshes import Refreshes, RefreshRun, TableChange, TableVersion
 from hmi_api.internal.runs import DomainRunSpec, RunFailure, RunState, RunView
 from hmi_api.internal.window_counts import DomainLookups
 from hmi_api.names import REFRESH_ANNOTATION, TABLE_VERSION_ANNOTATION
-from hmi_api.resources.domain import Domain, DomainStatus
+from hmi_api.resources.domain import Domain, DomainStatus, SharedTableStatus, TableLevelStatus
 from hmi_api.resources.spec_changes import domain_run_digest
 from hmi_operator.planning import JobView, ObservedDomain, plan_domain
 from hmi_operator.planning.actions import Plan, RestoreTable, ResumeRun, StartRun, StopRun
@@ -137,6 +138,19 @@ def test_a_refresh_is_started_once_at_its_time_whoever_leads() -> None:
     assert following.status.refresh is not None
     assert following.status.refresh.next_time == "2026-11-23T03:00:00Z"
     assert following.status.refresh.last_refresh == "2026-11-22T08:00:00Z"
+
+
+def test_a_parent_is_refreshed_for_the_traffic_of_those_that_share_its_layers() -> None:
+    of = wanted(DAILY)
+    of = after(of, plan_domain(of, seen(of, lookups=0)))
+    observed = seen(of, lookups=0, now=NOW + timedelta(days=1))
+    assert observed.view is not None
+    level = TableLevel(domain="commons/hotel", entries=9, bytes=1000)
+    tree = DomainTree(levels=[level], below=3, lookups=1)
+    plan = plan_domain(of, replace(observed, view=observed.view.model_copy(update={"tree": tree})))
+    assert len(started(plan)) == 1
+    assert plan.status.levels == [TableLevelStatus(domain="commons/hotel", entries=9, bytes=1000)]
+    assert plan.status.shared == SharedTableStatus(domains=3, saved_bytes_at_most=2000)
 
 
 def test_a_time_without_traffic_passes() -> None:

@@ -313,7 +313,9 @@ def _view(plane: FakeControlPlane, call: _Call) -> BaseModel:
         view = plane.catalog.domain_view(call.key)
         has_version = view.current is not None and call.query("lookups") == "true"
         lookups = plane.windows.lookups_of(call.key, view.current.version) if has_version else None
-        return view.model_copy(update={"lookups": lookups})
+        with_tree = view.current is not None and call.query("tree") == "true"
+        tree = plane.windows.tree_of(call.key) if with_tree else None
+        return view.model_copy(update={"lookups": lookups, "tree": tree})
     return plane.catalog.adapter_view(call.key, running=len(plane.runtimes.running))
 
 

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 import numpy as np
 from fake_catalog import FakeCatalog
 
+from hmi_api.internal.catalog import DomainTree, TableLevel
 from hmi_api.internal.client import Refused
 from hmi_api.internal.window_counts import DomainLookups, WindowArray, WindowCountReport, WindowCounts
 
@@ -58,6 +59,24 @@ class FakeWindowCounts:
     def lookups_of(self, key: str, version: int) -> DomainLookups:
         """Return the statistics of a Domain's version."""
         return DomainLookups.of(*self._lookups[key, version])
+
+    def tree_of(self, key: str) -> DomainTree:
+        """Return what a published Domain shares."""
+        current = self._catalog.domain_view(key).current
+        made = {
+            version.tables[0].digest: (name, version.entries)
+            for name, row in self._catalog.domains.items()
+            for version in row.versions
+        }
+        own = TableLevel(domain=key, entries=current.entries, bytes=current.tables[0].bytes)
+        above = []
+        for ref in current.tables[1:]:
+            name, entries = made.get(ref.digest, ("", None))
+            above.append(TableLevel(domain=name, entries=entries, bytes=ref.bytes))
+        below = self._children(key, current.layers.digest)
+        versions = [(child, self._catalog.domain_view(child).current.version) for child in below]
+        lookups = sum(self._lookups[version][0] for version in versions)
+        return DomainTree(levels=[own, *above], below=len(below), lookups=lookups)
 
     def read(self, run_id: str, most: int, *, children: bool = False) -> WindowCounts:
         """Return what a run may read, by the rule of the real one."""

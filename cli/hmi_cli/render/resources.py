@@ -153,9 +153,21 @@ def _status(item: Object) -> Iterator[str]:
     for name, value in sorted((status.get("metrics") or {}).items()):
         yield f"  {name + ':':<20}{value:.4f}"
     yield from _refresh(status.get("refresh") or {})
+    yield from _levels(status)
     for read in status.get("data") or []:
         yield f"  {'data read:':<20}{read['uri']}"
         yield f"  {'':<20}{DataRead.model_validate(read).sentence()}"
+
+
+def _levels(status: Object) -> Iterator[str]:
+    """Yield the tables that a Domain looks windows up in, and what sharing its own saves."""
+    for at, level in enumerate(status.get("levels") or []):
+        entries = "" if level.get("entries") is None else f"{level['entries']:,} windows, "
+        name = level.get("domain") or "a deleted Domain"
+        yield f"  {'looks up in:' if at == 0 else '':<20}{name}: {entries}{amount(level['bytes'])}"
+    if shared := status.get("shared"):
+        saved = amount(shared["savedBytesAtMost"])
+        yield f"  {'shared with:':<20}{shared['domains']} Domains below, which saves at most {saved}"
 
 
 def _refresh(refresh: Object) -> Iterator[str]:

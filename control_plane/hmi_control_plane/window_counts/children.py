@@ -1,13 +1,13 @@
 """The children of a Domain that share its layers, and so its windows and their vectors."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import and_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hmi_api.internal.runs import DomainRunSpec, RunView
-from hmi_control_plane.catalog.tables import DomainRow, DomainVersion, TrainingRun
+from hmi_control_plane.catalog.tables import DomainRow, TrainingRun
+from hmi_control_plane.catalog.tree import children_with_layers, descendants_with_layers
 
 
 @dataclass(frozen=True)
@@ -26,28 +26,13 @@ class Child:
 
 def children_sharing_layers(session: Session, domain: DomainRow, layers_digest: str) -> list[Child]:
     """Return the children of a Domain whose current version has these layers."""
-    children = _sharing(session, [domain.key], layers_digest)
-    return [_with_descendants(session, domain, child, layers_digest) for child in children]
-
-
-def _sharing(session: Session, parents: Iterable[str], layers_digest: str) -> list[DomainRow]:
-    current = and_(
-        DomainVersion.domain_id == DomainRow.id,
-        DomainVersion.version == DomainRow.current_version,
-        DomainVersion.layers_digest == layers_digest,
-    )
-    query = select(DomainRow).join(DomainVersion, current).where(DomainRow.parent.in_(parents))
-    return list(session.scalars(query.order_by(DomainRow.key)))
-
-
-def _with_descendants(session: Session, domain: DomainRow, child: DomainRow, layers_digest: str) -> Child:
-    found, level = {child.id}, [child]
-    while level:
-        below = _sharing(session, [row.key for row in level], layers_digest)
-        level = [row for row in below if row.id not in found and row.id != domain.id]
-        found.update(row.id for row in level)
-    takes_in = _takes_in_from(session, child) if child.tenant == domain.tenant else None
-    return Child(frozenset(found), takes_in)
+    return [
+        Child(
+            frozenset({child.id, *descendants_with_layers(session, child, layers_digest)} - {domain.id}),
+            _takes_in_from(session, child) if child.tenant == domain.tenant else None,
+        )
+        for child in children_with_layers(session, [domain.key], layers_digest)
+    ]
 
 
 def _takes_in_from(session: Session, child: DomainRow) -> int | None:

@@ -3,7 +3,8 @@
     PUT    /tenants/{tenant}                         create the tenant                -> 204
     PUT    /domains/{namespace}/{name}               DomainRecord                     -> 204
     PUT    /adapters/{namespace}/{name}              AdapterRecord                    -> 204
-    GET    /domains/{namespace}/{name}?lookups=true  -> DomainView, or 404
+    GET    /domains/{namespace}/{name}?lookups=true&tree=true
+                                                     -> DomainView, or 404
     GET    /adapters/{namespace}/{name}              -> AdapterView, or 404
     DELETE both, ?uid=                               delete; idempotent               -> 204
     POST   both/publish-again                        PublishAgain; idempotent         -> PublishedAgain
@@ -88,6 +89,22 @@ class DomainVersionView(WireModel):
     data: list[DataRead] = Field(default_factory=list)
 
 
+class TableLevel(WireModel):
+    """A table in which the windows of a Domain are looked up."""
+
+    domain: str = Field(default="", description="namespace/name of its Domain; empty if it was deleted.")
+    entries: LargeCount | None = Field(default=None, description="None if its version was deleted.")
+    bytes: LargeCount
+
+
+class DomainTree(WireModel):
+    """What the current version of a Domain shares with its ancestors and with the Domains below it."""
+
+    levels: list[TableLevel] = Field(description="Its own table first, then its ancestors', nearest first.")
+    below: Count = Field(description="Domains below it whose current version has the same layers.")
+    lookups: LargeCount = Field(description="Windows looked up in current versions of those below.")
+
+
 class DomainView(WireModel):
     """A Domain in the catalog."""
 
@@ -96,6 +113,7 @@ class DomainView(WireModel):
     lookups: DomainLookups | None = Field(
         default=None, description="Of the current version; only if the request asks for it."
     )
+    tree: DomainTree | None = Field(default=None, description="Likewise.")
 
 
 class AdapterVersionView(WireModel):

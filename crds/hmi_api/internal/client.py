@@ -108,9 +108,9 @@ class ControlPlaneClient:
         await self._request("PUT", f"/{_PATHS[kind]}/{key}", record)
 
     async def domain(self, key: str) -> DomainView | None:
-        """Return a Domain as the catalog has it, with its lookups; None if it is not there."""
-        # A control plane that is older than the parameter ignores it and leaves the lookups out.
-        return await self._find(DomainView, "GET", f"/domains/{key}?lookups=true")
+        """Return a Domain as the catalog has it, with its lookups and tree; None if it is not there."""
+        # A control plane that is older than a parameter ignores it and leaves what it asks for out.
+        return await self._find(DomainView, "GET", f"/domains/{key}?lookups=true&tree=true")
 
     async def adapter(self, key: str) -> AdapterView | None:
         """Return a TaskAdapter as the catalog has it; None if it is not there."""

@@ -270,6 +270,24 @@ class RefreshStatus(ApiModel):
     tables: list[TableStatus] = Field(default_factory=list, description="Kept versions, newest first.")
 
 
+class TableLevelStatus(ApiModel):
+    """A table in which windows are looked up."""
+
+    domain: str | None = Field(default=None, description="namespace/name of its Domain, unless deleted.")
+    entries: int | None = Field(default=None, description="Windows in it, if its version is kept.")
+    bytes: int = Field(description="Size of its artifact.")
+
+
+class SharedTableStatus(ApiModel):
+    """What sharing the table with the Domains below saves."""
+
+    domains: int = Field(description="Domains below whose current version has the same layers.")
+    saved_bytes_at_most: int = Field(
+        description="Bytes of the table times one less than these Domains: so much less is stored than if "
+        "each of them had all of its windows itself. They may need fewer."
+    )
+
+
 class DomainStatus(CommonStatus):
     """What the reconciler reports of a Domain."""
 
@@ -284,6 +302,13 @@ class DomainStatus(CommonStatus):
         description="Share of the windows looked up since this version was published that a table had.",
     )
     refresh: RefreshStatus | None = Field(default=None, description="Refreshes, if plot.refresh is set.")
+    levels: list[TableLevelStatus] = Field(
+        default_factory=list,
+        description="The tables that windows are looked up in: its own, then its ancestors'.",
+    )
+    shared: SharedTableStatus | None = Field(
+        default=None, description="If Domains below have the same layers (training.steps: 0)."
+    )
 
 
 class Domain(CustomResource):

@@ -6,7 +6,7 @@ from hmi_api.internal.catalog import DomainRecord, DomainVersionView
 from hmi_api.internal.runs import DomainRunSpec
 from hmi_api.names import FINALIZER
 from hmi_api.resources.conditions import DomainCondition, Phase
-from hmi_api.resources.domain import Domain, DomainSpec, DomainStatus
+from hmi_api.resources.domain import Domain, DomainSpec, DomainStatus, SharedTableStatus, TableLevelStatus
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.spec_changes import domain_run_digest
 from hmi_operator.planning.actions import Action, AddFinalizer, Declare, Plan
@@ -194,7 +194,23 @@ class _DomainPlanner:
             coverage=current.coverage if current else None,
             hit_rate=self._hit_rate(),
             refresh=self._domain.status.refresh,
+            levels=self._levels(),
+            shared=self._shared(),
         )
+
+    def _levels(self) -> list[TableLevelStatus]:
+        tree = self._observed.view.tree if self._observed.view else None
+        return [
+            TableLevelStatus(domain=level.domain or None, entries=level.entries, bytes=level.bytes)
+            for level in (tree.levels if tree else [])
+        ]
+
+    def _shared(self) -> SharedTableStatus | None:
+        tree = self._observed.view.tree if self._observed.view else None
+        if tree is None or not tree.below or not tree.levels:
+            return None
+        saved = (tree.below - 1) * tree.levels[0].bytes
+        return SharedTableStatus(domains=tree.below, saved_bytes_at_most=saved)
 
     def _hit_rate(self) -> float | None:
         """Return the current version's hit rate; the last one unless it changed by a percent or more.

@@ -144,7 +144,7 @@ class _RefreshPlanner:
             self._writer.unknown(DomainCondition.REFRESHED, Reason.SUSPENDED, "spec.suspend is true.")
             return RefreshPlan(self._status(next_time))
         cause = self._cause(next_time)
-        if cause is not None and self._lookups > 0:
+        if cause is not None and self._traffic_was_counted():
             start = StartRun(self._new_run(cause), why=_WHY[cause])
             self._writer.unknown(DomainCondition.REFRESHED, Reason.STARTING, "A refresh is being started.")
             return RefreshPlan(self._status(next_time), (start,), requeue_after=0.0)
@@ -235,10 +235,12 @@ class _RefreshPlanner:
 
     # --- status -------------------------------------------------------------------------------------
 
-    @property
-    def _lookups(self) -> int:
-        lookups = self._observed.view.lookups if self._observed.view else None
-        return lookups.lookups if lookups is not None else 0
+    def _traffic_was_counted(self) -> bool:
+        """Return whether windows were looked up in the Domain, or below it by the same layers."""
+        view = self._observed.view
+        own = view.lookups.lookups if view is not None and view.lookups is not None else 0
+        below = view.tree.lookups if view is not None and view.tree is not None else 0
+        return own + below > 0
 
     @property
     def _last_run(self) -> RefreshRun | None:

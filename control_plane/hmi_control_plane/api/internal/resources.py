@@ -31,6 +31,7 @@ from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.paging import Page, PageRequest, list_page
 from hmi_control_plane.catalog.resources import ResourceRow, get_resource
 from hmi_control_plane.catalog.tables import AdapterRow, DomainRow
+from hmi_control_plane.catalog.tree import load_tree
 from hmi_control_plane.http.parameters import Name
 
 OnlyUid = Annotated[Uid | None, Query(description="Delete only what was declared for this object.")]
@@ -146,11 +147,14 @@ def _add_domains(router: APIRouter, database: Database) -> None:
         namespace: Name,
         name: Name,
         lookups: Annotated[bool, Query(description="Include what traffic looked up.")] = False,
+        tree: Annotated[bool, Query(description="Include what it shares with others.")] = False,
     ) -> DomainView:
         """Read a Domain, its current version, and on request what traffic looked up in it."""
         with database.read() as session:
             row = get_resource(session, DomainRow, namespace, name)
-            return domains.build_view(session, row, lookups=lookups)
+            view = domains.build_view(session, row, lookups=lookups)
+            shared = load_tree(session, row) if tree else None
+            return view if shared is None else view.model_copy(update={"tree": shared})
 
     @router.delete("/domains/{namespace}/{name}", **NO_CONTENT)
     def delete_domain(namespace: Name, name: Name, uid: OnlyUid = None) -> None:
