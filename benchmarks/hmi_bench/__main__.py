@@ -102,6 +102,9 @@ def _add_refresh(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     refresh.add_argument("--before", type=Path, help="texts on the old topic; default: the demonstration's")
     refresh.add_argument("--after", type=Path, help="texts on the new topic")
     refresh.set_defaults(run=_refresh)
+    tree = commands.add_parser("tree", help="what it saves to store windows of several children once")
+    tree.add_argument("--data", type=Path, required=True, help="folder of children: train.jsonl, test.jsonl")
+    tree.set_defaults(run=_tree)
 
 
 def _add_gateway(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -222,6 +225,12 @@ def _refresh(arguments: argparse.Namespace) -> str:
     from hmi_bench.refresh import RefreshPlan, run_refresh  # noqa: PLC0415 - each benchmark imports only its own peers
 
     return run_refresh(arguments.out, RefreshPlan(**_given(arguments, RefreshPlan)))
+
+
+def _tree(arguments: argparse.Namespace) -> str:
+    from hmi_bench.tree import TreePlan, run_tree  # noqa: PLC0415 - each benchmark imports only its own peers
+
+    return run_tree(arguments.out, TreePlan(data=arguments.data))
 
 
 def _gpu(arguments: argparse.Namespace) -> str:

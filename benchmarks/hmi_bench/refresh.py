@@ -72,7 +72,7 @@ def run_refresh(out: Path, plan: RefreshPlan) -> str:
     """Measure ``plan``, write ``refresh.json`` under ``out``, and return the report."""
     with TemporaryDirectory(prefix="hmi-refresh-") as name:
         folder = Path(name)
-        base = open_base(plan.base, _new(folder))
+        base = open_base(plan.base, new_folder(folder))
         layers = DomainLayers.from_encoder(
             base.encoder(), base.config.layers // 2, bridge_heads=4, bridge_head_size=24
         )
@@ -102,7 +102,7 @@ def _cost(folder: Path, layers: DomainLayers, windows: int, share: float) -> Cos
         vocab_size=vocabulary,
         layers_digest=_LAYERS,
     )
-    stored, target = _new(folder), _new(folder)
+    stored, target = new_folder(folder), new_folder(folder)
     present.save(stored)
     fresh = keys[windows:].numpy()
     traffic = Traffic(fresh, np.full(len(fresh), 1000, dtype=np.int64), 0)
@@ -117,12 +117,12 @@ def _cost(folder: Path, layers: DomainLayers, windows: int, share: float) -> Cos
 def _shift(folder: Path, base: BaseModel, layers: DomainLayers, plan: RefreshPlan) -> Shift:
     old, new = _lines(plan.before), _lines(plan.after)
     corpus, held_out = old[::2], old[1::2]
-    traffic, later = _traffic(base, [*held_out[::2], *new[::2]]), new[1::2]
+    traffic, later = count_windows(base, [*held_out[::2], *new[::2]]), new[1::2]
     held_out = held_out[1::2]
 
     def refreshed(on_miss: OnMiss) -> tuple[PlotTable, PlotTable, RefreshReport]:
         """Return the table of the corpus, the next one, and what the refresh changed."""
-        stored, target, most = _new(folder), _new(folder), plan.max_entries
+        stored, target, most = new_folder(folder), new_folder(folder), plan.max_entries
         build_table(
             stored,
             _batches(base, corpus),
@@ -141,10 +141,10 @@ def _shift(folder: Path, base: BaseModel, layers: DomainLayers, plan: RefreshPla
     present, following, report = refreshed(OnMiss.COMPUTE)
     approximate, better, _ = refreshed(OnMiss.BACKOFF)
     return Shift(
-        old_topic=_hit_rate(present, base, layers, held_out),
-        after_shift=_hit_rate(present, base, layers, later),
-        after_refresh=_hit_rate(following, base, layers, later),
-        old_topic_after=_hit_rate(following, base, layers, held_out),
+        old_topic=hit_rate([present], base, layers, held_out),
+        after_shift=hit_rate([present], base, layers, later),
+        after_refresh=hit_rate([following], base, layers, later),
+        old_topic_after=hit_rate([following], base, layers, held_out),
         windows_in=report.windows_in,
         windows_out=report.windows_out,
         backoff_after_shift=_fidelity(approximate, base, layers, later),
@@ -152,8 +152,11 @@ def _shift(folder: Path, base: BaseModel, layers: DomainLayers, plan: RefreshPla
     )
 
 
-def _hit_rate(table: PlotTable, base: BaseModel, layers: DomainLayers, texts: Sequence[str]) -> float:
-    lookup = TreeLookup([table], layers, layers_digest=_LAYERS, on_miss=OnMiss.COMPUTE)
+def hit_rate(
+    tables: Sequence[PlotTable], base: BaseModel, layers: DomainLayers, texts: Sequence[str]
+) -> float:
+    """Return the share, 0 to 1, of the windows of ``texts`` that a table has."""
+    lookup = TreeLookup(tables, layers, layers_digest=_LAYERS, on_miss=OnMiss.COMPUTE)
     return lookup.coverage(trigrams(ids, mask)[mask] for ids, mask in _batches(base, texts))
 
 
@@ -172,7 +175,8 @@ def _fidelity(table: PlotTable, base: BaseModel, layers: DomainLayers, texts: Se
     return float(torch.cat(cosines).mean())
 
 
-def _traffic(base: BaseModel, texts: Sequence[str]) -> Traffic:
+def count_windows(base: BaseModel, texts: Sequence[str]) -> Traffic:
+    """Return the windows of ``texts`` as lookups that were counted."""
     counts: Counter[int] = Counter()
     for ids, mask in _batches(base, texts):
         counts.update(pack(trigrams(ids, mask)[mask], base.config.vocab_size).tolist())
@@ -199,7 +203,8 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _new(folder: Path) -> Path:
+def new_folder(folder: Path) -> Path:
+    """Make an empty folder in ``folder`` and return it."""
     made = folder / str(len(list(folder.iterdir())))
     made.mkdir()
     return made

@@ -1,9 +1,10 @@
-"""The refresh benchmark, on tables of a few hundred windows."""
+"""The benchmarks of refreshes and of the tree, on tables of a few hundred windows."""
 
 import json
 from pathlib import Path
 
 from hmi_bench.refresh import SHARES_IN, RefreshPlan, run_refresh
+from hmi_bench.tree import TreePlan, run_tree
 
 
 def test_a_refresh_follows_a_topic_that_shifts(tmp_path: Path) -> None:
@@ -15,3 +16,19 @@ def test_a_refresh_follows_a_topic_that_shifts(tmp_path: Path) -> None:
     assert shift["after_shift"] < shift["after_refresh"]
     assert shift["backoff_after_shift"] < shift["backoff_after_refresh"]
     assert f"{shift['after_refresh']:.1%}" in report
+
+
+def test_a_tree_stores_less_and_hits_no_less(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name, own in (("one", "the pump creaks"), ("two", "a tyre squeals")):
+        (data / name).mkdir(parents=True)
+        rows = [{"text": text} for text in 2 * [own, "on my hill road again today"]]
+        for part in ("train", "test"):
+            (data / name / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = run_tree(tmp_path, TreePlan(data=data, base="tiny"))
+    found = json.loads((tmp_path / "tree.json").read_text())
+    alone, tree = found["alone"], found["tree"]
+    assert tree["hit_rates"] == alone["hit_rates"] == {"one": 1.0, "two": 1.0}
+    assert tree["parent_windows"] > 0
+    assert tree["children_windows"] + 2 * tree["parent_windows"] == alone["children_windows"]
+    assert f"{tree['parent_windows']:,}" in report
