@@ -12,7 +12,8 @@ from small_artifacts import publish
 
 from hmi_api.artifacts import ArtifactKind
 from hmi_api.internal.client import ControlPlaneClient
-from hmi_api.internal.runs import RunProgress, RunResult, RunView
+from hmi_api.internal.refreshes import RefreshResult
+from hmi_api.internal.runs import DomainRunSpec, RunProgress, RunResult, RunView
 from hmi_api.internal.trainer_client import TrainerClient
 from hmi_api.resources.conditions import Condition, find_condition
 from hmi_api.security.bearer import TokenSource
@@ -69,13 +70,20 @@ class PromptJobs:
 
     def _train(self, run: RunView, *, finish: bool) -> None:
         is_domain = run.spec.kind == "domain"
+        refresh = run.spec.refresh if isinstance(run.spec, DomainRunSpec) else None
         kinds = [ArtifactKind.LAYERS, ArtifactKind.TABLE] if is_domain else [ArtifactKind.ADAPTER]
+        kinds = [ArtifactKind.TABLE] if refresh else kinds
         with TrainerClient(self.url, TokenSource(self.token), run.id) as trainer:
             trainer.report_progress(RunProgress(stage="training", step=120, total=400))
             if finish:
                 made = [publish(trainer, kind, f'"{kind} of {run.id}"'.encode()) for kind in kinds]
                 result = RunResult(artifacts=made, base_digest="sha256:b", metrics={"accuracy": 0.9})
-                figures = {"split": 3, "entries": 5, "coverage": 0.5} if is_domain else {}
+                figures: dict[str, Any] = {"split": 3, "entries": 5, "coverage": 0.5} if is_domain else {}
+                if refresh:
+                    figures |= {
+                        "layers_digest": refresh.current.layers.digest,
+                        "refresh": RefreshResult(windows_in=3, windows_out=1),
+                    }
                 trainer.complete_run(result.model_copy(update=figures))
 
 
