@@ -196,6 +196,7 @@ class Contract:
         ready: list[str] | None = None,
         gone: list[str] | None = None,
         failed: dict[str, LoadError] | None = None,
+        serves: bool = False,
         **fields: Any,
     ) -> HeartbeatReply:
         """Send a heartbeat; versions are named ``tenant/adapter@version``."""
@@ -203,7 +204,10 @@ class Contract:
             incarnation=fields.pop("incarnation", "one"),
             ready=[AdapterVersionRef(**version(text)) for text in ready or []],
             gone=[AdapterVersionRef(**version(text)) for text in gone or []],
-            failed=[LoadFailure(**version(text), **dict(why)) for text, why in (failed or {}).items()],
+            failed=[
+                LoadFailure(**version(text), **dict(why), serves=serves)
+                for text, why in (failed or {}).items()
+            ],
             **fields,
         )
         return await self.client.heartbeat(name, beat)

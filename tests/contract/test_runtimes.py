@@ -163,6 +163,17 @@ async def test_the_view_has_what_a_runtime_reports(placed: Any) -> None:
     assert (await placed.adapter()).loaded_on == []
 
 
+async def test_a_version_that_failed_to_take_another_table_serves_with_the_reason(placed: Any) -> None:
+    version = f"{TOPIC}@1"
+    late = LoadError(reason="TableBudgetFull", message="It does not fit.")
+    await placed.beat(ready=[version], failed={version: late}, serves=True)
+    view = await placed.adapter()
+    assert (view.load_error, view.loaded_on) == (late, ["r1"])
+    await placed.beat(ready=[version])
+    view = await placed.adapter()
+    assert (view.load_error, view.loaded_on) == (None, ["r1"])
+
+
 async def test_the_earlier_version_is_named_until_the_current_one_is_loaded(placed: Any) -> None:
     await placed.beat(ready=[f"{TOPIC}@1"])
     await placed.published_adapter(spec="2")

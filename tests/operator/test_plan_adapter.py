@@ -179,6 +179,14 @@ ON_R2 = EarlierVersion(runtime="r2", version=1)
             "Ready",
         ),
         (
+            {"scheduled_on": ["r1"], "loaded_on": ["r1"], "load_error": "TableBudgetFull: Give it more."},
+            ("True", "Loaded"),
+            "Version 2 is loaded by r1. A runtime serves it on an earlier table of its Domain: "
+            "TableBudgetFull: Give it more.",
+            ("True", "Serving"),
+            "Ready",
+        ),
+        (
             {"loaded_on": ["r1"]},
             ("True", "Loaded"),
             "Version 2 is loaded by r1.",

@@ -100,6 +100,8 @@ class LoadReport:
     version: int
     failure: LoadError | None
     order: int
+    serves: bool
+    """Despite a failure, if it was to take another table."""
 
 
 class FakeCatalog:
@@ -186,11 +188,12 @@ class FakeCatalog:
         reports = self._reports_of(key)
         current = row.current.version if row.current else None
         of_current = [report for report in reports if report.version == current]
-        loaded_on = sorted(report.runtime for report in of_current if report.failure is None)
-        failures = [report.failure for report in of_current if report.failure is not None]
+        loaded_on = sorted(report.runtime for report in of_current if report.serves)
+        by_weight = sorted(of_current, key=lambda report: not report.serves)
+        failures = [report.failure for report in by_weight if report.failure is not None]
         earlier: dict[str, int] = {}
         for report in reports:
-            if report.failure is None and report.runtime not in loaded_on:
+            if report.serves and report.runtime not in loaded_on:
                 earlier[report.runtime] = max(report.version, earlier.get(report.runtime, 0))
         return AdapterView(
             record=row.record,
@@ -209,7 +212,7 @@ class FakeCatalog:
         """Return a TaskAdapter's ETag."""
         row = self.adapters[key]
         reports = [
-            (one.runtime, one.version, one.failure and one.failure.model_dump())
+            (one.runtime, one.version, one.serves, one.failure and one.failure.model_dump())
             for one in self._reports_of(key)
         ]
         content = [row.record.uid, row.current and row.current.version, sorted(row.placed), reports]

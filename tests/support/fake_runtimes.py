@@ -10,10 +10,12 @@ from hmi_api.internal.client import Refused
 from hmi_api.internal.precision import EngineReports, PrecisionChoice, PrecisionRequest, RecordedPrecision
 from hmi_api.internal.runtimes import (
     AdapterServing,
+    AdapterVersionRef,
     DesiredState,
     DomainServing,
     Heartbeat,
     HeartbeatReply,
+    LoadFailure,
     RuntimeRegistration,
 )
 
@@ -95,11 +97,10 @@ class FakeRuntimes:
             return HeartbeatReply(known=False, desired_revision=0)
         for one in beat.gone:
             runtime.reports.pop((one.adapter, one.version), None)
-        failures = [(one, LoadError(reason=one.reason, message=one.message)) for one in beat.failed]
         known = {self._name(key, row) for key, row in self.catalog.adapters.items()}
-        for one, failure in [*((one, None) for one in beat.ready), *failures]:
+        for one in [*beat.ready, *beat.failed]:
             if one.adapter in known:
-                self._report(name, runtime, one.adapter, one.version, failure)
+                self._report(name, runtime, one)
         runtime.draining = beat.draining
         self.place()
         only_here = self._only_here(name) if beat.draining else 0
@@ -147,7 +148,7 @@ class FakeRuntimes:
             f"{adapter}@{version}"
             for runtime in self.registered.values()
             for (adapter, version), report in runtime.reports.items()
-            if report.failure is None
+            if report.serves
         }
 
     def place(self) -> None:
@@ -198,7 +199,7 @@ class FakeRuntimes:
             wanted = {(key, one.version) for key, one in adapters.items()}
             runtime.reports = {key: one for key, one in runtime.reports.items() if key in wanted}
             for key, version in wanted - runtime.reports.keys():
-                self._report(name, runtime, key, version, None)
+                self._report(name, runtime, AdapterVersionRef(adapter=key, version=version))
 
     def _serving(self, key: str, row: StoredAdapter) -> tuple[DomainServing, AdapterServing]:
         """Return what a runtime needs for the current version; the newest table of its layers is used."""
@@ -219,10 +220,12 @@ class FakeRuntimes:
         )
         return DomainServing(key=record.domain, version=domain), serving
 
-    def _report(
-        self, name: str, runtime: StoredRuntime, adapter: str, version: int, failure: LoadError | None
-    ) -> None:
-        runtime.reports[adapter, version] = LoadReport(name, version, failure, next(self._orders))
+    def _report(self, name: str, runtime: StoredRuntime, one: AdapterVersionRef) -> None:
+        failure, serves = None, True
+        if isinstance(one, LoadFailure):
+            failure, serves = LoadError(reason=one.reason, message=one.message), one.serves
+        report = LoadReport(name, one.version, failure, next(self._orders), serves)
+        runtime.reports[one.adapter, one.version] = report
 
     def _only_here(self, name: str) -> int:
         """Return how many current versions only this draining runtime has loaded; 0 if it is the only one."""
@@ -233,7 +236,7 @@ class FakeRuntimes:
 
     def _loaded_on(self, key: str, row: StoredAdapter) -> set[str]:
         current = row.current.version if row.current else None
-        return {one.runtime for one in self.reports_of(key) if (one.version, one.failure) == (current, None)}
+        return {one.runtime for one in self.reports_of(key) if one.version == current and one.serves}
 
     @staticmethod
     def _name(key: str, row: StoredAdapter) -> str:

@@ -89,7 +89,8 @@ def build_view(session: Session, row: AdapterRow) -> AdapterView:
     scheduled, reports = scheduled_by_id[row.id], reports_by_id[row.id]
     of_current = [report for report in reports if report.version == row.current_version]
     loaded_on = sorted(report.runtime_id for report in of_current if report.state == LoadState.READY)
-    failures = [report for report in of_current if report.state == LoadState.FAILED]
+    failures = [report for report in of_current if report.reason or report.state == LoadState.FAILED]
+    failures.sort(key=lambda report: report.state == LoadState.FAILED)  # of these, the last one is shown
     return AdapterView(
         record=AdapterRecord.model_validate(row),
         current=_version_view(session, version) if version is not None else None,

@@ -187,23 +187,25 @@ def _record_load_reports(session: Session, runtime_id: str, beat: Heartbeat) -> 
                     LoadReport.version == entry.version,
                 )
             )
-    reports = [(entry, LoadState.READY, "", "") for entry in beat.ready]
-    reports += [(entry, LoadState.FAILED, entry.reason[:100], entry.message) for entry in beat.failed]
+    reports = {(entry.adapter, entry.version): (LoadState.READY, "", "") for entry in beat.ready}
+    for failure in beat.failed:  # after ready: a version that serves may have failed to take another table
+        state = LoadState.READY if failure.serves else LoadState.FAILED
+        reports[failure.adapter, failure.version] = (state, failure.reason[:100], failure.message)
     insert_or_replace(
         session,
         LoadReport,
         [
             {
                 "runtime_id": runtime_id,
-                "adapter_id": ids[entry.adapter],
-                "version": entry.version,
+                "adapter_id": ids[adapter],
+                "version": version,
                 "state": state,
                 "reason": reason,
                 "message": message,
                 "updated_at": now,
             }
-            for entry, state, reason, message in reports
-            if entry.adapter in ids  # else it was deleted; the runtime will read that
+            for (adapter, version), (state, reason, message) in reports.items()
+            if adapter in ids  # else it was deleted; the runtime will read that
         ],
     )
 

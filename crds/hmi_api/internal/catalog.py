@@ -137,7 +137,7 @@ class EarlierVersion(WireModel):
 
 
 class LoadError(WireModel):
-    """Why a runtime could not load the current version."""
+    """Why a runtime could not load the current version, or another table of its Domain for it."""
 
     reason: str
     message: str

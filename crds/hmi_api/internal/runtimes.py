@@ -58,6 +58,11 @@ class LoadFailure(AdapterVersionRef):
 
     reason: Text
     message: Message
+    serves: StrictBool = Field(
+        default=False,
+        exclude_if=lambda value: not value,  # a control plane of an older version refuses the field
+        description="Whether this version serves meanwhile, on an earlier table of its Domain.",
+    )
 
 
 PASSING_LOAD_FAILURES = frozenset(

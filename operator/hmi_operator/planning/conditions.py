@@ -357,11 +357,12 @@ def _served_versions(view: AdapterView) -> list[EarlierVersion]:
 
 
 def _describe_missing(view: AdapterView) -> list[str]:
-    """Return a sentence about scheduled runtimes that have not loaded the current version, if any."""
+    """Return a sentence about scheduled runtimes without the current version or table, if there are any."""
     missing = [runtime for runtime in view.scheduled_on if runtime not in view.loaded_on]
-    if not missing:
-        return []
     error = view.load_error
+    if not missing:
+        on_earlier = "A runtime serves it on an earlier table of its Domain"
+        return [f"{on_earlier}: {error.reason}: {error.message}"] if error else []
     why = f": {error.reason}: {error.message}" if error else "."
     return [f"It is not yet loaded by {', '.join(missing)}{why}"]
 

@@ -108,7 +108,7 @@ class AdapterStates:
     def record_loaded(self, loaded: LoadedAdapter) -> AdapterId | None:
         """Let a desired version serve; return the version that it replaces, to be retired later.
 
-        A version that only moves to another table of its Domain is not reported again.
+        A version that only moves to another table of its Domain is not reported again, unless it failed to.
         """
         state = self._states[loaded.id.key]
         old, state.serving = state.serving, loaded
@@ -129,16 +129,18 @@ class AdapterStates:
     def record_failure(self, adapter: AdapterServing, error: HmiError) -> int:
         """Record why a desired version could not be loaded; return the number of attempts so far.
 
-        Not reported while this very version serves, on an older table of its Domain: to gateways the report
-        would mean that it does not serve.
+        If this very version serves, on an earlier table of its Domain, the report says so: gateways go on
+        sending rows to it.
         """
         state = self._states[adapter.key]
         state.attempts += 1
-        if state.serving is not None and state.serving.id == AdapterId.of(adapter):
-            return state.attempts
         state.set_failure(
             LoadFailure(
-                adapter=adapter.key, version=adapter.version, reason=error.reason, message=error.message
+                adapter=adapter.key,
+                version=adapter.version,
+                reason=error.reason,
+                message=error.message,
+                serves=state.serving is not None and state.serving.id == AdapterId.of(adapter),
             )
         )
         self._to_report.add(adapter.key)

@@ -13,7 +13,13 @@ from hmi_api.errors import HmiError, NotReady
 from hmi_api.internal.client import ControlPlaneClient, Refused
 from hmi_api.internal.precision import MAX_ENGINES, EngineReport, EngineReports
 from hmi_api.internal.retry import RetryPolicy
-from hmi_api.internal.runtimes import AdapterServing, AdapterVersionRef, Heartbeat, RuntimeRegistration
+from hmi_api.internal.runtimes import (
+    AdapterServing,
+    AdapterVersionRef,
+    Heartbeat,
+    HeartbeatReply,
+    RuntimeRegistration,
+)
 from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.server.adapter_states import AdapterStates
 from hmi_runtime.server.loader import AdapterLoader
@@ -176,8 +182,7 @@ class ControlLoop:
         draining = self.draining
         report = self._states.next_report()
         used = self._loader.cache.host_used + self._loader.table_memory.host_bytes
-        reply = await self._control_plane.heartbeat(
-            self._settings.runtime_id,
+        reply = await self._send(
             Heartbeat(
                 incarnation=self._incarnation,
                 ready=_version_refs(report.ready),
@@ -187,7 +192,7 @@ class ControlLoop:
                 free_bytes=max(0, self._capacity - used),
                 queue_depth=self._loader.pipeline.unanswered,
                 draining=draining,
-            ),
+            )
         )
         if reply.known:
             self._states.acknowledge(report)
@@ -199,6 +204,17 @@ class ControlLoop:
         else:
             log.warning("the control plane no longer knows this runtime: registering again")
             await self._register()
+
+    async def _send(self, beat: Heartbeat) -> HeartbeatReply:
+        try:
+            return await self._control_plane.heartbeat(self._settings.runtime_id, beat)
+        except Refused:
+            # A control plane of an older version refuses failures of versions that serve.
+            failed = [failure for failure in beat.failed if not failure.serves]
+            if len(failed) == len(beat.failed):
+                raise
+            beat = beat.model_copy(update={"failed": failed})
+            return await self._control_plane.heartbeat(self._settings.runtime_id, beat)
 
     async def _report_engines(self) -> None:
         """Report the engines if they have changed. An older control plane does not know this call."""

@@ -121,8 +121,7 @@ class Reports(RuleBasedStateMachine):
     def fail(self, key: str, reason: str) -> None:
         if key in self.desired:
             self.states.record_failure(self.desired[key], NotReady(reason, "m"))
-            if self.serves.get(key) != AdapterId.of(self.desired[key]):  # else it serves on an older table
-                self.failures[key] = reason
+            self.failures[key] = reason
 
     @rule(key=KEY)
     def remove(self, key: str) -> None:
@@ -153,6 +152,7 @@ class Reports(RuleBasedStateMachine):
         self.known = (self.known | set(map(str, self.sent.ready))) - set(map(str, self.sent.gone))
         for failure in self.sent.failed:
             assert failure.reason == self.failures[failure.adapter]
+            assert not failure.serves or failure.adapter in self.serves
             self.known_failures[failure.adapter] = failure.reason
 
     @rule()
@@ -218,7 +218,7 @@ def test_a_version_that_serves_again_is_not_retired() -> None:
     assert states.retire(AdapterId.of(second)) is not None
 
 
-def test_a_version_that_moves_to_another_table_is_not_reported_again() -> None:
+def test_a_version_that_moves_to_another_table_is_reported_again_only_after_a_failure() -> None:
     states = AdapterStates()
     adapter = serving("a/x", 1)
     desire(states, adapter)
@@ -226,7 +226,15 @@ def test_a_version_that_moves_to_another_table_is_not_reported_again() -> None:
     states.acknowledge(states.next_report())
     moved = adapter.model_copy(update={"domain_version": 2})
     desire(states, moved)
-    assert states.record_failure(moved, NotReady("TableBudgetFull", "m")) == 1
     assert states.record_loaded(loaded(moved)) is None
     report = states.next_report()
     assert not [*report.ready, *report.gone, *report.failed]
+    again = adapter.model_copy(update={"domain_version": 3})
+    desire(states, again)
+    assert states.record_failure(again, NotReady("TableBudgetFull", "m")) == 1
+    report = states.next_report()
+    assert [(failure.reason, failure.serves) for failure in report.failed] == [("TableBudgetFull", True)]
+    assert not [*report.ready, *report.gone]
+    states.acknowledge(report)
+    assert states.record_loaded(loaded(again)) is None
+    assert states.next_report().ready == {AdapterId.of(adapter)}, "which takes the failure back"

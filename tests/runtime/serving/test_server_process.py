@@ -26,13 +26,16 @@ from hmi_api.internal.runtimes import (
     AdapterServing,
     DomainServing,
     Heartbeat,
+    HeartbeatReply,
     LoadFailure,
     RuntimeRegistration,
 )
 from hmi_api.internal.window_counts import WindowCountReport
+from hmi_api.names import digest_bytes
 from hmi_runtime.adapters.kernels import available_kernels
 from hmi_runtime.server.process import RuntimeProcess
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.tables.table import TABLE_FILE
 
 LIMIT = 120.0
 
@@ -79,7 +82,7 @@ class ControlPlane(FakeControlPlane):
         if (version.layers, version.tables) in published:
             return
         self.catalog.tenants.add(namespace)
-        digest = version.layers.digest
+        digest = digest_bytes("".join(one.digest for one in [version.layers, *version.tables]).encode())
         record = DomainRecord(
             uid=name, tenant=namespace, generation=1, spec_digest=digest, base_uri=version.base.uri
         )
@@ -384,6 +387,38 @@ def test_a_control_plane_that_knows_one_capacity_is_told_one(
             eventually(lambda: control_plane.runtimes.loaded() == {"acme/topic@1"}, "the adapter is ready")
     (registration,) = control_plane.bodies("PUT /runtimes/[^/]+", RuntimeRegistration)[1:]
     assert registration.capacity_bytes == settings.host_budget + settings.table_budget
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["today", "earlier control plane"])
+def test_a_table_that_cannot_be_taken_is_reported_and_the_adapter_serves(
+    models, control_plane, runtime, monkeypatch, known
+) -> None:  # type: ignore[no-untyped-def]
+    take = control_plane.runtimes.heartbeat
+    refused: list[LoadFailure] = []
+
+    def take_as_before(name: str, beat: Heartbeat) -> HeartbeatReply:
+        if any(failure.serves for failure in beat.failed):
+            refused.extend(beat.failed)
+            raise Refused(422, "InvalidField", "failed.0.serves: extra inputs are not permitted")
+        return take(name, beat)
+
+    if not known:
+        monkeypatch.setattr(control_plane.runtimes, "heartbeat", take_as_before)
+    domain = models.domain("bikes/repair")
+    adapter = models.adapter("acme/topic", domain)
+    control_plane.serve(adapter, domains=(domain,))
+    eventually(lambda: control_plane.runtimes.loaded() == {"acme/topic@1"}, "the adapter is ready")
+    new = models.refreshed(domain, ["a wheel"])
+    stored = models.folder / "store" / new.version.tables[0].uri / TABLE_FILE
+    stored.write_bytes(stored.read_bytes()[:-8])
+    control_plane.serve(adapter, domains=(new,))
+    beats = len(control_plane.beats())
+    eventually(control_plane.failures if known else lambda: refused, "the failure is sent")
+    (failure,) = control_plane.failures()[:1] if known else refused[:1]
+    assert (failure.adapter, failure.reason, failure.serves) == ("acme/topic", "ArtifactTruncated", True)
+    eventually(lambda: len(control_plane.beats()) > beats + 1, "heartbeats go on")
+    assert control_plane.runtimes.loaded() == {"acme/topic@1"}
+    assert runtime.first("acme/topic") == 1
 
 
 def test_a_runtime_keeps_serving_without_the_control_plane(models, control_plane, settings) -> None:  # type: ignore[no-untyped-def]

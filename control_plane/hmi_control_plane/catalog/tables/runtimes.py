@@ -70,7 +70,10 @@ class LoadState(StrEnum):
 
 
 class LoadReport(Base):
-    """A runtime's report that it loaded an adapter version, or failed to; of its current incarnation only."""
+    """A runtime's report that it loaded an adapter version, or failed to; of its current incarnation only.
+
+    With a reason, a version that is Ready serves on an earlier table of its Domain.
+    """
 
     __tablename__ = "residency"
 
