@@ -78,12 +78,21 @@ class Client:
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, path, **request)
+            response = self._request(method, path, **request)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         for text in _WARNING.findall(response.headers.get("warning", "")):
             print_warning(json.loads(text))
         return response
+
+    def _request(self, method: str, path: str, **request: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **request)
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            # A server may close an idle connection at the moment at which a request is sent on it.
+            if method != "GET":
+                raise
+            return self._http.request(method, path, **request)
 
     def lines(self, path: str, **request: Any) -> Iterator[Any]:
         """Yield the JSON lines of an answer without end."""

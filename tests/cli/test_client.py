@@ -45,6 +45,24 @@ def test_another_kind_of_server_is_reported() -> None:
         client.request("GET", "/")
 
 
+@pytest.mark.parametrize("error", [httpx.ReadError, httpx.RemoteProtocolError])
+def test_a_closed_connection_is_tried_again_where_that_is_safe(error: type[httpx.TransportError]) -> None:
+    sent: list[str] = []
+
+    def close_first(request: httpx.Request) -> httpx.Response:
+        sent.append(request.method)
+        if len(sent) == 1:
+            raise error("the server disconnected", request=request)
+        return httpx.Response(200, json={"one": 1})
+
+    with Client("http://127.0.0.1:1", "key", transport=httpx.MockTransport(close_first)) as client:
+        assert client.request("GET", "/") == {"one": 1}
+        sent.clear()
+        with pytest.raises(CliError):
+            client.request("POST", "/")
+    assert sent == ["POST"]
+
+
 def test_an_unreachable_server_is_reported_with_a_hint() -> None:
     with Client("http://127.0.0.1:9", None) as client, pytest.raises(CliError) as caught:
         client.request("GET", "/")

@@ -3,9 +3,14 @@
 from io import StringIO
 from typing import Any
 
+import httpx
+import pytest
 from rich.console import Console
 
-from hmi_cli.demo.progress import is_settled, open_progress
+from hmi_cli.api import ResourceApi
+from hmi_cli.client import Client
+from hmi_cli.demo.progress import is_settled, open_progress, wait_until_settled
+from hmi_cli.errors import CliError
 
 
 def item(
@@ -59,3 +64,26 @@ def test_a_status_of_an_older_spec_is_not_settled() -> None:
     assert not is_settled(failed)
     assert not is_settled(item("a", "Training"))
     assert is_settled(item("a", "Ready", ready=True))
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_request_without_an_answer_is_sent_again_while_the_system_runs(
+    alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hmi_cli.demo.progress.POLL_S", 0.0)
+    late = iter([True])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if next(late, False):
+            raise httpx.ReadTimeout("late", request=request)
+        return httpx.Response(200, json={"items": [item("a", "Ready", ready=True)]})
+
+    seen: list[Any] = []
+    with Client("http://127.0.0.1:1", "key", transport=httpx.MockTransport(answer)) as client:
+        api = ResourceApi(client)
+        if not alive:
+            with pytest.raises(CliError, match="took longer"):
+                wait_until_settled(api, seen.append, limit_s=60, alive=lambda: alive)
+            return
+        assert wait_until_settled(api, seen.append, limit_s=60, alive=lambda: alive)
+    assert len(seen) == 1

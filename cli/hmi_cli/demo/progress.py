@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from hmi_api.resources.conditions import Phase
 from hmi_api.resources.kinds import KINDS
 from hmi_cli.api import ResourceApi
+from hmi_cli.errors import ApiError, CliError
 from hmi_cli.render.resources import blocking, ready_status
 
 LINE_EVERY_S = 10.0
@@ -124,10 +125,19 @@ def is_settled(item: Object) -> bool:
 def wait_until_settled(
     api: ResourceApi, show: Show, *, limit_s: float, alive: Callable[[], bool]
 ) -> list[Object]:
-    """Show the resources until all have settled, the limit is over or the system has ended."""
+    """Show the resources until all have settled, the limit is over or the system has ended.
+
+    A request that gets no answer is sent again: a machine that is overloaded or was suspended may miss one.
+    """
     ends = time.monotonic() + limit_s
     while True:
-        items = [item for kind in KINDS.values() for item in api.list(kind, None)]
+        try:
+            items = [item for kind in KINDS.values() for item in api.list(kind, None)]
+        except CliError as error:
+            if isinstance(error, ApiError) or time.monotonic() > ends or not alive():
+                raise
+            time.sleep(POLL_S)
+            continue
         show(items)
         if all(is_settled(item) for item in items) or time.monotonic() > ends or not alive():
             return items

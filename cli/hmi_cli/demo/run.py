@@ -41,10 +41,11 @@ PRICES = {
 }
 """Prices of one unit, in the installation's currency."""
 KEY_NAME = "demonstration"
+LEAST_TENANTS = "HMI_WINDOW_COUNTS__LEAST_TENANTS"
 WINDOW_COUNTS = {
     "HMI_WINDOW_COUNTS_SECONDS": "1",
     "HMI_WINDOW_COUNTS__MERGE_SECONDS": "1",
-    "HMI_WINDOW_COUNTS__LEAST_TENANTS": "1",
+    LEAST_TENANTS: "1",
 }
 """So that looked-up windows count at once, and those of one tenant that does not own the Domain, too."""
 REFRESH_LIMIT_S = 90.0
@@ -264,6 +265,13 @@ def _show_refresh(
     namespace, name = (found["metadata"][field] for field in ("namespace", "name"))
     key, before = f"{namespace}/{name}", int(found["status"]["version"])
     console.print(f"Refreshing the table of {key} from this traffic …")
+    least = os.environ.get(LEAST_TENANTS, WINDOW_COUNTS[LEAST_TENANTS])
+    console.print(
+        f"  {LEAST_TENANTS} is {least} here, so that the windows of one tenant come in; by default, 3, a "
+        "window comes in if the Domain's own tenant or three others looked it up",
+        soft_wrap=True,
+        highlight=False,
+    )
     with Client(running.url, running.home.read_admin_key()) as client:
         item = _refreshed(ResourceApi(client), namespace, name, before)
     version = int(item["status"]["version"])

@@ -29,6 +29,8 @@ from hmi_operator.embedded import EmbeddedController, FileResourceStore, Subproc
 from hmi_operator.planning import Environment
 
 OPEN_STREAMS_END_AFTER_S = 3
+KEEP_ALIVE_S = 60
+"""Longer than clients keep idle connections (httpx: 5 s): they close them, not the server under a request."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,11 @@ async def serve(system: EmbeddedSystem, listener: socket.socket, announce: Calla
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     config = uvicorn.Config(
-        system.app, log_config=None, access_log=False, timeout_graceful_shutdown=OPEN_STREAMS_END_AFTER_S
+        system.app,
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=OPEN_STREAMS_END_AFTER_S,
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
