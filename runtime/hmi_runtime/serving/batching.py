@@ -103,6 +103,16 @@ def bucket_of(length: int) -> int:
     return 8 * octave + (8 * length >> octave) - 8
 
 
+def shape_size(size: int) -> int:
+    """Return ``size``, a number of rows or tokens, rounded up to one of eight values an octave.
+
+    Batches are padded to these. oneDNN compiles code for every new shape of a product, which takes about as
+    long as a small batch does, and keeps it for the last 1,024 only.
+    """
+    step = max(1, 1 << (size - 1).bit_length() >> 4) if size > 0 else 1
+    return -(-size // step) * step
+
+
 class Item(Protocol):
     """Rows of one text in the queue."""
 
@@ -151,7 +161,7 @@ class _BatchSize:
         longest = max(self.longest, item.length)
         padded = rows * longest
         if self.rows:
-            if rows > self.limits.max_rows or padded > self.limits.max_tokens:
+            if rows > self.limits.max_rows or rows * shape_size(longest) > self.limits.max_tokens:
                 return False
             wasteful = padded - tokens > self.limits.max_padding * padded
             if wasteful and padded > _SMALL_BATCH_TOKENS:

@@ -22,6 +22,7 @@ from hmi_runtime.models.domain_layers import BridgeAttention, DomainLayers
 from hmi_runtime.models.encoder import Encoder
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.models.windows import compose
+from hmi_runtime.serving.batching import shape_size
 from hmi_runtime.serving.loaded import EngineKey
 from hmi_runtime.serving.requests import label_words, row_error
 from hmi_runtime.serving.staging import BatchRow, StagedBatch, look_up, share_texts
@@ -144,7 +145,7 @@ class Engine:
             pairs, places = share_texts(placed)
             return StagedBatch(
                 rows=placed,
-                representations=look_up(pairs, self.base.config.pad_id) if pairs else None,
+                representations=look_up(pairs, self.base.config) if pairs else None,
                 representation_of=torch.tensor(places, dtype=torch.int64),
                 slots=[acquired.slots[row.adapter.id] for row in placed],
                 acquired=acquired,
@@ -168,12 +169,16 @@ class Engine:
         layers = [domain.layers for domain in shared.domains]
         bridge = bridge_sequentially if self.device.type == "cpu" else bridge_batched
         hidden = bridge(layers, shared.domain_of.to(self.device), outputs, mask)  # (U, T, D)
-        place = batch.representation_of.to(self.device)  # (B,)
-        hidden, mask = hidden[place], mask[place]  # (B, T, D), (B, T)
+        rows = len(batch.rows)
+        repeats = shape_size(rows) - rows  # of the last row, to have one of few shapes
+        places = batch.representation_of.tolist()
+        place = torch.tensor(places + places[-1:] * repeats, device=self.device)  # (B + R,)
+        slots = [*batch.slots, *[batch.slots[-1]] * repeats]
+        hidden, mask = hidden[place], mask[place]  # (B + R, T, D), (B + R, T)
         with self._idle_executor() as executor:
-            hidden = executor.run(hidden, mask, batch.slots)  # (B, T, D)
-            logits = run_heads(executor.pool, hidden, mask, batch.slots)
-        hits = [shared.hits[place] for place in batch.representation_of.tolist()]
+            hidden = executor.run(hidden, mask, slots)[:rows]  # (B, T, D)
+            logits = run_heads(executor.pool, hidden, mask[:rows], batch.slots)
+        hits = [shared.hits[place] for place in places]
         return [
             row_result(row, row_logits, row_hits)
             for row, row_logits, row_hits in zip(batch.rows, logits, hits, strict=True)

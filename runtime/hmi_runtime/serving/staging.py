@@ -9,7 +9,9 @@ from torch import Tensor
 from hmi_api.errors import HmiError
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.cache.adapter_cache import AcquiredSlots
+from hmi_runtime.models.architecture import EncoderConfig
 from hmi_runtime.models.windows import trigrams
+from hmi_runtime.serving.batching import shape_size
 from hmi_runtime.serving.loaded import LoadedAdapter, LoadedDomain
 from hmi_runtime.serving.requests import PendingRequest, Text
 from hmi_runtime.tables.lookup import lookup_many
@@ -27,7 +29,7 @@ class BatchRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Representations:
-    """Window outputs of the U different (Domain, text) pairs of a batch; T is the longest text.
+    """Window outputs of the U different (Domain, text) pairs of a batch; T is at least the longest text.
 
     Rows with the same text and Domain share one.
     """
@@ -95,20 +97,18 @@ def share_texts(rows: Sequence[BatchRow]) -> tuple[list[tuple[LoadedDomain, Text
     return ordered, [place[row.adapter.domain, row.text] for row in rows]
 
 
-def pad(texts: Iterable[Text], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Return ids (U, T) int64 and mask (U, T) bool of texts padded to the longest."""
+def pad(texts: Iterable[Text], config: EncoderConfig) -> tuple[Tensor, Tensor]:
+    """Return ids (U, T) int64 and mask (U, T) bool of texts padded to the ``shape_size`` of the longest."""
     encodings = [text.encoding.ids for text in texts]
-    longest = max(len(ids) for ids in encodings)
-    ids = torch.full((len(encodings), longest), pad_id)
-    for row, encoding in zip(ids, encodings, strict=True):
-        row[: len(encoding)] = torch.tensor(encoding)
-    lengths = torch.tensor([len(encoding) for encoding in encodings], dtype=torch.int64)
-    return ids, torch.arange(longest) < lengths[:, None]
+    lengths = [len(ids) for ids in encodings]
+    length = min(shape_size(max(lengths)), config.positions)
+    ids = torch.tensor([[*ids, *[config.pad_id] * (length - len(ids))] for ids in encodings])
+    return ids, torch.arange(length) < torch.tensor(lengths)[:, None]
 
 
-def look_up(pairs: Sequence[tuple[LoadedDomain, Text]], pad_id: int) -> Representations:
+def look_up(pairs: Sequence[tuple[LoadedDomain, Text]], config: EncoderConfig) -> Representations:
     """Look up every window of one or more (Domain, text) pairs."""
-    ids, mask = pad((text for _, text in pairs), pad_id)
+    ids, mask = pad((text for _, text in pairs), config)
     domains = list(dict.fromkeys(domain for domain, _ in pairs))
     domain_of = torch.tensor([domains.index(domain) for domain, _ in pairs])  # (U,)
     found = lookup_many([domain.lookup for domain in domains], domain_of, trigrams(ids, mask), mask)

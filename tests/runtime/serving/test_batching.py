@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmi_runtime.serving.batching import Batcher, BatchLimits, BatchQueue, FairQueue, bucket_of
+from hmi_runtime.serving.batching import Batcher, BatchLimits, BatchQueue, FairQueue, bucket_of, shape_size
 
 LIMIT = 60.0
 
@@ -78,6 +78,15 @@ def test_buckets_grow_with_length_and_contain_similar_lengths() -> None:
     for length in range(8, 2000):
         assert bucket_of(length + 1) - bucket_of(length) <= 1
         assert bucket_of(length) != bucket_of(round(1.15 * length) + 1)
+
+
+def test_batches_have_few_shapes_and_little_more_than_they_need() -> None:
+    sizes = [shape_size(size) for size in range(1, 513)]
+    assert sizes == sorted(sizes)
+    assert all(size <= made <= 1.125 * size for size, made in enumerate(sizes, 1))
+    assert [shape_size(size) for size in sizes] == sizes
+    assert len(set(sizes)) == 16 + 5 * 8
+    assert shape_size(0) == 0
 
 
 def test_a_flood_of_one_tenant_starves_nobody() -> None:

@@ -13,6 +13,7 @@ from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.cache.tiers import Tier
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import resident_bytes
+from hmi_runtime.serving import engine
 
 SENTENCES = [
     "the chain slips on a hill",
@@ -71,6 +72,17 @@ def assert_right(models, adapter: AdapterServing, text: str, result: RowResult) 
     else:
         # Tables are float16; computed windows are float32.
         torch.testing.assert_close(torch.tensor(result.scores), expected, atol=2e-3, rtol=0)
+
+
+def test_rows_that_only_complete_a_batch_have_no_answer(  # type: ignore[no-untyped-def]
+    models, loader, served, monkeypatch
+) -> None:
+    monkeypatch.setattr(engine, "shape_size", lambda rows: rows + 2)
+    rows = [InferRow(adapter=key, text=text) for text in SENTENCES for key in served]
+    results = infer(loader, rows)
+    assert len(results) == len(rows)
+    for row, result in zip(rows, results, strict=True):
+        assert_right(models, served[row.adapter], row.text, result)
 
 
 @pytest.mark.parametrize("tiny_base", FAMILIES, indirect=True)
