@@ -72,7 +72,9 @@ class _RefreshRun:
             self.stages.finish("traffic", {"lookups": lookups, "windows": len(keys)})
         record = self.stages.record("traffic") or {}
         with np.load(path) as saved:
-            return Traffic(saved["keys"], saved["counts"], int(record["lookups"]), saved["belongs_to_child"])
+            # A run that began with an earlier version of the trainer has saved no such array.
+            theirs = saved["belongs_to_child"] if "belongs_to_child" in saved else np.empty(0, dtype=np.int64)
+            return Traffic(saved["keys"], saved["counts"], int(record["lookups"]), theirs)
 
     def _window_counts(self) -> WindowCounts:
         if self.context.window_counts is None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fake_window_counts import window_array
@@ -15,6 +16,7 @@ from hmi_api.internal.window_counts import DomainLookups, WindowCounts
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.models.windows import pack, trigrams
 from hmi_runtime.tables.table import TABLE_FILE, PlotTable
+from hmi_runtime.training.refresh_run import TRAFFIC_FILE
 
 TEXT = "the blue pump creaks on my hill road again today"
 
@@ -97,6 +99,21 @@ def test_traffic_is_read_once_by_a_run_that_is_started_again(
     again = succeeded(runs.do(refresh_spec(runs, current), "refresh", window_counts=changed))
     assert again.artifacts == first.artifacts
     assert not changed.reads
+
+
+def test_traffic_that_an_earlier_version_saved_is_read(
+    runs: Runs, current: DomainVersionView, base: BaseModel
+) -> None:
+    counts = Counts(current.layers.digest, dict.fromkeys(windows_of(base, TEXT), 5))
+    first = succeeded(runs.do(refresh_spec(runs, current), "refresh", window_counts=counts))
+    for name in ("result.json", "table.json"):
+        (runs.folder / "refresh" / name).unlink()
+    file = next((runs.folder / "refresh").rglob(TRAFFIC_FILE))
+    with np.load(file) as saved:
+        earlier = {name: saved[name] for name in ("keys", "counts")}
+    np.savez(file, **earlier)
+    again = succeeded(runs.do(refresh_spec(runs, current), "refresh", window_counts=counts))
+    assert again.artifacts == first.artifacts
 
 
 def test_without_traffic_nothing_is_published(runs: Runs, current: DomainVersionView) -> None:
