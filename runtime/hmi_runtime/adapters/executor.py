@@ -5,7 +5,7 @@ norms) is gathered from the slots and added by batched products, in place. ``ref
 row by row; ``tests/runtime/adapters/test_executor.py`` compares the two.
 
 Activations have the kernel's type; norms are computed in float32. No sum over a row depends on which other
-rows are in the batch or on padding, so in bfloat16 and int8 a row's states are the same bits in every batch.
+rows are in the batch or on padding, so a row's states are the same in every batch, up to the last bits.
 """
 
 import copy
@@ -79,7 +79,7 @@ class UpperExecutor:
         """Prepare ``upper``, which is on the pool's device.
 
         ``kernel`` multiplies the frozen matrices; the pool's slots must have its ``slot_dtype``. ``sample``
-        (B, T, D), unpadded inputs of the upper layers, makes int8 more accurate (see ``quantise_layers``).
+        (B, T, D), unpadded inputs of the upper layers, fits int8 to them (see ``quantise_layers``).
         Raises ``InvalidInput`` PrecisionUnsupported unless the kernel is one of the device's
         ``available_kernels``.
         """
@@ -212,14 +212,12 @@ class _Steps:
     def norm(self, name: str, x: Tensor) -> Tensor:
         """Return ``x`` (B, T, D) after a norm, with each row's own parameters."""
         _add_norms(self._magnitude, x)
-        norm = self._layer.get_submodule(name)
-        y = functional.layer_norm(x.float(), x.shape[-1:], eps=norm.eps)  # type: ignore[arg-type]
-        if self._plan.own_norms:
-            rows = self._pool.tensor(name)[self._index].index_select(0, self._places)  # (B, 2, D)
-            weight, bias = rows[:, :1], rows[:, 1:]
-        else:
-            weight, bias = norm.weight, norm.bias  # type: ignore[assignment]
-        return torch.addcmul(bias, y, weight, out=y).to(x.dtype)
+        eps = self._layer.get_submodule(name).eps
+        y = functional.layer_norm(x, x.shape[-1:], eps=eps)  # type: ignore[arg-type]  # statistics in float32
+        rows = self._pool.tensor(name)[self._index]  # (slots + 1, 2, D)
+        # The base's own come from the bare slot, so that other rows' norms do not change a row's rounding.
+        rows = rows.index_select(0, self._places) if self._plan.own_norms else rows[-1:]
+        return torch.addcmul(rows[:, 1:], y, rows[:, :1], out=y)
 
     def _multiply(
         self,
@@ -237,7 +235,7 @@ class _Steps:
         added = None if residual is None else residual.reshape(batch * length, -1)
         out = self._frozen.multiply(product, operand, added).view(batch, length, -1)
         for span in alone:
-            part = operand[span.start * length : span.stop * length]
+            part = self._frozen.prepare(product, x[span.start : span.stop].reshape(-1, x.shape[-1]))
             out[span.start : span.stop] = self._frozen.multiply(product, part).view(-1, length, out.shape[-1])
         if self._frozen.rounds_inputs and self._plan.without_lora:
             _add_norms(self._magnitude[: self._plan.without_lora], x[: self._plan.without_lora])

@@ -1,12 +1,14 @@
 """The frozen matrices of a layer in int8, on CPUs with oneDNN.
 
-Weights are symmetric per output channel. No step depends on other rows. What a norm puts out has a fixed step
-for every matrix, measured on a calibration sample, so that a product's epilogue does the scaling; values
-outside of the sample's range are clamped. Other inputs, which adapters can make much larger than the base
-does, have one step per token. A few channels of
-BERT's hidden states are many times larger than the rest; where a matrix reads hidden states, each channel's
-scale is divided out of the states and multiplied into the weights (SmoothQuant, Xiao et al., 2023).
-``tests/runtime/adapters/test_executor_int8.py`` compares int8 with float32.
+Weights are symmetric per output channel. Activations have a fixed step for every product, so that the
+product's epilogue scales, adds bias and residual and rounds to bfloat16. The step fits every token of a
+calibration sample. A token that needs a larger one is multiplied again, with a step of its own: adapters can
+make values much larger than the base does, and clamping them would change answers. No step depends on other
+rows.
+
+A few channels of BERT's hidden states are many times larger than the rest; where a matrix reads hidden
+states, each channel's scale is divided out of the states and multiplied into the weights (SmoothQuant, Xiao
+et al., 2023). ``tests/runtime/adapters/test_executor_int8.py`` compares int8 with float32.
 """
 
 import warnings
@@ -24,7 +26,7 @@ from hmi_runtime.models.encoder import Encoder, EncoderLayer, PlainSteps
 _TOP = 255
 """Largest quantised activation (uint8)."""
 _OF_NORMS = ("qkv", "ffn_up")
-"""Products that read hidden states after a norm: their channels are scaled, and their step is fixed."""
+"""Products that read hidden states after a norm, whose channels are scaled."""
 _WHOLE_NUMBERS = 2.0**23
 _TINY = torch.finfo(torch.float32).tiny
 _ROWS, _LENGTH = 16, 32
@@ -37,8 +39,18 @@ class _Packed(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Operand:
+    """Activations as bytes: ``x / channels ~ step * (byte - zero)``, with the product's fixed step."""
+
+    levels: Tensor  # (N, d_in) uint8
+    large: Tensor  # (L,) int64: tokens that the fixed step does not fit
+    large_levels: Tensor  # (L, d_in) uint8
+    large_steps: Tensor  # (L, 1) float32: the step of each
+
+
+@dataclass(frozen=True)
 class _Input:
-    """How a product's input becomes bytes: ``x / channels ~ step * (byte - zero)``."""
+    """How a product's input becomes bytes."""
 
     step: float
     zero: int
@@ -50,33 +62,41 @@ class _Input:
         """Measure sample ``states`` (B, T, d_in); with a ``weight`` (d_out, d_in), scale the channels."""
         channels = _channel_scales(states, weight) if weight is not None else None
         shrink = channels.reciprocal() if channels is not None else None
-        scaled = states if shrink is None else states * shrink
-        above, below = max(float(scaled.max()), _TINY), max(float(-scaled.min()), 0.0)
-        zero = max(1, min(_TOP - 1, round(_TOP * below / (above + below))))
-        return cls(max(above / (_TOP - zero), below / zero), zero, channels, shrink)
+        scaled = (states if shrink is None else states * shrink).flatten(0, 1)  # (N, d_in)
+        above, below = scaled.amax(dim=1).clamp_min(_TINY), (-scaled.amin(dim=1)).clamp_min(0)  # (N,)
+        zero = max(1, min(_TOP - 1, round(_TOP * float((below / (above + below)).mean()))))
+        return cls(float(_steps(scaled, zero).max()), zero, channels, shrink)
 
     def scale_weight(self, weight: Tensor) -> Tensor:
         """Return ``weight`` (d_out, d_in) multiplied by the channel scales that inputs are divided by."""
         return weight if self.channels is None else weight * self.channels
 
-    def to_bytes(self, x: Tensor) -> Tensor:
-        """Return ``x`` (N, d_in) as uint8, clamped and rounded to the nearest; NaN becomes any byte."""
+    def to_bytes(self, x: Tensor) -> Operand:
+        """Return ``x`` (N, d_in), rounded to the nearest levels; NaN becomes any byte."""
         scaled = x.float() if self.shrink is None else x.float() * self.shrink
+        steps = _steps(scaled, self.zero)  # (N, 1)
+        large = (steps[:, 0] > self.step).nonzero()[:, 0]
         quantised = torch.quantize_per_tensor(scaled, self.step, self.zero, torch.quint8)
         # The bytes themselves; int_repr() would copy them.
-        return torch.empty(0, dtype=torch.uint8).set_(quantised.untyped_storage(), 0, x.shape, x.stride())
+        levels = torch.empty(0, dtype=torch.uint8).set_(
+            quantised.untyped_storage(), 0, x.shape, scaled.stride()
+        )
+        large_steps = steps[large]
+        return Operand(levels, large, _round(scaled[large] / large_steps, self.zero), large_steps)
 
-    def to_bytes_by_token(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``x`` (N, d_in) as uint8 and the step (N, 1) float32 of each token."""
-        x = x.float()
-        above = x.amax(dim=1, keepdim=True).div_(_TOP - self.zero)  # (N, 1)
-        below = x.amin(dim=1, keepdim=True).div_(-self.zero)  # (N, 1)
-        step = torch.maximum(above, below).clamp_min_(_TINY)
-        # Above 2**23 float32 has integers only, so this sum rounds, and the last byte of its bits is the
-        # level: several times faster than rounding and converting. (A whole row is added because a broadcast
-        # scalar is not vectorised.)
-        offset = x.new_full((x.shape[1],), _WHOLE_NUMBERS + self.zero)
-        return torch.addcmul(offset, x, step.reciprocal()).view(torch.int32).to(torch.uint8), step
+
+def _steps(x: Tensor, zero: int) -> Tensor:
+    """Return the least step (N, 1) with which each token of ``x`` (N, d_in) float32 fits into bytes."""
+    above = x.amax(dim=1, keepdim=True).div_(_TOP - zero)
+    below = x.amin(dim=1, keepdim=True).div_(-zero)
+    return torch.maximum(above, below).clamp_min_(_TINY)
+
+
+def _round(x: Tensor, zero: int) -> Tensor:
+    """Return ``x`` rounded to the nearest integers, plus ``zero``, as uint8; it must fit."""
+    # Above 2**23 float32 has integers only, so this sum rounds, and the last byte of its bits is the level.
+    # NaN, which a conversion of the value itself would leave undefined, becomes some byte.
+    return (x + (_WHOLE_NUMBERS + zero)).view(torch.int32).to(torch.uint8)
 
 
 class Int8Layer:
@@ -98,32 +118,21 @@ class Int8Layer:
             self._inputs[name] = _Input.from_sample(read[name], weight if name in _OF_NORMS else None)
             self._packed[name] = _pack(self._inputs[name].scale_weight(weight))
 
-    def prepare(self, product: str, x: Tensor) -> "Operand":
+    def prepare(self, product: str, x: Tensor) -> Operand:
         """Return ``x`` (N, d_in) as bytes."""
-        if product in _OF_NORMS:
-            return Operand(self._inputs[product].to_bytes(x))
-        return Operand(*self._inputs[product].to_bytes_by_token(x))
+        return self._inputs[product].to_bytes(x)
 
-    def multiply(self, product: str, x: "Operand", residual: Tensor | None = None) -> Tensor:
+    def multiply(self, product: str, x: Operand, residual: Tensor | None = None) -> Tensor:
         """Return ``x @ weight.T + bias + residual``."""
         seen, packed, bias = self._inputs[product], self._packed[product], self._biases[product]
-        if x.steps is None:
-            return _product(x.levels, seen.step, seen.zero, packed, bias, residual, self.dtype)
-        y = _product(x.levels, 1.0, seen.zero, packed)  # (N, d_out) float32
-        y = torch.addcmul(bias, y, x.steps, out=y)
-        return (y if residual is None else y.add_(residual)).to(self.dtype)
-
-
-@dataclass(frozen=True)
-class Operand:
-    """Activations as bytes."""
-
-    levels: Tensor  # (N, d_in) uint8
-    steps: Tensor | None = None  # (N, 1) float32 where each token has its own
-
-    def __getitem__(self, rows: slice) -> "Operand":
-        """Return the operand of some rows."""
-        return Operand(self.levels[rows], None if self.steps is None else self.steps[rows])
+        y = _product(x.levels, seen.step, seen.zero, packed, bias, residual, self.dtype)  # (N, d_out)
+        if len(x.large):
+            large = _product(x.large_levels, 1.0, seen.zero, packed)  # (L, d_out) float32
+            large = large.mul_(x.large_steps).add_(bias)
+            if residual is not None:
+                large += residual[x.large]
+            y.index_copy_(0, x.large, large.to(self.dtype))
+        return y
 
 
 @torch.no_grad()
@@ -133,7 +142,7 @@ def quantise_layers(
     """Quantise the upper layers. Requires ``supports_int8``.
 
     ``sample`` (B, T, D) are typical inputs of the first, unpadded; without it, random states after that
-    layer's norm are used, which costs a little accuracy. Activations between products have ``dtype``.
+    layer's norm are used, which fit fewer tokens of real texts. Activations between products have ``dtype``.
     """
     first = layers[0]
     states = _random_states(first) if sample is None else sample.float()

