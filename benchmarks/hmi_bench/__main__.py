@@ -102,6 +102,10 @@ def _add_refresh(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     refresh.add_argument("--before", type=Path, help="texts on the old topic; default: the demonstration's")
     refresh.add_argument("--after", type=Path, help="texts on the new topic")
     refresh.set_defaults(run=_refresh)
+    load = commands.add_parser("refresh-load", help="throughput and latency beside refreshes")
+    load.add_argument("--windows", type=int, help="windows of the table that is refreshed; default: 10,000")
+    load.add_argument("--rounds", type=int, help="of each kind; default: 5")
+    load.set_defaults(run=_refresh_load)
     tree = commands.add_parser("tree", help="what it saves to store windows of several children once")
     tree.add_argument("--data", type=Path, required=True, help="folder of children: train.jsonl, test.jsonl")
     tree.set_defaults(run=_tree)
@@ -225,6 +229,12 @@ def _refresh(arguments: argparse.Namespace) -> str:
     from hmi_bench.refresh import RefreshPlan, run_refresh  # noqa: PLC0415 - each benchmark imports only its own peers
 
     return run_refresh(arguments.out, RefreshPlan(**_given(arguments, RefreshPlan)))
+
+
+def _refresh_load(arguments: argparse.Namespace) -> str:
+    from hmi_bench.refresh_load import LoadPlan, run_load  # noqa: PLC0415 - each benchmark imports only its own peers
+
+    return run_load(arguments.out, LoadPlan(**_given(arguments, LoadPlan)))
 
 
 def _tree(arguments: argparse.Namespace) -> str:

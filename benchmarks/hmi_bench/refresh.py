@@ -2,8 +2,9 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -89,7 +90,14 @@ def run_refresh(out: Path, plan: RefreshPlan) -> str:
 
 
 def _cost(folder: Path, layers: DomainLayers, windows: int, share: float) -> Cost:
-    """Time a refresh of a table of random windows, of which ``share`` are replaced."""
+    refresh, windows_in = make_refresh(folder, layers, windows, share)
+    return Cost(share, windows, windows_in, seconds_of(refresh))
+
+
+def make_refresh(
+    folder: Path, layers: DomainLayers, windows: int, share: float
+) -> tuple[Callable[[], None], int]:
+    """Store a table of random windows; return what refreshes it, and how many windows (``share``) come in."""
     source = torch.Generator().manual_seed(0)
     vocabulary = layers.config.encoder.vocab_size
     ids = torch.randint(0, vocabulary, (2 * windows, 3), generator=source)
@@ -111,7 +119,24 @@ def _cost(folder: Path, layers: DomainLayers, windows: int, share: float) -> Cos
         table = PlotTable.load(stored)
         refresh_table(target, table, traffic, layers, max_entries=windows, min_frequency=1)
 
-    return Cost(share, windows, len(fresh), seconds_of(refresh))
+    return refresh, len(fresh)
+
+
+def refresh_again_and_again(folder: Path, base: str, windows: int, threads: int, ready: Event) -> None:
+    """Refresh a table in the new ``folder``, in each of which half of the windows comes in, without end."""
+    torch.set_num_threads(threads)
+    folder.mkdir()
+    refresh, _ = make_refresh(folder, _layers(open_base(base, new_folder(folder))), windows, 0.5)
+    ready.set()
+    while True:
+        refresh()
+
+
+def _layers(base: BaseModel) -> DomainLayers:
+    layers = DomainLayers.from_encoder(
+        base.encoder(), base.config.layers // 2, bridge_heads=4, bridge_head_size=24
+    )
+    return layers.requires_grad_(False).eval()
 
 
 def _shift(folder: Path, base: BaseModel, layers: DomainLayers, plan: RefreshPlan) -> Shift:

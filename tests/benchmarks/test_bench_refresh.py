@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from hmi_bench.refresh import SHARES_IN, RefreshPlan, run_refresh
+from hmi_bench.refresh_load import LoadPlan, run_load
 from hmi_bench.tree import TreePlan, run_tree
 
 
@@ -32,3 +33,11 @@ def test_a_tree_stores_less_and_hits_no_less(tmp_path: Path) -> None:
     assert tree["parent_windows"] > 0
     assert tree["children_windows"] + 2 * tree["parent_windows"] == alone["children_windows"]
     assert f"{tree['parent_windows']:,}" in report
+
+
+def test_requests_are_answered_beside_refreshes(tmp_path: Path) -> None:
+    plan = LoadPlan(base="tiny", windows=200, clients=2, texts=4, seconds=0.2, rounds=1)
+    report = run_load(tmp_path, plan)
+    load = json.loads((tmp_path / "refresh-load.json").read_text())["load"]
+    assert min(load["alone"]["requests_a_second"], load["beside"]["requests_a_second"]) > 0
+    assert f"| ratio | {load['throughput_ratio']:.2f} |" in report
