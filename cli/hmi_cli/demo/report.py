@@ -33,10 +33,19 @@ class Figures:
     """Windows that were looked up, by Domain (namespace/name) and by version (namespace/name@version)."""
     hits: Counter[str] = field(default_factory=Counter)
     """Windows that a table contained."""
+    found: Counter[str] = field(default_factory=Counter)
+    """Windows that a table contained, or that had been computed for an earlier request."""
 
     def hit_rate(self, domain: str) -> float | None:
-        """Return the hit rate of a Domain's lookups; None without lookups."""
-        return self.hits[domain] / self.lookups[domain] if self.lookups[domain] else None
+        """Return the share of a Domain's lookups that a table had; None without lookups."""
+        return self._share(self.hits, domain)
+
+    def found_rate(self, domain: str) -> float | None:
+        """Return the share of a Domain's lookups that needed no computing; None without lookups."""
+        return self._share(self.found, domain)
+
+    def _share(self, counts: Counter[str], domain: str) -> float | None:
+        return counts[domain] / self.lookups[domain] if self.lookups[domain] else None
 
 
 def read_figures(api: AdminApi, internal_token: str) -> Figures:
@@ -59,7 +68,9 @@ def _add(figures: Figures, stats: dict[str, Any]) -> None:
     for key, domain in stats["domains"].items():
         for name in (key.partition("@")[0], key):
             figures.lookups[name] += domain["lookups"]
-            figures.hits[name] += round(domain["lookups"] * domain["hit_rate"])
+            levels = domain["levels"]
+            figures.hits[name] += sum(levels[one] for one in levels if one.endswith("gram"))
+            figures.found[name] += domain["lookups"] - levels.get("computed", 0)
 
 
 MESSAGE_SHOWN = 48
@@ -124,7 +135,14 @@ def print_scores(
 
 def print_domains(console: Console, domains: Sequence[Object], figures: Figures) -> None:
     """Print the size, coverage and hit rate of each Domain's tables."""
-    headers = ("entries", "coverage of held-out corpus", "cosine to base", "windows looked up", "hits")
+    headers = (
+        "entries",
+        "coverage of held-out corpus",
+        "cosine to base",
+        "lookups",
+        "hits",
+        "with recent ones",
+    )
     table = _table("Lookup tables", "domain", *headers)
     for item in domains:
         name = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
@@ -136,6 +154,7 @@ def print_domains(console: Console, domains: Sequence[Object], figures: Figures)
             _figure((status.get("metrics") or {}).get("cosine_at_output")),
             f"{figures.lookups[name]:,}",
             _figure(figures.hit_rate(name), ".1%"),
+            _figure(figures.found_rate(name), ".1%"),
         )
     console.print(table)
 
