@@ -43,7 +43,7 @@ class Operand:
     """Activations as bytes: ``x / channels ~ step * (byte - zero)``, with the product's fixed step."""
 
     levels: Tensor  # (N, d_in) uint8
-    large: Tensor  # (L,) int64: tokens that the fixed step does not fit
+    large: Tensor  # (L,) int64: tokens that the fixed step does not fit; the last may be repeated
     large_levels: Tensor  # (L, d_in) uint8
     large_steps: Tensor  # (L, 1) float32: the step of each
 
@@ -75,7 +75,7 @@ class _Input:
         """Return ``x`` (N, d_in), rounded to the nearest levels; NaN becomes any byte."""
         scaled = x.float() if self.shrink is None else x.float() * self.shrink
         steps = _steps(scaled, self.zero)  # (N, 1)
-        large = (steps[:, 0] > self.step).nonzero()[:, 0]
+        large = _repeat_last((steps[:, 0] > self.step).nonzero()[:, 0], len(x))
         quantised = torch.quantize_per_tensor(scaled, self.step, self.zero, torch.quint8)
         # The bytes themselves; int_repr() would copy them.
         levels = torch.empty(0, dtype=torch.uint8).set_(
@@ -83,6 +83,18 @@ class _Input:
         )
         large_steps = steps[large]
         return Operand(levels, large, _round(scaled[large] / large_steps, self.zero), large_steps)
+
+
+def _repeat_last(tokens: Tensor, most: int) -> Tensor:
+    """Return ``tokens`` (n,) with the last one repeated up to a power of two of them, or up to ``most``.
+
+    oneDNN compiles code for every number of rows that it multiplies.
+    """
+    count = len(tokens)
+    if not count:
+        return tokens
+    repeats = min(1 << (count - 1).bit_length(), most) - count
+    return torch.cat((tokens, tokens[-1:].expand(repeats))) if repeats else tokens
 
 
 def _steps(x: Tensor, zero: int) -> Tensor:
