@@ -291,6 +291,15 @@ def test_a_change_without_effect_on_the_result_trains_nothing() -> None:
     assert plan_domain(shared, observed).actions == ()
 
 
+def test_another_attempt_gets_the_resources_that_were_changed_to_repair_it() -> None:
+    killed = RunFailure(reason="OOMKilled", message="It had too little memory.")
+    run = run_of(domain(), DIGEST, RunState.FAILED, failure=killed)
+    changed = domain(resources={"limits": {"memory": "8Gi"}})
+    plan = plan_domain(changed, observed_domain(changed, run=run))
+    (request,) = [action.request for action in plan.actions if isinstance(action, StartRun)]
+    assert request.spec.spec.resources == changed.spec.resources
+
+
 def test_the_retrain_annotation_trains_the_same_spec_again() -> None:
     again = domain()
     again.metadata.annotations["hmi.dev/retrain"] = "mended the rows"

@@ -13,6 +13,7 @@ from hmi_api.internal.refreshes import Refreshes, RefreshRun, TableChange, Table
 from hmi_api.internal.runs import DomainRunSpec, RunFailure, RunState, RunView
 from hmi_api.internal.window_counts import DomainLookups
 from hmi_api.names import REFRESH_ANNOTATION, TABLE_VERSION_ANNOTATION
+from hmi_api.resources.common import Resources
 from hmi_api.resources.domain import Domain, DomainStatus, SharedTableStatus, TableLevelStatus
 from hmi_api.resources.spec_changes import domain_run_digest
 from hmi_operator.planning import JobView, ObservedDomain, plan_domain
@@ -140,6 +141,23 @@ def test_a_refresh_is_started_once_at_its_time_whoever_leads() -> None:
     assert following.status.refresh.last_refresh == "2026-11-22T08:00:00Z"
 
 
+def test_a_scheduled_refresh_is_not_repeated_if_the_control_planes_clock_is_behind() -> None:
+    of = wanted(DAILY)
+    of = after(of, plan_domain(of, seen(of)))
+    at = datetime.fromisoformat("2026-11-22T03:00:00Z")
+    behind = at - timedelta(seconds=1)
+    start = plan_domain(of, seen(of, now=at))
+    run = run_view(start, RunState.RUNNING)
+    active = seen(of, now=at, refresh_run=run, refresh_job=JobView(alive=True), last_run=ran(at=behind))
+    of = after(of, plan_domain(of, active))
+    done = [table(2, created_at=at, cause="Schedule", windows_in=3), table(1)]
+    later = at + timedelta(minutes=1)
+    plan = plan_domain(of, seen(of, version=2, tables=done, last_run=ran(at=behind), now=later))
+    assert not plan.actions
+    assert plan.status.refresh is not None
+    assert plan.status.refresh.next_time == "2026-11-23T03:00:00Z"
+
+
 def test_a_parent_is_refreshed_for_the_traffic_of_those_that_share_its_layers() -> None:
     of = wanted(DAILY)
     of = after(of, plan_domain(of, seen(of, lookups=0)))
@@ -231,6 +249,13 @@ def test_a_new_value_of_the_annotation_refreshes_at_once_and_once() -> None:
     assert REFRESH_ANNOTATION == "hmi.dev/refresh"
 
 
+def test_a_request_that_cannot_be_stored_as_it_is_refreshes_too() -> None:
+    of = wanted(DAILY, refresh="a\0b")
+    (spec,) = started(plan_domain(of, seen(of)))
+    assert spec.refresh is not None
+    assert not plan_domain(of, seen(of, last_run=ran(request=spec.refresh.request))).actions
+
+
 # --- runs -------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +293,20 @@ def test_a_failed_refresh_is_tried_again_if_that_can_help() -> None:
     assert not plan.actions
     assert reason(plan.status.conditions, "Refreshed") == ("False", "TableInvalid")
     assert reason(plan.status.conditions, "Ready") == ("True", "Serving")
+
+
+def test_another_attempt_gets_the_resources_that_were_changed_to_repair_it() -> None:
+    of = wanted(DAILY, refresh="now")
+    killed = RunFailure(reason="OOMKilled", message="It had too little memory.")
+    run = run_view(plan_domain(of, seen(of)), RunState.FAILED, failure=killed)
+    resources = Resources(limits={"memory": "8Gi"})
+    of = of.model_copy(update={"spec": of.spec.model_copy(update={"resources": resources})})
+    plan = plan_domain(of, seen(of, refresh_run=run, last_run=ran(request="now")))
+    (spec,) = started(plan)
+    assert spec.spec.resources == resources
+    assert spec.refresh == run.spec.refresh  # type: ignore[union-attr]
+    again = run_view(plan, RunState.FAILED, failure=killed)
+    assert not plan_domain(of, seen(of, refresh_run=again, last_run=ran(request="now"))).actions
 
 
 def test_a_changed_spec_trains_and_a_refresh_stops() -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.refreshes import RefreshCause, RefreshRun, RefreshSpec, TableVersion
 from hmi_api.internal.runs import DomainRunSpec, RunCreate, RunFailure, RunState, RunView
+from hmi_api.internal.storable import clean_text
 from hmi_api.names import REFRESH_ANNOTATION, TABLE_VERSION_ANNOTATION, digest_json
 from hmi_api.resources.conditions import DomainCondition
 from hmi_api.resources.domain import Domain, RefreshStatus, TableStatus
@@ -85,7 +86,8 @@ class _RefreshPlanner:
         self._spec = domain.spec.plot.refresh
         self._known = observed.refreshes
         self._run = observed.refresh_run
-        self._request = domain.metadata.annotations.get(REFRESH_ANNOTATION, "")[:_LONGEST_REQUEST]
+        request = domain.metadata.annotations.get(REFRESH_ANNOTATION, "")
+        self._request = clean_text(request)[:_LONGEST_REQUEST]
 
     def plan(self) -> RefreshPlan:
         if not wants_refreshes(self._domain) or self._known is None:
@@ -126,8 +128,7 @@ class _RefreshPlanner:
             return RefreshPlan(
                 self._status(None), self._stop("another version was published"), requeue_after=0.0
             )
-        decision = decide_run(self._domain, self._observed_run(), run)
-        return self._plan_run(decision, self._next_time())
+        return self._plan_run(self._decide(run), self._time_after(run))
 
     def _plan_run(self, decision: Decision, next_time: datetime | None) -> RefreshPlan:
         self._write_decision(decision)
@@ -137,7 +138,7 @@ class _RefreshPlanner:
         next_time = self._next_time()
         failed = self._run is not None and self._run.state is RunState.FAILED
         if self._run is not None and failed and _refreshed_version(self._run) == self._current.version:
-            decision = decide_run(self._domain, self._observed_run(), self._run)
+            decision = self._decide(self._run)
             if decision.phase is not TrainingPhase.FAILED:  # it is tried again
                 return self._plan_run(decision, next_time)
         if self._domain.spec.suspend:
@@ -191,26 +192,31 @@ class _RefreshPlanner:
         return self._create(refresh, last.attempt + 1 if last is not None and tried else 0)
 
     def _create(self, refresh: RefreshSpec, attempt: int) -> RunCreate:
-        metadata, parent = self._domain.metadata, self._observed.parent
         return RunCreate(
-            uid=metadata.uid,
+            uid=self._domain.metadata.uid,
             tenant=self._observed.tenant,
             spec_digest=digest_json({"refresh": refresh.current.version}),
             attempt=attempt,
-            spec=DomainRunSpec(
-                namespace=metadata.namespace,
-                name=metadata.name,
-                spec=self._domain.spec,
-                parent=parent.current if parent else None,
-                refresh=refresh,
-            ),
+            spec=self._run_spec(refresh),
+        )
+
+    def _run_spec(self, refresh: RefreshSpec | None) -> DomainRunSpec:
+        metadata, parent = self._domain.metadata, self._observed.parent
+        return DomainRunSpec(
+            namespace=metadata.namespace,
+            name=metadata.name,
+            spec=self._domain.spec,
+            parent=parent.current if parent else None,
+            refresh=refresh,
         )
 
     def _stop(self, why: str) -> tuple[Action, ...]:
         return stop_refresh(self._observed, why)
 
-    def _observed_run(self) -> ObservedDomain:
-        return replace(self._observed, run=self._run, job=self._observed.refresh_job)
+    def _decide(self, run: RunView) -> Decision:
+        """Return what to do about the last run; another attempt of it has the present spec."""
+        observed = replace(self._observed, run=run, job=self._observed.refresh_job)
+        return decide_run(self._domain, observed, run, self._run_spec(_refresh_of(run)))
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -224,6 +230,18 @@ class _RefreshPlanner:
         next_time = datetime.fromisoformat(status.next_time)
         done = last is not None and last.created_at >= next_time
         return self._scheduled_after(last.created_at) if last is not None and done else next_time
+
+    def _time_after(self, run: RunView) -> datetime | None:
+        """Return the next scheduled time while ``run`` is active.
+
+        If the schedule started it, it is for the time that has come. Its ``created_at`` does not tell: the
+        control plane's clock may be behind this one.
+        """
+        next_time, refresh, now = self._next_time(), _refresh_of(run), self._observed.now
+        is_for_schedule = refresh is not None and refresh.cause is RefreshCause.SCHEDULE
+        if next_time is not None and next_time <= now and is_for_schedule:
+            return self._scheduled_after(now)
+        return next_time
 
     def _scheduled_after(self, moment: datetime) -> datetime | None:
         schedule = self._spec.schedule if self._spec else None
@@ -314,8 +332,12 @@ def _table_status(table: TableVersion) -> TableStatus:
     )
 
 
+def _refresh_of(run: RunView) -> RefreshSpec | None:
+    return run.spec.refresh if isinstance(run.spec, DomainRunSpec) else None
+
+
 def _refreshed_version(run: RunView) -> int | None:
-    refresh = run.spec.refresh if isinstance(run.spec, DomainRunSpec) else None
+    refresh = _refresh_of(run)
     return refresh.current.version if refresh is not None else None
 
 

@@ -127,13 +127,21 @@ def decide_training(
     if run is None or run.spec_digest != wanted:
         return _begin(state)
     if run.state is not RunState.SUCCEEDED:
-        return decide_run(resource, observed, run)
+        return decide_run(resource, observed, run, run_spec)
     return _decide_succeeded(state, run)
 
 
-def decide_run(resource: Resource, observed: ObservedDomain | ObservedAdapter, run: RunView) -> Decision:
-    """Return what to do about a run that has not succeeded: ``observed`` has its Job."""
-    state = _Training(resource, observed, Digest(run.spec_digest), run.spec)
+def decide_run(
+    resource: Resource,
+    observed: ObservedDomain | ObservedAdapter,
+    run: RunView,
+    run_spec: DomainRunSpec | AdapterRunSpec,
+) -> Decision:
+    """Return what to do about a run that has not succeeded: ``observed`` has its Job.
+
+    Another attempt gets ``run_spec``, whose ``resources`` may have changed since the run was created.
+    """
+    state = _Training(resource, observed, Digest(run.spec_digest), run_spec)
     return _decide_active(state, run) if run.state in _ACTIVE else _decide_failed(state, run)
 
 
