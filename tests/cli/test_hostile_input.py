@@ -25,6 +25,8 @@ COMMANDS: dict[str, list[str]] = {
     "get": ["get", "dom", "x"],
     "describe": ["describe", "ta", "x"],
     "delete": ["delete", "dom", "x", "--timeout", "0"],
+    "refresh": ["refresh", "x"],
+    "rollback": ["rollback", "x"],
     "classify": ["classify", "topic", "a text", "--key", "k"],
     "models": ["models", "--key", "k"],
     "usage": ["usage"],

@@ -67,8 +67,11 @@ class FakeWindowCounts:
             version.tables[0].digest: (name, version.entries)
             for name, row in self._catalog.domains.items()
             for version in row.versions
+            if version.tables
         }
-        own = TableLevel(domain=key, entries=current.entries, bytes=current.tables[0].bytes)
+        own = [
+            TableLevel(domain=key, entries=current.entries, bytes=table.bytes) for table in current.tables[:1]
+        ]
         above = []
         for ref in current.tables[1:]:
             name, entries = made.get(ref.digest, ("", None))
@@ -76,7 +79,7 @@ class FakeWindowCounts:
         below = self._children(key, current.layers.digest)
         versions = [(child, self._catalog.domain_view(child).current.version) for child in below]
         lookups = sum(self._lookups[version][0] for version in versions)
-        return DomainTree(levels=[own, *above], below=len(below), lookups=lookups)
+        return DomainTree(levels=[*own, *above], below=len(below), lookups=lookups)
 
     def read(self, run_id: str, most: int, *, children: bool = False) -> WindowCounts:
         """Return what a run may read, by the rule of the real one."""
