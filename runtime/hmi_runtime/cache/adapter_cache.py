@@ -221,6 +221,8 @@ class AdapterCache(Generic[W]):
                 self._remove_if_unregistered(adapter)
         except Exception as failure:  # noqa: BLE001  # one broken adapter fails alone, whatever broke it
             error = _as_hmi_error(adapter, failure)
+            # The error is kept. Its traceback refers to tensors, which would be in memory beyond the budget.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
             with self.changed:
                 if adapter in self._artifacts:
                     self._failures[adapter] = _Failure(error, self._clock() + self._retry_after)

@@ -92,7 +92,7 @@ class AdapterLoader:
         )
         self._artifact_users: Counter[str] = Counter()
         # Weak: layers and tables are freed once no active adapter and no batch uses their Domain.
-        self._domains: weakref.WeakValueDictionary[tuple[str, int], LoadedDomain] = (
+        self._domains: weakref.WeakValueDictionary[tuple[object, ...], LoadedDomain] = (
             weakref.WeakValueDictionary()
         )
         self._layers: weakref.WeakValueDictionary[str, DomainLayers] = weakref.WeakValueDictionary()
@@ -213,7 +213,9 @@ class AdapterLoader:
 
     def _domain(self, serving: DomainServing, encoder: Encoder) -> LoadedDomain:
         view = serving.version
-        key = (serving.key, view.version)
+        # A Domain that is deleted and created again starts at version 1 again, with other layers and tables.
+        artifacts = [ref.digest for ref in (view.layers, *view.tables)]
+        key = (serving.key, view.version, view.on_miss, *artifacts)
         with self._lock(key):
             domain = self._domains.get(key)
             if domain is None:
@@ -234,9 +236,9 @@ class AdapterLoader:
         try:
             layers = DomainLayers.load(path, encoder).to(self._device).pack()
         except BaseException:
-            self.table_memory.release(ref.digest)
+            self.table_memory.release(ref.digest, ref.bytes)
             raise
-        weakref.finalize(layers, self.table_memory.release, ref.digest)
+        weakref.finalize(layers, self.table_memory.release, ref.digest, ref.bytes)
         return layers
 
     def _share(
@@ -256,14 +258,16 @@ class AdapterLoader:
                     self.disk.release(ref.digest)
                     raise
                 with self._guard:
-                    self._mapped_bytes[ref.digest] = ref.bytes
+                    self._mapped_bytes[ref.digest] += ref.bytes
                 loaded[ref.digest] = found
                 weakref.finalize(found, self._unmap, ref)
             return found
 
     def _unmap(self, ref: ArtifactRef) -> None:
         with self._guard:
-            self._mapped_bytes.pop(ref.digest, None)
+            self._mapped_bytes[ref.digest] -= ref.bytes
+            if self._mapped_bytes[ref.digest] <= 0:
+                del self._mapped_bytes[ref.digest]
         self.disk.release(ref.digest)
 
     @property

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import threading
 
 from hmi_api.errors import HmiError
 from hmi_api.internal.client import ControlPlaneClient, Refused
@@ -40,6 +41,7 @@ class WindowReporter:
         self._sequence = 0
         self._unacknowledged: WindowCountReport | None = None
         self._sending = asyncio.Lock()
+        self._making = threading.Lock()
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -54,7 +56,7 @@ class WindowReporter:
         """Send the report that was not acknowledged, otherwise the next one, if anything was counted."""
         async with self._sending:
             if self._unacknowledged is None:
-                self._unacknowledged = await asyncio.to_thread(self._next_report)
+                await asyncio.to_thread(self._make_next)
             if self._unacknowledged is None:
                 return
             try:
@@ -74,9 +76,17 @@ class WindowReporter:
         except TimeoutError:
             log.warning("the last counts of windows could not be reported")
 
-    def _next_report(self) -> WindowCountReport | None:
-        domains = self._counter.take()
-        if not domains:
-            return None
-        self._sequence += 1
-        return WindowCountReport(incarnation=self._incarnation, sequence=self._sequence, domains=domains)
+    def _make_next(self) -> None:
+        """Make the next report if anything was counted.
+
+        The thread stores it itself: a task that is cancelled meanwhile, as at shutdown, would lose it.
+        """
+        with self._making:
+            if self._unacknowledged is not None:
+                return
+            domains = self._counter.take()
+            if domains:
+                self._sequence += 1
+                self._unacknowledged = WindowCountReport(
+                    incarnation=self._incarnation, sequence=self._sequence, domains=domains
+                )

@@ -67,7 +67,7 @@ class Cores:
             with self._changed:
                 self._free += granted
                 self._computing -= 1
-                self._changed.notify()
+                self._changed.notify_all()  # several cores may be free now, each for another batch
 
     def limit_staging(self) -> None:
         """Limit torch's operations of this thread outside of ``share`` to its part of the cores."""

@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class TableMemory:
         self._device = device or torch.device("cpu")
         self._device_budget = device_budget if self._device.type == "cuda" else 0
         self._events = events
-        self._reserved: dict[str, int] = {}
+        self._reserved: Counter[str] = Counter()
         self._tables: list[weakref.ref[TieredTable]] = []
         self._lookups: weakref.WeakKeyDictionary[TieredTable, float] = weakref.WeakKeyDictionary()
         self._shared_among: set[int] = set()
@@ -107,13 +108,22 @@ class TableMemory:
         """Take ``size`` bytes for what is in memory as a whole; raise ``NotReady`` TableBudgetFull."""
         with self._guard:
             self._check_room(size, key)
-            self._reserved[key] = size
-        self.rebalance(changed=True)
+            self._reserved[key] += size
+        try:
+            self.rebalance(changed=True)
+        except BaseException:
+            self.release(key, size)
+            raise
 
-    def release(self, key: str) -> None:
-        """Give back what ``reserve`` took, for the next ``rebalance``; a finalizer may call it."""
+    def release(self, key: str, size: int) -> None:
+        """Give back what ``reserve`` took, for the next ``rebalance``; a finalizer may call it.
+
+        Layers may be loaded again before the finalizer of those that went has run: each gives back its own.
+        """
         with self._guard:
-            self._reserved.pop(key, None)
+            self._reserved[key] -= size
+            if self._reserved[key] <= 0:
+                del self._reserved[key]
 
     def open(self, folder: Path) -> TieredTable:
         """Open the table in ``folder`` and give it a share.

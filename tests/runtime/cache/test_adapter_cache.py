@@ -1,6 +1,8 @@
 """The tiers: one load for many callers, independent failures, and budgets under many threads."""
 
+import gc
 import threading
+import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -187,6 +189,31 @@ def test_a_load_waits_for_room_while_all_is_in_use_and_then_fails(made: Fixture)
     assert made.use_once("more") is None
     for name in ("a0", "a1", "a2", "a4"):
         made.cache.release(adapter(name))
+
+
+@pytest.mark.parametrize("reason", ["HostBudgetFull", "AdapterUnreadable"])
+def test_a_load_that_failed_keeps_no_tensors_in_memory(reason: str) -> None:
+    read: list[weakref.ref[Block]] = []
+
+    def load(_: AdapterId, artifact: ArtifactRef) -> Block:
+        block = Block(60, artifact.uri)
+        read.append(weakref.ref(block))
+        try:
+            assert reason == "HostBudgetFull"
+        except AssertionError as error:
+            raise Damaged(reason, "A tensor is missing.") from error
+        return block
+
+    with ThreadPoolExecutor(1) as loaders:
+        cache = AdapterCache(load, loaders, host_limit=50)
+        cache.register(adapter("a"), ref("a"))
+        holder = Holder()
+        cache.acquire(adapter("a"), holder)
+        error = holder.wait()
+    assert error is not None
+    assert error.reason == reason
+    gc.collect()
+    assert [block() for block in read] == [None]
 
 
 def test_pinned_adapters_are_not_evicted_and_use_at_most_half(made: Fixture) -> None:

@@ -1,5 +1,6 @@
 """Several batches compute at once: on all cores, with the same answers, whatever slots there are."""
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -157,3 +158,32 @@ def test_a_containers_cpu_limit_bounds_the_cores(tmp_path: Path, content: str, c
     quota = tmp_path / "cpu.max"
     quota.write_text(content)
     assert available_cores(quota) == (cores or available_cores(tmp_path / "absent"))
+
+
+def test_cores_that_a_batch_frees_go_to_as_many_batches_as_wait() -> None:
+    waiting = threading.Semaphore(0)
+
+    class Changed(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            waiting.release()
+            return super().wait(timeout)
+
+    cores = Cores(4)
+    cores._changed = Changed()
+    together = threading.Barrier(2)
+
+    def compute() -> None:
+        with cores.share(1):
+            together.wait(5.0)
+
+    threads = [threading.Thread(target=compute) for _ in range(2)]
+    with contextlib.ExitStack() as long_text, contextlib.ExitStack() as others:
+        assert long_text.enter_context(cores.share(10_000)) == 2
+        assert [others.enter_context(cores.share(1)) for _ in range(2)] == [1, 1]
+        for thread in threads:
+            thread.start()
+            assert waiting.acquire(timeout=LIMIT)
+        long_text.close()
+        for thread in threads:
+            thread.join(LIMIT)
+    assert not together.broken

@@ -100,3 +100,14 @@ def test_a_damaged_table_leaves_the_old_one_in_place(models, loader) -> None:  #
     with pytest.raises(HmiError, match="ArtifactTruncated"):
         swap(loader, {"acme/topic": adapter}, new)
     assert not [one.error for one in submit(loader, ["acme/topic"]).result(60) if one.error]
+
+
+def test_a_domain_that_is_created_again_under_its_name_serves_its_own_layers(models, loader) -> None:  # type: ignore[no-untyped-def]
+    old = models.domain("bikes/repair", seed=1)
+    loader.activate(loader.load(models.adapter("acme/topic", old), old))
+    new = models.domain("bikes/repair", seed=2)  # version 1 again
+    adapter = models.adapter("acme/topic", new, seed=2)
+    loader.activate(loader.load(adapter, new))
+    expected = torch.stack([models.probabilities(adapter, text) for text in TEXTS])
+    answers = probabilities(submit(loader, ["acme/topic"]).result(60))
+    torch.testing.assert_close(answers, expected, rtol=0, atol=ROUNDING)

@@ -1,12 +1,14 @@
 """Reports of windows: what is counted arrives once, whatever happens to requests and answers."""
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
 from fake_control_plane import FakeControlPlane
 from window_batches import batch, reported, true_counts
 
-from hmi_api.internal.window_counts import WindowCountReport
+from hmi_api.internal.window_counts import DomainWindows, WindowCountReport
 from hmi_runtime.server.window_reports import WindowReporter
 from hmi_runtime.serving.window_counts import WindowCounter
 
@@ -89,3 +91,27 @@ async def test_the_last_report_is_tried_once(plane: Any, reporter: Any, counter:
     counter.add(batch(FIRST))
     await reporter.report_last()
     assert plane.calls() == [CALL]
+
+
+async def test_a_report_that_is_being_made_at_shutdown_is_the_last(plane: Any) -> None:
+    taking, goes_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    class SlowCounter(WindowCounter):
+        def take(self, *arguments: int) -> list[DomainWindows]:
+            taken = super().take(*arguments)
+            loop.call_soon_threadsafe(taking.set)
+            assert goes_on.wait(60.0)
+            return taken
+
+    counter = SlowCounter()
+    reporter = WindowReporter(plane.client(), "r1", "one", counter, 3600.0)
+    counter.add(batch(FIRST))
+    reporting = asyncio.create_task(reporter.report())
+    await taking.wait()
+    reporting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reporting
+    goes_on.set()
+    await reporter.report_last()
+    assert arrived(plane) == true_counts(FIRST)

@@ -97,7 +97,34 @@ def test_layers_and_indexes_must_fit(tmp_path: Path) -> None:
         memory.reserve("more layers", 60_000)
     with pytest.raises(NotReady, match="TableBudgetFull"):
         memory.open(save_table(tmp_path / "a", 2000))
-    memory.release("layers")
+    memory.release("layers", 60_000)
     table = memory.open(save_table(tmp_path / "b", 2000))  # 768,000 bytes of rows
     assert memory.host_bytes <= 100_000
     assert torch.equal(table.gather(torch.arange(2000)), table.whole.gather(torch.arange(2000)))
+
+
+def test_layers_that_are_loaded_again_before_the_old_ones_have_gone_stay_counted() -> None:
+    memory = TableMemory(100_000)
+    memory.reserve("layers", 40_000)
+    memory.reserve("layers", 40_000)
+    memory.release("layers", 40_000)
+    assert memory.host_bytes == 40_000
+    memory.release("layers", 40_000)
+    assert memory.host_bytes == 0
+
+
+def test_layers_for_which_no_memory_could_be_freed_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = TableMemory(2_000_000)
+    table = memory.open(save_table(tmp_path / "a", 2000))
+    before = memory.host_bytes
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "the disk cannot be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(table), "set_share", fail)
+        with pytest.raises(OSError, match="cannot be read"):
+            memory.reserve("layers", 60_000)
+    assert memory.host_bytes == before
