@@ -3,7 +3,7 @@
 import logging
 import threading
 import weakref
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -109,7 +109,8 @@ class AdapterLoader:
         """By digest. Engines are kept, and so are their base models."""
         # Re-entrant: a finalizer may run on a thread that has it. Never acquire the cache's lock under it.
         self._guard = threading.RLock()
-        self._locks: defaultdict[object, threading.Lock] = defaultdict(threading.Lock)
+        # Weak: a lock is there while a thread has it or waits for it.
+        self._locks: weakref.WeakValueDictionary[object, threading.Lock] = weakref.WeakValueDictionary()
 
     # --- adapters -----------------------------------------------------------------------------------
 
@@ -335,4 +336,7 @@ class AdapterLoader:
 
     def _lock(self, key: object) -> threading.Lock:
         with self._guard:
-            return self._locks[key]
+            lock = self._locks.get(key)
+            if lock is None:
+                lock = self._locks[key] = threading.Lock()
+            return lock

@@ -136,13 +136,24 @@ I = TypeVar("I", bound=Item)  # noqa: E741
 class BatchLimits:
     """Bounds of one batch.
 
-    ``max_tokens`` counts padded tokens: rows times the longest text. ``max_padding`` is the largest share of
-    them that may be padding.
+    ``max_tokens`` counts padded tokens: rows times the longest text, as they are computed (``shape_size``).
+    ``max_padding`` is the largest share of them that may be padding.
     """
 
     max_rows: int = 32
     max_tokens: int = 8192
     max_padding: float = 0.15
+
+    def have_room(self, rows: int, longest: int) -> bool:
+        """Return whether a batch may have ``rows`` rows, the longest of ``longest`` tokens."""
+        return rows <= self.max_rows and shape_size(rows) * shape_size(longest) <= self.max_tokens
+
+    def most_rows(self, length: int) -> int:
+        """Return how many rows of ``length`` tokens a batch may have, at least one."""
+        rows = max(1, min(self.max_rows, self.max_tokens // shape_size(length)))
+        while rows > 1 and not self.have_room(rows, length):
+            rows -= 1
+        return rows
 
 
 @dataclass
@@ -161,7 +172,7 @@ class _BatchSize:
         longest = max(self.longest, item.length)
         padded = rows * longest
         if self.rows:
-            if rows > self.limits.max_rows or rows * shape_size(longest) > self.limits.max_tokens:
+            if not self.limits.have_room(rows, longest):
                 return False
             wasteful = padded - tokens > self.limits.max_padding * padded
             if wasteful and padded > _SMALL_BATCH_TOKENS:

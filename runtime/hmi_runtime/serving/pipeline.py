@@ -74,7 +74,7 @@ class Pipeline:
         limits = replace(limits, max_rows=rows)
         batcher: Batcher[RowGroup] = Batcher(limits, self._limits.max_wait)
         worker = EngineWorker(
-            engine, batcher, rows, self._set_result, self._events, self._quarantine, self._cores
+            engine, batcher, limits, self._set_result, self._events, self._quarantine, self._cores
         )
         self._workers[engine.key] = worker
         worker.start()
@@ -162,7 +162,7 @@ class Pipeline:
             max_length = min(self._limits.max_length, base.config.positions)
             try:
                 groups = group_rows(
-                    request, rows, base.tokenizer, max_length=max_length, max_rows=worker.max_rows
+                    request, rows, base.tokenizer, max_length=max_length, limits=worker.limits
                 )
             except Exception:
                 log.exception("a request could not be tokenised")

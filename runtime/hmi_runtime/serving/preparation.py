@@ -10,6 +10,7 @@ from hmi_api.internal.inference import InferRow, Truncation
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.cache.adapter_cache import AdapterCache
 from hmi_runtime.models.tokenizer import Encoding, Tokenizer
+from hmi_runtime.serving.batching import BatchLimits
 from hmi_runtime.serving.loaded import LoadedAdapter
 from hmi_runtime.serving.requests import PendingRequest, RowGroup, Text
 
@@ -43,9 +44,9 @@ def group_rows(
     tokenizer: Tokenizer,
     *,
     max_length: int,
-    max_rows: int,
+    limits: BatchLimits,
 ) -> list[RowGroup]:
-    """Tokenise the texts of ``rows`` and return groups of at most ``max_rows`` rows with one text each.
+    """Tokenise the texts of ``rows`` and return groups of rows with one text each, each fit for a batch.
 
     Rows whose text is missing, empty or longer than ``max_length`` tokens get their error here.
     """
@@ -65,9 +66,10 @@ def group_rows(
                 request.set_error(index, error)
             continue
         tenant = same_text[0][1].id.tenant
+        size = limits.most_rows(text.length)
         groups += [
-            RowGroup(request, text, tenant, same_text[start : start + max_rows])
-            for start in range(0, len(same_text), max_rows)
+            RowGroup(request, text, tenant, same_text[start : start + size])
+            for start in range(0, len(same_text), size)
         ]
     return groups
 

@@ -5,20 +5,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ParamSpec, Protocol
 
 import torch
 
 from hmi_api.errors import Damaged, HmiError, InvalidInput, NotReady
 from hmi_api.internal.inference import RowResult
 from hmi_runtime.cache.adapter_cache import AdapterId
-from hmi_runtime.serving.batching import Batcher
+from hmi_runtime.serving.batching import Batcher, BatchLimits
 from hmi_runtime.serving.cores import Cores
 from hmi_runtime.serving.engine import Engine
 from hmi_runtime.serving.requests import DEADLINE_REASON, RowGroup, row_error
 from hmi_runtime.serving.staging import BatchRow, StagedBatch, single
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 
 class PipelineEvents(Protocol):
@@ -102,7 +103,7 @@ class EngineWorker:
         self,
         engine: Engine,
         batcher: Batcher[RowGroup],
-        max_rows: int,
+        limits: BatchLimits,
         on_result: OnResult,
         events: PipelineEvents,
         quarantine: Quarantine,
@@ -110,7 +111,7 @@ class EngineWorker:
     ) -> None:
         self.engine = engine
         self.batcher = batcher
-        self.max_rows = max_rows
+        self.limits = limits
         self._on_result = on_result
         self._events = events
         self._quarantine = quarantine
@@ -172,7 +173,7 @@ class EngineWorker:
         except Exception as failure:  # noqa: BLE001  # the thread continues; these rows get an error
             error = _logged(rows, failure)
         else:
-            self._events.staged(batch)
+            self._notify(self._events.staged, batch)
             for row, slot_error in batch.failed:
                 self._set_error(row, slot_error)
             self._compute(batch)
@@ -202,7 +203,7 @@ class EngineWorker:
             error = _logged(batch.rows, failure)
         else:
             # Counted before the results are sent: a caller that has its results finds them in the metrics.
-            self._events.computed(batch, time.monotonic() - started)
+            self._notify(self._events.computed, batch, time.monotonic() - started)
             for row in batch.rows:
                 self._quarantine.record_success(row.adapter.id)
             return results
@@ -217,7 +218,15 @@ class EngineWorker:
     def _record_failure(self, row: BatchRow, error: HmiError) -> None:
         """Count a row that failed alone against its adapter, unless its text is invalid."""
         if not isinstance(error, InvalidInput) and self._quarantine.record_failure(row.adapter.id):
-            self._events.quarantined()
+            self._notify(self._events.quarantined)
+
+    @staticmethod
+    def _notify(event: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
+        """Report an event. If that fails, the rows still get their results, and the thread continues."""
+        try:
+            event(*arguments, **named)
+        except Exception:
+            log.exception("an event could not be counted")
 
     def _set_error(self, row: BatchRow, error: HmiError) -> None:
         self._on_result(row, RowResult(error=row_error(error)))

@@ -182,12 +182,18 @@ class TableMemory:
 
     @staticmethod
     def _set_shares(tables: Sequence[TieredTable], host: Sequence[int], device: Sequence[int]) -> None:
-        """Set all shares, those that become smaller first, so that the budget is kept meanwhile."""
-        grows = [new > table.share[0] for table, new in zip(tables, host, strict=True)]
-        for growing in (False, True):
-            for table, grow, on_host, on_device in zip(tables, grows, host, device, strict=True):
-                if grow is growing:
-                    table.set_share(on_host, on_device)
+        """Set all shares; what becomes smaller first, so that both budgets are kept meanwhile."""
+        wanted = list(zip(tables, host, device, strict=True))
+        ready = set()
+        for number, (table, on_host, on_device) in enumerate(wanted):
+            smaller = min(on_host, table.share[0]), min(on_device, table.share[1])
+            if smaller != table.share:
+                table.set_share(*smaller)
+                if smaller == (on_host, on_device):
+                    ready.add(number)
+        for number, (table, on_host, on_device) in enumerate(wanted):
+            if number not in ready:
+                table.set_share(on_host, on_device)
 
     def _live(self) -> list[TieredTable]:
         with self._guard:

@@ -24,6 +24,11 @@ def padded(batch: list[Item]) -> int:
     return sum(item.size for item in batch) * max(item.length for item in batch)
 
 
+def computed(batch: list[Item]) -> int:
+    rows, longest = sum(item.size for item in batch), max(item.length for item in batch)
+    return shape_size(rows) * shape_size(longest)
+
+
 def tokens(batch: list[Item]) -> int:
     return sum(item.size * item.length for item in batch)
 
@@ -41,16 +46,16 @@ ITEMS = st.lists(
 
 
 @settings(deadline=None)
-@given(items=ITEMS)
-def test_every_item_comes_out_once_and_batches_keep_the_limits(items: list[Item]) -> None:
-    limits = BatchLimits(max_rows=8, max_tokens=1024)
+@given(items=ITEMS, most_rows=st.sampled_from([8, 40]))
+def test_every_item_comes_out_once_and_batches_keep_the_limits(items: list[Item], most_rows: int) -> None:
+    limits = BatchLimits(max_rows=most_rows, max_tokens=1024)
     queue: BatchQueue[Item] = BatchQueue(limits)
     for item in items:
         queue.push(item)
     out: list[Item] = []
     while batch := queue.take_batch():
-        assert sum(item.size for item in batch) <= 8
-        assert padded(batch) <= 1024 or len(batch) == 1
+        assert sum(item.size for item in batch) <= most_rows
+        assert computed(batch) <= 1024 or len(batch) == 1
         assert padded(batch) - tokens(batch) <= 0.15 * padded(batch) or padded(batch) <= 256
         out += batch
     assert Counter(out) == Counter(items)
@@ -184,3 +189,11 @@ def test_rows_that_a_batch_leaves_go_to_the_next_thread_at_once() -> None:
     batcher.put(Item("a", 10, number=3))
     both.wait(LIMIT)
     assert sorted(len(batch) for batch in out) == [2, 2]
+
+
+@given(length=st.integers(1, 512), rows=st.integers(1, 64), most=st.integers(1, 2048))
+def test_as_many_rows_of_one_text_as_a_batch_may_have(length: int, rows: int, most: int) -> None:
+    limits = BatchLimits(max_rows=rows, max_tokens=most)
+    found = limits.most_rows(length)
+    right = [n for n in range(1, rows + 1) if shape_size(n) * shape_size(length) <= most]
+    assert found == max(right, default=1)

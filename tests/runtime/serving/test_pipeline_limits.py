@@ -8,6 +8,7 @@ from hmi_api.internal.inference import InferRow
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.serving.batching import BatchLimits
 from hmi_runtime.serving.engine import Engine
 from hmi_runtime.serving.loaded import LoadedAdapter
 from hmi_runtime.serving.pipeline import Pipeline, PipelineLimits
@@ -125,3 +126,39 @@ def test_after_a_failed_batch_the_next_one_is_computed(
 def test_an_empty_request_has_an_empty_answer(pipeline: Pipeline, gate: Gate) -> None:
     assert pipeline.submit([]).result(LIMIT) == []
     gate.open.set()
+
+
+def test_many_rows_with_one_text_keep_the_limit_of_tokens(
+    pipeline: Pipeline,
+    adapter: LoadedAdapter,
+    loader: AdapterLoader,
+    metrics: RuntimeMetrics,
+    gate: Gate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate.open.set()
+    tokens: list[int] = []
+    monkeypatch.setattr(metrics, "staged", lambda batch: tokens.append(batch.tokens))
+    limits = PipelineLimits(batch=BatchLimits(max_rows=8, max_tokens=8))
+    small = Pipeline(loader.cache, limits, events=metrics)
+    (engine,) = pipeline.engines()
+    small.add_engine(engine)
+    small.activate(adapter)
+    results = small.submit([ROW] * 9).result(LIMIT)
+    assert not [result.error for result in results if result.error]
+    assert max(tokens) == 8
+    assert small.drain(LIMIT)
+
+
+def test_an_event_that_cannot_be_counted_costs_no_answer(
+    pipeline: Pipeline, metrics: RuntimeMetrics, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no room to count")
+
+    gate.open.set()
+    for event in ("staged", "computed"):
+        monkeypatch.setattr(metrics, event, fail)
+    for _ in range(3):
+        (result,) = pipeline.submit([ROW]).result(LIMIT)
+        assert result.error is None

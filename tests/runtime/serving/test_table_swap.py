@@ -80,6 +80,7 @@ def test_no_adapter_is_read_again_and_the_old_table_is_freed(models, loader) -> 
     assert not [one.error for one in submit(loader, ["acme/topic"]).result(60) if one.error]
     assert loader.mapped_bytes == new.version.layers.bytes + new.version.tables[0].bytes
     assert loader.loaded_versions == 1
+    assert not loader._locks
 
 
 def test_an_adapter_of_other_layers_is_read_and_checked(models, loader) -> None:  # type: ignore[no-untyped-def]

@@ -1,6 +1,7 @@
 """Tables share a budget by demand, and never take more than it."""
 
 import gc
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,17 @@ def test_layers_for_which_no_memory_could_be_freed_are_not_counted(
         with pytest.raises(OSError, match="cannot be read"):
             memory.reserve("layers", 60_000)
     assert memory.host_bytes == before
+
+
+def test_no_budget_is_exceeded_while_shares_change() -> None:
+    @dataclass
+    class Table:
+        share: tuple[int, int]
+
+        def set_share(self, host: int, device: int) -> None:
+            self.share = (host, device)
+            assert max(sum(table.share[0] for table in tables), sum(table.share[1] for table in tables)) <= 10
+
+    tables = [Table((10, 0)), Table((0, 10)), Table((0, 0))]
+    TableMemory._set_shares(tables, [1, 6, 3], [5, 2, 3])  # type: ignore[arg-type]
+    assert [table.share for table in tables] == [(1, 5), (6, 2), (3, 3)]
