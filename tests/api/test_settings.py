@@ -31,6 +31,7 @@ from hmi_cli.system.home import HomeFolder
 
 PACKAGES = (hmi_cli, hmi_control_plane, hmi_operator, hmi_runtime)
 SAMPLES = {
+    "window_counts": '{"days": 7}',
     "currency": "EUR",
     "device": "cuda:1",
     "precision": "int8",

@@ -128,6 +128,8 @@ ROUTES = [
     ("PUT", "/runtimes/r1", {"runtime"}),
     ("POST", "/runtimes/r1/heartbeat", {"runtime"}),
     ("POST", "/runtimes/r1/window-counts", {"runtime"}),
+    ("POST", "/runtimes/r1/precision-choices", {"runtime"}),
+    ("PUT", "/runtimes/r1/engines", {"runtime"}),
     ("GET", "/runtimes/r1/desired", {"runtime"}),
     ("DELETE", "/runtimes/r1", {"runtime"}),
 ]
