@@ -40,7 +40,10 @@ class Candidate:
     load: int
     has_domain: bool
     holds_tables_in_part: bool = True
-    """Whether it serves tables that do not fit in its budget for them; runtimes of older versions do not."""
+    """Whether it serves tables that do not fit in its budget for them.
+
+    Runtimes of older versions do not, and there adapters and tables share what is free.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,15 @@ class PlacementRequest:
 
     def fits(self, candidate: Candidate) -> bool:
         """Return whether ``candidate`` has room in memory for all of it."""
-        return self.adapter_bytes <= candidate.host.free and (
-            candidate.has_domain or self.domain_bytes <= candidate.tables.free
-        )
+        return self.bytes_missing(candidate) == 0
+
+    def bytes_missing(self, candidate: Candidate) -> int:
+        """Return how many bytes of what is new to ``candidate`` have no room in its memory."""
+        if not candidate.holds_tables_in_part:
+            free = min(candidate.host.free, candidate.tables.free)
+            return max(0, self.bytes_to_download(candidate) - free)
+        tables = 0 if candidate.has_domain else max(0, self.domain_bytes - candidate.tables.free)
+        return max(0, self.adapter_bytes - candidate.host.free) + tables
 
     def fits_in_part(self, candidate: Candidate) -> bool:
         """Return whether the adapter fits and enough of the tables would be in memory."""
@@ -94,5 +103,4 @@ def _rank(request: PlacementRequest, candidate: Candidate) -> tuple[int, int, in
         return (0, tables, max(on_host, in_tables), candidate.load, candidate.id)
     if request.fits_in_part(candidate):
         return (1, in_tables, on_host, candidate.load, candidate.id)
-    over = max(0, request.adapter_bytes - candidate.host.free) + max(0, tables - candidate.tables.free)
-    return (2, over, 0, candidate.load, candidate.id)
+    return (2, request.bytes_missing(candidate), 0, candidate.load, candidate.id)

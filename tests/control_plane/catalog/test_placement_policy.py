@@ -105,6 +105,13 @@ def test_adapters_do_not_take_the_room_of_tables_nor_tables_that_of_adapters() -
     assert _chosen(fleet, adapter=200, domain=10) == "tables"
 
 
+def test_on_runtimes_of_older_versions_adapters_and_tables_share_what_is_free() -> None:
+    old = _candidate("old", host=(100, 0), tables=(100, 0), in_part=False)
+    fleet = [old, _candidate("fuller", host=(1000, 900), tables=(1000, 900))]
+    assert _chosen(fleet, adapter=60, domain=60) == "fuller"
+    assert _chosen(fleet, adapter=40, domain=60) == "old"
+
+
 def test_a_runtime_that_has_the_domain_needs_no_more_room_for_tables() -> None:
     fleet = [_candidate("empty"), _candidate("holder", tables=(1000, 9000), holds=True)]
     assert _chosen(fleet) == "holder"
