@@ -1,8 +1,9 @@
 """Reading the counted windows of a Domain and its children, for the Domain's run."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from hmi_api.errors import InvalidInput
@@ -15,9 +16,13 @@ from hmi_control_plane.catalog.runs import require_open
 from hmi_control_plane.catalog.tables import DomainRow, Tenant, TrainingRun, WindowCountRow
 from hmi_control_plane.http.errors import NotFound
 from hmi_control_plane.settings import WindowCountSettings
-from hmi_control_plane.window_counts.arrays import KeyCounts
+from hmi_control_plane.window_counts.arrays import KeyCounts, fair_limit
 from hmi_control_plane.window_counts.children import Child, children_sharing_layers
 from hmi_control_plane.window_counts.privacy import Place, split_by_place
+
+_DOMAINS_READ = 2
+"""Windows of a Domain and all its children that are read, as a multiple of those that one Domain may have."""
+_ROWS_AT_ONCE = 32
 
 
 def read_window_counts(
@@ -26,7 +31,8 @@ def read_window_counts(
     """Return the ``most`` frequent windows of a run's Domain that the run may read.
 
     With ``children``, those of children with the same layers are counted too. Windows that one of them alone
-    looked up, and takes in by itself, are returned apart, without their counts.
+    looked up, and takes in by itself, are returned apart, without their counts. If the children have very
+    many windows, the least frequent ones of the longest rows are left out.
 
     Raises InvalidInput (NoDomainRun), Conflict (RunFinished), NotFound (UnknownDomain) if the Domain was
     deleted or replaced since.
@@ -67,23 +73,37 @@ def _read_places(
 ) -> list[Place]:
     """Return what was looked up in a Domain and in each of its children."""
     owner = session.scalar(select(Tenant.id).where(Tenant.name == domain.tenant))
-    alone = Child(frozenset({domain.id}), None)
-    return [_read_place(session, child, layers_digest, owner, settings) for child in [alone, *children]]
+    places = [Child(frozenset({domain.id}), None), *children]
+    wanted = [_rows_of(place, layers_digest, settings) for place in places]
+    limit = _row_limit(session, wanted, settings)
+    return [
+        _read_place(session, place, rows, owner, limit) for place, rows in zip(places, wanted, strict=True)
+    ]
+
+
+def _rows_of(place: Child, layers_digest: str, settings: WindowCountSettings) -> Sequence[ColumnElement[bool]]:
+    return (
+        WindowCountRow.domain_id.in_(place.domain_ids),
+        WindowCountRow.layers_digest == layers_digest,
+        WindowCountRow.day >= settings.first_day(utc_now()),
+    )
+
+
+def _row_limit(
+    session: Session, wanted: Sequence[Sequence[ColumnElement[bool]]], settings: WindowCountSettings
+) -> int:
+    """Return how many windows of a row are read, so that memory does not grow with the number of children."""
+    sizes = [size for rows in wanted for size in session.scalars(select(WindowCountRow.windows).where(*rows))]
+    return max(1, fair_limit(sizes, _DOMAINS_READ * settings.windows_per_domain))
 
 
 def _read_place(
-    session: Session, place: Child, layers_digest: str, owner: str | None, settings: WindowCountSettings
+    session: Session, place: Child, rows: Sequence[ColumnElement[bool]], owner: str | None, limit: int
 ) -> Place:
-    rows = session.execute(
-        select(WindowCountRow.tenant_id, WindowCountRow.data).where(
-            WindowCountRow.domain_id.in_(place.domain_ids),
-            WindowCountRow.layers_digest == layers_digest,
-            WindowCountRow.day >= settings.first_day(utc_now()),
-        )
-    )
+    query = select(WindowCountRow.tenant_id, WindowCountRow.data).where(*rows)
     by_tenant: dict[str, list[KeyCounts]] = defaultdict(list)
-    for tenant_id, data in rows:
-        by_tenant[tenant_id].append(KeyCounts.from_bytes(data))
+    for tenant_id, data in session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
+        by_tenant[tenant_id].append(KeyCounts.from_bytes(data).most_frequent(limit))
     merged = {tenant: KeyCounts.merge(parts) for tenant, parts in by_tenant.items()}
     own = merged.pop(owner or "", None)
     return Place(KeyCounts.merge([] if own is None else [own]), merged, place.takes_in_from)

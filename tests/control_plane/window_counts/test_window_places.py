@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hmi_control_plane.catalog.runs import get_run
+from hmi_control_plane.settings import WindowCountSettings
 from hmi_control_plane.window_counts.arrays import KeyCounts
 from hmi_control_plane.window_counts.privacy import Place, split_by_place
+from hmi_control_plane.window_counts.reading import read_window_counts
 
 counted = st.dictionaries(st.integers(0, 9), st.integers(1, 9), max_size=6)
 places = st.lists(
@@ -97,6 +100,20 @@ def read(traffic: Any, **query: Any) -> tuple[dict[int, int], list[int]]:
     run = traffic.run()
     theirs = np.frombuffer(traffic.read(run, children=True, **query).belongs_to_child, "<i8").tolist()
     return traffic.windows(run, children=True, **query), theirs
+
+
+def test_a_run_reads_so_many_windows_however_many_children_there_are(traffic: Any, tree: Any) -> None:
+    for number in range(4):
+        windows = {100 * number + frequency: frequency for frequency in range(2, 12)}
+        traffic.sent({"acme": windows}, domain=tree(f"child{number}"))
+    run = traffic.run()
+    traffic.read(run)  # merges the reports
+    bounds = WindowCountSettings(windows_per_domain=10)
+    with traffic.database.read() as session:
+        found = read_window_counts(session, get_run(session, run), bounds, 1000, children=True)
+    theirs = np.frombuffer(found.belongs_to_child, "<i8").tolist()
+    assert found.windows == 0
+    assert theirs == [100 * number + frequency for number in range(4) for frequency in range(7, 12)]
 
 
 def test_windows_of_several_children_are_their_parents(traffic: Any, tree: Any) -> None:
