@@ -90,7 +90,7 @@ def publish_refresh(
     make_current(session, domain, version)
     session.flush()
     limit = spec.spec.plot.refresh.history_limit if spec.spec.plot.refresh else DEFAULT_HISTORY
-    _delete_older(session, domain, version, limit)
+    delete_older(session, domain, version, limit)
     return True
 
 
@@ -148,9 +148,11 @@ def _same_layers(row: DomainRow, current: DomainVersion) -> Select[DomainVersion
     )
 
 
-def _delete_older(session: Session, row: DomainRow, current: DomainVersion, keep: int) -> None:
+def delete_older(session: Session, row: DomainRow, current: DomainVersion, keep: int) -> None:
     """Delete all but the newest ``keep`` versions of a table, with what only they need."""
     old = session.scalars(_same_layers(row, current).offset(keep)).all()
+    if old:  # in full, so that lookups in these versions are not being merged, which locks the Domain, too
+        session.execute(select(DomainRow.id).where(DomainRow.id == row.id).with_for_update())
     in_use = set(
         session.scalars(
             select(DomainPlacement.domain_version_id).where(

@@ -168,6 +168,9 @@ def _known_versions(
     """Return the versions of ``reported`` by Domain, version and layers; their Domains are locked."""
     found: dict[tuple[str, int, str], _Version] = {}
     for chunk in _chunks(sorted({one.domain for one in reported})):
+        domains = select(DomainRow.id).where(DomainRow.key.in_(chunk)).order_by(DomainRow.key)
+        locked = session.scalars(domains.with_for_update(read=True, key_share=True)).all()
+        # Read after the locks are held: a refresh that had them may have deleted versions.
         query = (
             select(
                 DomainRow.key,
@@ -177,9 +180,7 @@ def _known_versions(
                 DomainVersion.domain_id,
             )
             .join(DomainVersion, DomainVersion.domain_id == DomainRow.id)
-            .where(DomainRow.key.in_(chunk))
-            .order_by(DomainRow.key)
-            .with_for_update(read=True, key_share=True, of=DomainRow)
+            .where(DomainRow.id.in_(locked))
         )
         for key, version, layers_digest, row_id, domain_id in session.execute(query):
             found[key, version, layers_digest] = _Version(row_id, domain_id)

@@ -81,7 +81,9 @@ def _read_places(
     ]
 
 
-def _rows_of(place: Child, layers_digest: str, settings: WindowCountSettings) -> Sequence[ColumnElement[bool]]:
+def _rows_of(
+    place: Child, layers_digest: str, settings: WindowCountSettings
+) -> Sequence[ColumnElement[bool]]:
     return (
         WindowCountRow.domain_id.in_(place.domain_ids),
         WindowCountRow.layers_digest == layers_digest,

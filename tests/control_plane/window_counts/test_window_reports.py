@@ -6,11 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from hmi_control_plane.catalog.database import Database, utc_now
+from hmi_control_plane.catalog.refreshes import delete_older
+from hmi_control_plane.catalog.resources import current_version, get_resource
 from hmi_control_plane.catalog.tables import (
     DomainLookupsRow,
+    DomainRow,
     PendingWindowReport,
     WindowCountRow,
     WindowReporter,
@@ -45,6 +48,26 @@ def test_a_report_that_is_sent_again_counts_once(traffic: Any) -> None:
     traffic.send(second)
     assert traffic.windows(traffic.run()) == {1: 2}
     assert traffic.lookups()[0] == 2
+
+
+def test_merging_waits_for_a_refresh_that_deletes_a_version(traffic: Any, database: Database) -> None:
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("on SQLite a writer has the whole database to itself")
+    traffic.sent({"acme": {1: 1}}, lookups=1)
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with ThreadPoolExecutor(1) as threads:
+        with database.write() as session:
+            row = get_resource(session, DomainRow, "acme", "trade")
+            current = current_version(session, row)
+            assert current is not None
+            delete_older(session, row, current, 0)
+            merging = threads.submit(traffic.merge)
+            while not merging.done():
+                with database.read() as watcher:
+                    if watcher.scalar(waiting):
+                        break
+        assert merging.result() == 0
+    assert rows(database, PendingWindowReport) == rows(database, DomainLookupsRow) == 0
 
 
 def test_the_same_report_from_two_connections_counts_once(traffic: Any, database: Database) -> None:
