@@ -14,6 +14,7 @@ from hmi_api.internal.runs import DomainRunSpec, RunFailure, RunState, RunView
 from hmi_api.internal.window_counts import DomainLookups
 from hmi_api.names import REFRESH_ANNOTATION, TABLE_VERSION_ANNOTATION
 from hmi_api.resources.common import Resources
+from hmi_api.resources.conditions import find_condition
 from hmi_api.resources.domain import Domain, DomainStatus, SharedTableStatus, TableLevelStatus
 from hmi_api.resources.spec_changes import domain_run_digest
 from hmi_operator.planning import JobView, ObservedDomain, plan_domain
@@ -236,6 +237,25 @@ def test_refreshes_that_change_nothing_become_rarer() -> None:
 
 
 # --- requests ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tables", "last_run", "expected"),
+    [
+        ([table(3)], None, "not refreshed yet"),
+        ([table(3)], ran(3), "found nothing to change"),
+        ([table(3, restored=1)], ran(2), "version 1 was put back"),
+    ],
+)
+def test_a_table_as_it_was_says_why(
+    tables: list[TableVersion], last_run: RefreshRun | None, expected: str
+) -> None:
+    of = wanted(DAILY)
+    plan = plan_domain(of, seen(of, version=3, tables=tables, last_run=last_run))
+    assert reason(plan.status.conditions, "Refreshed") == ("True", "RefreshWaits")
+    found = find_condition(plan.status.conditions, "Refreshed")
+    assert found is not None
+    assert expected in found.message
 
 
 def test_a_new_value_of_the_annotation_refreshes_at_once_and_once() -> None:

@@ -295,7 +295,16 @@ class _RefreshPlanner:
         if newest is not None and newest.cause is not None:
             writer.true(DomainCondition.REFRESHED, Reason.TABLE_REFRESHED, self._tables()[0].sentence())
         else:
-            writer.true(DomainCondition.REFRESHED, Reason.REFRESH_WAITS, "The table was not refreshed yet.")
+            writer.true(DomainCondition.REFRESHED, Reason.REFRESH_WAITS, self._why_not_refreshed())
+
+    def _why_not_refreshed(self) -> str:
+        last, tables = self._last_run, self._known.tables if self._known else []
+        change = tables[0].change if tables else None
+        if last is not None and last.version == self._current.version and last.state == RunState.SUCCEEDED:
+            return "The last refresh found nothing to change."
+        if change is not None and change.restored is not None:
+            return f"The table of version {change.restored} was put back, and not refreshed since."
+        return "The table was not refreshed yet."
 
     def _write_off(self) -> None:
         message = "spec.plot.refresh is absent: the table stays as it is."
