@@ -19,15 +19,16 @@ UPDATE runtimes SET placed_table_bytes = (
 
 
 def upgrade() -> None:
-    """Add the columns; count the tables that are placed."""
+    """Add the columns; count the tables that are placed.
+
+    The default stays, so that a control plane of the version before can still register runtimes.
+    """
     op.add_column("runtimes", sa.Column("host_capacity_bytes", sa.BigInteger(), nullable=True))
     op.add_column("runtimes", sa.Column("table_capacity_bytes", sa.BigInteger(), nullable=True))
     op.add_column(
         "runtimes", sa.Column("placed_table_bytes", sa.BigInteger(), nullable=False, server_default="0")
     )
     op.execute(_PLACED)
-    if op.get_bind().dialect.name != "sqlite":
-        op.alter_column("runtimes", "placed_table_bytes", server_default=None)
 
 
 def downgrade() -> None:
