@@ -36,7 +36,8 @@ def publish(plane: FakeControlPlane) -> DomainView:
     """Publish the Domain; return its view."""
     record = DomainRecord(uid="u", tenant="acme", generation=1, spec_digest=DIGEST, base_uri="wheel://m")
     plane.catalog.domains[KEY] = StoredDomain(record, current=domain_version(DIGEST))
-    return plane.catalog.domain_view(KEY).model_copy(update={"lookups": DomainLookups.of(0, 0)})
+    shared = {"lookups": DomainLookups.of(0, 0), "tree": plane.windows.tree_of(KEY)}
+    return plane.catalog.domain_view(KEY).model_copy(update=shared)
 
 
 async def test_a_domain_is_requested_once_for_a_while(

@@ -90,6 +90,7 @@ Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 """A whole number of 32 bits; true and false are none."""
 LargeCount = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 """A whole number of 64 bits, such as bytes; true and false are none."""
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A number, whole or not; true, false and text are none."""
 Metrics = Annotated[dict[Word, Finite], Field(max_length=100)]
 """Measured values by name."""
