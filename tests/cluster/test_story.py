@@ -91,13 +91,13 @@ def test_declared_resources_become_ready(examples: Resources) -> None:
 def test_kubectl_get_shows_the_state(examples: Resources, kubectl: Kubectl) -> None:
     shown = kubectl.text("get", "dom,ta", "-A")
     domains, adapters = (_rows(part) for part in shown.strip("\n").split("\n\n"))
-    assert {"NAMESPACE", "NAME", "PHASE", "READY", "VERSION", "AGE"} <= set(domains[0])
+    assert {"NAMESPACE", "NAME", "PHASE", "READY", "HIT RATE", "VERSION", "AGE"} <= set(domains[0])
     assert {"NAMESPACE", "NAME", "PHASE", "READY", "DOMAIN", "VERSION", "AGE"} <= set(adapters[0])
     for row in (*domains, *adapters):
         if row["NAMESPACE"] in NAMESPACES:
             assert row["READY"] == "True", shown
             empty = {column for column, value in row.items() if not value}
-            assert empty <= {"PARENT", "PROGRESS"}, shown
+            assert empty <= {"PARENT", "PROGRESS", "HIT RATE"}, shown
     wide = kubectl.text("get", "ta", "-n", "seaview", "-o", "wide")
     assert [row["REASON"] for row in _rows(wide)] == ["Serving"] * 3, wide
     assert "guest-topic" in kubectl.text("get", "hmi", "-n", "seaview")
@@ -255,11 +255,13 @@ def _texts(model: str) -> list[str]:
 def _rows(table: str) -> list[dict[str, str]]:
     """Return a table of kubectl as one dict per line; a cell that is empty, or <none>, is ""."""
     head, *lines = table.strip("\n").splitlines()
-    starts = [found.start() for found in re.finditer(r"\S+", head)]
+    columns = list(re.finditer(r"\S+(?: \S+)*", head))  # one space is part of a name: HIT RATE
+    starts = [column.start() for column in columns]
     ends = [*starts[1:], None]
+    names = [column.group() for column in columns]
     cells = [[line[start:end].strip() for start, end in zip(starts, ends, strict=True)] for line in lines]
     return [
-        {column: "" if cell == "<none>" else cell for column, cell in zip(head.split(), row, strict=True)}
+        {column: "" if cell == "<none>" else cell for column, cell in zip(names, row, strict=True)}
         for row in cells
     ]
 
