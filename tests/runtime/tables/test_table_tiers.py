@@ -16,8 +16,9 @@ from hmi_api.errors import Damaged
 from hmi_api.resources.domain import TableDtype
 from hmi_runtime.cache.tiers import Tier
 from hmi_runtime.tables.reference import admit_reference
+from hmi_runtime.tables.row_storage import RowCounts, RowFile, RowTier
 from hmi_runtime.tables.table import TABLE_FILE, PlotTable
-from hmi_runtime.tables.tiers import RowCounts, RowFile, RowTier, TableEvents, TieredTable
+from hmi_runtime.tables.tiers import TableEvents, TieredTable
 
 VOCABULARY, WIDTH = 50, 8
 CPU = torch.device("cpu")
