@@ -212,7 +212,8 @@ def _given(arguments: argparse.Namespace, plan: type[Any]) -> dict[str, Any]:
 
 
 def _tables(arguments: argparse.Namespace) -> str:
-    from hmi_bench.tables import TablesPlan, run_tables  # noqa: PLC0415 - each benchmark imports only its own peers
+    from hmi_bench.tables.benchmark import run_tables  # noqa: PLC0415 - each benchmark imports only its own peers
+    from hmi_bench.tables.contender import TablesPlan  # noqa: PLC0415 - each benchmark imports only its own peers
 
     return run_tables(arguments.out, TablesPlan(**_given(arguments, TablesPlan)))
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hmi_bench.serving.hmi import BERT_BASE
-from hmi_bench.tables import Contender, TablesPlan, run_tables, write_table
+from hmi_bench.tables.benchmark import run_tables
+from hmi_bench.tables.contender import Contender, TablesPlan, write_table
 from hmi_runtime.tables.table import PlotTable
 
 SMALL = replace(BERT_BASE, layers=2, width=24, heads=2, ffn_width=40, vocab_size=500)

@@ -1,4 +1,4 @@
-"""A control group that limits a process's memory, page cache included, so that reads reach the disk."""
+"""Make reads reach the disk: limit a process's memory, page cache included, or drop a file's pages."""
 
 import os
 from collections.abc import Iterator
@@ -60,3 +60,12 @@ def _new_group() -> MemoryGroup | None:
     except OSError:
         return None
     return None
+
+
+def drop_file_cache(file: Path) -> None:
+    """Let the kernel forget the pages of ``file`` that no process maps."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
