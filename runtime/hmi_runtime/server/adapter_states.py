@@ -1,6 +1,6 @@
 """The state of each adapter in a runtime, from which loads, routing and reports follow. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -71,8 +71,7 @@ class AdapterStates:
     def apply(self, new: DesiredState) -> Changes:
         """Store a desired state and return what it changes; a full one replaces all before it."""
         desired = {adapter.key: adapter for adapter in new.adapters}
-        domains = {(domain.key, domain.version.version): domain for domain in new.domains}
-        self._domains = domains if new.full else self._domains | domains
+        announced = {(domain.key, domain.version.version): domain for domain in new.domains}
         removed = [
             key
             for key in (self._states if new.full else new.removed_adapters)
@@ -86,8 +85,24 @@ class AdapterStates:
                 load.append(adapter)
         for key in removed:
             self._states[key].desired = None
+        self._domains = announced | ({} if new.full else self._needed_domains(announced))
         self.revision = new.revision
         return Changes(load, removed)
+
+    def _needed_domains(
+        self, announced: Mapping[tuple[str, int], DomainServing]
+    ) -> dict[tuple[str, int], DomainServing]:
+        """Return the versions of before that a desired adapter needs and that were not announced again.
+
+        The others, as of refreshed Domains, are announced again when an adapter needs them.
+        """
+        found = {}
+        for state in self._states.values():
+            if state.desired is not None:
+                version = state.desired.domain, state.desired.domain_version
+                if version not in announced and version in self._domains:
+                    found[version] = self._domains[version]
+        return found
 
     def is_desired(self, adapter: AdapterServing) -> bool:
         """Return whether exactly this version of an adapter is still desired."""

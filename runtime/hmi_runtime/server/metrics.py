@@ -2,7 +2,6 @@
 
 import threading
 from collections import Counter as Tally
-from collections import defaultdict
 from functools import partial
 from typing import Self
 
@@ -21,6 +20,8 @@ from hmi_runtime.tables.tiers import TableEvents
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BATCH_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128)
+_MOST_VERSIONS = 4096
+"""Versions of Domains whose lookups are counted: a refresh adds one, and refreshes may be frequent."""
 
 
 class RuntimeMetrics(CacheEvents, PipelineEvents, TableEvents):
@@ -28,8 +29,7 @@ class RuntimeMetrics(CacheEvents, PipelineEvents, TableEvents):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.sources: dict[str, Tally[str]] = defaultdict(Tally)
-        """By Domain version: how many windows came from each ``LookupSource`` since the process started."""
+        self._sources: dict[str, Tally[str]] = {}  # by Domain version, the last looked up last
         self._lock = threading.Lock()
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
@@ -155,8 +155,23 @@ class RuntimeMetrics(CacheEvents, PipelineEvents, TableEvents):
             names = {LookupSource(source).name.lower(): count for source, count in counts.items()}
             for name, count in names.items():
                 self._lookups.labels(name, "miss" if name == "computed" else "hit").inc(count)
-            with self._lock:
-                self.sources[f"{domain.key}@{domain.version}"].update(names)
+            self._add_sources(f"{domain.key}@{domain.version}", names)
+
+    def sources(self) -> dict[str, Tally[str]]:
+        """Return by Domain version how many windows came from each ``LookupSource``.
+
+        Counted since the process started, for the last few thousand versions that were looked up.
+        """
+        with self._lock:
+            return {version: Tally(sources) for version, sources in self._sources.items()}
+
+    def _add_sources(self, version: str, names: dict[str, int]) -> None:
+        with self._lock:
+            found = self._sources.pop(version, None) or Tally()
+            found.update(names)
+            self._sources[version] = found
+            if len(self._sources) > _MOST_VERSIONS:
+                del self._sources[next(iter(self._sources))]
 
     def quarantined(self) -> None:
         """Count a quarantine; the log and the rows' errors name the adapter."""
@@ -216,7 +231,7 @@ def runtime_stats(loader: AdapterLoader, metrics: RuntimeMetrics) -> RuntimeStat
         tenants={
             tenant: {"host": host[tenant], "device": device[tenant]} for tenant in sorted(host | device)
         },
-        domains={name: DomainStats.of(sources) for name, sources in sorted(metrics.sources.items())},
+        domains={name: DomainStats.of(sources) for name, sources in sorted(metrics.sources().items())},
         engines=[
             {
                 "base": engine.base.uri,

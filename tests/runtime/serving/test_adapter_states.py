@@ -6,7 +6,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import NotReady
-from hmi_api.internal.runtimes import AdapterServing, DesiredState
+from hmi_api.internal.catalog import DomainVersionView
+from hmi_api.internal.runtimes import AdapterServing, DesiredState, DomainServing
+from hmi_api.resources.domain import BaseModelRef, OnMiss
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.server.adapter_states import AdapterStates, Report
@@ -191,6 +193,46 @@ def test_an_adapter_that_is_removed_and_reported_leaves_no_state() -> None:
     desire(states)
     states.acknowledge(states.next_report())
     assert not states._states
+
+
+def domain_serving(version: int) -> DomainServing:
+    layers = ArtifactRef(kind=ArtifactKind.LAYERS, uri="layers", digest="sha256:l", bytes=1)
+    view = DomainVersionView(
+        version=version,
+        spec_digest="sha256:s",
+        base=BaseModelRef(uri="file:///base"),
+        base_digest="sha256:base",
+        split=2,
+        layers=layers,
+        tables=[],
+        on_miss=OnMiss.COMPUTE,
+        entries=0,
+        coverage=0.0,
+    )
+    return DomainServing(key="d/d", version=view)
+
+
+def test_versions_of_a_domain_are_forgotten_once_no_adapter_needs_them() -> None:
+    states = AdapterStates()
+    moving, staying = serving("a/x", 1), serving("a/y", 1)
+    both = DesiredState(revision=1, full=True, domains=[domain_serving(1)], adapters=[moving, staying])
+    states.apply(both)
+    for version in range(2, 5):
+        moving = moving.model_copy(update={"domain_version": version})
+        changed = {"domains": [domain_serving(version)], "adapters": [moving]}
+        states.apply(DesiredState(revision=version, full=False, **changed))
+    assert sorted(states._domains) == [("d/d", 1), ("d/d", 4)]
+    assert states.domain_of(staying) is not None
+    states.apply(DesiredState(revision=5, full=False, removed_adapters=["a/x", "a/y"]))
+    assert not states._domains
+
+
+def test_an_adapter_that_comes_for_another_that_goes_finds_their_domain() -> None:
+    states = AdapterStates()
+    old, new = serving("a/x", 1), serving("a/y", 1)
+    states.apply(DesiredState(revision=1, full=True, domains=[domain_serving(1)], adapters=[old]))
+    states.apply(DesiredState(revision=2, full=False, adapters=[new], removed_adapters=["a/x"]))
+    assert states.domain_of(new) == domain_serving(1)
 
 
 def test_changes_during_a_heartbeat_are_in_the_next_one() -> None:

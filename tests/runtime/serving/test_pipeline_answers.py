@@ -117,7 +117,7 @@ def test_a_domain_larger_than_the_budget_for_tables_gives_the_same_answers(  # t
         assert_right(models, adapter, text, result)
     found = {tier: metrics.registry.get_sample_value("hmi_table_rows_total", {"tier": tier}) for tier in Tier}
     assert found[Tier.HOST] > 0 < found[Tier.DISK]
-    assert found[Tier.HOST] + found[Tier.DISK] == metrics.sources["bikes/repair@1"]["own_trigram"]
+    assert found[Tier.HOST] + found[Tier.DISK] == metrics.sources()["bikes/repair@1"]["own_trigram"]
     assert metrics.registry.get_sample_value("hmi_table_read_bytes_total") > 0
     assert 0 < resident["table", "host"] <= budget < resident["table", "disk"]
 
@@ -137,7 +137,7 @@ def test_fan_out_shares_a_text_within_a_domain(loader, served, metrics) -> None:
     results = infer(loader, rows)
     assert all(result.error is None for result in results)
     assert metrics.registry.get_sample_value("hmi_shared_representations_total") == 2
-    assert metrics.sources["bikes/repair@1"].total() == results[0].prompt_tokens
+    assert metrics.sources()["bikes/repair@1"].total() == results[0].prompt_tokens
     assert results[0].table_hits == results[0].table_lookups
 
 

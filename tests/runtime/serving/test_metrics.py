@@ -1,0 +1,35 @@
+"""Metrics of a runtime that lives through many refreshes."""
+
+from types import SimpleNamespace
+
+import torch
+
+from hmi_runtime.server import metrics as module
+from hmi_runtime.server.metrics import RuntimeMetrics
+from hmi_runtime.tables.lookup import LookupSource
+
+
+def batch(version: int) -> SimpleNamespace:
+    """Return what is counted of a batch with one text of two tokens and a padded place."""
+    sources = torch.tensor([[LookupSource.OWN_TRIGRAM, LookupSource.COMPUTED, LookupSource.PADDING]])
+    shared = SimpleNamespace(
+        mask=torch.tensor([[True, True, False]]),
+        sources=sources,
+        domains=[SimpleNamespace(key="d/d", version=version)],
+        domain_of=torch.tensor([0]),
+    )
+    row = SimpleNamespace(text=SimpleNamespace(length=2))
+    return SimpleNamespace(rows=[row], representations=shared, staging_seconds=0.1)
+
+
+def test_lookups_are_counted_for_the_versions_that_were_looked_up_last(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(module, "_MOST_VERSIONS", 3)
+    metrics = RuntimeMetrics()
+    for version in (1, 2, 3, 1, 4):
+        metrics.computed(batch(version), 0.1)
+    once = {"own_trigram": 1, "computed": 1}
+    assert metrics.sources() == {
+        "d/d@3": once,
+        "d/d@1": dict.fromkeys(once, 2),
+        "d/d@4": once,
+    }
