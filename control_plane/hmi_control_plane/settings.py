@@ -51,6 +51,10 @@ class WindowCountSettings(BaseModel):
     windows_per_domain: PositiveInt = Field(
         default=1_000_000, description="Windows kept for one Domain, summed over tenants and days."
     )
+    rows_per_domain: PositiveInt = Field(
+        default=50_000,
+        description="Tenants times days kept for one Domain; of more, the oldest days are deleted first.",
+    )
     merge_seconds: PositiveSeconds = Field(
         default=30.0, description="How often runtimes' reports are merged into the counts."
     )

@@ -1,13 +1,13 @@
 """Merges runtimes' reports into the counts by Domain, tenant and day, within bounds."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, UnaryExpression, delete, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from hmi_api.internal.window_counts import DomainWindows
 from hmi_control_plane.catalog.database import (
@@ -128,11 +128,34 @@ class WindowCountMerger:
             self._trim(session, domain_id)
 
     def _trim(self, session: Session, domain_id: int) -> None:
-        """Cut the longest rows of a Domain, all to the same length, if it has too many windows."""
-        query = select(*_KEY_COLUMNS, WindowCountRow.windows).where(WindowCountRow.domain_id == domain_id)
-        sizes = {RowKey(row[0], row[1], row[2], row[3]): row[4] for row in session.execute(query)}
-        if sum(sizes.values()) <= self.settings.windows_per_domain:
-            return
+        """Keep a Domain within its bounds of rows and of windows."""
+        of_domain = WindowCountRow.domain_id == domain_id
+        query = select(func.count(), func.coalesce(func.sum(WindowCountRow.windows), 0))
+        rows, windows = session.execute(query.where(of_domain)).one()
+        if rows > self._most_rows:
+            windows -= self._delete_rows(session, domain_id)
+        if windows > self.settings.windows_per_domain:
+            self._cut_rows(session, domain_id)
+
+    @property
+    def _most_rows(self) -> int:
+        """How many rows a Domain may have: each has at least one window."""
+        return min(self.settings.rows_per_domain, self.settings.windows_per_domain)
+
+    def _delete_rows(self, session: Session, domain_id: int) -> int:
+        """Delete a Domain's rows of the oldest days, of one day the shortest; return their windows."""
+        newest = (WindowCountRow.day.desc(), WindowCountRow.windows.desc(), WindowCountRow.tenant_id)
+        kept = max(1, int(_TRIMMED_SHARE * self._most_rows))
+        surplus = dict(_sizes(session, domain_id, *newest)[kept:])
+        for _, conditions in _conditions(surplus):
+            session.execute(delete(WindowCountRow).where(*conditions))
+        deleted = sum(surplus.values())
+        self._on_cut(deleted)
+        return deleted
+
+    def _cut_rows(self, session: Session, domain_id: int) -> None:
+        """Cut the longest rows of a Domain, all to the same length."""
+        sizes = dict(_sizes(session, domain_id))
         room = int(_TRIMMED_SHARE * self.settings.windows_per_domain)
         limit = max(1, fair_limit(sizes.values(), room))
         longer = [key for key, windows in sizes.items() if windows > limit]
@@ -187,22 +210,42 @@ def _known_versions(
     return found
 
 
-def _stored(session: Session, keys: Iterable[RowKey]) -> list[tuple[RowKey, bytes]]:
-    """Return the compressed windows of those ``keys`` that are stored."""
+def _sizes(
+    session: Session, domain_id: int, *order: UnaryExpression[Any] | InstrumentedAttribute[Any]
+) -> list[tuple[RowKey, int]]:
+    """Return how many windows each row of a Domain has."""
+    query = select(*_KEY_COLUMNS, WindowCountRow.windows).where(WindowCountRow.domain_id == domain_id)
+    return [(RowKey(*row[:4]), row[4]) for row in session.execute(query.order_by(*order))]
+
+
+def _conditions(
+    keys: Iterable[RowKey],
+) -> Iterator[tuple[tuple[int, str, date], list[ColumnElement[bool]]]]:
+    """Yield conditions that together choose the rows of ``keys``, each with the part that they share."""
     groups: dict[tuple[int, str, date], list[str]] = defaultdict(list)
     for key in keys:
         groups[key.domain_id, key.layers_digest, key.day].append(key.tenant_id)
-    found = []
-    for (domain_id, layers_digest, day), tenants in groups.items():
+    for group, tenants in groups.items():
+        domain_id, layers_digest, day = group
         for chunk in _chunks(tenants):
-            query = select(WindowCountRow.tenant_id, WindowCountRow.data).where(
-                WindowCountRow.domain_id == domain_id,
-                WindowCountRow.layers_digest == layers_digest,
-                WindowCountRow.day == day,
-                WindowCountRow.tenant_id.in_(chunk),
+            yield (
+                group,
+                [
+                    WindowCountRow.domain_id == domain_id,
+                    WindowCountRow.layers_digest == layers_digest,
+                    WindowCountRow.day == day,
+                    WindowCountRow.tenant_id.in_(chunk),
+                ],
             )
-            for tenant_id, data in session.execute(query):
-                found.append((RowKey(domain_id, layers_digest, tenant_id, day), data))
+
+
+def _stored(session: Session, keys: Iterable[RowKey]) -> list[tuple[RowKey, bytes]]:
+    """Return the compressed windows of those ``keys`` that are stored."""
+    found = []
+    for (domain_id, layers_digest, day), conditions in _conditions(keys):
+        query = select(WindowCountRow.tenant_id, WindowCountRow.data).where(*conditions)
+        for tenant_id, data in session.execute(query):
+            found.append((RowKey(domain_id, layers_digest, tenant_id, day), data))
     return found
 
 

@@ -114,6 +114,30 @@ def test_a_domain_is_bounded_and_the_longest_rows_are_cut(traffic: Any, database
     assert traffic.windows(traffic.run()) == {key: 100 + key for key in range(49, 33, -1)}
 
 
+def test_a_domains_rows_are_bounded_and_the_oldest_days_are_deleted(traffic: Any, database: Database) -> None:
+    traffic.sent({f"tenant{number}": {1: 1, 2: 1} for number in range(6)})
+    traffic.merge()
+    with database.write() as session:  # as if that had been yesterday
+        session.execute(update(WindowCountRow).values(day=_ago(1)))
+    traffic.sent({"acme": {1: 7}, "bolt": {5: 1}} | {f"tenant{number}": {3: 1, 4: 1} for number in range(3)})
+    assert traffic.merge(rows_per_domain=10) == 2 * 2
+    with database.read() as session:
+        days = sorted(session.scalars(select(WindowCountRow.day)))
+    assert days == [_ago(1)] * 4 + [_ago(0)] * 5  # nine tenths of the room
+    assert traffic.windows(traffic.run()) == {1: 11, 2: 4, 3: 3, 4: 3}
+    assert traffic.merge(rows_per_domain=10) == 0
+
+
+def test_more_tenants_than_windows_leave_the_longest_rows_of_the_day(
+    traffic: Any, database: Database
+) -> None:
+    traffic.sent({f"tenant{number}": {1: 1} for number in range(9)} | {"acme": {1: 3, 2: 2}})
+    assert traffic.merge(windows_per_domain=5) == 9 - 3
+    with database.read() as session:
+        assert sorted(session.scalars(select(WindowCountRow.windows))) == [1, 1, 1, 2]
+    assert traffic.windows(traffic.run()) == {1: 6, 2: 2}
+
+
 def test_counts_are_kept_for_the_days_that_are_set(traffic: Any, database: Database) -> None:
     traffic.sent({"acme": {1: 1, 2: 1}})
     traffic.merge()
