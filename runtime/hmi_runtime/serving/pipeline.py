@@ -22,6 +22,8 @@ from hmi_runtime.serving.worker import EngineWorker, PipelineEvents, Quarantine
 
 log = logging.getLogger(__name__)
 
+_SHUT_DOWN = "This runtime shut down before it had computed the row; try again."
+
 
 @dataclass(frozen=True)
 class PipelineLimits:
@@ -62,6 +64,7 @@ class Pipeline:
         self._preparers = ThreadPoolExecutor(tokenizer_threads, thread_name_prefix="tokenise")
         self._quarantine = Quarantine(limits.quarantine_failures, limits.quarantine_seconds)
         self._unanswered = 0
+        self._requests: set[PendingRequest] = set()  # without a result; guarded by ``_idle``
         self._draining = False
         self._idle = threading.Condition()
 
@@ -111,12 +114,15 @@ class Pipeline:
         """
         deadline = time.monotonic() + self._limits.request_timeout
         request = PendingRequest(rows, deadline, self._count_out, tenant_id)
-        error = self._count_in(len(rows))
+        error = self._count_in(request)
         if error is not None:
             for index in range(len(rows)):
                 request.set_error(index, error)
         elif rows:
-            self._preparers.submit(self._prepare, request)
+            try:
+                self._preparers.submit(self._prepare, request)
+            except RuntimeError:  # it was drained meanwhile
+                request.end(NotReady("Draining", _SHUT_DOWN))
         return request.future
 
     def refuse_new(self) -> None:
@@ -126,7 +132,7 @@ class Pipeline:
     def drain(self, timeout: float) -> bool:
         """Refuse new requests, finish those in progress, and stop.
 
-        Return False if rows have no result after ``timeout`` seconds.
+        Rows without a result after ``timeout`` seconds get the error Draining; return False if there were.
         """
         deadline = time.monotonic() + timeout
         self.refuse_new()
@@ -135,22 +141,31 @@ class Pipeline:
         self._preparers.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers.values():
             worker.stop(max(0.0, deadline - time.monotonic()))
+        with self._idle:
+            left = list(self._requests)
+        for request in left:
+            request.end(NotReady("Draining", _SHUT_DOWN))
         return idle
 
-    def _count_in(self, rows: int) -> NotReady | None:
+    def _count_in(self, request: PendingRequest) -> NotReady | None:
         """Count new rows; return the error if they are refused. Refused rows count until it is set."""
+        rows = len(request.rows)
         with self._idle:
             waiting = self._unanswered
             self._unanswered += rows
+            if rows:
+                self._requests.add(request)
             if self._draining:
                 return NotReady("Draining", "This runtime is shutting down; try again.")
             if waiting + rows > self._limits.max_queue:
                 return NotReady("Overloaded", f"{waiting} rows are waiting already; try again shortly.")
             return None
 
-    def _count_out(self) -> None:
+    def _count_out(self, request: PendingRequest) -> None:
         with self._idle:
             self._unanswered -= 1
+            if request.is_answered:
+                self._requests.discard(request)
             if self._unanswered == 0:
                 self._idle.notify_all()
 

@@ -19,14 +19,15 @@ DEADLINE_REASON = "DeadlineExceeded"
 class PendingRequest:
     """A request whose rows get their results one by one, from any thread; ``future`` gets all of them.
 
-    ``on_row_done`` is called after each row. Only adapters of ``tenant_id`` may answer; None allows all.
+    ``on_row_done`` is called with the request after each row. Only adapters of ``tenant_id`` may answer; None
+    allows all.
     """
 
     def __init__(
         self,
         rows: Sequence[InferRow],
         deadline: float,
-        on_row_done: Callable[[], None],
+        on_row_done: Callable[["PendingRequest"], None],
         tenant_id: str | None = None,
     ) -> None:
         self.rows = rows
@@ -36,6 +37,7 @@ class PendingRequest:
         self.future: Future[list[RowResult]] = Future()
         self._results: list[RowResult | None] = [None] * len(rows)
         self._remaining = len(rows)
+        self._ended = False
         self._lock = threading.Lock()
         if not rows:
             self.future.set_result([])
@@ -45,16 +47,43 @@ class PendingRequest:
         return self.future.cancelled() or now > self.deadline
 
     def set_result(self, index: int, result: RowResult) -> None:
-        """Set the result of a row; the last one completes the future. Raise ``ValueError`` if it has one."""
+        """Set the result of a row; the last one completes the future. Raise ``ValueError`` if it has one.
+
+        Results that come after ``end`` are dropped.
+        """
         with self._lock:
+            if self._ended:
+                return
             if self._results[index] is not None:
                 raise ValueError(f"row {index} has a result already")
             self._results[index] = result
             self._remaining -= 1
             last = self._remaining == 0
-        self._on_row_done()
-        if last and self.future.set_running_or_notify_cancel():
-            self.future.set_result([r for r in self._results if r is not None])
+        self._on_row_done(self)
+        if last:
+            self._complete()
+
+    def end(self, error: HmiError) -> None:
+        """Complete the future now: rows without a result get ``error``."""
+        result = RowResult(error=row_error(error))
+        with self._lock:
+            if self._remaining == 0:
+                return
+            self._ended = True
+            missing, self._remaining = self._remaining, 0
+            self._results = [result if one is None else one for one in self._results]
+        for _ in range(missing):
+            self._on_row_done(self)
+        self._complete()
+
+    def _complete(self) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result([one for one in self._results if one is not None])
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether all rows have their results."""
+        return self._remaining == 0
 
     def has_result(self, index: int) -> bool:
         """Return whether a row has its result."""

@@ -154,7 +154,7 @@ def test_a_logit_that_is_not_finite_gives_an_error(value: float) -> None:
         labels=("a", "b"),
         artifact=None,  # type: ignore[arg-type]
     )
-    request = PendingRequest([InferRow(adapter="acme/topic", text="x")], 0.0, lambda: None)
+    request = PendingRequest([InferRow(adapter="acme/topic", text="x")], 0.0, lambda _: None)
     row = BatchRow(request, 0, adapter, Text("x", None, None))  # type: ignore[arg-type]
     result = row_result(row, torch.tensor([0.5, value]), 0)
     assert result.error is not None

@@ -111,6 +111,36 @@ def test_draining_answers_accepted_rows_and_refuses_new_ones(pipeline: Pipeline,
     assert all(row.error is None for future in under_way for row in future.result(LIMIT))
 
 
+def test_rows_that_draining_does_not_wait_for_get_an_error(pipeline: Pipeline, gate: Gate) -> None:
+    computing = pipeline.submit([ROW, ROW])
+    assert gate.reached.wait(LIMIT)
+    queued, cancelled = pipeline.submit([ROW]), pipeline.submit([ROW])
+    assert cancelled.cancel()
+    assert not pipeline.drain(0.0)
+    for result in [*computing.result(LIMIT), *queued.result(LIMIT)]:
+        assert result.error is not None
+        assert (result.error.status, result.error.reason) == (503, "Draining")
+    assert pipeline.unanswered == 0
+    gate.open.set()  # results that come later are dropped
+    assert pipeline.drain(LIMIT)
+
+
+def test_a_request_that_comes_when_all_has_stopped_gets_an_error(pipeline: Pipeline, gate: Gate) -> None:
+    gate.open.set()
+    pipeline._preparers.shutdown()  # as by ``drain``, after the request was accepted
+    (result,) = pipeline.submit([ROW]).result(LIMIT)
+    assert result.error is not None
+    assert (result.error.status, result.error.reason) == (503, "Draining")
+
+
+def test_answered_requests_are_not_kept(pipeline: Pipeline, gate: Gate) -> None:
+    gate.open.set()
+    pipeline.submit([ROW, InferRow(adapter="acme/unknown", text="a")]).result(LIMIT)
+    pipeline.refuse_new()
+    pipeline.submit([ROW]).result(LIMIT)
+    assert not pipeline._requests
+
+
 def test_after_a_failed_batch_the_next_one_is_computed(
     pipeline: Pipeline, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
