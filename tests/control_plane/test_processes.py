@@ -3,17 +3,16 @@
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from serving import LIMIT, eventually, free_port
 from sqlalchemy import text
 
 from hmi_control_plane.__main__ import DONE, TIMED_OUT, WRONG_SETTINGS, configure_logging, main
@@ -21,8 +20,6 @@ from hmi_control_plane.app import create_app
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.migrate import is_behind, upgrade
 from hmi_control_plane.settings import Part, Settings
-
-LIMIT = 60.0
 
 
 @pytest.fixture
@@ -38,13 +35,6 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, st
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return variables
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < until, f"did not happen: {what}"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +159,7 @@ def test_a_log_line_has_the_id_of_its_request(
 def gateway(environment: dict[str, str], tmp_path: Path) -> Iterator[Any]:
     """A gateway process that drains for a second, and its address."""
     upgrade(environment["HMI_DATABASE_URL"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     child = subprocess.Popen(
         [sys.executable, "-m", "hmi_control_plane", "gateway"],
         env={**os.environ, "HMI_PORT": str(port), "HMI_DRAIN_DELAY_SECONDS": "1"},

@@ -1,12 +1,31 @@
-"""Serves an application on a thread, over real HTTP."""
+"""Serving an application on a thread over real HTTP, free ports, and waiting for something to happen."""
 
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+
+LIMIT = 120.0
+"""Seconds until something that should happen counts as failed: far more than it takes on a busy machine."""
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait until ``condition`` is true; fail after ``LIMIT``."""
+    until = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < until, f"did not happen: {what}"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """A control plane for training Jobs over real HTTP, and its callers."""
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import uvicorn
 from safetensors.numpy import save_file
+from serving import free_port
 
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.internal.trainer_client import TrainerClient
@@ -50,9 +50,7 @@ def plane(settings: Settings, token_reviews: Any, tmp_path: Path) -> Iterator[st
             "artifact_limit_bytes": 1 << 20,
         }
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     app = create_app(changed, Part.CONTROL_PLANE)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run)

@@ -3,20 +3,18 @@
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from serving import eventually
 
 from hmi_control_plane.app import create_app
 from hmi_control_plane.settings import Part, Settings
 
 pytestmark = pytest.mark.postgres
-
-LIMIT = 60.0
 
 
 class Wire:
@@ -95,13 +93,6 @@ def gateway(
     app = create_app(own, Part.GATEWAY, runtimes=network)
     with TestClient(app, raise_server_exceptions=False) as started:
         yield started
-
-
-def eventually(condition: Any, what: str) -> None:
-    until = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < until, f"did not happen: {what}"
-        time.sleep(0.02)
 
 
 def classify(gateway: TestClient, key: str, model: str = "spam") -> Any:

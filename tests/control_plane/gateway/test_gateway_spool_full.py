@@ -1,17 +1,15 @@
 """A gateway that cannot record usage is not ready; it is ready again after events were flushed."""
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from serving import eventually
 from sqlalchemy.exc import OperationalError
 
 from hmi_control_plane.metering import flusher
 from hmi_control_plane.settings import Settings
-
-LIMIT = 20.0
 
 
 @pytest.fixture
@@ -30,13 +28,6 @@ def bring_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     with monkeypatch.context() as patch:
         patch.setattr(flusher, "record_events", away)
         yield patch.undo
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < until, f"did not happen: {what}"
-        time.sleep(0.01)
 
 
 def fill(acme: Any) -> int:

@@ -2,13 +2,13 @@
 
 import json
 import re
-import socket
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
+from serving import free_port
 
 from hmi_control_plane.app import create_app
 from hmi_control_plane.http.openapi import NOT_FOR_TENANTS
@@ -100,15 +100,9 @@ def test_a_gateway_works_without_an_admin_key(settings: Settings) -> None:
 # --- metrics ---------------------------------------------------------------------------------------
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.parametrize("part", list(Part))
 def test_metrics_can_have_their_own_port(settings: Settings, part: Part) -> None:
-    port = _free_port()
+    port = free_port()
     changed = settings.model_copy(update={"metrics_port": port, "host": "127.0.0.1"})
 
     with TestClient(create_app(changed, part)) as started:

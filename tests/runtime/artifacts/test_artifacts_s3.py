@@ -14,6 +14,7 @@ import fsspec
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from serving import free_port
 
 from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.errors import Damaged, NotReady
@@ -47,9 +48,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
     folder = tmp_path_factory.mktemp("s3")
     (folder / "hmi").mkdir()  # the bucket
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with (folder.parent / "s3.log").open("wb") as log:
         server = subprocess.Popen(
             [program, "-p", f"127.0.0.1:{port}", "posix", "--nometa", folder],

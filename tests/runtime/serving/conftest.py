@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from runtime_process import PublishingControlPlane, RuntimeAtUrl
+from serving import free_port, serving
 from support_encoders import SPECIAL_TOKENS, save_base_model
 from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers.models import WordPiece
@@ -28,6 +30,7 @@ from hmi_runtime.models.source import BaseModel, load_base
 from hmi_runtime.models.windows import pack, trigrams
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
+from hmi_runtime.server.process import RuntimeProcess
 from hmi_runtime.server.settings import RuntimeSettings
 from hmi_runtime.tables.table import PlotTable
 
@@ -267,3 +270,19 @@ def loader(
         )
         yield made
         made.pipeline.drain(5.0)
+
+
+@pytest.fixture
+def control_plane() -> PublishingControlPlane:
+    return PublishingControlPlane()
+
+
+@pytest.fixture
+def runtime(control_plane: PublishingControlPlane, settings: RuntimeSettings) -> Iterator[RuntimeAtUrl]:
+    with serving(control_plane.app, lifespan="off") as url:
+        port = free_port()
+        own = settings.model_copy(
+            update={"control_plane_url": url, "runtime_url": f"http://127.0.0.1:{port}"}
+        )
+        with serving(RuntimeProcess(own).app, port) as runtime_url:
+            yield RuntimeAtUrl(runtime_url)

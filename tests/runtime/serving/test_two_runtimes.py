@@ -2,10 +2,8 @@
 
 import asyncio
 import signal
-import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from serving import LIMIT, eventually, free_port
 
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
@@ -23,20 +22,6 @@ from hmi_runtime.server.settings import RuntimeSettings
 
 TOKEN = "internal-token-of-the-tests"
 ADMIN = "admin-key-of-the-tests"
-LIMIT = 120.0
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < until, f"did not happen: {what}"
-        time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _references(*refs: ArtifactRef) -> list[dict[str, Any]]:
