@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from fake_catalog import StoredDomain
 from fake_control_plane import FakeControlPlane
+from fake_versions import StoredDomain
 from planning_fixtures import DIGEST, domain_version
 
 from hmi_api.internal.catalog import DomainRecord, DomainView

@@ -1,8 +1,8 @@
 """The poller enqueues the TaskAdapters whose ETag in the catalog has changed, and no others."""
 
 import pytest
-from fake_catalog import StoredAdapter
 from fake_control_plane import FakeControlPlane
+from fake_versions import StoredAdapter
 from planning_fixtures import adapter, adapter_version, observed_adapter
 
 from hmi_api.errors import NotReady

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_catalog import FakeCatalog, StoredAdapter, StoredDomain
+from fake_catalog import FakeCatalog
 from fake_control_plane import FakeControlPlane
+from fake_versions import StoredAdapter, StoredDomain
 from reconciler_fakes import Jobs
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady

@@ -92,7 +92,7 @@ class Here:
 
     def refreshes(self) -> list[str]:
         """Return the ids of all refresh runs."""
-        return list(self.plane.catalog.refresh_runs)
+        return list(self.plane.catalog.refreshes.runs)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ async def test_a_refresh_is_published_and_told_and_changes_no_adapter(here: Here
     await here.reconcile()
     (run,) = here.refreshes()
     assert (here.status.phase, here.status.version, here.status.run_ref) == ("Ready", 1, run)
-    here.plane.catalog.finish_refresh(run)
+    here.plane.catalog.refreshes.finish(run)
     result = await here.reconcile()
     assert result.enqueue == ()
     assert (here.status.phase, here.status.version, here.status.run_ref) == ("Ready", 2, None)
@@ -165,7 +165,7 @@ async def test_an_earlier_table_is_put_back_and_refreshing_resumes(here: Here) -
     await here.annotate(refresh="now")
     await here.reconcile()
     (run,) = here.refreshes()
-    here.plane.catalog.finish_refresh(run)
+    here.plane.catalog.refreshes.finish(run)
     await here.reconcile()
     await here.annotate(refresh="now", table_version="1")
     await here.reconcile()

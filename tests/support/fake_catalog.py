@@ -5,38 +5,36 @@ It raises ``Refused`` with the status and the reason of the real one. ``tests/co
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from fake_artifacts import FakeArtifacts
+from fake_refreshes import FakeRefreshes
+from fake_versions import (
+    LoadReport,
+    StoredAdapter,
+    StoredDomain,
+    adapter_version,
+    domain_version,
+    found,
+    has_layers,
+    refs_of,
+)
 
-from hmi_api.artifacts import ArtifactKind, ArtifactRef
+from hmi_api.artifacts import ArtifactKind
 from hmi_api.internal.catalog import (
     AdapterRecord,
-    AdapterVersionView,
     AdapterView,
     DomainRecord,
-    DomainVersionView,
     DomainView,
     EarlierVersion,
-    LoadError,
     PublishAgain,
     RecordKey,
     RecordPage,
     Revocation,
 )
 from hmi_api.internal.client import Refused
-from hmi_api.internal.refreshes import (
-    Refreshes,
-    RefreshResult,
-    RefreshRun,
-    RefreshSpec,
-    RestoreTable,
-    TableChange,
-    TableVersion,
-)
 from hmi_api.internal.runs import (
     DomainRunSpec,
     RunCreate,
@@ -51,59 +49,6 @@ from hmi_api.internal.runs import (
 FINAL = (RunState.SUCCEEDED, RunState.FAILED)
 
 
-@dataclass
-class StoredDomain:
-    """A Domain, all its versions and the current one."""
-
-    record: DomainRecord
-    versions: list[DomainVersionView] = field(default_factory=list)
-    current: DomainVersionView | None = None
-    last_version: int = 0
-    order: int = 0
-    changes: dict[int, TableChange] = field(default_factory=dict)
-    """By version: how its table came from the one before it."""
-    created: dict[int, datetime] = field(default_factory=dict)
-
-    @property
-    def tables(self) -> list[DomainVersionView]:
-        """The versions with the layers and the spec of the current one, the newest first."""
-        current = self.current
-        if current is None:
-            return []
-        same = [
-            one
-            for one in self.versions
-            if (one.layers, one.spec_digest) == (current.layers, current.spec_digest)
-        ]
-        return same[::-1]
-
-
-@dataclass
-class StoredAdapter:
-    """A TaskAdapter, all its versions and the current one, and the ids of the runtimes it is placed on."""
-
-    record: AdapterRecord
-    versions: list[AdapterVersionView] = field(default_factory=list)
-    current: AdapterVersionView | None = None
-    last_version: int = 0
-    order: int = 0
-    placed: list[str] = field(default_factory=list)
-    revoked_at: datetime | None = None
-    withdrawn: Revocation | None = None
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """A runtime's last report on one version: loaded, or why not; ``order`` grows from report to report."""
-
-    runtime: str
-    version: int
-    failure: LoadError | None
-    order: int
-    serves: bool
-    """Despite a failure, if it was to take another table."""
-
-
 class FakeCatalog:
     """Resources, runs, versions and artifacts; ``on_change`` is called when placements may have to change."""
 
@@ -112,15 +57,14 @@ class FakeCatalog:
         self.domains: dict[str, StoredDomain] = {}
         self.adapters: dict[str, StoredAdapter] = {}
         self.runs: dict[str, RunView] = {}
-        self.refresh_runs: dict[str, datetime] = {}
-        """When each refresh run was created, the oldest first."""
+        self.refreshes = FakeRefreshes(self)
         self.created_runs: list[str] = []
         """Ids of all runs that were ever created: those of deleted resources are in ``runs`` no more."""
         self.pods: dict[str, list[RunPod]] = {}
         self.artifacts = FakeArtifacts()
         self.page_items = 500
         self._declared = 0
-        self._on_change = on_change
+        self.on_change = on_change
         self._reports_of = reports_of
 
     # --- resources ------------------------------------------------------------------------------------
@@ -145,7 +89,7 @@ class FakeCatalog:
             raise Refused(409, "TenantChanged", f"{key} belongs to tenant {row.record.tenant}.")
         row.record = record
         if row.current is not None:
-            self._on_change()
+            self.on_change()
 
     def delete(self, table: dict[str, Any], key: str, uid: str | None = None) -> None:
         """Delete a resource with its runs; runs that are not over fail."""
@@ -162,8 +106,8 @@ class FakeCatalog:
             if run.state in FINAL:
                 del self.runs[run.id]
             else:
-                self._fail(run, RunFailure(reason="ResourceDeleted", message="The resource was deleted."))
-        self._on_change()
+                self.fail(run, RunFailure(reason="ResourceDeleted", message="The resource was deleted."))
+        self.on_change()
 
     def page(self, table: dict[str, Any], cursor: str | None, domain: str | None) -> RecordPage:
         """Return a page of the resources, of TaskAdapters those on ``domain`` alone."""
@@ -179,12 +123,12 @@ class FakeCatalog:
 
     def domain_view(self, key: str) -> DomainView:
         """Return a Domain with its current version."""
-        row = _found(self.domains, key, "Domain")
+        row = found(self.domains, key, "Domain")
         return DomainView(record=row.record, current=row.current)
 
     def adapter_view(self, key: str, running: int = 0) -> AdapterView:
         """Return a TaskAdapter, and where it is; ``running`` counts the runtimes that take placements."""
-        row = _found(self.adapters, key, "Adapter")
+        row = found(self.adapters, key, "Adapter")
         reports = self._reports_of(key)
         current = row.current.version if row.current else None
         of_current = [report for report in reports if report.version == current]
@@ -220,15 +164,15 @@ class FakeCatalog:
 
     def revoke(self, key: str, revocation: Revocation) -> None:
         """Revoke a TaskAdapter's use of its Domain; drop its versions if the grace time is over."""
-        row = _found(self.adapters, key, "Adapter")
+        row = found(self.adapters, key, "Adapter")
         row.revoked_at = row.revoked_at or datetime.now(UTC)
         if revocation.withdraw:
             row.withdrawn, row.current, row.versions, row.last_version = revocation, None, [], 0
-            self._on_change()
+            self.on_change()
 
     def restore(self, key: str) -> None:
         """Take back a revocation."""
-        row = _found(self.adapters, key, "Adapter")
+        row = found(self.adapters, key, "Adapter")
         row.revoked_at = row.withdrawn = None
 
     # --- runs and versions ----------------------------------------------------------------------------
@@ -243,9 +187,9 @@ class FakeCatalog:
         run_id = f"{len(self.created_runs) + 1:024x}"
         self.created_runs.append(run_id)
         if isinstance(wanted.spec, DomainRunSpec) and wanted.spec.refresh is not None:
-            self.refresh_runs[run_id] = datetime.now(UTC)
+            self.refreshes.runs[run_id] = datetime.now(UTC)
         fields = wanted.model_dump(exclude={"tenant", "spec"})
-        return self._save(RunView(id=run_id, state=RunState.PENDING, spec=wanted.spec, **fields))
+        return self.save(RunView(id=run_id, state=RunState.PENDING, spec=wanted.spec, **fields))
 
     def run(self, run_id: str) -> RunView:
         """Return a run."""
@@ -258,14 +202,14 @@ class FakeCatalog:
         run = self.run(run_id)
         if run.state in FINAL:
             return run
-        return self._save(run.model_copy(update={"state": RunState.RUNNING, "progress": progress}))
+        return self.save(run.model_copy(update={"state": RunState.RUNNING, "progress": progress}))
 
     def fail_run(self, run_id: str, failure: RunFailure) -> RunView:
         """End a run without a result; a run that has failed keeps its first reason."""
         run = self.run(run_id)
         if run.state is RunState.SUCCEEDED:
             raise Refused(409, "RunFinished", f"Run {run_id} has succeeded and cannot fail any more.")
-        return run if run.state is RunState.FAILED else self._fail(run, failure)
+        return run if run.state is RunState.FAILED else self.fail(run, failure)
 
     def complete_run(self, run_id: str, result: RunResult) -> RunView:
         """End a run with its result, which becomes a version."""
@@ -277,16 +221,19 @@ class FakeCatalog:
         row = (self.domains if isinstance(spec, DomainRunSpec) else self.adapters).get(key)
         if row is None or row.record.uid != run.uid:
             gone = RunFailure(reason="ResourceDeleted", message="The resource was deleted or replaced.")
-            return self._fail(run, gone)
+            return self.fail(run, gone)
         if isinstance(row, StoredAdapter) and row.withdrawn is not None:
-            return self._fail(run, RunFailure(reason=row.withdrawn.reason, message=row.withdrawn.message))
+            return self.fail(run, RunFailure(reason=row.withdrawn.reason, message=row.withdrawn.message))
         if isinstance(row, StoredDomain) and isinstance(spec, DomainRunSpec) and spec.refresh is not None:
-            return self._complete_refresh(row, run, spec.refresh, result)
+            return self.refreshes.complete(row, run, spec.refresh, result)
         if isinstance(row, StoredDomain):
-            version, passed = self._domain_version(row, run, result), True
+            version, passed = domain_version(row, run, result), True
             row.created[version.version] = datetime.now(UTC)
         else:
-            version, passed = self._adapter_version(row, run, result), result.gate_passed
+            version, passed = (
+                adapter_version(row, self.domains.get(row.record.domain), run, result),
+                result.gate_passed,
+            )
         row.last_version += 1
         if version is not None:
             row.versions.append(version)
@@ -294,9 +241,9 @@ class FakeCatalog:
         is_superseded = row.current is not None and row.current.spec_digest == declared != run.spec_digest
         if passed and not is_superseded:
             row.current = version
-            self._on_change()
+            self.on_change()
         progress = run.progress and run.progress.model_copy(update={"step": run.progress.total})
-        return self._save(
+        return self.save(
             run.model_copy(update={"state": RunState.SUCCEEDED, "result": result, "progress": progress})
         )
 
@@ -307,8 +254,9 @@ class FakeCatalog:
             return None
         found = [one for one in row.versions if one.spec_digest == wanted.spec_digest]
         if isinstance(row, StoredAdapter):
-            found = [one for one in found if one.gate_passed and self._has_layers(row, one.layers_digest)]
-        if not found or any(ref.digest not in self.artifacts.files for ref in _refs_of(found[-1])):
+            domain = self.domains.get(row.record.domain)
+            found = [one for one in found if one.gate_passed and has_layers(domain, one.layers_digest)]
+        if not found or any(ref.digest not in self.artifacts.files for ref in refs_of(found[-1])):
             return None
         if found[-1] != row.current:
             row.last_version += 1
@@ -316,86 +264,8 @@ class FakeCatalog:
             if isinstance(row, StoredDomain):
                 row.created[row.last_version] = datetime.now(UTC)
             row.versions.append(row.current)
-            self._on_change()
+            self.on_change()
         return int(row.current.version)
-
-    def refreshes(self, key: str) -> Refreshes:
-        """Return the kept tables of a Domain and its last refresh run."""
-        row = _found(self.domains, key, "Domain")
-        tables = [
-            TableVersion(
-                version=one.version,
-                table=one.tables[0].digest if one.tables else "",
-                entries=one.entries,
-                created_at=row.created[one.version],
-                change=row.changes.get(one.version),
-            )
-            for one in row.tables
-        ]
-        runs = [self.runs[run_id] for run_id in self.refresh_runs if run_id in self.runs]
-        own = [run for run in runs if run.uid == row.record.uid]
-        return Refreshes(tables=tables, last_run=self._refresh_run(own[-1]) if own else None)
-
-    def restore_table(self, key: str, wanted: RestoreTable) -> int | None:
-        """Publish the table of a kept version again."""
-        row = _found(self.domains, key, "Domain")
-        old = next((one for one in row.tables if one.version == wanted.version), None)
-        if old is None or row.record.uid != wanted.uid:
-            return None
-        if any(ref.digest not in self.artifacts.files for ref in _refs_of(old)):
-            return None
-        if old.tables != row.current.tables:
-            copy = old.model_copy(update={"version": row.last_version + 1})
-            self._publish_table(row, copy, TableChange(restored=old.version))
-        return int(row.current.version)
-
-    def _refresh_run(self, run: RunView) -> RefreshRun:
-        assert isinstance(run.spec, DomainRunSpec)
-        assert run.spec.refresh is not None
-        return RefreshRun(
-            run_id=run.id,
-            version=run.spec.refresh.current.version,
-            attempt=run.attempt,
-            state=run.state.value,
-            request=run.spec.refresh.request,
-            created_at=self.refresh_runs[run.id],
-        )
-
-    def _complete_refresh(
-        self, row: StoredDomain, run: RunView, refresh: RefreshSpec, result: RunResult
-    ) -> RunView:
-        current, spec = row.current, run.spec
-        assert isinstance(spec, DomainRunSpec)
-        if current is None or current.version != refresh.current.version:
-            return self._fail(run, RunFailure(reason="Superseded", message="Another version was published."))
-        table = next(_of_kind(result, ArtifactKind.TABLE), None)
-        if table is not None:
-            if result.layers_digest != current.layers.digest or result.refresh is None:
-                raise Refused(400, "IncompleteResult", "A refresh names its layers and what it changed.")
-            inherited = spec.parent.tables if spec.parent else current.tables[1:]
-            version = current.model_copy(
-                update={
-                    "version": row.last_version + 1,
-                    "tables": [table, *inherited],
-                    "entries": result.entries or 0,
-                    "coverage": result.coverage or 0.0,
-                }
-            )
-            change = TableChange(
-                cause=refresh.cause, hit_rate_before=refresh.hit_rate, **result.refresh.model_dump()
-            )
-            self._publish_table(row, version, change)
-            limit = spec.spec.plot.refresh.history_limit if spec.spec.plot.refresh else 5
-            for old in row.tables[limit:]:
-                row.versions.remove(old)
-        return self._save(run.model_copy(update={"state": RunState.SUCCEEDED, "result": result}))
-
-    def _publish_table(self, row: StoredDomain, version: DomainVersionView, change: TableChange) -> None:
-        row.last_version = version.version
-        row.changes[version.version], row.created[version.version] = change, datetime.now(UTC)
-        row.versions.append(version)
-        row.current = version
-        self._on_change()
 
     def require_open(self, run_id: str) -> None:
         """Refuse if a run is over and may not publish."""
@@ -409,28 +279,13 @@ class FakeCatalog:
             used = [spec.parent, spec.refresh.current if spec.refresh else None]
         else:
             used = [spec.domain]
-        return {ref.digest for version in used if version is not None for ref in _refs_of(version)}
+        return {ref.digest for version in used if version is not None for ref in refs_of(version)}
 
     def record_pods(self, run_id: str, pods: list[RunPod]) -> None:
         """Record the pods of a run's Job."""
         self.pods[self.run(run_id).id] = pods
 
     # --- calls that tests make in a trainer's place ---------------------------------------------------
-
-    def finish_refresh(self, run_id: str, **changes: Any) -> RunView:
-        """Complete a refresh run with a table of its own."""
-        spec = self.run(run_id).spec
-        assert isinstance(spec, DomainRunSpec)
-        assert spec.refresh is not None
-        result = RunResult(
-            artifacts=[self.artifacts.store(ArtifactKind.TABLE, f"table of {run_id}".encode())],
-            base_digest="sha256:b",
-            layers_digest=spec.refresh.current.layers.digest,
-            entries=6,
-            coverage=0.7,
-            refresh=RefreshResult(windows_in=3, windows_out=2),
-        )
-        return self.complete_run(run_id, result.model_copy(update=changes))
 
     def finish_run(self, run_id: str, **changes: Any) -> RunView:
         """Complete a run with artifacts of its own and a metric that passes every gate."""
@@ -464,84 +319,19 @@ class FakeCatalog:
 
     def _give_runs(self, old_uid: str, new_uid: str) -> None:
         for run in self._runs_of(old_uid):
-            self._save(run.model_copy(update={"uid": new_uid}))
+            self.save(run.model_copy(update={"uid": new_uid}))
 
-    def _save(self, run: RunView) -> RunView:
+    def save(self, run: RunView) -> RunView:
+        """Store a run."""
         self.runs[run.id] = run
         return run
 
-    def _fail(self, run: RunView, failure: RunFailure) -> RunView:
-        return self._save(run.model_copy(update={"state": RunState.FAILED, "failure": failure}))
-
-    def _domain_version(self, row: StoredDomain, run: RunView, result: RunResult) -> DomainVersionView:
-        spec = run.spec
-        assert isinstance(spec, DomainRunSpec)
-        own = next(_of_kind(result, ArtifactKind.LAYERS), None)
-        layers = own or (spec.parent.layers if spec.parent else None)
-        split = result.split or spec.spec.split or (spec.parent.split if spec.parent else None)
-        if layers is None or split is None:
-            raise Refused(400, "IncompleteResult", "A domain run without a parent publishes layers.")
-        return DomainVersionView(
-            version=row.last_version + 1,
-            spec_digest=run.spec_digest,
-            base=spec.spec.base_model,
-            base_digest=result.base_digest,
-            split=split,
-            layers=layers,
-            tables=[*_of_kind(result, ArtifactKind.TABLE), *(spec.parent.tables if spec.parent else [])],
-            on_miss=spec.spec.plot.on_miss,
-            entries=result.entries or 0,
-            coverage=result.coverage or 0.0,
-            metrics=result.metrics,
-            data=result.data,
-        )
-
-    def _adapter_version(
-        self, row: StoredAdapter, run: RunView, result: RunResult
-    ) -> AdapterVersionView | None:
-        """Return the version of a result; None for a result without an adapter."""
-        assert not isinstance(run.spec, DomainRunSpec)
-        artifact = next(_of_kind(result, ArtifactKind.ADAPTER), None)
-        layers_digest = result.layers_digest or run.spec.domain.layers.digest
-        if result.gate_passed and artifact is None:
-            raise Refused(400, "IncompleteResult", "An adapter run publishes an adapter.")
-        if result.gate_passed and not self._has_layers(row, layers_digest):
-            raise Refused(400, "UnknownLayers", f"Domain {row.record.domain} has no such layers.")
-        if artifact is None:
-            return None
-        return AdapterVersionView(
-            version=row.last_version + 1,
-            spec_digest=run.spec_digest,
-            artifact=artifact,
-            layers_digest=layers_digest,
-            labels=result.labels,
-            metrics=result.metrics,
-            data=result.data,
-            gate_passed=result.gate_passed,
-        )
-
-    def _has_layers(self, row: StoredAdapter, layers_digest: str) -> bool:
-        domain = self.domains.get(row.record.domain)
-        return domain is not None and any(one.layers.digest == layers_digest for one in domain.versions)
-
-
-def _found(table: dict[str, Any], key: str, kind: str) -> Any:
-    if key not in table:
-        raise Refused(404, f"Unknown{kind}", f"There is no {kind} {key}.")
-    return table[key]
+    def fail(self, run: RunView, failure: RunFailure) -> RunView:
+        """End a run with a failure."""
+        return self.save(run.model_copy(update={"state": RunState.FAILED, "failure": failure}))
 
 
 def _is_same_resource(old: Any, new: Any) -> bool:
     """Return whether an object of another uid takes over the records of an earlier one."""
     names = ("tenant", "domain", "task_type") if isinstance(new, AdapterRecord) else ("tenant", "base_uri")
     return all(getattr(old, name) == getattr(new, name) for name in names)
-
-
-def _of_kind(result: RunResult, kind: ArtifactKind) -> Iterator[ArtifactRef]:
-    return (ref for ref in result.artifacts if ref.kind is kind)
-
-
-def _refs_of(version: DomainVersionView | AdapterVersionView) -> Sequence[ArtifactRef]:
-    if isinstance(version, AdapterVersionView):
-        return [version.artifact]
-    return [version.layers, *version.tables]

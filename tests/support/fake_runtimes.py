@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from itertools import count
 
-from fake_catalog import FakeCatalog, LoadReport, StoredAdapter
+from fake_catalog import FakeCatalog
+from fake_versions import LoadReport, StoredAdapter
 
 from hmi_api.internal.catalog import LoadError
 from hmi_api.internal.client import Refused
