@@ -10,7 +10,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside this file
 
 from fake_control_plane import TOKEN, FakeControlPlane
+from reconciler_fakes import DOMAIN, TONE, Here, Jobs
 from serving import serving
+
+from hmi_api.resources.manifests import parse_manifest
+from hmi_operator.embedded import FileResourceStore
+from hmi_operator.ports import Ports
+from hmi_operator.reconciler import Reconciler
 
 PROGRAM = Path(__file__).with_name("training_program.py")
 
@@ -79,3 +85,24 @@ def adapter_body() -> dict[str, Any]:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+async def here(tmp_path: Path, domain_body: dict[str, Any], adapter_body: dict[str, Any]) -> Here:
+    """A Domain that is published, and two TaskAdapters on it that were not reconciled yet."""
+    store, plane, jobs = FileResourceStore(tmp_path), FakeControlPlane(), Jobs()
+    plane.runtimes.start("r1")
+    written: list[str] = []
+    engine = Reconciler(
+        Ports(store, plane.client(), jobs),
+        on_status_change=lambda resource, old, new: written.append(new.phase),
+    )
+    bodies = [domain_body, adapter_body]
+    bodies.append(adapter_body | {"metadata": adapter_body["metadata"] | {"name": TONE.name}})
+    for body in bodies:
+        await store.apply(parse_manifest(body))
+    here = Here(store, plane, jobs, engine, written)
+    await engine.reconcile(DOMAIN)
+    here.publish(DOMAIN)
+    await engine.reconcile(DOMAIN)
+    return here

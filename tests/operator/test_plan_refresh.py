@@ -1,88 +1,21 @@
-"""When a Domain's table is refreshed, and what is done about its runs and an earlier table."""
+"""When a Domain's table is refreshed: by the clock, by misses, on request."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
-from planning_fixtures import NOW, domain, domain_version, kinds, observed_domain, reason
+from planning_fixtures import NOW, domain, reason
+from refresh_fixtures import BY_MISSES, DAILY, EARLIER, after, ran, run_view, seen, started, table, wanted
 
-from hmi_api.artifacts import ArtifactKind, ArtifactRef
 from hmi_api.internal.catalog import DomainTree, TableLevel
-from hmi_api.internal.refreshes import Refreshes, RefreshRun, TableChange, TableVersion
-from hmi_api.internal.runs import DomainRunSpec, RunFailure, RunState, RunView
-from hmi_api.internal.window_counts import DomainLookups
-from hmi_api.names import REFRESH_ANNOTATION, TABLE_VERSION_ANNOTATION
-from hmi_api.resources.common import Resources
+from hmi_api.internal.refreshes import RefreshRun, TableVersion
+from hmi_api.internal.runs import RunState
+from hmi_api.names import REFRESH_ANNOTATION
 from hmi_api.resources.conditions import find_condition
-from hmi_api.resources.domain import Domain, DomainStatus, SharedTableStatus, TableLevelStatus
-from hmi_api.resources.spec_changes import domain_run_digest
-from hmi_operator.planning import JobView, ObservedDomain, plan_domain
-from hmi_operator.planning.actions import Plan, RestoreTable, ResumeRun, StartRun, StopRun
+from hmi_api.resources.domain import SharedTableStatus, TableLevelStatus
+from hmi_operator.planning import JobView, plan_domain
+from hmi_operator.planning.actions import StartRun
 from hmi_operator.planning.refresh import LEAST_LOOKUPS, LEAST_PAUSE
-
-DAILY = {"refresh": {"schedule": "0 3 * * *", "minMissRate": 1}}
-BY_MISSES = {"refresh": {"minMissRate": 0.05}}
-EARLIER = NOW - timedelta(days=3)
-
-
-def table(version: int, digest: str = "", created_at: datetime = EARLIER, **change: Any) -> TableVersion:
-    made = TableChange(**change) if change else None
-    return TableVersion(
-        version=version, table=digest or f"sha256:t{version}", entries=9, created_at=created_at, change=made
-    )
-
-
-def wanted(plot: dict[str, Any] | None = None, **annotations: str) -> Domain:
-    made = domain(**({"plot": plot} if plot else {}))
-    named = {f"hmi.dev/{name.replace('_', '-')}": value for name, value in annotations.items()}
-    return made.model_copy(update={"metadata": made.metadata.model_copy(update={"annotations": named})})
-
-
-def seen(
-    of: Domain,
-    *,
-    version: int = 1,
-    tables: list[TableVersion] | None = None,
-    last_run: RefreshRun | None = None,
-    lookups: int = 2 * LEAST_LOOKUPS,
-    misses: int = 0,
-    now: datetime = NOW,
-    **changes: Any,
-) -> ObservedDomain:
-    """A published Domain whose traffic was counted."""
-    tables = tables or [table(version)]
-    current = domain_version(domain_run_digest(of, None), version=version).model_copy(
-        update={"tables": [ArtifactRef(kind=ArtifactKind.TABLE, uri="t", digest=tables[0].table, bytes=1)]}
-    )
-    observed = observed_domain(of, current=current)
-    assert observed.view is not None
-    view = observed.view.model_copy(update={"lookups": DomainLookups.of(lookups, lookups - misses)})
-    refreshes = Refreshes(tables=tables, last_run=last_run)
-    return replace(observed, view=view, refreshes=refreshes, now=now, **changes)
-
-
-def ran(version: int = 1, *, attempt: int = 0, at: datetime = EARLIER, request: str = "") -> RefreshRun:
-    return RefreshRun(
-        run_id="ab", version=version, attempt=attempt, state="Succeeded", request=request, created_at=at
-    )
-
-
-def started(plan: Plan[DomainStatus]) -> list[DomainRunSpec]:
-    found = [action.request.spec for action in plan.actions if isinstance(action, StartRun)]
-    return [spec for spec in found if isinstance(spec, DomainRunSpec)]
-
-
-def after(of: Domain, plan: Plan[DomainStatus]) -> Domain:
-    """The Domain with the status that was planned."""
-    return of.model_copy(update={"status": plan.status})
-
-
-def run_view(plan: Plan[DomainStatus], state: RunState, **changes: Any) -> RunView:
-    (request,) = [action.request for action in plan.actions if isinstance(action, StartRun)]
-    fields = request.model_dump(exclude={"tenant", "spec"})
-    return RunView(**({"id": "ab", "state": state, "spec": request.spec, **fields} | changes))
-
 
 # --- schedule ---------------------------------------------------------------------------------------------
 
@@ -274,122 +207,6 @@ def test_a_request_that_cannot_be_stored_as_it_is_refreshes_too() -> None:
     (spec,) = started(plan_domain(of, seen(of)))
     assert spec.refresh is not None
     assert not plan_domain(of, seen(of, last_run=ran(request=spec.refresh.request))).actions
-
-
-# --- runs -------------------------------------------------------------------------------------------------
-
-
-def test_an_active_refresh_is_shown_and_resumed_and_training_is_not_disturbed() -> None:
-    of = wanted(DAILY, refresh="now")
-    start = plan_domain(of, seen(of))
-    run = run_view(start, RunState.PENDING)
-    plan = plan_domain(of, seen(of, refresh_run=run))
-    assert kinds(plan.actions) == [ResumeRun]
-    assert plan.status.run_ref == "ab"
-    assert plan.status.phase == "Ready"
-    assert reason(plan.status.conditions, "Refreshed") == ("Unknown", "Running")
-    assert reason(plan.status.conditions, "Reconciling") == ("False", "UpToDate")
-    alive = plan_domain(of, seen(of, refresh_run=run, refresh_job=JobView(alive=True)))
-    assert not alive.actions
-
-
-def test_a_refresh_of_an_earlier_version_is_stopped() -> None:
-    of = wanted(DAILY, refresh="now")
-    run = run_view(plan_domain(of, seen(of)), RunState.RUNNING)
-    plan = plan_domain(of, seen(of, version=2, refresh_run=run, last_run=ran(request="now")))
-    assert kinds(plan.actions) == [StopRun]
-
-
-def test_a_failed_refresh_is_tried_again_if_that_can_help() -> None:
-    of = wanted(DAILY, refresh="now")
-    start = plan_domain(of, seen(of))
-    passing = RunFailure(reason="InternalError", message="It broke.", retryable=True)
-    run = run_view(start, RunState.FAILED, failure=passing)
-    plan = plan_domain(of, seen(of, refresh_run=run, last_run=ran(request="now")))
-    assert [a.request.attempt for a in plan.actions if isinstance(a, StartRun)] == [1]
-    lasting = passing.model_copy(update={"reason": "TableInvalid", "retryable": False})
-    run = run_view(start, RunState.FAILED, failure=lasting)
-    plan = plan_domain(of, seen(of, refresh_run=run, last_run=ran(request="now")))
-    assert not plan.actions
-    assert reason(plan.status.conditions, "Refreshed") == ("False", "TableInvalid")
-    assert reason(plan.status.conditions, "Ready") == ("True", "Serving")
-
-
-def test_another_attempt_gets_the_resources_that_were_changed_to_repair_it() -> None:
-    of = wanted(DAILY, refresh="now")
-    killed = RunFailure(reason="OOMKilled", message="It had too little memory.")
-    run = run_view(plan_domain(of, seen(of)), RunState.FAILED, failure=killed)
-    resources = Resources(limits={"memory": "8Gi"})
-    of = of.model_copy(update={"spec": of.spec.model_copy(update={"resources": resources})})
-    plan = plan_domain(of, seen(of, refresh_run=run, last_run=ran(request="now")))
-    (spec,) = started(plan)
-    assert spec.spec.resources == resources
-    assert spec.refresh == run.spec.refresh  # type: ignore[union-attr]
-    again = run_view(plan, RunState.FAILED, failure=killed)
-    assert not plan_domain(of, seen(of, refresh_run=again, last_run=ran(request="now"))).actions
-
-
-def test_a_changed_spec_trains_and_a_refresh_stops() -> None:
-    of = wanted(DAILY, refresh="now")
-    run = run_view(plan_domain(of, seen(of)), RunState.RUNNING)
-    changed = wanted({**DAILY, "maxEntries": 7})
-    old = seen(of, refresh_run=run)
-    plan = plan_domain(changed, old)
-    assert [action.run_id for action in plan.actions if isinstance(action, StopRun)] == ["ab"]
-
-
-def test_a_refresh_without_its_spec_stops() -> None:
-    of = wanted(DAILY, refresh="now")
-    plan = plan_domain(of, seen(of))
-    run = run_view(plan, RunState.RUNNING)
-    off = after(wanted(), plan)
-    stopped = plan_domain(off, seen(off, refresh_run=run))
-    assert kinds(stopped.actions) == [StopRun]
-    assert reason(stopped.status.conditions, "Refreshed") == ("Unknown", "NoRefresh")
-
-
-# --- putting back -----------------------------------------------------------------------------------------
-
-HISTORY = [table(3, cause="Schedule"), table(2, cause="Schedule"), table(1)]
-
-
-def test_an_earlier_table_is_put_back_and_kept() -> None:
-    of = wanted(BY_MISSES, table_version="2")
-    plan = plan_domain(of, seen(of, version=3, tables=HISTORY, misses=LEAST_LOOKUPS))
-    assert [action.version for action in plan.actions if isinstance(action, RestoreTable)] == [2]
-    back = [table(4, "sha256:t2", restored=2), *HISTORY]
-    kept = plan_domain(of, seen(of, version=4, tables=back, misses=LEAST_LOOKUPS))
-    assert not kept.actions
-    assert reason(kept.status.conditions, "Refreshed") == ("True", "TablePinned")
-    assert kept.status.refresh is not None
-    assert [one.restored for one in kept.status.refresh.tables] == [2, None, None, None]
-
-
-def test_an_undone_refresh_is_not_repeated_at_once() -> None:
-    of = wanted(BY_MISSES)
-    back = [table(4, "sha256:t2", created_at=NOW, restored=2), *HISTORY]
-    observed = seen(of, version=4, tables=back, misses=LEAST_LOOKUPS, last_run=ran(2, at=EARLIER))
-    assert not plan_domain(of, observed).actions
-    later = replace(observed, now=NOW + LEAST_PAUSE)
-    assert len(started(plan_domain(of, later))) == 1
-
-
-@pytest.mark.parametrize("name", ["9", "", "newest"])
-def test_a_table_that_is_not_kept_is_named(name: str) -> None:
-    of = wanted(BY_MISSES, table_version=name)
-    plan = plan_domain(of, seen(of, version=3, tables=HISTORY, misses=LEAST_LOOKUPS))
-    assert not plan.actions
-    assert reason(plan.status.conditions, "Refreshed") == ("False", "TableNotKept")
-    assert "kept are 3, 2, 1" in str(plan.status.conditions)
-    assert TABLE_VERSION_ANNOTATION == "hmi.dev/table-version"
-
-
-def test_putting_back_stops_a_refresh_and_needs_no_refresh_in_the_spec() -> None:
-    of = wanted(DAILY, refresh="now")
-    run = run_view(plan_domain(of, seen(of, version=3, tables=HISTORY)), RunState.RUNNING)
-    pinned = wanted(None, table_version="1")
-    plan = plan_domain(pinned, seen(pinned, version=3, tables=HISTORY, refresh_run=run))
-    assert kinds(plan.actions) == [StopRun, RestoreTable]
 
 
 # --- status -----------------------------------------------------------------------------------------------
