@@ -1,4 +1,4 @@
-"""Runtimes: registration, heartbeats, deregistration, and loss after missed heartbeats."""
+"""Runtimes: registration, heartbeats, deregistration, loss after missed heartbeats, and precision choices."""
 
 import time
 from collections.abc import Collection
@@ -8,14 +8,21 @@ from datetime import timedelta
 from sqlalchemy import delete, exists, func, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
-from hmi_api.internal.precision import EngineReports
+from hmi_api.internal.precision import EngineReports, PrecisionChoice, PrecisionKey
 from hmi_api.internal.runtimes import Heartbeat, HeartbeatReply, RuntimeRegistration
 from hmi_api.names import adapter_key
 from hmi_control_plane.catalog import placement
-from hmi_control_plane.catalog.database import insert_or_replace, utc_now
+from hmi_control_plane.catalog.database import insert_missing, insert_or_replace, utc_now
 from hmi_control_plane.catalog.paging import Page, PageRequest, list_page
 from hmi_control_plane.catalog.runs import to_json
-from hmi_control_plane.catalog.tables import AdapterRow, LoadReport, LoadState, Placement, Runtime
+from hmi_control_plane.catalog.tables import (
+    AdapterRow,
+    LoadReport,
+    LoadState,
+    Placement,
+    RecordedChoice,
+    Runtime,
+)
 
 _MAX_KEYS_PER_STATEMENT = 500
 
@@ -103,6 +110,34 @@ def record_engines(session: Session, runtime_id: str, reports: EngineReports) ->
         return
     row.pool, row.processor = reports.pool, reports.processor
     row.engines = [to_json(engine) for engine in reports.engines]
+
+
+def find_choice(session: Session, key: PrecisionKey) -> PrecisionChoice | None:
+    """Return the recorded choice for ``key``; None if there is none."""
+    choice = session.scalar(select(RecordedChoice.choice).filter_by(**key.model_dump()))
+    return None if choice is None else PrecisionChoice.model_validate(choice)
+
+
+def record_choice(
+    session: Session, runtime_id: str, key: PrecisionKey, proposal: PrecisionChoice
+) -> PrecisionChoice | None:
+    """Record ``proposal`` unless there is a choice already; return the one that is recorded then.
+
+    An insertion waits for a concurrent one of the same key, and the next statement reads what that one wrote.
+    """
+    row = {
+        **key.model_dump(),
+        "choice": to_json(proposal),
+        "runtime_id": runtime_id,
+        "chosen_at": utc_now(),
+    }
+    insert_missing(session, RecordedChoice, [row], keys=list(PrecisionKey.model_fields))
+    return find_choice(session, key)
+
+
+def delete_choice(session: Session, choice_id: int) -> None:
+    """Delete a recorded choice; idempotent."""
+    session.execute(delete(RecordedChoice).where(RecordedChoice.id == choice_id))
 
 
 def deregister(session: Session, runtime_id: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hmi_api.errors import HmiError
+from hmi_api.errors import HmiError, InvalidInput
 from hmi_api.internal.precision import (
     EngineReport,
     MeasuredCandidate,
@@ -21,7 +21,6 @@ from hmi_api.internal.precision import (
 from hmi_runtime.adapters.executor import trial_executor
 from hmi_runtime.adapters.kernels import Kernel, available_kernels
 from hmi_runtime.models.encoder import Encoder, UpperLayers
-from hmi_runtime.precision.candidates import select_kernels
 from hmi_runtime.precision.measurement import Trial, compare, reference_states, time_kernels
 from hmi_runtime.precision.records import ChoiceFile, PoolRecords
 from hmi_runtime.precision.sample import Sample
@@ -154,6 +153,28 @@ class KernelChooser:
             sample=sample.source,
         )
         return kernels[taken], choice
+
+
+def select_kernels(kernels: Sequence[Kernel], setting: PrecisionSetting) -> list[Kernel]:
+    """Return those of the machine's ``kernels`` that ``setting``, HMI_PRECISION, allows.
+
+    Raises ``InvalidInput`` PrecisionUnsupported if there is none.
+    """
+    allowed = [one for one in kernels if setting in ("auto", one.precision)]
+    if not allowed:
+        runs = ", ".join(dict.fromkeys(one.precision for one in kernels))
+        raise InvalidInput(
+            "PrecisionUnsupported",
+            f"HMI_PRECISION is {setting}, which this machine cannot run; it runs {runs}. Set it to one of "
+            "these, or to auto, which takes the fastest that is accurate enough.",
+        )
+    return allowed
+
+
+def check_setting(setting: PrecisionSetting, device: torch.device) -> None:
+    """Raise ``InvalidInput`` PrecisionUnsupported if ``device`` cannot run the precision of the settings."""
+    if setting != "auto":
+        select_kernels(available_kernels(device), setting)
 
 
 def _record(records: PoolRecords, key: PrecisionKey, own: PrecisionChoice) -> PrecisionChoice | None:

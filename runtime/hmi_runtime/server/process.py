@@ -18,7 +18,7 @@ from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_api.servers import serving_metrics
 from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.outbound.guard import configure
-from hmi_runtime.precision.candidates import check_setting
+from hmi_runtime.precision.chooser import check_setting
 from hmi_runtime.precision.records import ControlPlaneRecords
 from hmi_runtime.server.app import InternalAuth, body_error, build_app, render_metrics
 from hmi_runtime.server.control_loop import ControlLoop

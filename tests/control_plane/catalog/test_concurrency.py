@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 
 from hmi_api.internal.precision import PrecisionChoice, PrecisionKey
 from hmi_control_plane.artifact_files import ArtifactFiles
-from hmi_control_plane.catalog import precision_choices, tenants
+from hmi_control_plane.catalog import runtimes, tenants
 from hmi_control_plane.catalog.artifacts import ArtifactGarbageCollector
 from hmi_control_plane.catalog.database import Database, utc_now
 from hmi_control_plane.catalog.tables import Artifact, RecordedChoice, Runtime, Tenant
@@ -94,7 +94,7 @@ def test_the_first_of_concurrent_choices_of_precision_is_kept(database: Database
     def propose(number: int) -> str:
         with database.write() as session:
             own = PrecisionChoice(precision="int8", kernel=f"kernel-{number}")
-            found = precision_choices.record(session, f"r{number}", key, own)
+            found = runtimes.record_choice(session, f"r{number}", key, own)
         assert found is not None
         return found.kernel
 

@@ -16,8 +16,7 @@ from hmi_runtime.adapters.executor import UpperExecutor, trial_executor
 from hmi_runtime.adapters.kernels import FLOAT32, Kernel, available_kernels
 from hmi_runtime.adapters.slot_pool import SlotPool
 from hmi_runtime.models.encoder import Encoder, UpperLayers
-from hmi_runtime.precision.candidates import select_kernels
-from hmi_runtime.precision.chooser import FrozenLayers, KernelChooser, summary
+from hmi_runtime.precision.chooser import FrozenLayers, KernelChooser, select_kernels, summary
 from hmi_runtime.precision.measurement import Trial, compare, reference_states, time_kernels
 from hmi_runtime.precision.records import ChoiceFile
 from hmi_runtime.precision.sample import Sample

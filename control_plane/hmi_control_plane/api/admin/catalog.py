@@ -21,7 +21,7 @@ from hmi_control_plane.api.admin.schemas import (
     TenantFilter,
     listing,
 )
-from hmi_control_plane.catalog import adapters, domains, precision_choices, runtimes
+from hmi_control_plane.catalog import adapters, domains, runtimes
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.catalog.paging import list_page
 from hmi_control_plane.catalog.resources import get_resource
@@ -123,4 +123,4 @@ def _add_runtimes(router: APIRouter, database: Database) -> None:
     def delete_precision_choice(choice_id: ChoiceId) -> None:
         """Delete a recorded choice; the next runtime of the pool that starts measures again."""
         with database.write() as session:
-            precision_choices.delete_choice(session, choice_id)
+            runtimes.delete_choice(session, choice_id)

@@ -15,7 +15,7 @@ from hmi_api.internal.window_counts import WindowCountReport
 from hmi_api.security.internal_auth import Role
 from hmi_control_plane.api import NO_CONTENT
 from hmi_control_plane.auth.guards import RoleGuard
-from hmi_control_plane.catalog import desired_state, placement, precision_choices, runtimes
+from hmi_control_plane.catalog import desired_state, placement, runtimes
 from hmi_control_plane.catalog.database import Database
 from hmi_control_plane.http.parameters import RuntimeId
 from hmi_control_plane.window_counts.reports import record_report
@@ -88,10 +88,10 @@ def build(
     def record_precision(runtime_id: RuntimeId, request: PrecisionRequest) -> RecordedPrecision:
         """Read the choice of a runtime's pool; record the proposal if there is none."""
         with database.read() as session:
-            found = precision_choices.find(session, request.key)
+            found = runtimes.find_choice(session, request.key)
         if found is None and request.proposal is not None:
             with database.write() as session:
-                found = precision_choices.record(session, runtime_id, request.key, request.proposal)
+                found = runtimes.record_choice(session, runtime_id, request.key, request.proposal)
         return RecordedPrecision(choice=found)
 
     @router.put("/{runtime_id}/engines", **NO_CONTENT)
