@@ -17,6 +17,7 @@ from hmi_bench import results
 from hmi_bench.base_models import open_base
 from hmi_bench.timing import seconds_of
 from hmi_runtime.models.domain_layers import DomainLayers
+from hmi_runtime.models.packing import pad_tokens
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.models.windows import compose, pack, trigrams
 from hmi_runtime.tables.build import build_table
@@ -191,11 +192,11 @@ def _fidelity(table: PlotTable, base: BaseModel, layers: DomainLayers, texts: Se
     lookup = TreeLookup([table], layers, layers_digest=_LAYERS, on_miss=OnMiss.BACKOFF)
     cosines = []
     for ids, mask in _batches(base, texts):
-        windows = trigrams(ids, mask)  # (B, T, 3)
-        flat, real = windows.flatten(0, 1), mask.flatten()
-        shape = (*ids.shape, 3, -1)
-        found = lookup.lookup(flat, real).outputs.view(shape)
-        exact = (layers.window_outputs(flat).float() * real[:, None, None]).view(shape)
+        lengths, longest = mask.sum(1).tolist(), ids.shape[1]
+        windows = trigrams(ids, mask)[mask]  # (N, 3)
+        keys = pack(windows, base.config.vocab_size).numpy()
+        found, _ = pad_tokens(lookup.lookup(keys).outputs, lengths, longest)
+        exact, _ = pad_tokens(layers.window_outputs(windows).float(), lengths, longest)
         cosines.append(torch.cosine_similarity(compose(found), compose(exact), dim=-1)[mask])
     return float(torch.cat(cosines).mean())
 

@@ -1,6 +1,7 @@
 """Batches of the fewest parts that a counter of windows reads, and what it should count in them."""
 
 from collections import Counter
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,22 +19,19 @@ Texts = list[tuple[str, str, list[int]]]
 
 def batch(texts: Texts, source: LookupSource = LookupSource.COMPUTED) -> Any:
     """Return what the counter reads of a batch in which every text is one row."""
-    longest = max(len(tokens) for _, _, tokens in texts)
-    ids = torch.zeros(len(texts), longest, dtype=torch.int64)
-    mask = torch.zeros(len(texts), longest, dtype=torch.bool)
-    for row, (_, _, tokens) in enumerate(texts):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = True
     names = sorted({domain for _, domain, _ in texts})
+    order = sorted(range(len(texts)), key=lambda row: texts[row][1])  # texts of a Domain follow one another
+    tokens = [texts[row][2] for row in order]
+    ids = np.array(list(chain.from_iterable(tokens)), dtype=np.int64)
     layers = SimpleNamespace(config=SimpleNamespace(encoder=SimpleNamespace(vocab_size=VOCABULARY)))
     return SimpleNamespace(
         rows=[SimpleNamespace(adapter=SimpleNamespace(tenant_id=tenant)) for tenant, _, _ in texts],
-        representation_of=torch.arange(len(texts)),
+        representation_of=[order.index(row) for row in range(len(texts))],
         representations=SimpleNamespace(
             ids=ids,
-            mask=mask,
-            sources=torch.full(mask.shape, int(source)).masked_fill_(~mask, LookupSource.PADDING),
-            domain_of=torch.tensor([names.index(domain) for _, domain, _ in texts]),
+            lengths=[len(some) for some in tokens],
+            sources=np.full(len(ids), source, dtype=np.int8),
+            texts=[sum(domain == name for _, domain, _ in texts) for name in names],
             domains=[
                 SimpleNamespace(key=name, version=1, layers_digest="sha256:l", layers=layers)
                 for name in names

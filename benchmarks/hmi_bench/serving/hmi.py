@@ -21,8 +21,9 @@ from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, Lor
 from hmi_runtime.models.architecture import MATRICES, NORMS, EncoderConfig
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder, UpperLayers
+from hmi_runtime.models.packing import pad_tokens, window_keys
 from hmi_runtime.models.windows import trigrams
-from hmi_runtime.tables.lookup import TreeLookup, lookup_many
+from hmi_runtime.tables.lookup import TreeLookup
 
 BERT_BASE = EncoderConfig(
     family="bert", layers=12, width=768, heads=12, ffn_width=3072, vocab_size=30522, positions=512,
@@ -110,11 +111,11 @@ class HierarchicalRuntime:
 
     def serve(self, batch: Batch) -> list[Tensor]:
         """Return each row's logits."""
-        domains = torch.zeros(len(batch), dtype=torch.int64)
-        windows = trigrams(batch.ids, batch.mask)  # (B, T, 3)
-        parts = lookup_many([self._lookup], domains, windows, batch.mask).outputs  # (B, T, 3, D)
-        parts, mask = parts.to(self._device), batch.mask.to(self._device)
-        hidden = self._shared.layers.combine_windows(parts, mask)  # (B, T, D)
+        layers, lengths = self._shared.layers, batch.mask.sum(1).tolist()
+        keys = window_keys(batch.ids[batch.mask].numpy(), lengths, layers.config.encoder.vocab_size + 1)
+        outputs = self._lookup.lookup(keys).outputs.to(self._device)  # (N, 3, D)
+        tokens = layers.combine_tokens(outputs, lengths, self._executor.kernel.dtype)  # (N, D)
+        hidden, mask = pad_tokens(tokens, lengths, batch.mask.shape[1])  # (B, T, D), (B, T)
         slots = list(range(len(batch)))
         run_slots = slots if self._rank else [BARE] * len(batch)
         hidden = self._executor.run(hidden, mask, run_slots)  # (B, T, D)

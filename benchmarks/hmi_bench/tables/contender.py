@@ -22,9 +22,9 @@ from hmi_runtime.adapters.kernels import Precision, default_kernel
 from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.cache.tiers import Tier
 from hmi_runtime.models.architecture import EncoderConfig
-from hmi_runtime.models.windows import unpack
+from hmi_runtime.models.packing import Int64s, pad_tokens
 from hmi_runtime.tables.index import HashIndex
-from hmi_runtime.tables.lookup import TreeLookup, lookup_many
+from hmi_runtime.tables.lookup import TreeLookup
 from hmi_runtime.tables.table import TABLE_FILE, TableWriter
 from hmi_runtime.tables.tiers import TableEvents, TieredTable
 
@@ -136,9 +136,8 @@ class Contender:
         self._events = Found()
         self._cumulated = np.cumsum(1 / np.arange(1, plan.windows + 1) ** plan.exponent)
         with torch.inference_mode():  # so that memory for a batch is taken before it is limited
-            lengths = text_lengths(plan.batch)
-            mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-            self._compute(torch.randn(*mask.shape, 3, plan.config.width), mask)
+            lengths = list(text_lengths(plan.batch))
+            self._compute(torch.randn(sum(lengths), 3, plan.config.width), lengths)
 
     def open(self, folder: Path, share: float) -> None:
         """Open the table in ``folder``, whose pages are in the page cache only if ``share`` is 1."""
@@ -160,17 +159,16 @@ class Contender:
         self._events.__init__()  # type: ignore[misc]
         batches = list(self._draw(seed))
         read_before = _device_bytes()
-        staged: queue.Queue[tuple[Tensor, Tensor]] = queue.Queue(maxsize=1)
+        staged: queue.Queue[tuple[Tensor, list[int]]] = queue.Queue(maxsize=1)
         staging = [0.0]
 
         def stage() -> None:
             with torch.inference_mode():
-                for windows, mask in batches:
+                for keys, lengths in batches:
                     started = time.perf_counter()
-                    domains = torch.zeros(len(mask), dtype=torch.int64)
-                    outputs = lookup_many([self._lookup], domains, windows, mask).outputs
+                    outputs = self._lookup.lookup(keys).outputs
                     staging[0] += time.perf_counter() - started
-                    staged.put((outputs, mask))
+                    staged.put((outputs, lengths))
                     if drop_after_batch is not None:
                         drop_file_cache(drop_after_batch / TABLE_FILE)
 
@@ -193,23 +191,22 @@ class Contender:
             device_bytes=_device_bytes() - read_before,
         )
 
-    def _compute(self, outputs: Tensor, mask: Tensor) -> None:
-        hidden = self._shared.layers.combine_windows(outputs, mask)  # (B, T, D)
-        slots = list(range(len(mask)))
+    def _compute(self, outputs: Tensor, lengths: list[int]) -> None:
+        tokens = self._shared.layers.combine_tokens(outputs, lengths, self._executor.kernel.dtype)  # (N, D)
+        hidden, mask = pad_tokens(tokens, lengths, max(lengths))  # (B, T, D), (B, T)
+        slots = list(range(len(lengths)))
         hidden = self._executor.run(hidden, mask, slots)
         run_heads(self._executor.pool, hidden, mask, slots)
 
-    def _draw(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield windows (B, T, 3) and mask (B, T) of batches; each window is drawn by the Zipf law."""
+    def _draw(self, seed: int) -> Iterator[tuple[Int64s, list[int]]]:
+        """Yield keys of windows (N,) and lengths (B,) of batches; each window is drawn by the Zipf law."""
         plan = self._plan
         random = np.random.default_rng(seed)
+        keys = self._keys.numpy()
         for number in range(plan.batches):
-            lengths = torch.tensor(text_lengths(plan.batch, seed=1000 * seed + number))
-            mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, T)
-            places = np.searchsorted(self._cumulated, random.random(mask.numel()) * self._cumulated[-1])
-            rows = torch.from_numpy(np.minimum(places, plan.windows - 1))
-            windows = unpack(self._keys[rows], plan.config.vocab_size)
-            yield windows.view(*mask.shape, 3), mask
+            lengths = list(text_lengths(plan.batch, seed=1000 * seed + number))
+            places = np.searchsorted(self._cumulated, random.random(sum(lengths)) * self._cumulated[-1])
+            yield keys[np.minimum(places, plan.windows - 1)], lengths
 
 
 def _device_bytes() -> int:

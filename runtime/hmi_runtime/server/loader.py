@@ -235,7 +235,7 @@ class AdapterLoader:
     def _load_layers(self, path: Path, ref: ArtifactRef, encoder: Encoder) -> DomainLayers:
         self.table_memory.reserve(ref.digest, ref.bytes)
         try:
-            layers = DomainLayers.load(path, encoder).to(self._device).pack()
+            layers = DomainLayers.load(path, encoder).to(self._device)
         except BaseException:
             self.table_memory.release(ref.digest, ref.bytes)
             raise

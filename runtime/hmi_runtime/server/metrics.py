@@ -5,6 +5,7 @@ from collections import Counter as Tally
 from functools import partial
 from typing import Self
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import BaseModel, Field
 
@@ -143,19 +144,24 @@ class RuntimeMetrics(CacheEvents, PipelineEvents, TableEvents):
         if shared is None:
             return
         self._batch_rows.observe(len(batch.rows))
-        self._shared.inc(len(batch.rows) - len(shared.mask))
+        self._shared.inc(len(batch.rows) - len(shared.lengths))
         self._stage_seconds.labels("stage").observe(batch.staging_seconds)
         self._stage_seconds.labels("compute").observe(compute_seconds)
         tokens = sum(row.text.length for row in batch.rows)
         self._tokens.labels("input").inc(tokens)
-        self._padding.inc(len(batch.rows) * shared.mask.shape[1] - tokens)
-        for number, domain in enumerate(shared.domains):
-            counts = Tally(shared.sources[shared.domain_of == number].flatten().tolist())
-            del counts[int(LookupSource.PADDING)]
-            names = {LookupSource(source).name.lower(): count for source, count in counts.items()}
-            for name, count in names.items():
-                self._lookups.labels(name, "miss" if name == "computed" else "hit").inc(count)
+        self._padding.inc(batch.tokens - tokens)
+        text = token = 0
+        for domain, count in zip(shared.domains, shared.texts, strict=True):
+            end = token + sum(shared.lengths[text : text + count])
+            found = np.bincount(shared.sources[token:end])
+            names = {
+                LookupSource(source).name.lower(): int(found[source])
+                for source in found.nonzero()[0].tolist()
+            }
+            for name, windows in names.items():
+                self._lookups.labels(name, "miss" if name == "computed" else "hit").inc(windows)
             self._add_sources(f"{domain.key}@{domain.version}", names)
+            text, token = text + count, end
 
     def sources(self) -> dict[str, Tally[str]]:
         """Return by Domain version how many windows came from each ``LookupSource``.

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
+from hmi_runtime.models.packing import shape_size
+
 _SMALL_BATCH_TOKENS = 256
 """Up to this many padded tokens a batch's time is its fixed overhead: padding costs nothing."""
 
@@ -101,16 +103,6 @@ def bucket_of(length: int) -> int:
     """Return the length bucket of a text of ``length`` tokens; each doubling of the length has eight."""
     octave = max(length, 1).bit_length() - 1
     return 8 * octave + (8 * length >> octave) - 8
-
-
-def shape_size(size: int) -> int:
-    """Return ``size``, a number of rows or tokens, rounded up to one of eight values an octave.
-
-    Batches are padded to these. oneDNN compiles code for every new shape of a product, which takes about as
-    long as a small batch does, and keeps it for the last 1,024 only.
-    """
-    step = max(1, 1 << (size - 1).bit_length() >> 4) if size > 0 else 1
-    return -(-size // step) * step
 
 
 class Item(Protocol):

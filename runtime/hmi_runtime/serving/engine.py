@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -20,30 +21,37 @@ from hmi_runtime.cache.adapter_cache import SlotTier
 from hmi_runtime.models.architecture import attention_bias, merge_heads, split_heads
 from hmi_runtime.models.domain_layers import BridgeAttention, DomainLayers
 from hmi_runtime.models.encoder import Encoder
+from hmi_runtime.models.packing import pad_tokens, padded_places, shape_size, starts_of
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.models.windows import compose
-from hmi_runtime.serving.batching import shape_size
 from hmi_runtime.serving.loaded import EngineKey
 from hmi_runtime.serving.requests import label_words, row_error
-from hmi_runtime.serving.staging import BatchRow, StagedBatch, look_up, share_texts
+from hmi_runtime.serving.staging import BatchRow, Representations, StagedBatch, look_up, share_texts
 
 
-def bridge_sequentially(
-    layers: Sequence[DomainLayers], domain_of: Tensor, outputs: Tensor, mask: Tensor
-) -> Tensor:
-    """Return hidden states (B, T, D) of rows of several Domains, one Domain after the other.
+def bridge_tokens(shared: Representations, dtype: torch.dtype) -> Tensor:
+    """Return the hidden states (N, D) float32 of the tokens of a batch, one Domain after the other.
 
-    ``domain_of`` (B,) int64 indexes ``layers``; ``outputs`` (B, T, 3, D), zero at padding; ``mask`` (B, T)
-    bool. Faster on a CPU, where gathering weights for each row costs more than it saves.
+    Products are computed in ``dtype``. Faster on a CPU than ``bridge_batched``, where gathering weights for
+    each row costs more than it saves.
     """
-    if len(layers) == 1:
-        return layers[0].combine_windows(outputs, mask)
-    out = outputs.new_empty((outputs.shape[0], outputs.shape[1], outputs.shape[3]))  # (B, T, D)
-    for number, domain in enumerate(layers):
-        rows = (domain_of == number).nonzero()[:, 0]
-        if len(rows):
-            out[rows] = domain.combine_windows(outputs[rows], mask[rows])
-    return out
+    if len(shared.domains) == 1:
+        return shared.domains[0].layers.combine_tokens(shared.outputs, shared.lengths, dtype)
+    parts, text, token = [], 0, 0
+    for domain, count in zip(shared.domains, shared.texts, strict=True):
+        lengths = shared.lengths[text : text + count]
+        tokens = sum(lengths)
+        parts.append(domain.layers.combine_tokens(shared.outputs[token : token + tokens], lengths, dtype))
+        text, token = text + count, token + tokens
+    return torch.cat(parts)
+
+
+def bridge_on_gpu(shared: Representations, device: torch.device) -> Tensor:
+    """Return the same as ``bridge_tokens`` in batched products over padded texts."""
+    outputs, mask = pad_tokens(shared.outputs.to(device), shared.lengths, max(shared.lengths))
+    layers = [domain.layers for domain in shared.domains]
+    domain_of = torch.from_numpy(np.repeat(np.arange(len(layers)), shared.texts)).to(device)
+    return bridge_batched(layers, domain_of, outputs, mask)[mask]
 
 
 class BridgeStack:
@@ -71,7 +79,7 @@ class BridgeStack:
         self._out_bias = torch.stack([b.out.bias for b in bridges])[:, None]  # (S, 1, D)
 
     def run(self, domain_of: Tensor, outputs: Tensor, mask: Tensor) -> Tensor:
-        """Return hidden states (B, T, D); arguments as in ``bridge_sequentially``."""
+        """Return hidden states (B, T, D); arguments as in ``bridge_batched``."""
         x = compose(outputs) + self._position[domain_of]  # (B, T, D)
         if not self._heads:
             return x
@@ -93,9 +101,10 @@ def bridge_shape(layers: DomainLayers) -> tuple[int, int]:
 def bridge_batched(
     layers: Sequence[DomainLayers], domain_of: Tensor, outputs: Tensor, mask: Tensor
 ) -> Tensor:
-    """Return the same as ``bridge_sequentially`` in batched products, which are faster on a GPU.
+    """Return hidden states (B, T, D) of rows of several Domains, in batched products.
 
-    Bridges of different shapes cannot be stacked: the rows of each shape are one batched product.
+    ``domain_of`` (B,) int64 indexes ``layers``; ``outputs`` (B, T, 3, D), zero at padding; ``mask`` (B, T)
+    bool. Bridges of different shapes cannot be stacked: the rows of each shape are one batched product.
     """
     if len(layers) == 1:
         return layers[0].combine_windows(outputs, mask)
@@ -145,8 +154,8 @@ class Engine:
             pairs, places = share_texts(placed)
             return StagedBatch(
                 rows=placed,
-                representations=look_up(pairs, self.base.config) if pairs else None,
-                representation_of=torch.tensor(places, dtype=torch.int64),
+                representations=look_up(pairs) if pairs else None,
+                representation_of=places,
                 slots=[acquired.slots[row.adapter.id] for row in placed],
                 acquired=acquired,
                 failed=[
@@ -165,20 +174,23 @@ class Engine:
         shared = batch.representations
         if shared is None:
             return []
-        outputs, mask = shared.outputs.to(self.device), shared.mask.to(self.device)
-        layers = [domain.layers for domain in shared.domains]
-        bridge = bridge_sequentially if self.device.type == "cpu" else bridge_batched
-        hidden = bridge(layers, shared.domain_of.to(self.device), outputs, mask)  # (U, T, D)
-        rows = len(batch.rows)
+        if self.device.type == "cpu":
+            states = bridge_tokens(shared, self.executor.kernel.dtype)  # (N, D)
+        else:
+            states = bridge_on_gpu(shared, self.device)
+        rows, places = len(batch.rows), np.asarray(batch.representation_of)
         repeats = shape_size(rows) - rows  # of the last row, to have one of few shapes
-        places = batch.representation_of.tolist()
-        place = torch.tensor(places + places[-1:] * repeats, device=self.device)  # (B + R,)
+        chosen = np.append(places, np.repeat(places[-1:], repeats))  # (B + R,)
+        lengths = np.asarray(shared.lengths)[chosen]
+        tokens = padded_places(starts_of(shared.lengths)[chosen], lengths, batch.longest)  # (B + R, T)
+        hidden = states.index_select(0, torch.from_numpy(tokens.reshape(-1)).to(self.device))
+        hidden = hidden.view(*tokens.shape, -1)  # (B + R, T, D)
+        mask = torch.from_numpy(np.arange(batch.longest) < lengths[:, None]).to(self.device)  # (B + R, T)
         slots = [*batch.slots, *[batch.slots[-1]] * repeats]
-        hidden, mask = hidden[place], mask[place]  # (B + R, T, D), (B + R, T)
         with self._idle_executor() as executor:
             hidden = executor.run(hidden, mask, slots)[:rows]  # (B, T, D)
             logits = run_heads(executor.pool, hidden, mask[:rows], batch.slots)
-        hits = [shared.hits[place] for place in places]
+        hits = [shared.hits[place] for place in batch.representation_of]
         return [
             row_result(row, row_logits, row_hits)
             for row, row_logits, row_hits in zip(batch.rows, logits, hits, strict=True)

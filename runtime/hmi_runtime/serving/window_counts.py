@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hmi_api.internal.window_counts import MAX_REPORTED_DOMAINS, DomainWindows, TenantWindows
+from hmi_runtime.models.packing import window_keys
 from hmi_runtime.serving.staging import StagedBatch
 from hmi_runtime.tables.lookup import LookupSource
 
@@ -41,13 +41,13 @@ class Asker(NamedTuple):
 
 
 class _Noted(NamedTuple):
-    """What is counted of a batch of B rows with U texts of at most T tokens; nobody changes it later."""
+    """What is counted of a batch of B rows with U texts of N tokens; nobody changes it later."""
 
-    ids: Tensor  # (U, T) int64
-    mask: Tensor  # (U, T) bool
-    sources: Tensor  # (U, T) int8
-    text_of: Tensor  # (B,) int64
-    version_of: Tensor  # (U,) int64 into ``versions``
+    ids: Int64s  # (N,)
+    lengths: Sequence[int]  # (U,)
+    sources: NDArray[np.int8]  # (N,)
+    text_of: Sequence[int]  # (B,)
+    texts: Sequence[int]  # how many each of ``versions`` has, one after the other
     versions: Sequence[VersionName]
     tenants: Sequence[str]  # (B,)
     vocab_size: int
@@ -99,17 +99,17 @@ class WindowCounter:
             return
         noted = _Noted(
             ids=shared.ids,
-            mask=shared.mask,
+            lengths=shared.lengths,
             sources=shared.sources,
             text_of=batch.representation_of,
-            version_of=shared.domain_of,
+            texts=shared.texts,
             versions=[VersionName(one.key, one.version, one.layers_digest) for one in shared.domains],
             tenants=[row.adapter.tenant_id for row in batch.rows],
             vocab_size=shared.domains[0].layers.config.encoder.vocab_size,
         )
         with self._noted_lock:
             self._noted.append(noted)
-            self._noted_tokens += shared.mask.numel()
+            self._noted_tokens += len(shared.ids)
             is_full = self._noted_tokens >= _NOTED_TOKENS
         if is_full:
             self.merge()
@@ -191,15 +191,14 @@ def _windows_of(noted: Sequence[_Noted]) -> _LookedUp:
     P is the number of different (text, tenant) pairs.
     """
     texts, askers, asker_of_pair = _pairs_of(noted)  # (P,), A, (P,)
-    mask = np.concatenate([one.mask.flatten().numpy() for one in noted])
-    lengths = np.concatenate([one.mask.numpy().sum(axis=1) for one in noted])  # of each text
-    ids = np.concatenate([one.ids.flatten().numpy() for one in noted])[mask]  # all tokens, text after text
-    sources = np.concatenate([one.sources.flatten().numpy() for one in noted])[mask]
+    lengths = np.concatenate([one.lengths for one in noted])  # of each text
+    ids = np.concatenate([one.ids for one in noted])  # all tokens, text after text
+    sources = np.concatenate([one.sources for one in noted])
     # The whole window was in a table.
     hits = (sources == LookupSource.OWN_TRIGRAM) | (sources == LookupSource.ANCESTOR_TRIGRAM)
     ends = np.cumsum(lengths)
-    bases = np.repeat([one.vocab_size + 1 for one in noted], [int(one.mask.sum()) for one in noted])
-    keys = _keys_of(ids, ends - lengths, ends, bases)
+    bases = np.repeat([one.vocab_size + 1 for one in noted], [len(one.ids) for one in noted])
+    keys = window_keys(ids, lengths, bases)
     hits_before = np.concatenate([[0], np.cumsum(hits)])
     of_text = np.stack([lengths, hits_before[ends] - hits_before[ends - lengths]], axis=1)  # lookups, hits
     lookups = np.zeros((len(askers), 2), np.int64)
@@ -221,10 +220,10 @@ def _pairs_of(noted: Sequence[_Noted]) -> tuple[Int64s, list[Asker], Int64s]:
     version_of, text_of, tenant_of, first = [], [], [], 0
     for one in noted:
         local = np.array([versions.setdefault(name, len(versions)) for name in one.versions], np.int64)
-        version_of.append(local[one.version_of.numpy()])
-        text_of.append(one.text_of.numpy() + first)
+        version_of.append(np.repeat(local, one.texts))
+        text_of.append(np.asarray(one.text_of) + first)
         tenant_of.append([tenants.setdefault(tenant, len(tenants)) for tenant in one.tenants])
-        first += len(one.mask)
+        first += len(one.lengths)
     pairs = np.unique(np.concatenate(text_of) * len(tenants) + np.concatenate(tenant_of))  # (P,)
     texts, tenant = np.divmod(pairs, len(tenants))
     combined = np.concatenate(version_of)[texts] * len(tenants) + tenant
@@ -232,19 +231,6 @@ def _pairs_of(noted: Sequence[_Noted]) -> tuple[Int64s, list[Asker], Int64s]:
     names, ids = list(versions), list(tenants)
     askers = [Asker(names[number // len(ids)], ids[number % len(ids)]) for number in found.tolist()]
     return texts, askers, asker_of.astype(np.int64)
-
-
-def _keys_of(ids: Int64s, starts: Int64s, ends: Int64s, bases: Int64s) -> Int64s:
-    """Return the keys (N,) of the windows around all tokens ``ids`` (N,) of texts without padding.
-
-    A text's tokens are ``ids[start:end]``; ``bases`` (N,) is one more than the vocabulary's size. The same as
-    ``pack(trigrams(...))`` of ``models.windows``, which is slow where texts are padded to different lengths.
-    """
-    left, right = np.empty_like(ids), np.empty_like(ids)
-    left[1:], right[:-1] = ids[:-1] + 1, ids[1:] + 1
-    left[starts], right[ends - 1] = 0, 0  # ABSENT + 1
-    keys: Int64s = (left * bases + ids + 1) * bases + right
-    return keys
 
 
 def _ranges(starts: Int64s, lengths: Int64s) -> Int64s:

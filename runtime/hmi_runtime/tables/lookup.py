@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
@@ -22,6 +24,7 @@ from hmi_runtime.models.windows import ABSENT, check_vocabulary, pack, unpack
 from hmi_runtime.tables.misses import RecentWindows
 from hmi_runtime.tables.table import LookupTable
 
+Int64s = NDArray[np.int64]
 _COMPUTE_AT_ONCE = 4096  # windows; bounds the activations of a batch that misses everything
 _DEFAULT_RECENT_BYTES = 32 << 20
 
@@ -46,7 +49,6 @@ class WindowForm(Enum):
 class LookupSource(IntEnum):
     """Where a window's outputs came from."""
 
-    PADDING = -1
     OWN_TRIGRAM = 0
     OWN_BIGRAM = 1
     OWN_UNIGRAM = 2
@@ -96,14 +98,10 @@ def plan_steps(tables: Sequence[LookupTable], layers_digest: str, on_miss: OnMis
 
 @dataclass(frozen=True)
 class LookupResult:
-    """Window outputs and their sources; at padding, outputs are zero and sources ``LookupSource.PADDING``."""
+    """Window outputs and their sources."""
 
-    outputs: Tensor  # (N, 3, D) float32, or (B, T, 3, D) of a batch
-    sources: Tensor  # (N,) int8, values of LookupSource, or (B, T) of a batch
-
-    def row_hits(self) -> Tensor:
-        """Return each row's number of windows (B,) int64 that were not computed."""
-        return ((self.sources != LookupSource.PADDING) & (self.sources < LookupSource.COMPUTED)).sum(dim=1)
+    outputs: Tensor  # (N, 3, D) float32
+    sources: NDArray[np.int8]  # (N,), values of LookupSource
 
 
 class TreeLookup:
@@ -141,24 +139,22 @@ class TreeLookup:
         self._recent = RecentWindows(recent_bytes, self._width, self._device)
         self._lock = threading.Lock()
 
-    def lookup(self, windows: Tensor, mask: Tensor | None = None) -> LookupResult:
-        """Return the outputs of ``windows`` (N, 3) int64, which are on the host.
-
-        ``mask`` (N,) bool is False on padding, whose outputs are zero; None: there is no padding.
-        """
-        outputs, sources, pending = self._first_step(windows, mask)
+    def lookup(self, keys: Int64s) -> LookupResult:
+        """Return the outputs of the windows with ``keys`` (N,)."""
+        sources = np.full(len(keys), LookupSource.COMPUTED, dtype=np.int8)
+        outputs, pending = self._first_step(keys, sources)
         for step in self._steps[1:]:
             if not len(pending):
                 break
-            rows = step.table.find(self._keys(windows[pending], step.form))
+            rows = step.table.find(self._reduced(keys[pending], step.form)).numpy()
             hit = rows >= 0
             if hit.any():
                 found = pending[hit]
-                _put(outputs, found, step.table.gather(rows[hit]))
+                _put(outputs, found, step.table.gather(torch.from_numpy(rows[hit])))
                 sources[found] = step.source
             pending = pending[~hit]
         if len(pending):
-            self._compute_misses(windows[pending], pending, outputs, sources)
+            self._compute_misses(keys[pending], pending, outputs, sources)
         return LookupResult(outputs, sources)
 
     def coverage(self, batches: Iterable[Tensor]) -> float:
@@ -174,47 +170,45 @@ class TreeLookup:
             seen += len(keys)
         return hits / seen if seen else 0.0
 
-    def _first_step(self, windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Look up all windows in the first table; return outputs, sources and the indices of misses.
+    def _first_step(self, keys: Int64s, sources: NDArray[np.int8]) -> tuple[Tensor, Int64s]:
+        """Look up all windows in the first table; return outputs and the places of misses.
 
-        Most windows hit here, so rows are gathered directly into the result, padding included; a miss gets an
-        arbitrary row, which is overwritten later.
+        Most windows hit here, so rows are gathered directly into the result; a miss gets an arbitrary row,
+        which is overwritten later.
         """
-        sources = torch.full((len(windows),), LookupSource.COMPUTED, dtype=torch.int8)
-        if self._steps:
-            step = self._steps[0]
-            rows = step.table.find(self._keys(windows, step.form))
-            if mask is not None:
-                rows.masked_fill_(~mask, -1)
-            outputs = step.table.gather(rows)
-            sources.masked_fill_(rows >= 0, step.source)
-        else:
-            outputs = torch.empty(len(windows), 3, self._width, device=self._device)
-        if mask is not None:
-            sources.masked_fill_(~mask, LookupSource.PADDING)
-            outputs.index_fill_(0, (~mask).nonzero()[:, 0].to(outputs.device), 0.0)
-        return outputs, sources, (sources == LookupSource.COMPUTED).nonzero()[:, 0]
+        if not self._steps:
+            return torch.empty(len(keys), 3, self._width, device=self._device), np.arange(len(keys))
+        step = self._steps[0]
+        rows = step.table.find(self._reduced(keys, step.form))
+        hit = rows.numpy() >= 0
+        sources[hit] = step.source
+        return step.table.gather(rows), np.flatnonzero(~hit)
 
     def _keys(self, windows: Tensor, form: WindowForm) -> Tensor:
         return pack(form.of(windows), self._vocab_size)
 
-    def _compute_misses(self, windows: Tensor, places: Tensor, outputs: Tensor, sources: Tensor) -> None:
+    def _reduced(self, keys: Int64s, form: WindowForm) -> Tensor:
+        """Return the keys (N,) of one form of the windows with ``keys`` (N,)."""
+        whole = torch.from_numpy(keys)
+        return whole if form is WindowForm.TRIGRAM else self._keys(unpack(whole, self._vocab_size), form)
+
+    def _compute_misses(
+        self, keys: Int64s, places: Int64s, outputs: Tensor, sources: NDArray[np.int8]
+    ) -> None:
         """Fill ``outputs`` and ``sources`` at ``places`` from recently computed windows and the layers."""
-        unique, inverse = torch.unique(self._keys(windows, self._last_form), return_inverse=True)
+        unique, inverse = torch.unique(self._reduced(keys, self._last_form), return_inverse=True)
         values = torch.empty(len(unique), 3, self._width, device=self._device)
         with self._lock:
             known, recent = self._recent.find(unique)
-        _put(values, known.nonzero()[:, 0], recent)
+        _put(values, known.nonzero()[:, 0].numpy(), recent)
         fresh = unique[~known]
         if len(fresh):
             computed = self._compute(unpack(fresh, self._vocab_size))
-            _put(values, (~known).nonzero()[:, 0], computed)
+            _put(values, (~known).nonzero()[:, 0].numpy(), computed)
             with self._lock:
                 self._recent.add(fresh, computed)
         _put(outputs, places, values.index_select(0, inverse.to(values.device)))
-        sources[places] = torch.where(known, int(LookupSource.RECENT), int(LookupSource.COMPUTED)).to(
-            torch.int8
-        )[inverse]
+        sources[places] = np.where(known.numpy(), LookupSource.RECENT, LookupSource.COMPUTED)[inverse.numpy()]
 
     @torch.no_grad()
     def _compute(self, windows: Tensor) -> Tensor:
@@ -222,32 +216,22 @@ class TreeLookup:
         return torch.cat([self.layers.window_outputs(piece) for piece in pieces]).float()
 
 
-def _put(target: Tensor, places: Tensor, values: Tensor) -> None:
+def _put(target: Tensor, places: Int64s, values: Tensor) -> None:
     """Write ``values`` (M, ...) to ``target`` (N, ...) at ``places`` (M,), moving both to its device."""
-    target.index_copy_(0, places.to(target.device), values.to(target.device))
+    target.index_copy_(0, torch.from_numpy(places).to(target.device), values.to(target.device))
 
 
-def lookup_many(
-    lookups: Sequence[TreeLookup], domain_of_row: Tensor, windows: Tensor, mask: Tensor
-) -> LookupResult:
-    """Look up a mixed batch: row b's windows through ``lookups[domain_of_row[b]]``.
+def lookup_many(lookups: Sequence[tuple[TreeLookup, int]], keys: Int64s) -> LookupResult:
+    """Look up a mixed batch: of ``keys`` (N,) the first n through the first of ``lookups``, and so on.
 
-    ``domain_of_row`` (B,) int64, ``windows`` (B, T, 3) int64, ``mask`` (B, T) bool, False on padding. All
-    lookups must be of one width. Each Domain's rows are looked up together.
+    All lookups must be of one width.
     """
-    rows, length = mask.shape
-    sources = torch.empty(rows, length, dtype=torch.int8)
-    outputs: Tensor | None = None  # (B, T, 3, D)
-    for domain in sorted(set(domain_of_row.tolist())):
-        own = (domain_of_row == domain).nonzero()[:, 0]  # (b,)
-        found = lookups[domain].lookup(windows[own].flatten(0, 1), mask[own].flatten())
-        found_outputs = found.outputs.view(len(own), length, *found.outputs.shape[1:])
-        if len(own) == rows:  # one Domain: nothing to scatter
-            return LookupResult(found_outputs, found.sources.view(rows, length))
-        if outputs is None:
-            outputs = found_outputs.new_empty(rows, *found_outputs.shape[1:])
-        _put(outputs, own, found_outputs)
-        sources[own] = found.sources.view(len(own), length)
-    if outputs is None:
-        raise ValueError("a batch has at least one row")
-    return LookupResult(outputs, sources)
+    if len(lookups) == 1:
+        return lookups[0][0].lookup(keys)
+    ends = np.cumsum([count for _, count in lookups])
+    found = [
+        lookup.lookup(keys[end - count : end]) for (lookup, count), end in zip(lookups, ends, strict=True)
+    ]
+    return LookupResult(
+        torch.cat([one.outputs for one in found]), np.concatenate([one.sources for one in found])
+    )

@@ -20,7 +20,7 @@ from hmi_runtime.artifacts.store import Store
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder, UpperLayers
 from hmi_runtime.models.source import BaseModel, load_base
-from hmi_runtime.models.windows import trigrams
+from hmi_runtime.models.windows import pack, trigrams
 from hmi_runtime.tables.lookup import TreeLookup
 from hmi_runtime.tables.table import PlotTable
 from hmi_runtime.training.token_dataset import RowIndices, TokenRows, pad_rows
@@ -164,7 +164,8 @@ def _extractors(
         )
 
         def extract(ids: Tensor, mask: Tensor) -> Tensor:
-            found = lookup.lookup(trigrams(ids, mask)[mask]).outputs  # (N, 3, D)
+            keys = pack(trigrams(ids, mask)[mask], layers.config.encoder.vocab_size)
+            found = lookup.lookup(keys.numpy()).outputs  # (N, 3, D)
             parts = found.new_zeros((*ids.shape, *found.shape[1:]))  # (B, T, 3, D)
             parts[mask] = found
             return layers.combine_windows(parts, mask)

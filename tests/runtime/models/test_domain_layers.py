@@ -10,6 +10,7 @@ from support_encoders import ARCHITECTURES, POST_NORM, random_encoder
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
+from hmi_runtime.models import domain_layers
 from hmi_runtime.models.architecture import EncoderConfig
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder, UpperLayers
@@ -146,11 +147,37 @@ def test_upper_layers_continue_after_the_split(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("heads", [0, 2])
-@pytest.mark.parametrize("lengths", [[7], [9, 4, 1], [12] * 5])
-def test_packed_layers_bridge_as_the_trained_ones(heads: int, lengths: list[int]) -> None:
-    trained, packed = layers(heads=heads), layers(heads=heads).pack()
+@pytest.mark.parametrize("lengths", [[1], [7], [9, 4, 1], [3, 3, 4], [12] * 5])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_tokens_without_padding_are_bridged_as_padded_ones(
+    heads: int, lengths: list[int], dtype: torch.dtype, tolerance: float
+) -> None:
+    if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no products in bfloat16")
+    trained, served = layers(heads=heads), layers(heads=heads)
     ids, mask = texts(lengths, max(lengths))
     with torch.no_grad():
-        expected, found = trained.represent(ids, mask), packed.represent(ids, mask)
-    torch.testing.assert_close(found[mask], expected[mask], atol=1e-5, rtol=1e-5)
-    assert packed.state_dict().keys() == trained.state_dict().keys()
+        expected = trained.represent(ids, mask)[mask]
+        outputs = served.window_outputs(trigrams(ids, mask)[mask])
+        found = served.combine_tokens(outputs, lengths, dtype)
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    assert served.state_dict().keys() == trained.state_dict().keys()
+
+
+@pytest.mark.parametrize("scores", [1, 60, 2**20])
+def test_long_texts_are_bridged_in_parts(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domain_layers, "_SCORES_AT_ONCE", scores)
+    lengths, model = [4, 5, 5, 9, 10], layers()
+    ids, mask = texts(lengths, max(lengths))
+    with torch.no_grad():
+        expected = model.represent(ids, mask)[mask]
+        found = model.combine_tokens(model.window_outputs(trigrams(ids, mask)[mask]), lengths)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_outputs_outside_of_a_text_have_no_effect_on_its_neighbour() -> None:
+    model, outputs = layers(), torch.randn(7, 3, CONFIG.width)
+    with torch.no_grad():
+        alone = model.combine_tokens(outputs[:4].clone(), [4])
+        together = model.combine_tokens(outputs.clone(), [4, 3])
+    torch.testing.assert_close(together[:4], alone, atol=1e-5, rtol=1e-5)

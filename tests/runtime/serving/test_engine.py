@@ -1,5 +1,8 @@
 """The pure parts of a batch: bridging by domain slot, words from sub-tokens, rows that share a text."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +12,9 @@ from hmi_runtime.models.architecture import EncoderConfig
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder
 from hmi_runtime.models.tokenizer import Encoding
-from hmi_runtime.serving.engine import bridge_batched, bridge_sequentially
+from hmi_runtime.serving.engine import bridge_batched, bridge_on_gpu, bridge_tokens
 from hmi_runtime.serving.requests import Text, label_words
+from hmi_runtime.serving.staging import Representations
 
 CONFIG = EncoderConfig(
     family="bert", layers=2, width=16, heads=2, ffn_width=20, vocab_size=20, positions=12, segments=1,
@@ -43,14 +47,30 @@ def test_bridging_a_mixed_batch_equals_bridging_each_row(
     lengths = data.draw(st.lists(st.integers(1, 12), min_size=len(rows), max_size=len(rows)))
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     parts = torch.randn(len(rows), max(lengths), 3, CONFIG.width) * mask[:, :, None, None]
+    for row, length in enumerate(lengths):  # windows give nothing outside of their text
+        parts[row, 0, 0] = parts[row, length - 1, 2] = 0
     layers = [domains[index] for index in chosen]
     slots = torch.tensor(rows)
     truth = torch.cat(
         [layers[slot].combine_windows(parts[b : b + 1], mask[b : b + 1]) for b, slot in enumerate(rows)]
     )
-    for finish in (bridge_batched, bridge_sequentially):
-        bridged = finish(layers, slots, parts, mask)
-        torch.testing.assert_close(bridged[mask], truth[mask], atol=1e-5, rtol=1e-5)
+    bridged = bridge_batched(layers, slots, parts, mask)
+    torch.testing.assert_close(bridged[mask], truth[mask], atol=1e-5, rtol=1e-5)
+    order = sorted(range(len(rows)), key=lambda row: rows[row])
+    used = sorted(set(rows))
+    shared = Representations(
+        outputs=torch.cat([parts[row, : lengths[row]] for row in order]),
+        lengths=[lengths[row] for row in order],
+        domains=[SimpleNamespace(layers=layers[slot]) for slot in used],  # type: ignore[misc]
+        texts=[rows.count(slot) for slot in used],
+        hits=[0] * len(rows),
+        sources=np.zeros(0, np.int8),
+        ids=np.zeros(0, np.int64),
+    )
+    expected = torch.cat([truth[row, : lengths[row]] for row in order])
+    on_gpu = bridge_on_gpu(shared, torch.device("cpu"))
+    for found in (on_gpu, bridge_tokens(shared, torch.float32)):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def text(

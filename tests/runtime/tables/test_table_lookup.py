@@ -14,8 +14,9 @@ from hmi_api.resources.domain import OnMiss, TableDtype
 from hmi_runtime.models.architecture import EncoderConfig
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder
+from hmi_runtime.models.packing import window_keys
 from hmi_runtime.models.windows import ABSENT, pack, trigrams, unpack
-from hmi_runtime.tables.lookup import LookupSource, TreeLookup, lookup_many
+from hmi_runtime.tables.lookup import LookupResult, LookupSource, TreeLookup, lookup_many
 from hmi_runtime.tables.reference import lookup_reference
 from hmi_runtime.tables.table import PlotTable
 
@@ -97,6 +98,10 @@ class Tree:
         )
 
 
+def look_up(lookup: TreeLookup, windows: torch.Tensor) -> LookupResult:
+    return lookup.lookup(pack(windows, VOCABULARY).numpy())
+
+
 @st.composite
 def trees(draw: st.DrawFn) -> Tree:
     depth = draw(st.integers(0, 3))
@@ -121,7 +126,7 @@ def test_the_lookup_equals_the_reference_and_the_layers(tree: Tree, seed: int, s
     lookup = tree.lookup()
     for size in sizes:
         windows = draw_windows(size)
-        result = lookup.lookup(windows)
+        result = look_up(lookup, windows)
         assert result.outputs.shape == (size, 3, SIZES.width)
         assert result.outputs.dtype == torch.float32
         if not size:
@@ -137,17 +142,18 @@ def test_the_lookup_equals_the_reference_and_the_layers(tree: Tree, seed: int, s
 def test_a_mixed_batch_equals_each_row_alone(tree: Tree, seed: int, rows: int, length: int) -> None:
     torch.manual_seed(seed)
     lookups = [tree.lookup(), tree.lookup(), tree.lookup()]
-    ids = torch.randint(VOCABULARY, (rows, length))
-    lengths = torch.randint(1, length + 1, (rows,))
-    mask = torch.arange(length) < lengths[:, None]
-    windows = trigrams(ids, mask)
-    domain_of_row = torch.randint(len(lookups), (rows,))
-    batch = lookup_many(lookups, domain_of_row, windows, mask)
-    assert (batch.sources != LookupSource.PADDING).sum(dim=1).tolist() == lengths.tolist()
-    assert not batch.outputs[~mask].any(), "padding's outputs are zero"
-    for row, domain in enumerate(domain_of_row.tolist()):
-        alone = lookup_reference(lookups[domain], windows[row][mask[row]])
-        torch.testing.assert_close(batch.outputs[row][mask[row]], alone, rtol=0, atol=1e-5)
+    lengths = torch.randint(1, length + 1, (rows,)).tolist()
+    texts = [torch.randint(VOCABULARY, (1, tokens)) for tokens in lengths]
+    windows = [trigrams(ids, torch.ones_like(ids, dtype=torch.bool))[0] for ids in texts]
+    chosen = sorted(torch.randint(len(lookups), (rows,)).tolist())
+    spans = [(lookups[which], tokens) for which, tokens in zip(chosen, lengths, strict=True)]
+    ids = torch.cat(texts, dim=1)[0].numpy()
+
+    batch = lookup_many(spans, window_keys(ids, lengths, VOCABULARY + 1))
+
+    alone = [lookup_reference(lookup, some) for (lookup, _), some in zip(spans, windows, strict=True)]
+    torch.testing.assert_close(batch.outputs, torch.cat(alone), rtol=0, atol=1e-5)
+    assert len(batch.sources) == sum(lengths)
 
 
 def test_a_composed_batch_equals_the_layers_outputs() -> None:
@@ -155,9 +161,9 @@ def test_a_composed_batch_equals_the_layers_outputs() -> None:
     lookup = Tree([0.5], [True], None, OnMiss.COMPUTE, 100).lookup()
     ids = torch.randint(VOCABULARY, (3, 7))
     mask = torch.arange(7) < torch.tensor([[7], [4], [1]])
-    batch = lookup_many([lookup], torch.zeros(3, dtype=torch.int64), trigrams(ids, mask), mask)
-    combined = layers().combine_windows(batch.outputs, mask)
-    torch.testing.assert_close(combined[mask], layers().represent(ids, mask)[mask], rtol=0, atol=1e-5)
+    batch = look_up(lookup, trigrams(ids, mask)[mask])
+    combined = layers().combine_tokens(batch.outputs, [7, 4, 1])
+    torch.testing.assert_close(combined, layers().represent(ids, mask)[mask], rtol=0, atol=1e-5)
 
 
 def compute_tree(share: float, recent_rows: int = 100) -> Tree:
@@ -167,7 +173,7 @@ def compute_tree(share: float, recent_rows: int = 100) -> Tree:
 def test_a_window_missed_twice_is_computed_once() -> None:
     lookup = compute_tree(0.0).lookup()
     window = torch.tensor([[3, 4, 5]])
-    first, second = lookup.lookup(window.repeat(4, 1)), lookup.lookup(window)
+    first, second = look_up(lookup, window.repeat(4, 1)), look_up(lookup, window)
     assert first.sources.tolist() == [LookupSource.COMPUTED] * 4
     assert second.sources.tolist() == [LookupSource.RECENT]
     assert torch.equal(first.outputs[:1], second.outputs)
@@ -178,7 +184,7 @@ def test_threads_that_share_a_lookup_all_get_the_right_outputs() -> None:
     lookup = compute_tree(0.2, recent_rows=20).lookup()
     batches = [draw_windows(20) for _ in range(40)]
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda windows: lookup.lookup(windows).outputs, batches))
+        answers = list(pool.map(lambda windows: look_up(lookup, windows).outputs, batches))
     for windows, outputs in zip(batches, answers, strict=True):
         torch.testing.assert_close(outputs, layers().window_outputs(windows), rtol=0, atol=1e-5)
 
@@ -191,7 +197,7 @@ def test_every_window_has_its_source() -> None:
         table_of(grandparent, OWN, None, layers()),
     ]
     lookup = TreeLookup(tables, layers(), layers_digest=OWN, on_miss=OnMiss.COMPUTE)
-    result = lookup.lookup(torch.cat([own, parent, grandparent, own]))
+    result = look_up(lookup, torch.cat([own, parent, grandparent, own]))
     assert result.sources.tolist() == [
         LookupSource.OWN_TRIGRAM,
         LookupSource.COMPUTED,
@@ -210,7 +216,8 @@ def test_backoff_tries_left_bigram_right_bigram_unigram_and_then_the_parent() ->
     def sources_and_outputs(own: list[torch.Tensor]) -> tuple[list[int], torch.Tensor]:
         tables = [table_of(torch.cat(own), OWN, None, layers())] if own else []
         tables = [*tables, parent] if own else []
-        result = TreeLookup(tables, layers(), layers_digest=OWN, on_miss=OnMiss.BACKOFF).lookup(window)
+        lookup = TreeLookup(tables, layers(), layers_digest=OWN, on_miss=OnMiss.BACKOFF)
+        result = look_up(lookup, window)
         return result.sources.tolist(), result.outputs
 
     expected = [
