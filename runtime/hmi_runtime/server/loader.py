@@ -226,7 +226,11 @@ class AdapterLoader:
                     lambda path: self._load_layers(path, view.layers, encoder),
                 )
                 tables = [self._share(self._tables, ref, self.table_memory.open) for ref in view.tables]
-                lookup = TreeLookup(tables, layers, layers_digest=view.layers.digest, on_miss=view.on_miss)
+                digest = view.layers.digest
+                lookup = TreeLookup(
+                    tables, layers, layers_digest=digest, on_miss=view.on_miss, recent_bytes=0
+                )
+                self.table_memory.share_with(lookup.recent)
                 domain = LoadedDomain(serving.key, view.version, lookup, tuple(tables))
                 self._domains[key] = domain
                 log.info("domain %s@%d loaded, %d tables", serving.key, view.version, len(tables))

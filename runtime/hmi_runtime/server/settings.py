@@ -55,7 +55,8 @@ class RuntimeSettings(AdapterLimits, InternalAuthSettings, AddressPolicySettings
     host_budget: PositiveInt = Field(default=2 * _GIB, description="Bytes of adapters in host memory.")
     table_budget: PositiveInt = Field(
         default=8 * _GIB,
-        description="Bytes of lookup tables and layers in host memory; rows that do not fit stay on disk.",
+        description="Bytes of lookup tables, layers and computed windows in host memory; rows of tables that "
+        "do not fit stay on disk.",
     )
     device_table_budget: NonNegativeInt = Field(
         default=0, description="Bytes of lookup tables' most frequent rows in a GPU's memory; 0: none."

@@ -52,6 +52,11 @@ class HashIndex:
         slots = torch.full((buckets, BUCKET_SLOTS), EMPTY, dtype=torch.int64)
         return cls(slots, torch.full((buckets, BUCKET_SLOTS), EMPTY, dtype=torch.int32), probes=0)
 
+    @staticmethod
+    def bytes_with_room(capacity: int) -> int:
+        """Return the bytes of an index for up to ``capacity`` keys."""
+        return max(1, -(-capacity // _KEYS_PER_BUCKET)) * BUCKET_SLOTS * (8 + 4)
+
     @classmethod
     def build(cls, keys: Tensor) -> Self:
         """Return an index of ``keys`` (N,) int64, all different, not negative; key i is in row i."""

@@ -7,7 +7,6 @@ ancestor in the same order. ``reference.lookup_reference`` is the slow version;
 ``tests/runtime/tables/test_table_lookup.py`` compares the two.
 """
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
@@ -108,8 +107,7 @@ class TreeLookup:
     """Lookup for one Domain version: its own table, its ancestors' tables, then its own lower layers.
 
     With ``Compute``, outputs equal ``DomainLayers.window_outputs`` to the rounding of the tables' type,
-    whatever the tables contain. Thread-safe: tables are read-only, and a lock guards the recently computed
-    windows.
+    whatever the tables contain. Thread-safe: tables are read-only.
     """
 
     def __init__(
@@ -136,8 +134,7 @@ class TreeLookup:
         self._device = layers.word.device
         self._steps = plan_steps(self.tables, layers_digest, on_miss)
         self._last_form = WindowForm.TRIGRAM if on_miss is OnMiss.COMPUTE else WindowForm.UNIGRAM
-        self._recent = RecentWindows(recent_bytes, self._width, self._device)
-        self._lock = threading.Lock()
+        self.recent = RecentWindows(recent_bytes, self._width, self._device)
 
     def lookup(self, keys: Int64s) -> LookupResult:
         """Return the outputs of the windows with ``keys`` (N,)."""
@@ -198,15 +195,13 @@ class TreeLookup:
         """Fill ``outputs`` and ``sources`` at ``places`` from recently computed windows and the layers."""
         unique, inverse = torch.unique(self._reduced(keys, self._last_form), return_inverse=True)
         values = torch.empty(len(unique), 3, self._width, device=self._device)
-        with self._lock:
-            known, recent = self._recent.find(unique)
+        known, recent = self.recent.find(unique)
         _put(values, known.nonzero()[:, 0].numpy(), recent)
         fresh = unique[~known]
         if len(fresh):
             computed = self._compute(unpack(fresh, self._vocab_size))
             _put(values, (~known).nonzero()[:, 0].numpy(), computed)
-            with self._lock:
-                self._recent.add(fresh, computed)
+            self.recent.add(fresh, computed)
         _put(outputs, places, values.index_select(0, inverse.to(values.device)))
         sources[places] = np.where(known.numpy(), LookupSource.RECENT, LookupSource.COMPUTED)[inverse.numpy()]
 

@@ -10,10 +10,16 @@ from pathlib import Path
 import torch
 
 from hmi_api.errors import NotReady
+from hmi_runtime.tables.misses import RecentWindows
 from hmi_runtime.tables.tiers import TableEvents, TieredTable
 
 _LEAST_PART = 4
 """A table that nobody looks up keeps a fourth of what it would have if all got the same."""
+_RECENT_PART = 8
+"""The caches of computed windows may have an eighth of the budget together."""
+_LARGEST_RECENT = 32 << 20  # bytes of one of them
+_LEAST_GROWTH = 4
+"""A cache is emptied when it is made larger, so one grows only if it may have this many times as much."""
 _LOOKUPS_BETWEEN = 100_000
 _LEAST_CHANGE = 0.05  # of the budget; smaller changes of shares are not worth moving rows
 
@@ -60,9 +66,10 @@ def share_budget(demands: Sequence[Demand], available: int) -> list[int]:
 class TableMemory:
     """The budgets for tables and layers of one runtime. Thread-safe.
 
-    Layers and the indexes of tables are in memory as a whole and must fit; rows take what is left, and those
-    that do not fit stay on the local disk. Tables are held weakly: one that nobody uses frees its part at
-    the next ``rebalance``.
+    Layers and the indexes of tables are in memory as a whole and must fit. Caches of computed windows get a
+    small part of the rest, the same for each; rows take what is left, and those that do not fit stay on the
+    local disk. Tables and caches are held weakly: one that nobody uses frees its part at the next
+    ``rebalance``.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class TableMemory:
         self._events = events
         self._reserved: Counter[str] = Counter()
         self._tables: list[weakref.ref[TieredTable]] = []
+        self._recent: weakref.WeakSet[RecentWindows] = weakref.WeakSet()
         self._lookups: weakref.WeakKeyDictionary[TieredTable, float] = weakref.WeakKeyDictionary()
         self._shared_among: set[int] = set()
         self._pins_changed = False
@@ -96,7 +104,7 @@ class TableMemory:
     def host_bytes(self) -> int:
         """Bytes of host memory in use."""
         with self._guard:
-            fixed = self._fixed_bytes()
+            fixed = self._fixed_bytes() + sum(one.held_bytes for one in self._recent)
         return fixed + sum(table.held_bytes[0] for table in self._live())
 
     @property
@@ -139,6 +147,12 @@ class TableMemory:
         self.rebalance(changed=True)
         return table
 
+    def share_with(self, recent: RecentWindows) -> None:
+        """Give a cache of computed windows its part, and change it when others come or go."""
+        with self._guard:
+            self._recent.add(recent)
+        self.rebalance(changed=True)
+
     def pin(self, tables: Sequence[TieredTable], by: int) -> None:
         """Count ``by`` more (or fewer) users that want ``tables`` in memory, for the next ``rebalance``."""
         with self._guard:
@@ -156,6 +170,8 @@ class TableMemory:
             tables = self._live()
             counted = [table.take_lookups() for table in tables]
             changed = changed or {id(table) for table in tables} != self._shared_among
+            growing, recent_size, recent_bytes = self._shrink_recent()
+            changed |= bool(growing)
             with self._guard:
                 changed |= self._pins_changed
                 self._pins_changed = False
@@ -164,7 +180,7 @@ class TableMemory:
                 seen = [self._lookups[table] for table in tables]
                 if not changed and sum(seen) < _LOOKUPS_BETWEEN:
                     return
-                available = self._budget - self._fixed_bytes()
+                available = self._budget - self._fixed_bytes() - recent_bytes
             demands = [
                 Demand(table.entries * table.row_bytes, lookups, table.pins > 0)
                 for table, lookups in zip(tables, seen, strict=True)
@@ -175,10 +191,29 @@ class TableMemory:
             if changed or any(abs(new - old) > least for new, (old, _) in zip(host, held, strict=True)):
                 device = share_budget(demands, self._device_budget)
                 self._set_shares(tables, host, device)
+            for recent in growing:
+                recent.resize(recent_size)
             with self._guard:
                 for table, weight in zip(tables, seen, strict=True):
                     self._lookups[table] = weight / 2  # so that what was long ago counts less
             self._shared_among = {id(table) for table in tables}
+
+    def _shrink_recent(self) -> tuple[list[RecentWindows], int, int]:
+        """Make caches smaller that have too much.
+
+        Return those that may have much more, how many bytes each may have, and the bytes of all then.
+        """
+        with self._guard:
+            caches = list(self._recent)
+            room = max(0, min(self._budget // _RECENT_PART, self._budget - self._fixed_bytes()))
+        size = min(_LARGEST_RECENT, room // max(1, len(caches)))
+        size = 1 << (size.bit_length() - 1) if size else 0  # so that one more seldom changes all
+        for one in caches:
+            if one.capacity_bytes > size:
+                one.resize(size)
+        growing = [one for one in caches if size >= max(1, _LEAST_GROWTH * one.capacity_bytes)]
+        more = sum(one.bytes_of(size) - one.held_bytes for one in growing)
+        return growing, size, more + sum(one.held_bytes for one in caches)
 
     @staticmethod
     def _set_shares(tables: Sequence[TieredTable], host: Sequence[int], device: Sequence[int]) -> None:

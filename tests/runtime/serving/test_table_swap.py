@@ -1,5 +1,6 @@
 """A refreshed table is swapped in live: no request is lost, no adapter read again, no answer changed."""
 
+import gc
 import itertools
 import threading
 from concurrent.futures import Future
@@ -112,3 +113,15 @@ def test_a_domain_that_is_created_again_under_its_name_serves_its_own_layers(mod
     expected = torch.stack([models.probabilities(adapter, text) for text in TEXTS])
     answers = probabilities(submit(loader, ["acme/topic"]).result(60))
     torch.testing.assert_close(answers, expected, rtol=0, atol=ROUNDING)
+
+
+def test_computed_windows_are_kept_within_the_budget_for_tables(models, loader) -> None:  # type: ignore[no-untyped-def]
+    domain = models.domain("bikes/repair")
+    recent = loader.load(models.adapter("acme/topic", domain), domain).domain.lookup.recent
+    memory = loader.table_memory
+    assert 0 < recent.capacity_bytes <= memory.budget // 8
+    before = memory.host_bytes
+    held = recent.held_bytes
+    del recent
+    gc.collect()
+    assert memory.host_bytes <= before - held

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmi_api.errors import NotReady
+from hmi_runtime.tables import memory as module
 from hmi_runtime.tables.memory import Demand, TableMemory, share_budget
+from hmi_runtime.tables.misses import RecentWindows
 from hmi_runtime.tables.table import PlotTable
 
 demands = st.lists(
@@ -143,3 +145,53 @@ def test_no_budget_is_exceeded_while_shares_change() -> None:
     tables = [Table((10, 0)), Table((0, 10)), Table((0, 0))]
     TableMemory._set_shares(tables, [1, 6, 3], [5, 2, 3])  # type: ignore[arg-type]
     assert [table.share for table in tables] == [(1, 5), (6, 2), (3, 3)]
+
+
+def recent_windows() -> RecentWindows:
+    return RecentWindows(0, 64, torch.device("cpu"))
+
+
+def test_caches_of_computed_windows_share_an_eighth_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGEST_RECENT", 1 << 16)
+    memory = TableMemory(1 << 21)  # an eighth: 1 << 18, of which four caches have the most that one may have
+    caches = []
+    for number in range(1, 41):
+        caches.append(recent_windows())
+        memory.share_with(caches[-1])
+        assert sum(one.capacity_bytes for one in caches) <= 1 << 18
+        assert memory.host_bytes == sum(one.held_bytes for one in caches)
+        if number <= 4:
+            assert {one.capacity_bytes for one in caches} == {1 << 16}
+    assert {one.capacity_bytes for one in caches} == {1 << 12}
+    del caches[3:]
+    gc.collect()
+    memory.rebalance()
+    assert {one.capacity_bytes for one in caches} == {1 << 16}
+
+
+def test_caches_of_computed_windows_are_not_emptied_by_a_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGEST_RECENT", 1 << 16)
+    memory = TableMemory(1 << 21)
+    caches = [recent_windows() for _ in range(5)]  # one more than fit at their largest
+    for one in caches:
+        memory.share_with(one)
+    keys = torch.arange(3)
+    caches[0].add(keys, torch.ones(3, 3, 64))
+    for _ in range(3):
+        del caches[-1]
+        gc.collect()
+        memory.rebalance()
+        caches.append(recent_windows())
+        memory.share_with(caches[-1])
+    assert caches[0].find(keys)[0].all()
+
+
+def test_caches_of_computed_windows_leave_room_for_what_must_fit(tmp_path: Path) -> None:
+    memory = TableMemory(2_000_000)
+    recent = recent_windows()
+    memory.share_with(recent)
+    table = memory.open(save_table(tmp_path / "a", 4000))
+    assert recent.capacity_bytes > 0 < table.held_bytes[0]
+    assert memory.host_bytes <= 2_000_000
+    memory.reserve("layers", 2_000_000 - table.fixed_bytes)
+    assert recent.capacity_bytes == 0

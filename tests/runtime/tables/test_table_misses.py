@@ -33,3 +33,16 @@ def test_a_window_that_is_found_again_stays_longer() -> None:
         assert found.tolist() == [True]
         assert outputs.unique().tolist() == [100.0]
     assert recent.find(torch.tensor([0, 5]))[0].tolist() == [False, False]
+
+
+def test_a_cache_of_another_size_is_empty_and_has_that_room() -> None:
+    recent = RecentWindows(2 * 4 * 3 * 1 * 4, 1, torch.device("cpu"))
+    keys = torch.arange(8)
+    recent.add(keys, torch.ones(8, 3, 1))
+    assert int(recent.find(keys)[0].sum()) == 4
+    recent.resize(2 * 8 * 3 * 1 * 4)
+    assert not recent.find(keys)[0].any()
+    recent.add(keys, torch.ones(8, 3, 1))
+    assert recent.find(keys)[0].all()
+    held = recent._values.nbytes + sum(one.slots.nbytes + one.rows.nbytes for one in recent._indexes)
+    assert recent.held_bytes == held
