@@ -63,7 +63,15 @@ class RuntimeMetrics(CacheEvents, PipelineEvents, TableEvents):
         windows_dropped = counter(
             "hmi_windows_dropped_total", "Counted windows that will not be reported, because of the bounds."
         )
-        self.windows = WindowCounter(on_counted=windows_counted.inc, on_dropped=windows_dropped.inc)
+        domains_dropped = counter(
+            "hmi_window_domains_dropped_total",
+            "Versions of Domains that were left out of a report of counted windows, because it had too many.",
+        )
+        self.windows = WindowCounter(
+            on_counted=windows_counted.inc,
+            on_dropped=windows_dropped.inc,
+            on_domains_dropped=domains_dropped.inc,
+        )
         """Which windows traffic looked up, until they are reported."""
         self._tokens = counter("hmi_tokens_total", "Tokens computed.", ["direction"])
         self._padding = counter("hmi_padding_tokens_total", "Padding tokens computed.")

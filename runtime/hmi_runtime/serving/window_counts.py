@@ -5,6 +5,7 @@ the thread that reports. What does not fit is dropped fairly: each tenant of eac
 number of windows, its most frequent ones, so that nobody's traffic displaces another's.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from hmi_api.internal.window_counts import MAX_REPORTED_DOMAINS, DomainWindows, 
 from hmi_runtime.models.packing import window_keys
 from hmi_runtime.serving.staging import StagedBatch
 from hmi_runtime.tables.lookup import LookupSource
+
+log = logging.getLogger(__name__)
 
 Int64s = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -70,7 +73,8 @@ class WindowCounter:
 
     Call ``merge`` every few seconds, so that ``add`` need not. At most ``room`` windows are kept between two
     reports, 24 bytes each. ``on_counted`` receives how many windows a merge has counted, and ``on_dropped``
-    how many of these will not be reported because they did not fit.
+    how many of these will not be reported because they did not fit. ``on_domains_dropped`` receives how many
+    versions of Domains a report left out, because it may have ``most_domains``; their windows are dropped.
     """
 
     def __init__(
@@ -78,10 +82,15 @@ class WindowCounter:
         *,
         on_counted: Callable[[int], object] = lambda _: None,
         on_dropped: Callable[[int], object] = lambda _: None,
+        on_domains_dropped: Callable[[int], object] = lambda _: None,
         room: int = 1 << 18,
+        most_domains: int = MAX_REPORTED_DOMAINS,
     ) -> None:
         self._on_counted = on_counted
         self._on_dropped = on_dropped
+        self._on_domains_dropped = on_domains_dropped
+        self._most_domains = most_domains
+        self._told = False
         self._room = room
         self._noted: list[_Noted] = []
         self._noted_tokens = 0
@@ -132,7 +141,23 @@ class WindowCounter:
             counts.askers = {names[number]: place for place, number in enumerate(used.tolist())}
             counts.asker_of = np.searchsorted(used, counts.asker_of).astype(np.int64)
             counts.lookups = {}
-        return report
+        self._count_dropped(report[self._most_domains :])
+        return report[: self._most_domains]
+
+    def _count_dropped(self, domains: Sequence[DomainWindows]) -> None:
+        """Count versions of Domains that a report has no room for, and say so once."""
+        if not domains:
+            return
+        self._on_domains_dropped(len(domains))
+        self._on_dropped(sum(_total(tenant) for one in domains for tenant in one.tenants))
+        if not self._told:
+            self._told = True
+            log.warning(
+                "%d versions of Domains were looked up since the last report, which has room for %d: their "
+                "lookups are not counted; hmi_window_domains_dropped_total counts on",
+                len(domains) + self._most_domains,
+                self._most_domains,
+            )
 
     def merge(self) -> None:
         """Count the windows of the batches that were added since the last call."""
@@ -301,4 +326,8 @@ def _report(counts: _Counts, taken: Mask) -> list[DomainWindows]:
     for version, tenants in of_version.items():
         lookups, hits = counts.lookups.get(version, none).tolist()
         found.append(DomainWindows(**version._asdict(), lookups=lookups, hits=hits, tenants=tenants))
-    return found[:MAX_REPORTED_DOMAINS]
+    return found
+
+
+def _total(windows: TenantWindows) -> int:
+    return int(np.frombuffer(windows.counts, "<i8").sum())

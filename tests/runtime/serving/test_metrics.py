@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import torch
+from window_batches import batch as window_batch
 
 from hmi_runtime.server import metrics as module
 from hmi_runtime.server.metrics import RuntimeMetrics
@@ -33,3 +34,12 @@ def test_lookups_are_counted_for_the_versions_that_were_looked_up_last(monkeypat
         "d/d@1": dict.fromkeys(once, 2),
         "d/d@4": once,
     }
+
+
+def test_domains_that_a_report_has_no_room_for_are_in_the_metrics() -> None:
+    metrics = RuntimeMetrics()
+    metrics.windows._most_domains = 1
+    metrics.windows.add(window_batch([("t1", "a/a", [1, 2]), ("t1", "a/b", [1, 2])]))
+    metrics.windows.take()
+    assert metrics.registry.get_sample_value("hmi_window_domains_dropped_total") == 1
+    assert metrics.registry.get_sample_value("hmi_windows_dropped_total") == 2

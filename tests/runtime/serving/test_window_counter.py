@@ -107,6 +107,19 @@ def test_windows_without_a_tenant_are_not_reported_but_their_lookups_are() -> No
     assert (domain.lookups, domain.tenants, dropped) == (2, [], [2])
 
 
+def test_domains_beyond_what_a_report_may_have_are_counted_and_logged_once(caplog: Any) -> None:
+    dropped: list[int] = []
+    domains: list[int] = []
+    counter = WindowCounter(on_dropped=dropped.append, on_domains_dropped=domains.append, most_domains=2)
+    for _ in range(2):
+        counter.add(batch([("t1", f"a/d{number}", [number, 7]) for number in range(1, 6)]))
+        assert len(counter.take()) == 2
+        assert counter.take() == []
+    assert (sum(domains), sum(dropped)) == (2 * 3, 2 * 3 * 2)
+    (logged,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert "5 versions of Domains" in logged
+
+
 def test_batches_are_merged_when_there_are_too_many(monkeypatch: Any) -> None:
     monkeypatch.setattr("hmi_runtime.serving.window_counts._NOTED_TOKENS", 4)
     counter = WindowCounter()
