@@ -261,6 +261,7 @@ ANSWERS: Mapping[str, str] = {
     "TenantExists": "Choose another name.",
     "TenantInUse": "Delete the tenant's Domains and TaskAdapters first.",
     "TooManyReports": "Try again.",
+    "WindowsBeingRead": "Try again: a process reads the windows of few runs at a time.",
     "EmptyPeriod": "Give a `from` that is earlier than `to`.",
     "EmptyWindow": "Give a `from` that is earlier than `to`.",
     "InvoiceNotFound": "Name an existing invoice.",

@@ -17,6 +17,7 @@ from hmi_control_plane.catalog.tables import TrainingRun
 from hmi_control_plane.http.errors import Forbidden
 from hmi_control_plane.http.parameters import RunId
 from hmi_control_plane.window_counts.merging import WindowCountMerger
+from hmi_control_plane.window_counts.read_limit import ReadLimit, ReleasingResponse
 from hmi_control_plane.window_counts.reading import read_window_counts
 
 Most = Annotated[int, Query(ge=1, le=MAX_WINDOWS_READ, description="Most windows, the most frequent first.")]
@@ -48,21 +49,28 @@ def build(
 def _window_routes(database: Database, guard: RoleGuard, windows: WindowCountMerger) -> APIRouter:
     router = APIRouter(prefix="/runs", route_class=guard.only(Role.OPERATOR, Role.TRAINER))
 
-    # Defaults are left out: a trainer of an older version refuses fields that it does not know.
-    @router.get("/{run_id}/window-counts", response_model_exclude_defaults=True)
+    limit = ReadLimit()
+
+    @router.get("/{run_id}/window-counts", response_model=WindowCounts)
     def read_windows(
         run_id: RunId,
         caller: AdmittedCaller,
         most: Most = DEFAULT_WINDOWS_READ,
         children: Annotated[bool, Query(description="Include children with the same layers.")] = False,
-    ) -> WindowCounts:
+    ) -> ReleasingResponse:
         """Read the windows that traffic of the run's Domain looked up, as far as the run may know them."""
+
+        def compute() -> bytes:
+            windows.merge()  # so that the run sees what has been reported until now
+            with database.read() as session:
+                run = run_of(session, run_id, caller)
+                found = read_window_counts(session, run, windows.settings, most, children=children)
+            # Defaults are left out: a trainer of an older version refuses fields that it does not know.
+            return found.model_dump_json(by_alias=True, exclude_defaults=True).encode()
+
         with database.read() as session:
-            run_of(session, run_id, caller)
-        windows.merge()  # so that the run sees what has been reported until now
-        with database.read() as session:
-            run = run_of(session, run_id, caller)
-            return read_window_counts(session, run, windows.settings, most, children=children)
+            tenant = run_of(session, run_id, caller).tenant
+        return limit.respond(tenant, compute)
 
     return router
 
