@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-import torch
+import numpy as np
 from window_batches import batch as window_batch
 
 from hmi_runtime.server import metrics as module
@@ -11,16 +11,15 @@ from hmi_runtime.tables.lookup import LookupSource
 
 
 def batch(version: int) -> SimpleNamespace:
-    """Return what is counted of a batch with one text of two tokens and a padded place."""
-    sources = torch.tensor([[LookupSource.OWN_TRIGRAM, LookupSource.COMPUTED, LookupSource.PADDING]])
+    """Return what is counted of a batch with one text of two tokens."""
     shared = SimpleNamespace(
-        mask=torch.tensor([[True, True, False]]),
-        sources=sources,
+        lengths=[2],
+        sources=np.array([LookupSource.OWN_TRIGRAM, LookupSource.COMPUTED], dtype=np.int8),
         domains=[SimpleNamespace(key="d/d", version=version)],
-        domain_of=torch.tensor([0]),
+        texts=[1],
     )
     row = SimpleNamespace(text=SimpleNamespace(length=2))
-    return SimpleNamespace(rows=[row], representations=shared, staging_seconds=0.1)
+    return SimpleNamespace(rows=[row], representations=shared, tokens=2, staging_seconds=0.1)
 
 
 def test_lookups_are_counted_for_the_versions_that_were_looked_up_last(monkeypatch) -> None:  # type: ignore[no-untyped-def]
