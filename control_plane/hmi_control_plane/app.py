@@ -89,7 +89,7 @@ class ControlPlanePart:
         self._files = ArtifactFiles(settings.artifacts)
         cut = Counter(
             "hmi_windows_cut_total",
-            "Counts of windows deleted because a tenant's day or a Domain had too many.",
+            "Window counts deleted because a tenant's day or a Domain had too many.",
             registry=shared.registry,
         )
         self._windows = WindowCountMerger(shared.database, settings.window_counts, on_cut=cut.inc)

@@ -53,7 +53,8 @@ class WindowCountSettings(BaseModel):
     )
     rows_per_domain: PositiveInt = Field(
         default=50_000,
-        description="Tenants times days kept for one Domain; of more, the oldest days are deleted first.",
+        description="Rows kept for one Domain, one for each tenant and day; of more, the oldest days "
+        "are deleted first.",
     )
     merge_seconds: PositiveSeconds = Field(
         default=30.0, description="How often runtimes' reports are merged into the counts."

@@ -1,4 +1,4 @@
-"""Refreshed tables: what a refresh publishes, what is kept, and putting an earlier table back."""
+"""Refreshed tables: what a refresh publishes, what is kept, and a rollback."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Counts of windows: what a runtime reports, a run reads and an operator sees."""
+"""Window counts: what a runtime reports, a run reads and an operator sees."""
 
 from typing import Any
 

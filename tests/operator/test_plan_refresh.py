@@ -177,7 +177,7 @@ def test_refreshes_that_change_nothing_become_rarer() -> None:
     [
         ([table(3)], None, "not refreshed yet"),
         ([table(3)], ran(3), "found nothing to change"),
-        ([table(3, restored=1)], ran(2), "version 1 was put back"),
+        ([table(3, restored=1)], ran(2), "rolled back to that of version 1"),
     ],
 )
 def test_a_table_as_it_was_says_why(

@@ -1,4 +1,4 @@
-"""What is done about the runs of a refresh, and about a table that is to be put back."""
+"""What is done about the runs of a refresh, and about a rollback of the table."""
 
 from dataclasses import replace
 
@@ -85,7 +85,7 @@ def test_a_refresh_without_its_spec_stops() -> None:
     assert reason(stopped.status.conditions, "Refreshed") == ("Unknown", "NoRefresh")
 
 
-# --- putting back -----------------------------------------------------------------------------------------
+# --- rollback ---------------------------------------------------------------------------------------------
 
 HISTORY = [table(3, cause="Schedule"), table(2, cause="Schedule"), table(1)]
 

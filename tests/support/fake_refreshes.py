@@ -1,4 +1,4 @@
-"""The refreshes of the fake control plane: their runs, the kept tables, and putting back an earlier one."""
+"""The refreshes of the fake control plane: their runs, the kept tables, and rollbacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``hmi refresh | rollback``: a Domain's table follows its traffic now, or an earlier one is put back."""
+"""``hmi refresh | rollback``: refresh a Domain's table now, or roll it back to an earlier one."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -39,13 +39,13 @@ def rollback(
     name: DomainName,
     namespace: Namespace = None,
     to_version: Annotated[
-        int | None, typer.Option("--to-version", min=1, help="Version whose table is put back.")
+        int | None, typer.Option("--to-version", min=1, help="Version to roll back to.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Let the table be refreshed again.")] = False,
 ) -> None:
-    """Put an earlier table of a Domain back, by default the one before the last refresh.
+    """Roll a Domain's table back, by default to the one before the last refresh.
 
-    It is kept until --resume. `hmi describe dom` lists the versions that are kept.
+    That table is served until --resume. `hmi describe dom` lists the versions that are kept.
     """
     if resume and to_version is not None:
         raise UsageError("--resume and --to-version exclude each other")

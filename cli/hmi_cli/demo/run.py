@@ -47,7 +47,7 @@ WINDOW_COUNTS = {
     "HMI_WINDOW_COUNTS__MERGE_SECONDS": "1",
     LEAST_TENANTS: "1",
 }
-"""So that looked-up windows count at once, and those of one tenant that does not own the Domain, too."""
+"""Settings of the demo: window counts are merged at once, and include tenants that do not own the Domain."""
 REFRESH_LIMIT_S = 90.0
 USAGE_LIMIT_S = 20.0
 POLL_S = 0.5
@@ -258,7 +258,7 @@ def _show_refresh(
     keys: dict[str, str],
     sets: list[HeldOutSet],
 ) -> bool:
-    """Refresh the table of the first Domain that may be, and send its messages again; return the success."""
+    """Refresh the first Domain with plot.refresh and send its messages again; return whether it worked."""
     found = next((one for one in domains if (one["spec"].get("plot") or {}).get("refresh")), None)
     if found is None:
         return True

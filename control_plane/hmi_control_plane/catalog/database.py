@@ -33,7 +33,7 @@ class AdvisoryLock(IntEnum):
     BILLING = 0x484D4A
     """Changes of prices and invoices."""
     WINDOW_COUNTS = 0x484D4B
-    """Merging of reports into the counts of windows."""
+    """Merging of runtimes' reports into the window counts."""
     MIGRATION = 0x484D494D
     """Schema migrations."""
 

@@ -1,8 +1,9 @@
 """The placement policy, a pure function: which runtimes an adapter should be placed on.
 
-Adapters count against a runtime's budget for host memory, layers and tables against that for tables. The
-bytes to download matter most: a runtime that has the adapter's domain downloads only the adapter (megabytes),
-any other also the domain's table (gigabytes). Then the emptiest runtime wins, then the least busy.
+Adapters count against a runtime's budget for adapters in host memory, layers and tables against its budget
+for tables. The bytes to download matter most: a runtime that has the adapter's domain downloads only the
+adapter (megabytes), any other also the domain's table (gigabytes). Then the emptiest runtime wins, then the
+least busy.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,10 @@ from dataclasses import dataclass
 
 _FULLNESS_STEPS = 10
 _TABLES_IN_MEMORY = 10
-"""Times the budget that tables on one runtime may take. ``hmi_bench tables`` measures what ten costs."""
+"""How many times the budget for tables the tables on one runtime may need.
+
+``hmi_bench tables`` measures the cost of ten times.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A runtime that the adapter may be placed on; ``load`` in waiting requests."""
+    """A runtime that the adapter may be placed on; ``load`` is the number of waiting requests."""
 
     id: str
     host: Room

@@ -1,7 +1,7 @@
-"""Refreshed tables: versions of a Domain with the same layers and spec, and putting an earlier table back.
+"""Refreshes and rollbacks of a Domain's table: versions with the same layers and spec, and another table.
 
-A refresh publishes under the next number, as every publication. The newest versions of one table are kept, so
-that it can be put back; older ones are deleted with their artifacts.
+Both publish a version with the next number, like every publication. The newest of these versions are kept for
+rollbacks; older ones are deleted with their artifacts.
 """
 
 from sqlalchemy import Select, delete, select
@@ -107,7 +107,7 @@ def list_refreshes(session: Session, row: DomainRow) -> Refreshes:
 
 
 def restorable_artifacts(session: Session, row: DomainRow, wanted: RestoreTable) -> list[ArtifactRef] | None:
-    """Return the artifacts of a version whose table can be put back; None if it is not kept."""
+    """Return the artifacts of a version that a rollback can publish again; None if it is not kept."""
     old = _restorable(session, row, wanted)
     if old is None:
         return None
@@ -149,9 +149,12 @@ def _same_layers(row: DomainRow, current: DomainVersion) -> Select[DomainVersion
 
 
 def delete_older(session: Session, row: DomainRow, current: DomainVersion, keep: int) -> None:
-    """Delete all but the newest ``keep`` versions of a table, with what only they need."""
+    """Delete all but the newest ``keep`` versions with these layers, and artifacts that only they need.
+
+    The Domain is locked first, as merging window counts locks it, so that none are being merged meanwhile.
+    """
     old = session.scalars(_same_layers(row, current).offset(keep)).all()
-    if old:  # in full, so that lookups in these versions are not being merged, which locks the Domain, too
+    if old:
         session.execute(select(DomainRow.id).where(DomainRow.id == row.id).with_for_update())
     in_use = set(
         session.scalars(
@@ -196,7 +199,7 @@ def _last_run(session: Session, uid: str) -> RefreshRun | None:
 
 
 def _refresh_runs(uid: str) -> Select[TrainingRun]:
-    """Return the refresh runs of a Domain, the newest first: ids sort by their time of creation."""
+    """Return the refresh runs of a Domain, newest first: ids sort by time of creation."""
     of_domain = (TrainingRun.uid == uid, TrainingRun.kind == REFRESH_KIND)
     return select(TrainingRun).where(*of_domain).order_by(TrainingRun.id.desc())
 

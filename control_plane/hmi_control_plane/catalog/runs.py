@@ -38,7 +38,7 @@ from hmi_control_plane.metering.records import record_training
 FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED})
 RESOURCE_DELETED = "ResourceDeleted"
 REFRESH_KIND = "refresh"
-"""``TrainingRun.kind`` of runs that refresh a table; of others the kind of their specification."""
+"""``TrainingRun.kind`` of refresh runs; other runs have the kind of their specification."""
 
 
 def create_run(session: Session, wanted: RunCreate) -> RunView:

@@ -104,7 +104,7 @@ def heartbeat(session: Session, runtime_id: str, beat: Heartbeat) -> HeartbeatOu
 
 
 def record_engines(session: Session, runtime_id: str, reports: EngineReports) -> None:
-    """Record what a runtime computes in; do nothing for an unknown incarnation, which registers again."""
+    """Record the precision of each engine; do nothing for an unknown incarnation, which registers again."""
     row = session.get(Runtime, runtime_id)
     if row is None or row.incarnation != reports.incarnation:
         return
@@ -113,7 +113,7 @@ def record_engines(session: Session, runtime_id: str, reports: EngineReports) ->
 
 
 def find_choice(session: Session, key: PrecisionKey) -> PrecisionChoice | None:
-    """Return the recorded choice for ``key``; None if there is none."""
+    """Return the precision choice for ``key``; None if none is recorded."""
     choice = session.scalar(select(RecordedChoice.choice).filter_by(**key.model_dump()))
     return None if choice is None else PrecisionChoice.model_validate(choice)
 
@@ -136,7 +136,7 @@ def record_choice(
 
 
 def delete_choice(session: Session, choice_id: int) -> None:
-    """Delete a recorded choice; idempotent."""
+    """Delete a precision choice; idempotent."""
     session.execute(delete(RecordedChoice).where(RecordedChoice.id == choice_id))
 
 

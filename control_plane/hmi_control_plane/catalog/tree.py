@@ -24,7 +24,7 @@ def children_with_layers(session: Session, parents: Collection[str], layers_dige
 
 
 def descendants_with_layers(session: Session, domain: DomainRow, layers_digest: str) -> dict[int, DomainRow]:
-    """Return the Domains below one, by row id, as far as all on the way to them have these layers."""
+    """Return the Domains below ``domain`` by row id, if they and all Domains between have these layers."""
     found: dict[int, DomainRow] = {}
     level = [domain]
     while level:
@@ -63,7 +63,7 @@ def _levels(session: Session, domain: DomainRow, version: DomainVersion) -> list
 
 
 def _made_for(session: Session, digests: Collection[str]) -> dict[str, tuple[str, int | None]]:
-    """Return of tables by digest the Domain that they were made for, and their windows."""
+    """Return, by table digest, the Domain that the table was made for and its number of windows."""
     if not digests:
         return {}
     query = (

@@ -20,7 +20,7 @@ RuntimeId = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9._]{0,126}[A-Za-z0-9])?$", description="Id of a runtime.")
 ]
 RunId = Annotated[str, Path(pattern=f"^{RUN_ID}$", description="Id of a training run.")]
-ChoiceId = Annotated[int, Path(ge=1, le=2**63 - 1, description="Id of a recorded choice.")]
+ChoiceId = Annotated[int, Path(ge=1, le=2**63 - 1, description="Id of a precision choice.")]
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST = datetime(9000, 1, 1, tzinfo=UTC)
 """Years that every database can store, whatever the offset."""

@@ -102,7 +102,9 @@ class DomainTree(WireModel):
 
     levels: list[TableLevel] = Field(description="Its own table first, then its ancestors', nearest first.")
     below: Count = Field(description="Domains below it whose current version has the same layers.")
-    lookups: LargeCount = Field(description="Windows looked up in current versions of those below.")
+    lookups: LargeCount = Field(
+        description="Windows looked up in the current versions of these Domains below."
+    )
 
 
 class DomainView(WireModel):
@@ -113,7 +115,9 @@ class DomainView(WireModel):
     lookups: DomainLookups | None = Field(
         default=None, description="Of the current version; only if the request asks for it."
     )
-    tree: DomainTree | None = Field(default=None, description="Likewise.")
+    tree: DomainTree | None = Field(
+        default=None, description="Of the current version; only if the request asks for it."
+    )
 
 
 class AdapterVersionView(WireModel):

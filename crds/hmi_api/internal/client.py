@@ -109,7 +109,7 @@ class ControlPlaneClient:
 
     async def domain(self, key: str) -> DomainView | None:
         """Return a Domain as the catalog has it, with its lookups and tree; None if it is not there."""
-        # A control plane that is older than a parameter ignores it and leaves what it asks for out.
+        # An older control plane ignores a parameter that it does not know, and leaves that part out.
         return await self._find(DomainView, "GET", f"/domains/{key}?lookups=true&tree=true")
 
     async def adapter(self, key: str) -> AdapterView | None:
@@ -159,7 +159,7 @@ class ControlPlaneClient:
         return await self._find(Refreshes, "GET", f"/domains/{key}/refreshes")
 
     async def restore_table(self, key: str, wanted: RestoreTable) -> int | None:
-        """Put back the table of a kept version; return the version that has it now, None if it is gone."""
+        """Roll back to a kept version's table; return the version that has it now, None if it is gone."""
         answer = await self._find(RestoredTable, "POST", f"/domains/{key}/restore-table", wanted)
         return answer.version if answer else None
 
@@ -213,7 +213,7 @@ class ControlPlaneClient:
         return await self._find(RecordedPrecision, "POST", path, request)
 
     async def report_engines(self, runtime_id: str, reports: EngineReports) -> None:
-        """Report what a runtime computes in; an older control plane ignores it."""
+        """Report the precision and kernel of each engine; an older control plane ignores it."""
         await self._request("PUT", f"/runtimes/{runtime_id}/engines", reports, ignore=(404,))
 
     async def deregister_runtime(self, runtime_id: str) -> None:

@@ -19,16 +19,20 @@ PrecisionSetting = Literal["auto", "float32", "bfloat16", "int8"]
 """Values of ``HMI_PRECISION``."""
 
 Source = Literal["Only", "Measured", "Pool", "Cache"]
-"""Where a runtime's choice is from: this machine runs nothing else; measured when the base model was loaded;
-recorded by a runtime of the pool; used by this runtime before, as the pool's records could not be read."""
+"""Where a runtime's precision choice is from.
+
+``Only``: this machine runs nothing else. ``Measured``: this runtime measured when it loaded the base model.
+``Pool``: a runtime of the pool recorded it. ``Cache``: this runtime used it before, and the pool's records
+could not be read.
+"""
 
 MAX_CANDIDATES = 16
 MAX_ENGINES = 200
-"""Base models at a split that one runtime reports."""
+"""Most engines (base models at a split) that one runtime reports."""
 
 
 class PrecisionKey(WireModel):
-    """What a recorded choice is for. Another processor, pool or setting has a choice of its own."""
+    """What a precision choice is for. Each pool, processor and setting has a choice of its own."""
 
     pool: Label = Field(description="Pool of the runtime, HMI_POOL.")
     requested: Word = Field(description="HMI_PRECISION of the runtime.")
@@ -38,7 +42,7 @@ class PrecisionKey(WireModel):
 
 
 class MeasuredCandidate(WireModel):
-    """What a runtime measured of one way to compute the frozen layers."""
+    """What a runtime measured of one kernel."""
 
     precision: Word
     kernel: Word
@@ -66,7 +70,7 @@ class PrecisionChoice(WireModel):
 
 
 class PrecisionRequest(WireModel):
-    """Reads what is recorded for a key; with ``proposal``, records that if nothing is."""
+    """A request for the recorded choice of ``key``; ``proposal`` is recorded if there is none."""
 
     key: PrecisionKey
     proposal: PrecisionChoice | None = None

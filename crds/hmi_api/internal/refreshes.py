@@ -4,7 +4,7 @@
     POST   /domains/{namespace}/{name}/restore-table   RestoreTable; idempotent         -> RestoredTable
 
 A refresh publishes a version with the layers of the current one and another table. Earlier versions are kept,
-so that their tables can be put back: as the next version, as every publication.
+so that a rollback can publish their tables again, as the next version.
 """
 
 from enum import StrEnum
@@ -29,7 +29,9 @@ class RefreshSpec(WireModel):
     current: DomainVersionView = Field(description="The version whose table is refreshed.")
     cause: RefreshCause
     request: Word = Field(default="", description="Value of the annotation hmi.dev/refresh at the start.")
-    hit_rate: Finite | None = Field(default=None, description="Of the current version until the start.")
+    hit_rate: Finite | None = Field(
+        default=None, description="Hit rate of the current version when the run was created."
+    )
 
 
 class RefreshResult(WireModel):
@@ -40,13 +42,13 @@ class RefreshResult(WireModel):
 
 
 class TableChange(WireModel):
-    """How a version came from the one before it: by a refresh, or by putting back an earlier table."""
+    """How a version came from the one before it: by a refresh or a rollback."""
 
     cause: RefreshCause | None = None
     windows_in: LargeCount = 0
     windows_out: LargeCount = 0
     hit_rate_before: Finite | None = None
-    restored: Count | None = Field(default=None, description="Version whose table was put back.")
+    restored: Count | None = Field(default=None, description="Version that a rollback went back to.")
 
 
 class TableVersion(WireModel):
@@ -78,7 +80,7 @@ class Refreshes(WireModel):
 
 
 class RestoreTable(WireModel):
-    """Put back the table of a kept version."""
+    """Roll back to the table of a kept version."""
 
     uid: Uid
     version: Count

@@ -32,11 +32,12 @@ class RuntimeRegistration(WireModel):
     capacity_bytes: LargeCount = Field(description="What adapters and tables may take.")
     incarnation: Uid = Field(description="New at every start; what was recorded of an older one is void.")
     host_bytes: LargeCount | None = Field(
-        default=None, description="What adapters may take in host memory; absent: it shares the capacity."
+        default=None,
+        description="Bytes of host memory for adapters; absent: adapters and tables share the capacity.",
     )
     table_bytes: LargeCount | None = Field(
         default=None,
-        description="What tables and layers may take in host memory; tables that need more are partly on "
+        description="Bytes of host memory for tables and layers; tables that need more are partly on "
         "disk. Absent: they must fit, and share the capacity with adapters.",
     )
 

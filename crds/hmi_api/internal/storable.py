@@ -87,10 +87,10 @@ DigestText = Annotated[Text, Field(max_length=80)]
 Word = Annotated[Text, Field(max_length=100)]
 """A reason, a stage or the name of a metric."""
 Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
-"""A whole number of 32 bits; true and false are none."""
+"""A whole number of 32 bits; booleans are refused."""
 LargeCount = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
-"""A whole number of 64 bits, such as bytes; true and false are none."""
+"""A whole number of 64 bits, such as bytes; booleans are refused."""
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-"""A number, whole or not; true, false and text are none."""
+"""A finite number; booleans and text are refused."""
 Metrics = Annotated[dict[Word, Finite], Field(max_length=100)]
 """Measured values by name."""

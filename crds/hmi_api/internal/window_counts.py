@@ -75,7 +75,7 @@ class TenantWindows(WindowArray):
 
 
 class DomainWindows(WireModel):
-    """What a runtime counted in one version of a Domain since its report before."""
+    """What a runtime counted in one version of a Domain since its last report."""
 
     domain: ResourceKey
     version: Count
@@ -88,7 +88,7 @@ class DomainWindows(WireModel):
 
 
 class WindowCountReport(WireModel):
-    """What a runtime counted since its report before.
+    """What a runtime counted since its last report.
 
     It is sent again, unchanged, until it is acknowledged. ``sequence`` grows with each new report of an
     incarnation; a report that was recorded already is acknowledged and not counted again.

@@ -132,15 +132,15 @@ class Refresh(ApiModel):
         default=0.05,
         ge=0,
         le=1,
-        description="Refresh, whatever the schedule, when a larger share of at least 10,000 lookups missed, "
-        "at most every 10 minutes; 1 for on schedule only.",
+        description="Miss rate of at least 10,000 lookups above which the table is refreshed, at most every "
+        "10 minutes, whatever the schedule; 1 for on schedule only.",
     )
     history_limit: int = Field(
         default=DEFAULT_HISTORY,
         ge=1,
         le=100,
         exclude_if=lambda value: value == DEFAULT_HISTORY,  # earlier versions do not know the field
-        description="Versions of the table that are kept, the current one included, to be put back.",
+        description="Versions of the table that are kept, the current one included, for rollbacks.",
     )
 
 
@@ -242,7 +242,7 @@ class TableStatus(ApiModel):
     hit_rate_before: float | None = Field(
         default=None, description="Share of lookups that hit the table before it."
     )
-    restored: int | None = Field(default=None, description="Version whose table was put back.")
+    restored: int | None = Field(default=None, description="Version that a rollback went back to.")
 
     def sentence(self) -> str:
         """Return what made this version of the table, in words."""
@@ -283,8 +283,8 @@ class SharedTableStatus(ApiModel):
 
     domains: int = Field(description="Domains below whose current version has the same layers.")
     saved_bytes_at_most: int = Field(
-        description="Bytes of the table times one less than these Domains: so much less is stored than if "
-        "each of them had all of its windows itself. They may need fewer."
+        description="Most bytes that sharing can save: those of the table, times one less than the number of "
+        "these Domains, as if each had stored all of its windows itself."
     )
 
 
@@ -295,11 +295,11 @@ class DomainStatus(CommonStatus):
     coverage: float | None = Field(
         default=None,
         description="Share of the held-out corpus's windows that the table contains, 0 to 1; after a "
-        "refresh, of the windows of counted traffic.",
+        "refresh, of the lookups in the window counts.",
     )
     hit_rate: float | None = Field(
         default=None,
-        description="Share of the windows looked up since this version was published that a table had.",
+        description="Share of the lookups since this version was published that hit a table.",
     )
     refresh: RefreshStatus | None = Field(default=None, description="Refreshes, if plot.refresh is set.")
     levels: list[TableLevelStatus] = Field(
@@ -307,7 +307,8 @@ class DomainStatus(CommonStatus):
         description="The tables that windows are looked up in: its own, then its ancestors'.",
     )
     shared: SharedTableStatus | None = Field(
-        default=None, description="If Domains below have the same layers (training.steps: 0)."
+        default=None,
+        description="What is shared with the Domains below that have the same layers (training.steps: 0).",
     )
 
 

@@ -64,7 +64,7 @@ class Reason(DocumentedEnum):
     # Refreshed
     REFRESH_WAITS = "RefreshWaits", "Nothing: the table is refreshed when it is time."
     TABLE_REFRESHED = "TableRefreshed", "Nothing: the table follows the traffic."
-    TABLE_RESTORED = "TableRestored", "Nothing: an earlier table was put back."
+    TABLE_RESTORED = "TableRestored", "Nothing: the table was rolled back to an earlier one."
     TABLE_PINNED = "TablePinned", "Remove the annotation hmi.dev/table-version to refresh again."
     TABLE_NOT_KEPT = "TableNotKept", "Name a version of status.refresh.tables in hmi.dev/table-version."
     SCHEDULE_INVALID = "ScheduleInvalid", "Correct spec.plot.refresh.schedule: its ranges or its day."
@@ -152,8 +152,8 @@ TRAINING: Mapping[str, str] = {
     "RunFinished": "Nothing: the run has ended, and later reports are ignored.",
     "UnknownRun": "Nothing: the run's resource was deleted.",
     "ResultInvalid": "Tell the administrator: the training program's result was malformed.",
-    "NoDomainRun": "Tell the administrator: the run of a TaskAdapter requested counts of windows.",
-    "WindowsInvalid": "Tell the administrator: a runtime's counts of windows were malformed.",
+    "NoDomainRun": "Tell the administrator: the run of a TaskAdapter requested window counts.",
+    "WindowsInvalid": "Tell the administrator: a runtime's window counts were malformed.",
     "IncompleteResult": "Tell the administrator: the run published less than it must.",
     "InternalError": "Nothing at first: it is tried again. If it lasts, read the run's log.",
     # Artifacts

@@ -36,11 +36,11 @@ value of `{RETRAIN_ANNOTATION}`. HMI does not check whether the rows at an addre
 that the artifact store has lost is trained again.
 
 With `plot.refresh`, a Domain's table follows its traffic: each refresh publishes a version with the same
-layers and another table, and no TaskAdapter changes. It starts at a time of `schedule`; or when misses passed
-`minMissRate`; or at once when the annotation `{REFRESH_ANNOTATION}` gets a new value. Any of the three
-suffices, and none starts one before traffic was counted. `status.refresh.tables` lists the last tables. The
-annotation `{TABLE_VERSION_ANNOTATION}`, with the number of one of them, puts that table back; while it is
-there, nothing is refreshed.
+layers and another table, and no TaskAdapter changes. It starts at a time of `schedule`; or when the miss rate
+is above `minMissRate`; or at once when the annotation `{REFRESH_ANNOTATION}` gets a new value. Any of the
+three suffices, and none starts one before traffic was counted. `status.refresh.tables` lists the last tables.
+The annotation `{TABLE_VERSION_ANNOTATION}`, with the number of one of them, rolls the table back to that one;
+while it is there, nothing is refreshed.
 
 `hmi apply` checks a manifest against the schema and the rules of the CRD. It refuses what `kubectl apply`
 refuses, fills in the same defaults and reads YAML in the same way:

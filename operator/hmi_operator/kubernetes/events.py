@@ -57,7 +57,7 @@ _SILENT = {
     Reason.NOT_LIMITED,
     Reason.NO_GATE,
     Reason.REFRESH_WAITS,
-    Reason.TABLE_REFRESHED,  # the table's own Event says it, each time
+    Reason.TABLE_REFRESHED,  # _table_events reports every refresh
     Reason.NO_REFRESH,
 }
 _NO_FAULT = {
@@ -106,7 +106,7 @@ def events_of(old: CommonStatus, new: CommonStatus) -> list[EventMessage]:
 
 
 def _table_events(old: CommonStatus, new: CommonStatus) -> list[EventMessage]:
-    """Return the Event for a table that was refreshed or put back."""
+    """Return the Event for a table that was refreshed or rolled back."""
     if not isinstance(old, DomainStatus) or not isinstance(new, DomainStatus) or new.refresh is None:
         return []
     tables, before = new.refresh.tables, old.version

@@ -213,7 +213,7 @@ class _DomainPlanner:
         return SharedTableStatus(domains=tree.below, saved_bytes_at_most=saved)
 
     def _hit_rate(self) -> float | None:
-        """Return the current version's hit rate; the last one unless it changed by a percent or more.
+        """Return the current version's hit rate, or that of the status if they differ by less than 0.01.
 
         It changes with every request, and each change of a status is a write.
         """

@@ -129,7 +129,7 @@ class ObservedDomain(_Observed):
         return self.view.current if self.view else None
 
     def with_run(self, run: RunView, job: JobView | None) -> "ObservedDomain":
-        """Return this with a run that was just started, of training or of a refresh."""
+        """Return a copy with a run that was just started: a training run or a refresh run."""
         if is_refresh(run):
             return replace(self, refresh_run=run, refresh_job=job)
         return replace(self, run=run, job=job)
@@ -148,7 +148,7 @@ class ObservedAdapter(_Observed):
         return self.view.current if self.view else None
 
     def with_run(self, run: RunView, job: JobView | None) -> "ObservedAdapter":
-        """Return this with a run that was just started."""
+        """Return a copy with a run that was just started."""
         return replace(self, run=run, job=job)
 
 

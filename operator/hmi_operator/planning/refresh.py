@@ -1,8 +1,8 @@
-"""When a Domain's table is refreshed from traffic, or an earlier table put back.
+"""When a Domain's table is refreshed from traffic, or rolled back to an earlier one.
 
-A refresh is due at a time of ``schedule``, when misses passed ``minMissRate``, or when the annotation
-``hmi.dev/refresh`` has a new value; each of them suffices. Its run is identified by the version whose table
-it refreshes and a number, so that whoever leads starts the same run. While the annotation
+A refresh starts at a time of ``schedule``, when the miss rate is above ``minMissRate``, or when the
+annotation ``hmi.dev/refresh`` gets a new value. Its run is identified by the version whose table it refreshes
+and the number of the attempt, so that every leader starts the same run. While the annotation
 ``hmi.dev/table-version`` names a kept version, that version's table is served and nothing is refreshed.
 """
 
@@ -24,9 +24,12 @@ from hmi_operator.planning.schedule import next_after
 from hmi_operator.planning.training import Decision, TrainingPhase, decide_run, is_active
 
 LEAST_LOOKUPS = 10_000
-"""Lookups of windows in the current table before its miss rate can start a refresh."""
+"""Least number of lookups in the current version before its miss rate can start a refresh."""
 LEAST_PAUSE = timedelta(minutes=10)
-"""Between two refreshes for the miss rate; doubled for each that changed nothing, up to ``LONGEST_PAUSE``."""
+"""Least time between two refreshes for the miss rate.
+
+Each refresh that changes nothing doubles it, up to ``LONGEST_PAUSE``.
+"""
 LONGEST_PAUSE = timedelta(days=1)
 CHECK_SECONDS = 60.0
 """How often the miss rate and the schedule are checked without an event."""
@@ -102,7 +105,7 @@ class _RefreshPlanner:
             return self._plan_active(self._run)
         return self._plan_waiting()
 
-    # --- putting back -------------------------------------------------------------------------------
+    # --- rollback -----------------------------------------------------------------------------------
 
     def _plan_pinned(self, wanted: str) -> RefreshPlan:
         tables = self._known.tables if self._known else []
@@ -149,7 +152,7 @@ class _RefreshPlanner:
             start = StartRun(self._new_run(cause), why=_WHY[cause])
             self._writer.unknown(DomainCondition.REFRESHED, Reason.STARTING, "A refresh is being started.")
             return RefreshPlan(self._status(next_time), (start,), requeue_after=0.0)
-        if cause is RefreshCause.SCHEDULE:  # nobody asked for anything: wait for the time after this
+        if cause is RefreshCause.SCHEDULE:  # there was no traffic: wait for the next time
             next_time = self._scheduled_after(self._observed.now)
         self._write_waiting(next_time)
         return RefreshPlan(self._status(next_time), requeue_after=self._pause(next_time))
@@ -160,7 +163,9 @@ class _RefreshPlanner:
             return RefreshCause.REQUEST
         if next_time is not None and now >= next_time:
             return RefreshCause.SCHEDULE
-        return RefreshCause.MISS_RATE if self._missed_enough() and now >= self._rested_at() else None
+        return (
+            RefreshCause.MISS_RATE if self._missed_enough() and now >= self._miss_rate_counts_from() else None
+        )
 
     def _missed_enough(self) -> bool:
         lookups = self._observed.view.lookups if self._observed.view else None
@@ -168,8 +173,8 @@ class _RefreshPlanner:
             return False
         return lookups.misses > self._spec.min_miss_rate * lookups.lookups
 
-    def _rested_at(self) -> datetime:
-        """Return from when on the miss rate may start a refresh again."""
+    def _miss_rate_counts_from(self) -> datetime:
+        """Return the earliest time at which the miss rate may start a refresh."""
         last = self._last_run
         published = (
             self._known.tables[0].created_at if self._known and self._known.tables else self._observed.now
@@ -214,7 +219,7 @@ class _RefreshPlanner:
         return stop_refresh(self._observed, why)
 
     def _decide(self, run: RunView) -> Decision:
-        """Return what to do about the last run; another attempt of it has the present spec."""
+        """Return what to do about the last refresh run; another attempt uses the present spec."""
         observed = replace(self._observed, run=run, job=self._observed.refresh_job)
         return decide_run(self._domain, observed, run, self._run_spec(_refresh_of(run)))
 
@@ -234,8 +239,8 @@ class _RefreshPlanner:
     def _time_after(self, run: RunView) -> datetime | None:
         """Return the next scheduled time while ``run`` is active.
 
-        If the schedule started it, it is for the time that has come. Its ``created_at`` does not tell: the
-        control plane's clock may be behind this one.
+        A run that the schedule started is for the scheduled time that has passed. Its ``created_at`` cannot
+        be compared with that time: the control plane's clock may be behind this one.
         """
         next_time, refresh, now = self._next_time(), _refresh_of(run), self._observed.now
         is_for_schedule = refresh is not None and refresh.cause is RefreshCause.SCHEDULE
@@ -254,7 +259,7 @@ class _RefreshPlanner:
     # --- status -------------------------------------------------------------------------------------
 
     def _traffic_was_counted(self) -> bool:
-        """Return whether windows were looked up in the Domain, or below it by the same layers."""
+        """Return whether windows were looked up in the Domain, or below it with the same layers."""
         view = self._observed.view
         own = view.lookups.lookups if view is not None and view.lookups is not None else 0
         below = view.tree.lookups if view is not None and view.tree is not None else 0
@@ -303,7 +308,7 @@ class _RefreshPlanner:
         if last is not None and last.version == self._current.version and last.state == RunState.SUCCEEDED:
             return "The last refresh found nothing to change."
         if change is not None and change.restored is not None:
-            return f"The table of version {change.restored} was put back, and not refreshed since."
+            return f"The table was rolled back to that of version {change.restored}, and not refreshed since."
         return "The table was not refreshed yet."
 
     def _write_off(self) -> None:

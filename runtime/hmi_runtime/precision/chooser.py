@@ -1,4 +1,4 @@
-"""Chooses the kernel of an engine's upper layers: what the pool has recorded, else by measuring."""
+"""The choice of the kernel for an engine's upper layers: the recorded one of the pool, else by measuring."""
 
 import logging
 import threading
@@ -37,20 +37,20 @@ class FrozenLayers:
     encoder: Encoder
     upper: UpperLayers
     calibration: Callable[[], Tensor]
-    """Makes the input (B, T, D) that quantisation is fitted to, equal on all replicas."""
+    """Returns the input (B, T, D) that quantisation is fitted to, equal on all replicas."""
     sample: Callable[[], Sample]
-    """Makes the input that kernels are timed and compared on."""
+    """Returns the input on which kernels are timed and compared."""
 
 
 @dataclass(frozen=True)
 class KernelChooser:
-    """Chooses for the engines of one runtime; one at a time, so that measurements do not disturb others."""
+    """Chooses kernels for the engines of one runtime, one at a time, so that measurements do not overlap."""
 
     device: torch.device
     requested: PrecisionSetting
     pool: str
     processor: str
-    """Its fingerprint."""
+    """Fingerprint of the processor (``processor_fingerprint``)."""
     records: PoolRecords | None
     """None: this runtime has no control plane, as in benchmarks."""
     file: ChoiceFile
@@ -86,7 +86,7 @@ class KernelChooser:
             return kernel, _report(key, layers, found, source=source, recorded=records is not None)
         if found is not None:
             log.warning("%s/%s is recorded, which cannot run here", found.precision, found.kernel)
-            records = None  # it stays recorded, for the replicas that can follow it
+            records = None  # leave it recorded: other replicas may be able to run it
         kernel, own = self._measure(kernels, layers)
         recorded = None if records is None else _record(records, key, own)
         following = _named(kernels, recorded)
@@ -104,7 +104,7 @@ class KernelChooser:
         try:
             choice = self.records.read(key)
         except HmiError as error:
-            log.warning("the pool's choice of precision is not known: %s", error)
+            log.warning("the pool's precision choice is not known: %s", error)
             return self.file.read(key), None
         if choice is not None:
             self.file.write(key, choice)
@@ -113,7 +113,7 @@ class KernelChooser:
     def _measure(self, kernels: Sequence[Kernel], layers: FrozenLayers) -> tuple[Kernel, PrecisionChoice]:
         """Return the fastest kernel that is accurate enough.
 
-        If none is, the fastest: then the settings ask for this precision alone.
+        If none is, return the fastest: this happens only if the settings ask for this precision alone.
         """
         started = time.monotonic()
         sample = layers.sample()
@@ -182,7 +182,7 @@ def _record(records: PoolRecords, key: PrecisionKey, own: PrecisionChoice) -> Pr
     try:
         return records.record(key, own)
     except HmiError as error:
-        log.warning("the choice of precision could not be recorded: %s", error)
+        log.warning("the precision choice could not be recorded: %s", error)
         return None
 
 

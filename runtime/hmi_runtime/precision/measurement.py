@@ -25,12 +25,12 @@ from hmi_runtime.adapters.slot_pool import BARE
 from hmi_runtime.models.encoder import Encoder, UpperLayers
 
 Trial = Callable[[UpperLayers, Kernel, Tensor], UpperExecutor]
-"""Makes an executor for rows without an adapter; the tensor (B, T, D) is what int8 is fitted to."""
+"""Returns an executor for rows without an adapter; int8 is fitted to the tensor (B, T, D)."""
 
 TIMED_ROWS = 4
 """Rows of the sample that are timed: on one core, more would take longer than the choice may."""
 TIMING_SECONDS = 0.5
-"""After this time no further round of timing begins, once there were ``ROUNDS[0]``."""
+"""After this time no further round begins, except that there are at least ``ROUNDS[0]``."""
 ROUNDS = (3, 7)
 """Fewest and most rounds, after one that is not counted: it makes buffers and wakes threads."""
 
@@ -69,7 +69,7 @@ def time_kernels(
 ) -> list[float]:
     """Return the least seconds of each kernel for the last layer on the first of ``hidden`` (B, T, D).
 
-    On a CPU on one core, as under load, when each batch has one.
+    A CPU uses one core, as under load, when each batch has one core.
     """
     last = UpperLayers(encoder, encoder.config.layers - 1)
     executors = [trial(last, kernel, hidden) for kernel in kernels]

@@ -3,7 +3,7 @@
 A recorded choice holds for equal fingerprints. It contains the vendor, because MKL and oneDNN choose code by
 it; the instructions that matrix products use; the limits that ``ATEN_CPU_CAPABILITY`` and
 ``ONEDNN_MAX_CPU_ISA`` set; and the version of torch, which brings the kernels. It does not contain the clock,
-the number of cores or the model: machines that differ in these alone are to compute alike.
+the number of cores or the model: machines that differ only in these use the same kernel.
 """
 
 import os

@@ -76,7 +76,7 @@ class ControlPlaneRecords:
 class ChoiceFile:
     """The choices that this runtime has used, in a JSON file by key. Thread-safe.
 
-    A file that is damaged is taken for empty: it only spares a measurement.
+    A file that is damaged is taken for empty: it only saves a measurement.
     """
 
     def __init__(self, path: Path) -> None:

@@ -3,7 +3,7 @@
 A runtime has no training text. But a Domain's table has the windows of three tokens that its owner's corpus
 has most often. They are chained where the last two tokens of one are the first two of the next, so the texts
 read like the corpus, and the layers are given what they are given in service. The text is made in memory from
-a table that the runtime serves anyway, is neither stored nor sent, and contains no request of anybody.
+a table that the runtime serves anyway, is neither stored nor sent, and contains no text of any request.
 """
 
 from collections import defaultdict, deque

@@ -91,7 +91,8 @@ class TableMemory:
         self._lookups: weakref.WeakKeyDictionary[TieredTable, float] = weakref.WeakKeyDictionary()
         self._shared_among: set[int] = set()
         self._pins_changed = False
-        # Re-entrant: a finalizer may release on a thread that has it. No table's lock is taken under it.
+        # Re-entrant, because a finalizer may call release on a thread that holds this lock. No table's lock
+        # is taken while it is held.
         self._guard = threading.RLock()
         self._sharing = threading.Lock()
 
@@ -126,7 +127,7 @@ class TableMemory:
     def release(self, key: str, size: int) -> None:
         """Give back what ``reserve`` took, for the next ``rebalance``; a finalizer may call it.
 
-        Layers may be loaded again before the finalizer of those that went has run: each gives back its own.
+        Layers may be loaded again before the finalizer of unloaded ones has run: each gives back its own.
         """
         with self._guard:
             self._reserved[key] -= size

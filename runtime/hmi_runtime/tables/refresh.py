@@ -1,4 +1,4 @@
-"""Refreshing a table from traffic: frequent windows come in, cold ones go, the others are copied.
+"""Refreshing a table from traffic: frequent windows come in, rare ones leave, the others are copied.
 
 The score of a window is ``prior * P / (P + N) + lookups``. ``prior`` is its count in the present table: how
 often the corpus had it, less what earlier refreshes took off. P is the sum of these counts, and N the number
@@ -73,10 +73,10 @@ def refresh_table(
 
     ``layers`` are those that made ``present``; only windows that come in are computed. The same arguments
     give the same file, byte for byte. A window comes in if traffic looked it up at least ``min_frequency``
-    times. One goes if its score is 0, or if ``max_entries`` others have a higher one (of equal ones, those in
-    the table stay). Under ``Compute``, windows of ancestors with the same layers are left out, and those that
-    belong to a child; under ``Backoff`` each looked-up window counts for its bigrams and its unigram, too,
-    and these keep their shares of the table. ``progress`` is called with (rows written, total rows).
+    times. It leaves if its score is 0, or if ``max_entries`` others have a higher one (of equal ones, those
+    in the table stay). Under ``Compute``, windows of ancestors with the same layers are left out, and those
+    that belong to a child; under ``Backoff`` each looked-up window counts for its bigrams and its unigram,
+    too, and these keep their shares of the table. ``progress`` is called with (rows written, total rows).
     """
     vocab_size = present.vocab_size
     exact = on_miss is OnMiss.COMPUTE

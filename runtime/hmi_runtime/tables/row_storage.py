@@ -39,7 +39,9 @@ class RowFile:
         """Return the bytes (N, row bytes) of different ``rows`` (N,), which are in rising order."""
         out = np.empty((len(rows), self.row_bytes), dtype=np.uint8)
         target = memoryview(out.reshape(-1).data)
-        first = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of each run of neighbours
+        first = np.flatnonzero(
+            np.diff(rows, prepend=-2) != 1
+        )  # index of the first row of each run of neighbours
         lengths = np.diff(first, append=len(rows)) * self.row_bytes
         offsets = self._start + rows[first] * self.row_bytes
         place = 0
@@ -92,7 +94,7 @@ class RowTier:
     """Rows of one table in the memory of one device, each in a slot. Not thread-safe: its owner locks."""
 
     def __init__(self, entries: int, most: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Have no room yet for any of ``entries`` rows (3, ``width``); it may get room for ``most``.
+        """Make an empty tier for a table of ``entries`` rows (3, ``width``), of at most ``most`` rows.
 
         Host memory is reserved in address space only, and taken page by page as slots are filled.
         """
@@ -130,7 +132,7 @@ class RowTier:
 
         The rows are different and have no slot; ``values`` (N, 3, D) are theirs. The most counted of them
         are compared with the least counted in the next 4 x N slots after those of the last call. Return how
-        many got a slot; ``admit_reference`` says the same row by row.
+        many got a slot; ``admit_reference`` does the same row by row.
         """
         order = np.argsort(-counts[rows].astype(np.int16), kind="stable")
         free = min(self.capacity - self.used, len(rows))
@@ -152,7 +154,7 @@ class RowTier:
         return free + len(victims)
 
     def resize(self, capacity: int, counts: NDArray[np.uint8]) -> None:
-        """Have room for ``capacity`` rows; if that is less, keep rows with high ``counts`` (E,)."""
+        """Set the capacity; if it is less than before, keep the rows with high ``counts`` (E,)."""
         capacity = min(capacity, len(self._row_of_slot))
         if self._map is None:
             moved = self._values.new_zeros(max(1, capacity), *self._shape)

@@ -73,7 +73,7 @@ def flush(arrays: Mapping[str, NDArray[np.generic]]) -> None:
 
 
 def values_offset(path: Path) -> int:
-    """Return the place of the first row's values in a table's file, in bytes."""
+    """Return the offset of the first row's values in a table's file, in bytes."""
     with path.open("rb") as source:
         length = int.from_bytes(source.read(8), "little")
         header = json.loads(source.read(length))
@@ -81,7 +81,7 @@ def values_offset(path: Path) -> int:
 
 
 def decode(values: Tensor, scales: Tensor | None, rows: Tensor) -> Tensor:
-    """Return ``values`` (N, 3, D) as stored of ``rows`` (N,) as float32; ``scales`` (E, 3) are all rows'.
+    """Return the stored ``values`` (N, 3, D) of ``rows`` (N,) in float32; ``scales`` (E, 3) has all rows.
 
     Row -1 gives arbitrary outputs.
     """

@@ -70,11 +70,11 @@ class StepPrecision:
         return FLOAT32
 
     def resumed(self, recorded: str) -> "StepPrecision":
-        """Return the precision to continue a checkpoint with that was made in the ``recorded`` one.
+        """Return the precision in which to continue a checkpoint that was made in ``recorded``.
 
         A forced precision stays. Otherwise a checkpoint continues in its own precision where this CPU
-        is fast in it, else in float32, which every CPU is. A change is logged: the result then differs from
-        that of a run without an interruption.
+        is fast in it, else in float32. A change is logged: the result then differs from that of a run without
+        an interruption.
         """
         if recorded == self.name:
             return self

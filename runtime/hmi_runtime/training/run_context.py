@@ -33,7 +33,7 @@ class RunContext:
     data: list[DataRead] = field(default_factory=list)
     """What the run has read so far, one entry a source, for the first ``SOURCES_SHOWN`` sources."""
     window_counts: Callable[[int], WindowCounts] | None = None
-    """Reads what traffic looked up, at most so many windows; None without a control plane."""
+    """Reads the window counts, at most so many windows; None without a control plane."""
     limits: AdapterLimits = field(default_factory=AdapterLimits)
     """The largest adapters that runtimes serve."""
     precision: StepPrecision = FLOAT32

@@ -1,4 +1,4 @@
-"""Counts of windows: exact while they fit, fair and never too high when they do not."""
+"""Window counts: exact while they fit, fair and never too high when they do not."""
 
 from collections import Counter
 from typing import Any

@@ -1,4 +1,4 @@
-"""Lists of the catalog: Domains, adapters, artifacts, runs, runtimes, placements, choices of precision.
+"""Lists of the catalog: Domains, adapters, artifacts, runs, runtimes, placements, precision choices.
 
 Also deletes orphans, and choices that are to be measured again.
 """
@@ -114,13 +114,13 @@ def _add_runtimes(router: APIRouter, database: Database) -> None:
 
     @router.get("/precision-choices")
     def list_precision_choices(page: Paging) -> Listing[PrecisionChoiceBody]:
-        """List the recorded choices of precision and kernel, in the order in which they were recorded."""
+        """List the precision choices of all pools, in the order in which they were recorded."""
         with database.read() as session:
             found = list_page(session, RecordedChoice, RecordedChoice.id, page)
             return listing(found, PrecisionChoiceBody.model_validate)
 
     @router.delete("/precision-choices/{choice_id}", **NO_CONTENT)
     def delete_precision_choice(choice_id: ChoiceId) -> None:
-        """Delete a recorded choice; the next runtime of the pool that starts measures again."""
+        """Delete a precision choice; the next runtime of the pool that starts measures again."""
         with database.write() as session:
             runtimes.delete_choice(session, choice_id)

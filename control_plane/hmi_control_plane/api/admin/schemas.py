@@ -155,13 +155,13 @@ class RuntimeBody(WireModel):
     device: str
     capacity_bytes: int
     host_capacity_bytes: int | None = Field(
-        default=None, description="What adapters may take of it; absent: adapters and tables share it."
+        default=None, description="Bytes of it for adapters; absent: adapters and tables share it."
     )
     table_capacity_bytes: int | None = Field(
-        default=None, description="What tables and layers may take of it in memory."
+        default=None, description="Bytes of it for tables and layers in memory."
     )
     placed_bytes: int = Field(description="Bytes of all placements; may exceed the capacity.")
-    placed_table_bytes: int = Field(default=0, description="The part of them that is tables and layers.")
+    placed_table_bytes: int = Field(default=0, description="Bytes of them for tables and layers.")
     free_bytes: int = Field(description="As last reported.")
     queue_depth: int
     resident: list[ResidentBytes]
@@ -175,7 +175,7 @@ class RuntimeBody(WireModel):
 
 
 class PrecisionChoiceBody(WireModel):
-    """A recorded choice of precision and kernel."""
+    """A recorded precision choice."""
 
     id: int
     pool: str

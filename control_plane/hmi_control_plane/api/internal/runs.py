@@ -20,7 +20,10 @@ from hmi_control_plane.window_counts.merging import WindowCountMerger
 from hmi_control_plane.window_counts.read_limit import ReadLimit, ReleasingResponse
 from hmi_control_plane.window_counts.reading import read_window_counts
 
-Most = Annotated[int, Query(ge=1, le=MAX_WINDOWS_READ, description="Most windows, the most frequent first.")]
+Most = Annotated[
+    int,
+    Query(ge=1, le=MAX_WINDOWS_READ, description="How many windows to return; the most frequent come first."),
+]
 
 
 def run_of(session: Session, run_id: str, caller: Caller) -> TrainingRun:

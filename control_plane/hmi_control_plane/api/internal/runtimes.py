@@ -80,13 +80,13 @@ def build(
 
     @router.post("/{runtime_id}/window-counts", **NO_CONTENT)
     def report_window_counts(runtime_id: RuntimeId, report: WindowCountReport) -> None:
-        """Record the windows that a runtime looked up since its report before."""
+        """Record the windows that a runtime looked up since its last report."""
         with database.write() as session:
             record_report(session, report)
 
     @router.post("/{runtime_id}/precision-choices")
     def record_precision(runtime_id: RuntimeId, request: PrecisionRequest) -> RecordedPrecision:
-        """Read the choice of a runtime's pool; record the proposal if there is none."""
+        """Read the precision choice of a runtime's pool; record the proposal if there is none."""
         with database.read() as session:
             found = runtimes.find_choice(session, request.key)
         if found is None and request.proposal is not None:
@@ -96,7 +96,7 @@ def build(
 
     @router.put("/{runtime_id}/engines", **NO_CONTENT)
     def report_engines(runtime_id: RuntimeId, reports: EngineReports) -> None:
-        """Record what a runtime computes in."""
+        """Record the precision and kernel of each base model on a runtime."""
         with database.write() as session:
             runtimes.record_engines(session, runtime_id, reports)
 

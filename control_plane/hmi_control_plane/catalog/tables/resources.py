@@ -60,7 +60,7 @@ class DomainVersion(Base):
     """What training read, as ``DataRead``; None of versions from before it was kept."""
     run_id: Mapped[str | None] = mapped_column(String(32))
     change: Mapped[dict[str, Any] | None] = mapped_column(NullableJson)
-    """How it came from the version before it, as ``TableChange``; None of a version that was trained."""
+    """The refresh or rollback that made this version, as ``TableChange``; None for a trained version."""
     created_at: Mapped[datetime]
 
 

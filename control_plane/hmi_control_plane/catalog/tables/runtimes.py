@@ -20,7 +20,7 @@ class Runtime(Base):
     device: Mapped[str] = mapped_column(String(200))
     capacity_bytes: Mapped[int] = mapped_column(BigInteger)
     host_capacity_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """What adapters may take; None if the runtime gave one capacity for adapters and tables."""
+    """Bytes for adapters; None if the runtime gave one capacity for adapters and tables."""
     table_capacity_bytes: Mapped[int | None] = mapped_column(BigInteger)
     incarnation: Mapped[str] = mapped_column(String(64))
     registered_at: Mapped[datetime]
@@ -37,7 +37,7 @@ class Runtime(Base):
     placed_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     """Bytes of everything placed here: adapters, and each domain's layers and tables once."""
     placed_table_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
-    """The part of ``placed_bytes`` that is layers and tables."""
+    """Bytes of layers and tables; part of ``placed_bytes``."""
     desired_revision: Mapped[int] = mapped_column(BigInteger)
     """Incremented by every change of the desired state. The lock on this row keeps commits in that order."""
     forgotten_revision: Mapped[int] = mapped_column(BigInteger)
@@ -72,7 +72,7 @@ class LoadState(StrEnum):
 class LoadReport(Base):
     """A runtime's report that it loaded an adapter version, or failed to; of its current incarnation only.
 
-    With a reason, a version that is Ready serves on an earlier table of its Domain.
+    A version that is Ready and has a reason serves with an earlier table of its Domain.
     """
 
     __tablename__ = "residency"

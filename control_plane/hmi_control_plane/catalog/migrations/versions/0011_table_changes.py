@@ -1,4 +1,4 @@
-"""How a version of a Domain came from the one before it: by a refresh, or by putting back a table.
+"""How a version of a Domain came from the one before it: by a refresh or a rollback.
 
 Revision: 0011. Follows: 0010.
 """
