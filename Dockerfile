@@ -19,6 +19,9 @@ RUN python3 -m venv --without-pip /opt/hmi
 WORKDIR /src
 
 FROM builder AS wheel
+# For the runtime's C++ kernels.
+RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ \
+ && rm -rf /var/lib/apt/lists/*
 COPY requirements/build.lock requirements/
 RUN python3 -m venv --without-pip /opt/build \
  && python3 -m pip --python /opt/build/bin/python install -qq --require-hashes -r requirements/build.lock

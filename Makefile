@@ -33,6 +33,9 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo-$(TORCH)
 DEV := $(VENV)/.dev-$(TORCH)
+# What an installation depends on: among others the C++ kernels, which it compiles.
+INSTALLED := pyproject.toml scripts/install runtime/build_kernels.py \
+  $(wildcard $(addprefix runtime/hmi_runtime/adapters/native/, *.cpp *.h))
 CODE := crds operator control_plane runtime cli
 CHECKED := $(CODE) tests examples scripts benchmarks
 
@@ -91,10 +94,10 @@ clean:
 	rm -rf $(VENV) build dist .hmi .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(DEMO): pyproject.toml scripts/install
+$(DEMO): $(INSTALLED)
 	PYTHON="$(PYTHON)" scripts/install "$(VENV)" "control-plane,runtime,cli,demo,$(TORCH)"
 	@touch $@
 
-$(DEV): pyproject.toml scripts/install
+$(DEV): $(INSTALLED)
 	PYTHON="$(PYTHON)" scripts/install "$(VENV)" "control-plane,operator,runtime,cli,demo,bench,dev,$(TORCH)"
 	@touch $@ $(DEMO)

@@ -19,12 +19,12 @@ from hmi_runtime.models.architecture import EncoderConfig
 from hmi_runtime.models.encoder import Encoder
 
 POST_NORM = EncoderConfig(
-    family="bert", layers=4, width=16, heads=2, ffn_width=24, vocab_size=40, positions=24, segments=2,
+    family="bert", layers=4, width=64, heads=4, ffn_width=128, vocab_size=40, positions=24, segments=2,
     norm_eps=1e-12, activation="gelu", pad_id=0, cls_id=1, sep_id=2,
 )  # fmt: skip
 
 PRE_NORM_ROTARY = EncoderConfig(
-    family="modernbert", layers=4, width=16, heads=2, ffn_width=24, vocab_size=40, positions=24, segments=0,
+    family="modernbert", layers=4, width=64, heads=4, ffn_width=128, vocab_size=40, positions=24, segments=0,
     norm_eps=1e-5, activation="gelu", pad_id=0, cls_id=1, sep_id=2, gated=True, rotary_base=1000.0,
     local_rotary_base=10.0, local_reach=2, global_every=3,
 )  # fmt: skip

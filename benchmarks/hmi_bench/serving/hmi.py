@@ -78,7 +78,7 @@ class HierarchicalRuntime:
         self._shared = shared
         self._found = found
         self._device = shared.encoder.word.weight.device
-        kernel = default_kernel(precision, self._device)
+        kernel = default_kernel(precision, self._device, shared.upper)
         limits = SlotLimits(max_rank=rank or 8, dense_heads=False, dtype=kernel.slot_dtype)
         pool = SlotPool(shared.upper, rows, limits, self._device)
         weights = [

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from hmi_api.errors import InvalidInput
 from hmi_runtime.adapters.frozen import FrozenLayer, OneDnnLayer, TorchLayer
+from hmi_runtime.adapters.native.library import is_built
 from hmi_runtime.adapters.quantization import quantise_layers, supports_int8
-from hmi_runtime.models.encoder import EncoderLayer
+from hmi_runtime.models.bert import PostNorm
+from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
 
 Precision = Literal["float32", "bfloat16", "int8"]
-Library = Literal["torch", "onednn"]
-"""``torch``: its own products, which are MKL's or cuBLAS's; ``onednn``: on weights in oneDNN's own layout."""
+Library = Literal["torch", "onednn", "native"]
+"""``torch``: its own products, which are MKL's or cuBLAS's; ``onednn``: on weights in oneDNN's own layout;
+``native``: this project's, in C++."""
 
 
 @dataclass(frozen=True, order=True)
@@ -58,6 +61,9 @@ class Kernel:
         return self.dtype
 
 
+_WIDEST_HEAD = 256
+"""``kMostPairs`` of attention.cpp."""
+
 FLOAT32 = Kernel("float32", "torch")
 """The kernel that runs everywhere; others are compared with it."""
 
@@ -71,8 +77,37 @@ def has_bfloat16() -> bool:
     return wide and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
-def available_kernels(device: torch.device) -> tuple[Kernel, ...]:
-    """Return the kernels that run on ``device``, the default of each precision first."""
+def has_native() -> bool:
+    """Return whether this CPU runs the C++ kernels, and whether they were compiled."""
+    return has_bfloat16() and bool(torch.cpu.get_capabilities().get("avx512_vnni", False)) and is_built()
+
+
+def runs_model(kernel: Kernel, upper: UpperLayers) -> bool:
+    """Return whether ``kernel`` runs these layers; all but the C++ kernels run every model.
+
+    These compute layers with global attention and norms after residual sums, of sizes that fill vectors.
+    """
+    config = upper.config
+    return kernel.library != "native" or (
+        isinstance(upper.architecture, PostNorm)
+        and not config.gated
+        and config.width % 64 == 0
+        and config.ffn_width % 64 == 0
+        and config.head_width % 16 == 0
+        and config.head_width <= _WIDEST_HEAD
+    )
+
+
+def available_kernels(device: torch.device, upper: UpperLayers | None = None) -> tuple[Kernel, ...]:
+    """Return the kernels that run ``upper`` on ``device``, the default of each precision first.
+
+    Without ``upper``, those that run there at all.
+    """
+    found = _device_kernels(device)
+    return found if upper is None else tuple(one for one in found if runs_model(one, upper))
+
+
+def _device_kernels(device: torch.device) -> tuple[Kernel, ...]:
     if device.type != "cpu":
         return FLOAT32, Kernel("bfloat16", "torch")
     kernels = [FLOAT32]
@@ -80,6 +115,8 @@ def available_kernels(device: torch.device) -> tuple[Kernel, ...]:
         kernels.insert(0, Kernel("float32", "onednn"))
         if has_bfloat16():
             kernels.append(Kernel("bfloat16", "onednn"))
+    if has_native():
+        kernels.append(Kernel("int8", "native"))
     if supports_int8(device):
         kernels.append(Kernel("int8", "onednn"))
     return tuple(kernels)
@@ -89,7 +126,7 @@ def available_kernels(device: torch.device) -> tuple[Kernel, ...]:
 def freeze_layers(
     layers: Sequence[EncoderLayer], kernel: Kernel, sample: Tensor | None = None
 ) -> Sequence[FrozenLayer]:
-    """Return the products of ``layers`` by ``kernel``, one of the device's ``available_kernels``.
+    """Return the products of ``layers`` by ``kernel``, of torch or oneDNN.
 
     ``sample`` (B, T, D), unpadded inputs of the first, is for int8 (see ``quantise_layers``).
     """
@@ -99,20 +136,22 @@ def freeze_layers(
     return [kind(layer, kernel.dtype) for layer in layers]
 
 
-def default_kernel(precision: Precision, device: torch.device | str = "cpu") -> Kernel:
-    """Return the kernel to use for ``precision`` on ``device`` without timing any.
+def default_kernel(
+    precision: Precision, device: torch.device | str = "cpu", upper: UpperLayers | None = None
+) -> Kernel:
+    """Return the kernel to use for ``precision`` and ``upper`` on ``device`` without timing any.
 
     Raises ``InvalidInput`` PrecisionUnsupported where there is none.
     """
-    for kernel in available_kernels(torch.device(device)):
+    for kernel in available_kernels(torch.device(device), upper):
         if kernel.precision == precision:
             return kernel
     raise _unsupported(precision)
 
 
-def check_available(kernel: Kernel, device: torch.device) -> None:
-    """Raise ``InvalidInput`` PrecisionUnsupported unless ``kernel`` runs on ``device``."""
-    if kernel not in available_kernels(device):
+def check_available(kernel: Kernel, device: torch.device, upper: UpperLayers) -> None:
+    """Raise ``InvalidInput`` PrecisionUnsupported unless ``kernel`` runs ``upper`` on ``device``."""
+    if kernel not in available_kernels(device, upper):
         raise _unsupported(kernel.name)
 
 

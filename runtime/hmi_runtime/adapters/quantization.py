@@ -156,17 +156,46 @@ def quantise_layers(
     ``sample`` (B, T, D) are typical inputs of the first, unpadded; without it, random states after that
     layer's norm are used, which fit fewer tokens of real texts. Activations between products have ``dtype``.
     """
+    return [
+        Int8Layer(layer, read, dtype)
+        for layer, read in zip(layers, _sample_inputs(layers, sample), strict=True)
+    ]
+
+
+@torch.no_grad()
+def scaled_weights(
+    layers: Sequence[EncoderLayer], sample: Tensor | None = None
+) -> list[dict[str, tuple[Tensor, Tensor | None]]]:
+    """Return each layer's weights (d_out, d_in) by product, and what its inputs are multiplied by (d_in,).
+
+    The second is None where channels are not scaled. ``sample`` is as in ``quantise_layers``.
+    """
+    scaled = []
+    for layer, read in zip(layers, _sample_inputs(layers, sample), strict=True):
+        weights: dict[str, tuple[Tensor, Tensor | None]] = {}
+        for name in PRODUCTS:
+            weight = stacked_weight(layer, name).float()
+            if name in _OF_NORMS:
+                channels = _channel_scales(read[name], weight)
+                weights[name] = weight * channels, channels.reciprocal()
+            else:
+                weights[name] = weight, None
+        scaled.append(weights)
+    return scaled
+
+
+def _sample_inputs(layers: Sequence[EncoderLayer], sample: Tensor | None) -> list[dict[str, Tensor]]:
+    """Return the inputs (B, T, d_in) of every layer's products for a sample, by product."""
     first = layers[0]
     states = _random_states(first) if sample is None else sample.float()
     mask = torch.ones(states.shape[:2], dtype=torch.bool)
     contexts = first.architecture.contexts(mask, unpadded=True)
-    quantised = []
+    inputs = []
     for layer in layers:
         steps = _Recorder(layer)
         states = layer.architecture.layer(steps, states, contexts[layer.index])
-        read = {name: steps.read[matrices[0]] for name, matrices in PRODUCTS.items()}
-        quantised.append(Int8Layer(layer, read, dtype))
-    return quantised
+        inputs.append({name: steps.read[matrices[0]] for name, matrices in PRODUCTS.items()})
+    return inputs
 
 
 class _Recorder(PlainSteps):

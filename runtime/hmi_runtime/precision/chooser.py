@@ -19,7 +19,7 @@ from hmi_api.internal.precision import (
     Source,
 )
 from hmi_runtime.adapters.executor import trial_executor
-from hmi_runtime.adapters.kernels import Kernel, available_kernels
+from hmi_runtime.adapters.kernels import Kernel, available_kernels, runs_model
 from hmi_runtime.models.encoder import Encoder, UpperLayers
 from hmi_runtime.precision.measurement import Trial, compare, reference_states, time_kernels
 from hmi_runtime.precision.records import ChoiceFile, PoolRecords
@@ -68,7 +68,8 @@ class KernelChooser:
             return self._choose(layers)
 
     def _choose(self, layers: FrozenLayers) -> tuple[Kernel, EngineReport]:
-        kernels = select_kernels(self.kernels(self.device), self.requested)
+        kernels = [one for one in self.kernels(self.device) if runs_model(one, layers.upper)]
+        kernels = select_kernels(kernels, self.requested)
         key = PrecisionKey(
             pool=self.pool,
             requested=self.requested,

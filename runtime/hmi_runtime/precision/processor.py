@@ -2,8 +2,9 @@
 
 A recorded choice holds for equal fingerprints. It contains the vendor, because MKL and oneDNN choose code by
 it; the instructions that matrix products use; the limits that ``ATEN_CPU_CAPABILITY`` and
-``ONEDNN_MAX_CPU_ISA`` set; and the version of torch, which brings the kernels. It does not contain the clock,
-the number of cores or the model: machines that differ only in these use the same kernel.
+``ONEDNN_MAX_CPU_ISA`` set; the version of torch, which brings the kernels; and whether our own were compiled.
+It does not contain the clock, the number of cores or the model: machines that differ only in these use the
+same kernel.
 """
 
 import os
@@ -11,6 +12,8 @@ import platform
 from pathlib import Path
 
 import torch
+
+from hmi_runtime.adapters.kernels import has_native
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _INSTRUCTIONS = (
@@ -42,6 +45,7 @@ def _cpu(info: Path) -> list[str]:
         *(name for name in _INSTRUCTIONS if name in known),
         f"aten-{torch.backends.cpu.get_cpu_capability()}",
         *([f"onednn-{limit}"] if limit else []),
+        *(["native"] if has_native() else []),
     ]
 
 

@@ -179,7 +179,8 @@ class Engine:
         else:
             states = bridge_on_gpu(shared, self.device)
         rows, places = len(batch.rows), np.asarray(batch.representation_of)
-        repeats = shape_size(rows) - rows  # of the last row, to have one of few shapes
+        # Of the last row, to have one of few shapes.
+        repeats = shape_size(rows) - rows if self.executor.compiles_shapes else 0
         chosen = np.append(places, np.repeat(places[-1:], repeats))  # (B + R,)
         lengths = np.asarray(shared.lengths)[chosen]
         tokens = padded_places(starts_of(shared.lengths)[chosen], lengths, batch.longest)  # (B + R, T)

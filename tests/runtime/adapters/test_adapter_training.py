@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,8 +29,7 @@ SPLIT, WIDTH = 2, 16
 @pytest.fixture(params=ARCHITECTURES)
 def base(request: pytest.FixtureRequest) -> UpperLayers:
     torch.set_num_threads(1)
-    config = ARCHITECTURES[request.param]
-    assert config.width == WIDTH
+    config = replace(ARCHITECTURES[request.param], width=WIDTH, heads=2, ffn_width=24)
     return UpperLayers(random_encoder(config), SPLIT)
 
 

@@ -1,0 +1,71 @@
+"""The kernels' C interface by ctypes. A call releases the GIL and uses the calling thread alone."""
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+FILE = Path(__file__).with_name("libhmi_kernels.so")
+"""The compiled library; ``build_kernels.py`` writes it when the package is installed."""
+
+
+class Batch(Structure):
+    """``hmi::Batch`` of batch.h."""
+
+    _fields_ = (
+        ("rows", c_int64),
+        ("offsets", c_void_p),
+        ("places", c_void_p),
+        ("ranks", c_void_p),
+        ("own_bias", c_void_p),
+        ("broken", c_void_p),
+    )
+
+
+class Matrix(Structure):
+    """``hmi::Matrix`` of batch.h."""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("scales", c_void_p),
+        ("sums", c_void_p),
+        ("bias", c_void_p),
+        ("shrink", c_void_p),
+        ("d_in", c_int64),
+        ("d_out", c_int64),
+    )
+
+
+class Lora(Structure):
+    """``hmi::Lora`` of batch.h."""
+
+    _fields_ = (
+        ("matrices", c_int64),
+        ("slot_rows", c_int64),
+        ("a", c_void_p),
+        ("b", c_void_p * 3),
+    )
+
+
+def is_built() -> bool:
+    """Return whether the library was compiled when this package was installed."""
+    return FILE.exists()
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """Return the library with its functions declared. Raises ``OSError`` where it was not compiled."""
+    library = ctypes.CDLL(str(FILE))
+    functions = {
+        "hmi_pack_weight": (c_void_p, c_int64, c_int64, c_void_p),
+        "hmi_product": (
+            *(POINTER(Batch), POINTER(Matrix), POINTER(Lora)),
+            *(c_void_p, c_void_p, c_int64, c_void_p),
+        ),
+        "hmi_attention": (POINTER(Batch), c_void_p, c_int64, c_int64, c_void_p),
+        "hmi_norm": (POINTER(Batch), c_void_p, c_void_p, c_int64, c_float, c_void_p),
+    }
+    for name, arguments in functions.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    return library
