@@ -1,7 +1,5 @@
 """The HTTP API of a runtime: inference for gateways, probes, metrics, statistics."""
 
-import asyncio
-import time
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -13,9 +11,9 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hmi_api.errors import NotReady, error_body
-from hmi_api.internal.inference import InferReply, InferRequest
 from hmi_api.security.internal_auth import CallerAuthenticator, Role
 from hmi_runtime.server.control_loop import ControlLoop
+from hmi_runtime.server.infer import InferEndpoint
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics, RuntimeStats, resident_bytes, runtime_stats
 
@@ -82,15 +80,7 @@ def build_app(
     ``metrics_here``: serve ``/metrics`` too, if it has no separate port.
     """
     app = FastAPI(title="HMI runtime", openapi_url=None, **options)
-
-    @app.post("/internal/v1/infer")
-    async def infer(request: InferRequest) -> InferReply:
-        """Return one result for each row; each row succeeds or fails alone."""
-        started = time.monotonic()
-        results = await asyncio.wrap_future(loader.pipeline.submit(request.rows, tenant_id=request.tenant_id))
-        metrics.requests.labels("infer", "200").inc()
-        metrics.request_seconds.observe(time.monotonic() - started)
-        return InferReply(results=results)
+    app.add_middleware(InferEndpoint, pipeline=loader.pipeline, metrics=metrics, on_error=_error_response)
 
     @app.get("/internal/v1/stats")
     def stats() -> RuntimeStats:
@@ -126,16 +116,23 @@ def body_error(status: int, message: str) -> StarletteHTTPException:
     return StarletteHTTPException(status, message, headers={"Connection": "close"})
 
 
+def _error_response(error: StarletteHTTPException | RequestValidationError) -> JSONResponse:
+    """Return the OpenAI-shaped body that all HTTP APIs of HMI use."""
+    if isinstance(error, StarletteHTTPException):
+        kind = "authentication_error" if error.status_code == 401 else "invalid_request_error"
+        return JSONResponse(error_body(str(error.detail), kind), error.status_code, error.headers)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return JSONResponse(error_body(f"{place}: {first['msg']}", "invalid_request_error"), 400)
+
+
 def _add_error_handlers(app: FastAPI) -> None:
-    """Give every error the OpenAI-shaped body that all HTTP APIs of HMI use."""
+    """Give every error the same body."""
 
     @app.exception_handler(StarletteHTTPException)
     async def on_http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:
-        kind = "authentication_error" if error.status_code == 401 else "invalid_request_error"
-        return JSONResponse(error_body(str(error.detail), kind), error.status_code, error.headers)
+        return _error_response(error)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return JSONResponse(error_body(f"{place}: {first['msg']}", "invalid_request_error"), 400)
+        return _error_response(error)
