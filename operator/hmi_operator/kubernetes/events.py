@@ -1,13 +1,14 @@
 """Kubernetes Events about conditions that change and about orphans, as ``kubectl describe`` shows them."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
 
@@ -24,7 +25,7 @@ from hmi_api.resources.conditions import (
     DomainCondition,
     find_condition,
 )
-from hmi_api.resources.domain import DomainStatus
+from hmi_api.resources.domain import DomainStatus, TableStatus
 from hmi_api.resources.kinds import Resource
 from hmi_api.resources.reasons import Reason
 from hmi_operator.kubernetes.client import (
@@ -47,6 +48,8 @@ REPEAT_SECONDS = 600.0
 BURST, REFILL_SECONDS = 20, 15.0
 """Events of one resource in a burst, and the seconds for each after that."""
 LONGEST_QUEUE = 1000
+RECENT = timedelta(minutes=10)
+"""How old a table may be whose Event a new leader creates, if there is none."""
 _REMEMBERED = 4096
 _LONGEST_NOTE = 1024
 _REPEAT = SUMMARIES - {DomainCondition.READY}
@@ -78,6 +81,8 @@ class EventMessage:
     type: EventType
     reason: str
     note: str
+    once: bool = False
+    """It says what happens once to a resource: an Event of it that exists already is not repeated."""
 
 
 def events_of(old: CommonStatus, new: CommonStatus) -> list[EventMessage]:
@@ -107,15 +112,42 @@ def events_of(old: CommonStatus, new: CommonStatus) -> list[EventMessage]:
 
 def _table_events(old: CommonStatus, new: CommonStatus) -> list[EventMessage]:
     """Return the Event for a table that was refreshed or rolled back."""
-    if not isinstance(old, DomainStatus) or not isinstance(new, DomainStatus) or new.refresh is None:
+    table = _newest_table(new)
+    if table is None or not isinstance(old, DomainStatus):
         return []
-    tables, before = new.refresh.tables, old.version
-    if not tables or before is None or tables[0].version <= before:
+    # The version may have been written before its table was known.
+    known = _newest_table(old)
+    before = known.version if known is not None else old.version
+    return _table_event(table) if before is not None and table.version > before else []
+
+
+def recent_table_events(status: CommonStatus, now: datetime) -> list[EventMessage]:
+    """Return the Event for a table that was refreshed or rolled back in the last minutes. Pure.
+
+    The operator that wrote the status may have ended before it created the Event.
+    """
+    table = _newest_table(status)
+    return _table_event(table) if table is not None and _is_recent(table.created, now) else []
+
+
+def _is_recent(created: str, now: datetime) -> bool:
+    """Return whether a time in a status is recent; False for what no operator has written."""
+    try:
+        return datetime.fromisoformat(created) >= now - RECENT
+    except (TypeError, ValueError):
+        return False
+
+
+def _newest_table(status: CommonStatus) -> TableStatus | None:
+    refresh = status.refresh if isinstance(status, DomainStatus) else None
+    return refresh.tables[0] if refresh is not None and refresh.tables else None
+
+
+def _table_event(table: TableStatus) -> list[EventMessage]:
+    if table.cause is None and table.restored is None:  # it was trained
         return []
-    reason = Reason.TABLE_REFRESHED if tables[0].restored is None else Reason.TABLE_RESTORED
-    if tables[0].cause is None and tables[0].restored is None:  # it was trained
-        return []
-    return [EventMessage("Normal", reason.value, tables[0].sentence())]
+    reason = Reason.TABLE_REFRESHED if table.restored is None else Reason.TABLE_RESTORED
+    return [EventMessage("Normal", reason.value, table.sentence(), once=True)]
 
 
 def _has_changed(condition: Condition, before: Sequence[Condition]) -> bool:
@@ -176,12 +208,21 @@ class EventRecorder:
         self._queue: deque[tuple[str, Callable[[], Awaitable[None]]]] = deque(maxlen=LONGEST_QUEUE)
         """Names of resources, and functions that create an Event on them."""
         self._waiting = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._series: LRUCache[tuple[str, EventMessage], _Series] = LRUCache(_REMEMBERED)
         self._allowances: LRUCache[str, _Allowance] = LRUCache(_REMEMBERED)
 
     def record(self, resource: Resource, old: CommonStatus, new: CommonStatus) -> None:
         """Enqueue the Events for a status that was written."""
-        for message in events_of(old, new):
+        self._record(resource, events_of(old, new))
+
+    def record_again(self, resource: Resource) -> None:
+        """Enqueue what an earlier leader may not have created: the Event of a new table."""
+        self._record(resource, recent_table_events(resource.status, datetime.now(UTC)))
+
+    def _record(self, resource: Resource, messages: Sequence[EventMessage]) -> None:
+        for message in messages:
             if self._is_allowed(resource.metadata.uid):
                 self._enqueue(resource.metadata.name, partial(self._send, resource, message))
 
@@ -191,6 +232,7 @@ class EventRecorder:
 
     def _enqueue(self, name: str, send: Callable[[], Awaitable[None]]) -> None:
         self._queue.append((name, send))
+        self._idle.clear()
         self._waiting.set()
 
     async def run(self) -> None:
@@ -200,6 +242,13 @@ class EventRecorder:
             while self._queue:
                 await self._send_or_log(*self._queue.popleft())
             self._waiting.clear()
+            self._idle.set()
+
+    async def flush(self, seconds: float) -> None:
+        """Wait until ``run`` has created the queued Events, at most ``seconds``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
 
     async def _send_or_log(self, name: str, send: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -221,7 +270,7 @@ class EventRecorder:
     async def _send(self, resource: Resource, message: EventMessage) -> None:
         key, now = (resource.metadata.uid, message), self._clock()
         namespace = resource.metadata.namespace
-        series = self._series.get(key)
+        series = self._series.get(key) if not message.once else None
         if series is not None and now - series.last <= REPEAT_SECONDS:
             series.count, series.last = series.count + 1, now
             repeated = {"series": {"count": series.count, "lastObservedTime": _now().isoformat()}}
@@ -283,7 +332,8 @@ def build_orphan_event(orphan: Orphan, regarding: V1ObjectReference, instance: s
 
 def _build(regarding: V1ObjectReference, message: EventMessage, action: str, instance: str) -> EventsV1Event:
     now = _now()
-    tail = hashlib.sha256(f"{regarding.uid}/{message}/{now}".encode()).hexdigest()[:16]
+    moment = "" if message.once else now
+    tail = hashlib.sha256(f"{regarding.uid}/{message}/{moment}".encode()).hexdigest()[:16]
     return EventsV1Event(
         api_version="events.k8s.io/v1",
         kind="Event",

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 RELIST_SECONDS = 600.0
 """How often the cache is compared with complete lists: an interrupted watch misses deletions."""
 _RETRY_SECONDS = 2.0
+_LAST_EVENTS_SECONDS = 2.0
+"""How long a replica that stops goes on creating the Events of what it did."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -196,6 +198,9 @@ class Operator:
         self._controller = controller
         for ref in self._cache.refs():
             controller.enqueue(ref)
+            resource = self._cache.get(ref) if ref.kind == "Domain" else None
+            if resource is not None:
+                self.events.record_again(resource)
         try:
             async with asyncio.TaskGroup() as tasks:
                 beside = [
@@ -205,6 +210,7 @@ class Operator:
                     tasks.create_task(self.events.run(), name="events"),
                 ]
                 await controller.run(stop)
+                await self.events.flush(_LAST_EVENTS_SECONDS)
                 for task in beside:
                     task.cancel()
         except* InvalidInput as lost:  # the catalog belongs to another cluster now

@@ -103,6 +103,29 @@ async def test_an_annotation_refreshes_a_table_and_another_puts_it_back(
         assert is_ready(adapter)
 
 
+async def test_a_new_leader_creates_an_event_that_the_last_one_did_not(
+    here: Cluster, kube: KubeServer, served: Any, domain_body: dict[str, Any]
+) -> None:
+    domain_body["spec"] |= REFRESHES
+    async with replica(served, here.namespace):
+        await here.apply(domain_body)
+        await here.reached(DOMAINS, "hotel", refreshed("RefreshWaits", 1))
+        look_up(served, f"{here.namespace}/hotel")
+        await annotate(kube, here.namespace, f"{REFRESH_ANNOTATION}=now")
+        await here.reached(DOMAINS, "hotel", refreshed("TableRefreshed", 2))
+    (note,) = await notes(kube, here.namespace, "TableRefreshed")
+    async with replica(served, here.namespace):
+        await annotate(kube, here.namespace, f"{TABLE_VERSION_ANNOTATION}=1")
+        await here.reached(DOMAINS, "hotel", refreshed("TablePinned", 3))
+        await notes(kube, here.namespace, "TableRestored")
+    assert await notes(kube, here.namespace, "TableRefreshed") == [note], "it was there already"
+    await asyncio.to_thread(
+        kube.kubectl, "-n", here.namespace, "delete", "events.events.k8s.io", "--all", "--wait"
+    )
+    async with replica(served, here.namespace):
+        assert len(await notes(kube, here.namespace, "TableRestored")) == 1
+
+
 async def test_a_schedule_without_a_time_and_an_unknown_version_are_conditions(
     here: Cluster, kube: KubeServer, served: Any, domain_body: dict[str, Any]
 ) -> None:

@@ -1,5 +1,7 @@
 """The Events of a change of status."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from kube_models import as_json
 from planning_fixtures import DIGEST, domain, domain_version, observed_domain, run_of
@@ -7,7 +9,14 @@ from planning_fixtures import DIGEST, domain, domain_version, observed_domain, r
 from hmi_api.internal.runs import RunState
 from hmi_api.resources.common import CommonStatus
 from hmi_api.resources.conditions import Condition, ConditionStatus
-from hmi_operator.kubernetes.events import EventMessage, build_event, events_of
+from hmi_api.resources.domain import DomainStatus, RefreshStatus, TableStatus
+from hmi_operator.kubernetes.events import (
+    RECENT,
+    EventMessage,
+    build_event,
+    events_of,
+    recent_table_events,
+)
 from hmi_operator.planning import JobView, PodProblem, plan_domain
 
 WHEN = "2026-11-21T12:00:00Z"
@@ -127,3 +136,70 @@ def test_an_event_names_the_resource_and_fits_the_api() -> None:
     assert body["regarding"]["kind"] == "Domain"
     assert body["metadata"]["name"].startswith("hotel.")
     assert body["metadata"]["namespace"] == "shop"
+
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def tables(version: int, *kept: int, created: str = WHEN) -> DomainStatus:
+    """The status of a Domain whose tables were all refreshed, except for that of version 1."""
+    made = [
+        TableStatus(
+            version=number,
+            entries=9,
+            created=created,
+            **({"cause": "Schedule", "windows_in": 2, "windows_out": 1} if number > 1 else {}),
+        )
+        for number in kept
+    ]
+    return DomainStatus(version=version, refresh=RefreshStatus(tables=made))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (tables(1, 1), tables(2, 2, 1), ["TableRefreshed"]),
+        (tables(1, 1), tables(2, 1), []),
+        (tables(2, 1), tables(2, 2, 1), ["TableRefreshed"]),
+        (tables(2, 2, 1), tables(2, 2, 1), []),
+        (DomainStatus(version=2), tables(2, 2, 1), []),
+        (DomainStatus(version=1), tables(2, 2, 1), ["TableRefreshed"]),
+        (DomainStatus(), tables(1, 1), []),
+    ],
+    ids=[
+        "refreshed",
+        "the version is known before its table",
+        "the table is known after its version",
+        "nothing new",
+        "refreshes are shown from now on",
+        "the first refresh",
+        "trained",
+    ],
+)
+def test_each_new_table_has_one_event(old: DomainStatus, new: DomainStatus, expected: list[str]) -> None:
+    assert [one.reason for one in events_of(old, new)] == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (tables(2, 2, 1), ["TableRefreshed"]),
+        (tables(2, 2, 1, created=(NOW - 2 * RECENT).isoformat()), []),
+        (tables(1, 1), []),
+        (DomainStatus(version=1), []),
+        (tables(2, 2, created="2026-11-21"), []),
+        (tables(2, 2, created="soon"), []),
+    ],
+    ids=["new", "old", "trained", "not refreshed", "no time of day", "no time"],
+)
+def test_a_new_leader_creates_the_event_of_a_new_table(status: DomainStatus, expected: list[str]) -> None:
+    now = NOW + timedelta(minutes=1)
+    assert [one.reason for one in recent_table_events(status, now)] == expected
+
+
+def test_the_event_of_a_table_has_one_name_whoever_creates_it() -> None:
+    (message,) = recent_table_events(tables(2, 2, 1), NOW)
+    bodies = [as_json(build_event(domain(), message, f"replica-{number}")) for number in range(2)]
+    assert bodies[0]["metadata"] == bodies[1]["metadata"]
+    (other,) = recent_table_events(tables(3, 3, 2), NOW)
+    assert as_json(build_event(domain(), other, "replica-0"))["metadata"] != bodies[0]["metadata"]
