@@ -1,4 +1,4 @@
-"""The contract of the internal API: each test runs against the real control plane and against the fake."""
+"""The contract of the internal API, tested on the real control plane (both databases) and on the fake."""
 
 import contextlib
 import shutil
@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fake_control_plane import TOKEN, FakeControlPlane
+from postgres_server import PostgresServer
 from serving import serving
 from small_artifacts import publish
 
@@ -226,21 +227,17 @@ def address(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test of this folder against both control planes."""
+    """Run each test of this folder against all three control planes."""
     if "address" in metafunc.fixturenames:
-        metafunc.parametrize("address", ["real", "fake"], indirect=True)
+        postgres = pytest.param("postgres", marks=pytest.mark.postgres)
+        metafunc.parametrize("address", ["sqlite", postgres, "fake"], indirect=True)
 
 
-@pytest.fixture(scope="session")
-def real_server(
-    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Path]]:
-    """The real control plane for the whole session, and the file of its database."""
-    folder = tmp_path_factory.mktemp("control-plane")
-    file = folder / "catalog.db"
-    shutil.copyfile(sqlite_template, file)
+@contextlib.contextmanager
+def real_control_plane(database_url: str, folder: Path) -> Iterator[str]:
+    """Serve the real control plane; gives its address."""
     settings = Settings(
-        database_url=f"sqlite:///{file}",
+        database_url=database_url,
         artifacts=str(folder / "artifacts"),
         usage_dir=folder / "usage",
         internal_token=TOKEN,
@@ -250,19 +247,55 @@ def real_server(
         migrate_on_start=False,
     )
     with serving(create_app(settings, Part.CONTROL_PLANE)) as url:
-        yield url, file
+        yield url
 
 
-@pytest.fixture
-def real_address(real_server: tuple[str, Path]) -> Iterator[str]:
-    """The real control plane with an empty catalog."""
-    url, file = real_server
-    yield url
-    database = Database(f"sqlite:///{file}")
+def empty(database_url: str) -> None:
+    """Delete all rows of a catalog."""
+    database = Database(database_url)
     with database.write() as session:
         for table in reversed(Base.metadata.sorted_tables):
             session.execute(table.delete())
     database.close()
+
+
+@pytest.fixture(scope="session")
+def sqlite_control_plane(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """The real control plane on SQLite for the whole session, and the address of its database."""
+    folder = tmp_path_factory.mktemp("control-plane")
+    shutil.copyfile(sqlite_template, folder / "catalog.db")
+    database_url = f"sqlite:///{folder / 'catalog.db'}"
+    with real_control_plane(database_url, folder) as url:
+        yield url, database_url
+
+
+@pytest.fixture(scope="session")
+def postgres_control_plane(
+    postgres_server: PostgresServer, postgres_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """The real control plane on PostgreSQL for the whole session, and the address of its database."""
+    postgres_server.execute(f"CREATE DATABASE contract TEMPLATE {postgres_template}")
+    database_url = postgres_server.url("contract")
+    with real_control_plane(database_url, tmp_path_factory.mktemp("control-plane")) as url:
+        yield url, database_url
+
+
+@pytest.fixture
+def sqlite_address(sqlite_control_plane: tuple[str, str]) -> Iterator[str]:
+    """The real control plane with an empty catalog on SQLite."""
+    url, database_url = sqlite_control_plane
+    yield url
+    empty(database_url)
+
+
+@pytest.fixture
+def postgres_address(postgres_control_plane: tuple[str, str]) -> Iterator[str]:
+    """The real control plane with an empty catalog on PostgreSQL."""
+    url, database_url = postgres_control_plane
+    yield url
+    empty(database_url)
 
 
 @pytest.fixture(scope="session")

@@ -143,14 +143,17 @@ async def test_completing_again_changes_nothing(plane: Any) -> None:
 
 
 async def test_a_version_that_fails_its_gate_does_not_become_current_but_takes_a_number(plane: Any) -> None:
+    await plane.register()
     await plane.published_domain()
     await plane.published_adapter()
+    served = await plane.client.desired_state("r1", 0, 0.0)
     await plane.declare_adapter(spec="2")
     run = plane.finish(
         await plane.adapter_run(spec="2"), artifacts=[], gate_passed=False, gate_message="0.4 is under 0.8."
     )
     assert (run.state, run.result.gate_message) == (RunState.SUCCEEDED, "0.4 is under 0.8.")
     assert (await plane.adapter()).current.version == 1
+    assert (await plane.client.desired_state("r1", served.revision, 0.0)).adapters == []
     assert (await plane.published_adapter(spec="3")).current.version == 3
 
 

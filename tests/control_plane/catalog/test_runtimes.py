@@ -215,12 +215,12 @@ def test_a_lost_runtime_without_placements_is_deleted(with_adapter: Any, databas
 
 def test_a_draining_runtime_gets_the_number_of_adapters_that_only_it_serves(with_adapter: Any) -> None:
     with_adapter.beat("r1", ready=["acme/spam@1"])
-    assert with_adapter.beat("r1", draining=True).get("onlyHere", 0) == 0  # no other runtime could serve it
+    assert "onlyHere" not in with_adapter.beat("r1", draining=True)  # no other runtime could serve it
     with_adapter.runtime("r2")
     assert with_adapter.beat("r1", draining=True)["onlyHere"] == 1
     assert with_adapter.view("spam")["scheduledOn"] == ["r1", "r2"]
     with_adapter.beat("r2", ready=["acme/spam@1"])
-    assert with_adapter.beat("r1", draining=True).get("onlyHere", 0) == 0
+    assert "onlyHere" not in with_adapter.beat("r1", draining=True)
 
 
 def test_requests_go_to_the_new_address_of_a_restarted_runtime(with_adapter: Any, database: Database) -> None:
