@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from hmi_api.errors import InvalidInput
 from hmi_runtime.library_errors import describe_error
+from hmi_runtime.models.piece_cache import PieceCache, splits_at_spaces
 
 MAX_TOKENIZER_BYTES = 256 << 20
 
@@ -31,7 +32,7 @@ class Encoding:
     """One tokenised text, special tokens included.
 
     ``offsets`` are character ranges in the text (of each word, for pre-split words); special tokens have
-    (0, 0) and ``word_ids`` None.
+    (0, 0) and ``word_ids`` None. Both are empty if only the ids were asked for.
     """
 
     ids: list[int]
@@ -47,13 +48,13 @@ class Encoding:
         if max_length is None or length <= max_length:
             return self
         if side == "right":
-            kept = [*range(max_length - 1), length - 1]
+            first, last = slice(max_length - 1), slice(length - 1, None)
         else:
-            kept = [0, *range(length - max_length + 1, length)]
+            first, last = slice(1), slice(length - max_length + 1, None)
         return Encoding(
-            [self.ids[place] for place in kept],
-            [self.offsets[place] for place in kept],
-            [self.word_ids[place] for place in kept],
+            self.ids[first] + self.ids[last],
+            self.offsets[first] + self.offsets[last],
+            self.word_ids[first] + self.word_ids[last],
         )
 
     def first_tokens(self) -> list[tuple[int, int]]:
@@ -96,8 +97,12 @@ class Tokenizer:
         self._tokenizer.backend_tokenizer.no_padding()
         self._backend = self._tokenizer.backend_tokenizer
         self._backend.encode_special_tokens = True
+        parts = json.loads(self._backend.to_str())
         # In a byte-level vocabulary, the space before a word is part of its first token.
-        self._byte_level = '"ByteLevel"' in json.dumps(json.loads(self._backend.to_str())["pre_tokenizer"])
+        self._byte_level = '"ByteLevel"' in json.dumps(parts["pre_tokenizer"])
+        self.special_tokens = len(self._backend.encode("").ids)
+        """How many tokens an empty text has."""
+        self._pieces = PieceCache(self._backend) if splits_at_spaces(parts, self._backend) else None
 
     def encode(self, texts: Sequence[str], max_length: int | None) -> list[Encoding]:
         """Tokenise texts, each truncated to ``max_length`` tokens (None: not), special ones included."""
@@ -105,6 +110,14 @@ class Tokenizer:
         if self._byte_level:
             encoded = [_without_spaces(one, text) for one, text in zip(encoded, texts, strict=True)]
         return [one.cut(max_length) for one in encoded]
+
+    def encode_ids(self, texts: Sequence[str]) -> list[Encoding]:
+        """Tokenise texts without ``offsets`` and ``word_ids``, in a fraction of the time of ``encode``."""
+        if self._pieces is None:
+            found = [list(one.ids) for one in self._backend.encode_batch_fast(list(texts))]
+        else:
+            found = [self._pieces.ids(text) for text in texts]
+        return [Encoding(ids, [], []) for ids in found]
 
     def encode_words(self, rows: Sequence[Sequence[str]], max_length: int | None) -> list[Encoding]:
         """Tokenise rows of words; ``word_ids`` tell which word each token came from.

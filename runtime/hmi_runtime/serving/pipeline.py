@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from hmi_api.errors import Damaged, NotReady
@@ -15,7 +15,7 @@ from hmi_runtime.serving.batching import Batcher, BatchLimits
 from hmi_runtime.serving.cores import Cores
 from hmi_runtime.serving.engine import Engine
 from hmi_runtime.serving.loaded import EngineKey, LoadedAdapter
-from hmi_runtime.serving.preparation import AdapterPrefetch, group_rows
+from hmi_runtime.serving.preparation import AdapterPrefetch, Preparers, group_rows
 from hmi_runtime.serving.requests import PendingRequest, RowGroup
 from hmi_runtime.serving.staging import BatchRow
 from hmi_runtime.serving.worker import EngineWorker, PipelineEvents, Quarantine
@@ -61,7 +61,7 @@ class Pipeline:
         # Read without a lock: assigning and removing an item are atomic.
         self._adapters: dict[str, LoadedAdapter] = {}
         self._workers: dict[EngineKey, EngineWorker] = {}
-        self._preparers = ThreadPoolExecutor(tokenizer_threads, thread_name_prefix="tokenise")
+        self._preparers = Preparers(self._prepare, tokenizer_threads)
         self._quarantine = Quarantine(limits.quarantine_failures, limits.quarantine_seconds)
         self._unanswered = 0
         self._requests: set[PendingRequest] = set()  # without a result; guarded by ``_idle``
@@ -120,7 +120,7 @@ class Pipeline:
                 request.set_error(index, error)
         elif rows:
             try:
-                self._preparers.submit(self._prepare, request)
+                self._preparers.submit(request)
             except RuntimeError:  # it was drained meanwhile
                 request.end(NotReady("Draining", _SHUT_DOWN))
         return request.future
@@ -138,7 +138,7 @@ class Pipeline:
         self.refuse_new()
         with self._idle:
             idle = self._idle.wait_for(lambda: self._unanswered == 0, timeout)
-        self._preparers.shutdown(wait=False, cancel_futures=True)
+        self._preparers.stop()
         for worker in self._workers.values():
             worker.stop(max(0.0, deadline - time.monotonic()))
         with self._idle:
