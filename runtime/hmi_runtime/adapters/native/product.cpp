@@ -18,7 +18,7 @@ constexpr int64_t kBlockTokens = 128;
 struct Segment {
   int64_t row;
   int64_t start, stop;  // in the batch
-  int64_t pairs;        // of LoRA rows; 0 without LoRA and biases
+  int64_t ranks;        // of its LoRA; 0 without one
 };
 
 struct Token {
@@ -54,25 +54,24 @@ bool quantise(const bf16* x, const float* shrink, int64_t width, uint8_t* out, T
   return broken == 0;
 }
 
-// out[token][pair]: x[token] . a[rank] in pairs of ranks, for `rows` ranks; that of row 0 is 1 with own biases.
-void multiply_a(const bf16* x, int64_t tokens, int64_t width, const bf16* a, int64_t rows, bool own_bias,
-                uint32_t* out, int64_t out_stride) {
+// out[token][pair] = x[token] . a[rank], for pairs of `ranks` ranks.
+void multiply_a(const bf16* x, int64_t tokens, int64_t width, const bf16* a, int64_t ranks, uint32_t* out,
+                int64_t out_stride) {
   constexpr int kSide = 4;  // tokens and ranks of a tile
   for (int64_t t = 0; t < tokens; t += kSide) {
     const int nt = static_cast<int>(std::min<int64_t>(kSide, tokens - t));
-    for (int64_t r = 0; r < rows; r += kSide) {
-      const int nr = static_cast<int>(std::min<int64_t>(kSide, rows - r));
+    for (int64_t r = 0; r < ranks; r += kSide) {
+      const int nr = static_cast<int>(std::min<int64_t>(kSide, ranks - r));
       const bf16 *xs[kSide], *as[kSide];
       for (int i = 0; i < kSide; ++i) {  // the last ones are repeated
         xs[i] = x + (t + std::min(i, nt - 1)) * width;
         as[i] = a + (r + std::min(i, nr - 1)) * width;
       }
-      float low[kSide][kSide];
+      __m128 low[kSide];
       multiply_rows(xs, as, width, low);
+      const __mmask8 kept = static_cast<__mmask8>((1 << nr) - 1);
       for (int i = 0; i < nt; ++i) {
-        for (int j = nr; j < kSide; ++j) low[i][j] = 0.0f;
-        if (r == 0 && own_bias) low[i][0] = 1.0f;
-        const __m128bh rounded = _mm_cvtneps_pbh(_mm_loadu_ps(low[i]));
+        const __m128bh rounded = _mm_cvtneps_pbh(_mm_maskz_mov_ps(kept, low[i]));
         std::memcpy(out + (t + i) * out_stride + r / 2, &rounded, sizeof(bf16) * kSide);
       }
     }
@@ -85,7 +84,7 @@ class Product {
   Product(const Batch& batch, const Matrix& matrix, const Lora& lora, const bf16* x, const bf16* residual,
           int64_t activation, bf16* out)
       : batch_(batch), matrix_(matrix), lora_(lora), x_(x), residual_(residual), activation_(activation),
-        out_(out), part_(matrix.d_out / lora.matrices), pair_stride_((lora.slot_rows + 3) / 4 * 2) {}
+        out_(out), part_(matrix.d_out / lora.matrices), pair_stride_((lora.slot_rows + 2) / 4 * 2) {}
 
   void run(const Segment* segments, int64_t count) {
     static thread_local Scratch levels_memory, tokens_memory, low_memory;
@@ -100,9 +99,15 @@ class Product {
   }
 
  private:
+  // The first rank's row of a slot's A: row 0 is of biases, and zero.
   const bf16* slot_a(int64_t row, int64_t matrix) const {
     const int64_t place = batch_.places[row];
-    return lora_.a + (place * lora_.matrices + matrix) * lora_.slot_rows * matrix_.d_in;
+    return lora_.a + ((place * lora_.matrices + matrix) * lora_.slot_rows + 1) * matrix_.d_in;
+  }
+
+  // Row 0 of a slot's B, from an output on: what its biases differ by.
+  const bf16* slot_b(int64_t row, int64_t matrix, int64_t output) const {
+    return lora_.b[matrix] + batch_.places[row] * lora_.slot_rows * part_ + output;
   }
 
   void prepare(const Segment& s) {
@@ -110,72 +115,88 @@ class Product {
       if (!quantise(x_ + t * matrix_.d_in, matrix_.shrink, matrix_.d_in, levels_ + (t - first_) * matrix_.d_in,
                     tokens_ + (t - first_)))
         batch_.broken[s.row] = 1;
-    if (s.pairs == 0) return;
+    if (s.ranks == 0) return;
     for (int64_t m = 0; m < lora_.matrices; ++m)
-      multiply_a(x_ + s.start * matrix_.d_in, s.stop - s.start, matrix_.d_in, slot_a(s.row, m),
-                 batch_.ranks[s.row] + 1, batch_.own_bias[s.row] != 0, low_of(s.start, m),
-                 lora_.matrices * pair_stride_);
+      multiply_a(x_ + s.start * matrix_.d_in, s.stop - s.start, matrix_.d_in, slot_a(s.row, m), s.ranks,
+                 low_of(s.start, m), lora_.matrices * pair_stride_);
   }
 
   uint32_t* low_of(int64_t token, int64_t matrix) const {
     return low_ + ((token - first_) * lora_.matrices + matrix) * pair_stride_;
   }
 
-  // Interleaves the rows of a slot's B for 64 outputs, and fetches the next 64.
-  void pack_b(const Segment& s, int64_t matrix, int64_t column, uint32_t* packed) const {
-    const int64_t rows = batch_.ranks[s.row] + 1;
-    const bf16* b = lora_.b[matrix] + batch_.places[s.row] * lora_.slot_rows * part_ + column;
-    for (int64_t p = 0; p < s.pairs; ++p) {
-      const bf16* even = b + 2 * p * part_;
-      const bf16* odd = 2 * p + 1 < rows ? even + part_ : nullptr;
-      for (int j = 0; j < kPanelVectors; ++j)
-        _mm512_storeu_si512(packed + p * kPanel + j * kWide,
-                            interleave(even + j * kWide, odd ? odd + j * kWide : nullptr));
-      if (column + kPanel < part_) {
-        _mm_prefetch(even + kPanel, _MM_HINT_T0);
-        _mm_prefetch(even + kPanel + 32, _MM_HINT_T0);
-        if (odd) {
-          _mm_prefetch(odd + kPanel, _MM_HINT_T0);
-          _mm_prefetch(odd + kPanel + 32, _MM_HINT_T0);
-        }
+  // What a row adds to 64 outputs.
+  struct Panel {
+    int64_t column, matrix;
+    const float* bias;       // (64): the base's and the row's own
+    const uint32_t* packed;  // (pairs, 64) pairs of ranks of its B
+  };
+
+  Panel panel_of(const Segment& s, int64_t column) const {
+    static thread_local Scratch bias_memory, packed_memory;
+    const int64_t matrix = column / part_;
+    Panel panel{column, matrix, matrix_.bias + column, nullptr};
+    const bf16* b = slot_b(s.row, matrix, column - matrix * part_);
+    const bool more = column + kPanel < (matrix + 1) * part_;  // whether the next panel is of this matrix
+    if (batch_.own_bias[s.row]) {
+      float* bias = bias_memory.get<float>(kPanel);
+      for (int64_t j = 0; j < kPanel; j += kWide)
+        _mm512_store_ps(bias + j, _mm512_add_ps(_mm512_loadu_ps(panel.bias + j), load_bf16(b + j)));
+      if (more) fetch(b + kPanel);
+      panel.bias = bias;
+    }
+    if (s.ranks > 0) {
+      uint32_t* packed = packed_memory.get<uint32_t>(pair_stride_ * kPanel);
+      panel.packed = packed;
+      for (int64_t r = 0; r < s.ranks; r += 2, packed += kPanel) {
+        const bf16* even = b + (r + 1) * part_;
+        const bf16* odd = r + 1 < s.ranks ? even + part_ : nullptr;
+        for (int64_t j = 0; j < kPanel; j += kWide)
+          _mm512_store_si512(packed + j, interleave(even + j, odd ? odd + j : nullptr));
+        if (more) fetch(even + kPanel);
+        if (more && odd) fetch(odd + kPanel);
       }
     }
+    return panel;
+  }
+
+  static void fetch(const bf16* panel) {
+    _mm_prefetch(panel, _MM_HINT_T0);
+    _mm_prefetch(panel + kPanel / 2, _MM_HINT_T0);
   }
 
   void multiply(const Segment& s, int64_t column) {
-    static thread_local Scratch packed_memory;
-    const int64_t matrix = column / part_;
-    uint32_t* packed = packed_memory.get<uint32_t>(pair_stride_ * kPanel);
-    if (s.pairs > 0) pack_b(s, matrix, column - matrix * part_, packed);
+    const Panel panel = panel_of(s, column);
     for_tiles(s.stop - s.start, [&](auto size, int64_t start) {
-      tile<decltype(size)::value>(s, s.start + start, column, matrix, packed);
+      tile<decltype(size)::value>(s, s.start + start, panel);
     });
   }
 
   template <int M>
-  void tile(const Segment& s, int64_t token, int64_t column, int64_t matrix, const uint32_t* packed) {
-    const int64_t local = token - first_;
+  void tile(const Segment& s, int64_t token, const Panel& panel) {
+    const int64_t local = token - first_, column = panel.column;
     alignas(64) int32_t sums[M * kPanel];
     multiply_bytes<M>(levels_ + local * matrix_.d_in, matrix_.d_in, matrix_.weight + column * matrix_.d_in,
                       matrix_.d_in / 4, sums);
     alignas(64) float y[M * kPanel];
-    for (int i = 0; i < M; ++i) scale(tokens_[local + i], column, sums + i * kPanel, y + i * kPanel);
-    if (s.pairs > 0)
-      multiply_pairs<M, kPanelVectors, true>(low_of(token, matrix), lora_.matrices * pair_stride_, packed, kPanel,
-                                             s.pairs, y, kPanel);
+    for (int i = 0; i < M; ++i) scale(tokens_[local + i], panel, sums + i * kPanel, y + i * kPanel);
+    if (s.ranks > 0)
+      multiply_pairs<M, kPanelVectors, true>(low_of(token, panel.matrix), lora_.matrices * pair_stride_,
+                                             panel.packed, kPanel, (s.ranks + 1) / 2, y, kPanel);
     __mmask16 broken = 0;
     for (int i = 0; i < M; ++i) broken |= finish(y + i * kPanel, (token + i) * matrix_.d_out + column);
     if (broken) batch_.broken[s.row] = 1;
   }
 
   // y = step * (sums - zero * sums of weights) * scales + bias, of one token.
-  void scale(const Token& token, int64_t column, const int32_t* sums, float* y) const {
+  void scale(const Token& token, const Panel& panel, const int32_t* sums, float* y) const {
+    const int64_t column = panel.column;
     const __m512 zero = _mm512_set1_ps(token.zero), step = _mm512_set1_ps(token.step);
     for (int j = 0; j < kPanel; j += kWide) {
       const __m512 sum = _mm512_fnmadd_ps(zero, _mm512_loadu_ps(matrix_.sums + column + j),
                                           _mm512_cvtepi32_ps(_mm512_load_si512(sums + j)));
       const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(matrix_.scales + column + j), step);
-      _mm512_store_ps(y + j, _mm512_fmadd_ps(sum, scale, _mm512_loadu_ps(matrix_.bias + column + j)));
+      _mm512_store_ps(y + j, _mm512_fmadd_ps(sum, scale, _mm512_loadu_ps(panel.bias + j)));
     }
   }
 
@@ -229,11 +250,9 @@ void hmi_product(const hmi::Batch* batch, const hmi::Matrix* matrix, const hmi::
   hmi::Segment block[kBlockTokens];
   int64_t count = 0, tokens = 0;
   for (int64_t row = 0; row < batch->rows; ++row) {
-    const bool changed = batch->ranks[row] > 0 || batch->own_bias[row] != 0;
-    const int64_t pairs = changed ? (batch->ranks[row] + 2) / 2 : 0;
     for (int64_t start = batch->offsets[row]; start < batch->offsets[row + 1];) {
       const int64_t stop = std::min<int64_t>(batch->offsets[row + 1], start + limit - tokens);
-      block[count++] = {row, start, stop, pairs};
+      block[count++] = {row, start, stop, batch->ranks[row]};
       tokens += stop - start;
       start = stop;
       if (tokens == limit) {

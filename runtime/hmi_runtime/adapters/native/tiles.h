@@ -72,9 +72,20 @@ __attribute__((noinline)) void multiply_pairs(const uint32_t* __restrict a, int6
     for (int j = 0; j < N; ++j) _mm512_storeu_ps(sums + i * sums_stride + j * kWide, y[i][j]);
 }
 
+// The sums of four vectors.
+inline __m128 add_across(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+  const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+  const __m512 lanes = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));  // 4 x (a, b, c, d)
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
 // sums[i][j] = x[i] . a[j] over `width` bfloat16, for four tokens and four ranks.
 inline __attribute__((noinline)) void multiply_rows(const bf16* const (&x)[4], const bf16* const (&a)[4],
-                                                    int64_t width, float (&sums)[4][4]) {
+                                                    int64_t width, __m128 (&sums)[4]) {
   __m512 y[4][4];
   HMI_UNROLL
   for (int i = 0; i < 4; ++i)
@@ -92,9 +103,7 @@ inline __attribute__((noinline)) void multiply_rows(const bf16* const (&x)[4], c
     }
   }
   HMI_UNROLL
-  for (int i = 0; i < 4; ++i)
-    HMI_UNROLL
-    for (int j = 0; j < 4; ++j) sums[i][j] = _mm512_reduce_add_ps(y[i][j]);
+  for (int i = 0; i < 4; ++i) sums[i] = add_across(y[i][0], y[i][1], y[i][2], y[i][3]);
 }
 
 // Calls `f` with the number of tokens of each tile of `count` tokens: as equal as possible, at most six.
