@@ -1,6 +1,7 @@
 """Types of both resource kinds, quantities, and the Namespace with its tenant label."""
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,11 @@ QUANTITY = r"^[+]?([0-9]+([.][0-9]*)?|[.][0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?
 """A quantity of at least 0, for Python and the API server alike."""
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
+
+
+def format_time(moment: datetime) -> str:
+    """Return a time as Kubernetes writes it: RFC 3339, UTC, in whole seconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_quantity(amount: int | str) -> Decimal | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hmi_api.names import PLURALS, DomainKey, KindName, Tenant, tenant_of
-from hmi_api.resources.common import Namespace, NamespaceMeta, ObjectMeta
+from hmi_api.resources.common import Namespace, NamespaceMeta, ObjectMeta, format_time
 from hmi_api.resources.kinds import Resource
 from hmi_api.resources.spec_changes import changed_immutables
 from hmi_operator.embedded import errors
@@ -180,7 +180,9 @@ class FileResourceStore:
                 raise errors.not_found(PLURALS[ref.kind], ref.name)
             if old.metadata.deletion_timestamp is not None:
                 return old
-            marked = _with_metadata(old, deletion_timestamp=_now(), generation=old.metadata.generation + 1)
+            marked = _with_metadata(
+                old, deletion_timestamp=format_time(datetime.now(UTC)), generation=old.metadata.generation + 1
+            )
             return await self._save_or_remove(ref, marked)
 
     # --- for the reconciler ------------------------------------------------------------------------
@@ -296,7 +298,11 @@ async def _complete_write(writing: Coroutine[Any, Any, ResultT]) -> ResultT:
 
 def _created(resource: Resource) -> Resource:
     metadata = _incoming_metadata(resource).model_copy(
-        update={"uid": str(uuid.uuid4()), "generation": 1, "creation_timestamp": _now()}
+        update={
+            "uid": str(uuid.uuid4()),
+            "generation": 1,
+            "creation_timestamp": format_time(datetime.now(UTC)),
+        }
     )
     return resource.model_copy(update={"metadata": metadata, "status": type(resource.status)()})
 
@@ -337,7 +343,3 @@ def _incoming_metadata(resource: Resource) -> ObjectMeta:
 
 def _with_metadata(resource: Resource, **changes: Any) -> Resource:
     return resource.model_copy(update={"metadata": resource.metadata.model_copy(update=changes)})
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

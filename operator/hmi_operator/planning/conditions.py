@@ -1,14 +1,14 @@
 """The conditions and the phase of a status: of a training run, of serving, and their summary."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from hmi_api.artifacts import ArtifactRef
 from hmi_api.internal.catalog import AdapterVersionView, AdapterView, EarlierVersion, LoadError
 from hmi_api.internal.runs import RunFailure, RunProgress
 from hmi_api.internal.runtimes import PASSING_LOAD_FAILURES
-from hmi_api.resources.common import ArtifactStatus, DataRead
+from hmi_api.resources.common import ArtifactStatus, DataRead, format_time
 from hmi_api.resources.conditions import (
     Condition,
     ConditionStatus,
@@ -32,7 +32,7 @@ class ConditionWriter:
     def __init__(self, old: Sequence[Condition], *, generation: int, now: datetime) -> None:
         self._conditions = list(old)
         self._generation = generation
-        self._now = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._now = format_time(now)
 
     @classmethod
     def of(cls, resource: Resource, now: datetime) -> "ConditionWriter":

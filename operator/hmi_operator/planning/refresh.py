@@ -7,13 +7,14 @@ and the number of the attempt, so that every leader starts the same run. While t
 """
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.refreshes import RefreshCause, RefreshRun, RefreshSpec, TableVersion
 from hmi_api.internal.runs import DomainRunSpec, RunCreate, RunFailure, RunState, RunView
 from hmi_api.internal.storable import clean_text
 from hmi_api.names import REFRESH_ANNOTATION, TABLE_VERSION_ANNOTATION, digest_json
+from hmi_api.resources.common import format_time
 from hmi_api.resources.conditions import DomainCondition
 from hmi_api.resources.domain import Domain, RefreshStatus, TableStatus
 from hmi_api.resources.reasons import Reason
@@ -321,7 +322,7 @@ class _RefreshPlanner:
         before = self._domain.status.refresh
         return RefreshStatus(
             last_refresh=refreshed or (before.last_refresh if before else None),
-            next_time=_text(next_time) if next_time is not None else None,
+            next_time=format_time(next_time) if next_time is not None else None,
             schedule=self._spec.schedule if self._spec else None,
             tables=tables,
         )
@@ -337,7 +338,7 @@ def _table_status(table: TableVersion) -> TableStatus:
     return TableStatus(
         version=table.version,
         entries=table.entries,
-        created=_text(table.created_at),
+        created=format_time(table.created_at),
         cause=change.cause.value if change is not None and change.cause is not None else None,
         windows_in=change.windows_in if change is not None and refreshed else None,
         windows_out=change.windows_out if change is not None and refreshed else None,
@@ -353,7 +354,3 @@ def _refresh_of(run: RunView) -> RefreshSpec | None:
 def _refreshed_version(run: RunView) -> int | None:
     refresh = _refresh_of(run)
     return refresh.current.version if refresh is not None else None
-
-
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

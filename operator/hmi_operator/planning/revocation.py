@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from hmi_api.internal.catalog import AdapterView, Revocation
+from hmi_api.resources.common import format_time
 from hmi_api.resources.domain import Domain
 from hmi_api.resources.reasons import Reason
 from hmi_api.resources.task_adapter import TaskAdapter
@@ -30,7 +30,7 @@ def describe_dependent(dependent: Dependent, environment: Environment) -> str:
     view = dependent.view
     if not isinstance(view, AdapterView) or view.revoked_at is None or view.current is None:
         return str(dependent)
-    return f"{dependent} (served until {_format_time(view.revoked_at + environment.revocation_grace)})"
+    return f"{dependent} (served until {format_time(view.revoked_at + environment.revocation_grace)})"
 
 
 def describe_still_served(dependents: Iterable[Dependent], environment: Environment) -> str:
@@ -63,7 +63,7 @@ def ending_of(adapter: TaskAdapter, observed: ObservedAdapter) -> Ending | None:
     until = view.revoked_at + observed.environment.revocation_grace
     left = (until - observed.now).total_seconds()
     if left > 0:
-        message = f"{why} It is served until {_format_time(until)}."
+        message = f"{why} It is served until {format_time(until)}."
         return Ending((reason, message), requeue_after=min(left, LONGEST_WAIT_SECONDS))
     withdraw = Revoke(revocation.model_copy(update={"withdraw": True}), why="the grace period is over")
     return Ending((reason, f"{why} Its versions are withdrawn."), (withdraw,), 0.0)
@@ -88,7 +88,3 @@ def _cause(domain: Domain, adapter: TaskAdapter) -> Rejection | None:
     if domain.metadata.deletion_timestamp is not None:
         return Reason.DOMAIN_TERMINATING, f"Domain {domain.key} is being deleted by its owner."
     return None
-
-
-def _format_time(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
