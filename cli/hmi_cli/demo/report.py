@@ -140,7 +140,7 @@ def print_domains(console: Console, domains: Sequence[Object], figures: Figures)
         "coverage of held-out corpus",
         "cosine to base",
         "lookups",
-        "hits",
+        "hit rate",
         "with recent ones",
     )
     table = _table("Lookup tables", "domain", *headers)
@@ -164,8 +164,8 @@ def print_refresh(console: Console, item: Object, before: float | None, after: f
     change = TableStatus.model_validate(item["status"]["refresh"]["tables"][0])
     console.print(f"  {change.sentence()}", soft_wrap=True)
     console.print(
-        f"  hits of the same messages: {_figure(before, '.1%')} before, {_figure(after, '.1%')} after; no "
-        "model was trained or loaded again\n",
+        f"  hit rate of the same messages: {_figure(before, '.1%')} before, {_figure(after, '.1%')} after; "
+        "no model was trained or loaded again\n",
         soft_wrap=True,
     )
 

@@ -1,4 +1,4 @@
-"""A runtime's choice of precision: measured, recorded for its pool, and taken by other runtimes."""
+"""A runtime's precision choice: measured, recorded for its pool, and taken by other runtimes."""
 
 import copy
 import json
