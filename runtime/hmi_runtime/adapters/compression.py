@@ -101,7 +101,8 @@ class _MomentRecorder:
     def __init__(self, matrix: nn.Module) -> None:
         self._hook = matrix.register_forward_hook(self._keep)
         self._count = 0
-        self._total: Tensor | float = 0.0  # (d_in,) float64
+        self._reference: Tensor | None = None  # (d_in,) float32, near the mean
+        self._total: Tensor | float = 0.0  # (d_in,) float64, of inputs minus the reference, as the moments
         self._inputs: Tensor | float = 0.0  # (d_in, d_in) float64
         self._outputs: Tensor | float = 0.0  # (d_out, d_out) float64
 
@@ -111,6 +112,11 @@ class _MomentRecorder:
     def add(self, gradient: Tensor, mask: Tensor) -> None:
         """Add the tokens of the last run; ``gradient`` (B, T, d_out)."""
         x, g = self.input[mask], gradient[mask]  # (N, d_in), (N, d_out)
+        if self._reference is None:
+            self._reference = x.mean(0)
+        x = (
+            x - self._reference
+        )  # else rounding could exceed the covariance of inputs that are nearly constant
         self._count += len(x)
         self._total = self._total + x.double().sum(0)
         self._inputs = self._inputs + (x.t() @ x).double()
@@ -122,11 +128,15 @@ class _MomentRecorder:
 
     def importance(self) -> Importance:
         """Return the importance from the sums; ``ValueError`` when there are no rows."""
-        if isinstance(self._total, float) or isinstance(self._inputs, float):
+        if self._reference is None:
             raise ValueError("there are no rows to measure importance on")
-        mean = self._total / self._count
-        covariance = self._inputs / self._count - torch.outer(mean, mean)
-        return Importance(mean, _root(covariance), _root(torch.as_tensor(self._outputs) / self._count))
+        shift = torch.as_tensor(self._total) / self._count  # (d_in,)
+        covariance = torch.as_tensor(self._inputs) / self._count - torch.outer(shift, shift)
+        return Importance(
+            self._reference.double() + shift,
+            _root(covariance),
+            _root(torch.as_tensor(self._outputs) / self._count),
+        )
 
 
 def _root(moments: Tensor) -> Tensor:

@@ -144,3 +144,11 @@ def test_padding_does_not_count() -> None:
         p, q = theirs[row, place].softmax(0), ours[row, place].softmax(0)
         expected += float((p * (p / q).log()).sum()) / 3
     assert kl_divergence(ours, theirs, mask).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_inputs_that_hardly_vary_have_an_importance(setup: Setup) -> None:
+    states = setup.rows.states
+    nearly_constant = states[:1, :1] + 1e-6 * states  # (R, T, D)
+    found = importance(setup.tuned.body, setup.tuned.eval(), [(nearly_constant, setup.rows.mask)])
+    for matrices in found.values():
+        assert all(one.inputs.isfinite().all() and one.outputs.isfinite().all() for one in matrices.values())
