@@ -118,11 +118,8 @@ class Pipeline:
         if error is not None:
             for index in range(len(rows)):
                 request.set_error(index, error)
-        elif rows:
-            try:
-                self._preparers.submit(request)
-            except RuntimeError:  # it was drained meanwhile
-                request.end(NotReady("Draining", _SHUT_DOWN))
+        elif rows and not self._preparers.submit(request):  # it was drained meanwhile
+            request.end(NotReady("Draining", _SHUT_DOWN))
         return request.future
 
     def refuse_new(self) -> None:

@@ -87,7 +87,9 @@ def _encode(
     sources: Iterable[_Source], for_tokens: Container[_Source], tokenizer: Tokenizer
 ) -> list[tuple[_Source, Encoding]]:
     """Tokenise ``sources``. Only those in ``for_tokens`` and those given as words need more than ids."""
-    plain, whole, split = [], [], []
+    plain: list[_Source] = []
+    whole: list[_Source] = []
+    split: list[_Source] = []
     for source in sources:
         kind = split if source.words is not None else whole if source in for_tokens else plain
         kind.append(source)
@@ -151,9 +153,12 @@ class Preparers:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, request: PendingRequest) -> None:
-        """Prepare a request on the next free thread."""
+    def submit(self, request: PendingRequest) -> bool:
+        """Prepare a request on the next free thread; return False if the threads were told to end."""
+        if self._stopped:
+            return False
         self._waiting.put(request)
+        return True
 
     def stop(self) -> None:
         """End the threads after the requests that they are preparing; those that wait are dropped."""

@@ -127,7 +127,7 @@ def test_rows_that_draining_does_not_wait_for_get_an_error(pipeline: Pipeline, g
 
 def test_a_request_that_comes_when_all_has_stopped_gets_an_error(pipeline: Pipeline, gate: Gate) -> None:
     gate.open.set()
-    pipeline._preparers.shutdown()  # as by ``drain``, after the request was accepted
+    pipeline._preparers.stop()  # as by ``drain``, after the request was accepted
     (result,) = pipeline.submit([ROW]).result(LIMIT)
     assert result.error is not None
     assert (result.error.status, result.error.reason) == (503, "Draining")
