@@ -28,11 +28,10 @@ from hmi_control_plane.catalog.publishing import (
     publish_copy,
 )
 from hmi_control_plane.catalog.resources import current_version, find_resource, versions_of
-from hmi_control_plane.catalog.runs import FINAL, REFRESH_KIND, to_json
+from hmi_control_plane.catalog.runs import refresh_runs, to_json
 from hmi_control_plane.catalog.tables import DomainPlacement, DomainRow, DomainVersion, TrainingRun
 
 _MOST_LISTED = 100
-_KEPT_RUNS = 20
 
 
 def publish_refresh(
@@ -47,7 +46,6 @@ def publish_refresh(
 
     A run that changed nothing publishes nothing. Raises InvalidInput (IncompleteResult).
     """
-    _delete_older_runs(session, domain.uid)
     current = current_version(session, domain)
     if current is None or current.version != refresh.current.version:
         return False
@@ -182,7 +180,7 @@ def _table_version(session: Session, version: DomainVersion) -> TableVersion:
 
 
 def _last_run(session: Session, uid: str) -> RefreshRun | None:
-    run = session.scalars(_refresh_runs(uid).limit(1)).first()
+    run = session.scalars(refresh_runs(uid).limit(1)).first()
     if run is None:
         return None
     spec = RunView.model_validate(run).spec
@@ -196,19 +194,6 @@ def _last_run(session: Session, uid: str) -> RefreshRun | None:
         request=spec.refresh.request,
         created_at=run.created_at,
     )
-
-
-def _refresh_runs(uid: str) -> Select[TrainingRun]:
-    """Return the refresh runs of a Domain, newest first: ids sort by time of creation."""
-    of_domain = (TrainingRun.uid == uid, TrainingRun.kind == REFRESH_KIND)
-    return select(TrainingRun).where(*of_domain).order_by(TrainingRun.id.desc())
-
-
-def _delete_older_runs(session: Session, uid: str) -> None:
-    """Delete all but the newest refresh runs of a Domain: a schedule may start one a minute."""
-    for run in session.scalars(_refresh_runs(uid).offset(_KEPT_RUNS)):
-        if run.state in FINAL:
-            session.delete(run)
 
 
 def _require_recorded(session: Session, digests: list[str]) -> None:

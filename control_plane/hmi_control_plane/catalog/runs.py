@@ -4,7 +4,7 @@ import secrets
 import time
 from typing import Any
 
-from sqlalchemy import delete, exists, select, update
+from sqlalchemy import Select, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from hmi_api.artifacts import ArtifactRef
@@ -38,11 +38,15 @@ from hmi_control_plane.metering.records import record_training
 FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED})
 RESOURCE_DELETED = "ResourceDeleted"
 REFRESH_KIND = "refresh"
+_KEPT_REFRESH_RUNS = 20
 """``TrainingRun.kind`` of refresh runs; other runs have the kind of their specification."""
 
 
 def create_run(session: Session, wanted: RunCreate) -> RunView:
     """Return the run for ``(uid, spec_digest, attempt)``; create it if it is new.
+
+    Of a Domain's refresh runs the last few are kept: a schedule, or who sets the annotation, may start one a
+    minute.
 
     Raises NotFound (UnknownTenant).
     """
@@ -68,7 +72,17 @@ def create_run(session: Session, wanted: RunCreate) -> RunView:
             TrainingRun.attempt == wanted.attempt,
         )
     ).one()
+    if made.kind == REFRESH_KIND:
+        for run in session.scalars(refresh_runs(wanted.uid).offset(_KEPT_REFRESH_RUNS)):
+            if run.state in FINAL:
+                session.delete(run)
     return RunView.model_validate(made)
+
+
+def refresh_runs(uid: str) -> Select[TrainingRun]:
+    """Return the refresh runs of a Domain, newest first: ids sort by time of creation."""
+    of_domain = (TrainingRun.uid == uid, TrainingRun.kind == REFRESH_KIND)
+    return select(TrainingRun).where(*of_domain).order_by(TrainingRun.id.desc())
 
 
 def get_run(session: Session, run_id: str, *, for_update: bool = False) -> TrainingRun:

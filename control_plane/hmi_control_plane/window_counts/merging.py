@@ -33,6 +33,8 @@ from hmi_control_plane.window_counts.reports import load_report
 _REPORTS_AT_ONCE = 16
 """Reports of one transaction, which bounds how long it takes, and its memory."""
 _ROWS_PER_STATEMENT = 500
+_WINDOWS_AT_ONCE = 500_000
+"""Windows that are merged at once, about 100 bytes each: a report can touch thousands of full rows."""
 _TRIMMED_SHARE = 0.9
 """How full a Domain's room is after it was exceeded, so that not every merge cuts again."""
 _LARGEST_TOTAL = 1 << 62
@@ -118,14 +120,20 @@ class WindowCountMerger:
                 if windows.tenant_id in tenants:
                     key = RowKey(version.domain_id, one.layers_digest, windows.tenant_id, day)
                     parts[key].append(KeyCounts.of(windows))
+        domains = {key.domain_id for key in parts}
+        for keys in _batches(session, parts):
+            self._merge_rows(session, {key: parts.pop(key) for key in keys})
+        for domain_id in sorted(domains):
+            self._trim(session, domain_id)
+
+    def _merge_rows(self, session: Session, parts: dict[RowKey, list[KeyCounts]]) -> None:
+        """Add windows to the rows of ``parts``, and cut each row to what a day may have."""
         for key, data in _stored(session, parts):
             parts[key].append(KeyCounts.from_bytes(data))
         merged = {key: KeyCounts.merge(some) for key, some in parts.items()}
         kept = {key: one.most_frequent(self.settings.windows_per_day) for key, one in merged.items()}
         _store(session, {key: one for key, one in kept.items() if len(one)})
         self._on_cut(sum(len(merged[key]) - len(one) for key, one in kept.items()))
-        for domain_id in sorted({key.domain_id for key in merged}):
-            self._trim(session, domain_id)
 
     def _trim(self, session: Session, domain_id: int) -> None:
         """Keep a Domain within its bounds of rows and of windows."""
@@ -208,6 +216,26 @@ def _known_versions(
         for key, version, layers_digest, row_id, domain_id in session.execute(query):
             found[key, version, layers_digest] = _Version(row_id, domain_id)
     return found
+
+
+def _batches(session: Session, parts: dict[RowKey, list[KeyCounts]]) -> Iterator[list[RowKey]]:
+    """Yield the keys of ``parts`` in groups whose windows, with those stored, fit into memory together."""
+    stored: dict[RowKey, int] = {}
+    for (domain_id, layers_digest, day), conditions in _conditions(parts):
+        query = select(WindowCountRow.tenant_id, WindowCountRow.windows).where(*conditions)
+        for tenant_id, windows in session.execute(query):
+            stored[RowKey(domain_id, layers_digest, tenant_id, day)] = windows
+    batch: list[RowKey] = []
+    total = 0
+    for key in sorted(parts):
+        size = stored.get(key, 0) + sum(map(len, parts[key]))
+        if batch and total + size > _WINDOWS_AT_ONCE:
+            yield batch
+            batch, total = [], 0
+        batch.append(key)
+        total += size
+    if batch:
+        yield batch
 
 
 def _sizes(

@@ -19,6 +19,7 @@ from hmi_control_plane.catalog.tables import (
     WindowReporter,
 )
 from hmi_control_plane.settings import WindowCountSettings
+from hmi_control_plane.window_counts import merging
 from hmi_control_plane.window_counts.merging import WindowCountMerger
 from hmi_control_plane.window_counts.reports import record_report
 
@@ -97,6 +98,24 @@ def test_most_limits_the_windows_to_the_most_frequent(traffic: Any) -> None:
     counts = traffic.read(traffic.run(), most=2)
     assert traffic.windows(traffic.run(), most=2) == {9: 9, 8: 8}
     assert (counts.admitted, counts.total) == (9, 45)
+
+
+def test_few_rows_are_merged_at_once(traffic: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    stored = merging._stored
+
+    def count(session: Any, keys: Any) -> Any:
+        found = stored(session, keys)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(merging, "_WINDOWS_AT_ONCE", 7)
+    for factor in (1, 2):
+        traffic.sent({f"tenant{number}": {1: factor, 2 + number: 1} for number in range(6)})
+        traffic.merge()
+        monkeypatch.setattr(merging, "_stored", count)
+    assert (sum(read), max(read)) == (6, 1)  # two windows stored and two new ones, of each tenant
+    assert traffic.windows(traffic.run()) == {1: 18}
 
 
 def test_a_tenants_day_is_bounded_to_its_most_frequent_windows(traffic: Any) -> None:
