@@ -14,7 +14,10 @@ from hmi_control_plane.window_counts.arrays import Int64s, KeyCounts, windows_by
 
 @dataclass(frozen=True)
 class Place:
-    """What was looked up in a Domain itself, or in one of its children and in the child's descendants."""
+    """What was looked up in a Domain itself, or in one of its children and in the child's descendants.
+
+    Children that never take in windows belong to the Domain's own place.
+    """
 
     own: KeyCounts
     """Windows of the tenant that the Domain, not the child, belongs to."""

@@ -17,7 +17,7 @@ from hmi_control_plane.catalog.tables import DomainRow, Tenant, TrainingRun, Win
 from hmi_control_plane.http.errors import NotFound
 from hmi_control_plane.settings import WindowCountSettings
 from hmi_control_plane.window_counts.arrays import KeyCounts, fair_limit
-from hmi_control_plane.window_counts.children import Child, children_sharing_layers
+from hmi_control_plane.window_counts.children import PlaceDomains, places_sharing_layers
 from hmi_control_plane.window_counts.privacy import Place, split_by_place
 
 _DOMAINS_READ = 2
@@ -48,7 +48,11 @@ def read_window_counts(
     limits = {"least_tenants": settings.least_tenants, "days": settings.days}
     if version is None:
         return WindowCounts(layers_digest="", **limits)
-    found = children_sharing_layers(session, domain, version.layers_digest) if children else []
+    found = (
+        places_sharing_layers(session, domain, version.layers_digest)
+        if children
+        else [PlaceDomains(frozenset({domain.id}))]
+    )
     places = _read_places(session, domain, version.layers_digest, found, settings)
     admitted, theirs = split_by_place(places, settings.least_tenants)
     order = admitted.by_frequency()[:most]
@@ -68,12 +72,11 @@ def _read_places(
     session: Session,
     domain: DomainRow,
     layers_digest: str,
-    children: list[Child],
+    places: list[PlaceDomains],
     settings: WindowCountSettings,
 ) -> list[Place]:
-    """Return what was looked up in a Domain and in each of its children."""
+    """Return what was looked up in each of a Domain's places."""
     owner = session.scalar(select(Tenant.id).where(Tenant.name == domain.tenant))
-    places = [Child(frozenset({domain.id}), None), *children]
     wanted = [_rows_of(place, layers_digest, settings) for place in places]
     limit = _row_limit(session, wanted, settings)
     return [
@@ -82,7 +85,7 @@ def _read_places(
 
 
 def _rows_of(
-    place: Child, layers_digest: str, settings: WindowCountSettings
+    place: PlaceDomains, layers_digest: str, settings: WindowCountSettings
 ) -> Sequence[ColumnElement[bool]]:
     return (
         WindowCountRow.domain_id.in_(place.domain_ids),
@@ -100,7 +103,7 @@ def _row_limit(
 
 
 def _read_place(
-    session: Session, place: Child, rows: Sequence[ColumnElement[bool]], owner: str | None, limit: int
+    session: Session, place: PlaceDomains, rows: Sequence[ColumnElement[bool]], owner: str | None, limit: int
 ) -> Place:
     query = select(WindowCountRow.tenant_id, WindowCountRow.data).where(*rows)
     by_tenant: dict[str, list[KeyCounts]] = defaultdict(list)

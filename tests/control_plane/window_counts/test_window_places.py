@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from hmi_control_plane.catalog.runs import get_run
 from hmi_control_plane.settings import WindowCountSettings
@@ -114,6 +115,41 @@ def test_a_run_reads_so_many_windows_however_many_children_there_are(traffic: An
     theirs = np.frombuffer(found.belongs_to_child, "<i8").tolist()
     assert found.windows == 0
     assert theirs == [100 * number + frequency for number in range(4) for frequency in range(7, 12)]
+
+
+def test_children_of_other_tenants_cost_no_statements(traffic: Any, tree: Any) -> None:
+    run = traffic.run()
+    counts = []
+    for number in range(6):
+        child = tree(f"child{number}", tenant="bolt")
+        traffic.sent({"acme": {number: 1}}, domain=child)
+        traffic.read(run)  # merges the report
+        with traffic.database.read() as session:
+            statements: list[str] = []
+            listener = ("before_cursor_execute", lambda *call: statements.append(call[2]))  # noqa: B023
+            event.listen(traffic.database.engine, *listener)
+            found = read_window_counts(
+                session, get_run(session, run), WindowCountSettings(), 1000, children=True
+            )
+            event.remove(traffic.database.engine, *listener)
+        assert found.windows == number + 1
+        counts.append(len(statements))
+    assert counts[-1] == counts[0]
+
+
+@settings(deadline=None, max_examples=100)
+@given(parts=places, least=st.integers(1, 4))
+def test_places_that_take_in_nothing_need_not_be_told_apart(parts: Parts, least: int) -> None:
+    own, others = Counter[int](), {}
+    apart = []
+    for part in parts:
+        if part[2] is not None:
+            apart.append(part)
+            continue
+        own += Counter(part[0])
+        for name, counts in part[1].items():
+            others[name] = others.get(name, Counter()) + Counter(counts)
+    assert split([(own, others, None), *apart], least) == split(parts, least)
 
 
 def test_windows_of_several_children_are_their_parents(traffic: Any, tree: Any) -> None:
