@@ -142,6 +142,11 @@ class Engine:
     def __post_init__(self) -> None:
         self._idle.append(self.executor)
 
+    @property
+    def computes_padding(self) -> bool:
+        """Whether padding takes time, so that texts of one batch should be of similar length."""
+        return self.executor.kernel.library != "native"
+
     def stage(self, rows: Sequence[BatchRow]) -> StagedBatch:
         """Acquire slots, look up windows and pad.
 
@@ -164,6 +169,7 @@ class Engine:
                     if row.adapter.id in acquired.failed
                 ],
                 staging_seconds=time.monotonic() - started,
+                computes_padding=self.computes_padding,
             )
         except BaseException:
             self.slots.release(acquired)

@@ -75,6 +75,8 @@ class Pipeline:
         limits = self._limits.batch
         rows = min(limits.max_rows, engine.slots.max_at_once)
         limits = replace(limits, max_rows=rows)
+        if not engine.computes_padding:
+            limits = replace(limits, max_padding=1.0)
         batcher: Batcher[RowGroup] = Batcher(limits, self._limits.max_wait)
         worker = EngineWorker(
             engine, batcher, limits, self._set_result, self._events, self._quarantine, self._cores

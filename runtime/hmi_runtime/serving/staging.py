@@ -55,6 +55,7 @@ class StagedBatch:
     acquired: AcquiredSlots[AdapterWeights]
     failed: Sequence[tuple[BatchRow, HmiError]]  # rows whose adapter could not be written to a slot
     staging_seconds: float
+    computes_padding: bool = True
 
     @property
     def longest(self) -> int:
@@ -63,12 +64,16 @@ class StagedBatch:
         if shared is None:
             return 0
         longest = max(shared.lengths)
+        if not self.computes_padding:
+            return longest
         return max(longest, min(shape_size(longest), shared.domains[0].layers.config.encoder.positions))
 
     @property
     def tokens(self) -> int:
-        """Tokens to compute, padding included."""
-        return len(self.rows) * self.longest
+        """Tokens to compute, padding included if it is computed."""
+        if self.computes_padding:
+            return len(self.rows) * self.longest
+        return sum(row.text.length for row in self.rows)
 
 
 def single(batch: StagedBatch, number: int) -> StagedBatch:

@@ -8,6 +8,7 @@ from hmi_api.internal.inference import InferRow
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.serving import batching
 from hmi_runtime.serving.batching import BatchLimits
 from hmi_runtime.serving.engine import Engine
 from hmi_runtime.serving.loaded import LoadedAdapter
@@ -178,6 +179,35 @@ def test_many_rows_with_one_text_keep_the_limit_of_tokens(
     assert not [result.error for result in results if result.error]
     assert max(tokens) == 8
     assert small.drain(LIMIT)
+
+
+@pytest.mark.parametrize("computes_padding", [True, False])
+def test_texts_of_any_length_share_a_batch_where_padding_takes_no_time(
+    computes_padding: bool,
+    pipeline: Pipeline,
+    adapter: LoadedAdapter,
+    loader: AdapterLoader,
+    metrics: RuntimeMetrics,
+    gate: Gate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate.open.set()
+    batches: list[tuple[int, int]] = []
+    monkeypatch.setattr(metrics, "staged", lambda batch: batches.append((len(batch.rows), batch.tokens)))
+    monkeypatch.setattr(Engine, "computes_padding", computes_padding)
+    monkeypatch.setattr(batching, "_SMALL_BATCH_TOKENS", 0)
+    wide = Pipeline(loader.cache, PipelineLimits(max_wait=5.0, batch=BatchLimits(max_rows=4)), events=metrics)
+    (engine,) = pipeline.engines()
+    wide.add_engine(engine)
+    wide.activate(adapter)
+    texts = ["chain"] * 2 + ["the chain slips on a hill " * 4] * 2
+    results = wide.submit([InferRow(adapter="acme/topic", text=text) for text in texts]).result(LIMIT)
+    assert not [result.error for result in results if result.error]
+    if computes_padding:
+        assert [rows for rows, _ in batches] == [2, 2]
+    else:
+        assert batches == [(4, sum(result.prompt_tokens for result in results))]
+    assert wide.drain(LIMIT)
 
 
 def test_an_event_that_cannot_be_counted_costs_no_answer(
