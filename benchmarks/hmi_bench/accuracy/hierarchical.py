@@ -160,7 +160,7 @@ class Hierarchical:
 def _int8_logits(backbone: Backbone, weights: AdapterWeights) -> BatchFunction:
     """Return the function from features to the adapter's logits, by the runtime's int8 executor."""
     upper = backbone.upper()
-    kernel = default_kernel("int8")
+    kernel = default_kernel("int8", upper=upper)
     limits = SlotLimits(max_rank=weights.rank, max_labels=len(weights.labels), dtype=kernel.slot_dtype)
     pool = SlotPool(upper, 1, limits)
     pool.write(0, weights)

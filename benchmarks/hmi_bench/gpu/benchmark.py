@@ -30,7 +30,8 @@ from hmi_bench.serving.systems import ServingSystem, StoredModels, Swapping, mak
 from hmi_bench.texts import TextMaker, draw_lengths, text_lengths
 from hmi_bench.timing import seconds_of, time_in_turns
 from hmi_runtime.adapters.executor import UpperExecutor
-from hmi_runtime.adapters.kernels import Kernel, Precision, available_kernels, default_kernel
+from hmi_runtime.adapters.frozen import Precision
+from hmi_runtime.adapters.kernels import Kernel, available_kernels, default_kernel
 from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.models.source import BaseModel
@@ -92,7 +93,7 @@ def measure_agreement(plan: GpuPlan, shared: Shared) -> list[dict[str, Any]]:
             for row, adapter in enumerate(adapters)
         ]
     table = []
-    for kernel in available_kernels(torch.device(plan.device)):
+    for kernel in available_kernels(torch.device(plan.device), shared.upper):
         executor = _executor(shared, kernel, rows, plan.rank)
         for slot, adapter in enumerate(adapters):
             executor.pool.write(slot, adapter)
@@ -146,7 +147,8 @@ def measure_peers(plan: GpuPlan, shared: Shared) -> list[dict[str, Any]]:
 def measure_adapters(plan: GpuPlan, shared: Shared) -> list[dict[str, Any]]:
     """Time batches over more and more adapters, all of them in slots of one device, few of them popular."""
     device, size = torch.device(plan.device), max(plan.batch_sizes)
-    kernel = default_kernel("bfloat16" if device.type == "cuda" else "float32", device)
+    precision: Precision = "bfloat16" if device.type == "cuda" else "float32"
+    kernel = default_kernel(precision, device, shared.upper)
     most = max(plan.adapters)
     config = shared.upper.config
     executor = _executor(shared, kernel, most, plan.rank)

@@ -16,7 +16,8 @@ from hmi_bench.serving.peft import PeftMixed
 from hmi_bench.serving.systems import ServingSystem, StoredModels, Swapping, make_batch
 from hmi_bench.texts import text_lengths
 from hmi_bench.timing import Timing, time_in_turns
-from hmi_runtime.adapters.kernels import Precision, available_kernels
+from hmi_runtime.adapters.frozen import Precision
+from hmi_runtime.adapters.kernels import available_kernels
 
 log = logging.getLogger(__name__)
 

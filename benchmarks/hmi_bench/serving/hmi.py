@@ -14,8 +14,9 @@ from hmi_api.resources.task_adapter import TaskType
 from hmi_bench.runtime_setup import make_table
 from hmi_bench.serving.systems import CPU, Batch
 from hmi_runtime.adapters.executor import UpperExecutor
+from hmi_runtime.adapters.frozen import Precision
 from hmi_runtime.adapters.heads import run_heads
-from hmi_runtime.adapters.kernels import Precision, default_kernel
+from hmi_runtime.adapters.kernels import default_kernel
 from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
 from hmi_runtime.models.architecture import MATRICES, NORMS, EncoderConfig

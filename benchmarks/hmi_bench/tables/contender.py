@@ -17,8 +17,9 @@ from hmi_bench.serving.hmi import BERT_BASE, Shared, random_adapter
 from hmi_bench.tables.memory_limit import drop_file_cache
 from hmi_bench.texts import text_lengths
 from hmi_runtime.adapters.executor import UpperExecutor
+from hmi_runtime.adapters.frozen import Precision
 from hmi_runtime.adapters.heads import run_heads
-from hmi_runtime.adapters.kernels import Precision, default_kernel
+from hmi_runtime.adapters.kernels import default_kernel
 from hmi_runtime.adapters.slot_pool import SlotLimits, SlotPool
 from hmi_runtime.cache.tiers import Tier
 from hmi_runtime.models.architecture import EncoderConfig
@@ -127,7 +128,7 @@ class Contender:
         torch.set_num_threads(plan.threads)
         self._plan = plan
         self._shared = Shared.make(plan.config)
-        kernel = default_kernel(plan.precision)
+        kernel = default_kernel(plan.precision, upper=self._shared.upper)
         limits = SlotLimits(max_rank=_RANK, dense_heads=False, dtype=kernel.slot_dtype)
         pool = SlotPool(self._shared.upper, plan.batch, limits, torch.device("cpu"))
         for slot in range(plan.batch):

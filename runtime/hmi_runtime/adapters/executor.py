@@ -57,7 +57,7 @@ class UpperExecutor:
         self.pool = pool
         self.kernel = kernel
         self._layers: BatchLayers = (
-            NativeLayers(upper, pool, sample)
+            NativeLayers(upper, pool, kernel.precision, sample)
             if kernel.library == "native"
             else PaddedLayers(upper, pool, kernel, sample)
         )

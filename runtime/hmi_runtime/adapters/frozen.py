@@ -9,7 +9,7 @@ oneDNN's, on weights in its own layout, is as exact; it also adds bias and resid
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.nn import functional
 from hmi_runtime.models.architecture import MATRICES
 from hmi_runtime.models.encoder import EncoderLayer
 
+Precision = Literal["float32", "bfloat16", "int8"]
 FUSED = ("query", "key", "value")
 """Matrices with the same input, multiplied as one."""
 PRODUCTS: Mapping[str, tuple[str, ...]] = {

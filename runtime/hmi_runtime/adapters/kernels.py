@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.adapters.frozen import FrozenLayer, OneDnnLayer, TorchLayer
+from hmi_runtime.adapters.frozen import FrozenLayer, OneDnnLayer, Precision, TorchLayer
 from hmi_runtime.adapters.native.library import is_built
 from hmi_runtime.adapters.quantization import quantise_layers, supports_int8
 from hmi_runtime.models.bert import PostNorm
 from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
 
-Precision = Literal["float32", "bfloat16", "int8"]
 Library = Literal["torch", "onednn", "native"]
 """``torch``: its own products, which are MKL's or cuBLAS's; ``onednn``: on weights in oneDNN's own layout;
 ``native``: this project's, in C++."""
@@ -61,9 +60,6 @@ class Kernel:
         return self.dtype
 
 
-_WIDEST_HEAD = 256
-"""``kMostPairs`` of attention.cpp."""
-
 FLOAT32 = Kernel("float32", "torch")
 """The kernel that runs everywhere; others are compared with it."""
 
@@ -94,7 +90,6 @@ def runs_model(kernel: Kernel, upper: UpperLayers) -> bool:
         and config.width % 64 == 0
         and config.ffn_width % 64 == 0
         and config.head_width % 16 == 0
-        and config.head_width <= _WIDEST_HEAD
     )
 
 
@@ -110,15 +105,15 @@ def available_kernels(device: torch.device, upper: UpperLayers | None = None) ->
 def _device_kernels(device: torch.device) -> tuple[Kernel, ...]:
     if device.type != "cpu":
         return FLOAT32, Kernel("bfloat16", "torch")
-    kernels = [FLOAT32]
+    precisions: list[Precision] = ["float32"]
+    if has_bfloat16():
+        precisions.append("bfloat16")
+    kernels = [Kernel(one, "native") for one in (*precisions, "int8")] if has_native() else []
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        kernels.insert(0, Kernel("float32", "onednn"))
-        if has_bfloat16():
-            kernels.append(Kernel("bfloat16", "onednn"))
-    if has_native():
-        kernels.append(Kernel("int8", "native"))
+        kernels += [Kernel(one, "onednn") for one in precisions]
     if supports_int8(device):
         kernels.append(Kernel("int8", "onednn"))
+    kernels.append(FLOAT32)
     return tuple(kernels)
 
 

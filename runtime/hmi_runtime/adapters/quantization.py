@@ -23,6 +23,8 @@ from torch import Tensor
 from hmi_runtime.adapters.frozen import PRODUCTS, stacked_bias, stacked_weight
 from hmi_runtime.models.encoder import Encoder, EncoderLayer, PlainSteps
 
+ScaledWeights = dict[str, tuple[Tensor, Tensor | None]]
+"""By product: its weights (d_out, d_in), and what its inputs are multiplied by (d_in,), if anything."""
 _TOP = 255
 """Largest quantised activation (uint8)."""
 _OF_NORMS = ("qkv", "ffn_up")
@@ -163,16 +165,11 @@ def quantise_layers(
 
 
 @torch.no_grad()
-def scaled_weights(
-    layers: Sequence[EncoderLayer], sample: Tensor | None = None
-) -> list[dict[str, tuple[Tensor, Tensor | None]]]:
-    """Return each layer's weights (d_out, d_in) by product, and what its inputs are multiplied by (d_in,).
-
-    The second is None where channels are not scaled. ``sample`` is as in ``quantise_layers``.
-    """
+def scaled_weights(layers: Sequence[EncoderLayer], sample: Tensor | None = None) -> list[ScaledWeights]:
+    """Return each layer's weights with scaled channels; ``sample`` is as in ``quantise_layers``."""
     scaled = []
     for layer, read in zip(layers, _sample_inputs(layers, sample), strict=True):
-        weights: dict[str, tuple[Tensor, Tensor | None]] = {}
+        weights: ScaledWeights = {}
         for name in PRODUCTS:
             weight = stacked_weight(layer, name).float()
             if name in _OF_NORMS:

@@ -117,6 +117,7 @@ class KernelChooser:
         If none is, return the fastest: this happens only if the settings ask for this precision alone.
         """
         started = time.monotonic()
+        kernels = _worth_timing(kernels)
         sample = layers.sample()
         seconds = self.measure_seconds(kernels, layers.encoder, sample.hidden)
         order = sorted(range(len(kernels)), key=seconds.__getitem__)
@@ -176,6 +177,12 @@ def check_setting(setting: PrecisionSetting, device: torch.device) -> None:
     """Raise ``InvalidInput`` PrecisionUnsupported if ``device`` cannot run the precision of the settings."""
     if setting != "auto":
         select_kernels(available_kernels(device), setting)
+
+
+def _worth_timing(kernels: Sequence[Kernel]) -> list[Kernel]:
+    """Return ``kernels`` without oneDNN's of a precision that has one of our own, which is always faster."""
+    own = {one.precision for one in kernels if one.library == "native"}
+    return [one for one in kernels if one.library != "onednn" or one.precision not in own]
 
 
 def _record(records: PoolRecords, key: PrecisionKey, own: PrecisionChoice) -> PrecisionChoice | None:

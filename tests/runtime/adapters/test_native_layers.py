@@ -36,7 +36,8 @@ from hmi_runtime.adapters.weights import (
 from hmi_runtime.models.architecture import ACTIVATIONS, MATRICES, NORMS, SUBLAYERS, EncoderConfig
 from hmi_runtime.models.encoder import UpperLayers
 
-NATIVE = Kernel("int8", "native")
+KERNELS = [Kernel(precision, "native") for precision in ("int8", "bfloat16", "float32")]
+NATIVE = KERNELS[0]
 SPLIT = 2
 LIMITS = SlotLimits(max_rank=20, max_bottleneck=8, max_labels=2, dense_heads=False, dtype=torch.bfloat16)
 needs_processor = pytest.mark.skipif(
@@ -99,7 +100,7 @@ def random_adapter(
     return AdapterWeights(TaskType.SEQUENCE_CLASSIFICATION, ("a", "b"), layers, head, "sha256:base")
 
 
-def filled_pool(upper: UpperLayers) -> tuple[SlotPool, list[AdapterWeights]]:
+def filled_pool(upper: UpperLayers, kernel: Kernel = NATIVE) -> tuple[SlotPool, list[AdapterWeights]]:
     """Return a pool with one adapter of each kind."""
     config = upper.config
     stored = [
@@ -111,7 +112,7 @@ def filled_pool(upper: UpperLayers) -> tuple[SlotPool, list[AdapterWeights]]:
         random_adapter(config, 5, bottleneck="sequential"),
         random_adapter(config, 6, rank=9, bias=True),
     ]
-    pool = SlotPool(upper, len(stored), LIMITS)
+    pool = SlotPool(upper, len(stored), replace(LIMITS, dtype=kernel.slot_dtype))
     for slot, weights in enumerate(stored):
         pool.write(slot, weights)
     return pool, stored
@@ -123,32 +124,37 @@ def padded(lengths: Sequence[int], width: int, seed: int = 0) -> tuple[Tensor, T
     return hidden, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
+@pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
 @pytest.mark.parametrize("heads", [1, 2, 4])
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
-def test_rows_of_every_kind_are_close_to_the_reference(activation: str, heads: int) -> None:
+def test_rows_of_every_kind_are_close_to_the_reference(activation: str, heads: int, kernel: Kernel) -> None:
     upper = upper_layers(activation=activation, heads=heads)
-    pool, stored = filled_pool(upper)
+    pool, stored = filled_pool(upper, kernel)
     slots = [*range(len(stored)), BARE, 0]
     lengths = [7, 1, 13, 40, 6, 11, 65, 2, 200]
     hidden, mask = padded(lengths, upper.config.width)
     sample = torch.randn(8, 16, upper.config.width)
-    found = UpperExecutor(upper, pool, NATIVE, sample=sample).run(hidden, mask, slots)
+    found = UpperExecutor(upper, pool, kernel, sample=sample).run(hidden, mask, slots)
+    least, mean = {"int8": (0.985, 0.995), "bfloat16": (0.999, 0.9998), "float32": (0.999999, 0.999999)}[
+        kernel.precision
+    ]
     for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
         expected = run_row(upper, None if slot == BARE else stored[slot], hidden[row], mask[row])[:length]
         cosine = torch.cosine_similarity(found[row, :length], expected, dim=-1)
-        assert cosine.min() > 0.985, (slot, length)
-        assert cosine.mean() > 0.995, (slot, length)
+        assert cosine.min() > least, (slot, length)
+        assert cosine.mean() > mean, (slot, length)
 
 
+@pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), threads=st.integers(1, 3))
-def test_a_row_is_the_same_in_every_batch(data: st.DataObject, threads: int) -> None:
+def test_a_row_is_the_same_in_every_batch(kernel: Kernel, data: st.DataObject, threads: int) -> None:
     upper = upper_layers()
-    pool, stored = filled_pool(upper)
+    pool, stored = filled_pool(upper, kernel)
     slots = data.draw(st.lists(st.integers(BARE, len(stored) - 1), min_size=2, max_size=9))
     lengths = data.draw(st.lists(st.integers(1, 150), min_size=len(slots), max_size=len(slots)))
     hidden, mask = padded(lengths, upper.config.width)
-    executor = UpperExecutor(upper, pool, NATIVE)
+    executor = UpperExecutor(upper, pool, kernel)
     torch.set_num_threads(threads)
     found = executor.run(hidden, mask, slots)
     torch.set_num_threads(1)
@@ -162,21 +168,22 @@ def make_batch(lengths: Sequence[int], pool: SlotPool, places: Sequence[int]) ->
     return _Batch(rows, pool)
 
 
+@pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_a_product_follows_the_formula(data: st.DataObject) -> None:
-    """x W' + bias + LoRA + residual; the only error is that of rounding inputs to 255 steps."""
-    upper = upper_layers()
-    pool, stored = filled_pool(upper)
+def test_a_product_follows_the_formula(kernel: Kernel, data: st.DataObject) -> None:
+    """x W' + bias + LoRA + residual; int8's only error is that of rounding inputs to 255 steps."""
+    upper = upper_layers(ffn_width=data.draw(st.sampled_from([128, 1664])))
+    pool, stored = filled_pool(upper, kernel)
     matrix = data.draw(st.sampled_from(["attention_output", "ffn_up", "ffn_down"]))
     slots = data.draw(st.lists(st.integers(0, len(stored) - 1), min_size=1, max_size=6))
     lengths = data.draw(st.lists(st.integers(1, 140), min_size=len(slots), max_size=len(slots)))
     layer = upper.layers[0]
     weight, bias = layer.get_submodule(matrix).weight, layer.get_submodule(matrix).bias
-    product = _Product(layer, matrix, 0, pool, weight, None)  # type: ignore[arg-type]
+    product = _Product(layer, matrix, 0, pool, kernel.precision, weight)  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(len(slots))
-    x = torch.randn(sum(lengths), weight.shape[1], generator=random).bfloat16()  # type: ignore[index,misc]
-    residual = torch.randn(len(x), len(weight), generator=random).bfloat16()  # type: ignore[arg-type]
+    x = torch.randn(sum(lengths), weight.shape[1], generator=random).to(kernel.dtype)  # type: ignore[index,misc]
+    residual = torch.randn(len(x), len(weight), generator=random).to(kernel.dtype)  # type: ignore[arg-type]
     batch = make_batch(lengths, pool, slots)
 
     found = product(batch, x, residual=residual).float()
@@ -192,7 +199,7 @@ def test_a_product_follows_the_formula(data: st.DataObject) -> None:
         if matrix in changes.lora:
             expected += rows @ changes.lora[matrix].a.t() @ changes.lora[matrix].b.t()
         error = (found[span] - expected).norm(dim=1) / expected.norm(dim=1)
-        assert error.max() < 0.03
+        assert error.max() < {"int8": 0.03, "bfloat16": 0.01, "float32": 3e-6}[kernel.precision]
 
 
 def test_products_of_bytes_are_exact() -> None:
@@ -204,7 +211,7 @@ def test_products_of_bytes_are_exact() -> None:
     weight[:, 0] = 127  # so that one level is one
     layer = upper.layers[0]
     layer.get_submodule("attention_output").bias.data.zero_()  # type: ignore[union-attr,operator]
-    product = _Product(layer, "attention_output", 0, pool, weight, None)  # type: ignore[arg-type]
+    product = _Product(layer, "attention_output", 0, pool, "int8", weight)  # type: ignore[arg-type]
     x = torch.randint(0, 64, (5, 64), generator=random).float()
     x[:, 1] = 255 - 64
     x[:, 2] = -64
@@ -212,38 +219,43 @@ def test_products_of_bytes_are_exact() -> None:
     assert torch.equal(found, (x @ weight.t()).bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 64, 130, 512])
 @pytest.mark.parametrize("head_width", [16, 32, 64, 96, 256])
-def test_attention_follows_the_formula(head_width: int, length: int) -> None:
+def test_attention_follows_the_formula(head_width: int, length: int, dtype: torch.dtype) -> None:
     heads, lengths = 2, [3, length]
     width = heads * head_width
-    qkv = torch.randn(sum(lengths), 3 * width, generator=torch.Generator().manual_seed(0)).bfloat16()
-    out = torch.empty(len(qkv), width, dtype=torch.bfloat16)
+    qkv = torch.randn(sum(lengths), 3 * width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    out = torch.empty(len(qkv), width, dtype=dtype)
     broken = torch.zeros(2, dtype=torch.uint8)
     offsets = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
     batch = library.Batch(2, offsets.data_ptr(), None, None, None, broken.data_ptr())
-    library.load().hmi_attention(ctypes.byref(batch), qkv.data_ptr(), width, heads, out.data_ptr())
+    library.load().hmi_attention(
+        ctypes.byref(batch), int(dtype == torch.float32), qkv.data_ptr(), width, heads, out.data_ptr()
+    )
+    error = 0.02 if dtype == torch.bfloat16 else 2e-6
     for start, stop in pairwise(offsets):
         q, k, v = qkv[start:stop].float().view(-1, 3, heads, head_width).permute(1, 2, 0, 3)
         expected = functional.scaled_dot_product_attention(q, k, v).transpose(0, 1).flatten(1)
-        torch.testing.assert_close(out[start:stop].float(), expected, atol=0.02, rtol=0.02)
+        torch.testing.assert_close(out[start:stop].float(), expected, atol=error, rtol=error)
 
 
-def test_norms_are_each_rows_own() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+def test_norms_are_each_rows_own(dtype: torch.dtype) -> None:
     upper = upper_layers()
     pool, stored = filled_pool(upper)
-    x = torch.randn(12, 64, generator=torch.Generator().manual_seed(1)).bfloat16() * 5 + 1
+    x = (torch.randn(12, 64, generator=torch.Generator().manual_seed(1)) * 5 + 1).to(dtype)
     batch = make_batch([5, 7], pool, [0, pool.slots])
     out = torch.empty_like(x)
-    norms = pool.tensor("ffn_norm")[1]
-    library.load().hmi_norm(
-        batch.argument, norms.data_ptr(), x.data_ptr(), 64, upper.config.norm_eps, out.data_ptr()
-    )
+    norms, eps = pool.tensor("ffn_norm")[1], upper.config.norm_eps
+    floats = int(dtype == torch.float32)
+    library.load().hmi_norm(batch.argument, floats, norms.data_ptr(), x.data_ptr(), 64, eps, out.data_ptr())
     own = stored[0].layers[SPLIT + 1].norms["ffn_norm"]
     base = upper.layers[1].get_submodule("ffn_norm")
+    error = 0.02 if dtype == torch.bfloat16 else 1e-6
     for rows, (weight, bias) in ((slice(5), own), (slice(5, 12), (base.weight, base.bias))):
-        expected = functional.layer_norm(x[rows].float(), (64,), weight, bias, upper.config.norm_eps)  # type: ignore[arg-type]
-        torch.testing.assert_close(out[rows].float(), expected, atol=0.02, rtol=0.01)
+        expected = functional.layer_norm(x[rows].float(), (64,), weight, bias, eps)  # type: ignore[arg-type]
+        torch.testing.assert_close(out[rows].float(), expected, atol=error, rtol=error)
 
 
 @pytest.mark.parametrize(
@@ -258,22 +270,14 @@ def test_activations_are_exact() -> None:
     """A product of zeros gives its bias, so that every number can be activated."""
     for activation in ("gelu", "gelu_new", "relu", "silu"):
         upper = upper_layers(activation=activation)
-        pool = SlotPool(upper, 0, LIMITS)
+        pool = SlotPool(upper, 0, replace(LIMITS, dtype=torch.float32))
         numbers = torch.linspace(-12, 12, upper.config.ffn_width)
         upper.layers[0].get_submodule("ffn_up").bias.data.copy_(numbers)  # type: ignore[union-attr,operator]
-        product = _Product(
-            upper.layers[0],
-            "ffn_up",
-            0,
-            pool,
-            torch.ones(upper.config.ffn_width, 64),
-            None,  # type: ignore[arg-type]
-        )
+        weight = torch.ones(upper.config.ffn_width, 64)
+        product = _Product(upper.layers[0], "ffn_up", 0, pool, "float32", weight)  # type: ignore[arg-type]
         code = {"gelu": 1, "gelu_new": 2, "relu": 3, "silu": 4}[activation]
-        batch = make_batch([1], pool, [pool.slots])
-        found = product(batch, torch.zeros(1, 64, dtype=torch.bfloat16), activation=code)
-        expected = ACTIVATIONS[activation](numbers)[None].bfloat16()
-        torch.testing.assert_close(found, expected, atol=1e-6, rtol=2**-7)
+        found = product(make_batch([1], pool, [pool.slots]), torch.zeros(1, 64), activation=code)
+        torch.testing.assert_close(found, ACTIVATIONS[activation](numbers)[None], atol=2e-6, rtol=2e-6)
 
 
 def test_the_sample_changes_the_rounding_alone() -> None:

@@ -64,7 +64,8 @@ def test_metrics_have_a_port_of_their_own(
 def test_a_restarted_runtime_takes_the_pool_s_precision(models, control_plane, settings) -> None:  # type: ignore[no-untyped-def]
     domain = models.domain("bikes/repair")
     control_plane.serve(models.adapter("acme/topic", domain), domains=(domain,))
-    names = [one.name for one in available_kernels(torch.device("cpu"))]
+    # The model is too narrow for the C++ kernels.
+    names = [one.name for one in available_kernels(torch.device("cpu")) if one.library != "native"]
     if len(names) < 2:
         pytest.skip("this machine has one way to compute")
     with serving(control_plane.app, lifespan="off") as plane:

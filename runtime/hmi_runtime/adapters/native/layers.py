@@ -1,7 +1,8 @@
 """The upper layers over rows without padding, by the C++ kernels.
 
-Products are in int8 with a step for every token; what is between them, LoRA, norms and attention is in
-bfloat16 with sums in float32. A row's states depend on nothing outside of the row.
+Frozen matrices are in int8 with a step for every token, bfloat16 or float32. What is between products, LoRA
+and attention is in bfloat16, or in float32 where the matrices are; sums and norms are computed in float32. A
+row's states depend on nothing outside of the row.
 """
 
 import ctypes
@@ -14,15 +15,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from hmi_runtime.adapters.frozen import FUSED, PRODUCTS, stacked_bias
+from hmi_runtime.adapters.frozen import FUSED, PRODUCTS, Precision, stacked_bias, stacked_weight
 from hmi_runtime.adapters.native import library
-from hmi_runtime.adapters.quantization import scaled_weights
+from hmi_runtime.adapters.quantization import ScaledWeights, scaled_weights
 from hmi_runtime.adapters.slot_pool import BottleneckTraits, SlotPool
 from hmi_runtime.models.architecture import ACTIVATIONS, NORMS, Sublayer
 from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
 
 _ACTIVATIONS = {"gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3, "silu": 4}
 """``hmi::Activation`` of vector.h."""
+_WEIGHTS: dict[Precision, int] = {"int8": 0, "bfloat16": 1, "float32": 2}
+"""``hmi::Weights`` of batch.h."""
+_UNIT_BYTES = 4
 _LEVELS = 127
 _LARGEST = 1e17
 """``kLargest`` of vector.h."""
@@ -35,12 +39,15 @@ class NativeLayers:
     Uses as many threads as torch does in the calling thread, each for some of the rows.
     """
 
-    def __init__(self, upper: UpperLayers, pool: SlotPool, sample: Tensor | None = None) -> None:
+    def __init__(
+        self, upper: UpperLayers, pool: SlotPool, precision: Precision, sample: Tensor | None = None
+    ) -> None:
         layers = [layer for layer in upper.layers if isinstance(layer, EncoderLayer)]
+        weights = scaled_weights(layers, sample) if precision == "int8" else [_weights(one) for one in layers]
         self._pool = pool
+        self._dtype = pool.limits.dtype
         self._layers = [
-            _Layer(layer, index, pool, weights)
-            for index, (layer, weights) in enumerate(zip(layers, scaled_weights(layers, sample), strict=True))
+            _Layer(layer, index, pool, precision, weights[index]) for index, layer in enumerate(layers)
         ]
 
     def for_another_thread(self) -> "NativeLayers":
@@ -61,7 +68,7 @@ class NativeLayers:
         """Write the last states of ``rows`` into ``out`` (B, T, D)."""
         index = torch.tensor([row.index for row in rows])
         kept = mask[index]  # (n, T)
-        x = hidden[index][kept].bfloat16()  # (N, D)
+        x = hidden[index][kept].to(self._dtype)  # (N, D)
         batch = _Batch(rows, self._pool)
         for layer in self._layers:
             x = layer.run(batch, x)
@@ -69,6 +76,11 @@ class NativeLayers:
         states[kept] = x.float()
         states[batch.broken.bool()] = torch.nan
         out[index] = states
+
+
+def _weights(layer: EncoderLayer) -> ScaledWeights:
+    """Return a layer's weights by product, as they are."""
+    return {name: (stacked_weight(layer, name), None) for name in PRODUCTS}
 
 
 @dataclass(frozen=True)
@@ -137,19 +149,23 @@ class _Layer:
         layer: EncoderLayer,
         index: int,
         pool: SlotPool,
-        weights: dict[str, tuple[Tensor, Tensor | None]],
+        precision: Precision,
+        weights: ScaledWeights,
     ) -> None:
         self._config = layer.config
         self._pool = pool
         self._index = index
         self._library = library.load()
-        self._products = {name: _Product(layer, name, index, pool, *weights[name]) for name in PRODUCTS}
+        self._floats = int(pool.limits.dtype == torch.float32)
+        self._products = {
+            name: _Product(layer, name, index, pool, precision, *weights[name]) for name in PRODUCTS
+        }
         self._norms = {
             name: (pool.tensor(name)[index].data_ptr(), layer.get_submodule(name).eps) for name in NORMS
         }
 
     def run(self, batch: _Batch, x: Tensor) -> Tensor:
-        """Return the layer's output (N, D) for ``x`` (N, D) bfloat16, which is not changed."""
+        """Return the layer's output (N, D) for ``x`` (N, D), which is not changed."""
         attended = self._attention(batch, self._products["qkv"](batch, x))
         x = self._norm(batch, "attention_norm", self._add_residual(batch, "attention", x, attended))
         inner = self._products["ffn_up"](batch, x, activation=_ACTIVATIONS[self._config.activation])
@@ -159,13 +175,17 @@ class _Layer:
         """Return the heads' outputs (N, D) of queries, keys and values side by side (N, 3D)."""
         width = self._config.width
         out = qkv.new_empty(len(qkv), width)
-        self._library.hmi_attention(batch.argument, qkv.data_ptr(), width, self._config.heads, out.data_ptr())
+        self._library.hmi_attention(
+            batch.argument, self._floats, qkv.data_ptr(), width, self._config.heads, out.data_ptr()
+        )
         return out
 
     def _norm(self, batch: _Batch, name: str, x: Tensor) -> Tensor:
         """Return ``x`` (N, D) after a norm with each row's parameters, in place."""
         norms, eps = self._norms[name]
-        self._library.hmi_norm(batch.argument, norms, x.data_ptr(), x.shape[1], eps, x.data_ptr())
+        self._library.hmi_norm(
+            batch.argument, self._floats, norms, x.data_ptr(), x.shape[1], eps, x.data_ptr()
+        )
         return x
 
     def _add_residual(self, batch: _Batch, sublayer: Sublayer, x: Tensor, inner: Tensor) -> Tensor:
@@ -198,7 +218,7 @@ class _Layer:
 
 
 class _Product:
-    """One of ``PRODUCTS`` of a layer: its weights in int8 and its slots."""
+    """One of ``PRODUCTS`` of a layer: its weights and its slots."""
 
     def __init__(
         self,
@@ -206,20 +226,27 @@ class _Product:
         name: str,
         index: int,
         pool: SlotPool,
+        precision: Precision,
         weight: Tensor,
-        shrink: Tensor | None,
+        shrink: Tensor | None = None,
     ) -> None:
-        """``weight`` (d_out, d_in) is multiplied by what ``shrink`` (d_in,) takes out of the inputs."""
+        """``weight`` (d_out, d_in) is multiplied by what ``shrink`` (d_in,) takes out of int8's inputs."""
         self._library = library.load()
         self._out, width = weight.shape
-        scales = weight.abs().amax(dim=1).clamp_min(_TINY) / _LEVELS  # (d_out,)
-        quantised = (weight / scales[:, None]).round().to(torch.int8).contiguous()  # (d_out, d_in)
-        packed = torch.empty_like(quantised)
-        self._library.hmi_pack_weight(quantised.data_ptr(), self._out, width, packed.data_ptr())
-        sums = quantised.sum(1).float()  # (d_out,)
+        scales = sums = None
+        if precision == "int8":
+            scales = weight.abs().amax(dim=1).clamp_min(_TINY) / _LEVELS  # (d_out,)
+            stored = (weight / scales[:, None]).round().to(torch.int8)  # (d_out, d_in)
+            sums = stored.sum(1).float()  # (d_out,)
+        else:
+            stored = weight.to(pool.limits.dtype)
+        stored = stored.contiguous()
+        packed = torch.empty_like(stored)
+        units = stored.nbytes // self._out // _UNIT_BYTES
+        self._library.hmi_pack_weight(stored.data_ptr(), self._out, units, packed.data_ptr())
         self._tensors = (packed, scales, sums, stacked_bias(layer, name).float(), shrink)
         pointers = [None if tensor is None else tensor.data_ptr() for tensor in self._tensors]
-        self._matrix = ctypes.byref(library.Matrix(*pointers, width, self._out))
+        self._matrix = ctypes.byref(library.Matrix(_WEIGHTS[precision], *pointers, width, self._out))
         lora_b = [pool.tensor(f"{matrix}.lora_b")[index].data_ptr() for matrix in PRODUCTS[name]]
         self._lora = ctypes.byref(
             library.Lora(

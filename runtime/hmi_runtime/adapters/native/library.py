@@ -26,6 +26,7 @@ class Matrix(Structure):
     """``hmi::Matrix`` of batch.h."""
 
     _fields_ = (
+        ("kind", c_int64),
         ("weight", c_void_p),
         ("scales", c_void_p),
         ("sums", c_void_p),
@@ -62,8 +63,8 @@ def load() -> ctypes.CDLL:
             *(POINTER(Batch), POINTER(Matrix), POINTER(Lora)),
             *(c_void_p, c_void_p, c_int64, c_void_p),
         ),
-        "hmi_attention": (POINTER(Batch), c_void_p, c_int64, c_int64, c_void_p),
-        "hmi_norm": (POINTER(Batch), c_void_p, c_void_p, c_int64, c_float, c_void_p),
+        "hmi_attention": (POINTER(Batch), c_int64, c_void_p, c_int64, c_int64, c_void_p),
+        "hmi_norm": (POINTER(Batch), c_int64, c_void_p, c_void_p, c_int64, c_float, c_void_p),
     }
     for name, arguments in functions.items():
         function = getattr(library, name)

@@ -44,10 +44,10 @@ __attribute__((noinline)) void multiply_bytes(const uint8_t* __restrict bytes, i
     for (int j = 0; j < kPanelVectors; ++j) _mm512_storeu_si512(sums + i * kPanel + j * kWide, y[i][j]);
 }
 
-// sums (M, 16 N) [+]= a (M, pairs), `a_stride` apart, . b (pairs, 16 N), `b_stride` apart: pairs of bfloat16.
-template <int M, int N, bool kAdd>
-__attribute__((noinline)) void multiply_pairs(const uint32_t* __restrict a, int64_t a_stride,
-                                              const uint32_t* __restrict b, int64_t b_stride, int64_t pairs,
+// sums (M, 16 N) [+]= a (M, units), `a_stride` apart, . b (units, 16 N), `b_stride` apart.
+template <typename T, int M, int N, bool kAdd>
+__attribute__((noinline)) void multiply_units(const uint32_t* __restrict a, int64_t a_stride,
+                                              const uint32_t* __restrict b, int64_t b_stride, int64_t units,
                                               float* __restrict sums, int64_t sums_stride) {
   __m512 y[M][N];
   HMI_UNROLL
@@ -55,7 +55,7 @@ __attribute__((noinline)) void multiply_pairs(const uint32_t* __restrict a, int6
     HMI_UNROLL
     for (int j = 0; j < N; ++j)
       y[i][j] = kAdd ? _mm512_loadu_ps(sums + i * sums_stride + j * kWide) : _mm512_setzero_ps();
-  for (int64_t p = 0; p < pairs; ++p, a += 1, b += b_stride) {
+  for (int64_t u = 0; u < units; ++u, a += 1, b += b_stride) {
     __m512i w[N];
     HMI_UNROLL
     for (int j = 0; j < N; ++j) w[j] = _mm512_loadu_si512(b + j * kWide);
@@ -63,7 +63,7 @@ __attribute__((noinline)) void multiply_pairs(const uint32_t* __restrict a, int6
     for (int i = 0; i < M; ++i) {
       const __m512i x = _mm512_set1_epi32(static_cast<int>(a[i * a_stride]));
       HMI_UNROLL
-      for (int j = 0; j < N; ++j) y[i][j] = add_products(y[i][j], x, w[j]);
+      for (int j = 0; j < N; ++j) y[i][j] = add_product<T>(y[i][j], x, w[j]);
     }
   }
   HMI_UNROLL
@@ -83,23 +83,24 @@ inline __m128 add_across(__m512 a, __m512 b, __m512 c, __m512 d) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-// sums[i][j] = x[i] . a[j] over `width` bfloat16, for four tokens and four ranks.
-inline __attribute__((noinline)) void multiply_rows(const bf16* const (&x)[4], const bf16* const (&a)[4],
-                                                    int64_t width, __m128 (&sums)[4]) {
+// sums[i][j] = x[i] . a[j] over `units`, a multiple of 16, for four tokens and four ranks.
+template <typename T>
+__attribute__((noinline)) void multiply_rows(const uint32_t* const (&x)[4], const uint32_t* const (&a)[4],
+                                             int64_t units, __m128 (&sums)[4]) {
   __m512 y[4][4];
   HMI_UNROLL
   for (int i = 0; i < 4; ++i)
     HMI_UNROLL
     for (int j = 0; j < 4; ++j) y[i][j] = _mm512_setzero_ps();
-  for (int64_t k = 0; k < width; k += 2 * kWide) {
+  for (int64_t u = 0; u < units; u += kWide) {
     __m512i w[4];
     HMI_UNROLL
-    for (int j = 0; j < 4; ++j) w[j] = _mm512_loadu_si512(a[j] + k);
+    for (int j = 0; j < 4; ++j) w[j] = _mm512_loadu_si512(a[j] + u);
     HMI_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const __m512i v = _mm512_loadu_si512(x[i] + k);
+      const __m512i v = _mm512_loadu_si512(x[i] + u);
       HMI_UNROLL
-      for (int j = 0; j < 4; ++j) y[i][j] = add_products(y[i][j], v, w[j]);
+      for (int j = 0; j < 4; ++j) y[i][j] = add_product<T>(y[i][j], v, w[j]);
     }
   }
   HMI_UNROLL

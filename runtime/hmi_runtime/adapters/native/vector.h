@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <type_traits>
 
 namespace hmi {
 
@@ -36,12 +37,16 @@ class Scratch {
   size_t size_ = 0;
 };
 
-inline __m512 load_bf16(const bf16* p) {
+inline __m512 load(const float* p) { return _mm512_loadu_ps(p); }
+
+inline __m512 load(const bf16* p) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
-inline void store_bf16(bf16* p, __m512 x) {
+inline void store(float* p, __m512 x) { _mm512_storeu_ps(p, x); }
+
+inline void store(bf16* p, __m512 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
 }
 
@@ -50,12 +55,21 @@ inline __mmask16 too_large(__m512 x) {
   return _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(kLargest), _CMP_NLE_UQ);
 }
 
-// sum + a[even] * b[even] + a[odd] * b[odd], of 16 pairs of bfloat16.
-inline __m512 add_products(__m512 sum, __m512i a, __m512i b) {
-  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+// Operands of products are units of 32 bits: one float, or two bfloat16 that are neighbours in the sum.
+template <typename T>
+constexpr int64_t kInUnit = sizeof(uint32_t) / sizeof(T);
+
+// sum + a * b, of 16 units.
+template <typename T>
+inline __m512 add_product(__m512 sum, __m512i a, __m512i b) {
+  if constexpr (std::is_same_v<T, float>) {
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
+  } else {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+  }
 }
 
-// Pairs (a[i], b[i]) of 16 columns; `b` may be null, for zeros.
+// Units (a[i], b[i]) of 16 columns; `b` may be null, for zeros.
 inline __m512i interleave(const bf16* a, const bf16* b) {
   const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)));
   if (b == nullptr) return low;
