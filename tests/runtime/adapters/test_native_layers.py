@@ -21,7 +21,7 @@ from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.kernels import Kernel, has_bfloat16, has_native, runs_model
 from hmi_runtime.adapters.native import library
-from hmi_runtime.adapters.native.layers import _Batch, _Product, _Row
+from hmi_runtime.adapters.native.layers import Batch, Product, Row
 from hmi_runtime.adapters.quantization import calibration_sample
 from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
@@ -163,9 +163,19 @@ def test_a_row_is_the_same_in_every_batch(kernel: Kernel, data: st.DataObject, t
         assert torch.equal(found[row, :length], alone[0])
 
 
-def make_batch(lengths: Sequence[int], pool: SlotPool, places: Sequence[int]) -> _Batch:
-    rows = [_Row(i, place, length) for i, (place, length) in enumerate(zip(places, lengths, strict=True))]
-    return _Batch(rows, pool)
+def multiply(
+    product: Product, batch: Batch, x: Tensor, residual: Tensor | None = None, activation: int = 0
+) -> Tensor:
+    out = x.new_empty(len(x), product.matrix.d_out)
+    added = None if residual is None else residual.data_ptr()
+    matrix, lora = ctypes.byref(product.matrix), ctypes.byref(product.lora)
+    library.load().hmi_product(batch.argument, matrix, lora, x.data_ptr(), added, activation, out.data_ptr())
+    return out
+
+
+def make_batch(lengths: Sequence[int], pool: SlotPool, places: Sequence[int]) -> Batch:
+    rows = [Row(i, place, length) for i, (place, length) in enumerate(zip(places, lengths, strict=True))]
+    return Batch(rows, pool)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
@@ -180,13 +190,13 @@ def test_a_product_follows_the_formula(kernel: Kernel, data: st.DataObject) -> N
     lengths = data.draw(st.lists(st.integers(1, 140), min_size=len(slots), max_size=len(slots)))
     layer = upper.layers[0]
     weight, bias = layer.get_submodule(matrix).weight, layer.get_submodule(matrix).bias
-    product = _Product(layer, matrix, 0, pool, kernel.precision, weight)  # type: ignore[arg-type]
+    product = Product(layer, matrix, 0, pool, kernel.precision, weight)  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(len(slots))
     x = torch.randn(sum(lengths), weight.shape[1], generator=random).to(kernel.dtype)  # type: ignore[index,misc]
     residual = torch.randn(len(x), len(weight), generator=random).to(kernel.dtype)  # type: ignore[arg-type]
     batch = make_batch(lengths, pool, slots)
 
-    found = product(batch, x, residual=residual).float()
+    found = multiply(product, batch, x, residual).float()
 
     assert not batch.broken.any()
     start = 0
@@ -211,11 +221,11 @@ def test_products_of_bytes_are_exact() -> None:
     weight[:, 0] = 127  # so that one level is one
     layer = upper.layers[0]
     layer.get_submodule("attention_output").bias.data.zero_()  # type: ignore[union-attr,operator]
-    product = _Product(layer, "attention_output", 0, pool, "int8", weight)  # type: ignore[arg-type]
+    product = Product(layer, "attention_output", 0, pool, "int8", weight)  # type: ignore[arg-type]
     x = torch.randint(0, 64, (5, 64), generator=random).float()
     x[:, 1] = 255 - 64
     x[:, 2] = -64
-    found = product(make_batch([5], pool, [pool.slots]), x.bfloat16())
+    found = multiply(product, make_batch([5], pool, [pool.slots]), x.bfloat16())
     assert torch.equal(found, (x @ weight.t()).bfloat16())
 
 
@@ -229,7 +239,7 @@ def test_attention_follows_the_formula(head_width: int, length: int, dtype: torc
     out = torch.empty(len(qkv), width, dtype=dtype)
     broken = torch.zeros(2, dtype=torch.uint8)
     offsets = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-    batch = library.Batch(2, offsets.data_ptr(), None, None, None, broken.data_ptr())
+    batch = library.Batch(rows=2, offsets=offsets.data_ptr(), broken=broken.data_ptr())
     library.load().hmi_attention(
         ctypes.byref(batch), int(dtype == torch.float32), qkv.data_ptr(), width, heads, out.data_ptr()
     )
@@ -249,7 +259,8 @@ def test_norms_are_each_rows_own(dtype: torch.dtype) -> None:
     out = torch.empty_like(x)
     norms, eps = pool.tensor("ffn_norm")[1], upper.config.norm_eps
     floats = int(dtype == torch.float32)
-    library.load().hmi_norm(batch.argument, floats, norms.data_ptr(), x.data_ptr(), 64, eps, out.data_ptr())
+    shared = library.Norms(norms.data_ptr(), eps)
+    library.load().hmi_norm(batch.argument, floats, ctypes.byref(shared), x.data_ptr(), 64, out.data_ptr())
     own = stored[0].layers[SPLIT + 1].norms["ffn_norm"]
     base = upper.layers[1].get_submodule("ffn_norm")
     error = 0.02 if dtype == torch.bfloat16 else 1e-6
@@ -274,9 +285,9 @@ def test_activations_are_exact() -> None:
         numbers = torch.linspace(-12, 12, upper.config.ffn_width)
         upper.layers[0].get_submodule("ffn_up").bias.data.copy_(numbers)  # type: ignore[union-attr,operator]
         weight = torch.ones(upper.config.ffn_width, 64)
-        product = _Product(upper.layers[0], "ffn_up", 0, pool, "float32", weight)  # type: ignore[arg-type]
+        product = Product(upper.layers[0], "ffn_up", 0, pool, "float32", weight)  # type: ignore[arg-type]
         code = {"gelu": 1, "gelu_new": 2, "relu": 3, "silu": 4}[activation]
-        found = product(make_batch([1], pool, [pool.slots]), torch.zeros(1, 64), activation=code)
+        found = multiply(product, make_batch([1], pool, [pool.slots]), torch.zeros(1, 64), activation=code)
         torch.testing.assert_close(found, ACTIVATIONS[activation](numbers)[None], atol=2e-6, rtol=2e-6)
 
 

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "batch.h"
+#include "steps.h"
 #include "tiles.h"
 
 namespace hmi {
@@ -138,7 +138,7 @@ class Head {
 };
 
 template <typename T>
-void attention(const Batch& batch, const T* qkv, int64_t width, int64_t heads, T* out) {
+void mix_rows(const Batch& batch, const T* qkv, int64_t width, int64_t heads, T* out) {
   const int64_t head_width = width / heads, stride = 3 * width;
   for (int64_t row = 0; row < batch.rows; ++row) {
     const int64_t first = batch.offsets[row], length = batch.offsets[row + 1] - first;
@@ -156,15 +156,17 @@ void attention(const Batch& batch, const T* qkv, int64_t width, int64_t heads, T
 }
 
 }  // namespace
+
+void attention(const Batch& batch, bool floats, const void* qkv, int64_t width, int64_t heads, void* out) {
+  if (floats)
+    mix_rows(batch, static_cast<const float*>(qkv), width, heads, static_cast<float*>(out));
+  else
+    mix_rows(batch, static_cast<const bf16*>(qkv), width, heads, static_cast<bf16*>(out));
+}
+
 }  // namespace hmi
 
-// out (tokens, D) of qkv (tokens, 3 D), floats if `floats`, else bf16: queries, keys and values side by side, heads
-// side by side in each. Every token of a row sees all of its row. D / heads is a multiple of 16.
 extern "C" void hmi_attention(const hmi::Batch* batch, int64_t floats, const void* qkv, int64_t width, int64_t heads,
                               void* out) {
-  using hmi::bf16;
-  if (floats)
-    hmi::attention(*batch, static_cast<const float*>(qkv), width, heads, static_cast<float*>(out));
-  else
-    hmi::attention(*batch, static_cast<const bf16*>(qkv), width, heads, static_cast<bf16*>(out));
+  hmi::attention(*batch, floats != 0, qkv, width, heads, out);
 }

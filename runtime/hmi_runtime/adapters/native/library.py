@@ -18,6 +18,9 @@ class Batch(Structure):
         ("places", c_void_p),
         ("ranks", c_void_p),
         ("own_bias", c_void_p),
+        ("widths", c_void_p),
+        ("activations", c_void_p),
+        ("placements", c_void_p * 2),
         ("broken", c_void_p),
     )
 
@@ -48,6 +51,37 @@ class Lora(Structure):
     )
 
 
+class Bottlenecks(Structure):
+    """``hmi::Bottlenecks`` of batch.h."""
+
+    _fields_ = (
+        ("slot_width", c_int64),
+        ("down", c_void_p),
+        ("down_bias", c_void_p),
+        ("up", c_void_p),
+        ("up_bias", c_void_p),
+    )
+
+
+class Norms(Structure):
+    """``hmi::Norms`` of batch.h."""
+
+    _fields_ = (("slots", c_void_p), ("eps", c_float))
+
+
+class Layer(Structure):
+    """``hmi::Layer`` of batch.h."""
+
+    _fields_ = (
+        ("matrices", Matrix * 4),
+        ("loras", Lora * 4),
+        ("norms", Norms * 2),
+        ("bottlenecks", Bottlenecks * 2),
+        ("heads", c_int64),
+        ("activation", c_int64),
+    )
+
+
 def is_built() -> bool:
     """Return whether the library was compiled when this package was installed."""
     return FILE.exists()
@@ -64,7 +98,8 @@ def load() -> ctypes.CDLL:
             *(c_void_p, c_void_p, c_int64, c_void_p),
         ),
         "hmi_attention": (POINTER(Batch), c_int64, c_void_p, c_int64, c_int64, c_void_p),
-        "hmi_norm": (POINTER(Batch), c_int64, c_void_p, c_void_p, c_int64, c_float, c_void_p),
+        "hmi_norm": (POINTER(Batch), c_int64, POINTER(Norms), c_void_p, c_int64, c_void_p),
+        "hmi_layers": (POINTER(Batch), POINTER(Layer), c_int64, c_int64, c_void_p),
     }
     for name, arguments in functions.items():
         function = getattr(library, name)

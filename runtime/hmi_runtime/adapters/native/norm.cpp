@@ -1,16 +1,16 @@
 // LayerNorm with a weight and a bias for each row.
 #include <cmath>
 
-#include "batch.h"
+#include "steps.h"
 
 namespace hmi {
 namespace {
 
 // Statistics are in float32, in two passes: first the mean, then the variance.
 template <typename T>
-void norm(const Batch& batch, const float* norms, const T* x, int64_t width, float eps, T* out) {
+void norm_rows(const Batch& batch, const Norms& norms, const T* x, int64_t width, T* out) {
   for (int64_t row = 0; row < batch.rows; ++row) {
-    const float* weight = norms + static_cast<int64_t>(batch.places[row]) * 2 * width;
+    const float* weight = norms.slots + static_cast<int64_t>(batch.places[row]) * 2 * width;
     const float* bias = weight + width;
     for (int64_t t = batch.offsets[row]; t < batch.offsets[row + 1]; ++t) {
       const T* from = x + t * width;
@@ -23,7 +23,7 @@ void norm(const Batch& batch, const float* norms, const T* x, int64_t width, flo
         squares = _mm512_fmadd_ps(d, d, squares);
       }
       const float variance = _mm512_reduce_add_ps(squares) / static_cast<float>(width);
-      const __m512 inverse = _mm512_set1_ps(1.0f / std::sqrt(variance + eps));
+      const __m512 inverse = _mm512_set1_ps(1.0f / std::sqrt(variance + norms.eps));
       __mmask16 broken = 0;
       for (int64_t i = 0; i < width; i += kWide) {
         const __m512 d = _mm512_mul_ps(_mm512_sub_ps(load(from + i), mean), inverse);
@@ -37,15 +37,17 @@ void norm(const Batch& batch, const float* norms, const T* x, int64_t width, flo
 }
 
 }  // namespace
+
+void norm(const Batch& batch, bool floats, const Norms& norms, const void* x, int64_t width, void* out) {
+  if (floats)
+    norm_rows(batch, norms, static_cast<const float*>(x), width, static_cast<float*>(out));
+  else
+    norm_rows(batch, norms, static_cast<const bf16*>(x), width, static_cast<bf16*>(out));
+}
+
 }  // namespace hmi
 
-// out (tokens, D) of x (tokens, D), floats if `floats`, else bf16: a row's weight and bias are norms[place], (2, D)
-// float32. `out` may be `x`. D is a multiple of 16.
-extern "C" void hmi_norm(const hmi::Batch* batch, int64_t floats, const float* norms, const void* x, int64_t width,
-                         float eps, void* out) {
-  using hmi::bf16;
-  if (floats)
-    hmi::norm(*batch, norms, static_cast<const float*>(x), width, eps, static_cast<float*>(out));
-  else
-    hmi::norm(*batch, norms, static_cast<const bf16*>(x), width, eps, static_cast<bf16*>(out));
+extern "C" void hmi_norm(const hmi::Batch* batch, int64_t floats, const hmi::Norms* norms, const void* x, int64_t width,
+                         void* out) {
+  hmi::norm(*batch, floats != 0, *norms, x, width, out);
 }

@@ -6,7 +6,7 @@
 // while LoRA, biases and the residual are added.
 #include <algorithm>
 
-#include "batch.h"
+#include "steps.h"
 #include "tiles.h"
 
 namespace hmi {
@@ -275,6 +275,15 @@ void run_product(const Batch& batch, const Matrix& matrix, const Lora& lora, con
 }
 
 }  // namespace
+
+void product(const Batch& batch, const Matrix& matrix, const Lora& lora, const void* x, const void* residual,
+             int64_t activation, void* out) {
+  const auto run = matrix.kind == kBytes  ? run_product<bf16, true>
+                   : matrix.kind == kBf16 ? run_product<bf16, false>
+                                          : run_product<float, false>;
+  run(batch, matrix, lora, x, residual, activation, out);
+}
+
 }  // namespace hmi
 
 extern "C" {
@@ -291,10 +300,7 @@ void hmi_pack_weight(const uint32_t* weight, int64_t d_out, int64_t units, uint3
 // `residual` may be `out`. All are of T: float for kFloats, else bf16.
 void hmi_product(const hmi::Batch* batch, const hmi::Matrix* matrix, const hmi::Lora* lora, const void* x,
                  const void* residual, int64_t activation, void* out) {
-  const auto run = matrix->kind == hmi::kBytes  ? hmi::run_product<hmi::bf16, true>
-                   : matrix->kind == hmi::kBf16 ? hmi::run_product<hmi::bf16, false>
-                                                : hmi::run_product<float, false>;
-  run(*batch, *matrix, *lora, x, residual, activation, out);
+  hmi::product(*batch, *matrix, *lora, x, residual, activation, out);
 }
 
 }  // extern "C"

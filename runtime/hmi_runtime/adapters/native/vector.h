@@ -44,6 +44,15 @@ inline __m512 load(const bf16* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
+inline float load_one(const float* p) { return *p; }
+
+inline float load_one(const bf16* p) {
+  const uint32_t bits = static_cast<uint32_t>(*p) << 16;
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
 inline void store(float* p, __m512 x) { _mm512_storeu_ps(p, x); }
 
 inline void store(bf16* p, __m512 x) {
