@@ -26,6 +26,7 @@ from hmi_runtime.models.windows import pack, trigrams
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.settings import RuntimeSettings
+from hmi_runtime.serving.cores import take_turns_often
 from hmi_runtime.tables.table import PlotTable
 
 _DOMAIN_KEY = "bench/domain"
@@ -145,6 +146,7 @@ def serving(
     settings: RuntimeSettings, store: ArtifactStore, metrics: RuntimeMetrics | None = None
 ) -> Iterator[AdapterLoader]:
     """Run the loader and pipeline of a runtime process, without its HTTP server."""
+    take_turns_often()  # as a runtime process does
     counts = metrics or RuntimeMetrics()
     with ThreadPoolExecutor(settings.loader_threads, thread_name_prefix="load") as loaders:
         loader = AdapterLoader(

@@ -25,7 +25,7 @@ from hmi_runtime.server.control_loop import ControlLoop
 from hmi_runtime.server.loader import AdapterLoader
 from hmi_runtime.server.metrics import RuntimeMetrics
 from hmi_runtime.server.settings import RuntimeSettings
-from hmi_runtime.serving.cores import available_cores
+from hmi_runtime.serving.cores import available_cores, take_turns_often
 
 log = logging.getLogger(__name__)
 
@@ -133,4 +133,5 @@ def serve(settings: RuntimeSettings) -> None:
     check_setting(settings.precision, torch.device(settings.device))
     configure(settings.address_policy())
     torch.set_num_threads(settings.threads or available_cores())  # of threads that load models
+    take_turns_often()
     build_server(settings).run()

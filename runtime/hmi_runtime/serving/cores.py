@@ -1,6 +1,7 @@
 """The processor cores of a runtime: how many there are, and how batches that compute at once share them."""
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 _TOKENS_A_THREAD = 256
 """A batch gets one more thread for each so many tokens: with fewer, threads wait longer than they compute."""
 
+_SWITCH_SECONDS = 0.0002
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -25,6 +27,16 @@ def available_cores(quota: Path = _CPU_QUOTA) -> int:
     except (OSError, ValueError):  # no cgroup v2
         return cores
     return cores if microseconds == "max" else max(1, min(cores, int(microseconds) // int(period)))
+
+
+def take_turns_often() -> None:
+    """Let this process's threads hold Python's interpreter lock for 0.2 ms at a time, not for 5 ms.
+
+    A thread that computes gives the lock away in every product. With 5 ms it waits longer for its return,
+    behind threads that tokenise and answer, than it computes: in the scale benchmark, 0.2 ms answers a third
+    more requests a second.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
 
 class Cores:
