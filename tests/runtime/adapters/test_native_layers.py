@@ -163,6 +163,20 @@ def test_a_row_is_the_same_in_every_batch(kernel: Kernel, data: st.DataObject, t
         assert torch.equal(found[row, :length], alone[0])
 
 
+@pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])
+def test_rows_without_tokens_change_nothing(kernel: Kernel) -> None:
+    upper = upper_layers()
+    pool, stored = filled_pool(upper, kernel)
+    slots = [*range(len(stored)), BARE]
+    hidden, mask = padded([7] * len(slots), upper.config.width)
+    executor = UpperExecutor(upper, pool, kernel)
+    expected = executor.run(hidden, mask, slots)
+    hidden, mask = hidden.repeat_interleave(2, dim=0), mask.repeat_interleave(2, dim=0)
+    mask[::2] = False
+    found = executor.run(hidden, mask, [slot for slot in slots for _ in range(2)])
+    assert torch.equal(found[1::2], expected)
+
+
 def multiply(
     product: Product, batch: Batch, x: Tensor, residual: Tensor | None = None, activation: int = 0
 ) -> Tensor:
@@ -248,6 +262,19 @@ def test_attention_follows_the_formula(head_width: int, length: int, dtype: torc
         q, k, v = qkv[start:stop].float().view(-1, 3, heads, head_width).permute(1, 2, 0, 3)
         expected = functional.scaled_dot_product_attention(q, k, v).transpose(0, 1).flatten(1)
         torch.testing.assert_close(out[start:stop].float(), expected, atol=error, rtol=error)
+
+
+def test_attention_takes_the_largest_of_scores_that_are_all_very_low() -> None:
+    """What stands in for tokens after the last one is lower still."""
+    qkv = torch.full((3, 48), 1e16)
+    qkv[:, :16] = -1e16
+    qkv[1, 16:32] *= 0.5  # the key of the highest score
+    qkv[:, 32:] = torch.tensor([[1.0], [2.0], [3.0]])
+    out = torch.empty(3, 16)
+    offsets = torch.tensor([0, 3], dtype=torch.int32)
+    batch = library.Batch(1, offsets.data_ptr(), None, None, None, None)
+    library.load().hmi_attention(ctypes.byref(batch), 1, qkv.data_ptr(), 16, 1, out.data_ptr())
+    assert torch.equal(out, torch.full((3, 16), 2.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])

@@ -73,6 +73,17 @@ def bottleneck(value: float) -> Change:
     return change
 
 
+def wide_bottleneck(value: float) -> Change:
+    def change(config: EncoderConfig) -> LayerAdapter:
+        """Return an adapter whose inner values are ones, and whose outputs differ by ``value``."""
+        up = torch.zeros(config.width, 4)
+        up[0] = value
+        made = Bottleneck(torch.zeros(4, config.width), torch.ones(4), up, torch.zeros(config.width))
+        return LayerAdapter(bottlenecks={"attention": made})
+
+    return change
+
+
 CHANGES: dict[str, Change] = {
     "infinite query": lora("query", torch.inf),
     "infinite key": lora("key", -torch.inf),
@@ -87,6 +98,7 @@ CHANGES: dict[str, Change] = {
     "infinite norm": norm(torch.inf),
     "finite norm that overflows": norm(1e38),
     "infinite bottleneck": bottleneck(-torch.inf),
+    "finite bottleneck whose output's variance overflows": wide_bottleneck(1e25),
 }
 
 

@@ -1,6 +1,7 @@
 // softmax(q k' / sqrt(S)) v for every row and head, in bfloat16 or float32, with sums in float32.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "steps.h"
 #include "tiles.h"
@@ -98,7 +99,7 @@ class Head {
   // Writes e**(score - largest) and returns 1 / their sum.
   float soften(const float* scores, T* weights) const {
     const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(static_cast<float>(width_)));
-    const __m512 least = _mm512_set1_ps(-1e30f);
+    const __m512 least = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     const int64_t last = padded_ - kWide;
     const __mmask16 tail = static_cast<__mmask16>(0xffff >> (padded_ - length_));
     const __m512 ending = _mm512_mask_loadu_ps(least, tail, scores + last);

@@ -7,7 +7,8 @@ namespace hmi {
 namespace {
 
 // Adds one token's bottleneck to `out` (D): up activation(down read + down_bias) + up_bias. `read` (D) may be `out`.
-// Returns false if an inner number is too large: ReLU would turn a negative one into zero.
+// Returns false if an inner number is too large, which ReLU would turn into zero, or one of `out`, whose infinite
+// variance would turn the token into its norm's bias.
 template <typename T>
 bool add_bottleneck(const Bottlenecks& slots, int64_t place, int64_t inner, int64_t activation, int64_t width,
                     const T* read, T* out) {
@@ -34,6 +35,7 @@ bool add_bottleneck(const Bottlenecks& slots, int64_t place, int64_t inner, int6
     __m512 sum = _mm512_add_ps(load(out + k), load(up_bias + k));
     for (int64_t i = 0; i < inner; ++i)
       sum = _mm512_fmadd_ps(_mm512_set1_ps(narrow[i]), load(up + i * width + k), sum);
+    broken |= too_large(sum);
     store(out + k, sum);
   }
   return broken == 0;

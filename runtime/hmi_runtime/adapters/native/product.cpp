@@ -28,7 +28,7 @@ struct Token {
   float zero;
 };
 
-// Rounds one token to bytes. Returns false if a number is too large.
+// Rounds one token to bytes. Returns false if a number is too large; the bytes are zeros then.
 bool quantise(const bf16* x, const float* shrink, int64_t width, uint8_t* out, Token* token) {
   __m512 high = _mm512_setzero_ps(), low = _mm512_setzero_ps();
   __mmask16 broken = 0;
@@ -42,6 +42,11 @@ bool quantise(const bf16* x, const float* shrink, int64_t width, uint8_t* out, T
     high = _mm512_max_ps(high, v);
     low = _mm512_min_ps(low, v);
   }
+  if (broken) {  // the step could be infinite, and the zero no number
+    std::memset(out, 0, static_cast<size_t>(width));
+    *token = {0.0f, 0.0f};
+    return false;
+  }
   const float top = _mm512_reduce_max_ps(high), bottom = _mm512_reduce_min_ps(low);
   token->step = std::max((top - bottom) / 255, 1e-30f);
   token->zero = static_cast<float>(static_cast<int>(-bottom / token->step + 0.5f));
@@ -52,7 +57,7 @@ bool quantise(const bf16* x, const float* shrink, int64_t width, uint8_t* out, T
     level = _mm512_max_epi32(level, _mm512_setzero_si512());
     _mm_store_si128(reinterpret_cast<__m128i*>(out + i), _mm512_cvtusepi32_epi8(level));
   }
-  return broken == 0;
+  return true;
 }
 
 // Four numbers as units.
