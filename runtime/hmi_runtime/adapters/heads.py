@@ -7,6 +7,7 @@ largest number of labels, and each row's result is cut to its own. ``run_head`` 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -92,26 +93,54 @@ class HeadModule(nn.Module):
         return Head(self.pooling, self.weight.detach().clone(), self.bias.detach().clone())
 
 
-@torch.inference_mode()
 def run_heads(pool: SlotPool, hidden: Tensor, mask: Tensor, slots: Sequence[int]) -> list[Tensor]:
     """Return each row's logits: (n,), or (T, n) for a token head; n is that row's number of labels.
+
+    Arguments and errors are those of ``batch_logits``.
+    """
+    logits: dict[int, Tensor] = {}
+    for group in batch_logits(pool, hidden, mask, slots):
+        logits.update(zip(group.rows, group.logits, strict=True))
+    return [logits[row][..., : pool.traits[slot].labels] for row, slot in enumerate(slots)]
+
+
+@dataclass(frozen=True)
+class HeadLogits:
+    """Logits of n rows whose heads are of one kind, with as many labels as the largest head has."""
+
+    rows: Sequence[int]
+    logits: Tensor  # (n, most labels), or (n, T, most labels) for token heads
+
+
+@torch.inference_mode()
+def batch_logits(pool: SlotPool, hidden: Tensor, mask: Tensor, slots: Sequence[int]) -> list[HeadLogits]:
+    """Return the logits of all rows, those of sequence heads and those of token heads.
 
     ``hidden`` (B, T, D) float32 are the last hidden states, ``mask`` (B, T) bool is False on padding.
     Raises ``InvalidInput`` AdapterMissing for a row without an adapter: the bare layers have no head.
     """
     if BARE in slots:
         raise InvalidInput("AdapterMissing", "A row names no adapter, so it has no head; name one.")
+    found = []
     by_token = [pool.traits[slot].pooling == "token" for slot in slots]
-    logits: dict[int, Tensor] = {}
-    for per_token in set(by_token):
+    for per_token in sorted(set(by_token)):
         rows = [row for row, is_token in enumerate(by_token) if is_token is per_token]
-        index = torch.tensor(rows, device=hidden.device)
-        inputs = hidden[index]  # (n, T, D)
+        inputs, kept = hidden, mask
+        if len(rows) < len(slots):
+            index = torch.tensor(rows, device=hidden.device)
+            inputs, kept = hidden[index], mask[index]  # (n, T, D), (n, T)
         if not per_token:
-            inputs = pool_states("first_and_mean", inputs, mask[index])[:, None]  # (n, 1, 2D)
+            inputs = _first_and_mean(inputs, kept)  # (n, 1, 2D)
         scores = _scores(pool, inputs, [slots[row] for row in rows])  # (n, T or 1, most labels)
-        logits.update(zip(rows, scores if per_token else scores[:, 0], strict=True))
-    return [logits[row][..., : pool.traits[slot].labels] for row, slot in enumerate(slots)]
+        found.append(HeadLogits(rows, scores if per_token else scores[:, 0]))
+    return found
+
+
+def _first_and_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the same as ``pool_states`` (n, 1, 2D), without a copy of the states (n, T, D)."""
+    shares = mask.float()  # (n, T)
+    shares /= shares.sum(1, keepdim=True).clamp_min_(1)
+    return torch.cat((hidden[:, :1], torch.bmm(shares[:, None], hidden)), dim=-1)
 
 
 def _scores(pool: SlotPool, inputs: Tensor, slots: Sequence[int]) -> Tensor:

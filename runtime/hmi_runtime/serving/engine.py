@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from hmi_api.errors import Damaged
 from hmi_api.internal.inference import RowResult
 from hmi_api.internal.precision import EngineReport
-from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.executor import UpperExecutor
-from hmi_runtime.adapters.heads import run_heads
+from hmi_runtime.adapters.heads import batch_logits
 from hmi_runtime.adapters.weights import AdapterWeights
 from hmi_runtime.cache.adapter_cache import SlotTier
 from hmi_runtime.models.architecture import attention_bias, merge_heads, split_heads
@@ -196,12 +196,14 @@ class Engine:
         slots = [*batch.slots, *[batch.slots[-1]] * repeats]
         with self._idle_executor() as executor:
             hidden = executor.run(hidden, mask, slots)[:rows]  # (B, T, D)
-            logits = run_heads(executor.pool, hidden, mask[:rows], batch.slots)
+            found = batch_logits(executor.pool, hidden, mask[:rows], batch.slots)
         hits = [shared.hits[place] for place in batch.representation_of]
-        return [
-            row_result(row, row_logits, row_hits)
-            for row, row_logits, row_hits in zip(batch.rows, logits, hits, strict=True)
-        ]
+        results: dict[int, RowResult] = {}
+        for group in found:
+            chosen_rows = [batch.rows[row] for row in group.rows]
+            made = row_results(chosen_rows, group.logits.cpu().numpy(), [hits[row] for row in group.rows])
+            results.update(zip(group.rows, made, strict=True))
+        return [results[row] for row in range(rows)]
 
     def release(self, batch: StagedBatch) -> None:
         """Release the slots that the batch acquired."""
@@ -223,32 +225,55 @@ class Engine:
             self._idle.append(executor)
 
 
-def row_result(row: BatchRow, logits: Tensor, hits: int) -> RowResult:
-    """Return the result of one row from its logits, (labels,) or (T, labels).
+def row_results(
+    rows: Sequence[BatchRow], logits: NDArray[np.float32], hits: Sequence[int]
+) -> list[RowResult]:
+    """Return the results of ``rows`` from their ``logits`` (n, most labels) or (n, T, most labels).
 
     Logits that are not finite become the error AdapterOutputInvalid. They are checked before the softmax,
     which would turn some of them into valid probabilities.
     """
+    counts = np.array([len(row.adapter.labels) for row in rows])
+    own = np.arange(logits.shape[-1]) < counts[:, None]  # (n, most labels): the others are padding
+    if logits.ndim == 3:
+        own = own[:, None]
+    finite: NDArray[np.bool_] = np.isfinite(logits) | ~own
+    valid = [bool(row.all()) for row in finite]
+    with np.errstate(invalid="ignore", over="ignore"):  # in rows that are not valid
+        weights = np.where(own, np.exp(logits - logits.max(-1, where=own, initial=-np.inf, keepdims=True)), 0)
+        probabilities = weights / weights.sum(-1, keepdims=True)
+    if logits.ndim == 2:
+        answers = zip(rows, probabilities.tolist(), valid, hits, strict=True)
+        return [_row_result(row, count, is_valid, scores=scores) for row, scores, is_valid, count in answers]
+    return [
+        _row_result(row, count, is_valid, tokens=values)
+        for row, values, is_valid, count in zip(rows, probabilities, valid, hits, strict=True)
+    ]
+
+
+def _row_result(
+    row: BatchRow,
+    hits: int,
+    is_valid: bool,
+    *,
+    scores: Sequence[float] = (),
+    tokens: NDArray[np.float32] | None = None,
+) -> RowResult:
+    """Return a row's result from the probabilities of its labels, or those of each token (T, most labels)."""
     adapter = row.adapter
-    logits = logits.float().cpu()
-    if not torch.isfinite(logits).all():
+    if not is_valid:
         error = Damaged(
             "AdapterOutputInvalid", f"{adapter.id} outputs values that are not finite; retrain it."
         )
         return RowResult(error=row_error(error))
-    probabilities = logits.softmax(dim=-1)
-    tokens, scores = [], []
-    if adapter.task is TaskType.TOKEN_CLASSIFICATION:
-        tokens = label_words(row.text, probabilities, adapter.labels)
-    else:
-        scores = probabilities.tolist()
+    length = row.text.length
     return RowResult(
         version=adapter.id.version,
-        labels=list(adapter.labels),
-        scores=scores,
-        tokens=tokens,
+        labels=adapter.labels,
+        scores=scores[: len(adapter.labels)],
+        tokens=[] if tokens is None else label_words(row.text, tokens, adapter.labels),
         tag_scheme=adapter.tag_scheme,
-        prompt_tokens=row.text.length,
+        prompt_tokens=length,
         table_hits=hits,
-        table_lookups=row.text.length,
+        table_lookups=length,
     )

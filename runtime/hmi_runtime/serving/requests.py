@@ -6,7 +6,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import accumulate
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from hmi_api.errors import HmiError, InvalidInput, NotReady
 from hmi_api.internal.inference import InferRow, RowError, RowResult, TokenLabel
@@ -141,14 +142,15 @@ class RowGroup:
         return len(self.rows)
 
 
-def label_words(text: Text, probabilities: Tensor, labels: Sequence[str]) -> list[TokenLabel]:
-    """Return one label for each word from ``probabilities`` (T, labels) of the text's tokens.
+def label_words(text: Text, probabilities: NDArray[np.float32], labels: Sequence[str]) -> list[TokenLabel]:
+    """Return one label for each word from ``probabilities`` (T, labels or more) of the text's tokens.
 
     The first sub-token decides the label of a word; words without tokens get none. Ranges are characters of
     the text; for a text given as words, of the words joined by single spaces.
     """
     firsts = text.encoding.first_tokens()
-    scores, choices = probabilities[[position for position, _ in firsts]].max(dim=1)  # (words,), (words,)
+    of_words = probabilities[[position for position, _ in firsts]]  # (words, labels)
+    choices, scores = of_words.argmax(1), of_words.max(1)  # (words,), (words,)
     spans = _split_spans(text.words, firsts) if text.words is not None else _text_spans(text, firsts)
     return [
         TokenLabel(text=word, start=start, end=start + len(word), label=labels[choice], score=score)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from support_encoders import ARCHITECTURES, random_encoder
@@ -17,7 +18,8 @@ from hmi_runtime.adapters.weights import AdapterWeights, Bottleneck, Dense, Head
 from hmi_runtime.cache.adapter_cache import AdapterId
 from hmi_runtime.models.architecture import EncoderConfig, Sublayer
 from hmi_runtime.models.encoder import UpperLayers
-from hmi_runtime.serving.engine import row_result
+from hmi_runtime.models.tokenizer import Encoding
+from hmi_runtime.serving.engine import row_results
 from hmi_runtime.serving.loaded import EngineKey, LoadedAdapter
 from hmi_runtime.serving.requests import PendingRequest, Text
 from hmi_runtime.serving.staging import BatchRow
@@ -170,11 +172,14 @@ def test_a_logit_that_is_not_finite_gives_an_error(value: float) -> None:
         artifact=None,  # type: ignore[arg-type]
     )
     request = PendingRequest([InferRow(adapter="acme/topic", text="x")], 0.0, lambda _: None)
-    row = BatchRow(request, 0, adapter, Text("x", None, None))  # type: ignore[arg-type]
-    result = row_result(row, torch.tensor([0.5, value]), 0)
+    row = BatchRow(request, 0, adapter, Text("x", None, Encoding([1, 2], [], [])))
+    right = replace(row, adapter=replace(adapter, labels=("a",)))
+    logits = np.array([[0.5, value], [0.5, value]], dtype=np.float32)
+    result, other = row_results([row, right], logits, [0, 0])
     assert result.error is not None
     assert result.error.reason == "AdapterOutputInvalid"
     assert not result.scores
+    assert other.scores == [1.0]  # the second logit is padding of the batch
 
 
 def test_large_values_that_do_not_overflow_are_answered() -> None:

@@ -85,7 +85,7 @@ def test_the_first_sub_token_decides_a_word() -> None:
     made = text(None, "loose spokes, bent", [None, 0, 1, 1, 2, 3, None],
                 [(0, 0), (0, 5), (6, 9), (9, 12), (12, 13), (14, 18), (0, 0)])  # fmt: skip
     probabilities = torch.tensor([[1, 0], [0.9, 0.1], [0.2, 0.8], [1, 0], [0.7, 0.3], [0.4, 0.6], [1, 0]])
-    labelled = label_words(made, probabilities, ["O", "B-PART"])
+    labelled = label_words(made, probabilities.numpy(), ["O", "B-PART"])
     assert [(t.text, t.start, t.end, t.label) for t in labelled] == [
         ("loose", 0, 5, "O"),
         ("spokes", 6, 12, "B-PART"),
@@ -97,5 +97,5 @@ def test_the_first_sub_token_decides_a_word() -> None:
 
 def test_words_without_tokens_have_no_label() -> None:
     made = text(("a", "\u200b", "b"), "a \u200b b", [None, 0, 2, None], [(0, 0), (0, 1), (0, 1), (0, 0)])
-    labelled = label_words(made, torch.eye(4), ["w", "x", "y", "z"])
+    labelled = label_words(made, np.eye(4, dtype=np.float32), ["w", "x", "y", "z"])
     assert [(t.text, t.start, t.end, t.label) for t in labelled] == [("a", 0, 1, "x"), ("b", 4, 5, "y")]
