@@ -19,16 +19,11 @@ from hmi_api.errors import Damaged, InvalidInput
 from hmi_runtime.models.architecture import EncoderConfig, attention_bias, split_heads
 from hmi_runtime.models.encoder import Encoder
 from hmi_runtime.models.families import architecture_of
-from hmi_runtime.models.packing import pad_tokens, padded_places, positions_of, shape_size, starts_of
+from hmi_runtime.models.packed_bridge import PackedBridge
+from hmi_runtime.models.packing import pad_tokens, positions_of, starts_of
 from hmi_runtime.models.windows import ABSENT, compose, trigrams
 
 _POSITION_SPREAD = 0.02
-_TYPICAL_TOKENS = 1024
-"""For which number of tokens oneDNN chooses the layout of weights; others work, too."""
-_MOST_PADDED = 1.25
-"""Texts up to so many times as long as others are padded together for the bridge's attention."""
-_SCORES_AT_ONCE = 2**20
-"""Attention scores of the bridge computed at a time: few enough to stay in the CPU's cache."""
 
 
 WEIGHTS_FILE = "layers.safetensors"
@@ -69,89 +64,6 @@ class BridgeAttention(nn.Module):
         query, key, value = (split_heads(part, self.heads) for part in mixed.chunk(3, dim=2))  # (B, H, T, S)
         heads = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)  # (B, H, T, S)
         return x + self.out(heads.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
-
-
-class PackedBridge:
-    """A frozen bridge for serving on a CPU: tokens without padding, weights in oneDNN's layout.
-
-    On processors that are not Intel's these products take half as long as torch's own, which are MKL's. In
-    bfloat16 they take half of that; the norm, the softmax and what the bridge is added to stay in float32.
-    ``BridgeAttention`` is the reference; ``tests/runtime/models/test_domain_layers.py`` compares the two.
-    """
-
-    def __init__(self, bridge: BridgeAttention, dtype: torch.dtype) -> None:
-        self._bridge = bridge
-        self._dtype = dtype
-        self._qkv, self._out = (
-            torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype), _TYPICAL_TOKENS)
-            for layer in (bridge.qkv, bridge.out)
-        )
-        self._qkv_bias, self._out_bias = (layer.bias.detach().to(dtype) for layer in (bridge.qkv, bridge.out))
-
-    def __call__(self, x: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Add the bridge's output to ``x`` (N, D) float32, in place, and return it.
-
-        ``positions`` (N,) int64 are those of the tokens in their texts, whose ``lengths`` are given.
-        """
-        tokens, bridge = len(x), self._bridge
-        normed = x.new_zeros(shape_size(tokens), x.shape[1], dtype=self._dtype)  # (N', D)
-        torch.add(bridge.norm(x), bridge.position.index_select(0, positions), out=normed[:tokens])
-        mixed = torch.ops.mkldnn._linear_pointwise(normed, self._qkv, self._qkv_bias, "none", [], "")
-        heads = self._attend(mixed, lengths)  # (N', H*S)
-        out = torch.ops.mkldnn._linear_pointwise(heads, self._out, self._out_bias, "none", [], "")
-        return x.add_(out[:tokens])
-
-    def _attend(self, mixed: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Return the heads' outputs (N', H*S) of queries, keys and values ``mixed`` (N', 3*H*S)."""
-        out = mixed.new_zeros(len(mixed), mixed.shape[1] // 3)
-        first = place = 0
-        while first < len(lengths):
-            stop = _end_of_similar(lengths, first, _SCORES_AT_ONCE // self._bridge.heads)
-            tokens = sum(lengths[first:stop])
-            out[place : place + tokens] = self._attend_padded(
-                mixed[place : place + tokens], lengths[first:stop]
-            )
-            first, place = stop, place + tokens
-        return out
-
-    def _attend_padded(self, mixed: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Return the heads' outputs (n, H*S) of a few texts, ``mixed`` (n, 3*H*S). In float32.
-
-        Batched products take half of the time of torch's attention for short texts.
-        """
-        rows, longest, heads = len(lengths), max(lengths), self._bridge.heads
-        size = mixed.shape[1] // (3 * heads)
-        padded = min(lengths) < longest
-        if padded:
-            mask = np.arange(longest) < np.asarray(lengths)[:, None]  # (B, T)
-            places = torch.from_numpy(padded_places(starts_of(lengths), lengths, longest).reshape(-1))
-            mixed = mixed.index_select(0, places)
-        parts = torch.empty(3, rows, heads, longest, size)
-        parts.copy_(mixed.view(rows, longest, 3, heads, size).permute(2, 0, 3, 1, 4))
-        query, key, value = parts.view(3, rows * heads, longest, size).unbind(0)  # (B*H, T, S)
-        if rows * heads * longest**2 > _SCORES_AT_ONCE:  # one long text
-            mixed_values = functional.scaled_dot_product_attention(query, key, value)  # (H, T, S)
-            return mixed_values.transpose(0, 1).flatten(1)
-        scores = torch.bmm(query, key.transpose(1, 2)).mul_(size**-0.5)  # (B*H, T, T)
-        if padded:
-            hidden = torch.from_numpy(~mask)[:, None, None]  # (B, 1, 1, T)
-            scores.view(rows, heads, longest, longest).masked_fill_(hidden, torch.finfo(scores.dtype).min)
-        mixed_values = torch.bmm(torch.softmax(scores, -1), value)  # (B*H, T, S)
-        joined = mixed_values.view(rows, heads, longest, size).transpose(1, 2).reshape(rows * longest, -1)
-        return joined.index_select(0, torch.from_numpy(np.flatnonzero(mask))) if padded else joined
-
-
-def _end_of_similar(lengths: Sequence[int], first: int, scores: int) -> int:
-    """Return the end of the texts from ``first`` on that are padded to one length without much waste.
-
-    They have at most ``scores`` pairs of tokens, unless one text alone has more.
-    """
-    shortest = longest = lengths[first]
-    for place in range(first + 1, len(lengths)):
-        shortest, longest = min(shortest, lengths[place]), max(longest, lengths[place])
-        if longest > _MOST_PADDED * shortest or (place + 1 - first) * longest**2 > scores:
-            return place
-    return len(lengths)
 
 
 @dataclass(frozen=True)

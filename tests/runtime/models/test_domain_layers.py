@@ -10,10 +10,12 @@ from support_encoders import ARCHITECTURES, POST_NORM, random_encoder
 from torch import Tensor
 
 from hmi_api.errors import InvalidInput
-from hmi_runtime.models import domain_layers
+from hmi_runtime.adapters.kernels import has_native
+from hmi_runtime.models import packed_bridge
 from hmi_runtime.models.architecture import EncoderConfig
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder, UpperLayers
+from hmi_runtime.models.packing import positions_of
 from hmi_runtime.models.windows import ABSENT, compose, trigrams
 
 CONFIG = POST_NORM
@@ -164,9 +166,36 @@ def test_tokens_without_padding_are_bridged_as_padded_ones(
     assert served.state_dict().keys() == trained.state_dict().keys()
 
 
+@pytest.mark.parametrize("lengths", [[1], [9, 4, 1], [40, 17, 33, 2]])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_attention_by_the_kernel_equals_that_by_torch(
+    lengths: list[int], dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_native():
+        pytest.skip("the C++ kernels do not run here")
+    bridge = layers().bridge
+    assert bridge is not None
+    x, positions = torch.randn(sum(lengths), CONFIG.width), torch.from_numpy(positions_of(lengths) % 8)
+    native = packed_bridge.PackedBridge(bridge, dtype)
+    monkeypatch.setattr(packed_bridge, "has_native", lambda: False)
+    other = packed_bridge.PackedBridge(bridge, dtype)
+    assert (native._is_native, other._is_native) == (True, False)
+    with torch.no_grad():
+        expected, found = (one(x.clone(), positions, lengths) for one in (other, native))
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_a_bridge_whose_values_may_overflow_is_computed_by_torch() -> None:
+    bridge = layers().bridge
+    assert bridge is not None
+    bridge.qkv.bias[0] = 1e20
+    assert not packed_bridge.PackedBridge(bridge, torch.bfloat16)._is_native
+
+
 @pytest.mark.parametrize("scores", [1, 60, 2**20])
 def test_long_texts_are_bridged_in_parts(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(domain_layers, "_SCORES_AT_ONCE", scores)
+    monkeypatch.setattr(packed_bridge, "_SCORES_AT_ONCE", scores)
+    monkeypatch.setattr(packed_bridge, "has_native", lambda: False)
     lengths, model = [4, 5, 5, 9, 10], layers()
     ids, mask = texts(lengths, max(lengths))
     with torch.no_grad():
