@@ -5,7 +5,7 @@
 #   make test-avx2  the tests of arithmetic once more, on the kernels of CPUs without AVX-512
 #   make check    formatting, lint, types, layers, the documentation site and the tests: what CI runs
 #   make e2e      the main job and faults on a real cluster (KUBECONFIG, ../shared/kube/cluster or kind)
-#   make bench    the measurements of docs/benchmarks.md (BENCH_DATA=folder of tasks for accuracy)
+#   make bench    the measurements of docs/benchmarks.md (BENCH_DATA=folder of tasks for accuracy and tree)
 #   make gpu      the runtime on this machine's GPU, offline, with what is installed; at most eight minutes
 #   make docs     build the documentation site into build/site
 #   make crds     write crds/*.yaml and docs/resources.md from the types
@@ -20,7 +20,7 @@ VENV ?= .venv
 HMI_PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist loadfile
 ARGS ?=
-# Folder of labelled tasks for the accuracy benchmark; without it the others run alone.
+# Folder of labelled tasks for the benchmarks accuracy and tree; without it the others run alone.
 BENCH_DATA ?=
 
 # Tests that compute with models, on the runtime's kernels.

@@ -11,6 +11,7 @@ import torch
 
 from hmi_api.internal.trainer import TrainingPrecision
 from hmi_bench.accuracy.benchmark import METHODS
+from hmi_bench.accuracy.tasks import folder_of_most_tasks
 from hmi_bench.base_models import CHOICES, MINILM
 
 _DEFAULT_OUT = Path(".bench")
@@ -54,10 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--batch", type=int, action="append", help="batch size; may be repeated")
     serving.add_argument("--rounds", type=int, default=7)
     serving.set_defaults(run=_serving)
-    training = commands.add_parser("training", help="training steps in float32 and bfloat16")
-    training.add_argument("--base", choices=CHOICES, default="minilm", help="all but minilm are random")
-    training.add_argument("--rounds", type=int, default=15)
-    training.set_defaults(run=_training)
+    _add_training(commands)
     fanout = commands.add_parser("fanout", help="six tasks over one text, in one request and otherwise")
     _add_runtime_options(fanout)
     fanout.add_argument(
@@ -96,6 +94,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_training(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    training = commands.add_parser(
+        "training", help="training steps in float32 and bfloat16; with --data, accuracy in both instead"
+    )
+    training.add_argument("--base", choices=CHOICES, default="minilm", help="all but minilm are random")
+    training.add_argument("--rounds", type=int, default=15, help="of the timed steps")
+    training.add_argument("--data", type=Path, help="folder of task folders: train pairs, and time nothing")
+    training.add_argument("--domains", type=Path, help="JSON file that maps task paths to domains")
+    training.add_argument(
+        "--task", action="append", dest="tasks", help="only tasks whose path begins so; may be repeated"
+    )
+    training.add_argument("--seed", type=int, action="append", dest="seeds", help="default: 0, 1 and 2")
+    training.add_argument("--rows", type=int, help="training rows of a task; default: 400")
+    training.add_argument("--test-rows", type=int, help="at most so many of the unused rows; default: 2000")
+    training.add_argument("--epochs", type=int, help="default: 6")
+    training.add_argument("--steps", type=int, help="distillation steps of a Domain; default: 50")
+    training.add_argument("--teacher", action="store_true", help="train each adapter with a teacher")
+    training.add_argument("--rank", type=int, help="of all adapters; by default compression chooses it")
+    training.set_defaults(run=_training)
+
+
 def _add_refresh(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     refresh = commands.add_parser("refresh", help="the cost of refreshing a table, and a topic that shifts")
     refresh.add_argument("--windows", type=int, help="windows of the timed tables; default: 100,000")
@@ -106,8 +125,12 @@ def _add_refresh(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     load.add_argument("--windows", type=int, help="windows of the table that is refreshed; default: 10,000")
     load.add_argument("--rounds", type=int, help="of each kind; default: 5")
     load.set_defaults(run=_refresh_load)
-    tree = commands.add_parser("tree", help="what it saves to store windows of several children once")
-    tree.add_argument("--data", type=Path, required=True, help="folder of children: train.jsonl, test.jsonl")
+    tree = commands.add_parser("tree", help="what children save, and lose, that share their parent's layers")
+    tree.add_argument("--data", type=Path, required=True, help="folder of children, each a task folder")
+    tree.add_argument("--rows", type=int, help="training rows of an adapter; default: 400")
+    tree.add_argument("--epochs", type=int, help="of an adapter; default: 6")
+    tree.add_argument("--steps", type=int, help="distillation steps of layers; default: 100")
+    tree.add_argument("--seed", type=int, action="append", dest="seeds", help="trains all again; default: 0")
     tree.set_defaults(run=_tree)
 
 
@@ -175,8 +198,11 @@ def _serving(arguments: argparse.Namespace) -> str:
 
 
 def _training(arguments: argparse.Namespace) -> str:
+    from hmi_bench.accuracy.precisions import PrecisionPlan, run_precisions  # noqa: PLC0415 - only its own peers
     from hmi_bench.training import run_training  # noqa: PLC0415 - each benchmark imports only its own peers
 
+    if arguments.data is not None:
+        return run_precisions(arguments.out, PrecisionPlan(**_given(arguments, PrecisionPlan)))
     return run_training(arguments.out, base_name=arguments.base, rounds=arguments.rounds)
 
 
@@ -241,7 +267,7 @@ def _refresh_load(arguments: argparse.Namespace) -> str:
 def _tree(arguments: argparse.Namespace) -> str:
     from hmi_bench.tree import TreePlan, run_tree  # noqa: PLC0415 - each benchmark imports only its own peers
 
-    return run_tree(arguments.out, TreePlan(data=arguments.data))
+    return run_tree(arguments.out, TreePlan(**_given(arguments, TreePlan)))
 
 
 def _gpu(arguments: argparse.Namespace) -> str:
@@ -269,6 +295,8 @@ def _everything(arguments: argparse.Namespace) -> str:
         benchmarks.insert(
             0, ["accuracy", "--data", str(arguments.data), "--preset", arguments.preset, *domains]
         )
+        if tree := folder_of_most_tasks(arguments.data):
+            benchmarks.append(["tree", "--data", str(tree)])
     for benchmark in benchmarks:
         given = _parser().parse_args([*chosen, *benchmark])
         print(f"## {benchmark[0]}\n\n{given.run(given)}\n", flush=True)  # at once: the next may take long

@@ -1,4 +1,8 @@
-"""Tree benchmark: what it saves to store the windows of several children once, in their parent."""
+"""Tree benchmark: what it saves to store the windows of several children once, in their parent.
+
+Only children that keep their parent's layers can share windows. What that costs in accuracy is measured too,
+where the children have labels.
+"""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +12,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from hmi_api.resources.task_adapter import TaskType
 from hmi_bench import results
+from hmi_bench.accuracy.sharing import Budget, SharingCost, measure_sharing, sharing_report
+from hmi_bench.accuracy.tasks import read_tasks
 from hmi_bench.base_models import open_base
 from hmi_bench.refresh import count_windows, hit_rate, new_folder
 from hmi_control_plane.window_counts.arrays import KeyCounts
@@ -17,6 +24,7 @@ from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.tables.refresh import Traffic, refresh_table
 from hmi_runtime.tables.table import TABLE_FILE, PlotTable
+from hmi_runtime.training.precision import step_precision
 
 _LAYERS = "sha256:benchmark"
 
@@ -25,13 +33,19 @@ _LAYERS = "sha256:benchmark"
 class TreePlan:
     """Parameters: a folder with a folder for each child, which has train.jsonl and test.jsonl with ``text``.
 
-    The texts of train.jsonl are the counted traffic; those of test.jsonl measure the hit rates.
+    The texts of train.jsonl are the counted traffic; those of test.jsonl measure the hit rates. Children with
+    labels, and validation.jsonl, are trained and tested too: each seed trains layers for ``steps``, and
+    adapters on ``rows`` for ``epochs``.
     """
 
     data: Path
     base: str = "minilm"
     min_frequency: int = 2
     max_entries: int = 200_000
+    rows: int = 400
+    epochs: int = 6
+    steps: int = 100
+    seeds: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -57,13 +71,25 @@ def run_tree(out: Path, plan: TreePlan) -> str:
             base.encoder(), base.config.layers // 2, bridge_heads=4, bridge_head_size=24
         )
         alone, tree = _Tree(Path(name), base, layers.requires_grad_(False).eval(), plan).measure()
+        cost = _sharing_cost(base, new_folder(Path(name)), plan)
     results.write_json(
         out / "tree.json",
         plan={key: str(value) for key, value in asdict(plan).items()},
         alone=asdict(alone),
         tree=asdict(tree),
+        accuracy=cost and asdict(cost),
     )
-    return _report(alone, tree)
+    report = _report(alone, tree)
+    return f"{report}\n\n{sharing_report(cost)}" if cost else report
+
+
+def _sharing_cost(base: BaseModel, folder: Path, plan: TreePlan) -> SharingCost | None:
+    """Return what sharing layers costs in accuracy; None if no child has labels for its texts."""
+    tasks = [task for task in read_tasks(plan.data, {}) if task.type is TaskType.SEQUENCE_CLASSIFICATION]
+    if not tasks:
+        return None
+    budget = Budget(rows=plan.rows, epochs=plan.epochs, steps=plan.steps, seeds=plan.seeds)
+    return measure_sharing(base, tasks, folder, budget, step_precision("auto"))
 
 
 @dataclass(frozen=True)

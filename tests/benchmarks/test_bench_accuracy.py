@@ -10,7 +10,7 @@ from torch import Tensor
 from hmi_bench.accuracy.benchmark import METHODS, Outcome, Preset, chosen, run_study, write_report
 from hmi_bench.accuracy.full_fine_tuning import Recipe
 from hmi_bench.accuracy.halving import changes_by_halving
-from hmi_bench.accuracy.tasks import Task
+from hmi_bench.accuracy.tasks import Task, folder_of_most_tasks, read_tasks
 from hmi_runtime.training.backbone import BatchFunction
 from hmi_runtime.training.examples import IGNORED, Examples
 from hmi_runtime.training.fine_tuning import TaskDataset
@@ -114,3 +114,38 @@ def test_figures_of_methods_that_have_not_run_are_dashes(tmp_path: Path) -> None
     row = write_report([an_outcome("full", 0.9), an_outcome("hplm", 0.86, 0.87)], PRESET, tmp_path)
     cells = [cell.strip() for cell in row.splitlines()[2].strip("|").split("|")]
     assert cells[7:12] == ["–", "–", "–", "–", "1.0"]
+
+
+def test_rows_that_are_not_used_are_tested() -> None:
+    def rows(split: str, count: int) -> LabelledRows:
+        return LabelledRows([f"{split} {number}" for number in range(count)], ["yes"] * count)
+
+    task = Task("one", "trade", ["no", "yes"], rows("train", 9), rows("validation", 5), rows("test", 4))
+    drawn = task.with_unused_rows(train=3, validation=2, test=100, seed=1)
+    parts = [list(part.inputs()) for part in (drawn.train, drawn.validation, drawn.test)]
+    assert [len(part) for part in parts] == [3, 2, 13]
+    every = [text for part in (task.train, task.validation, task.test) for text in part.inputs()]
+    assert sorted(text for part in parts for text in part) == sorted(every)
+    assert drawn.train.inputs() != task.with_unused_rows(3, 2, 100, 2).train.inputs()
+    assert len(task.with_unused_rows(3, 2, 6, 1).test) == 6
+
+
+def test_folders_without_labels_are_no_tasks(tmp_path: Path) -> None:
+    kinds = {"labelled": '{"text": "a", "label": "b"}', "generated": '{"prompt": "a", "completion": "b"}'}
+    for name, row in kinds.items():
+        (tmp_path / name).mkdir()
+        for split in ("train", "validation", "test"):
+            (tmp_path / name / f"{split}.jsonl").write_text(row)
+    assert [task.name for task in read_tasks(tmp_path, {})] == ["labelled"]
+
+
+def test_the_folder_of_most_tasks_is_below_the_data(tmp_path: Path) -> None:
+    def add(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).mkdir(parents=True)
+            (tmp_path / name / "train.jsonl").touch()
+
+    add("a", "b", "c", "one/d")
+    assert folder_of_most_tasks(tmp_path) is None
+    add("two/e", "two/f")
+    assert folder_of_most_tasks(tmp_path) == tmp_path / "two"

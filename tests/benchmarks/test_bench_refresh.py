@@ -27,12 +27,30 @@ def test_a_tree_stores_less_and_hits_no_less(tmp_path: Path) -> None:
         for part in ("train", "test"):
             (data / name / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     report = run_tree(tmp_path, TreePlan(data=data, base="tiny"))
+    assert "own layers" not in report  # there are no labels
     found = json.loads((tmp_path / "tree.json").read_text())
     alone, tree = found["alone"], found["tree"]
     assert tree["hit_rates"] == alone["hit_rates"] == {"one": 1.0, "two": 1.0}
     assert tree["parent_windows"] > 0
     assert tree["children_windows"] + 2 * tree["parent_windows"] == alone["children_windows"]
     assert f"{tree['parent_windows']:,}" in report
+
+
+def test_children_with_labels_are_trained_on_shared_and_on_their_own_layers(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir(parents=True)
+        rows = [{"text": f"{name} {word} again", "label": word} for word in ("up", "down")]
+        for part in ("train", "validation", "test"):
+            (tmp_path / name / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    plan = TreePlan(data=tmp_path, base="tiny", rows=2, epochs=1, steps=1, seeds=(0, 1))
+    report = run_tree(tmp_path / "out", plan)
+    cost = json.loads((tmp_path / "out" / "tree.json").read_text())["accuracy"]
+    assert [(pair["task"], pair["seed"]) for pair in cost["pairs"]] == [
+        ("one", 0), ("two", 0), ("one", 1), ("two", 1),
+    ]  # fmt: skip
+    assert all(pair["first_loss"] != pair["second_loss"] for pair in cost["pairs"])
+    assert cost["layers_bytes"] > 0
+    assert "| parent's layers, % | own layers, % |" in report
 
 
 def test_requests_are_answered_beside_refreshes(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hmi_api.names import digest_bytes
 from hmi_api.resources.domain import DomainTraining
 from hmi_api.resources.task_adapter import AdapterTraining, Teacher
+from hmi_bench.accuracy.fits import trained_layers
 from hmi_bench.accuracy.full_fine_tuning import Recipe
 from hmi_bench.accuracy.halving import changes_by_halving
 from hmi_bench.accuracy.tasks import Task, corpus
@@ -23,12 +24,10 @@ from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.source import BaseModel
 from hmi_runtime.training.adapter_training import adapter_logits, task_dataset, train_adapter
 from hmi_runtime.training.backbone import Backbone, BatchFunction
-from hmi_runtime.training.distillation import distill
 from hmi_runtime.training.examples import default_metric
 from hmi_runtime.training.fine_tuning import score
 from hmi_runtime.training.precision import FLOAT32, PRECISION_METRIC, StepPrecision
 from hmi_runtime.training.teacher import sample_texts
-from hmi_runtime.training.token_dataset import TokenDataset
 
 Tested = tuple[float, int, float, dict[str, float]]
 """Validation metric, best epoch, test metric, and what else was measured."""
@@ -78,31 +77,15 @@ class Hierarchical:
 
     def domain_layers(self, domain: str) -> DomainLayers:
         """Return a domain's layers; train them on its tasks' training texts if the folder has none."""
-        work = self.folder / "domains" / f"{domain.replace('/', '.')}-{self.steps}-{self.bridge_heads}"
-        saved = work / "layers"
-        if not saved.is_dir():
-            encoder = self.base.encoder()
-            layers = DomainLayers.from_encoder(
-                encoder,
-                self.base.config.layers // 2,
-                bridge_heads=self.bridge_heads,
-                bridge_head_size=24,
-                seed=0,
-            )
-            distill(
-                encoder,
-                layers,
-                TokenDataset.write(work / "corpus", corpus(self.tasks, domain), self.base.tokenizer, 128),
-                DomainTraining(steps=self.steps),
-                checkpoint_path=work / "distillation.safetensors",
-                fresh=True,
-                precision=self.precision,
-            )
-            part = work / "layers.part"
-            part.mkdir(exist_ok=True)
-            layers.save(part)
-            part.rename(saved)
-        return DomainLayers.load(saved, self.base.encoder())
+        name = f"{domain.replace('/', '.')}-{self.steps}-{self.bridge_heads}"
+        return trained_layers(
+            self.base,
+            corpus(self.tasks, domain),
+            self.folder / "domains" / name,
+            DomainTraining(steps=self.steps),
+            self.precision,
+            bridge_heads=self.bridge_heads,
+        )
 
     def _train_and_test(
         self,
