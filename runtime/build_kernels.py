@@ -6,10 +6,12 @@ and the runtime takes other kernels; ``hmi describe runtime`` shows which.
 
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,8 @@ FOLDER = Path(__file__).parent / "hmi_runtime" / "adapters" / "native"
 LIBRARY = FOLDER / "libhmi_kernels.so"
 FLAGS = [
     *("-std=c++20", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-Wall", "-Wextra"),
-    # GCC 12 warns of its own headers.
-    *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
+    # GCC 12 warns of its own headers; clang does not know all of these.
+    *("-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"),
     *(f"-m{name}" for name in ("fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")),
     "-mavx512bf16",
 ]
@@ -42,17 +44,25 @@ class KernelBuildHook(BuildHookInterface):  # type: ignore[misc]
 
 
 def build() -> bool:
-    """Compile the library and return True; return False, and say why, where that is not possible."""
-    compiler = os.environ.get("CXX") or "c++"
+    """Compile the library and return True; return False, and say why, where that is not possible.
+
+    A library that is there is replaced at once, so that no process reads half of one.
+    """
+    compiler = (os.environ.get("CXX") or "c++").split()
     if sys.platform != "linux" or platform.machine() != "x86_64":
         problem = "they are for x86-64 Linux"
-    elif shutil.which(compiler.split()[0]) is None:
-        problem = f"there is no {compiler}; install g++ 12 or clang 16, or set CXX"
+    elif shutil.which(compiler[0]) is None:
+        problem = f"there is no {compiler[0]}; install g++ 12, clang 19 or later, or set CXX"
     else:
-        command = [*compiler.split(), *FLAGS, *sorted(map(str, FOLDER.glob("*.cpp"))), "-o", str(LIBRARY)]
-        if subprocess.run(command, check=False).returncode == 0:
-            return True
-        problem = f"{compiler} failed, see above; they need g++ 12 or clang 16"
+        digest = runpy.run_path(str(FOLDER / "library.py"))["sources_digest"]()
+        sources = sorted(map(str, FOLDER.glob("*.cpp")))
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=FOLDER) as folder:
+            made = Path(folder) / LIBRARY.name
+            command = [*compiler, *FLAGS, f'-DHMI_SOURCES="{digest}"', *sources, "-o", str(made)]
+            if subprocess.run(command, check=False).returncode == 0 and made.exists():
+                made.replace(LIBRARY)
+                return True
+        problem = f"{' '.join(compiler)} failed, see above; they need g++ 12, clang 19 or later"
     LIBRARY.unlink(missing_ok=True)
     print(f"hmi: the C++ kernels are not compiled: {problem}", file=sys.stderr)
     return False

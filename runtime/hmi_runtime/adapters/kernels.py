@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hmi_api.errors import InvalidInput
 from hmi_runtime.adapters.frozen import FrozenLayer, OneDnnLayer, Precision, TorchLayer
-from hmi_runtime.adapters.native.library import is_built
+from hmi_runtime.adapters.native import library
 from hmi_runtime.adapters.quantization import quantise_layers, supports_int8
 from hmi_runtime.models.bert import PostNorm
 from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
@@ -75,7 +75,22 @@ def has_bfloat16() -> bool:
 
 def has_native() -> bool:
     """Return whether this CPU runs the C++ kernels, and whether they were compiled."""
-    return has_bfloat16() and bool(torch.cpu.get_capabilities().get("avx512_vnni", False)) and is_built()
+    return _fits_native() and library.problem() is None
+
+
+def missing_native() -> str | None:
+    """Return why the C++ kernels are missing and how to add them, if this CPU could run them; else None."""
+    found = library.problem() if _fits_native() else None
+    if found is None:
+        return None
+    return (
+        f"{found} Others serve, which take up to twice as long. Install g++ 12 or clang 19, then install HMI "
+        "again, or run python runtime/build_kernels.py in its folder."
+    )
+
+
+def _fits_native() -> bool:
+    return has_bfloat16() and bool(torch.cpu.get_capabilities().get("avx512_vnni", False))
 
 
 def runs_model(kernel: Kernel, upper: UpperLayers) -> bool:

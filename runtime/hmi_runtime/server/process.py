@@ -16,6 +16,7 @@ from hmi_api.http_server import DrainingServer
 from hmi_api.internal.client import ONE_ATTEMPT, ControlPlaneClient
 from hmi_api.security.request_body import BodyLimit, RequestBodyMiddleware
 from hmi_api.servers import serving_metrics
+from hmi_runtime.adapters.kernels import missing_native
 from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.outbound.guard import configure
 from hmi_runtime.precision.chooser import check_setting
@@ -125,12 +126,19 @@ def build_server(settings: RuntimeSettings) -> uvicorn.Server:
     return DrainingServer(config, lambda _: process.drain())
 
 
+def _warn_of_missing_kernels(settings: RuntimeSettings) -> None:
+    missing = missing_native() if settings.device == "cpu" else None
+    if missing is not None:
+        log.warning("%s", missing)
+
+
 def serve(settings: RuntimeSettings) -> None:
     """Run a runtime process until SIGTERM or SIGINT.
 
     Raises ``InvalidInput`` PrecisionUnsupported if this machine cannot run the precision of the settings.
     """
     check_setting(settings.precision, torch.device(settings.device))
+    _warn_of_missing_kernels(settings)
     configure(settings.address_policy())
     torch.set_num_threads(settings.threads or available_cores())  # of threads that load models
     take_turns_often()

@@ -1,7 +1,8 @@
 """The kernels' C interface by ctypes. A call releases the GIL and uses the calling thread alone."""
 
 import ctypes
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+import hashlib
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -82,14 +83,38 @@ class Layer(Structure):
     )
 
 
-def is_built() -> bool:
-    """Return whether the library was compiled when this package was installed."""
-    return FILE.exists()
+def sources_digest() -> str:
+    """Return the digest of the C++ sources beside this file, which are installed with it."""
+    digest = hashlib.sha256()
+    for file in sorted((*FILE.parent.glob("*.cpp"), *FILE.parent.glob("*.h"))):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@cache
+def problem() -> str | None:
+    """Return why the library cannot be used, as a sentence; None if it can, on a processor that runs it.
+
+    A library of other sources would misread the structures above.
+    """
+    if not FILE.exists():
+        return "The C++ kernels were not compiled when HMI was installed."
+    try:
+        sources = ctypes.CDLL(str(FILE)).hmi_sources
+    except OSError as error:
+        return f"The C++ kernels cannot be loaded: {error}."
+    except AttributeError:  # it is older than this check
+        return "The C++ kernels are of other sources."
+    sources.restype = c_char_p
+    return None if sources() == sources_digest().encode() else "The C++ kernels are of other sources."
 
 
 @cache
 def load() -> ctypes.CDLL:
-    """Return the library with its functions declared. Raises ``OSError`` where it was not compiled."""
+    """Return the library with its functions declared. Raises ``OSError`` where there is a ``problem``."""
+    found = problem()
+    if found is not None:
+        raise OSError(found)
     library = ctypes.CDLL(str(FILE))
     functions = {
         "hmi_pack_weight": (c_void_p, c_int64, c_int64, c_void_p),
