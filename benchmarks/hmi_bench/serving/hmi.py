@@ -17,6 +17,7 @@ from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.frozen import Precision
 from hmi_runtime.adapters.heads import run_heads
 from hmi_runtime.adapters.kernels import default_kernel
+from hmi_runtime.adapters.native.windows import pack_windows
 from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, Head, LayerAdapter, LoraMatrix
 from hmi_runtime.models.architecture import MATRICES, NORMS, EncoderConfig
@@ -50,7 +51,9 @@ class Shared:
         encoder = Encoder(config).requires_grad_(False).eval().to(device)
         split = config.layers // 2
         layers = DomainLayers.from_encoder(encoder, split, bridge_heads=4, bridge_head_size=24)
-        return cls(encoder, layers.requires_grad_(False).eval().to(device), UpperLayers(encoder, split))
+        layers = layers.requires_grad_(False).eval().to(device)
+        pack_windows(layers)
+        return cls(encoder, layers, UpperLayers(encoder, split))
 
 
 def system_name(precision: Precision, rank: int | None, found: float = 1.0) -> str:

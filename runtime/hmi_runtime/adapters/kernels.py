@@ -20,7 +20,7 @@ from hmi_runtime.adapters.frozen import FrozenLayer, OneDnnLayer, Precision, Tor
 from hmi_runtime.adapters.native import library
 from hmi_runtime.adapters.quantization import quantise_layers, supports_int8
 from hmi_runtime.models.bert import PostNorm
-from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
+from hmi_runtime.models.encoder import EncoderLayer, LayerStack
 
 Library = Literal["torch", "onednn", "native"]
 """``torch``: its own products, which are MKL's or cuBLAS's; ``onednn``: on weights in oneDNN's own layout;
@@ -93,7 +93,7 @@ def _fits_native() -> bool:
     return has_bfloat16() and bool(torch.cpu.get_capabilities().get("avx512_vnni", False))
 
 
-def runs_model(kernel: Kernel, upper: UpperLayers) -> bool:
+def runs_model(kernel: Kernel, upper: LayerStack) -> bool:
     """Return whether ``kernel`` runs these layers; all but the C++ kernels run every model.
 
     These compute layers with global attention and norms after residual sums, of sizes that fill vectors.
@@ -108,7 +108,7 @@ def runs_model(kernel: Kernel, upper: UpperLayers) -> bool:
     )
 
 
-def available_kernels(device: torch.device, upper: UpperLayers | None = None) -> tuple[Kernel, ...]:
+def available_kernels(device: torch.device, upper: LayerStack | None = None) -> tuple[Kernel, ...]:
     """Return the kernels that run ``upper`` on ``device``, the default of each precision first.
 
     Without ``upper``, those that run there at all.
@@ -147,7 +147,7 @@ def freeze_layers(
 
 
 def default_kernel(
-    precision: Precision, device: torch.device | str = "cpu", upper: UpperLayers | None = None
+    precision: Precision, device: torch.device | str = "cpu", upper: LayerStack | None = None
 ) -> Kernel:
     """Return the kernel to use for ``precision`` and ``upper`` on ``device`` without timing any.
 
@@ -159,7 +159,7 @@ def default_kernel(
     raise _unsupported(precision)
 
 
-def check_available(kernel: Kernel, device: torch.device, upper: UpperLayers) -> None:
+def check_available(kernel: Kernel, device: torch.device, upper: LayerStack) -> None:
     """Raise ``InvalidInput`` PrecisionUnsupported unless ``kernel`` runs ``upper`` on ``device``."""
     if kernel not in available_kernels(device, upper):
         raise _unsupported(kernel.name)

@@ -20,7 +20,7 @@ from hmi_api.errors import InvalidInput
 from hmi_runtime.adapters.frozen import FUSED
 from hmi_runtime.adapters.weights import AdapterWeights, BottleneckPlacement, Head, LayerAdapter
 from hmi_runtime.models.architecture import MATRICES, NORMS, SUBLAYERS, EncoderConfig, Sublayer
-from hmi_runtime.models.encoder import UpperLayers
+from hmi_runtime.models.encoder import LayerStack
 
 BARE = -1
 """The slot number of a row without an adapter."""
@@ -74,7 +74,7 @@ class SlotPool:
 
     def __init__(
         self,
-        upper: UpperLayers,
+        upper: LayerStack,
         slots: int,
         limits: SlotLimits | None = None,
         device: torch.device | str = "cpu",
@@ -191,7 +191,7 @@ def _dtype(name: str, limits: SlotLimits) -> torch.dtype:
     return torch.float32 if name in _FLOAT32 else limits.dtype
 
 
-def _stacked(upper: UpperLayers, parameter: str) -> Tensor:
+def _stacked(upper: LayerStack, parameter: str) -> Tensor:
     """Return one parameter of every layer, (layers, ...)."""
     return torch.stack([layer.get_parameter(parameter).detach() for layer in upper.layers])
 

@@ -5,7 +5,7 @@ Word embeddings belong to the base model and are shared, so they are neither tra
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -100,6 +100,7 @@ class DomainLayers(nn.Module):
             else None
         )
         self._packed: dict[torch.dtype, PackedBridge] = {}
+        self._layers_for_serving: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @classmethod
     def from_encoder(
@@ -130,12 +131,26 @@ class DomainLayers(nn.Module):
         """
         present = windows != ABSENT  # (W, 3)
         x = functional.embedding(windows.clamp_min(0), self.word) + self.window_position  # (W, 3, D)
-        x = self.embedding_norm(x)
+        x = self._run_layers(self.embedding_norm(x), present)
+        gated: Tensor = x * self.gates * present[:, :, None]
+        return gated
+
+    def _run_layers(self, x: Tensor, present: Tensor) -> Tensor:
+        """Return the last states (W, 3, D) of windows ``x`` (W, 3, D)."""
+        if self._layers_for_serving is not None:
+            return self._layers_for_serving(x, present)
         contexts = self.architecture.contexts(present, x.dtype)[: len(self.layers)]
         for layer, context in zip(self.layers, contexts, strict=True):
             x = layer(x, context)
-        gated: Tensor = x * self.gates * present[:, :, None]
-        return gated
+        return x
+
+    def compute_windows_by(self, run_layers: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Let ``run_layers`` stand for the layers in ``window_outputs``, for serving.
+
+        It gets the embeddings of windows (W, 3, D) and which of their tokens are present (W, 3) bool, and
+        returns the last states (W, 3, D) of these.
+        """
+        self._layers_for_serving = run_layers
 
     def combine_windows(self, outputs: Tensor, mask: Tensor) -> Tensor:
         """Return the representation at the split (B, T, D) from windows' outputs (B, T, 3, D).

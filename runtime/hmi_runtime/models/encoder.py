@@ -1,6 +1,7 @@
 """The canonical encoder that checkpoints of all families are read into, and its frozen upper layers."""
 
 import copy
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from hmi_runtime.models.architecture import (
     ACTIVATIONS,
     SUBLAYER_OUTPUT,
+    Architecture,
     AttentionContext,
     EncoderConfig,
     Sublayer,
@@ -143,6 +145,30 @@ class Encoder(nn.Module):
             return self.position.weight.detach()
         cosine, sine = rotation(self.config.positions, self.config.width, _SINUSOID_BASE)  # (P, D) each
         return torch.cat((sine.chunk(2, dim=1)[0], cosine.chunk(2, dim=1)[0]), dim=1)
+
+
+class LayerStack(Protocol):
+    """Some layers of an encoder: what slots and kernels read of them."""
+
+    @property
+    def config(self) -> EncoderConfig:
+        """Sizes of the encoder."""
+        ...
+
+    @property
+    def split(self) -> int:
+        """How many of the encoder's layers are not in ``layers``."""
+        ...
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers, ``EncoderLayer`` each."""
+        ...
+
+    @property
+    def architecture(self) -> Architecture:
+        """What runs the layers."""
+        ...
 
 
 class UpperLayers(nn.Module):

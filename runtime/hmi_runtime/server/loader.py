@@ -19,6 +19,7 @@ from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runtimes import AdapterServing, DomainServing
 from hmi_runtime.adapters.checks import check_adapter
 from hmi_runtime.adapters.executor import UpperExecutor
+from hmi_runtime.adapters.native.windows import pack_windows
 from hmi_runtime.adapters.quantization import calibration_sample
 from hmi_runtime.adapters.slot_pool import SlotPool
 from hmi_runtime.adapters.weights import AdapterWeights, copy_to_host
@@ -240,6 +241,7 @@ class AdapterLoader:
         self.table_memory.reserve(ref.digest, ref.bytes)
         try:
             layers = DomainLayers.load(path, encoder).to(self._device)
+            pack_windows(layers)
         except BaseException:
             self.table_memory.release(ref.digest, ref.bytes)
             raise

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.resources.domain import OnMiss
+from hmi_runtime.adapters.native.windows import pack_windows
 from hmi_runtime.artifacts.store import Store
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.encoder import Encoder, UpperLayers
@@ -128,6 +129,7 @@ class Backbone:
         base = load_base(domain.base.uri, domain.base.revision, expected_digest=domain.base_digest)
         encoder = base.encoder()
         layers = DomainLayers.load(store.fetch(domain.layers, cache), encoder)
+        pack_windows(layers)
         tables = [PlotTable.load(store.fetch(ref, cache)) for ref in domain.tables]
         extractors = _extractors(tables, layers, domain.layers.digest, domain.on_miss)
         return cls(base, encoder, domain.split, extractors, domain.layers.digest)

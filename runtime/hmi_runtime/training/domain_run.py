@@ -13,6 +13,7 @@ from hmi_api.internal.catalog import DomainVersionView
 from hmi_api.internal.runs import DomainRunSpec, RunResult
 from hmi_api.resources.common import DataRead
 from hmi_api.resources.domain import OnMiss
+from hmi_runtime.adapters.native.windows import pack_windows
 from hmi_runtime.models.domain_layers import DomainLayers, check_split
 from hmi_runtime.models.encoder import Encoder
 from hmi_runtime.models.source import BaseModel, load_base
@@ -76,6 +77,7 @@ class _DomainRun:
         trained = self._training(dataset)
         ref = ArtifactRef.model_validate(trained["layers"])
         layers = DomainLayers.load(self.context.store.fetch(ref, self.context.cache), self.encoder)
+        pack_windows(layers)
         table = self._table(layers, ref, dataset)
         return RunResult(
             artifacts=[ref, ArtifactRef.model_validate(table["table"])],

@@ -14,6 +14,7 @@ from hmi_api.errors import Damaged, InvalidInput
 from hmi_api.internal.refreshes import RefreshResult, RefreshSpec
 from hmi_api.internal.runs import DomainRunSpec, RunResult
 from hmi_api.internal.window_counts import MAX_WINDOWS_READ, WindowCounts
+from hmi_runtime.adapters.native.windows import pack_windows
 from hmi_runtime.models.domain_layers import DomainLayers
 from hmi_runtime.models.source import BaseModel, load_base
 from hmi_runtime.tables.lookup import TreeLookup
@@ -139,6 +140,7 @@ class _RefreshRun:
         current = self.refresh.current
         store, cache = self.context.store, self.context.cache
         layers = DomainLayers.load(store.fetch(current.layers, cache), self.base.encoder())
+        pack_windows(layers)
         if not current.tables:
             raise Damaged("TableInvalid", "The current version has no table; build the Domain's table again.")
         present, *ancestors = (

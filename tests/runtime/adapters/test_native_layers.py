@@ -21,7 +21,7 @@ from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.kernels import Kernel, has_bfloat16, has_native, runs_model
 from hmi_runtime.adapters.native import library
-from hmi_runtime.adapters.native.layers import Batch, Product, Row
+from hmi_runtime.adapters.native.layers import Batch, Product
 from hmi_runtime.adapters.quantization import calibration_sample
 from hmi_runtime.adapters.reference import run_row
 from hmi_runtime.adapters.slot_pool import BARE, SlotLimits, SlotPool
@@ -188,8 +188,7 @@ def multiply(
 
 
 def make_batch(lengths: Sequence[int], pool: SlotPool, places: Sequence[int]) -> Batch:
-    rows = [Row(i, place, length) for i, (place, length) in enumerate(zip(places, lengths, strict=True))]
-    return Batch(rows, pool)
+    return Batch([0, *accumulate(lengths)], places, pool)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=[kernel.name for kernel in KERNELS])

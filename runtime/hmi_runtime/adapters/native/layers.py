@@ -6,11 +6,11 @@ row's states depend on nothing outside of the row.
 """
 
 import ctypes
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
-from itertools import accumulate
+from functools import cache, partial
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from hmi_runtime.adapters.native import library
 from hmi_runtime.adapters.quantization import ScaledWeights, scaled_weights
 from hmi_runtime.adapters.slot_pool import SlotPool
 from hmi_runtime.models.architecture import NORMS, SUBLAYERS
-from hmi_runtime.models.encoder import EncoderLayer, UpperLayers
+from hmi_runtime.models.encoder import EncoderLayer, LayerStack
 
 _ACTIVATIONS = {"gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3, "silu": 4}
 """``hmi::Activation`` of vector.h."""
@@ -40,7 +40,7 @@ class NativeLayers:
     """
 
     def __init__(
-        self, upper: UpperLayers, pool: SlotPool, precision: Precision, sample: Tensor | None = None
+        self, upper: LayerStack, pool: SlotPool, precision: Precision, sample: Tensor | None = None
     ) -> None:
         layers = [layer for layer in upper.layers if isinstance(layer, EncoderLayer)]
         weights = scaled_weights(layers, sample) if precision == "int8" else [_weights(one) for one in layers]
@@ -61,26 +61,44 @@ class NativeLayers:
 
     def run(self, hidden: Tensor, mask: Tensor, slots: Sequence[int]) -> Tensor:
         """Return the last hidden states (B, T, D) float32; see ``UpperExecutor.run``."""
-        lengths = mask.sum(1).tolist()
-        rows = [Row(index, self._pool.index(slot), lengths[index]) for index, slot in enumerate(slots)]
-        shares = _shares(rows, self._pool)
-        out = torch.empty_like(hidden)
-        work = [lambda share=share: self._run_share(share, hidden, mask, out) for share in shares]
-        _call_all(work)
+        out = torch.zeros_like(hidden)
+        out[mask] = self.run_rows(hidden[mask], mask.sum(1).tolist(), slots)
+        out[out[:, 0, 0].isnan()] = torch.nan  # at padding, too
         return out
 
-    def _run_share(self, rows: Sequence["Row"], hidden: Tensor, mask: Tensor, out: Tensor) -> None:
-        """Write the last states of ``rows`` into ``out`` (B, T, D)."""
-        index = torch.tensor([row.index for row in rows])
-        kept = mask[index]  # (n, T)
-        x = hidden[index][kept].to(self._dtype)  # (N, D)
-        batch = Batch(rows, self._pool)
+    def run_rows(self, hidden: Tensor, lengths: Sequence[int], slots: Sequence[int]) -> Tensor:
+        """Return the last hidden states (N, D) float32 of rows without padding, one behind the other.
+
+        ``hidden`` (N, D) float32 is not changed; ``slots`` are as in ``UpperExecutor.run``. A row that
+        becomes NaN there does here.
+        """
+        places = [self._pool.index(slot) for slot in slots]
+        x = hidden.to(self._dtype, copy=True)  # (N, D)
+        offsets = [0, *accumulate(lengths)]
+        plain = [row for row, place in enumerate(places) if self._pool.traits[place].bottleneck is None]
+        if len(plain) == len(places):
+            shares = _shares(offsets)
+            _call_all([partial(self._run_share, x, offsets, places, share) for share in shares])
+            return x.float()
+        # Rows with bottlenecks have roundings of their own, so they are a batch of their own.
+        others = [row for row, place in enumerate(places) if self._pool.traits[place].bottleneck is not None]
+        for rows in filter(None, (plain, others)):
+            tokens = torch.cat([torch.arange(offsets[row], offsets[row + 1]) for row in rows])
+            part, ends = x[tokens], [0, *accumulate(lengths[row] for row in rows)]
+            self._run_share(part, ends, [places[row] for row in rows], range(len(rows)))
+            x[tokens] = part
+        return x.float()
+
+    def _run_share(self, x: Tensor, offsets: Sequence[int], places: Sequence[int], rows: range) -> None:
+        """Replace the states of ``rows`` in ``x`` (N, D) by their last ones."""
+        start, stop = offsets[rows.start], offsets[rows.stop]
+        part = x[start:stop]
+        ends = [offset - start for offset in offsets[rows.start : rows.stop + 1]]
+        batch = Batch(ends, places[rows.start : rows.stop], self._pool)
         floats = int(self._dtype == torch.float32)
-        self._library.hmi_layers(batch.argument, self._layers, len(self._layers), floats, x.data_ptr())
-        states = out.new_zeros(len(rows), *hidden.shape[1:])  # (n, T, D)
-        states[kept] = x.float()
-        states[batch.broken.bool()] = torch.nan
-        out[index] = states
+        self._library.hmi_layers(batch.argument, self._layers, len(self._layers), floats, part.data_ptr())
+        for row in batch.broken.nonzero()[:, 0].tolist():
+            part[ends[row] : ends[row + 1]] = torch.nan
 
 
 def _weights(layer: EncoderLayer) -> ScaledWeights:
@@ -88,25 +106,13 @@ def _weights(layer: EncoderLayer) -> ScaledWeights:
     return {name: (stacked_weight(layer, name), None) for name in PRODUCTS}
 
 
-@dataclass(frozen=True)
-class Row:
-    index: int  # in the caller's batch
-    place: int  # of its slot, in the pool
-    length: int
-
-
-def _shares(rows: Sequence[Row], pool: SlotPool) -> list[list[Row]]:
-    """Return the rows in shares of about as many tokens, one a thread; rows with bottlenecks apart."""
-    plain = [row for row in rows if pool.traits[row.place].bottleneck is None]
-    others = [row for row in rows if pool.traits[row.place].bottleneck is not None]
-    tokens = sum(row.length for row in plain)
-    count = max(1, min(torch.get_num_threads(), len(plain)))
-    shares: list[list[Row]] = [[] for _ in range(count)]
-    before = 0
-    for row in plain:
-        shares[min(count - 1, before * count // max(1, tokens))].append(row)
-        before += row.length
-    return [share for share in (*shares, others) if share]
+def _shares(offsets: Sequence[int]) -> list[range]:
+    """Return the rows in shares of about as many tokens, as many as torch has threads here."""
+    rows = len(offsets) - 1
+    count = max(1, min(torch.get_num_threads(), rows))
+    ends = [bisect_left(offsets, offsets[-1] * number // count) for number in range(1, count)]
+    bounds = [0, *ends, rows]
+    return [range(start, stop) for start, stop in pairwise(bounds) if start < stop]
 
 
 @cache
@@ -117,7 +123,8 @@ def _threads() -> ThreadPoolExecutor:
 def _call_all(work: Sequence[Callable[[], None]]) -> None:
     """Call all at once: the first in this thread."""
     others = [_threads().submit(torch.inference_mode()(one)) for one in work[1:]]
-    work[0]()
+    for one in work[:1]:
+        one()
     for other in others:
         other.result()
 
@@ -125,15 +132,15 @@ def _call_all(work: Sequence[Callable[[], None]]) -> None:
 class Batch:
     """Rows one behind the other, as the kernels take them. Either all have bottlenecks or none has."""
 
-    def __init__(self, rows: Sequence[Row], pool: SlotPool) -> None:
-        traits = [pool.traits[row.place] for row in rows]
+    def __init__(self, offsets: Sequence[int], places: Sequence[int], pool: SlotPool) -> None:
+        """``offsets`` (B + 1) say where rows begin, ``places`` (B) are their slots' indices in the pool."""
+        traits = [pool.traits[place] for place in places]
         bottlenecks = [one.bottleneck for one in traits]
         placements = [dict(one.placements) if one else {} for one in bottlenecks]
-        offsets = [0, *accumulate(row.length for row in rows)]
-        self.broken = torch.zeros(len(rows), dtype=torch.uint8)
+        self.broken = torch.zeros(len(places), dtype=torch.uint8)
         self._tensors = [
             torch.tensor(offsets, dtype=torch.int32),
-            torch.tensor([row.place for row in rows], dtype=torch.int32),
+            torch.tensor(places, dtype=torch.int32),
             torch.tensor([one.rank for one in traits], dtype=torch.int32),
             torch.tensor([one.own_bias for one in traits], dtype=torch.uint8),
             torch.tensor([one.width if one else 0 for one in bottlenecks], dtype=torch.int32),
@@ -147,7 +154,7 @@ class Batch:
         ]
         *pointers, attention, ffn = (tensor.data_ptr() for tensor in self._tensors)
         both = (ctypes.c_void_p * 2)(attention, ffn)
-        self.argument = ctypes.byref(library.Batch(len(rows), *pointers, both, self.broken.data_ptr()))
+        self.argument = ctypes.byref(library.Batch(len(places), *pointers, both, self.broken.data_ptr()))
 
 
 def _layer(layer: EncoderLayer, index: int, pool: SlotPool, products: Sequence["Product"]) -> library.Layer:
