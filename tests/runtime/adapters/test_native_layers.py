@@ -1,6 +1,7 @@
 """The C++ kernels: each step against a formula in float32, and the layers against the reference."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -175,6 +176,21 @@ def test_rows_without_tokens_change_nothing(kernel: Kernel) -> None:
     mask[::2] = False
     found = executor.run(hidden, mask, [slot for slot in slots for _ in range(2)])
     assert torch.equal(found[1::2], expected)
+
+
+def test_a_large_batch_leaves_little_memory_taken() -> None:
+    """Of 134 MB that the widened states take; other buffers are of 34 MB and less."""
+
+    def taken() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    upper = upper_layers(ffn_width=1024, layers=SPLIT + 1)
+    executor = UpperExecutor(upper, filled_pool(upper, KERNELS[2])[0], KERNELS[2])
+    small, large = (padded([length] * 64, 64) for length in (8, 512))
+    executor.run(*small, [BARE] * 64)
+    before = taken()
+    executor.run(*large, [BARE] * 64)
+    assert taken() - before < 80e6
 
 
 def multiply(

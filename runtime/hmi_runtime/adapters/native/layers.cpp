@@ -85,6 +85,7 @@ void run_layers(const Batch& batch, const Layer* layers, int64_t count, T* x) {
     add_sublayer(batch, *layer, 1, middle, inner, x);
     norm(batch, floats, layer->norms[1], x, width, x);
   }
+  for (Scratch* memory : {&qkv_memory, &mixed_memory, &middle_memory, &inner_memory}) memory->give_back_much();
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ using bf16 = uint16_t;  // the upper half of a float32
 constexpr int kWide = 16;                    // numbers in a vector
 constexpr float kLargest = 1e17f;  // of smaller values, sums of thousands of products of two are finite
 
-// Memory of one thread that grows and is never given back while the thread lives.
+// Memory of one thread that grows, and is kept for later calls.
 class Scratch {
  public:
   ~Scratch() { std::free(data_); }
@@ -32,7 +32,16 @@ class Scratch {
     return static_cast<T*>(data_);
   }
 
+  // Gives the memory back if it is more than most batches need: threads are many, and large batches are rare.
+  void give_back_much() {
+    if (size_ <= kMuch) return;
+    std::free(data_);
+    data_ = nullptr;
+    size_ = 0;
+  }
+
  private:
+  static constexpr size_t kMuch = size_t{16} << 20;
   void* data_ = nullptr;
   size_t size_ = 0;
 };
