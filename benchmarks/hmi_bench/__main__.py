@@ -148,7 +148,6 @@ def _add_churn(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     churn.add_argument("--cached", type=int, help="adapters that host memory holds; default: 20")
     churn.add_argument("--slots", type=int, help="default: 40")
     churn.add_argument("--clients", type=int, help="default: 32")
-    churn.add_argument("--precision", choices=["float32", "int8"], help="default: float32")
     churn.set_defaults(run=_churn)
 
 
