@@ -33,6 +33,9 @@ TIMING_SECONDS = 0.5
 """After this time no further round begins, except that there are at least ``ROUNDS[0]``."""
 ROUNDS = (3, 7)
 """Fewest and most rounds, after one that is not counted: it makes buffers and wakes threads."""
+FAR_SLOWER = 2.0
+"""After the fewest rounds, kernels that take more than this times the fastest's time are timed no further:
+they take most of the time, and more rounds would not make them the fastest."""
 
 MIN_COSINE = 0.995
 MIN_AGREEMENT = 0.93
@@ -90,11 +93,14 @@ def _least_seconds(
     seconds = [float("inf")] * len(executors)
     until = clock() + TIMING_SECONDS
     fewest, most = ROUNDS
+    timed = list(range(len(executors)))
     for round_ in range(most):
-        if round_ >= fewest and clock() >= until:
-            break
-        for number, executor in enumerate(executors):
-            seconds[number] = min(seconds[number], _run_seconds(executor, hidden, clock))
+        if round_ >= fewest:
+            if clock() >= until:
+                break
+            timed = [number for number in timed if seconds[number] <= FAR_SLOWER * min(seconds)]
+        for number in timed:
+            seconds[number] = min(seconds[number], _run_seconds(executors[number], hidden, clock))
     return seconds
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -239,14 +239,15 @@ def test_a_damaged_file_is_ignored_and_replaced(content: str, tmp_path: Path) ->
 # --- measuring --------------------------------------------------------------------------------------
 
 
-def test_the_least_time_counts_and_candidates_take_turns() -> None:
+def time_in_steps(seconds: Mapping[Kernel, Sequence[float]]) -> tuple[list[float], list[Kernel]]:
+    """Time kernels whose runs take ``seconds`` by a clock of their own; return the times and the order."""
     now, order = [0.0], []
     base = random_encoder(POST_NORM)
 
     class Slow(UpperExecutor):
         def __init__(self, upper: UpperLayers, kernel: Kernel) -> None:
             super().__init__(upper, SlotPool(upper, 0))
-            self.named, self.seconds = kernel, iter([*seconds[kernel], *[9.0] * 20])
+            self.named, self.seconds = kernel, iter(seconds[kernel])
 
         def run(self, hidden: Tensor, mask: Tensor, slots: Sequence[int]) -> Tensor:
             order.append(self.named)
@@ -257,12 +258,22 @@ def test_the_least_time_counts_and_candidates_take_turns() -> None:
         assert len(upper.layers) == 1
         return Slow(upper, kernel)
 
-    seconds = {INT8: (5.0, 0.2, 0.1, 0.3), BFLOAT16: (0.01, 0.15, 0.3, 0.2)}
     hidden = torch.randn(2, 4, base.config.width)
-    found = time_kernels([INT8, BFLOAT16], base, hidden, lambda: now[0], trial)
+    return time_kernels(list(seconds), base, hidden, lambda: now[0], trial), order
+
+
+def test_the_least_time_counts_and_candidates_take_turns() -> None:
+    found, order = time_in_steps({INT8: (5.0, 0.2, 0.1, 0.3), BFLOAT16: (0.01, 0.15, 0.3, 0.2)})
     assert found == pytest.approx([0.1, 0.15])
     # A round that is not counted, and three: then the time is used.
     assert order == [INT8, BFLOAT16] * 4
+
+
+def test_a_far_slower_candidate_is_timed_in_the_fewest_rounds_only() -> None:
+    slow, near, fast = (0.03, 0.05, 0.05, 0.03), [0.019] * 8, [0.01] * 8
+    found, order = time_in_steps({FLOAT32: slow, BFLOAT16: near, INT8: fast})
+    assert found == pytest.approx([0.03, 0.019, 0.01])
+    assert order == [FLOAT32, BFLOAT16, INT8] * 4 + [BFLOAT16, INT8] * 4
 
 
 def test_the_machine_s_kernels_are_timed_and_accurate_in_float32() -> None:
