@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_tables(commands)
     _add_churn(commands)
     _add_gateway(commands)
+    _add_mixed_pools(commands)
     _add_refresh(commands)
     gpu = commands.add_parser("gpu", help="agreement, peers, 10,000 adapters and copies, on a GPU")
     gpu.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu to try the program")
@@ -139,6 +140,16 @@ def _add_gateway(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     gateway.add_argument("--requests", type=int, default=2_000, help="at each rate")
     gateway.add_argument("--rate", type=float, action="append", help="requests a second; may be repeated")
     gateway.set_defaults(run=_gateway)
+
+
+def _add_mixed_pools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    pools = commands.add_parser("mixed-pools", help="runtimes in int8 and in float32 behind one gateway")
+    pools.add_argument("--data", type=Path, help="folder of task folders; default: the demonstration's")
+    pools.add_argument("--clients", type=int, help="of a tenant on both runtimes; default: 8")
+    pools.add_argument("--texts", type=int, help="of a request; default: 8")
+    pools.add_argument("--seconds", type=float, help="of a measurement; default: 4")
+    pools.add_argument("--rounds", type=int, help="measurements of each pool; default: 3")
+    pools.set_defaults(run=_mixed_pools)
 
 
 def _add_churn(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -249,6 +260,12 @@ def _gateway(arguments: argparse.Namespace) -> str:
     return run_gateway(
         arguments.out, requests=arguments.requests, rates=arguments.rate or (25.0, 50.0, 100.0)
     )
+
+
+def _mixed_pools(arguments: argparse.Namespace) -> str:
+    from hmi_bench.mixed_pools.benchmark import MixedPoolsPlan, run_mixed_pools  # noqa: PLC0415 - each benchmark imports only its own peers
+
+    return run_mixed_pools(arguments.out, MixedPoolsPlan(**_given(arguments, MixedPoolsPlan)))
 
 
 def _refresh(arguments: argparse.Namespace) -> str:

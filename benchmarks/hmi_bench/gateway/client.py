@@ -43,8 +43,12 @@ class Connection:
 
     async def send(self) -> float:
         """Send the request; return the seconds until the answer was read. Raises RuntimeError if not 200."""
+        return await self.send_other(self._request)
+
+    async def send_other(self, request: bytes) -> float:
+        """Send another request, whole with its head, as ``send`` does."""
         started = time.perf_counter()
-        self._writer.write(self._request)
+        self._writer.write(request)
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
         body = await self._reader.readexactly(int(length))

@@ -17,7 +17,7 @@ from hmi_api.errors import NotReady
 from hmi_api.internal.client import ControlPlaneClient
 from hmi_api.internal.inference import InferRequest, InferRow
 from hmi_api.internal.retry import RetryPolicy
-from hmi_api.internal.runs import RunResult, RunView
+from hmi_api.internal.runs import RunResult
 from hmi_api.internal.runtimes import AdapterVersionRef, Heartbeat, RuntimeRegistration
 from hmi_api.internal.trainer_client import TrainerClient
 from hmi_api.names import Tenant
@@ -41,6 +41,7 @@ MODEL = adapter_name(1)
 TEXT = "The pump in bay four lost pressure again after the seal was replaced."
 
 _START_SECONDS = 60.0
+_LOG = "control-plane.log"
 _INSTANT_RUNTIME = Path(__file__).with_name("instant_runtime.py")
 
 
@@ -59,51 +60,88 @@ class Stage:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@dataclass(frozen=True)
+class ControlPlane:
+    """A control plane process with its gateway, on SQLite."""
+
+    url: str
+    port: int
+    token: str
+    admin_key: str
+    process: int
+
+    def client(self) -> ControlPlaneClient:
+        """Return a client of the internal API whose calls wait until the control plane is ready."""
+        patient = RetryPolicy(first_wait=0.1, longest_wait=0.1, patience=_START_SECONDS)
+        return ControlPlaneClient(self.url, self.token, retry=patient)
+
+    def complete_run(self, run_id: str, result: RunResult) -> None:
+        """Publish a run's result as its trainer does."""
+        with TrainerClient(self.url, TokenSource(self.token), run_id) as trainer:
+            trainer.complete_run(result)
+
+    def create_key(self, tenant: str) -> str:
+        """Return a new API key of a tenant."""
+        created = httpx.post(
+            f"{self.url}/admin/v1/tenants/{tenant}/keys",
+            json={"name": "b"},
+            headers={"Authorization": f"Bearer {self.admin_key}"},
+            trust_env=False,
+        )
+        key: str = created.raise_for_status().json()["key"]
+        return key
+
+
 @contextmanager
-def served_stage(folder: Path) -> Iterator[Stage]:
-    """Start both processes, with their files in ``folder``, and stop them at the end."""
-    token, admin = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+def running_control_plane(folder: Path, artifacts: str) -> Iterator[ControlPlane]:
+    """Start a control plane with its files in ``folder``, and stop it at the end."""
+    token, admin_key = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
     settings = Settings.variables(
         database_url=f"sqlite:///{folder / 'catalog.db'}",
-        artifacts=str(folder / "artifacts"),
+        artifacts=artifacts,
         usage_dir=folder / "usage",
         internal_token=token,
-        admin_key=admin,
+        admin_key=admin_key,
         port=port,
         runtime_lost_after_seconds=86400,
     )
-    log_file = folder / "control-plane.log"
+    command = [sys.executable, "-m", "hmi_control_plane"]
     with (
-        log_file.open("w") as log,
-        _running([sys.executable, "-m", "hmi_control_plane"], {**os.environ, **settings}, log) as plane,
-        _running([sys.executable, str(_INSTANT_RUNTIME)]) as runtime,
+        (folder / _LOG).open("w") as log,
+        running(command, {**os.environ, **settings}, log) as process,
+    ):
+        yield ControlPlane(f"http://127.0.0.1:{port}", port, token, admin_key, process.pid)
+
+
+@contextmanager
+def served_stage(folder: Path) -> Iterator[Stage]:
+    """Start both processes, with their files in ``folder``, and stop them at the end."""
+    with (
+        running_control_plane(folder, str(folder / "artifacts")) as plane,
+        running([sys.executable, str(_INSTANT_RUNTIME)]) as runtime,
     ):
         runtime_port = int(_first_line(runtime))
         try:
-            asyncio.run(_register(url, token, f"http://127.0.0.1:{runtime_port}"))
+            asyncio.run(_register(plane, f"http://127.0.0.1:{runtime_port}"))
         except NotReady as error:
-            raise RuntimeError(f"the control plane is not ready: {log_file.read_text()[-2000:]}") from error
-        created = httpx.post(
-            f"{url}/admin/v1/tenants/{NAMESPACE}/keys",
-            json={"name": "b"},
-            headers={"Authorization": f"Bearer {admin}"},
-            trust_env=False,
-        )
-        key = created.raise_for_status().json()["key"]
+            log = (folder / _LOG).read_text()
+            raise RuntimeError(f"the control plane is not ready: {log[-2000:]}") from error
+        key = plane.create_key(NAMESPACE)
         row = InferRow(adapter=f"{NAMESPACE}/{MODEL}", text=TEXT)
         direct = InferRequest(request_id="bench", rows=[row]).model_dump_json(by_alias=True).encode()
         yield Stage(
-            direct=Target(runtime_port, "/internal/v1/infer", token, direct),
-            through=Target(port, "/classify", key, f'{{"model": "{MODEL}", "input": "{TEXT}"}}'.encode()),
+            direct=Target(runtime_port, "/internal/v1/infer", plane.token, direct),
+            through=Target(
+                plane.port, "/classify", key, f'{{"model": "{MODEL}", "input": "{TEXT}"}}'.encode()
+            ),
             folder=folder,
-            gateway_process=plane.pid,
+            gateway_process=plane.process,
         )
 
 
 @contextmanager
-def _running(
+def running(
     command: list[str], environment: Mapping[str, str] | None = None, log: IO[str] | None = None
 ) -> Iterator["subprocess.Popen[str]"]:
     """Run a process until the block ends. Its output goes to ``log``, or to a pipe if there is none."""
@@ -123,30 +161,26 @@ def _first_line(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline()
 
 
-async def _register(url: str, token: str, runtime_url: str) -> None:
+async def _register(plane: ControlPlane, runtime_url: str) -> None:
     """Register a runtime and one adapter that is ready on it, by the calls of operator, trainer and runtime.
 
     The first call waits until the control plane is ready.
     """
 
-    def complete(run: RunView, result: RunResult) -> None:
-        with TrainerClient(url, TokenSource(token), run.id) as trainer:
-            trainer.complete_run(result)
-
-    patient = RetryPolicy(first_wait=0.1, longest_wait=0.1, patience=_START_SECONDS)
-    async with ControlPlaneClient(url, token, retry=patient) as plane:
+    async with plane.client() as client:
         registration = RuntimeRegistration(
             url=runtime_url, device="cpu", capacity_bytes=10**9, incarnation="one"
         )
-        await plane.register_runtime("instant", registration)
-        await plane.ensure_tenant(Tenant(NAMESPACE))
-        await plane.declare("Domain", f"{NAMESPACE}/{DOMAIN}", domain_record())
-        complete(await plane.create_run(domain_run()), domain_result())
-        view = await plane.domain(f"{NAMESPACE}/{DOMAIN}")
+        await client.register_runtime("instant", registration)
+        await client.ensure_tenant(Tenant(NAMESPACE))
+        await client.declare("Domain", f"{NAMESPACE}/{DOMAIN}", domain_record())
+        plane.complete_run((await client.create_run(domain_run())).id, domain_result())
+        view = await client.domain(f"{NAMESPACE}/{DOMAIN}")
         domain = view.current if view is not None else None
         if domain is None:
             raise RuntimeError("the Domain's run made no version")
-        await plane.declare("TaskAdapter", f"{NAMESPACE}/{MODEL}", adapter_record(1, NAMESPACE))
-        complete(await plane.create_run(adapter_run(1, NAMESPACE, domain)), adapter_result(1, domain))
+        await client.declare("TaskAdapter", f"{NAMESPACE}/{MODEL}", adapter_record(1, NAMESPACE))
+        run = await client.create_run(adapter_run(1, NAMESPACE, domain))
+        plane.complete_run(run.id, adapter_result(1, domain))
         ready = [AdapterVersionRef(adapter=f"{NAMESPACE}/{MODEL}", version=1)]
-        await plane.heartbeat("instant", Heartbeat(incarnation="one", ready=ready))
+        await client.heartbeat("instant", Heartbeat(incarnation="one", ready=ready))
