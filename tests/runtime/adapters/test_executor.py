@@ -106,7 +106,7 @@ def test_every_row_equals_its_own_run(architecture: str, length: int, data: st.D
     for row, slot in enumerate(slots):
         adapter = None if slot == BARE else stored[slot]
         expected = run_row(upper, adapter, hidden[row], mask[row])
-        torch.testing.assert_close(found[row, : lengths[row]], expected[: lengths[row]], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found[row, : lengths[row]], expected[: lengths[row]], atol=5e-5, rtol=1e-5)
 
 
 def lora_adapter(rank: int, value: float = 0.1) -> AdapterWeights:
