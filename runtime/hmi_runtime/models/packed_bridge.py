@@ -85,7 +85,7 @@ class PackedBridge:
         return x.add_(out[:tokens])
 
     def _attend_natively(self, mixed: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Return the same as ``_attend`` by the C++ kernel, which takes a fraction of the time."""
+        """Return the same as ``_attend`` by the C++ kernel."""
         width = mixed.shape[1] // 3
         out = mixed.new_zeros(len(mixed), width)
         offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
