@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 
-from hmi_api.errors import HmiError, InvalidInput
+from hmi_api.errors import Damaged, HmiError, InvalidInput
 from hmi_api.internal.inference import InferRow, Truncation
 from hmi_api.resources.task_adapter import TaskType
 from hmi_runtime.adapters.weights import AdapterWeights
@@ -170,8 +170,13 @@ class Preparers:
         while (request := self._waiting.get()) is not None and not self._stopped:
             try:
                 self._prepare(request)
-            except Exception:  # the thread continues
+            except Exception:  # the thread continues, and the caller must not wait for ever
                 log.exception("a request could not be prepared")
+                request.end(
+                    Damaged(
+                        "InferenceFailed", "The runtime could not prepare this row; its log has the cause."
+                    )
+                )
             del request  # a waiting thread keeps nothing of it
 
 

@@ -154,6 +154,19 @@ def test_after_a_failed_batch_the_next_one_is_computed(
     assert pipeline.submit([ROW]).result(LIMIT)[0].error is None
 
 
+def test_a_request_that_cannot_be_prepared_gets_an_error(
+    pipeline: Pipeline, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.open.set()
+    with monkeypatch.context() as broken:
+        broken.setattr(Pipeline, "_find_adapters", lambda *_: 1 / 0)
+        (result,) = pipeline.submit([ROW]).result(LIMIT)
+    assert result.error is not None
+    assert (result.error.status, result.error.reason) == (500, "InferenceFailed")
+    assert pipeline.submit([ROW]).result(LIMIT)[0].error is None
+    assert pipeline.unanswered == 0
+
+
 def test_an_empty_request_has_an_empty_answer(pipeline: Pipeline, gate: Gate) -> None:
     assert pipeline.submit([]).result(LIMIT) == []
     gate.open.set()
