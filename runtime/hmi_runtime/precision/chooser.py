@@ -180,7 +180,7 @@ def check_setting(setting: PrecisionSetting, device: torch.device) -> None:
 
 
 def _worth_timing(kernels: Sequence[Kernel]) -> list[Kernel]:
-    """Return ``kernels`` without oneDNN's of a precision that has one of our own, which is always faster."""
+    """Return ``kernels`` without oneDNN's of a precision that has one of our own, which measured faster."""
     own = {one.precision for one in kernels if one.library == "native"}
     return [one for one in kernels if one.library != "onednn" or one.precision not in own]
 
